@@ -1,0 +1,69 @@
+"""What can go wrong, named by what the person should do about it.
+
+    TapewireError                exit code 1: the work failed
+    ├─ DataError                 a file or a stream holds what it must not: mend the data
+    ├─ StoreError                the database cannot be read or written: free space, rights, migrations
+    │  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
+    ├─ VenueError                the exchange or a feed refused or failed: retry later
+    ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
+    ├─ UsageError                exit code 2: mend the command line
+    │  └─ ConfigError            exit code 2: mend the configuration
+    └─ SafetyError               exit code 3: refused so that nobody is harmed
+       └─ LeakageError           a model would be judged on data it was trained on
+"""
+
+from __future__ import annotations
+
+
+class TapewireError(Exception):
+    """The root: `message` says what was wrong and where, `hint` what would be right."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class DataError(TapewireError):
+    """Input data that cannot be used as it is."""
+
+
+class StoreError(TapewireError):
+    """The database could not be opened, read or written."""
+
+
+class ReconciliationError(StoreError):
+    """Cash, positions, fees and funding do not add up."""
+
+
+class VenueError(TapewireError):
+    """An exchange or a feed refused a request or did not answer."""
+
+
+class ModelError(TapewireError):
+    """A model or adapter that cannot be loaded or does not fit."""
+
+
+class UsageError(TapewireError):
+    """Wrong arguments on the command line."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration that is not valid."""
+
+
+class SafetyError(TapewireError):
+    """Refused for safety."""
+
+    exit_code = 3
+
+
+class LeakageError(SafetyError):
+    """A backtest's window begins before the model's `trained_until`."""

@@ -1,0 +1,310 @@
+"""Everything that flows through Tapewire, on one page.
+
+Inputs arrive at `Engine.handle` and are journalled; decisions are what the engine answers, and are hashed into the run's chain.
+All are frozen structs. Times are UTC milliseconds. Prices and sizes are floats on the feature path (klines, sentiment,
+predictions) and `Decimal` where money moves (orders, fills, funding payments).
+
+Total order of inputs: (available_at, `PRIORITY` of the kind, source number, sequence within the source).
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import Enum
+from math import nan
+from typing import Final
+
+import msgspec
+
+
+class Side(str, Enum):
+    """Side of an order or a fill."""
+
+    BUY = "BUY"
+    SELL = "SELL"
+
+    @property
+    def sign(self) -> int:
+        """+1 for a buy, -1 for a sell."""
+        return 1 if self is Side.BUY else -1
+
+
+class Direction(str, Enum):
+    """What a signal says to do."""
+
+    BUY = "BUY"
+    HOLD = "HOLD"
+    SELL = "SELL"
+
+
+BUY: Final = Direction.BUY
+HOLD: Final = Direction.HOLD
+SELL: Final = Direction.SELL
+
+
+class OrderType(str, Enum):
+    """How an order meets the market. Stop and take-profit orders are market orders that wait for their trigger."""
+
+    MARKET = "MARKET"
+    LIMIT = "LIMIT"
+    STOP = "STOP"
+    TAKE_PROFIT = "TAKE_PROFIT"
+
+
+class TimeInForce(str, Enum):
+    """How long an order lives."""
+
+    GTC = "GTC"
+    IOC = "IOC"
+    FOK = "FOK"
+    POST_ONLY = "POST_ONLY"
+
+
+class OrderStatus(str, Enum):
+    """Where an order is in its life. NEW and PARTIALLY_FILLED are working, UNTRIGGERED waits, the rest are final."""
+
+    NEW = "NEW"
+    UNTRIGGERED = "UNTRIGGERED"
+    PARTIALLY_FILLED = "PARTIALLY_FILLED"
+    FILLED = "FILLED"
+    CANCELLED = "CANCELLED"
+    REJECTED = "REJECTED"
+
+    @property
+    def final(self) -> bool:
+        """No more fills can come."""
+        return self in (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED)
+
+
+class FillKind(str, Enum):
+    """Why a fill happened."""
+
+    TRADE = "TRADE"
+    LIQUIDATION = "LIQUIDATION"
+
+
+class RiskState(str, Enum):
+    """ACTIVE: all orders. REDUCING: only orders that shrink a position. HALTED: cancels and reductions asked by a person."""
+
+    ACTIVE = "ACTIVE"
+    REDUCING = "REDUCING"
+    HALTED = "HALTED"
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, tag_field="event"):
+    """Base of all that flows: immutable, and encoded with its kind's name."""
+
+
+# -- inputs ----------------------------------------------------------------------------------------------------------
+
+
+class Kline(Message, gc=False):
+    """One bar. `start` is its open time, `ts` when this state of it was true: the close (start + interval) once confirmed."""
+
+    symbol: str
+    interval: int  # ms
+    start: int
+    ts: int
+    available_at: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float  # base coin or shares
+    turnover: float = nan  # quote currency; NaN where the source has none
+    confirm: bool = True
+
+
+class News(Message):
+    """A headline. `ts` is its publication as the source states it, `available_at` when the agent could have read it."""
+
+    id: str
+    ts: int
+    available_at: int
+    title: str
+    summary: str = ""
+    publisher: str = ""
+    url: str = ""
+    currencies: tuple[str, ...] = ()  # tickers that the source itself names
+    feed: str = ""
+    published_raw: str = ""
+    trusted_time: bool = True  # False: `ts` was missing, in the future or ancient
+    actionable: bool = True  # False: recorded, but too old to trade on (a new feed's backlog, a stale entry)
+
+
+class Sentiment(Message):
+    """A model's calibrated probabilities for one headline; they sum to 1. Abstained is not neutral: the model did not say."""
+
+    news_id: str
+    ts: int
+    available_at: int
+    bearish: float
+    neutral: float
+    bullish: float
+    model: str = ""  # fingerprint of the model that said so
+    abstained: bool = False
+    latency_ms: float = 0.0
+    symbols: tuple[str, ...] = ()  # set where the source knows the symbols itself; else mapped from the headline
+
+    @property
+    def score(self) -> float:
+        """Bullish minus bearish, in [-1, 1]."""
+        return self.bullish - self.bearish
+
+    @property
+    def confidence(self) -> float:
+        """The largest probability; 0 where the model abstained."""
+        return 0.0 if self.abstained else max(self.bearish, self.neutral, self.bullish)
+
+
+class Funding(Message, gc=False):
+    """The funding rate of a perpetual at its stamp: positions held at `ts` pay (longs, if positive) or receive it."""
+
+    symbol: str
+    ts: int
+    available_at: int
+    rate: float
+
+
+class Gap(Message, gc=False):
+    """Bars that could not be had: start (inclusive) to end (exclusive)."""
+
+    symbol: str
+    interval: int
+    start: int
+    end: int
+    available_at: int
+    ts: int = 0
+
+
+class Command(Message):
+    """A person's or a supervisor's word to the running agent: pause, resume, flatten, kill, use-model."""
+
+    action: str
+    ts: int
+    available_at: int
+    args: dict[str, str] = {}
+    by: str = ""
+
+
+# -- decisions -------------------------------------------------------------------------------------------------------
+
+
+class Signal(Message):
+    """The vote of recent headlines on one symbol."""
+
+    symbol: str
+    ts: int
+    direction: Direction
+    confidence: float  # calibrated, in [0, 1]
+    bearish: float
+    neutral: float
+    bullish: float
+    actionable: bool
+    sources: tuple[str, ...] = ()  # ids of the headlines that voted
+
+    @property
+    def score(self) -> float:
+        """Bullish minus bearish, in [-1, 1]."""
+        return self.bullish - self.bearish
+
+
+class Prediction(Message):
+    """The fusion model's calibrated probabilities that the price goes down, stays in its flat band, or goes up."""
+
+    symbol: str
+    ts: int
+    down: float
+    flat: float
+    up: float
+    model: str = ""
+
+
+class Order(Message):
+    """An intent to trade, as it passed risk. `id` is the client order id: hash(run, decision number), at most 36 characters."""
+
+    id: str
+    symbol: str
+    ts: int  # of the decision
+    side: Side
+    type: OrderType
+    qty: Decimal  # base coin or shares
+    price: Decimal | None = None  # limit price
+    trigger: Decimal | None = None  # of stops and take-profits
+    tif: TimeInForce = TimeInForce.GTC
+    reduce_only: bool = False
+    stop: Decimal | None = None  # protective stop to attach once filled: trigger price
+    take_profit: Decimal | None = None  # the same for the profit side
+    oco: str = ""  # of orders with the same group, the first fill cancels the others
+    reason: str = ""
+
+
+class OrderUpdate(Message):
+    """A change in an order's life: from the paper exchange a decision, from a real one an input."""
+
+    order_id: str
+    symbol: str
+    ts: int
+    available_at: int
+    status: OrderStatus
+    filled: Decimal = Decimal(0)
+    reason: str = ""
+
+
+class Fill(Message):
+    """One execution. `slippage` is what was paid against the reference price (spread included), in quote currency."""
+
+    id: str
+    order_id: str
+    symbol: str
+    ts: int
+    available_at: int
+    side: Side
+    qty: Decimal
+    price: Decimal
+    fee: Decimal  # quote currency; negative is a rebate
+    maker: bool = False
+    slippage: Decimal = Decimal(0)
+    kind: FillKind = FillKind.TRADE
+    reason: str = ""
+
+
+class FundingPayment(Message):
+    """Funding booked on a position: `amount` is added to cash."""
+
+    symbol: str
+    ts: int
+    rate: Decimal
+    qty: Decimal  # signed position
+    mark: Decimal
+    amount: Decimal
+
+
+class RiskEvent(Message):
+    """A change of the risk state, or an order that risk refused."""
+
+    ts: int
+    state: RiskState
+    rule: str
+    detail: str = ""
+    symbol: str = ""
+
+
+Event = Kline | News | Sentiment | Funding | Gap | Command | OrderUpdate | Fill
+Decision = Signal | Prediction | Order | OrderUpdate | Fill | FundingPayment | RiskEvent
+
+PRIORITY: Final[dict[type, int]] = {
+    Command: 0,
+    OrderUpdate: 1,
+    Fill: 2,
+    Gap: 3,
+    Kline: 4,
+    Funding: 5,  # after the bar that closes at the stamp: it is paid on the freshest mark
+    News: 6,
+    Sentiment: 7,
+}
+"""Order of kinds at equal `available_at`."""
+
+MINUTE_MS: Final = 60_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 86_400_000
