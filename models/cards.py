@@ -1,0 +1,133 @@
+"""`card.json`: what a trained artifact is made of, how good it is, and until when it has seen the world."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from agent.clock import iso
+from agent.errors import ModelError
+from models.labels import LABELS
+
+CARD_NAME: Final = "card.json"
+CARD_FORMAT: Final = 1
+
+
+class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One data set that went into the weights or their calibration."""
+
+    name: str
+    format: str
+    sha256: str
+    rows: int
+    latest: int | None = None
+    """UTC ms from which on the set knows nothing (after its last row, or the end of its year of publication). None: eventless."""
+    basis: str = ""
+    """Where `latest` comes from: dated rows, published 2018, declared, eventless (checked), undated: day of training."""
+
+
+class Estimate(msgspec.Struct, frozen=True):
+    """A metric with its 95 % bootstrap confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class CoverageRow(msgspec.Struct, frozen=True):
+    """Acting only at confidence ≥ threshold: share of texts acted on, and how often the class is then right."""
+
+    threshold: float
+    coverage: float
+    precision: float | None
+    """None: nothing reaches the threshold."""
+
+
+class Card(msgspec.Struct, kw_only=True):
+    """The contents of `card.json`."""
+
+    format: int = CARD_FORMAT
+    kind: str = "sentiment"
+    base: str
+    """Name of the base model: "embedded", a hub id, or a folder's name."""
+    base_sha256: str = ""
+    """Of the base's configuration and weights: an adapter is refused on another base."""
+    base_released: str = ""
+    """ISO date of the base's release, where it is known: its own pre-training may know what came before."""
+    method: str
+    pooling: str = "mean"
+    max_length: int = 96
+    """Tokens a text, special tokens included; what is longer is truncated."""
+    hyper: dict[str, str | int | float | bool | None] = {}
+    datasets: tuple[DatasetRecord, ...] = ()
+    labels: tuple[str, ...] = LABELS
+    temperature: float = 1.0
+    """probabilities = softmax(logits / temperature)."""
+    threshold: float = 0.7
+    """Calibrated confidence from which a score is actionable."""
+    coverage: tuple[CoverageRow, ...] = ()
+    metrics: dict[str, dict[str, Estimate]] = {}
+    """Per evaluated set ("test", "calibration", …): metric name → estimate."""
+    versions: dict[str, str] = {}
+    trained_until: int = 0
+    """UTC ms: the artifact may know of anything before it, so no honest backtest begins earlier. 0: it saw no dated event."""
+    fingerprint: str = ""
+    """SHA-256 over weights, tokenizer and temperature: the key of the score cache."""
+    notes: dict[str, str | int | float | bool | None] = {}
+    """Whatever else is worth keeping: seconds trained, forgetting check, agreement of an export with its reference."""
+
+    @property
+    def trained_until_iso(self) -> str:
+        """`trained_until` for people."""
+        return iso(self.trained_until) if self.trained_until else "never (no dated event seen)"
+
+
+def latest_of(datasets: Iterable[DatasetRecord]) -> int:
+    """`trained_until` of an artifact made from `datasets`: the latest of their latest, eventless sets apart."""
+    return max((record.latest for record in datasets if record.latest is not None), default=0)
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a model folder. Raises ModelError where it is missing, damaged, of a newer format or of other labels."""
+    path = folder / CARD_NAME
+    try:
+        card = msgspec.json.decode(path.read_bytes(), type=Card)
+    except FileNotFoundError:
+        what = "holds no card.json" if folder.is_dir() else "does not exist"
+        raise ModelError(f"{folder} {what}", hint="name a folder written by `tapewire train` or `tapewire export`") from None
+    except (msgspec.DecodeError, OSError) as error:
+        raise ModelError(f"{path}: {error}", hint="the card is damaged: train or export again") from None
+    if card.format > CARD_FORMAT:
+        raise ModelError(
+            f"{path}: card format {card.format} is newer than this version reads ({CARD_FORMAT})", hint="update tapewire"
+        )
+    if card.labels != LABELS:
+        raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {LABELS} in that order")
+    return card
+
+
+def write_card(card: Card, folder: Path) -> Path:
+    """Writes `card.json` into `folder`, readable and complete. Answers its path."""
+    path = folder / CARD_NAME
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    return path
+
+
+def sha256_files(paths: Iterable[Path], salt: str = "") -> str:
+    """SHA-256 over names and contents of files, in the order of their names: equal only for equal sets of equal files."""
+    digest = hashlib.sha256(salt.encode())
+    for path in sorted(paths, key=lambda path: path.name):
+        digest.update(b"\0" + path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(files: Iterable[Path], temperature: float) -> str:
+    """`Card.fingerprint` of weights and tokenizer `files` served at `temperature`."""
+    return sha256_files(files, salt=f"temperature={temperature!r}")
