@@ -1,0 +1,202 @@
+"""The configuration: one typed section a component, validated before anything starts.
+
+`load` reads TOML; a key that does not exist is an error naming the file, the key and the closest match.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from agent.durations import Duration
+from agent.errors import ConfigError
+from agent.resources import resource
+
+Category = Literal["linear", "spot", "equity"]
+
+
+class Section(BaseModel):
+    """Base of every section: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MarketConfig(Section):
+    """What is traded and on which bars."""
+
+    symbols: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), min_length=1)
+    category: Category = "linear"
+    interval: Duration = 60_000
+
+
+class AccountConfig(Section):
+    """The paper account."""
+
+    initial_capital: Decimal = Field(Decimal(10_000), gt=0)
+    currency: str = "USDT"
+    leverage: Decimal = Field(Decimal(1), gt=0, le=100)
+
+
+class InstrumentConfig(Section):
+    """Overrides of one symbol's trading rules; what is left out comes from the category's defaults."""
+
+    tick_size: Decimal | None = Field(None, gt=0)
+    qty_step: Decimal | None = Field(None, gt=0)
+    min_qty: Decimal | None = Field(None, ge=0)
+    min_notional: Decimal | None = Field(None, ge=0)
+    maintenance_margin: Decimal | None = Field(None, ge=0, lt=1)
+    max_leverage: Decimal | None = Field(None, gt=0)
+    aliases: tuple[str, ...] = ()
+
+
+class SignalsConfig(Section):
+    """How headlines become signals."""
+
+    threshold: float = Field(0.7, gt=0, lt=1)  # calibrated confidence from which a headline counts
+    half_life: Duration = 1_800_000  # a vote's weight halves in this time
+    window: Duration = 14_400_000  # votes older than this are forgotten
+    fade_below: float = Field(0.25, gt=0)  # a signal has faded once its voters' weight is below this
+    story_similarity: float = Field(0.6, gt=0, le=1)  # Jaccard of content words from which two headlines are one story
+    story_window: Duration = 86_400_000
+    macro_keywords: tuple[str, ...] = (
+        "fed", "fomc", "federal reserve", "interest rate", "rate cut", "rate hike", "inflation", "cpi", "pce", "payrolls", "treasury yields",
+        "tariff", "tariffs", "recession", "crypto market", "cryptocurrency", "cryptocurrencies", "crypto",
+    )  # fmt: skip
+
+
+class StrategyConfig(Section):
+    """Which strategy trades, and with which parameters."""
+
+    name: str = "sentiment"  # a built-in's name, or package.module:Class
+    params: dict[str, Any] = {}
+
+
+class RiskConfig(Section):
+    """The last gate before any order. Fractions are of equity."""
+
+    max_position: float = Field(1.0, gt=0)  # notional of one symbol
+    max_leverage: float = Field(1.0, gt=0)  # gross notional of all
+    max_order: float = Field(1.0, gt=0)  # notional of one order
+    max_daily_loss: float = Field(0.05, gt=0, le=1)  # since 00:00 UTC; REDUCING until the next day
+    max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until a person resumes
+    max_orders_per_minute: int = Field(60, gt=0)
+    stale_after: Duration = 300_000  # no bar of a symbol for this long beyond its due: no new exposure in it
+    max_abstain_rate: float = Field(0.5, gt=0, le=1)  # of the last `abstain_window` headlines; REDUCING above it
+    abstain_window: int = Field(50, gt=0)
+
+
+class PaperConfig(Section):
+    """The paper exchange; every rule's meaning is in docs/assumptions.md."""
+
+    fill: Literal["open", "close"] = "open"  # `close` fills at the signal bar's own close: only for comparisons
+    latency: Duration = 250  # decision to exchange
+    fees: Literal["maker_taker", "per_share", "none"] = "maker_taker"
+    maker_fee: Decimal | None = None  # fraction of notional; default by category
+    taker_fee: Decimal | None = None
+    per_share_fee: Decimal = Field(Decimal("0.005"), ge=0)
+    half_spread_bps: float = Field(0.5, ge=0)  # paid by takers, each side
+    slippage: Literal["none", "fixed", "square_root"] = "square_root"
+    slippage_bps: float = Field(1.0, ge=0)  # of `fixed`
+    impact: float = Field(0.3, ge=0)  # of `square_root`: impact * bar range * sqrt(participation)
+    liquidity: Literal["participation", "infinite"] = "participation"
+    max_participation: float = Field(0.1, gt=0, le=1)  # of a bar's volume
+    limit_fill: Literal["through", "touch"] = "through"
+    funding_rate: Decimal = Decimal("0.0001")  # constant per stamp where no history is given; linear only
+    funding_interval: Duration = 28_800_000
+    liquidation_fee: Decimal = Field(Decimal("0.0005"), ge=0)
+    rebalance_band: float = Field(0.1, ge=0, lt=1)  # a target nearer than this to the position is left alone
+
+
+class HistoryConfig(Section):
+    """Replay: when history became known."""
+
+    feed_delay: Duration = 60_000  # publication to first seen
+    inference_latency: Duration = 250  # first seen to scored
+
+
+class StoreConfig(Section):
+    """Where everything is recorded."""
+
+    url: str = "sqlite:///var/tapewire.db"
+
+
+class ModelConfig(Section):
+    """The sentiment model that serves: `starter`, or a folder made by `tapewire export`."""
+
+    path: str = "starter"
+    threads: int = Field(0, ge=0)  # 0: all cores
+
+
+class Config(Section):
+    """The whole file."""
+
+    market: MarketConfig = MarketConfig()
+    account: AccountConfig = AccountConfig()
+    instruments: dict[str, InstrumentConfig] = {}
+    signals: SignalsConfig = SignalsConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    risk: RiskConfig = RiskConfig()
+    paper: PaperConfig = PaperConfig()
+    history: HistoryConfig = HistoryConfig()
+    store: StoreConfig = StoreConfig()
+    model: ModelConfig = ModelConfig()
+
+    @field_validator("instruments")
+    @classmethod
+    def _upper_case(cls, value: dict[str, InstrumentConfig]) -> dict[str, InstrumentConfig]:
+        return {symbol.upper(): rules for symbol, rules in value.items()}
+
+
+def load(path: Path | None = None) -> Config:
+    """The configuration of `path`, else of ./config.toml, else the defaults that ship with the program.
+
+    Raises ConfigError naming file, key and what would be right.
+    """
+    if path is None:
+        path = Path("config.toml")
+        if not path.is_file():
+            path = resource("config.toml")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file {path}", hint="name one with --config, or leave it out for the defaults") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} can't be read: {error}") from None
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    return parse(raw, where=str(path))
+
+
+def parse(raw: dict[str, Any], *, where: str) -> Config:
+    """Validate a nested mapping; `where` names its origin in errors."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item, where) for item in error.errors())) from None
+
+
+def _explain(item: Any, where: str) -> str:
+    path = tuple(str(part) for part in item["loc"])
+    key = ".".join(path)
+    if item["type"] != "extra_forbidden":
+        return f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
+    close = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
+    advice = f"; did you mean {'.'.join((*path[:-1], close[0]))}?" if close else ""
+    return f"{where}: unknown key {key}{advice}"
+
+
+def _known_keys(path: tuple[str, ...]) -> list[str]:
+    """The keys of the section at `path`."""
+    if path[:1] == ("instruments",):
+        return list(InstrumentConfig.model_fields)
+    section: Any = Config
+    for part in path:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

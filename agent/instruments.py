@@ -1,0 +1,73 @@
+"""Trading rules of an instrument: tick, lot and minimum sizes, fees, margin. Defaults are Bybit's at VIP 0."""
+
+from __future__ import annotations
+
+from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
+from typing import NamedTuple
+
+from agent.config import Category, Config
+from agent.events import DAY_MS, MINUTE_MS, Side
+
+
+class Instrument(NamedTuple):
+    """What the exchange enforces for one symbol. Prices in quote currency, sizes in base coin or shares."""
+
+    symbol: str
+    category: Category
+    tick_size: Decimal
+    qty_step: Decimal
+    min_qty: Decimal
+    min_notional: Decimal
+    maker_fee: Decimal  # fraction of notional
+    taker_fee: Decimal
+    maintenance_margin: Decimal  # fraction of notional
+    max_leverage: Decimal
+
+    @property
+    def is_margined(self) -> bool:
+        """Can be sold short and held on margin."""
+        return self.category == "linear"
+
+    @property
+    def trades_around_the_clock(self) -> bool:
+        """Every missing bar is a gap; equities rest at night, at weekends and on holidays."""
+        return self.category != "equity"
+
+    def round_qty(self, qty: Decimal) -> Decimal:
+        """Towards zero to a multiple of the lot step."""
+        return (qty / self.qty_step).to_integral_value(ROUND_DOWN) * self.qty_step
+
+    def round_price(self, price: Decimal, side: Side) -> Decimal:
+        """To the tick, against the trader: up for a buy, down for a sell."""
+        return (price / self.tick_size).to_integral_value(ROUND_CEILING if side is Side.BUY else ROUND_FLOOR) * self.tick_size
+
+
+_D = Decimal
+_LINEAR = Instrument("", "linear", _D("0.01"), _D("0.001"), _D("0.001"), _D(5), _D("0.0002"), _D("0.00055"), _D("0.005"), _D(100))
+_SPOT = Instrument("", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1))
+_EQUITY = Instrument("", "equity", _D("0.01"), _D(1), _D(1), _D(0), _D(0), _D(0), _D(0), _D(1))
+_BY_CATEGORY: dict[Category, Instrument] = {"linear": _LINEAR, "spot": _SPOT, "equity": _EQUITY}
+_KNOWN: dict[tuple[Category, str], dict[str, Decimal]] = {
+    ("linear", "BTCUSDT"): {"tick_size": _D("0.10"), "qty_step": _D("0.001"), "min_qty": _D("0.001")},
+    ("linear", "ETHUSDT"): {"tick_size": _D("0.01"), "qty_step": _D("0.01"), "min_qty": _D("0.01")},
+}
+
+
+def instrument_for(symbol: str, config: Config) -> Instrument:
+    """The rules of `symbol`: category defaults, what is known of the symbol, then the configuration's word."""
+    category = config.market.category
+    overrides = config.instruments.get(symbol)
+    given = overrides.model_dump(exclude={"aliases"}, exclude_none=True) if overrides else {}
+    fees = {"maker_fee": config.paper.maker_fee, "taker_fee": config.paper.taker_fee}
+    given |= {key: fee for key, fee in fees.items() if fee is not None}
+    return _BY_CATEGORY[category]._replace(symbol=symbol, **(_KNOWN.get((category, symbol), {}) | given))
+
+
+def periods_per_year(category: Category, interval: int) -> float:
+    """Bars of `interval` ms in a year, for annualising: 365 days around the clock for crypto, 252 sessions for equities.
+
+    An intraday equity bar counts in sessions of 390 minutes.
+    """
+    if category != "equity":
+        return 365 * DAY_MS / interval
+    return 252.0 if interval >= DAY_MS else 252 * 390 * MINUTE_MS / interval

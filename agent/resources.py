@@ -1,0 +1,15 @@
+"""Files that travel with the program: inside the installed package, or at the top of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGED = Path(__file__).with_name("_resources")
+_CHECKOUT = Path(__file__).parent.parent
+_IN_CHECKOUT = {"sample_data": "tests/sample_data"}
+
+
+def resource(name: str) -> Path:
+    """The path of `config.toml`, `migrations` or `sample_data`."""
+    packaged = _PACKAGED / name
+    return packaged if packaged.exists() else _CHECKOUT / _IN_CHECKOUT.get(name, name)

@@ -1,0 +1,143 @@
+"""What a strategy is: a small class that hears of the market and answers with target exposures.
+
+    class NewsMomentum(Strategy):
+        class Params(StrategyParams):
+            weight: float = 0.1
+
+        def on_signal(self, signal: Signal, market: Market) -> None:
+            if signal.actionable and signal.direction is BUY:
+                self.target(signal.symbol, weight=self.params.weight, stop=-0.02)
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from agent.events import BUY, HOLD, SELL, Fill, Kline, News, Prediction, RiskState, Sentiment, Signal, TimeInForce
+from agent.features import Features
+
+__all__ = [
+    "BUY", "HOLD", "SELL", "Features", "Fill", "Kline", "Market", "News", "Prediction", "Sentiment", "Signal", "Strategy",
+    "StrategyParams", "Target", "TimeInForce",
+]  # fmt: skip
+
+
+class StrategyParams(BaseModel):
+    """Base of a strategy's parameters: typed, validated, immutable; an unknown one is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Target(NamedTuple):
+    """The exposure that a strategy wants in one symbol."""
+
+    symbol: str
+    weight: float  # signed fraction of equity; 0 is flat, negative is short
+    limit: float | None = None  # limit price of the entry; None trades at the market
+    stop: float | None = None  # signed fraction of the entry price, e.g. -0.02 stops a long 2 % below it
+    take_profit: float | None = None  # the same for the profit side, e.g. 0.04
+    tif: TimeInForce = TimeInForce.GTC
+    reason: str = ""
+
+
+class Market(Protocol):
+    """What a strategy may look at: nothing that isn't known yet."""
+
+    @property
+    def now(self) -> int:
+        """UTC milliseconds: `available_at` of the event being handled."""
+        ...
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The symbols that are traded."""
+        ...
+
+    @property
+    def equity(self) -> float:
+        """Cash plus positions at the last marks, in account currency."""
+        ...
+
+    @property
+    def risk_state(self) -> RiskState:
+        """Whether new exposure is allowed."""
+        ...
+
+    def price(self, symbol: str) -> float:
+        """The last mark; NaN before the first bar."""
+        ...
+
+    def features(self, symbol: str) -> Features:
+        """The ten features at the last closed bar; NaN until warm and after a gap."""
+        ...
+
+    def position(self, symbol: str) -> float:
+        """Signed quantity in base coin or shares."""
+        ...
+
+    def weight(self, symbol: str) -> float:
+        """The position's notional as a signed fraction of equity."""
+        ...
+
+    def signal(self, symbol: str) -> Signal | None:
+        """The last signal that has not faded."""
+        ...
+
+    def prediction(self, symbol: str) -> Prediction | None:
+        """The last prediction of the fusion model."""
+        ...
+
+
+
+class Strategy:
+    """Override the `on_…` methods you need. State belongs on `self`; time comes from `market.now`; no I/O, no randomness."""
+
+    Params: ClassVar[type[StrategyParams]] = StrategyParams
+    params: Any
+
+    def __init__(self, params: StrategyParams | None = None) -> None:
+        self.params = params if params is not None else self.Params()
+        self.targets: list[Target] = []
+
+    def target(
+        self,
+        symbol: str,
+        *,
+        weight: float,
+        limit: float | None = None,
+        stop: float | None = None,
+        take_profit: float | None = None,
+        tif: TimeInForce = TimeInForce.GTC,
+        reason: str = "",
+    ) -> None:
+        """Ask for an exposure of `weight` (signed fraction of equity) in `symbol`; the latest word on a symbol holds.
+
+        A target replaces the working orders of its symbol; one near the present position changes nothing (see `rebalance_band`).
+        """
+        self.targets.append(Target(symbol, weight, limit, stop, take_profit, tif, reason))
+
+    def on_start(self, market: Market) -> None:
+        """Before the first event."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        """A bar has closed."""
+
+    def on_news(self, news: News, market: Market) -> None:
+        """A headline became known; its sentiment follows."""
+
+    def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
+        """A headline was scored, or the model abstained."""
+
+    def on_signal(self, signal: Signal, market: Market) -> None:
+        """The vote of recent headlines on a symbol changed."""
+
+    def on_faded(self, signal: Signal, market: Market) -> None:
+        """An actionable signal has lost its weight."""
+
+    def on_prediction(self, prediction: Prediction, market: Market) -> None:
+        """The fusion model has spoken."""
+
+    def on_fill(self, fill: Fill, market: Market) -> None:
+        """One of our orders was executed, wholly or in part."""
