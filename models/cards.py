@@ -25,7 +25,7 @@ class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     rows: int
     latest: int | None = None
-    """UTC ms from which on the set knows nothing (after its last row, or the end of its year of publication). None: eventless."""
+    """UTC ms from which on the set knows nothing: after its last row, or its year of publication. None: eventless."""
     basis: str = ""
     """Where `latest` comes from: dated rows, published 2018, declared, eventless (checked), undated: day of training."""
 
