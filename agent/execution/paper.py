@@ -1,0 +1,344 @@
+"""The paper exchange: matches orders against klines inside the core. Every assumption is listed in docs/assumptions.md.
+
+A bar is met in four steps, each of them against the trader where the truth can't be known:
+
+1. open: orders that arrived before the bar began meet its open;
+2. range: triggered stops first, then resting limits, then stops attached to entries of this very bar, then take-profits that
+   were there before it;
+3. close: orders that arrived while the bar ran, and take-profits born in it, meet its close, the only price that surely came after;
+4. liquidation at the bar's worst price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+
+import msgspec
+
+from agent.config import Config
+from agent.events import (
+    Fill,
+    FillKind,
+    Funding,
+    FundingPayment,
+    Kline,
+    Order,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+    Side,
+    TimeInForce,
+)
+from agent.execution.book import WorkingOrder
+from agent.execution.margin import MarginRules
+from agent.execution.rules import Rules
+from agent.instruments import Instrument
+from agent.portfolio import Portfolio, Position
+
+_ZERO = Decimal(0)
+_AT_ONCE = (TimeInForce.IOC, TimeInForce.FOK)
+
+
+class PaperExchange:
+    """Matches, books and reports. `emit` receives every Order it creates itself, and each OrderUpdate, Fill and FundingPayment."""
+
+    def __init__(
+        self,
+        config: Config,
+        instruments: dict[str, Instrument],
+        portfolio: Portfolio,
+        emit: Callable[[Order | OrderUpdate | Fill | FundingPayment], None],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.books: dict[str, list[WorkingOrder]] = {symbol: [] for symbol in instruments}
+        self.margin = MarginRules(instruments, portfolio, config.account.leverage)
+        self._instruments = instruments
+        self._portfolio = portfolio
+        self._emit = emit
+        self._new_id = new_id
+        self._rules = Rules(config.paper)
+        self._latency = config.paper.latency
+        self._liquidation_fee = config.paper.liquidation_fee
+        self._taken: dict[str, tuple[int, float]] = {}  # symbol -> (bar, volume that we took of it)
+        self._budget = 0.0
+        self._liquidation_at = (-1, 0.0)  # of the only open position: (ledger version, price)
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def submit(self, order: Order, now: int) -> None:
+        """Accept an order; it reaches the market `latency` later. One that breaks the instrument's rules is rejected."""
+        flaw = self._flaw(order)
+        if flaw:
+            self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
+            return
+        self.books[order.symbol].append(WorkingOrder(order, now + self._latency))
+
+    def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
+        """Take orders off the book."""
+        for working in list(orders):
+            self._end(working, now, reason)
+
+    def amend(self, working: WorkingOrder, *, qty: Decimal | None = None, price: Decimal | None = None) -> str:
+        """Change a resting order in place; returns the reason of a refusal, or an empty text."""
+        order = msgspec.structs.replace(
+            working.order, qty=working.order.qty if qty is None else qty, price=working.order.price if price is None else price
+        )
+        flaw = self._flaw(order)
+        if not flaw and order.qty <= working.filled:
+            flaw = f"quantity {order.qty} is not above what is filled, {working.filled}"
+        if not flaw:
+            working.order = order
+            working.limit = float(order.price) if order.price is not None else 0.0
+        return flaw
+
+    def _flaw(self, order: Order) -> str:
+        rules = self._instruments[order.symbol]
+        price = order.price or order.trigger
+        if order.qty <= 0 or order.qty % rules.qty_step:
+            return f"quantity {order.qty} is not a positive multiple of {rules.qty_step}"
+        if price is not None and (price <= 0 or price % rules.tick_size):
+            return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
+        if order.reduce_only:
+            return ""
+        if order.qty < rules.min_qty:
+            return f"quantity {order.qty} is below the minimum {rules.min_qty}"
+        reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal
+        if reference and order.qty * reference < rules.min_notional:
+            return f"value {order.qty * reference} is below the minimum {rules.min_notional}"
+        return ""
+
+    # -- market ------------------------------------------------------------------------------------------------------
+
+    def on_kline(self, kline: Kline) -> None:
+        """Meet a closed bar: open, range, close."""
+        book = self.books[kline.symbol]
+        self._start_bar(kline)
+        start = kline.start
+        for working in list(book):
+            if working.arrives_at <= start:
+                self._meet(working, kline, kline.open, max(start, working.arrives_at))
+        for working in self._range_order(book, start):
+            price = working.trigger
+            if working.is_limit:
+                if working.seen and self._rules.limit_fill.reached(kline, working.order.side, working.limit):
+                    self._make(working, kline, kline.ts)
+            elif not working.triggered and working.crossed(kline.low, kline.high):
+                working.triggered = True
+                self._take(working, kline, price, kline.ts)
+        for working in list(book):
+            if start < working.arrives_at <= kline.ts:
+                working.born_inside = False
+                self._meet(working, kline, kline.close, kline.ts)
+
+    def _range_order(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
+        """The pessimistic order of step 2. Lazy: what an entry attaches is seen by the later groups."""
+        for working in list(book):
+            if working.arrives_at <= start and working.order.type is OrderType.STOP and working in book:
+                yield working
+        for working in list(book):
+            if working.arrives_at <= start and working.is_limit and working in book:
+                yield working
+        for working in list(book):
+            if working.arrives_at > start and working.born_inside and working.order.type is OrderType.STOP and working in book:
+                yield working
+        for working in list(book):
+            if working.arrives_at <= start and working.order.type is OrderType.TAKE_PROFIT and working in book:
+                yield working
+
+    def on_price(self, kline: Kline) -> None:
+        """Meet the last price of a running bar."""
+        self._start_bar(kline)
+        for working in list(self.books[kline.symbol]):
+            if working.arrives_at <= kline.ts:
+                working.born_inside = False
+                self._meet(working, kline, kline.close, kline.ts)
+
+    def at_close(self, kline: Kline) -> None:
+        """Fill what was decided on this very bar at its own close (`fill = "close"`): for comparisons only."""
+        self._start_bar(kline)
+        for working in list(self.books[kline.symbol]):
+            if not working.seen:
+                self._meet(working, kline, kline.close, kline.ts)
+
+    def check_margin(self, kline: Kline) -> None:
+        """Liquidate the position in the bar's symbol if its worst price takes equity below the maintenance margin."""
+        position = self._portfolio.positions[kline.symbol]
+        price = self._liquidation_price(position)
+        if position.size > 0:
+            if not kline.low <= price:
+                return
+            price = min(price, kline.open)
+        else:
+            if not kline.high >= price:
+                return
+            price = max(price, kline.open)
+        self.cancel(self.books[kline.symbol], kline.available_at, "liquidation")
+        side = Side.SELL if position.size > 0 else Side.BUY
+        rules = self._instruments[kline.symbol]
+        exact = max(rules.round_price(Decimal(repr(price)), side), rules.tick_size)
+        qty = abs(position.qty)
+        fee = self._rules.fees.fee(rules, qty, exact, maker=False) + qty * exact * self._liquidation_fee
+        order = Order(self._new_id(), kline.symbol, kline.available_at, side, OrderType.MARKET, qty, reduce_only=True, reason="liquidation")
+        self._emit(order)
+        self._book(
+            Fill(
+                f"{order.id}.0", order.id, kline.symbol, kline.ts, kline.available_at, side, qty, exact, fee,
+                kind=FillKind.LIQUIDATION, reason="liquidation",
+            )
+        )  # fmt: skip
+        self._emit(OrderUpdate(order.id, kline.symbol, kline.ts, kline.available_at, OrderStatus.FILLED, qty, "liquidation"))
+
+    def _liquidation_price(self, position: Position) -> float:
+        """Cached while it is the only position, since then only fills and funding move it."""
+        if len(self._portfolio.open) > 1:
+            return self.margin.liquidation_price(position)
+        if self._liquidation_at[0] != self._portfolio.version:
+            self._liquidation_at = (self._portfolio.version, self.margin.liquidation_price(position))
+        return self._liquidation_at[1]
+
+    def on_funding(self, funding: Funding) -> None:
+        """Book funding on the position held at the stamp: qty * mark * rate, paid by longs if positive."""
+        position = self._portfolio.positions[funding.symbol]
+        if not position.qty:
+            return
+        rate = Decimal(repr(funding.rate))
+        amount = -position.qty * position.mark_decimal * rate
+        payment = FundingPayment(funding.symbol, funding.ts, rate, position.qty, position.mark_decimal, amount)
+        self._portfolio.pay(payment)
+        self._emit(payment)
+
+    # -- matching ----------------------------------------------------------------------------------------------------
+
+    def _start_bar(self, kline: Kline) -> None:
+        bar, taken = self._taken.get(kline.symbol, (0, 0.0))
+        if bar != kline.start:
+            taken = 0.0
+            self._taken[kline.symbol] = (kline.start, 0.0)
+        self._budget = self._rules.liquidity.budget(kline) - taken
+
+    def _meet(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
+        """One order meets one price."""
+        if working not in self.books[kline.symbol]:
+            return  # ended by what another order did a moment ago
+        first, working.seen = not working.seen, True
+        order = working.order
+        if not working.is_limit:
+            if working.triggered or working.crossed(price, price):
+                working.triggered = True
+                self._take(working, kline, price, ts)
+        elif not first:
+            if working.marketable(price) and price != working.limit:
+                self._make(working, kline, ts)
+        elif working.marketable(price):
+            if order.tif is TimeInForce.POST_ONLY:
+                self._end(working, kline.available_at, "post-only order would take liquidity")
+            else:
+                self._take(working, kline, price, ts)
+        elif order.tif in _AT_ONCE:
+            self._end(working, kline.available_at, f"{order.tif.value} order found no liquidity at its price")
+
+    def _take(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
+        """Execute at `price` plus half the spread plus our own impact, as far as liquidity and margin go."""
+        order = working.order
+        rules = self._instruments[order.symbol]
+        qty = self._quantity(working, kline, Decimal(repr(price)))
+        if qty > 0:
+            sign = order.side.sign
+            worse = price + sign * (price * self._rules.half_spread + self._rules.slippage.offset(kline, price, float(qty)))
+            exact = max(rules.round_price(Decimal(repr(worse)), order.side), rules.tick_size)
+            if order.price is not None:
+                exact = min(exact, order.price) if sign > 0 else max(exact, order.price)
+            self._execute(working, kline, qty, exact, ts, slippage=(exact - Decimal(repr(price))) * sign * qty, maker=False)
+        if order.tif in _AT_ONCE and working in self.books[order.symbol]:
+            self._end(working, kline.available_at, f"{order.tif.value} order: no more liquidity")
+
+    def _make(self, working: WorkingOrder, kline: Kline, ts: int) -> None:
+        """Execute a resting limit order at its price."""
+        price = working.order.price
+        if price is None:
+            return
+        qty = self._quantity(working, kline, price)
+        if qty > 0:
+            self._execute(working, kline, qty, price, ts, slippage=_ZERO, maker=True)
+
+    def _quantity(self, working: WorkingOrder, kline: Kline, price: Decimal) -> Decimal:
+        """How much can be executed now; ends the order where nothing ever can."""
+        order = working.order
+        rules = self._instruments[order.symbol]
+        held = self._portfolio.positions[order.symbol].qty
+        opposite = abs(held) if held * order.side.sign < 0 else _ZERO
+        wanted = opposite if working.closes_position else working.remaining
+        if order.reduce_only:
+            wanted = min(wanted, opposite)
+            if not wanted:
+                self._end(working, kline.available_at, "reduce-only order, but there is no position to reduce")
+        elif wanted > opposite:
+            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price)))
+            if not wanted:
+                self._end(working, kline.available_at, "insufficient balance")
+        if float(wanted) > self._budget:
+            if order.tif is TimeInForce.FOK:
+                return _ZERO
+            wanted = rules.round_qty(Decimal(repr(self._budget))) if self._budget > 0 else _ZERO
+        return _ZERO if order.tif is TimeInForce.FOK and wanted < order.qty else wanted
+
+    def _execute(
+        self, working: WorkingOrder, kline: Kline, qty: Decimal, price: Decimal, ts: int, *, slippage: Decimal, maker: bool
+    ) -> None:
+        order = working.order
+        book = self.books[order.symbol]
+        bar, taken = self._taken[order.symbol]
+        self._taken[order.symbol] = (bar, taken + float(qty))
+        self._budget -= float(qty)
+        working.filled += qty
+        fill_id = f"{order.id}.{working.fills}"
+        working.fills += 1
+        done = working.remaining <= 0 or working.closes_position and not self._portfolio.positions[order.symbol].qty
+        if done:
+            book.remove(working)
+        fee = self._rules.fees.fee(self._instruments[order.symbol], qty, price, maker=maker)
+        self._book(
+            Fill(
+                fill_id, order.id, order.symbol, ts, kline.available_at, order.side, qty, price, fee, maker, slippage, reason=order.reason
+            )
+        )
+        status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
+        self._emit(OrderUpdate(order.id, order.symbol, ts, kline.available_at, status, working.filled))
+        if not book and order.stop is None and order.take_profit is None:
+            return
+        if order.oco:
+            self.cancel([w for w in book if w.order.oco == order.oco and w is not working], kline.available_at, "the other side was filled")
+        if not self._portfolio.positions[order.symbol].qty:
+            self.cancel([w for w in book if w.closes_position], kline.available_at, "position closed")
+        elif order.stop is not None or order.take_profit is not None:
+            self._protect(order, kline, ts)
+
+    def _book(self, fill: Fill) -> None:
+        self._portfolio.apply(fill)
+        self._emit(fill)
+
+    def _protect(self, entry: Order, kline: Kline, ts: int) -> None:
+        """Attach the entry's stop and take-profit at its first fill; they replace those of an earlier entry."""
+        book = self.books[entry.symbol]
+        if any(w.order.oco == entry.id for w in book):
+            return
+        self.cancel([w for w in book if w.closes_position], kline.available_at, "replaced by the protection of a newer entry")
+        side = Side.SELL if entry.side is Side.BUY else Side.BUY
+        for kind, trigger in ((OrderType.STOP, entry.stop), (OrderType.TAKE_PROFIT, entry.take_profit)):
+            if trigger is None:
+                continue
+            order = Order(
+                self._new_id(), entry.symbol, kline.available_at, side, kind, entry.qty, trigger=trigger, reduce_only=True, oco=entry.id,
+                reason=kind.value.lower().replace("_", "-"),
+            )  # fmt: skip
+            self._emit(order)
+            book.append(WorkingOrder(order, ts, closes_position=True, born_inside=ts > kline.start))
+
+    def _end(self, working: WorkingOrder, now: int, reason: str) -> None:
+        book = self.books[working.order.symbol]
+        if working not in book:
+            return
+        book.remove(working)
+        order = working.order
+        self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.CANCELLED, working.filled, reason))

@@ -1,0 +1,108 @@
+"""The last gate before any order, and the state of the account: ACTIVE, REDUCING or HALTED.
+
+Cancels and orders that only reduce a position pass in every state. Equity is looked at once a bar period.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+
+from agent.config import RiskConfig
+from agent.durations import format_duration
+from agent.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
+
+_MANUAL = "command"
+
+
+class RiskManager:
+    """Limits of DESIGN §4.5. `emit` receives every change of state and every refusal."""
+
+    def __init__(self, config: RiskConfig, emit: Callable[[RiskEvent], None]) -> None:
+        self._config = config
+        self._emit = emit
+        self.state = RiskState.ACTIVE
+        self.rule = ""  # which limit brought us here
+        self.floor = -inf  # equity at or below which `on_equity` has something to decide
+        self.ceiling = -inf  # equity above which the peak moves
+        self.next_day = 0
+        self._peak = 0.0
+        self._day_open = 0.0
+        self._sent: deque[int] = deque()
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def on_equity(self, ts: int, equity: float) -> None:
+        """Once a bar period: daily loss (since 00:00 UTC) and drawdown (from the peak)."""
+        if ts >= self.next_day:
+            self.next_day = ts - ts % DAY_MS + DAY_MS
+            self._day_open = equity
+            if self.state is RiskState.REDUCING and self.rule == "max_daily_loss":
+                self._move(ts, RiskState.ACTIVE, "max_daily_loss", "a new day")
+        if equity > self._peak:
+            self._peak = equity
+        config = self._config
+        if equity <= self._peak * (1 - config.max_drawdown) and self.state is not RiskState.HALTED:
+            self._move(ts, RiskState.HALTED, "max_drawdown", f"equity {equity:.2f} is {1 - equity / self._peak:.1%} below its peak")
+        elif equity <= self._day_open * (1 - config.max_daily_loss) and self.state is RiskState.ACTIVE:
+            self._move(ts, RiskState.REDUCING, "max_daily_loss", f"equity {equity:.2f} is {1 - equity / self._day_open:.1%} below the day's start")
+        self.ceiling = self._peak
+        self.floor = max(self._day_open * (1 - config.max_daily_loss), self._peak * (1 - config.max_drawdown))
+
+    def on_abstain_rate(self, ts: int, rate: float) -> None:
+        """After each scored headline: a model that abstains too often must not open positions."""
+        if rate > self._config.max_abstain_rate:
+            if self.state is RiskState.ACTIVE:
+                self._move(ts, RiskState.REDUCING, "max_abstain_rate", f"the model abstained on {rate:.0%} of recent headlines")
+        elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
+            self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
+
+    def command(self, ts: int, state: RiskState, by: str) -> None:
+        """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once."""
+        if state is RiskState.ACTIVE:
+            self._peak = self._day_open = 0.0
+            self.next_day = 0
+        self.floor = inf  # look at the next equity, whatever it is
+        self._move(ts, state, _MANUAL, by)
+
+    def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
+        self.state, self.rule = state, rule
+        self._emit(RiskEvent(ts, state, rule, detail))
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def allows(
+        self, now: int, symbol: str, *, reduces: bool, notional: float, position_after: float, gross_after: float, equity: float, data_age: int
+    ) -> bool:
+        """Whether an order may go out; a refusal is recorded with its rule.
+
+        `notional` of the order, `position_after` and `gross_after` (notional of the symbol and of all, were it filled) and `equity`
+        are in account currency; `data_age` is how long the symbol's next bar is overdue, in ms.
+        """
+        if reduces:
+            return True
+        config = self._config
+        sent = self._sent
+        while sent and sent[0] <= now - MINUTE_MS:
+            sent.popleft()
+        slack = 1 + 1e-9
+        if self.state is not RiskState.ACTIVE:
+            rule, detail = f"state {self.state.value}", self.rule
+        elif equity <= 0:
+            rule, detail = "equity", f"{equity:.2f}"
+        elif data_age > config.stale_after:
+            rule, detail = "stale_after", f"the next bar is {format_duration(data_age)} overdue"
+        elif len(sent) >= config.max_orders_per_minute:
+            rule, detail = "max_orders_per_minute", f"{len(sent)} in the last minute"
+        elif notional > config.max_order * equity * slack:
+            rule, detail = "max_order", f"{notional:.2f} is {notional / equity:.2f} x equity"
+        elif position_after > config.max_position * equity * slack:
+            rule, detail = "max_position", f"{position_after:.2f} is {position_after / equity:.2f} x equity"
+        elif gross_after > config.max_leverage * equity * slack:
+            rule, detail = "max_leverage", f"{gross_after:.2f} is {gross_after / equity:.2f} x equity"
+        else:
+            sent.append(now)
+            return True
+        self._emit(RiskEvent(now, self.state, rule, detail, symbol))
+        return False
