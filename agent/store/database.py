@@ -1,0 +1,222 @@
+"""The database behind a URL: opened with the right settings, at the right schema, and with errors that a person can act on."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from sqlalchemy import URL, Connection, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from agent.errors import ConfigError, StoreError
+from agent.store.schema import migrate, schema_state
+
+LOCK_TIMEOUT: Final = 10.0
+"""Seconds to wait for another process that is writing."""
+
+_UPGRADE_LOCK: Final = 0x7A9E
+"""Key of the advisory lock that lets one process at a time upgrade a PostgreSQL database."""
+
+_OPEN_HINT: Final = "give this user the right to read and write the file and its folder"
+_BUSY_HINT: Final = "wait for the other run to end, or give this one its own store.url"
+_CAUSES: Final[dict[str, tuple[str, str]]] = {
+    "SQLITE_FULL": ("the disk is full", "free some space, or name another place in store.url; what was committed is safe"),
+    "SQLITE_READONLY": ("it is read-only", _OPEN_HINT),
+    "SQLITE_CANTOPEN": ("the file can't be opened", _OPEN_HINT),
+    "SQLITE_PERM": ("access is denied", _OPEN_HINT),
+    "SQLITE_BUSY": ("another process is writing to it", _BUSY_HINT),
+    "SQLITE_LOCKED": ("another process is writing to it", _BUSY_HINT),
+    "SQLITE_CORRUPT": ("the file is damaged", "put a backup in its place, or move it away to begin a new one"),
+    "SQLITE_NOTADB": ("the file is not an SQLite database", "name another file in store.url"),
+    "SQLITE_IOERR": ("the disk failed", "check the disk; network folders are not fit for SQLite"),
+    "53100": ("the server's disk is full", "free some space on the server; what was committed is safe"),
+    "25006": ("the server is read-only", "name the primary server in store.url"),
+    "42501": ("this user may not do that", "grant the user of store.url the right to create and write tables"),
+}
+"""SQLite's primary result code, or PostgreSQL's SQLSTATE: what happened, and what to do."""
+
+
+class Database:
+    """One store. Transactions are short, and one process writes at a time. Errors of the driver leave as StoreError.
+
+    SQLite runs in WAL with synchronous=NORMAL: a commit survives the death of the process (kill -9); after a power cut the
+    file is sound but may lack the last commits.
+    """
+
+    def __init__(self, url: URL, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
+        self.name = url.render_as_string(hide_password=True)
+        self.is_sqlite = url.get_backend_name() == "sqlite"
+        self.file = _sqlite_file(url) if self.is_sqlite else None
+        """Of SQLite: the file, or None in memory."""
+        options: dict[str, Any] = {"connect_timeout": 10}
+        if self.is_sqlite:
+            options = {"timeout": lock_timeout, "isolation_level": None}
+        try:
+            self.engine = create_engine(
+                url, connect_args=options, json_serializer=_to_json, json_deserializer=msgspec.json.decode
+            )
+        except NoSuchModuleError:
+            raise ConfigError(f"store.url: there is no database called {url.drivername!r}", hint=_URL_HINT) from None
+        except ModuleNotFoundError as error:
+            hint = "pip install 'tapewire[postgres]'"
+            raise StoreError(f"{self.name}: the driver {error.name} is missing", hint=hint) from None
+        self._reading: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        if self.is_sqlite:
+            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "begin", _begin_sqlite)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database, whatever is written meanwhile."""
+        with self._transaction(**self._reading) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that takes SQLite's write lock at once; all of it is committed at the end, nothing after an error."""
+        with self._transaction(sqlite_begin="BEGIN IMMEDIATE") as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give back the connections; the last to leave folds SQLite's write-ahead log into the file."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _transaction(self, **options: Any) -> Iterator[Connection]:
+        try:
+            with self.engine.connect().execution_options(**options) as connection, connection.begin():
+                yield connection
+        except DBAPIError as error:
+            raise _explain(self.name, error.orig or error) from error
+        except sqlite3.Error as error:
+            raise _explain(self.name, error) from error
+
+
+class Upgrade(NamedTuple):
+    """What `upgrade` did: the schema's revision before (None: an empty database) and after, and the backup, if one was made."""
+
+    before: str | None
+    after: str
+    backup: Path | None
+
+
+def open_database(url: str, *, create: bool = True, lock_timeout: float = LOCK_TIMEOUT) -> Database:
+    """The store at `url` (sqlite:///FILE or postgresql://USER@HOST/NAME), ready to use; an empty one gets its tables.
+
+    With `create=False` a store that doesn't exist yet is an error. Raises StoreError where the database can't be used, among
+    others because its schema is older (see `upgrade`) or newer than this program's, and ConfigError for what is no URL.
+    """
+    database = _connect(url, lock_timeout)
+    missing = StoreError(
+        f"{database.name}: there is no such store yet", hint="a backtest makes it; or name another in store.url"
+    )
+    if not create and database.file is not None and not database.file.exists():
+        raise missing
+    _make_folder(database)
+    with database.read() as connection:
+        current, needed = schema_state(connection, database.name)
+    if current == needed:
+        return database
+    if current is not None:
+        raise StoreError(
+            f"{database.name}: its schema {current} is older than this program's {needed}", hint="run: tapewire db upgrade"
+        )
+    if not create:
+        raise missing
+    _upgrade(database)
+    return database
+
+
+def upgrade(url: str, *, lock_timeout: float = LOCK_TIMEOUT) -> Upgrade:
+    """Bring the schema of the database at `url` to this program's, in one transaction; make the database where it is missing.
+
+    An SQLite file with an older schema is first copied to FILE.REVISION-TIME.backup. Raises like `open_database`.
+    """
+    with closing(_connect(url, lock_timeout)) as database:
+        _make_folder(database)
+        return _upgrade(database)
+
+
+def _upgrade(database: Database) -> Upgrade:
+    with database.write() as connection:
+        if not database.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+        before, needed = schema_state(connection, database.name)
+        backup = None
+        if before != needed:
+            if before is not None and database.file is not None:
+                backup = _back_up(database.file, before)
+            migrate(connection)
+    return Upgrade(before, needed, backup)
+
+
+def _make_folder(database: Database) -> None:
+    if database.file is None:
+        return
+    try:
+        database.file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{database.name}: its folder can't be made: {error}", hint=_OPEN_HINT) from error
+
+
+def _back_up(file: Path, revision: str) -> Path:
+    """Copy what is committed of an SQLite file while it may be in use; returns the copy."""
+    copy = file.with_name(f"{file.name}.{revision}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
+    try:
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
+            source.backup(target)
+    except sqlite3.Error:
+        copy.unlink(missing_ok=True)
+        raise
+    return copy
+
+
+_URL_HINT: Final = "write sqlite:///FILE or postgresql://USER@HOST/NAME"
+
+
+def _connect(url: str, lock_timeout: float) -> Database:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise ConfigError(f"store.url: {url!r} is not a database URL", hint=_URL_HINT) from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return Database(parsed, lock_timeout=lock_timeout)
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    """The file of an SQLite URL; None for one in memory, or where the URL speaks SQLite's own URI language."""
+    if not url.database or url.database.startswith((":memory:", "file:")):
+        return None
+    return Path(url.database)
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+    """The busy timeout is the argument `timeout` of sqlite3.connect."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Python's sqlite3 would begin too late, and commit before DDL; so it is told to keep out, and we begin."""
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _to_json(value: Any) -> str:
+    """NaN and infinity become null, decimals text, structs objects."""
+    return msgspec.json.encode(value).decode()
+
+
+def _explain(name: str, error: BaseException) -> StoreError:
+    """The driver's `error` in a person's words."""
+    sqlite_name = getattr(error, "sqlite_errorname", None)
+    code = "_".join(sqlite_name.split("_")[:2]) if sqlite_name else getattr(error, "sqlstate", None)
+    what, hint = _CAUSES.get(code or "", (" ".join(str(error).split()), ""))
+    return StoreError(f"{name}: {what}", hint=hint)

@@ -1,0 +1,60 @@
+"""What a run is: one backtest or one life of the live agent, with everything needed to say where its figures come from."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal
+
+import msgspec
+
+
+class RunKind(str, Enum):
+    """Who fed the engine."""
+
+    BACKTEST = "backtest"
+    LIVE = "live"
+
+
+class RunStatus(str, Enum):
+    """A process that was killed leaves RUNNING behind; only a run that recorded everything is COMPLETE."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+class InputFile(msgspec.Struct, frozen=True):
+    """A file that a backtest replayed, named by its content, so that the journal need not copy it."""
+
+    role: Literal["klines", "news", "sentiment", "funding"]
+    path: str
+    sha256: str
+    symbol: str = ""
+    rows: int = 0
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of `runs`. What comes after `stamps` is written when the run ends."""
+
+    id: str
+    kind: RunKind
+    started_at: int  # UTC ms of the machine's clock
+    strategy: str
+    params: dict[str, Any] = {}  # of the strategy, defaults included
+    config: dict[str, Any] = {}  # as it was when the run began
+    version: str = ""  # of Tapewire
+    versions: dict[str, str] = {}  # of what it was computed with: python, numpy, onnxruntime, the model's fingerprint …
+    inputs: tuple[InputFile, ...] = ()
+    stamps: tuple[str, ...] = ()  # what every report must show, e.g. LEAKED
+    status: RunStatus = RunStatus.RUNNING
+    finished_at: int | None = None  # UTC ms of the machine's clock
+    first_event_at: int | None = None  # `available_at` of the first and last event handled
+    last_event_at: int | None = None
+    events: int = 0
+    decisions: int = 0
+    chain_head: str = ""  # hex
+    final_equity: Decimal | None = None
+    metrics: dict[str, Any] = {}
+    error: str = ""

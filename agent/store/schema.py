@@ -1,0 +1,52 @@
+"""The schema's revision, and the way to the newest: Alembic's migrations, which travel with the program."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, inspect
+
+from agent.errors import StoreError
+from agent.resources import resource
+
+
+class SchemaState(NamedTuple):
+    """The revision that a database has (None: it is empty), and the one that this program needs."""
+
+    current: str | None
+    needed: str
+
+
+def schema_state(connection: Connection, name: str) -> SchemaState:
+    """Read it from the database called `name` in errors.
+
+    Raises StoreError where the database isn't Tapewire's, or is from a newer Tapewire.
+    """
+    scripts = ScriptDirectory.from_config(_config())
+    needed = scripts.as_revision_number("head")
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is None and inspect(connection).get_table_names():
+        raise StoreError(f"{name}: holds tables that are not Tapewire's", hint="name another database in store.url")
+    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+        raise StoreError(
+            f"{name}: its schema {current} is newer than this program's {needed}",
+            hint="update Tapewire, or name another database in store.url",
+        )
+    return SchemaState(current, str(needed))
+
+
+def migrate(connection: Connection) -> None:
+    """Bring the schema to the newest revision, inside the transaction of `connection`."""
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(resource("migrations")).replace("%", "%%"))
+    return config
