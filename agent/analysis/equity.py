@@ -1,0 +1,198 @@
+"""The equity curve of a run, folded as it happens into what the metrics need, in memory that does not grow with history."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.analysis.months import month_of, months_of
+from agent.analysis.thinning import ThinnedCurve
+
+_BLOCK: Final = 4_096
+
+
+class Drawdown(msgspec.Struct, frozen=True):
+    """A fall from a peak. `recovery` is the first sample back at the peak, None where the run ended before."""
+
+    depth: float  # fraction of the peak, <= 0
+    peak: int  # UTC ms
+    trough: int
+    recovery: int | None
+
+
+class EquitySummary(msgspec.Struct, frozen=True):
+    """Sufficient statistics of an equity curve; returns are simple returns per period."""
+
+    initial: float
+    final: float
+    start: int  # UTC ms: one period before the first sample, when equity was `initial`
+    end: int
+    interval: int  # ms
+    periods: int
+    mean: float  # of the returns
+    deviation: float  # sample standard deviation of the returns (ddof 1)
+    downside: float  # root of the mean of min(return, 0)² over all periods
+    average: float  # equity
+    exposed: int  # periods that ended with a position
+    drawdown: Drawdown  # the deepest
+    longest_drawdown: int  # ms between a peak and its recovery or the end
+    bankrupt: int | None  # UTC ms of the first sample at or below zero
+    months: dict[str, float]  # "2024-03" -> return, UTC calendar months
+
+
+class EquityCurve:
+    """Accumulates equity once a bar period: `add` on the hot path, `extend` for blocks, `summary` at the end.
+
+    Returns start from `initial`, the capital one `interval` (ms) before the first sample. A second sample at the same time
+    replaces the first, so a caller may add after each symbol's bar. A return from equity at or below zero counts as 0.
+    Moments are merged block by block (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
+    sample variances", 1979), which is as stable as two passes. Reading folds what is buffered.
+    """
+
+    def __init__(self, initial: float, interval: int) -> None:
+        self._initial = initial
+        self._interval = interval
+        self._equity: dict[int, float] = {}  # not yet folded, by time
+        self._exposed: dict[int, bool] = {}
+        self._curve = ThinnedCurve()
+        self._start: int | None = None
+        self._end = 0
+        self._final = initial
+        self._periods = 0
+        self._mean = 0.0
+        self._squares = 0.0  # of deviations from the mean
+        self._downside_squares = 0.0
+        self._sum = 0.0
+        self._exposed_periods = 0
+        self._peak = initial
+        self._peak_ts = 0
+        self._underwater = False
+        self._deepest = Drawdown(0.0, 0, 0, None)
+        self._longest = 0
+        self._bankrupt: int | None = None
+        self._month_ends: dict[str, float] = {}
+
+    def add(self, ts: int, equity: float, exposed: bool) -> None:
+        """Equity at `ts` (UTC ms, never before the previous sample), and whether a position was held then."""
+        samples = self._equity
+        samples[ts] = equity
+        self._exposed[ts] = exposed
+        if len(samples) > _BLOCK:
+            self._flush(keep_last=True)
+
+    def extend(self, ts: NDArray[np.int64], equity: NDArray[np.float64], exposed: NDArray[np.bool_] | bool = True) -> None:
+        """Add samples of strictly rising times, all of shape (n,)."""
+        self._flush()
+        self._fold(ts, equity, int(np.count_nonzero(np.broadcast_to(exposed, ts.shape))))
+
+    def points(self) -> tuple[list[int], list[float]]:
+        """The curve to draw, from the initial equity on: times in UTC ms and equity, at most about 4,000 points."""
+        self._flush()
+        ts, equity = self._curve.points()
+        return ([], []) if self._start is None else ([self._start, *ts], [self._initial, *equity])
+
+    def summary(self) -> EquitySummary:
+        """All that was added so far."""
+        self._flush()
+        months, previous = {}, self._initial
+        for month, equity in self._month_ends.items():
+            months[month] = equity / previous - 1 if previous > 0 else 0.0
+            previous = equity
+        return EquitySummary(
+            initial=self._initial,
+            final=self._final,
+            start=self._start or 0,
+            end=self._end,
+            interval=self._interval,
+            periods=self._periods,
+            mean=self._mean,
+            deviation=(self._squares / (self._periods - 1)) ** 0.5 if self._periods > 1 else 0.0,
+            downside=(self._downside_squares / self._periods) ** 0.5 if self._periods else 0.0,
+            average=self._sum / self._periods if self._periods else self._initial,
+            exposed=self._exposed_periods,
+            drawdown=self._deepest,
+            longest_drawdown=self._longest,
+            bankrupt=self._bankrupt,
+            months=months,
+        )
+
+    def _flush(self, *, keep_last: bool = False) -> None:
+        """Fold the buffer; while adding goes on, the newest sample may still be replaced and stays."""
+        if not self._equity:
+            return
+        last = (self._equity.popitem(), self._exposed.popitem()) if keep_last else None
+        ts = np.fromiter(self._equity.keys(), np.int64, len(self._equity))
+        equity = np.fromiter(self._equity.values(), np.float64, len(self._equity))
+        exposed = sum(self._exposed.values())
+        self._equity.clear()
+        self._exposed.clear()
+        if last is not None:
+            self._equity, self._exposed = dict(last[:1]), dict(last[1:])
+        self._fold(ts, equity, exposed)
+
+    def _fold(self, ts: NDArray[np.int64], equity: NDArray[np.float64], exposed: int) -> None:
+        if not len(ts):
+            return
+        if (len(ts) > 1 and (np.diff(ts) <= 0).any()) or (self._start is not None and ts[0] <= self._end):
+            raise ValueError(f"equity samples are not in time order around {int(ts[0])}")
+        if not np.isfinite(equity).all():
+            raise ValueError(f"equity is not a finite number at {int(ts[~np.isfinite(equity)][0])}")
+        if self._start is None:
+            self._start = self._peak_ts = int(ts[0]) - self._interval
+            self._deepest = Drawdown(0.0, self._start, self._start, None)
+        self._fold_returns(equity)
+        self._fold_drawdown(ts, equity)
+        self._fold_months(ts, equity)
+        self._curve.extend(ts, equity)
+        if self._bankrupt is None and (equity <= 0).any():
+            self._bankrupt = int(ts[equity <= 0][0])
+        self._sum += float(equity.sum())
+        self._exposed_periods += exposed
+        self._end, self._final = int(ts[-1]), float(equity[-1])
+
+    def _fold_returns(self, equity: NDArray[np.float64]) -> None:
+        before = np.concatenate(((self._final,), equity[:-1]))
+        returns = np.divide(equity - before, before, out=np.zeros_like(equity), where=before > 0)
+        count, total = len(returns), self._periods + len(returns)
+        mean = float(returns.mean())
+        shift = mean - self._mean
+        self._squares += float(np.square(returns - mean).sum()) + shift * shift * self._periods * count / total
+        self._mean += shift * count / total
+        self._downside_squares += float(np.square(np.minimum(returns, 0.0)).sum())
+        self._periods = total
+
+    def _fold_drawdown(self, ts: NDArray[np.int64], equity: NDArray[np.float64]) -> None:
+        peaks = np.maximum.accumulate(np.concatenate(((self._peak,), equity)))[1:]
+        at_peak = equity >= peaks
+        # The peak that each sample has fallen from: the last one before it, which may lie in an earlier block.
+        last_peak = np.maximum.accumulate(np.where(at_peak, np.arange(len(ts)), -1))
+        peak_ts = np.where(last_peak < 0, self._peak_ts, ts[last_peak])
+        fallen_from = np.concatenate(((self._peak_ts,), peak_ts[:-1]))
+        underwater = ~at_peak
+        was_underwater = np.concatenate(((self._underwater,), underwater[:-1]))
+        self._longest = max(self._longest, int(np.where(underwater | was_underwater, ts - fallen_from, 0).max()))
+        self._recover(ts[at_peak])
+        depth = equity / peaks - 1
+        trough = int(depth.argmin())
+        if depth[trough] < self._deepest.depth:
+            self._deepest = Drawdown(float(depth[trough]), int(peak_ts[trough]), int(ts[trough]), None)
+            self._recover(ts[at_peak])
+        self._peak, self._peak_ts, self._underwater = float(peaks[-1]), int(peak_ts[-1]), bool(underwater[-1])
+
+    def _recover(self, peak_times: NDArray[np.int64]) -> None:
+        """The deepest drawdown ends at the first peak after its trough."""
+        if self._deepest.recovery is None and self._deepest.depth < 0:
+            after = peak_times[peak_times > self._deepest.trough]
+            if len(after):
+                self._deepest = msgspec.structs.replace(self._deepest, recovery=int(after[0]))
+
+    def _fold_months(self, ts: NDArray[np.int64], equity: NDArray[np.float64]) -> None:
+        first, last = month_of(int(ts[0])), month_of(int(ts[-1]))
+        if first != last:
+            months = months_of(ts)
+            for end in np.flatnonzero(months[1:] != months[:-1]):
+                self._month_ends[str(months[end])] = float(equity[end])
+        self._month_ends[last] = float(equity[-1])
