@@ -28,7 +28,7 @@ _WORD: Final = re.compile(r"\w+")
 
 
 class Fractions(msgspec.Struct, frozen=True):
-    """Shares of the rows held out; the rest trains. Calibration and validation are what the temperature and early stopping need."""
+    """Shares of the rows held out (for early stopping, for the temperature, for the final word); the rest trains."""
 
     validation: float = 0.05
     calibration: float = 0.05

@@ -1,0 +1,168 @@
+"""A trained folder, back in torch: for evaluation, and for the export to the serving format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import numpy as np
+import torch
+from peft import PeftModel
+from peft.utils import PeftType
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+
+from agent.errors import ModelError
+from models.cards import Card, read_card
+from models.sentiment.bases import load_base
+from models.sentiment.calibration import softmax
+from models.sentiment.classifier import Pooling, SentimentClassifier
+from models.sentiment.metrics import Floats
+from models.sentiment.text import clean
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+FULL_WEIGHTS: Final = "model.safetensors"
+
+
+class Served(nn.Module):  # type: ignore[misc]
+    """(input_ids, attention_mask) → (logits (batch, 3), embedding (batch, hidden)), with no trace of peft left.
+
+    LoRA-like updates are merged beforehand. A soft `prompt` (tokens, hidden), or `prefixes`, a (key, value) of
+    (heads, tokens, head size) for each layer, become constants of the graph.
+    """
+
+    def __init__(
+        self, classifier: SentimentClassifier, prompt: Tensor | None = None, prefixes: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.register_buffer("prompt", prompt)
+        self.layers = len(prefixes)
+        for layer, (key, value) in enumerate(prefixes):
+            self.register_buffer(f"key_{layer}", key)
+            self.register_buffer(f"value_{layer}", value)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and their mask (batch, tokens)."""
+        batch = input_ids.shape[0]
+        if self.prompt is not None:
+            words = self.classifier.get_input_embeddings()(input_ids)
+            soft = self.prompt.to(words.dtype).unsqueeze(0).expand(batch, -1, -1)
+            output = self.classifier(
+                inputs_embeds=torch.cat([soft, words], dim=1), attention_mask=_longer(attention_mask, self.prompt.shape[0])
+            )
+        elif self.layers:
+            pairs = [(getattr(self, f"key_{layer}"), getattr(self, f"value_{layer}")) for layer in range(self.layers)]
+            cache = DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs])
+            output = self.classifier(
+                input_ids=input_ids, attention_mask=_longer(attention_mask, pairs[0][0].shape[-2]), past_key_values=cache
+            )
+        else:
+            output = self.classifier(input_ids=input_ids, attention_mask=attention_mask)
+        return output.logits, output.embedding
+
+
+class TrainedClassifier(msgspec.Struct):
+    """A model ready to read, in evaluation mode and full precision."""
+
+    model: Served
+    tokenizer: PreTrainedTokenizerBase
+    card: Card
+    device: str = "cpu"
+
+    def logits(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
+        """(logits (n, 3), embeddings (n, hidden)) of raw texts, which are cleaned first; batches of like lengths."""
+        encoded = [self.tokenizer(clean(text), truncation=True, max_length=self.card.max_length)["input_ids"] for text in texts]
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        logits, embeddings = [np.empty((0, 0))] * len(texts), [np.empty((0, 0))] * len(texts)
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                padded = self.tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, return_tensors="pt").to(self.device)
+                found, embedded = self.model(padded["input_ids"], padded["attention_mask"])
+                for i, row, vector in zip(rows, found.double().cpu().numpy(), embedded.double().cpu().numpy(), strict=True):
+                    logits[i], embeddings[i] = row, vector
+        return np.array(logits), np.array(embeddings)
+
+    def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
+        """Calibrated probabilities (n, 3)."""
+        return softmax(self.logits(texts, batch_size)[0], self.card.temperature)
+
+
+def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:
+    """Loads a folder written by `tapewire train sentiment`, merged, on `base` or the base that its card names.
+
+    Raises ModelError where the folder is damaged, holds an export and no adapter, or was trained on another base.
+    """
+    card = read_card(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if (folder / ADAPTER_CONFIG).is_file():
+            served = _with_adapter(folder, card, base)
+        elif (folder / FULL_WEIGHTS).is_file():
+            served = Served(_fully_tuned(folder, card))
+        else:
+            raise ModelError(
+                f"{folder} holds neither an adapter nor full weights", hint="name a folder written by `tapewire train`"
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded: {first}", hint="the folder is damaged: train again") from error
+    served.eval().to(device)
+    return TrainedClassifier(served, tokenizer, card, device)
+
+
+def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
+    base = load_base(base_name or card.base, four_bit=card.method == "qlora", pooling=cast(Pooling, card.pooling))
+    if base.sha256 != card.base_sha256:
+        raise ModelError(
+            f"{folder} was trained on another base than {base.name}",
+            hint=f"its card names {card.base}: use that one, in the release it was trained on",
+        )
+    if card.method == "qlora":  # merging into 4-bit weights would change predictions; into what they stand for, none
+        base.encoder.dequantize()
+    classifier = SentimentClassifier(base.encoder, base.pooling)
+    adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=False)
+    return unwrap(adapted)
+
+
+def unwrap(adapted: PeftModel) -> Served:
+    """What peft added, folded into the weights or made constants. The PeftModel must not be used afterwards."""
+    config = adapted.active_peft_config
+    if not config.is_prompt_learning:
+        return Served(adapted.merge_and_unload())
+    with torch.no_grad():
+        learned = adapted.get_prompt(batch_size=1)
+    classifier = adapted.base_model
+    _unwrap_head(classifier)
+    if config.peft_type == PeftType.PREFIX_TUNING:
+        return Served(
+            classifier, prefixes=[(layer.keys[0].clone(), layer.values[0].clone()) for layer in _self_attention(learned).layers]
+        )
+    return Served(classifier, prompt=learned[0].clone())
+
+
+def _self_attention(cache: Any) -> Any:
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def _unwrap_head(classifier: SentimentClassifier) -> None:
+    wrapper: Any = classifier.classifier
+    if hasattr(wrapper, "modules_to_save"):
+        classifier.classifier = wrapper.modules_to_save[wrapper.active_adapter]
+
+
+def _fully_tuned(folder: Path, card: Card) -> SentimentClassifier:
+    encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    classifier = SentimentClassifier(encoder, cast(Pooling, card.pooling))
+    classifier.load_state_dict(load_file(folder / FULL_WEIGHTS))
+    return classifier
+
+
+def _longer(mask: Tensor, tokens: int) -> Tensor:
+    """The mask (batch, text tokens) with `tokens` ones before it."""
+    return torch.cat([mask.new_ones(mask.shape[0], tokens), mask], dim=1)

@@ -1,0 +1,247 @@
+"""One training: base + method + data → a folder with adapter, tokenizer, card and reliability plot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import torch
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from agent.errors import ModelError, UsageError
+from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, write_card
+from models.sentiment.bases import EMBEDDED, Base, load_base
+from models.sentiment.calibration import before_after, fit_temperature, plot_reliability, softmax
+from models.sentiment.classifier import SentimentClassifier
+from models.sentiment.methods import Method, Plan, get_method
+from models.sentiment.metrics import Floats, Ints, coverage, estimates
+from models.sentiment.recipe import Recipe, resolve
+from models.sentiment.splits import Split
+from models.sentiment.trained import FULL_WEIGHTS
+from models.sentiment.trainer import Progress, encoded, make_trainer, objective_of, truth_of
+
+CHECKPOINTS: Final = "checkpoints"
+_VERSIONS: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
+_OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What a training answers. `trainable` and `parameters` are counts of weights."""
+
+    folder: Path
+    card: Card
+    recipe: Recipe
+    trainable: int
+    parameters: int
+    seconds: float
+    peak_memory: int
+    """Bytes: of the accelerator if there is one, else of this process."""
+
+
+def train(
+    recipe: Recipe,
+    split: Split,
+    datasets: Sequence[DatasetRecord],
+    output: Path,
+    *,
+    base: str = EMBEDDED,
+    resume: bool = False,
+    threshold: float = 0.7,
+    progress: Progress | None = None,
+    announce: Callable[[Recipe, int, int], None] | None = None,
+) -> Trained:
+    """Fine-tunes `base` on `split.train`; stops early by its validation, fits the temperature on its calibration part, and
+    measures on its test part. `announce` is told (resolved recipe, trainable weights, all weights) before the first step.
+
+    Raises ModelError for a base that cannot be loaded or memory that does not suffice, UsageError and ConfigError for choices
+    that cannot work here.
+    """
+    set_seed(recipe.seed)
+    method = get_method(recipe.method)
+    recipe = resolve(recipe, method.defaults, len(split.train))
+    checkpoints = _prepare(output, recipe, datasets, resume)
+    try:
+        loaded = load_base(base, four_bit=method.four_bit)
+        model = build(loaded, recipe, method, steps=steps_of(recipe, len(split.train)), labels=truth_of(split.train))
+        trainable, parameters = count_parameters(model)
+        if announce:
+            announce(recipe, trainable, parameters)
+        trainer = make_trainer(model, loaded.tokenizer, recipe, split, checkpoints, progress)
+        began = time.monotonic()
+        trainer.train(
+            resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if resume else None, ignore_keys_for_eval=["embedding"]
+        )
+        seconds = time.monotonic() - began
+        logits = {
+            part: trainer.predict(
+                encoded(getattr(split, part), loaded.tokenizer, recipe), ignore_keys=["embedding"]
+            ).predictions
+            for part in ("calibration", "test")
+            if getattr(split, part)
+        }
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(error, recipe) from error
+    except RuntimeError as error:  # the CPU allocator has no class of its own
+        if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            raise _out_of_memory(error, recipe) from error
+        raise
+    card = _card(loaded, recipe, split, datasets, logits, threshold)
+    card.notes |= {"seconds": round(seconds, 1), "trainable_parameters": trainable, "peak_memory_bytes": peak_memory()}
+    if trainer.is_world_process_zero():
+        _save(model, loaded.tokenizer, card, output, logits, split)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Trained(output, card, recipe, trainable, parameters, seconds, peak_memory())
+
+
+def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Ints | None = None) -> nn.Module:
+    """The base with its head, wrapped by the method. `recipe` must be resolved; `labels` (n,) serve the class weights."""
+    if method.four_bit:
+        prepare_model_for_kbit_training(base.encoder, use_gradient_checkpointing=recipe.checkpointing)
+    classifier = SentimentClassifier(base.encoder, base.pooling)
+    if base.head is not None and base.pooling != "mean":  # a mean of tokens is not what that head learned to read
+        weight, bias = base.head
+        classifier.classifier.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    classifier.objective = objective_of(recipe, labels)
+    config = method.configure(recipe, Plan(base.encoder, steps))
+    if config is None:
+        return classifier
+    try:
+        return get_peft_model(classifier, config)
+    except ValueError as error:
+        raise UsageError(
+            f"{recipe.method} does not fit base model {base.name}: {error}", hint="choose other --targets or method"
+        ) from error
+
+
+def steps_of(recipe: Recipe, samples: int) -> int:
+    """Optimiser steps of the whole training."""
+    return math.ceil(math.ceil(samples / recipe.batch_size / recipe.accumulation) * (recipe.epochs or 1))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) weights; 4-bit ones count as what they stand for."""
+    if isinstance(model, PeftModel):
+        trainable, every = model.get_nb_trainable_parameters()
+        return int(trainable), int(every)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, learns in sizes if learns), sum(size for size, _ in sizes)
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator since the process began, else the largest resident set of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> Path:
+    """The folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
+    checkpoints = output / CHECKPOINTS
+    told = msgspec.json.format(
+        msgspec.json.encode({"recipe": recipe, "data": [record.sha256 for record in datasets]}), indent=1
+    )
+    note = checkpoints / "recipe.json"
+    if resume:
+        if get_last_checkpoint(str(checkpoints)) is None if checkpoints.is_dir() else True:
+            raise UsageError(f"{output} holds no checkpoint to resume from", hint="train without --resume")
+        if note.read_bytes() != told:
+            raise UsageError(
+                f"{output}: its checkpoints are of another recipe or other data", hint="resume with what it was begun with"
+            )
+        return checkpoints
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):
+        raise UsageError(f"--output {output} holds something else", hint="name a new or empty folder")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints.mkdir(parents=True)
+    note.write_bytes(told)
+    return checkpoints
+
+
+def _ours(output: Path) -> bool:
+    if (output / CHECKPOINTS).is_dir():
+        return True
+    try:
+        return read_card(output).kind == "sentiment"
+    except ModelError:
+        return False
+
+
+def _card(
+    base: Base, recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], logits: dict[str, Any], threshold: float
+) -> Card:
+    truth = {part: truth_of(getattr(split, part)) for part in logits}
+    found: dict[str, Floats] = {part: np.asarray(values, dtype=np.float64) for part, values in logits.items()}
+    temperature = fit_temperature(found["calibration"], truth["calibration"]) if "calibration" in found else 1.0
+    measured = "test" if "test" in found else "calibration" if "calibration" in found else None
+    card = Card(
+        base=base.name,
+        base_sha256=base.sha256,
+        base_released=base.released,
+        method=recipe.method,
+        pooling=base.pooling,
+        max_length=recipe.max_length,
+        hyper=recipe.to_dict(),
+        datasets=tuple(datasets),
+        temperature=temperature,
+        threshold=threshold,
+        coverage=coverage(softmax(found[measured], temperature), truth[measured]) if measured else (),
+        metrics={part: estimates(softmax(values, temperature), truth[part]) for part, values in found.items()},
+        versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+        trained_until=latest_of(datasets),
+    )
+    if measured:
+        card.notes |= {
+            f"{measured}_{name}_{when}": value
+            for when, values in before_after(found[measured], truth[measured], temperature).items()
+            for name, value in values.items()
+        }
+    card.notes |= {f"rows_{part}": rows for part, rows in split.sizes().items()}
+    card.notes |= {f"labels_{label}": count for label, count in sorted(Counter(e.label for e in split.train).items())}
+    return card
+
+
+def _save(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, output: Path, logits: dict[str, Any], split: Split
+) -> None:
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = card.base
+        model.save_pretrained(output, save_embedding_layers=False)
+        (output / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; ours is card.json
+        weights = output / "adapter_model.safetensors"
+    else:
+        weights = output / FULL_WEIGHTS
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+        model.config.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    card.fingerprint = fingerprint([weights, output / "tokenizer.json"], card.temperature)
+    write_card(card, output)
+    part = "test" if "test" in logits else "calibration"
+    if part in logits:
+        plot_reliability(
+            np.asarray(logits[part], dtype=np.float64),
+            truth_of(getattr(split, part)),
+            card.temperature,
+            output / "reliability.png",
+        )
+
+
+def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:
+    half = max(recipe.batch_size // 2, 1)
+    return ModelError(
+        f"out of memory while training ({str(error).strip().splitlines()[0][:120]})",
+        hint=f"--batch-size {half} --accumulation {recipe.accumulation * 2}, --checkpointing, --max-length 64, --method qlora",
+    )
