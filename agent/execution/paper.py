@@ -127,7 +127,7 @@ class PaperExchange:
                 working.triggered = True
                 self._take(working, kline, price, kline.ts)
         for working in list(book):
-            if start < working.arrives_at <= kline.ts:
+            if start < working.arrives_at < kline.ts:
                 working.born_inside = False
                 self._meet(working, kline, kline.close, kline.ts)
 
@@ -150,7 +150,7 @@ class PaperExchange:
         """Meet the last price of a running bar."""
         self._start_bar(kline)
         for working in list(self.books[kline.symbol]):
-            if working.arrives_at <= kline.ts:
+            if working.arrives_at < kline.ts:
                 working.born_inside = False
                 self._meet(working, kline, kline.close, kline.ts)
 
@@ -309,9 +309,11 @@ class PaperExchange:
             return
         if order.oco:
             self.cancel([w for w in book if w.order.oco == order.oco and w is not working], kline.available_at, "the other side was filled")
-        if not self._portfolio.positions[order.symbol].qty:
-            self.cancel([w for w in book if w.closes_position], kline.available_at, "position closed")
-        elif order.stop is not None or order.take_profit is not None:
+        held = self._portfolio.positions[order.symbol].qty
+        stranded = [w for w in book if w.closes_position and held * w.order.side.sign >= 0]
+        if stranded:
+            self.cancel(stranded, kline.available_at, "position closed")
+        if held and (order.stop is not None or order.take_profit is not None):
             self._protect(order, kline, ts)
 
     def _book(self, fill: Fill) -> None:
@@ -333,7 +335,7 @@ class PaperExchange:
                 reason=kind.value.lower().replace("_", "-"),
             )  # fmt: skip
             self._emit(order)
-            book.append(WorkingOrder(order, ts, closes_position=True, born_inside=ts > kline.start))
+            book.append(WorkingOrder(order, min(ts, kline.ts - 1), closes_position=True, born_inside=ts > kline.start))
 
     def _end(self, working: WorkingOrder, now: int, reason: str) -> None:
         book = self.books[working.order.symbol]

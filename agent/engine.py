@@ -1,0 +1,301 @@
+"""The deterministic core: `Engine.handle(event)` is all there is, live, in replay and in verification.
+
+    features -> signals -> strategy -> risk -> orders -> paper exchange -> portfolio -> decisions
+
+It reads no clock, draws no randomness and awaits nothing: its time is `available_at` of the event that it handles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
+from hashlib import blake2b
+from typing import Any
+
+from agent.config import Config
+from agent.errors import ConfigError
+from agent.events import (
+    Command,
+    Decision,
+    Event,
+    Fill,
+    Funding,
+    Gap,
+    Kline,
+    News,
+    Order,
+    OrderType,
+    OrderUpdate,
+    RiskState,
+    Sentiment,
+    Signal,
+)
+from agent.execution.paper import PaperExchange
+from agent.instruments import instrument_for
+from agent.market import MarketView, Tape
+from agent.portfolio import Portfolio
+from agent.risk import RiskManager
+from agent.signals import SignalEngine
+from agent.sink import DecisionSink
+from agent.sizing import size
+from agent.symbols import SymbolMapper
+from strategies.base import Strategy, Target
+
+
+class Engine:
+    """Decides. `sink` hears of every decision in order; `counts` holds what was ignored, and why."""
+
+    def __init__(self, config: Config, strategy: Strategy, sink: DecisionSink, *, run_id: str) -> None:
+        symbols = tuple(sorted(config.market.symbols))
+        instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
+        self.counts: Counter[str] = Counter()
+        self.portfolio = Portfolio(config.account.initial_capital, symbols)
+        self.risk = RiskManager(config.risk, self._decide)
+        self.exchange = PaperExchange(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
+        self.signals = SignalEngine(config.signals, mapper)
+        self.tapes = {
+            symbol: Tape(instruments[symbol], config.market.interval, self.portfolio.positions[symbol], self.exchange.books[symbol])
+            for symbol in symbols
+        }
+        self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
+        self.strategy = strategy
+        self._sink = sink
+        self._config = config
+        self._run_id = run_id
+        self._ids = 0
+        self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
+        self._margined = config.market.category == "linear"
+        self._fills_at_close = config.paper.fill == "close"
+        self._hears_klines = _overrides(strategy, "on_kline")
+        self._hears_sentiment = _overrides(strategy, "on_sentiment")
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            Kline: self._on_kline,
+            News: self._on_news,
+            Sentiment: self._on_sentiment,
+            Funding: self._on_funding,
+            Gap: self._on_gap,
+            Command: self._on_command,
+        }
+        strategy.on_start(self.market)
+        self._act()
+
+    def handle(self, event: Event) -> None:
+        """Take one event in, in the total order of DESIGN §2, and decide."""
+        self._handlers[event.__class__](event)
+
+    def finish(self) -> None:
+        """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
+        self._close_period()
+        self.portfolio.reconcile()
+
+    # -- inputs ------------------------------------------------------------------------------------------------------
+
+    def _on_kline(self, kline: Kline) -> None:
+        tape = self.tapes.get(kline.symbol)
+        if tape is None:
+            self.counts["klines of other symbols"] += 1
+            return
+        if kline.start != tape.next_start and not self._fits(tape, kline):
+            return
+        now = kline.available_at
+        if now > self._period:
+            if self._period:
+                self._close_period()
+            self._period = now
+        if now > self.market.now:
+            self.market.now = now
+        if not kline.confirm:
+            tape.position.mark = kline.close
+            if tape.book:
+                self.exchange.on_price(kline)
+            self._act()
+            return
+        tape.last_start = kline.start
+        tape.next_start = kline.start + kline.interval
+        if tape.book:
+            self.exchange.on_kline(kline)
+        position = tape.position
+        position.mark = kline.close
+        if position.size and self._margined:
+            self.exchange.check_margin(kline)
+        tape.tracker.update(kline)
+        if now >= self.signals.next_fade:
+            self._fade(now)
+        if self._hears_klines:
+            self.strategy.on_kline(kline, self.market)
+        if self.strategy.targets:
+            self._act()
+            if self._fills_at_close:
+                self.exchange.at_close(kline)
+
+    def _fits(self, tape: Tape, kline: Kline) -> bool:
+        """Whether a bar that isn't the expected next one may be used; the first is always, later ones mean a gap."""
+        if kline.interval != tape.interval:
+            self.counts["klines of other intervals"] += 1
+            return False
+        if kline.start < tape.next_start:
+            same = kline.start == tape.last_start
+            self.counts["duplicate klines" if same and kline.confirm else "late klines"] += 1
+            return False
+        if tape.next_start >= 0 and tape.instrument.trades_around_the_clock:
+            if kline.confirm:
+                self.counts["gaps"] += 1
+            tape.tracker.reset()
+        return True
+
+    def _on_gap(self, gap: Gap) -> None:
+        tape = self.tapes.get(gap.symbol)
+        if tape is not None and tape.next_start >= 0 and gap.end > tape.next_start:
+            self.counts["gaps"] += 1
+            tape.tracker.reset()
+            tape.next_start = gap.end
+
+    def _on_news(self, news: News) -> None:
+        self._advance(news.available_at)
+        note = self.signals.on_news(news)
+        self._sink.news(news, note.symbols, note.story)
+        self.strategy.on_news(news, self.market)
+        self._act()
+
+    def _on_sentiment(self, sentiment: Sentiment) -> None:
+        now = sentiment.available_at
+        if now > self.market.now:
+            self.market.now = now
+        self._sink.sentiment(sentiment)
+        signals = self.signals.on_sentiment(sentiment)
+        if self.signals.abstained:
+            self.risk.on_abstain_rate(now, self.signals.abstain_rate)
+        if self._hears_sentiment:
+            self.strategy.on_sentiment(sentiment, self.market)
+        for signal in signals:
+            self._decide(signal)
+            self.strategy.on_signal(signal, self.market)
+        if self.strategy.targets:
+            self._act()
+
+    def _on_funding(self, funding: Funding) -> None:
+        if funding.symbol in self.tapes:
+            self._advance(funding.available_at)
+            self.exchange.on_funding(funding)
+
+    def _on_command(self, command: Command) -> None:
+        self._advance(command.available_at)
+        now = self.market.now
+        match command.action:
+            case "resume":
+                self.risk.command(now, RiskState.ACTIVE, command.by)
+            case "pause":
+                self.risk.command(now, RiskState.REDUCING, command.by)
+            case "halt" | "kill":
+                self.risk.command(now, RiskState.HALTED, command.by)
+            case "flatten":
+                pass
+            case "use-model":
+                return  # the rim swaps the model; journalled so that a reader sees when
+            case _:
+                self.counts["unknown commands"] += 1
+                return
+        if command.action == "flatten" or command.args.get("flatten") == "true":
+            self.strategy.targets = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
+        self._act()
+
+    def _advance(self, now: int) -> None:
+        """The core's time never runs backwards: an event that comes late happens now."""
+        if now > self.market.now:
+            self.market.now = now
+
+    def _fade(self, now: int) -> None:
+        for signal in self.signals.pop_faded(now):
+            self._decide(signal)
+            self.strategy.on_faded(signal, self.market)
+
+    # -- account -----------------------------------------------------------------------------------------------------
+
+    def _close_period(self) -> None:
+        """All bars of one moment are in: look at the account."""
+        portfolio = self.portfolio
+        equity = cash = portfolio.cash_float
+        gross = 0.0
+        for position in portfolio.open:
+            value = position.size * position.mark
+            equity += value
+            gross += value if value > 0 else -value
+        ts = self._period
+        risk = self.risk
+        if equity > risk.ceiling or equity <= risk.floor or ts >= risk.next_day:
+            risk.on_equity(ts, equity)
+            if risk.state is RiskState.HALTED:
+                self._cancel_entries("halted")
+        self._sink.equity(ts, equity, cash, gross)
+
+    def _cancel_entries(self, reason: str) -> None:
+        for tape in self.tapes.values():
+            if tape.book:
+                self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], self.market.now, reason)
+
+    # -- decisions ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, decision: Decision) -> None:
+        self._sink.decision(decision)
+
+    def _on_execution(self, decision: Decision) -> None:
+        """What the exchange reports: recorded, and fills are told to the strategy."""
+        self._sink.decision(decision)
+        if decision.__class__ is Fill:
+            self.strategy.on_fill(decision, self.market)
+
+    def _new_id(self) -> str:
+        """Client order id: hash(run, decision), 35 characters."""
+        self._ids += 1
+        return "tw-" + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
+
+    def _act(self) -> None:
+        """Turn the strategy's targets into orders; the latest word on a symbol holds."""
+        if self.risk.state is RiskState.HALTED:
+            self._cancel_entries("halted")
+        targets = self.strategy.targets
+        if not targets:
+            return
+        self.strategy.targets = []
+        for target in targets if len(targets) == 1 else {t.symbol: t for t in targets}.values():
+            self._pursue(target)
+
+    def _pursue(self, target: Target) -> None:
+        tape = self.tapes.get(target.symbol)
+        if tape is None:
+            raise ConfigError(
+                f"strategy {type(self.strategy).__name__} set a target for {target.symbol}, which is not traded",
+                hint=f"market.symbols are {', '.join(self.tapes)}",
+            )
+        now = self.market.now
+        position = tape.position
+        price = position.mark
+        if price != price:
+            self.counts["targets before the first bar"] += 1
+            return
+        if tape.book:
+            self.exchange.cancel([w for w in tape.book if not w.closes_position], now, "replaced by a newer target")
+        equity = self.portfolio.equity()
+        sized = size(target, tape.instrument, position.qty, price, equity, self._config.paper.rebalance_band)
+        if sized is None:
+            return
+        notional = float(sized.qty) * price
+        after = abs(float(sized.position_after)) * price
+        if not self.risk.allows(
+            now, target.symbol, reduces=sized.reduces, notional=notional, position_after=after,
+            gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after, equity=equity, data_age=tape.overdue(now),
+        ):  # fmt: skip
+            return
+        order = Order(
+            self._new_id(), target.symbol, now, sized.side, OrderType.MARKET if sized.limit is None else OrderType.LIMIT, sized.qty,
+            price=sized.limit, tif=target.tif, reduce_only=sized.reduces, stop=sized.stop, take_profit=sized.take_profit,
+            reason=target.reason,
+        )  # fmt: skip
+        self._decide(order)
+        self.exchange.submit(order, now)
+
+
+def _overrides(strategy: Strategy, method: str) -> bool:
+    return getattr(type(strategy), method) is not getattr(Strategy, method)

@@ -1,0 +1,61 @@
+"""From a target exposure to the order that reaches it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import NamedTuple
+
+from agent.events import Side
+from agent.instruments import Instrument
+from strategies.base import Target
+
+_ZERO = Decimal(0)
+
+
+class Sizing(NamedTuple):
+    """What a target means for one symbol. Quantities in base coin or shares, prices in quote currency."""
+
+    side: Side
+    qty: Decimal
+    reduces: bool  # the order only shrinks the position
+    position_after: Decimal
+    limit: Decimal | None
+    stop: Decimal | None
+    take_profit: Decimal | None
+
+
+def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equity: float, band: float) -> Sizing | None:
+    """The order for `target`, or None where the position is there already (within `band`, a fraction of the target).
+
+    The quantity is weight * equity / price, rounded down to the lot; the price is the limit, else the mark. Stop and take-profit lie a
+    signed fraction away from that same price.
+    """
+    price = target.limit if target.limit is not None else mark
+    wanted = _ZERO
+    if target.weight and equity > 0 and price > 0:
+        lots = int(abs(target.weight) * equity / price / float(instrument.qty_step) + 1e-9)
+        wanted = lots * instrument.qty_step if target.weight > 0 else -lots * instrument.qty_step
+    if wanted < 0 and not instrument.is_margined:
+        wanted = _ZERO  # what isn't margined can't be sold short
+    delta = wanted - held
+    same_side = wanted * held > 0
+    if not delta or (same_side and abs(delta) < abs(wanted) * Decimal(repr(band))):
+        return None
+    side = Side.BUY if delta > 0 else Side.SELL
+    opposite = Side.SELL if side is Side.BUY else Side.BUY
+    reduces = abs(wanted) < abs(held) and (same_side or not wanted)
+
+    def level(fraction: float | None) -> Decimal | None:
+        if fraction is None or reduces:
+            return None
+        return max(instrument.round_price(Decimal(repr(price * (1 + fraction))), opposite), instrument.tick_size)
+
+    return Sizing(
+        side,
+        abs(delta),
+        reduces,
+        wanted,
+        None if target.limit is None else instrument.round_price(Decimal(repr(target.limit)), opposite),
+        level(target.stop),
+        level(target.take_profit),
+    )

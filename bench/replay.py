@@ -1,0 +1,148 @@
+"""The whole engine on the public engines' two workloads; prints one JSON line as their scripts do.
+
+    python bench/replay.py {w1|w2} --bars FILE.npz [--fill open|close]
+
+W1: SMA 20/100 crossover, long or flat. W2: the ten features on every bar and 50,000 news scores merged in time order; long when
+EMA(score) + 40 * return_20 > 0.10, flat below -0.10. Cash 1,000,000, 0.99 all-in, fee 0.055 %, no spread, no slippage.
+`--fill` says whether orders fill at the next bar's open or at the signal bar's own close.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import resource
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent import __version__
+from agent.analysis.equity import EquityCurve
+from agent.config import Config, parse
+from agent.engine import Engine
+from agent.events import MINUTE_MS, Kline, News, Sentiment
+from agent.feeds.merge import merge
+from agent.sink import NullSink
+from strategies.base import Fill, Market, Strategy
+from strategies.sma_cross import SmaCross
+
+SYMBOL = "BTCUSDT"
+WEIGHT = 0.99
+BLOCK = 16_384
+
+
+class ScoreMomentum(Strategy):
+    """The rule of W2: a moving average of news scores plus momentum, with hysteresis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = 0.0
+        self.scores = 0
+        self.last_features: tuple[float, ...] = ()
+
+    def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
+        self.average += 2.0 / 21.0 * (sentiment.score - self.average)
+        self.scores += 1
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        features = self.last_features = market.features(SYMBOL)
+        level = self.average + 40.0 * features.return_20
+        if level > 0.10:
+            if not market.position(SYMBOL):
+                self.target(SYMBOL, weight=WEIGHT)
+        elif level < -0.10 and market.position(SYMBOL):
+            self.target(SYMBOL, weight=0.0)
+
+
+class Tally(NullSink):
+    """Keeps the equity curve and counts round trips, as a backtest does."""
+
+    def __init__(self) -> None:
+        self.curve = EquityCurve()
+        self.fills = 0
+
+    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
+        self.curve.add(ts, equity, exposure > 0.0)
+
+    def decision(self, decision: Any) -> None:
+        if decision.__class__ is Fill:
+            self.fills += 1
+
+
+def bars(data: dict[str, np.ndarray]) -> Iterator[Kline]:
+    """Klines of the arrays, built as they are needed."""
+    for at in range(0, len(data["ts"]), BLOCK):
+        start = data["ts"][at : at + BLOCK] // 1_000_000
+        close = (start + MINUTE_MS).tolist()
+        columns = [data[k][at : at + BLOCK].tolist() for k in "ohlcv"]
+        symbol, interval = [SYMBOL] * len(close), [MINUTE_MS] * len(close)
+        yield from map(Kline, symbol, interval, start.tolist(), close, close, *columns)
+
+
+def scores(data: dict[str, np.ndarray]) -> Iterator[Sentiment]:
+    """A score s in [-1, 1] as probabilities: bullish (1 + s) / 2, bearish (1 - s) / 2."""
+    for ts, score in zip((data["nts"] // 1_000_000).tolist(), data["nscore"].tolist(), strict=True):
+        yield Sentiment("", ts, ts, (1.0 - score) / 2.0, 0.0, (1.0 + score) / 2.0, symbols=(SYMBOL,))
+
+
+def configuration(fill: str) -> Config:
+    """The workloads' rules: no limits of risk, no spread, no slippage, no latency."""
+    return parse(
+        {
+            "market": {"symbols": [SYMBOL], "category": "linear", "interval": "1m"},
+            "account": {"initial_capital": 1_000_000},
+            "instruments": {SYMBOL: {"tick_size": "0.01", "qty_step": "0.00001", "min_qty": "0.00001", "min_notional": 0}},
+            "signals": {"threshold": 0.9999},  # the rule reads scores itself
+            "risk": {"max_daily_loss": 1, "max_drawdown": 1, "max_position": 10, "max_leverage": 10, "max_order": 10},
+            "paper": {
+                "fill": fill, "latency": 0, "half_spread_bps": 0, "slippage": "none", "liquidity": "infinite", "taker_fee": "0.00055",
+                "rebalance_band": 0,
+            },
+        },
+        where="bench/replay.py",
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Run one workload and print its line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workload", choices=["w1", "w2"])
+    parser.add_argument("--bars", type=Path, required=True, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)")
+    parser.add_argument("--fill", choices=["open", "close"], default="open")
+    args = parser.parse_args()
+    with np.load(args.bars) as arrays:
+        data = {key: arrays[key] for key in arrays.files}
+    strategy: Strategy = SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT)) if args.workload == "w1" else ScoreMomentum()
+    tally = Tally()
+    engine = Engine(configuration(args.fill), strategy, tally, run_id="bench")
+    handle = engine.handle
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    sources: list[Iterator[Kline] | Iterator[Sentiment] | Iterator[News]] = [bars(data)]
+    if args.workload == "w2":
+        sources.append(scores(data))
+    for event in merge(sources):
+        handle(event)
+    engine.finish()
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    n = len(data["ts"])
+    line: dict[str, Any] = {
+        "engine": "tapewire", "version": __version__, "workload": args.workload, "fill": args.fill, "bars": n, "seconds": round(wall, 4),
+        "cpu_seconds": round(cpu, 4), "bars_per_s": round(n / wall), "bars_per_cpu_s": round(n / cpu), "trades": tally.fills // 2,
+        "final_equity": float(engine.portfolio.exact_equity().quantize(Decimal("0.01"))),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "fills": tally.fills,
+        "python": platform.python_version(),
+    }  # fmt: skip
+    if isinstance(strategy, ScoreMomentum):
+        line |= {"news": strategy.scores, "last_features": [round(x, 10) for x in strategy.last_features]}
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
