@@ -59,7 +59,11 @@ class Database:
             options = {"timeout": lock_timeout, "isolation_level": None}
         try:
             self.engine = create_engine(
-                url, connect_args=options, json_serializer=_to_json, json_deserializer=msgspec.json.decode
+                url,
+                connect_args=options,
+                paramstyle="qmark" if self.is_sqlite else "format",  # positional, for agent.store.bulk
+                json_serializer=_to_json,
+                json_deserializer=msgspec.json.decode,
             )
         except NoSuchModuleError:
             raise ConfigError(f"store.url: there is no database called {url.drivername!r}", hint=_URL_HINT) from None

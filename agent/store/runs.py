@@ -35,7 +35,7 @@ class InputFile(msgspec.Struct, frozen=True):
     rows: int = 0
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Run(msgspec.Struct, frozen=True):
     """A row of `runs`. What comes after `stamps` is written when the run ends."""
 
     id: str

@@ -1,0 +1,139 @@
+"""The one writer of a run: takes what the engine tells, and keeps it in short batches."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import suppress
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec.structs import asdict, astuple, replace
+from sqlalchemy import Connection, Table, insert, update
+
+from agent.clock import Clock, WallClock
+from agent.errors import StoreError, TapewireError
+from agent.events import Decision, News, Sentiment
+from agent.store import tables
+from agent.store.bulk import insert_rows
+from agent.store.chain import DecisionChain
+from agent.store.database import Database
+from agent.store.runs import Run, RunStatus
+
+BATCH = 5_000
+"""Rows kept in memory before they are committed."""
+
+
+class Recorder:
+    """A `DecisionSink` that records `run`, from its row in `runs` on.
+
+    Use it as a context: a run that leaves without `finish` is marked failed (after an exception) or interrupted, and one whose
+    process dies stays `running`; none of them looks complete. Set `event_seq` to the number of the event before the engine
+    handles it. Every method may raise StoreError, after which the last commit is what is recorded.
+    """
+
+    def __init__(self, database: Database, run: Run, *, clock: Clock | None = None, batch: int = BATCH) -> None:
+        self.run = run
+        self.event_seq = 0
+        self._database = database
+        self._clock = clock or WallClock()
+        self._batch = batch
+        self._chain = DecisionChain()
+        self._counts: defaultdict[Table, int] = defaultdict(int)
+        self._rows: defaultdict[Table, list[tuple[Any, ...]]] = defaultdict(list)
+        self._waiting = 0
+        with database.write() as connection:
+            connection.execute(insert(tables.runs), asdict(run))
+
+    def decision(self, decision: Decision) -> None:
+        """One row in the table of its kind, chained to the decision before."""
+        digest = self._chain.add(decision, self.event_seq)
+        self._add(tables.DECISIONS[type(decision)], self._chain.count, self.event_seq, digest, *astuple(decision))
+
+    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
+        """One row in `equity`."""
+        self._add(tables.equity, self._next(tables.equity), ts, equity, cash, exposure)
+
+    def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
+        """One row in `news`."""
+        self._add(tables.news, self._next(tables.news), self.event_seq, *astuple(news), symbols, story)
+
+    def sentiment(self, sentiment: Sentiment) -> None:
+        """One row in `sentiments`."""
+        self._add(tables.sentiments, self._next(tables.sentiments), self.event_seq, *astuple(sentiment))
+
+    def flush(self) -> None:
+        """Commit what waits. A live run does so after each event, before its orders are sent."""
+        if self._waiting:
+            with self._database.write() as connection:
+                self._insert(connection)
+            self._forget()
+
+    def finish(
+        self,
+        *,
+        first_event_at: int | None,
+        last_event_at: int | None,
+        final_equity: Decimal,
+        metrics: dict[str, Any],
+    ) -> Run:
+        """Commit what waits and the run's end as one; returns the row of the complete run."""
+        return self._end(
+            RunStatus.COMPLETE,
+            first_event_at=first_event_at,
+            last_event_at=last_event_at,
+            final_equity=final_equity,
+            metrics=metrics,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        if self.run.status is not RunStatus.RUNNING:
+            return
+        if isinstance(error, StoreError):  # what waits can't be written: don't lose the mark over it
+            self._forget()
+        with suppress(StoreError):
+            status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED
+            self._end(status, error=_sentence(error))
+
+    def _next(self, table: Table) -> int:
+        self._counts[table] += 1
+        return self._counts[table]
+
+    def _add(self, table: Table, *values: Any) -> None:
+        self._rows[table].append((self.run.id, *values))
+        self._waiting += 1
+        if self._waiting >= self._batch:
+            self.flush()
+
+    def _insert(self, connection: Connection) -> None:
+        for table, rows in self._rows.items():
+            insert_rows(connection, table, rows)
+
+    def _forget(self) -> None:
+        self._rows.clear()
+        self._waiting = 0
+
+    def _end(self, status: RunStatus, **values: Any) -> Run:
+        end = {
+            "status": status,
+            "finished_at": self._clock.now(),
+            "events": self.event_seq,
+            "decisions": self._chain.count,
+            "chain_head": self._chain.head,
+            **values,
+        }
+        with self._database.write() as connection:
+            self._insert(connection)
+            connection.execute(update(tables.runs).where(tables.runs.c.id == self.run.id), end)
+        self._forget()
+        self.run = replace(self.run, **end)
+        return self.run
+
+
+def _sentence(error: BaseException | None) -> str:
+    if error is None or isinstance(error, TapewireError):
+        return str(error or "")
+    return f"{type(error).__name__}: {error}"
