@@ -20,7 +20,7 @@ err = Console(stderr=True)
 
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
-    sys.stdout.write(msgspec.json.encode(value, decimal_format="number").decode() + "\n")
+    sys.stdout.write(msgspec.json.Encoder(decimal_format="number").encode(value).decode() + "\n")
     sys.stdout.flush()
 
 
