@@ -52,29 +52,28 @@ def clean(text: str) -> str:
     return text[:MAX_CHARACTERS].strip(_CUT_OFF)
 
 
-# The commonest function words: of English, and of the languages that crypto feeds carry.
-_ENGLISH: Final = frozenset(
-    """the a an of to in on for and or is are was were be been as at by with from that this it its will has have had not but
-    after over amid into than more new up down out his her their our your you we they he she what why how when who can could
-    may no do me so""".split()
-)
-_FOREIGN: Final = [
-    frozenset(words.split()) - _ENGLISH
-    for words in (
-        "der die das und ist nicht mit für von den dem ein eine einen auf im zu sich wird nach bei auch über wie aus",
-        "le la les des du et est une un dans pour sur avec qui que au aux par plus ce cette son ses après selon",
-        "el la los las de del en que un una por con para su se es al como más tras sobre según pero lo",
-        "il la lo gli le di del della che un una per con non sono nel alla dei delle dopo più anche si",
-        "os as de do da dos das em que um uma para com não na por mais após se ao pela pelo",
-        "de het een en van ik is dat die niet op te zijn voor met aan er om bij ook naar uit door over wordt",
-        "ve bir bu için ile da de olarak daha çok en gibi kadar sonra ne oldu olan yeni yüzde",
-        "yang dan di ke dari untuk dengan ini itu pada akan tidak dalam adalah telah oleh saat lebih",
-        "và của là có được cho không trong với các này một những đã khi từ người sẽ vào tăng giá",
-        "na do nie się że jest po za od jak przez dla są oraz ale już będzie to",
-    )
-]
-"""German, French, Spanish, Italian, Portuguese, Dutch, Turkish, Indonesian, Vietnamese, Polish."""
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
+
+# The commonest function words: of English, and of the languages that crypto feeds carry.
+_ENGLISH: Final = _words(
+    "the a an of to in on for and or is are was were be been as at by with from that this it its will has have had not but "
+    "after over amid into than more new up down out his her their our your you we they he she what why how when who can could "
+    "may no do me so"
+)
+_FOREIGN: Final = {
+    "German": _words("der die das und ist nicht mit für von den dem ein eine einen auf im zu sich wird nach bei auch über wie"),
+    "French": _words("le la les des du et est une un dans pour sur avec qui que au aux par plus ce cette son ses après selon"),
+    "Spanish": _words("el la los las de del en que un una por con para su se es al como más tras sobre según pero lo"),
+    "Italian": _words("il la lo gli le di del della che un una per con non sono nel alla dei delle dopo più anche si"),
+    "Portuguese": _words("os as de do da dos das em que um uma para com não na por mais após se ao pela pelo"),
+    "Dutch": _words("de het een en van ik is dat die niet op te zijn voor met aan er om bij ook naar uit door over wordt"),
+    "Turkish": _words("ve bir bu için ile da de olarak daha çok en gibi kadar sonra ne oldu olan yeni yüzde"),
+    "Indonesian": _words("yang dan di ke dari untuk dengan ini itu pada akan tidak dalam adalah telah oleh saat lebih"),
+    "Vietnamese": _words("và của là có được cho không trong với các này một những đã khi từ người sẽ vào tăng giá"),
+    "Polish": _words("na do nie się że jest po za od jak przez dla są oraz ale już będzie to"),
+}
 _MIN_LATIN: Final = 0.5
 _MIN_FOREIGN_HITS: Final = 2
 
@@ -93,9 +92,10 @@ def why_abstain(cleaned: str) -> str:
     latin = sum(character < "\u0250" or "\u1e00" <= character < "\u1f00" for character in letters)
     if latin < _MIN_LATIN * len(letters):
         return NOT_ENGLISH
-    english = sum(word in _ENGLISH for word in words)
-    for foreign in _FOREIGN:
-        hits = sum(word in foreign for word in words)
+    others = [word for word in words if word not in _ENGLISH]
+    english = len(words) - len(others)
+    for foreign in _FOREIGN.values():
+        hits = sum(word in foreign for word in others)
         if hits >= _MIN_FOREIGN_HITS and hits > english and 4 * hits >= len(words):
             return NOT_ENGLISH
     return ""

@@ -1,0 +1,70 @@
+"""What was scored once is not scored again, and reads the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sqlalchemy import create_engine
+
+from agent.errors import StoreError
+from models.sentiment.cache import CachedScorer, SqlScoreCache
+from models.sentiment.scorer import Scorer
+
+TEXTS = ["bitcoin soars", "the token crashes", "", "bitcoin soars", "\ud800 odd", "record outflows"]
+
+
+@pytest.fixture
+def scorer(tmp_path: Path, write_model: Callable[..., Path]) -> Scorer:
+    return Scorer.load(write_model(tmp_path / "model"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> SqlScoreCache:
+    return SqlScoreCache(create_engine(f"sqlite:///{tmp_path / 'tapewire.db'}"))
+
+
+def test_a_second_backtest_scores_nothing(scorer: Scorer, cache: SqlScoreCache) -> None:
+    first = CachedScorer(scorer, cache)
+    scores = first.score(TEXTS)
+    assert scores == scorer.score(TEXTS)
+    assert (first.hits, first.misses) == (0, 5)  # one stood there twice
+    second = CachedScorer(scorer, cache)
+    assert second.score(TEXTS) == scores
+    assert (second.hits, second.misses) == (5, 0)
+
+
+def test_embeddings_are_kept_once_asked_for(scorer: Scorer, cache: SqlScoreCache) -> None:
+    CachedScorer(scorer, cache).score(TEXTS)
+    fresh = CachedScorer(scorer, cache)
+    scores, embeddings = fresh.score_and_embed(TEXTS)
+    assert fresh.misses == 5
+    again = CachedScorer(scorer, cache)
+    assert again.score_and_embed(TEXTS)[0] == scores
+    assert np.array_equal(again.score_and_embed(TEXTS)[1], embeddings)
+    assert again.misses == 0
+    assert embeddings == pytest.approx(scorer.embed(TEXTS), rel=1e-3)
+
+
+def test_models_do_not_read_each_others_scores(
+    scorer: Scorer, cache: SqlScoreCache, tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
+    CachedScorer(scorer, cache).score(TEXTS)
+    warmer = CachedScorer(Scorer.load(write_model(tmp_path / "warm", temperature=5.0)), cache)
+    assert warmer.score(TEXTS)[0].confidence < scorer.score(TEXTS)[0].confidence
+    assert warmer.misses == 5
+
+
+def test_more_texts_than_one_statement_can_name(scorer: Scorer, cache: SqlScoreCache) -> None:
+    many = [f"token {'soars ' * (n % 5)}{n}" for n in range(1_203)]
+    CachedScorer(scorer, cache).score(many)
+    again = CachedScorer(scorer, cache)
+    assert again.score(many) == scorer.score(many)
+    assert again.misses == 0
+
+
+def test_a_store_that_cannot_be_opened_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="score cache cannot be opened"):
+        SqlScoreCache(create_engine(f"sqlite:///{tmp_path / 'no' / 'such' / 'folder.db'}"))

@@ -1,0 +1,76 @@
+"""Signals: SELL, HOLD, BUY with a confidence that can be acted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import UsageError
+from agent.events import BUY, HOLD, SELL
+from models.sentiment.generator import SentimentSignal, SentimentSignalGenerator
+
+SHARE = st.floats(0.001, 1.0)
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> SentimentSignalGenerator:
+    return SentimentSignalGenerator.from_pretrained(write_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.mark.parametrize(
+    ("text", "prediction"), [("bitcoin soars", BUY), ("the token crashes", SELL), ("bitcoin meets the token", HOLD)]
+)
+def test_a_text_becomes_a_direction(generator: SentimentSignalGenerator, text: str, prediction: str) -> None:
+    signal = generator.generate_signal(text)
+    assert signal.prediction == prediction
+    assert signal.confidence == max(signal.bearish, signal.neutral, signal.bullish)
+    assert signal.actionable == (signal.confidence >= 0.7)
+
+
+def test_a_batch_is_its_texts_one_by_one(generator: SentimentSignalGenerator) -> None:
+    texts = ["bitcoin soars", "", "record outflows"]
+    assert generator.batch_signals(texts) == [generator.generate_signal(text) for text in texts]
+
+
+def test_the_model_that_abstained_says_hold_and_cannot_be_acted_on(generator: SentimentSignalGenerator) -> None:
+    signal = generator.generate_signal("")
+    assert (signal.prediction, signal.confidence, signal.actionable, signal.abstained) == (HOLD, 0.0, False, True)
+
+
+def test_the_surer_side_wins_the_vote(generator: SentimentSignalGenerator) -> None:
+    sure = generator.generate_signal("bitcoin soars after record inflows")
+    unsure = generator.generate_signal("record outflows")
+    vote = generator.aggregate_signals([sure, unsure])
+    assert vote.prediction is BUY
+    weights = sure.confidence, unsure.confidence
+    assert vote.bullish == pytest.approx((weights[0] * sure.bullish + weights[1] * unsure.bullish) / sum(weights))
+
+
+def test_who_abstained_does_not_vote(generator: SentimentSignalGenerator) -> None:
+    signal, silent = generator.batch_signals(["the token crashes", ""])
+    assert generator.aggregate_signals([silent, signal, silent]) == signal
+    for nobody in ([], [silent]):
+        assert generator.aggregate_signals(nobody).abstained
+
+
+@given(st.lists(st.tuples(SHARE, SHARE, SHARE), min_size=1, max_size=6))
+def test_a_vote_is_a_probability_whatever_the_order(
+    generator: SentimentSignalGenerator, shares: list[tuple[float, float, float]]
+) -> None:
+    signals = [
+        SentimentSignal(*(part / sum(row) for part in row), prediction=HOLD, confidence=max(row) / sum(row), actionable=False)
+        for row in shares
+    ]
+    vote = generator.aggregate_signals(signals)
+    assert vote.bearish + vote.neutral + vote.bullish == pytest.approx(1)
+    backwards = generator.aggregate_signals(signals[::-1])
+    assert (backwards.bearish, backwards.bullish) == pytest.approx((vote.bearish, vote.bullish))
+
+
+def test_a_threshold_is_a_probability(generator: SentimentSignalGenerator) -> None:
+    with pytest.raises(UsageError, match="no probability"):
+        SentimentSignalGenerator(generator.scorer, threshold=70)
