@@ -54,7 +54,7 @@ class Engine:
         self.risk = RiskManager(config.risk, self._decide)
         self.exchange = PaperExchange(config, instruments, self.portfolio, self._on_execution, self._new_id)
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
-        self.signals = SignalEngine(config.signals, mapper)
+        self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
             symbol: Tape(instruments[symbol], config.market.interval, self.portfolio.positions[symbol], self.exchange.books[symbol])
             for symbol in symbols
