@@ -1,0 +1,214 @@
+"""Kline files as a stream of `Kline` and `Gap` events: checked a batch at a time, in memory that doesn't grow with the file.
+
+Order is a contract: bars that are not sorted by open time, overlap, or say two things of one moment are errors. A bar that is
+there twice, value for value, is dropped and counted. What is missing becomes a `Gap`, except in markets that close.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain, islice, repeat
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from agent.clock import iso
+from agent.durations import format_duration
+from agent.errors import DataError, UsageError
+from agent.events import Gap, Kline
+from agent.feeds.history.bars import VALUES, BarCheck, Bars
+from agent.feeds.history.columns import Aliases, Batch, ParquetTable, content_hash, open_table, pick, place, to_floats
+from agent.feeds.history.timestamps import TimeColumn
+
+COLUMNS: Final[Aliases] = {
+    "open_time": ("open_time", "ts", "timestamp", "time", "date", "datetime", "start", "start_time"),
+    **{name: (name,) for name in VALUES},
+    "turnover": ("turnover", "quote_volume", "quote_asset_volume"),
+}
+
+
+@dataclass(slots=True)
+class KlineStats:
+    """What a pass over a file has given out so far; times are open times in UTC ms (0: none)."""
+
+    rows: int = 0
+    first: int = 0
+    last: int = 0
+    gaps: int = 0
+    missing: int = 0  # bars in the gaps
+    duplicates: int = 0  # identical rows dropped from all that was read
+
+
+class KlineFile:
+    """The bars of one symbol in a parquet or CSV file; iterate it, as often as you like, for its events in order.
+
+    `symbol` defaults to the file's name up to the first `-`, `_` or `.` (`BTCUSDT-1m.parquet`), `interval` (ms) to the
+    commonest distance of the first bars; one that is given is checked. The window is [`start`, `end`) in UTC ms of open time,
+    and begins `warmup_bars` bars earlier where the file has them. `around_the_clock=False`: a market that closes, so nothing
+    missing is a gap. `timezone` names the zone of naive times.
+
+    Every bar is confirmed and available at its close, start + interval; a `Gap` is known when the first bar after it closes.
+    `stats` counts what the latest pass has given out, a batch at a time.
+
+    Raises DataError, at once for what the first rows show, else while iterating.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        symbol: str | None = None,
+        interval: int | None = None,
+        *,
+        around_the_clock: bool = True,
+        start: int | None = None,
+        end: int | None = None,
+        warmup_bars: int = 0,
+        timezone: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self.symbol = symbol or re.split(r"[-_.]", self.path.name, maxsplit=1)[0].upper()
+        self.around_the_clock = around_the_clock
+        self.start, self.end, self.warmup_bars = start, end, warmup_bars
+        self.stats = KlineStats()
+        self._timezone = timezone
+        self._table = open_table(self.path)
+        self._columns = pick(self._table, COLUMNS, required=("open_time", *VALUES[:-1]))
+        self.interval, self.time_unit = self._infer_interval(interval)
+
+    @staticmethod
+    def parse_argument(text: str) -> tuple[Path, str | None]:
+        """Path and symbol of a command line's `PATH` or `SYMBOL=PATH`. Raises UsageError where no path is named."""
+        named = re.fullmatch(r"([A-Za-z0-9.:]+)=(.*)", text)
+        path = named[2] if named else text
+        if not path:
+            raise UsageError(f"{text!r} names no kline file", hint="write PATH or SYMBOL=PATH")
+        return Path(path), named[1].upper() if named else None
+
+    def __iter__(self) -> Iterator[Kline | Gap]:
+        self.stats = stats = KlineStats()
+        return chain.from_iterable(self._events(bars, stats) for bars in self._window(stats))
+
+    def describe(self) -> dict[str, object]:
+        """Reads and checks the whole window: what `stats` counts, symbol, interval, and the file's SHA-256."""
+        self.stats = stats = KlineStats()
+        for bars in self._window(stats):
+            self._count(bars, stats)
+        own = {"path": self.name, "symbol": self.symbol, "interval": self.interval, "time_unit": self.time_unit}
+        return own | asdict(stats) | {"sha256": content_hash(self.path)}
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _events(self, bars: Bars, stats: KlineStats) -> Iterable[Kline | Gap]:
+        breaks = self._count(bars, stats)
+        start, close = bars.start.tolist(), (bars.start + self.interval).tolist()
+        values = (column.tolist() for column in bars.values)
+        klines = map(Kline, repeat(self.symbol), repeat(self.interval), start, close, close, *values)  # no Python code a bar
+        return self._with_gaps(klines, bars, breaks) if breaks else klines
+
+    def _with_gaps(self, klines: Iterator[Kline], bars: Bars, breaks: list[int]) -> Iterator[Kline | Gap]:
+        done = 0
+        for index in breaks:
+            yield from islice(klines, index - done)
+            done, resumed = index, int(bars.start[index])
+            lost = resumed - int(bars.step[index]) + self.interval
+            yield Gap(self.symbol, self.interval, lost, resumed, available_at=resumed + self.interval, ts=resumed)
+        yield from klines
+
+    def _count(self, bars: Bars, stats: KlineStats) -> list[int]:
+        """Adds the bars to `stats`; the indices of those that come after a gap."""
+        breaks = np.flatnonzero(bars.step > self.interval) if self.around_the_clock else np.empty(0, np.int64)
+        if not stats.rows:
+            stats.first = int(bars.start[0])
+            breaks = breaks[breaks > 0]  # what is missing before the window's first bar is no gap in it
+        stats.rows += len(bars)
+        stats.last = int(bars.start[-1])
+        stats.gaps += len(breaks)
+        stats.missing += int((bars.step[breaks] // self.interval - 1).sum())
+        return breaks.tolist()
+
+    # -- the window --------------------------------------------------------------------------------------------------
+
+    def _window(self, stats: KlineStats) -> Iterator[Bars]:
+        """The bars of the window and its warm-up, batch by batch, none of them empty."""
+        warmup: list[Bars] = []
+        empty, seen = True, 0
+        for bars in self._checked(stats):
+            first, past = np.searchsorted(bars.start, (_or(self.start, 0), _or(self.end, np.iinfo(np.int64).max))).tolist()
+            if empty:
+                warmup = _last([*warmup, bars[:first]], self.warmup_bars)
+            if first < past:
+                yield from warmup if empty else ()
+                yield bars[first:past]
+                empty = False
+            seen = int(bars.start[-1])
+            if past < len(bars):
+                break
+        if empty:
+            window = f"{'…' if self.start is None else iso(self.start)} to {'…' if self.end is None else iso(self.end)}"
+            raise DataError(f"{self.name}: no bar opens in the window {window}", hint=f"bars were read up to {iso(seen)}")
+
+    def _checked(self, stats: KlineStats) -> Iterator[Bars]:
+        check = BarCheck(self.name, self.interval, around_the_clock=self.around_the_clock)
+        times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
+        for row, batch in self._read():
+            start, missing = times.read(batch["open_time"], row)
+            if missing.any():
+                where = place(self.path, row + int(missing.argmax()), self._columns["open_time"])
+                raise DataError(f"{where}: missing", hint="mend or remove the row")
+            values = [to_floats(batch[name], self.path, self._columns[name], row) for name in VALUES if name in batch]
+            bars = check.check(start, tuple(values), row)
+            stats.duplicates = check.duplicates
+            if len(bars):
+                yield bars
+
+    def _read(self) -> Iterator[Batch]:
+        """Batches from the first that can matter: parquet row groups before the window and its warm-up are not touched."""
+        if not isinstance(self._table, ParquetTable):
+            return self._table.batches(self._columns)
+        times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
+        first, spare = 0, 0
+        groups = [] if self.start is None else self._table.latest(self._columns["open_time"])
+        for number, (_, latest) in enumerate(groups):
+            if times.read(latest, 1)[0][0] >= _or(self.start, 0):
+                first = number
+                break
+        while first and spare < self.warmup_bars:
+            first -= 1
+            spare += groups[first][0]
+        return self._table.batches(self._columns, first_group=first)
+
+    def _infer_interval(self, stated: int | None) -> tuple[int, str]:
+        """The commonest distance of the first batch's bars (ms), and how its times were understood."""
+        times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
+        row, batch = next(self._table.batches({"open_time": self._columns["open_time"]}), (0, {}))
+        if not batch:
+            raise DataError(f"{self.name} holds no bar, only its header", hint="fetch it again")
+        starts, missing = times.read(batch["open_time"], row)
+        steps = np.abs(np.diff(starts[~missing]))  # what is unsorted is told by the check
+        steps, counts = np.unique(steps[steps > 0], return_counts=True)
+        if not len(steps):
+            if stated is None:
+                raise DataError(f"{self.name} holds bars of one moment only", hint="state their interval")
+            return stated, times.unit
+        commonest = int(steps[counts.argmax()])
+        if stated is not None and stated != commonest:
+            raise DataError(f"{self.name}: its bars are {format_duration(commonest)} apart, not {format_duration(stated)}")
+        return commonest, times.unit
+
+
+def _or(moment: int | None, default: int) -> int:
+    return default if moment is None else moment
+
+
+def _last(blocks: list[Bars], count: int) -> list[Bars]:
+    """The last `count` bars of consecutive blocks."""
+    kept: list[Bars] = []
+    for bars in reversed(blocks):
+        if count > 0 and len(bars):
+            kept.insert(0, bars[-count:])
+        count -= len(bars)
+    return kept
