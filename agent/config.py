@@ -9,21 +9,16 @@ import difflib
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
+from agent.section import Section
 
 Category = Literal["linear", "spot", "equity"]
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, and unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class MarketConfig(Section):
@@ -193,10 +188,9 @@ def _explain(item: Any, where: str) -> str:
 
 
 def _known_keys(path: tuple[str, ...]) -> list[str]:
-    """The keys of the section at `path`."""
-    if path[:1] == ("instruments",):
-        return list(InstrumentConfig.model_fields)
+    """The keys of the section at `path`, through tables and lists of sections."""
     section: Any = Config
     for part in path:
-        section = section.model_fields[part].annotation
+        inside = get_args(section)  # of a table or a list; `part` is then a name or an index
+        section = next(kind for kind in inside if kind not in (str, ...)) if inside else section.model_fields[part].annotation
     return list(section.model_fields)
