@@ -53,8 +53,8 @@ class SignalsConfig(Section):
     """How headlines become signals."""
 
     threshold: float = Field(0.7, gt=0, lt=1)  # calibrated confidence from which a headline counts
-    half_life: Duration = 1_800_000  # a vote's weight halves in this time
-    window: Duration = 14_400_000  # votes older than this are forgotten
+    half_life: Duration = Field(1_800_000, gt=0)  # a vote's weight halves in this time
+    window: Duration = Field(14_400_000, gt=0)  # votes older than this are forgotten
     fade_below: float = Field(0.25, gt=0)  # a signal has faded once its voters' weight is below this
     story_similarity: float = Field(0.6, gt=0, le=1)  # Jaccard of content words from which two headlines are one story
     story_window: Duration = 86_400_000

@@ -1,0 +1,95 @@
+"""The strategies: the built-in ones by name, anybody's by `package.module:Class`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from agent.errors import ConfigError
+from strategies.base import Strategy
+
+BUILT_IN: Final = {
+    "buy_and_hold": "strategies.buy_and_hold:BuyAndHold",
+    "sentiment": "strategies.sentiment:SentimentStrategy",
+    "sma_cross": "strategies.sma_cross:SmaCross",
+}
+
+
+def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strategy:
+    """A built-in strategy, or the class that `package.module:Class` names, searched from the working folder too.
+
+    `params` may be texts, as a command line gives them. Raises ConfigError naming what does not exist or is not valid.
+    """
+    strategy = strategy_class(name)
+    try:
+        return strategy(strategy.Params.model_validate(dict(params or {})))
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item, name, strategy) for item in error.errors())) from None
+
+
+def strategy_class(name: str) -> type[Strategy]:
+    """The class behind a strategy's name. Raises ConfigError where there is none."""
+    path = BUILT_IN.get(name, name)
+    module_name, colon, class_name = path.partition(":")
+    if not (module_name and colon and class_name):
+        raise ConfigError(
+            f"unknown strategy {name!r}",
+            hint=_suggest(name, BUILT_IN) + f"built in: {', '.join(BUILT_IN)}; or package.module:Class",
+        )
+    module = _import(module_name)
+    found = getattr(module, class_name, None)
+    if isinstance(found, type) and issubclass(found, Strategy):
+        return found
+    classes = [
+        key
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
+    ]
+    what = "is not a Strategy" if found is not None else "does not exist"
+    raise ConfigError(
+        f"strategy {name!r}: {class_name} {what} in {module.__file__}",
+        hint=_suggest(class_name, classes) + f"its strategies: {', '.join(classes) or 'none'}",
+    )
+
+
+def _import(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise ConfigError(
+                f"no module {error.name!r} for strategy {name!r}", hint=f"searched {here} and the installed packages"
+            ) from None
+        raise ConfigError(f"strategy module {name!r} needs {error.name!r}, which is not installed") from error
+    except Exception as error:  # somebody else's code runs here: whatever it raises is theirs to mend
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frame.filename, frame.lineno)
+        raise ConfigError(
+            f"strategy module {name!r} can't be imported: {file}, line {line}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _explain(item: Any, name: str, strategy: type[Strategy]) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    where = f"strategy {name!r}"
+    if item["type"] == "extra_forbidden":
+        known = list(strategy.Params.model_fields)
+        return f"{where}: unknown parameter {key} ({_suggest(key, known)}it has {', '.join(known) or 'none'})"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {message}, got {item['input']!r}" if key else f"{where}: {message}"
+
+
+def _suggest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}? " if close else ""
