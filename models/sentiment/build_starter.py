@@ -1,0 +1,194 @@
+"""`make starter`: the model that ships, from public data to a folder that is ready to serve, in one command.
+
+1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA) and the project's own headlines, one a seed. The first
+   one's adapter ships too.
+2. A student of four layers and a trimmed vocabulary learns their mean answers, on the same texts, on variations of them, and on
+   real crypto headlines without labels, none younger than `UNLABELLED_BEFORE`.
+3. Its temperature is fitted on held-out parts of the three sets, its export is measured on what none of them saw.
+
+PhraseBank and CryptoLin, whose terms forbid more, measure and teach nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+import pandas as pd
+import typer
+
+from agent.cli.console import err, out
+from models.cards import Card, DatasetRecord, latest_of, write_card
+from models.sentiment import starter_dir
+from models.sentiment.calibration import fit_temperature
+from models.sentiment.datasets import Example, Options, load
+from models.sentiment.distillation import Student, distil
+from models.sentiment.export import CORPUS, export_model, reference_texts
+from models.sentiment.metrics import coverage, estimates
+from models.sentiment.recipe import Recipe
+from models.sentiment.scorer import Score, Scorer
+from models.sentiment.splits import Fractions, Split, make_split
+from models.sentiment.text import clean
+from models.sentiment.trained import TrainedClassifier, load_trained
+from models.sentiment.trainer import truth_of
+from models.sentiment.training import train
+
+UNLABELLED_BEFORE: Final = datetime(2024, 1, 1, tzinfo=UTC)
+SPLIT_SEED: Final = 7
+FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
+TEACHER: Final = Recipe(
+    method="lora", rank=16, targets="all", learning_rate=8e-4, epochs=3, dropout=0.1, smoothing=0.05, patience=0
+)
+LABELLED: Final = {
+    "tfns": ("sentiment/tfns/sent_train.csv", "tfns", 1),
+    "fiqa": ("sentiment/fiqa/task1_post_ABSA_train.json", "fiqa", 2),
+}
+"""Name → path below the data folder, format, how often each text is shown an epoch."""
+CORPUS_REPEATS: Final = 2
+MEASURED_ONLY: Final = {
+    "phrasebank": ("sentiment/phrasebank/Sentences_50Agree.txt", "phrasebank"),
+    "cryptolin": ("sentiment/cryptolin-train.csv", "cryptolin"),
+}
+_COINS: Final = (
+    "bitcoin",
+    "ether",
+    "solana",
+    "cardano",
+    "dogecoin",
+    "litecoin",
+    "xrp",
+    "tron",
+    "polkadot",
+    "avalanche",
+    "chainlink",
+    "toncoin",
+)
+_COIN: Final = re.compile(rf"\b({'|'.join(_COINS)})\b", re.IGNORECASE)
+
+
+def build(
+    data: Annotated[Path, typer.Option(help="Folder of the public data sets.")] = Path("../shared/data"),
+    output: Annotated[Path, typer.Option(help="Where the model is to lie.")] = starter_dir(),  # noqa: B008 - a fixed path
+    work: Annotated[Path, typer.Option(help="For teachers and student; teachers found there are not trained again.")] = Path(
+        "var/starter"
+    ),
+    teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 2,
+) -> None:
+    """Train the teachers, distil the student, calibrate, export, measure."""
+    sets = {name: load(data / path, format) for name, (path, format, _) in LABELLED.items()}
+    sets["corpus"] = load(CORPUS, "csv", Options(eventless=True))
+    splits = {name: make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True) for name, found in sets.items()}
+    records = [found.record for found in sets.values()]
+    mixed = mix(splits)
+    trained = [_teacher(work / f"teacher-{seed}", mixed, records, seed) for seed in range(42, 42 + teachers)]
+    headlines, record = unlabelled(data / "news/crypto-headlines.parquet")
+    texts = varied([example.text for example in dict.fromkeys(mixed.train)] + headlines, seed=SPLIT_SEED)
+    with err.status(f"distilling on {len(texts)} texts"):
+        distil(trained, texts, work / "student", Student(), progress=_told("student"))
+    _calibrate(work / "student", splits, [*records, record])
+    card = export_model(work / "student", output, reference=reference_texts(), overwrite=True)
+    held_out: dict[str, Sequence[Example]] = {name: split.test for name, split in splits.items()}
+    held_out |= {name: load(data / path, format).examples for name, (path, format) in MEASURED_ONLY.items()}
+    measure(card, output, held_out, trained[0])
+    shutil.copytree(work / "teacher-42", output / "adapter", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
+
+
+def mix(splits: dict[str, Split]) -> Split:
+    """One split of all: small sets are shown more often than once an epoch."""
+    repeats = {name: times for name, (_, _, times) in LABELLED.items()} | {"corpus": CORPUS_REPEATS}
+    shown = tuple(example for name, split in splits.items() for _ in range(repeats[name]) for example in split.train)
+    return Split(
+        train=shown,
+        validation=tuple(example for split in splits.values() for example in split.validation),
+        calibration=tuple(example for split in splits.values() for example in split.calibration),
+        test=tuple(example for split in splits.values() for example in split.test),
+        by_time=False,
+    )
+
+
+def unlabelled(path: Path) -> tuple[list[str], DatasetRecord]:
+    """Distinct cleaned headlines published before `UNLABELLED_BEFORE`, and their record."""
+    frame = pd.read_parquet(path, columns=["published_at", "title"])
+    titles = frame.loc[frame["published_at"] < UNLABELLED_BEFORE, "title"]
+    texts = list(dict.fromkeys(filter(None, map(clean, titles))))
+    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+    latest = int(UNLABELLED_BEFORE.timestamp() * 1000)
+    return texts, DatasetRecord(
+        name=path.name, format="unlabelled headlines", sha256=digest, rows=len(texts), latest=latest, basis="dated rows"
+    )
+
+
+def varied(texts: Sequence[str], seed: int, copies: int = 1) -> list[str]:
+    """The texts, and of each so many variations: other coins, a tenth of the words missing, sometimes a part of it only."""
+    rng = random.Random(seed)
+    return [*texts, *(_variation(text, rng) for text in texts for _ in range(copies))]
+
+
+def _variation(text: str, rng: random.Random) -> str:
+    words = _COIN.sub(lambda _: rng.choice(_COINS), text).split()
+    kept = [word for word in words if rng.random() > 0.1] or words
+    if len(kept) > 6 and rng.random() < 0.3:
+        length = rng.randint(len(kept) // 2, len(kept))
+        start = rng.randint(0, len(kept) - length)
+        kept = kept[start : start + length]
+    return " ".join(kept)
+
+
+def _teacher(folder: Path, split: Split, records: Sequence[DatasetRecord], seed: int) -> TrainedClassifier:
+    if not (folder / "card.json").is_file():
+        with err.status(f"teaching {folder.name} on {len(split.train)} texts"):
+            recipe = msgspec.structs.replace(TEACHER, seed=seed)
+            train(recipe, split, records, folder, progress=_told(folder.name))
+    return load_trained(folder)
+
+
+def _calibrate(folder: Path, splits: dict[str, Split], records: Sequence[DatasetRecord]) -> None:
+    """Fits the temperature, and completes the card of a student."""
+    student = load_trained(folder)
+    examples = [example for split in splits.values() for example in split.calibration]
+    card = student.card
+    card.temperature = fit_temperature(student.logits([example.text for example in examples])[0], truth_of(examples))
+    card.datasets = tuple(records)
+    card.trained_until = latest_of(records)
+    write_card(card, folder)
+
+
+def measure(card: Card, folder: Path, held_out: dict[str, Sequence[Example]], teacher: TrainedClassifier) -> None:
+    """Measures the export, and beside it its fp32 teacher, on each held-out set; writes the figures into the card."""
+    scorer = Scorer.load(folder)
+    for name, examples in held_out.items():
+        texts, truth = [example.text for example in examples], truth_of(examples)
+        found = np.array([_row(score) for score in scorer.score(texts)])
+        card.metrics[name] = estimates(found, truth)
+        card.metrics[f"{name}_teacher"] = estimates(teacher.probabilities(texts, batch_size=64), truth)
+        f1, error = card.metrics[name]["macro_f1"].value, card.metrics[name]["ece"].value
+        out.print(
+            f"{name}: macro-F1 {f1:.3f}, teacher {card.metrics[f'{name}_teacher']['macro_f1'].value:.3f}, ECE {error:.3f}"
+        )
+        if name == "corpus":
+            card.coverage = coverage(found, truth)
+    write_card(card, folder)
+
+
+def _row(score: Score) -> tuple[float, float, float]:
+    return (np.nan, np.nan, np.nan) if score.abstained else score.probabilities
+
+
+def _told(name: str) -> Callable[[int, int, float], None]:
+    def tell(step: int, steps: int, loss: float) -> None:
+        if step % 100 == 0 or step == steps:
+            err.print(f"{name}: step {step} of {steps}, loss {loss:.3f}")
+
+    return tell
+
+
+if __name__ == "__main__":
+    typer.run(build)
