@@ -94,14 +94,19 @@ class SentimentClassifier(nn.Module):  # type: ignore[misc]
             if self.pooling == "last"
             else embedding
         )
-        logits = self.classifier(self.dropout(pooled.to(self.classifier_dtype)))
+        logits = self.classifier(self.dropout(pooled.to(self.classifier_weight.dtype)))
         loss = None if labels is None else self.objective(logits, labels)
         return ClassifierOutput(loss=loss, logits=logits, embedding=embedding)
 
     @property
-    def classifier_dtype(self) -> torch.dtype:
-        """The head stays in its own precision whatever the body's is."""
-        return next(self.classifier.parameters()).dtype
+    def classifier_weight(self) -> Tensor:
+        """Of the head, also once peft has wrapped it: it keeps its own precision whatever the body's is."""
+        return next(self.classifier.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Asked by peft, to place a soft prompt."""
+        return self.classifier_weight.device
 
     @property
     def is_loaded_in_4bit(self) -> bool:

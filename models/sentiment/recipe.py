@@ -82,12 +82,11 @@ def guided_epochs(samples: int, epochs: float) -> float:
 def resolve(recipe: Recipe, defaults: Defaults, samples: int) -> Recipe:
     """The recipe with nothing left open. Alpha is twice the rank."""
     rank = (recipe.rank or guided_rank(samples)) if defaults.ranked else None
-    rate = recipe.learning_rate or defaults.learning_rate
     chosen: Mapping[str, Any] = {
         "rank": rank,
         "alpha": (recipe.alpha or 2 * rank) if rank else None,
-        "learning_rate": rate,
-        "head_learning_rate": recipe.head_learning_rate or max(rate, defaults.head_learning_rate),
+        "learning_rate": recipe.learning_rate or defaults.learning_rate,
+        "head_learning_rate": recipe.head_learning_rate or defaults.head_learning_rate,
         "epochs": recipe.epochs or guided_epochs(samples, defaults.epochs),
     }
     return msgspec.structs.replace(recipe, **chosen)

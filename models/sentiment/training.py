@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from agent.errors import ModelError, UsageError
@@ -30,7 +30,10 @@ from models.sentiment.metrics import Floats, Ints, coverage, estimates
 from models.sentiment.recipe import Recipe, resolve
 from models.sentiment.splits import Split
 from models.sentiment.trained import FULL_WEIGHTS
-from models.sentiment.trainer import Progress, encoded, make_trainer, objective_of, truth_of
+from models.sentiment.trainer import Encoded, Progress, encoded, make_trainer, objective_of, truth_of
+
+Answers = tuple[Floats, Ints]
+"""(logits (n, 3), true classes (n,))."""
 
 CHECKPOINTS: Final = "checkpoints"
 _VERSIONS: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
@@ -84,10 +87,8 @@ def train(
             resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if resume else None, ignore_keys_for_eval=["embedding"]
         )
         seconds = time.monotonic() - began
-        logits = {
-            part: trainer.predict(
-                encoded(getattr(split, part), loaded.tokenizer, recipe), ignore_keys=["embedding"]
-            ).predictions
+        answers = {
+            part: _answers(trainer, encoded(getattr(split, part), loaded.tokenizer, recipe))
             for part in ("calibration", "test")
             if getattr(split, part)
         }
@@ -97,10 +98,10 @@ def train(
         if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
             raise _out_of_memory(error, recipe) from error
         raise
-    card = _card(loaded, recipe, split, datasets, logits, threshold)
+    card = _card(loaded, recipe, split, datasets, answers, threshold)
     card.notes |= {"seconds": round(seconds, 1), "trainable_parameters": trainable, "peak_memory_bytes": peak_memory()}
     if trainer.is_world_process_zero():
-        _save(model, loaded.tokenizer, card, output, logits, split)
+        _save(model, loaded.tokenizer, card, output, answers)
         shutil.rmtree(checkpoints, ignore_errors=True)
     return Trained(output, card, recipe, trainable, parameters, seconds, peak_memory())
 
@@ -148,6 +149,12 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def _answers(trainer: Trainer, rows: Encoded) -> Answers:
+    """Trainer's sampler sorts by length, also when it predicts: the truth must come from the same hand as the logits."""
+    found = trainer.predict(rows, ignore_keys=["embedding"])
+    return np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids, dtype=np.int64)
+
+
 def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> Path:
     """The folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
     checkpoints = output / CHECKPOINTS
@@ -181,12 +188,10 @@ def _ours(output: Path) -> bool:
 
 
 def _card(
-    base: Base, recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], logits: dict[str, Any], threshold: float
+    base: Base, recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], answers: dict[str, Answers], threshold: float
 ) -> Card:
-    truth = {part: truth_of(getattr(split, part)) for part in logits}
-    found: dict[str, Floats] = {part: np.asarray(values, dtype=np.float64) for part, values in logits.items()}
-    temperature = fit_temperature(found["calibration"], truth["calibration"]) if "calibration" in found else 1.0
-    measured = "test" if "test" in found else "calibration" if "calibration" in found else None
+    temperature = fit_temperature(*answers["calibration"]) if "calibration" in answers else 1.0
+    measured = next((part for part in ("test", "calibration") if part in answers), None)
     card = Card(
         base=base.name,
         base_sha256=base.sha256,
@@ -198,15 +203,15 @@ def _card(
         datasets=tuple(datasets),
         temperature=temperature,
         threshold=threshold,
-        coverage=coverage(softmax(found[measured], temperature), truth[measured]) if measured else (),
-        metrics={part: estimates(softmax(values, temperature), truth[part]) for part, values in found.items()},
+        coverage=coverage(softmax(answers[measured][0], temperature), answers[measured][1]) if measured else (),
+        metrics={part: estimates(softmax(logits, temperature), truth) for part, (logits, truth) in answers.items()},
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
         trained_until=latest_of(datasets),
     )
     if measured:
         card.notes |= {
             f"{measured}_{name}_{when}": value
-            for when, values in before_after(found[measured], truth[measured], temperature).items()
+            for when, values in before_after(*answers[measured], temperature).items()
             for name, value in values.items()
         }
     card.notes |= {f"rows_{part}": rows for part, rows in split.sizes().items()}
@@ -214,9 +219,7 @@ def _card(
     return card
 
 
-def _save(
-    model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, output: Path, logits: dict[str, Any], split: Split
-) -> None:
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, output: Path, answers: dict[str, Answers]) -> None:
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = card.base
         model.save_pretrained(output, save_embedding_layers=False)
@@ -229,14 +232,9 @@ def _save(
     tokenizer.save_pretrained(output)
     card.fingerprint = fingerprint([weights, output / "tokenizer.json"], card.temperature)
     write_card(card, output)
-    part = "test" if "test" in logits else "calibration"
-    if part in logits:
-        plot_reliability(
-            np.asarray(logits[part], dtype=np.float64),
-            truth_of(getattr(split, part)),
-            card.temperature,
-            output / "reliability.png",
-        )
+    part = next((part for part in ("test", "calibration") if part in answers), None)
+    if part:
+        plot_reliability(*answers[part], card.temperature, output / "reliability.png")
 
 
 def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:
