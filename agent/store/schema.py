@@ -26,7 +26,7 @@ def schema_state(connection: Connection, name: str) -> SchemaState:
 
     Raises StoreError where the database isn't Tapewire's, or is from a newer Tapewire.
     """
-    scripts = ScriptDirectory.from_config(_config())
+    scripts = ScriptDirectory.from_config(alembic_config())
     needed = scripts.as_revision_number("head")
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None and inspect(connection).get_table_names():
@@ -41,12 +41,11 @@ def schema_state(connection: Connection, name: str) -> SchemaState:
 
 def migrate(connection: Connection) -> None:
     """Bring the schema to the newest revision, inside the transaction of `connection`."""
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(alembic_config(connection), "head")
 
 
-def _config() -> Config:
-    config = Config()
+def alembic_config(connection: Connection | None = None) -> Config:
+    """For Alembic's commands; those that touch a database run in the transaction of `connection`."""
+    config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(resource("migrations")).replace("%", "%%"))
     return config

@@ -5,7 +5,8 @@ carry the number of the event that they were taken on and their digest in the ru
 exactly these tables; a test compares them.
 
 Times are BIGINT UTC milliseconds, enums and decimals text (a decimal's text is exact, its exponent included), a float
-that is not a number NULL, and tuples and mappings JSON: the same on SQLite and PostgreSQL.
+that is not a number NULL, and tuples and mappings JSON: the same on SQLite and PostgreSQL. (SQLite forgets the sign of a
+zero; the digest beside it doesn't.)
 """
 
 from __future__ import annotations

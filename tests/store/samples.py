@@ -1,0 +1,82 @@
+"""Events and decisions for the store's tests: one plain example of each kind, and hypothesis strategies for all."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from enum import Enum
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+from hypothesis import strategies as st
+
+from agent.events import (
+    Decision,
+    Direction,
+    Event,
+    Fill,
+    FundingPayment,
+    Order,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+    Prediction,
+    RiskEvent,
+    RiskState,
+    Side,
+    Signal,
+)
+from agent.store.runs import Run, RunKind
+
+T0 = 1_735_689_600_000  # 2025-01-01T00:00Z
+
+EVENTS: tuple[type[msgspec.Struct], ...] = get_args(Event)
+DECISIONS: tuple[type[msgspec.Struct], ...] = get_args(Decision)
+
+ONE_OF_EACH: tuple[Decision, ...] = (
+    Signal("BTCUSDT", T0, Direction.BUY, 0.8, 0.1, 0.1, 0.8, True, ("n1", "n2")),
+    Prediction("BTCUSDT", T0, 0.2, 0.3, 0.5, "m1"),
+    Order("o1", "BTCUSDT", T0, Side.BUY, OrderType.LIMIT, Decimal("0.010"), price=Decimal("43210.10"), stop=Decimal("42000")),
+    OrderUpdate("o1", "BTCUSDT", T0 + 250, T0 + 250, OrderStatus.NEW),
+    Fill("f1", "o1", "BTCUSDT", T0 + 250, T0 + 250, Side.BUY, Decimal("0.010"), Decimal("43210.1"), Decimal("0.2376555")),
+    FundingPayment("BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")),
+    RiskEvent(T0 + 400, RiskState.REDUCING, "max_daily_loss", "5.1 % lost since 00:00 UTC"),
+)
+
+
+def a_run(run_id: str = "run-1", **values: Any) -> Run:
+    """A backtest that began at T0."""
+    return msgspec.structs.replace(Run(run_id, RunKind.BACKTEST, T0, "sma_cross"), **values)
+
+
+def _values(hint: Any) -> st.SearchStrategy[Any]:
+    scalars: dict[Any, st.SearchStrategy[Any]] = {
+        str: st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20),
+        int: st.integers(-(2**63), 2**63 - 1),
+        bool: st.booleans(),
+        float: st.floats(),
+        Decimal: st.decimals(allow_nan=False, allow_infinity=False),
+    }
+    if hint in scalars:
+        return scalars[hint]
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return st.sampled_from(hint)
+    if NoneType in get_args(hint):
+        return st.none() | _values(get_args(hint)[0])
+    if get_args(hint) == (str, ...):
+        return st.lists(scalars[str], max_size=3).map(tuple)
+    return st.dictionaries(scalars[str], scalars[str], max_size=3)
+
+
+def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
+    """Any value of a kind of event or decision."""
+    hints = get_type_hints(kind)
+    return st.builds(kind, **{name: _values(hints[name]) for name in kind.__struct_fields__})
+
+
+def same(one: msgspec.Struct, other: msgspec.Struct) -> bool:
+    """Equal field by field, where NaN equals NaN, and a decimal only one with the same digits."""
+    pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
+    return type(one) is type(other) and all(
+        str(a) == str(b) if isinstance(a, Decimal) else a == b or (a != a and b != b) for a, b in pairs
+    )

@@ -1,0 +1,53 @@
+"""The head of the hash chain says whether two runs decided the same."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.events import RiskEvent, RiskState
+from agent.store.chain import DecisionChain
+from tests.store.samples import DECISIONS, ONE_OF_EACH, structs
+
+steps = st.tuples(st.one_of(*map(structs, DECISIONS)), st.integers(0, 2**63 - 1))
+
+
+def digests(chained: list[tuple[object, int]]) -> list[bytes]:
+    chain = DecisionChain()
+    return [chain.add(decision, event_seq) for decision, event_seq in chained]
+
+
+def test_a_digest_is_the_hash_of_the_one_before_the_events_number_and_the_decision() -> None:
+    first, second = ONE_OF_EACH[:2]
+    one = blake2b(bytes(16) + (7).to_bytes(8, "big") + msgspec.msgpack.encode(first), digest_size=16).digest()
+    two = blake2b(one + (9).to_bytes(8, "big") + msgspec.msgpack.encode(second), digest_size=16).digest()
+    assert digests([(first, 7), (second, 9)]) == [one, two]
+
+
+@given(st.lists(steps, min_size=1, max_size=5))
+def test_the_same_decisions_give_the_same_chain(chained: list[tuple[object, int]]) -> None:
+    copies = [(msgspec.structs.replace(decision), event_seq) for decision, event_seq in chained]
+    assert digests(copies) == digests(chained)
+
+
+@given(st.lists(steps, min_size=1, max_size=5), st.data())
+def test_a_changed_decision_changes_every_later_digest_and_no_earlier_one(
+    chained: list[tuple[object, int]], data: st.DataObject
+) -> None:
+    at = data.draw(st.integers(0, len(chained) - 1))
+    decision, event_seq = chained[at]
+    other, moved = (RiskEvent(1, RiskState.HALTED, "another"), event_seq), (decision, (event_seq + 1) % 2**63)
+    changed = [*chained[:at], data.draw(st.sampled_from([other, moved])), *chained[at + 1 :]]
+    before, after = digests(chained), digests(changed)
+    assert before[:at] == after[:at]
+    assert not set(before[at:]) & set(after[at:])
+
+
+def test_head_and_count_follow() -> None:
+    chain = DecisionChain()
+    assert (chain.count, chain.head) == (0, "00" * 16)
+    digest = chain.add(ONE_OF_EACH[0], 1)
+    assert (chain.count, chain.head) == (1, digest.hex())

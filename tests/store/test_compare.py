@@ -1,0 +1,117 @@
+"""`verify` names the first decision that differs, with its event and both versions."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from math import inf, nan
+
+import msgspec
+import pytest
+from sqlalchemy import delete, update
+
+from agent.errors import StoreError
+from agent.events import Decision, Order, Prediction, RiskEvent, RiskState
+from agent.store.compare import Comparison, Divergence
+from agent.store.database import Database
+from agent.store.queries import find_run
+from agent.store.recorder import Recorder
+from agent.store.tables import DECISIONS, runs
+from tests.store.samples import ONE_OF_EACH, T0, a_run
+
+Script = list[list[Decision]]
+"""The decisions on event 1, on event 2, …"""
+
+SIGNAL, PREDICTION, ORDER, UPDATE, FILL, PAYMENT, RISK = ONE_OF_EACH
+SCRIPT: Script = [[SIGNAL], [], [PREDICTION, ORDER], [UPDATE, FILL], [PAYMENT], [RISK], []]
+OTHER = RiskEvent(T0, RiskState.HALTED, "max_drawdown")
+
+
+def record(database: Database, script: Script = SCRIPT, *, complete: bool = True) -> None:
+    recorder = Recorder(database, a_run(), batch=1)
+    for recorder.event_seq, decisions in enumerate(script, 1):
+        for decision in decisions:
+            recorder.decision(decision)
+    if complete:
+        recorder.finish(first_event_at=T0, last_event_at=T0, final_equity=Decimal(1), metrics={})
+
+
+def decide_again(database: Database, script: Script) -> tuple[Divergence | None, int]:
+    """The divergence, and the number of the event after which it was noticed (0: at the end)."""
+    comparison = Comparison(database, find_run(database))
+    for comparison.event_seq, decisions in enumerate(script, 1):
+        for decision in decisions:
+            comparison.decision(decision)
+        if comparison.diverged():
+            return comparison.divergence, comparison.event_seq
+    return comparison.finish(), 0
+
+
+def test_the_same_decisions_on_the_same_events_are_identical(database: Database) -> None:
+    record(database)
+    assert decide_again(database, SCRIPT) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "divergence"),
+    [
+        pytest.param([[OTHER], *SCRIPT[1:]], Divergence(1, 1, SIGNAL, OTHER), id="another decision"),
+        pytest.param([*SCRIPT[:3], [FILL, UPDATE], *SCRIPT[4:]], Divergence(4, 4, UPDATE, FILL), id="another order"),
+        pytest.param([*SCRIPT[:3], [UPDATE], *SCRIPT[4:]], Divergence(5, 4, FILL, None), id="one is missing"),
+        pytest.param([SCRIPT[0], [OTHER], *SCRIPT[2:]], Divergence(2, 2, None, OTHER), id="one is new"),
+        pytest.param([*SCRIPT[:6], [OTHER]], Divergence(8, 7, None, OTHER), id="one is new at the end"),
+        pytest.param([SCRIPT[0], [PREDICTION], [ORDER], *SCRIPT[3:]], Divergence(2, 2, None, PREDICTION), id="too early"),
+        pytest.param([[], [SIGNAL], *SCRIPT[2:]], Divergence(1, 1, SIGNAL, None), id="too late"),
+    ],
+)
+def test_the_first_divergence_is_found_on_its_event(database: Database, script: Script, divergence: Divergence) -> None:
+    record(database)
+    assert decide_again(database, script) == (divergence, divergence.event_seq)
+
+
+def test_inputs_that_end_too_soon_leave_a_decision_missing(database: Database) -> None:
+    record(database)
+    assert decide_again(database, SCRIPT[:5]) == (Divergence(7, 6, RISK, None), 0)
+
+
+def test_a_decimal_with_another_number_of_digits_is_another_decision(database: Database) -> None:
+    record(database)
+    rewritten = msgspec.structs.replace(ORDER, qty=Decimal("0.01"))
+    divergence, at = decide_again(database, [*SCRIPT[:2], [PREDICTION, rewritten], *SCRIPT[3:]])
+    assert divergence == Divergence(3, 3, ORDER, rewritten)
+    assert at == 3
+
+
+@pytest.mark.parametrize("value", [nan, -0.0, inf])
+def test_floats_that_databases_treat_specially_are_still_identical(database: Database, value: float) -> None:
+    script: Script = [[Prediction("BTCUSDT", T0, value, value, value)]]
+    record(database, script)
+    assert decide_again(database, script) == (None, 0)
+
+
+def test_a_row_altered_in_the_store_is_a_divergence(database: Database) -> None:
+    record(database)
+    with database.write() as connection:
+        connection.execute(update(DECISIONS[Order]).values(qty=Decimal(5)))
+    assert decide_again(database, SCRIPT)[0] == Divergence(3, 3, msgspec.structs.replace(ORDER, qty=Decimal(5)), ORDER)
+
+
+def test_a_row_deleted_from_the_store_is_a_divergence(database: Database) -> None:
+    record(database)
+    with database.write() as connection:
+        connection.execute(delete(DECISIONS[Order]))
+    assert decide_again(database, SCRIPT)[0] == Divergence(3, 3, None, ORDER)
+
+
+@pytest.mark.parametrize("change", [{"events": 8}, {"chain_head": "00" * 16}])
+def test_a_run_whose_row_states_something_else_is_an_error(database: Database, change: dict[str, object]) -> None:
+    record(database)
+    with database.write() as connection:
+        connection.execute(update(runs).values(**change))
+    with pytest.raises(StoreError, match="run run-1 states"):
+        decide_again(database, SCRIPT)
+
+
+def test_a_run_that_died_is_compared_up_to_its_last_commit(database: Database) -> None:
+    record(database, SCRIPT[:3], complete=False)
+    assert decide_again(database, SCRIPT) == (None, 0)
+    assert decide_again(database, [[SIGNAL], [], [PREDICTION, OTHER]])[0] == Divergence(3, 3, ORDER, OTHER)

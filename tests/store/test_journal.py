@@ -1,0 +1,84 @@
+"""A live run's inputs come back as they went in, numbered without gaps."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert, update
+
+from agent.errors import StoreError
+from agent.events import Command, Event, Gap, Kline, News
+from agent.store.database import Database
+from agent.store.journal import Journal, decode, encode, read_journal
+from agent.store.tables import journal, runs
+from tests.store.samples import EVENTS, T0, a_run, same, structs
+
+BARS: list[Event] = [Kline("BTCUSDT", 60_000, T0 + i, T0 + i, T0 + i, 1.0, 2.0, 0.5, 1.5, 10.0) for i in range(5)]
+
+
+@pytest.fixture
+def recorded(database: Database) -> Database:
+    with database.write() as connection:
+        connection.execute(insert(runs), msgspec.structs.asdict(a_run()))
+    return database
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+@given(data=st.data())
+def test_every_kind_of_event_survives_encoding(kind: type[msgspec.Struct], data: st.DataObject) -> None:
+    event = data.draw(structs(kind))
+    assert same(decode(encode(event)), event)
+
+
+def test_events_come_back_in_order_from_any_number(recorded: Database) -> None:
+    events = [
+        *BARS,
+        News("n1", T0, T0, "Ünïcode \0 headline"),
+        Command("pause", T0, T0, {"why": "lunch"}),
+        Gap("BTCUSDT", 1, 1, 2, T0),
+    ]
+    Journal(recorded, "run-1").append(events)
+    assert [event for _, event in read_journal(recorded, "run-1")][5:] == events[5:]
+    assert [seq for seq, _ in read_journal(recorded, "run-1")] == list(range(1, 9))
+    assert list(read_journal(recorded, "run-1", 7)) == [(7, events[6]), (8, events[7])]
+
+
+def test_a_restarted_journal_goes_on_where_it_stopped(recorded: Database) -> None:
+    assert Journal(recorded, "run-1").append(BARS[:2]) == 1
+    again = Journal(recorded, "run-1")
+    assert again.last_seq == 2
+    assert again.append(BARS[2:]) == 3
+    assert again.append([]) == 6
+    assert [seq for seq, _ in read_journal(recorded, "run-1")] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_appended_is_committed_when_append_returns(recorded: Database) -> None:
+    Journal(recorded, "run-1").append(BARS[:1])
+    with recorded.engine.connect() as elsewhere:
+        assert elsewhere.exec_driver_sql("SELECT count(*) FROM journal").scalar() == 1
+
+
+def test_a_second_writer_of_the_same_run_is_refused_and_leaves_nothing(recorded: Database) -> None:
+    one, two = Journal(recorded, "run-1"), Journal(recorded, "run-1")
+    one.append(BARS[:1])
+    with pytest.raises(StoreError):
+        two.append(BARS[1:3])
+    assert len(list(read_journal(recorded, "run-1"))) == 1
+
+
+def test_a_missing_event_is_named(recorded: Database) -> None:
+    Journal(recorded, "run-1").append(BARS)
+    with recorded.write() as connection:
+        connection.execute(delete(journal).where(journal.c.seq == 3))
+    with pytest.raises(StoreError, match="journal of run run-1 lacks event 3"):
+        list(read_journal(recorded, "run-1"))
+
+
+def test_a_damaged_event_is_named(recorded: Database) -> None:
+    Journal(recorded, "run-1").append(BARS)
+    with recorded.write() as connection:
+        connection.execute(update(journal).where(journal.c.seq == 2).values(payload=b"\xc1"))
+    with pytest.raises(StoreError, match="damaged event 2"):
+        list(read_journal(recorded, "run-1"))

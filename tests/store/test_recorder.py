@@ -1,0 +1,218 @@
+"""What the engine tells is recorded exactly, in batches, and a run looks complete only when it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from decimal import Decimal
+from math import nan
+from uuid import uuid4
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select
+
+from agent.errors import DataError, StoreError
+from agent.events import News, RiskEvent, RiskState, Sentiment
+from agent.sink import DecisionSink
+from agent.store import tables
+from agent.store.chain import DecisionChain
+from agent.store.database import Database, open_database
+from agent.store.queries import find_run, frame, read_decisions, read_rows
+from agent.store.recorder import Recorder
+from agent.store.runs import InputFile, Run, RunKind, RunStatus
+from tests.store.samples import DECISIONS, ONE_OF_EACH, T0, a_run, same, structs
+
+
+class FixedClock:
+    def now(self) -> int:
+        return T0 + 5_000
+
+
+@contextmanager
+def writing(database: Database) -> Iterator[None]:
+    """Somebody else holds the write lock of an SQLite file."""
+    with closing(open_database(f"sqlite:///{database.file}")) as other, other.write():
+        yield
+
+
+def finish(recorder: Recorder, **values: object) -> Run:
+    end = {"first_event_at": T0, "last_event_at": T0 + 400, "final_equity": Decimal("10001.230"), "metrics": {}} | values
+    return recorder.finish(**end)  # type: ignore[arg-type]
+
+
+@given(decisions=st.lists(st.one_of(*map(structs, DECISIONS)), max_size=6))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+def test_every_decision_comes_back_exactly(database: Database, decisions: list[msgspec.Struct]) -> None:
+    run = a_run(uuid4().hex)
+    with Recorder(database, run) as recorder:
+        for event_seq, decision in enumerate(decisions, 10):
+            recorder.event_seq = event_seq
+            recorder.decision(decision)
+        finish(recorder)
+    recorded = list(read_decisions(database, run.id))
+    assert [(item.seq, item.event_seq) for item in recorded] == [(n, n + 9) for n in range(1, len(decisions) + 1)]
+    assert all(same(item.decision, decision) for item, decision in zip(recorded, decisions, strict=True))
+
+
+def test_rows_carry_the_digests_of_the_chain_and_the_run_its_head(database: Database) -> None:
+    chain = DecisionChain()
+    with Recorder(database, a_run()) as recorder:
+        for event_seq, decision in enumerate(ONE_OF_EACH):
+            recorder.event_seq = event_seq
+            recorder.decision(decision)
+        run = finish(recorder)
+    digests = [chain.add(decision, event_seq) for event_seq, decision in enumerate(ONE_OF_EACH)]
+    assert [item.digest for item in read_decisions(database, "run-1")] == digests
+    assert (run.chain_head, run.decisions, run.events) == (chain.head, 7, 6)
+
+
+def test_the_row_of_a_run_comes_back_as_it_was(database: Database) -> None:
+    begun = Run(
+        "run-1",
+        RunKind.LIVE,
+        T0,
+        "sentiment",
+        params={"weight": 0.1},
+        config={"market": {"symbols": ["BTCUSDT"]}, "z": 1, "a": None},
+        version="0.1.0",
+        versions={"python": "3.11"},
+        inputs=(InputFile("klines", "btc.parquet", "ab" * 32, "BTCUSDT", 1440),),
+        stamps=("LEAKED",),
+    )
+    with Recorder(database, begun, clock=FixedClock()) as recorder:
+        assert find_run(database, "run-1") == begun
+        ended = finish(recorder, metrics={"sharpe": 1.5, "trades": 3})
+    assert find_run(database, "run-1") == ended
+    assert (ended.status, ended.finished_at, str(ended.final_equity)) == (RunStatus.COMPLETE, T0 + 5_000, "10001.230")
+
+
+def test_a_metric_that_is_no_number_is_null(database: Database) -> None:
+    with Recorder(database, a_run()) as recorder:
+        finish(recorder, metrics={"sharpe": nan, "profit_factor": float("inf")})
+    assert find_run(database).metrics == {"sharpe": None, "profit_factor": None}
+
+
+def test_headlines_sentiments_and_equity_are_recorded_with_their_event(database: Database) -> None:
+    headline = News("n1", T0, T0 + 60_000, "Tiny coin gains a lot", currencies=("BTC",), publisher="The Ledger")
+    sentiment = Sentiment("n1", T0, T0 + 60_250, 0.1, 0.2, 0.7, "m1", symbols=("BTCUSDT",))
+    with Recorder(database, a_run()) as recorder:
+        recorder.event_seq = 3
+        recorder.news(headline, ("BTCUSDT", "ETHUSDT"), "story-1")
+        recorder.event_seq = 4
+        recorder.sentiment(sentiment)
+        recorder.equity(T0, 10_000.0, 9_000.0, 1_000.0)
+        recorder.equity(T0, 10_001.0, 9_000.0, nan)
+        finish(recorder)
+    assert list(read_rows(database, "run-1", News)) == [headline]
+    assert list(read_rows(database, "run-1", Sentiment)) == [sentiment]
+    news = frame(database, "run-1", "news")
+    assert (news.event_seq[0], news.symbols[0], news.story[0]) == (3, ("BTCUSDT", "ETHUSDT"), "story-1")
+    assert frame(database, "run-1", "equity").equity.tolist() == [10_000.0, 10_001.0]
+
+
+def test_hostile_characters_of_a_headline_cannot_stop_the_recording(database: Database) -> None:
+    with Recorder(database, a_run()) as recorder:
+        recorder.news(News("n\0", T0, T0, "nul \0 and half a pair \ud83d here, a whole one 🚀 there"), (), "")
+        finish(recorder)
+    (news,) = read_rows(database, "run-1", News)
+    assert news.title == "nul \ufffd and half a pair \ufffd here, a whole one 🚀 there"
+
+
+def test_rows_are_committed_batch_by_batch_and_on_flush(database: Database) -> None:
+    def committed() -> int:
+        with database.read() as connection:
+            return connection.scalar(select(func.count()).select_from(tables.DECISIONS[RiskEvent])) or 0
+
+    seen = []
+    with Recorder(database, a_run(), batch=3) as recorder:
+        for ts in range(5):
+            recorder.decision(RiskEvent(ts, RiskState.ACTIVE, "rule"))
+            seen.append(committed())
+        recorder.flush()
+        seen.append(committed())
+        recorder.flush()
+        finish(recorder)
+    assert seen == [0, 0, 3, 3, 3, 5]
+    assert committed() == 5
+
+
+ENDINGS: list[tuple[BaseException | None, RunStatus, str]] = [
+    (DataError("bar 7 has high < low", hint="mend it"), RunStatus.FAILED, "bar 7 has high < low (mend it)"),
+    (ZeroDivisionError("division by zero"), RunStatus.FAILED, "ZeroDivisionError: division by zero"),
+    (KeyboardInterrupt(), RunStatus.INTERRUPTED, "KeyboardInterrupt: "),
+    (None, RunStatus.INTERRUPTED, ""),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "text"), ENDINGS)
+def test_a_run_that_leaves_without_finish_says_how_and_keeps_its_decisions(
+    database: Database, error: BaseException | None, status: RunStatus, text: str
+) -> None:
+    with suppress(DataError, ZeroDivisionError, KeyboardInterrupt), Recorder(database, a_run()) as recorder:
+        recorder.decision(ONE_OF_EACH[0])
+        if error is not None:
+            raise error
+    run = find_run(database)
+    assert (run.status, run.error, run.decisions) == (status, text, 1)
+    assert len(list(read_decisions(database, "run-1"))) == 1
+
+
+def test_a_run_whose_process_died_is_not_complete(database: Database) -> None:
+    recorder = Recorder(database, a_run(), batch=2)
+    for decision in ONE_OF_EACH[:3]:
+        recorder.decision(decision)
+    del recorder
+    assert find_run(database).status is RunStatus.RUNNING
+    assert [item.seq for item in read_decisions(database, "run-1")] == [1, 2]
+
+
+def test_the_same_run_cannot_be_recorded_twice(database: Database) -> None:
+    Recorder(database, a_run())
+    with pytest.raises(StoreError):
+        Recorder(database, a_run())
+
+
+def test_a_full_disk_fails_the_run_and_keeps_whole_batches_only(sqlite_database: Database) -> None:
+    def record_for_ever() -> None:
+        with Recorder(sqlite_database, a_run(), batch=100) as recorder:
+            with sqlite_database.read() as connection:  # the pool hands the same connection to the writer
+                used = connection.exec_driver_sql("PRAGMA page_count").scalar()
+                connection.exec_driver_sql(f"PRAGMA max_page_count={used + 20}")
+            while True:
+                recorder.decision(RiskEvent(T0, RiskState.ACTIVE, "rule", detail="x" * 50))
+
+    with pytest.raises(StoreError, match="the disk is full"):
+        record_for_ever()
+    run = find_run(sqlite_database)
+    assert run.status is RunStatus.FAILED
+    assert "the disk is full" in run.error
+    recorded = [item.seq for item in read_decisions(sqlite_database, "run-1")]
+    assert recorded == list(range(1, len(recorded) + 1))
+    assert len(recorded) % 100 == 0
+    assert recorded
+
+
+def test_a_run_that_cannot_be_marked_failed_stays_running_and_reports_the_first_error(sqlite_database: Database) -> None:
+    recorder = Recorder(sqlite_database, a_run())
+
+    def fail() -> None:
+        with recorder:
+            recorder.decision(ONE_OF_EACH[0])
+            raise DataError("the first error")
+
+    with writing(sqlite_database), pytest.raises(DataError, match="the first error"):
+        fail()
+    assert find_run(sqlite_database).status is RunStatus.RUNNING
+
+
+def test_a_locked_store_is_named_as_such(sqlite_database: Database) -> None:
+    with writing(sqlite_database), pytest.raises(StoreError, match="another process is writing to it"):
+        Recorder(sqlite_database, a_run())
+
+
+def test_the_recorder_is_a_sink(database: Database) -> None:
+    accepts: Callable[[DecisionSink], object] = id
+    assert accepts(Recorder(database, a_run()))

@@ -1,0 +1,140 @@
+"""Migrations lead to exactly the tables of the code, and an upgrade never endangers what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+from typer.testing import CliRunner
+
+from agent.cli.main import build
+from agent.errors import StoreError
+from agent.resources import resource
+from agent.store import schema
+from agent.store.database import Database, open_database, upgrade
+from agent.store.queries import find_run
+from agent.store.recorder import Recorder
+from agent.store.tables import metadata
+from tests.store.samples import a_run
+
+NEXT = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.create_table("notes", sa.Column("id", sa.Text(), primary_key=True))
+    {more}
+"""
+
+
+@pytest.fixture
+def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """From here on the program has one more migration; returns its file."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(resource("migrations"), folder)
+    (folder / "versions" / "0002_notes.py").write_text(NEXT.format(more=""))
+    monkeypatch.setattr(schema, "resource", lambda _: folder)
+    return folder / "versions" / "0002_notes.py"
+
+
+@pytest.fixture
+def older(database_url: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a store that holds a run, made before the next release."""
+    with closing(open_database(database_url)) as database:
+        Recorder(database, a_run())
+    request.getfixturevalue("next_release")
+    return database_url
+
+
+def tables_of(database: Database) -> set[str]:
+    with database.read() as connection:
+        return set(inspect(connection).get_table_names())
+
+
+def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
+    with database.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+        primary = {name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in metadata.tables}
+    assert primary == {name: [column.name for column in table.primary_key] for name, table in metadata.tables.items()}
+
+
+def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
+    with pytest.raises(StoreError, match=r"schema 0001 is older than this program's 0002 \(run: tapewire db upgrade\)"):
+        open_database(older)
+    with pytest.raises(StoreError, match="run: tapewire db upgrade"):
+        open_database(older, create=False)
+
+
+def test_an_upgrade_keeps_what_is_there(older: str) -> None:
+    done = upgrade(older)
+    assert (done.before, done.after) == ("0001", "0002")
+    with closing(open_database(older)) as database:
+        assert "notes" in tables_of(database)
+        assert find_run(database).id == "run-1"
+    assert upgrade(older) == ("0002", "0002", None)
+
+
+def test_an_sqlite_file_is_backed_up_first(tmp_path: Path, sqlite_database: Database, next_release: Path) -> None:
+    Recorder(sqlite_database, a_run())  # not folded into the file yet: the database is still open
+    backup = upgrade(f"sqlite:///{sqlite_database.file}").backup
+    assert backup is not None
+    assert re.fullmatch(r"store\.db\.0001-\d{8}T\d{6}Z\.backup", backup.name)
+    with closing(sqlite3.connect(backup)) as copy:
+        assert copy.execute("SELECT id FROM runs").fetchall() == [("run-1",)]
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+
+
+def test_an_upgrade_that_fails_changes_nothing(older: str, next_release: Path) -> None:
+    next_release.write_text(NEXT.format(more='op.execute("INSERT INTO nowhere VALUES (1)")'))
+    with pytest.raises(StoreError, match="nowhere"):
+        upgrade(older)
+    next_release.unlink()
+    with closing(open_database(older)) as database:
+        assert tables_of(database) == {*metadata.tables, "alembic_version"}
+        assert find_run(database).id == "run-1"
+
+
+def test_a_store_of_a_newer_program_is_refused(database: Database, database_url: str) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    for use in (open_database, upgrade):
+        with pytest.raises(StoreError, match=r"schema 9999 is newer than this program's 0001 \(update Tapewire"):
+            use(database_url)
+
+
+def test_the_first_migration_can_be_taken_back(database: Database) -> None:
+    with database.write() as connection:
+        config = schema.alembic_config(connection)
+        command.downgrade(config, "base")
+    assert tables_of(database) == {"alembic_version"}
+
+
+def test_the_verb_upgrades_the_store_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text('[store]\nurl = "sqlite:///here/store.db"\n')
+    verb = CliRunner().invoke(build(), ["db", "upgrade", "--json"])
+    assert json.loads(verb.stdout) == {"before": None, "after": "0001", "backup": None}
+    assert (tmp_path / "here" / "store.db").is_file()
+    assert "already 0001" in CliRunner().invoke(build(), ["db", "upgrade"]).stdout
+
+
+def test_the_verb_says_where_the_backup_is(tmp_path: Path, sqlite_database: Database, next_release: Path) -> None:
+    url = f"sqlite:///{sqlite_database.file}"
+    printed = CliRunner().invoke(build(), ["db", "upgrade", "--url", url]).stdout
+    (backup,) = tmp_path.glob("*.backup")
+    assert "from 0001 to 0002" in printed
+    assert str(backup) in printed
