@@ -1,0 +1,62 @@
+"""The assumptions behind a run's fills, read from its own configuration."""
+
+from __future__ import annotations
+
+from agent.analysis.report import formats
+from agent.config import Config
+from agent.durations import format_duration
+from agent.instruments import instrument_for
+
+
+def assumptions(config: Config) -> list[str]:
+    """One sentence each; docs/assumptions.md has the rules in full."""
+    paper, history, account = config.paper, config.history, config.account
+    margined = config.market.category == "linear"
+    return [
+        "Orders fill at the signal bar's own close."
+        if paper.fill == "close"
+        else f"Orders reach the exchange {format_duration(paper.latency)} after the decision and meet only later prices.",
+        _fees(config),
+        f"Takers pay half a spread of {formats.number(paper.half_spread_bps)} basis points a side.",
+        {
+            "none": "No slippage beyond the spread.",
+            "fixed": f"Slippage is {formats.number(paper.slippage_bps)} basis points.",
+            "square_root": f"Slippage is {formats.number(paper.impact)} × the bar's range × √(share of its volume).",
+        }[paper.slippage],
+        "Any quantity fills at once."
+        if paper.liquidity == "infinite"
+        else f"At most {formats.percent(paper.max_participation, 0)} of a bar's volume is ours, the rest waits.",
+        "Limit orders fill when the price "
+        + ("touches them." if paper.limit_fill == "touch" else "trades through them, not at a mere touch."),
+        "Inside a bar, the path that is worse for the position is assumed: the stop before the take-profit.",
+        *(
+            [
+                f"Funding is {formats.percent(float(paper.funding_rate), 4)} every {format_duration(paper.funding_interval)} "
+                "where no rate history is given.",
+                f"Leverage is at most {account.leverage}; a margin call liquidates at a fee of "
+                f"{formats.percent(float(paper.liquidation_fee), 3)}.",
+            ]
+            if margined
+            else ["What isn't held can't be sold; no leverage, no funding."]
+        ),
+        f"A headline is known {format_duration(history.feed_delay)} after publication, its sentiment "
+        f"{format_duration(history.inference_latency)} later.",
+        "Our orders move no price, and the exchange never fails.",
+        "Buy-and-hold is the price alone, in equal parts, without cost or funding.",
+    ]
+
+
+def _fees(config: Config) -> str:
+    if config.paper.fees == "none":
+        return "No fees."
+    if config.paper.fees == "per_share":
+        return f"Fees are {config.paper.per_share_fee} {config.account.currency} a share."
+    rates = {
+        (instrument.maker_fee, instrument.taker_fee)
+        for instrument in (instrument_for(symbol, config) for symbol in config.market.symbols)
+    }
+    texts = sorted(
+        f"{formats.percent(float(maker), 3)} for makers and {formats.percent(float(taker), 3)} for takers"
+        for maker, taker in rates
+    )
+    return f"Fees are {'; or '.join(texts)}."

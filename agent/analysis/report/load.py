@@ -1,0 +1,134 @@
+"""The data of a report from the store, and from the run's input files for what the store doesn't copy: prices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from sqlalchemy import select
+
+from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.equity import EquityCurve
+from agent.analysis.metrics import Metrics, compute
+from agent.analysis.report.data import Headline, ReportData, Series
+from agent.analysis.trades import Trade, TradeBook
+from agent.config import Config, parse
+from agent.durations import format_duration
+from agent.errors import DataError
+from agent.events import Fill, FundingPayment, Kline, News, Order, Signal
+from agent.feeds.history.columns import content_hash
+from agent.feeds.history.klines import KlineFile
+from agent.feeds.merge import merge
+from agent.store.database import Database
+from agent.store.queries import find_run, read_decisions, read_rows
+from agent.store.runs import InputFile, Run
+from agent.store.tables import equity as equity_table
+
+
+def load_report_data(database: Database, which: str = "latest") -> ReportData:
+    """All of a run's report; `which` is its id, the beginning of it, or `latest`.
+
+    Raises UsageError where there is no such run, DataError where it has recorded nothing yet.
+    """
+    run = find_run(database, which)
+    config = parse(run.config, where=f"the configuration recorded with run {run.id}")
+    curve = _equity(database, run, config)
+    book, trades, sources = _trades(database, run.id)
+    summary, notes = curve.summary(), list[str]()
+    hold = _replay_prices(run, config, summary.start, summary.end, notes)
+    if run.metrics:
+        metrics = msgspec.convert(run.metrics, Metrics)
+    else:
+        metrics = compute(curve, book, category=config.market.category, interval=summary.interval, benchmark=hold)
+        every = format_duration(summary.interval)
+        notes.append(f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}.")
+    return ReportData(
+        run=run,
+        metrics=metrics,
+        equity=Series(*curve.points()),
+        benchmark=Series(*hold.portfolio.points()) if hold else Series(),
+        prices={symbol: Series(*hold.prices(symbol)) for symbol in hold.symbols} if hold else {},
+        trades=trades,
+        headlines=_headlines(database, run.id, sources),
+        notes=notes,
+    )
+
+
+def _equity(database: Database, run: Run, config: Config) -> EquityCurve:
+    """The recorded samples of the account, as a curve of their own interval."""
+    columns = equity_table.c.ts, equity_table.c.equity, equity_table.c.exposure
+    query = select(*columns).where(equity_table.c.run_id == run.id).order_by(equity_table.c.seq)
+    curve: EquityCurve | None = None
+    with database.read() as connection:
+        for rows in connection.execute(query.execution_options(yield_per=10_000)).partitions():
+            ts, equity, exposure = (np.array(column) for column in zip(*rows, strict=True))
+            if curve is None:
+                interval = int(np.median(np.diff(ts))) if len(ts) > 1 else config.market.interval
+                curve = EquityCurve(float(config.account.initial_capital), interval)
+            curve.extend(ts, equity, exposure > 0)
+    if curve is None:
+        raise DataError(
+            f"run {run.id} has recorded no equity yet", hint=f"it is {run.status.value}; there is nothing to report"
+        )
+    return curve
+
+
+def _trades(database: Database, run_id: str) -> tuple[TradeBook, list[Trade], dict[str, tuple[str, ...]]]:
+    """Round trips in order of their exit, and by client order id the headlines whose signal, in the same event, led to it."""
+    book, trades = TradeBook(), list[Trade]()
+    signals: dict[str, tuple[int, tuple[str, ...]]] = {}
+    sources: dict[str, tuple[str, ...]] = {}
+    for _, event_seq, _, decision in read_decisions(database, run_id):
+        match decision:
+            case Signal():
+                signals[decision.symbol] = event_seq, decision.sources
+            case Order():
+                signalled, headlines = signals.get(decision.symbol, (None, ()))
+                if signalled == event_seq:
+                    sources[decision.id] = headlines
+            case FundingPayment():
+                book.add_funding(decision)
+            case Fill():
+                closed = book.add(decision)
+                if closed is not None:
+                    trades.append(closed)
+    return book, trades + book.open_trades(), sources
+
+
+def _headlines(database: Database, run_id: str, sources: dict[str, tuple[str, ...]]) -> dict[str, list[Headline]]:
+    wanted = {source for ids in sources.values() for source in ids}
+    known = {
+        news.id: Headline(news.title, news.publisher, news.ts)
+        for news in (read_rows(database, run_id, News) if wanted else ())
+        if news.id in wanted
+    }
+    return {order: [known[source] for source in ids if source in known] for order, ids in sources.items()}
+
+
+def _replay_prices(run: Run, config: Config, start: int, end: int, notes: list[str]) -> BuyAndHold | None:
+    """The closes of the run's own kline files between `start` and `end` (UTC ms), as buy-and-hold of its symbols."""
+    files = [file for file in run.inputs if file.role == "klines" and _unchanged(file, notes)]
+    if not files:
+        return None
+    hold = BuyAndHold([file.symbol for file in files], float(config.account.initial_capital), config.market.interval)
+    interval, open_always = config.market.interval, config.market.category != "equity"
+    sources = [
+        KlineFile(file.path, file.symbol, interval, start=start, end=end, around_the_clock=open_always) for file in files
+    ]
+    for event in merge(sources):
+        if isinstance(event, Kline) and event.available_at <= end:
+            hold.add(event.symbol, event.available_at, event.close)
+    return hold
+
+
+def _unchanged(file: InputFile, notes: list[str]) -> bool:
+    """Whether the file is still what the run read; if not, a note says what the page lacks."""
+    path = Path(file.path)
+    if not path.exists():
+        notes.append(f"{path} is gone, so the price of {file.symbol} can't be drawn.")
+    elif content_hash(path) != file.sha256:
+        notes.append(f"{path} has changed since the run, so the price of {file.symbol} is not drawn.")
+    else:
+        return True
+    return False

@@ -1,0 +1,101 @@
+"""The verdict in words: what came of it, against what, and how far it can be believed."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from agent.analysis.metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
+from agent.analysis.report import formats
+from agent.analysis.report.data import ReportData
+from agent.config import parse
+
+_SIGNIFICANT: Final = 2.0
+"""t-value from which a mean return is called distinguishable from zero: about 95 %, two-sided."""
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`headline` is one sentence, `sentences` follow it, `warnings` say what to distrust."""
+
+    tone: Literal["good", "bad", "plain"]
+    headline: str
+    sentences: list[str]
+    warnings: list[str]
+
+
+def verdict_of(data: ReportData) -> Verdict:
+    """Judge a run. A good tone is only for one that made money, beat its benchmark and carries no warning."""
+    config = parse(data.run.config, where=f"the configuration recorded with run {data.run.id}")
+    return judge(
+        data.metrics, currency=config.account.currency, stamps=data.run.stamps, fills_at_close=config.paper.fill == "close"
+    )
+
+
+def judge(metrics: Metrics, *, currency: str = "", stamps: tuple[str, ...] = (), fills_at_close: bool = False) -> Verdict:
+    """The verdict on figures: `stamps` are the run's, `fills_at_close` says that it filled at the signal bar's own close."""
+    performance, hold = metrics.performance, metrics.buy_and_hold
+    own = formats.percent(performance.total_return, signed=True)
+    if performance.total_return <= -1:
+        headline = "The account was lost."
+    elif not metrics.fills:
+        headline = "It never traded."
+    elif hold is None:
+        headline = f"It returned {own} after costs."
+    else:
+        word = "Beat" if performance.total_return > hold.total_return else "Lost to"
+        headline = f"{word} buy-and-hold after costs: {own} against {formats.percent(hold.total_return, signed=True)}."
+    warnings = _warnings(metrics, stamps, fills_at_close=fills_at_close)
+    beaten = hold is not None and performance.total_return <= hold.total_return
+    tone: Literal["good", "bad", "plain"] = "plain"
+    if beaten or performance.total_return <= -1:
+        tone = "bad"
+    elif hold is not None and metrics.fills and performance.total_return > 0 and not warnings:
+        tone = "good"
+    return Verdict(tone, headline, _sentences(metrics, currency), warnings)
+
+
+def _sentences(metrics: Metrics, currency: str) -> list[str]:
+    performance, trades = metrics.performance, metrics.trades
+    sentences = [
+        f"{formats.money(metrics.initial_equity, currency)} became {formats.money(metrics.final_equity, currency)} "
+        f"in {formats.duration(metrics.end - metrics.start)}; at worst the account stood "
+        f"{formats.percent(-performance.max_drawdown)} below its peak."
+    ]
+    if metrics.fills:
+        share = f", {formats.percent(trades.win_rate)} of them profitable" if trades.win_rate is not None else ""
+        open_too = f" ({metrics.open_trades} still open at the end)" if metrics.open_trades else ""
+        sentences.append(
+            f"{_round_trips(trades.trades)}{share}{open_too}; exposed {formats.percent(metrics.exposure)} of the time."
+        )
+        costs = metrics.fees - metrics.funding + metrics.slippage
+        sentences.append(
+            f"Fees, funding and slippage took {formats.money(costs, currency)}, "
+            f"{formats.percent(costs / metrics.initial_equity)} of the initial capital."
+        )
+    return sentences
+
+
+def _warnings(metrics: Metrics, stamps: tuple[str, ...], *, fills_at_close: bool) -> list[str]:
+    warnings = []
+    if "LEAKED" in stamps:
+        warnings.append("The model was trained on data of this window: it has seen the answers, and nothing here is evidence.")
+    if fills_at_close:
+        warnings.append("Orders fill at the signal bar's own close: optimistic, as that price is known only once it is gone.")
+    if metrics.fills and metrics.trades.trades < FEW_TRADES:
+        warnings.append(f"{_round_trips(metrics.trades.trades)} can't tell skill from luck: too few.")
+    duration = metrics.end - metrics.start
+    if duration < MIN_YEARLY:
+        warnings.append(f"{formats.duration(duration)} are too short a window to judge; nothing is extrapolated to a year.")
+    elif (sharpe := metrics.performance.sharpe) is not None and metrics.fills:
+        # The t-value of the mean return is the annual Sharpe ratio times the root of the years (Lo 2002, i.i.d. returns).
+        t = sharpe * (duration / YEAR_MS) ** 0.5
+        if abs(t) < _SIGNIFICANT:
+            warnings.append(
+                f"The mean return can't be told from zero (t = {formats.number(t, 1)}): chance alone could have done this."
+            )
+    return warnings
+
+
+def _round_trips(count: int) -> str:
+    return "1 round trip" if count == 1 else f"{count:,} round trips"

@@ -1,0 +1,24 @@
+"""The report on disk: the page, and the JSON beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from agent.analysis.report.data import ReportData
+from agent.analysis.report.html import render
+from agent.errors import TapewireError
+
+
+def write_report(data: ReportData, page: Path) -> tuple[Path, Path]:
+    """Write `page` and its twin ending in .json; returns both. Raises TapewireError where they can't be written."""
+    twin = page.with_suffix(".json")
+    json = msgspec.json.format(msgspec.json.Encoder(decimal_format="number").encode(data), indent=1)
+    for path, content in ((page, render(data).encode()), (twin, json)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise TapewireError(f"{path} can't be written: {error.strerror}", hint="name another place with --output") from None
+    return page, twin

@@ -1,0 +1,224 @@
+"""The report of a recorded run: what it says, what it must not let in, and what it does where something is missing."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+from hashlib import sha256
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from agent.analysis.report.charts import MARKED_TRADES, marked, price_figure
+from agent.analysis.report.data import ReportData
+from agent.analysis.report.html import SHOWN_TRADES, render
+from agent.analysis.report.load import load_report_data
+from agent.analysis.report.write import write_report
+from agent.cli.main import build
+from agent.errors import DataError, TapewireError, UsageError
+from agent.events import HOUR_MS
+from tests.analysis.stored import HOSTILE, START, record_run
+
+
+class Page(HTMLParser):
+    """What a browser would find in the page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.text += data
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return json.loads(self.scripts[0])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> ReportData:
+    return load_report_data(record_run(tmp_path), "latest")
+
+
+def test_a_recorded_run_is_loaded_whole(data: ReportData) -> None:
+    (trade,) = data.trades
+    assert (trade.entry_ts, trade.exit_ts) == (START + 10 * HOUR_MS, START + 20 * HOUR_MS)
+    assert float(trade.pnl) == 10 - 2 - 0.25
+    assert data.metrics.final_equity == 10_000 + 7.75
+    assert data.equity.values[-1] == 10_000 + 7.75
+    assert (data.equity.ts[0], data.equity.ts[-1]) == (START, START + 48 * HOUR_MS)
+    assert [headline.title for headline in data.headlines["o10"]] == [HOSTILE]
+    assert data.headlines.get("o20", []) == []  # its event brought no signal
+    assert data.prices["ETHUSDT"].values == [101.0 + hour for hour in range(48)]  # the run's window, not the file's
+    assert data.benchmark.values[-1] == pytest.approx(10_000 * 148 / 101)
+    assert data.notes == []
+
+
+def test_an_unfinished_run_is_computed_from_what_it_recorded(tmp_path: Path, data: ReportData) -> None:
+    (tmp_path / "other").mkdir()
+    unfinished = load_report_data(record_run(tmp_path / "other", finish=False), "run-1")
+    assert unfinished.metrics == data.metrics
+    assert "The run is interrupted" in unfinished.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("harm", "note"),
+    [(Path.unlink, "is gone"), (lambda path: path.write_text(path.read_text() + "\n"), "has changed since the run")],
+)
+def test_a_lost_or_changed_kline_file_costs_its_chart_only(tmp_path: Path, harm: Any, note: str) -> None:
+    database = record_run(tmp_path)
+    harm(tmp_path / "ETHUSDT-1h.csv")
+    data = load_report_data(database)
+    assert list(data.prices) == ["BTCUSDT"]
+    assert note in data.notes[0]
+    assert note in Page(render(data)).text
+
+
+def test_nothing_to_report_is_a_clear_error(tmp_path: Path) -> None:
+    database = record_run(tmp_path, hours=0, finish=False)
+    with pytest.raises(DataError, match="has recorded no equity yet"):
+        load_report_data(database)
+    with pytest.raises(UsageError, match="no run 'nope'"):
+        load_report_data(database, "nope")
+
+
+def test_the_page_lets_no_foreign_word_become_markup(data: ReportData) -> None:
+    html = render(data)
+    page = Page(html)
+    assert HOSTILE in page.text  # as text, to the letter
+    assert "<b>Wire</b>" in page.text
+    assert "why <i>not</i>" in page.text
+    assert not [tag for tag, _ in page.elements if tag in ("img", "i") and "style" not in _]
+    assert len(page.scripts) == 3  # data, plotly.js, ours
+    assert "<" not in page.scripts[0]
+    hover = json.dumps(page.figures["price-BTCUSDT"]["data"][1]["hovertext"])
+    assert "&lt;script&gt;" in hover
+    assert "<script" not in hover
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_scripts(data: ReportData) -> None:
+    html = render(data)
+    page = Page(html)
+    for tag, attributes in page.elements:
+        assert not {"src", "srcset", "action"} & attributes.keys()
+        assert tag not in ("link", "iframe", "base", "form", "object")
+    policy = next(a["content"] or "" for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    allowed = {f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in page.scripts[1:]}
+    assert set(policy.split("script-src ")[1].split()) == allowed
+    assert len(html) < 6_000_000
+
+
+def test_the_page_says_what_the_run_was(data: ReportData) -> None:
+    text = " ".join(Page(render(data)).text.split())
+    for words in (
+        "Lost to buy-and-hold after costs: +0.1 % against +46.5 %.",
+        "1 round trip can't tell skill from luck: too few.",
+        "2 d are too short a window",
+        "sentiment: weight = 0.1",
+        data.run.chain_head,
+        data.run.inputs[0].sha256,
+        "Orders reach the exchange 250ms after the decision",
+        "cagr (the window is shorter than 30 days: not extrapolated to a year)",
+    ):
+        assert words in text
+    assert "LEAKED" not in text
+    assert "optimistic" not in text
+
+
+def test_stamps_and_optimistic_fills_stand_out(tmp_path: Path) -> None:
+    page = Page(render(load_report_data(record_run(tmp_path, stamps=("LEAKED",), paper={"fill": "close"}))))
+    assert "stamp" in [attributes.get("class") for _, attributes in page.elements]
+    assert page.text.index("LEAKED") < page.text.index("Tapewire backtest")
+    assert "Orders fill at the signal bar's own close: optimistic" in page.text
+
+
+def test_costs_lead_from_the_gross_to_the_net_result(data: ReportData) -> None:
+    text = Page(render(data)).text.replace("\u00a0", " ")
+    for amount in ("+11.00 USDT", "−2.00 USDT", "−0.25 USDT", "−1.00 USDT", "+7.75 USDT"):
+        assert amount in text
+
+
+def test_drawdown_is_drawn_below_equity_on_the_same_axis(data: ReportData) -> None:
+    figure = Page(render(data)).figures["equity"]
+    below = [trace for trace in figure["data"] if trace.get("yaxis") == "y2"]
+    assert {trace["name"] for trace in below} == {"Strategy: below peak", "Buy and hold: below peak"}
+    assert min(below[1]["y"]) == pytest.approx(data.metrics.performance.max_drawdown, rel=1e-5)
+
+
+def test_many_trades_are_cut_with_a_word_about_it(data: ReportData) -> None:
+    many = [
+        msgspec.structs.replace(data.trades[0], entry_ts=START + n, pnl=data.trades[0].pnl * n, reason=f"trade {n}.")
+        for n in range(1_000)
+    ]
+    data = msgspec.structs.replace(data, trades=many)
+    text = " ".join(Page(render(data)).text.split())
+    assert f"{1_000 - 2 * SHOWN_TRADES} more are in the JSON file" in text
+    assert f"The {MARKED_TRADES} round trips with the largest profit or loss, of 1,000." in text
+    assert ("trade 0." in text, "trade 49." in text, "trade 50." in text, "trade 999." in text) == (True, True, False, True)
+    assert marked(many, "BTCUSDT") == many[-MARKED_TRADES:]
+    assert len(price_figure(data, "BTCUSDT")["data"][1]["x"]) == MARKED_TRADES
+
+
+def test_a_run_without_trades_or_prices_has_a_page(tmp_path: Path) -> None:
+    data = load_report_data(record_run(tmp_path, hours=5))
+    bare = msgspec.structs.replace(
+        data,
+        prices={},
+        benchmark=type(data.benchmark)(),
+        metrics=msgspec.structs.replace(data.metrics, buy_and_hold=None, symbols={}, months={}),
+    )
+    assert "It never traded." in Page(render(bare)).text
+
+
+def test_the_json_beside_the_page_reads_back(data: ReportData, tmp_path: Path) -> None:
+    page, twin = write_report(data, tmp_path / "deep" / "report.html")
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert msgspec.json.decode(twin.read_bytes(), type=ReportData) == data
+
+
+def test_a_page_that_cannot_be_written_is_a_clear_error(data: ReportData, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TapewireError, match="can't be written"):
+        write_report(data, tmp_path / "file" / "report.html")
+
+
+def test_the_verb_writes_both_files_and_prints_one_object(tmp_path: Path) -> None:
+    record_run(tmp_path).close()
+    config = tmp_path / "config.toml"
+    config.write_text(f'[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
+    page = tmp_path / "out.html"
+    result = CliRunner().invoke(build(), ["report", "run", "--config", str(config), "-o", str(page), "--json"])
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert (printed["run"], printed["html"]) == ("run-1", str(page))
+    assert printed["metrics"]["trades"]["trades"] == 1
+    assert page.exists()
+    assert Path(printed["data"]).exists()
+    plain = CliRunner().invoke(build(), ["report", "--config", str(config), "-o", str(page)])
+    assert plain.stdout.startswith("Lost to buy-and-hold after costs")
+
+
+def test_the_verb_refuses_another_ending() -> None:
+    result = CliRunner().invoke(build(), ["report", "-o", "report.pdf"])
+    assert isinstance(result.exception, UsageError)
