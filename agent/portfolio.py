@@ -96,6 +96,13 @@ class Portfolio:
         self.cash_float = float(self.cash)
         self.version += 1
 
+    def transfer(self, amount: Decimal) -> None:
+        """Money from outside of the account (negative: to it): changes what it began with, and no profit."""
+        self.initial += amount
+        self.cash += amount
+        self.cash_float = float(self.cash)
+        self.version += 1
+
     def equity(self) -> float:
         """Cash plus positions at their marks, as a float."""
         equity = self.cash_float
