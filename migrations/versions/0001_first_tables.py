@@ -1,4 +1,4 @@
-"""The first tables: runs, a live run's journal, what was read, what was decided, and the account's course."""
+"""The first tables: runs, a live run's journal, what was read, what was decided, the account's course, and scores of texts."""
 
 from __future__ import annotations
 
@@ -108,12 +108,21 @@ def upgrade() -> None:
         *_needed(sa.Text, "state", "rule", "detail", "symbol"),
         *_needed(sa.BigInteger, "ts"),
     )
+    op.create_table(
+        "scores",  # of models.sentiment.cache
+        sa.Column("model", sa.String(64), primary_key=True),
+        sa.Column("text_hash", sa.LargeBinary(16), primary_key=True),
+        *_needed(sa.Float, "bearish", "neutral", "bullish"),
+        *_needed(sa.Boolean, "abstained"),
+        sa.Column("reason", sa.String(64), nullable=False),
+        sa.Column("embedding", sa.LargeBinary()),
+    )
 
 
 def downgrade() -> None:
     """Back to an empty database."""
     for table in (
-        "risk_events", "funding", "fills", "order_updates", "orders", "predictions", "signals",
+        "scores", "risk_events", "funding", "fills", "order_updates", "orders", "predictions", "signals",
         "equity", "sentiments", "news", "journal", "runs",
     ):  # fmt: skip
         op.drop_table(table)

@@ -24,7 +24,10 @@ from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
+from models.sentiment.cache import METADATA as SCORES_METADATA
 from tests.store.samples import a_run
+
+TABLES = {**metadata.tables, **SCORES_METADATA.tables}
 
 NEXT = """
 import sqlalchemy as sa
@@ -67,9 +70,9 @@ def tables_of(database: Database) -> set[str]:
 def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
     with database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, metadata) == []
-        primary = {name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in metadata.tables}
-    assert primary == {name: [column.name for column in table.primary_key] for name, table in metadata.tables.items()}
+        assert compare_metadata(context, [metadata, SCORES_METADATA]) == []
+        primary = {name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in TABLES}
+    assert primary == {name: [column.name for column in table.primary_key] for name, table in TABLES.items()}
 
 
 def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
@@ -104,7 +107,7 @@ def test_an_upgrade_that_fails_changes_nothing(older: str, next_release: Path) -
         upgrade(older)
     next_release.unlink()
     with closing(open_database(older)) as database:
-        assert tables_of(database) == {*metadata.tables, "alembic_version"}
+        assert tables_of(database) == {*TABLES, "alembic_version"}
         assert find_run(database).id == "run-1"
 
 
