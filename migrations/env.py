@@ -1,7 +1,7 @@
 """Run by Alembic: applies the migrations inside the transaction of the connection that `agent.store.schema` hands over.
 
-A new migration begins as
-    python -c "from alembic import command as c; from agent.store.schema import alembic_config as a; c.revision(a(), 'what', rev_id='0002')"
+A new migration begins, in a Python shell, as
+    alembic.command.revision(agent.store.schema.alembic_config(), "what changes", rev_id="0002")
 and is complete when tests/store/test_upgrade.py finds that it leads to the tables of the code.
 """
 
