@@ -106,6 +106,11 @@ def as_numpy(values: pa.Array) -> NDArray[Any]:
     return np.from_dlpack(values)
 
 
+def as_arrow(values: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
+    """64-bit integers as an arrow array of a 64-bit type, without a copy and, unlike `pa.array`, without importing pandas."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
 def first_uncastable(values: pa.Array, target: pa.DataType) -> int:
     """Index of the first value that can't be cast; for error messages."""
     for index in range(len(values)):
@@ -163,8 +168,7 @@ class ParquetTable:
                 return []  # nested columns shift the physical index
             if chunk.physical_type != "INT64" or chunk.statistics is None or not chunk.statistics.has_min_max:
                 return []
-            raw = pa.py_buffer(np.array([chunk.statistics.max_raw], np.int64))
-            found.append((group.num_rows, pa.Array.from_buffers(kind, 1, [None, raw])))
+            found.append((group.num_rows, as_arrow(np.array([chunk.statistics.max_raw], np.int64), kind)))
         return found
 
 

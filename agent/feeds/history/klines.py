@@ -70,7 +70,7 @@ class KlineFile:
     ) -> None:
         self.path = Path(path)
         self.name = str(path)
-        self.symbol = symbol or re.split(r"[-_.]", self.path.name, maxsplit=1)[0].upper()
+        self.symbol = symbol or symbol_of(self.path)
         self.around_the_clock = around_the_clock
         self.start, self.end, self.warmup_bars = start, end, warmup_bars
         self.stats = KlineStats()
@@ -155,9 +155,9 @@ class KlineFile:
         check = BarCheck(self.name, self.interval, around_the_clock=self.around_the_clock)
         times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
         for row, batch in self._read():
-            start, missing = times.read(batch["open_time"], row)
-            if missing.any():
-                where = place(self.path, row + int(missing.argmax()), self._columns["open_time"])
+            start = times.read(batch["open_time"], row)
+            if not start.all():
+                where = place(self.path, row + int(start.argmin()), self._columns["open_time"])
                 raise DataError(f"{where}: missing", hint="mend or remove the row")
             values = [to_floats(batch[name], self.path, self._columns[name], row) for name in VALUES if name in batch]
             bars = check.check(start, tuple(values), row)
@@ -173,7 +173,7 @@ class KlineFile:
         first, spare = 0, 0
         groups = [] if self.start is None else self._table.latest(self._columns["open_time"])
         for number, (_, latest) in enumerate(groups):
-            if times.read(latest, 1)[0][0] >= _or(self.start, 0):
+            if times.read(latest, 1)[0] >= _or(self.start, 0):
                 first = number
                 break
         while first and spare < self.warmup_bars:
@@ -187,8 +187,8 @@ class KlineFile:
         row, batch = next(self._table.batches({"open_time": self._columns["open_time"]}), (0, {}))
         if not batch:
             raise DataError(f"{self.name} holds no bar, only its header", hint="fetch it again")
-        starts, missing = times.read(batch["open_time"], row)
-        steps = np.abs(np.diff(starts[~missing]))  # what is unsorted is told by the check
+        starts = times.read(batch["open_time"], row)
+        steps = np.abs(np.diff(starts[starts > 0]))  # what is unsorted is told by the check
         steps, counts = np.unique(steps[steps > 0], return_counts=True)
         if not len(steps):
             if stated is None:
@@ -198,6 +198,11 @@ class KlineFile:
         if stated is not None and stated != commonest:
             raise DataError(f"{self.name}: its bars are {format_duration(commonest)} apart, not {format_duration(stated)}")
         return commonest, times.unit
+
+
+def symbol_of(path: Path) -> str:
+    """The symbol that a file's name begins with: `BTCUSDT` of `btcusdt-1m.parquet`."""
+    return re.split(r"[-_.]", path.name, maxsplit=1)[0].upper()
 
 
 def _or(moment: int | None, default: int) -> int:

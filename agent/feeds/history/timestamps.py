@@ -29,9 +29,6 @@ _EARLIEST_S: Final = 31_536_000  # 1971: a wrong unit reads as 1970
 _LATEST_S: Final = 4_102_444_800  # 2100: up to here the ranges of the four units don't overlap
 _HINT: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
 
-Times = tuple[NDArray[np.int64], NDArray[np.bool_]]
-"""UTC milliseconds (rounded down), and which of them are missing (and hold 0)."""
-
 
 class TimeColumn:
     """Reads one column of times, batch by batch. `unit` states what was understood: `seconds`, …, or `datetimes`."""
@@ -43,14 +40,14 @@ class TimeColumn:
         self._timezone = timezone
         self._key = ""  # of _UNITS, fixed by the first batch
 
-    def read(self, values: pa.Array, first_row: int) -> Times:
-        """UTC milliseconds (rounded down), and which of them are missing (and hold 0).
+    def read(self, values: pa.Array, first_row: int) -> NDArray[np.int64]:
+        """UTC milliseconds, rounded down; 0 where the time is missing.
 
         Raises DataError naming the first row that is naive, no time at all, or outside of 1971 to 2100.
         """
         missing = as_numpy(pc.is_null(values).cast(pa.uint8())).view(np.bool_)
         if missing.all():
-            return np.zeros(len(values), np.int64), missing
+            return np.zeros(len(values), np.int64)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         kind = values.type
@@ -62,8 +59,8 @@ class TimeColumn:
             raise DataError(f"{self._path}: column {self._name} holds {kind}, which is no time", hint=_HINT)
         if pa.types.is_timestamp(values.type):
             self.unit = "datetimes"
-            return self._instants(values, missing, first_row), missing
-        return self._integers(values, missing, first_row), missing
+            return self._instants(values, missing, first_row)
+        return self._integers(values, missing, first_row)
 
     def _parse(self, texts: pa.Array, first_row: int) -> pa.Array:
         """Texts as numbers or aware datetimes, whatever the first of them is."""

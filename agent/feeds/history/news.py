@@ -1,0 +1,148 @@
+"""News files as a stream of `News` events in the order in which they could be known.
+
+Publication is not availability: a poller sees a headline later. A file that doesn't say when each was first seen gets a delay.
+Columns that only hindsight can fill (votes, likes, later tags) are never read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.events import News
+from agent.feeds.history.columns import Aliases
+from agent.feeds.history.rows import Rows
+from agent.feeds.text import MAX_SUMMARY, news_id, plain
+
+Times = NDArray[np.int64]
+
+COLUMNS: Final[Aliases] = {
+    "published_at": ("published_at", "published", "ts", "timestamp", "time", "date", "datetime"),
+    "available_at": ("available_at", "first_seen", "first_seen_at"),
+    "title": ("title", "headline"),
+    "summary": ("summary", "description"),
+    "publisher": ("publisher", "source"),
+    "currencies": ("currencies", "tickers"),
+    "url": ("url", "link"),
+    "id": ("id",),
+    "trusted_time": ("trusted_time",),
+}
+
+
+@dataclass(slots=True)
+class NewsStats:
+    """What a pass over a file has given out so far, and what it has left out; times are publications in UTC ms (0: none)."""
+
+    rows: int = 0  # in the file
+    news: int = 0
+    first: int = 0
+    last: int = 0
+    duplicates: int = 0  # an id that came before
+    untrusted: int = 0  # no time, or one that the file itself doesn't trust
+    untitled: int = 0
+
+    def count(self, ts: int) -> None:
+        """One more given out, published at `ts`."""
+        self.news += 1
+        self.first = min(self.first or ts, ts)
+        self.last = max(self.last, ts)
+
+
+class NewsFile:
+    """The headlines of a parquet, CSV or JSON-lines file; iterate it, as often as you like, for `News` sorted by availability.
+
+    `available_at` is the file's own (never before publication) where it has the column, else publication + `feed_delay` (ms).
+    The window [`start`, `end`) is of availability, in UTC ms. Rows without a trusted time or a title, and ids that came
+    before, are left out and counted in `stats`. `timezone` names the zone of naive times. Memory grows with the file.
+
+    Raises DataError while iterating.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        feed_delay: int = 60_000,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        timezone: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self.feed_delay = feed_delay
+        self.start, self.end = start, end
+        self.stats = NewsStats()
+        self._timezone = timezone
+
+    def __iter__(self) -> Iterator[News]:
+        self.stats = stats = NewsStats()
+        return self._events(stats)
+
+    def _events(self, stats: NewsStats) -> Iterator[News]:
+        rows = Rows(
+            self.path,
+            COLUMNS,
+            required=("published_at", "title"),
+            times=("published_at", "available_at"),
+            timezone=self._timezone,
+        )
+        published = rows.times["published_at"]
+        stats.rows = len(published)
+        available = published + self.feed_delay
+        if "available_at" in rows.times:
+            seen = rows.times["available_at"]
+            available = np.where(seen > 0, np.maximum(seen, published), available)
+        stats.untrusted = int((published == 0).sum())
+        order = in_window(published, available, self.start, self.end)
+        known: set[str] = set()
+        for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
+            if (row.get("trusted_time") or "true").lower() in ("false", "0"):
+                stats.untrusted += 1
+                continue
+            news = to_news(ts, available_at, row)
+            if not news.title:
+                stats.untitled += 1
+            elif news.id in known:
+                stats.duplicates += 1
+            else:
+                known.add(news.id)
+                stats.count(ts)
+                yield news
+
+
+def in_window(published: Times, available: Times, start: int | None, end: int | None) -> Times:
+    """Indices of the rows with a publication time whose availability is in [`start`, `end`), by availability."""
+    inside = published > 0
+    if start is not None:
+        inside &= available >= start
+    if end is not None:
+        inside &= available < end
+    order = np.flatnonzero(inside)
+    return order[np.argsort(available[order], kind="stable")]
+
+
+def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
+    """The event of a row's texts, cleaned."""
+    title, publisher, url = plain(row.get("title")), plain(row.get("publisher")), plain(row.get("url"))
+    return News(
+        id=plain(row.get("id")) or news_id(url, publisher, title, ts),
+        ts=ts,
+        available_at=available_at,
+        title=title,
+        summary=plain(row.get("summary"), MAX_SUMMARY),
+        publisher=publisher,
+        url=url,
+        currencies=tickers(row.get("currencies")),
+    )
+
+
+def tickers(value: str | list[str | None] | None) -> tuple[str, ...]:
+    """`BTC, eth` or a list of such, as (`BTC`, `ETH`)."""
+    found = value if isinstance(value, list) else re.split(r"[,;|\s]+", value or "")
+    return tuple(dict.fromkeys(ticker.strip().upper() for ticker in found if ticker and ticker.strip()))

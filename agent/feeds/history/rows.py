@@ -1,0 +1,71 @@
+"""A small file held whole: times as UTC milliseconds, numbers as floats, texts left in arrow until they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from agent.errors import DataError
+from agent.feeds.history.columns import Aliases, as_arrow, open_table, pick, to_floats
+from agent.feeds.history.timestamps import TimeColumn
+
+_BLOCK_ROWS: Final = 1_024
+
+
+class Rows:
+    """The `wanted` columns of the file at `path`, by our names: `times` (UTC ms, 0 where missing), `numbers` (NaN where
+    missing), and all others as texts or lists of texts. `names` maps our names to the file's.
+
+    Raises DataError as `open_table` and `pick` do, where a time or number isn't one, and where a text is not UTF-8.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        wanted: Aliases,
+        *,
+        required: Sequence[str],
+        times: Collection[str],
+        numbers: Collection[str] = (),
+        timezone: str | None = None,
+    ) -> None:
+        self.path = path
+        table = open_table(path)
+        self.names = pick(table, wanted, required=required)
+        readers = {column: TimeColumn(path, name, timezone=timezone) for column, name in self.names.items() if column in times}
+        parts: dict[str, list[Any]] = {column: [] for column in self.names}
+        for row, batch in table.batches(self.names):
+            for column, values in batch.items():
+                if column in readers:
+                    parts[column].append(readers[column].read(values, row))
+                elif column in numbers:
+                    parts[column].append(to_floats(values, path, self.names[column], row))
+                else:
+                    parts[column].append(self._text(values, column))
+        if not all(parts.values()):
+            raise DataError(f"{path} holds no row, only its header", hint="fetch or export it again")
+        self.times: dict[str, NDArray[np.int64]] = {c: np.concatenate(parts.pop(c)) for c in times if c in parts}
+        self.numbers: dict[str, NDArray[np.float64]] = {c: np.concatenate(parts.pop(c)) for c in numbers if c in parts}
+        self._texts = {column: pa.chunked_array(found) for column, found in parts.items()}
+
+    def texts(self, order: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
+        """The texts (None where missing) of the rows with these indices, one row at a time, decoded a block at a time."""
+        for start in range(0, len(order), _BLOCK_ROWS):
+            indices = as_arrow(order[start : start + _BLOCK_ROWS], pa.int64())
+            block = {column: values.take(indices).to_pylist() for column, values in self._texts.items()}
+            for row in range(len(indices)):
+                yield {column: values[row] for column, values in block.items()}
+
+    def _text(self, values: pa.Array, column: str) -> pa.Array:
+        try:
+            if not pa.types.is_list(values.type):
+                values = values.cast(pa.large_string())
+            values.validate(full=True)
+        except pa.ArrowException:
+            raise DataError(f"{self.path} is not UTF-8: column {self.names[column]}", hint="save its texts as UTF-8") from None
+        return values

@@ -1,0 +1,182 @@
+"""Sentiment for replay: a scorer run over historical news, or scores that the user brings in a file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from operator import attrgetter
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import DataError
+from agent.events import Event, News, Sentiment
+from agent.feeds.history.columns import Aliases, place
+from agent.feeds.history.news import COLUMNS as NEWS_COLUMNS
+from agent.feeds.history.news import NewsStats, in_window, tickers, to_news
+from agent.feeds.history.rows import Rows
+from agent.feeds.merge import merge
+from agent.feeds.text import news_id, plain
+
+_BLOCK: Final = 256
+_CLASSES: Final = ("bearish", "neutral", "bullish")
+COLUMNS: Final[Aliases] = {
+    **NEWS_COLUMNS,
+    "symbols": ("symbols", "symbol"),
+    **{name: (name,) for name in _CLASSES},
+    "model": ("model",),
+}
+
+
+class Score(Protocol):
+    """Calibrated probabilities that sum to 1, or an abstention."""
+
+    @property
+    def bearish(self) -> float: ...
+    @property
+    def neutral(self) -> float: ...
+    @property
+    def bullish(self) -> float: ...
+    @property
+    def abstained(self) -> bool: ...
+
+
+class Scorer(Protocol):
+    """A sentiment model."""
+
+    def score(self, texts: Sequence[str], /) -> Sequence[Score]:
+        """One score a text, in their order."""
+        ...
+
+
+def scored(
+    news: Iterable[News],
+    scorer: Scorer,
+    inference_latency: int,
+    *,
+    model: str = "",
+    block: int = _BLOCK,
+    text: Callable[[News], str] = attrgetter("title"),
+) -> Iterator[News | Sentiment]:
+    """The news, sorted by availability, with a `Sentiment` for each `inference_latency` ms after it, in total order.
+
+    `block` headlines are read ahead and scored together. `model` is the fingerprint recorded with each sentiment.
+    """
+    waiting: deque[Sentiment] = deque()
+    source = iter(news)
+    while headlines := list(islice(source, block)):
+        scores = scorer.score([text(item) for item in headlines])
+        for item, score in zip(headlines, scores, strict=True):
+            while waiting and waiting[0].available_at < item.available_at:  # at the same moment news come first
+                yield waiting.popleft()
+            yield item
+            known = item.available_at + inference_latency
+            waiting.append(
+                Sentiment(
+                    news_id=item.id,
+                    ts=known,
+                    available_at=known,
+                    bearish=score.bearish,
+                    neutral=score.neutral,
+                    bullish=score.bullish,
+                    model=model,
+                    abstained=score.abstained,
+                    latency_ms=float(inference_latency),
+                )
+            )
+    yield from waiting
+
+
+class SentimentFile:
+    """Scores that were made elsewhere, from a parquet, CSV or JSON-lines file; iterate it for its events in total order.
+
+    Each row has a publication time, probabilities bearish, neutral and bullish (all empty: abstained), and a title, from which
+    the agent finds the symbols and which comes out as `News` too, or symbols, which are then taken as they are, or both. The
+    score is available at the row's `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The window
+    [`start`, `end`) is of the score's availability. Rows without a time and rows that repeat a headline's score are left out
+    and counted in `stats`. `timezone` names the zone of naive times.
+
+    Raises DataError while iterating: as `NewsFile`, and where probabilities don't sum to 1 (± 0.01).
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        feed_delay: int = 60_000,
+        inference_latency: int = 250,
+        *,
+        start: int | None = None,
+        end: int | None = None,
+        timezone: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.name = str(path)
+        self.feed_delay, self.inference_latency = feed_delay, inference_latency
+        self.start, self.end = start, end
+        self.stats = NewsStats()
+        self._timezone = timezone
+
+    def __iter__(self) -> Iterator[Event]:
+        self.stats = stats = NewsStats()
+        rows = Rows(
+            self.path,
+            COLUMNS,
+            required=("published_at", *_CLASSES),
+            times=("published_at", "available_at"),
+            numbers=_CLASSES,
+            timezone=self._timezone,
+        )
+        if not {"title", "symbols"} & rows.names.keys():
+            raise DataError(f"{self.name}: no column title and none of symbols", hint="say what each score is about")
+        published = rows.times["published_at"]
+        seen = rows.times.get("available_at", np.zeros_like(published))
+        available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency)
+        stats.rows, stats.untrusted = len(published), int((published == 0).sum())
+        order = in_window(published, available, self.start, self.end)
+        chances, abstained = self._probabilities(rows)
+        news: dict[str, News] = {}
+        scores: dict[tuple[str, tuple[str, ...]], Sentiment] = {}
+        for index, row in zip(order.tolist(), rows.texts(order), strict=True):
+            ts, known = int(published[index]), int(available[index])
+            item = to_news(ts, min(ts + self.feed_delay, known), row)
+            symbols = tickers(row.get("symbols"))
+            if item.title:
+                news.setdefault(item.id, item)
+            elif not symbols:
+                stats.untitled += 1
+                continue
+            identity = item.id if item.title else news_id("", "", ",".join(symbols), ts)
+            bearish, neutral, bullish = chances[index].tolist()
+            score = Sentiment(
+                identity,
+                ts=known,
+                available_at=known,
+                bearish=bearish,
+                neutral=neutral,
+                bullish=bullish,
+                model=plain(row.get("model")),
+                abstained=bool(abstained[index]),
+                symbols=symbols,
+            )
+            if scores.setdefault((identity, symbols), score) is not score:
+                stats.duplicates += 1
+            else:
+                stats.count(ts)
+        return merge([sorted(news.values(), key=attrgetter("available_at")), scores.values()])
+
+    def _probabilities(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Bearish, neutral and bullish of every row (a third each where it abstained), and where it did."""
+        stated = np.stack([rows.numbers[name] for name in _CLASSES], axis=1)
+        abstained: NDArray[np.bool_] = np.logical_and.reduce(np.isnan(stated), axis=1)
+        stated[abstained] = 1 / 3
+        total = stated.sum(axis=1)
+        wrong = ~((stated >= 0).all(axis=1) & (np.abs(total - 1) <= 0.01))  # NaN is wrong too
+        if wrong.any():
+            index = int(wrong.argmax())
+            found = ", ".join(f"{name} {value:g}" for name, value in zip(_CLASSES, stated[index], strict=True))
+            where = place(self.path, index + 1, "/".join(_CLASSES))
+            raise DataError(f"{where}: {found} are no probabilities", hint="they must be 0 to 1 and sum to 1")
+        return stated / total[:, None], abstained

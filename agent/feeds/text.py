@@ -1,0 +1,38 @@
+"""The words of a headline as plain text, and its identity: news is hostile input, and leaves here as nothing but text."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import re
+from typing import Final
+
+MAX_TITLE: Final = 1_000  # characters
+MAX_SUMMARY: Final = 10_000
+
+_MARKUP = re.compile(r"<(?:!--.*?--|/?[A-Za-z][^<>]*)>", re.DOTALL)  # "BTC < 50k > 40k" is no markup
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
+)
+_SPACE = re.compile(r"\s+")
+
+
+def plain(text: str | None, limit: int = MAX_TITLE) -> str:
+    """The text on one line, without markup, entities, control characters and bidirectional overrides, cut to `limit`.
+
+    Total, and of `None` makes "".
+    """
+    if not text:
+        return ""
+    text = text[: 4 * limit]
+    if "&" in text:
+        text = html.unescape(text)
+    if "<" in text:
+        text = _MARKUP.sub(" ", text)
+    return _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip()[:limit].rstrip()
+
+
+def news_id(url: str, publisher: str, title: str, ts: int) -> str:
+    """What makes a headline itself: its address, else publisher, title and publication (UTC ms). 32 hexadecimal digits."""
+    identity = url or "\x1f".join((publisher, title, str(ts)))
+    return hashlib.blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest()

@@ -1,0 +1,68 @@
+"""Funding rates, from files and constant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import DataError
+from agent.events import HOUR_MS, Funding
+from agent.feeds.history.funding import FundingFile, constant_funding
+
+T0 = 1_704_067_200_000  # 2024-01-01
+EIGHT = 8 * HOUR_MS
+
+
+def written(folder: Path, content: str, name: str = "BTCUSDT-funding.csv") -> Path:
+    (folder / name).write_text(content)
+    return folder / name
+
+
+def test_rates_come_out_by_time_known_at_their_stamp(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        f"symbol,fundingRate,fundingRateTimestamp\nBTCUSDT,0.0002,{T0 + EIGHT}\nBTCUSDT,-0.0001,{T0}\nETHUSDT,0.0003,{T0}\n",
+    )
+    assert list(FundingFile(path)) == [
+        Funding("BTCUSDT", T0, T0, -0.0001),
+        Funding("ETHUSDT", T0, T0, 0.0003),
+        Funding("BTCUSDT", T0 + EIGHT, T0 + EIGHT, 0.0002),
+    ]
+    assert [event.ts for event in FundingFile(path, start=T0 + 1)] == [T0 + EIGHT]
+    assert [event.ts for event in FundingFile(path, end=T0 + EIGHT)] == [T0, T0]
+
+
+def test_the_symbol_may_come_from_the_caller_or_the_files_name_and_repeats_are_dropped(tmp_path: Path) -> None:
+    source = FundingFile(written(tmp_path, f"ts,rate\n{T0},0.0001\n{T0},0.0001\n"))
+    assert list(source) == [Funding("BTCUSDT", T0, T0, 0.0001)]
+    assert source.duplicates == 1
+    assert next(iter(FundingFile(source.path, "ETHUSDT"))).symbol == "ETHUSDT"
+
+
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        ("ts,price\n1,2\n", "no column rate or fundingRate"),
+        (f"ts,rate\n{T0},\n", "row 1, column rate: nan is no funding rate"),
+        (f"ts,rate\n{T0},0.0001\n{T0 + 1},12\n", "row 2, column rate: 12.0 is no funding rate"),
+        (f"ts,rate\n{T0},0.0001\n,0.0001\n", "row 2, column ts: missing"),
+        (f"ts,rate\n{T0},0.0001\n{T0},0.0002\n", "two funding rates of BTCUSDT at 2024-01-01T00:00:00Z: 0.0001 and 0.0002"),
+        ("ts,rate\n2024-01-01,0.0001\n", "naive"),
+    ],
+)
+def test_a_bad_file_is_told_what_and_where(tmp_path: Path, content: str, fragment: str) -> None:
+    with pytest.raises(DataError) as error:
+        list(FundingFile(written(tmp_path, content)))
+    assert fragment in str(error.value)
+
+
+@given(st.integers(0, 40 * EIGHT), st.integers(0, 40 * EIGHT), st.sampled_from([HOUR_MS, 4 * HOUR_MS, EIGHT]))
+def test_a_constant_rate_falls_on_every_stamp_of_the_window(start: int, length: int, interval: int) -> None:
+    events = list(constant_funding(["BTCUSDT", "ETHUSDT"], 0.0001, interval, T0 + start, T0 + start + length))
+    stamps = [ts for ts in range(T0, T0 + start + length, interval) if ts >= T0 + start]
+    assert [(event.ts, event.symbol) for event in events] == [
+        (ts, symbol) for ts in stamps for symbol in ("BTCUSDT", "ETHUSDT")
+    ]

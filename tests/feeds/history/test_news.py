@@ -1,0 +1,142 @@
+"""News files: headlines in the order in which they could be known."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import DataError
+from agent.feeds.history.news import NewsFile
+
+T0 = 1_704_067_200_000  # 2024-01-01
+ROWS: list[dict[str, Any]] = [
+    {
+        "published_at": "2024-01-01T00:00:05Z", "title": "Bitcoin <b>rises</b>", "description": "On &amp; on",
+        "publisher": "Wire", "currencies": "btc, ETH", "url": "http://wire/1", "votes_positive": "9",
+    },
+    {
+        "published_at": "2024-01-01T00:00:01Z", "title": "Ether falls", "description": None,
+        "publisher": "Tape", "currencies": None, "url": None, "votes_positive": "0",
+    },
+]  # fmt: skip
+
+
+def jsonl(folder: Path, rows: list[dict[str, Any]], name: str = "news.jsonl") -> Path:
+    path = folder / name
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def as_csv(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "news.csv"
+    quoted = [",".join('"' + str(value or "") + '"' for value in row.values()) for row in rows]
+    path.write_text("\n".join((",".join(rows[0]), *quoted)))
+    return path
+
+
+def as_parquet(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), folder / "news.parquet")
+    return folder / "news.parquet"
+
+
+@pytest.mark.parametrize("write", [jsonl, as_csv, as_parquet])
+def test_every_format_gives_the_same_events(tmp_path: Path, write: Any) -> None:
+    ether, bitcoin = NewsFile(write(tmp_path, ROWS), feed_delay=90_000)
+    assert (bitcoin.title, bitcoin.summary, bitcoin.publisher, bitcoin.url) == (
+        "Bitcoin rises",
+        "On & on",
+        "Wire",
+        "http://wire/1",
+    )
+    assert (bitcoin.ts, bitcoin.available_at, bitcoin.currencies) == (T0 + 5_000, T0 + 95_000, ("BTC", "ETH"))
+    assert (ether.title, ether.summary, ether.currencies, ether.available_at) == ("Ether falls", "", (), T0 + 91_000)
+    assert len({ether.id, bitcoin.id}) == 2
+
+
+def test_when_it_was_first_seen_is_believed_but_never_before_publication(tmp_path: Path) -> None:
+    rows = [
+        {"published_at": T0, "title": "late", "first_seen": T0 + 600_000},
+        {"published_at": T0 + 1_000, "title": "clock ahead", "first_seen": T0 - 5_000},
+        {"published_at": T0 + 2_000, "title": "not recorded", "first_seen": None},
+    ]
+    seen = [(news.title, news.available_at - T0) for news in NewsFile(jsonl(tmp_path, rows), feed_delay=60_000)]
+    assert seen == [("clock ahead", 1_000), ("not recorded", 62_000), ("late", 600_000)]
+
+
+def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [
+        {"published_at": T0, "title": "one", "publisher": "P", "trusted_time": True},
+        {"published_at": T0, "title": "one", "publisher": "P", "trusted_time": True},
+        {"published_at": T0, "title": "one", "publisher": "Q", "trusted_time": True},
+        {"published_at": None, "title": "when?", "publisher": "P", "trusted_time": True},
+        {"published_at": T0, "title": "guessed", "publisher": "P", "trusted_time": False},
+        {"published_at": T0, "title": " <br> ", "publisher": "P", "trusted_time": True},
+        {"published_at": T0 + 1, "title": "two", "publisher": "P", "trusted_time": None},
+    ]
+    source = NewsFile(jsonl(tmp_path, rows))
+    assert [news.title for news in source] == ["one", "one", "two"]
+    stats = source.stats
+    assert (stats.rows, stats.news, stats.duplicates, stats.untrusted, stats.untitled) == (7, 3, 1, 2, 1)
+    assert (stats.first, stats.last) == (T0, T0 + 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(0, 60), st.integers(0, 60))
+def test_any_file_comes_out_sorted_whole_and_cut_to_the_window(
+    tmp_path_factory: pytest.TempPathFactory, seconds: list[int], start: int, end: int
+) -> None:
+    rows = [{"published_at": T0 + 1_000 * second, "title": f"headline {number}"} for number, second in enumerate(seconds)]
+    path = jsonl(tmp_path_factory.mktemp("news"), rows)
+    source = NewsFile(path, feed_delay=5_000, start=T0 + 1_000 * start, end=T0 + 1_000 * end)
+    expected = sorted((second + 5, number) for number, second in enumerate(seconds) if start <= second + 5 < end)
+    assert [((news.available_at - T0) // 1_000, int(news.title.split()[1])) for news in source] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fragments"),
+    [
+        ("n.csv", b"", ["is empty"]),
+        ("n.csv", b"published_at,title\n", ["holds no row"]),
+        ("n.csv", b"published_at,titel\n1704067200,x\n", ["no column title or headline", "is it 'titel'?"]),
+        ("n.csv", b"title\nx\n", ["no column published_at"]),
+        ("n.csv", b"published_at,title\n1704067200,ok\n1704067201,B\xf6rse\n", ["is not UTF-8", "row 2, column title"]),
+        ("n.csv", b"published_at,title\n2024-01-01 10:00:00,x\n", ["row 1, column published_at", "naive", 'timezone="UTC"']),
+        ("n.csv", b"published_at,title\n1704067200,x\n1704067200000,y\n", ["row 2", "in milliseconds, the rows before are in s"]),
+        ("n.jsonl", b'{"published_at": 1704067200, "title": "x"}\n{"published_at": 17040', ["line 2 is not a JSON object"]),
+        ("n.jsonl", b'["x"]\n', ["line 1 is not a JSON object"]),
+        ("n.jsonl", b'{"title": "\xe9"}\n', ["is not UTF-8: line 1"]),
+        ("n.jsonl", b'{"published_at": 1704067200, "title": "x"}\n{"published_at": "soon"}\n', ["published_at mixes"]),
+        ("n.parquet", b"PAR1 and no more", ["can't be read"]),
+    ],
+)  # fmt: skip
+def test_a_bad_file_is_told_what_where_and_how(tmp_path: Path, name: str, content: bytes, fragments: list[str]) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        list(NewsFile(path))
+    assert [fragment for fragment in fragments if fragment not in str(error.value)] == [], str(error.value)
+
+
+def test_parquet_text_that_is_not_utf8_is_told_so(tmp_path: Path) -> None:
+    times = pa.array([datetime(2024, 1, 1, tzinfo=UTC)])
+    pq.write_table(pa.table({"published_at": times, "title": pa.array([b"B\xf6rse"])}), tmp_path / "n.parquet")
+    with pytest.raises(DataError, match="is not UTF-8: column title"):
+        list(NewsFile(tmp_path / "n.parquet"))
+
+
+@pytest.mark.shared
+def test_the_real_headlines_read_whole(shared_data: Path) -> None:
+    source = NewsFile(shared_data / "data" / "news" / "crypto-headlines.parquet")
+    available = [news.available_at for news in source]
+    assert available == sorted(available)
+    assert source.stats.rows == 64_704
+    assert source.stats.news + source.stats.duplicates + source.stats.untrusted + source.stats.untitled == 64_704
+    assert source.stats.duplicates < 700
