@@ -1,0 +1,96 @@
+"""What is served says what was trained, for every method, and says so in its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from agent.errors import DataError, ModelError, UsageError
+from models.cards import DatasetRecord, read_card
+from models.sentiment.datasets import Example
+from models.sentiment.export import export_model, reference_texts
+from models.sentiment.recipe import Recipe
+from models.sentiment.scorer import MODEL_NAME, Scorer
+from models.sentiment.splits import Fractions, Split, make_split
+from models.sentiment.trained import load_trained
+from models.sentiment.training import train
+
+pytestmark = pytest.mark.train
+
+RECORD = DatasetRecord(name="own.csv", format="csv", sha256="0" * 64, rows=144, basis="eventless (checked)")
+
+
+@pytest.fixture(scope="module")
+def split(headlines: tuple[Example, ...]) -> Split:
+    return make_split(headlines, Fractions(0.1, 0.1, 0.2), seed=3)
+
+
+def tuned(method: str, split: Split, base: Path, folder: Path) -> Path:
+    recipe = Recipe(method=method, epochs=1, learning_rate=5e-3, rank=4, virtual_tokens=4, patience=0)
+    return train(recipe, split, [RECORD], folder, base=str(base)).folder
+
+
+def served(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    scores, pooled = Scorer.load(folder).score_and_embed(texts)
+    return np.array([score.probabilities for score in scores]), pooled
+
+
+@pytest.mark.parametrize(
+    ("method", "base"),
+    [
+        ("lora", "mean"),
+        ("qlora", "mean"),  # merged through dequantize()
+        ("prefix", "mean"),  # the prefix's keys and values are constants of the graph
+        ("ptuning", "mean"),  # the prompt encoder's output is
+        ("full", "mean"),
+        ("lora", "finbert"),  # with its own pooler
+        ("prompt", "llama"),  # a decoder, read at its last token
+    ],
+)
+def test_an_export_in_floating_point_is_the_trained_model(
+    method: str, base: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = tuned(method, split, tiny_bases[base], tmp_path / "adapter")
+    export_model(adapter, tmp_path / "out", quantise=False)
+    texts = [example.text for example in split.test]
+    trained = load_trained(adapter)
+    probabilities, pooled = served(tmp_path / "out", texts)
+    assert probabilities == pytest.approx(trained.probabilities(texts), abs=1e-4)
+    assert pooled == pytest.approx(trained.logits(texts)[1], abs=1e-3)
+
+
+def test_quantised_it_is_smaller_near_and_never_overwritten_by_chance(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    adapter = tuned("lora", split, tiny_bases["mean"], tmp_path / "adapter")
+    texts = [example.text for example in split.test]
+    card = export_model(adapter, tmp_path / "int8", reference=texts)
+    export_model(adapter, tmp_path / "fp32", quantise=False)
+    assert (tmp_path / "int8" / MODEL_NAME).stat().st_size < 0.6 * (tmp_path / "fp32" / MODEL_NAME).stat().st_size
+    together, _ = served(tmp_path / "int8", texts)
+    assert all(
+        np.array_equal(served(tmp_path / "int8", [text])[0][0], row) for text, row in zip(texts[:3], together, strict=False)
+    )
+    difference = np.abs(together - load_trained(adapter).probabilities(texts))
+    assert card.notes["export_largest_probability_difference"] == pytest.approx(difference.max(), abs=1e-4)
+    assert card.notes["export_same_prediction"] >= 0.9
+    assert card.notes["export_batch_dependence"] == 0
+    assert read_card(tmp_path / "int8") == card
+    with pytest.raises(UsageError, match=r"already.*--force"):
+        export_model(adapter, tmp_path / "int8")
+    with pytest.raises(ModelError, match="neither an adapter nor full weights"):
+        export_model(tmp_path / "int8", tmp_path / "again")
+
+
+def test_reference_texts_are_lines_of_a_file_or_our_own(tmp_path: Path) -> None:
+    (tmp_path / "texts").write_text("one\n\n two \n", "utf-8")
+    assert reference_texts(tmp_path / "texts") == ["one", "two"]
+    assert len(reference_texts()) >= 200
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    for name in ("latin", "missing"):
+        with pytest.raises(DataError, match="UTF-8"):
+            reference_texts(tmp_path / name)
