@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from agent.config import InstrumentConfig
 
 _COINS: Final[dict[str, str]] = {
-    "BTC": "btc|xbt|bitcoin|₿",
+    "BTC": "btc|xbt|bitcoin|bitcoins|₿",
     "ETH": "eth|ether|ethereum",
     "XRP": "xrp|ripple",
     "SOL": "SOL|solana",
@@ -114,14 +114,13 @@ class SymbolMapper:
         for keyword in macro_keywords:
             self._learn(keyword, self.symbols, macro=True)
         for symbol in self.symbols:
-            self._learn(symbol, (symbol,))
+            self._learn(_ticker(symbol), (symbol,))
         # Who trades no coin has no use for their names: to him "Bitcoin slips as Fed holds rates" is news of the Fed
         coins = _COINS if self._by_base.keys() & _COINS else {}
         for base in coins.keys() | self._by_base.keys():
             traded = self._by_base.get(base, ())
             self._learn("$" + base.lower(), traded)
-            # A single letter is a word of its own ("AT&T", "Plan B")
-            for alias in coins.get(base, base if len(base) > 1 else "").split("|"):
+            for alias in coins.get(base, _ticker(base)).split("|"):
                 self._learn(alias, traded)
         configured: dict[str, tuple[str, ...]] = {}
         for symbol in self.symbols:
@@ -160,6 +159,11 @@ class SymbolMapper:
         key = alias.strip().lower()
         if key:
             self._meanings[key] = _Meaning(symbols, "" if alias == key else alias.strip(), macro)
+
+
+def _ticker(name: str) -> str:
+    """As a headline may print it: a single letter is a word of its own ("AT&T", "Plan B"), and only `$T` is a ticker."""
+    return name if len(name) > 1 else ""
 
 
 def _pattern(aliases: Iterable[str]) -> re.Pattern[str]:

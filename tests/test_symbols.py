@@ -1,0 +1,142 @@
+"""Which traded symbols a headline is about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import InstrumentConfig, SignalsConfig
+from agent.symbols import SymbolMapper, base_of
+
+MACRO = SignalsConfig().macro_keywords
+TRADED = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "NEARUSDT", "LINKUSDT", "BCHUSDT", "XRPUSDT")
+MAPPER = SymbolMapper(TRADED, {}, MACRO)
+
+
+@pytest.mark.parametrize(
+    ("symbol", "base"),
+    [
+        ("BTCUSDT", "BTC"), ("BTCUSDC", "BTC"), ("BTC/USDT", "BTC"), ("BTC/USDT:USDT", "BTC"), ("BTC-USD", "BTC"),
+        ("BTCPERP", "BTC"), ("BTCUSDT-27DEC24", "BTC"), ("XBTUSD", "BTC"), ("BTC", "BTC"), ("ethusdt", "ETH"), ("ETHBTC", "ETH"),
+        ("USDCUSDT", "USDC"), ("WBTCUSDT", "WBTC"), ("1000PEPEUSDT", "PEPE"), ("10000SATSUSDT", "SATS"), ("1INCHUSDT", "1INCH"),
+        ("SPY", "SPY"), ("BRK.B", "BRK.B"),
+    ],
+)  # fmt: skip
+def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
+    assert base_of(symbol) == base
+
+
+@pytest.mark.parametrize(
+    ("title", "symbols"),
+    [
+        ("Bitcoin slips under its weekly low", ["BTCUSDT"]),
+        ("BITCOIN SLIPS UNDER ITS WEEKLY LOW", ["BTCUSDT"]),
+        ("bitcoin's hash rate at a record", ["BTCUSDT"]),
+        ("Five thousand bitcoins moved at once", ["BTCUSDT"]),
+        ("Why $btc and #ETH part ways", ["BTCUSDT", "ETHUSDT"]),
+        ("XBT futures: open interest up", ["BTCUSDT"]),
+        ("A miner sells ₿120 in a week", ["BTCUSDT"]),
+        ("BTC-USD touches a new high; BTCUSDT follows", ["BTCUSDT"]),
+        ("Ether and Solana lead, Ripple lags", ["ETHUSDT", "SOLUSDT", "XRPUSDT"]),
+        # Parts of words, and longer names, are others
+        ("Together they weather the tether question", []),
+        ("wBTC custody moves, stETH too", []),
+        ("Bitcoin Cash forks again", ["BCHUSDT"]),
+        ("Bitcoin Cash falls while bitcoin stands", ["BTCUSDT", "BCHUSDT"]),
+        ("Ethereum Classic miners go home", []),
+        ("Bank failures had a ripple effect", []),
+        ("Card perks grow at Crypto.com", []),
+        # Everyday words are tickers only as such
+        ("A link between the two is near", []),
+        ("LINK outruns NEAR", ["NEARUSDT", "LINKUSDT"]),
+        ("LINK BETWEEN MINERS AND BANKS IS NEAR", []),
+        ("Traders pile into $near and $Link", ["NEARUSDT", "LINKUSDT"]),
+        ("NEAR Protocol ships its upgrade", ["NEARUSDT"]),
+        ("Sol rises early in July", []),
+        # Macro news is about everything, unless it names coins
+        ("Fed leaves interest rate unchanged", list(TRADED)),
+        ("Crypto market sheds a tenth of its value", list(TRADED)),
+        ("INFLATION COOLS FOR THE THIRD MONTH", list(TRADED)),
+        ("Bitcoin jumps as the Fed pauses", ["BTCUSDT"]),
+        ("Polkadot votes to lower its inflation", []),
+        ("The federation fedora fair opens", []),
+        ("Painters and poets meet in Lisbon", []),
+        ("", []),
+        ("İstanbul'da Bitcoin günü: NEAR var", ["BTCUSDT", "NEARUSDT"]),
+    ],
+)  # fmt: skip
+def test_symbols_of_a_headline(title: str, symbols: list[str]) -> None:
+    assert MAPPER.map(title) == tuple(symbols)
+
+
+@pytest.mark.parametrize(
+    ("title", "currencies", "symbols"),
+    [
+        ("A quiet day", ("BTC",), ["BTCUSDT"]),
+        ("A quiet day", ("btc", "XBT", "DOGE", ""), ["BTCUSDT"]),
+        ("Ether wakes up", ("BTC",), ["BTCUSDT", "ETHUSDT"]),
+        ("Fed speaks at noon", ("BTC",), list(TRADED)),
+        ("Fed speaks at noon", ("S",), list(TRADED)),
+    ],
+)
+def test_the_sources_own_tickers_count_too(title: str, currencies: tuple[str, ...], symbols: list[str]) -> None:
+    assert MAPPER.map(title, currencies) == tuple(symbols)
+
+
+def test_every_market_of_a_coin_hears_its_news() -> None:
+    mapper = SymbolMapper(("BTCUSDC", "ETHUSDT", "BTCUSDT"), {}, ())
+    assert mapper.map("Bitcoin sleeps", ()) == ("BTCUSDC", "BTCUSDT")
+    assert mapper.map("Nothing else", ("BTC",)) == ("BTCUSDC", "BTCUSDT")
+
+
+def test_shares_are_known_by_ticker_and_configured_aliases() -> None:
+    rules = {"SPY": InstrumentConfig(aliases=("S&P 500", "wall street")), "T": InstrumentConfig(aliases=("AT&T",))}
+    mapper = SymbolMapper(("SPY", "T"), rules, MACRO)
+    for title in ("SPY closes flat", "Why $spy?", "The S&P 500 at a record", "Wall Street yawns"):
+        assert mapper.map(title) == ("SPY",)
+    assert mapper.map("A spy thriller, Plan T") == ()
+    assert mapper.map("AT&T raises its prices") == ("T",)
+    assert mapper.map("Bitcoin slips as the Fed speaks") == ("SPY", "T"), "who trades shares has no use for the names of coins"
+
+
+def test_configured_aliases_go_before_the_table() -> None:
+    rules = {"BTCUSDT": InstrumentConfig(aliases=("digital gold", "Saylor")), "LINKUSDT": InstrumentConfig(aliases=("link",))}
+    mapper = SymbolMapper(TRADED, rules, MACRO)
+    assert mapper.map("Is it DIGITAL GOLD?") == ("BTCUSDT",)
+    assert mapper.map("Saylor buys, says sailor") == ("BTCUSDT",)
+    assert mapper.map("saylor") == (), "an alias with capitals counts only as it is written"
+    assert mapper.map("the missing link") == ("LINKUSDT",)
+
+
+@given(st.text(max_size=300), st.lists(st.text(max_size=8), max_size=4))
+def test_any_text_maps_to_traded_symbols_in_their_order(title: str, currencies: list[str]) -> None:
+    found = MAPPER.map(title, currencies)
+    assert list(found) == [symbol for symbol in TRADED if symbol in found]
+
+
+@given(
+    st.sampled_from(["Bitcoin", "$eth", "LINK", "near protocol", "Fed", "SOLUSDT", "nothing"]),
+    st.text(alphabet="0123456789 .,;:!?'’-()#\n", max_size=40),
+    st.text(alphabet="0123456789 .,;:!?'’-()#\n", max_size=40),
+)
+def test_numbers_and_punctuation_around_a_name_change_nothing(name: str, before: str, after: str) -> None:
+    assert MAPPER.map(f"on {before} {name} {after}") == MAPPER.map(f"on {name}")
+
+
+@pytest.mark.shared
+def test_real_headlines_are_mapped_plausibly(shared_data: Path) -> None:
+    news = pd.read_parquet(shared_data / "data/news/crypto-headlines.parquet", columns=["title", "currencies"])
+    mapper = SymbolMapper(("BTCUSDT", "ETHUSDT"), {}, MACRO)
+    counts = Counter(mapper.map(title) for title in news.title.fillna(""))
+    print(dict(counts))
+    share = {symbols: count / len(news) for symbols, count in counts.items()}
+    assert 0.10 < share["BTCUSDT",] < 0.20
+    assert 0.04 < share["ETHUSDT",] < 0.10
+    assert 0.05 < share["BTCUSDT", "ETHUSDT"] < 0.20, "macro news, and headlines that name both"
+    bitcoin = news.title.str.contains(r"\bbitcoin\b(?! cash| sv|\.com)", case=False, na=False)
+    assert all("BTCUSDT" in mapper.map(title) for title in news.title[bitcoin])
