@@ -59,8 +59,8 @@ class SignalsConfig(Section):
     story_similarity: float = Field(0.6, gt=0, le=1)  # Jaccard of content words from which two headlines are one story
     story_window: Duration = 86_400_000
     macro_keywords: tuple[str, ...] = (
-        "fed", "fomc", "federal reserve", "interest rate", "rate cut", "rate hike", "inflation", "cpi", "pce", "payrolls", "treasury yields",
-        "tariff", "tariffs", "recession", "crypto market", "cryptocurrency", "cryptocurrencies", "crypto",
+        "fed", "fomc", "federal reserve", "interest rate", "rate cut", "rate hike", "inflation", "cpi", "pce", "payrolls",
+        "treasury yields", "tariff", "tariffs", "recession", "crypto market", "cryptocurrency", "cryptocurrencies", "crypto",
     )  # fmt: skip
 
 
@@ -112,6 +112,11 @@ class HistoryConfig(Section):
 
     feed_delay: Duration = 60_000  # publication to first seen
     inference_latency: Duration = 250  # first seen to scored
+    klines: tuple[str, ...] = ()  # files to replay where the command line names none; none here either: the sample data
+    news: str = ""
+    sentiment: str = ""  # headlines that are scored already
+    funding: str = ""
+    timezone: str = ""  # of times in those files that name none
 
 
 class StoreConfig(Section):
@@ -159,7 +164,9 @@ def load(path: Path | None = None) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"no configuration file {path}", hint="name one with --config, or leave it out for the defaults") from None
+        raise ConfigError(
+            f"no configuration file {path}", hint="name one with --config, or leave it out for the defaults"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from decimal import Decimal
 from hashlib import blake2b
 from typing import Any
 
@@ -26,10 +25,8 @@ from agent.events import (
     News,
     Order,
     OrderType,
-    OrderUpdate,
     RiskState,
     Sentiment,
-    Signal,
 )
 from agent.execution.paper import PaperExchange
 from agent.instruments import instrument_for
@@ -56,7 +53,9 @@ class Engine:
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
-            symbol: Tape(instruments[symbol], config.market.interval, self.portfolio.positions[symbol], self.exchange.books[symbol])
+            symbol: Tape(
+                instruments[symbol], config.market.interval, self.portfolio.positions[symbol], self.exchange.books[symbol]
+            )
             for symbol in symbols
         }
         self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
@@ -68,10 +67,9 @@ class Engine:
         self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
-        self._hears_klines = _overrides(strategy, "on_kline")
-        self._hears_sentiment = _overrides(strategy, "on_sentiment")
+        self._hears_klines = strategy.hears("on_kline")
+        self._hears_sentiment = strategy.hears("on_sentiment")
         self._handlers: dict[type, Callable[[Any], None]] = {
-            Kline: self._on_kline,
             News: self._on_news,
             Sentiment: self._on_sentiment,
             Funding: self._on_funding,
@@ -83,7 +81,10 @@ class Engine:
 
     def handle(self, event: Event) -> None:
         """Take one event in, in the total order of DESIGN §2, and decide."""
-        self._handlers[event.__class__](event)
+        if event.__class__ is Kline:
+            self._on_kline(event)
+        else:
+            self._handlers[event.__class__](event)
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
@@ -295,7 +296,3 @@ class Engine:
         )  # fmt: skip
         self._decide(order)
         self.exchange.submit(order, now)
-
-
-def _overrides(strategy: Strategy, method: str) -> bool:
-    return getattr(type(strategy), method) is not getattr(Strategy, method)

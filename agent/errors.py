@@ -1,15 +1,15 @@
 """What can go wrong, named by what the person should do about it.
 
-    TapewireError                exit code 1: the work failed
-    ├─ DataError                 a file or a stream holds what it must not: mend the data
-    ├─ StoreError                the database cannot be read or written: free space, rights, migrations
-    │  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
-    ├─ VenueError                the exchange or a feed refused or failed: retry later
-    ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
-    ├─ UsageError                exit code 2: mend the command line
-    │  └─ ConfigError            exit code 2: mend the configuration
-    └─ SafetyError               exit code 3: refused so that nobody is harmed
-       └─ LeakageError           a model would be judged on data it was trained on
+TapewireError                exit code 1: the work failed
+├─ DataError                 a file or a stream holds what it must not: mend the data
+├─ StoreError                the database cannot be read or written: free space, rights, migrations
+│  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
+├─ VenueError                the exchange or a feed refused or failed: retry later
+├─ ModelError                a model folder is missing, damaged, or for another base: name another one
+├─ UsageError                exit code 2: mend the command line
+│  └─ ConfigError            exit code 2: mend the configuration
+└─ SafetyError               exit code 3: refused so that nobody is harmed
+   └─ LeakageError           a model would be judged on data it was trained on
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, tag_field="event"):
 # -- inputs ----------------------------------------------------------------------------------------------------------
 
 
-class Kline(Message, gc=False):
+class Kline(Message, frozen=True, gc=False):
     """One bar. `start` is its open time, `ts` when this state of it was true: the close (start + interval) once confirmed."""
 
     symbol: str
@@ -115,7 +115,7 @@ class Kline(Message, gc=False):
     confirm: bool = True
 
 
-class News(Message):
+class News(Message, frozen=True):
     """A headline. `ts` is its publication as the source states it, `available_at` when the agent could have read it."""
 
     id: str
@@ -132,7 +132,7 @@ class News(Message):
     actionable: bool = True  # False: recorded, but too old to trade on (a new feed's backlog, a stale entry)
 
 
-class Sentiment(Message):
+class Sentiment(Message, frozen=True):
     """A model's calibrated probabilities for one headline; they sum to 1. Abstained is not neutral: the model did not say."""
 
     news_id: str
@@ -157,7 +157,7 @@ class Sentiment(Message):
         return 0.0 if self.abstained else max(self.bearish, self.neutral, self.bullish)
 
 
-class Funding(Message, gc=False):
+class Funding(Message, frozen=True, gc=False):
     """The funding rate of a perpetual at its stamp: positions held at `ts` pay (longs, if positive) or receive it."""
 
     symbol: str
@@ -166,7 +166,7 @@ class Funding(Message, gc=False):
     rate: float
 
 
-class Gap(Message, gc=False):
+class Gap(Message, frozen=True, gc=False):
     """Bars that could not be had: start (inclusive) to end (exclusive)."""
 
     symbol: str
@@ -177,7 +177,7 @@ class Gap(Message, gc=False):
     ts: int = 0
 
 
-class Command(Message):
+class Command(Message, frozen=True):
     """A person's or a supervisor's word to the running agent: pause, resume, flatten, kill, use-model."""
 
     action: str
@@ -190,7 +190,7 @@ class Command(Message):
 # -- decisions -------------------------------------------------------------------------------------------------------
 
 
-class Signal(Message):
+class Signal(Message, frozen=True):
     """The vote of recent headlines on one symbol."""
 
     symbol: str
@@ -209,7 +209,7 @@ class Signal(Message):
         return self.bullish - self.bearish
 
 
-class Prediction(Message):
+class Prediction(Message, frozen=True):
     """The fusion model's calibrated probabilities that the price goes down, stays in its flat band, or goes up."""
 
     symbol: str
@@ -220,7 +220,7 @@ class Prediction(Message):
     model: str = ""
 
 
-class Order(Message):
+class Order(Message, frozen=True):
     """An intent to trade, as it passed risk. `id` is the client order id: hash(run, decision number), at most 36 characters."""
 
     id: str
@@ -239,7 +239,7 @@ class Order(Message):
     reason: str = ""
 
 
-class OrderUpdate(Message):
+class OrderUpdate(Message, frozen=True):
     """A change in an order's life: from the paper exchange a decision, from a real one an input."""
 
     order_id: str
@@ -251,7 +251,7 @@ class OrderUpdate(Message):
     reason: str = ""
 
 
-class Fill(Message):
+class Fill(Message, frozen=True):
     """One execution. `slippage` is what was paid against the reference price (spread included), in quote currency."""
 
     id: str
@@ -269,7 +269,7 @@ class Fill(Message):
     reason: str = ""
 
 
-class FundingPayment(Message):
+class FundingPayment(Message, frozen=True):
     """Funding booked on a position: `amount` is added to cash."""
 
     symbol: str
@@ -280,7 +280,7 @@ class FundingPayment(Message):
     amount: Decimal
 
 
-class RiskEvent(Message):
+class RiskEvent(Message, frozen=True):
     """A change of the risk state, or an order that risk refused."""
 
     ts: int

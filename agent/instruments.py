@@ -43,7 +43,9 @@ class Instrument(NamedTuple):
 
 
 _D = Decimal
-_LINEAR = Instrument("", "linear", _D("0.01"), _D("0.001"), _D("0.001"), _D(5), _D("0.0002"), _D("0.00055"), _D("0.005"), _D(100))
+_LINEAR = Instrument(
+    "", "linear", _D("0.01"), _D("0.001"), _D("0.001"), _D(5), _D("0.0002"), _D("0.00055"), _D("0.005"), _D(100)
+)
 _SPOT = Instrument("", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1))
 _EQUITY = Instrument("", "equity", _D("0.01"), _D(1), _D(1), _D(0), _D(0), _D(0), _D(0), _D(1))
 _BY_CATEGORY: dict[Category, Instrument] = {"linear": _LINEAR, "spot": _SPOT, "equity": _EQUITY}

@@ -24,12 +24,14 @@ class RiskManager:
         self._emit = emit
         self.state = RiskState.ACTIVE
         self.rule = ""  # which limit brought us here
+        self.since = 0  # UTC ms
         self.floor = -inf  # equity at or below which `on_equity` has something to decide
         self.ceiling = -inf  # equity above which the peak moves
         self.next_day = 0
         self._peak = 0.0
         self._day_open = 0.0
         self._sent: deque[int] = deque()
+        self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -44,9 +46,16 @@ class RiskManager:
             self._peak = equity
         config = self._config
         if equity <= self._peak * (1 - config.max_drawdown) and self.state is not RiskState.HALTED:
-            self._move(ts, RiskState.HALTED, "max_drawdown", f"equity {equity:.2f} is {1 - equity / self._peak:.1%} below its peak")
+            self._move(
+                ts, RiskState.HALTED, "max_drawdown", f"equity {equity:.2f} is {1 - equity / self._peak:.1%} below its peak"
+            )
         elif equity <= self._day_open * (1 - config.max_daily_loss) and self.state is RiskState.ACTIVE:
-            self._move(ts, RiskState.REDUCING, "max_daily_loss", f"equity {equity:.2f} is {1 - equity / self._day_open:.1%} below the day's start")
+            self._move(
+                ts,
+                RiskState.REDUCING,
+                "max_daily_loss",
+                f"equity {equity:.2f} is {1 - equity / self._day_open:.1%} below the day's start",
+            )
         self.ceiling = self._peak
         self.floor = max(self._day_open * (1 - config.max_daily_loss), self._peak * (1 - config.max_drawdown))
 
@@ -67,15 +76,24 @@ class RiskManager:
         self._move(ts, state, _MANUAL, by)
 
     def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
-        self.state, self.rule = state, rule
+        self.state, self.rule, self.since = state, rule, ts
         self._emit(RiskEvent(ts, state, rule, detail))
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
     def allows(
-        self, now: int, symbol: str, *, reduces: bool, notional: float, position_after: float, gross_after: float, equity: float, data_age: int
+        self,
+        now: int,
+        symbol: str,
+        *,
+        reduces: bool,
+        notional: float,
+        position_after: float,
+        gross_after: float,
+        equity: float,
+        data_age: int,
     ) -> bool:
-        """Whether an order may go out; a refusal is recorded with its rule.
+        """Whether an order may go out; a refusal is recorded with its rule, once until something changes.
 
         `notional` of the order, `position_after` and `gross_after` (notional of the symbol and of all, were it filled) and `equity`
         are in account currency; `data_age` is how long the symbol's next bar is overdue, in ms.
@@ -103,6 +121,9 @@ class RiskManager:
             rule, detail = "max_leverage", f"{gross_after:.2f} is {gross_after / equity:.2f} x equity"
         else:
             sent.append(now)
+            self._refused.pop(symbol, None)
             return True
-        self._emit(RiskEvent(now, self.state, rule, detail, symbol))
+        if self._refused.get(symbol) != rule:
+            self._refused[symbol] = rule
+            self._emit(RiskEvent(now, self.state, rule, detail, symbol))
         return False

@@ -118,7 +118,9 @@ def main() -> None:
     args = parser.parse_args()
     with np.load(args.bars) as arrays:
         data = {key: arrays[key] for key in arrays.files}
-    strategy: Strategy = SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT)) if args.workload == "w1" else ScoreMomentum()
+    strategy: Strategy = (
+        SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT)) if args.workload == "w1" else ScoreMomentum()
+    )
     tally = Tally()
     engine = Engine(configuration(args.fill), strategy, tally, run_id="bench")
     handle = engine.handle

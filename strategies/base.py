@@ -1,12 +1,12 @@
 """What a strategy is: a small class that hears of the market and answers with target exposures.
 
-    class NewsMomentum(Strategy):
-        class Params(StrategyParams):
-            weight: float = 0.1
+class NewsMomentum(Strategy):
+    class Params(StrategyParams):
+        weight: float = 0.1
 
-        def on_signal(self, signal: Signal, market: Market) -> None:
-            if signal.actionable and signal.direction is BUY:
-                self.target(signal.symbol, weight=self.params.weight, stop=-0.02)
+    def on_signal(self, signal: Signal, market: Market) -> None:
+        if signal.actionable and signal.direction is BUY:
+            self.target(signal.symbol, weight=self.params.weight, stop=-0.02)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Target(NamedTuple):
     symbol: str
     weight: float  # signed fraction of equity; 0 is flat, negative is short
     limit: float | None = None  # limit price of the entry; None trades at the market
-    stop: float | None = None  # signed fraction of the entry price, e.g. -0.02 stops a long 2 % below it
+    stop: float | None = None  # signed fraction of the price at decision (or of the limit): -0.02 stops a long 2 % below
     take_profit: float | None = None  # the same for the profit side, e.g. 0.04
     tif: TimeInForce = TimeInForce.GTC
     reason: str = ""
@@ -90,7 +90,6 @@ class Market(Protocol):
         ...
 
 
-
 class Strategy:
     """Override the `on_…` methods you need. State belongs on `self`; time comes from `market.now`; no I/O, no randomness."""
 
@@ -117,6 +116,11 @@ class Strategy:
         A target replaces the working orders of its symbol; one near the present position changes nothing (see `rebalance_band`).
         """
         self.targets.append(Target(symbol, weight, limit, stop, take_profit, tif, reason))
+
+    @classmethod
+    def hears(cls, *methods: str) -> bool:
+        """Whether any of these `on_…` methods is overridden: what nobody hears needn't be computed."""
+        return any(getattr(cls, method) is not getattr(Strategy, method) for method in methods)
 
     def on_start(self, market: Market) -> None:
         """Before the first event."""

@@ -59,7 +59,9 @@ def order(number: int, side: Side, kind: OrderType, qty: str, **more: Any) -> Or
     return Order(f"o{number}", SYMBOL, T0, side, kind, Decimal(qty), **more)
 
 
-def run(strategy: Strategy, events: Iterable[Event], settings: Config | None = None, run_id: str = "test") -> tuple[Engine, ListSink]:
+def run(
+    strategy: Strategy, events: Iterable[Event], settings: Config | None = None, run_id: str = "test"
+) -> tuple[Engine, ListSink]:
     """Feed `events` to a fresh engine, finish it, and return it with all that it decided."""
     sink = ListSink()
     engine = Engine(settings or config(), strategy, sink, run_id=run_id)

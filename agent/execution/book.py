@@ -10,7 +10,18 @@ from agent.events import Order, OrderStatus, OrderType, Side
 class WorkingOrder:
     """One order on the book and how far it has come."""
 
-    __slots__ = ("arrives_at", "born_inside", "closes_position", "filled", "fills", "limit", "order", "seen", "trigger", "triggered")
+    __slots__ = (
+        "arrives_at",
+        "born_inside",
+        "closes_position",
+        "filled",
+        "fills",
+        "limit",
+        "order",
+        "seen",
+        "trigger",
+        "triggered",
+    )
 
     def __init__(self, order: Order, arrives_at: int, *, closes_position: bool = False, born_inside: bool = False) -> None:
         self.order = order

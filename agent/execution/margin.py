@@ -43,7 +43,9 @@ class MarginRules:
             return nan
         rate = float(self._instruments[position.symbol].maintenance_margin)
         others = sum(
-            abs(p.size) * p.mark * float(self._instruments[p.symbol].maintenance_margin) for p in portfolio.open if p is not position
+            abs(p.size) * p.mark * float(self._instruments[p.symbol].maintenance_margin)
+            for p in portfolio.open
+            if p is not position
         )
         price = (portfolio.equity() - q * position.mark - others) / (rate * abs(q) - q)
         return price if price > 0 else nan

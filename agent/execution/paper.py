@@ -179,7 +179,16 @@ class PaperExchange:
         exact = max(rules.round_price(Decimal(repr(price)), side), rules.tick_size)
         qty = abs(position.qty)
         fee = self._rules.fees.fee(rules, qty, exact, maker=False) + qty * exact * self._liquidation_fee
-        order = Order(self._new_id(), kline.symbol, kline.available_at, side, OrderType.MARKET, qty, reduce_only=True, reason="liquidation")
+        order = Order(
+            self._new_id(),
+            kline.symbol,
+            kline.available_at,
+            side,
+            OrderType.MARKET,
+            qty,
+            reduce_only=True,
+            reason="liquidation",
+        )
         self._emit(order)
         self._book(
             Fill(
@@ -294,13 +303,24 @@ class PaperExchange:
         working.filled += qty
         fill_id = f"{order.id}.{working.fills}"
         working.fills += 1
-        done = working.remaining <= 0 or working.closes_position and not self._portfolio.positions[order.symbol].qty
+        done = working.remaining <= 0 or (working.closes_position and not self._portfolio.positions[order.symbol].qty)
         if done:
             book.remove(working)
         fee = self._rules.fees.fee(self._instruments[order.symbol], qty, price, maker=maker)
         self._book(
             Fill(
-                fill_id, order.id, order.symbol, ts, kline.available_at, order.side, qty, price, fee, maker, slippage, reason=order.reason
+                fill_id,
+                order.id,
+                order.symbol,
+                ts,
+                kline.available_at,
+                order.side,
+                qty,
+                price,
+                fee,
+                maker,
+                slippage,
+                reason=order.reason,
             )
         )
         status = OrderStatus.FILLED if done else OrderStatus.PARTIALLY_FILLED
@@ -308,7 +328,11 @@ class PaperExchange:
         if not book and order.stop is None and order.take_profit is None:
             return
         if order.oco:
-            self.cancel([w for w in book if w.order.oco == order.oco and w is not working], kline.available_at, "the other side was filled")
+            self.cancel(
+                [w for w in book if w.order.oco == order.oco and w is not working],
+                kline.available_at,
+                "the other side was filled",
+            )
         held = self._portfolio.positions[order.symbol].qty
         stranded = [w for w in book if w.closes_position and held * w.order.side.sign >= 0]
         if stranded:

@@ -35,7 +35,7 @@ class PerShareFees:
     def __init__(self, per_share: Decimal) -> None:
         self._per_share = per_share
 
-    def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:  # noqa: ARG002
+    def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
         """qty * rate."""
         return qty * self._per_share
 
@@ -43,7 +43,7 @@ class PerShareFees:
 class NoFees:
     """Free of charge."""
 
-    def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:  # noqa: ARG002
+    def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
         """Nothing."""
         return Decimal(0)
 
@@ -59,7 +59,7 @@ class Slippage(Protocol):
 class NoSlippage:
     """The book is endlessly deep."""
 
-    def offset(self, kline: Kline, price: float, qty: float) -> float:  # noqa: ARG002
+    def offset(self, kline: Kline, price: float, qty: float) -> float:
         """Nothing."""
         return 0.0
 
@@ -70,7 +70,7 @@ class FixedSlippage:
     def __init__(self, bps: float) -> None:
         self._fraction = bps * _BPS
 
-    def offset(self, kline: Kline, price: float, qty: float) -> float:  # noqa: ARG002
+    def offset(self, kline: Kline, price: float, qty: float) -> float:
         """price * bps."""
         return price * self._fraction
 
@@ -85,7 +85,7 @@ class SquareRootImpact:
     def __init__(self, impact: float) -> None:
         self._impact = impact
 
-    def offset(self, kline: Kline, price: float, qty: float) -> float:  # noqa: ARG002
+    def offset(self, kline: Kline, price: float, qty: float) -> float:
         """Zero in a bar that did not move; a bar without volume counts as wholly taken."""
         share = min(qty / kline.volume, 1.0) if kline.volume > 0 else 1.0
         return self._impact * (kline.high - kline.low) * sqrt(share)
@@ -102,7 +102,7 @@ class Liquidity(Protocol):
 class InfiniteLiquidity:
     """Every order is filled at once."""
 
-    def budget(self, kline: Kline) -> float:  # noqa: ARG002
+    def budget(self, kline: Kline) -> float:
         """Without end."""
         return inf
 
@@ -146,19 +146,23 @@ class Rules:
     """The rules of one run."""
 
     def __init__(self, config: PaperConfig) -> None:
-        self.fees: Fees = {
+        fees: dict[str, Fees] = {
             "maker_taker": MakerTakerFees(),
             "per_share": PerShareFees(config.per_share_fee),
             "none": NoFees(),
-        }[config.fees]
-        self.slippage: Slippage = {
+        }
+        slippage: dict[str, Slippage] = {
             "none": NoSlippage(),
             "fixed": FixedSlippage(config.slippage_bps),
             "square_root": SquareRootImpact(config.impact),
-        }[config.slippage]
-        self.liquidity: Liquidity = {
+        }
+        liquidity: dict[str, Liquidity] = {
             "participation": ParticipationLimit(config.max_participation),
             "infinite": InfiniteLiquidity(),
-        }[config.liquidity]
-        self.limit_fill: LimitFill = {"through": ThroughFill(), "touch": TouchFill()}[config.limit_fill]
+        }
+        limit_fill: dict[str, LimitFill] = {"through": ThroughFill(), "touch": TouchFill()}
+        self.fees = fees[config.fees]
+        self.slippage = slippage[config.slippage]
+        self.liquidity = liquidity[config.liquidity]
+        self.limit_fill = limit_fill[config.limit_fill]
         self.half_spread = config.half_spread_bps * _BPS

@@ -27,9 +27,9 @@ class Scenario(NamedTuple):
     bars: list[tuple[float, ...]]
     orders: list[tuple[int, Order]]
     fills: list[tuple[int, str, str, str]]
-    ends: dict[str, OrderStatus] = {}  # noqa: RUF012
-    paper: dict[str, Any] = {}  # noqa: RUF012
-    account: dict[str, Any] = {}  # noqa: RUF012
+    ends: dict[str, OrderStatus] = {}
+    paper: dict[str, Any] = {}
+    account: dict[str, Any] = {}
     category: str = "linear"
 
 
@@ -136,7 +136,9 @@ def test_bars_fill_orders(scenario: Scenario) -> None:
     portfolio = Portfolio(settings.account.initial_capital, [SYMBOL])
     heard: list[Any] = []
     ids = iter(range(100, 200))
-    exchange = PaperExchange(settings, {SYMBOL: instrument_for(SYMBOL, settings)}, portfolio, heard.append, lambda: f"p{next(ids)}")
+    exchange = PaperExchange(
+        settings, {SYMBOL: instrument_for(SYMBOL, settings)}, portfolio, heard.append, lambda: f"p{next(ids)}"
+    )
     waiting = list(scenario.orders)
     klines = bars(scenario.bars)
     fills: list[tuple[int, str, str, str]] = []

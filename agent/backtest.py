@@ -1,0 +1,289 @@
+"""The replay rim: history files into the engine, its decisions into the store, and a run's inputs for `verify` to fold again."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from agent import __version__
+from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.equity import EquityCurve
+from agent.analysis.metrics import Metrics, compute
+from agent.analysis.trades import TradeBook
+from agent.clock import iso
+from agent.config import Config
+from agent.durations import format_duration
+from agent.engine import Engine
+from agent.errors import DataError, LeakageError, UsageError
+from agent.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline, News, RiskState, Sentiment
+from agent.feeds.history.columns import content_hash
+from agent.feeds.history.funding import FundingFile, constant_funding
+from agent.feeds.history.klines import KlineFile
+from agent.feeds.history.news import NewsFile
+from agent.feeds.history.sentiment import Scorer, SentimentFile, scored
+from agent.feeds.merge import merge
+from agent.store.database import Database
+from agent.store.recorder import Recorder
+from agent.store.runs import InputFile, Run, RunKind
+from strategies import load_strategy
+
+Progress = Callable[[int], None]
+"""Called now and then with the market time (UTC ms) that the replay has reached."""
+
+_TICK = 16_384  # events between two calls of it
+
+
+class NamedScorer(Scorer, Protocol):
+    """What turns headlines into sentiment, and says which model it is; `models.sentiment` has one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides a score."""
+        ...
+
+
+class Plan(NamedTuple):
+    """What a backtest replays. The window is [start, end) in UTC ms of bar open times; None is the files' own."""
+
+    klines: tuple[tuple[Path, str | None], ...]  # with the symbol, where the file's name doesn't say it
+    news: Path | None = None
+    sentiment: Path | None = None  # scored already
+    funding: Path | None = None
+    start: int | None = None
+    end: int | None = None
+    timezone: str | None = None  # of times that name none
+
+
+class History:
+    """A plan's files, opened, checked and hashed; `sources` is what the engine will see."""
+
+    def __init__(self, plan: Plan, config: Config) -> None:
+        timezone = plan.timezone
+        around_the_clock = config.market.category != "equity"
+        self.klines = [
+            KlineFile(path, symbol, around_the_clock=around_the_clock, start=plan.start, end=plan.end, timezone=timezone)
+            for path, symbol in plan.klines
+        ]
+        if plan.news is not None and plan.sentiment is not None:
+            raise UsageError(
+                "both headlines and scored headlines are named", hint="--news is scored by the model, --sentiment needs none"
+            )
+        self._plan = plan
+        self.config = _adapted(config, self.klines)
+        described = [file.describe() for file in self.klines]
+        empty = next((file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None)
+        if empty is not None:
+            window = f"{_moment(plan.start)} to {_moment(plan.end)}"
+            raise DataError(f"{empty.path}: no bars between {window}", hint="name a window that the file covers")
+        self.bars = sum(int(str(facts["rows"])) for facts in described)
+        self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in described)
+        self.end = max(int(str(facts["last"])) for facts in described) + self.config.market.interval
+        self.notes = [
+            f"{file.path.name}: {facts['gaps']} gaps, {facts['missing']} bars missing, {facts['duplicates']} duplicates dropped"
+            for file, facts in zip(self.klines, described, strict=True)
+            if facts["gaps"] or facts["duplicates"]
+        ]
+        self.inputs = [
+            InputFile("klines", str(file.path), str(facts["sha256"]), file.symbol, int(str(facts["rows"])))
+            for file, facts in zip(self.klines, described, strict=True)
+        ]
+        history = config.history
+        self.news: list[News] = []
+        if plan.news is not None:
+            self.news = list(
+                NewsFile(plan.news, feed_delay=history.feed_delay, start=self.start, end=self.end, timezone=timezone)
+            )
+            self.inputs.append(InputFile("news", str(plan.news), content_hash(plan.news), rows=len(self.news)))
+        if plan.sentiment is not None:
+            self.inputs.append(InputFile("sentiment", str(plan.sentiment), content_hash(plan.sentiment)))
+        if plan.funding is not None:
+            self.inputs.append(InputFile("funding", str(plan.funding), content_hash(plan.funding)))
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """What of the plan the inputs don't say; kept with the run."""
+        return {"start": self._plan.start, "end": self._plan.end, "timezone": self._plan.timezone}
+
+    def sources(self, *, scorer: NamedScorer | None = None, sentiments: Iterable[Sentiment] = ()) -> list[Iterable[Event]]:
+        """Fresh iterators. The news is scored by `scorer`, or was once and `sentiments` are what the store remembers of it."""
+        plan, paper, history = self._plan, self.config.paper, self.config.history
+        sources: list[Iterable[Event]] = [*self.klines]
+        if scorer is not None:
+            sources.append(scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint))
+        else:
+            sources += [self.news, sentiments]
+        if plan.sentiment is not None:
+            sources.append(
+                SentimentFile(
+                    plan.sentiment,
+                    history.feed_delay,
+                    history.inference_latency,
+                    start=self.start,
+                    end=self.end,
+                    timezone=plan.timezone,
+                )
+            )
+        if plan.funding is not None:
+            sources.append(FundingFile(plan.funding, start=self.start, end=self.end, timezone=plan.timezone))
+        elif self.config.market.category == "linear" and paper.funding_rate:
+            sources.append(
+                constant_funding(
+                    self.config.market.symbols, float(paper.funding_rate), paper.funding_interval, self.start, self.end
+                )
+            )
+        return sources
+
+
+class Result(NamedTuple):
+    """A finished backtest."""
+
+    run: Run
+    metrics: Metrics
+    seconds: float
+    notes: list[str]
+
+
+def backtest(
+    history: History,
+    database: Database,
+    *,
+    scorer: NamedScorer | None = None,
+    stamps: tuple[str, ...] = (),
+    versions: dict[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Replay `history` through the engine, record everything, and measure.
+
+    Raises DataError, StoreError, ReconciliationError; the run is then marked failed, never complete.
+    """
+    config = history.config
+    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    run = Run(
+        id=new_run_id(),
+        kind=RunKind.BACKTEST,
+        started_at=time.time_ns() // 1_000_000,
+        strategy=config.strategy.name,
+        params=strategy.params.model_dump(mode="json"),
+        config=config.model_dump(mode="json") | {"window": history.window},
+        version=__version__,
+        versions={"python": platform.python_version(), "numpy": np.__version__} | (versions or {}),
+        inputs=tuple(history.inputs),
+        stamps=stamps + (("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else ()),
+    )
+    began = time.monotonic()
+    with Recorder(database, run) as recorder:
+        sink = BacktestSink(recorder, config)
+        engine = Engine(config, strategy, sink, run_id=run.id)
+        first = last = None
+        tick = _TICK
+        handle, hold = engine.handle, sink.benchmark.add
+        for recorder.event_seq, event in zip(count(1), merge(history.sources(scorer=scorer))):
+            if event.__class__ is Kline:
+                hold(event.symbol, event.ts, event.close)
+            handle(event)
+            if recorder.event_seq >= tick:
+                tick += _TICK
+                if progress:
+                    progress(event.available_at)
+            last = event.available_at
+            first = last if first is None else first
+        engine.finish()
+        metrics = compute(
+            sink.curve, sink.trades, category=config.market.category, interval=config.market.interval, benchmark=sink.benchmark
+        )
+        run = recorder.finish(
+            first_event_at=first,
+            last_event_at=last,
+            final_equity=engine.portfolio.exact_equity(),
+            metrics=msgspec.to_builtins(metrics),
+        )
+    notes = history.notes + [f"{name}: {n}" for name, n in sorted({**engine.counts, **engine.signals.counts}.items()) if n]
+    if engine.risk.state is not RiskState.ACTIVE:
+        notes.append(
+            f"the run ended {engine.risk.state.value} by {engine.risk.rule}: no new positions since {iso(engine.risk.since)}"
+        )
+    return Result(run, metrics, time.monotonic() - began, notes)
+
+
+class BacktestSink:
+    """Records, and folds what the metrics need; equity is recorded once an hour, or once a bar where bars are longer."""
+
+    def __init__(self, recorder: Recorder, config: Config) -> None:
+        capital = float(config.account.initial_capital)
+        interval = config.market.interval
+        self.curve = EquityCurve(capital, interval)
+        self.trades = TradeBook()
+        self.benchmark = BuyAndHold(config.market.symbols, capital, interval)
+        self._record = recorder.decision
+        self.news = recorder.news
+        self.sentiment = recorder.sentiment
+        self._recorder = recorder
+        self._every = max(HOUR_MS, interval)
+        self._due = 0
+
+    def decision(self, decision: Decision) -> None:
+        """Recorded; executions go into the book of round trips."""
+        self._record(decision)
+        if decision.__class__ is Fill:
+            self.trades.add(decision)
+        elif decision.__class__ is FundingPayment:
+            self.trades.add_funding(decision)
+
+    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
+        """Folded; recorded when it is due."""
+        self.curve.add(ts, equity, exposure > 0.0)
+        if ts >= self._due:
+            self._due = ts - ts % self._every + self._every
+            self._recorder.equity(ts, equity, cash, exposure)
+
+
+def new_run_id() -> str:
+    """Sortable by start, and different from any other: `20250131-235959-1f3a`."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def refuse_leakage(trained_until: int, start: int, *, model: str, allow: bool) -> tuple[str, ...]:
+    """The stamps of a run that begins at `start` with a model that saw text up to `trained_until` (both UTC ms).
+
+    Raises LeakageError unless the window begins after it, or `allow` is set: then the stamp LEAKED comes back.
+    """
+    if start >= trained_until:
+        return ()
+    if not allow:
+        raise LeakageError(
+            f"the backtest begins at {iso(start)}, but model {model} saw text up to {iso(trained_until)}: it knows the answers",
+            hint=f"--start {iso(trained_until)[:10]} or later; or --allow-leakage, and every report says LEAKED",
+        )
+    return ("LEAKED",)
+
+
+def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
+    """The files say which symbols and which interval are traded."""
+    symbols = [file.symbol for file in files]
+    if not symbols:
+        raise UsageError("no klines to replay", hint="name files with --klines, or history.klines in the configuration")
+    twice = next((s for s in symbols if symbols.count(s) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two kline files for {twice}", hint="one file a symbol; SYMBOL=FILE names the symbol of a file")
+    first = files[0]
+    for file in files:
+        if file.interval != first.interval:
+            raise DataError(
+                f"{file.path} has bars of {format_duration(file.interval)}, {first.path} of {format_duration(first.interval)}",
+                hint="all files of a run share one interval",
+            )
+    market = config.market.model_copy(update={"symbols": tuple(symbols), "interval": first.interval})
+    return config.model_copy(update={"market": market})
+
+
+def _moment(ms: int | None) -> str:
+    return "the beginning" if ms is None else iso(ms)

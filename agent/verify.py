@@ -1,0 +1,92 @@
+"""Is a recorded run what the engine decides? Its inputs go through a fresh engine, and the two hash chains are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.backtest import History, Plan, Progress
+from agent.config import Config, parse
+from agent.engine import Engine
+from agent.errors import DataError, UsageError
+from agent.events import Event, Sentiment
+from agent.feeds.history.columns import content_hash
+from agent.feeds.merge import merge
+from agent.store.compare import Comparison, Divergence
+from agent.store.database import Database
+from agent.store.journal import read_journal
+from agent.store.queries import read_rows
+from agent.store.runs import InputFile, Run, RunKind
+from strategies import load_strategy
+
+_TICK = 16_384
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What came of deciding a run again; `divergence` is None where it is identical."""
+
+    run: str
+    events: int
+    decisions: int
+    chain_head: str
+    divergence: Divergence | None
+    event: Event | None  # of the divergence
+
+    @property
+    def identical(self) -> bool:
+        """Every decision came out the same, bit for bit."""
+        return self.divergence is None
+
+
+def verify(database: Database, run: Run, progress: Progress | None = None) -> Verification:
+    """Decide `run` again. Raises DataError where an input file has changed since, StoreError where the record contradicts itself."""
+    settings = dict(run.config)
+    window = settings.pop("window", {})
+    config = parse(settings, where=f"run {run.id}")
+    events = _recorded_events(database, run) if run.kind is RunKind.LIVE else _replayed_events(database, run, config, window)
+    sink = Comparison(database, run)
+    engine = Engine(config, load_strategy(run.strategy, run.params), sink, run_id=run.id)
+    culprit: Event | None = None
+    tick = _TICK
+    for sink.event_seq, event in zip(count(1), events):
+        engine.handle(event)
+        if sink.diverged():
+            culprit = event
+            break
+        if progress and sink.event_seq >= tick:
+            tick += _TICK
+            progress(event.available_at)
+    else:
+        engine.finish()
+    return Verification(run.id, sink.event_seq, sink.decisions, run.chain_head, sink.finish(), culprit)
+
+
+def _recorded_events(database: Database, run: Run) -> Iterator[Event]:
+    for _, event in read_journal(database, run.id):
+        yield event
+
+
+def _replayed_events(database: Database, run: Run, config: Config, window: dict[str, Any]) -> Iterator[Event]:
+    def only(role: str) -> Path | None:
+        return next((Path(item.path) for item in run.inputs if item.role == role), None)
+
+    for item in run.inputs:
+        _check_unchanged(item)
+    klines = tuple((Path(item.path), item.symbol) for item in run.inputs if item.role == "klines")
+    plan = Plan(klines, only("news"), only("sentiment"), only("funding"), **window)
+    history = History(plan, config)
+    # The model's words are inputs: no model is needed to verify
+    sentiments = read_rows(database, run.id, Sentiment) if plan.news is not None else ()
+    return merge(history.sources(sentiments=sentiments))
+
+
+def _check_unchanged(item: InputFile) -> None:
+    path = Path(item.path)
+    if not path.is_file():
+        raise UsageError(f"{path}, which this run replayed, is not there", hint="verify needs its input files where they were")
+    if content_hash(path) != item.sha256:
+        raise DataError(f"{path} has changed since the run", hint=f"it needs the file with SHA-256 {item.sha256}")
