@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
@@ -20,6 +23,7 @@ from agent.sink import DecisionSink
 from agent.store import tables
 from agent.store.chain import DecisionChain
 from agent.store.database import Database, open_database
+from agent.store.journal import read_journal
 from agent.store.queries import find_run, frame, read_decisions, read_rows
 from agent.store.recorder import Recorder
 from agent.store.runs import InputFile, Run, RunKind, RunStatus
@@ -216,3 +220,30 @@ def test_a_locked_store_is_named_as_such(sqlite_database: Database) -> None:
 def test_the_recorder_is_a_sink(database: Database) -> None:
     accepts: Callable[[DecisionSink], object] = id
     assert accepts(Recorder(database, a_run()))
+
+
+KILLED = """
+import os, signal, sys
+from agent.events import Gap, RiskEvent, RiskState
+from agent.store.database import open_database
+from agent.store.journal import Journal
+from agent.store.recorder import Recorder
+from agent.store.runs import Run, RunKind
+
+database = open_database(sys.argv[1])
+recorder = Recorder(database, Run("run-1", RunKind.LIVE, 0, "sentiment"), batch=4)
+journal = Journal(database, "run-1")
+for number in range(10):
+    journal.append([Gap("BTCUSDT", 1, number, number + 1, number)])
+    recorder.decision(RiskEvent(number, RiskState.ACTIVE, "rule"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_committed(database_url: str) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, database_url], check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    with closing(open_database(database_url, create=False)) as database:
+        assert find_run(database).status is RunStatus.RUNNING
+        assert [item.seq for item in read_decisions(database, "run-1")] == list(range(1, 9))
+        assert [seq for seq, _ in read_journal(database, "run-1")] == list(range(1, 11))
