@@ -13,7 +13,7 @@ from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import compute
 from agent.analysis.trades import TradeBook
 from agent.config import Config
-from agent.events import HOUR_MS, Direction, Fill, FundingPayment, News, Order, OrderType, Side, Signal
+from agent.events import HOUR_MS, Direction, Fill, FundingPayment, News, Order, OrderType, RiskEvent, RiskState, Side, Signal
 from agent.feeds.history.columns import content_hash
 from agent.store.database import Database, open_database
 from agent.store.recorder import Recorder
@@ -36,7 +36,7 @@ def record_run(
         started_at=START,
         strategy="sentiment",
         params={"weight": 0.1},
-        config=config.model_dump(mode="json"),
+        config=config.model_dump(mode="json") | {"window": {"start": START, "end": None}},
         inputs=inputs,
         stamps=stamps,
     )
@@ -47,7 +47,7 @@ def record_run(
 
 
 def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
-    """Buy 1 BTCUSDT in hour 10 on a headline, pay funding in hour 16, sell in hour 20 for no reason of the news."""
+    """Buy 1 BTCUSDT in hour 10 on a headline, pay funding in hour 16, sell in hour 20 without news; risk halts in hour 30."""
     curve, book = EquityCurve(10_000.0, HOUR_MS), TradeBook()
     hold = BuyAndHold(SYMBOLS, 10_000.0, HOUR_MS)
     for hour in range(1, hours + 1):
@@ -71,6 +71,10 @@ def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
             payment = FundingPayment("BTCUSDT", ts, D("0.0001"), D(1), D(116), D("-0.25"))
             recorder.decision(payment)
             book.add_funding(payment)
+        if hour == 30:
+            recorder.decision(RiskEvent(ts, RiskState.HALTED, "max_drawdown", "a <u>fall</u>"))
+        if hour > 30:
+            recorder.decision(RiskEvent(ts, RiskState.HALTED, "state HALTED", "max_drawdown", "BTCUSDT"))
         account = book.accounts.get("BTCUSDT")
         equity = 10_000 + (float(account.pnl(D(100 + hour))) if account else 0.0)
         exposure = float(account.qty) * (100 + hour) if account else 0.0

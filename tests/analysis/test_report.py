@@ -146,9 +146,17 @@ def test_the_page_says_what_the_run_was(data: ReportData) -> None:
     assert "optimistic" not in text
 
 
+def test_a_halt_stands_in_the_verdict_the_chart_and_the_list(data: ReportData) -> None:
+    page = Page(render(data))
+    assert data.refusals == {"state HALTED": 18}
+    assert "Risk halted trading on 2024-01-02 06:00 UTC and nobody resumed it: a <u>fall</u>." in page.text
+    assert "Orders refused: 18 by state HALTED." in page.text
+    assert [shape["x0"] for shape in page.figures["equity"]["layout"]["shapes"]] == [START + 30 * HOUR_MS]
+
+
 def test_stamps_and_optimistic_fills_stand_out(tmp_path: Path) -> None:
     page = Page(render(load_report_data(record_run(tmp_path, stamps=("LEAKED",), paper={"fill": "close"}))))
-    assert "stamp" in [attributes.get("class") for _, attributes in page.elements]
+    assert "stamp leaked" in [attributes.get("class") for _, attributes in page.elements]
     assert page.text.index("LEAKED") < page.text.index("Tapewire backtest")
     assert "Orders fill at the signal bar's own close: optimistic" in page.text
 

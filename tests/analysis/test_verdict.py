@@ -11,10 +11,11 @@ from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import Metrics, compute
 from agent.analysis.report.verdict import judge
 from agent.analysis.trades import TradeBook
-from agent.events import DAY_MS
+from agent.events import DAY_MS, RiskEvent, RiskState
 from tests.analysis.test_trades import fill
 
 START = 1_704_067_200_000
+HALT = RiskEvent(START, RiskState.HALTED, "max_drawdown", "25.0% below its peak")
 
 
 def metrics_of(*, final: float, hold: float | None = 150.0, days: int = 400, trades: int = 40, noise: float = 0.0) -> Metrics:
@@ -61,6 +62,11 @@ def test_headline_and_tone(run: dict[str, float], tone: str, headline: str) -> N
         ({"final": 101.0, "noise": 0.05}, {}, "chance alone could have done this"),
         ({"final": 200.0}, {"stamps": ("LEAKED",)}, "has seen the answers"),
         ({"final": 200.0}, {"fills_at_close": True}, "own close: optimistic"),
+        (
+            {"final": 200.0},
+            {"halted": HALT},
+            "halted trading on 2024-01-01 00:00 UTC and nobody resumed it: 25.0% below its peak",
+        ),
     ],
 )
 def test_warns(run: dict[str, float], context: dict, warning: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from agent.analysis.report import formats
 from agent.analysis.report.data import ReportData, Series
 from agent.analysis.trades import Trade
-from agent.events import Side
+from agent.events import RiskState, Side
 
 MARKED_TRADES: Final = 400
 """Round trips drawn a symbol: those with the largest profit or loss. More would hide the price."""
@@ -24,16 +24,16 @@ Figure = dict[str, Any]
 
 def equity_figure(data: ReportData) -> Figure:
     """Equity and its benchmark, and below on the same axis how far each stood under its peak."""
-    currency = data.run.config.get("account", {}).get("currency", "")
     own = [_line(data.equity, "Strategy", "--accent", 1.8), _drawdown(data.equity, "Strategy", "--accent", fill=True)]
     held = [_line(data.benchmark, "Buy and hold", "--muted", 1.2), _drawdown(data.benchmark, "Buy and hold", "--muted")]
     return {
         "data": (held if data.benchmark.ts else []) + own,
         "layout": _layout(
-            yaxis=_axis(title=f"Equity, {currency}" if currency else "Equity", domain=[0.34, 1]),
+            yaxis=_axis(title=f"Equity, {data.config.account.currency}", domain=[0.34, 1]),
             yaxis2=_axis(title="Drawdown", domain=[0, 0.27], tickformat=".0%", anchor="x"),
             xaxis=_axis(anchor="y2", type="date", range=[data.metrics.start, data.metrics.end]),
             hovermode="x unified",
+            shapes=[_halt_line(event.ts) for event in data.risk if event.state is RiskState.HALTED],
         ),
     }
 
@@ -104,6 +104,26 @@ def _drawdown(series: Series, name: str, colour: str, *, fill: bool = False) -> 
     depth = [value / peak - 1 if peak > 0 else -1.0 for value, peak in zip(series.values, peaks, strict=True)]
     line = _line(Series(series.ts, depth), f"{name}: below peak", colour, 1.0)
     return line | {"yaxis": "y2", "showlegend": False, "hovertemplate": "%{y:.1%}", "fill": "tozeroy" if fill else "none"}
+
+
+def _halt_line(ts: int) -> Figure:
+    """Where risk halted trading: through both charts."""
+    return {
+        "type": "line",
+        "x0": ts,
+        "x1": ts,
+        "yref": "paper",
+        "y0": 0,
+        "y1": 1,
+        "line": {"color": "--loss", "width": 1, "dash": "dot"},
+        "label": {
+            "text": "halted",
+            "textposition": "end",
+            "textangle": 0,
+            "xanchor": "left",
+            "font": {"size": 11, "color": "--loss"},
+        },
+    }
 
 
 def _markers(name: str, ts: list[int], values: list[float], texts: list[str]) -> Figure:

@@ -6,6 +6,8 @@ import msgspec
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.trades import Trade
+from agent.config import Config, parse
+from agent.events import RiskEvent, RiskState
 from agent.store.runs import Run
 
 
@@ -34,4 +36,22 @@ class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, Series] = {}  # closes by symbol
     trades: list[Trade] = []
     headlines: dict[str, list[Headline]] = {}  # client order id -> what its signal rested on
+    risk: list[RiskEvent] = []  # changes of the risk state
+    refusals: dict[str, int] = {}  # orders that risk refused, by rule
     notes: list[str] = []  # what could not be had, e.g. a kline file that is gone
+
+    @property
+    def config(self) -> Config:
+        """As it was when the run began."""
+        return recorded_config(self.run)
+
+    @property
+    def halted(self) -> RiskEvent | None:
+        """What halted the run for good."""
+        return self.risk[-1] if self.risk and self.risk[-1].state is RiskState.HALTED else None
+
+
+def recorded_config(run: Run) -> Config:
+    """The configuration that a run recorded, without the window beside it."""
+    settings = {key: value for key, value in run.config.items() if key != "window"}
+    return parse(settings, where=f"the configuration recorded with run {run.id}")

@@ -16,7 +16,6 @@ from agent.analysis.report import charts, formats
 from agent.analysis.report.assumptions import assumptions
 from agent.analysis.report.data import ReportData
 from agent.analysis.report.verdict import verdict_of
-from agent.config import parse
 from agent.durations import format_duration
 
 SHOWN_TRADES: Final = 50
@@ -27,7 +26,7 @@ _PAGE: Final = Path(__file__).with_name("page")
 
 def render(data: ReportData) -> str:
     """The report as HTML, about 5 MB of which plotly.js is nearly all."""
-    config = parse(data.run.config, where=f"the configuration recorded with run {data.run.id}")
+    config = data.config
     figures = {"equity": charts.equity_figure(data)}
     figures |= {f"price-{symbol}": charts.price_figure(data, symbol) for symbol in data.prices}
     scripts = [_plotly(), (_PAGE / "report.js").read_text(encoding="utf-8")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,12 +13,12 @@ from sqlalchemy import select
 from agent.analysis.benchmark import BuyAndHold
 from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import Metrics, compute
-from agent.analysis.report.data import Headline, ReportData, Series
+from agent.analysis.report.data import Headline, ReportData, Series, recorded_config
 from agent.analysis.trades import Trade, TradeBook
-from agent.config import Config, parse
+from agent.config import Config
 from agent.durations import format_duration
 from agent.errors import DataError
-from agent.events import Fill, FundingPayment, Kline, News, Order, Signal
+from agent.events import Fill, FundingPayment, Kline, News, Order, RiskEvent, Signal
 from agent.feeds.history.columns import content_hash
 from agent.feeds.history.klines import KlineFile
 from agent.feeds.merge import merge
@@ -32,25 +34,26 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     Raises UsageError where there is no such run, DataError where it has recorded nothing yet.
     """
     run = find_run(database, which)
-    config = parse(run.config, where=f"the configuration recorded with run {run.id}")
+    config, notes = recorded_config(run), list[str]()
     curve = _equity(database, run, config)
-    book, trades, sources = _trades(database, run.id)
-    summary, notes = curve.summary(), list[str]()
-    hold = _replay_prices(run, config, summary.start, summary.end, notes)
-    if run.metrics:
-        metrics = msgspec.convert(run.metrics, Metrics)
-    else:
-        metrics = compute(curve, book, category=config.market.category, interval=summary.interval, benchmark=hold)
-        every = format_duration(summary.interval)
+    book, trades, sources, risk, refusals = _decisions(database, run.id)
+    recorded = msgspec.convert(run.metrics, Metrics) if run.metrics else None
+    samples = curve.summary()
+    start, end = (recorded.start, recorded.end) if recorded else (samples.start, samples.end)
+    hold = _replay_prices(run, config, start, end, notes)
+    if recorded is None:
+        every = format_duration(samples.interval)
         notes.append(f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}.")
     return ReportData(
         run=run,
-        metrics=metrics,
+        metrics=recorded or compute(curve, book, category=config.market.category, interval=samples.interval, benchmark=hold),
         equity=Series(*curve.points()),
         benchmark=Series(*hold.portfolio.points()) if hold else Series(),
         prices={symbol: Series(*hold.prices(symbol)) for symbol in hold.symbols} if hold else {},
         trades=trades,
         headlines=_headlines(database, run.id, sources),
+        risk=risk,
+        refusals=refusals,
         notes=notes,
     )
 
@@ -74,9 +77,18 @@ def _equity(database: Database, run: Run, config: Config) -> EquityCurve:
     return curve
 
 
-def _trades(database: Database, run_id: str) -> tuple[TradeBook, list[Trade], dict[str, tuple[str, ...]]]:
-    """Round trips in order of their exit, and by client order id the headlines whose signal, in the same event, led to it."""
-    book, trades = TradeBook(), list[Trade]()
+class _Decisions(NamedTuple):
+    """What the report needs of a run's decisions."""
+
+    book: TradeBook
+    trades: list[Trade]  # in order of their exit, the open ones last
+    sources: dict[str, tuple[str, ...]]  # client order id -> headlines whose signal, in the same event, led to it
+    risk: list[RiskEvent]
+    refusals: dict[str, int]
+
+
+def _decisions(database: Database, run_id: str) -> _Decisions:
+    book, trades, risk, refusals = TradeBook(), list[Trade](), list[RiskEvent](), Counter[str]()
     signals: dict[str, tuple[int, tuple[str, ...]]] = {}
     sources: dict[str, tuple[str, ...]] = {}
     for _, event_seq, _, decision in read_decisions(database, run_id):
@@ -87,13 +99,17 @@ def _trades(database: Database, run_id: str) -> tuple[TradeBook, list[Trade], di
                 signalled, headlines = signals.get(decision.symbol, (None, ()))
                 if signalled == event_seq:
                     sources[decision.id] = headlines
+            case RiskEvent(symbol=""):
+                risk.append(decision)
+            case RiskEvent():
+                refusals[decision.rule] += 1
             case FundingPayment():
                 book.add_funding(decision)
             case Fill():
                 closed = book.add(decision)
                 if closed is not None:
                     trades.append(closed)
-    return book, trades + book.open_trades(), sources
+    return _Decisions(book, trades + book.open_trades(), sources, risk, dict(refusals))
 
 
 def _headlines(database: Database, run_id: str, sources: dict[str, tuple[str, ...]]) -> dict[str, list[Headline]]:

@@ -9,7 +9,7 @@ import msgspec
 from agent.analysis.metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.analysis.report import formats
 from agent.analysis.report.data import ReportData
-from agent.config import parse
+from agent.events import RiskEvent
 
 _SIGNIFICANT: Final = 2.0
 """t-value from which a mean return is called distinguishable from zero: about 95 %, two-sided."""
@@ -26,14 +26,28 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def verdict_of(data: ReportData) -> Verdict:
     """Judge a run. A good tone is only for one that made money, beat its benchmark and carries no warning."""
-    config = parse(data.run.config, where=f"the configuration recorded with run {data.run.id}")
+    config = data.config
     return judge(
-        data.metrics, currency=config.account.currency, stamps=data.run.stamps, fills_at_close=config.paper.fill == "close"
+        data.metrics,
+        currency=config.account.currency,
+        stamps=data.run.stamps,
+        fills_at_close=config.paper.fill == "close",
+        halted=data.halted,
     )
 
 
-def judge(metrics: Metrics, *, currency: str = "", stamps: tuple[str, ...] = (), fills_at_close: bool = False) -> Verdict:
-    """The verdict on figures: `stamps` are the run's, `fills_at_close` says that it filled at the signal bar's own close."""
+def judge(
+    metrics: Metrics,
+    *,
+    currency: str = "",
+    stamps: tuple[str, ...] = (),
+    fills_at_close: bool = False,
+    halted: RiskEvent | None = None,
+) -> Verdict:
+    """The verdict on figures: `stamps` are the run's, `fills_at_close` says that it filled at the signal bar's own close.
+
+    `halted` is what ended its trading for good.
+    """
     performance, hold = metrics.performance, metrics.buy_and_hold
     own = formats.percent(performance.total_return, signed=True)
     if performance.total_return <= -1:
@@ -46,6 +60,8 @@ def judge(metrics: Metrics, *, currency: str = "", stamps: tuple[str, ...] = (),
         word = "Beat" if performance.total_return > hold.total_return else "Lost to"
         headline = f"{word} buy-and-hold after costs: {own} against {formats.percent(hold.total_return, signed=True)}."
     warnings = _warnings(metrics, stamps, fills_at_close=fills_at_close)
+    if halted is not None:
+        warnings.insert(0, f"Risk halted trading on {formats.minute(halted.ts)} UTC and nobody resumed it: {halted.detail}.")
     beaten = hold is not None and performance.total_return <= hold.total_return
     tone: Literal["good", "bad", "plain"] = "plain"
     if beaten or performance.total_return <= -1:
