@@ -41,7 +41,7 @@ def assumptions(config: Config) -> list[str]:
         ),
         f"A headline is known {format_duration(history.feed_delay)} after publication, its sentiment "
         f"{format_duration(history.inference_latency)} later.",
-        "Our orders move no price, and the exchange never fails.",
+        "Our orders leave later prices unmoved, and the exchange never fails.",
         "Buy-and-hold is the price alone, in equal parts, without cost or funding.",
     ]
 
