@@ -15,7 +15,7 @@ class SentimentStrategy(Strategy):
     """
 
     class Params(StrategyParams):
-        """Fractions are of equity for the size, of the entry price for stop and take-profit."""
+        """Fractions: of equity for the size, of the price at decision for stop and take-profit."""
 
         position_size: float = Field(0.1, gt=0)
         confidence_threshold: float = Field(0.7, gt=0, le=1)

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from strategies.base import Kline, Market, Strategy, StrategyParams
 from strategies.rolling import RollingMean
 
+_ROUNDING = 1e-12
+"""Averages that differ by less are equal: decimal prices are not exact in binary."""
+
 
 class SmaCross(Strategy):
     """Long while the fast average is above the slow one, otherwise flat, or short where that is allowed.
@@ -49,7 +52,7 @@ class SmaCross(Strategy):
         if trend.bars < params.slow:
             return
         position = market.position(symbol)
-        if fast > slow:
+        if fast - slow > _ROUNDING * slow:
             if position <= 0:
                 self.target(symbol, weight=params.weight, reason="fast average above slow")
         elif position > 0 or (params.allow_short and position == 0):

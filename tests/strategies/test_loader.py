@@ -1,0 +1,94 @@
+"""Strategies by name: built-in ones and anybody's, with errors that say what would be right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import ConfigError
+from strategies import BUILT_IN, load_strategy
+from strategies.base import Strategy
+from strategies.sma_cross import SmaCross
+
+MINE = """
+from strategies.base import Strategy, StrategyParams
+
+class Mine(Strategy):
+    class Params(StrategyParams):
+        weight: float = 0.1
+
+class Plain(Strategy):
+    pass
+
+class Other:
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a package of one's own, forgotten after the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    package = tmp_path / "desk_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "mine.py").write_text(MINE)
+    (package / "typo.py").write_text("x = 1\nclass Broken(\n")
+    (package / "raises.py").write_text("\n\nraise RuntimeError('no licence')\n")
+    (package / "needs.py").write_text("import a_library_that_is_not_there\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_strategies_load_with_their_defaults(name: str) -> None:
+    assert isinstance(load_strategy(name), Strategy)
+
+
+def test_texts_become_what_the_parameters_are() -> None:
+    strategy = load_strategy("sma_cross", {"fast": "5", "slow": "50", "weight": "0.99", "allow_short": "true"})
+    assert isinstance(strategy, SmaCross)
+    assert strategy.params == SmaCross.Params(fast=5, slow=50, weight=0.99, allow_short=True)
+    assert load_strategy("sentiment", {"hold": "4h"}).params.hold == 4 * 3_600_000
+
+
+def test_a_strategy_of_ones_own(folder: Path) -> None:
+    assert load_strategy("desk_package.mine:Mine", {"weight": "0.3"}).params.weight == 0.3
+    assert load_strategy("desk_package.mine:Plain").targets == []
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "says"),
+    [
+        ("sma_cros", {}, ["unknown strategy 'sma_cros'", "did you mean sma_cross?", "package.module:Class"]),
+        ("", {}, ["unknown strategy ''", "buy_and_hold"]),
+        ("desk_package.mine", {}, ["unknown strategy", "package.module:Class"]),
+        ("desk_package.mine:", {}, ["unknown strategy"]),
+        ("desk_package.nine:Mine", {}, ["no module 'desk_package.nine'", "searched"]),
+        ("no_such_package.mine:Mine", {}, ["no module 'no_such_package'"]),
+        ("desk_package.mine:Mind", {}, ["Mind does not exist", "mine.py", "did you mean Mine?"]),
+        ("desk_package.mine:Other", {}, ["Other is not a Strategy", "Mine, Plain"]),
+        ("desk_package.typo:Broken", {}, ["typo.py, line 2", "SyntaxError"]),
+        ("desk_package.raises:Mine", {}, ["raises.py, line 3", "RuntimeError: no licence"]),
+        ("desk_package.needs:Mine", {}, ["needs 'a_library_that_is_not_there'"]),
+        ("desk_package.mine:Mine", {"wieght": 1}, ["unknown parameter wieght", "did you mean weight?"]),
+        ("desk_package.mine:Plain", {"weight": 1}, ["unknown parameter weight", "it has none"]),
+        ("sma_cross", {"fast": "ten"}, ["'sma_cross'", "fast", "'ten'"]),
+        ("sma_cross", {"fast": 100, "slow": 20}, ["fast (100) must be below slow (20)"]),
+        ("sma_cross", {"fast": 0, "slwo": 3}, ["fast", "did you mean slow?"]),
+        ("sentiment", {"hold": "soon"}, ["hold", "is not a duration"]),
+        ("sentiment", {"stop": -0.02}, ["stop", "greater than 0"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str, params: dict[str, Any], says: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_strategy(name, params)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in says:
+        assert part in message
+    assert caught.value.exit_code == 2
