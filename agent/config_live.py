@@ -1,0 +1,104 @@
+"""The configuration of what runs live: market data, news feeds and the waits between tries."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from agent.durations import Duration
+from agent.feeds.bybit.venue import ARGS_CHARACTERS, MAX_CONNECTS, MAX_REQUESTS, endpoint
+from agent.section import Section
+
+
+def _known_endpoint(value: str) -> str:
+    endpoint(value)
+    return value
+
+
+def _web_url(value: str) -> str:
+    url = urlsplit(value)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("a feed's URL begins with http:// or https://")
+    return value
+
+
+class BackoffConfig(Section):
+    """Waits between tries: `first`, then `factor` times the last, at most `ceiling`."""
+
+    first: Duration = 500
+    factor: float = Field(2.0, ge=1)
+    ceiling: Duration = 60_000
+    jitter: float = Field(0.5, ge=0, le=1)  # share of each wait that is left to chance, so that clients don't return as one
+    stable_after: Duration = 60_000  # a connection that lived so long makes the next wait `first` again
+
+
+class BybitConfig(Section):
+    """Market data of Bybit v5: public, without a key. Time-outs are real time, also where a sandbox runs a faster market."""
+
+    endpoint: Annotated[str, AfterValidator(_known_endpoint)] = "mainnet"  # or testnet, or http://127.0.0.1:PORT
+    warmup_bars: int = Field(200, ge=0)  # history fetched before the first live bar
+    max_backfill: int = Field(10_000, gt=0)  # bars fetched after a long absence; what is older becomes a gap
+    ping_interval: Duration = Field(20_000, gt=0)
+    pong_timeout: Duration = Field(10_000, gt=0)
+    silence_timeout: Duration = Field(180_000, gt=0)  # without any kline on a connection
+    open_timeout: Duration = Field(10_000, gt=0)
+    ack_timeout: Duration = Field(10_000, gt=0)
+    args_characters: int = Field(ARGS_CHARACTERS, gt=0, le=ARGS_CHARACTERS)  # of the topics of one connection
+    args_per_request: int = Field(100, gt=0)  # topics of one subscription; spot takes 10
+    max_connects: int = Field(100, gt=0, le=MAX_CONNECTS)  # in five minutes
+    max_requests: int = Field(200, gt=0, le=MAX_REQUESTS)  # in five seconds
+    ban_wait: Duration = 600_000  # after HTTP 403: the venue asks for ten minutes
+    throttle_wait: Duration = 60_000  # after HTTP 429 without Retry-After
+    rest_timeout: Duration = Field(10_000, gt=0)
+    backfill_timeout: Duration = 60_000  # after this the stream goes on, and what is missing is a gap
+    settle: Duration = 2_000  # a bar of the REST history counts as closed so long after its end, in the market's time
+    audit_interval: Duration = Field(10_000, gt=0)  # how often overdue bars are looked for
+    max_ahead: Duration = 3_600_000  # a message this far in the future is corrupt
+    reconnect: BackoffConfig = BackoffConfig()
+    retry: BackoffConfig = BackoffConfig(first=250, ceiling=5_000)  # of REST requests
+
+
+class FeedConfig(Section):
+    """One RSS or Atom feed."""
+
+    url: Annotated[str, AfterValidator(_web_url)]
+    name: str = ""  # the host where it is left out
+    interval: Duration = Field(60_000, gt=0)
+    currencies: tuple[str, ...] = ()  # tickers that all of the feed is about
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return self.name or urlsplit(self.url).hostname or self.url
+
+
+class NewsConfig(Section):
+    """The feeds, and how far each is trusted."""
+
+    feeds: tuple[FeedConfig, ...] = ()
+    jitter: float = Field(0.1, ge=0, le=1)  # each wait is off by up to this share
+    spread: Duration = 5_000  # the first polls are spread over this time
+    connect_timeout: Duration = Field(10_000, gt=0)
+    total_timeout: Duration = Field(30_000, gt=0)
+    parse_timeout: Duration = Field(20_000, gt=0)
+    max_bytes: int = Field(4_000_000, gt=0)  # of a document, decompressed too
+    max_redirects: int = Field(5, ge=0)
+    max_entries: int = Field(500, gt=0)  # of one document; the newest count
+    max_seen: int = Field(2_000, gt=0)  # entries remembered of each feed
+    max_age: Duration = 3_600_000  # older entries are recorded, but nothing trades on them
+    backlog_age: Duration = 300_000  # the same for a feed that was never read before
+    max_ahead: Duration = 300_000  # dates further in the future are not trusted
+    ancient_after: Duration = 2_592_000_000  # nor are older ones
+    max_retry_after: Duration = 86_400_000  # a server can't ask for more patience
+    user_agent: str = "tapewire (+RSS reader)"
+    retry: BackoffConfig = BackoffConfig(first=30_000, ceiling=3_600_000)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> NewsConfig:
+        for what, values in (("url", [f.url for f in self.feeds]), ("name", [f.label for f in self.feeds])):
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice:
+                raise ValueError(f"two feeds have the {what} {twice!r}; give each its own")
+        return self

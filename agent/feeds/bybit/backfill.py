@@ -1,0 +1,106 @@
+"""Closed bars from the REST history, through ccxt's raw endpoint: no key, no market list, and turnover kept."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+import ccxt.async_support as ccxt
+import msgspec
+
+from agent.clock import Clock
+from agent.config_live import BybitConfig
+from agent.errors import VenueError
+from agent.events import Kline
+from agent.feeds.addresses import is_loopback
+from agent.feeds.backoff import Budget
+from agent.feeds.bybit.messages import is_sound, read_page, to_kline
+from agent.feeds.bybit.venue import PAGE, endpoint, interval_code
+
+_HOSTS: Final = ("public", "private", "spot", "futures", "v2")  # of ccxt's table of base URLs
+
+
+class RequestRefused(VenueError):
+    """The venue understood the request and will never grant it: an unknown symbol, a wrong parameter."""
+
+
+class History(NamedTuple):
+    """Closed bars in order, and how far they are complete: the venue has no others up to the start `proven` (UTC ms)."""
+
+    bars: list[Kline]
+    proven: int
+    unsound: int  # rows that are no possible bar
+
+
+class KlineHistory:
+    """Asks for klines page by page, within `budget`, the limit on requests. Use it as an async context manager.
+
+    `category` is `linear` or `spot`.
+    """
+
+    def __init__(self, config: BybitConfig, category: str, clock: Clock, budget: Budget) -> None:
+        self._config = config
+        self._category = category
+        self._clock = clock
+        self._budget = budget
+        base = endpoint(config.endpoint).rest
+        # The venue counts requests of an address whoever sends them, so this budget replaces ccxt's own limiter.
+        self._exchange: Any = ccxt.bybit({"enableRateLimit": False, "timeout": config.rest_timeout})
+        self._exchange.urls["api"] = dict.fromkeys(_HOSTS, base)
+        self._exchange.aiohttp_trust_env = not is_loopback(base)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._exchange.close()
+
+    async def bars(self, symbol: str, interval: int, since: int) -> History:
+        """All closed bars that start at `since` (UTC ms) or later.
+
+        Which are closed is by the venue's clock. Raises RequestRefused where asking again is of no use, else VenueError.
+        """
+        code = interval_code(interval)
+        settle = interval + self._config.settle
+        bars: list[Kline] = []
+        unsound = 0
+        while True:
+            # A window that holds a page at most: which rows the venue leaves out of a larger one isn't documented.
+            until = since + PAGE * interval
+            page = await self._ask({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
+            now = self._clock.now()
+            for row in reversed(page.result.list):
+                if row.start + settle > page.time:
+                    continue
+                if is_sound(row, interval, page.time):
+                    bars.append(to_kline(row, symbol, interval, page.time, now))
+                else:
+                    unsound += 1
+            if until + settle > page.time:
+                return History(bars, page.time - settle, unsound)
+            since = until
+
+    async def _ask(self, params: dict[str, object]) -> Any:
+        await self._budget.take()
+        try:
+            return read_page(await self._exchange.publicGetV5MarketKline({"category": self._category, **params}))
+        except (ccxt.BadRequest, ccxt.AuthenticationError) as error:  # bad symbols are bad requests
+            raise RequestRefused(f"Bybit refuses klines of {params['symbol']}: {_brief(error)}") from error
+        except ccxt.RateLimitExceeded as error:
+            # HTTP 403 bans the address, and each further request makes it longer.
+            wait = self._config.ban_wait if " 403 " in str(error) else self._config.throttle_wait
+            if "10006" not in str(error):
+                self._budget.close(asyncio.get_running_loop().time() + wait / 1000)
+            raise VenueError(f"Bybit's limit on requests: {_brief(error)}") from error
+        except ccxt.BaseError as error:
+            raise VenueError(f"Bybit's klines of {params['symbol']} can't be had: {_brief(error)}") from error
+        except msgspec.ValidationError as error:
+            raise VenueError(f"Bybit's answer is no page of klines: {error}") from error
+
+
+def _brief(error: Exception) -> str:
+    """ccxt quotes the whole answer; a person wants its beginning."""
+    return f"{type(error).__name__}: {str(error)[:200]}"
