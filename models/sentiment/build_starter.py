@@ -38,7 +38,7 @@ from models.sentiment.scorer import Score, Scorer
 from models.sentiment.splits import Fractions, Split, make_split
 from models.sentiment.text import clean
 from models.sentiment.trained import TrainedClassifier, load_trained
-from models.sentiment.trainer import truth_of
+from models.sentiment.evaluation import truth_of
 from models.sentiment.training import train
 
 UNLABELLED_BEFORE: Final = datetime(2024, 1, 1, tzinfo=UTC)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -22,7 +22,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     dropout: float = 0.05
     targets: str = "auto"
     """Layers that get an adapter: "auto" (query and value), "all" (every linear layer), or names with commas."""
-    virtual_tokens: int = 20
+    virtual_tokens: int | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     epochs: float | None = None
@@ -60,6 +60,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.asdict(self)
 
 
+def parse(**choices: Any) -> Recipe:
+    """A recipe from what a person typed. Raises UsageError for a word or number that isn't possible."""
+    try:
+        return msgspec.convert(choices, Recipe)
+    except msgspec.ValidationError as error:
+        possible = {"imbalance": get_args(Imbalance), "optimizer": get_args(Optimizer)}
+        wrong = [name for name, words in possible.items() if choices.get(name) not in words and name in choices]
+        hint = "; ".join(f"{name}: {', '.join(possible[name])}" for name in wrong)
+        raise UsageError(f"{', '.join(f'{name} is {choices[name]!r}' for name in wrong) or error}", hint=hint) from None
+
+
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     """What a method wants where the person did not say: prompts need far larger steps, and more of them, than adapters."""
 
@@ -67,6 +78,7 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     head_learning_rate: float
     epochs: float
     ranked: bool = False
+    virtual_tokens: int | None = None
 
 
 def guided_rank(samples: int) -> int:
@@ -85,6 +97,7 @@ def resolve(recipe: Recipe, defaults: Defaults, samples: int) -> Recipe:
     chosen: Mapping[str, Any] = {
         "rank": rank,
         "alpha": (recipe.alpha or 2 * rank) if rank else None,
+        "virtual_tokens": (recipe.virtual_tokens or defaults.virtual_tokens) if defaults.virtual_tokens else None,
         "learning_rate": recipe.learning_rate or defaults.learning_rate,
         "head_learning_rate": recipe.head_learning_rate or defaults.head_learning_rate,
         "epochs": recipe.epochs or guided_epochs(samples, defaults.epochs),

@@ -48,22 +48,31 @@ class Served(nn.Module):  # type: ignore[misc]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and their mask (batch, tokens)."""
+        output = self.classifier(**self._inputs(input_ids, attention_mask))
+        return output.logits, output.embedding
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states of the text's own tokens (batch, tokens, hidden)."""
+        states = self.classifier.encoder(**self._inputs(input_ids, attention_mask)).last_hidden_state
+        return states[:, -input_ids.shape[1] :]
+
+    def _inputs(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
         batch = input_ids.shape[0]
         if self.prompt is not None:
             words = self.classifier.get_input_embeddings()(input_ids)
             soft = self.prompt.to(words.dtype).unsqueeze(0).expand(batch, -1, -1)
-            output = self.classifier(
-                inputs_embeds=torch.cat([soft, words], dim=1), attention_mask=_longer(attention_mask, self.prompt.shape[0])
-            )
-        elif self.layers:
+            return {
+                "inputs_embeds": torch.cat([soft, words], dim=1),
+                "attention_mask": _longer(attention_mask, self.prompt.shape[0]),
+            }
+        if self.layers:
             pairs = [(getattr(self, f"key_{layer}"), getattr(self, f"value_{layer}")) for layer in range(self.layers)]
-            cache = DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs])
-            output = self.classifier(
-                input_ids=input_ids, attention_mask=_longer(attention_mask, pairs[0][0].shape[-2]), past_key_values=cache
-            )
-        else:
-            output = self.classifier(input_ids=input_ids, attention_mask=attention_mask)
-        return output.logits, output.embedding
+            return {
+                "input_ids": input_ids,
+                "attention_mask": _longer(attention_mask, pairs[0][0].shape[-2]),
+                "past_key_values": DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs]),
+            }
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 class TrainedClassifier(msgspec.Struct):
@@ -75,22 +84,37 @@ class TrainedClassifier(msgspec.Struct):
     device: str = "cpu"
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
-        """(logits (n, 3), embeddings (n, hidden)) of raw texts, which are cleaned first; batches of like lengths."""
-        encoded = [self.tokenizer(clean(text), truncation=True, max_length=self.card.max_length)["input_ids"] for text in texts]
-        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
-        logits, embeddings = [np.empty((0, 0))] * len(texts), [np.empty((0, 0))] * len(texts)
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                padded = self.tokenizer.pad({"input_ids": [encoded[i] for i in rows]}, return_tensors="pt").to(self.device)
-                found, embedded = self.model(padded["input_ids"], padded["attention_mask"])
-                for i, row, vector in zip(rows, found.double().cpu().numpy(), embedded.double().cpu().numpy(), strict=True):
-                    logits[i], embeddings[i] = row, vector
-        return np.array(logits), np.array(embeddings)
+        """(logits (n, 3), embeddings (n, hidden)) of raw texts."""
+        return embed(
+            self.model, self.tokenizer, texts, max_length=self.card.max_length, batch_size=batch_size, device=self.device
+        )
 
     def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
         """Calibrated probabilities (n, 3)."""
         return softmax(self.logits(texts, batch_size)[0], self.card.temperature)
+
+
+def embed(
+    model: Served,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int = 32,
+    device: str = "cpu",
+) -> tuple[Floats, Floats]:
+    """(logits (n, 3), embeddings (n, hidden)) of raw texts, which are cleaned first, in batches of like lengths."""
+    encoded = [tokenizer(clean(text), truncation=True, max_length=max_length)["input_ids"] for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            ids = [encoded[i] for i in order[start : start + batch_size]]
+            padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
+            found.append([part.double().cpu().numpy() for part in model(padded["input_ids"], padded["attention_mask"])])
+    back = np.argsort(order)
+    logits, embeddings = (np.concatenate(parts)[back] for parts in zip(*found, strict=True))
+    return logits, embeddings
 
 
 def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:

@@ -23,10 +23,11 @@ from transformers import (
 )
 
 from agent.errors import ConfigError
-from models.labels import LABELS, index
+from models.labels import LABELS
 from models.sentiment.calibration import softmax
 from models.sentiment.classifier import Objective
 from models.sentiment.datasets import Example
+from models.sentiment.evaluation import truth_of
 from models.sentiment.metrics import Ints, macro_f1, nll
 from models.sentiment.recipe import Recipe
 from models.sentiment.splits import Split
@@ -128,11 +129,6 @@ def _dated(examples: Sequence[Example], seed: int) -> list[str]:
         else example.text
         for example, dated in zip(examples, with_date, strict=True)
     ]
-
-
-def truth_of(examples: Sequence[Example]) -> Ints:
-    """Class indices (n,) of examples."""
-    return np.array([index(example.label) for example in examples], dtype=np.int64)
 
 
 def objective_of(recipe: Recipe, labels: Ints | None) -> Objective:

@@ -25,12 +25,14 @@ from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card,
 from models.sentiment.bases import EMBEDDED, Base, load_base
 from models.sentiment.calibration import before_after, fit_temperature, plot_reliability, softmax
 from models.sentiment.classifier import SentimentClassifier
+from models.sentiment.evaluation import truth_of
+from models.sentiment.forgetting import check as check_forgetting
 from models.sentiment.methods import Method, Plan, get_method
 from models.sentiment.metrics import Floats, Ints, coverage, estimates
 from models.sentiment.recipe import Recipe, resolve
 from models.sentiment.splits import Split
-from models.sentiment.trained import FULL_WEIGHTS
-from models.sentiment.trainer import Encoded, Progress, encoded, make_trainer, objective_of, truth_of
+from models.sentiment.trained import FULL_WEIGHTS, load_trained
+from models.sentiment.trainer import Encoded, Progress, encoded, make_trainer, objective_of
 
 Answers = tuple[Floats, Ints]
 """(logits (n, 3), true classes (n,))."""
@@ -64,9 +66,11 @@ def train(
     threshold: float = 0.7,
     progress: Progress | None = None,
     announce: Callable[[Recipe, int, int], None] | None = None,
+    forgetting: bool = False,
 ) -> Trained:
     """Fine-tunes `base` on `split.train`; stops early by its validation, fits the temperature on its calibration part, and
-    measures on its test part. `announce` is told (resolved recipe, trainable weights, all weights) before the first step.
+    measures on its test part. `announce` is told (resolved recipe, trainable weights, all weights) before the first step;
+    `forgetting` adds the check of general language to the card.
 
     Raises ModelError for a base that cannot be loaded or memory that does not suffice, UsageError and ConfigError for choices
     that cannot work here.
@@ -89,7 +93,7 @@ def train(
         seconds = time.monotonic() - began
         answers = {
             part: _answers(trainer, encoded(getattr(split, part), loaded.tokenizer, recipe))
-            for part in ("calibration", "test")
+            for part in ("validation", "calibration", "test")
             if getattr(split, part)
         }
     except (torch.OutOfMemoryError, MemoryError) as error:
@@ -103,6 +107,9 @@ def train(
     if trainer.is_world_process_zero():
         _save(model, loaded.tokenizer, card, output, answers)
         shutil.rmtree(checkpoints, ignore_errors=True)
+        if forgetting:
+            card.notes |= check_forgetting(load_trained(output), base)
+            write_card(card, output)
     return Trained(output, card, recipe, trainable, parameters, seconds, peak_memory())
 
 

@@ -1,0 +1,58 @@
+"""The table of methods: measured on one split, each at its own learning rate, saved in every form."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+pytest.importorskip("torch")
+
+from models.cards import DatasetRecord
+from models.sentiment.compare import COLUMNS, Comparison, compare, save
+from models.sentiment.datasets import Example
+from models.sentiment.recipe import Recipe
+from models.sentiment.splits import Fractions, make_split
+
+pytestmark = pytest.mark.train
+
+RECORD = DatasetRecord(name="own.csv", format="csv", sha256="0" * 64, rows=144)
+
+
+@pytest.mark.slow
+def test_methods_and_baselines_share_one_table(
+    headlines: tuple[Example, ...], tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    split = make_split(headlines, Fractions(0.1, 0.1, 0.2))
+    told: list[str] = []
+
+    def run() -> Comparison:
+        recipe = Recipe(epochs=1, rank=2)
+        return compare(
+            ["lora"], split, [RECORD], tmp_path, base=str(tiny_bases["mean"]), recipe=recipe, sweep_rows=40, tell=told.append
+        )
+
+    found = run()
+    assert [row.method for row in found.rows] == ["majority", "tf-idf + logistic", "frozen + linear", "lora"]
+    lora = found.rows[-1]
+    assert len(lora.swept) == 3, "the sweep tried three learning rates"
+    assert lora.learning_rate == float(min(lora.swept, key=lambda rate: lora.swept[rate]))
+    assert lora.peak_memory
+    assert lora.ms > 0
+    majority, words = (row.metrics for row in found.rows[:2])
+    assert majority["mcc"].value == 0
+    assert words["macro_f1"].value > majority["macro_f1"].value, "the verb decides, and words see it"
+
+    saved = {path.suffix: path for path in save(found, tmp_path)}
+    assert msgspec.convert(json.loads(saved[".json"].read_text()), Comparison) == found
+    assert [row["method"] for row in csv.DictReader(saved[".csv"].open())] == [row.method for row in found.rows]
+    assert saved[".md"].read_text().count("\n|") == len(found.rows) + 2
+    assert saved[".png"].read_bytes().startswith(b"\x89PNG")
+    assert all(name in saved[".md"].read_text() for name in COLUMNS)
+
+    trainings = sum("lora" in what for what in told)
+    assert run().rows[-1] == lora
+    assert sum("lora" in what for what in told) == trainings, "what is finished is not trained again"
