@@ -2,15 +2,17 @@
 
 1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA) and the project's own headlines, one a seed. The first
    one's adapter ships too.
-2. A student of four layers and a trimmed vocabulary learns their mean answers, on the same texts, on variations of them, and on
-   real crypto headlines without labels, none younger than `UNLABELLED_BEFORE`.
-3. Its temperature is fitted on held-out parts of the three sets, its export is measured on what none of them saw.
+2. A student of fewer layers and a trimmed vocabulary learns their mean answers, on the same texts and on real crypto headlines
+   without labels, and on variations of both.
+3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv` holds their hashes
+   and our labels, not their words. The export is measured on what none of this has seen.
 
 PhraseBank and CryptoLin, whose terms forbid more, measure and teach nothing.
 """
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import random
 import re
@@ -24,24 +26,29 @@ import msgspec
 import numpy as np
 import pandas as pd
 import typer
+from safetensors.torch import load_file, save_file
 
 from agent.cli.console import err, out
-from models.cards import Card, DatasetRecord, latest_of, write_card
+from agent.errors import DataError
+from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, write_card
 from models.sentiment import starter_dir
-from models.sentiment.calibration import fit_temperature
+from models.sentiment.calibration import fit_temperature, softmax
 from models.sentiment.datasets import Example, Options, load
 from models.sentiment.distillation import Student, distil
+from models.sentiment.evaluation import truth_of
 from models.sentiment.export import CORPUS, export_model, reference_texts
 from models.sentiment.metrics import coverage, estimates
 from models.sentiment.recipe import Recipe
 from models.sentiment.scorer import Score, Scorer
-from models.sentiment.splits import Fractions, Split, make_split
+from models.sentiment.splits import Fractions, Split, make_split, story_key
 from models.sentiment.text import clean
 from models.sentiment.trained import TrainedClassifier, load_trained
-from models.sentiment.evaluation import truth_of
 from models.sentiment.training import train
 
-UNLABELLED_BEFORE: Final = datetime(2024, 1, 1, tzinfo=UTC)
+CALIBRATED_FROM: Final = datetime(2023, 12, 10, tzinfo=UTC)
+CALIBRATED_UNTIL: Final = datetime(2024, 1, 1, tzinfo=UTC)
+"""Headlines before the first teach without labels; between the two lie those that calibrate. Nothing younger is looked at."""
+WIRE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
 TEACHER: Final = Recipe(
@@ -80,25 +87,31 @@ def build(
     work: Annotated[Path, typer.Option(help="For teachers and student; teachers found there are not trained again.")] = Path(
         "var/starter"
     ),
-    teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 2,
+    teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 1,
+    layers: Annotated[str, typer.Option(help="Layers of the teacher that the student begins with.")] = "0,2,3,5",
+    epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 3,
 ) -> None:
     """Train the teachers, distil the student, calibrate, export, measure."""
+    student = Student(layers=tuple(int(layer) for layer in layers.split(",")), epochs=epochs)
     sets = {name: load(data / path, format) for name, (path, format, _) in LABELLED.items()}
     sets["corpus"] = load(CORPUS, "csv", Options(eventless=True))
     splits = {name: make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True) for name, found in sets.items()}
     records = [found.record for found in sets.values()]
     mixed = mix(splits)
-    trained = [_teacher(work / f"teacher-{seed}", mixed, records, seed) for seed in range(42, 42 + teachers)]
-    headlines, record = unlabelled(data / "news/crypto-headlines.parquet")
-    texts = varied([example.text for example in dict.fromkeys(mixed.train)] + headlines, seed=SPLIT_SEED)
+    trained = [
+        _teacher(work / f"teacher-{seed}", mixed, records, seed) for seed in range(TEACHER.seed, TEACHER.seed + teachers)
+    ]
+    headlines, labelled, record = wire(data / "news/crypto-headlines.parquet")
+    few = [example.text for name in ("fiqa", "corpus") for example in splits[name].train] + headlines
+    texts = [example.text for example in splits["tfns"].train] + few + varied(few, seed=SPLIT_SEED)
     with err.status(f"distilling on {len(texts)} texts"):
-        distil(trained, texts, work / "student", Student(), progress=_told("student"))
-    _calibrate(work / "student", splits, [*records, record])
+        distil(trained, texts, work / "student", student, progress=_told("student"))
+    _calibrate(work / "student", labelled, [*records, record])
     card = export_model(work / "student", output, reference=reference_texts(), overwrite=True)
     held_out: dict[str, Sequence[Example]] = {name: split.test for name, split in splits.items()}
     held_out |= {name: load(data / path, format).examples for name, (path, format) in MEASURED_ONLY.items()}
     measure(card, output, held_out, trained[0])
-    shutil.copytree(work / "teacher-42", output / "adapter", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
+    ship_adapter(work / f"teacher-{TEACHER.seed}", output / "adapter")
 
 
 def mix(splits: dict[str, Split]) -> Split:
@@ -114,22 +127,42 @@ def mix(splits: dict[str, Split]) -> Split:
     )
 
 
-def unlabelled(path: Path) -> tuple[list[str], DatasetRecord]:
-    """Distinct cleaned headlines published before `UNLABELLED_BEFORE`, and their record."""
+def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
+    """(headlines before `CALIBRATED_FROM`, the project's labelled ones after it, their common record), cleaned and distinct.
+
+    Raises DataError where the file lacks a headline that `wire_labels.csv` has a label for.
+    """
     frame = pd.read_parquet(path, columns=["published_at", "title"])
-    titles = frame.loc[frame["published_at"] < UNLABELLED_BEFORE, "title"]
-    texts = list(dict.fromkeys(filter(None, map(clean, titles))))
-    digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    latest = int(UNLABELLED_BEFORE.timestamp() * 1000)
-    return texts, DatasetRecord(
-        name=path.name, format="unlabelled headlines", sha256=digest, rows=len(texts), latest=latest, basis="dated rows"
+    frame = frame[frame["published_at"] < CALIBRATED_UNTIL]
+    frame = frame.assign(text=frame["title"].map(clean)).drop_duplicates("text")
+    with WIRE_LABELS.open(encoding="utf-8", newline="") as stream:
+        labels = {row["sha256"]: row["label"] for row in csv.DictReader(stream)}
+    texts = frame["text"].tolist()
+    labelled = [Example(text, labels[key]) for text in texts if (key := wire_key(text)) in labels]
+    if len(labelled) < len(labels):
+        raise DataError(f"{path} lacks {len(labels) - len(labelled)} of the headlines that {WIRE_LABELS.name} labels")
+    stories = {story_key(example.text) for example in labelled}
+    earlier = frame.loc[frame["published_at"] < CALIBRATED_FROM, "text"]
+    record = DatasetRecord(
+        name=path.name,
+        format="headlines, mostly unlabelled",
+        sha256=hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+        rows=len(texts),
+        latest=int(CALIBRATED_UNTIL.timestamp() * 1000),
+        basis="dated rows",
     )
+    return [text for text in earlier if text and story_key(text) not in stories], labelled, record
 
 
-def varied(texts: Sequence[str], seed: int, copies: int = 1) -> list[str]:
-    """The texts, and of each so many variations: other coins, a tenth of the words missing, sometimes a part of it only."""
+def wire_key(text: str) -> str:
+    """What stands for a headline in `wire_labels.csv`: the first 16 hexadecimal digits of the SHA-256 of its cleaned text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def varied(texts: Sequence[str], seed: int) -> list[str]:
+    """A variation of each text: another coin, a tenth of the words missing, sometimes a part of it only."""
     rng = random.Random(seed)
-    return [*texts, *(_variation(text, rng) for text in texts for _ in range(copies))]
+    return [_variation(text, rng) for text in texts]
 
 
 def _variation(text: str, rng: random.Random) -> str:
@@ -150,12 +183,15 @@ def _teacher(folder: Path, split: Split, records: Sequence[DatasetRecord], seed:
     return load_trained(folder)
 
 
-def _calibrate(folder: Path, splits: dict[str, Split], records: Sequence[DatasetRecord]) -> None:
-    """Fits the temperature, and completes the card of a student."""
+def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[DatasetRecord]) -> None:
+    """Fits the temperature of a student, and completes its card."""
     student = load_trained(folder)
-    examples = [example for split in splits.values() for example in split.calibration]
+    logits, truth = student.logits([example.text for example in examples])[0], truth_of(examples)
     card = student.card
-    card.temperature = fit_temperature(student.logits([example.text for example in examples])[0], truth_of(examples))
+    card.temperature = fit_temperature(logits, truth)
+    calibrated = softmax(logits, card.temperature)
+    card.coverage = coverage(calibrated, truth)
+    card.metrics["calibration"] = estimates(calibrated, truth)
     card.datasets = tuple(records)
     card.trained_until = latest_of(records)
     write_card(card, folder)
@@ -173,9 +209,17 @@ def measure(card: Card, folder: Path, held_out: dict[str, Sequence[Example]], te
         out.print(
             f"{name}: macro-F1 {f1:.3f}, teacher {card.metrics[f'{name}_teacher']['macro_f1'].value:.3f}, ECE {error:.3f}"
         )
-        if name == "corpus":
-            card.coverage = coverage(found, truth)
     write_card(card, folder)
+
+
+def ship_adapter(source: Path, target: Path) -> None:
+    """Copies an adapter at half precision, which changes no prediction and halves what everybody downloads."""
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
+    weights = target / "adapter_model.safetensors"
+    save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
+    card = read_card(target)
+    card.fingerprint = fingerprint([weights, target / "tokenizer.json"], card.temperature)
+    write_card(card, target)
 
 
 def _row(score: Score) -> tuple[float, float, float]:

@@ -48,7 +48,8 @@ class Student(msgspec.Struct, frozen=True):
     """So many of the vocabulary's first entries, which WordPiece sorts by frequency, are kept whatever the texts hold."""
     min_count: int = 2
     """Other entries are kept if the texts use them so often."""
-    epochs: int = 4
+    epochs: int = 3
+    """0: nothing is learned, the chosen layers and words of the teacher are all there is."""
     batch_size: int = 32
     learning_rate: float = 4e-4
     softness: float = 2.0
@@ -180,7 +181,7 @@ def _divergence(logits: Tensor, teacher: Tensor, softness: float) -> Tensor:
 
 
 def _triangle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
-    return lambda step: min((step + 1) / math.ceil(warm_up * steps), (steps - step) / ((1 - warm_up) * steps))
+    return lambda step: min((step + 1) / max(math.ceil(warm_up * steps), 1), (steps - step) / ((1 - warm_up) * steps))
 
 
 def _batches(tokens: Sequence[Sequence[int]], student: Student, epoch: int) -> list[NDArray[np.int64]]:
