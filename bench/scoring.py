@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from models.sentiment import model_dir
-from models.sentiment.scorer import Scorer
+from models.sentiment.scorer import Scorer, cores
 
 FRESH = """
 import time; began = time.perf_counter()
@@ -42,7 +41,7 @@ def main() -> None:
     parser.add_argument("--model", default="starter")
     parser.add_argument("--headlines", type=int, default=5_000)
     parser.add_argument("--pipeline-headlines", type=int, default=1_000)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores())
     given = parser.parse_args()
     folder = model_dir(given.model)
     titles = pd.read_parquet(given.data / "news/crypto-headlines.parquet", columns=["title"])["title"]
@@ -119,9 +118,9 @@ def latency(score: Callable[[str], Any], texts: Sequence[str]) -> dict[str, floa
 def faithfulness(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str, float]:
     """Macro-F1 of what is served and of the fp32 model, on text that taught neither."""
     from models.sentiment.datasets import load
+    from models.sentiment.evaluation import truth_of
     from models.sentiment.metrics import macro_f1, predictions
     from models.sentiment.trained import load_trained
-    from models.sentiment.trainer import truth_of
 
     examples = load(phrasebank, "phrasebank").examples
     texts, truth = [example.text for example in examples], truth_of(examples)

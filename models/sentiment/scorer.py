@@ -85,6 +85,11 @@ def providers_of(device: str) -> tuple[str, ...]:
     return _PROVIDERS[device]
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def abstention(reason: str) -> Score:
     """The score of a text that the model does not judge."""
     return Score(1 / 3, 1 / 3, 1 / 3, abstained=True, reason=reason)
@@ -147,7 +152,7 @@ class Scorer:
         tokenizer.no_padding()
         tokenizer.enable_truncation(card.max_length)
         on_cpu = session.get_providers()[0] == CPU[0]
-        scorer = cls(card, session, tokenizer, (threads or len(os.sched_getaffinity(0))) if on_cpu else 1)
+        scorer = cls(card, session, tokenizer, (threads or cores()) if on_cpu else 1)
         if warm_up:
             scorer.score(_WARM_UP)
             scorer.latency = LatencyHistogram()

@@ -1,0 +1,85 @@
+"""The recipe of the starter: who teaches, who only measures, and what is never looked at."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+pytest.importorskip("torch")
+
+from agent.errors import DataError
+from models.sentiment import build_starter
+from models.sentiment.build_starter import CORPUS_REPEATS, mix, varied, wire, wire_key
+from models.sentiment.datasets import Example
+from models.sentiment.splits import Fractions, make_split
+
+pytestmark = pytest.mark.train
+
+EARLY, CALIBRATING, TOO_LATE = (datetime(*day, 9, tzinfo=UTC) for day in ((2023, 11, 5), (2023, 12, 20), (2024, 2, 1)))
+
+
+@pytest.fixture
+def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows = [
+        (EARLY, "Miner adds to its fleet"),
+        (EARLY, "Bridge is drained"),
+        (CALIBRATING, "Bridge is drained!"),  # the story of an earlier headline
+        (CALIBRATING, "Fund opens to savers"),
+        (CALIBRATING, "Nobody labelled this one"),
+        (TOO_LATE, "The future is known"),
+    ]
+    pd.DataFrame(rows, columns=["published_at", "title"]).to_parquet(tmp_path / "news.parquet")
+    labels = tmp_path / "labels.csv"
+    picked = {"Bridge is drained!": "bearish", "Fund opens to savers": "bullish"}
+    labels.write_text("sha256,label\n" + "".join(f"{wire_key(text)},{label}\n" for text, label in picked.items()), "utf-8")
+    monkeypatch.setattr(build_starter, "WIRE_LABELS", labels)
+    return tmp_path / "news.parquet"
+
+
+def test_headlines_teach_before_they_calibrate_and_no_story_does_both(news: Path) -> None:
+    unlabelled, labelled, record = wire(news)
+    assert unlabelled == ["Miner adds to its fleet"]
+    assert {(example.text, example.label) for example in labelled} == {
+        ("Bridge is drained!", "bearish"),
+        ("Fund opens to savers", "bullish"),
+    }
+    assert record.latest == int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
+
+
+def test_another_file_of_headlines_is_refused(news: Path) -> None:
+    pd.read_parquet(news).query("title != 'Fund opens to savers'").to_parquet(news)
+    with pytest.raises(DataError, match="lacks 1 of the headlines"):
+        wire(news)
+
+
+def test_the_shipped_labels_hold_hashes_and_no_words() -> None:
+    lines = build_starter.WIRE_LABELS.read_text("utf-8").splitlines()
+    assert len(lines) == 241
+    assert all(len(key) == 16 and int(key, 16) >= 0 for key, _ in (line.split(",") for line in lines[1:]))
+
+
+def test_small_sets_are_shown_more_often_and_held_out_parts_never(headlines: tuple[Example, ...]) -> None:
+    fractions = Fractions(0.1, 0.1, 0.1)
+    splits = {
+        "tfns": make_split(headlines[:60], fractions),
+        "fiqa": make_split(headlines[60:90], fractions),
+        "corpus": make_split(headlines[90:], fractions),
+    }
+    mixed = mix(splits)
+    shown = [example.text for example in mixed.train]
+    assert {shown.count(example.text) for example in splits["corpus"].train} == {CORPUS_REPEATS}
+    assert {shown.count(example.text) for example in splits["tfns"].train} == {1}
+    assert not set(shown) & {example.text for example in (*mixed.validation, *mixed.calibration, *mixed.test)}
+
+
+def test_variations_are_repeatable_and_keep_to_the_words_of_their_text() -> None:
+    texts = ["Bitcoin falls as the fund sells its last holdings", "Bank opens"] * 20
+    variations = varied(texts, seed=1)
+    assert variations == varied(texts, seed=1) != texts
+    coins = set(build_starter._COINS)
+    for text, variation in zip(texts, variations, strict=True):
+        assert variation
+        assert set(variation.lower().split()) - coins <= set(text.lower().split())
