@@ -68,9 +68,8 @@ def matthews(predicted: Ints, truth: Ints) -> float:
 
 def ece(probabilities: Floats, truth: Ints, bins: int = BINS) -> float:
     """Expected calibration error: |accuracy − confidence| of each bin, weighted by its rows."""
-    return float(
-        sum(count * abs(right - sure) for _, count, sure, right in reliability(probabilities, truth, bins)) / max(len(truth), 1)
-    )
+    rows = reliability(probabilities, truth, bins)
+    return float(sum(count * abs(right - sure) for _, count, sure, right in rows) / max(sum(count for _, count, *_ in rows), 1))
 
 
 def reliability(probabilities: Floats, truth: Ints, bins: int = BINS) -> list[tuple[float, int, float, float]]:

@@ -28,4 +28,4 @@ def read(path: Path, options: Options) -> Iterator[Example]:
 
 def _text(row: Row, where: str) -> str:
     value = column(row, _TEXT, where)
-    return " … ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ". ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,51 @@
+"""A corpus that claims to know no event is checked for prices, dates and names of events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import DataError
+from models.sentiment.datasets import load
+from models.sentiment.eventless import check, violations
+
+CORPUS = Path(__file__).resolve().parents[3] / "models" / "sentiment" / "corpus" / "headlines.csv"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("Bitcoin tops $100,000", "price"),
+        ("Hackers take 40 million", "price"),
+        ("Fund adds 5k coins", "price"),
+        ("Whale moves 3,000 coins", "price"),
+        ("Outlook for 2024 improves", "date"),
+        ("Results due on March 3", "date"),
+        ("Revenue rises in Q3", "date"),
+        ("Creditors of FTX are paid", "real event"),
+        ("Lawsuit over Mt. Gox goes on", "real event"),
+    ],
+)
+def test_what_gives_a_moment_away(text: str, rule: str) -> None:
+    assert rule in {found for _, found, _ in violations([text])}
+
+
+@pytest.mark.parametrize(
+    "text", ["Bitcoin falls less than feared", "Token rallies ten percent after listing", "Exchange may list 3 tokens"]
+)
+def test_what_could_happen_any_day(text: str) -> None:
+    assert not violations([text])
+
+
+def test_the_complaint_names_rows() -> None:
+    with pytest.raises(DataError, match=r"own\.csv is not eventless: row 2 names a date: '2024'"):
+        check("own.csv", ["fine", "not in 2024"])
+
+
+def test_our_own_corpus_is_eventless_varied_and_large_enough() -> None:
+    found = load(CORPUS, "csv")
+    texts = [example.text for example in found.examples]
+    check(CORPUS.name, texts)
+    assert len(set(texts)) >= 600
+    assert {example.label for example in found.examples} == {"bearish", "neutral", "bullish"}

@@ -1,0 +1,98 @@
+"""The numbers agree with their definitions and with scikit-learn's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.labels import LABELS
+from models.sentiment import metrics
+from models.sentiment.calibration import before_after, fit_temperature, softmax
+
+ROWS = st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.floats(-5, 5)] * 3)), min_size=5, max_size=60)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_they_agree_with_scikit_learn(rows: list[tuple[int, tuple[float, float, float]]]) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    truth = np.array([label for label, _ in rows])
+    probabilities = softmax(np.array([logits for _, logits in rows]))
+    said = metrics.predictions(probabilities)
+    present = sorted(set(truth))
+    theirs = {"labels": present, "zero_division": 0}
+    assert metrics.accuracy(said, truth) == pytest.approx(sklearn.accuracy_score(truth, said))
+    assert metrics.macro_f1(said, truth) == pytest.approx(sklearn.f1_score(truth, said, average="macro", **theirs))
+    assert metrics.weighted_f1(said, truth) == pytest.approx(sklearn.f1_score(truth, said, average="weighted", **theirs))
+    assert metrics.matthews(said, truth) == pytest.approx(sklearn.matthews_corrcoef(truth, said))
+    assert metrics.nll(probabilities, truth) == pytest.approx(sklearn.log_loss(truth, probabilities, labels=[0, 1, 2]))
+    assert metrics.confusion(said, truth).tolist() == sklearn.confusion_matrix(truth, said, labels=[0, 1, 2]).tolist()
+
+
+def test_a_model_as_sure_as_it_is_right_has_no_calibration_error() -> None:
+    probabilities = np.tile([0.75, 0.125, 0.125], (8, 1))
+    assert metrics.ece(probabilities, np.array([0] * 6 + [1] * 2)) == pytest.approx(0)
+    assert metrics.ece(probabilities, np.array([0] * 2 + [1] * 6)) == pytest.approx(0.5)
+    assert metrics.brier(np.eye(3), np.arange(3)) == 0
+
+
+def test_an_abstention_is_a_miss_but_no_claim() -> None:
+    probabilities = np.array([[0.9, 0.05, 0.05], [np.nan] * 3, [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
+    found = metrics.report(probabilities, np.array([0, 1, 1, 2]), resamples=100)
+    assert found["accuracy"] == 0.75
+    assert found["abstained"] == 1
+    assert found["n"] == 4
+    assert np.sum(found["confusion"]) == 3
+    assert found["classes"]["neutral"]["recall"] == 0.5
+    assert found["ece"] == pytest.approx(0.1)
+    assert found["coverage"][0].coverage == 0.75
+
+
+def test_intervals_hold_the_estimate_and_narrow_with_more_rows() -> None:
+    rng = np.random.default_rng(0)
+
+    def interval(rows: int) -> float:
+        truth = rng.integers(0, 3, rows)
+        logits = np.eye(3)[truth] + rng.normal(0, 1, (rows, 3))
+        found = metrics.estimates(softmax(logits), truth, resamples=200)["accuracy"]
+        assert found.low <= found.value <= found.high
+        return found.high - found.low
+
+    assert interval(2000) < interval(100) / 2
+
+
+def test_coverage_falls_with_the_threshold_and_nothing_acted_has_no_precision() -> None:
+    rows = metrics.coverage(np.array([[0.6, 0.2, 0.2], [0.8, 0.1, 0.1]]), np.array([1, 0]), (0.5, 0.7, 0.9))
+    assert [(row.coverage, row.precision) for row in rows] == [(1.0, 0.5), (0.5, 1.0), (0.0, None)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(0.3, 5.0), st.integers(0, 100))
+def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (4000, 3))
+    truth = (softmax(logits).cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)
+    found = fit_temperature(logits * temperature, truth)
+    assert found == pytest.approx(temperature, rel=0.15)
+    nearby = [metrics.nll(softmax(logits * temperature, found * by), truth) for by in (0.97, 1.0, 1.03)]
+    assert min(nearby) == nearby[1]
+
+
+def test_scaling_never_changes_the_class_and_mends_the_calibration() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(0, 3, 3000)
+    logits = 6 * (np.eye(3)[truth] * 0.5 + rng.normal(0, 0.5, (3000, 3)))
+    temperature = fit_temperature(logits, truth)
+    found = before_after(logits, truth, temperature)
+    assert temperature > 1
+    assert found["after"]["ece"] < found["before"]["ece"] / 2
+    assert found["after"]["nll"] < found["before"]["nll"]
+    assert (softmax(logits).argmax(axis=1) == softmax(logits, temperature).argmax(axis=1)).all()
+
+
+def test_a_perfectly_separated_slice_gives_a_finite_temperature() -> None:
+    assert 0.05 <= fit_temperature(np.eye(3) * 50, np.arange(3)) <= 20
+    assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1
+    assert len(LABELS) == 3

@@ -1,0 +1,50 @@
+"""Labels are mapped by name, never by position."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.errors import DataError, ModelError
+from models.labels import LABELS, SCORE_CUT, canonical, from_score, head_order, index
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("positive", "bullish"), (" Negative ", "bearish"), ("NEUTRAL", "neutral"), ("bullish", "bullish"), ("sell", "bearish")],
+)
+def test_other_peoples_names(theirs: str, ours: str) -> None:
+    assert canonical(theirs) == ours
+
+
+def test_an_unknown_name_is_answered_with_the_closest() -> None:
+    with pytest.raises(DataError, match=r"news\.csv:7: unknown label 'positve' \(did you mean 'positive'"):
+        canonical("positve", where="news.csv:7")
+
+
+def test_bare_digits_mean_nothing() -> None:
+    with pytest.raises(DataError, match="unknown label '2'"):
+        canonical("2")
+
+
+@given(st.floats(-1, 1))
+def test_scores_fall_into_the_class_of_their_sign_outside_the_cut(score: float) -> None:
+    expected = "bearish" if score < -SCORE_CUT else "bullish" if score > SCORE_CUT else "neutral"
+    assert from_score(score) == expected
+
+
+@given(st.permutations(["negative", "neutral", "positive"]))
+def test_a_foreign_head_is_reordered_whatever_its_order(names: list[str]) -> None:
+    order = head_order(dict(enumerate(names)))
+    assert [canonical(names[row]) for row in order] == list(LABELS)
+    assert [index(label) for label in LABELS] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "id2label",
+    [{0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {0: "positive", 1: "negative"}, {0: "positive", 1: "bullish", 2: "neutral"}],
+)
+def test_a_head_that_does_not_name_the_classes_is_refused(id2label: dict[int, str]) -> None:
+    with pytest.raises(ModelError, match="base model's head"):
+        head_order(id2label)
