@@ -41,25 +41,31 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
-        for stale in [*root.glob("agent/**/*.so"), *root.glob("*__mypyc*.so"), root / MANIFEST]:
-            stale.unlink(missing_ok=True)
-        if self.target_name != "wheel" or os.environ.get("TAPEWIRE_PURE"):
+        editable = version == "editable"
+        if editable:
+            clean(root)
+        if os.environ.get("TAPEWIRE_PURE"):
             return
+        out = root if editable else root / "build" / "compiled"
         try:
-            built = _compile(root)
+            built = compile_modules(root, out)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a compiler or its absence does, Python remains
             self.app.display_warning(f"tapewire: the hot path stays interpreted, since it could not be compiled: {error}")
             return
-        hashes = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in MODULES}
-        (root / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n")
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
-        for file in (*built, MANIFEST):
-            build_data["force_include"][str(root / file)] = file
+        if not editable:
+            build_data["force_include"] |= {str(out / file): file for file in built}
 
 
-def _compile(root: Path) -> list[str]:
-    """Paths, relative to `root`, of the extension modules built there."""
+def clean(root: Path) -> None:
+    """Remove what an editable build left beside the sources."""
+    for stale in [*root.glob("agent/**/*.so"), *root.glob("*__mypyc*.so"), root / MANIFEST]:
+        stale.unlink(missing_ok=True)
+
+
+def compile_modules(root: Path, out: Path) -> list[str]:
+    """Compile `MODULES` of `root` into `out`; returns the files, relative to `out`, with the manifest of their sources."""
     from mypyc.build import mypycify
     from setuptools import Distribution
     from setuptools.command.build_ext import build_ext
@@ -76,10 +82,13 @@ def _compile(root: Path) -> list[str]:
             command.build_lib, command.build_temp = f"{scratch}/lib", f"{scratch}/temp"
             command.ensure_finalized()
             command.run()
-            built = [Path(path).relative_to(command.build_lib) for path in command.get_outputs()]
+            built = [str(Path(path).relative_to(command.build_lib)) for path in command.get_outputs()]
             for path in built:
-                shutil.copy(Path(command.build_lib) / path, root / path)
+                (out / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(Path(command.build_lib) / path, out / path)
         finally:
             os.chdir(here)
             sys.argv = argv
-    return [str(path) for path in built]
+    hashes = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in MODULES}
+    (out / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n")
+    return [*built, MANIFEST]

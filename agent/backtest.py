@@ -31,6 +31,7 @@ from agent.feeds.history.klines import KlineFile
 from agent.feeds.history.news import NewsFile
 from agent.feeds.history.sentiment import Scorer, SentimentFile, scored
 from agent.feeds.merge import merge
+from agent.sink import DecisionSink
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import InputFile, Run, RunKind
@@ -173,7 +174,8 @@ def backtest(
         started_at=time.time_ns() // 1_000_000,
         strategy=config.strategy.name,
         params=strategy.params.model_dump(mode="json"),
-        config=config.model_dump(mode="json") | {"window": history.window},
+        # without the store, whose URL may hold a password
+        config=config.model_dump(mode="json", exclude={"store"}) | {"window": history.window},
         version=__version__,
         versions={"python": platform.python_version(), "numpy": np.__version__} | (versions or {}),
         inputs=tuple(history.inputs),
@@ -215,35 +217,41 @@ def backtest(
 
 
 class BacktestSink:
-    """Records, and folds what the metrics need; equity is recorded once an hour, or once a bar where bars are longer."""
+    """Passes everything on to `inner`, and folds what the metrics need.
 
-    def __init__(self, recorder: Recorder, config: Config) -> None:
+    Equity is passed on once an hour, or once a bar where bars are longer.
+    """
+
+    def __init__(self, inner: DecisionSink, config: Config) -> None:
         capital = float(config.account.initial_capital)
         interval = config.market.interval
         self.curve = EquityCurve(capital, interval)
         self.trades = TradeBook()
         self.benchmark = BuyAndHold(config.market.symbols, capital, interval)
-        self._record = recorder.decision
-        self.news = recorder.news
-        self.sentiment = recorder.sentiment
-        self._recorder = recorder
+        self.news = inner.news
+        self.sentiment = inner.sentiment
+        self._inner = inner
+        self._decision = inner.decision
         self._every = max(HOUR_MS, interval)
-        self._due = 0
+        self._hour = 0
 
     def decision(self, decision: Decision) -> None:
-        """Recorded; executions go into the book of round trips."""
-        self._record(decision)
+        """Passed on; executions go into the book of round trips."""
+        self._decision(decision)
         if decision.__class__ is Fill:
             self.trades.add(decision)
         elif decision.__class__ is FundingPayment:
             self.trades.add_funding(decision)
 
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
-        """Folded; recorded when it is due."""
-        self.curve.add(ts, equity, exposure > 0.0)
-        if ts >= self._due:
-            self._due = ts - ts % self._every + self._every
-            self._recorder.equity(ts, equity, cash, exposure)
+    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+        """Folded; the first sample of each hour is passed on."""
+        times = np.array(ts)
+        self.curve.extend(times, np.array(equity), np.array(exposure) > 0.0)
+        hours = times // self._every
+        rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
+        self._hour = int(hours[-1])
+        if rows:
+            self._inner.equity(*([column[row] for row in rows] for column in (ts, equity, cash, exposure)))
 
 
 def new_run_id() -> str:

@@ -43,7 +43,9 @@ from strategies.base import Strategy, Target
 class Engine:
     """Decides. `sink` hears of every decision in order; `counts` holds what was ignored, and why."""
 
-    def __init__(self, config: Config, strategy: Strategy, sink: DecisionSink, *, run_id: str) -> None:
+    def __init__(
+        self, config: Config, strategy: Strategy, sink: DecisionSink, *, run_id: str, equity_block: int = 4_096
+    ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
         self.counts: Counter[str] = Counter()
@@ -64,6 +66,11 @@ class Engine:
         self._config = config
         self._run_id = run_id
         self._ids = 0
+        self._equity_block = equity_block  # samples handed to the sink at once
+        self._sample_ts: list[int] = []
+        self._sample_equity: list[float] = []
+        self._sample_cash: list[float] = []
+        self._sample_exposure: list[float] = []
         self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
@@ -88,7 +95,10 @@ class Engine:
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
-        self._close_period()
+        if self._period:
+            self._close_period()
+        if self._sample_ts:
+            self._flush_samples()
         self.portfolio.reconcile()
 
     # -- inputs ------------------------------------------------------------------------------------------------------
@@ -164,6 +174,8 @@ class Engine:
         now = sentiment.available_at
         if now > self.market.now:
             self.market.now = now
+        if now >= self.signals.next_fade:
+            self._fade(now)
         self._sink.sentiment(sentiment)
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
@@ -229,7 +241,16 @@ class Engine:
             risk.on_equity(ts, equity)
             if risk.state is RiskState.HALTED:
                 self._cancel_entries("halted")
-        self._sink.equity(ts, equity, cash, gross)
+        self._sample_ts.append(ts)
+        self._sample_equity.append(equity)
+        self._sample_cash.append(cash)
+        self._sample_exposure.append(gross)
+        if len(self._sample_ts) >= self._equity_block:
+            self._flush_samples()
+
+    def _flush_samples(self) -> None:
+        self._sink.equity(self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure)
+        self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure = [], [], [], []
 
     def _cancel_entries(self, reason: str) -> None:
         for tape in self.tapes.values():

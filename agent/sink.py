@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from agent.events import Decision, News, Sentiment
@@ -14,8 +15,8 @@ class DecisionSink(Protocol):
         """A signal, prediction, order, order update, fill, funding payment or risk event: part of the run's hash chain."""
         ...
 
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
-        """A sample of the account at `ts` (UTC ms): equity, cash and gross notional of positions, in quote currency."""
+    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+        """Samples of the account, one a bar period, in blocks: times (UTC ms), equity, cash and gross notional of positions."""
         ...
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
@@ -33,7 +34,7 @@ class NullSink:
     def decision(self, decision: Decision) -> None:
         """Forgotten."""
 
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
+    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
         """Forgotten."""
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
@@ -65,9 +66,9 @@ class ListSink:
         """Appended to `decisions`."""
         self.decisions.append(decision)
 
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
+    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
         """Appended to `samples`."""
-        self.samples.append(EquitySample(ts, equity, cash, exposure))
+        self.samples.extend(map(EquitySample, ts, equity, cash, exposure))
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
         """Appended to `headlines`."""

@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from agent import __version__
-from agent.analysis.equity import EquityCurve
+from agent.backtest import BacktestSink
 from agent.config import Config, parse
 from agent.engine import Engine
 from agent.events import MINUTE_MS, Kline, News, Sentiment
 from agent.feeds.merge import merge
 from agent.sink import NullSink
-from strategies.base import Fill, Market, Strategy
+from strategies.base import Market, Strategy
 from strategies.sma_cross import SmaCross
 
 SYMBOL = "BTCUSDT"
@@ -58,21 +58,6 @@ class ScoreMomentum(Strategy):
                 self.target(SYMBOL, weight=WEIGHT)
         elif level < -0.10 and market.position(SYMBOL):
             self.target(SYMBOL, weight=0.0)
-
-
-class Tally(NullSink):
-    """Keeps the equity curve and counts round trips, as a backtest does."""
-
-    def __init__(self) -> None:
-        self.curve = EquityCurve()
-        self.fills = 0
-
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
-        self.curve.add(ts, equity, exposure > 0.0)
-
-    def decision(self, decision: Any) -> None:
-        if decision.__class__ is Fill:
-            self.fills += 1
 
 
 def bars(data: dict[str, np.ndarray]) -> Iterator[Kline]:
@@ -121,8 +106,9 @@ def main() -> None:
     strategy: Strategy = (
         SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT)) if args.workload == "w1" else ScoreMomentum()
     )
-    tally = Tally()
-    engine = Engine(configuration(args.fill), strategy, tally, run_id="bench")
+    settings = configuration(args.fill)
+    sink = BacktestSink(NullSink(), settings)
+    engine = Engine(settings, strategy, sink, run_id="bench")
     handle = engine.handle
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -133,12 +119,13 @@ def main() -> None:
         handle(event)
     engine.finish()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    fills = sum(account.fills for account in sink.trades.accounts.values())
     n = len(data["ts"])
     line: dict[str, Any] = {
         "engine": "tapewire", "version": __version__, "workload": args.workload, "fill": args.fill, "bars": n, "seconds": round(wall, 4),
-        "cpu_seconds": round(cpu, 4), "bars_per_s": round(n / wall), "bars_per_cpu_s": round(n / cpu), "trades": tally.fills // 2,
+        "cpu_seconds": round(cpu, 4), "bars_per_s": round(n / wall), "bars_per_cpu_s": round(n / cpu), "trades": fills // 2,
         "final_equity": float(engine.portfolio.exact_equity().quantize(Decimal("0.01"))),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "fills": tally.fills,
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "fills": fills,
         "python": platform.python_version(),
     }  # fmt: skip
     if isinstance(strategy, ScoreMomentum):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 from agent.clock import iso
@@ -18,54 +17,46 @@ _PRIORITIES: Final = max(PRIORITY.values()) + 1
 _NEVER: Final = 1 << 80  # later than any key
 
 
-@dataclass(slots=True)
-class MergeStats:
-    """How many events of each kind have come out."""
-
-    counts: dict[type, int] = field(default_factory=lambda: dict.fromkeys(PRIORITY, 0))
-
-    @property
-    def total(self) -> int:
-        """Events of all kinds."""
-        return sum(self.counts.values())
-
-
-def merge(sources: Sequence[Iterable[Event]], stats: MergeStats | None = None) -> Iterator[Event]:
+def merge(sources: Sequence[Iterable[Event]]) -> Iterator[Event]:
     """The events of all `sources` in total order; the source number is the place in `sources`.
 
     Lazy: one event a source is held. Never compares two events, only their keys, which are all different. Raises DataError
     where a source goes backwards in (available_at, priority), naming it (by its `name`, if it has one) and the two events.
     """
-    counts = (stats or MergeStats()).counts
     # One integer a key, so that ordering takes one comparison: available_at, then priority, then source number, as digits.
     scale = _PRIORITIES * len(sources)
-    others: list[tuple[int, Event, Iterator[Event], dict[type, int], int]] = []
+    others: list[tuple[int, Event, Iterator[Event], int]] = []
     for number, source in enumerate(sources):
-        offsets = {kind: priority * len(sources) + number for kind, priority in PRIORITY.items()}
         events = iter(source)
         for event in events:
-            others.append((event.available_at * scale + offsets[type(event)], event, events, offsets, number))
+            others.append((event.available_at * scale + PRIORITY[type(event)] * len(sources) + number, event, events, number))
             break
     heapq.heapify(others)
     while others:
-        key, event, events, offsets, number = heapq.heappop(others)
+        key, event, events, number = heapq.heappop(others)
         while True:
             rival = others[0][0] if others else _NEVER
-            counts[type(event)] += 1
+            limit = rival // scale
+            latest, kind = event.available_at, type(event)
             yield event
             for event in events:
+                now = event.available_at
+                if latest < now < limit:  # no tie on either side: times alone decide
+                    latest, kind = now, type(event)
+                    yield event
+                    continue
+                key = latest * scale + PRIORITY[kind] * len(sources) + number
                 kind = type(event)
-                following = event.available_at * scale + offsets[kind]
+                following = now * scale + PRIORITY[kind] * len(sources) + number
                 if not key <= following < rival:
                     break
-                key = following
-                counts[kind] += 1
+                latest = now
                 yield event
             else:
                 break  # this source has ended
             if following < key:
                 raise _backwards(sources[number], number, divmod(key // len(sources), _PRIORITIES), event)
-            key, event, events, offsets, number = heapq.heappushpop(others, (following, event, events, offsets, number))
+            key, event, events, number = heapq.heappushpop(others, (following, event, events, number))
 
 
 def _backwards(source: Iterable[Event], number: int, before: tuple[int, int], event: Event) -> DataError:

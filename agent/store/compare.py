@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from agent.errors import StoreError
@@ -79,7 +81,7 @@ class Comparison:
                 )
         return self.divergence
 
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
+    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
         """Follows from the decisions: not compared."""
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:

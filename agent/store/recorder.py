@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from decimal import Decimal
 from types import TracebackType
@@ -50,9 +51,10 @@ class Recorder:
         digest = self._chain.add(decision, self.event_seq)
         self._add(tables.DECISIONS[type(decision)], self._chain.count, self.event_seq, digest, *astuple(decision))
 
-    def equity(self, ts: int, equity: float, cash: float, exposure: float) -> None:
-        """One row in `equity`."""
-        self._add(tables.equity, self._next(tables.equity), ts, equity, cash, exposure)
+    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+        """A row in `equity` for each sample."""
+        for sample in zip(ts, equity, cash, exposure, strict=True):
+            self._add(tables.equity, self._next(tables.equity), *sample)
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
         """One row in `news`."""

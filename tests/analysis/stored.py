@@ -78,7 +78,7 @@ def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
         account = book.accounts.get("BTCUSDT")
         equity = 10_000 + (float(account.pnl(D(100 + hour))) if account else 0.0)
         exposure = float(account.qty) * (100 + hour) if account else 0.0
-        recorder.equity(ts, equity, equity - exposure, exposure)
+        recorder.equity([ts], [equity], [equity - exposure], [exposure])
         curve.add(ts, equity, exposure > 0)
     if finish:
         metrics = compute(curve, book, category="linear", interval=HOUR_MS, benchmark=hold)

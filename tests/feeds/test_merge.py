@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.errors import DataError
 from agent.events import PRIORITY, Command, Event, Funding, Gap, Kline, News, Sentiment
-from agent.feeds.merge import MergeStats, merge
+from agent.feeds.merge import merge
 
 
 def event(kind: type, available_at: int, label: int) -> Event:
@@ -67,14 +67,6 @@ def test_a_source_may_be_cut_into_neighbours_anywhere_without_changing_the_order
         cut = data.draw(st.integers(0, len(source)))
         split += [source[:cut], source[cut:]]
     assert [id(item) for item in merge(split)] == [id(item) for item in merge(sources)]
-
-
-@given(streams)
-def test_every_kind_is_counted(sources: list[list[Event]]) -> None:
-    stats = MergeStats()
-    merged = list(merge(sources, stats))
-    assert stats.total == len(merged)
-    assert all(count == sum(type(item) is kind for item in merged) for kind, count in stats.counts.items())
 
 
 @given(streams, st.integers(0, 30))

@@ -107,8 +107,7 @@ def test_headlines_sentiments_and_equity_are_recorded_with_their_event(database:
         recorder.news(headline, ("BTCUSDT", "ETHUSDT"), "story-1")
         recorder.event_seq = 4
         recorder.sentiment(sentiment)
-        recorder.equity(T0, 10_000.0, 9_000.0, 1_000.0)
-        recorder.equity(T0, 10_001.0, 9_000.0, nan)
+        recorder.equity([T0, T0], [10_000.0, 10_001.0], [9_000.0, 9_000.0], [1_000.0, nan])
         finish(recorder)
     assert list(read_rows(database, "run-1", News)) == [headline]
     assert list(read_rows(database, "run-1", Sentiment)) == [sentiment]
