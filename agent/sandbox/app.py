@@ -1,0 +1,216 @@
+"""The sandbox itself: one port for REST, WebSockets and feeds, and the task that plays the market."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from aiohttp import web
+
+from agent.clock import Clock
+from agent.errors import SafetyError, TapewireError, UsageError, VenueError
+from agent.sandbox.channel import Channel
+from agent.sandbox.faults import fault_from, spoil
+from agent.sandbox.feeds import FeedServer, read_headlines
+from agent.sandbox.listing import CATEGORIES
+from agent.sandbox.market import Market
+from agent.sandbox.options import SandboxOptions
+from agent.sandbox.public_ws import PublicStreams
+from agent.sandbox.rest import RestDoor, break_transport
+from agent.sandbox.trade_ws import TradeSocket
+from agent.sandbox.venue import Venue
+
+_FEED_FAULTS: Final = ("delay", "timeout", "close", "status")
+
+
+class Sandbox:
+    """A running exchange: `async with Sandbox(SandboxOptions(klines=…)) as sandbox`.
+
+    Raises UsageError or DataError for options and files that cannot be played, SafetyError for a host that isn't loopback unless
+    `allow_remote`, VenueError where the port is taken.
+    """
+
+    def __init__(self, options: SandboxOptions, *, allow_remote: bool = False) -> None:
+        if not allow_remote and not _is_loopback(options.host):
+            raise SafetyError(f"the sandbox does not listen on {options.host}", hint="it is for this machine alone: 127.0.0.1")
+        if not 0 < options.speed <= 100_000:
+            raise UsageError(f"--speed {options.speed:g} is no speed", hint="1 is real time, 60 plays a minute in a second")
+        self.options = options
+        self.port = options.port
+        self._runner: web.AppRunner | None = None
+        self._player: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        options = self.options
+        self.venue = venue = Venue(options)
+        headlines = read_headlines(options.news, venue.market.shift) if options.news else []
+        self.feeds = FeedServer(headlines, venue.now, lambda: self.rest_url, items=options.feed_items)
+        self._public = PublicStreams(
+            venue.market,
+            venue.listing,
+            venue.faults,
+            venue.now,
+            funding_rate=options.funding_rate,
+            ack_delay=options.ack_delay_s,
+        )
+        self._channels: set[Channel] = set()
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, options.host, options.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise VenueError(
+                f"port {options.port} of {options.host} can't be used: {error.strerror}", hint="choose another --port"
+            ) from None
+        self.port = self._runner.addresses[0][1]
+        self._player = asyncio.create_task(venue.market.run())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._player is not None:
+            self._player.cancel()
+            await asyncio.wait([self._player])
+        for channel in list(self._channels):
+            channel.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # -- where it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def rest_url(self) -> str:
+        """Base of REST and feeds, e.g. http://127.0.0.1:8600."""
+        return f"http://{self.options.host}:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        """Base of the WebSockets: add /v5/public/linear, /v5/public/spot, /v5/private or /v5/trade."""
+        return f"ws://{self.options.host}:{self.port}"
+
+    @property
+    def market(self) -> Market:
+        """What is being played."""
+        return self.venue.market
+
+    @property
+    def clock(self) -> Clock:
+        """The market's clock: give it to whatever must agree with the sandbox on the time."""
+        return self.venue.market.clock
+
+    def feed_url(self, name: str = "all", kind: str = "rss") -> str:
+        """Of a feed: `all` or a publisher's name in lower case with dashes; kind rss or atom."""
+        return f"{self.rest_url}/feeds/{name}.{kind}"
+
+    async def ended(self) -> None:
+        """Wait until the files have been played to their end."""
+        await self.venue.market.ended.wait()
+
+    # -- routes ------------------------------------------------------------------------------------------------------
+
+    def _application(self) -> web.Application:
+        app = web.Application(client_max_size=1 << 20)
+        for category in (*CATEGORIES, "inverse", "option"):
+            app.router.add_get(f"/v5/public/{category}", self._public_socket)
+        app.router.add_get("/v5/private", self._private_socket)
+        app.router.add_get("/v5/trade", self._trade_socket)
+        app.router.add_route("*", "/v5/{path:.*}", RestDoor(self.venue).handle)
+        app.router.add_get(r"/feeds/{name}.{kind:rss|atom}", self._feed)
+        app.router.add_get("/articles/{id}", self._article)
+        app.router.add_get("/_sandbox/state", self._state)
+        app.router.add_post("/_sandbox/faults", self._add_faults)
+        app.router.add_delete("/_sandbox/faults", self._clear_faults)
+        return app
+
+    async def _public_socket(self, request: web.Request) -> web.StreamResponse:
+        category = request.path.rpartition("/")[2]
+        channel = Channel("ws/public", self.venue.faults)
+        streams = self._public
+        served = await self._serve(request, channel, lambda c, message: streams.receive(category, c, message))
+        streams.forget(category, channel)
+        return served
+
+    async def _private_socket(self, request: web.Request) -> web.StreamResponse:
+        channel = Channel("ws/private", self.venue.faults)
+        served = await self._serve(request, channel, self.venue.private.receive)
+        self.venue.private.forget(channel)
+        return served
+
+    async def _trade_socket(self, request: web.Request) -> web.StreamResponse:
+        return await self._serve(request, Channel("ws/trade", self.venue.faults), TradeSocket(self.venue).receive)
+
+    async def _serve(self, request: web.Request, channel: Channel, receive: Any) -> web.StreamResponse:
+        broken = await break_transport(request, self.venue.faults.strike(f"{channel.place}/connect", *_FEED_FAULTS))
+        if broken is not None:
+            return broken
+        self._channels.add(channel)
+        try:
+            return await channel.serve(request, receive)
+        finally:
+            self._channels.discard(channel)
+
+    async def _feed(self, request: web.Request) -> web.StreamResponse:
+        target = request.path.lstrip("/")
+        broken = await break_transport(request, self.venue.faults.strike(target, *_FEED_FAULTS))
+        if broken is not None:
+            return broken
+        response = self.feeds.respond(request)
+        if isinstance(response.body, bytes) and response.status == 200:
+            response.body = spoil(response.body, self.venue.faults.strike(target, "corrupt", "truncate"))
+        return response
+
+    async def _article(self, request: web.Request) -> web.Response:
+        return self.feeds.article(request)
+
+    # -- administration ----------------------------------------------------------------------------------------------
+
+    async def _state(self, request: web.Request) -> web.Response:
+        venue, market = self.venue, self.venue.market
+        symbols = {
+            symbol: {"bars": len(q.tape), "index": q.index, "start": int(q.tape.start[q.index]), "done": q.done, "last": q.last}
+            for symbol, q in market.quotes.items()
+        }
+        state = {
+            "now": venue.now(),
+            "speed": self.options.speed,
+            "shift": market.shift,
+            "played_until": market.time,
+            "ended": market.ended.is_set(),
+            "symbols": symbols,
+            "faults": venue.faults.state(),
+            "feeds": self.feeds.names,
+            "orders": len(venue.account.orders),
+            "open_orders": len(venue.account.open),
+            "executions": len(venue.account.executions),
+            "connections": len(self._channels),
+        }
+        return _json(state)
+
+    async def _add_faults(self, request: web.Request) -> web.Response:
+        try:
+            raw = msgspec.json.decode(await request.read(), type=dict[str, Any] | list[dict[str, Any]])
+            self.venue.faults.add([fault_from(item) for item in (raw if isinstance(raw, list) else [raw])])
+        except (msgspec.MsgspecError, TapewireError) as error:
+            return _json({"error": str(error)}, status=400)
+        return _json({"faults": self.venue.faults.state()})
+
+    async def _clear_faults(self, request: web.Request) -> web.Response:
+        self.venue.faults.clear()
+        return _json({"faults": []})
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,62 @@
+"""How often one may ask: by key and endpoint within a second, and by address within five."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from time import monotonic
+from typing import Final, NamedTuple
+
+from agent.sandbox.errors import Refusal, too_many_visits
+
+_IP_WINDOW_S: Final = 5.0
+
+
+class Allowance(NamedTuple):
+    """What is left: requests allowed a second, how many remain, and in how many ms the window has moved on."""
+
+    limit: int
+    left: int
+    reset_ms: int
+
+    def headers(self, now: int) -> dict[str, str]:
+        """As every private answer carries them; `now` is the venue's time in UTC ms."""
+        return {
+            "X-Bapi-Limit": str(self.limit),
+            "X-Bapi-Limit-Status": str(self.left),
+            "X-Bapi-Limit-Reset-Timestamp": str(now + self.reset_ms),
+        }
+
+
+class RateLimits:
+    """Rolling windows on the machine's clock. `ip_limit` requests in 5 s are allowed to an address, else it is shut out for `ban_s`."""
+
+    def __init__(self, ip_limit: int, ban_s: float) -> None:
+        self._ip_limit = ip_limit
+        self._ban_s = ban_s
+        self._used: dict[str, deque[float]] = defaultdict(deque)
+        self._seen: dict[str, deque[float]] = defaultdict(deque)
+        self._banned: dict[str, float] = {}
+
+    def take(self, endpoint: str, limit: int, weight: int = 1) -> tuple[Allowance, Refusal | None]:
+        """Count a request, or several; the refusal (10006) if it is one too many, which then doesn't count."""
+        now = monotonic()
+        used = self._used[endpoint]
+        while used and used[0] <= now - 1:
+            used.popleft()
+        refused = len(used) + weight > limit
+        if not refused:
+            used.extend([now] * weight)
+        reset = round((used[0] + 1 - now) * 1000) if used else 0
+        return Allowance(limit, max(0, limit - len(used)), reset), too_many_visits() if refused else None
+
+    def check_address(self, address: str) -> None:
+        """Refuse with HTTP 403 what comes from an address too often."""
+        now = monotonic()
+        seen = self._seen[address]
+        while seen and seen[0] <= now - _IP_WINDOW_S:
+            seen.popleft()
+        seen.append(now)
+        if len(seen) > self._ip_limit:
+            self._banned[address] = now + self._ban_s
+        if self._banned.get(address, 0.0) > now:
+            raise Refusal(10018, "access too frequent", status=403)
