@@ -25,45 +25,37 @@ def merge(sources: Sequence[Iterable[Event]]) -> Iterator[Event]:
     """
     # One integer a key, so that ordering takes one comparison: available_at, then priority, then source number, as digits.
     scale = _PRIORITIES * len(sources)
-    others: list[tuple[int, Event, Iterator[Event], int]] = []
+    others: list[tuple[int, Event, Iterator[Event], dict[type, int], int]] = []
     for number, source in enumerate(sources):
+        offsets = {kind: priority * len(sources) + number for kind, priority in PRIORITY.items()}
         events = iter(source)
         for event in events:
-            others.append((event.available_at * scale + PRIORITY[type(event)] * len(sources) + number, event, events, number))
+            others.append((event.available_at * scale + offsets[type(event)], event, events, offsets, number))
             break
     heapq.heapify(others)
     while others:
-        key, event, events, number = heapq.heappop(others)
+        _, event, events, offsets, number = heapq.heappop(others)
         while True:
-            rival = others[0][0] if others else _NEVER
-            limit = rival // scale
+            rival, limit = (others[0][0], others[0][1].available_at) if others else (_NEVER, _NEVER)
             latest, kind = event.available_at, type(event)
             yield event
             for event in events:
                 now = event.available_at
-                if latest < now < limit:  # no tie on either side: times alone decide
-                    latest, kind = now, type(event)
-                    yield event
-                    continue
-                key = latest * scale + PRIORITY[kind] * len(sources) + number
-                kind = type(event)
-                following = now * scale + PRIORITY[kind] * len(sources) + number
-                if not key <= following < rival:
+                if now <= latest and (now < latest or offsets[type(event)] < offsets[kind]):
+                    raise _backwards(sources[number], number, kind, latest, event)
+                latest, kind = now, type(event)
+                if now >= limit and (key := now * scale + offsets[kind]) > rival:  # mostly, times alone decide
                     break
-                latest = now
                 yield event
             else:
                 break  # this source has ended
-            if following < key:
-                raise _backwards(sources[number], number, divmod(key // len(sources), _PRIORITIES), event)
-            key, event, events, number = heapq.heappushpop(others, (following, event, events, number))
+            _, event, events, offsets, number = heapq.heappushpop(others, (key, event, events, offsets, number))
 
 
-def _backwards(source: Iterable[Event], number: int, before: tuple[int, int], event: Event) -> DataError:
+def _backwards(source: Iterable[Event], number: int, kind: type, latest: int, event: Event) -> DataError:
     name = getattr(source, "name", None) or f"number {number + 1}"
-    kind = next(kind for kind, priority in PRIORITY.items() if priority == before[1])
     return DataError(
         f"source {name} goes backwards: {type(event).__name__} available at {iso(event.available_at)} "
-        f"after {kind.__name__} available at {iso(before[0])}",
+        f"after {kind.__name__} available at {iso(latest)}",
         hint="sort the source by the time its events became known",
     )

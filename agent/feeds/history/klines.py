@@ -195,9 +195,9 @@ class KlineFile:
                 raise DataError(f"{self.name} holds bars of one moment only", hint="state their interval")
             return stated, times.unit
         commonest = int(steps[counts.argmax()])
-        if stated is not None and stated != commonest:
+        if stated is not None and stated != commonest and (self.around_the_clock or stated > steps[0]):
             raise DataError(f"{self.name}: its bars are {format_duration(commonest)} apart, not {format_duration(stated)}")
-        return commonest, times.unit
+        return stated or commonest, times.unit
 
 
 def symbol_of(path: Path) -> str:
