@@ -1,0 +1,51 @@
+# Two commands do all set-up: `make run` shows the program at work, `make test` runs the whole suite.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The modules that are compiled (hatch_build.py): changing one means building again
+COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
+
+.PHONY: setup run test lint format bench starter clean
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt hatch_build.py $(COMPILED)
+	@echo "setting up .venv (once; a minute or two)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) hatchling mypy setuptools
+	@$(PIP) --no-build-isolation --editable .
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	@echo "adding what tests and training need (once; torch comes first, or several GB of CUDA packages arrive)"
+	@$(PIP) torch==2.13.0
+	@$(PIP) --no-build-isolation --editable '.[train,postgres,equities,dev]'
+	@touch $@
+
+run: setup
+	@$(BIN)/tapewire backtest --strategy sentiment
+	@$(BIN)/tapewire report latest
+	@$(BIN)/tapewire verify latest
+
+test: .venv/.ready-dev
+	@$(BIN)/python -m pytest
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/.ready-dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: .venv/.ready-dev
+	$(BIN)/python bench/compare_floor.py
+
+starter: .venv/.ready-dev
+	$(BIN)/python -m models.sentiment.build_starter
+
+clean:
+	rm -rf .venv build dist *.egg-info *__mypyc*.so agent/_compiled.json
+	find agent -name '*.so' -delete
