@@ -10,7 +10,19 @@ import typer
 from agent import __version__
 from agent.cli.console import run_guarded
 
-VERB_GROUPS: tuple[str, ...] = ("backtest", "compare", "config", "data", "db", "evaluate", "export", "report", "score", "train")
+VERB_GROUPS: tuple[str, ...] = (
+    "backtest",
+    "compare",
+    "config",
+    "data",
+    "db",
+    "evaluate",
+    "export",
+    "report",
+    "sandbox",
+    "score",
+    "train",
+)
 """Modules of `agent.cli` that have a `register(app)`."""
 
 

@@ -94,6 +94,12 @@ class Sandbox:
         """Base of the WebSockets: add /v5/public/linear, /v5/public/spot, /v5/private or /v5/trade."""
         return f"ws://{self.options.host}:{self.port}"
 
+    def urls(self) -> dict[str, str]:
+        """Everything that can be reached, by name."""
+        sockets = {"public": "public/linear", "spot": "public/spot", "private": "private", "trade": "trade"}
+        named = {"rest": self.rest_url, **{name: f"{self.ws_url}/v5/{path}" for name, path in sockets.items()}}
+        return named | ({"rss": self.feed_url(), "atom": self.feed_url(kind="atom")} if self.options.news else {})
+
     @property
     def market(self) -> Market:
         """What is being played."""

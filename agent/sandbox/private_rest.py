@@ -241,7 +241,7 @@ def _wallet_balance(venue: Venue, params: Params) -> Json:
     if params.text("accountType") != "UNIFIED":
         raise parameter("accountType only support UNIFIED.")
     coins = tuple(coin for coin in params.text("coin", "").split(",") if coin)
-    return {"list": [wallet_shape(venue.account, stream=False, coins=coins)]}
+    return {"list": [wallet_shape(venue.account, coins)]}
 
 
 def _account_info(venue: Venue, params: Params) -> Json:  # noqa: ARG001
@@ -263,7 +263,8 @@ def _set_margin_mode(venue: Venue, params: Params) -> Json:
 
 
 def _fee_rate(venue: Venue, params: Params) -> Json:
-    category, symbol, base = params.text("category", among=CATEGORIES), params.text("symbol", ""), params.text("baseCoin", "")
+    category = params.text("category", "linear", among=CATEGORIES)
+    symbol, base = params.text("symbol", ""), params.text("baseCoin", "")
     if symbol:
         venue.listing.instrument(category, symbol)
     rows = [

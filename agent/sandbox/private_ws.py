@@ -100,7 +100,7 @@ class PrivateStreams:
 
     def on_wallet(self) -> None:
         """Push the wallet."""
-        self._push("wallet", "", lambda: wallet_shape(self.account, stream=True))
+        self._push("wallet", "", lambda: wallet_shape(self.account))
 
     def _push(self, topic: str, category: str, shape: Callable[[], Json]) -> None:
         names = {topic, f"{topic}.{category}"} if category else {topic}

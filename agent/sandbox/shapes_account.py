@@ -210,14 +210,14 @@ def _break_even(leg: Leg, taker: Decimal) -> Decimal:
     return (held.cost - leg.realised) / (held.qty - abs(held.qty) * taker)
 
 
-def balance_shape(balance: Balance, *, stream: bool) -> Json:
-    """One coin of a wallet. What may be withdrawn is a deprecated field that REST leaves empty."""
+def balance_shape(balance: Balance) -> Json:
+    """One coin of a wallet. What may be withdrawn is a deprecated field, there but empty."""
     return {
         "coin": balance.coin,
         "equity": rounded(balance.equity),
         "usdValue": rounded(balance.usd),
         "walletBalance": rounded(balance.wallet),
-        "availableToWithdraw": rounded(balance.wallet - balance.locked) if stream and not balance.position_margin else "",
+        "availableToWithdraw": "",
         "availableToBorrow": "",
         "borrowAmount": "0",
         "accruedInterest": "0",
@@ -235,7 +235,7 @@ def balance_shape(balance: Balance, *, stream: bool) -> Json:
     }
 
 
-def wallet_shape(account: Account, *, stream: bool, coins: tuple[str, ...] = ()) -> Json:
+def wallet_shape(account: Account, coins: tuple[str, ...] = ()) -> Json:
     """The unified account; `coins` picks some, owned or not."""
     owned = {balance.coin: balance for balance in account.wallet.balances()}
     settled = owned[SETTLE_COIN]
@@ -261,7 +261,7 @@ def wallet_shape(account: Account, *, stream: bool, coins: tuple[str, ...] = ())
         "totalInitialMarginByMp": rounded(initial),
         "totalMaintenanceMargin": rounded(settled.maintenance),
         "totalMaintenanceMarginByMp": rounded(settled.maintenance),
-        "coin": [balance_shape(balance, stream=stream) for balance in listed],
+        "coin": [balance_shape(balance) for balance in listed],
     }
 
 
