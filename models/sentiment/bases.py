@@ -90,8 +90,9 @@ def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling 
     try:
         config = AutoConfig.from_pretrained(place)
         tokenizer = AutoTokenizer.from_pretrained(place)
-        encoder, head = _load_body(place, config, four_bit)
-        chosen = pooling or _pooling(place, config, encoder)
+        encoder, missing = _load_body(place, four_bit)
+        head = _own_head(place, config)
+        chosen = pooling or _pooling(place, config, encoder, missing)
     except _NOT_LOADABLE as error:
         raise _explain(name, error) from error
     if tokenizer.pad_token is None:  # decoders often have none
@@ -125,7 +126,8 @@ def is_decoder(config: Any) -> bool:
     )
 
 
-def _load_body(place: str, config: Any, four_bit: bool) -> tuple[PreTrainedModel, tuple[Tensor, Tensor] | None]:
+def _load_body(place: str, four_bit: bool) -> tuple[PreTrainedModel, set[str]]:
+    """The body, and the names of weights that the base did not bring."""
     how: dict[str, Any] = {"dtype": "auto" if torch.cuda.is_available() else torch.float32}
     if four_bit:
         how["quantization_config"] = BitsAndBytesConfig(
@@ -136,25 +138,26 @@ def _load_body(place: str, config: Any, four_bit: bool) -> tuple[PreTrainedModel
             llm_int8_skip_modules=_SKIP_IN_4_BIT,
         )
         how["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
+    encoder, info = AutoModel.from_pretrained(place, output_loading_info=True, **how)
+    return encoder, set(info["missing_keys"])
+
+
+def _own_head(place: str, config: Any) -> tuple[Tensor, Tensor] | None:
+    """The rows of the base's sentiment head in our order, so that a base that already knows sentiment does not forget it."""
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
-        return AutoModel.from_pretrained(place, **how), None
-    whole = AutoModelForSequenceClassification.from_pretrained(place, **how)
-    return whole.base_model, _foreign_head(whole)
-
-
-def _foreign_head(whole: PreTrainedModel) -> tuple[Tensor, Tensor] | None:
-    """The rows of a sentiment head in our order, so that a base that already knows sentiment does not forget it."""
-    head = getattr(whole, "classifier", None)
-    if not isinstance(head, nn.Linear) or head.out_features != len(LABELS):
         return None
     try:
-        order = list(head_order(whole.config.id2label))
+        order = list(head_order(config.id2label))
     except ModelError:  # a classifier of something else: only its body is of use
+        return None
+    head = getattr(AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32), "classifier", None)
+    if not isinstance(head, nn.Linear) or head.out_features != len(LABELS):
         return None
     return head.weight.detach()[order].clone(), head.bias.detach()[order].clone()
 
 
-def _pooling(place: str, config: Any, encoder: PreTrainedModel) -> Pooling:
+def _pooling(place: str, config: Any, encoder: PreTrainedModel, missing: set[str]) -> Pooling:
+    """A pooler is used if the base brings a trained one, and doesn't declare another pooling."""
     if is_decoder(config):
         return "last"
     declared = cached_file(
@@ -163,9 +166,8 @@ def _pooling(place: str, config: Any, encoder: PreTrainedModel) -> Pooling:
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    if declared is not None or getattr(encoder, "pooler", None) is None:
-        return "mean"
-    return "pooler"
+    has_pooler = getattr(encoder, "pooler", None) is not None and not any(name.startswith("pooler.") for name in missing)
+    return "pooler" if has_pooler and declared is None else "mean"
 
 
 def _explain(name: str, error: BaseException) -> ModelError | ConfigError:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from models.sentiment.bases import is_decoder, load_base, locate
 from models.sentiment.classifier import SentimentClassifier
@@ -56,8 +56,8 @@ class _Body(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.served = served
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> BaseModelOutput:
-        return BaseModelOutput(last_hidden_state=self.served.hidden(input_ids, attention_mask))
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=self.served.hidden(input_ids, attention_mask))
 
 
 def _sentences() -> list[str]:

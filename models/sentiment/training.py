@@ -247,6 +247,6 @@ def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, outp
 def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:
     half = max(recipe.batch_size // 2, 1)
     return ModelError(
-        f"out of memory while training ({str(error).strip().splitlines()[0][:120]})",
+        f"out of memory while training ({str(error).partition('.')[0][:120] or type(error).__name__})",
         hint=f"--batch-size {half} --accumulation {recipe.accumulation * 2}, --checkpointing, --max-length 64, --method qlora",
     )

@@ -39,7 +39,7 @@ def target_modules(encoder: Any, wanted: str) -> list[str] | str:
     """
     names = linear_names(encoder)
     if wanted == "all":
-        return rf".*encoder\..*\.({'|'.join(names)})"  # a pattern, since BERT's pooler and head are called "dense" too
+        return rf"(?!.*\bpooler\b)encoder\..*\.(?:{'|'.join(names)})"  # a pattern, since poolers are called "dense" too
     if wanted == "auto":
         every = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
         found = next((pair for pair in _QUERY_VALUE if set(pair) <= every), None)

@@ -47,7 +47,7 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     words = sorted({word for group in (SUBJECTS, *VERBS.values(), ENDS) for phrase in group for word in phrase.split()})
 
     def tokenizer(decoder: bool) -> transformers.PreTrainedTokenizerFast:
-        special = ["<unk>", "</s>"] if decoder else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+        special = ["<unk>", "</s>"] if decoder else ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         inner = Tokenizer(
             models.WordLevel({word: i for i, word in enumerate(special + words)}, unk_token=special[0 if decoder else 1])
         )
@@ -58,7 +58,12 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )
         return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+            tokenizer_object=inner,
+            pad_token="[PAD]",
+            unk_token="[UNK]",
+            cls_token="[CLS]",
+            sep_token="[SEP]",
+            mask_token="[MASK]",
         )
 
     shape = {
@@ -66,12 +71,12 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "intermediate_size": 128,
-        "vocab_size": len(words) + 4,
+        "vocab_size": len(words) + 5,
     }
     causal = shape | {"num_key_value_heads": 2, "max_position_embeddings": 128}
     configs = {
         "mean": (transformers.BertConfig(**shape), transformers.BertModel, False),
-        "bert": (transformers.BertConfig(**shape), transformers.BertForMaskedLM, False),
+        "bert": (transformers.BertConfig(**shape), transformers.BertForPreTraining, False),
         "finbert": (
             transformers.BertConfig(**shape, id2label={0: "positive", 1: "negative", 2: "neutral"}),
             transformers.BertForSequenceClassification,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import msgspec
@@ -10,23 +11,24 @@ import pytest
 
 pytest.importorskip("torch")
 
-from agent.errors import ConfigError, ModelError, UsageError
-from models.cards import DatasetRecord, read_card
-from models.labels import index
+from models.cards import Card, DatasetRecord, read_card
 from models.sentiment.bases import load_base
 from models.sentiment.classifier import SentimentClassifier
 from models.sentiment.datasets import Example
+from models.sentiment.evaluation import truth_of
+from models.sentiment.forgetting import check, general_pairs
 from models.sentiment.methods import METHODS, get_method
+from models.sentiment.metrics import nll
 from models.sentiment.recipe import Recipe, resolve
 from models.sentiment.splits import Fractions, Split, make_split
-from models.sentiment.trained import load_trained
+from models.sentiment.trained import Served, TrainedClassifier, load_trained
 from models.sentiment.trainer import oversampled
 from models.sentiment.training import build, train
 
 pytestmark = pytest.mark.train
 
 RECORD = DatasetRecord(name="own.csv", format="csv", sha256="0" * 64, rows=144, latest=None, basis="eventless (checked)")
-QUICK = Recipe(batch_size=16, epochs=6, learning_rate=2e-2, head_learning_rate=2e-2, rank=4, virtual_tokens=4, patience=0)
+QUICK = Recipe(batch_size=16, epochs=6, head_learning_rate=2e-2, rank=4, virtual_tokens=4, patience=0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,14 @@ def split(headlines: tuple[Example, ...]) -> Split:
 
 
 def recipe(method: str, **changes: object) -> Recipe:
-    return msgspec.structs.replace(QUICK, method=method, **({"learning_rate": 2e-3} if method == "full" else {}) | changes)
+    """Steps large enough for a tiny random base to learn within seconds; full tuning and P-tuning's network need smaller ones."""
+    rates = {"full": 2e-3, "ptuning": 1e-2}
+    return msgspec.structs.replace(QUICK, method=method, **{"learning_rate": rates.get(method, 2e-2)} | changes)
+
+
+def once(split: Split) -> Split:
+    """A split so small that what it trains is nonsense, and done at once."""
+    return msgspec.structs.replace(split, train=split.train[:24], validation=split.validation[:6], test=split.test[:6])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -44,14 +53,141 @@ def test_a_method_learns_and_is_reloaded_as_it_was(
 ) -> None:
     done = train(recipe(method), split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
     texts = [example.text for example in split.test]
-    truth = np.array([index(example.label) for example in split.test])
-    again = load_trained(tmp_path)
-    probabilities = again.probabilities(texts)
+    truth = truth_of(split.test)
+    probabilities = load_trained(tmp_path).probabilities(texts)
     assert np.allclose(probabilities.sum(axis=1), 1)
     measured = done.card.metrics["test"]
-    assert (probabilities.argmax(axis=1) == truth).mean() == pytest.approx(measured["accuracy"].value)
-    nll = -np.log(probabilities[np.arange(len(truth)), truth]).mean()
-    assert nll == pytest.approx(measured["nll"].value, abs=1e-3)
     assert measured["accuracy"].value > 0.6, "chance is a third"
+    assert (probabilities.argmax(axis=1) == truth).mean() == pytest.approx(measured["accuracy"].value)
+    assert nll(probabilities, truth) == pytest.approx(measured["nll"].value, abs=1e-3)
     assert 0 < done.trainable <= done.parameters
     assert (done.trainable == done.parameters) == (method == "full")
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("base", ["bert", "finbert", "llama", "qwen"])
+@pytest.mark.parametrize("method", ["lora", "qlora", "prefix", "prompt"])
+def test_encoders_with_a_pooler_and_decoders_train_and_reload(
+    base: str, method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    few = once(split)
+    done = train(recipe(method, epochs=1), few, [RECORD], tmp_path, base=str(tiny_bases[base]))
+    assert done.card.pooling == ("last" if base in ("llama", "qwen") else "pooler")
+    probabilities = load_trained(tmp_path).probabilities([example.text for example in few.test])
+    assert nll(probabilities, truth_of(few.test)) == pytest.approx(done.card.metrics["test"]["nll"].value, abs=1e-3)
+
+
+def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: dict[str, Path]) -> None:
+    import torch
+    import transformers
+
+    base = load_base(str(tiny_bases["finbert"]))
+    ours = build(base, resolve(Recipe(method="full"), get_method("full").defaults, 100), get_method("full"), steps=1).eval()
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_bases["finbert"]).eval()
+    ids = torch.arange(4, 12).reshape(2, 4)
+    mask = torch.ones_like(ids)
+    with torch.inference_mode():
+        found = ours(input_ids=ids, attention_mask=mask).logits
+        expected = theirs(input_ids=ids, attention_mask=mask).logits[:, [1, 2, 0]]  # theirs: positive, negative, neutral
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [("auto", {"query", "value"}), ("all", {"query", "key", "value", "dense"}), ("key", {"key"})],
+)
+def test_targets_are_layers_of_the_body_and_never_its_head(
+    targets: str, expected: set[str], tiny_bases: dict[str, Path]
+) -> None:
+    base = load_base(str(tiny_bases["bert"]))
+    method = get_method("lora")
+    model = build(base, resolve(Recipe(targets=targets), method.defaults, 100), method, steps=1)
+    adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A")]
+    assert {name.split(".")[-2] for name in adapted} == expected
+    assert not any("pooler" in name or ".classifier." in name for name in adapted)
+
+
+def test_the_guide_chooses_by_samples_what_is_not_given() -> None:
+    defaults = get_method("lora").defaults
+    chosen = {samples: resolve(Recipe(), defaults, samples) for samples in (500, 5_000, 50_000)}
+    assert [(r.rank, r.alpha) for r in chosen.values()] == [(8, 16), (16, 32), (32, 64)]
+    assert chosen[500].epochs > chosen[5_000].epochs > chosen[50_000].epochs
+    given = resolve(Recipe(rank=3, learning_rate=1.0, epochs=1), defaults, 500)
+    assert (given.rank, given.alpha, given.learning_rate, given.epochs) == (3, 6, 1.0, 1)
+    assert resolve(Recipe(method="prompt"), get_method("prompt").defaults, 500).rank is None
+
+
+@pytest.mark.parametrize("imbalance", ["weights", "focal", "oversample"])
+def test_a_rare_class_can_be_given_its_due(imbalance: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+    rare = [example for example in split.train if example.label == "bearish"][:3]
+    uneven = msgspec.structs.replace(split, train=(*(e for e in split.train if e.label != "bearish"), *rare))
+    done = train(recipe("lora", imbalance=imbalance, epochs=2), uneven, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
+    assert done.card.notes["labels_bearish"] == 3
+    assert done.card.hyper["imbalance"] == imbalance
+
+
+def test_oversampling_repeats_the_rare_and_drops_nobody() -> None:
+    labels = np.array([0] * 2 + [1] * 9 + [2] * 5)
+    rows = oversampled(labels, seed=0)
+    assert set(rows) == set(range(16))
+    assert np.bincount(labels[rows]).tolist() == [9, 9, 9]
+
+
+def test_training_stops_when_validation_no_longer_improves(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+    steps: list[tuple[int, int]] = []
+    hopeless = recipe("lora", learning_rate=5.0, head_learning_rate=5.0, epochs=30, patience=1)
+    train(hopeless, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]), progress=lambda *now: steps.append(now[:2]))
+    assert steps[-1][0] < steps[-1][1] / 2
+
+
+def test_an_interrupted_training_is_resumed_where_it_stopped(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+    class PowerCut(Exception):
+        pass
+
+    def cut(step: int, _steps: int, _loss: float) -> None:
+        if step == 14:  # in the third epoch of six steps
+            raise PowerCut
+
+    base = str(tiny_bases["mean"])
+    plan = recipe("lora", epochs=4)
+    with pytest.raises(PowerCut):
+        train(plan, split, [RECORD], tmp_path / "cut", base=base, progress=cut)
+    seen: list[int] = []
+    resumed = train(
+        plan, split, [RECORD], tmp_path / "cut", base=base, resume=True, progress=lambda step, *_: seen.append(step)
+    )
+    whole = train(plan, split, [RECORD], tmp_path / "whole", base=base)
+    assert seen[0] == 13
+    assert resumed.card.metrics["test"]["nll"].value == pytest.approx(whole.card.metrics["test"]["nll"].value, abs=1e-4)
+
+
+def test_the_card_tells_what_was_done(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+    dated = msgspec.structs.replace(RECORD, latest=1_600_000_000_000)
+    done = train(recipe("lora"), once(split), [RECORD, dated], tmp_path, base=str(tiny_bases["bert"]), forgetting=True)
+    card = read_card(tmp_path)
+    assert card == done.card
+    assert card.trained_until == dated.latest
+    assert card.datasets == (RECORD, dated)
+    assert card.hyper["rank"] == 4
+    assert {"torch", "peft", "transformers"} <= card.versions.keys()
+    assert card.metrics.keys() == {"validation", "calibration", "test"}
+    assert len(card.fingerprint) == 64
+    assert card.notes["mlm_loss_before"] > 0
+    assert card.notes["mlm_loss_after"] != card.notes["mlm_loss_before"]
+    assert (tmp_path / "reliability.png").read_bytes().startswith(b"\x89PNG")
+    assert "/" not in json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+
+
+def test_an_untrained_copy_has_forgotten_nothing(tiny_bases: dict[str, Path]) -> None:
+    card = Card(base=str(tiny_bases["mean"]), method="lora")
+    base = load_base(card.base)
+    untouched = TrainedClassifier(Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card)
+    assert check(untouched) == {"similarity_rank_correlation": pytest.approx(1.0)}
+    assert len(general_pairs()) == 40
+
+
+def test_a_decoder_is_checked_by_its_perplexity(tiny_bases: dict[str, Path]) -> None:
+    card = Card(base=str(tiny_bases["llama"]), method="lora")
+    base = load_base(card.base)
+    found = check(TrainedClassifier(Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card))
+    assert found["perplexity_after"] == pytest.approx(found["perplexity_before"], rel=1e-4)
