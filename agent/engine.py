@@ -108,7 +108,7 @@ class Engine:
         if tape is None:
             self.counts["klines of other symbols"] += 1
             return
-        if kline.start != tape.next_start and not self._fits(tape, kline):
+        if (kline.start != tape.next_start or kline.interval != tape.interval) and not self._fits(tape, kline):
             return
         now = kline.available_at
         if now > self._period:
@@ -189,7 +189,7 @@ class Engine:
             self._act()
 
     def _on_funding(self, funding: Funding) -> None:
-        if funding.symbol in self.tapes:
+        if self._margined and funding.symbol in self.tapes:
             self._advance(funding.available_at)
             self.exchange.on_funding(funding)
 
@@ -297,10 +297,17 @@ class Engine:
         if price != price:
             self.counts["targets before the first bar"] += 1
             return
-        if tape.book:
-            self.exchange.cancel([w for w in tape.book if not w.closes_position], now, "replaced by a newer target")
         equity = self.portfolio.equity()
-        sized = size(target, tape.instrument, position.qty, price, equity, self._config.paper.rebalance_band)
+        band = self._config.paper.rebalance_band
+        entries = [w for w in tape.book if not w.closes_position] if tape.book else []
+        if entries:
+            coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
+            if size(target, tape.instrument, coming, price, equity, band) is None and all(
+                w.limit == (target.limit or 0.0) for w in entries
+            ):
+                return  # what is asked for is on its way
+            self.exchange.cancel(entries, now, "replaced by a newer target")
+        sized = size(target, tape.instrument, position.qty, price, equity, band)
         if sized is None:
             return
         notional = float(sized.qty) * price

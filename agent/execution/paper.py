@@ -250,17 +250,24 @@ class PaperExchange:
     def _take(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """Execute at `price` plus half the spread plus our own impact, as far as liquidity and margin go."""
         order = working.order
-        rules = self._instruments[order.symbol]
-        qty = self._quantity(working, kline, Decimal(repr(price)))
+        # What can be afforded is judged at the price of the whole order, which is never better than that of a part
+        qty = self._quantity(working, kline, self._taker_price(order, kline, price, float(order.qty)))
         if qty > 0:
-            sign = order.side.sign
-            worse = price + sign * (price * self._rules.half_spread + self._rules.slippage.offset(kline, price, float(qty)))
-            exact = max(rules.round_price(Decimal(repr(worse)), order.side), rules.tick_size)
-            if order.price is not None:
-                exact = min(exact, order.price) if sign > 0 else max(exact, order.price)
-            self._execute(working, kline, qty, exact, ts, slippage=(exact - Decimal(repr(price))) * sign * qty, maker=False)
+            exact = self._taker_price(order, kline, price, float(qty))
+            slippage = (exact - Decimal(repr(price))) * order.side.sign * qty
+            self._execute(working, kline, qty, exact, ts, slippage=slippage, maker=False)
         if order.tif in _AT_ONCE and working in self.books[order.symbol]:
             self._end(working, kline.available_at, f"{order.tif.value} order: no more liquidity")
+
+    def _taker_price(self, order: Order, kline: Kline, price: float, qty: float) -> Decimal:
+        """`price` plus half the spread plus our own impact, on the tick, no worse than the order's limit."""
+        worse = price * self._rules.half_spread + self._rules.slippage.offset(kline, price, qty)
+        rules = self._instruments[order.symbol]
+        if order.side is Side.BUY:
+            exact = rules.round_price(Decimal(repr(price + worse)), order.side)
+            return exact if order.price is None else min(exact, order.price)
+        exact = max(rules.round_price(Decimal(repr(price - worse)), order.side), rules.tick_size)
+        return exact if order.price is None else max(exact, order.price)
 
     def _make(self, working: WorkingOrder, kline: Kline, ts: int) -> None:
         """Execute a resting limit order at its price."""
