@@ -1,7 +1,7 @@
 """`make starter`: the model that ships, from public data to a folder that is ready to serve, in one command.
 
-1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA) and the project's own headlines, one a seed. The first
-   one's adapter ships too.
+1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA), the project's own headlines and statements by its grammar,
+   one a seed. The first one's adapter ships too.
 2. A student of fewer layers and a trimmed vocabulary learns their mean answers, on the same texts and on real crypto headlines
    without labels, and on variations of both.
 3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv` holds their hashes
@@ -30,8 +30,9 @@ from safetensors.torch import load_file, save_file
 
 from agent.cli.console import err, out
 from agent.errors import DataError
-from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, write_card
+from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, sha256_files, write_card
 from models.sentiment import starter_dir
+from models.sentiment import statements as grammar
 from models.sentiment.calibration import fit_temperature, softmax
 from models.sentiment.datasets import Example, Options, load
 from models.sentiment.distillation import Student, distil
@@ -41,6 +42,7 @@ from models.sentiment.metrics import coverage, estimates
 from models.sentiment.recipe import Recipe
 from models.sentiment.scorer import Score, Scorer
 from models.sentiment.splits import Fractions, Split, make_split, story_key
+from models.sentiment.statements import statements
 from models.sentiment.text import clean
 from models.sentiment.trained import TrainedClassifier, load_trained
 from models.sentiment.training import train
@@ -52,7 +54,7 @@ WIRE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
 TEACHER: Final = Recipe(
-    method="lora", rank=16, targets="all", learning_rate=8e-4, epochs=3, dropout=0.1, smoothing=0.05, patience=0
+    method="lora", rank=16, targets="all", learning_rate=1e-3, epochs=2, dropout=0.1, smoothing=0.05, patience=0
 )
 LABELLED: Final = {
     "tfns": ("sentiment/tfns/sent_train.csv", "tfns", 1),
@@ -60,6 +62,14 @@ LABELLED: Final = {
 }
 """Name → path below the data folder, format, how often each text is shown an epoch."""
 CORPUS_REPEATS: Final = 2
+STATEMENTS: Final = 1_800
+COMPOSED: Final = DatasetRecord(
+    name="statements",
+    format="grammar",
+    sha256=sha256_files([Path(grammar.__file__)]),
+    rows=STATEMENTS,
+    basis="eventless (by chance)",
+)
 MEASURED_ONLY: Final = {
     "phrasebank": ("sentiment/phrasebank/Sentences_50Agree.txt", "phrasebank"),
     "cryptolin": ("sentiment/cryptolin-train.csv", "cryptolin"),
@@ -96,14 +106,15 @@ def build(
     sets = {name: load(data / path, format) for name, (path, format, _) in LABELLED.items()}
     sets["corpus"] = load(CORPUS, "csv", Options(eventless=True))
     splits = {name: make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True) for name, found in sets.items()}
-    records = [found.record for found in sets.values()]
-    mixed = mix(splits)
+    records = [*(found.record for found in sets.values()), COMPOSED]
+    composed = statements(STATEMENTS, SPLIT_SEED)
+    mixed = mix(splits, composed)
     trained = [
         _teacher(work / f"teacher-{seed}", mixed, records, seed) for seed in range(TEACHER.seed, TEACHER.seed + teachers)
     ]
     headlines, labelled, record = wire(data / "news/crypto-headlines.parquet")
     few = [example.text for name in ("fiqa", "corpus") for example in splits[name].train] + headlines
-    texts = [example.text for example in splits["tfns"].train] + few + varied(few, seed=SPLIT_SEED)
+    texts = [example.text for example in (*splits["tfns"].train, *composed)] + few + varied(few, seed=SPLIT_SEED)
     with err.status(f"distilling on {len(texts)} texts"):
         distil(trained, texts, work / "student", student, progress=_told("student"))
     _calibrate(work / "student", labelled, [*records, record])
@@ -114,12 +125,12 @@ def build(
     ship_adapter(work / f"teacher-{TEACHER.seed}", output / "adapter")
 
 
-def mix(splits: dict[str, Split]) -> Split:
-    """One split of all: small sets are shown more often than once an epoch."""
+def mix(splits: dict[str, Split], composed: Sequence[Example] = ()) -> Split:
+    """One split of all: small sets are shown more often than once an epoch; composed text only teaches."""
     repeats = {name: times for name, (_, _, times) in LABELLED.items()} | {"corpus": CORPUS_REPEATS}
     shown = tuple(example for name, split in splits.items() for _ in range(repeats[name]) for example in split.train)
     return Split(
-        train=shown,
+        train=(*shown, *composed),
         validation=tuple(example for split in splits.values() for example in split.validation),
         calibration=tuple(example for split in splits.values() for example in split.calibration),
         test=tuple(example for split in splits.values() for example in split.test),
