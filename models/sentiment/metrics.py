@@ -149,7 +149,12 @@ def report(probabilities: Floats, truth: Ints, *, resamples: int = 1000) -> dict
         "abstained": int((predicted == ABSTAINED).sum()),
         "confidence_intervals": {name: [estimate.low, estimate.high] for name, estimate in found.items()},
         "classes": {
-            label: {"precision": precision[i], "recall": recall[i], "f1": f1[i], "support": int((truth == i).sum())}
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int((truth == i).sum()),
+            }
             for i, label in enumerate(LABELS)
         },
         "confusion": confusion(predicted, truth).tolist(),

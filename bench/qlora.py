@@ -1,0 +1,155 @@
+"""What QLoRA saves: peak memory and tokens/s of LoRA, QLoRA, and QLoRA with gradient checkpointing. Prints one JSON object.
+
+On a CPU the embedded base (22 M parameters, where 4 bits save little); with CUDA a randomly initialised Llama of 7 B shape,
+against the 14+ GB (16-bit LoRA) and ~4 GB (QLoRA) of the guide that the methods follow. Each mode has a process of its own.
+
+    python bench/qlora.py [--base FOLDER_OR_ID] [--shape tiny|7b] [--steps 20] [--batch 8] [--tokens 64]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+SHAPES: dict[str, dict[str, int]] = {
+    "tiny": {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "intermediate_size": 688,
+        "vocab_size": 2000,
+    },
+    "7b": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 32000,
+    },
+}
+MODES: dict[str, tuple[str, bool]] = {
+    "lora": ("lora", False),
+    "qlora": ("qlora", False),
+    "qlora_checkpointing": ("qlora", True),
+}
+GUIDE_GB = {"lora": 14.0, "qlora": 4.0}
+
+
+def random_llama(shape: str, folder: Path) -> None:
+    """Saves a Llama of that shape with random 16-bit weights, and a tokenizer that lets it be loaded."""
+    import torch
+    from tokenizers import Tokenizer, models
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    place = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(place):
+        torch.set_default_dtype(torch.bfloat16)
+        LlamaForCausalLM(LlamaConfig(**SHAPES[shape])).save_pretrained(folder, max_shard_size="2GB")
+        torch.set_default_dtype(torch.float32)
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
+
+
+def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
+    """Runs in a child: memory and speed of training steps on random tokens."""
+    import torch
+
+    from models.sentiment.bases import load_base
+    from models.sentiment.methods import get_method
+    from models.sentiment.quiet import hush
+    from models.sentiment.recipe import Recipe, resolve
+    from models.sentiment.training import build, count_parameters, peak_memory
+
+    hush()
+    name, checkpointing = MODES[mode]
+    method = get_method(name)
+    before = 0 if torch.cuda.is_available() else peak_memory()
+    loaded = load_base(base, four_bit=method.four_bit)
+    recipe = resolve(Recipe(method=name, checkpointing=checkpointing, rank=8), method.defaults, 1000)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = build(loaded, recipe, method, steps=steps).to(device).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    trainable, parameters = count_parameters(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    ids = torch.randint(2, loaded.encoder.config.vocab_size, (batch, tokens), device=device)
+    mask, labels = torch.ones_like(ids), torch.randint(0, 3, (batch,), device=device)
+
+    def step() -> None:
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def waited() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    step()  # warms up
+    began = waited()
+    for _ in range(steps):
+        step()
+    seconds = waited() - began
+    return {
+        "peak_memory_mb": round((peak_memory() - before) / 1e6, 1),
+        "weights_mb": round(loaded.encoder.get_memory_footprint() / 1e6, 1),
+        "tokens_per_s": round(steps * batch * tokens / seconds, 1),
+        "trainable": trainable,
+        "parameters": parameters,
+    }
+
+
+def main() -> None:
+    """Measures every mode and prints the ratios to plain LoRA."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", help="base model [embedded; with CUDA a random Llama]")
+    parser.add_argument("--shape", choices=SHAPES, help="of a random Llama, instead of --base")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=64)
+    given = parser.parse_args()
+
+    import torch
+
+    cuda = torch.cuda.is_available()
+    shape = given.shape or ("7b" if cuda and not given.base else None)
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        base = given.base or "embedded"
+        if shape:
+            base = folder
+            with ProcessPoolExecutor(1, mp_context=context) as pool:  # so that the model's own memory is gone afterwards
+                pool.submit(random_llama, shape, Path(folder)).result()
+        found = {}
+        for mode in MODES:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
+                found[mode] = pool.submit(measure, base, mode, given.steps, given.batch, given.tokens).result()
+    print(
+        json.dumps(
+            {
+                "device": torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads",
+                "base": f"random Llama, {shape}" if shape else base,
+                "batch": given.batch,
+                "tokens": given.tokens,
+                "modes": found,
+                "to_lora": {
+                    mode: {
+                        key: round(row[key] / found["lora"][key], 3) for key in ("peak_memory_mb", "weights_mb", "tokens_per_s")
+                    }
+                    for mode, row in found.items()
+                },
+                "guide_gb_at_7b": GUIDE_GB,
+            },
+            indent=1,
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
