@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -35,7 +36,7 @@ from agent.sink import DecisionSink
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import InputFile, Run, RunKind
-from strategies import load_strategy
+from strategies import blaming, load_strategy
 
 Progress = Callable[[int], None]
 """Called now and then with the market time (UTC ms) that the replay has reached."""
@@ -182,7 +183,7 @@ def backtest(
         stamps=stamps + (("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else ()),
     )
     began = time.monotonic()
-    with Recorder(database, run) as recorder:
+    with Recorder(database, run) as recorder, blaming(strategy):
         sink = BacktestSink(recorder, config)
         engine = Engine(config, strategy, sink, run_id=run.id)
         first = last = None
@@ -251,7 +252,8 @@ class BacktestSink:
         rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
         self._hour = int(hours[-1])
         if rows:
-            self._inner.equity(*([column[row] for row in rows] for column in (ts, equity, cash, exposure)))
+            pick = itemgetter(*rows, rows[-1])  # the last one twice, so that a single row makes a tuple, too
+            self._inner.equity(pick(ts)[:-1], pick(equity)[:-1], pick(cash)[:-1], pick(exposure)[:-1])
 
 
 def new_run_id() -> str:

@@ -45,6 +45,10 @@ class VenueError(TapewireError):
     """An exchange or a feed refused a request or did not answer."""
 
 
+class StrategyError(TapewireError):
+    """A strategy's own code failed."""
+
+
 class ModelError(TapewireError):
     """A model or adapter that cannot be loaded or does not fit."""
 

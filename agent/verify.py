@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
-from strategies import load_strategy
+from strategies import blaming, load_strategy
 
 _TICK = 16_384
 
@@ -49,20 +48,23 @@ def verify(database: Database, run: Run, progress: Progress | None = None) -> Ve
     config = parse(settings, where=f"run {run.id}")
     events = _recorded_events(database, run) if run.kind is RunKind.LIVE else _replayed_events(database, run, config, window)
     sink = Comparison(database, run)
-    engine = Engine(config, load_strategy(run.strategy, run.params), sink, run_id=run.id)
-    culprit: Event | None = None
+    strategy = load_strategy(run.strategy, run.params)
+    engine = Engine(config, strategy, sink, run_id=run.id)
+    event: Event | None = None
     tick = _TICK
-    for sink.event_seq, event in zip(count(1), events):
-        engine.handle(event)
-        if sink.diverged():
-            culprit = event
-            break
-        if progress and sink.event_seq >= tick:
-            tick += _TICK
-            progress(event.available_at)
-    else:
-        engine.finish()
-    return Verification(run.id, sink.event_seq, sink.decisions, run.chain_head, sink.finish(), culprit)
+    with blaming(strategy):
+        for number, following in enumerate(events, 1):
+            if sink.diverged():  # what the end of the run adds belongs to the last event: look before the next
+                break
+            sink.event_seq, event = number, following
+            engine.handle(event)
+            if progress and number >= tick:
+                tick += _TICK
+                progress(event.available_at)
+        else:
+            engine.finish()
+    divergence = sink.finish()
+    return Verification(run.id, sink.event_seq, sink.decisions, run.chain_head, divergence, event if divergence else None)
 
 
 def _recorded_events(database: Database, run: Run) -> Iterator[Event]:

@@ -6,14 +6,15 @@ import difflib
 import importlib
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from agent.errors import ConfigError
+from agent.errors import ConfigError, StrategyError, TapewireError
 from strategies.base import Strategy
 
 BUILT_IN: Final = {
@@ -58,6 +59,21 @@ def strategy_class(name: str) -> type[Strategy]:
         f"strategy {name!r}: {class_name} {what} in {module.__file__}",
         hint=_suggest(class_name, classes) + f"its strategies: {', '.join(classes) or 'none'}",
     )
+
+
+@contextmanager
+def blaming(strategy: Strategy) -> Iterator[None]:
+    """What the strategy's own code raises leaves as a StrategyError that names its file and line."""
+    try:
+        yield
+    except Exception as error:
+        file = sys.modules[type(strategy).__module__].__file__
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        if not lines or isinstance(error, TapewireError):
+            raise
+        raise StrategyError(
+            f"strategy {type(strategy).__name__} failed: {file}, line {lines[-1]}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _import(name: str) -> ModuleType:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from agent.cli.console import err, out, print_json
+from agent.cli.moments import parse_moment
 from agent.config import Category, Config, load
 from agent.errors import UsageError
 
@@ -144,15 +145,6 @@ def replay_progress(title: str, start: int, end: int) -> Iterator[Any]:
         yield lambda now: bar.update(task, completed=now - start, date=f"{datetime.fromtimestamp(now / 1000, UTC):%Y-%m-%d}")
 
 
-def parse_moment(text: str, option: str) -> int:
-    """UTC milliseconds of a date or an ISO 8601 time; what names no zone is UTC. Raises UsageError."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no date", hint="write 2025-01-31 or 2025-01-31T12:00Z") from None
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 def _settle(
     config: Config, strategy: str | None, settings: list[str] | None, category: str | None, model: str | None
 ) -> Config:
@@ -233,9 +225,11 @@ def _scorer(history: History, database: Database, allow_leakage: bool) -> tuple[
 
 
 def _write_report(database: Database, run_id: str, path: Path) -> None:
-    from agent.analysis.report import write_report
+    from agent.analysis.report.load import load_report_data
+    from agent.analysis.report.write import write_report
 
-    err.print(f"report: {write_report(database, run_id, path)}", highlight=False, soft_wrap=True)
+    page, _ = write_report(load_report_data(database, run_id), path)
+    err.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
 def _print(result: Result, history: History) -> None:

@@ -86,7 +86,7 @@ def register(app: typer.Typer) -> None:
 
 
 def _wanted(symbol: str, start: str, end: str | None, interval: str, category: str, source: str) -> Wanted:
-    from agent.cli.backtest import parse_moment
+    from agent.cli.moments import parse_moment
     from agent.clock import WallClock
     from agent.durations import parse_duration
     from agent.errors import UsageError

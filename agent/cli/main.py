@@ -52,3 +52,7 @@ def main() -> None:
     """Entry point: exit codes 0 fine, 1 the work failed, 2 wrong usage or configuration, 3 refused for safety."""
     app = build()
     sys.exit(run_guarded(lambda: app(standalone_mode=True)))
+
+
+if __name__ == "__main__":
+    main()

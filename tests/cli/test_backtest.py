@@ -1,0 +1,234 @@
+"""`tapewire backtest` and `verify` as a person uses them: real files, a real database, and errors in one clear line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource as limits
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from agent.store.database import open_database
+from agent.store.queries import list_runs
+from agent.store.runs import RunStatus
+from tests.cli.conftest import Outcome
+from tests.conftest import ROOT
+
+Tapewire = Callable[..., Outcome]
+SAMPLE = ROOT / "tests/sample_data"
+BTC, ETH = SAMPLE / "BTCUSDT-1m.csv", SAMPLE / "ETHUSDT-1m.csv"
+SMA = ("--strategy", "sma_cross", "--set", "fast=20", "--set", "slow=100")
+HEADER = "open_time,open,high,low,close,volume\n"
+GOOD = [f"2025-01-01T00:{minute:02}:00Z,100,101,99,100,5" for minute in range(10)]
+
+
+def run_json(tapewire: Tapewire, *args: str | Path) -> dict:
+    outcome = tapewire("backtest", *args, "--json")
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)
+
+
+def scores(folder: Path) -> Path:
+    """Headlines that are scored already, half bullish, half bearish, over the sample's second day."""
+    file = folder / "scores.csv"
+    rows = []
+    for hour in range(24):
+        for minute in (10, 40):
+            words = " ".join(
+                hashlib.sha256(f"{hour}{minute}{n}".encode()).hexdigest()[:6] for n in range(5)
+            )  # no two are one story
+            bearish, bullish = (0.05, 0.9) if hour % 2 else (0.9, 0.05)
+            rows.append(f"2025-03-03T{hour:02}:{minute}:07Z,Bitcoin {words},{bearish},0.05,{bullish}")
+    file.write_text("published_at,title,bearish,neutral,bullish\n" + "\n".join(rows) + "\n")
+    return file
+
+
+def test_a_backtest_reports_and_is_verified(tapewire: Tapewire) -> None:
+    result = run_json(tapewire, "--klines", BTC, "--klines", ETH, *SMA)
+    assert result["trades"] == result["metrics"]["trades"]["trades"] > 5
+    assert abs(result["final_equity"] - result["metrics"]["final_equity"]) < 1e-6
+    verified = tapewire("verify", result["run"])
+    assert verified.code == 0
+    assert verified.out.startswith("identical: 4,3")
+
+
+def test_scored_headlines_move_money_and_are_verified(tapewire: Tapewire, tmp_path: Path) -> None:
+    result = run_json(tapewire, "--klines", BTC, "--klines", ETH, "--sentiment", scores(tmp_path), "--strategy", "sentiment")
+    assert result["trades"] > 5
+    again = json.loads(tapewire("verify", result["run"], "--json").out)
+    assert again["identical"] is True
+    assert again["decisions"] > 100
+
+
+def test_the_sample_data_is_replayed_where_no_file_is_named(tapewire: Tapewire) -> None:
+    outcome = tapewire("backtest", *SMA)
+    assert outcome.code == 0
+    assert "replaying the sample data" in outcome.err
+    assert "sma_cross on BTCUSDT, ETHUSDT" in outcome.out
+
+
+def test_the_same_backtest_gives_the_same_result(tapewire: Tapewire) -> None:
+    one, other = (run_json(tapewire, "--klines", BTC, *SMA) for _ in range(2))
+    assert one["run"] != other["run"]
+    assert one["metrics"] == other["metrics"]
+
+
+def test_a_window_is_honoured(tapewire: Tapewire) -> None:
+    result = run_json(tapewire, "--klines", BTC, *SMA, "--start", "2025-03-03", "--end", "2025-03-03T06:00Z")
+    assert result["metrics"]["periods"] == 360
+
+
+def test_verify_names_the_first_decision_that_was_altered(tapewire: Tapewire, tmp_path: Path) -> None:
+    run = run_json(tapewire, "--klines", BTC, *SMA)["run"]
+    with sqlite3.connect(tmp_path / "var/tapewire.db") as database:
+        database.execute("UPDATE fills SET price = '1.00' WHERE seq = (SELECT min(seq) FROM fills WHERE run_id = ?)", [run])
+    outcome = tapewire("verify", run)
+    assert outcome.code == 1
+    assert "different at decision" in outcome.out
+    assert "recorded  Fill(" in outcome.out
+
+
+def test_verify_refuses_inputs_that_changed_since(tapewire: Tapewire, tmp_path: Path) -> None:
+    copy = tmp_path / BTC.name
+    copy.write_bytes(BTC.read_bytes())
+    run = run_json(tapewire, "--klines", copy, *SMA)["run"]
+    copy.write_text(copy.read_text().replace("2025-03-03T12:00", "2025-03-03T12:00", 1) + "\n")
+    outcome = tapewire("verify", run)
+    assert outcome.code == 1
+    assert "has changed since the run" in outcome.err
+    copy.unlink()
+    assert tapewire("verify", run).code == 2
+
+
+def damaged_parquet(folder: Path) -> Path:
+    file = folder / "BTCUSDT-1m.parquet"
+    pq.write_table(pa.table({"open_time": [1, 2], "open": [1.0, 2.0]}), file)
+    file.write_bytes(file.read_bytes()[:-20])
+    return file
+
+
+BAD_KLINES = {
+    "empty file": ("", "is empty"),
+    "header only": (HEADER, "only its header"),
+    "wrong columns": ("open_time,opn,high,low,close,volume\n" + GOOD[0] + "\n", "open"),
+    "NaN price": (HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,nan,101,99,100,5", *GOOD[6:]]) + "\n", "row 6"),
+    "negative price": (HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,-100,101,-101,100,5", *GOOD[6:]]) + "\n", "row 6"),
+    "high below low": (HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,100,98,99,100,5", *GOOD[6:]]) + "\n", "row 6"),
+    "unsorted": (HEADER + "\n".join([*GOOD[:3], GOOD[5], GOOD[4], *GOOD[6:]]) + "\n", "row"),
+    "two bars of one time": (HEADER + "\n".join([*GOOD, "2025-01-01T00:09:00Z,100,105,99,101,5"]) + "\n", "row 11"),
+    "mixed intervals": (HEADER + "\n".join([*GOOD, "2025-01-01T00:09:30Z,100,101,99,100,5"]) + "\n", "row 11"),
+    "naive times": (HEADER + "\n".join(row.replace("Z,", ",") for row in GOOD) + "\n", "timezone"),
+    "wrong unit": (HEADER + "\n".join(f"{17 + n},100,101,99,100,5" for n in range(9)) + "\n", "seconds"),
+    "cut off": (HEADER + "\n".join(GOOD)[:-12], "row"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), BAD_KLINES.values(), ids=BAD_KLINES)
+def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, content: str, said: str) -> None:
+    file = tmp_path / "BTCUSDT-1m.csv"
+    file.write_text(content)
+    outcome = tapewire("backtest", "--klines", file, *SMA)
+    assert outcome.code in (1, 2)
+    lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert file.name in lines[0]
+    assert said in lines[0]
+    assert "Traceback" not in outcome.err
+    assert not outcome.out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "said"),
+    [
+        (("--klines", "none.csv", *SMA), 1, "none.csv"),
+        (("--klines", BTC, "--klines", BTC, *SMA), 2, "two kline files for BTCUSDT"),
+        (("--klines", BTC, "--symbol", "SOLUSDT"), 2, "no klines for SOLUSDT"),
+        (("--klines", BTC, "--strategy", "sma_cros"), 2, "did you mean sma_cross?"),
+        (("--klines", BTC, *SMA[:2], "--set", "fsat=3"), 2, "did you mean fast?"),
+        (("--klines", BTC, *SMA[:2], "--set", "fast=many"), 2, "fast"),
+        (("--klines", BTC, *SMA[:2], "--set", "fast"), 2, "NAME=VALUE"),
+        (("--klines", BTC, *SMA, "--start", "yesterday"), 2, "is no date"),
+        (("--klines", BTC, *SMA, "--start", "2025-03-03", "--end", "2025-03-02"), 2, "is not before"),
+        (("--klines", BTC, *SMA, "--start", "2030-01-01"), 1, "no bar opens in the window"),
+        (("--klines", BTC, *SMA, "--category", "options"), 2, "one of linear, spot, equity"),
+        (("--klines", BTC, "--strategy", "sentiment"), 2, "none are named"),
+        (("--klines", BTC, "--strategy", "sentiment", "--news", "a.csv", "--sentiment", "b.csv"), 2, "--sentiment needs none"),
+        (("--config", "none.toml"), 2, "no configuration file"),
+    ],
+)
+def test_wrong_usage_says_what_would_be_right(tapewire: Tapewire, args: tuple[str | Path, ...], code: int, said: str) -> None:
+    outcome = tapewire("backtest", *args)
+    assert outcome.code == code
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_news_of_another_encoding_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
+    news = tmp_path / "news.csv"
+    news.write_bytes("published_at,title\n2025-03-03T10:00:00Z,Café chain accepts bitcoin\n".encode("latin-1"))
+    outcome = tapewire("backtest", "--klines", BTC, "--news", news, "--strategy", "sentiment")
+    assert outcome.code == 1
+    assert "UTF-8" in outcome.err
+
+
+def test_a_damaged_parquet_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
+    outcome = tapewire("backtest", "--klines", damaged_parquet(tmp_path), *SMA)
+    assert outcome.code == 1
+    assert "BTCUSDT-1m.parquet" in outcome.err
+
+
+def test_a_config_typo_names_file_and_key(tapewire: Tapewire, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[paper]\nlatencey = '1s'\n")
+    outcome = tapewire("backtest", "--klines", BTC, *SMA)
+    assert outcome.code == 2
+    assert "config.toml: unknown key paper.latencey; did you mean paper.latency?" in outcome.err
+
+
+def test_a_full_disk_is_one_clear_line_and_no_complete_run(tmp_path: Path) -> None:
+    """The database may not grow beyond 260 kB: the run starts, and then there is no more room."""
+
+    def little_room() -> None:
+        limits.setrlimit(limits.RLIMIT_FSIZE, (260_000, 260_000))
+
+    command = [sys.executable, "-m", "agent.cli.main", "backtest", "--klines", BTC, "--klines", ETH, "--strategy", "sma_cross"]
+    done = subprocess.run(
+        [*command, "--set", "fast=1", "--set", "slow=2"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, preexec_fn=little_room, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    database = open_database(f"sqlite:///{tmp_path}/var/tapewire.db")
+    assert all(run.status is not RunStatus.COMPLETE for run in list_runs(database))
+    database.close()
+
+
+def test_a_strategy_that_breaks_is_named_and_its_run_failed(tapewire: Tapewire, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from strategies.base import *\n\n\nclass Broken(Strategy):\n    def on_kline(self, kline, market):\n        1 / 0\n"
+    )
+    outcome = tapewire("backtest", "--klines", BTC, "--strategy", "mine:Broken")
+    assert outcome.code == 1
+    assert "mine.py, line 6" in outcome.err
+    database = open_database(f"sqlite:///{tmp_path}/var/tapewire.db")
+    assert [run.status for run in list_runs(database)] == [RunStatus.FAILED]
+    database.close()
+
+
+def test_a_strategy_of_ones_own_trades(tapewire: Tapewire, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from strategies.base import *\n\n\nclass Mine(Strategy):\n    class Params(StrategyParams):\n        weight: float = 0.5\n\n"
+        "    def on_kline(self, kline: Kline, market: Market) -> None:\n"
+        "        self.target(kline.symbol, weight=self.params.weight if kline.close > kline.open else 0.0)\n"
+    )
+    result = run_json(tapewire, "--klines", BTC, "--strategy", "own:Mine", "--set", "weight=0.3")
+    assert result["trades"] > 50
+    assert tapewire("verify", result["run"]).code == 0
