@@ -1,7 +1,7 @@
 """Statements of companies by a small grammar: figures compared with figures, contracts, closures, funding, routine.
 
-Headlines seldom state a figure against last year's, company reports do little else, and which of two numbers is larger is not in any
-word. So this text is generated: names, amounts and periods are drawn by chance and stand for nothing that happened.
+Headlines seldom state a figure against last year's, company reports do little else, and which of two numbers is larger is
+not in any word. So this text is generated: names, amounts and periods are drawn by chance and stand for nothing that happened.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _BRANCHES: Final = ("a bank", "a city", "a shipyard", "a power company", "a reta
 _REGULATORS: Final = ("Regulator", "Central bank", "Watchdog", "Tax authority", "Court", "Financial supervisor", "Prosecutors")
 _UP: Final = ("rose", "increased", "grew", "climbed", "went up", "improved")
 _DOWN: Final = ("fell", "decreased", "declined", "dropped", "went down", "slipped")
+_WIDENED: Final = ("widened", "increased", "grew")
+_NARROWED: Final = ("narrowed", "shrank", "decreased")
 _PERIODS: Final = (
     "the quarter",
     "the second quarter",
@@ -131,12 +133,10 @@ def _compared(rng: random.Random, *, better: bool) -> str:
     rises = better != bad
     low, high = sorted((rng.uniform(1, 400), rng.uniform(1, 400)))
     high = max(high, low * 1.08)
-    unit = rng.choice(("EUR {} mn", "{} million euros", "$ {} million", "EUR{} m", "{} million", "{} %"))
+    unit = rng.choice(("EUR {} mn", "{} million euros", "$ {} million", "EUR{} m", "{} million"))
     now, before = (unit.format(f"{figure:.1f}") for figure in ((high, low) if rises else (low, high)))
     what, name, period, earlier = (rng.choice(some) for some in (_BAD if bad else _GOOD, _NAMES, _PERIODS, _BEFORE))
-    verb = rng.choice(
-        (("widened", "increased", "grew") if rises else ("narrowed", "shrank", "decreased")) if bad else _UP if rises else _DOWN
-    )
+    verb = rng.choice((_WIDENED if rises else _NARROWED) if bad else _UP if rises else _DOWN)
     inner = what.removeprefix("The ")
     inner = inner if inner.isupper() else inner[0].lower() + inner[1:]
     if rng.random() < 0.1:

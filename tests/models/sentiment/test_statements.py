@@ -1,0 +1,36 @@
+"""Composed statements are balanced, repeatable, and labelled by the figures they state."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("torch")
+
+from models.sentiment.statements import _GOOD, statements
+from models.sentiment.text import clean, why_abstain
+
+pytestmark = pytest.mark.train
+
+NOW_AND_BEFORE = re.compile(rf"^(?:{'|'.join(_GOOD)}) .*?([\d.]+)[^\d]*?(?:from|compared to|against)[^\d]*([\d.]+)")
+
+
+def test_they_are_distinct_balanced_and_repeatable() -> None:
+    made = statements(300, seed=5)
+    assert Counter(example.label for example in made) == {"bearish": 100, "neutral": 100, "bullish": 100}
+    assert len({example.text for example in made}) == 300
+    assert made == statements(300, seed=5) != statements(300, seed=6)
+
+
+def test_they_read_as_the_model_reads() -> None:
+    assert all(clean(example.text) == example.text and not why_abstain(example.text) for example in statements(300, seed=5))
+
+
+def test_more_of_a_good_thing_is_bullish_and_less_is_bearish() -> None:
+    compared = [(found, example.label) for example in statements(900, seed=5) if (found := NOW_AND_BEFORE.search(example.text))]
+    assert len(compared) > 50
+    for found, label in compared:
+        now, before = map(float, found.groups())
+        assert label == ("bullish" if now > before else "bearish")
