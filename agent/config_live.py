@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -102,3 +103,25 @@ class NewsConfig(Section):
             if twice:
                 raise ValueError(f"two feeds have the {what} {twice!r}; give each its own")
         return self
+
+
+class LiveConfig(Section):
+    """The daemon itself."""
+
+    folder: Path = Path("var")  # of its lock and its control socket
+    queue: int = Field(10_000, gt=0)  # events that may not be lost; beyond it producers wait
+    queue_news: int = Field(1_000, gt=0)  # headlines; beyond it the oldest is dropped
+    batch: int = Field(1_000, gt=0)  # events committed to the journal at once
+    open_bars_every: Duration = 0  # of a bar that is still open, one state in this time goes on; 0: all
+    score_batch: int = Field(32, gt=0)  # headlines scored at once
+    score_wait: Duration = 50  # how long the first of them waits for the others
+    score_within: Duration = 3_600_000  # headlines that waited longer for the model are left unscored
+    drain_timeout: Duration = Field(10_000, gt=0)  # what waits when the agent is stopped is handled so long
+    restart: BackoffConfig = BackoffConfig()  # of a producer that failed
+
+
+class LogConfig(Section):
+    """What the daemon says, on standard error."""
+
+    format: Literal["auto", "console", "json"] = "auto"  # auto: console on a terminal, else json
+    level: Literal["debug", "info", "warning", "error"] = "info"

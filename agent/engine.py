@@ -205,8 +205,11 @@ class Engine:
                 self.risk.command(now, RiskState.HALTED, command.by)
             case "flatten":
                 pass
-            case "use-model":
-                return  # the rim swaps the model; journalled so that a reader sees when
+            case "warm-up" | "warm-up-done":
+                self.risk.warming = command.action == "warm-up"
+                return
+            case "use-model" | "model-in-use" | "model-refused" | "stop":
+                return  # the rim's business; journalled so that a reader sees when
             case _:
                 self.counts["unknown commands"] += 1
                 return

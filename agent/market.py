@@ -53,8 +53,9 @@ class MarketView:
 
     @property
     def risk_state(self) -> RiskState:
-        """Whether new exposure is allowed."""
-        return self._risk.state
+        """Whether new exposure is allowed; it never is while history is being read."""
+        risk = self._risk
+        return RiskState.REDUCING if risk.warming and risk.state is RiskState.ACTIVE else risk.state
 
     def price(self, symbol: str) -> float:
         """The last mark; NaN before the first bar."""

@@ -25,6 +25,7 @@ class RiskManager:
         self.state = RiskState.ACTIVE
         self.rule = ""  # which limit brought us here
         self.since = 0  # UTC ms
+        self.warming = False  # history is being read: it may teach, but not open a position
         self.floor = -inf  # equity at or below which `on_equity` has something to decide
         self.ceiling = -inf  # equity above which the peak moves
         self.next_day = 0
@@ -105,7 +106,9 @@ class RiskManager:
         while sent and sent[0] <= now - MINUTE_MS:
             sent.popleft()
         slack = 1 + 1e-9
-        if self.state is not RiskState.ACTIVE:
+        if self.warming:
+            rule, detail = "warm-up", "what is being read is history"
+        elif self.state is not RiskState.ACTIVE:
             rule, detail = f"state {self.state.value}", self.rule
         elif equity <= 0:
             rule, detail = "equity", f"{equity:.2f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from agent.events import RiskState
 from strategies.base import Kline, Market, Strategy, StrategyParams
 
 
@@ -20,7 +21,7 @@ class BuyAndHold(Strategy):
         self._bought: set[str] = set()
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """Buy, the first time."""
-        if kline.symbol not in self._bought:
+        """Buy, the first time that it is allowed."""
+        if kline.symbol not in self._bought and market.risk_state is RiskState.ACTIVE:
             self._bought.add(kline.symbol)
             self.target(kline.symbol, weight=self.params.weight / len(market.symbols), reason="buy and hold")

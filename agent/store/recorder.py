@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from types import TracebackType
 from typing import Any, Self
 
 from msgspec.structs import asdict, astuple, replace
-from sqlalchemy import Connection, Table, insert, update
+from sqlalchemy import Connection, Table, func, insert, select, update
 
 from agent.clock import Clock, WallClock
 from agent.errors import StoreError, TapewireError
@@ -19,6 +19,7 @@ from agent.store import tables
 from agent.store.bulk import insert_rows
 from agent.store.chain import DecisionChain
 from agent.store.database import Database
+from agent.store.queries import Recorded, read_decisions
 from agent.store.runs import Run, RunStatus
 
 BATCH = 5_000
@@ -31,9 +32,14 @@ class Recorder:
     Use it as a context: a run that leaves without `finish` is marked failed (after an exception) or interrupted, and one whose
     process dies stays `running`; none of them looks complete. Set `event_seq` to the number of the event before the engine
     handles it. Every method may raise StoreError, after which the last commit is what is recorded.
+
+    With `resume` the run's row is there already, and its events are told again from the first on: what was recorded before is
+    not written twice, but held against what is decided now, and where that ended recording goes on.
     """
 
-    def __init__(self, database: Database, run: Run, *, clock: Clock | None = None, batch: int = BATCH) -> None:
+    def __init__(
+        self, database: Database, run: Run, *, resume: bool = False, clock: Clock | None = None, batch: int = BATCH
+    ) -> None:
         self.run = run
         self.event_seq = 0
         self._database = database
@@ -43,12 +49,21 @@ class Recorder:
         self._counts: defaultdict[Table, int] = defaultdict(int)
         self._rows: defaultdict[Table, list[tuple[Any, ...]]] = defaultdict(list)
         self._waiting = 0
-        with database.write() as connection:
-            connection.execute(insert(tables.runs), asdict(run))
+        self._before: dict[Table, int] = {}  # rows that are there already
+        self._recorded: Iterator[Recorded] = iter(())
+        if resume:
+            self.run = self._reopen(run)
+        else:
+            with database.write() as connection:
+                connection.execute(insert(tables.runs), asdict(run))
+        self._expected = next(self._recorded, None)
 
     def decision(self, decision: Decision) -> None:
         """One row in the table of its kind, chained to the decision before."""
         digest = self._chain.add(decision, self.event_seq)
+        if self._expected is not None:
+            self._recognise(digest, decision)
+            return
         self._add(tables.DECISIONS[type(decision)], self._chain.count, self.event_seq, digest, *astuple(decision))
 
     def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
@@ -100,12 +115,34 @@ class Recorder:
             status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED
             self._end(status, error=_sentence(error))
 
+    def _reopen(self, run: Run) -> Run:
+        again = replace(run, status=RunStatus.RUNNING, finished_at=None, error="")
+        with self._database.write() as connection:
+            for table in (tables.news, tables.sentiments, tables.equity):
+                last = connection.scalar(select(func.max(table.c.seq)).where(table.c.run_id == run.id))
+                self._before[table] = last or 0
+            connection.execute(update(tables.runs).where(tables.runs.c.id == run.id), asdict(again))
+        self._recorded = read_decisions(self._database, run.id)
+        return again
+
+    def _recognise(self, digest: bytes, decision: Decision) -> None:
+        expected = self._expected
+        if expected is None or expected.digest != digest:
+            raise StoreError(
+                f"run {self.run.id} can't be resumed: on event {self.event_seq} its decision {self._chain.count} was "
+                f"{expected.decision if expected else None}, and would be {decision} now",
+                hint="the program or a strategy has changed since; begin a new run with --new",
+            )
+        self._expected = next(self._recorded, None)
+
     def _next(self, table: Table) -> int:
         self._counts[table] += 1
         return self._counts[table]
 
-    def _add(self, table: Table, *values: Any) -> None:
-        self._rows[table].append((self.run.id, *values))
+    def _add(self, table: Table, seq: int, *values: Any) -> None:
+        if seq <= self._before.get(table, 0):
+            return
+        self._rows[table].append((self.run.id, seq, *values))
         self._waiting += 1
         if self._waiting >= self._batch:
             self.flush()

@@ -211,6 +211,42 @@ def test_a_run_that_cannot_be_marked_failed_stays_running_and_reports_the_first_
     assert find_run(sqlite_database).status is RunStatus.RUNNING
 
 
+def fold(recorder: Recorder, decisions: list[msgspec.Struct]) -> None:
+    """What an engine tells that decides one thing on each event, and reads a headline on each."""
+    for event_seq, decision in enumerate(decisions, 1):
+        recorder.event_seq = event_seq
+        recorder.news(News(f"n{event_seq}", T0, T0, "a headline"), (), "")
+        recorder.equity([T0 + event_seq], [1.0], [1.0], [0.0])
+        recorder.decision(decision)
+
+
+@pytest.mark.parametrize("recorded", [0, 3, 7])
+def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(database: Database, recorded: int) -> None:
+    with suppress(KeyboardInterrupt), Recorder(database, a_run()) as recorder:
+        fold(recorder, ONE_OF_EACH[:recorded])
+        raise KeyboardInterrupt
+    run = find_run(database)
+    assert run.status is RunStatus.INTERRUPTED
+    with Recorder(database, run, resume=True) as again:
+        assert find_run(database).status is RunStatus.RUNNING
+        fold(again, ONE_OF_EACH)
+        finish(again)
+    chain = DecisionChain()
+    digests = [chain.add(decision, event_seq) for event_seq, decision in enumerate(ONE_OF_EACH, 1)]
+    assert [item.digest for item in read_decisions(database, "run-1")] == digests
+    assert [news.id for news in read_rows(database, "run-1", News)] == [f"n{n}" for n in range(1, 8)]
+    assert len(frame(database, "run-1", "equity")) == 7
+    assert find_run(database).chain_head == chain.head
+    assert find_run(database).error == ""
+
+
+def test_a_run_that_would_be_decided_otherwise_is_not_resumed(database: Database) -> None:
+    with Recorder(database, a_run()) as recorder:
+        recorder.decision(RiskEvent(T0, RiskState.ACTIVE, "rule"))
+    with Recorder(database, find_run(database), resume=True) as again, pytest.raises(StoreError, match="can't be resumed"):
+        again.decision(RiskEvent(T0, RiskState.HALTED, "rule"))
+
+
 def test_a_locked_store_is_named_as_such(sqlite_database: Database) -> None:
     with writing(sqlite_database), pytest.raises(StoreError, match="another process is writing to it"):
         Recorder(sqlite_database, a_run())
