@@ -175,8 +175,7 @@ def backtest(
         started_at=time.time_ns() // 1_000_000,
         strategy=config.strategy.name,
         params=strategy.params.model_dump(mode="json"),
-        # without the store, whose URL may hold a password
-        config=config.model_dump(mode="json", exclude={"store"}) | {"window": history.window},
+        config=config.recorded() | {"window": history.window},
         version=__version__,
         versions={"python": platform.python_version(), "numpy": np.__version__} | (versions or {}),
         inputs=tuple(history.inputs),

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from agent.config_live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
@@ -145,11 +146,24 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    bybit: BybitConfig = BybitConfig()
+    news: NewsConfig = NewsConfig()
+    live: LiveConfig = LiveConfig()
+    log: LogConfig = LogConfig()
 
     @field_validator("instruments")
     @classmethod
     def _upper_case(cls, value: dict[str, InstrumentConfig]) -> dict[str, InstrumentConfig]:
         return {symbol.upper(): rules for symbol, rules in value.items()}
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token."""
+        return self.model_dump(mode="json", exclude={"store", "news"})
+
+    def decisive(self) -> dict[str, Any]:
+        """The part that the core decides by."""
+        core = {"market", "account", "instruments", "signals", "strategy", "risk", "paper"}
+        return self.model_dump(mode="json", include=core)
 
 
 def load(path: Path | None = None) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -75,10 +75,29 @@ class FeedConfig(Section):
         return self.name or urlsplit(self.url).hostname or self.url
 
 
+FEEDS: Final = tuple(
+    FeedConfig(url=url, name=name, interval=interval)
+    for name, url, interval in (
+        ("CoinDesk", "https://www.coindesk.com/arc/outboundfeeds/rss/", "1m"),
+        ("Cointelegraph", "https://cointelegraph.com/rss", "1m"),
+        ("Decrypt", "https://decrypt.co/feed", "1m"),
+        ("The Block", "https://www.theblock.co/rss.xml", "1m"),
+        ("Blockworks", "https://blockworks.co/feed", "2m"),
+        ("CryptoSlate", "https://cryptoslate.com/feed/", "2m"),
+        ("Bitcoin Magazine", "https://bitcoinmagazine.com/feed", "5m"),
+        ("Federal Reserve", "https://www.federalreserve.gov/feeds/press_all.xml", "1m"),
+        ("SEC", "https://www.sec.gov/news/pressreleases.rss", "5m"),
+        ("ECB", "https://www.ecb.europa.eu/rss/press.html", "5m"),
+        ("CNBC Economy", "https://www.cnbc.com/id/20910258/device/rss/rss.html", "2m"),
+    )
+)
+"""Crypto publishers, and those whose words move every market."""
+
+
 class NewsConfig(Section):
     """The feeds, and how far each is trusted."""
 
-    feeds: tuple[FeedConfig, ...] = ()
+    feeds: tuple[FeedConfig, ...] = FEEDS
     jitter: float = Field(0.1, ge=0, le=1)  # each wait is off by up to this share
     spread: Duration = 5_000  # the first polls are spread over this time
     connect_timeout: Duration = Field(10_000, gt=0)

@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
-from itertools import count
+from itertools import count, islice
 from typing import Final
 
 import msgspec
@@ -114,6 +114,14 @@ class EventQueue:
             self._filled.clear()
             await self._filled.wait()
         return self._take()
+
+    async def take(self, limit: int) -> list[tuple[Event, float]]:
+        """All that waits, at most `limit`, once anything does: events in order, and when each came in, by `timer`."""
+        while not self._entries:
+            self._filled.clear()
+            await self._filled.wait()
+        since = [entry.since for entry in islice(self._entries.values(), limit)]
+        return [(self._take(), when) for when in since]
 
     def get_nowait(self) -> Event | None:
         """The oldest event, or None: for draining at the end."""
