@@ -220,7 +220,7 @@ def _scorer(history: History, database: Database, allow_leakage: bool) -> tuple[
     folder = model_dir(settings.path)
     card = read_card(folder)
     stamps = refuse_leakage(card.trained_until, history.start, model=settings.path, allow=allow_leakage)
-    scorer = CachedScorer(Scorer.load(folder, threads=settings.threads or None), SqlScoreCache(database.engine))
+    scorer = CachedScorer(Scorer.load(folder, threads=settings.threads or None), SqlScoreCache(database))
     return scorer, stamps, {"model": scorer.fingerprint}
 
 

@@ -7,15 +7,15 @@ never meets an old one's scores, and nothing ever has to be invalidated.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Final, Protocol
 
 import msgspec
 import numpy as np
-from sqlalchemy import Boolean, Column, Engine, Float, LargeBinary, MetaData, String, Table, delete, insert, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Boolean, Column, Float, LargeBinary, MetaData, String, Table, delete, insert, select
 
-from agent.errors import StoreError
+from agent.store.database import Database
 from models.sentiment.scorer import Floats, Score, Scorer
 
 METADATA: Final = MetaData()
@@ -31,7 +31,7 @@ SCORES: Final = Table(
     Column("reason", String(64), nullable=False),
     Column("embedding", LargeBinary),  # float16, little-endian; NULL until somebody asked for it
 )
-"""Scores of texts by model."""
+"""Scores of texts by model; made by the store's migrations."""
 
 _KEYS_A_QUERY: Final = 500  # SQLite takes at least 999 variables a statement
 
@@ -61,33 +61,24 @@ def text_hash(text: str) -> bytes:
 
 
 class SqlScoreCache:
-    """The cache in a table of any database that SQLAlchemy reaches. Embeddings are kept at half precision."""
+    """The cache in the store, where embeddings are kept at half precision. Raises StoreError as the store does."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        try:
-            METADATA.create_all(engine, checkfirst=True)
-        except SQLAlchemyError as error:
-            raise StoreError(f"the score cache cannot be opened: {_first_line(error)}", hint="check the store's URL") from None
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def get(self, model: str, hashes: Iterable[bytes]) -> dict[bytes, Cached]:
-        """Those of `hashes` that are known. Raises StoreError."""
-        wanted = list(dict.fromkeys(hashes))
+        """Those of `hashes` that are known."""
         found: dict[bytes, Cached] = {}
-        try:
-            with self._engine.connect() as connection:
-                for start in range(0, len(wanted), _KEYS_A_QUERY):
-                    part = wanted[start : start + _KEYS_A_QUERY]
-                    query = select(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part))
-                    for row in connection.execute(query):
-                        score = Score(row.bearish, row.neutral, row.bullish, row.abstained, row.reason)
-                        found[row.text_hash] = Cached(score, _unpack(row.embedding))
-        except SQLAlchemyError as error:
-            raise StoreError(f"the score cache cannot be read: {_first_line(error)}") from None
+        with self._database.read() as connection:
+            for part in _parts(dict.fromkeys(hashes)):
+                query = select(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part))
+                for row in connection.execute(query):
+                    score = Score(row.bearish, row.neutral, row.bullish, row.abstained, row.reason)
+                    found[bytes(row.text_hash)] = Cached(score, _unpack(row.embedding))
         return found
 
     def put(self, model: str, entries: Mapping[bytes, Cached]) -> None:
-        """Keep them, in one transaction. Raises StoreError."""
+        """Keep them, in one transaction."""
         if not entries:
             return
         rows = [
@@ -99,15 +90,10 @@ class SqlScoreCache:
             }
             for key, entry in entries.items()
         ]
-        keys = list(entries)
-        try:
-            with self._engine.begin() as connection:
-                for start in range(0, len(keys), _KEYS_A_QUERY):
-                    part = keys[start : start + _KEYS_A_QUERY]
-                    connection.execute(delete(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part)))
-                connection.execute(insert(SCORES), rows)
-        except SQLAlchemyError as error:
-            raise StoreError(f"the score cache cannot be written: {_first_line(error)}") from None
+        with self._database.write() as connection:
+            for part in _parts(entries):
+                connection.execute(delete(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part)))
+            connection.execute(insert(SCORES), rows)
 
 
 class CachedScorer:
@@ -157,5 +143,7 @@ def _unpack(stored: bytes | None) -> Floats | None:
     return None if stored is None else np.frombuffer(stored, "<f2").astype(np.float32)
 
 
-def _first_line(error: SQLAlchemyError) -> str:
-    return str(error).splitlines()[0]
+def _parts(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    rest = iter(keys)
+    while part := list(islice(rest, _KEYS_A_QUERY)):
+        yield part
