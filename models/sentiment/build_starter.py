@@ -2,8 +2,8 @@
 
 1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA), the project's own headlines and statements by its grammar,
    one a seed. The first one's adapter ships too.
-2. A student of fewer layers and a trimmed vocabulary learns their mean answers, on the same texts and on real crypto headlines
-   without labels, and on variations of both.
+2. A student of fewer layers and a trimmed vocabulary learns their mean answers, on the same texts and variations of them, on
+   more statements, and on real crypto headlines without labels.
 3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv` holds their hashes
    and our labels, not their words. The export is measured on what none of this has seen.
 
@@ -63,6 +63,7 @@ LABELLED: Final = {
 """Name → path below the data folder, format, how often each text is shown an epoch."""
 CORPUS_REPEATS: Final = 2
 STATEMENTS: Final = 1_800
+DISTILLED_STATEMENTS: Final = 5_400
 COMPOSED: Final = DatasetRecord(
     name="statements",
     format="grammar",
@@ -99,7 +100,7 @@ def build(
     ),
     teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 1,
     layers: Annotated[str, typer.Option(help="Layers of the teacher that the student begins with.")] = "0,2,3,5",
-    epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 3,
+    epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 2,
 ) -> None:
     """Train the teachers, distil the student, calibrate, export, measure."""
     student = Student(layers=tuple(int(layer) for layer in layers.split(",")), epochs=epochs)
@@ -113,8 +114,9 @@ def build(
         _teacher(work / f"teacher-{seed}", mixed, records, seed) for seed in range(TEACHER.seed, TEACHER.seed + teachers)
     ]
     headlines, labelled, record = wire(data / "news/crypto-headlines.parquet")
-    few = [example.text for name in ("fiqa", "corpus") for example in splits[name].train] + headlines
-    texts = [example.text for example in (*splits["tfns"].train, *composed)] + few + varied(few, seed=SPLIT_SEED)
+    own = [example.text for name in ("fiqa", "corpus") for example in splits[name].train]
+    more = [example.text for example in statements(DISTILLED_STATEMENTS, SPLIT_SEED)]
+    texts = [example.text for example in splits["tfns"].train] + headlines + more + own + varied(own, seed=SPLIT_SEED)
     with err.status(f"distilling on {len(texts)} texts"):
         distil(trained, texts, work / "student", student, progress=_told("student"))
     _calibrate(work / "student", labelled, [*records, record])
