@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 
 _EIGHTH = Decimal("1e-8")
+_TWELFTH = Decimal("1e-12")
 
 
 def text(value: Decimal | float | int) -> str:
@@ -16,3 +17,8 @@ def text(value: Decimal | float | int) -> str:
 def rounded(value: Decimal | float) -> str:
     """The number to eight decimals, as amounts of coins and averages are written."""
     return text((value if isinstance(value, Decimal) else Decimal(repr(value))).quantize(_EIGHTH))
+
+
+def owned(value: Decimal) -> str:
+    """A balance to twelve decimals, rounded down: what is stated can be spent."""
+    return text(value.quantize(_TWELFTH, ROUND_FLOOR))

@@ -31,6 +31,7 @@ KINDS: Final = {
 }
 """Every kind, and what it does."""
 
+_GARBAGE: Final = b"\x00\x01\x02"  # no JSON and no XML may hold these, in a string or out of it
 _DEFAULT_CODE: Final = {"status": 503, "retcode": 10016, "lost": 10000}
 
 
@@ -146,5 +147,5 @@ def spoil(payload: bytes, faults: Iterable[Fault]) -> bytes:
             payload = payload[: len(payload) // 2]
         elif fault.kind == "corrupt":
             middle = len(payload) // 2
-            payload = payload[:middle] + b'"}{' + payload[middle + 3 :]
+            payload = payload[:middle] + _GARBAGE + payload[middle + len(_GARBAGE) :]
     return payload

@@ -38,12 +38,15 @@ class RateLimits:
         self._banned: dict[str, float] = {}
 
     def take(self, endpoint: str, limit: int, weight: int = 1) -> tuple[Allowance, Refusal | None]:
-        """Count a request, or several; the refusal (10006) if it is one too many, which then doesn't count."""
+        """Count a request, or several at once; the refusal (10006) if that is too many, which then don't count.
+
+        A batch larger than the limit passes where nothing was asked in the second before.
+        """
         now = monotonic()
         used = self._used[endpoint]
         while used and used[0] <= now - 1:
             used.popleft()
-        refused = len(used) + weight > limit
+        refused = bool(used) and len(used) + weight > limit
         if not refused:
             used.extend([now] * weight)
         reset = round((used[0] + 1 - now) * 1000) if used else 0

@@ -382,6 +382,12 @@ PRIVATE: Final[dict[tuple[str, str], Endpoint]] = {
 """Verb and path -> the signed endpoints."""
 
 
+def allowed(endpoint: Endpoint, path: str, params: Params) -> tuple[str, int]:
+    """Under which name requests are counted, and how many of them a second."""
+    spot = params.raw.get("category") == "spot"
+    return (f"{path} spot", endpoint.spot) if spot else (path, endpoint.linear)
+
+
 def weight(path: str, params: Params) -> int:
     """How many requests one counts for: a batch, for each of its orders."""
     requests = params.raw.get("request")

@@ -11,7 +11,7 @@ from aiohttp import web
 from agent.sandbox.errors import Refusal, parameter
 from agent.sandbox.faults import Fault, spoil
 from agent.sandbox.params import Params
-from agent.sandbox.private_rest import PRIVATE, weight
+from agent.sandbox.private_rest import PRIVATE, allowed, weight
 from agent.sandbox.public_rest import PUBLIC
 from agent.sandbox.venue import Venue
 
@@ -69,8 +69,7 @@ class RestDoor:
         raw_query = request.raw_path.partition("?")[2].encode()
         venue.auth.request(request.headers, raw_query if verb == "GET" else body)
         params = Params(request.query if verb == "GET" else _object(body))
-        limit = endpoint.spot if params.raw.get("category") == "spot" else endpoint.linear
-        allowance, refusal = venue.limits.take(path, limit, weight(path, params))
+        allowance, refusal = venue.limits.take(*allowed(endpoint, path, params), weight(path, params))
         headers.update(allowance.headers(venue.now()))
         if refusal is not None:
             raise refusal

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agent.events import Side
 from agent.sandbox.account import Account
-from agent.sandbox.decimals import rounded, text
+from agent.sandbox.decimals import owned, rounded, text
 from agent.sandbox.desk import Leg
 from agent.sandbox.executions import ClosedProfit, Execution
 from agent.sandbox.listing import PRICE_BAND, SETTLE_COIN
@@ -214,9 +214,9 @@ def balance_shape(balance: Balance) -> Json:
     """One coin of a wallet. What may be withdrawn is a deprecated field, there but empty."""
     return {
         "coin": balance.coin,
-        "equity": rounded(balance.equity),
+        "equity": owned(balance.equity),
         "usdValue": rounded(balance.usd),
-        "walletBalance": rounded(balance.wallet),
+        "walletBalance": owned(balance.wallet),
         "availableToWithdraw": "",
         "availableToBorrow": "",
         "borrowAmount": "0",
@@ -237,12 +237,12 @@ def balance_shape(balance: Balance) -> Json:
 
 def wallet_shape(account: Account, coins: tuple[str, ...] = ()) -> Json:
     """The unified account; `coins` picks some, owned or not."""
-    owned = {balance.coin: balance for balance in account.wallet.balances()}
-    settled = owned[SETTLE_COIN]
+    held = {balance.coin: balance for balance in account.wallet.balances()}
+    settled = held[SETTLE_COIN]
     initial = settled.order_margin + settled.position_margin
     margin_balance = settled.equity - settled.locked
     available = max(Decimal(0), account.wallet.available())
-    listed = [owned.get(coin) or account.wallet.coin(coin) for coin in coins] or list(owned.values())
+    listed = [held.get(coin) or account.wallet.coin(coin) for coin in coins] or list(held.values())
     rates = {
         "accountIMRate": _ratio(initial, margin_balance),
         "accountMMRate": _ratio(settled.maintenance, margin_balance),
@@ -252,8 +252,8 @@ def wallet_shape(account: Account, coins: tuple[str, ...] = ()) -> Json:
         "accountLTV": "0",
         **rates,
         **{f"{name}ByMp": value for name, value in rates.items()},
-        "totalEquity": rounded(sum((balance.usd for balance in owned.values()), Decimal(0))),
-        "totalWalletBalance": rounded(settled.wallet),
+        "totalEquity": owned(sum((balance.usd for balance in held.values()), Decimal(0))),
+        "totalWalletBalance": owned(settled.wallet),
         "totalMarginBalance": rounded(margin_balance),
         "totalAvailableBalance": rounded(available),
         "totalPerpUPL": rounded(settled.unrealised),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from agent.sandbox.channel import Channel
 from agent.sandbox.errors import Refusal
 from agent.sandbox.params import Params
-from agent.sandbox.private_rest import PRIVATE, weight
+from agent.sandbox.private_rest import PRIVATE, allowed, weight
 from agent.sandbox.venue import Venue
 
 _OPS: Final = {
@@ -103,8 +103,7 @@ class TradeSocket:
         path = _OPS[op]
         endpoint = PRIVATE["POST", path]
         params = Params(args[0])
-        limit = endpoint.spot if params.raw.get("category") == "spot" else endpoint.linear
-        allowance, refusal = venue.limits.take(path, limit, weight(path, params))
+        allowance, refusal = venue.limits.take(*allowed(endpoint, path, params), weight(path, params))
         header |= allowance.headers(venue.now())
         if refusal is not None:
             raise Refusal(10429, refusal.message)
