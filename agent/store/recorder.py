@@ -58,6 +58,11 @@ class Recorder:
                 connection.execute(insert(tables.runs), asdict(run))
         self._expected = next(self._recorded, None)
 
+    @property
+    def decisions(self) -> int:
+        """How many were taken so far."""
+        return self._chain.count
+
     def decision(self, decision: Decision) -> None:
         """One row in the table of its kind, chained to the decision before."""
         digest = self._chain.add(decision, self.event_seq)
@@ -93,10 +98,11 @@ class Recorder:
         last_event_at: int | None,
         final_equity: Decimal,
         metrics: dict[str, Any],
+        status: RunStatus = RunStatus.COMPLETE,
     ) -> Run:
-        """Commit what waits and the run's end as one; returns the row of the complete run."""
+        """Commit what waits and the run's end as one; returns the row of the run, complete unless `status` says otherwise."""
         return self._end(
-            RunStatus.COMPLETE,
+            status,
             first_event_at=first_event_at,
             last_event_at=last_event_at,
             final_equity=final_equity,

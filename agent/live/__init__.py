@@ -1,0 +1,1 @@
+"""The live rim: producers, one queue, the journal, and the same core as in replay."""

@@ -1,0 +1,126 @@
+"""The core in the live rim: what comes in is journalled, then decided on, then recorded, in this order, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+from msgspec.structs import replace
+
+from agent.config import Config
+from agent.engine import Engine
+from agent.errors import StoreError
+from agent.events import Event, Kline
+from agent.feeds.queue import OPEN_BAR
+from agent.live.funding import FundingSchedule
+from agent.live.memory import Memory
+from agent.live.watchers import LiveSink, Watcher
+from agent.store.database import Database
+from agent.store.journal import Journal, read_journal
+from agent.store.recorder import Recorder
+from agent.store.runs import Run, RunStatus
+from models.sentiment.latency import LatencyHistogram
+from strategies import load_strategy
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Core:
+    """A run's engine, journal and recorder. Use it as a context: what leaves without `end` is marked failed or interrupted.
+
+    With `resume` the journal is folded first: `memory` then says where each source has to go on. All raise StoreError.
+    """
+
+    def __init__(self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = ()) -> None:
+        self.memory = Memory()
+        self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        """From the arrival in the queue to being handled, ms, by kind."""
+        self.watchers: list[Watcher] = list(watchers)
+        self._database = database
+        self._recorder = Recorder(database, run, resume=resume)
+        self.journal = Journal(database, run.id)
+        self._sink = LiveSink(self._recorder, config.market.interval)
+        strategy = load_strategy(config.strategy.name, config.strategy.params)
+        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1)
+        self._funding = FundingSchedule(config)
+        # The disk may be slow; sockets are read meanwhile. One thread, so that there is one writer.
+        self._writer = ThreadPoolExecutor(1, "writer")
+
+    @property
+    def run(self) -> Run:
+        """The run's row as it was last written."""
+        return self._recorder.run
+
+    @property
+    def decisions(self) -> int:
+        """How many there are so far."""
+        return self._recorder.decisions
+
+    def __enter__(self) -> Self:
+        self._recorder.__enter__()
+        try:
+            self._fold()
+        except StoreError as error:
+            self.__exit__(type(error), error, None)
+            raise
+        self._sink.watchers = self.watchers
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._writer.shutdown()
+        self._recorder.__exit__(kind, error, trace)
+
+    def _fold(self) -> None:
+        """Be where the journal ends."""
+        for seq, event in read_journal(self._database, self.run.id):
+            self._handle(seq, event)
+        if self.journal.last_seq:
+            self._funding.passed(self.memory.now)
+            self._recorder.flush()
+            _log.info("journal folded", events=self.journal.last_seq, unscored=len(self.memory.unscored))
+
+    async def feed(self, taken: Sequence[tuple[Event, float]]) -> list[Event]:
+        """Journal events and decide on them; each comes with the event loop's time at which it arrived.
+
+        Returns them as they were handled: in order, `available_at` never running backwards, with the funding that was due.
+        """
+        loop = asyncio.get_running_loop()
+        events: list[Event] = []
+        now = self.memory.now
+        for event, _ in taken:
+            now = max(now, event.available_at)
+            events.append(event if event.available_at == now else replace(event, available_at=now))
+            events += self._funding.due(now)  # after the bar that closes at the stamp
+        first = await loop.run_in_executor(self._writer, self.journal.append, events)
+        for seq, event in enumerate(events, first):
+            self._handle(seq, event)
+            for watcher in self.watchers:
+                watcher.event(seq, event)
+        await loop.run_in_executor(self._writer, self._recorder.flush)
+        done = loop.time()
+        for event, since in taken if not self.engine.risk.warming else ():  # history in bulk says nothing of the present
+            kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
+            self.latencies[kind].add((done - since) * 1000)
+        return events
+
+    def _handle(self, seq: int, event: Event) -> None:
+        self._recorder.event_seq = self._sink.event_seq = seq
+        self.memory.hear(event)
+        self.engine.handle(event)
+
+    def end(self, *, complete: bool) -> Run:
+        """Record the end: a complete run is closed for good, another one can be resumed."""
+        if complete:
+            self.engine.finish()
+        return self._recorder.finish(
+            first_event_at=self.memory.first_at,
+            last_event_at=self.memory.now or None,
+            final_equity=self.engine.portfolio.exact_equity(),
+            metrics={},
+            status=RunStatus.COMPLETE if complete else RunStatus.INTERRUPTED,
+        )

@@ -1,0 +1,255 @@
+"""The live rim: supervised producers into one queue, and the core that journals, decides and records what comes out of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import structlog
+
+from agent.backtest import NamedScorer
+from agent.clock import Clock, WallClock
+from agent.config import Config
+from agent.errors import ModelError, TapewireError, UsageError
+from agent.events import Command, Event, News
+from agent.feeds.producer import Emit, Producer
+from agent.feeds.queue import EventQueue
+from agent.live.control import SOCKET, Request, control_socket
+from agent.live.core import Core
+from agent.live.lock import instance_lock
+from agent.live.memory import Memory
+from agent.live.sentiment import SentimentConsumer
+from agent.live.session import open_run
+from agent.live.sources import OpenBars, hears_headlines, market_data
+from agent.live.status import Status, positions_of, producers_of
+from agent.live.supervisor import Supervision, supervise
+from agent.live.watchers import LogWatcher, Recent, Watcher
+from agent.store.database import Database
+from agent.store.runs import Run
+
+LOCK: Final = "tapewire.lock"
+"""Its name in `live.folder`."""
+
+COMMANDS: Final = ("pause", "resume", "halt", "flatten", "use-model")
+"""What a person may tell the agent."""
+
+_LOOK: Final = 0.05  # seconds between two looks at whether the history is complete
+_log: Final = structlog.get_logger(__name__)
+
+LoadModel = Callable[[str], NamedScorer]
+"""Opens a model folder; blocking."""
+
+
+class Daemon:
+    """One life of the agent: `run` it until `stop` is set.
+
+    `load_model` opens a model folder; it is needed only by strategies that hear of headlines. `watchers` look on. `clock` is
+    the market's time, which a sandbox may play faster.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        *,
+        load_model: LoadModel,
+        clock: Clock | None = None,
+        watchers: Iterable[Watcher] = (),
+        new: bool = False,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.config = config
+        self._database = database
+        self._clock = clock or WallClock()
+        self._new = new
+        self._rng = rng or random.Random()
+        self._recent = Recent()
+        self._watchers: list[Watcher] = [LogWatcher(), self._recent, *watchers]
+        self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
+        self._supervised: list[tuple[Producer, Supervision]] = []
+        self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
+        self._stopped = False
+        self._began = 0.0  # of the event loop's clock
+        self._swap = asyncio.Lock()  # one model is loaded at a time
+        self.queue: EventQueue
+        self.core: Core
+
+    async def run(self, stop: asyncio.Event, *, complete: bool = False) -> Run:
+        """Live until `stop` is set, then handle what waits, and end: `complete`, or to be resumed by the next life.
+
+        Raises what ends it early: StoreError where the journal can't be written, SafetyError where another agent is running,
+        ModelError, ConfigError.
+        """
+        live = self.config.live
+        async with AsyncExitStack() as stack:
+            stack.enter_context(instance_lock(live.folder / LOCK))
+            loop = asyncio.get_running_loop()
+            self._began = loop.time()
+            self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
+            run, resume = open_run(self.config, self._database, new=self._new)
+            stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
+            loaded = None if self._model is None else await self._model.use(self.config.model.path)
+            self.core = stack.enter_context(Core(self.config, self._database, run, resume=resume, watchers=self._watchers))
+            memory = self.core.memory
+            _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
+            if loaded is not None:
+                await self._settle_model(loaded, memory)
+            await stack.enter_async_context(control_socket(live.folder / SOCKET, self._answer))
+            try:
+                await self._live(stop, self._producers(memory))
+            except BaseExceptionGroup as group:
+                raise _first(group) from group
+            return self.core.end(complete=complete)
+
+    def _producers(self, memory: Memory) -> list[Producer]:
+        """Market data first: when it is complete, the agent is warm."""
+        producers = [market_data(self.config, self._clock, memory)]
+        if self._model is not None:
+            for news in memory.unscored.values():
+                self._model.offer(news)
+            producers += [self._model]
+        return producers
+
+    async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            core = tasks.create_task(self._decide())
+            await self._put("warm-up")
+            emit = OpenBars(self.config.live, self.queue.put)
+            rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
+            rim.append(tasks.create_task(self._warm_up(producers[0])))
+            await stop.wait()
+            _log.info("stopping", waiting=len(self.queue))
+            for task in rim:
+                task.cancel()
+            await asyncio.wait(rim)
+            last = tasks.create_task(self._put("stop"))
+            await asyncio.wait({core}, timeout=self.config.live.drain_timeout / 1000)
+            if not core.done():
+                _log.error("stopped with events unhandled; their sources will be asked again", events=len(self.queue))
+                self._stopped = True
+                last.cancel()
+
+    async def _decide(self) -> None:
+        """The core's loop: all that waits is journalled at once, and handled one by one."""
+        limit = self.config.live.batch
+        while not self._stopped:
+            taken = await self.queue.take(limit)
+            for event in await self.core.feed(taken):
+                match event:
+                    case News() if self._model is not None:
+                        self._model.offer(event)
+                    case Command(action="stop"):
+                        self._stopped = True
+            for event, _ in taken:
+                if waiting := self._handled.pop(id(event), None):
+                    waiting[1].set_result(None)
+
+    async def _supervise(self, producer: Producer, emit: Emit) -> None:
+        supervision = Supervision(producer.name)
+        self._supervised.append((producer, supervision))
+        await supervise(producer, emit, self.config.live.restart, self._clock, supervision, self._rng)
+
+    async def _warm_up(self, market: Producer) -> None:
+        """Once the history is in the queue, the present begins."""
+        while market.health.state != "live":
+            await asyncio.sleep(_LOOK)
+        await self._put("warm-up-done")
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    async def _put(self, action: str, args: dict[str, str] | None = None, by: str = "daemon") -> asyncio.Future[None]:
+        """Into the queue with a command; the future is done when it was journalled and handled."""
+        now = self._clock.now()
+        command = Command(action, now, now, args or {}, by)
+        handled = asyncio.get_running_loop().create_future()
+        self._handled[id(command)] = command, handled
+        await self.queue.put(command)
+        return handled
+
+    async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
+        """A person's word, journalled and handled; returns what it led to. Raises UsageError for one that isn't known.
+
+        `use-model` takes the folder in `args` and returns when the model scores; it raises ModelError where the old one stays.
+        """
+        if action not in COMMANDS:
+            raise UsageError(f"unknown command {action!r}", hint=f"one of {', '.join(COMMANDS)}")
+        args = args or {}
+        if action == "use-model" and self._model is None:
+            raise UsageError(f"strategy {self.config.strategy.name} uses no model")
+        if action == "use-model" and not args.get("folder"):
+            raise UsageError("use-model needs a folder")
+        await (await self._put(action, args, by))
+        answer = {"action": action, "event": self.core.journal.last_seq, "risk": self.core.engine.risk.state.value}
+        if action == "use-model":
+            answer |= await self._use_model(args["folder"], by)
+        return answer
+
+    async def _use_model(self, folder: str, by: str) -> dict[str, str]:
+        if self._model is None:
+            return {}
+        async with self._swap:
+            try:
+                model = await self._model.use(folder)
+            except TapewireError as error:
+                await (await self._put("model-refused", {"folder": folder, "reason": error.message}, by))
+                raise ModelError(f"{error.message}; the old model stays", hint=error.hint) from None
+            await (await self._put("model-in-use", {"folder": folder, "model": model, "chosen": folder}, by))
+        return {"model": model, "folder": folder}
+
+    async def _settle_model(self, loaded: str, memory: Memory) -> None:
+        """Say which model scores from now on: the configured one, unless a person chose another one in an earlier life."""
+        model, folder = self._model, self.config.model.path
+        if model is not None and memory.model:
+            try:
+                loaded = await model.use(memory.model)
+                folder = memory.model
+            except TapewireError as error:
+                _log.warning(
+                    "the model chosen before can't be loaded", folder=memory.model, reason=error.message, instead=folder
+                )
+        chosen = {"chosen": folder} if folder == memory.model else {}
+        await self._put("model-in-use", {"folder": folder, "model": loaded, **chosen})
+
+    async def _answer(self, request: Request, by: str) -> Any:
+        return self.status() if request.do == "status" else await self.command(request.do, request.args, by)
+
+    def status(self) -> Status:
+        """A snapshot."""
+        core, engine, run, now = self.core, self.core.engine, self.core.run, self._clock.now()
+        return Status(
+            run=run.id,
+            pid=os.getpid(),
+            started_at=run.started_at,
+            uptime_s=round(asyncio.get_running_loop().time() - self._began, 3),
+            now=now,
+            strategy=run.strategy,
+            endpoint=self.config.bybit.endpoint,
+            warming_up=engine.risk.warming,
+            model=self._model.health.model if self._model else "",
+            equity=engine.portfolio.equity(),
+            cash=engine.portfolio.cash_float,
+            positions=positions_of(engine, max(now, engine.market.now)),
+            risk=engine.risk.state,
+            risk_rule=engine.risk.rule,
+            risk_since=engine.risk.since,
+            events=core.journal.last_seq,
+            decisions=core.decisions,
+            producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
+            queue=self.queue.stats(),
+            latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
+            ignored=dict(engine.counts),
+            headlines=dict(engine.signals.counts),
+            recent=list(self._recent.lines),
+        )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended all tasks; the others only went down with it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

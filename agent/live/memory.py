@@ -1,0 +1,43 @@
+"""What the rim must know of a run's inputs, learnt while its journal is folded: where each source has to go on."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from agent.events import Command, Event, Gap, Kline, News, Sentiment
+
+HEADLINES: Final = 20_000
+"""Headlines remembered at most."""
+
+
+class Memory:
+    """`hear` every event in order. Times are UTC ms."""
+
+    def __init__(self) -> None:
+        self.first_at: int | None = None
+        self.now = 0  # available_at of the last event
+        self.bars: dict[tuple[str, int], int] = {}  # (symbol, interval) -> start of the last closed or given-up bar
+        self.headlines: OrderedDict[str, News] = OrderedDict()  # by id
+        self.unscored: OrderedDict[str, News] = OrderedDict()
+        self.model = ""  # folder of the model that a person chose while the agent ran
+
+    def hear(self, event: Event) -> None:
+        """Take one event of the journal in."""
+        self.now = event.available_at
+        if self.first_at is None:
+            self.first_at = self.now
+        match event:
+            case Kline(confirm=True):
+                self.bars[event.symbol, event.interval] = event.start
+            case Gap():
+                self.bars[event.symbol, event.interval] = event.end - event.interval
+            case News():
+                for remembered in (self.headlines, self.unscored):
+                    remembered[event.id] = event
+                    if len(remembered) > HEADLINES:
+                        remembered.popitem(last=False)
+            case Sentiment():
+                self.unscored.pop(event.news_id, None)
+            case Command(action="model-in-use"):
+                self.model = event.args.get("chosen", "")

@@ -1,0 +1,119 @@
+"""The model beside the event loop: headlines in micro-batches to a thread, sentiments back as events. Klines never wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from agent.backtest import NamedScorer
+from agent.clock import Clock
+from agent.config_live import LiveConfig
+from agent.events import News, Sentiment
+from agent.feeds.producer import Emit, Health, deliver
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class SentimentHealth(Health):
+    """`Health` of the model; messages are the headlines that it was given."""
+
+    model: str = ""  # fingerprint
+    folder: str = ""
+    waiting: int = 0
+    scored: int = 0
+    abstained: int = 0
+    dropped: int = 0  # oldest first, when too many waited
+    expired: int = 0  # waited for so long that their score would be no news
+
+
+class SentimentConsumer:
+    """A `Producer` of `Sentiment`. `load` opens a model folder and may take its time; it raises ModelError.
+
+    A headline is forgotten only once its sentiment was taken in, so that a failure loses none.
+    """
+
+    name = "sentiment"
+
+    def __init__(self, config: LiveConfig, clock: Clock, load: Callable[[str], NamedScorer]) -> None:
+        self._config = config
+        self._clock = clock
+        self._load = load
+        self._scorer: NamedScorer | None = None
+        self._waiting: OrderedDict[str, tuple[News, float]] = OrderedDict()
+        self._filled = asyncio.Event()
+        self._health = SentimentHealth(self.name)
+
+    @property
+    def health(self) -> SentimentHealth:
+        """A snapshot."""
+        self._health.waiting = len(self._waiting)
+        return self._health
+
+    async def use(self, folder: str) -> str:
+        """Load a model beside the running one and let it score from now on; returns its fingerprint.
+
+        Raises ModelError, after which the old one goes on. Headlines that are being scored keep the old one's.
+        """
+        scorer = await asyncio.to_thread(self._load, folder)
+        self._scorer = scorer
+        self._health.model, self._health.folder, self._health.state = scorer.fingerprint, folder, "live"
+        return scorer.fingerprint
+
+    def offer(self, news: News) -> None:
+        """A headline to score; where too many wait, the oldest is dropped."""
+        self._health.messages += 1
+        self._health.last_message_at = news.available_at
+        self._waiting[news.id] = news, time.perf_counter()
+        if len(self._waiting) > self._config.queue_news:
+            self._waiting.popitem(last=False)
+            self._health.dropped += 1
+        self._filled.set()
+
+    async def run(self, emit: Emit) -> None:
+        """Score until cancelled. A failure of the model is raised, and its headlines are scored by the next run."""
+        while True:
+            batch = await self._collect()
+            scorer = self._scorer
+            if scorer is None or not batch:
+                continue
+            try:
+                scores = await asyncio.to_thread(scorer.score, [news.title for news, _ in batch])
+            except Exception as error:
+                self._health.failed(error, self._clock.now())
+                raise
+            done, now = time.perf_counter(), self._clock.now()
+            for (news, since), score in zip(batch, scores, strict=True):
+                self._health.scored += 1
+                self._health.abstained += score.abstained
+                sentiment = Sentiment(
+                    news.id, now, now, score.bearish, score.neutral, score.bullish, scorer.fingerprint, score.abstained,
+                    (done - since) * 1000,
+                )  # fmt: skip
+                await deliver(emit, sentiment)
+                self._waiting.pop(news.id, None)
+
+    async def _collect(self) -> list[tuple[News, float]]:
+        """What waits, once there is enough of it or the first has waited long enough."""
+        await self._more_than(0)
+        try:
+            async with asyncio.timeout(self._config.score_wait / 1000):
+                await self._more_than(self._config.score_batch - 1)
+        except TimeoutError:
+            pass
+        latest = self._clock.now() - self._config.score_within
+        for news, _ in list(self._waiting.values()):
+            if news.available_at < latest:
+                del self._waiting[news.id]
+                self._health.expired += 1
+                _log.warning("headline too old to be scored", news=news.id)
+        return list(self._waiting.values())[: self._config.score_batch]
+
+    async def _more_than(self, number: int) -> None:
+        while len(self._waiting) <= number:
+            self._filled.clear()
+            await self._filled.wait()

@@ -1,0 +1,65 @@
+"""Which run the agent lives in: the last one that it left unfinished, or a new one."""
+
+from __future__ import annotations
+
+import platform
+import time
+from typing import Any, Final
+
+import numpy as np
+import structlog
+
+from agent import __version__
+from agent.backtest import new_run_id
+from agent.config import Config, parse
+from agent.errors import ConfigError
+from agent.feeds.addresses import is_loopback
+from agent.store.database import Database
+from agent.store.queries import list_runs
+from agent.store.runs import Run, RunKind, RunStatus
+from strategies import load_strategy
+
+_log: Final = structlog.get_logger(__name__)
+
+
+def open_run(config: Config, database: Database, *, new: bool = False) -> tuple[Run, bool]:
+    """The run to record, and whether it is to be resumed.
+
+    The last live run that is not complete goes on where its configuration decides the same on the same venue; `new` begins another.
+    """
+    unfinished = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
+    last = None if new else next(unfinished, None)
+    if last is not None:
+        changed = _changes(config, last)
+        if not changed:
+            return last, True
+        _log.warning("a new run begins", unfinished=last.id, changed=", ".join(changed))
+    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    run = Run(
+        id=new_run_id(),
+        kind=RunKind.LIVE,
+        started_at=time.time_ns() // 1_000_000,
+        strategy=config.strategy.name,
+        params=strategy.params.model_dump(mode="json"),
+        config=config.recorded(),
+        version=__version__,
+        versions={"python": platform.python_version(), "numpy": np.__version__},
+        stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
+    )
+    return run, False
+
+
+def _changes(config: Config, run: Run) -> list[str]:
+    """The sections that would decide otherwise than those that the run began with."""
+    try:
+        before = parse(run.config, where=f"run {run.id}")
+    except ConfigError as error:
+        return [error.message]
+    old, new = before.decisive(), config.decisive()
+    changed = [name for name in new if old[name] != new[name]]
+    return changed + (["bybit.endpoint"] if _venue(before) != _venue(config) else [])
+
+
+def _venue(config: Config) -> Any:
+    """A sandbox is the same one on any port."""
+    return "sandbox" if is_loopback(config.bybit.endpoint) else config.bybit.endpoint

@@ -1,0 +1,83 @@
+"""What `tapewire status` says: a snapshot of the running agent as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from agent.engine import Engine
+from agent.events import RiskState
+from agent.feeds.producer import Health
+from agent.feeds.queue import QueueStats
+from agent.live.supervisor import Supervision
+
+
+class PositionStatus(msgspec.Struct, frozen=True):
+    """One symbol: the signed quantity in base coin, its mark and value in account currency, and what the market data is like."""
+
+    symbol: str
+    qty: Decimal
+    mark: float | None
+    value: float
+    last_bar: int | None  # start of the last closed bar, UTC ms
+    overdue_ms: int
+    open_orders: int
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent as a whole. Times are UTC ms, `latencies` ms from the arrival in the queue to being handled and recorded."""
+
+    run: str
+    pid: int
+    started_at: int
+    uptime_s: float
+    now: int
+    strategy: str
+    endpoint: str
+    warming_up: bool
+    model: str
+    equity: float
+    cash: float
+    positions: list[PositionStatus]
+    risk: RiskState
+    risk_rule: str
+    risk_since: int
+    events: int
+    decisions: int
+    producers: list[dict[str, Any]]  # health and supervision of each
+    queue: QueueStats
+    latencies: dict[str, dict[str, float]]
+    ignored: dict[str, int]  # inputs, by reason
+    headlines: dict[str, int]  # what became of sentiments
+    recent: list[dict[str, Any]]
+
+
+def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
+    """All symbols, flat ones too."""
+    rows = []
+    for symbol, tape in engine.tapes.items():
+        position = tape.position
+        known = position.mark == position.mark
+        rows.append(
+            PositionStatus(
+                symbol,
+                position.qty,
+                position.mark if known else None,
+                position.size * position.mark if known else 0.0,
+                tape.last_start if tape.last_start >= 0 else None,
+                tape.overdue(now),
+                len(tape.book),
+            )
+        )
+    return rows
+
+
+def producers_of(health: Sequence[Health], supervision: Sequence[Supervision]) -> list[dict[str, Any]]:
+    """Health and supervision of each producer in one mapping."""
+    return [
+        {**msgspec.to_builtins(one), "starts": other.starts, "failures": other.failures, "last_failure": other.last_failure}
+        for one, other in zip(health, supervision, strict=True)
+    ]

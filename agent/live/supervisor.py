@@ -1,0 +1,48 @@
+"""The supervision boundary: whatever a producer raises, the others go on, and it is started again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final, Never
+
+import msgspec
+import structlog
+
+from agent.clock import Clock
+from agent.config_live import BackoffConfig
+from agent.feeds.backoff import Reconnection
+from agent.feeds.producer import Emit, Producer
+
+_log: Final = structlog.get_logger(__name__)
+
+
+class Supervision(msgspec.Struct):
+    """What became of a producer; times are UTC ms, 0 where there was none yet."""
+
+    name: str
+    starts: int = 0
+    failures: int = 0
+    last_failure: str = ""
+    last_failure_at: int = 0
+
+
+async def supervise(
+    producer: Producer, emit: Emit, policy: BackoffConfig, clock: Clock, supervision: Supervision, rng: random.Random
+) -> Never:
+    """Run `producer` until cancelled; start it again, after a wait, whenever it fails or ends."""
+    loop = asyncio.get_running_loop()
+    restart = Reconnection(policy, rng)
+    while True:
+        supervision.starts += 1
+        began = loop.time()
+        try:
+            await producer.run(emit)
+            reason, trace = "ended", None
+        except Exception as error:  # noqa: BLE001 - here failures of every kind end
+            reason, trace = f"{type(error).__name__}: {error}", error
+        wait = restart.after(loop.time() - began)
+        supervision.failures += 1
+        supervision.last_failure, supervision.last_failure_at = reason, clock.now()
+        _log.error("producer failed", producer=producer.name, reason=reason, restart_in_s=round(wait, 3), exc_info=trace)
+        await asyncio.sleep(wait)
