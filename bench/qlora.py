@@ -58,15 +58,16 @@ def random_llama(shape: str, folder: Path) -> None:
 
 def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
     """Runs in a child: memory and speed of training steps on random tokens."""
+    from models.sentiment.quiet import hush
+
+    hush()
     import torch
 
     from models.sentiment.bases import load_base
     from models.sentiment.methods import get_method
-    from models.sentiment.quiet import hush
     from models.sentiment.recipe import Recipe, resolve
     from models.sentiment.training import build, count_parameters, peak_memory
 
-    hush()
     name, checkpointing = MODES[mode]
     method = get_method(name)
     before = 0 if torch.cuda.is_available() else peak_memory()
@@ -75,7 +76,7 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build(loaded, recipe, method, steps=steps).to(device).train()
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable()
     trainable, parameters = count_parameters(model)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     ids = torch.randint(2, loaded.encoder.config.vocab_size, (batch, tokens), device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +108,11 @@ def sentiment(
     eventless: Eventless = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the card as one JSON object.")] = False,
 ) -> None:
-    """Fine-tune a base model; what is not given is chosen by method and number of samples, and printed."""
+    """Fine-tune a base model; what is not given is chosen by method and number of samples, and printed.
+
+    On several GPUs: `accelerate launch -m agent.cli.main train sentiment …`.
+    """
+    out.quiet = err.quiet = os.environ.get("RANK", "0") != "0"  # of several processes, one speaks
     from agent.events import DAY_MS
     from models.sentiment.datasets import Options
     from models.sentiment.splits import Fractions, make_split

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.sentiment.metrics import Floats, Ints, brier, ece, nll, reliability
+from models.sentiment.metrics import Floats, Ints, measure, reliability
 
 RANGE: Final = (0.05, 20.0)
 """A temperature outside it means that the calibration slice is too small or perfectly separated."""
@@ -42,8 +42,11 @@ def fit_temperature(logits: Floats, truth: Ints) -> float:
 def before_after(logits: Floats, truth: Ints, temperature: float) -> dict[str, dict[str, float]]:
     """ECE, NLL and Brier score at temperature 1 and at the fitted one."""
     return {
-        when: {"ece": ece(found, truth), "nll": nll(found, truth), "brier": brier(found, truth)}
-        for when, found in (("before", softmax(logits)), ("after", softmax(logits, temperature)))
+        when: {name: found[name] for name in ("ece", "nll", "brier")}
+        for when, found in (
+            ("before", measure(softmax(logits), truth)),
+            ("after", measure(softmax(logits, temperature), truth)),
+        )
     }
 
 
@@ -60,10 +63,10 @@ def plot_reliability(logits: Floats, truth: Ints, temperature: float, path: Path
         rows = reliability(probabilities, truth)
         axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
         axes.scatter(
-            [sure for _, _, sure, _ in rows], [right for *_, right in rows], s=[8 + 200 * n / len(truth) for _, n, *_ in rows]
+            [sure for _, sure, _ in rows], [right for *_, right in rows], s=[8 + 200 * n / len(truth) for n, *_ in rows]
         )
         axes.set(
-            title=f"{title}: ECE {ece(probabilities, truth):.3f}",
+            title=f"{title}: ECE {measure(probabilities, truth)['ece']:.3f}",
             xlabel="confidence",
             ylabel="accuracy",
             xlim=(0, 1),

@@ -127,9 +127,9 @@ class SentimentClassifier(nn.Module):  # type: ignore[misc]
         """Asked by peft, for prompts and gradient checkpointing."""
         return cast(nn.Module, self.encoder.get_input_embeddings())
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """Asked by Trainer: activations are recomputed in the backward pass."""
-        self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def activation_checkpointing_enable(self, **choices: Any) -> None:
+        """Asked by Trainer: activations are recomputed in the backward pass. The frozen embeddings must let gradients through."""
+        self.encoder.activation_checkpointing_enable(**choices)
         self.encoder.enable_input_require_grads()
 
 

@@ -182,9 +182,10 @@ def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
 
 def _train(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str) -> Trained:
     from models.sentiment.quiet import hush
+
+    hush()  # before anything that it hushes is imported
     from models.sentiment.training import train
 
-    hush()
     return train(recipe, split, datasets, output, base=base)
 
 

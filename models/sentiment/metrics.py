@@ -1,11 +1,11 @@
 """How good a classifier is: numbers from probabilities (n, 3) and true classes (n,), in numpy alone.
 
-A row of NaN means that the model abstained: it counts as a miss, and is left out of the calibration metrics.
+A row of NaN means that the model abstained: it counts as a miss, and is left out of the calibration metrics. Every metric is a
+function of sums over rows (`_addends`), so that a bootstrap of a thousand resamples is one matrix product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +21,8 @@ CLASSES: Final = len(LABELS)
 ABSTAINED: Final = -1
 BINS: Final = 15
 """Equal-width confidence bins of the expected calibration error, as in Guo et al. (2017)."""
+_CHUNK: Final = 100
+"""Resamples whose row counts are in memory at a time."""
 
 
 def predictions(probabilities: Floats) -> Ints:
@@ -29,73 +31,50 @@ def predictions(probabilities: Floats) -> Ints:
     return np.where(silent, ABSTAINED, np.where(silent[:, None], 0.0, probabilities).argmax(axis=1)).astype(np.int64)
 
 
+def measure(probabilities: Floats, truth: Ints) -> dict[str, float]:
+    """Every metric by name:
+
+    accuracy; macro_f1, the mean over the classes that occur; weighted_f1, weighted by how often each is true; mcc, Matthews'
+    correlation of several classes (Gorodkin 2004), 0 where undefined; ece, |accuracy − confidence| of each of `BINS` bins,
+    weighted by its rows; nll, mean negative log-likelihood in nats; brier, mean squared distance to the one-hot truth, in [0, 2].
+    """
+    sums = _addends(probabilities, truth).sum(axis=0, keepdims=True)
+    return {name: float(values[0]) for name, values in _from_sums(sums).items()}
+
+
+def estimates(probabilities: Floats, truth: Ints, *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
+    """Each metric with its 95 % percentile-bootstrap interval (Efron 1979): rows drawn with replacement."""
+    addends, rows = _addends(probabilities, truth), len(truth)
+    rng = np.random.default_rng(seed)
+    sums = []
+    for done in range(0, resamples, _CHUNK):
+        counts = rng.multinomial(rows, np.full(rows, 1 / rows), size=min(_CHUNK, resamples - done))
+        sums.append(counts @ addends)
+    drawn = _from_sums(np.concatenate(sums))
+    return {
+        name: Estimate(value, *map(float, np.nanpercentile(drawn[name], [2.5, 97.5])))
+        for name, value in measure(probabilities, truth).items()
+    }
+
+
 def confusion(predicted: Ints, truth: Ints) -> Ints:
     """Counts (3, 3): row the true class, column the predicted one. Abstentions are in no column."""
     said = predicted != ABSTAINED
     return np.bincount(truth[said] * CLASSES + predicted[said], minlength=CLASSES**2).reshape(CLASSES, CLASSES).astype(np.int64)
 
 
-def precision_recall_f1(predicted: Ints, truth: Ints) -> tuple[Floats, Floats, Floats]:
-    """Per class; 0 where there is nothing to divide by."""
-    table = confusion(predicted, truth)
-    hits, said, true = np.diag(table), table.sum(axis=0), np.bincount(truth, minlength=CLASSES)
-    precision, recall = hits / np.maximum(said, 1), hits / np.maximum(true, 1)
-    return precision, recall, 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-
-
-def accuracy(predicted: Ints, truth: Ints) -> float:
-    """Share of rows that are right."""
-    return float((predicted == truth).mean())
-
-
 def macro_f1(predicted: Ints, truth: Ints) -> float:
-    """Unweighted mean of the F1 of the classes that occur."""
-    return float(precision_recall_f1(predicted, truth)[2][np.bincount(truth, minlength=CLASSES) > 0].mean())
+    """As `measure` has it, of classes alone."""
+    table, true = confusion(predicted, truth), np.bincount(truth, minlength=CLASSES)
+    return float(_precision_recall_f1(np.diag(table), table.sum(axis=0), true)[2][true > 0].mean())
 
 
-def weighted_f1(predicted: Ints, truth: Ints) -> float:
-    """Mean of the classes' F1, weighted by how often each is true."""
-    return float(np.average(precision_recall_f1(predicted, truth)[2], weights=np.bincount(truth, minlength=CLASSES)))
-
-
-def matthews(predicted: Ints, truth: Ints) -> float:
-    """Matthews correlation coefficient of several classes (Gorodkin 2004); 0 where it is not defined."""
-    table = confusion(predicted, truth).astype(np.float64)
-    said, true, total = table.sum(axis=0), table.sum(axis=1), table.sum()
-    spread = np.sqrt((total**2 - said @ said) * (total**2 - true @ true))
-    return float((np.trace(table) * total - said @ true) / spread) if spread else 0.0
-
-
-def ece(probabilities: Floats, truth: Ints, bins: int = BINS) -> float:
-    """Expected calibration error: |accuracy − confidence| of each bin, weighted by its rows."""
-    rows = reliability(probabilities, truth, bins)
-    return float(sum(count * abs(right - sure) for _, count, sure, right in rows) / max(sum(count for _, count, *_ in rows), 1))
-
-
-def reliability(probabilities: Floats, truth: Ints, bins: int = BINS) -> list[tuple[float, int, float, float]]:
-    """(upper edge, rows, mean confidence, accuracy) of each bin that holds something."""
-    probabilities, truth = _said(probabilities, truth)
-    if not len(truth):
-        return []
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == truth
-    number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+def reliability(probabilities: Floats, truth: Ints) -> list[tuple[int, float, float]]:
+    """(rows, mean confidence, accuracy) of each confidence bin that holds something."""
+    *_, rows, confidence, right = _parts(_addends(probabilities, truth).sum(axis=0, keepdims=True))
     return [
-        ((b + 1) / bins, int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean()))
-        for b in range(bins)
-        if (inside := number == b).any()
+        (int(n), float(sure / n), float(hits / n)) for n, sure, hits in zip(rows[0], confidence[0], right[0], strict=True) if n
     ]
-
-
-def nll(probabilities: Floats, truth: Ints) -> float:
-    """Mean negative log-likelihood of the true class, in nats."""
-    probabilities, truth = _said(probabilities, truth)
-    return float(-np.log(np.maximum(probabilities[np.arange(len(truth)), truth], 1e-12)).mean()) if len(truth) else float("nan")
-
-
-def brier(probabilities: Floats, truth: Ints) -> float:
-    """Mean squared distance to the one-hot truth, in [0, 2] (Brier 1950)."""
-    probabilities, truth = _said(probabilities, truth)
-    return float(((probabilities - np.eye(CLASSES)[truth]) ** 2).sum(axis=1).mean()) if len(truth) else float("nan")
 
 
 def coverage(
@@ -111,57 +90,75 @@ def coverage(
     return tuple(rows)
 
 
-_BY_CLASS: Final[dict[str, Callable[[Ints, Ints], float]]] = {
-    "accuracy": accuracy,
-    "macro_f1": macro_f1,
-    "weighted_f1": weighted_f1,
-    "mcc": matthews,
-}
-_BY_PROBABILITY: Final[dict[str, Callable[[Floats, Ints], float]]] = {"ece": ece, "nll": nll, "brier": brier}
-
-
-def estimates(probabilities: Floats, truth: Ints, *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
-    """Each metric with its 95 % percentile-bootstrap interval (Efron 1979): rows drawn with replacement."""
-    predicted = predictions(probabilities)
-
-    def measured(rows: NDArray[np.int64]) -> list[float]:
-        by_class = [metric(predicted[rows], truth[rows]) for metric in _BY_CLASS.values()]
-        return by_class + [metric(probabilities[rows], truth[rows]) for metric in _BY_PROBABILITY.values()]
-
-    rng = np.random.default_rng(seed)
-    drawn = np.array([measured(rng.integers(0, len(truth), len(truth))) for _ in range(resamples)])
-    low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
-    point = measured(np.arange(len(truth)))
-    return {
-        name: Estimate(value, float(lower), float(upper))
-        for name, value, lower, upper in zip((*_BY_CLASS, *_BY_PROBABILITY), point, low, high, strict=True)
-    }
-
-
 def report(probabilities: Floats, truth: Ints, *, resamples: int = 1000) -> dict[str, Any]:
     """Everything that `tapewire evaluate` prints, flat names first, ready for JSON."""
     predicted = predictions(probabilities)
-    precision, recall, f1 = precision_recall_f1(predicted, truth)
     found = estimates(probabilities, truth, resamples=resamples)
+    table = confusion(predicted, truth)
+    true = np.bincount(truth, minlength=CLASSES)
+    precision, recall, f1 = _precision_recall_f1(np.diag(table), table.sum(axis=0), true)
     return {
         "n": len(truth),
         **{name: estimate.value for name, estimate in found.items()},
         "abstained": int((predicted == ABSTAINED).sum()),
         "confidence_intervals": {name: [estimate.low, estimate.high] for name, estimate in found.items()},
         "classes": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int((truth == i).sum()),
-            }
+            label: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "support": int(true[i])}
             for i, label in enumerate(LABELS)
         },
-        "confusion": confusion(predicted, truth).tolist(),
+        "confusion": table.tolist(),
         "coverage": coverage(probabilities, truth),
     }
 
 
-def _said(probabilities: Floats, truth: Ints) -> tuple[Floats, Ints]:
-    said = ~np.isnan(probabilities).any(axis=1)
-    return probabilities[said], truth[said]
+def _addends(probabilities: Floats, truth: Ints) -> Floats:
+    """What each row adds to every sum that a metric needs: (n, 9 + 3 + 3 + 3 · BINS), taken apart by `_parts`."""
+    predicted, rows = predictions(probabilities), np.arange(len(truth))
+    said = predicted != ABSTAINED
+    known = np.where(said[:, None], probabilities, 1 / CLASSES)
+    cell = np.zeros((len(truth), CLASSES**2))
+    cell[rows[said], truth[said] * CLASSES + predicted[said]] = 1
+    likelihood = -np.log(np.maximum(known[rows, truth], 1e-12))
+    squared = ((known - np.eye(CLASSES)[truth]) ** 2).sum(axis=1)
+    confidence = known.max(axis=1)
+    bins = np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)] * said[:, None]
+    scalars = np.stack([said, likelihood * said, squared * said], axis=1)
+    sure, right = bins * confidence[:, None], bins * (predicted == truth)[:, None]
+    return np.concatenate([cell, np.eye(CLASSES)[truth], scalars, bins, sure, right], axis=1)
+
+
+def _parts(sums: Floats) -> list[Floats]:
+    """[confusion cells (r, 9), true (r, 3), (said, nll, brier) (r, 3), and by bin: rows, confidence, right (r, BINS each)]."""
+    widths = (CLASSES**2, CLASSES, 3, BINS, BINS, BINS)
+    return np.split(sums, np.cumsum(widths)[:-1], axis=1)
+
+
+def _from_sums(sums: Floats) -> dict[str, Floats]:
+    """The metrics of each row of sums (r, …): arrays (r,)."""
+    cells, true, scalars, rows, sure, right = _parts(sums)
+    table = cells.reshape(-1, CLASSES, CLASSES)
+    hits, claimed = np.diagonal(table, axis1=1, axis2=2), table.sum(axis=1)
+    f1 = _precision_recall_f1(hits, claimed, true)[2]
+    occurs = true > 0
+    known = np.maximum(scalars[:, 0], 1)
+    return {
+        "accuracy": hits.sum(axis=1) / true.sum(axis=1),
+        "macro_f1": (f1 * occurs).sum(axis=1) / occurs.sum(axis=1),
+        "weighted_f1": (f1 * true).sum(axis=1) / true.sum(axis=1),
+        "mcc": _matthews(hits, claimed, table.sum(axis=2)),
+        "ece": np.abs(right - sure).sum(axis=1) / np.maximum(rows.sum(axis=1), 1),
+        "nll": scalars[:, 1] / known,
+        "brier": scalars[:, 2] / known,
+    }
+
+
+def _precision_recall_f1(hits: Any, claimed: Any, true: Any) -> tuple[Floats, Floats, Floats]:
+    """Per class (last axis); 0 where there is nothing to divide by."""
+    return hits / np.maximum(claimed, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(claimed + true, 1)
+
+
+def _matthews(hits: Floats, claimed: Floats, true: Floats) -> Floats:
+    total = true.sum(axis=1)
+    spread = np.sqrt((total**2 - (claimed**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
+    covariance = hits.sum(axis=1) * total - (claimed * true).sum(axis=1)
+    return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0)

@@ -28,7 +28,7 @@ from models.sentiment.calibration import softmax
 from models.sentiment.classifier import Objective
 from models.sentiment.datasets import Example
 from models.sentiment.evaluation import truth_of
-from models.sentiment.metrics import Ints, macro_f1, nll
+from models.sentiment.metrics import Ints, measure
 from models.sentiment.recipe import Recipe
 from models.sentiment.splits import Split
 
@@ -209,7 +209,7 @@ def make_trainer(
 
 def _scores(found: Any) -> dict[str, float]:
     logits, truth = np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids)
-    return {"nll": nll(softmax(logits), truth), "macro_f1": macro_f1(logits.argmax(axis=1), truth)}
+    return measure(softmax(logits), truth)
 
 
 def bf16_supported() -> bool:

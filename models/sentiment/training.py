@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 import numpy as np
 import torch
+from accelerate import PartialState
 from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import save_file
 from torch import nn
@@ -78,10 +79,20 @@ def train(
     set_seed(recipe.seed)
     method = get_method(recipe.method)
     recipe = resolve(recipe, method.defaults, len(split.train))
-    checkpoints = _prepare(output, recipe, datasets, resume)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    checkpoints = output / CHECKPOINTS
+    if processes.is_main_process:
+        _prepare(output, recipe, datasets, resume)
+    processes.wait_for_everyone()
     try:
         loaded = load_base(base, four_bit=method.four_bit)
-        model = build(loaded, recipe, method, steps=steps_of(recipe, len(split.train)), labels=truth_of(split.train))
+        model = build(
+            loaded,
+            recipe,
+            method,
+            steps=steps_of(recipe, len(split.train) // processes.num_processes),
+            labels=truth_of(split.train),
+        )
         trainable, parameters = count_parameters(model)
         if announce:
             announce(recipe, trainable, parameters)
@@ -134,7 +145,7 @@ def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Int
 
 
 def steps_of(recipe: Recipe, samples: int) -> int:
-    """Optimiser steps of the whole training."""
+    """Optimiser steps of the whole training on so many samples a process."""
     return math.ceil(math.ceil(samples / recipe.batch_size / recipe.accumulation) * (recipe.epochs or 1))
 
 
@@ -162,27 +173,26 @@ def _answers(trainer: Trainer, rows: Encoded) -> Answers:
     return np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids, dtype=np.int64)
 
 
-def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> Path:
-    """The folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
+def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> None:
+    """Makes the folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
     checkpoints = output / CHECKPOINTS
     told = msgspec.json.format(
         msgspec.json.encode({"recipe": recipe, "data": [record.sha256 for record in datasets]}), indent=1
     )
     note = checkpoints / "recipe.json"
     if resume:
-        if get_last_checkpoint(str(checkpoints)) is None if checkpoints.is_dir() else True:
+        if not checkpoints.is_dir() or get_last_checkpoint(str(checkpoints)) is None:
             raise UsageError(f"{output} holds no checkpoint to resume from", hint="train without --resume")
         if note.read_bytes() != told:
             raise UsageError(
                 f"{output}: its checkpoints are of another recipe or other data", hint="resume with what it was begun with"
             )
-        return checkpoints
+        return
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):
         raise UsageError(f"--output {output} holds something else", hint="name a new or empty folder")
     shutil.rmtree(checkpoints, ignore_errors=True)
     checkpoints.mkdir(parents=True)
     note.write_bytes(told)
-    return checkpoints
 
 
 def _ours(output: Path) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("torch")
 
+from agent.errors import ConfigError
 from models.cards import Card, DatasetRecord, read_card
 from models.sentiment.bases import load_base
 from models.sentiment.classifier import SentimentClassifier
@@ -18,11 +19,11 @@ from models.sentiment.datasets import Example
 from models.sentiment.evaluation import truth_of
 from models.sentiment.forgetting import check, general_pairs
 from models.sentiment.methods import METHODS, get_method
-from models.sentiment.metrics import nll
+from models.sentiment.metrics import measure
 from models.sentiment.recipe import Recipe, resolve
 from models.sentiment.splits import Fractions, Split, make_split
 from models.sentiment.trained import Served, TrainedClassifier, load_trained
-from models.sentiment.trainer import oversampled
+from models.sentiment.trainer import bf16_supported, oversampled
 from models.sentiment.training import build, train
 
 pytestmark = pytest.mark.train
@@ -59,14 +60,19 @@ def test_a_method_learns_and_is_reloaded_as_it_was(
     measured = done.card.metrics["test"]
     assert measured["accuracy"].value > 0.6, "chance is a third"
     assert (probabilities.argmax(axis=1) == truth).mean() == pytest.approx(measured["accuracy"].value)
-    assert nll(probabilities, truth) == pytest.approx(measured["nll"].value, abs=1e-3)
+    assert measure(probabilities, truth)["nll"] == pytest.approx(measured["nll"].value, abs=1e-3)
     assert 0 < done.trainable <= done.parameters
     assert (done.trainable == done.parameters) == (method == "full")
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("base", ["bert", "finbert", "llama", "qwen"])
-@pytest.mark.parametrize("method", ["lora", "qlora", "prefix", "prompt"])
+@pytest.mark.parametrize(
+    ("base", "method"),
+    [
+        *[("bert", "lora"), ("bert", "prefix"), ("finbert", "qlora"), ("finbert", "prompt")],
+        *[("llama", "lora"), ("llama", "qlora"), ("qwen", "prefix"), ("qwen", "prompt")],
+    ],
+)
 def test_encoders_with_a_pooler_and_decoders_train_and_reload(
     base: str, method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -74,7 +80,7 @@ def test_encoders_with_a_pooler_and_decoders_train_and_reload(
     done = train(recipe(method, epochs=1), few, [RECORD], tmp_path, base=str(tiny_bases[base]))
     assert done.card.pooling == ("last" if base in ("llama", "qwen") else "pooler")
     probabilities = load_trained(tmp_path).probabilities([example.text for example in few.test])
-    assert nll(probabilities, truth_of(few.test)) == pytest.approx(done.card.metrics["test"]["nll"].value, abs=1e-3)
+    assert measure(probabilities, truth_of(few.test))["nll"] == pytest.approx(done.card.metrics["test"]["nll"].value, abs=1e-3)
 
 
 def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: dict[str, Path]) -> None:
@@ -191,3 +197,34 @@ def test_a_decoder_is_checked_by_its_perplexity(tiny_bases: dict[str, Path]) -> 
     base = load_base(card.base)
     found = check(TrainedClassifier(Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card))
     assert found["perplexity_after"] == pytest.approx(found["perplexity_before"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"checkpointing": True},
+        {"checkpointing": True, "method": "qlora"},
+        {"accumulation": 2, "batch_size": 4},
+        {"optimizer": "adamw_8bit"},
+        {"optimizer": "paged_adamw_8bit", "method": "qlora"},
+        {"smoothing": 0.1, "dates_in_text": True},
+    ],
+    ids=str,
+)
+def test_what_may_be_chosen_works_on_this_machine(
+    choices: dict[str, object], split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
+    losses: list[float] = []
+    plan = msgspec.structs.replace(recipe("lora", epochs=6), **choices)
+    done = train(plan, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]), progress=lambda *now: losses.append(now[2]))
+    assert done.card.metrics["test"]["accuracy"].value > 0.6
+    assert losses[-1] < 1.0
+
+
+def test_bfloat16_is_used_where_the_processor_has_it(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+    plan = recipe("lora", bf16=True, epochs=1)
+    if bf16_supported():
+        assert train(plan, split, [RECORD], tmp_path, base=str(tiny_bases["mean"])).card.hyper["bf16"] is True
+    else:
+        with pytest.raises(ConfigError, match="bf16 is not supported by this processor"):
+            train(plan, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
