@@ -48,7 +48,10 @@ class KlineHistory:
         # The venue counts requests of an address whoever sends them, so this budget replaces ccxt's own limiter.
         self._exchange: Any = ccxt.bybit({"enableRateLimit": False, "timeout": config.rest_timeout})
         self._exchange.urls["api"] = dict.fromkeys(_HOSTS, base)
-        self._exchange.aiohttp_trust_env = not is_loopback(base)
+        if is_loopback(base):
+            self._exchange.timeout_on_exit = 0  # that is for TLS connections to say goodbye
+        else:
+            self._exchange.aiohttp_trust_env = True  # proxies of the environment
 
     async def __aenter__(self) -> Self:
         return self
@@ -72,7 +75,7 @@ class KlineHistory:
             until = since + PAGE * interval
             page = await self._ask({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
             now = self._clock.now()
-            for row in reversed(page.result.list):
+            for row in reversed(page.result.rows):
                 if row.start + settle > page.time:
                     continue
                 if is_sound(row, interval, page.time):

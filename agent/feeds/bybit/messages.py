@@ -60,7 +60,7 @@ class PageRow(msgspec.Struct, array_like=True, gc=False):
 class PageResult(msgspec.Struct):
     """What `result` of market/kline holds; newest first."""
 
-    list: list[PageRow]
+    rows: list[PageRow] = msgspec.field(name="list")
 
 
 class Page(msgspec.Struct):
@@ -95,8 +95,8 @@ def is_sound(row: Row | PageRow, interval: int, latest: int) -> bool:
     return (
         on_grid(row.start, interval)
         and 0 <= row.start <= latest
-        and 0 < row.low <= min(row.open, row.close)
-        and max(row.open, row.close) <= row.high < inf
+        and 0 < row.low <= row.open <= row.high < inf
+        and row.low <= row.close <= row.high
         and 0 <= row.volume < inf
         and 0 <= row.turnover < inf
         and (isinstance(row, PageRow) or row.end == row.start + interval - 1)

@@ -108,6 +108,9 @@ class Stream:
                 # Several tasks may find out at once; the first one's words are enough.
                 first = lost.exceptions[0]
                 reason = first.message if isinstance(first, StreamLost) else f"connection closed: {first}"
+        # Before Python 3.13 a TaskGroup that is ending with errors swallows a cancellation that comes meanwhile.
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError
         raise StreamLost(reason)
 
     async def _connect(self) -> ClientConnection:
