@@ -161,4 +161,4 @@ def _matthews(hits: Floats, claimed: Floats, true: Floats) -> Floats:
     total = true.sum(axis=1)
     spread = np.sqrt((total**2 - (claimed**2).sum(axis=1)) * (total**2 - (true**2).sum(axis=1)))
     covariance = hits.sum(axis=1) * total - (claimed * true).sum(axis=1)
-    return np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0)
+    return np.asarray(np.divide(covariance, spread, out=np.zeros_like(spread), where=spread > 0))
