@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +25,9 @@ from agent.feeds.history.columns import content_hash
 from agent.feeds.history.klines import KlineFile
 from agent.feeds.merge import merge
 from agent.store.database import Database
+from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_rows
-from agent.store.runs import InputFile, Run
+from agent.store.runs import InputFile, Run, RunKind
 from agent.store.tables import equity as equity_table
 
 
@@ -40,7 +43,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     recorded = msgspec.convert(run.metrics, Metrics) if run.metrics else None
     samples = curve.summary()
     start, end = (recorded.start, recorded.end) if recorded else (samples.start, samples.end)
-    hold = _replay_prices(run, config, start, end, notes)
+    hold = _benchmark(database, run, config, start, end, notes)
     if recorded is None:
         every = format_duration(samples.interval)
         notes.append(f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}.")
@@ -122,20 +125,37 @@ def _headlines(database: Database, run_id: str, sources: dict[str, tuple[str, ..
     return {order: [known[source] for source in ids if source in known] for order, ids in sources.items()}
 
 
-def _replay_prices(run: Run, config: Config, start: int, end: int, notes: list[str]) -> BuyAndHold | None:
-    """The closes of the run's own kline files between `start` and `end` (UTC ms), as buy-and-hold of its symbols."""
-    files = [file for file in run.inputs if file.role == "klines" and _unchanged(file, notes)]
-    if not files:
-        return None
-    hold = BuyAndHold([file.symbol for file in files], float(config.account.initial_capital), config.market.interval)
+def _benchmark(database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]) -> BuyAndHold | None:
+    """The closes that the run saw between `start` and `end` (UTC ms), as buy-and-hold of its symbols."""
+    if run.kind is RunKind.LIVE:
+        bars: Iterator[Kline] = iter(_journalled(database, run, config, start))
+    else:
+        bars = _replayed(run, config, start, end, notes)
+    hold: BuyAndHold | None = None
+    for bar in bars:
+        if bar.ts <= end:
+            hold = hold or BuyAndHold(config.market.symbols, float(config.account.initial_capital), config.market.interval)
+            hold.add(bar.symbol, bar.ts, bar.close)
+    return hold
+
+
+def _replayed(run: Run, config: Config, start: int, end: int, notes: list[str]) -> Iterator[Kline]:
+    """The bars of the run's own kline files, streamed."""
     interval, open_always = config.market.interval, config.market.category != "equity"
     sources = [
-        KlineFile(file.path, file.symbol, interval, start=start, end=end, around_the_clock=open_always) for file in files
+        KlineFile(file.path, file.symbol, interval, start=start, end=end, around_the_clock=open_always)
+        for file in run.inputs
+        if file.role == "klines" and _unchanged(file, notes)
     ]
-    for event in merge(sources):
-        if isinstance(event, Kline) and event.available_at <= end:
-            hold.add(event.symbol, event.available_at, event.close)
-    return hold
+    return (event for event in merge(sources) if isinstance(event, Kline))
+
+
+def _journalled(database: Database, run: Run, config: Config, start: int) -> list[Kline]:
+    """The closed bars of the run's journal in the order of their time; it has late ones where they came."""
+    bars = (event for _, event in read_journal(database, run.id) if isinstance(event, Kline) and event.confirm)
+    return sorted(
+        (bar for bar in bars if bar.start >= start and bar.interval == config.market.interval), key=attrgetter("ts", "symbol")
+    )
 
 
 def _unchanged(file: InputFile, notes: list[str]) -> bool:
