@@ -8,7 +8,7 @@ from models.sentiment.methods import Plan, register
 from models.sentiment.recipe import Defaults, Recipe
 
 
-@register("prompt", Defaults(learning_rate=3e-2, head_learning_rate=3e-3, epochs=6, virtual_tokens=10))
+@register("prompt", Defaults(learning_rate=3e-2, head_learning_rate=3e-3, epochs=5, virtual_tokens=10))
 def configure(recipe: Recipe, _plan: Plan) -> PromptTuningConfig:
     """Starts from random words of the vocabulary, which learns faster than from noise."""
     return PromptTuningConfig(
