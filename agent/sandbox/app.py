@@ -56,7 +56,7 @@ class Sandbox:
             funding_rate=options.funding_rate,
             ack_delay=options.ack_delay_s,
         )
-        self._channels: set[Channel] = set()
+        self.channels: set[Channel] = set()
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, options.host, options.port)
@@ -77,7 +77,7 @@ class Sandbox:
         if self._player is not None:
             self._player.cancel()
             await asyncio.wait([self._player])
-        for channel in list(self._channels):
+        for channel in list(self.channels):
             channel.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -155,11 +155,11 @@ class Sandbox:
         broken = await break_transport(request, self.venue.faults.strike(f"{channel.place}/connect", *_FEED_FAULTS))
         if broken is not None:
             return broken
-        self._channels.add(channel)
+        self.channels.add(channel)
         try:
             return await channel.serve(request, receive)
         finally:
-            self._channels.discard(channel)
+            self.channels.discard(channel)
 
     async def _feed(self, request: web.Request) -> web.StreamResponse:
         target = request.path.lstrip("/")
@@ -194,7 +194,7 @@ class Sandbox:
             "orders": len(venue.account.orders),
             "open_orders": len(venue.account.open),
             "executions": len(venue.account.executions),
-            "connections": len(self._channels),
+            "connections": len(self.channels),
         }
         return _json(state)
 

@@ -171,21 +171,19 @@ async def test_streams_of_the_market(connect: Connect) -> None:
 
 
 async def test_streams_of_the_account_and_orders_by_message(connect: Connect) -> None:
-    async with connect(ccxt_pro) as (exchange, _):
+    async with connect(ccxt_pro) as (exchange, trader):
         await exchange.load_markets()
-        watching = [exchange.watch_orders(), exchange.watch_my_trades(), exchange.watch_balance()]
-        tasks = [asyncio.ensure_future(each) for each in watching]
+        watching = {"order": exchange.watch_orders(), "execution": exchange.watch_my_trades(), "wallet": exchange.watch_balance()}
+        tasks = {topic: asyncio.ensure_future(each) for topic, each in watching.items()}
         async with asyncio.timeout(20):
-            while len(exchange.clients) < 1 or not all(c.connected.done() for c in exchange.clients.values()):
+            while not any(set(watching) <= channel.topics for channel in trader.sandbox.channels):
                 await asyncio.sleep(0.01)
             created = await exchange.create_order_ws(LINEAR, "limit", "buy", 0.01, 49_000)
-            orders = await tasks[0]
-            assert orders[-1]["id"] == created["id"]
+            assert (await tasks["order"])[-1]["id"] == created["id"]
             await exchange.edit_order_ws(created["id"], LINEAR, "limit", "buy", 0.01, 48_000)
             await exchange.cancel_order_ws(created["id"], LINEAR)
             with pytest.raises(ccxt.OrderNotFound):
                 await exchange.cancel_order_ws(created["id"], LINEAR)
             market = await exchange.create_order_ws(LINEAR, "market", "buy", 0.01)
-            await tasks[1]
-            assert exchange.myTrades[-1]["order"] == market["id"]
-            assert "USDT" in await tasks[2]
+            assert (await tasks["execution"])[-1]["order"] == market["id"]
+            assert "USDT" in await tasks["wallet"]
