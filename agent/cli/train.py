@@ -137,10 +137,11 @@ def sentiment(
     _show_split(split)
     with needs_training_libraries():
         from models.sentiment.quiet import hush
+
+        hush()  # before anything that it hushes is imported
         from models.sentiment.recipe import parse
         from models.sentiment.training import train
 
-        hush()
         recipe = parse(
             method=method,
             rank=rank,
@@ -178,8 +179,11 @@ def sentiment(
                 announce=_show_recipe,
                 forgetting=forgetting,
             )
+    card = done.card
+    if card.base_released and (not card.trained_until or card.base_released > card.trained_until_iso):
+        err.print(f"[yellow]warning[/]: the base model came out on {card.base_released} and may know the world until then")
     if as_json:
-        print_json(done.card)
+        print_json(card)
     else:
         _show(done)
 
@@ -237,6 +241,4 @@ def _show(done: Trained) -> None:
     for name, value in card.notes.items():
         if name.startswith(("mlm_loss", "perplexity", "similarity")):
             out.print(f"forgetting check: {name.replace('_', ' ')} {value:.3f}")
-    if card.base_released and (not card.trained_until or card.base_released > card.trained_until_iso):
-        err.print(f"[yellow]warning[/]: the base model came out on {card.base_released} and may know the world until then")
     out.print(f"saved: {done.folder}", highlight=False)

@@ -91,10 +91,13 @@ def test_from_labelled_text_to_a_measured_adapter(
     output = tmp_path / "adapter"
     run = ("--data", data, *COLUMNS, "--base", tiny_bases["mean"], "--eventless", data)
     choices = ("--method", "lora", "--lr", "2e-2", "--head-learning-rate", "2e-2", "--epochs", "6", "--patience", "0")
-    card = json.loads(tapewire("train", "sentiment", *run, *choices, "--output", output, "--json"))
-    assert card["fingerprint"] == read_card(output).fingerprint
-    assert card["trained_until"] == 0, "an eventless corpus moves nothing"
-    assert card["notes"]["similarity_rank_correlation"] <= 1
+    shown = tapewire("train", "sentiment", *run, *choices, "--output", output)
+    card = read_card(output)
+    assert f"temperature {card.temperature:.3f}" in shown
+    assert f"{card.metrics['test']['accuracy'].value:.3f}" in shown
+    assert "similarity rank correlation" in shown
+    assert card.trained_until == 0, "an eventless corpus moves nothing"
+    assert card.hyper["learning_rate"] == 2e-2
     found = json.loads(tapewire("evaluate", "--adapter", output, "--data", data, *COLUMNS, "--json"))
     assert found["accuracy"] > 0.6
     assert found["seen"] is True
