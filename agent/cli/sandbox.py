@@ -62,7 +62,7 @@ def sandbox(
     as_json: Annotated[bool, typer.Option("--json", help="Print the URLs as one JSON object.")] = False,
 ) -> None:
     """Run the exchange until it is stopped."""
-    from agent.cli.backtest import parse_moment
+    from agent.cli.moments import parse_moment
     from agent.sandbox import SandboxOptions
     from agent.sandbox.faults import parse_fault
 
@@ -116,4 +116,3 @@ def _amount(text: str) -> Decimal:
     if not amount.is_finite() or amount < 0:
         raise UsageError(f"--balance {text!r} is no amount", hint="write a number of USDT, e.g. 10000")
     return amount
-

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Final, Protocol
+from typing import Final
 
 from agent.events import Fill, FillKind, FundingPayment, Order, OrderStatus, OrderUpdate, Side
+from agent.sandbox.audience import Audience
 from agent.sandbox.desk import Desk, Leg
 from agent.sandbox.errors import Refusal, by_category, no_such_order, parameter, too_little_money
 from agent.sandbox.executions import ClosedProfit, Execution, parts
@@ -34,26 +35,6 @@ _STATUS: Final = {
     OrderStatus.REJECTED: "Rejected",
 }
 _BY_USER: Final = "cancelled by user"
-
-
-class Audience(Protocol):
-    """Who hears of the account's changes: the private WebSocket."""
-
-    def on_order(self, order: VenueOrder) -> None:
-        """An order has changed."""
-        ...
-
-    def on_execution(self, execution: Execution) -> None:
-        """Something was executed."""
-        ...
-
-    def on_position(self, leg: Leg) -> None:
-        """A position has changed, or an order in it."""
-        ...
-
-    def on_wallet(self) -> None:
-        """A balance has changed."""
-        ...
 
 
 class Account:

@@ -40,7 +40,7 @@ def connect(play: Any) -> Connect:
         module: Any = ccxt, secret: str = "secret", closes: Any = None, **options: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
         async with play(closes, **options) as trader:
-            exchange = module.bybit({"apiKey": "key", "secret": secret})
+            exchange = module.bybit({"apiKey": "key", "secret": secret, "enableRateLimit": False})
             point_at(exchange, trader.sandbox.rest_url, trader.sandbox.ws_url)
             try:
                 yield exchange, trader
@@ -173,7 +173,11 @@ async def test_streams_of_the_market(connect: Connect) -> None:
 async def test_streams_of_the_account_and_orders_by_message(connect: Connect) -> None:
     async with connect(ccxt_pro) as (exchange, trader):
         await exchange.load_markets()
-        watching = {"order": exchange.watch_orders(), "execution": exchange.watch_my_trades(), "wallet": exchange.watch_balance()}
+        watching = {
+            "order": exchange.watch_orders(),
+            "execution": exchange.watch_my_trades(),
+            "wallet": exchange.watch_balance(),
+        }
         tasks = {topic: asyncio.ensure_future(each) for topic, each in watching.items()}
         async with asyncio.timeout(20):
             while not any(set(watching) <= channel.topics for channel in trader.sandbox.channels):
