@@ -102,7 +102,8 @@ async def _serve(options: SandboxOptions, *, allow_remote: bool, as_json: bool) 
         ended = asyncio.create_task(exchange.ended())
         waiting = asyncio.create_task(stopped.wait())
         await asyncio.wait({ended, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if not stopped.is_set():
+        if ended.done():
+            ended.result()
             err.print("the kline files are at their end: prices stand still now; Ctrl-C stops the sandbox")
             await waiting
         ended.cancel()

@@ -13,6 +13,7 @@ from aiohttp import web
 from agent.clock import Clock
 from agent.errors import SafetyError, TapewireError, UsageError, VenueError
 from agent.sandbox.channel import Channel
+from agent.sandbox.errors import Refusal
 from agent.sandbox.faults import fault_from, spoil
 from agent.sandbox.feeds import FeedServer, read_headlines
 from agent.sandbox.listing import CATEGORIES
@@ -115,8 +116,9 @@ class Sandbox:
         return f"{self.rest_url}/feeds/{name}.{kind}"
 
     async def ended(self) -> None:
-        """Wait until the files have been played to their end."""
-        await self.venue.market.ended.wait()
+        """Wait until the files have been played to their end; raises what the player died of."""
+        if self._player is not None:
+            await asyncio.shield(self._player)
 
     # -- routes ------------------------------------------------------------------------------------------------------
 
@@ -152,6 +154,10 @@ class Sandbox:
         return await self._serve(request, Channel("ws/trade", self.venue.faults), TradeSocket(self.venue).receive)
 
     async def _serve(self, request: web.Request, channel: Channel, receive: Any) -> web.StreamResponse:
+        try:
+            self.venue.limits.check_socket(request.remote or "")
+        except Refusal as refusal:
+            return web.Response(status=refusal.status, text=refusal.message)
         broken = await break_transport(request, self.venue.faults.strike(f"{channel.place}/connect", *_FEED_FAULTS))
         if broken is not None:
             return broken

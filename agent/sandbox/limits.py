@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from agent.sandbox.errors import Refusal, too_many_visits
 
 _IP_WINDOW_S: Final = 5.0
+_SOCKET_WINDOW_S: Final = 300.0
 
 
 class Allowance(NamedTuple):
@@ -28,11 +29,16 @@ class Allowance(NamedTuple):
 
 
 class RateLimits:
-    """Rolling windows on the machine's clock. `ip_limit` requests in 5 s are allowed to an address, else it is shut out for `ban_s`."""
+    """Rolling windows on the machine's clock.
 
-    def __init__(self, ip_limit: int, ban_s: float) -> None:
+    `ip_limit` requests in 5 s are allowed to an address, else it is shut out for `ban_s`; and `socket_limit` new WebSockets in 5 min.
+    """
+
+    def __init__(self, ip_limit: int, ban_s: float, socket_limit: int) -> None:
         self._ip_limit = ip_limit
         self._ban_s = ban_s
+        self._socket_limit = socket_limit
+        self._sockets: dict[str, deque[float]] = defaultdict(deque)
         self._used: dict[str, deque[float]] = defaultdict(deque)
         self._seen: dict[str, deque[float]] = defaultdict(deque)
         self._banned: dict[str, float] = {}
@@ -55,11 +61,20 @@ class RateLimits:
     def check_address(self, address: str) -> None:
         """Refuse with HTTP 403 what comes from an address too often."""
         now = monotonic()
-        seen = self._seen[address]
-        while seen and seen[0] <= now - _IP_WINDOW_S:
-            seen.popleft()
-        seen.append(now)
-        if len(seen) > self._ip_limit:
+        if _count(self._seen[address], now, _IP_WINDOW_S) > self._ip_limit:
             self._banned[address] = now + self._ban_s
         if self._banned.get(address, 0.0) > now:
             raise Refusal(10018, "access too frequent", status=403)
+
+    def check_socket(self, address: str) -> None:
+        """Refuse with HTTP 403 a connection of an address that connects too often."""
+        if _count(self._sockets[address], monotonic(), _SOCKET_WINDOW_S) > self._socket_limit:
+            raise Refusal(10018, "too many new connections", status=403)
+
+
+def _count(moments: deque[float], now: float, window: float) -> int:
+    """How many there were in the window, now included."""
+    while moments and moments[0] <= now - window:
+        moments.popleft()
+    moments.append(now)
+    return len(moments)

@@ -41,4 +41,5 @@ class SandboxOptions:
     funding_rate: Decimal = Decimal("0.0001")
     ip_limit: int = 600
     ip_ban_s: float = 600.0
+    socket_limit: int = 500
     ack_delay_s: float = 0.025

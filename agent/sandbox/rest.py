@@ -66,6 +66,8 @@ class RestDoor:
             raise Refusal(
                 10017, "Route not found." if not known else "Request method not supported.", status=400 if known else 404
             )
+        if verb == "GET" and body:
+            raise Refusal(10001, "a GET request has no body", status=403)
         raw_query = request.raw_path.partition("?")[2].encode()
         venue.auth.request(request.headers, raw_query if verb == "GET" else body)
         params = Params(request.query if verb == "GET" else _object(body))

@@ -21,7 +21,7 @@ class Venue:
     def __init__(self, options: SandboxOptions) -> None:
         self.options = options
         self.faults = Faults(options.seed, options.faults)
-        self.limits = RateLimits(options.ip_limit, options.ip_ban_s)
+        self.limits = RateLimits(options.ip_limit, options.ip_ban_s, options.socket_limit)
         self.auth = Authenticator(options.api_key, options.api_secret, self._clocks)
         self.market = Market(options)
         self.listing = Listing(options, self.market)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
+import aiohttp
 import pytest
 
 BALANCE = "/v5/account/wallet-balance"
@@ -123,6 +124,23 @@ async def test_an_address_that_asks_too_often_is_shut_out(play: Any) -> None:
                 text = await response.text()
         assert statuses == [200] * 20 + [403] * 5
         assert text == "access too frequent"
+
+
+async def test_who_connects_too_often_is_refused(play: Any) -> None:
+    async with play(socket_limit=3) as trader:
+        for _ in range(3):
+            async with trader.socket("/v5/public/linear", "tickers.BTCUSDT"):
+                pass
+        with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+            await trader.session.ws_connect(trader.sandbox.ws_url + "/v5/public/linear")
+        assert caught.value.status == 403
+
+
+async def test_a_get_with_a_body_is_refused(play: Any, sign_request: Sign) -> None:
+    async with play() as trader:
+        url = f"{trader.sandbox.rest_url}{BALANCE}?{QUERY}"
+        async with trader.session.get(url, data="{}", headers=sign_request(QUERY)) as response:
+            assert response.status == 403
 
 
 @pytest.mark.parametrize(
