@@ -122,7 +122,7 @@ def parse_order(params: Params, category: str, rules: Instrument, last: Decimal,
         link=link,
         index=params.integer("positionIdx", 0),
         tif=tif,
-        reduce_only=params.flag("reduceOnly") and not spot,
+        reduce_only=(params.flag("reduceOnly") or params.flag("closeOnTrigger")) and not spot,
         close_on_trigger=params.flag("closeOnTrigger"),
         updated=now,
         last_on_created=last,
@@ -141,7 +141,7 @@ def parse_order(params: Params, category: str, rules: Instrument, last: Decimal,
         raise parameter("takeProfit and stopLoss of a spot order are not supported here: place a conditional order")
     check_size(order, rules, last)
     if order.price is not None:
-        check_price(category, rules, side, order.price, last)
+        check_price(category, rules, side, order.price, order.trigger or last)
     return order
 
 

@@ -34,17 +34,18 @@ class Triggers:
 
     def _activate(self, order: VenueOrder) -> None:
         account = self._account
-        order.status, order.updated = "Triggered", account.now()
-        account.tell(order)
         if order.reduce_only:
             held = account.desks["linear"].leg_of(order).reducible(order.side)
             order.qty = held if order.whole_position else min(order.qty or held, held)
+        flaw = "" if order.qty else "EC_ReduceOnlyRuleNotSatisfied"
         try:
-            if not order.qty:
-                raise Refusal(110017, "current position is zero, cannot fix reduce-only order qty")
-            account.check_funds(order)
+            account.check_funds(order)  # before it counts among the open orders itself
         except Refusal:
-            account.end(order, "UNKNOWN", "EC_NotEnoughBalance" if order.qty else "EC_ReduceOnlyRuleNotSatisfied")
+            flaw = "EC_NotEnoughBalance"
+        order.status, order.updated = "Triggered", account.now()
+        account.tell(order)
+        if flaw:
+            account.end(order, "UNKNOWN", flaw)
             return
         order.status = "New"
         account.tell(order)
