@@ -103,7 +103,7 @@ class NewsConfig(Section):
     connect_timeout: Duration = Field(10_000, gt=0)
     total_timeout: Duration = Field(30_000, gt=0)
     parse_timeout: Duration = Field(20_000, gt=0)
-    max_bytes: int = Field(4_000_000, gt=0)  # of a document, decompressed too
+    max_bytes: int = Field(2_000_000, gt=0)  # of a document, decompressed too
     max_redirects: int = Field(5, ge=0)
     max_entries: int = Field(500, gt=0)  # of one document; the newest count
     max_seen: int = Field(2_000, gt=0)  # entries remembered of each feed

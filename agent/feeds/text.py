@@ -10,7 +10,8 @@ from typing import Final
 MAX_TITLE: Final = 1_000  # characters
 MAX_SUMMARY: Final = 10_000
 
-_MARKUP = re.compile(r"<(?:!--.*?--|/?[A-Za-z][^<>]*)>", re.DOTALL)  # "BTC < 50k > 40k" is no markup
+# "BTC < 50k > 40k" is no markup. A comment that isn't closed hides the rest, as in a browser, and costs one look, not many.
+_MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|</?[A-Za-z][^<>]*>", re.DOTALL)
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
 )

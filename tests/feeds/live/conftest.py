@@ -11,6 +11,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from agent.events import MINUTE_MS, Event, Gap, Kline, News
+from tests.feeds.live.feeds import FeedServer
 
 T0 = 1_790_409_600_000
 PATIENCE = 10.0  # seconds after which a test that still waits has failed
@@ -239,3 +240,17 @@ async def background() -> AsyncIterator[Callable[[Any], asyncio.Task[None]]]:
     for task in done:
         if not task.cancelled() and (error := task.exception()):
             raise error
+
+
+@pytest.fixture
+async def feed_server() -> AsyncIterator[FeedServer]:
+    """A server of feeds on loopback."""
+    server = FeedServer()
+    app = web.Application()
+    app.router.add_get("/{path:.*}", server.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield server
+    await runner.cleanup()

@@ -1,0 +1,1 @@
+"""Live headlines of RSS and Atom feeds."""

@@ -1,0 +1,118 @@
+"""A feed document as plain entries. News is hostile input: whatever comes in, text without markup comes out, or DataError."""
+
+from __future__ import annotations
+
+import calendar
+import hashlib
+import io
+from collections.abc import Iterator
+from time import struct_time
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+from xml.sax import SAXException
+
+import feedparser
+
+from agent.errors import DataError
+from agent.feeds.text import plain
+
+MAX_TITLE: Final = 500
+MAX_SUMMARY: Final = 2_000
+_MAX_URL: Final = 2_000
+_MAX_RAW_DATE: Final = 100
+_STUMBLES: Final = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, SAXException, TypeError, ValueError,
+)  # fmt: skip
+"""What feedparser raises now and then of damaged documents; found by damaging many."""
+
+
+class Entry(NamedTuple):
+    """One item of a feed; texts are plain and bounded."""
+
+    key: str  # what makes it itself within its feed: a hash of its id, else of its link, else of title and link
+    title: str
+    summary: str
+    url: str  # "" where it is no http(s) address
+    published_raw: str
+    published: int | None  # UTC ms; None where the feed says nothing that can be read
+    publisher: str  # the original source, where the feed is an aggregation
+
+
+class Document(NamedTuple):
+    """A feed that was read, its entries in the order of the document, which is mostly newest first."""
+
+    title: str
+    entries: list[Entry]
+    empty: int  # entries without a word, left out
+
+
+def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
+    """Read RSS or Atom of any version, as broken as it may be.
+
+    Raises DataError where it is no feed, or too damaged to read. feedparser's `bozo` is no help there: it is set for feeds that
+    are merely untidy, and not for HTML pages, which have no version.
+    """
+    # Without a type feedparser reads UTF-8 that doesn't say so as Latin-1.
+    headers = {"content-location": url, "content-type": content_type or "application/xml"}
+    # As a stream: feedparser would take bytes that happen to name a file for that file.
+    try:
+        feed = feedparser.parse(io.BytesIO(body), response_headers=headers, sanitize_html=False, resolve_relative_uris=False)
+    except _STUMBLES as error:
+        raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {error}") from error
+    if not feed.get("version") and not feed.entries:
+        raise DataError("neither RSS nor Atom", hint=f"{len(body)} bytes that begin with {body[:60]!r}")
+    ambiguous = _ambiguous(feed.entries)
+    entries = [entry for raw in feed.entries if (entry := _entry(raw, ambiguous)) is not None]
+    return Document(plain(_text(feed.feed, "title"), MAX_TITLE), entries, len(feed.entries) - len(entries))
+
+
+def _ambiguous(raws: list[Any]) -> set[str]:
+    """Ids and links that stand for entries with different titles: some feeds give all of them the address of the site."""
+    titles: dict[str, str] = {}
+    return {
+        identity
+        for raw in raws
+        for name in ("id", "link")
+        if (identity := _text(raw, name)) and titles.setdefault(identity, _text(raw, "title")) != _text(raw, "title")
+    }
+
+
+def _entry(raw: Any, ambiguous: set[str]) -> Entry | None:
+    summary = plain(_text(raw, "summary"), MAX_SUMMARY)
+    title = plain(_text(raw, "title"), MAX_TITLE) or summary[:MAX_TITLE]  # posts of social networks have no title
+    if not title:
+        return None
+    link = _text(raw, "link")
+    identity = next((name for name in (_text(raw, "id"), link) if name and name not in ambiguous), f"{title}\x1f{link}")
+    published_raw, published = next(_dates(raw), ("", None))
+    source = raw.get("source")
+    return Entry(
+        hashlib.blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest(),
+        title,
+        summary,
+        link if len(link) <= _MAX_URL and _is_web(link) else "",
+        plain(published_raw, _MAX_RAW_DATE),
+        published,
+        plain(_text(source, "title"), MAX_TITLE) if isinstance(source, dict) else "",
+    )
+
+
+def _text(raw: Any, name: str) -> str:
+    value = raw.get(name)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _is_web(link: str) -> bool:
+    try:
+        url = urlsplit(link)
+    except ValueError:  # a broken IPv6 host
+        return False
+    return url.scheme in ("http", "https") and bool(url.hostname)
+
+
+def _dates(raw: Any) -> Iterator[tuple[str, int | None]]:
+    """When it was published, as the feed says it and in UTC ms; the first one that can be read, else the first one."""
+    stated = [(_text(raw, name), raw.get(f"{name}_parsed")) for name in ("published", "updated", "created") if name in raw]
+    stated.sort(key=lambda date: date[1] is None)
+    for text, moment in stated:
+        yield text, 1000 * calendar.timegm(moment) if isinstance(moment, struct_time) else None
