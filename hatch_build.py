@@ -28,7 +28,9 @@ MODULES = (
     "agent/market.py",
     "agent/portfolio.py",
     "agent/risk.py",
+    "agent/signals.py",
     "agent/sizing.py",
+    "agent/votes.py",
 )
 MANIFEST = "agent/_compiled.json"
 _MYPY = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--python-version=3.11"]
