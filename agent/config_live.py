@@ -98,7 +98,7 @@ class NewsConfig(Section):
     """The feeds, and how far each is trusted."""
 
     feeds: tuple[FeedConfig, ...] = FEEDS
-    jitter: float = Field(0.1, ge=0, le=1)  # each wait is off by up to this share
+    jitter: float = Field(0.1, ge=0, le=1)  # each wait is longer by up to this share, so that feeds don't come due as one
     spread: Duration = 5_000  # the first polls are spread over this time
     connect_timeout: Duration = Field(10_000, gt=0)
     total_timeout: Duration = Field(30_000, gt=0)

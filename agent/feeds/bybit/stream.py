@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, Never
 
@@ -128,9 +127,11 @@ class Stream:
             if response.status_code == HTTPStatus.FORBIDDEN:
                 wait = self._config.ban_wait / 1000
             elif response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                wait = self._config.throttle_wait / 1000
-                with suppress(ValueError):
-                    wait = max(wait, float(response.headers.get("Retry-After", "")))
+                asked = response.headers.get("Retry-After", "")
+                wait = (
+                    max(self._config.throttle_wait, min(float(asked) * 1000, self._config.ban_wait) if asked.isdecimal() else 0)
+                    / 1000
+                )
             raise HandshakeRefused(f"{self._url} answered HTTP {response.status_code}", wait) from error
         except (OSError, TimeoutError, EOFError, WebSocketException) as error:
             raise StreamLost(f"no connection to {self._url}: {str(error) or type(error).__name__}") from error

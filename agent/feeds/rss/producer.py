@@ -123,7 +123,7 @@ class _FeedReader:
                 retries = delays(self._config.retry, self._rng)
                 if document is not None:
                     await self._give_out(document, answer, emit)
-            await self._sleep(wait * (1 + self._config.jitter * self._rng.uniform(-1, 1)))
+            await self._sleep(wait * (1 + self._config.jitter * self._rng.random()))
 
     async def _sleep(self, seconds: float) -> None:
         self.health.next_poll_at = self._clock.now() + round(1000 * seconds)

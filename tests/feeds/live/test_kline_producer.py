@@ -16,7 +16,7 @@ from agent.errors import ConfigError
 from agent.events import HOUR_MS, MINUTE_MS, Event, Gap, Kline
 from agent.feeds.bybit.health import KlineHealth
 from agent.feeds.bybit.producer import KlineProducer
-from agent.feeds.bybit.stream import Stream, StreamLost
+from agent.feeds.bybit.stream import HandshakeRefused, Stream, StreamLost
 from tests.feeds.live.conftest import Client, Listener, ManualClock, Venue, push, start_of, stream_row, until
 
 QUICK = BackoffConfig(first=1, ceiling=4, stable_after=60_000)
@@ -307,6 +307,31 @@ async def test_nobody_listens_at_first(listener: Listener, clock: ManualClock, b
     await until(lambda: producer.health.reconnects >= 3)
     assert producer.health.connects == 0
     assert f"no connection to ws://127.0.0.1:{port}/v5/public/linear" in producer.health.last_error
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait"),
+    [
+        (403, {}, 600),
+        (429, {}, 60),
+        (429, {"Retry-After": "300"}, 300),
+        (429, {"Retry-After": "5"}, 60),
+        (429, {"Retry-After": "99999999"}, 600),
+        (429, {"Retry-After": "inf"}, 60),
+        (503, {"Retry-After": "300"}, 0),
+    ],
+)
+async def test_how_long_a_refusal_keeps_us_away(
+    venue: Venue, clock: ManualClock, status: int, headers: dict[str, str], wait: float
+) -> None:
+    async def ignore(_: object) -> None: ...
+
+    venue.handshakes, venue.handshake_headers = [status], headers
+    url = f"{venue.url.replace('http', 'ws')}/v5/public/linear"
+    stream = Stream(url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None)
+    with pytest.raises(HandshakeRefused, match=f"HTTP {status}") as raised:
+        await stream.run()
+    assert raised.value.wait == wait
 
 
 async def test_a_ban_holds_all_connections_off(venue: Venue, listener: Listener, clock: ManualClock, background: Run) -> None:
