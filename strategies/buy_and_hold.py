@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from agent.events import RiskState
-from strategies.base import Kline, Market, Strategy, StrategyParams
+from strategies.base import Fill, Kline, Market, Strategy, StrategyParams
 
 
 class BuyAndHold(Strategy):
@@ -21,7 +21,10 @@ class BuyAndHold(Strategy):
         self._bought: set[str] = set()
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """Buy, the first time that it is allowed."""
+        """Buy, until it is bought: risk may have refused before."""
         if kline.symbol not in self._bought and market.risk_state is RiskState.ACTIVE:
-            self._bought.add(kline.symbol)
             self.target(kline.symbol, weight=self.params.weight / len(market.symbols), reason="buy and hold")
+
+    def on_fill(self, fill: Fill, market: Market) -> None:
+        """Bought, or being bought."""
+        self._bought.add(fill.symbol)

@@ -96,14 +96,15 @@ class Core:
             now = max(now, event.available_at)
             events.append(event if event.available_at == now else replace(event, available_at=now))
             events += self._funding.due(now)  # after the bar that closes at the stamp
+        history = self.engine.risk.warming
         first = await loop.run_in_executor(self._writer, self.journal.append, events)
         for seq, event in enumerate(events, first):
-            self._handle(seq, event)
             for watcher in self.watchers:
                 watcher.event(seq, event)
+            self._handle(seq, event)
         await loop.run_in_executor(self._writer, self._recorder.flush)
         done = loop.time()
-        for event, since in taken if not self.engine.risk.warming else ():  # history in bulk says nothing of the present
+        for event, since in () if history else taken:  # history in bulk says nothing of the present
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
             self.latencies[kind].add((done - since) * 1000)
         return events

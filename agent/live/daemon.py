@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import structlog
 from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock
 from agent.config import Config
+from agent.engine import Engine
 from agent.errors import ModelError, TapewireError, UsageError
 from agent.events import Command, Event, News
 from agent.feeds.producer import Emit, Producer
@@ -24,7 +25,7 @@ from agent.live.lock import instance_lock
 from agent.live.memory import Memory
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
-from agent.live.sources import OpenBars, hears_headlines, market_data
+from agent.live.sources import Gate, check, headlines, hears_headlines, market_data
 from agent.live.status import Status, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.watchers import LogWatcher, Recent, Watcher
@@ -47,8 +48,8 @@ LoadModel = Callable[[str], NamedScorer]
 class Daemon:
     """One life of the agent: `run` it until `stop` is set.
 
-    `load_model` opens a model folder; it is needed only by strategies that hear of headlines. `watchers` look on. `clock` is
-    the market's time, which a sandbox may play faster.
+    `load_model` opens a model folder; it is called only for strategies that hear of headlines. `clock` is the market's time,
+    which a sandbox may play faster.
     """
 
     def __init__(
@@ -58,7 +59,6 @@ class Daemon:
         *,
         load_model: LoadModel,
         clock: Clock | None = None,
-        watchers: Iterable[Watcher] = (),
         new: bool = False,
         rng: random.Random | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class Daemon:
         self._new = new
         self._rng = rng or random.Random()
         self._recent = Recent()
-        self._watchers: list[Watcher] = [LogWatcher(), self._recent, *watchers]
+        self._watchers: list[Watcher] = [LogWatcher(), self._recent]
         self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
         self._supervised: list[tuple[Producer, Supervision]] = []
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
@@ -78,12 +78,21 @@ class Daemon:
         self.queue: EventQueue
         self.core: Core
 
+    def watch(self, watcher: Watcher) -> None:
+        """Let somebody look on, from the beginning of `run` on."""
+        self._watchers.append(watcher)
+
+    def account(self) -> Engine | None:
+        """The core, to look at; None before it runs."""
+        return self.core.engine if hasattr(self, "core") else None
+
     async def run(self, stop: asyncio.Event, *, complete: bool = False) -> Run:
         """Live until `stop` is set, then handle what waits, and end: `complete`, or to be resumed by the next life.
 
         Raises what ends it early: StoreError where the journal can't be written, SafetyError where another agent is running,
         ModelError, ConfigError.
         """
+        check(self.config)
         live = self.config.live
         async with AsyncExitStack() as stack:
             stack.enter_context(instance_lock(live.folder / LOCK))
@@ -111,14 +120,14 @@ class Daemon:
         if self._model is not None:
             for news in memory.unscored.values():
                 self._model.offer(news)
-            producers += [self._model]
+            producers += [headlines(self.config, self._clock), self._model]
         return producers
 
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
             await self._put("warm-up")
-            emit = OpenBars(self.config.live, self.queue.put)
+            emit = Gate(self.config.live, self.core.memory, self.queue.put)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             rim.append(tasks.create_task(self._warm_up(producers[0])))
             await stop.wait()

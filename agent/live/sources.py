@@ -6,9 +6,10 @@ from agent.clock import Clock
 from agent.config import Config
 from agent.config_live import LiveConfig
 from agent.errors import ConfigError
-from agent.events import Event, Kline
+from agent.events import Event, Kline, News
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
+from agent.feeds.rss.producer import NewsProducer
 from agent.live.memory import Memory
 from strategies import strategy_class
 
@@ -18,27 +19,47 @@ def hears_headlines(config: Config) -> bool:
     return strategy_class(config.strategy.name).hears("on_news", "on_sentiment", "on_signal", "on_faded")
 
 
-def market_data(config: Config, clock: Clock, memory: Memory) -> Producer:
-    """Klines of what is traded. Raises ConfigError for a market that Bybit doesn't have."""
-    market = config.market
-    if market.category == "equity":
+def check(config: Config) -> None:
+    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, headlines without a feed."""
+    if config.market.category == "equity":
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
+    if hears_headlines(config) and not config.news.feeds:
+        raise ConfigError(
+            f"strategy {config.strategy.name} trades on headlines, and news.feeds names no feed", hint="add [[news.feeds]]"
+        )
+
+
+def market_data(config: Config, clock: Clock, memory: Memory) -> Producer:
+    """Klines of what is traded."""
+    market = config.market
     return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
 
 
-class OpenBars:
-    """Lets one state of each open bar through in `every` ms, 0: all. Closed bars and everything else always pass."""
+def headlines(config: Config, clock: Clock) -> Producer:
+    """Headlines of the configured feeds."""
+    return NewsProducer(config.news, clock)
 
-    def __init__(self, config: LiveConfig, emit: Emit) -> None:
+
+class Gate:
+    """Before the queue: a headline passes once in the life of a run, and of an open bar one state in `live.open_bars_every`.
+
+    Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
+    """
+
+    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit) -> None:
         self._every = config.open_bars_every
+        self._memory = memory
         self._emit = emit
         self._last: dict[str, int] = {}
 
     async def __call__(self, event: Event) -> None:
         """Pass on, or drop."""
-        if self._every and isinstance(event, Kline) and not event.confirm:
+        if isinstance(event, News):
+            if event.id in self._memory.headlines:
+                return
+        elif self._every and isinstance(event, Kline) and not event.confirm:
             if event.ts - self._last.get(event.symbol, 0) < self._every:
                 return
             self._last[event.symbol] = event.ts

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from agent.events import Decision, Event, Kline, News, OrderUpdate, Sentiment
+from agent.events import Decision, Event, Kline, OrderUpdate
 from agent.live.words import describe, sentence
 from agent.sink import DecisionSink
 
@@ -16,10 +16,10 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class Watcher(Protocol):
-    """Hears, after the core, of what is handled and decided; `seq` is the number of the event. It must not take long."""
+    """Hears of what is handled and decided; `seq` is the number of the event. It must not take long, nor raise."""
 
     def event(self, seq: int, event: Event) -> None:
-        """An input that the core has handled."""
+        """An input that is journalled, just before the core handles it."""
         ...
 
     def decision(self, seq: int, decision: Decision) -> None:
@@ -30,7 +30,7 @@ class Watcher(Protocol):
 class LiveSink:
     """Passes decisions on to `inner`, and to the watchers. Of the account's samples the first in each `every` ms goes on.
 
-    Marks move with every state of an open bar; a curve of a point a bar is what reports and figures are made for.
+    Marks move with every state of an open bar; a curve of a point a bar, on the bars' grid, is what reports are made for.
     """
 
     def __init__(self, inner: DecisionSink, every: int) -> None:
@@ -53,7 +53,7 @@ class LiveSink:
         for row, moment in enumerate(ts):
             if moment // self._every != self._period:
                 self._period = moment // self._every
-                self._inner.equity([moment], [equity[row]], [cash[row]], [exposure[row]])
+                self._inner.equity([self._period * self._every], [equity[row]], [cash[row]], [exposure[row]])
 
 
 class LogWatcher:
@@ -86,21 +86,3 @@ class Recent:
     def decision(self, seq: int, decision: Decision) -> None:
         """Kept."""
         self.lines.append({"event": seq, "at": decision.ts, "what": sentence(decision)})
-
-
-class Headlines:
-    """Titles of recent headlines, by id: for those who hear of a sentiment and want its words."""
-
-    def __init__(self, size: int = 500) -> None:
-        self._titles: dict[str, str] = {}
-        self._size = size
-
-    def hear(self, news: News) -> None:
-        """Remember one."""
-        self._titles[news.id] = news.title
-        if len(self._titles) > self._size:
-            del self._titles[next(iter(self._titles))]
-
-    def title(self, sentiment: Sentiment) -> str:
-        """Of the headline that was scored; empty where it is forgotten."""
-        return self._titles.get(sentiment.news_id, "")

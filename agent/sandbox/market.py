@@ -92,6 +92,8 @@ class Market:
         self.shift = self.time // widest * widest - start // widest * widest
         self.quotes = {tape.symbol: self._open(tape) for tape in tapes}
         self._first = {symbol: quote.index for symbol, quote in self.quotes.items()}
+        self._moves = heapq.merge(*(self._future(quote) for quote in self.quotes.values()))
+        self._next = next(self._moves, None)
 
     def _open(self, tape: Tape) -> Quote:
         tape.shift(self.shift)
@@ -111,10 +113,21 @@ class Market:
 
     async def run(self) -> None:
         """Play until the files end, or for ever if they loop."""
-        for move in heapq.merge(*(self._future(quote) for quote in self.quotes.values())):
+        while (move := self._next) is not None:
             await asyncio.sleep(max(0.0, (move.time - self.clock.now()) / 1000 / self.speed))
-            self._apply(move)
+            if move is self._next:
+                self._play(move)
         self.ended.set()
+
+    def catch_up(self) -> None:
+        """Play what is due at once: an answer that states the time must not lack what happened before it."""
+        now = self.clock.now()
+        while self._next is not None and self._next.time <= now:
+            self._play(self._next)
+
+    def _play(self, move: Move) -> None:
+        self._next = next(self._moves, None)
+        self._apply(move)
 
     def _future(self, quote: Quote) -> Iterator[Move]:
         tape, begin = quote.tape, self.time

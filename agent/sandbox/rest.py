@@ -38,6 +38,7 @@ class RestDoor:
         if broken is not None:
             return broken
         body = await request.read()
+        venue.market.catch_up()
         headers: dict[str, str] = {}
         answers = venue.faults.strike(target, *_ANSWER_FAULTS)
         status = 200

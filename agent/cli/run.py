@@ -1,0 +1,82 @@
+"""`tapewire run`: the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agent.cli.console import err, print_json
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.store.database import Database
+    from agent.store.runs import Run
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the verb."""
+    app.command("run")(run)
+
+
+def run(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Begin a new run, even where an unfinished one could go on.")] = False,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Close the run when it is stopped: the next one begins anew.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+) -> None:
+    """Trade on paper, live, until SIGINT or SIGTERM. Started again, it goes on where it was; `--new` begins anew.
+
+    The log goes to standard error. Speak to it with `tapewire status`, `pause`, `resume`, `flatten` and `model use`.
+    """
+    from agent.config import load
+    from agent.live.logging import configure
+    from agent.store.database import open_database
+
+    settled = load(config)
+    configure(settled.log)
+    with closing(open_database(settled.store.url)) as database:
+        ended = asyncio.run(_live(settled, database, new=new, seconds=seconds, complete=complete))
+    if json:
+        print_json(
+            {
+                "run": ended.id,
+                "status": ended.status,
+                "events": ended.events,
+                "decisions": ended.decisions,
+                "final_equity": ended.final_equity,
+            }
+        )
+    else:
+        err.print(
+            f"run {ended.id} {ended.status.value}: {ended.events:,} events, {ended.decisions:,} decisions, "
+            f"equity {ended.final_equity:,.2f}; tapewire report {ended.id}; tapewire verify {ended.id}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+async def _live(config: Config, database: Database, *, new: bool, seconds: float | None, complete: bool) -> Run:
+    from agent.live.daemon import Daemon
+    from agent.live.model import model_loader
+
+    stop = stop_on_signals()
+    if seconds is not None:
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+    daemon = Daemon(config, database, load_model=model_loader(config.model, database), new=new)
+    return await daemon.run(stop, complete=complete)
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Set by SIGINT and SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

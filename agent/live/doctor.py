@@ -1,0 +1,170 @@
+"""`tapewire doctor`: whether everything that the agent needs is there and answers, and what to do where it isn't."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from functools import partial
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from agent.clock import Clock, WallClock, iso
+from agent.config import Config
+from agent.config_live import FeedConfig
+from agent.errors import DataError, TapewireError, VenueError
+from agent.feeds.addresses import is_loopback
+from agent.feeds.backoff import Budget
+from agent.feeds.bybit.backfill import KlineHistory
+from agent.feeds.bybit.health import KlineHealth
+from agent.feeds.bybit.messages import Frame
+from agent.feeds.bybit.stream import Stream
+from agent.feeds.bybit.venue import endpoint, interval_code
+from agent.feeds.rss.fetch import fetch
+from agent.feeds.rss.parse import parse
+from agent.live.model import model_loader
+from agent.live.sources import hears_headlines
+from agent.store.database import open_database
+from strategies import load_strategy
+
+MAX_SKEW: Final = 1_000
+"""ms between this machine's clock and the exchange's, beyond which times can't be trusted."""
+
+_HEADLINE: Final = "Regulator approves the first fund that holds bitcoin"
+_BARS: Final = 3
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What was looked at and found; `hint` says what to do where it is not `ok`."""
+
+    name: str
+    ok: bool
+    found: str
+    hint: str = ""
+    ms: float = 0.0
+
+
+async def examine(config: Config, clock: Clock | None = None) -> list[Check]:
+    """Look at everything, side by side; what fails is a `Check` too, never an exception."""
+    clock = clock or WallClock()
+    looks: dict[str, Callable[[], Awaitable[str]]] = {
+        "strategy": partial(asyncio.to_thread, _strategy, config),
+        "store": partial(asyncio.to_thread, _store, config),
+    }
+    if hears_headlines(config):
+        looks["model"] = partial(asyncio.to_thread, _model, config)
+        looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock) for feed in config.news.feeds}
+    if config.market.category != "equity":
+        looks |= {name: partial(look, config, clock) for name, look in _MARKET.items()}
+    checks = [_check(name, look) for name, look in looks.items()]
+    return list(await asyncio.gather(*checks))
+
+
+async def _check(name: str, look: Callable[[], Awaitable[str]]) -> Check:
+    began = time.perf_counter()
+    try:
+        ok, found, hint = True, await look(), ""
+    except TapewireError as error:
+        ok, found, hint = False, error.message, error.hint
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        ok, found, hint = False, str(error) or type(error).__name__, "check the network, and the address in the configuration"
+    return Check(name, ok, found, hint, round((time.perf_counter() - began) * 1000, 1))
+
+
+def _strategy(config: Config) -> str:
+    load_strategy(config.strategy.name, config.strategy.params)
+    return f"{config.strategy.name} on {', '.join(config.market.symbols)}"
+
+
+def _store(config: Config) -> str:
+    """Opening checks the schema against the migrations; taking the write lock shows that it can be written."""
+    with closing(open_database(config.store.url)) as database:
+        with database.write():
+            pass
+        return f"{database.name} is at this program's schema, and can be written"
+
+
+def _model(config: Config) -> str:
+    with closing(open_database(config.store.url)) as database:
+        scorer = model_loader(config.model, database)(config.model.path)
+    began = time.perf_counter()
+    (score,) = scorer.score([_HEADLINE])
+    took = (time.perf_counter() - began) * 1000
+    return f"{config.model.path} ({scorer.fingerprint[:12]}) scores a headline in {took:.1f} ms: bullish {score.bullish:.2f}"
+
+
+async def _skew(config: Config, clock: Clock) -> str:
+    """The exchange's time against ours in the middle of the round trip."""
+    base = endpoint(config.bybit.endpoint).rest
+    timeout = aiohttp.ClientTimeout(total=config.bybit.rest_timeout / 1000)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
+        before = clock.now()
+        async with session.get(f"{base}/v5/market/time") as response:
+            body, after = await response.read(), clock.now()
+    try:
+        theirs = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
+    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        raise VenueError(f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?") from None
+    skew = (before + after) // 2 - theirs
+    if abs(skew) > MAX_SKEW + (after - before) // 2:
+        raise VenueError(
+            f"this machine's clock is {abs(skew)} ms {'ahead of' if skew > 0 else 'behind'} the exchange's",
+            hint="synchronise it by NTP",
+        )
+    return f"{skew:+d} ms off the exchange's, round trip {after - before} ms"
+
+
+async def _history(config: Config, clock: Clock) -> str:
+    market = config.market
+    async with KlineHistory(config.bybit, market.category, clock, Budget(config.bybit.max_requests, 5.0)) as history:
+        since = clock.now() // market.interval * market.interval - _BARS * market.interval
+        for symbol in market.symbols:
+            found = await history.bars(symbol, market.interval, since)
+            if not found.bars:
+                raise VenueError(f"no bars of {symbol} since {iso(since)}", hint="is it traded, and the clock right?")
+    return f"{', '.join(market.symbols)}: the last bar closed at {found.bars[-1].close:g}"
+
+
+async def _websocket(config: Config, clock: Clock) -> str:
+    """Connect, subscribe to everything, and see what the venue accepts."""
+    market = config.market
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    health = KlineHealth("doctor")
+    url = f"{endpoint(config.bybit.endpoint).stream}/v5/public/{market.category}"
+    topics = [f"kline.{interval_code(market.interval)}.{symbol}" for symbol in market.symbols]
+
+    async def ignore(frame: Frame) -> None: ...
+
+    stream = Stream(url, topics, config.bybit, clock, health, ignore, lambda accepted: ready.set_result(len(accepted)))
+    reading = asyncio.create_task(stream.run())
+    try:
+        either: set[asyncio.Future[Any]] = {reading, ready}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not ready.done():
+            await reading  # it failed, and says why
+        if health.rejected:
+            raise VenueError(f"{url} refuses {', '.join(sorted(health.rejected))}", hint="see market.symbols and interval")
+        return f"{url} accepts {ready.result()} topics"
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})
+
+
+async def _feed(feed: FeedConfig, config: Config, clock: Clock) -> str:
+    news = config.news
+    timeout = aiohttp.ClientTimeout(total=news.total_timeout / 1000, sock_connect=news.connect_timeout / 1000)
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=not is_loopback(feed.url)) as session:
+        answer = await fetch(session, feed.url, news, clock)
+    if answer.body is None:
+        raise VenueError(f"{feed.url} answered HTTP {answer.status} without a document")
+    document = await asyncio.to_thread(parse, answer.body, url=answer.url, content_type=answer.content_type)
+    if not document.entries:
+        raise DataError(f"{feed.url} lists nothing", hint="is it the right address?")
+    newest = max((entry.published for entry in document.entries if entry.published), default=None)
+    return f"{len(document.entries)} entries, the newest of {iso(newest) if newest else 'an unknown time'}"
+
+
+_MARKET: Final = {"clock": _skew, "history": _history, "websocket": _websocket}

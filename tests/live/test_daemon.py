@@ -1,0 +1,188 @@
+"""The daemon against a real exchange on loopback: what comes in is journalled, decided and recorded, over several lives."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from agent.analysis.report.load import load_report_data
+from agent.errors import ConfigError, ModelError, SafetyError
+from agent.events import Command, Fill, Funding, Kline, News, Order, Sentiment
+from agent.live.daemon import Daemon
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from agent.store.queries import find_run, list_runs, read_decisions
+from agent.store.runs import RunStatus
+from tests.live.world import (
+    SENTIMENT,
+    SYMBOLS,
+    Words,
+    assert_sound,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    options,
+    settings,
+    until,
+)  # fmt: skip
+
+
+async def test_a_life_is_journalled_recorded_and_verifies(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path)
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon, complete=True):
+        await until(lambda: handled(daemon) >= 40)
+    run = find_run(database)
+    assert run.status is RunStatus.COMPLETE
+    events = assert_sound(database, run.id, config)
+    actions = [event.action for event in of(Command, events)]
+    assert actions == ["warm-up", "warm-up-done", "stop"]
+    history = [e for e in events[: events.index(of(Command, events)[1])] if isinstance(e, Kline) and e.confirm]
+    assert len(history) >= 120
+    orders = [item for item in read_decisions(database, run.id) if isinstance(item.decision, Order)]
+    assert orders
+    assert orders[0].event_seq > len(history)
+
+
+async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 30)
+    for symbol in SYMBOLS:
+        tape = sandbox.market.quotes[symbol].tape
+        bars = [e for e in journal(database) if isinstance(e, Kline) and e.confirm and e.symbol == symbol]
+        assert len(bars) > 70
+        for bar in bars:
+            truth = tape.bar(tape.index_at(bar.start))
+            assert (bar.start, bar.open, bar.high, bar.low, bar.close) == (
+                truth.start, truth.open, truth.high, truth.low, truth.close,
+            )  # fmt: skip
+
+
+async def test_headlines_are_scored_once_and_traded_on(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: len(of(Sentiment, journal(database))) >= 8 and daemon.core.decisions > 12)
+    events = assert_sound(database, "latest", config)
+    news, sentiments = of(News, events), of(Sentiment, events)
+    assert len({item.id for item in news}) == len(news)
+    assert len({item.news_id for item in sentiments}) == len(sentiments)
+    first = {item.id: item.available_at for item in news}
+    assert all(item.available_at >= first[item.news_id] and item.latency_ms > 0 for item in sentiments)
+    assert {item.model for item in sentiments} == {"starter"}
+    assert of(Fill, [item.decision for item in read_decisions(database, find_run(database).id)])
+
+
+async def test_the_next_life_goes_on_where_the_last_one_ended(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
+    lives = []
+    for _ in range(3):
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            await until(lambda: handled(daemon) >= 20)  # noqa: B023
+        lives.append(find_run(database))
+        assert lives[-1].status is RunStatus.INTERRUPTED
+        assert_sound(database, lives[-1].id, config)
+    assert len(list_runs(database)) == 1
+    assert [run.events for run in lives] == sorted({run.events for run in lives})
+    events = journal(database)
+    assert len({news.id for news in of(News, events)}) == len(of(News, events))
+    assert {news.id for news in of(News, events[: lives[1].events])} <= {s.news_id for s in of(Sentiment, events)}
+
+
+async def test_a_run_that_would_decide_otherwise_is_left_alone(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    for params in ({"fast": 2, "slow": 5}, {"fast": 3, "slow": 5}):
+        config = settings(sandbox.rest_url, tmp_path, strategy={"name": "sma_cross", "params": params})
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            await until(lambda: handled(daemon) >= 4)  # noqa: B023
+    assert [run.params["fast"] for run in list_runs(database)] == [3, 2]
+
+
+async def test_a_complete_run_is_not_resumed_nor_any_where_a_new_one_is_asked(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    config = settings(sandbox.rest_url, tmp_path)
+    for complete, new in ((True, False), (False, False), (False, True)):
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock, new=new)
+        async with living(daemon, complete=complete):
+            await until(lambda: handled(daemon) >= 2)  # noqa: B023
+    assert len({run.id for run in list_runs(database)}) == 3
+
+
+async def test_two_agents_in_one_folder_are_one_too_many(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path)
+    first = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(first):
+        with pytest.raises(SafetyError, match=r"an agent is running already, process \d+"):
+            await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+    assert len(list_runs(database)) == 1
+
+
+async def test_an_exchange_that_comes_late_delays_the_warm_up_only(database: Database, tmp_path: Path) -> None:
+    async with Sandbox(options()) as gone:
+        port = gone.port
+    daemon = Daemon(settings(f"http://127.0.0.1:{port}", tmp_path), database, load_model=load_words)
+    async with living(daemon):
+        await until(lambda: daemon.status().producers[0]["errors"] >= 2)
+        assert daemon.status().warming_up
+        async with Sandbox(options(port=port)):
+            await until(lambda: not daemon.status().warming_up)
+    assert [event.action for event in of(Command, journal(database))] == ["warm-up", "warm-up-done", "stop"]
+
+
+async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    config = settings(
+        sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}},
+        paper={"funding_interval": "10m", "funding_rate": "0.0001"},
+    )  # fmt: skip
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: len(of(Funding, journal(database))) >= 6)
+    events = assert_sound(database, "latest", config)
+    stamps = [event.ts for event in of(Funding, events)]
+    assert all(ts % 600_000 == 0 for ts in stamps)
+    assert stamps == sorted(stamps)
+    assert len(set(stamps)) == len(stamps) / 2  # both symbols
+    assert [d for d in read_decisions(database, find_run(database).id) if type(d.decision).__name__ == "FundingPayment"]
+
+
+async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 40)
+    data = load_report_data(database)
+    assert set(data.prices) == set(SYMBOLS)
+    assert min(len(series.ts) for series in data.prices.values()) >= 15
+    assert len(data.equity.ts) <= max(len(series.ts) for series in data.prices.values()) + 4
+    assert all(ts % 60_000 == 0 for ts in data.equity.ts)
+
+
+@pytest.mark.parametrize(
+    ("sections", "error"),
+    [
+        ({"market": {"category": "equity"}}, ConfigError),
+        ({"strategy": SENTIMENT, "news": {"feeds": []}}, ConfigError),
+        ({"strategy": SENTIMENT}, ModelError),
+    ],
+    ids=["equities are not live", "headlines without a feed", "a model that is no model"],
+)
+async def test_what_cannot_work_is_refused_at_the_start(
+    database: Database, tmp_path: Path, sections: dict[str, object], error: type[Exception]
+) -> None:
+    def load(folder: str) -> Words:
+        if error is ModelError:
+            raise ModelError(f"{folder} is no model")
+        return Words()
+
+    daemon = Daemon(settings("http://127.0.0.1:9", tmp_path, **sections), database, load_model=load)
+    with pytest.raises(error):
+        await daemon.run(asyncio.Event())
+    assert list_runs(database) == []
