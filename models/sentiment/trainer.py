@@ -170,7 +170,7 @@ def make_trainer(
         optim={"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}[
             recipe.optimizer
         ],
-        bf16=recipe.bf16 or (not cpu and torch.cuda.isbf16_supported()),
+        bf16=recipe.bf16 or (not cpu and torch.cuda.is_bf16_supported()),
         use_cpu=cpu,
         activation_checkpointing=recipe.checkpointing,
         eval_strategy="epoch" if validated else "no",
@@ -215,5 +215,5 @@ def _scores(found: Any) -> dict[str, float]:
 def bf16_supported() -> bool:
     """Whether this processor multiplies bfloat16 natively."""
     if torch.cuda.is_available():
-        return bool(torch.cuda.isbf16_supported())
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
