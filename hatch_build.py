@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,15 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
         editable = version == "editable"
-        if editable:
-            clean(root)
-        if os.environ.get("TAPEWIRE_PURE"):
-            return
         out = root if editable else root / "build" / "compiled"
+        if os.environ.get("TAPEWIRE_PURE"):
+            clean(out)
+            return
         try:
-            built = compile_modules(root, out)
+            built = up_to_date(root, out)  # pip asks twice
+            if not built:
+                clean(out)
+                built = compile_modules(root, out)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a compiler or its absence does, Python remains
             self.app.display_warning(f"tapewire: the hot path stays interpreted, since it could not be compiled: {error}")
             return
@@ -60,10 +63,26 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
             build_data["force_include"] |= {str(out / file): file for file in built}
 
 
-def clean(root: Path) -> None:
-    """Remove what an editable build left beside the sources."""
-    for stale in [*root.glob("agent/**/*.so"), *root.glob("*__mypyc*.so"), root / MANIFEST]:
+def clean(out: Path) -> None:
+    """Remove what an earlier build left."""
+    for stale in [*out.glob("agent/**/*.so"), *out.glob("*__mypyc*.so"), out / MANIFEST]:
         stale.unlink(missing_ok=True)
+
+
+def up_to_date(root: Path, out: Path) -> list[str]:
+    """The files of an earlier build in `out`, if it was made from just these sources for this interpreter."""
+    try:
+        manifest = json.loads((out / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return []
+    same = manifest.get("sources") == digests(root) and manifest.get("suffix") == sysconfig.get_config_var("EXT_SUFFIX")
+    files = [*manifest.get("files", []), MANIFEST]
+    return files if same and all((out / file).is_file() for file in files) else []
+
+
+def digests(root: Path) -> dict[str, str]:
+    """SHA-256 of each compiled module and of this file."""
+    return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in (*MODULES, "hatch_build.py")}
 
 
 def compile_modules(root: Path, out: Path) -> list[str]:
@@ -91,6 +110,6 @@ def compile_modules(root: Path, out: Path) -> list[str]:
         finally:
             os.chdir(here)
             sys.argv = argv
-    hashes = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in MODULES}
-    (out / MANIFEST).write_text(json.dumps(hashes, indent=1) + "\n")
+    manifest = {"suffix": sysconfig.get_config_var("EXT_SUFFIX"), "sources": digests(root), "files": built}
+    (out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
     return [*built, MANIFEST]
