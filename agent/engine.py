@@ -74,6 +74,8 @@ class Engine:
         self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
+        self._targets = strategy.targets  # the strategy's own list, emptied in place
+        self._tell_kline = strategy.on_kline
         self._hears_klines = strategy.hears("on_kline")
         self._hears_sentiment = strategy.hears("on_sentiment")
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -108,7 +110,8 @@ class Engine:
         if tape is None:
             self.counts["klines of other symbols"] += 1
             return
-        if (kline.start != tape.next_start or kline.interval != tape.interval) and not self._fits(tape, kline):
+        start, interval = kline.start, kline.interval
+        if (start != tape.next_start or interval != tape.interval) and not self._fits(tape, kline):
             return
         now = kline.available_at
         if now > self._period:
@@ -123,8 +126,8 @@ class Engine:
                 self.exchange.on_price(kline)
             self._act()
             return
-        tape.last_start = kline.start
-        tape.next_start = kline.start + kline.interval
+        tape.last_start = start
+        tape.next_start = start + interval
         if tape.book:
             self.exchange.on_kline(kline)
         position = tape.position
@@ -135,8 +138,8 @@ class Engine:
         if now >= self.signals.next_fade:
             self._fade(now)
         if self._hears_klines:
-            self.strategy.on_kline(kline, self.market)
-        if self.strategy.targets:
+            self._tell_kline(kline, self.market)
+        if self._targets:
             self._act()
             if self._fills_at_close:
                 self.exchange.at_close(kline)
@@ -150,9 +153,9 @@ class Engine:
             same = kline.start == tape.last_start
             self.counts["duplicate klines" if same and kline.confirm else "late klines"] += 1
             return False
-        if tape.next_start >= 0 and tape.instrument.trades_around_the_clock:
-            if kline.confirm:
-                self.counts["gaps"] += 1
+        # A running bar proves nothing yet: the close of the one before may come after its first update
+        if kline.confirm and tape.next_start >= 0 and tape.instrument.trades_around_the_clock:
+            self.counts["gaps"] += 1
             tape.tracker.reset()
         return True
 
@@ -185,7 +188,7 @@ class Engine:
         for signal in signals:
             self._decide(signal)
             self.strategy.on_signal(signal, self.market)
-        if self.strategy.targets:
+        if self._targets:
             self._act()
 
     def _on_funding(self, funding: Funding) -> None:
@@ -214,7 +217,7 @@ class Engine:
                 self.counts["unknown commands"] += 1
                 return
         if command.action == "flatten" or command.args.get("flatten") == "true":
-            self.strategy.targets = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
+            self._targets[:] = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
         self._act()
 
     def _advance(self, now: int) -> None:
@@ -280,10 +283,10 @@ class Engine:
         """Turn the strategy's targets into orders; the latest word on a symbol holds."""
         if self.risk.state is RiskState.HALTED:
             self._cancel_entries("halted")
-        targets = self.strategy.targets
-        if not targets:
+        if not self._targets:
             return
-        self.strategy.targets = []
+        targets = self._targets.copy()
+        self._targets.clear()
         for target in targets if len(targets) == 1 else {t.symbol: t for t in targets}.values():
             self._pursue(target)
 

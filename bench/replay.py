@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from agent import __version__
-from agent.backtest import BacktestSink
+from agent.backtest import BacktestSink, rare_collection
 from agent.config import Config, parse
 from agent.engine import Engine
 from agent.events import MINUTE_MS, Kline, News, Sentiment
@@ -115,9 +115,10 @@ def main() -> None:
     sources: list[Iterator[Kline] | Iterator[Sentiment] | Iterator[News]] = [bars(data)]
     if args.workload == "w2":
         sources.append(scores(data))
-    for event in merge(sources):
-        handle(event)
-    engine.finish()
+    with rare_collection():
+        for event in merge(sources):
+            handle(event)
+        engine.finish()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     fills = sum(account.fills for account in sink.trades.accounts.values())
     n = len(data["ts"])

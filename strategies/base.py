@@ -98,7 +98,7 @@ class Strategy:
 
     def __init__(self, params: StrategyParams | None = None) -> None:
         self.params = params if params is not None else self.Params()
-        self.targets: list[Target] = []
+        self.targets: list[Target] = []  # what was asked for since the engine last looked; it empties this list
 
     def target(
         self,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
+
+from agent.events import DAY_MS
 
 
 def months_of(ts: NDArray[np.int64]) -> NDArray[np.datetime64]:
@@ -13,4 +17,9 @@ def months_of(ts: NDArray[np.int64]) -> NDArray[np.datetime64]:
 
 def month_of(ts: int) -> str:
     """UTC ms -> "2024-03"."""
-    return str(np.datetime64(ts - 1, "ms").astype("datetime64[M]"))
+    return _month_of_day((ts - 1) // DAY_MS)
+
+
+@lru_cache(maxsize=1_024)
+def _month_of_day(day: int) -> str:
+    return str(np.datetime64(day, "D").astype("datetime64[M]"))

@@ -62,13 +62,18 @@ class TradeStats(msgspec.Struct):
 
     def add(self, trade: Trade) -> None:
         """Count a closed round trip."""
+        pnl = trade.pnl
         self.trades += 1
-        self.wins += trade.pnl > 0
-        self.losses += trade.pnl < 0
-        self.gross_profit += max(trade.pnl, _ZERO)
-        self.gross_loss -= min(trade.pnl, _ZERO)
-        self.best = trade.pnl if self.best is None else max(self.best, trade.pnl)
-        self.worst = trade.pnl if self.worst is None else min(self.worst, trade.pnl)
+        if pnl > 0:
+            self.wins += 1
+            self.gross_profit += pnl
+        elif pnl < 0:
+            self.losses += 1
+            self.gross_loss -= pnl
+        if self.best is None or pnl > self.best:
+            self.best = pnl
+        if self.worst is None or pnl < self.worst:
+            self.worst = pnl
         self.holding_time += trade.holding_time or 0
 
     @property
