@@ -1,0 +1,159 @@
+"""Journal, decide, record, in this order: wherever a life breaks off, the next one has everything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import pairwise
+from uuid import uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from agent.errors import DataError, StoreError
+from agent.events import MINUTE_MS, Command, Event, Fill, Funding, News, Order, Sentiment
+from agent.live.core import Core
+from agent.store.database import Database
+from agent.store.journal import Journal, encode, read_journal
+from agent.store.queries import find_run, read_decisions
+from agent.store.runs import Run, RunKind, RunStatus
+from agent.verify import verify
+from tests.market import SYMBOL, T0, config, flat_bars
+
+CONFIG = config(strategy={"name": "sma_cross", "params": {"fast": 1, "slow": 2}}, paper={"funding_rate": 0})
+BARS = flat_bars([100.0 + 5 * (i % 3) for i in range(30)])
+
+
+def a_run(run_id: str = "run-1") -> Run:
+    return Run(
+        run_id, RunKind.LIVE, T0, "sma_cross", params={"fast": 1, "slow": 2, "weight": 0.45, "allow_short": False},
+        config=CONFIG.recorded(),
+    )  # fmt: skip
+
+
+def at_once(events: Sequence[Event]) -> list[tuple[Event, float]]:
+    return [(event, 0.0) for event in events]
+
+
+async def test_what_was_journalled_but_not_decided_is_decided_in_the_next_life(database: Database) -> None:
+    with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
+        await core.feed(at_once(BARS[:10]))
+        raise KeyboardInterrupt
+    Journal(database, "run-1").append(BARS[10:20])  # here the process died
+    before = [item.digest for item in read_decisions(database, "run-1")]
+    with Core(CONFIG, database, find_run(database), resume=True) as core:
+        after = [item.digest for item in read_decisions(database, "run-1")]
+        assert len(before) < len(after)
+        assert after[: len(before)] == before
+        await core.feed(at_once(BARS[20:]))
+        core.end(complete=True)
+    assert decisions(database, "run-1") == await uninterrupted(database)
+
+
+async def uninterrupted(database: Database) -> list[tuple[int, str, int]]:
+    run = a_run(uuid4().hex)
+    with Core(CONFIG, database, run, resume=False) as core:
+        await core.feed(at_once(BARS))
+        core.end(complete=True)
+    return decisions(database, run.id)
+
+
+def decisions(store: Database, run_id: str) -> list[tuple[int, str, int]]:
+    """Client order ids depend on the run; all else must be the same."""
+    return [(item.event_seq, type(item.decision).__name__, item.decision.ts) for item in read_decisions(store, run_id)]
+
+
+@given(cuts=st.lists(st.integers(1, 29), max_size=4, unique=True).map(sorted), lost=st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+async def test_any_number_of_lives_decides_as_one(database: Database, cuts: list[int], lost: bool) -> None:
+    run, resume = a_run(uuid4().hex), False
+    for begin, end in pairwise([0, *cuts, len(BARS)]):
+        with suppress(KeyboardInterrupt), Core(CONFIG, database, run, resume=resume) as core:
+            await core.feed(at_once(BARS[begin : end - lost]))
+            raise KeyboardInterrupt
+        Journal(database, run.id).append(BARS[end - lost : end])
+        run, resume = find_run(database, run.id), True
+    with Core(CONFIG, database, run, resume=True) as core:
+        core.end(complete=True)
+    assert verify(database, find_run(database, run.id)).identical
+    assert decisions(database, run.id) == await uninterrupted(database)
+
+
+async def test_time_does_not_run_backwards(database: Database) -> None:
+    late = News("n1", T0, T0 + 1_000, "late")
+    with Core(CONFIG, database, a_run(), resume=False) as core:
+        handled = await core.feed(at_once([BARS[3], late, BARS[4]]))
+        core.end(complete=False)
+    assert [event.available_at for event in handled] == [BARS[3].available_at, BARS[3].available_at, BARS[4].available_at]
+    assert [encode(event) for _, event in read_journal(database, "run-1")] == list(map(encode, handled))
+    assert handled[1].ts == T0
+
+
+async def test_funding_is_due_once_after_the_bar_that_closes_at_its_stamp_and_after_an_absence(database: Database) -> None:
+    paid = CONFIG.model_copy(
+        update={"paper": CONFIG.paper.model_copy(update={"funding_rate": 0.001, "funding_interval": 300_000})}
+    )
+    with suppress(KeyboardInterrupt), Core(paid, database, a_run(), resume=False) as core:
+        handled = await core.feed(at_once(BARS[:7]))
+        raise KeyboardInterrupt
+    stamps = [i for i, event in enumerate(handled) if isinstance(event, Funding)]
+    assert [handled[i].ts for i in stamps] == [T0 + 5 * MINUTE_MS]
+    assert handled[stamps[0] - 1] == BARS[4]
+    with Core(paid, database, find_run(database), resume=True) as core:
+        again = await core.feed(at_once([BARS[17]]))
+        core.end(complete=False)
+    assert [event.ts for event in again if isinstance(event, Funding)] == [T0 + 10 * MINUTE_MS, T0 + 15 * MINUTE_MS]
+    assert all(event.available_at == BARS[17].available_at for event in again)
+
+
+async def test_memory_says_where_the_sources_go_on(database: Database) -> None:
+    events: list[Event] = [
+        *BARS[:3],
+        News("scored", T0, BARS[2].ts, "one"),
+        News("waiting", T0, BARS[2].ts, "two"),
+        Sentiment("scored", T0, BARS[2].ts, 0.2, 0.2, 0.6),
+        Command("model-in-use", T0, BARS[2].ts, {"chosen": "/models/new"}),
+    ]
+    with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
+        await core.feed(at_once(events))
+        raise KeyboardInterrupt
+    with Core(CONFIG, database, find_run(database), resume=True) as core:
+        memory = core.memory
+        core.end(complete=False)
+    assert memory.bars == {(SYMBOL, MINUTE_MS): BARS[2].start}
+    assert list(memory.headlines) == ["scored", "waiting"]
+    assert list(memory.unscored) == ["waiting"]
+    assert memory.model == "/models/new"
+
+
+async def test_a_run_is_interrupted_when_it_is_to_go_on_and_complete_when_it_is_not(database: Database) -> None:
+    for run_id, complete, status in (("a", False, RunStatus.INTERRUPTED), ("b", True, RunStatus.COMPLETE)):
+        with Core(CONFIG, database, a_run(run_id), resume=False) as core:
+            await core.feed(at_once(BARS))
+            core.end(complete=complete)
+        run = find_run(database, run_id)
+        assert run.status is status
+        assert (run.first_event_at, run.last_event_at) == (BARS[0].available_at, BARS[-1].available_at)
+        assert run.events == len(BARS)
+        kinds = [type(item.decision) for item in read_decisions(database, run_id)]
+        assert Order in kinds
+        assert Fill in kinds
+
+
+async def test_a_run_that_the_program_would_decide_otherwise_is_not_resumed(database: Database) -> None:
+    with suppress(KeyboardInterrupt), Core(CONFIG, database, a_run(), resume=False) as core:
+        await core.feed(at_once(BARS))
+        raise KeyboardInterrupt
+    other = CONFIG.model_copy(update={"paper": CONFIG.paper.model_copy(update={"half_spread_bps": 5.0})})
+    with pytest.raises(StoreError, match="can't be resumed"), Core(other, database, find_run(database), resume=True):
+        pass
+    assert find_run(database).status is RunStatus.FAILED
+
+
+async def test_an_error_of_the_core_fails_the_run_and_keeps_its_journal(database: Database) -> None:
+    with suppress(DataError), Core(CONFIG, database, a_run(), resume=False) as core:
+        await core.feed(at_once(BARS[:5]))
+        raise DataError("a bar of another world")
+    assert find_run(database).status is RunStatus.FAILED
+    assert [encode(event) for _, event in read_journal(database, "run-1")] == list(map(encode, BARS[:5]))

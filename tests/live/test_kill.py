@@ -1,0 +1,79 @@
+"""kill -9 at any moment: the next life folds the journal, and goes on as if there had been no death."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sqlite3
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.events import Command, Kline, News, Sentiment
+from agent.sandbox import Sandbox
+from agent.store.database import open_database
+from agent.store.queries import find_run, list_runs
+from agent.store.runs import RunStatus
+from tests.conftest import ROOT
+from tests.live.world import PATIENCE, SENTIMENT, SPEED, assert_sound, of, options, settings
+
+
+def journalled(folder: Path) -> int:
+    """Events that are safe, as another process sees them; 0 while there is no store yet."""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{folder / 'store.db'}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM journal").fetchone()[0])
+    return 0
+
+
+async def spawn(sandbox: Sandbox, folder: Path) -> Process:
+    now, anchor = sandbox.clock.now(), time.time_ns() // 1_000_000
+    arguments = (sandbox.rest_url, folder, now, anchor, SPEED / 4)
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.live.child", *map(str, arguments), cwd=ROOT, stderr=PIPE
+    )
+
+
+async def until_journalled(process: Process, folder: Path, events: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while journalled(folder) < events:
+            assert process.returncode is None, (await process.communicate())[1].decode()
+            await asyncio.sleep(0.002)
+
+
+@pytest.mark.slow
+async def test_lives_that_end_by_kill_9_add_up_to_one(tmp_path: Path) -> None:
+    dice = random.Random(9)
+    async with Sandbox(options(speed=SPEED / 4, news=True)) as sandbox:
+        before = 0
+        # In the middle of the warm-up, just after it, and anywhere in the live market
+        for further in (1, 140, dice.randrange(20, 80)):
+            process = await spawn(sandbox, tmp_path)
+            await until_journalled(process, tmp_path, before + further)
+            process.send_signal(signal.SIGKILL)
+            assert await process.wait() == -signal.SIGKILL
+            before = journalled(tmp_path)
+        process = await spawn(sandbox, tmp_path)
+        await until_journalled(process, tmp_path, before + 60)
+        process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0, log.decode()
+    assert any(msgspec.json.decode(line).get("event") == "journal folded" for line in log.splitlines())
+    config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
+    with closing(open_database(config.store.url)) as database:
+        assert [run.status for run in list_runs(database)] == [RunStatus.INTERRUPTED]
+        events = assert_sound(database, "latest", config)
+        assert sum(event.action == "warm-up" for event in of(Command, events)) == 4
+        assert find_run(database).decisions > 0
+        assert len({news.id for news in of(News, events)}) == len(of(News, events))
+        scored = [sentiment.news_id for sentiment in of(Sentiment, events)]
+        assert len(set(scored)) == len(scored)
+        for symbol in config.market.symbols:
+            tape = sandbox.market.quotes[symbol].tape
+            bars = [event for event in of(Kline, events) if event.confirm and event.symbol == symbol]
+            assert [bar.close for bar in bars] == [tape.bar(tape.index_at(bar.start)).close for bar in bars]

@@ -1,0 +1,77 @@
+"""The log tells what happened, and no secret."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+import structlog
+
+from agent.config_live import LogConfig
+from agent.live.logging import configure
+
+SECRET = "s3cr3t-Value/9"
+
+
+@pytest.fixture
+def stream() -> Iterator[io.StringIO]:
+    yield io.StringIO()
+    logging.basicConfig(force=True)
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"api_key": SECRET},
+        {"apiSecret": SECRET},
+        {"token": SECRET},
+        {"PASSWORD": SECRET},
+        {"headers": {"Authorization": SECRET, "Accept": "*/*"}},
+        {"headers": [{"Set-Cookie": SECRET}]},
+        {"url": f"postgresql://user:{SECRET.replace('/', '')}@host/name".replace(SECRET.replace("/", ""), "s3cr3t-Value9")},
+        {"url": f"https://feed.example/rss?api_key={SECRET}&page=2"},
+        {"url": f"https://feed.example/rss?page=2&access_token={SECRET}"},
+        {"reason": f"refused: api_secret={SECRET}"},
+        {"reason": f'{{"apiKey": "{SECRET}", "x": 1}}'},
+    ],
+    ids=str,
+)
+def test_secrets_are_masked(stream: io.StringIO, style: str, fields: dict[str, object]) -> None:
+    configure(LogConfig(format=style), stream)  # type: ignore[arg-type]
+    structlog.get_logger().info("something", **fields)
+    text = stream.getvalue()
+    assert "s3cr3t" not in text
+    assert "***" in text
+
+
+def test_an_error_with_a_secret_in_its_trace_is_masked_too(stream: io.StringIO) -> None:
+    configure(LogConfig(format="json"), stream)
+    try:
+        raise ConnectionError(f"GET https://user:{SECRET.replace('/', '')}@host/")
+    except ConnectionError as error:
+        structlog.get_logger().error("producer failed", exc_info=error)
+        logging.getLogger("a.library").warning("and a library says https://x/?token=%s", SECRET)
+    assert "ConnectionError" in stream.getvalue()
+    assert "a library says" in stream.getvalue()
+    assert "s3cr3t" not in stream.getvalue()
+
+
+def test_json_lines_carry_run_event_id_level_and_time(stream: io.StringIO) -> None:
+    configure(LogConfig(format="json", level="info"), stream)
+    with structlog.contextvars.bound_contextvars(run="run-1"):
+        structlog.get_logger().debug("open bar", event_id=6)
+        structlog.get_logger().info("fill", event_id=7, symbol="BTCUSDT")
+    (line,) = stream.getvalue().splitlines()
+    said = msgspec.json.decode(line)
+    assert said.pop("timestamp").endswith("Z")
+    assert said == {"event": "fill", "run": "run-1", "event_id": 7, "symbol": "BTCUSDT", "level": "info"}
+
+
+def test_what_is_no_terminal_gets_json(stream: io.StringIO) -> None:
+    configure(LogConfig(), stream)
+    structlog.get_logger().info("begun")
+    assert msgspec.json.decode(stream.getvalue())["event"] == "begun"
