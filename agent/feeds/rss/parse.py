@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from time import struct_time
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
-from xml.sax import SAXException
+from xml.sax import SAXException, SAXParseException
 
 import feedparser
 
@@ -24,6 +24,10 @@ _STUMBLES: Final = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, SAXException, TypeError, ValueError,
 )  # fmt: skip
 """What feedparser raises now and then of damaged documents; found by damaging many."""
+
+
+_CUT_OFF: Final = ("no element found", "unclosed token", "unclosed CDATA section", "partial character")
+"""What expat says where a document ends too early."""
 
 
 class Entry(NamedTuple):
@@ -44,6 +48,7 @@ class Document(NamedTuple):
     title: str
     entries: list[Entry]
     empty: int  # entries without a word, left out
+    cut_off: bool = False  # it ends too early, so its last entry, which may lack anything, is left out
 
 
 def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
@@ -61,9 +66,15 @@ def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
         raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {error}") from error
     if not feed.get("version") and not feed.entries:
         raise DataError("neither RSS nor Atom", hint=f"{len(body)} bytes that begin with {body[:60]!r}")
-    ambiguous = _ambiguous(feed.entries)
-    entries = [entry for raw in feed.entries if (entry := _entry(raw, ambiguous)) is not None]
-    return Document(plain(_text(feed.feed, "title"), MAX_TITLE), entries, len(feed.entries) - len(entries))
+    if b"\0" in body and not str(feed.get("encoding", "")).lower().startswith(("utf-16", "utf-32")):
+        # An entry whose id was hit would be news once more.
+        raise DataError("the feed is damaged", hint="no text has NUL bytes")
+    flaw = feed.get("bozo_exception")
+    cut_off = isinstance(flaw, SAXParseException) and flaw.getMessage() in _CUT_OFF
+    raws = feed.entries[:-1] if cut_off else feed.entries
+    ambiguous = _ambiguous(raws)
+    entries = [entry for raw in raws if (entry := _entry(raw, ambiguous)) is not None]
+    return Document(plain(_text(feed.feed, "title"), MAX_TITLE), entries, len(raws) - len(entries), cut_off)
 
 
 def _ambiguous(raws: list[Any]) -> set[str]:

@@ -173,7 +173,7 @@ class _FeedReader:
             self.health.news += 1
             self.health.distrusted += not news.trusted_time
         memory.forget(max(self._config.max_seen, 2 * len(listed)))
-        validators = (answer.etag, answer.last_modified)
+        validators = ("", "") if document.cut_off else (answer.etag, answer.last_modified)
         if new or not memory.read or validators != (memory.etag, memory.last_modified):
             memory.read = True
             memory.etag, memory.last_modified = validators

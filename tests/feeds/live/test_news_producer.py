@@ -123,6 +123,17 @@ async def test_validators_of_a_document_that_could_not_be_read_are_not_kept(
     await until(lambda: heard(listener) == [1])
 
 
+async def test_what_a_document_that_was_cut_off_lacks_is_asked_for_again(
+    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+) -> None:
+    whole = rss(item(1), item(2), item(3))
+    half = web.Response(body=whole[: whole.index(b"<guid>id-2")], headers={"ETag": '"7"'})
+    url = feed_server.at("/feed", half, conditional(whole, etag='"7"'))
+    background(NewsProducer(config_of(feed(url)), clock).run(listener))
+    await until(lambda: len(listener.news) == 3)
+    assert heard(listener) == [1, 3, 2]
+
+
 async def test_after_a_restart_old_entries_are_old(
     feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
 ) -> None:

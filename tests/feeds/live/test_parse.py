@@ -123,6 +123,23 @@ def test_an_entry_without_a_title_is_called_by_its_summary_and_one_without_words
     assert document.empty == 1
 
 
+@pytest.mark.parametrize("whole", [rss(item(1, published=NOON), item(2), item(3)), ATOM, RDF], ids=["rss", "atom", "rdf"])
+def test_a_document_that_is_cut_off_anywhere_has_no_entry_that_the_whole_one_lacks(whole: bytes) -> None:
+    entries = parse(whole).entries
+    for end in range(len(whole)):
+        with suppress(DataError):
+            document = parse(whole[:end])
+            assert document.cut_off
+            assert [entry.key for entry in document.entries] == [entry.key for entry in entries[: len(document.entries)]]
+
+
+def test_a_document_with_bytes_that_no_text_has_is_refused() -> None:
+    whole = rss(item(1), item(2))
+    with pytest.raises(DataError, match="damaged"):
+        parse(whole.replace(b"id-1", b"id\0\1"))
+    assert len(parse(whole.decode().replace("<?xml", "<?xml encoding='utf-16'").encode("utf-16")).entries) == 2
+
+
 @pytest.mark.parametrize(
     "body",
     [
