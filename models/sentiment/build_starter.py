@@ -2,8 +2,10 @@
 
 1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA), the project's own headlines and statements by its grammar,
    one a seed. The first one's adapter ships too.
-2. A student of fewer layers and a trimmed vocabulary learns their mean answers, on the same texts and variations of them, on
-   more statements, and on real crypto headlines without labels.
+2. A student. By default it has all six layers over a trimmed vocabulary, and nothing more to learn. With fewer layers (`--layers
+   0,2,3,5 --epochs 2`) it learns the teachers' mean answers, on the same texts and variations of them, on more statements, and
+   on real crypto headlines without labels: two thirds of the size and half as fast again, at 2.7 points of macro-F1 on
+   PhraseBank, which is why it doesn't ship.
 3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv` holds their hashes
    and our labels, not their words. The export is measured on what none of this has seen.
 
@@ -99,8 +101,8 @@ def build(
         "var/starter"
     ),
     teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 1,
-    layers: Annotated[str, typer.Option(help="Layers of the teacher that the student begins with.")] = "0,2,3,5",
-    epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 2,
+    layers: Annotated[str, typer.Option(help="Layers of the teacher that the student begins with.")] = "0,1,2,3,4,5",
+    epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 0,
 ) -> None:
     """Train the teachers, distil the student, calibrate, export, measure."""
     student = Student(layers=tuple(int(layer) for layer in layers.split(",")), epochs=epochs)

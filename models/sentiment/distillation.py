@@ -74,20 +74,22 @@ def distil(
     """
     student = student or Student()
     torch.manual_seed(student.seed)
-    answers = [teacher.logits(texts, batch_size=64) for teacher in teachers]
-    logits = np.mean([answer for answer, _ in answers], axis=0)
     vocabulary = trimmed_vocabulary(teachers[0].tokenizer.backend_tokenizer, texts, student)
     tokenizer = with_vocabulary(teachers[0].tokenizer.backend_tokenizer, vocabulary)
     model = shallow_copy(teachers[0], student.layers, vocabulary)
-    tokens = [tokenizer(text, truncation=True, max_length=teachers[0].card.max_length)["input_ids"] for text in texts]
-    _fit(model, tokens, logits, answers[0][1], student, progress or (lambda *_: None))
+    if student.epochs:
+        answers = [teacher.logits(texts, batch_size=64) for teacher in teachers]
+        logits = np.mean([answer for answer, _ in answers], axis=0)
+        tokens = [tokenizer(text, truncation=True, max_length=teachers[0].card.max_length)["input_ids"] for text in texts]
+        _fit(model, tokens, logits, answers[0][1], student, progress or (lambda *_: None))
     output.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, output / FULL_WEIGHTS)
     model.config.save_pretrained(output)
     tokenizer.save_pretrained(output)
     of = teachers[0].card
     card = Card(
-        base=of.base, base_sha256=of.base_sha256, base_released=of.base_released, method="distilled", pooling=of.pooling,
+        base=of.base, base_sha256=of.base_sha256, base_released=of.base_released,
+        method="distilled" if student.epochs else of.method, pooling=of.pooling,
         max_length=of.max_length, hyper=msgspec.to_builtins(student) | {"layers": ",".join(map(str, student.layers))},
         datasets=of.datasets, threshold=of.threshold, versions=of.versions, trained_until=of.trained_until,
         notes={"teachers": len(teachers), "texts": len(texts), "vocabulary": len(vocabulary)},
