@@ -1,0 +1,119 @@
+"""The other side of the live benchmarks: a sandbox exchange in a process of its own, on real bars and invented headlines."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import os
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+
+from agent.clock import Clock, iso
+from agent.errors import UsageError
+from agent.events import Kline
+from agent.feeds.history.klines import KlineFile
+from agent.sandbox import Sandbox, SandboxOptions
+
+Cores = frozenset[int]
+"""Numbers of processor cores; empty: all that there are."""
+
+PUBLISHERS: Final = ("Soak Wire", "Soak Ledger")
+_COINS: Final = (("Bitcoin", "BTC"), ("Ether", "ETH"))
+_WHO: Final = ("miners", "funds", "options desks", "lenders", "custodians", "wallets", "futures", "payment firms")
+_WHAT: Final = ("gain", "lose", "add", "shed", "recover", "give back", "report", "halt", "double", "warn of")
+_OF_WHAT: Final = ("deposits", "clients", "open interest", "staff", "reserves", "fee income", "hash rate", "volume")
+_WHERE: Final = ("Norholm", "Vasterby", "Port Ellery", "Quillmere", "Tarnford", "Osk", "Lower Brenn", "Saltmarch")
+
+
+def excerpt(source: Path, target: Path, bars: int) -> list[Kline]:
+    """Copy the first bars of a kline file to a CSV file, and return them. Raises UsageError where there are fewer."""
+    head = list(islice((event for event in KlineFile(source) if isinstance(event, Kline)), bars))
+    if len(head) < bars:
+        raise UsageError(f"{source} has {len(head):,} bars, and {bars:,} are needed", hint="fewer --hours, or a longer file")
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("open_time", "open", "high", "low", "close", "volume"))
+        writer.writerows((iso(bar.start), bar.open, bar.high, bar.low, bar.close, bar.volume) for bar in head)
+    return head
+
+
+def invent(target: Path, times: Sequence[int], seed: int, publishers: Sequence[str] = PUBLISHERS) -> dict[str, int]:
+    """Write a news file of invented headlines, one at each of `times` (UTC ms, to the second); publication by title."""
+    dice = random.Random(seed)
+    titles: dict[str, int] = {}
+    with target.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("published_at", "title", "summary", "publisher", "currencies"))
+        for number, moment in enumerate(times):
+            coin, ticker = dice.choice(_COINS)
+            words = (dice.choice(choices) for choices in (_WHO, _WHAT, _OF_WHAT, _WHERE))
+            who, what, things, where = words
+            title = f"{coin} {who} {what} {things} in {where}, bulletin {number}"  # the number makes each title the only one
+            titles[title] = moment // 1000 * 1000
+            writer.writerow((iso(titles[title]), title, "", publishers[number % len(publishers)], ticker))
+    return titles
+
+
+class Opened(NamedTuple):
+    """A running exchange: base URL, the market's clock, and what was added to the times of its files (ms)."""
+
+    url: str
+    clock: Clock
+    shift: int
+
+
+class Closed(NamedTuple):
+    """What became of it: starts (UTC ms) of the bars that its history withholds, by symbol, and each fault's hits."""
+
+    withheld: dict[str, set[int]]
+    faults: list[dict[str, Any]]
+
+
+class Exchange:
+    """A sandbox in a new process: a context that gives `Opened`; `close` gives `Closed`. It dies with this process."""
+
+    def __init__(self, options: SandboxOptions, cores: Cores = frozenset()) -> None:
+        context = get_context("spawn")
+        self._pipe, self._far_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._far_end, options, cores), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._far_end.close()
+        try:
+            self.opened: Opened = self._pipe.recv()
+        except EOFError:
+            raise UsageError("the sandbox did not start", hint="it has said why, above") from None
+        return self
+
+    def close(self) -> Closed:
+        """Stop it."""
+        self._pipe.send(None)
+        closed: Closed = self._pipe.recv()
+        return closed
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(pipe: Connection, options: SandboxOptions, cores: Cores) -> None:
+    if cores:
+        os.sched_setaffinity(0, cores)
+    with suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # nobody is there any more
+        asyncio.run(_play(pipe, options))
+
+
+async def _play(pipe: Connection, options: SandboxOptions) -> None:
+    async with Sandbox(options) as sandbox:
+        pipe.send(Opened(sandbox.rest_url, sandbox.clock, sandbox.market.shift))
+        await asyncio.to_thread(pipe.recv)
+        withheld = {symbol: set(quote.tape.hidden) for symbol, quote in sandbox.market.quotes.items()}
+        pipe.send(Closed(withheld, sandbox.venue.faults.state()))

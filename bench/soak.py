@@ -1,0 +1,251 @@
+"""A day of market at high speed, with everything going wrong, against the real daemon over real sockets; prints one JSON line.
+
+    python bench/soak.py [--hours 24] [--speed 1200] [--faults 1] [--seed 1] [--klines FILE ...] [--model starter]
+
+The sandbox exchange and its feeds run in another process, so the memory is the daemon's alone. Afterwards the journal is held
+against the kline files and against the headlines that were served, and the run is verified. Exit code 1 where anything is missing,
+doubled, wrong or different. `--faults` multiplies the probability of every fault; 0 is a venue without any.
+
+A bar that the exchange withholds for good, in its history too, must be a gap in the journal, and is counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import psutil
+from msgspec.structs import replace
+
+from agent.cli.console import print_json
+from agent.clock import Clock
+from agent.config import Config, parse
+from agent.errors import TapewireError
+from agent.events import HOUR_MS, MINUTE_MS
+from agent.live.daemon import Daemon
+from agent.live.logging import configure
+from agent.live.model import model_loader
+from agent.live.status import Status
+from agent.sandbox import SandboxOptions
+from agent.sandbox.faults import Fault
+from agent.sandbox.feeds import slug
+from agent.store.database import open_database
+from agent.store.journal import read_journal
+from agent.store.runs import Run
+from agent.verify import verify
+from bench.audit import audit_bars, audit_headlines
+from bench.exchange import PUBLISHERS, Exchange, Opened, excerpt, invent
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+WARM_UP: Final = 200  # bars
+TAIL: Final = 60  # bars after the last one that counts: were that one withheld, its gap would show by a later bar only
+LAUNCH: Final = 10.0  # seconds until the daemon is connected and warm, at most
+PATIENCE: Final = 20.0  # seconds for what is still on its way when the market's time is over
+
+KLINES, REST, FEEDS = "ws/public/kline*", "rest/*", "feeds/*"
+FAULTS: Final = (
+    Fault("drop", KLINES, 0.01),
+    Fault("delay", KLINES, 0.002, ms=100),
+    Fault("duplicate", KLINES, 0.01),
+    Fault("reorder", KLINES, 0.02),
+    Fault("corrupt", KLINES, 0.003),
+    Fault("truncate", KLINES, 0.003),
+    Fault("close", KLINES, 0.002),
+    Fault("stall", KLINES, 0.0003, ms=1_000),
+    Fault("drop", "ws/public/ack", 0.02),
+    Fault("drop", "ws/public/pong", 0.02),
+    Fault("status", "ws/public/connect", 0.05, code=503),
+    Fault("status", "ws/public/connect", 0.02, code=403),
+    Fault("gap", "market/*", 0.005),
+    Fault("gap", "market/*", 0.002, rest=True),
+    Fault("delay", REST, 0.05, ms=50),
+    Fault("status", REST, 0.02, code=403),
+    Fault("status", REST, 0.03, code=503),
+    Fault("timeout", REST, 0.02, ms=500),
+    Fault("close", REST, 0.02),
+    Fault("retcode", REST, 0.02, code=10006),
+    Fault("retcode", REST, 0.02, code=10016),
+    Fault("corrupt", REST, 0.02),
+    Fault("truncate", REST, 0.02),
+    Fault("delay", FEEDS, 0.05, ms=100),
+    Fault("status", FEEDS, 0.03, code=503),
+    Fault("status", FEEDS, 0.02, code=403),
+    Fault("timeout", FEEDS, 0.02, ms=500),
+    Fault("close", FEEDS, 0.03),
+    Fault("corrupt", FEEDS, 0.02),
+    Fault("truncate", FEEDS, 0.02),
+)
+"""What goes wrong, and how likely it is each time."""
+
+STREAM: Final = ("connects", "reconnects", "messages", "errors", "corrupt", "duplicates", "stale", "backfilled", "gaps")
+FEED: Final = ("connects", "errors", "duplicates")
+
+
+def settings(opened: Opened, symbols: Sequence[str], folder: Path, speed: float, model: str) -> Config:
+    """The daemon's configuration. Waits are real time, and short since the venue is near; the market's own spans are scaled."""
+    feeds = [
+        {"url": f"{opened.url}/feeds/{slug(publisher)}.{kind}", "name": publisher, "interval": "250ms"}
+        for publisher, kind in zip(PUBLISHERS, ("rss", "atom"), strict=True)
+    ]
+    hours = f"{max(1, round(speed / 100))}h"  # about half a minute of real time
+    return parse(
+        {
+            "market": {"symbols": list(symbols)},
+            "strategy": {"params": {"position_size": 0.3, "allow_short": True, "hold": "1h"}},
+            "risk": {"stale_after": hours, "max_drawdown": 1.0, "max_daily_loss": 1.0},
+            "model": {"path": model, "threads": 1},
+            "bybit": {
+                "endpoint": opened.url, "warmup_bars": WARM_UP, "settle": f"{max(2_000, round(33 * speed))}ms",
+                "audit_interval": "200ms", "silence_timeout": "2s", "open_timeout": "2s", "ack_timeout": "1s", "rest_timeout": "2s",
+                "backfill_timeout": "20s", "ping_interval": "500ms", "pong_timeout": "500ms", "ban_wait": "300ms",
+                "throttle_wait": "200ms", "max_connects": 450, "max_requests": 400, "max_ahead": hours,
+                "reconnect": {"first": "20ms", "ceiling": "200ms"}, "retry": {"first": "20ms", "ceiling": "100ms"},
+            },
+            "news": {
+                "feeds": feeds, "spread": 0, "max_age": hours, "backlog_age": hours, "max_ahead": hours, "total_timeout": "2s",
+                "retry": {"first": "50ms", "ceiling": "500ms"},
+            },
+            "live": {"folder": str(folder), "score_wait": "20ms", "score_within": hours},
+            "store": {"url": f"sqlite:///{folder / 'soak.db'}"},
+            "log": {"level": "error", "format": "json"},
+        },
+        where="bench/soak.py",
+    )  # fmt: skip
+
+
+class Seen(NamedTuple):
+    """What was observed while the daemon lived; `memory` holds (market hours since it was warm, resident MB)."""
+
+    run: Run
+    status: Status
+    first: int  # when the daemon was warm, UTC ms: headlines count from then on
+    last: int  # start of the last bar that counts, UTC ms
+    memory: list[tuple[float, float]]
+    seconds: float
+
+
+async def live(daemon: Daemon, clock: Clock, minutes: int, speed: float, titles: Mapping[str, int]) -> Seen:
+    """Let the daemon live until it has had so much of market, and what was published meanwhile, or patience is over."""
+    stop = asyncio.Event()
+    life = asyncio.create_task(daemon.run(stop, complete=True))
+
+    async def until(condition: Callable[[], bool], limit: float, look: float = 0.1) -> None:
+        deadline = time.monotonic() + limit
+        while not life.done() and not condition() and time.monotonic() < deadline:
+            await asyncio.sleep(look)
+        if life.done():
+            raise TapewireError(f"run {life.result().id} ended before its time")
+
+    await until(lambda: hasattr(daemon, "core") and daemon.core.memory.now > 0, PATIENCE)
+    await until(lambda: not daemon.core.engine.risk.warming, PATIENCE)
+    memory, process, origin = daemon.core.memory, psutil.Process(), clock.now()
+    last = max(memory.bars.values()) + minutes * MINUTE_MS
+    samples: list[tuple[float, float]] = []
+
+    def over() -> bool:
+        samples.append(((clock.now() - origin) / HOUR_MS, process.memory_info().rss / 1e6))
+        return min(memory.bars.values()) >= last
+
+    began, planned = time.monotonic(), minutes * 60 / speed
+    await until(over, 2 * planned + PATIENCE, look=min(1.0, planned / 100))
+    seconds = time.monotonic() - began
+    due = {title for title, published in titles.items() if origin <= published <= last}
+    await until(lambda: not memory.unscored and due <= {news.title for news in memory.headlines.values()}, PATIENCE)
+    status = daemon.status()
+    stop.set()
+    return Seen(await life, status, origin, last, samples, seconds)
+
+
+def memory_line(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Resident MB at the start, the middle and the end, and the slope of a straight line through all but the first quarter."""
+    settled = np.array(samples[len(samples) // 4 :])
+    hours, megabytes = settled[:, 0], settled[:, 1]
+    slope = float(np.polyfit(hours, megabytes, 1)[0]) if np.ptp(hours) else 0.0
+    at = (samples[0], samples[len(samples) // 2], samples[-1])
+    return dict(zip(("start_mb", "middle_mb", "end_mb"), (round(mb, 1) for _, mb in at), strict=True)) | {
+        "slope_mb_per_market_hour": round(slope, 3),
+        "samples": len(samples),
+    }
+
+
+def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Everything, in an empty folder; returns the line to print."""
+    minutes = round(given.hours * 60)
+    bars = WARM_UP + round(LAUNCH * given.speed / 60) + minutes + TAIL
+    files = {source: folder / source.with_suffix(".csv").name for source in given.klines}
+    played = [excerpt(source, target, bars) for source, target in files.items()]
+    truth = {bars[0].symbol: bars for bars in played}
+    start = played[0][WARM_UP].start
+    titles = invent(folder / "headlines.csv", [start + minute * MINUTE_MS for minute in range(bars - WARM_UP)], given.seed)
+    options = SandboxOptions(
+        klines=tuple(files.values()), news=folder / "headlines.csv", start=start, speed=given.speed, seed=given.seed,
+        faults=tuple(replace(fault, p=min(1.0, fault.p * given.faults)) for fault in FAULTS),
+    )  # fmt: skip
+    with closing(open_database(f"sqlite:///{folder / 'soak.db'}")) as database, Exchange(options) as exchange:
+        opened = exchange.opened
+        config = settings(opened, list(truth), folder, given.speed, given.model)
+        configure(config.log)
+        titles = {title: published + opened.shift for title, published in titles.items()}
+        daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True)
+        seen = asyncio.run(live(daemon, opened.clock, minutes, given.speed, titles))
+        closed = exchange.close()
+        events = [event for _, event in read_journal(database, seen.run.id)]
+        proof = verify(database, seen.run)
+    moved = {symbol: [replace(bar, start=bar.start + opened.shift) for bar in original] for symbol, original in truth.items()}
+    queue, (market, feeds, model) = seen.status.queue, seen.status.producers
+    bar_audit = audit_bars(events, moved, closed.withheld, seen.last)
+    headlines = audit_headlines(events, titles, seen.first, seen.last, model["dropped"] + model["expired"])
+    hits: Counter[str] = Counter()
+    for fault in closed.faults:
+        hits[fault["kind"]] += fault["hits"]
+    return {
+        "benchmark": "soak", "passed": bar_audit.flawless and headlines.flawless and proof.identical,
+        "verify": "identical" if proof.identical else f"different at event {proof.events}",
+        "events": proof.events, "decisions": proof.decisions, "bars": bar_audit, "headlines": headlines,
+        "memory": memory_line(seen.memory), "queue": {"high_water": queue.high_water, "blocked": queue.blocked, "dropped": sum(kind.dropped for kind in queue.kinds.values())}, "klines_ms": seen.status.latencies.get("Kline"),
+        "stream": {name: market[name] for name in STREAM}, "feeds": {name: feeds[name] for name in FEED},
+        "failures": {producer["name"]: producer["failures"] for producer in seen.status.producers},
+        "faults": dict(hits), "hours": given.hours, "speed": given.speed, "seconds": round(seen.seconds, 1),
+        "symbols": list(truth), "seed": given.seed, "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1),
+    }  # fmt: skip
+
+
+def default_klines() -> list[Path]:
+    """Two years beside the checkout where they are, else the sample."""
+    real, sample = ROOT.parent / "shared/data/klines", ROOT / "tests/sample_data"
+    names = ("BTCUSDT-1m", "ETHUSDT-1m")
+    found = [real / f"{name}.parquet" for name in names]
+    return found if all(file.is_file() for file in found) else [sample / f"{name}.csv" for name in names]
+
+
+def main() -> None:
+    """Run it and print its line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, default=24.0, help="of market, after the warm-up")
+    parser.add_argument("--speed", type=float, default=1_200.0, help="1200: a minute in 50 ms")
+    parser.add_argument("--faults", type=float, default=1.0, help="factor on the probability of every fault")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--klines", type=Path, nargs="+", default=default_klines(), help="SYMBOL-1m files, parquet or CSV")
+    parser.add_argument("--model", default="starter")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:
+        try:
+            line = soak(given, Path(folder))
+        except TapewireError as error:
+            sys.exit(f"error: {error}")
+    print_json(line)
+    sys.exit(not line["passed"])
+
+
+if __name__ == "__main__":
+    main()
