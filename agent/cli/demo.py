@@ -25,6 +25,7 @@ SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 START: Final = 1_740_960_000_000  # 2025-03-03T00:00Z: the sample's second half, which has the headlines
 _LENGTH: Final = DAY_MS - MINUTE_MS
 _FRAME: Final = 0.25  # seconds between two pictures
+_FASTEST: Final = 2_000.0  # beyond it headlines are old before they are read
 _LAUNCH: Final = 4.0  # seconds for connections and warm-up, which the market doesn't wait for
 
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
@@ -34,7 +35,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
         "name": "sentiment",
         "params": {"position_size": 0.4, "confidence_threshold": 0.7, "allow_short": True, "stop": 0.02, "hold": "2h"},
     },
-    "risk": {"max_order": 1.0, "stale_after": "30m"},
+    "risk": {"max_order": 1.0, "stale_after": "2h"},
     "model": {"path": "starter", "threads": 1},
     # Waits are real time: at a market of 720 times the speed a second is twelve minutes
     "bybit": {
@@ -56,7 +57,9 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=5, help="How long it takes; a day of market is played in this time.")] = 110.0,
+    seconds: Annotated[
+        float, typer.Option(min=5, help="How long it takes; a day of market is played in it, less where it is short.")
+    ] = 110.0,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store is named.")] = None,
     model: Annotated[str, typer.Option(help="Folder of the model that scores.")] = "starter",
     report: Annotated[Path | None, typer.Option(help="The page to write [var/reports/RUN.html].")] = None,
@@ -115,7 +118,7 @@ async def _play(database: Database, seconds: float, model: str, *, quiet: bool) 
         klines=tuple(Path(f"{symbol}={samples / f'{symbol}-1m.csv'}") for symbol in SYMBOLS),
         news=samples / "headlines.csv",
         start=START,
-        speed=_LENGTH / 1000 / (seconds - _LAUNCH),
+        speed=min(_LENGTH / 1000 / (seconds - _LAUNCH), _FASTEST),
     )
     stop = stop_on_signals()
     async with Sandbox(options) as sandbox:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import msgspec
 from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_live import FeedConfig
-from agent.errors import DataError, TapewireError, VenueError
+from agent.errors import ConfigError, DataError, TapewireError, VenueError
 from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.backfill import KlineHistory
@@ -50,11 +50,14 @@ class Check(msgspec.Struct, frozen=True):
 async def examine(config: Config, clock: Clock | None = None) -> list[Check]:
     """Look at everything, side by side; what fails is a `Check` too, never an exception."""
     clock = clock or WallClock()
+    headlines = True
     looks: dict[str, Callable[[], Awaitable[str]]] = {
         "strategy": partial(asyncio.to_thread, _strategy, config),
         "store": partial(asyncio.to_thread, _store, config),
     }
-    if hears_headlines(config):
+    with suppress(ConfigError):  # a strategy that doesn't exist is told by its own check
+        headlines = hears_headlines(config)
+    if headlines:
         looks["model"] = partial(asyncio.to_thread, _model, config)
         looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock) for feed in config.news.feeds}
     if config.market.category != "equity":

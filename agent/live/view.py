@@ -103,8 +103,8 @@ class View:
 
     def _wire(self) -> Panel:
         table = Table.grid(padding=(0, 1))
-        table.add_column(width=5)
-        table.add_column(width=13)
+        table.add_column(min_width=5, no_wrap=True)
+        table.add_column(min_width=12, no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for news in self._headlines:
             table.add_row(Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), Text(news.title))

@@ -14,6 +14,9 @@ from agent.live.logging import configure
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
 from tests.live.world import options
+from tests.models.conftest import write_model
+
+__all__ = ["write_model"]
 
 
 @pytest.fixture

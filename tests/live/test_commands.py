@@ -1,0 +1,129 @@
+"""The verbs, each in a process of its own, as a person or a supervisor of processes uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.main import build
+from agent.errors import TapewireError
+from agent.live.control import Request, ask
+from agent.sandbox import Sandbox
+from agent.store.database import open_database
+from agent.store.queries import list_runs
+from agent.store.runs import RunStatus
+from tests.conftest import ROOT
+from tests.live.world import PATIENCE, options
+
+MAIN = "from agent.cli.main import main; main()"
+
+
+def write_config(sandbox: Sandbox, folder: Path) -> Path:
+    path = folder / "config.toml"
+    path.write_text(
+        f'[strategy]\nname = "sma_cross"\n[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n'
+        f'[live]\nfolder = "{folder}"\n[store]\nurl = "sqlite:///{folder / "store.db"}"\n[log]\nformat = "json"\n'
+    )
+    return path
+
+
+async def start(*arguments: object, cwd: Path = ROOT) -> Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MAIN, *map(str, arguments), cwd=cwd, stdout=PIPE, stderr=PIPE, env={"PYTHONPATH": str(ROOT)}
+    )
+
+
+async def status_of(folder: Path, process: Process) -> Any:
+    """Once it is warm."""
+    async with asyncio.timeout(PATIENCE):
+        while process.returncode is None:
+            with suppress(TapewireError):
+                status = await asyncio.to_thread(ask, folder, Request("status"))
+                if not status["warming_up"]:
+                    return status
+            await asyncio.sleep(0.01)
+    raise AssertionError((await process.communicate())[1].decode())
+
+
+@pytest.mark.slow
+async def test_run_ends_by_a_signal_with_exit_code_0_and_goes_on_when_started_again(tmp_path: Path) -> None:
+    async with Sandbox(options(speed=1)) as sandbox:
+        config = write_config(sandbox, tmp_path)
+        seen = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            process = await start("run", "--config", config, "--json")
+            seen.append((await status_of(tmp_path, process))["run"])
+            if number is signal.SIGTERM:
+                second = await start("run", "--config", config)
+                _, said = await asyncio.wait_for(second.communicate(), PATIENCE)
+                assert second.returncode == 3
+                assert f"an agent is running already, process {process.pid}" in " ".join(said.decode().split())
+            process.send_signal(number)
+            result, log = await asyncio.wait_for(process.communicate(), PATIENCE)
+            assert process.returncode == 0, log.decode()
+            assert json.loads(result)["run"] == seen[-1]
+            assert all(json.loads(line)["run"] == seen[-1] for line in log.splitlines() if b'"event_id"' in line)
+    assert len(set(seen)) == 1
+    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        assert [run.status for run in list_runs(database)] == [RunStatus.INTERRUPTED]
+
+
+@pytest.mark.parametrize("verb", [["status"], ["pause"], ["resume"], ["halt"], ["flatten"], ["model", "use", "starter"]])
+def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(f'[live]\nfolder = "{tmp_path}"\n')
+    result = CliRunner().invoke(build(), [*verb, "--config", str(config)])
+    assert isinstance(result.exception, TapewireError)
+    assert "no agent is running" in str(result.exception)
+    assert result.exception.exit_code == 1
+
+
+async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp_path: Path) -> None:
+    from agent.live.daemon import Daemon
+    from tests.live.world import SENTIMENT, handled, living, load_words, settings, until
+
+    async with Sandbox(options(news=True)) as sandbox:
+        config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
+        path = tmp_path / "config.toml"
+        path.write_text(f'[live]\nfolder = "{tmp_path}"\n')
+
+        async def invoke(*verb: str) -> str:
+            result = await asyncio.to_thread(CliRunner().invoke, build(), [*verb, "--config", str(path)])
+            assert result.exit_code == 0, result.output
+            return result.output
+
+        with closing(open_database(config.store.url)) as database:
+            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            async with living(daemon):
+                await until(lambda: handled(daemon) >= 4)
+                status = json.loads(await invoke("status", "--json"))
+                assert (status["run"], status["risk"]) == (daemon.core.run.id, "ACTIVE")
+                assert {"positions", "queue", "latencies", "producers", "recent", "uptime_s"} <= status.keys()
+                assert json.loads(await invoke("pause", "--json"))["risk"] == "REDUCING"
+                await invoke("resume")
+                model = json.loads(await invoke("model", "use", str(tmp_path / "other"), "--json"))
+                assert model["folder"] == str(tmp_path / "other")
+
+
+@pytest.mark.slow
+async def test_the_demo_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
+    process = await start("demo", "--seconds", 14, "--json", cwd=tmp_path)
+    result, log = await asyncio.wait_for(process.communicate(), 3 * PATIENCE)
+    assert process.returncode == 0, log.decode()
+    demo = json.loads(result)
+    assert demo["identical"]
+    assert demo["trades"] >= 1
+    assert demo["orders_on_headlines"] >= 1
+    page = (tmp_path / demo["report"]).read_text()
+    assert demo["run"] in page
+    with closing(open_database(f"sqlite:///{tmp_path / 'var' / 'tapewire.db'}")) as database:
+        assert [run.status for run in list_runs(database)] == [RunStatus.COMPLETE]
