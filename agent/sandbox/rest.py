@@ -38,6 +38,7 @@ class RestDoor:
         if broken is not None:
             return broken
         body = await request.read()
+        stated = venue.now()  # before the look at the market: nothing that happened up to then may be lacking
         venue.market.catch_up()
         headers: dict[str, str] = {}
         answers = venue.faults.strike(target, *_ANSWER_FAULTS)
@@ -46,21 +47,22 @@ class RestDoor:
             for fault in answers:
                 if fault.kind == "retcode":
                     raise _refusal(fault)
-            answer = self._answer(request, body, headers)
+            code, message, result, extra = self._answer(request, body, headers)
             for fault in answers:
                 if fault.kind == "lost":
                     raise _refusal(fault)
         except Refusal as refusal:
             status = refusal.status
-            answer = self._envelope(refusal.code, refusal.message, dict(refusal.result))
+            code, message, result, extra = refusal.code, refusal.message, dict(refusal.result), {}
+        answer = {"retCode": code, "retMsg": message, "result": result, "retExtInfo": extra, "time": stated}
         payload = spoil(msgspec.json.encode(answer), venue.faults.strike(target, "corrupt", "truncate"))
         return web.Response(body=payload, status=status, content_type="application/json", headers=headers)
 
-    def _answer(self, request: web.Request, body: bytes, headers: dict[str, str]) -> Json:
+    def _answer(self, request: web.Request, body: bytes, headers: dict[str, str]) -> tuple[int, str, Json, Json]:
         venue = self._venue
         verb, path = request.method, request.path
         if verb == "GET" and (public := PUBLIC.get(path)):
-            return self._envelope(0, "OK", public(venue, Params(request.query)))
+            return 0, "OK", public(venue, Params(request.query)), {}
         endpoint = PRIVATE.get((verb, path))
         if endpoint is None:
             known = path in PUBLIC or any(path == other for _, other in PRIVATE)
@@ -77,10 +79,8 @@ class RestDoor:
         if refusal is not None:
             raise refusal
         result = endpoint.handler(venue, params)
-        return self._envelope(0, "OK", result, result.pop("_ext", {}))
-
-    def _envelope(self, code: int, message: str, result: Json, extra: Json | None = None) -> Json:
-        return {"retCode": code, "retMsg": message, "result": result, "retExtInfo": extra or {}, "time": self._venue.now()}
+        extra = result.pop("_ext", {})
+        return 0, "OK", result, extra
 
 
 async def break_transport(request: web.Request, faults: list[Fault]) -> web.StreamResponse | None:
