@@ -188,7 +188,7 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     start = played[0][WARM_UP].start
     titles = invent(folder / "headlines.csv", [start + minute * MINUTE_MS for minute in range(bars - WARM_UP)], given.seed)
     options = SandboxOptions(
-        klines=tuple(files.values()), news=folder / "headlines.csv", start=start, speed=given.speed, seed=given.seed,
+        klines=tuple(files.values()), news=folder / "headlines.csv", start=start, speed=given.speed, seed=given.seed, feed_items=100,
         faults=tuple(replace(fault, p=min(1.0, fault.p * given.faults)) for fault in FAULTS),
     )  # fmt: skip
     with closing(open_database(f"sqlite:///{folder / 'soak.db'}")) as database, Exchange(options) as exchange:
@@ -212,7 +212,8 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "benchmark": "soak", "passed": bar_audit.flawless and headlines.flawless and proof.identical,
         "verify": "identical" if proof.identical else f"different at event {proof.events}",
         "events": proof.events, "decisions": proof.decisions, "bars": bar_audit, "headlines": headlines,
-        "memory": memory_line(seen.memory), "queue": {"high_water": queue.high_water, "blocked": queue.blocked, "dropped": sum(kind.dropped for kind in queue.kinds.values())}, "klines_ms": seen.status.latencies.get("Kline"),
+        "memory": memory_line(seen.memory), "klines_ms": seen.status.latencies.get("Kline"),
+        "queue": {"high_water": queue.high_water, "blocked": queue.blocked, "dropped": sum(k.dropped for k in queue.kinds.values())},
         "stream": {name: market[name] for name in STREAM}, "feeds": {name: feeds[name] for name in FEED},
         "failures": {producer["name"]: producer["failures"] for producer in seen.status.producers},
         "faults": dict(hits), "hours": given.hours, "speed": given.speed, "seconds": round(seen.seconds, 1),

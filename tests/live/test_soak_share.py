@@ -18,6 +18,7 @@ from tests.conftest import ROOT
 SAMPLES = ROOT / "tests" / "sample_data"
 
 
+@pytest.mark.slow
 def test_under_faults_every_bar_and_headline_is_there_once_and_the_run_verifies(tmp_path: Path) -> None:
     arguments = ["--hours", "0.67", "--speed", "600", "--faults", "3", "--seed", "7", "--klines"]
     done = subprocess.run(
