@@ -28,7 +28,7 @@ run: setup
 	@$(BIN)/tapewire verify latest
 
 test: .venv/.ready-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 lint: .venv/.ready-dev
 	$(BIN)/ruff check .

@@ -57,12 +57,15 @@ class FeatureTracker:
     """The features of one symbol on one interval. Feed it every closed bar in order, `reset` it where bars are missing."""
 
     __slots__ = (
-        "_atr", "_bars", "_closes", "_day_end", "_ema12", "_ema26", "_gain", "_loss", "_previous", "_reference", "_returns", "_signal",
+        "_atr", "_bars", "_closes", "_day_end", "_ema12", "_ema26", "_gain", "_kind", "_loss", "_make", "_previous", "_reference", "_returns", "_signal",
         "_sum_close", "_sum_close2", "_sum_macd", "_sum_return", "_sum_return2", "_sum_volume", "_traded", "_volume", "_volumes",
         "values",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        # A NamedTuple's own constructor costs three times as much; looked up once, since this is the hottest line of all
+        self._make = tuple.__new__
+        self._kind = Features
         self.reset()
 
     def reset(self) -> None:
@@ -135,8 +138,8 @@ class FeatureTracker:
             self._resum(n, close)
 
         moved = self._gain + self._loss
-        values: Features = tuple.__new__(  # a NamedTuple's own constructor costs three times as much
-            Features,
+        values: Features = self._make(
+            self._kind,
             (
                 return_1,
                 close / closes[(n - 5) & _MASK] - 1.0,

@@ -60,12 +60,13 @@ def order(number: int, side: Side, kind: OrderType, qty: str, **more: Any) -> Or
 
 
 def run(
-    strategy: Strategy, events: Iterable[Event], settings: Config | None = None, run_id: str = "test"
+    strategy: Strategy, events: Iterable[Event], settings: Config | None = None, run_id: str = "test", *, finish: bool = True
 ) -> tuple[Engine, ListSink]:
-    """Feed `events` to a fresh engine, finish it, and return it with all that it decided."""
+    """Feed `events` to a fresh engine, finish it (that closes the last bar period), and return it with all that it decided."""
     sink = ListSink()
     engine = Engine(settings or config(), strategy, sink, run_id=run_id)
     for event in events:
         engine.handle(event)
-    engine.finish()
+    if finish:
+        engine.finish()
     return engine, sink

@@ -88,7 +88,7 @@ def test_decisions_on_a_prefix_are_the_first_decisions_on_the_whole(closes: list
     events = list(merge([flat_bars(closes), headlines(len(closes) // 3, 3 * MINUTE_MS)]))
     cut = data.draw(st.integers(1, len(events)))
     _, whole = run(Restless(), events, config(**REAL_COSTS))
-    engine, part = run(Restless(), events[:cut], config(**REAL_COSTS))
+    engine, part = run(Restless(), events[:cut], config(**REAL_COSTS), finish=False)
     assert part.decisions == whole.decisions[: len(part.decisions)]
     later = whole.decisions[len(part.decisions) :]
     assert all(getattr(d, "available_at", d.ts) > engine.market.now or d.ts >= engine.market.now for d in later)

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import signals as module
 from agent.config import SignalsConfig
 from agent.events import BUY, DAY_MS, HOLD, HOUR_MS, MINUTE_MS, SELL, Direction, News, Sentiment, Signal
-from agent.signals import SignalEngine
+from agent.signals import MAX_WAITING, SignalEngine
 from agent.symbols import SymbolMapper
 from agent.votes import MAX_SOURCES, NEVER
 
@@ -170,14 +169,13 @@ def test_a_stale_headline_is_noted_but_has_no_vote() -> None:
     assert len(signals.on_sentiment(sentiment("b", 3, BULL, ()))) == 1
 
 
-def test_headlines_that_nobody_scores_are_dropped_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WAITING", 3)
+def test_headlines_that_nobody_scores_are_dropped_oldest_first() -> None:
     signals = engine()
-    for number in range(5):
+    for number in range(MAX_WAITING + 2):
         signals.on_news(news(f"n{number}", number, f"Bitcoin tale{number} told{number} anew{number}"))
     assert signals.counts["dropped"] == 2
-    assert signals.on_sentiment(sentiment("n1", 9, BULL, ())) == []
-    assert len(signals.on_sentiment(sentiment("n2", 9, BULL, ()))) == 1
+    assert signals.on_sentiment(sentiment("n1", MAX_WAITING, BULL, ())) == []
+    assert len(signals.on_sentiment(sentiment("n2", MAX_WAITING, BULL, ()))) == 1
 
 
 # -- fading ----------------------------------------------------------------------------------------------------------
