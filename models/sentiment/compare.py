@@ -41,8 +41,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Processor time of training and measuring, the sweep apart: other work on the machine doesn't count."""
     peak_memory: int | None = None
     """Bytes, of the training process or the accelerator."""
-    ms: float
-    """Median time of one headline alone, in torch on this machine."""
+    ms: float | None = None
+    """Median time of one headline alone, in torch on this machine: of the processor, or with a GPU on the wall."""
     hyper: dict[str, Any] = {}
     swept: dict[str, float] = {}
     """Learning rate → calibrated validation NLL."""
@@ -92,7 +92,11 @@ def compare(
         for name in methods
     ]
     with ThreadPoolExecutor(jobs) as pool:
-        rows += pool.map(lambda plan: _method(plan, tell), plans)
+        trained = list(pool.map(lambda plan: _method(plan, tell), plans))
+    timed = [example.text for example in split.test[:_TIMED]]
+    for plan, row in zip(plans, trained, strict=True):  # one after the other, when nothing is trained beside it
+        tell(f"{row.method}: timing")
+        rows.append(msgspec.structs.replace(row, ms=_latency(plan.output, timed)))
     return Comparison(base=base, data=[record.name for record in datasets], sizes=split.sizes(), seed=recipe.seed, rows=rows)
 
 
@@ -164,8 +168,6 @@ def _tried(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
 
 
 def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str) -> Row:
-    from models.sentiment.trained import load_trained
-
     began = time.process_time()
     done = _train(recipe, split, datasets, output, base)
     return Row(
@@ -174,7 +176,6 @@ def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
         trainable=done.trainable,
         cpu_seconds=time.process_time() - began,
         peak_memory=done.peak_memory,
-        ms=_latency(load_trained(output), [example.text for example in split.test[:_TIMED]]),
         hyper=done.recipe.to_dict(),
         metrics=done.card.metrics["test"],
     )
@@ -189,13 +190,20 @@ def _train(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
     return train(recipe, split, datasets, output, base=base)
 
 
-def _latency(trained: Any, texts: Sequence[str]) -> float:
-    """Median ms of one text alone."""
+def _latency(folder: Path, texts: Sequence[str]) -> float:
+    """Median processor ms of one text alone; on a GPU, of the clock on the wall."""
+    import torch
+
+    from models.sentiment.trained import load_trained
+
+    cuda = torch.cuda.is_available()
+    now = time.perf_counter if cuda else time.process_time
+    trained = load_trained(folder, "cuda" if cuda else "cpu")
     taken = []
     for text in [texts[0], *texts]:  # the first one warms up
-        began = time.perf_counter()
+        began = now()
         trained.logits([text])
-        taken.append(time.perf_counter() - began)
+        taken.append(now() - began)
     return float(np.median(taken[1:])) * 1000
 
 
@@ -229,7 +237,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{row.metrics['ece'].value:.3f}",
         f"{row.cpu_seconds:.0f}",
         f"{row.peak_memory / 1e6:.0f}" if row.peak_memory else "–",
-        f"{row.ms:.2f}",
+        f"{row.ms:.2f}" if row.ms else "–",
     )
 
 

@@ -9,7 +9,7 @@ from models.sentiment.methods.targets import target_modules
 from models.sentiment.recipe import Defaults, Recipe
 
 
-@register("lora", Defaults(learning_rate=1e-3, head_learning_rate=1e-3, epochs=4, ranked=True))
+@register("lora", Defaults(learning_rate=2e-3, head_learning_rate=1e-3, epochs=4, ranked=True))
 def configure(recipe: Recipe, plan: Plan) -> LoraConfig:
     """The head is trained and saved beside the adapter."""
     return LoraConfig(
