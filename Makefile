@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench starter clean
+.PHONY: setup run test lint format bench soak load starter clean
 
 setup: .venv/.ready
 
@@ -23,9 +23,7 @@ setup: .venv/.ready
 	@touch $@
 
 run: setup
-	@$(BIN)/tapewire backtest --strategy sentiment
-	@$(BIN)/tapewire report latest
-	@$(BIN)/tapewire verify latest
+	@$(BIN)/tapewire demo
 
 test: .venv/.ready-dev
 	@$(BIN)/python -m pytest -n auto
