@@ -108,6 +108,9 @@ def _print(status: Status) -> None:
     for source in status.producers:
         figures = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
         sources.add_row(source["name"], source["state"], *figures, source["last_error"][:80])
+    for feed in status.feeds:
+        figures = f"{feed.messages:,}", f"{feed.errors:,}", ""
+        sources.add_row(f"  {feed.name}", feed.state, *figures, feed.last_error[:80])
     out.print(sources)
     latencies = Table("handled", "n", "p50 ms", "p99 ms", box=None, header_style="dim")
     for kind, latency in status.latencies.items():

@@ -19,6 +19,7 @@ from agent.errors import ModelError, TapewireError, UsageError
 from agent.events import Command, Event, News
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
+from agent.feeds.rss.producer import NewsProducer
 from agent.live.control import SOCKET, Request, control_socket
 from agent.live.core import Core
 from agent.live.lock import instance_lock
@@ -70,6 +71,7 @@ class Daemon:
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
         self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
+        self._news: NewsProducer | None = None
         self._supervised: list[tuple[Producer, Supervision]] = []
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
@@ -120,7 +122,8 @@ class Daemon:
         if self._model is not None:
             for news in memory.unscored.values():
                 self._model.offer(news)
-            producers += [headlines(self.config, self._clock), self._model]
+            self._news = headlines(self.config, self._clock)
+            producers += [self._news, self._model]
         return producers
 
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
@@ -248,6 +251,7 @@ class Daemon:
             events=core.journal.last_seq,
             decisions=core.decisions,
             producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
+            feeds=self._news.feeds if self._news else [],
             queue=self.queue.stats(),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             ignored=dict(engine.counts),

@@ -37,7 +37,7 @@ def market_data(config: Config, clock: Clock, memory: Memory) -> Producer:
     return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
 
 
-def headlines(config: Config, clock: Clock) -> Producer:
+def headlines(config: Config, clock: Clock) -> NewsProducer:
     """Headlines of the configured feeds."""
     return NewsProducer(config.news, clock)
 

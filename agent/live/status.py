@@ -12,6 +12,7 @@ from agent.engine import Engine
 from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
+from agent.feeds.rss.producer import FeedHealth
 from agent.live.supervisor import Supervision
 
 
@@ -48,6 +49,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     decisions: int
     producers: list[dict[str, Any]]  # health and supervision of each
+    feeds: list[FeedHealth]
     queue: QueueStats
     latencies: dict[str, dict[str, float]]
     ignored: dict[str, int]  # inputs, by reason

@@ -141,6 +141,7 @@ async def test_the_status_says_how_everything_is(sandbox: Sandbox, database: Dat
     assert {source["name"]: source["state"] for source in status.producers} == dict.fromkeys(
         ("bybit", "rss", "sentiment"), "live"
     )
+    assert [(feed.name, feed.state, feed.news > 0) for feed in status.feeds] == [("127.0.0.1", "live", True)]
     assert status.queue.kinds["Kline"].taken >= 20
     assert 0 < status.latencies["Kline"]["p50_ms"] <= status.latencies["Kline"]["p99_ms"]
     assert any("sentiment" in line["what"] for line in status.recent)
@@ -168,7 +169,7 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
         await until(lambda: of(Sentiment, journal(database))[-1].model == "/new")
     again = Daemon(config, database, load_model=load, clock=sandbox.clock)
     async with living(again):
-        assert again.status().model == "/new"
+        await until(lambda: again.status().model == "/new")
     events = assert_sound(database, "latest", config)
     story = [(event.action, event.args.get("folder")) for event in of(Command, events) if "model" in event.action]
     assert story == [
