@@ -247,8 +247,9 @@ class BacktestSink:
 
     def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
         """Folded; the first sample of each hour is passed on."""
-        times = np.array(ts)
-        self.curve.extend(times, np.array(equity), np.array(exposure) > 0.0)
+        n = len(ts)
+        times = np.fromiter(ts, np.int64, n)
+        self.curve.extend(times, np.fromiter(equity, np.float64, n), np.fromiter(exposure, np.float64, n) > 0.0)
         hours = times // self._every
         rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
         self._hour = int(hours[-1])

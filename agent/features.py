@@ -57,9 +57,9 @@ class FeatureTracker:
     """The features of one symbol on one interval. Feed it every closed bar in order, `reset` it where bars are missing."""
 
     __slots__ = (
-        "_atr", "_bars", "_closes", "_day_end", "_ema12", "_ema26", "_gain", "_kind", "_loss", "_make", "_previous", "_reference", "_returns", "_signal",
-        "_sum_close", "_sum_close2", "_sum_macd", "_sum_return", "_sum_return2", "_sum_volume", "_traded", "_volume", "_volumes",
-        "values",
+        "_atr", "_bars", "_closes", "_day_end", "_ema12", "_ema26", "_gain", "_kind", "_loss", "_make", "_previous", "_reference",
+        "_returns", "_signal", "_sum_close", "_sum_close2", "_sum_macd", "_sum_return", "_sum_return2", "_sum_volume", "_traded",
+        "_volume", "_volumes", "values",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -95,11 +95,11 @@ class FeatureTracker:
 
     def update(self, kline: Kline) -> Features:
         """The features at the close of `kline`."""
-        close: float = kline.close
-        high: float = kline.high
-        low: float = kline.low
-        volume: float = kline.volume
-        vwap_distance = self._trade(kline.start, close, (high + low + close) / 3.0, volume)
+        return self.advance(kline.start, kline.high, kline.low, kline.close, kline.volume)
+
+    def advance(self, start: int, high: float, low: float, close: float, volume: float) -> Features:
+        """The same, of a bar that opened at `start` (UTC ms), taken apart already."""
+        vwap_distance = self._trade(start, close, (high + low + close) / 3.0, volume)
         n = self._bars
         self._bars = n + 1
         if n < WARM_UP_BARS:

@@ -32,7 +32,7 @@ def config(**sections: dict[str, Any]) -> Config:
 def bar(minute: int, o: float, h: float, low: float, c: float, volume: float = 1000.0, symbol: str = SYMBOL) -> Kline:
     """A confirmed one-minute bar that opens `minute` minutes after T0."""
     start = T0 + minute * MINUTE_MS
-    return Kline(symbol, MINUTE_MS, start, start + MINUTE_MS, start + MINUTE_MS, o, h, low, c, volume)
+    return Kline(symbol, MINUTE_MS, start, start + MINUTE_MS, start + MINUTE_MS, *map(float, (o, h, low, c, volume)))
 
 
 def bars(prices: Iterable[Sequence[float]], symbol: str = SYMBOL) -> list[Kline]:

@@ -164,15 +164,14 @@ class PaperExchange:
     def check_margin(self, kline: Kline) -> None:
         """Liquidate the position in the bar's symbol if its worst price takes equity below the maintenance margin."""
         position = self._portfolio.positions[kline.symbol]
-        price = self._liquidation_price(position)
-        if position.size > 0:
-            if not kline.low <= price:
-                return
-            price = min(price, kline.open)
-        else:
-            if not kline.high >= price:
-                return
-            price = max(price, kline.open)
+        price = self.liquidation_price(position)
+        if kline.low <= price if position.size > 0 else kline.high >= price:
+            self.liquidate(kline, price)
+
+    def liquidate(self, kline: Kline, price: float) -> None:
+        """Close the position in the bar's symbol at `price`, or at the open where that gaps beyond."""
+        position = self._portfolio.positions[kline.symbol]
+        price = min(price, kline.open) if position.size > 0 else max(price, kline.open)
         self.cancel(self.books[kline.symbol], kline.available_at, "liquidation")
         side = Side.SELL if position.size > 0 else Side.BUY
         rules = self._instruments[kline.symbol]
@@ -198,8 +197,8 @@ class PaperExchange:
         )  # fmt: skip
         self._emit(OrderUpdate(order.id, kline.symbol, kline.ts, kline.available_at, OrderStatus.FILLED, qty, "liquidation"))
 
-    def _liquidation_price(self, position: Position) -> float:
-        """Cached while it is the only position, since then only fills and funding move it."""
+    def liquidation_price(self, position: Position) -> float:
+        """See `MarginRules.liquidation_price`. Cached while it is the only position, since then only fills and funding move it."""
         if len(self._portfolio.open) > 1:
             return self.margin.liquidation_price(position)
         if self._liquidation_at[0] != self._portfolio.version:
