@@ -9,7 +9,7 @@ from models.sentiment.methods.targets import target_modules
 from models.sentiment.recipe import Defaults, Recipe
 
 
-@register("adalora", Defaults(learning_rate=3e-3, head_learning_rate=1e-3, epochs=5, ranked=True))
+@register("adalora", Defaults(learning_rate=5e-3, head_learning_rate=1e-3, epochs=5, ranked=True))
 def configure(recipe: Recipe, plan: Plan) -> AdaLoraConfig:
     """Begins at 1.5 × the rank, prunes between the first tenth and the last third of the steps, and then settles."""
     rank = recipe.rank or 8

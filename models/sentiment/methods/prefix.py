@@ -8,7 +8,7 @@ from models.sentiment.methods import Plan, register
 from models.sentiment.recipe import Defaults, Recipe
 
 
-@register("prefix", Defaults(learning_rate=1e-2, head_learning_rate=3e-3, epochs=5, virtual_tokens=20))
+@register("prefix", Defaults(learning_rate=2e-2, head_learning_rate=3e-3, epochs=5, virtual_tokens=20))
 def configure(recipe: Recipe, _plan: Plan) -> PrefixTuningConfig:
     """Without a projection: the prefixes themselves are learned (P-tuning v2 does the same)."""
     return PrefixTuningConfig(task_type=TaskType.SEQ_CLS, num_virtual_tokens=recipe.virtual_tokens)
