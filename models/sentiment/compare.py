@@ -20,12 +20,12 @@ from agent.errors import UsageError
 from models.cards import DatasetRecord, Estimate
 from models.sentiment.methods import get_method
 from models.sentiment.recipe import Recipe
-from models.sentiment.splits import Split
+from models.sentiment.splits import PARTS, Split
 
 if TYPE_CHECKING:
     from models.sentiment.training import Trained
 
-SWEEP: Final = (1 / 3, 1.0, 3.0)
+SWEEP: Final = (0.5, 1.0, 2.0)
 """Multiples of a method's own learning rate that the sweep tries."""
 _TIMED: Final = 100
 
@@ -111,7 +111,8 @@ class _Plan(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """Equal for plans that would give the same row."""
-        told = msgspec.json.encode((self.recipe, self.split, self.base, self.sweep_rows))
+        rows = [[(e.text, e.label, e.ts) for e in getattr(self.split, part)] for part in PARTS]
+        told = msgspec.json.encode((self.recipe, get_method(self.recipe.method).defaults, rows, self.base, self.sweep_rows))
         return hashlib.sha256(told).hexdigest()
 
 

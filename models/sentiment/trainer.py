@@ -24,7 +24,7 @@ from transformers import (
 
 from agent.errors import ConfigError
 from models.labels import LABELS
-from models.sentiment.calibration import softmax
+from models.sentiment.calibration import fit_temperature, softmax
 from models.sentiment.classifier import Objective
 from models.sentiment.datasets import Example
 from models.sentiment.evaluation import truth_of
@@ -148,7 +148,7 @@ def make_trainer(
     checkpoints: Path,
     progress: Progress | None,
 ) -> _Trainer:
-    """A Trainer that evaluates and saves once an epoch, stops early, and ends with the checkpoint of least validation NLL.
+    """A Trainer that evaluates and saves once an epoch, stops early, and ends with the checkpoint of least validation NLL (scaled).
 
     Raises ConfigError where bf16 is asked for and the processor has none.
     """
@@ -208,8 +208,9 @@ def make_trainer(
 
 
 def _scores(found: Any) -> dict[str, float]:
+    """Of the validation part, at the temperature that fits it: overconfidence is mended later and must not stop a training."""
     logits, truth = np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids)
-    return measure(softmax(logits), truth)
+    return measure(softmax(logits, fit_temperature(logits, truth)), truth)
 
 
 def bf16_supported() -> bool:

@@ -6,6 +6,6 @@ from models.sentiment.methods import Plan, register
 from models.sentiment.recipe import Defaults, Recipe
 
 
-@register("full", Defaults(learning_rate=5e-5, head_learning_rate=1e-3, epochs=4))
+@register("full", Defaults(learning_rate=1e-4, head_learning_rate=1e-3, epochs=4))
 def configure(_recipe: Recipe, _plan: Plan) -> None:
     """No adapter."""

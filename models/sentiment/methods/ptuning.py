@@ -8,7 +8,7 @@ from models.sentiment.methods import Plan, register
 from models.sentiment.recipe import Defaults, Recipe
 
 
-@register("ptuning", Defaults(learning_rate=3e-3, head_learning_rate=3e-3, epochs=5, virtual_tokens=10))
+@register("ptuning", Defaults(learning_rate=1e-3, head_learning_rate=3e-3, epochs=5, virtual_tokens=10))
 def configure(recipe: Recipe, plan: Plan) -> PromptEncoderConfig:
     """An MLP as wide as the body."""
     return PromptEncoderConfig(
