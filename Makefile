@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench soak load starter clean
+.PHONY: setup run test lint format bench soak load crash starter clean
 
 setup: .venv/.ready
 
@@ -40,6 +40,10 @@ format: .venv/.ready-dev
 
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
+
+# kill -9 at N moments: N=300 SEED=1; the last line is the count
+crash: .venv/.ready-dev
+	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1)
 
 starter: .venv/.ready-dev
 	$(BIN)/python -m models.sentiment.build_starter
