@@ -118,11 +118,11 @@ class Daemon:
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers = [market_data(self.config, self._clock, memory)]
+        producers = [market_data(self.config, self._clock, memory, self._rng)]
         if self._model is not None:
             for news in memory.unscored.values():
                 self._model.offer(news)
-            self._news = headlines(self.config, self._clock)
+            self._news = headlines(self.config, self._clock, self._rng)
             producers += [self._news, self._model]
         return producers
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from agent.clock import Clock
 from agent.config import Config
 from agent.config_live import LiveConfig
@@ -31,15 +33,15 @@ def check(config: Config) -> None:
         )
 
 
-def market_data(config: Config, clock: Clock, memory: Memory) -> Producer:
+def market_data(config: Config, clock: Clock, memory: Memory, rng: random.Random) -> Producer:
     """Klines of what is traded."""
     market = config.market
-    return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
+    return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, rng=rng)
 
 
-def headlines(config: Config, clock: Clock) -> NewsProducer:
+def headlines(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:
     """Headlines of the configured feeds."""
-    return NewsProducer(config.news, clock)
+    return NewsProducer(config.news, clock, rng=rng)
 
 
 class Gate:
