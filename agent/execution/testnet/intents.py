@@ -1,0 +1,97 @@
+"""What is to become of an order: from the decision to the end, each step known or known to be unknown.
+
+    WAITING ──────> SENDING ──────> ACCEPTED ──────> ENDED
+       │               │  ^             ^               ^
+       │               v  │ resend      │ found         │
+       │            UNKNOWN ────────────┘               │
+       └── too old, or taken back: never sent ──────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from decimal import Decimal
+from enum import Enum
+
+from agent.events import Order, OrderStatus
+from agent.execution.testnet.port import OrderRef
+
+
+class IntentState(str, Enum):
+    """Where an intent is."""
+
+    WAITING = "waiting"  # decided and durable, not sent
+    SENDING = "sending"
+    UNKNOWN = "unknown"  # sent, and no answer came that says whether it arrived
+    ACCEPTED = "accepted"  # the venue has it
+    ENDED = "ended"  # it can't be filled any more; fills may still be under way to us
+
+
+class Intent:
+    """One order of the core, and what the gateway knows of it. Moments are of the event loop's clock, in seconds."""
+
+    def __init__(self, order: Order, since: float, state: IntentState = IntentState.WAITING) -> None:
+        self.order = order
+        self.since = since  # when it came to us
+        self.state = state
+        self.lock = asyncio.Lock()  # one request about an order at a time, in the order in which they were decided
+        self.end = asyncio.Event()
+        self.cancelled = False  # the core wants it back
+        self.amended = 0  # number of the newest amendment
+        self.sent_at = since  # last
+        self.attempts = 0
+        self.accepted_at = 0.0
+        self.missed = 0  # looks in which the venue did not know an order that it had accepted
+        self.status: OrderStatus | None = None  # as it was told to the core
+        self.filled = Decimal(0)  # by the venue's updates
+        self.booked = Decimal(0)  # by executions that were told
+
+    @property
+    def ref(self) -> OrderRef:
+        """Its name at the venue: by our id, whatever the venue calls it."""
+        return OrderRef(self.order.symbol, self.order.id)
+
+    @property
+    def ended(self) -> bool:
+        """No more fills can happen."""
+        return self.state is IntentState.ENDED
+
+    @property
+    def done(self) -> bool:
+        """It has ended and all of its fills were told."""
+        return self.ended and self.booked >= self.filled
+
+
+class Intents:
+    """Those of which more may be heard, by id; `ended` counts the others by their last status."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Intent] = {}
+        self.ended: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, intent: Intent) -> None:
+        """Watch one more."""
+        self._open[intent.order.id] = intent
+
+    def get(self, order_id: str) -> Intent | None:
+        """By its order's id."""
+        return self._open.get(order_id)
+
+    def all(self) -> list[Intent]:
+        """All of them."""
+        return list(self._open.values())
+
+    def forget_done(self, intents: Iterable[Intent]) -> None:
+        """Of those that are over nothing more is expected."""
+        for intent in intents:
+            if intent.done and self._open.pop(intent.order.id, None) is not None and intent.status is not None:
+                self.ended[intent.status.value] += 1
+
+    def counts(self) -> dict[str, int]:
+        """How many are in each state."""
+        return dict(Counter(intent.state.value for intent in self._open.values()))
