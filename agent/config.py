@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from agent.config_live import BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config_operations import ControlConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
@@ -149,12 +150,17 @@ class Config(Section):
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
+    control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
 
     @field_validator("instruments")
     @classmethod
     def _upper_case(cls, value: dict[str, InstrumentConfig]) -> dict[str, InstrumentConfig]:
         return {symbol.upper(): rules for symbol, rules in value.items()}
+
+    def token_file(self) -> Path:
+        """Where the token of the control port is."""
+        return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
         """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token."""

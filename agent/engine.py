@@ -210,11 +210,16 @@ class Engine:
         now = self.market.now
         match command.action:
             case "resume":
-                self.risk.command(now, RiskState.ACTIVE, command.by)
+                self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
             case "pause":
                 self.risk.command(now, RiskState.REDUCING, command.by)
-            case "halt" | "kill":
+            case "halt":
                 self.risk.command(now, RiskState.HALTED, command.by)
+            case "kill":
+                reason = command.args.get("reason", "")
+                self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
+                for tape in self.tapes.values():
+                    self.exchange.cancel(tape.book, now, "killed")
             case "flatten":
                 pass
             case "warm-up" | "warm-up-done":

@@ -13,6 +13,11 @@ from agent.config import RiskConfig
 from agent.durations import format_duration
 from agent.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
 
+KILL = "kill"
+"""The rule that a kill halts by; only `RESUME_FROM_KILL` as confirmation resumes from it."""
+
+RESUME_FROM_KILL = "resume from kill"
+
 _MANUAL = "command"
 
 
@@ -24,6 +29,7 @@ class RiskManager:
         self._emit = emit
         self.state = RiskState.ACTIVE
         self.rule = ""  # which limit brought us here
+        self.detail = ""  # and how
         self.since = 0  # UTC ms
         self.warming = False  # history is being read: it may teach, but not open a position
         self.floor = -inf  # equity at or below which `on_equity` has something to decide
@@ -68,16 +74,30 @@ class RiskManager:
         elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
             self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
 
-    def command(self, ts: int, state: RiskState, by: str) -> None:
-        """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once."""
+    def command(self, ts: int, state: RiskState, by: str, *, confirm: str = "") -> None:
+        """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once.
+
+        A pause or a halt never loosens a halt, and after a kill `confirm` must say what it is that is resumed from.
+        """
+        if self.state is RiskState.HALTED:
+            if state is not RiskState.ACTIVE:
+                return
+            if self.rule == KILL and confirm != RESUME_FROM_KILL:
+                self._emit(RiskEvent(ts, self.state, KILL, f"resume by {by} without its confirmation"))
+                return
         if state is RiskState.ACTIVE:
             self._peak = self._day_open = 0.0
             self.next_day = 0
         self.floor = inf  # look at the next equity, whatever it is
         self._move(ts, state, _MANUAL, by)
 
+    def kill(self, ts: int, detail: str) -> None:
+        """HALTED from any state, until a person resumes and confirms."""
+        self.floor = inf
+        self._move(ts, RiskState.HALTED, KILL, detail)
+
     def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
-        self.state, self.rule, self.since = state, rule, ts
+        self.state, self.rule, self.detail, self.since = state, rule, detail, ts
         self._emit(RiskEvent(ts, state, rule, detail))
 
     # -- orders ------------------------------------------------------------------------------------------------------

@@ -7,21 +7,24 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, Final
 
 import structlog
 
 from agent.backtest import NamedScorer
-from agent.clock import Clock, WallClock
+from agent.clock import Clock, WallClock, iso
 from agent.config import Config
+from agent.config_operations import split_address
 from agent.engine import Engine
-from agent.errors import ModelError, TapewireError, UsageError
-from agent.events import Command, Event, News
+from agent.errors import ModelError, SafetyError, TapewireError, UsageError
+from agent.events import Command, Event, News, RiskState
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
-from agent.live.control import SOCKET, Request, control_socket
+from agent.live.control import SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
+from agent.live.kill import KillSwitch
 from agent.live.lock import instance_lock
 from agent.live.memory import Memory
 from agent.live.sentiment import SentimentConsumer
@@ -29,15 +32,19 @@ from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, hears_headlines, market_data
 from agent.live.status import Status, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
+from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
+from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
 from agent.store.runs import Run
 
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
 
-COMMANDS: Final = ("pause", "resume", "halt", "flatten", "use-model")
+COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
 """What a person may tell the agent."""
+
+_AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
 _LOOK: Final = 0.05  # seconds between two looks at whether the history is complete
 _log: Final = structlog.get_logger(__name__)
@@ -76,9 +83,11 @@ class Daemon:
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
+        self.kill_switch = KillSwitch(config.live.folder)
         self._swap = asyncio.Lock()  # one model is loaded at a time
         self.queue: EventQueue
         self.core: Core
+        self.control_port = 0  # of loopback; 0: there is none
 
     def watch(self, watcher: Watcher) -> None:
         """Let somebody look on, from the beginning of `run` on."""
@@ -98,6 +107,7 @@ class Daemon:
         live = self.config.live
         async with AsyncExitStack() as stack:
             stack.enter_context(instance_lock(live.folder / LOCK))
+            self.kill_switch.refuse("no start")
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
@@ -110,11 +120,21 @@ class Daemon:
             if loaded is not None:
                 await self._settle_model(loaded, memory)
             await stack.enter_async_context(control_socket(live.folder / SOCKET, self._answer))
+            await self._open_port(stack)
             try:
                 await self._live(stop, self._producers(memory))
             except BaseExceptionGroup as group:
                 raise _first(group) from group
             return self.core.end(complete=complete)
+
+    async def _open_port(self, stack: AsyncExitStack) -> None:
+        """The control port, where one is configured."""
+        control = self.config.control
+        if control.address:
+            host, port = split_address(control.address)
+            token = make_token(self.config.token_file())
+            self.control_port = await stack.enter_async_context(control_port(host, port, token, self._answer))
+            _log.info("commands are taken", host=host, port=self.control_port)
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
@@ -133,6 +153,7 @@ class Daemon:
             emit = Gate(self.config.live, self.core.memory, self.queue.put)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             rim.append(tasks.create_task(self._warm_up(producers[0])))
+            rim.append(tasks.create_task(self.kill_switch.watch(partial(self.command, "kill"), self._killed)))
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -179,7 +200,10 @@ class Daemon:
         command = Command(action, now, now, args or {}, by)
         handled = asyncio.get_running_loop().create_future()
         self._handled[id(command)] = command, handled
-        await self.queue.put(command)
+        if action in _AT_ONCE:
+            self.queue.put_first(command)
+        else:
+            await self.queue.put(command)
         return handled
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
@@ -194,11 +218,23 @@ class Daemon:
             raise UsageError(f"strategy {self.config.strategy.name} uses no model")
         if action == "use-model" and not args.get("folder"):
             raise UsageError("use-model needs a folder")
+        if action == "resume":
+            self.kill_switch.refuse("no resumption")
         await (await self._put(action, args, by))
+        if action == "resume" and self._killed():
+            risk = self.core.engine.risk
+            raise SafetyError(
+                f"the agent was killed at {iso(risk.since)} ({risk.detail}): resuming from that has to be confirmed",
+                hint=f'tapewire resume --confirm "{RESUME_FROM_KILL}"',
+            )
         answer = {"action": action, "event": self.core.journal.last_seq, "risk": self.core.engine.risk.state.value}
         if action == "use-model":
             answer |= await self._use_model(args["folder"], by)
         return answer
+
+    def _killed(self) -> bool:
+        risk = self.core.engine.risk
+        return risk.state is RiskState.HALTED and risk.rule == KILL
 
     async def _use_model(self, folder: str, by: str) -> dict[str, str]:
         if self._model is None:
@@ -247,6 +283,7 @@ class Daemon:
             positions=positions_of(engine, max(now, engine.market.now)),
             risk=engine.risk.state,
             risk_rule=engine.risk.rule,
+            risk_detail=engine.risk.detail,
             risk_since=engine.risk.since,
             events=core.journal.last_seq,
             decisions=core.decisions,

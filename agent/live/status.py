@@ -45,6 +45,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     positions: list[PositionStatus]
     risk: RiskState
     risk_rule: str
+    risk_detail: str
     risk_since: int
     events: int
     decisions: int
