@@ -83,6 +83,7 @@ class RiskConfig(Section):
     max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until a person resumes
     max_orders_per_minute: int = Field(60, gt=0)
     stale_after: Duration = 300_000  # no bar of a symbol for this long beyond its due: no new exposure in it
+    on_stale: Literal["hold", "cancel", "flatten"] = "cancel"  # what becomes of entries and of the position in it, live
     max_abstain_rate: float = Field(0.5, gt=0, le=1)  # of the last `abstain_window` headlines; REDUCING above it
     abstain_window: int = Field(50, gt=0)
 

@@ -18,6 +18,9 @@ KILL = "kill"
 
 RESUME_FROM_KILL = "resume from kill"
 
+STALE = "stale data"
+"""The rule of a symbol's data that have stopped, or are back."""
+
 _MANUAL = "command"
 
 
@@ -38,6 +41,7 @@ class RiskManager:
         self._peak = 0.0
         self._day_open = 0.0
         self._sent: deque[int] = deque()
+        self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
         self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -73,6 +77,26 @@ class RiskManager:
                 self._move(ts, RiskState.REDUCING, "max_abstain_rate", f"the model abstained on {rate:.0%} of recent headlines")
         elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
             self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
+
+    def is_stale(self, overdue: int) -> bool:
+        """Whether a bar that is `overdue` ms is too late."""
+        return overdue > self._config.stale_after
+
+    def on_silence(self, ts: int, symbol: str, overdue: int) -> bool:
+        """At a heartbeat: the symbol's next bar is `overdue` ms. Says once that its data are stale, and once that they are back.
+
+        True where they have just gone stale.
+        """
+        if self.is_stale(overdue) is (symbol in self.stale):
+            return False
+        if symbol in self.stale:
+            self.stale.remove(symbol)
+            self._emit(RiskEvent(ts, self.state, STALE, "its data are back", symbol))
+            return False
+        self.stale.add(symbol)
+        detail = f"the next bar is {format_duration(overdue)} overdue: {self._config.on_stale}"
+        self._emit(RiskEvent(ts, self.state, STALE, detail, symbol))
+        return True
 
     def command(self, ts: int, state: RiskState, by: str, *, confirm: str = "") -> None:
         """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once.
@@ -132,7 +156,7 @@ class RiskManager:
             rule, detail = f"state {self.state.value}", self.rule
         elif equity <= 0:
             rule, detail = "equity", f"{equity:.2f}"
-        elif data_age > config.stale_after:
+        elif self.is_stale(data_age):
             rule, detail = "stale_after", f"the next bar is {format_duration(data_age)} overdue"
         elif len(sent) >= config.max_orders_per_minute:
             rule, detail = "max_orders_per_minute", f"{len(sent)} in the last minute"

@@ -167,6 +167,7 @@ def _print(status: Status) -> None:
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"
         last = "–" if one.last_bar is None else iso(one.last_bar)
+        last += " [red]stale[/]" if one.stale else ""
         positions.add_row(one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders))
     out.print(positions)
     sources = Table("source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim")

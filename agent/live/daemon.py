@@ -24,6 +24,7 @@ from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.live.control import SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
+from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
 from agent.live.lock import instance_lock
 from agent.live.memory import Memory
@@ -153,6 +154,7 @@ class Daemon:
             emit = Gate(self.config.live, self.core.memory, self.queue.put)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             rim.append(tasks.create_task(self._warm_up(producers[0])))
+            rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
             rim.append(tasks.create_task(self.kill_switch.watch(partial(self.command, "kill"), self._killed)))
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
@@ -178,7 +180,8 @@ class Daemon:
                     case Command(action="stop"):
                         self._stopped = True
             for event, _ in taken:
-                if waiting := self._handled.pop(id(event), None):
+                waiting = self._handled.pop(id(event), None)
+                if waiting and not waiting[1].done():  # who waited may have been cancelled
                     waiting[1].set_result(None)
 
     async def _supervise(self, producer: Producer, emit: Emit) -> None:
@@ -205,6 +208,9 @@ class Daemon:
         else:
             await self.queue.put(command)
         return handled
+
+    async def _heartbeat(self) -> None:
+        await (await self._put("heartbeat"))
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
         """A person's word, journalled and handled; returns what it led to. Raises UsageError for one that isn't known.

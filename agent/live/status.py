@@ -25,6 +25,7 @@ class PositionStatus(msgspec.Struct, frozen=True):
     value: float
     last_bar: int | None  # start of the last closed bar, UTC ms
     overdue_ms: int
+    stale: bool  # so overdue that a heartbeat has told the core
     open_orders: int
 
 
@@ -72,6 +73,7 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
                 position.size * position.mark if known else 0.0,
                 tape.last_start if tape.last_start >= 0 else None,
                 tape.overdue(now),
+                symbol in engine.risk.stale,
                 len(tape.book),
             )
         )
