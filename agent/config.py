@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from agent.config_live import BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config_operations import ControlConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
@@ -126,6 +126,8 @@ class StoreConfig(Section):
     """Where everything is recorded."""
 
     url: str = "sqlite:///var/tapewire.db"
+    patience: Duration = 1_800_000  # a store that can't be written halts the running agent, and after so long ends it
+    retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # until then
 
 
 class ModelConfig(Section):

@@ -151,6 +151,7 @@ def _tell(agent: _Agent, json: bool, do: str, **args: str) -> None:
 
 
 def _print(status: Status) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from agent.clock import iso
@@ -163,6 +164,12 @@ def _print(status: Status) -> None:
     why = f": {status.risk_detail}" if status.risk_detail else ""
     rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
     out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)
+    if not status.storage.writable:
+        out.print(
+            f"[bold red]nothing is traded[/]: {escape(status.storage.error)}; since {status.storage.failing_s:,.0f} s, "
+            f"{status.storage.tries} tries",
+            highlight=False,
+        )
     positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"

@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -17,7 +16,7 @@ from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_operations import split_address
 from agent.engine import Engine
-from agent.errors import ModelError, SafetyError, TapewireError, UsageError
+from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.events import Command, Event, News, RiskState
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
@@ -115,7 +114,9 @@ class Daemon:
             run, resume = open_run(self.config, self._database, new=self._new)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
-            self.core = stack.enter_context(Core(self.config, self._database, run, resume=resume, watchers=self._watchers))
+            self.core = stack.enter_context(
+                Core(self.config, self._database, run, resume=resume, watchers=self._watchers, rng=self._rng)
+            )
             memory = self.core.memory
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
@@ -151,11 +152,11 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
             await self._put("warm-up")
-            emit = Gate(self.config.live, self.core.memory, self.queue.put)
+            emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             rim.append(tasks.create_task(self._warm_up(producers[0])))
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
-            rim.append(tasks.create_task(self.kill_switch.watch(partial(self.command, "kill"), self._killed)))
+            rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -167,6 +168,8 @@ class Daemon:
                 _log.error("stopped with events unhandled; their sources will be asked again", events=len(self.queue))
                 self._stopped = True
                 last.cancel()
+                if self.core.storage.failing.is_set():
+                    core.cancel()
 
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
@@ -209,6 +212,9 @@ class Daemon:
             await self.queue.put(command)
         return handled
 
+    async def _kill(self, args: dict[str, str], by: str) -> None:
+        await (await self._put("kill", args, by))
+
     async def _heartbeat(self) -> None:
         await (await self._put("heartbeat"))
 
@@ -226,7 +232,7 @@ class Daemon:
             raise UsageError("use-model needs a folder")
         if action == "resume":
             self.kill_switch.refuse("no resumption")
-        await (await self._put(action, args, by))
+        await self._obeyed(action, await self._put(action, args, by))
         if action == "resume" and self._killed():
             risk = self.core.engine.risk
             raise SafetyError(
@@ -237,6 +243,20 @@ class Daemon:
         if action == "use-model":
             answer |= await self._use_model(args["folder"], by)
         return answer
+
+    async def _obeyed(self, action: str, handled: asyncio.Future[None]) -> None:
+        """Until it is handled. Raises StoreUnavailable where that can't be now: it waits like everything else."""
+        storage = self.core.storage
+        failing: asyncio.Future[Any] = asyncio.ensure_future(storage.failing.wait())
+        try:
+            await asyncio.wait([handled, failing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failing.cancel()
+        if not handled.done():
+            raise StoreUnavailable(
+                f"nothing is traded: {storage.status.error}",
+                hint=f"{action} is kept, and done as soon as the store can be written",
+            )
 
     def _killed(self) -> bool:
         risk = self.core.engine.risk
@@ -296,6 +316,7 @@ class Daemon:
             producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
             feeds=self._news.feeds if self._news else [],
             queue=self.queue.stats(),
+            storage=core.storage.status,
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             ignored=dict(engine.counts),
             headlines=dict(engine.signals.counts),

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import structlog
 
-from agent.errors import SafetyError, TapewireError
+from agent.errors import SafetyError
 
 FILE: Final = "KILL"
 """Its name in `live.folder`. Its text is the reason; with the word `flatten` in it, positions are closed too."""
@@ -19,7 +19,7 @@ _LONGEST: Final = 500  # characters of a reason
 _log: Final = structlog.get_logger(__name__)
 
 Kill = Callable[[dict[str, str], str], Awaitable[Any]]
-"""Kills with arguments (`flatten`, `reason`) in somebody's name."""
+"""Kills with arguments (`flatten`, `reason`) in somebody's name; returns once it is done."""
 
 
 class KillSwitch:
@@ -53,11 +53,8 @@ class KillSwitch:
             else:
                 self._pulled.clear()
                 by, args = self._by, {}
-            _log.warning("killed", by=by, **args)
-            try:
-                await kill(args, by)
-            except TapewireError as error:
-                _log.error("the kill waits", reason=error.message)
+            _log.warning("kill", by=by, **args)
+            await kill(args, by)
 
     def _words(self) -> dict[str, str]:
         try:

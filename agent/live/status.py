@@ -13,6 +13,7 @@ from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
+from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
 
@@ -53,6 +54,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     producers: list[dict[str, Any]]  # health and supervision of each
     feeds: list[FeedHealth]
     queue: QueueStats
+    storage: StorageStatus
     latencies: dict[str, dict[str, float]]
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # what became of sentiments
