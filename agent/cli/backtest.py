@@ -19,6 +19,7 @@ from agent.config import load
 if TYPE_CHECKING:
     from agent.backtest import History, Result
     from agent.store.database import Database
+    from agent.store.runs import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -164,9 +165,21 @@ def _print(result: Result, history: History) -> None:
     out.print(table)
     for note in result.notes:
         out.print(f"note: {note}", highlight=False)
+    if _chosen(run):
+        out.print(
+            "note: parameters that were chosen on this window prove nothing about it: tapewire walkforward judges",
+            highlight=False,
+        )
     out.print(
         f"run {run.id}: {run.events:,} events, {run.decisions:,} decisions in {result.seconds:.1f} s "
         f"({history.bars / max(result.seconds, 1e-9):,.0f} bars/s); tapewire report {run.id}; tapewire verify {run.id}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _chosen(run: Run) -> bool:
+    """Whether somebody chose the strategy's parameters."""
+    from strategies import load_strategy
+
+    return bool(run.params != load_strategy(run.strategy).params.model_dump(mode="json"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +12,8 @@ from rich.table import Table
 
 from agent.cli import options
 from agent.cli.console import err, out, print_json
+from agent.clock import iso
+from agent.durations import format_duration
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def evidence_table(evidence: Evidence) -> Table:
         return f"{value} [{show(interval.low)}, {show(interval.high)}]" if interval else value
 
     def chance(test: ChanceTest | None) -> str:
-        return "–" if test is None else f"median {percent(test.median)}, p = {test.p_value:.3f} ({test.draws:,} draws)"
+        return "–" if test is None else f"median {percent(test.median)}, p = {test.p_value:.3f} of {test.draws:,}"
 
     table = Table(title="Out of sample", title_justify="left", show_edge=False)
     for title in ("", "strategy", "buy and hold"):
@@ -219,13 +220,17 @@ def evidence_table(evidence: Evidence) -> Table:
         with_interval(percent(versus.total_return.value), versus.total_return, percent) if versus else "–",
         "",
     )
-    table.add_row("probability of a true Sharpe above 0", _share(evidence.probabilistic_sharpe), "")
-    table.add_row(f"the same, deflated by {evidence.trials} tries", _share(evidence.deflated_sharpe), "")
+    table.add_row("true Sharpe above 0, probability", _share(evidence.probabilistic_sharpe), "")
+    table.add_row(
+        f"  deflated by {evidence.trials} tries" if evidence.trials > 1 else "  deflated by 1 try",
+        _share(evidence.deflated_sharpe),
+        "",
+    )
     table.add_row("round trips", f"{evidence.trades:,}", "")
     table.add_row("cost of a round trip", "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps", "")
-    table.add_row("the same trades at random times", chance(evidence.random_entries), "")
-    table.add_row("the same signals at other times", chance(evidence.shifted_signals), "")
-    table.add_row("headlines shuffled in time", chance(evidence.placebo), "")
+    table.add_row("trades at random times", chance(evidence.random_entries), "")
+    table.add_row("signals at other times", chance(evidence.shifted_signals), "")
+    table.add_row("headlines shuffled", chance(evidence.placebo), "")
     return table
 
 
@@ -239,12 +244,17 @@ def _print(result: WalkForward) -> None:
     table = Table(
         title=f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}", title_justify="left", show_edge=False
     )
-    for title in ("fold", "learned from", "judged on", "return", "buy and hold", "Sharpe", "drawdown", "trips", "learned"):
-        table.add_column(title, justify="left" if title in ("learned from", "judged on", "learned") else "right")
+    for title in ("fold", "judged on", "return", "hold", "Sharpe", "drawdown", "trips", "learned"):
+        table.add_column(
+            title,
+            justify="left" if title in ("judged on", "learned") else "right",
+            no_wrap=title != "learned",
+            min_width=12 if title == "learned" else None,
+        )
     for fold in result.folds:
         table.add_row(
-            str(fold.number), _window(fold.train), _window(fold.test), percent(fold.total_return), percent(fold.buy_and_hold),
-            number(fold.sharpe), percent(fold.max_drawdown), f"{fold.trades:,}", learned(fold.overrides),
+            str(fold.number), _window(fold.test), percent(fold.total_return), percent(fold.buy_and_hold), number(fold.sharpe),
+            percent(fold.max_drawdown), f"{fold.trades:,}", learned(fold.overrides),
         )  # fmt: skip
     out.print(table)
     out.print()
@@ -259,10 +269,7 @@ def _print(result: WalkForward) -> None:
 
 
 def _window(window: tuple[int, int]) -> str:
-    start, end = window
-    if start == end:
-        return "–"
-    return f"{datetime.fromtimestamp(start / 1000, UTC):%Y-%m-%d} … {datetime.fromtimestamp(end / 1000, UTC):%Y-%m-%d}"
+    return f"{iso(window[0])[:10]} +{format_duration(window[1] - window[0])}"
 
 
 def learned(overrides: dict[str, Any]) -> str:
