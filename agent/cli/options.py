@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -32,6 +33,14 @@ Category = Annotated[str | None, typer.Option("--category", help="linear, spot o
 Timezone = Annotated[str | None, typer.Option("--timezone", help="Of times in files that name none, e.g. UTC.")]
 Model = Annotated[str | None, typer.Option("--model", help="An exported model's folder, or starter.")]
 AllowLeakage = Annotated[bool, typer.Option("--allow-leakage", help="Run although the model saw this window; reports say so.")]
+Ranges = Annotated[
+    list[str] | None,
+    typer.Option("--range", help="A parameter to search: NAME=LOW:HIGH[:STEP|:log] or NAME=A,B,C; may be repeated."),
+]
+Warmup = Annotated[str | None, typer.Option("--warmup", help="History read before what is judged [1000 bars, at least 1d].")]
+Placebo = Annotated[int, typer.Option("--placebo", min=0, help="Replays with the headlines shuffled in time.")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0: one a core.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
 READING = ("on_news", "on_sentiment", "on_signal", "on_faded")
@@ -52,6 +61,32 @@ def gather(
     with err.status("checking the input files"):
         history = History(plan, settled)
     return Material(plan._replace(start=history.start, end=history.end), history.config, allow_leakage)
+
+
+def window(material: Material) -> tuple[int, int]:
+    """Start and end of a gathered window, UTC ms."""
+    start, end = material.plan.start, material.plan.end
+    if start is None or end is None:
+        raise UsageError("the window has no start or no end")
+    return start, end
+
+
+def warm_up(material: Material, text: str | None) -> int:
+    """Milliseconds of `--warmup`, or its default."""
+    from agent.events import DAY_MS
+    from agent.research.walkforward import WARMUP_BARS
+
+    return max(DAY_MS, WARMUP_BARS * material.config.market.interval) if text is None else parse_span(text, "--warmup")
+
+
+def placebos(material: Material, count: int) -> int:
+    """`--placebo`, where headlines are read at all."""
+    return count if material.plan.news is not None or material.plan.sentiment is not None else 0
+
+
+def processes(jobs: int) -> int:
+    """`--jobs`, or one a core."""
+    return jobs or os.cpu_count() or 1
 
 
 def parse_span(text: str, option: str) -> int:

@@ -55,26 +55,17 @@ def walkforward(
     fit: Annotated[
         str, typer.Option("--fit", help="What is learned: none, refit (the strategy's parameters) or fusion.")
     ] = "none",
-    ranges: Annotated[
-        list[str] | None, typer.Option("--range", help="Of refit: NAME=LOW:HIGH[:STEP|:log] or NAME=A,B,C; may be repeated.")
-    ] = None,
+    ranges: options.Ranges = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Of refit: values tried of each range.")] = 5,
-    warmup: Annotated[
-        str | None, typer.Option("--warmup", help="History read before each test [1000 bars, at least 1d].")
-    ] = None,
-    placebo: Annotated[
-        int, typer.Option("--placebo", min=0, help="Replays of each test with the headlines shuffled in time.")
-    ] = 20,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0: one a core.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Of the intervals, random entries and placebos.")] = 0,
+    warmup: options.Warmup = None,
+    placebo: options.Placebo = 20,
+    jobs: options.Jobs = 0,
+    seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Judge a strategy on time that nothing was learned from: fold by fold, costs in, with intervals and a verdict."""
-    import os
-
-    from agent.events import DAY_MS
     from agent.research.folds import make_folds
-    from agent.research.walkforward import WARMUP_BARS, Settings, check_room, walk_forward
+    from agent.research.walkforward import Settings, check_room, walk_forward
 
     material = options.gather(
         config,
@@ -92,29 +83,26 @@ def walkforward(
         model,
         allow_leakage,
     )
-    plan, interval = material.plan, material.config.market.interval
+    begin, finish = options.window(material)
     span = options.parse_span
-    if plan.start is None or plan.end is None:
-        raise UsageError("the window has no start or no end")
     folds = make_folds(
-        plan.start, plan.end, train=span(train, "--train"), test=span(test, "--test"), embargo=span(embargo, "--embargo"),
+        begin, finish, train=span(train, "--train"), test=span(test, "--test"), embargo=span(embargo, "--embargo"),
         purge=span(purge, "--purge"), anchored=anchored,
     )  # fmt: skip
-    check_room(folds, interval)
-    warm = max(DAY_MS, WARMUP_BARS * interval) if warmup is None else span(warmup, "--warmup")
+    check_room(folds, material.config.market.interval)
+    warm = options.warm_up(material, warmup)
     searched = _ranges(fit, ranges, material)
     score_all(material)
     described = {
         "train": train, "test": test, "embargo": embargo, "purge": purge, "anchored": anchored,
         "ranges": searched, "points": points, "config": material.config.recorded(),
     }  # fmt: skip
-    reads = plan.news is not None or plan.sentiment is not None
     with counting("folds", len(folds)) as advance:
         result = walk_forward(
             material,
             folds,
             _fitter(fit, material, searched, points, warm),
-            Settings(fit, warm, placebo if reads else 0, jobs or os.cpu_count() or 1, seed),
+            Settings(fit, warm, options.placebos(material, placebo), options.processes(jobs), seed),
             described=described,
             advance=advance,
         )
