@@ -204,7 +204,8 @@ def _sharpes(bootstrap: StationaryBootstrap, values: Floats) -> Floats:
     deviations = np.sqrt(np.maximum(squares - sums * sums / n, 0.0) / (n - 1))
     means = sums / n + mean
     moved = deviations > 1e-9 * max(float(values.std()), np.abs(mean))
-    return np.divide(means, deviations, out=np.zeros(len(sums)), where=moved)
+    ratios: Floats = np.divide(means, deviations, out=np.zeros(len(sums)), where=moved)
+    return ratios
 
 
 def _interval(value: float, drawn: Floats, level: float) -> Interval:
