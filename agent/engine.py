@@ -79,6 +79,7 @@ class Engine:
         self._config = config
         self._run_id = run_id
         self._ids = 0
+        self._on_stale = config.risk.on_stale
         self._equity_block = equity_block  # samples handed to the sink at once
         self._sample_ts: list[int] = []
         self._sample_equity: list[float] = []
@@ -114,6 +115,10 @@ class Engine:
             self._on_kline(event)
         else:
             self._handlers[type(event)](event)
+
+    def silent(self, symbol: str, now: int) -> bool:
+        """Whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
+        return self.risk.is_stale(self.tapes[symbol].overdue(now))
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
@@ -250,13 +255,20 @@ class Engine:
             case "resume":
                 if self.risk.rule == "drift":
                     self.exchange.accept()
-                self.risk.command(now, RiskState.ACTIVE, command.by)
+                self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
             case "pause":
                 self.risk.command(now, RiskState.REDUCING, command.by)
-            case "halt" | "kill":
+            case "halt":
                 self.risk.command(now, RiskState.HALTED, command.by)
+            case "kill":
+                reason = command.args.get("reason", "")
+                self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
+                for tape in self.tapes.values():
+                    self.exchange.cancel(tape.book, now, "killed")
             case "flatten":
                 pass
+            case "heartbeat":
+                self._look_for_silence(now)
             case "warm-up" | "warm-up-done":
                 self.risk.warming = command.action == "warm-up"
                 return
@@ -271,6 +283,18 @@ class Engine:
         if command.action == "flatten" or command.args.get("flatten") == "true":
             self._targets[:] = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
         self._act()
+
+    def _look_for_silence(self, now: int) -> None:
+        """A heartbeat brings the time alone: what is overdue by now?"""
+        if self.risk.warming:
+            return
+        for symbol, tape in self.tapes.items():
+            if not self.risk.on_silence(now, symbol, tape.overdue(now)):
+                continue
+            if self._on_stale != "hold":
+                self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], now, "stale data")
+            if self._on_stale == "flatten":
+                self._targets.append(Target(symbol, 0.0, reason="stale data"))
 
     def _advance(self, now: int) -> None:
         """The core's time never runs backwards: an event that comes late happens now."""
