@@ -62,6 +62,9 @@ class VenueExchange(Exchange):
         self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
         self.order_ids: set[str] = set()  # all that were ever decided in this run
         self.fill_ids: set[str] = set()  # and all executions that were booked
+        self.seen = 0  # ts of the newest execution or account, UTC ms by the venue's clock
+        self.began = 0  # ts of the first account
+        self.drift = ""  # what differed when the account was last looked at
         self.opened = False  # the first account has been seen
         self._accepting = False
         self._coin = config.account.currency
@@ -121,6 +124,7 @@ class VenueExchange(Exchange):
         if fill.id in self.fill_ids or fill.symbol not in self._instruments:
             return False
         self.fill_ids.add(fill.id)
+        self.seen = max(self.seen, fill.ts)
         sent = self.orders.get(fill.order_id)
         trades = fill.kind is FillKind.TRADE
         if sent is not None and trades:
@@ -149,6 +153,7 @@ class VenueExchange(Exchange):
         if settlement.id in self.fill_ids or settlement.symbol not in self._instruments:
             return False
         self.fill_ids.add(settlement.id)
+        self.seen = max(self.seen, settlement.ts)
         s = settlement
         payment = FundingPayment(s.symbol, s.ts, s.rate, s.qty, s.mark, s.amount)
         self._portfolio.pay(payment)
@@ -232,6 +237,12 @@ class VenueExchange(Exchange):
         The first account of a run is where its ledger begins: its money is the run's capital, and a position that it holds
         already is adopted, or set aside as foreign. On spot what was there before is always set aside.
         """
+        self.seen = max(self.seen, account.ts)
+        self.began = self.began or account.ts
+        self.drift = self._compare(account)
+        return self.drift
+
+    def _compare(self, account: Account) -> str:
         holdings = {holding.symbol: holding for holding in account.holdings}
         balance = account.balances.get(self._coin, _ZERO)
         if not self.opened or self._accepting:
@@ -262,6 +273,12 @@ class VenueExchange(Exchange):
         elif abs(drift) > self._tolerance:
             differences.append(f"{self._coin}: {balance} at the venue, {self._wallet()} in the ledger")
         return "; ".join(differences)
+
+    def held(self, symbol: str) -> Decimal:
+        """What the account should hold of a symbol, as far as we know; 0 where it isn't traded here."""
+        if symbol not in self._foreign:
+            return _ZERO
+        return self._portfolio.positions[symbol].qty + self._foreign[symbol]
 
     def _wallet(self) -> Decimal:
         """What the venue's wallet must hold: on margin, profits count once they are realised."""

@@ -13,6 +13,7 @@ from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
 from agent.feeds.rss.producer import NewsProducer
 from agent.live.memory import Memory
+from agent.live.orders import check_venue
 from strategies import strategy_class
 
 
@@ -22,11 +23,13 @@ def hears_headlines(config: Config) -> bool:
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, headlines without a feed."""
+    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, orders and data of two markets, headlines
+    without a feed."""
     if config.market.category == "equity":
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
+    check_venue(config)
     if hears_headlines(config) and not config.news.feeds:
         raise ConfigError(
             f"strategy {config.strategy.name} trades on headlines, and news.feeds names no feed", hint="add [[news.feeds]]"

@@ -192,7 +192,7 @@ class BybitPort:
         """One request; `result` of the answer."""
         await self._budget(f"/v5/{path}").take()
         private = "public" if path.startswith("market/") else "private"
-        answer = await self._signer.request(f"v5/{path}", private, verb, params)
+        answer = await self._signer.request(f"v5/{path}", [private], verb, params)
         return answer.get("result") or {}
 
     async def _get(self, path: str, **params: object) -> Any:

@@ -13,6 +13,7 @@ class GatewayHealth(Health):
     venue: str = ""
     stream: bool = False  # the private stream is there; else everything is asked for
     reconciled_at: int = 0  # UTC ms
+    drift: str = ""  # what ledger and account differed in then
     skew: int = 0  # ms that the venue's clock is ahead of ours
     intents: dict[str, int] = msgspec.field(default_factory=dict)  # open ones by state
     ended: dict[str, int] = msgspec.field(default_factory=dict)  # the others by status

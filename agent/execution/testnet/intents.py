@@ -1,10 +1,10 @@
 """What is to become of an order: from the decision to the end, each step known or known to be unknown.
 
-    WAITING ──────> SENDING ──────> ACCEPTED ──────> ENDED
-       │               │  ^             ^               ^
-       │               v  │ resend      │ found         │
-       │            UNKNOWN ────────────┘               │
-       └── too old, or taken back: never sent ──────────┘
+WAITING ──────> SENDING ──────> ACCEPTED ──────> ENDED
+   │               │  ^             ^               ^
+   │               v  │ resend      │ found         │
+   │            UNKNOWN ────────────┘               │
+   └── too old, or taken back: never sent ──────────┘
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from enum import Enum
 
-from agent.events import Order, OrderStatus
+from agent.events import Order, OrderStatus, OrderType, TimeInForce
 from agent.execution.testnet.port import OrderRef
 
 
@@ -33,17 +33,18 @@ class Intent:
     """One order of the core, and what the gateway knows of it. Moments are of the event loop's clock, in seconds."""
 
     def __init__(self, order: Order, since: float, state: IntentState = IntentState.WAITING) -> None:
-        self.order = order
-        self.since = since  # when it came to us
+        self.order = order  # as amended
+        self.since = since  # when it was decided
         self.state = state
-        self.lock = asyncio.Lock()  # one request about an order at a time, in the order in which they were decided
-        self.end = asyncio.Event()
-        self.cancelled = False  # the core wants it back
-        self.amended = 0  # number of the newest amendment
-        self.sent_at = since  # last
+        self.changed = asyncio.Event()  # something was decided or told about it
         self.attempts = 0
+        self.doubted_at: float | None = None  # when a request to place it last ended without an answer
         self.accepted_at = 0.0
-        self.missed = 0  # looks in which the venue did not know an order that it had accepted
+        self.cancelled = False  # the core wants it back
+        self.cancel_asked = False  # and the venue was told so
+        self.amend_qty: Decimal | None = None  # still to be asked for
+        self.amend_price: Decimal | None = None
+        self.missed = 0  # looks in vain: for an order that was accepted, or for the fills of one that has ended
         self.status: OrderStatus | None = None  # as it was told to the core
         self.filled = Decimal(0)  # by the venue's updates
         self.booked = Decimal(0)  # by executions that were told
@@ -62,6 +63,12 @@ class Intent:
     def done(self) -> bool:
         """It has ended and all of its fills were told."""
         return self.ended and self.booked >= self.filled
+
+    @property
+    def immediate(self) -> bool:
+        """Whether the venue ends it at once: what isn't filled then is cancelled."""
+        order = self.order
+        return order.trigger is None and (order.type is OrderType.MARKET or order.tif in (TimeInForce.IOC, TimeInForce.FOK))
 
 
 class Intents:

@@ -23,9 +23,7 @@ _log = structlog.get_logger(__name__)
 class Line:
     """Asks the port. All who ask share its silence and its measure of the venue's clock."""
 
-    def __init__(
-        self, port: VenuePort, config: TestnetConfig, clock: Clock, health: GatewayHealth, rng: random.Random
-    ) -> None:
+    def __init__(self, port: VenuePort, config: TestnetConfig, clock: Clock, health: GatewayHealth, rng: random.Random) -> None:
         self.port = port
         self.config = config
         self.clock = clock
@@ -77,7 +75,10 @@ class Line:
                 return self.health.skew
             before = self.clock.now()
             theirs = await self.port.server_time()
-            skew = theirs - (before + self.clock.now()) // 2
+            after = self.clock.now()
+            skew = theirs - (before + after) // 2
+            if abs(skew) <= (after - before + 1) // 2:  # no more than the measure's own error
+                skew = 0
             if abs(skew) > self.config.max_skew:
                 raise SafetyError(
                     f"this machine's clock is {abs(skew)} ms {'behind' if skew > 0 else 'ahead of'} the venue's",

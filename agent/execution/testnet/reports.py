@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Final
@@ -38,6 +39,8 @@ class Reports:
         adopts: bool,
     ) -> None:
         self.newest = 0  # ts of the newest execution, UTC ms by the venue's clock
+        self.began = 0  # what others did before this, UTC ms by the venue's clock, is in the first account already
+        self.count = 0  # executions that were news
         self.foreign = False  # others have traded since the last look at the account
         self._ledger = ledger
         self._intents = intents
@@ -47,6 +50,7 @@ class Reports:
         self._put = put
         self._adopts = adopts
         self._told: set[str] = set()  # executions that the core has yet to book
+        self._passed_over: set[str] = set()  # and those of others, which it will not
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -71,6 +75,8 @@ class Reports:
         if intent.state in (IntentState.ACCEPTED, IntentState.ENDED):
             return
         intent.state = IntentState.ACCEPTED
+        intent.accepted_at = asyncio.get_running_loop().time()
+        intent.changed.set()
         if tell and intent.status is None:
             intent.status = status
             self._update(intent, status, _ZERO, "", 0)
@@ -81,7 +87,7 @@ class Reports:
             return
         intent.state, intent.status = IntentState.ENDED, status
         intent.filled = max(filled, intent.filled, intent.booked)
-        intent.end.set()
+        intent.changed.set()
         self._update(intent, status, intent.filled, reason, ts)
         self._intents.forget_done([intent])
 
@@ -93,34 +99,47 @@ class Reports:
     # -- executions --------------------------------------------------------------------------------------------------
 
     def execution(self, execution: Execution) -> bool:
-        """An execution; whether it was news."""
-        self.newest = max(self.newest, execution.ts)
-        known = execution.id in self._told or execution.id in self._ledger.fill_ids
-        if known or execution.symbol not in self._symbols:
+        """An execution; whether it was news. What others trade is booked where it is to be adopted."""
+        e = execution
+        self.newest = max(self.newest, e.ts)
+        if e.id in self._told or e.id in self._passed_over or e.id in self._ledger.fill_ids:
             return False
-        self._told.add(execution.id)
-        if execution.kind is ExecutionKind.FUNDING:
-            self._put(self._settlement(execution))
+        ours = e.client_id in self._ledger.order_ids
+        if not ours and e.ts < self.began:
+            return False
+        self.count += 1
+        if e.symbol not in self._symbols:
+            self._pass_over(e)  # it moves the same wallet
             return True
-        ours = execution.client_id in self._ledger.order_ids or execution.kind is ExecutionKind.LIQUIDATION
-        if not ours:
-            self.foreign = True
-            _log.warning("somebody else has traded in this account", symbol=execution.symbol, qty=str(execution.qty))
+        if e.kind is ExecutionKind.FUNDING:
+            self._told.add(e.id)
+            self._put(self._settlement(e))
+            return True
+        if not ours and e.kind is not ExecutionKind.LIQUIDATION:
+            _log.warning("somebody else has traded in this account", symbol=e.symbol, qty=str(e.qty), adopted=self._adopts)
             if not self._adopts:
+                self._pass_over(e)
                 return True
+        self._told.add(e.id)
         self._health.fills += 1
-        for fill in self._fills(execution):
+        for fill in self._fills(e):
             self._put(fill)
-        intent = self._intents.get(execution.client_id)
+        intent = self._intents.get(e.client_id)
         if intent is not None:
             self.accept(intent, tell=False)
-            intent.booked += execution.qty
+            intent.booked += e.qty
+            intent.changed.set()
             self._intents.forget_done([intent])
         return True
 
-    def forget_booked(self) -> None:
-        """What the core has booked by now, it remembers itself."""
+    def _pass_over(self, execution: Execution) -> None:
+        self._passed_over.add(execution.id)
+        self.foreign = True
+
+    def all_booked(self) -> bool:
+        """Whether the core has booked all that it was told; what it has, it remembers itself."""
         self._told -= self._ledger.fill_ids
+        return not self._told
 
     def _fills(self, execution: Execution) -> Iterable[Fill]:
         """The trade, with its fee in quote currency; a fee taken in base coin is a sale of that much, at the same price."""
