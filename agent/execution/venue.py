@@ -255,7 +255,7 @@ class VenueExchange(Exchange):
                     self._adopt(symbol, held - ours, self._portfolio.positions[symbol].mark_decimal, account)
                 else:
                     self._foreign[symbol] = held - ours
-            self._portfolio.transfer(balance - self._wallet())
+            self._portfolio.transfer(balance - self.wallet())
             self.opened, self._accepting = True, False
             return ""
         differences = []
@@ -267,11 +267,11 @@ class VenueExchange(Exchange):
                     self._foreign[symbol] += held - ours
                 else:
                     differences.append(f"{symbol}: {held} at the venue, {ours} in the ledger")
-        drift = balance - self._wallet()
+        drift = balance - self.wallet()
         if account.foreign:
             self._portfolio.transfer(drift)
         elif abs(drift) > self._tolerance:
-            differences.append(f"{self._coin}: {balance} at the venue, {self._wallet()} in the ledger")
+            differences.append(f"{self._coin}: {balance} at the venue, {self.wallet()} in the ledger")
         return "; ".join(differences)
 
     def held(self, symbol: str) -> Decimal:
@@ -280,7 +280,7 @@ class VenueExchange(Exchange):
             return _ZERO
         return self._portfolio.positions[symbol].qty + self._foreign[symbol]
 
-    def _wallet(self) -> Decimal:
+    def wallet(self) -> Decimal:
         """What the venue's wallet must hold: on margin, profits count once they are realised."""
         book = self._portfolio
         return book.initial + book.realised - book.fees + book.funding if self._margined else book.cash

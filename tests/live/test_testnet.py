@@ -50,8 +50,6 @@ async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(database: Dat
         first = next(n for n, e in enumerate(events) if isinstance(e, Account))
         orders = [item for item in read_decisions(database, find_run(database).id) if isinstance(item.decision, Order)]
         assert all(item.event_seq > first for item in orders)
-        print(status.risk, status.ignored, gateway)
-        print([o for o in sandbox.venue.account.orders.values() if not o.link])
         placed = {order.link for order in sandbox.venue.account.orders.values()}
         assert placed <= {item.decision.id for item in orders if isinstance(item.decision, Order)}
         assert of(OrderUpdate, events)
