@@ -22,7 +22,7 @@ from agent.config_execution import TestnetConfig
 from agent.errors import ConfigError
 from agent.events import DAY_MS, Order, OrderType, Side, TimeInForce
 from agent.execution.testnet.allowlist import check, guarded_session
-from agent.execution.testnet.credentials import Credentials
+from agent.execution.testnet.credentials import MASK, Credentials
 from agent.execution.testnet.messages import ExecutionJson, OrderJson, PositionJson, WalletJson, read_list
 from agent.execution.testnet.port import (
     ClockOff,
@@ -155,8 +155,14 @@ class BybitPort:
             raise OutcomeUnknown(f"HTTP {status} and no answer that can be read", code=status) from None
         self._heed(path, headers, answer, code)
         if code:
-            raise self._error(code, str(answer.get("retMsg", ""))[:200], headers, answer)
+            raise self._error(code, self._masked(str(answer.get("retMsg", "")))[:200], headers, answer)
         return answer
+
+    def _masked(self, text: str) -> str:
+        """Without our keys: the venue tells back what it was asked where a signature is wrong."""
+        for secret in self.credentials:
+            text = text.replace(secret.reveal(), MASK)
+        return text
 
     def _heed(self, path: str, headers: Mapping[str, str], answer: Json, code: int) -> None:
         """Keep to the limit that the answer states, and be silent until it is reset where nothing of it is left."""
@@ -354,7 +360,7 @@ class BybitPort:
             raise SlowDown(error.message, error.wait, banned=error.wait > 0) from error
         except StreamLost as error:
             if stream.refusal:
-                raise KeysRefused(f"the private stream refuses to sign in: {stream.refusal}") from error
+                raise KeysRefused(f"the private stream refuses to sign in: {self._masked(stream.refusal)}") from None
             raise OutcomeUnknown(error.message) from error
 
     def _sign_in(self) -> list[object]:

@@ -12,6 +12,9 @@ from agent.errors import ConfigError, SafetyError
 
 KEY: Final = "TAPEWIRE_API_KEY"
 SECRET: Final = "TAPEWIRE_API_SECRET"
+MASK: Final = "***"
+"""What is shown instead."""
+
 _MOST: Final = 4_096
 
 
@@ -28,7 +31,7 @@ class Secret:
         return self.__value
 
     def __repr__(self) -> str:
-        return "Secret(***)"
+        return f"Secret({MASK})"
 
     __str__ = __repr__
 
@@ -63,12 +66,13 @@ def load_credentials(file: Path | None, environment: Mapping[str, str] = os.envi
 
 
 def _read(file: Path) -> str:
+    """What counts is the file that was opened, also behind a link, as orchestrators mount secrets."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
         raise ConfigError(f"the key file {file} can't be read: {error.strerror}") from None
-    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as opened:
-        status = os.fstat(opened.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SafetyError(f"the key file {file} is no plain file")
         if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
@@ -76,4 +80,6 @@ def _read(file: Path) -> str:
                 f"the key file {file} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
                 hint=f"chmod 600 {file}, and make new keys if others may have seen them",
             )
-        return opened.read(_MOST)
+        return os.read(descriptor, _MOST).decode("utf-8", errors="replace")
+    finally:
+        os.close(descriptor)

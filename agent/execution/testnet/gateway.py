@@ -281,6 +281,8 @@ class Gateway:
             return False
         self._put(account)
         self._health.reconciled_at = account.available_at
+        if not self.reconciled.is_set():
+            _log.info("gateway reconciled", venue=self._settings.venue, balances=account.balances, intents=len(self._intents))
         self.reconciled.set()
         self._judged.set()
         return True
