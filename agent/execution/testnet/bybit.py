@@ -66,6 +66,7 @@ _TIF: Final = {
 _PER_SECOND: Final = {"linear": 10, "spot": 20}
 """Orders, cancels and so on, each; an answer's header may grant more. Queries: 50."""
 _QUERIES: Final = 50
+_SECOND: Final = 1.1  # requests may arrive closer to each other than they left
 _WINDOW_MS: Final = 7 * DAY_MS - 1  # of executions in one question
 _COIN: Final = "USDT"
 
@@ -169,7 +170,7 @@ class BybitPort:
         limit, left = headers.get("X-Bapi-Limit", ""), headers.get("X-Bapi-Limit-Status", "")
         if limit.isdecimal() and int(limit) > 0 and self._limits.get(path) != int(limit):
             self._limits[path] = int(limit)
-            self._budgets[path] = Budget(int(limit), 1.0)
+            self._budgets[path] = Budget(int(limit), _SECOND)
         if left == "0" or code == 10006:
             wait = _until_reset(headers, answer)
             self._budget(path).close(asyncio.get_running_loop().time() + wait)
@@ -177,7 +178,7 @@ class BybitPort:
     def _budget(self, path: str) -> Budget:
         if path not in self._budgets:
             changing = path.startswith(("/v5/order/c", "/v5/order/a", "/v5/position/s"))
-            self._budgets[path] = Budget(_PER_SECOND[self._category] if changing else _QUERIES, 1.0)
+            self._budgets[path] = Budget(_PER_SECOND[self._category] if changing else _QUERIES, _SECOND)
         return self._budgets[path]
 
     @staticmethod

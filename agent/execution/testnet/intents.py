@@ -44,6 +44,7 @@ class Intent:
         self.cancel_asked = False  # and the venue was told so
         self.amend_qty: Decimal | None = None  # still to be asked for
         self.amend_price: Decimal | None = None
+        self.missed_at = 0.0
         self.missed = 0  # looks in vain: for an order that was accepted, or for the fills of one that has ended
         self.status: OrderStatus | None = None  # as it was told to the core
         self.filled = Decimal(0)  # by the venue's updates

@@ -101,8 +101,8 @@ class Keeper:
         found = await self._find(intent)
         if found is not None:
             self._reports.order(found)
-        elif not intent.ended and asked > intent.accepted_at + self._settle:
-            intent.missed += 1
+        elif not intent.ended and asked > max(intent.accepted_at, intent.missed_at) + self._settle:
+            intent.missed, intent.missed_at = intent.missed + 1, asked
             if intent.missed >= _MISSES:
                 await self._catch_up()
                 self._reports.close(intent, OrderStatus.CANCELLED, "the venue does not know it any more")

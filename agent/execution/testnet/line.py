@@ -63,7 +63,10 @@ class Line:
             else:
                 await asyncio.sleep(error.wait * (1 + self._rng.random()))  # those who wait come back one by one
         elif isinstance(error, ClockOff):
-            await self.measure(measured)
+            try:
+                await self.measure(measured)
+            except (OutcomeUnknown, SlowDown, ClockOff):  # the next try will tell
+                await asyncio.sleep(self.config.retry.first / 1000)
 
     async def measure(self, measured: int | None = None) -> int:
         """Set the clock by the venue's; the difference in ms. Raises SafetyError beyond `max_skew`, PortError without an answer.

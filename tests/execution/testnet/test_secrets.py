@@ -20,10 +20,9 @@ from agent.execution.testnet.credentials import Credentials, Secret, load_creden
 from agent.live.daemon import Daemon
 from agent.live.logging import configure
 from agent.sandbox import Sandbox
-from agent.store.database import Database
+from agent.store.database import open_database
 from tests.conftest import ROOT
 from tests.execution.testnet.world import churn, venue_settings
-from tests.live.conftest import database  # noqa: F401 - a fixture
 from tests.live.world import living, load_words, options, settings, until
 
 KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
@@ -106,13 +105,13 @@ def assert_hidden(text: str | bytes, where: str) -> None:
 @pytest.mark.parametrize("right", [True, False])
 async def test_no_trace_of_them_in_log_store_report_and_status(
     right: bool,
-    database: Database,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Right keys, and keys whose signature the exchange refuses, telling back what it was asked."""
     log = io.StringIO()
     configure(LogConfig(level="debug", format="json"), log)
+    database = open_database(f"sqlite:///{tmp_path / 'store.db'}")
     monkeypatch.setenv("TAPEWIRE_API_KEY", KEY)
     monkeypatch.setenv("TAPEWIRE_API_SECRET", SECRET)
     async with Sandbox(options(speed=240, api_key=KEY, api_secret=SECRET if right else "another")) as sandbox:
@@ -128,6 +127,7 @@ async def test_no_trace_of_them_in_log_store_report_and_status(
                 async with living(daemon) as life:
                     await until(life.done)
             assert_hidden("".join(traceback.format_exception(failure.value)), "traceback")
+    database.close()
     assert '"event"' in log.getvalue()
     assert_hidden(log.getvalue(), "log")
     for file in tmp_path.rglob("*"):
