@@ -25,6 +25,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "run",
     "sandbox",
     "score",
+    "slippage",
     "train",
     "tune",
     "walkforward",

@@ -62,7 +62,7 @@ class VenueExchange(Exchange):
         self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
         self.order_ids: set[str] = set()  # all that were ever decided in this run
         self.fill_ids: set[str] = set()  # and all executions that were booked
-        self.seen = 0  # ts of the newest execution or account, UTC ms by the venue's clock
+        self.seen = 0  # ts of the last account, UTC ms by the venue's clock: all executions up to then are booked
         self.began = 0  # ts of the first account
         self.drift = ""  # what differed when the account was last looked at
         self.opened = False  # the first account has been seen
@@ -124,7 +124,6 @@ class VenueExchange(Exchange):
         if fill.id in self.fill_ids or fill.symbol not in self._instruments:
             return False
         self.fill_ids.add(fill.id)
-        self.seen = max(self.seen, fill.ts)
         sent = self.orders.get(fill.order_id)
         trades = fill.kind is FillKind.TRADE
         if sent is not None and trades:
@@ -153,7 +152,6 @@ class VenueExchange(Exchange):
         if settlement.id in self.fill_ids or settlement.symbol not in self._instruments:
             return False
         self.fill_ids.add(settlement.id)
-        self.seen = max(self.seen, settlement.ts)
         s = settlement
         payment = FundingPayment(s.symbol, s.ts, s.rate, s.qty, s.mark, s.amount)
         self._portfolio.pay(payment)

@@ -43,18 +43,23 @@ class Auditor:
         self._overlap = config.execution.testnet.overlap
         self._catching_up = asyncio.Lock()
         self._caught_up = 0  # how often
+        self._complete = 0  # all executions up to here are known, but for the venue's lag; UTC ms by its clock
 
     async def catch_up(self) -> None:
-        """Ask for all executions since a little before the last one; of many who ask at once, one asks the venue."""
+        """Ask for all executions since the last time; of many who ask at once, one asks the venue.
+
+        What the stream has told since then proves nothing of what it has not.
+        """
         asked = self._caught_up
         async with self._catching_up:
             if self._caught_up > asked + 1:  # somebody's question began after ours was asked
                 return
-            reports = self._reports
-            since = max(reports.newest, self._ledger.seen, reports.began) - self._overlap
+            now = self._line.clock.now() + self._health.skew
+            since = max(self._complete, self._ledger.seen, self._reports.began) - self._overlap
             for execution in await self._line.ask(lambda: self._line.port.executions(since)):
-                reports.execution(execution)
-            reports.all_booked()
+                self._reports.execution(execution)
+            self._reports.all_booked()
+            self._complete = now
             self._caught_up += 1
 
     async def survey(self, keeper: Keeper) -> list[VenueOrder]:
@@ -80,12 +85,17 @@ class Auditor:
         return foreign
 
     async def look(self) -> Account | None:
-        """The account at a moment in which nothing changed; None where there was no such moment."""
+        """The account at a moment in which nothing changed; None where there was no such moment.
+
+        A difference is only told again where nothing was executed for as long as the venue's views may lag behind.
+        """
         for _ in range(_TRIES):
             await self.catch_up()
             before = self._reports.count
             positions = await self._line.ask(self._line.port.positions)
             wallet = await self._line.ask(self._line.port.wallet)
+            if self._ledger.drift:
+                await asyncio.sleep(self._line.config.settle / 1000)
             await self.catch_up()
             if self._reports.count == before:
                 return self._account(positions, wallet)

@@ -38,7 +38,6 @@ class Reports:
         *,
         adopts: bool,
     ) -> None:
-        self.newest = 0  # ts of the newest execution, UTC ms by the venue's clock
         self.began = 0  # what others did before this, UTC ms by the venue's clock, is in the first account already
         self.count = 0  # executions that were news
         self.foreign = False  # others have traded since the last look at the account
@@ -101,7 +100,6 @@ class Reports:
     def execution(self, execution: Execution) -> bool:
         """An execution; whether it was news. What others trade is booked where it is to be adopted."""
         e = execution
-        self.newest = max(self.newest, e.ts)
         if e.id in self._told or e.id in self._passed_over or e.id in self._ledger.fill_ids:
             return False
         ours = e.client_id in self._ledger.order_ids
