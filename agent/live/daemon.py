@@ -333,6 +333,8 @@ class Daemon:
             now=now,
             strategy=run.strategy,
             endpoint=self.config.bybit.endpoint,
+            orders="paper" if self.gateway is None else self.config.execution.testnet.venue,
+            unreconciled=engine.risk.unreconciled,
             warming_up=engine.risk.warming,
             model=self._model.health.model if self._model else "",
             equity=engine.portfolio.equity(),

@@ -227,4 +227,5 @@ class Stream:
             async with asyncio.timeout(self._config.ack_timeout / 1000):
                 return await self._answer
         except TimeoutError:
-            raise StreamLost(f"no answer to {op} in {self._config.ack_timeout} ms") from None
+            asked = "a subscription" if op == "subscribe" else op
+            raise StreamLost(f"no answer to {asked} in {self._config.ack_timeout} ms") from None
