@@ -34,6 +34,7 @@ from agent.feeds.history.klines import KlineFile
 from agent.feeds.history.news import NewsFile
 from agent.feeds.history.sentiment import Scorer, SentimentFile, scored
 from agent.feeds.merge import merge
+from agent.fusion import VERSION, check_scorer, open_predictor
 from agent.sink import DecisionSink
 from agent.store.database import Database
 from agent.store.recorder import Recorder
@@ -88,6 +89,7 @@ class History:
         if empty is not None:
             window = f"{_moment(plan.start)} to {_moment(plan.end)}"
             raise DataError(f"{empty.path}: no bars between {window}", hint="name a window that the file covers")
+        self.predictor = open_predictor(config)
         self.bars = sum(int(str(facts["rows"])) for facts in described)
         self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in described)
         self.end = max(int(str(facts["last"])) for facts in described) + self.config.market.interval
@@ -122,7 +124,9 @@ class History:
         plan, paper, history = self._plan, self.config.paper, self.config.history
         sources: list[Iterable[Event]] = [*self.klines]
         if scorer is not None:
-            sources.append(scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint))
+            check_scorer(self.predictor, scorer.fingerprint)
+            embedded = self.predictor is not None and self.predictor.reads_embeddings
+            sources.append(scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint, embedded=embedded))
         else:
             sources += [self.news, sentiments]
         if plan.sentiment is not None:
@@ -163,13 +167,20 @@ def backtest(
     scorer: NamedScorer | None = None,
     stamps: tuple[str, ...] = (),
     versions: dict[str, str] | None = None,
+    allow_leakage: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Replay `history` through the engine, record everything, and measure.
 
-    Raises DataError, StoreError, ReconciliationError; the run is then marked failed, never complete.
+    Raises LeakageError where the fusion model saw this window (see `refuse_leakage`), DataError, StoreError, ReconciliationError;
+    the run is then marked failed, never complete.
     """
-    config = history.config
+    config, predictor = history.config, history.predictor
+    if predictor is not None:
+        seen = predictor.card.trained_until
+        leaked = refuse_leakage(seen, history.start, model=config.fusion.path, allow=allow_leakage)
+        stamps = tuple(dict.fromkeys(stamps + leaked))
+        versions = (versions or {}) | {VERSION: predictor.fingerprint}
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),
@@ -186,7 +197,7 @@ def backtest(
     began = time.monotonic()
     with Recorder(database, run) as recorder, blaming(strategy), rare_collection():
         sink = BacktestSink(recorder, config)
-        engine = Engine(config, strategy, sink, run_id=run.id)
+        engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor)
         first = last = None
         tick = _TICK
         handle, hold = engine.handle, sink.benchmark.add
@@ -285,7 +296,7 @@ def refuse_leakage(trained_until: int, start: int, *, model: str, allow: bool) -
         return ()
     if not allow:
         raise LeakageError(
-            f"the backtest begins at {iso(start)}, but model {model} saw text up to {iso(trained_until)}: it knows the answers",
+            f"the backtest begins at {iso(start)}, but model {model} saw data up to {iso(trained_until)}: it knows the answers",
             hint=f"--start {iso(trained_until)[:10]} or later; or --allow-leakage, and every report says LEAKED",
         )
     return ("LEAKED",)

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from agent.config_fusion import FusionConfig
 from agent.config_live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
@@ -146,6 +147,7 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
@@ -162,7 +164,7 @@ class Config(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
-        core = {"market", "account", "instruments", "signals", "strategy", "risk", "paper"}
+        core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         return self.model_dump(mode="json", include=core)
 
 

@@ -109,7 +109,9 @@ def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
             f"{path}: card format {card.format} is newer than this version reads ({CARD_FORMAT})", hint="update tapewire"
         )
     if card.kind != kind:
-        raise ModelError(f"{folder} holds a model of {card.kind}, not of {kind}", hint=f"name one made by `tapewire train {kind}`")
+        raise ModelError(
+            f"{folder} holds a model of {card.kind}, not of {kind}", hint=f"name one made by `tapewire train {kind}`"
+        )
     labels = LABELS_OF[kind]
     if card.labels != labels:
         raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {labels} in that order")

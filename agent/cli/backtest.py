@@ -53,6 +53,7 @@ def backtest(
     category: Annotated[str | None, typer.Option("--category", help="linear, spot or equity.")] = None,
     timezone: Annotated[str | None, typer.Option("--timezone", help="Of times in files that name none, e.g. UTC.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="An exported model's folder, or starter.")] = None,
+    fusion: Annotated[str | None, typer.Option("--fusion", help="A folder made by `tapewire train fusion`.")] = None,
     allow_leakage: Annotated[
         bool, typer.Option("--allow-leakage", help="Run although the model saw this window; reports say so.")
     ] = False,
@@ -61,16 +62,17 @@ def backtest(
 ) -> None:
     """Replay history through the engine: paper trades with costs, recorded, measured, ready for `verify`."""
     from agent import backtest as rim
+    from agent.fusion import wants_headlines
     from agent.store.database import open_database
-    from strategies import strategy_class
 
-    settled = _settle(load(config), strategy, settings, category, model)
+    settled = _settle(load(config), strategy, settings, category, model, fusion)
     plan = _plan(settled, klines, news, sentiment, funding, start, end, timezone, symbol)
-    if not strategy_class(settled.strategy.name).hears("on_news", "on_sentiment", "on_signal", "on_faded"):
+    if not wants_headlines(settled):
         plan = plan._replace(news=None, sentiment=None)
     elif plan.news is None and plan.sentiment is None:
         raise UsageError(
-            f"strategy {settled.strategy.name} trades on headlines, and none are named", hint="--news FILE or --sentiment FILE"
+            f"strategy {settled.strategy.name} or its model reads headlines, and none are named",
+            hint="--news FILE or --sentiment FILE",
         )
     with err.status("checking the input files"):
         history = rim.History(plan, settled)
@@ -80,7 +82,15 @@ def backtest(
             _scorer(history, database, allow_leakage) if history.news and not plan.sentiment else (None, (), {})
         )
         with replay_progress("replaying", history.start, history.end) as progress:
-            result = rim.backtest(history, database, scorer=scorer, stamps=stamps, versions=versions, progress=progress)
+            result = rim.backtest(
+                history,
+                database,
+                scorer=scorer,
+                stamps=stamps,
+                versions=versions,
+                allow_leakage=allow_leakage,
+                progress=progress,
+            )
         if report is not None:
             _write_report(database, result.run.id, report)
     finally:
@@ -146,7 +156,12 @@ def replay_progress(title: str, start: int, end: int) -> Iterator[Any]:
 
 
 def _settle(
-    config: Config, strategy: str | None, settings: list[str] | None, category: str | None, model: str | None
+    config: Config,
+    strategy: str | None,
+    settings: list[str] | None,
+    category: str | None,
+    model: str | None,
+    fusion: str | None,
 ) -> Config:
     """The configuration with the command line's word in it."""
     changes: dict[str, Any] = {}
@@ -164,6 +179,8 @@ def _settle(
         changes["market"] = config.market.model_copy(update={"category": category})
     if model is not None:
         changes["model"] = config.model.model_copy(update={"path": model})
+    if fusion is not None:
+        changes["fusion"] = config.fusion.model_copy(update={"path": fusion})
     return config.model_copy(update=changes)
 
 

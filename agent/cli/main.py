@@ -26,6 +26,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "sandbox",
     "score",
     "train",
+    "train_fusion",
 )
 """Modules of `agent.cli` that have a `register(app)`."""
 

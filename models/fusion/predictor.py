@@ -12,9 +12,10 @@ alone, in a block, and on another machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import sqrt
+from math import pi, sqrt
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,6 @@ from agent.features import Features
 from agent.outlook import Forecast
 from agent.textstate import Vector
 from models.cards import Card, read_card, sha256_files
-from models.fusion import CLASSES
 
 WEIGHTS_NAME: Final = "weights.npz"
 ROUNDING: Final = 6
@@ -35,15 +35,16 @@ CLIP: Final = 6.0
 EPSILON: Final = 1e-5
 """Of LayerNorm."""
 
-_VOLATILITY: Final = Features._fields.index("volatility")
-_ENCODER: Final = ("mean", "scale", "weight", "bias", "gain", "shift")
+_GELU: Final = sqrt(2.0 / pi)
 
 Floats = NDArray[np.float64]
 
 
 def fingerprint(folder: Path, card: Card) -> str:
     """SHA-256 of all that a prediction depends on."""
-    hyper = " ".join(f"{key}={card.hyper.get(key)}" for key in ("ablation", "half_life", "horizon", "interval", "move", "scorer"))
+    hyper = " ".join(
+        f"{key}={card.hyper.get(key)}" for key in ("ablation", "half_life", "horizon", "interval", "move", "scorer")
+    )
     return sha256_files([folder / WEIGHTS_NAME], salt=f"temperature={card.temperature!r} {hyper}")
 
 
@@ -60,9 +61,12 @@ class FusionPredictor:
         self.scorer = str(card.hyper["scorer"] or "")
         """Fingerprint of the sentiment model whose words it understands; empty where it reads none."""
         self._move = float(card.hyper["move"] or 0.0) * sqrt(self.horizon / self.interval)
-        self._weights = {name: np.ascontiguousarray(value, np.float64) for name, value in weights.items()}
-        self._price = self._encoder("price")
-        self._text = self._encoder("text")
+        exact = {name: np.ascontiguousarray(value, np.float64) for name, value in weights.items()}
+        self._price = _Encoder.named("price", exact)
+        self._text = _Encoder.named("text", exact)
+        self._nothing = exact.get("nothing", np.zeros(0))
+        self._join = _Layer.named("join", exact)
+        self._out, self._bias = exact["out.weight"], exact["out.bias"]
 
     @classmethod
     def load(cls, folder: Path) -> FusionPredictor:
@@ -74,7 +78,7 @@ class FusionPredictor:
                 weights = {name: stored[name] for name in stored.files}
         except FileNotFoundError:
             raise ModelError(f"{folder} holds no {WEIGHTS_NAME}", hint="train it again: tapewire train fusion") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, BadZipFile) as error:
             raise ModelError(f"{path}: {error}", hint="the file is damaged: train it again") from None
         if card.fingerprint != fingerprint(folder, card):
             raise ModelError(f"{folder}: the weights are not those that its card was written for", hint="copy the whole folder")
@@ -111,58 +115,65 @@ class FusionPredictor:
         return Forecast(down, flat, up, self._move * features.volatility)
 
     def read_block(self, means: Floats) -> Floats:
-        """Codes (n, hidden) of means (n, dimensions)."""
-        assert self._text is not None, "a model that reads no text remembers none"
-        return _encode(means, self._text)
+        """Codes (n, hidden) of means (n, dimensions); of no width where no text is read."""
+        return np.zeros((len(means), 0)) if self._text is None else self._text.encode(means)
 
     def predict_block(self, features: Floats, readings: Floats | None, mass: Floats) -> Floats:
         """Probabilities (n, 3) of features (n, 10), codes (n, hidden) of what was read, and its mass (n,)."""
-        weights = self._weights
         parts = []
         if self._price is not None:
-            parts.append(_encode(features, self._price))
+            parts.append(self._price.encode(features))
         if self._text is not None:
             gate = (mass / (1.0 + mass))[:, None]
-            nothing = weights["nothing"]
-            parts += [nothing + gate * (readings - nothing) if readings is not None else np.tile(nothing, (len(gate), 1)), gate]
-        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        hidden = _gelu(_normalise(joined @ weights["join.weight"] + weights["join.bias"], weights["join.gain"], weights["join.shift"]))
-        logits = (hidden @ weights["out.weight"] + weights["out.bias"]) / self.card.temperature
+            code = self._nothing if readings is None else self._nothing + gate * (readings - self._nothing)
+            parts += [np.broadcast_to(code, (len(gate), len(self._nothing))), gate]
+        hidden = self._join.apply(np.concatenate(parts, axis=1))
+        logits = (hidden @ self._out + self._bias) / self.card.temperature
         raised = np.exp(logits - logits.max(axis=1, keepdims=True))
-        rounded = np.round(raised / raised.sum(axis=1, keepdims=True), ROUNDING)
+        rounded: Floats = np.round(raised / raised.sum(axis=1, keepdims=True), ROUNDING)
         rounded[:, 1] = np.round(1.0 - rounded[:, 0] - rounded[:, 2], ROUNDING)
         return rounded
 
-    def moves(self, features: Floats) -> Floats:
-        """`Forecast.move` (n,) of features (n, 10)."""
-        return self._move * features[:, _VOLATILITY]
 
-    def _encoder(self, name: str) -> tuple[Floats, ...] | None:
-        if f"{name}.weight" not in self._weights:
+class _Layer(NamedTuple):
+    """linear, LayerNorm (Ba, Kiros and Hinton 2016), GELU in its tanh form (Hendrycks and Gimpel 2016)."""
+
+    weight: Floats
+    bias: Floats
+    gain: Floats
+    shift: Floats
+
+    @classmethod
+    def named(cls, name: str, weights: Mapping[str, Floats]) -> _Layer:
+        return cls(*(weights[f"{name}.{field}"] for field in cls._fields))
+
+    def apply(self, values: Floats) -> Floats:
+        """(n, inputs) -> (n, hidden)."""
+        linear = values @ self.weight + self.bias
+        centred = linear - linear.mean(axis=1, keepdims=True)
+        variance = (centred * centred).mean(axis=1, keepdims=True)
+        x = centred / np.sqrt(variance + EPSILON) * self.gain + self.shift
+        return np.asarray(0.5 * x * (1.0 + np.tanh(_GELU * (x + 0.044715 * x * x * x))))
+
+
+class _Encoder(NamedTuple):
+    """A layer behind the standardisation of its inputs."""
+
+    mean: Floats
+    scale: Floats
+    layer: _Layer
+
+    @classmethod
+    def named(cls, name: str, weights: Mapping[str, Floats]) -> _Encoder | None:
+        if f"{name}.weight" not in weights:
             return None
-        return tuple(self._weights[f"{name}.{part}"] for part in _ENCODER)
+        return cls(weights[f"{name}.mean"], weights[f"{name}.scale"], _Layer.named(name, weights))
+
+    def encode(self, values: Floats) -> Floats:
+        """(n, inputs) -> (n, hidden)."""
+        return self.layer.apply(standardise(values, self.mean, self.scale))
 
 
 def standardise(values: Floats, mean: Floats, scale: Floats) -> Floats:
     """(values - mean) · scale, held within ± `CLIP`."""
     return np.clip((values - mean) * scale, -CLIP, CLIP)
-
-
-def _encode(values: Floats, encoder: tuple[Floats, ...]) -> Floats:
-    mean, scale, weight, bias, gain, shift = encoder
-    return _gelu(_normalise(standardise(values, mean, scale) @ weight + bias, gain, shift))
-
-
-def _normalise(values: Floats, gain: Floats, shift: Floats) -> Floats:
-    """LayerNorm (Ba, Kiros and Hinton 2016)."""
-    centred = values - values.mean(axis=1, keepdims=True)
-    variance = (centred * centred).mean(axis=1, keepdims=True)
-    return centred / np.sqrt(variance + EPSILON) * gain + shift
-
-
-def _gelu(values: Floats) -> Floats:
-    """The tanh form of GELU (Hendrycks and Gimpel 2016)."""
-    return 0.5 * values * (1.0 + np.tanh(sqrt(2.0 / np.pi) * (values + 0.044715 * values * values * values)))
-
-
-assert CLASSES == ("down", "flat", "up"), "`Forecast` is unpacked in this order"

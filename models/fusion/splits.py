@@ -8,6 +8,7 @@ cut, when its features still look like those of the part before.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -44,7 +45,7 @@ def split(ts: Ints, label: Ints, recipe: Recipe, *, start: int, end: int, test_u
     edges = [start, *cuts, end if test_until is None else test_until]
     known = label >= 0
     found = []
-    for number, (begin, finish) in enumerate(zip(edges, edges[1:], strict=False)):
+    for number, (begin, finish) in enumerate(pairwise(edges)):
         rest = begin + recipe.embargo if number else begin
         found.append(np.flatnonzero(known & (ts >= rest) & (ts + recipe.horizon < finish)))
     parts = Parts(*found)

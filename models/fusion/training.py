@@ -103,14 +103,15 @@ def train(
     labels = data.labels(recipe.horizon, recipe.band)
     parts = split(data.rows["ts"], labels.kind, recipe, start=start, end=end, test_until=test_until)
     network, inputs, half_life, losses = _best(data, recipe, labels.kind, parts, progress)
-    weights = {**inputs.norms, **network.weights()}
+    weights: dict[str, Any] = {**inputs.norms, **network.weights()}
     if not recipe.reads_price:
         weights = {name: value for name, value in weights.items() if not name.startswith("price.")}
     if not recipe.reads_text:
         weights = {name: value for name, value in weights.items() if not name.startswith("text.")}
     card = _card(data, recipe, labels, parts, half_life, datasets, trained_until=max(end, seen_until))
     card.temperature = fit_temperature(
-        np.log(np.maximum(_answers(FusionPredictor(card, weights), inputs, parts.calibration), 1e-6)), labels.kind[parts.calibration]
+        np.log(np.maximum(_answers(FusionPredictor(card, weights), inputs, parts.calibration), 1e-6)),
+        labels.kind[parts.calibration],
     )
     output.mkdir(parents=True, exist_ok=True)
     np.savez(output / WEIGHTS_NAME, **weights)
@@ -145,18 +146,13 @@ def _best(
     data: FusionData, recipe: Recipe, label: Ints, parts: Parts, progress: Progress | None
 ) -> tuple[FusionNetwork, _Inputs, int, dict[int, float]]:
     """The network of the half-life with the least validation loss, its inputs, that half-life, and every one's loss."""
-    losses: dict[int, float] = {}
-    best: tuple[float, FusionNetwork, int] | None = None
+    found: dict[int, tuple[float, FusionNetwork]] = {}
     for half_life in recipe.half_lives if recipe.reads_text else recipe.half_lives[:1]:
         inputs = _inputs(data, recipe, half_life, parts)
         torch.manual_seed(recipe.seed)  # each half-life begins with the same weights
-        network, loss = _fit(recipe, inputs, label, parts, half_life, progress)
-        losses[half_life] = loss
-        if best is None or loss < best[0]:
-            best = loss, network, half_life
-    assert best is not None
-    _, network, half_life = best
-    return network, _inputs(data, recipe, half_life, parts), half_life, losses
+        found[half_life] = _fit(recipe, inputs, label, parts, half_life, progress)
+    best = min(found, key=lambda half_life: found[half_life][0])
+    return found[best][1], _inputs(data, recipe, best, parts), best, {half_life: loss for half_life, (loss, _) in found.items()}
 
 
 def _inputs(data: FusionData, recipe: Recipe, half_life: int, parts: Parts) -> _Inputs:
@@ -192,8 +188,8 @@ def _norm(values: NDArray[Any], rows: Ints) -> tuple[Floats, Floats]:
 
 def _fit(
     recipe: Recipe, inputs: _Inputs, label: Ints, parts: Parts, half_life: int, progress: Progress | None
-) -> tuple[FusionNetwork, float]:
-    """Train until the validation loss stops falling; the best network, and its loss."""
+) -> tuple[float, FusionNetwork]:
+    """Train until the validation loss stops falling; the best one, and its network."""
     network = FusionNetwork(recipe, inputs.features.shape[1], inputs.means.shape[1])
     optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     counts = np.bincount(label[parts.train], minlength=len(CLASSES))
@@ -219,10 +215,10 @@ def _fit(
             progress(f"{recipe.ablation}, half-life {half_life / 3_600_000:g} h", epoch, recipe.epochs, least)
         if waited >= recipe.patience:
             break
-    return best.eval(), least
+    return least, best.eval()
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def _loss(network: FusionNetwork, inputs: _Inputs, label: Ints, rows: Ints) -> float:
     """Mean negative log-likelihood, whatever the objective weighs."""
     network.eval()
@@ -239,9 +235,10 @@ def _answers(predictor: FusionPredictor, inputs: _Inputs, rows: Ints) -> Floats:
     found = []
     for begin in range(0, len(rows), _BLOCK):
         part = rows[begin : begin + _BLOCK]
-        readings = predictor.read_block(inputs.text(part)) if predictor.reads_text else None
         gate = inputs.gate[part]
-        found.append(predictor.predict_block(inputs.features[part], readings, gate / (1.0 - gate)))
+        found.append(
+            predictor.predict_block(inputs.features[part], predictor.read_block(inputs.text(part)), gate / (1.0 - gate))
+        )
     return np.concatenate(found)
 
 
@@ -265,7 +262,7 @@ def _card(
     left = parts.train[labels.kind[parts.train] != 1]  # the band, that is
     usual = labels.scale[left] > 0.0
     move = float((np.abs(labels.forward[left][usual]) / labels.scale[left][usual]).mean())
-    hyper = {
+    hyper: dict[str, str | int | float | bool | None] = {
         key: value for key, value in msgspec.structs.asdict(recipe).items() if isinstance(value, str | int | float)
     } | {
         "half_life": half_life,
