@@ -27,6 +27,8 @@ VERB_GROUPS: tuple[str, ...] = (
     "score",
     "train",
     "train_fusion",
+    "tune",
+    "walkforward",
 )
 """Modules of `agent.cli` that have a `register(app)`."""
 

@@ -264,7 +264,8 @@ def _card(
     move = float((np.abs(labels.forward[left][usual]) / labels.scale[left][usual]).mean())
     hyper: dict[str, str | int | float | bool | None] = {
         key: value for key, value in msgspec.structs.asdict(recipe).items() if isinstance(value, str | int | float)
-    } | {
+    }
+    hyper |= {
         "half_life": half_life,
         "move": move,
         "scorer": data.meta.scorer if recipe.reads_text else "",
