@@ -59,11 +59,12 @@ def table(rows: list[dict[str, Any]], benchmark: dict[str, Any]) -> str:
 
 def earned(metrics: dict[str, Any]) -> list[str]:
     """Return, Sharpe ratio, drawdown, trades."""
-    sharpe = metrics["sharpe"]
+    performance = metrics["performance"]
+    sharpe = performance["sharpe"]
     return [
-        f"{metrics['total_return']:+.1%}",
+        f"{performance['total_return']:+.1%}",
         "–" if sharpe is None else f"{sharpe:.2f}",
-        f"{metrics['max_drawdown']:.1%}",
+        f"{performance['max_drawdown']:.1%}",
         str(metrics["trades"]["trades"]),
     ]
 
