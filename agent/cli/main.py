@@ -26,6 +26,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "sandbox",
     "score",
     "train",
+    "train_fusion",
     "tune",
     "walkforward",
 )
