@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent.analysis.chance import ChanceTest
     from agent.analysis.report.verdict import Verdict
     from agent.analysis.significance import Interval
+    from agent.events import News
     from agent.research.evidence import Evidence
     from agent.research.fitters import Fitter
     from agent.research.material import Material
@@ -128,8 +129,8 @@ def _fitter(fit: str, material: Material, ranges: list[Range], points: int, warm
     return Refit(material, ranges, points, warmup) if fit == "refit" else Fixed()
 
 
-def score_all(material: Material) -> None:
-    """Let the model read all headlines of the window once, before processes share its memory."""
+def score_all(material: Material, text: Callable[[News], str] | None = None) -> None:
+    """Let the model read all headlines of the window (or what `text` makes of them) once, before processes share its memory."""
     from agent.research.material import score_ahead
 
     if material.plan.news is None:
@@ -147,7 +148,7 @@ def score_all(material: Material) -> None:
             transient=True,
         ) as bar:
             task = bar.add_task("", total=None)
-            for done, total in score_ahead(material, scorer):
+            for done, total in score_ahead(material, scorer, text):
                 bar.update(task, completed=done, total=total)
 
 
@@ -232,17 +233,15 @@ def _print(result: WalkForward) -> None:
     table = Table(
         title=f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}", title_justify="left", show_edge=False
     )
-    for title in ("fold", "judged on", "return", "hold", "Sharpe", "drawdown", "trips", "learned"):
-        table.add_column(
-            title,
-            justify="left" if title in ("judged on", "learned") else "right",
-            no_wrap=title != "learned",
-            min_width=12 if title == "learned" else None,
-        )
+    fits = any(fold.overrides for fold in result.folds)
+    for title in ("fold", "judged from", "for", "return", "hold", "Sharpe", "trips", "learned" if fits else "drawdown"):
+        table.add_column(title, justify="left" if title in ("judged from", "learned") else "right", no_wrap=title != "learned")
     for fold in result.folds:
+        begin, end = fold.test
         table.add_row(
-            str(fold.number), _window(fold.test), percent(fold.total_return), percent(fold.buy_and_hold), number(fold.sharpe),
-            percent(fold.max_drawdown), f"{fold.trades:,}", learned(fold.overrides),
+            str(fold.number), iso(begin)[:10], format_duration(end - begin), percent(fold.total_return),
+            percent(fold.buy_and_hold), number(fold.sharpe), f"{fold.trades:,}",
+            learned(fold.overrides) if fits else percent(fold.max_drawdown),
         )  # fmt: skip
     out.print(table)
     out.print()
@@ -254,10 +253,6 @@ def _print(result: WalkForward) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _window(window: tuple[int, int]) -> str:
-    return f"{iso(window[0])[:10]} +{format_duration(window[1] - window[0])}"
 
 
 def learned(overrides: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import NamedTuple
 
@@ -65,6 +65,27 @@ class Material(NamedTuple):
 
 NO_SCORING = Scoring(None, (), {})
 
+_HELD: list[tuple[Material, Stage]] = []
+
+
+def held_stage(material: Material) -> Stage:
+    """The whole window in memory, read once a process; another material takes its place. Leakage matters from its end on.
+
+    For work in which a model's age doesn't: what is compared are two replays with the same model.
+    """
+    if not _HELD or _HELD[0][0] != material:
+        _HELD.clear()  # before the next is read: its events fill the memory
+        start, end = material.plan.start, material.plan.end
+        if start is None or end is None:
+            raise ValueError("the window of a material that is held must be settled")
+        _HELD.append((material, material.stage(Window(start, end), judged_from=end)))
+    return _HELD[0][1]
+
+
+def release() -> None:
+    """Forget what is held."""
+    _HELD.clear()
+
 
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
     """The model that `config` names, with its memory in `database`. Raises ModelError, and LeakageError (see `refuse_leakage`)."""
@@ -81,9 +102,11 @@ def configured_scoring(config: Config, database: Database, start: int, *, allow_
     return Scoring(scorer, stamps, {"model": scorer.fingerprint})
 
 
-def score_ahead(material: Material, scorer: NamedScorer) -> Iterator[tuple[int, int]]:
-    """Score all headlines of the window, so that no process after this one has to; yields (done, all) as it goes."""
-    titles = list(dict.fromkeys(news.title for news in material.headlines()))
+def score_ahead(
+    material: Material, scorer: NamedScorer, text: Callable[[News], str] | None = None
+) -> Iterator[tuple[int, int]]:
+    """Score all titles of the window, or what `text` makes of them, so that no process after this has to; yields (done, all)."""
+    titles = list(dict.fromkeys(text(news) if text else news.title for news in material.headlines()))
     for begin in range(0, len(titles), _BLOCK):
         scorer.score(titles[begin : begin + _BLOCK])
         yield min(begin + _BLOCK, len(titles)), len(titles)
