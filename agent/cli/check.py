@@ -207,6 +207,14 @@ def _lookahead_found(found: Lookahead) -> None:
     )
     _slip(found.again, "the same events decide the same twice", "the same events decide something else the second time")
     _slip(found.prefix, "without a future it decides the same", "without a future it decides something else")
+    if found.files_cut:
+        _slip(
+            found.cut_files,
+            "where the files of bars end too, it decides the same",
+            "where the files of bars end too, it decides something else",
+        )
+    else:
+        out.print("– this machine doesn't let files be cut for a process: whether it reads them was not tried", highlight=False)
     _slip(found.other_future, "another future changes nothing before it", "another future changes what comes before it")
     seen = found.foresight
     if seen is None:
@@ -236,6 +244,9 @@ def _slip(slip: Slip | None, fine: str, bad: str) -> None:
     cut = "" if slip.cut is None else f" (cut at {iso(slip.cut)})"
     _say(False, f"{bad}{cut}: first at {iso(slip.at)}, on this event")
     _detail("event", _brief(slip.event))
+    if slip.error:
+        _detail("error", slip.error)
+        return
     _detail("expected", _decision(slip.expected))
     _detail("found", _decision(slip.found))
 

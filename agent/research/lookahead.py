@@ -1,11 +1,12 @@
-"""Does a strategy know what it can't know? Five ways to find out, all by its decisions in the engine that trades.
+"""Does a strategy know what it can't know? Six ways to find out, all by its decisions in the engine that trades.
 
 1. Again: the same events decide the same. (What differs is chance, a clock, or what one run has told the next.)
 2. Prefix: on the events up to a cut, it decides what it decided on them when there were more.
-3. Another future: what comes after the cut is turned around, and nothing before it changes.
-4. Elsewhere: in a market put together from the real one's days in another order, with its headlines shuffled, its trades must not
+3. Cut files: the same, with the files of bars ending at the cut as well, for a strategy that reads them itself (Linux).
+4. Another future: what comes after the cut is turned around, and nothing before it changes.
+5. Elsewhere: in a market put together from the real one's days in another order, with its headlines shuffled, its trades must not
    be well timed for the *real* prices. Those it can only know from somewhere else: from a file, or by having been fitted to them.
-5. Files: while deciding it opens none of those that are replayed.
+6. Files: while deciding it opens none of those that are replayed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 from agent.backtest import History
 from agent.events import Decision, Event, Fill, Order
 from agent.feeds.merge import merge
+from agent.research.cut_off import can_cut_files, decide_cut_off
 from agent.research.folds import Window
 from agent.research.foresight import Foresight, foresight
 from agent.research.material import Material, held_stage, release
@@ -40,7 +42,7 @@ GUILTY: Final = 0.01
 class Slip(msgspec.Struct, frozen=True):
     """The first decision that differs, on the event that was the last known by `at` (UTC ms). None: there was no decision.
 
-    `cut` is where the events ended or another future began, in UTC ms; None where all were there.
+    `cut` is where the events ended or another future began, in UTC ms; None where all were there. `error` is what the strategy died of.
     """
 
     cut: int | None
@@ -48,10 +50,14 @@ class Slip(msgspec.Struct, frozen=True):
     event: Event
     expected: Decision | None
     found: Decision | None
+    error: str = ""
 
 
 class Lookahead(msgspec.Struct, frozen=True):
-    """What the five ways found; None where nothing differs. `foresight` is of the least suspicious world, None with too few fills."""
+    """What the six ways found; None where nothing differs. `foresight` is of the least suspicious world, None with too few fills.
+
+    `files_cut`: whether this machine lets files be cut for a process.
+    """
 
     passed: bool
     strategy: str
@@ -61,6 +67,8 @@ class Lookahead(msgspec.Struct, frozen=True):
     cuts: list[int]
     again: Slip | None
     prefix: Slip | None
+    cut_files: Slip | None
+    files_cut: bool
     other_future: Slip | None
     foresight: Foresight | None
     knows_the_market: bool
@@ -98,6 +106,11 @@ def check_lookahead(
     answers = spread(_examine, tasks, jobs=jobs, advance=advance)
     prefix = _first(events, whole, places, [answer.prefix for answer in answers])
     future = _first(events, whole, places, [answer.other_future for answer in answers])
+    files_cut = can_cut_files(material)
+    cut_files = None
+    for place in _some(places, _file_cuts(cuts)) if files_cut else ():
+        cut_files = cut_files or _without_files(material, events, whole, place)
+        tell()
     seen = [_foresight(material, stage, seed + number, tell) for number in range(WORLDS)]
     told = [each for each in seen if each is not None]
     known = max(told, key=lambda each: each.p_value) if len(told) == WORLDS else None
@@ -106,7 +119,7 @@ def check_lookahead(
     knows = known is not None and known.p_value <= GUILTY
     release()
     return Lookahead(
-        passed=again is None and prefix is None and future is None and not knows and not reads_inputs,
+        passed=not (again or prefix or cut_files or future or knows or reads_inputs),
         strategy=material.config.strategy.name,
         events=len(events),
         decisions=len(whole),
@@ -114,6 +127,8 @@ def check_lookahead(
         cuts=[events[place - 1].available_at for place in places],
         again=again,
         prefix=prefix,
+        cut_files=cut_files,
+        files_cut=files_cut,
         other_future=future,
         foresight=known,
         knows_the_market=knows,
@@ -124,7 +139,7 @@ def check_lookahead(
 
 def steps(cuts: int) -> int:
     """How often `advance` will be called."""
-    return 2 + cuts + WORLDS
+    return 2 + cuts + _file_cuts(cuts) + WORLDS
 
 
 def _examine(task: _Cut) -> _Answers:
@@ -138,6 +153,25 @@ def _examine(task: _Cut) -> _Answers:
         return None if _head(found) == task.head else found
 
     return _Answers(decided(events[: task.events]), decided(other_future(events, task.events)))
+
+
+def _file_cuts(cuts: int) -> int:
+    return max(1, cuts // 4)  # each begins a process
+
+
+def _some(places: list[int], count: int) -> list[int]:
+    """`count` of them, the last one of as many equal parts each."""
+    return [places[(number + 1) * len(places) // count - 1] for number in range(min(count, len(places)))]
+
+
+def _without_files(material: Material, events: list[Event], whole: Sequence[Decided], place: int) -> Slip | None:
+    end = events[place - 1].available_at
+    found = decide_cut_off(material, end)
+    if found is None or found.events > len(events):
+        return None
+    if found.error:
+        return Slip(end, end, events[place - 1], None, None, found.error)
+    return _difference(events, _until(whole, found.events), found.decided, end)
 
 
 def _foresight(material: Material, stage: Stage, seed: int, tell: Advance) -> Foresight | None:

@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.events import DAY_MS, HOUR_MS, Kline, Sentiment
+from agent.research.cut_off import cut_file
 from agent.research.worlds import elsewhere, other_future
 from tests.cli.conftest import Outcome
 from tests.research import cheats
-from tests.research.world import headlines, write_klines, write_scores
+from tests.research.world import START, headlines, write_klines, write_scores
 
 Tapewire = Callable[..., Outcome]
 
@@ -42,7 +43,7 @@ def checked(tapewire: Tapewire, *args: object, fails: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("strategy", ["tests.research.cheats:Honest", "sma_cross", "buy_and_hold"])
 def test_an_honest_strategy_passes(tapewire: Tapewire, klines: Path, strategy: str) -> None:
     result = checked(tapewire, "--klines", klines, "--strategy", strategy, fails=False)
-    assert (result["again"], result["prefix"], result["other_future"], result["opened"]) == (None, None, None, [])
+    assert [result[way] for way in ("again", "prefix", "cut_files", "other_future", "opened")] == [None, None, None, None, []]
     assert result["decisions"] > 0
 
 
@@ -64,6 +65,10 @@ def test_a_strategy_that_reads_the_future_from_the_file_is_found(tapewire: Tapew
     assert result["opened"][0]["path"] == str(klines)
     assert result["knows_the_market"] is True
     assert result["foresight"]["example"]["event"] == "Fill"
+    if result["files_cut"]:
+        slip = result["cut_files"]
+        assert slip["cut"] - 2 * HOUR_MS <= slip["at"] <= slip["cut"]  # it looks two bars ahead
+        assert slip["expected"] != slip["found"]
 
 
 def test_it_is_found_by_what_it_knows_where_nobody_sees_it_read(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
@@ -86,6 +91,17 @@ def test_what_differs_from_run_to_run_is_named(tapewire: Tapewire, klines: Path,
     assert slip["event"]["event"] == "Kline"
     assert slip["at"] == slip["event"]["available_at"]
     assert slip["expected"] != slip["found"]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_cut_file_ends_before_the_cut(tmp_path: Path, klines: Path, suffix: str) -> None:
+    whole = klines
+    if suffix == "parquet":
+        whole = tmp_path / "BTCUSDT.parquet"
+        pd.read_csv(klines).to_parquet(whole)
+    cut_file(whole, tmp_path / f"cut.{suffix}", START + 5 * HOUR_MS)
+    read = pd.read_csv if suffix == "csv" else pd.read_parquet
+    assert read(tmp_path / f"cut.{suffix}").equals(read(whole).iloc[:5])
 
 
 def test_what_a_person_reads(tapewire: Tapewire, klines: Path) -> None:
