@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from agent.config_execution import ExecutionConfig
+from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config_operations import ControlConfig
 from agent.durations import Duration
@@ -150,6 +152,8 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
+    execution: ExecutionConfig = ExecutionConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
@@ -171,8 +175,9 @@ class Config(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
-        core = {"market", "account", "instruments", "signals", "strategy", "risk", "paper"}
-        return self.model_dump(mode="json", include=core)
+        core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
+        execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
+        return self.model_dump(mode="json", include=core) | {"execution": {"mode": self.execution.mode, **execution}}
 
 
 def load(path: Path | None = None) -> Config:

@@ -35,6 +35,7 @@ class RiskManager:
         self.detail = ""  # and how
         self.since = 0  # UTC ms
         self.warming = False  # history is being read: it may teach, but not open a position
+        self.unreconciled = False  # a venue's account isn't known: what we hold isn't, either
         self.floor = -inf  # equity at or below which `on_equity` has something to decide
         self.ceiling = -inf  # equity above which the peak moves
         self.next_day = 0
@@ -42,6 +43,7 @@ class RiskManager:
         self._day_open = 0.0
         self._sent: deque[int] = deque()
         self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
+        self._drifted = False  # the ledger differed from the last account
         self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -77,6 +79,14 @@ class RiskManager:
                 self._move(ts, RiskState.REDUCING, "max_abstain_rate", f"the model abstained on {rate:.0%} of recent headlines")
         elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
             self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
+
+    def on_drift(self, ts: int, drift: str) -> None:
+        """After each look at a venue's account: a ledger that differs twice in a row is wrong. `drift` says how; empty: it doesn't."""
+        if drift and self._drifted and self.state is RiskState.ACTIVE:
+            self._move(ts, RiskState.REDUCING, "drift", drift)
+        elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
+            self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
+        self._drifted = bool(drift)
 
     def is_stale(self, overdue: int) -> bool:
         """Whether a bar that is `overdue` ms is too late."""
@@ -152,6 +162,8 @@ class RiskManager:
         slack = 1 + 1e-9
         if self.warming:
             rule, detail = "warm-up", "what is being read is history"
+        elif self.unreconciled:
+            rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:
             rule, detail = f"state {self.state.value}", self.rule
         elif equity <= 0:

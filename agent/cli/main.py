@@ -27,6 +27,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "sandbox",
     "score",
     "train",
+    "train_fusion",
     "tune",
     "walkforward",
 )
