@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 from rich.table import Table
 
@@ -48,6 +49,7 @@ def lookahead(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     cuts: Annotated[
         int, typer.Option("--cuts", min=2, help="Moments at which the future is taken away or turned around.")
@@ -60,7 +62,8 @@ def lookahead(
     from agent.research.lookahead import check_lookahead, steps
 
     material = options.gather(
-        config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage
+        config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
+        fusion,
     )  # fmt: skip
     score_all(material)
     with counting("replays", steps(cuts)) as advance:
@@ -82,6 +85,7 @@ def placebo(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     draws: Annotated[int, typer.Option("--draws", "-n", min=19, help="Replays with the headlines shuffled in time.")] = 40,
     jobs: options.Jobs = 0,
@@ -92,12 +96,14 @@ def placebo(
     from agent.research.placebo_check import check_placebo
 
     material = options.gather(
-        config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage
+        config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
+        fusion,
     )  # fmt: skip
+    stamps = material.leakage(options.window(material)[0])
     score_all(material)
     with counting("replays", draws + 1) as advance:
         result = check_placebo(material, draws=draws, jobs=options.processes(jobs), seed=seed, advance=advance)
-    _tell(result, json, _placebo_found)
+    _tell(result, json, _placebo_found, stamps)
 
 
 def masked(
@@ -113,6 +119,7 @@ def masked(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     names: Annotated[list[str] | None, typer.Option("--name", help="One more name to mask; may be repeated.")] = None,
     seed: options.Seed = 0,
@@ -122,8 +129,10 @@ def masked(
     from agent.research.masking import check_masked, masker_for
 
     material = options.gather(
-        config, klines, news, None, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage
+        config, klines, news, None, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
+        fusion,
     )  # fmt: skip
+    stamps = material.leakage(options.window(material)[0])
     score_all(material)
     masker = masker_for(material.config, names or ())
     score_all(material, masker.title)
@@ -135,7 +144,7 @@ def masked(
                 f"strategy {material.config.strategy.name} reads no headlines: there is nothing to mask", hint="--news FILE"
             )
         result = check_masked(material, scorer, masker, seed=seed, advance=advance)
-    _tell(result, json, _masked_found)
+    _tell(result, json, _masked_found, stamps)
 
 
 def costs(
@@ -152,6 +161,7 @@ def costs(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     latency: Annotated[
         list[str] | None, typer.Option("--latency", help="Of the table [0s 250ms 5s 1m]; may be repeated.")
@@ -170,23 +180,27 @@ def costs(
     from agent.research.costs import FACTORS, LATENCIES, STEPS, check_costs
 
     material = options.gather(
-        config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage
+        config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
+        fusion,
     )  # fmt: skip
     latencies = [options.parse_span(text, "--latency") for text in latency] if latency else list(LATENCIES)
     by_fees, by_slippage = fees or list(FACTORS), slippage or list(FACTORS)
+    stamps = material.leakage(options.window(material)[0])
     score_all(material)
     with counting("replays", len(latencies) * len(by_fees) * len(by_slippage) + STEPS) as advance:
         result = check_costs(
             material, latencies=latencies, fees=by_fees, slippage=by_slippage, margin=margin, jobs=options.processes(jobs),
             advance=advance,
         )  # fmt: skip
-    _tell(result, json, _costs_found)
+    _tell(result, json, _costs_found, stamps)
 
 
-def _tell(result: Any, json: bool, show: Any) -> None:
+def _tell(result: Any, json: bool, show: Any, stamps: tuple[str, ...] = ()) -> None:
     if json:
-        print_json(result)
+        print_json({**msgspec.structs.asdict(result), "stamps": stamps})
     else:
+        for stamp in stamps:
+            out.print(f"[bold white on red] {stamp} [/]")
         show(result)
     if not result.passed:
         raise typer.Exit(1)

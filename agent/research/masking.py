@@ -17,7 +17,6 @@ from agent.backtest import NamedScorer
 from agent.config import Config
 from agent.errors import UsageError
 from agent.events import Event, News, Sentiment
-from agent.feeds.history.sentiment import scored
 from agent.feeds.merge import merge
 from agent.research.evidence import PERIODS_PER_YEAR
 from agent.research.material import Material
@@ -113,8 +112,7 @@ def check_masked(
         raise UsageError(
             "there are no headlines to mask", hint="--news FILE: scores that were made elsewhere can't be made again"
         )
-    latency = material.config.history.inference_latency
-    wire = list(merge([scored(history.news, scorer, latency, model=scorer.fingerprint, text=masker.title)]))
+    wire = list(merge(history.wire(scorer=scorer, text=masker.title)))
     tell()
     real = stage.rehearse()
     tell()

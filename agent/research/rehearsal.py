@@ -100,7 +100,7 @@ class Stage:
         notes = Notes(all_of_it=True)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
         with blaming(strategy), rare_collection():
-            engine = Engine(config, strategy, notes, run_id=_RUN)
+            engine = Engine(config, strategy, notes, run_id=_RUN, predictor=self.history.predictor)
             for notes.event_seq, event in enumerate(events, 1):
                 engine.handle(event)
         return notes.decisions
