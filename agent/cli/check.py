@@ -304,7 +304,8 @@ def _placebo_found(found: PlaceboCheck) -> None:
 def _masked_found(found: Masked) -> None:
     share = found.masked / max(found.headlines, 1)
     relabelled = found.relabelled / max(found.masked, 1)
-    table = Table(title=f"{found.strategy}, headlines as they were and masked", title_justify="left", show_edge=False)
+    out.print(f"{found.strategy}, headlines as they were and masked", highlight=False)
+    table = Table(show_edge=False)
     for title in ("", "as they were", "masked"):
         table.add_column(title, justify="left" if not title else "right")
     table.add_row("total return", percent(found.total_return), percent(found.masked_return))
