@@ -13,7 +13,7 @@ from copy import copy
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import count
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
@@ -177,8 +177,14 @@ class History:
             sources.append(self._commands())
         return sources
 
-    def wire(self, *, scorer: NamedScorer | None = None, sentiments: Iterable[Sentiment] = ()) -> list[Iterable[Event]]:
-        """The sources of headlines and what was made of them; see `sources`."""
+    def wire(
+        self,
+        *,
+        scorer: NamedScorer | None = None,
+        sentiments: Iterable[Sentiment] = (),
+        text: Callable[[News], str] = attrgetter("title"),
+    ) -> list[Iterable[Event]]:
+        """The sources of headlines and what was made of them; see `sources`. `text` is what of a headline the scorer reads."""
         plan, history = self._plan, self.config.history
         if plan.sentiment is not None:
             scores = SentimentFile(
@@ -193,7 +199,9 @@ class History:
         if scorer is not None:
             check_scorer(self.predictor, scorer.fingerprint)
             embedded = self.predictor is not None and self.predictor.reads_embeddings
-            return [scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint, embedded=embedded)]
+            return [
+                scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint, text=text, embedded=embedded)
+            ]
         return [self.news, sentiments]
 
     def under(self, config: Config) -> History:
