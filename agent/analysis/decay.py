@@ -19,13 +19,12 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from agent.analysis.clusters import LEVEL, DayBootstrap, band
+from agent.analysis.clusters import FEW_DAYS, LEVEL, DayBootstrap, band
 from agent.analysis.daily import Closes, Floats, Ints
 from agent.analysis.event_study import Headlines, bars_at
 from agent.analysis.significance import Interval
 
 FEW_HEADLINES: Final = 30
-FEW_DAYS: Final = 10
 """Nothing is fitted to fewer."""
 
 _GRID: Final = 240
