@@ -156,7 +156,7 @@ def test_scored_headlines_are_marked_beside_the_price_once_a_story(tmp_path: Pat
     assert [mark.ts for mark in marks] == sorted(mark.ts for mark in marks)
     for mark in marks:
         assert mark.price == 100 + (mark.ts - START) // HOUR_MS  # the close known then, none later
-    assert min(mark.confidence for mark in marks) == pytest.approx(0.58)
+    assert min(mark.confidence for mark in marks) == pytest.approx(0.66)
     study = data.evidence.event_study
     assert study is not None
     assert sum(path.events for path in study.classes.values()) + study.left_out == 400  # two of each story came

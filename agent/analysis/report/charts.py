@@ -13,7 +13,7 @@ from agent.analysis.report.plot import Figure, axis, layout, line, markers, quot
 from agent.analysis.trades import Trade
 from agent.events import RiskState, Side
 
-MARKED_TRADES: Final = 400
+MARKED_TRADES: Final = 200
 """Round trips drawn a symbol: those with the largest profit or loss. More would hide the price."""
 
 
@@ -119,7 +119,13 @@ def _drawdown(series: Series, name: str, colour: str, *, fill: bool = False) -> 
     peaks = accumulate(series.values, max)
     depth = [value / peak - 1 if peak > 0 else -1.0 for value, peak in zip(series.values, peaks, strict=True)]
     below = line(Series(series.ts, depth), f"{name}: below peak", colour, 1.0)
-    return below | {"yaxis": "y2", "showlegend": False, "hovertemplate": "%{y:.1%}", "fill": "tozeroy" if fill else "none"}
+    return below | {
+        "yaxis": "y2",
+        "showlegend": False,
+        "hovertemplate": "%{y:.1%}",
+        "fill": "tozeroy" if fill else "none",
+        "fillcolor": f"{colour}-soft",
+    }
 
 
 def _halt_line(ts: int) -> Figure:

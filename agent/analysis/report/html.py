@@ -27,8 +27,8 @@ from agent.durations import format_duration
 SHOWN_TRADES: Final = 50
 """Rows of the trades table from each end."""
 
-SHOWN_SYMBOLS: Final = 12
-"""Price charts drawn: of the symbols traded most. Each costs a tenth of a megabyte."""
+SHOWN_SYMBOLS: Final = 6
+"""Price charts drawn: of the symbols traded most. Each takes about a quarter of a megabyte."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 

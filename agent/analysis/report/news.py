@@ -17,7 +17,7 @@ from agent.store.queries import read_rows
 from agent.store.tables import news as news_table
 from agent.votes import leading
 
-MARKED_HEADLINES: Final = 300
+MARKED_HEADLINES: Final = 200
 """Marked beside the price of each symbol: the surest, bearish or bullish. More would hide it."""
 
 
