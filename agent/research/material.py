@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent.backtest import NamedScorer, Plan, refuse_leakage
 from agent.config import Config
@@ -13,6 +13,9 @@ from agent.feeds.history.news import NewsFile
 from agent.research.folds import Window
 from agent.research.rehearsal import Stage
 from agent.store.database import Database, open_database
+
+if TYPE_CHECKING:
+    from models.sentiment.scorer import Scorer
 
 _BLOCK = 512
 
@@ -68,17 +71,20 @@ NO_SCORING = Scoring(None, (), {})
 
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
     """The model that `config` names, with its memory in `database`. Raises ModelError, and LeakageError (see `refuse_leakage`)."""
-    from models.cards import read_card
     from models.sentiment import model_dir
-    from models.sentiment.cache import CachedScorer, SqlScoreCache
     from models.sentiment.scorer import Scorer
 
-    settings = config.model
-    folder = model_dir(settings.path)
-    card = read_card(folder)
-    stamps = refuse_leakage(card.trained_until, start, model=settings.path, allow=allow_leakage)
-    scorer = CachedScorer(Scorer.load(folder, threads=settings.threads or None), SqlScoreCache(database))
-    return Scoring(scorer, stamps, {"model": scorer.fingerprint})
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+    return scoring_by(scorer, config.model.path, database, start, allow_leakage=allow_leakage)
+
+
+def scoring_by(scorer: Scorer, name: str, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
+    """The same with a model that is loaded already, and is called `name` in an error."""
+    from models.sentiment.cache import CachedScorer, SqlScoreCache
+
+    stamps = refuse_leakage(scorer.card.trained_until, start, model=name, allow=allow_leakage)
+    cached = CachedScorer(scorer, SqlScoreCache(database))
+    return Scoring(cached, stamps, {"model": cached.fingerprint})
 
 
 def score_ahead(material: Material, scorer: NamedScorer) -> Iterator[tuple[int, int]]:

@@ -74,6 +74,15 @@ def test_what_is_missing_has_its_reason() -> None:
     assert "significance" not in readings_of(evidence)
 
 
+def test_a_headline_at_the_very_end_has_no_aftermath_to_study() -> None:
+    given = facts(60)
+    last = headlines_of([(int(given.ts[-1]), "BTCUSDT", 0.8, 2)])
+    evidence = evidence_of(given._replace(headlines=last))
+    assert evidence.event_study is evidence.decay is None
+    assert evidence.absent["event_study"] == "no headline has 6 bars before it and 24 after it"
+    assert evidence.absent["decay"] == "fewer than 30 headlines on 10 days have 24 bars after them"
+
+
 def test_closes_from_before_the_run_give_its_first_day_a_regime() -> None:
     without, with_past = (evidence_of(facts(60, past=past)).regimes[""] for past in (0, 40))
     assert without["unknown"].days == 31

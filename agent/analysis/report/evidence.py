@@ -172,7 +172,8 @@ def _market_regimes(closes: Mapping[str, Closes]) -> dict[int, Regime]:
 
 def _outcomes(facts: Facts, closes: Mapping[str, Closes], absent: dict[str, str]) -> list[Outcomes]:
     interval = facts.config.market.interval
-    horizon = max(1, facts.config.signals.half_life // interval)
+    signals = facts.config.signals
+    horizon = max(1, min(signals.half_life, signals.window) // interval)
     compared = [outcomes(kind, said, closes, interval, horizon) for kind, said in facts.statements.items() if len(said.ts)]
     found = [one for one in compared if one is not None]
     if not found:
