@@ -163,9 +163,10 @@ def _inputs(data: FusionData, recipe: Recipe, half_life: int, parts: Parts) -> _
         gate = mass / (1.0 + mass)
     features = rows["features"]
     norms = dict(zip(("price.mean", "price.scale"), _norm(features, parts.train), strict=True))
-    heard = np.unique(rows["vote"][parts.train])
+    vote = rows["vote"] if recipe.reads_text else np.full(len(rows), -1)
+    heard = np.unique(vote[parts.train])
     norms |= dict(zip(("text.mean", "text.scale"), _norm(means, heard[heard >= 0]), strict=True))
-    return _Inputs(features, means, rows["vote"], gate, norms)
+    return _Inputs(features, means, vote, gate, norms)
 
 
 def _norm(values: NDArray[Any], rows: Ints) -> tuple[Floats, Floats]:
