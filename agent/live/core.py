@@ -33,14 +33,25 @@ _log: Final = structlog.get_logger(__name__)
 class Core:
     """A run's engine, journal and recorder. Use it as a context: what leaves without `end` is marked failed or interrupted.
 
-    With `resume` the journal is folded first: `memory` then says where each source has to go on. All raise StoreError.
+    With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
+    after it, `witnesses` of the fold as well. All raise StoreError.
     """
 
-    def __init__(self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = ()) -> None:
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        run: Run,
+        *,
+        resume: bool,
+        watchers: Iterable[Watcher] = (),
+        witnesses: Iterable[Watcher] = (),
+    ) -> None:
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """From the arrival in the queue to being handled, ms, by kind."""
-        self.watchers: list[Watcher] = list(watchers)
+        self._witnesses: list[Watcher] = list(witnesses)
+        self.watchers: list[Watcher] = [*watchers, *self._witnesses]
         self._database = database
         self._recorder = Recorder(database, run, resume=resume)
         self.journal = Journal(database, run.id)
@@ -77,7 +88,10 @@ class Core:
 
     def _fold(self) -> None:
         """Be where the journal ends."""
+        self._sink.watchers = self._witnesses
         for seq, event in read_journal(self._database, self.run.id):
+            for witness in self._witnesses:
+                witness.event(seq, event)
             self._handle(seq, event)
         if self.journal.last_seq:
             self._funding.passed(self.memory.now)

@@ -36,7 +36,7 @@ from agent.store.runs import Run
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
 
-COMMANDS: Final = ("pause", "resume", "halt", "flatten", "use-model")
+COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
 """What a person may tell the agent."""
 
 _LOOK: Final = 0.05  # seconds between two looks at whether the history is complete
@@ -70,6 +70,7 @@ class Daemon:
         self._rng = rng or random.Random()
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
+        self._witnesses: list[Callable[[Run], Watcher]] = []
         self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
         self._news: NewsProducer | None = None
         self._supervised: list[tuple[Producer, Supervision]] = []
@@ -83,6 +84,10 @@ class Daemon:
     def watch(self, watcher: Watcher) -> None:
         """Let somebody look on, from the beginning of `run` on."""
         self._watchers.append(watcher)
+
+    def witness(self, make: Callable[[Run], Watcher]) -> None:
+        """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
+        self._witnesses.append(make)
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""
@@ -104,7 +109,10 @@ class Daemon:
             run, resume = open_run(self.config, self._database, new=self._new)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
-            self.core = stack.enter_context(Core(self.config, self._database, run, resume=resume, watchers=self._watchers))
+            witnesses = [make(run) for make in self._witnesses]
+            self.core = stack.enter_context(
+                Core(self.config, self._database, run, resume=resume, watchers=self._watchers, witnesses=witnesses)
+            )
             memory = self.core.memory
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
