@@ -22,8 +22,10 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 MODULES = (
     "agent/engine.py",
     "agent/execution/book.py",
+    "agent/execution/exchange.py",
     "agent/execution/margin.py",
     "agent/execution/paper.py",
+    "agent/execution/venue.py",
     "agent/features.py",
     "agent/feeds/merge.py",
     "agent/market.py",

@@ -1,6 +1,6 @@
 """The deterministic core: `Engine.handle(event)` is all there is, live, in replay and in verification.
 
-    features -> signals -> strategy -> risk -> orders -> paper exchange -> portfolio -> decisions
+    features -> signals -> strategy -> risk -> orders -> exchange (paper, or a venue's word) -> portfolio -> decisions
 
 It reads no clock, draws no randomness and awaits nothing: its time is `available_at` of the event that it handles.
 """
@@ -17,20 +17,26 @@ import msgspec
 from agent.config import Config
 from agent.errors import ConfigError
 from agent.events import (
+    Account,
     Command,
     Decision,
     Event,
     Fill,
+    FillKind,
     Funding,
     Gap,
     Kline,
     News,
     Order,
     OrderType,
+    OrderUpdate,
     RiskState,
     Sentiment,
+    Settlement,
 )
+from agent.execution.exchange import Exchange
 from agent.execution.paper import PaperExchange
+from agent.execution.venue import VenueExchange
 from agent.instruments import instrument_for
 from agent.market import MarketView, Tape
 from agent.portfolio import Portfolio
@@ -56,7 +62,9 @@ class Engine:
         self.counts: Counter[str] = Counter()
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
         self.risk = RiskManager(config.risk, self._decide)
-        self.exchange = PaperExchange(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        kind = VenueExchange if config.execution.mode == "testnet" else PaperExchange
+        self.exchange: Exchange = kind(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        self.risk.unreconciled = config.execution.mode == "testnet"
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
@@ -71,6 +79,7 @@ class Engine:
         self._config = config
         self._run_id = run_id
         self._ids = 0
+        self._on_stale = config.risk.on_stale
         self._equity_block = equity_block  # samples handed to the sink at once
         self._sample_ts: list[int] = []
         self._sample_equity: list[float] = []
@@ -79,6 +88,7 @@ class Engine:
         self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
+        self._waiting: dict[str, Target] = {}  # by symbol: targets that orders being taken back stand in the way of
         self._targets = strategy.targets  # the strategy's own list, emptied in place
         self._tell_kline = strategy.on_kline
         self._hears_klines = strategy.hears("on_kline")
@@ -91,6 +101,10 @@ class Engine:
             Funding: self._on_funding,
             Gap: self._on_gap,
             Command: self._on_command,
+            OrderUpdate: self._on_update,
+            Fill: self._on_fill,
+            Settlement: self._on_settlement,
+            Account: self._on_account,
         }
         strategy.on_start(self.market)
         self._act()
@@ -101,6 +115,10 @@ class Engine:
             self._on_kline(event)
         else:
             self._handlers[type(event)](event)
+
+    def silent(self, symbol: str, now: int) -> bool:
+        """Whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
+        return self.risk.is_stale(self.tapes[symbol].overdue(now))
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
@@ -205,20 +223,57 @@ class Engine:
             self._advance(funding.available_at)
             self.exchange.on_funding(funding)
 
+    def _on_update(self, update: OrderUpdate) -> None:
+        self._advance(update.available_at)
+        if not self.exchange.on_update(update):
+            self.counts["order updates that say nothing new"] += 1
+        self._pursue_waiting(update.symbol)
+        self._act()
+
+    def _on_fill(self, fill: Fill) -> None:
+        self._advance(fill.available_at)
+        if not self.exchange.on_fill(fill):
+            self.counts["duplicate fills"] += 1
+        self._pursue_waiting(fill.symbol)
+        self._act()
+
+    def _on_settlement(self, settlement: Settlement) -> None:
+        self._advance(settlement.available_at)
+        if not self.exchange.on_settlement(settlement):
+            self.counts["duplicate settlements"] += 1
+
+    def _on_account(self, account: Account) -> None:
+        self._advance(account.available_at)
+        self.risk.on_drift(self.market.now, self.exchange.on_account(account))
+        self.risk.unreconciled = False
+        self._act()
+
     def _on_command(self, command: Command) -> None:
         self._advance(command.available_at)
         now = self.market.now
         match command.action:
             case "resume":
-                self.risk.command(now, RiskState.ACTIVE, command.by)
+                if self.risk.rule == "drift":
+                    self.exchange.accept()
+                self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
             case "pause":
                 self.risk.command(now, RiskState.REDUCING, command.by)
-            case "halt" | "kill":
+            case "halt":
                 self.risk.command(now, RiskState.HALTED, command.by)
+            case "kill":
+                reason = command.args.get("reason", "")
+                self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
+                for tape in self.tapes.values():
+                    self.exchange.cancel(tape.book, now, "killed")
             case "flatten":
                 pass
+            case "heartbeat":
+                self._look_for_silence(now)
             case "warm-up" | "warm-up-done":
                 self.risk.warming = command.action == "warm-up"
+                return
+            case "reconciling":
+                self.risk.unreconciled = self._config.execution.mode == "testnet"
                 return
             case "use-model" | "model-in-use" | "model-refused" | "stop":
                 return  # the rim's business; journalled so that a reader sees when
@@ -228,6 +283,18 @@ class Engine:
         if command.action == "flatten" or command.args.get("flatten") == "true":
             self._targets[:] = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
         self._act()
+
+    def _look_for_silence(self, now: int) -> None:
+        """A heartbeat brings the time alone: what is overdue by now?"""
+        if self.risk.warming:
+            return
+        for symbol, tape in self.tapes.items():
+            if not self.risk.on_silence(now, symbol, tape.overdue(now)):
+                continue
+            if self._on_stale != "hold":
+                self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], now, "stale data")
+            if self._on_stale == "flatten":
+                self._targets.append(Target(symbol, 0.0, reason="stale data"))
 
     def _advance(self, now: int) -> None:
         """The core's time never runs backwards: an event that comes late happens now."""
@@ -278,9 +345,9 @@ class Engine:
         self._sink.decision(decision)
 
     def _on_execution(self, decision: Decision) -> None:
-        """What the exchange reports: recorded, and fills are told to the strategy."""
+        """What the exchange reports: recorded, and trades are told to the strategy."""
         self._sink.decision(decision)
-        if decision.__class__ is Fill:
+        if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
             self.strategy.on_fill(decision, self.market)
 
     def _new_id(self) -> str:
@@ -299,6 +366,12 @@ class Engine:
         for target in targets if len(targets) == 1 else {t.symbol: t for t in targets}.values():
             self._pursue(target)
 
+    def _pursue_waiting(self, symbol: str) -> None:
+        """Once what stood in its way is gone, a target is pursued after all."""
+        target = self._waiting.get(symbol)
+        if target is not None and all(w.closes_position for w in self.tapes[symbol].book):
+            self._targets.append(target)
+
     def _pursue(self, target: Target) -> None:
         tape = self.tapes.get(target.symbol)
         if tape is None:
@@ -307,6 +380,7 @@ class Engine:
                 hint=f"market.symbols are {', '.join(self.tapes)}",
             )
         now = self.market.now
+        self._waiting.pop(target.symbol, None)
         position = tape.position
         price = position.mark
         if price != price:
@@ -318,10 +392,13 @@ class Engine:
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
             if size(target, tape.instrument, coming, price, equity, band) is None and all(
-                w.limit == (target.limit or 0.0) for w in entries
+                w.limit == (target.limit or 0.0) and not w.cancelling for w in entries
             ):
                 return  # what is asked for is on its way
             self.exchange.cancel(entries, now, "replaced by a newer target")
+            if entries[0] in tape.book:  # a venue has to take them back first, and may fill them yet
+                self._waiting[target.symbol] = target
+                return
         sized = size(target, tape.instrument, position.qty, price, equity, band)
         if sized is None:
             return

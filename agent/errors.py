@@ -3,6 +3,7 @@
 TapewireError                exit code 1: the work failed
 ├─ DataError                 a file or a stream holds what it must not: mend the data
 ├─ StoreError                the database cannot be read or written: free space, rights, migrations
+│  ├─ StoreUnavailable       not now, perhaps later: the running agent halts, and tries again for `store.patience`
 │  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
 ├─ VenueError                the exchange or a feed refused or failed: retry later
 ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
@@ -35,6 +36,10 @@ class DataError(TapewireError):
 
 class StoreError(TapewireError):
     """The database could not be opened, read or written."""
+
+
+class StoreUnavailable(StoreError):
+    """The disk is full, somebody else is writing, the file is read-only or gone: it may pass."""
 
 
 class ReconciliationError(StoreError):

@@ -53,9 +53,9 @@ class MarketView:
 
     @property
     def risk_state(self) -> RiskState:
-        """Whether new exposure is allowed; it never is while history is being read."""
+        """Whether new exposure is allowed; it never is while history is being read, or a venue's account isn't known."""
         risk = self._risk
-        return RiskState.REDUCING if risk.warming and risk.state is RiskState.ACTIVE else risk.state
+        return RiskState.REDUCING if (risk.warming or risk.unreconciled) and risk.state is RiskState.ACTIVE else risk.state
 
     def price(self, symbol: str) -> float:
         """The last mark; NaN before the first bar."""

@@ -27,6 +27,8 @@ VERB_GROUPS: tuple[str, ...] = (
     "sandbox",
     "score",
     "train",
+    "tune",
+    "walkforward",
 )
 """Modules of `agent.cli` that have a `register(app)`."""
 

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from agent.clock import Clock
 from agent.config_dashboard import DashboardConfig
 from agent.events import MINUTE_MS
+from agent.feeds.addresses import is_loopback
+from agent.live.token import make_token, same_token
 
 COOKIE: Final = "tapewire"
 OPEN_PATHS: Final = ("/login", "/assets/style.css", "/assets/icon.svg")
@@ -45,7 +47,11 @@ _HEADERS: Final = {
 }
 _ADDRESSES: Final = 1_000  # whose attempts are remembered
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+def required_token(config: DashboardConfig) -> str | None:
+    """None on loopback; else the token in `token_file`, which is made at the first start. Raises like `make_token`."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    return None if is_loopback(f"//{host}") else make_token(config.token_file)
 
 
 class Attempts:
@@ -80,7 +86,7 @@ class Guard:
         self._clock = clock
         self._attempts = Attempts(config.attempts, clock)
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """For `web.Application`."""
 
         @web.middleware
@@ -140,7 +146,7 @@ class Guard:
         if wait:
             return web.Response(status=429, text="too many wrong tokens", headers={"Retry-After": str(wait)})
         given = (await request.post()).get("token", "")
-        if self._token is None or not isinstance(given, str) or not _same(given.strip(), self._token):
+        if self._token is None or not isinstance(given, str) or not same_token(given.strip(), self._token):
             self._attempts.wrong(address)
             return web.Response(status=303, headers={"Location": "/login?wrong"})
         response = web.Response(status=303, headers={"Location": "/"})
@@ -154,15 +160,10 @@ class Guard:
         ends, _, seal = request.cookies.get(COOKIE, "").partition(".")
         if not (ends.isascii() and ends.isdigit() and len(ends) < 16):
             return False
-        return _same(seal, self._seal(int(ends))) and self._clock.now() // 1000 < int(ends)
+        return same_token(seal, self._seal(int(ends))) and self._clock.now() // 1000 < int(ends)
 
     def _seal(self, ends: int) -> str:
         return hmac.new((self._token or "").encode(), f"session {ends}".encode(), sha256).hexdigest()
-
-
-def _same(given: str, right: str) -> bool:
-    """Compared in constant time."""
-    return hmac.compare_digest(given.encode(errors="replace"), right.encode())
 
 
 def _from_here(request: web.Request) -> bool:

@@ -60,6 +60,7 @@ class LiveAgent:
                 "coalesced": sum(kind.coalesced for kind in kinds),
                 "dropped": sum(kind.dropped for kind in kinds),
             },
+            "storage": status.storage,
             "latencies": status.latencies,
             "overdue": {one.symbol: one.overdue_ms for one in status.positions if one.overdue_ms},
         }

@@ -17,7 +17,7 @@ from agent.analysis.thinning import ThinnedCurve
 from agent.config import Config
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import (
-    Account,
+    AccountView,
     Act,
     Bar,
     Head,
@@ -35,12 +35,14 @@ from agent.dashboard.views import (
 )
 from agent.events import (
     DAY_MS,
+    Account,
+    Amend,
+    Cancel,
     Command,
     Decision,
     Direction,
     Event,
     Fill,
-    Funding,
     FundingPayment,
     Gap,
     Kline,
@@ -101,6 +103,8 @@ class Picture:
         self._risk = RiskState.ACTIVE
         self._rule = self._detail = ""
         self._since = 0
+        self._margined = config.market.category == "linear"
+        self._accepting = config.execution.mode == "testnet"  # the next account as it is
 
     # -- what is heard -----------------------------------------------------------------------------------------------
 
@@ -122,11 +126,14 @@ class Picture:
                     self._headlines.put(headline.id, replace(headline, opinion=opinion_of(event)), self.version)
             case Command(action="warm-up" | "warm-up-done"):
                 self.warming = event.action == "warm-up"
+            case Command(action="heartbeat"):
+                pass
             case Command() | Gap():
+                self._accepting |= isinstance(event, Command) and event.action == "resume" and self._rule == "drift"
                 self._note(event.available_at, event)
-            case Fill() | OrderUpdate():  # of a venue of its own
-                self.decision(seq, event)
-            case Funding():
+            case Account():
+                self._on_account(event)
+            case _:  # what a venue reports of orders is decided on, once, and then heard as a decision
                 pass
 
     def decision(self, seq: int, decision: Decision) -> None:
@@ -148,6 +155,10 @@ class Picture:
                 self._working[decision.id] = working_of(decision)
                 self._working_version = self.version
                 self._note(decision.ts, decision)
+            case Cancel():
+                self._note(decision.ts, decision)
+            case Amend():
+                self._on_amend(decision)
             case OrderUpdate():
                 self._on_update(decision)
             case Fill():
@@ -188,6 +199,22 @@ class Picture:
         self._curve.extend(np.array([ts]), np.array([equity]))
         self._curve_version = self.version
 
+    def _on_account(self, account: Account) -> None:
+        """Money that came from outside: with the first look at a venue's account, or by others' hands (`VenueExchange.on_account`)."""
+        if self._accepting or account.foreign:
+            ledger = self._portfolio
+            wallet = ledger.initial + ledger.realised - ledger.fees + ledger.funding if self._margined else ledger.cash
+            ledger.transfer(account.balances.get(self.head.currency, Decimal(0)) - wallet)
+            self._accepting = False
+
+    def _on_amend(self, amend: Amend) -> None:
+        order = self._working.get(amend.order_id)
+        if order is not None:
+            qty, price = amend.qty or order.qty, order.price if amend.price is None else amend.price
+            self._working[amend.order_id] = replace(order, qty=qty, price=price)
+            self._working_version = self.version
+        self._note(amend.ts, amend)
+
     def _on_update(self, update: OrderUpdate) -> None:
         order = self._working.get(update.order_id)
         if order is not None:
@@ -201,7 +228,7 @@ class Picture:
 
     def _on_fill(self, seq: int, fill: Fill) -> None:
         position = self._portfolio.positions.get(fill.symbol)
-        if position is None or fill.id in self._trades:  # a venue's fill is heard, and then decided on
+        if position is None:
             return
         reduces = position.qty * fill.side.sign < 0
         realised = self._portfolio.apply(fill)
@@ -214,7 +241,7 @@ class Picture:
     def _on_risk(self, event: RiskEvent) -> None:
         if event.rule == "warm-up":
             return
-        if not event.symbol:
+        if not event.symbol and (event.state, event.rule) != (self._risk, self._rule):
             self._risk, self._rule, self._detail, self._since = event.state, event.rule, event.detail, event.ts
         self._note(event.ts, event)
 
@@ -236,14 +263,13 @@ class Picture:
         if since < self.version:
             changed["account"] = self.account()
         market = [self._symbol(name) for name, version in self._touched.items() if version > since]
-        for name, rows in (
-            ("market", market),
-            ("headlines", self._headlines.since(since)),
-            ("trades", self._trades.since(since)),
-            ("acts", self._acts.since(since)),
-        ):
-            if rows or since == NOTHING:
-                changed[name] = rows
+        lists = {
+            "market": market,
+            "headlines": self._headlines.since(since),
+            "trades": self._trades.since(since),
+            "acts": self._acts.since(since),
+        }
+        changed |= {name: rows for name, rows in lists.items() if rows or since == NOTHING}
         if self._working_version > since:
             changed["orders"] = list(self._working.values())
         if self._curve_version > since:
@@ -254,12 +280,12 @@ class Picture:
                 changed["bars"] = {"symbol": symbol, "all": bars_since == NOTHING, "rows": bars}
         return changed
 
-    def account(self) -> Account:
+    def account(self) -> AccountView:
         """The account at the last marks."""
         portfolio = self._portfolio
-        return Account(
-            self.now, self.seq, self.warming, portfolio.equity(), portfolio.cash_float, portfolio.gross_notional(), self._day_equity,
-            self._peak, portfolio.fees, portfolio.funding, portfolio.realised, self._fills, self._risk, self._rule, self._detail,
+        return AccountView(
+            self.now, self.seq, self.warming, portfolio.initial, portfolio.equity(), portfolio.cash_float, portfolio.gross_notional(),
+            self._day_equity, self._peak, portfolio.fees, portfolio.funding, portfolio.realised, self._fills, self._risk, self._rule, self._detail,
             self._since,
         )  # fmt: skip
 

@@ -74,16 +74,15 @@ class Recording:
         self.head = head_of(self.run, config)
         picture = Picture(self.head, config, bars=bars)
         copies = max(_FEWEST, _COPIES // len(self.head.symbols))
-        every, heard, offset = 256, 0, 0
+        every, offset = 256, 0
         self._copies = [_Copy(0, 0, picture.copy())]
-        for seq, message, decided in _heard(self._database, self.run, events):
+        for heard, (seq, message, decided) in enumerate(_heard(self._database, self.run, events), 1):
             if self._stopped:
                 break
             hear(picture, seq, message, decided=decided)
             record = _encode(message)
             offset += self._spool.write(_RECORD.pack(len(record), decided, seq) + record)
             self._remark(picture.now, message)
-            heard += 1
             if heard % every == 0:
                 self._copies.append(_Copy(picture.now, offset, picture.copy()))
                 if len(self._copies) > copies:

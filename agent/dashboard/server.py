@@ -16,11 +16,10 @@ from aiohttp import web
 from agent.clock import Clock, WallClock
 from agent.config_dashboard import DashboardConfig
 from agent.dashboard.archive import Archive, Busy
-from agent.dashboard.guard import Guard
+from agent.dashboard.guard import Guard, required_token
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
-from agent.dashboard.token import required_token
-from agent.errors import ConfigError, TapewireError, UsageError
+from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.store.database import Database
 
 PORTS: Final = 20
@@ -51,6 +50,7 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     action: str
     run: str
     flatten: bool = False
+    confirm: str = ""
 
 
 class Dashboard:
@@ -213,6 +213,8 @@ class Dashboard:
         if order.run != self._agent.picture.head.run:
             raise UsageError("the page shows another run than the one that lives", hint="load it again")
         args = {"flatten": "true"} if order.flatten and order.action == "kill" else {}
+        if order.action == "resume" and order.confirm:
+            args["confirm"] = order.confirm
         async with asyncio.timeout(_COMMAND_PATIENCE):
             return await self._agent.command(order.action, args, f"dashboard {request.remote}")
 
@@ -234,6 +236,8 @@ def _told(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:
 
 
 def _status_of(error: TapewireError) -> int:
-    if isinstance(error, Busy):
+    if isinstance(error, (Busy, StoreUnavailable)):
         return 503
+    if isinstance(error, SafetyError):
+        return 403
     return 404 if isinstance(error, UsageError) else 500

@@ -31,7 +31,7 @@ class Head(msgspec.Struct, frozen=True):
     symbols: tuple[str, ...]
     interval: int  # ms
     currency: str
-    initial: Decimal
+    mode: str  # of execution: paper or testnet
     started_at: int
     endpoint: str
     stamps: tuple[str, ...]
@@ -151,12 +151,13 @@ class Symbol(msgspec.Struct, frozen=True):
     prediction: PredictionView | None
 
 
-class Account(msgspec.Struct, frozen=True):
+class AccountView(msgspec.Struct, frozen=True):
     """The account and the state of risk; money in the account's currency."""
 
     now: int  # the market's time
     event: int  # number of the last event
     warming: bool
+    initial: Decimal  # and what has been paid in since
     equity: float
     cash: float
     exposure: float  # gross notional
@@ -176,7 +177,7 @@ def head_of(run: Run, config: Config) -> Head:
     """What is fixed for a run."""
     return Head(
         run.id, run.kind.value, run.strategy, tuple(config.market.symbols), config.market.interval, config.account.currency,
-        config.account.initial_capital, run.started_at, config.bybit.endpoint if run.kind.value == "live" else "", run.stamps,
+        config.execution.mode, run.started_at, config.bybit.endpoint if run.kind.value == "live" else "", run.stamps,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@
     news                              the oldest is dropped, and counted
     everything else                   nothing is lost: the producer waits
 
-Events leave in the order of their arrival.
+Events leave in the order of their arrival, but for those that were put first.
 """
 
 from __future__ import annotations
@@ -89,6 +89,10 @@ class EventQueue:
     def __len__(self) -> int:
         """Events that wait."""
         return len(self._entries)
+
+    def put_first(self, event: Event) -> None:
+        """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
+        self._entries.move_to_end(self._append(event, type(event).__name__), last=False)
 
     async def put(self, event: Event) -> None:
         """Take an event in; waits while the queue is full of events that may not be lost. Cancelled, it has taken nothing."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -19,6 +20,7 @@ from agent.events import Event, Kline
 from agent.feeds.queue import OPEN_BAR
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
+from agent.live.storage import Storage
 from agent.live.watchers import LiveSink, Watcher
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
@@ -33,34 +35,29 @@ _log: Final = structlog.get_logger(__name__)
 class Core:
     """A run's engine, journal and recorder. Use it as a context: what leaves without `end` is marked failed or interrupted.
 
+    While the store can't be written (`storage`) nothing is handled, and what came in waits.
+
     With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
     after it, `witnesses` of the fold as well. All raise StoreError.
     """
 
     def __init__(
-        self,
-        config: Config,
-        database: Database,
-        run: Run,
-        *,
-        resume: bool,
-        watchers: Iterable[Watcher] = (),
-        witnesses: Iterable[Watcher] = (),
-    ) -> None:
+        self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
+        witnesses: Iterable[Watcher] = (), rng: random.Random | None = None,
+    ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """From the arrival in the queue to being handled, ms, by kind."""
         self._witnesses: list[Watcher] = list(witnesses)
         self.watchers: list[Watcher] = [*watchers, *self._witnesses]
         self._database = database
-        self._recorder = Recorder(database, run, resume=resume)
+        self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
         self.journal = Journal(database, run.id)
         self._sink = LiveSink(self._recorder, config.market.interval)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
         self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1)
         self._funding = FundingSchedule(config)
-        # The disk may be slow; sockets are read meanwhile. One thread, so that there is one writer.
-        self._writer = ThreadPoolExecutor(1, "writer")
+        self.storage = Storage(config.store, rng or random.Random())
 
     @property
     def run(self) -> Run:
@@ -83,7 +80,7 @@ class Core:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._writer.shutdown()
+        self.storage.close()
         self._recorder.__exit__(kind, error, trace)
 
     def _fold(self) -> None:
@@ -111,12 +108,12 @@ class Core:
             events.append(event if event.available_at == now else replace(event, available_at=now))
             events += self._funding.due(now)  # after the bar that closes at the stamp
         history = self.engine.risk.warming
-        first = await loop.run_in_executor(self._writer, self.journal.append, events)
+        first = await self.storage.write(partial(self.journal.append, events))
         for seq, event in enumerate(events, first):
             for watcher in self.watchers:
                 watcher.event(seq, event)
             self._handle(seq, event)
-        await loop.run_in_executor(self._writer, self._recorder.flush)
+        await self.storage.write(self._recorder.flush)
         done = loop.time()
         for event, since in () if history else taken:  # history in bulk says nothing of the present
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
@@ -130,6 +127,7 @@ class Core:
 
     def end(self, *, complete: bool) -> Run:
         """Record the end: a complete run is closed for good, another one can be resumed."""
+        self.storage.close()
         if complete:
             self.engine.finish()
         return self._recorder.finish(

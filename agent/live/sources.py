@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from agent.clock import Clock
 from agent.config import Config
 from agent.config_live import LiveConfig
@@ -48,15 +50,17 @@ class Gate:
     Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
     """
 
-    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit) -> None:
+    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit, writable: asyncio.Event) -> None:
         self._every = config.open_bars_every
         self._memory = memory
         self._emit = emit
+        self._writable = writable
         self._last: dict[str, int] = {}
 
     async def __call__(self, event: Event) -> None:
         """Pass on, or drop."""
         if isinstance(event, News):
+            await self._writable.wait()  # a queue that nobody empties would drop them
             if event.id in self._memory.headlines:
                 return
         elif self._every and isinstance(event, Kline) and not event.confirm:

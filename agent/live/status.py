@@ -13,6 +13,7 @@ from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
+from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
 
@@ -25,6 +26,7 @@ class PositionStatus(msgspec.Struct, frozen=True):
     value: float
     last_bar: int | None  # start of the last closed bar, UTC ms
     overdue_ms: int
+    stale: bool  # so overdue that a heartbeat has told the core
     open_orders: int
 
 
@@ -45,12 +47,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     positions: list[PositionStatus]
     risk: RiskState
     risk_rule: str
+    risk_detail: str
     risk_since: int
     events: int
     decisions: int
     producers: list[dict[str, Any]]  # health and supervision of each
     feeds: list[FeedHealth]
     queue: QueueStats
+    storage: StorageStatus
     latencies: dict[str, dict[str, float]]
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # what became of sentiments
@@ -71,6 +75,7 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
                 position.size * position.mark if known else 0.0,
                 tape.last_start if tape.last_start >= 0 else None,
                 tape.overdue(now),
+                symbol in engine.risk.stale,
                 len(tape.book),
             )
         )

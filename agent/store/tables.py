@@ -35,7 +35,20 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from agent.events import Decision, Fill, FundingPayment, News, Order, OrderUpdate, Prediction, RiskEvent, Sentiment, Signal
+from agent.events import (
+    Amend,
+    Cancel,
+    Decision,
+    Fill,
+    FundingPayment,
+    News,
+    Order,
+    OrderUpdate,
+    Prediction,
+    RiskEvent,
+    Sentiment,
+    Signal,
+)
 from agent.store.runs import Run
 
 
@@ -195,6 +208,8 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     Signal: _decision_table("signals", Signal),
     Prediction: _decision_table("predictions", Prediction),
     Order: _decision_table("orders", Order),
+    Cancel: _decision_table("cancels", Cancel),
+    Amend: _decision_table("amends", Amend),
     OrderUpdate: _decision_table("order_updates", OrderUpdate),
     Fill: _decision_table("fills", Fill),
     FundingPayment: _decision_table("funding", FundingPayment),

@@ -56,6 +56,7 @@ def settings(url: str, folder: Path, **sections: Any) -> Config:
             "feeds": [{"url": f"{url}/feeds/all.rss", "interval": "50ms"}], "spread": 0, "jitter": 0.0, "backlog_age": "1h",
             "retry": {"first": "10ms", "ceiling": "100ms"},
         },
+        "risk": {"stale_after": "8h"},  # at this speed a moment's rest of the machine is a quarter of an hour
         "live": {"folder": str(folder), "score_wait": "1ms", "restart": {"first": "10ms", "ceiling": "50ms"}},
         "store": {"url": f"sqlite:///{folder / 'store.db'}"},
         "log": {"format": "json"},

@@ -3,6 +3,7 @@ import { Candles, Equity, keyText } from "/assets/charts.js";
 import { el, number, percent, quantity, second, tone, arrow } from "/assets/format.js";
 import * as panels from "/assets/panels.js";
 
+const RESUME_FROM_KILL = "resume from kill"; // agent/risk.py
 const KEPT = { bars: 300, headlines: 80, trades: 200, acts: 100 };
 const SILENCE = 4_000; // ms without a word from the agent, which speaks each second
 const byId = (id) => document.getElementById(id);
@@ -19,7 +20,7 @@ function begin(head) {
   state.orders = [];
   if (!head.symbols.includes(state.symbol)) state.symbol = head.symbols[0];
   byId("board").hidden = false;
-  byId("run").textContent = [`${head.strategy} on paper`, `run ${head.run}`, ...head.stamps].join(" · ");
+  byId("run").textContent = [`${head.strategy} on ${head.mode === "paper" ? "paper" : `the ${head.mode}`}`, `run ${head.run}`, ...head.stamps].join(" · ");
   candles ??= new Candles(byId("candles"), byId("legend"), head.interval);
   candles.interval = head.interval;
   candles.clear();
@@ -202,10 +203,11 @@ function buttons() {
   byId("kill").disabled = deaf;
 }
 
+const killed = () => state.account.risk === "HALTED" && state.account.rule === "kill";
 const held = () => [...state.market.values()].filter((row) => row.qty)
   .map((row) => `${row.symbol} ${quantity(row.qty, { signed: true })}, worth about ${number(Math.abs(row.value))} ${state.head.currency}`);
-const entries = () => state.orders.filter((order) => !order.reduce_only)
-  .map((order) => `${order.side.toLowerCase()} ${quantity(order.qty - order.filled)} ${order.symbol}`);
+const working = () => state.orders
+  .map((order) => `${order.reduce_only ? "protection: " : ""}${order.side.toLowerCase()} ${quantity(order.qty - order.filled)} ${order.symbol}`);
 
 const words = {
   pause: () => ({
@@ -214,7 +216,9 @@ const words = {
   }),
   resume: () => ({
     title: "Resume trading?", yes: "Resume",
-    text: "New positions may be opened again. The drawdown and the daily loss are counted afresh from now.", list: [],
+    text: `${killed() ? `The agent was killed by ${state.account.detail}. ` : ""}New positions may be opened again. ` +
+      "The drawdown and the daily loss are counted afresh from now.",
+    list: held(), phrase: killed() ? RESUME_FROM_KILL : "",
   }),
   flatten: () => ({
     title: "Close all positions?", yes: "Flatten",
@@ -225,14 +229,15 @@ const words = {
   }),
   kill: () => ({
     title: "Kill trading?", yes: "Kill",
-    text: `Trading is halted at once: ${entries().length ? "these entries are cancelled" : "no entry is working"}, and nothing is opened until somebody resumes. ` +
-      "Positions stay open with their stops.",
-    list: entries(), extra: held().length ? `Close ${held().join("; ")} as well` : "",
+    text: `Trading is halted at once: ${state.orders.length ? "these orders are cancelled, stops too" : "no order is working"}, and nothing is opened, ` +
+      "not after a restart either, until somebody resumes and confirms it." +
+      (held().length ? " Positions stay as they are, without protection, unless you close them as well:" : ""),
+    list: working(), extra: held().length ? `Close ${held().join("; ")}` : "",
   }),
 };
 
 function ask(action) {
-  const { title: heading, text, list, yes, extra } = words[action]();
+  const { title: heading, text, list, yes, extra, phrase } = words[action]();
   byId("confirm-title").textContent = heading;
   byId("confirm-text").textContent = text;
   byId("confirm-list").replaceChildren(...list.map((line) => el("li", { text: line })));
@@ -240,6 +245,9 @@ function ask(action) {
   byId("confirm-extra").hidden = !extra;
   byId("confirm-extra").querySelector("span").textContent = extra ?? "";
   byId("confirm-flatten").checked = false;
+  byId("confirm-phrase").hidden = !phrase;
+  byId("confirm-phrase").querySelector("span").textContent = `Type “${phrase}” to confirm:`;
+  byId("confirm-typed").value = "";
   byId("confirm-error").hidden = true;
   byId("confirm-yes").disabled = false;
   byId("confirm").dataset.action = action;
@@ -250,7 +258,7 @@ async function send(action) {
   const error = byId("confirm-error");
   byId("confirm-yes").disabled = true;
   try {
-    const body = JSON.stringify({ action, run: state.head.run, flatten: byId("confirm-flatten").checked });
+    const body = JSON.stringify({ action, run: state.head.run, flatten: byId("confirm-flatten").checked, confirm: byId("confirm-typed").value.trim() });
     const answer = await fetch("/api/command", { method: "POST", body, headers: { "Content-Type": "application/json" } });
     if (answer.ok) return byId("confirm").close();
     const said = answer.headers.get("Content-Type")?.includes("json") ? await answer.json() : { error: await answer.text() };

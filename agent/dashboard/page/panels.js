@@ -12,8 +12,8 @@ function tile(label, value, beside, kind) {
 }
 
 export function tiles(account, head) {
-  const { equity, day: opened, peak, cash, exposure, fees, funding, realised, fills } = account;
-  const total = equity - head.initial;
+  const { initial, equity, day: opened, peak, cash, exposure, fees, funding, realised, fills } = account;
+  const total = equity - initial;
   const fallen = Math.min(equity / Math.max(peak, equity) - 1, 0);
   const state = { ACTIVE: "active", REDUCING: "reducing", HALTED: "halted" }[account.risk];
   byId("tiles").replaceChildren(
@@ -29,7 +29,7 @@ export function tiles(account, head) {
 
 function riskText(account) {
   if (!account.rule) return "no limit reached";
-  const why = account.rule === "command" ? `by ${account.detail || "a command"}` : `${account.rule}: ${account.detail}`;
+  const why = ["command", "kill"].includes(account.rule) ? `${account.rule === "kill" ? "killed " : ""}by ${account.detail || "a command"}` : `${account.rule}: ${account.detail}`;
   return foreign(`${why}${account.since ? `, since ${minute(account.since)}` : ""}`);
 }
 
@@ -168,8 +168,10 @@ export function health(state, head) {
   const { depth, high_water, blocked, coalesced, dropped } = state.queue;
   const queue = `Queue: ${number(depth, 0)} waiting, ${number(high_water, 0)} at most; ${number(blocked, 0)} times full; ` +
     `${number(coalesced, 0)} open bars coalesced, ${number(dropped, 0)} headlines dropped.`;
+  const store = state.storage.writable ? "" : ` The store can't be written for ${duration(state.storage.failing_s * 1000)}: ${state.storage.error}; nothing is traded until it can.`;
   const rest = `Up ${duration(state.uptime_s * 1000)}${state.model ? `, model ${state.model}` : ""}${head.endpoint ? `, ${head.endpoint}` : ""}.`;
-  box.replaceChildren(el("div", { class: "scroll" }, sources), el("div", { class: "scroll" }, latencies), el("p", { class: "note", text: queue }), el("p", { class: "note" }, foreign(rest)));
+  box.replaceChildren(el("div", { class: "scroll" }, sources), el("div", { class: "scroll" }, latencies), el("p", { class: "note", text: queue }),
+    store ? el("p", { class: "wrong" }, foreign(store)) : "", el("p", { class: "note" }, foreign(rest)));
 }
 
 export function runs({ runs: rows, run: living }) {
