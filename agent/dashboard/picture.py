@@ -285,7 +285,8 @@ class Picture:
         portfolio = self._portfolio
         return AccountView(
             self.now, self.seq, self.warming, portfolio.initial, portfolio.equity(), portfolio.cash_float, portfolio.gross_notional(),
-            self._day_equity, self._peak, portfolio.fees, portfolio.funding, portfolio.realised, self._fills, self._risk, self._rule, self._detail,
+            self._day_equity, self._peak, portfolio.fees, portfolio.funding, portfolio.realised,
+            self._fills, self._risk, self._rule, self._detail,
             self._since,
         )  # fmt: skip
 

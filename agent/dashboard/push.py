@@ -35,19 +35,20 @@ class _Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Viewer:
-    """One browser: `serve` it until it goes away."""
+    """One browser: `serve` it until it goes away, or `drop` it."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, request: web.Request) -> None:
         self._agent = agent
+        self._request = request
         self._symbol = ""
         self._seen = self._bars_seen = NOTHING
         self._run = ""
 
-    async def serve(self, request: web.Request) -> web.WebSocketResponse:
+    async def serve(self) -> web.WebSocketResponse:
         """Push until it ends; what it sends is only which symbol it wants to see."""
         socket = web.WebSocketResponse(heartbeat=15.0, max_msg_size=_LONGEST, compress=False)
-        await socket.prepare(request)
-        pushing = asyncio.create_task(self._push(socket, request))
+        await socket.prepare(self._request)
+        pushing = asyncio.create_task(self._push(socket))
         try:
             async for message in socket:
                 if message.type is not WSMsgType.TEXT or not self._wish(message.data):
@@ -58,6 +59,11 @@ class Viewer:
             await socket.close()
         return socket
 
+    def drop(self) -> None:
+        """Let it go at once, whatever it has not taken yet."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
     def _wish(self, text: str) -> bool:
         try:
             wish = msgspec.json.decode(text, type=_Wish)
@@ -66,7 +72,7 @@ class Viewer:
         self._symbol, self._bars_seen = wish.symbol, NOTHING
         return True
 
-    async def _push(self, socket: web.WebSocketResponse, request: web.Request) -> None:
+    async def _push(self, socket: web.WebSocketResponse) -> None:
         tick = 0
         while not socket.closed:
             message = self._message(with_health=tick % _HEALTH_EVERY == 0)
@@ -76,8 +82,7 @@ class Viewer:
                     async with asyncio.timeout(PATIENCE):
                         await socket.send_str(encode(message).decode())
                 except (TimeoutError, ConnectionError):
-                    if request.transport is not None:
-                        request.transport.abort()
+                    self.drop()
                     return
             await asyncio.sleep(TICK)
 

@@ -68,7 +68,7 @@ class Dashboard:
         self._agent = agent
         self._archive = Archive(database, bars=config.bars)
         self._guard = Guard(config, required_token(config), clock or WallClock())
-        self._viewers: set[web.Request] = set()
+        self._viewers: set[Viewer] = set()
         self._runner: web.AppRunner | None = None
 
     @property
@@ -101,9 +101,8 @@ class Dashboard:
 
     async def close(self) -> None:
         """Let go of the port and of all browsers."""
-        for request in list(self._viewers):
-            if request.transport is not None:
-                request.transport.close()
+        for viewer in list(self._viewers):
+            viewer.drop()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._archive.close()
@@ -168,11 +167,12 @@ class Dashboard:
             raise web.HTTPNotFound
         if len(self._viewers) >= self.config.browsers:
             raise web.HTTPServiceUnavailable(text="too many pages look on already\n")
-        self._viewers.add(request)
+        viewer = Viewer(self._agent, request)
+        self._viewers.add(viewer)
         try:
-            return await Viewer(self._agent).serve(request)
+            return await viewer.serve()
         finally:
-            self._viewers.discard(request)
+            self._viewers.discard(viewer)
 
     async def _runs(self, request: web.Request) -> Any:
         picture = self._agent.picture if self._agent else None
