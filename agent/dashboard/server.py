@@ -37,8 +37,10 @@ _ASSETS: Final = {
 }
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _REPORT_POLICY: Final = (
-    "sandbox allow-scripts allow-popups"  # beside its own: an origin of its own, which can't speak to this server
+    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; frame-ancestors 'none'"
 )
+"""The report brings its own scripts and loads nothing; it is given an origin of its own, which can't speak to this server."""
 _COMMAND_PATIENCE: Final = 15.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

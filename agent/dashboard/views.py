@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.config import Config
-from agent.events import Decision, Event, Fill, News, Order, RiskState, Sentiment
+from agent.events import Command, Decision, Event, Fill, News, Order, OrderUpdate, RiskEvent, RiskState, Sentiment, Signal
 from agent.feeds.text import one_line
 from agent.live.words import describe
 from agent.store.runs import Run
@@ -211,11 +211,25 @@ def working_of(order: Order) -> Working:
 
 
 def act_of(key: str, at: int, message: Event | Decision) -> Act:
-    """A line for people, in the words of the log."""
+    """A line for people: the words of the log, shorter where the line has little to say."""
     words: dict[str, Any] = describe(message)
     what, symbol = words.pop("what"), words.pop("symbol", "")
-    words.pop("id", None)
-    told = ", ".join(f"{key} {value}" for key, value in words.items() if value not in ("", None))
+    match message:
+        case Signal():
+            told = f"{message.direction.value} {message.confidence:.2f}{'' if message.actionable else ', not to be traded on'}"
+        case Order():
+            reduces = " to reduce" if message.reduce_only else ""
+            told = f"{message.type.value.replace('_', ' ').lower()} {message.side.value.lower()} {message.qty}{reduces}: {message.reason}"
+        case OrderUpdate():
+            symbol, told = message.symbol, f"{message.status.value.replace('_', ' ').lower()}: {message.reason}"
+        case Command():
+            said = ", ".join(f"{name} {value}" for name, value in message.args.items())
+            told = f"{message.action}{f' ({said})' if said else ''} by {message.by or 'nobody'}"
+        case RiskEvent():
+            told = f"{message.state.value}, {message.rule}: {message.detail}"
+        case _:
+            words.pop("id", None)
+            told = ", ".join(f"{name} {value}" for name, value in words.items() if value not in ("", None))
     return Act(key, at, what, symbol, one_line(told, _REASON))
 
 

@@ -42,7 +42,8 @@ export class Candles {
     this.interval = interval;
     this.legend = legend;
     this.chart = LightweightCharts.createChart(element, themed());
-    this.series = this.chart.addSeries(LightweightCharts.CandlestickSeries, { borderVisible: true, lastValueVisible: true });
+    this.series = this.chart.addSeries(LightweightCharts.CandlestickSeries, { borderVisible: true, lastValueVisible: false, priceLineVisible: false });
+    this.line = null; // the last price, in a colour that is read on any ground
     this.markers = LightweightCharts.createSeriesMarkers(this.series, []);
     this.chart.subscribeCrosshairMove((at) => this.#tell(at.time));
     whenColoursChange(() => this.#paint());
@@ -55,6 +56,7 @@ export class Candles {
     this.series.applyOptions({
       upColor: colour("paper"), borderUpColor: up, wickUpColor: up, downColor: down, borderDownColor: down, wickDownColor: down,
     });
+    this.#price();
     if (this.marked) this.mark(...this.marked);
   }
 
@@ -80,7 +82,16 @@ export class Candles {
       this.series.applyOptions({ priceFormat: { type: "price", precision: digits, minMove: 10 ** -digits } });
       this.chart.timeScale().setVisibleLogicalRange({ from: this.#bars.size - SHOWN, to: this.#bars.size + 4 });
     }
+    this.#price();
     this.#tell();
+  }
+
+  #price() {
+    const last = this.#bars.get(this.#last);
+    if (!last) return;
+    const line = { price: last.close, color: colour("accent"), lineWidth: 1, lineStyle: 1, axisLabelVisible: true };
+    if (this.line) this.line.applyOptions(line);
+    else this.line = this.series.createPriceLine(line);
   }
 
   /** Fills by side, and how many headlines came in a bar. */
