@@ -57,6 +57,7 @@ from agent.events import (
     Signal,
 )
 from agent.portfolio import Portfolio
+from agent.risk import KILL
 from agent.symbols import SymbolMapper
 
 HEADLINES: Final = 80
@@ -241,7 +242,8 @@ class Picture:
     def _on_risk(self, event: RiskEvent) -> None:
         if event.rule == "warm-up":
             return
-        if not event.symbol and (event.state, event.rule) != (self._risk, self._rule):
+        refused = event.rule == self._rule == KILL  # a resumption without its confirmation: the kill stands as it was
+        if not event.symbol and not refused:
             self._risk, self._rule, self._detail, self._since = event.state, event.rule, event.detail, event.ts
         self._note(event.ts, event)
 
