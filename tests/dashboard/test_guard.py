@@ -54,7 +54,7 @@ async def status_of(http: ClientSession, path: str, method: str = "GET", **optio
     ],
 )
 async def test_the_page_is_served_under_known_names_alone(database: Database, host: str, status: int) -> None:
-    async with served(database, Puppet(), allowed_hosts=["desk.example"]) as page, client(page) as http:
+    async with served(database, Puppet(), allowed_hosts=["desk.example"]) as page, client(page.url) as http:
         assert await status_of(http, "/", headers={"Host": host}) == status
 
 
@@ -72,7 +72,7 @@ async def test_the_page_is_served_under_known_names_alone(database: Database, ho
 )
 async def test_commands_and_the_stream_are_this_pages_own(database: Database, source: str | None, told: bool) -> None:
     puppet = Puppet()
-    async with served(database, puppet) as page, client(page) as http:
+    async with served(database, puppet) as page, client(page.url) as http:
         headers = {} if source is None else {"Origin": source.format(port=page.port)}
         assert await status_of(http, "/api/command", "POST", json=KILL, headers=headers) == (200 if told else 403)
         assert puppet.told == ([("kill", {}, "dashboard 127.0.0.1")] if told else [])
@@ -86,7 +86,7 @@ async def test_commands_and_the_stream_are_this_pages_own(database: Database, so
 
 
 async def test_another_site_may_link_to_the_page_and_load_nothing_of_it(database: Database) -> None:
-    async with served(database, Puppet()) as page, client(page) as http:
+    async with served(database, Puppet()) as page, client(page.url) as http:
         foreign = {"Sec-Fetch-Site": "cross-site"}
         assert await status_of(http, "/", headers=foreign | {"Sec-Fetch-Mode": "navigate"}) == 200
         for path in ("/", "/api/runs", "/assets/app.js"):
@@ -94,7 +94,7 @@ async def test_another_site_may_link_to_the_page_and_load_nothing_of_it(database
 
 
 async def test_every_answer_forbids_what_the_page_does_not_need(database: Database) -> None:
-    async with served(database, Puppet()) as page, client(page) as http:
+    async with served(database, Puppet()) as page, client(page.url) as http:
         for path in ("/", "/runs", "/assets/app.js", "/api/runs", "/nothing"):
             async with http.get(path) as answer:
                 policy = answer.headers["Content-Security-Policy"]
@@ -110,7 +110,7 @@ async def test_every_answer_forbids_what_the_page_does_not_need(database: Databa
 async def test_elsewhere_nothing_is_shown_before_the_token_was_given(database: Database, tmp_path: Path) -> None:
     file = tmp_path / "page.token"
     puppet = Puppet()
-    async with served(database, puppet, host="0.0.0.0", token_file=str(file)) as page, client(page) as http:
+    async with served(database, puppet, host="0.0.0.0", token_file=str(file)) as page, client(page.url) as http:
         here = origin(page)
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         token = file.read_text().strip()
@@ -142,7 +142,7 @@ async def test_elsewhere_nothing_is_shown_before_the_token_was_given(database: D
 async def test_a_login_ends_by_itself_and_wrong_tokens_are_slowed_down(database: Database, tmp_path: Path) -> None:
     clock = Hand()
     config = DashboardConfig(host="0.0.0.0", port=0, token_file=tmp_path / "t", attempts=3, session=60)
-    async with Dashboard(config, database, Puppet(), clock=clock) as page, client(page) as http:
+    async with Dashboard(config, database, Puppet(), clock=clock) as page, client(page.url) as http:
         token, here = (tmp_path / "t").read_text().strip(), origin(page)
         said = [await status_of(http, "/login", "POST", data={"token": word}, headers=here) for word in ("a", "b", "c", token)]
         assert said == [303, 303, 303, 429]
@@ -186,7 +186,7 @@ def test_the_verb_refuses_it_with_exit_code_3(tmp_path: Path) -> None:
 
 
 async def test_too_many_pages_are_turned_away(database: Database) -> None:
-    async with served(database, Puppet(), browsers=1) as page, client(page) as http:
+    async with served(database, Puppet(), browsers=1) as page, client(page.url) as http:
         async with http.ws_connect("/api/live", headers=origin(page)) as first:
             await first.receive_json()
             with pytest.raises(WSServerHandshakeError) as refused:

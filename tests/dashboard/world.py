@@ -80,9 +80,9 @@ async def agent_with_page(
 
 
 @asynccontextmanager
-async def client(page: Dashboard) -> AsyncIterator[ClientSession]:
+async def client(url: str) -> AsyncIterator[ClientSession]:
     """Somebody who speaks HTTP to it, and keeps its cookies."""
-    async with ClientSession(page.url) as session:
+    async with ClientSession(url) as session:
         yield session
 
 
