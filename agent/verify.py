@@ -15,6 +15,7 @@ from agent.errors import DataError, UsageError
 from agent.events import Event, Sentiment
 from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
+from agent.fusion import reopen_predictor
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.journal import read_journal
@@ -44,9 +45,10 @@ class Verification(msgspec.Struct, frozen=True):
 def verify(database: Database, run: Run, progress: Progress | None = None) -> Verification:
     """Decide `run` again. Raises DataError where an input file has changed since, StoreError where the record contradicts itself."""
     config, events = inputs(database, run)
+    predictor = reopen_predictor(config, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(config, strategy, sink, run_id=run.id)
+    engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor)
     event: Event | None = None
     tick = _TICK
     with blaming(strategy):
