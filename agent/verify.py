@@ -71,9 +71,9 @@ def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:
     settings = dict(run.config)
     window = settings.pop("window", {})
     config = parse(settings, where=f"run {run.id}")
-    return config, _recorded_events(database, run) if run.kind is RunKind.LIVE else _replayed_events(
-        database, run, config, window
-    )
+    if run.kind is RunKind.LIVE:
+        return config, _recorded_events(database, run)
+    return config, _replayed_events(database, run, config, window)
 
 
 def _recorded_events(database: Database, run: Run) -> Iterator[Event]:

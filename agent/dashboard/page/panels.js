@@ -17,7 +17,7 @@ export function tiles(account, head) {
   const fallen = Math.min(equity / Math.max(peak, equity) - 1, 0);
   const state = { ACTIVE: "active", REDUCING: "reducing", HALTED: "halted" }[account.risk];
   byId("tiles").replaceChildren(
-    tile("Equity", number(equity), spent(total, `${number(total, 2, { signed: true })} ${head.currency} since the start`)),
+    tile(`Equity, ${head.currency}`, number(equity), spent(total, `${number(total, 2, { signed: true })} since the start`)),
     tile("Today", percent(equity / opened - 1, 2, { signed: true }), spent(equity - opened, number(equity - opened, 2, { signed: true }))),
     tile("Drawdown", percent(fallen), `peak ${number(Math.max(peak, equity))}`, fallen < 0 ? "down" : ""),
     tile("Exposure", percent(equity > 0 ? exposure / equity : 0, 0), `${number(exposure)} gross, cash ${number(cash)}`),
