@@ -78,6 +78,7 @@ class Daemon:
         self._rng = rng or random.Random()
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
+        self._witnesses: list[Callable[[Run], Watcher]] = []
         self._predictor = open_predictor(config)
         hears = wants_headlines(config)
         self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
@@ -95,6 +96,10 @@ class Daemon:
     def watch(self, watcher: Watcher) -> None:
         """Let somebody look on, from the beginning of `run` on."""
         self._watchers.append(watcher)
+
+    def witness(self, make: Callable[[Run], Watcher]) -> None:
+        """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
+        self._witnesses.append(make)
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""
@@ -117,12 +122,14 @@ class Daemon:
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
+            witnesses = [make(run) for make in self._witnesses]
             core = Core(
                 self.config,
                 self._database,
                 run,
                 resume=resume,
                 watchers=self._watchers,
+                witnesses=witnesses,
                 rng=self._rng,
                 predictor=self._predictor,
             )
