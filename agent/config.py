@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
+from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config_operations import ControlConfig
 from agent.durations import Duration
@@ -151,12 +153,14 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
+    dashboard: DashboardConfig = DashboardConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -168,12 +172,12 @@ class Config(Section):
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token."""
-        return self.model_dump(mode="json", exclude={"store", "news"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not how the page is served."""
+        return self.model_dump(mode="json", exclude={"store", "news", "dashboard"})
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
-        core = {"market", "account", "instruments", "signals", "strategy", "risk", "paper"}
+        core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
         return self.model_dump(mode="json", include=core) | {"execution": {"mode": self.execution.mode, **execution}}
 

@@ -12,9 +12,11 @@ from agent.cli.console import run_guarded
 
 VERB_GROUPS: tuple[str, ...] = (
     "backtest",
+    "check",
     "compare",
     "config",
     "control",
+    "dashboard",
     "data",
     "db",
     "demo",
@@ -27,6 +29,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "score",
     "slippage",
     "train",
+    "train_fusion",
     "tune",
     "walkforward",
 )

@@ -24,6 +24,7 @@ from agent.execution.testnet.port import VenuePort
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
+from agent.fusion import open_predictor, wants_headlines
 from agent.live.control import SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
@@ -33,7 +34,7 @@ from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
-from agent.live.sources import Gate, check, headlines, hears_headlines, market_data
+from agent.live.sources import Gate, check, headlines, market_data
 from agent.live.status import Status, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.token import make_token
@@ -82,7 +83,10 @@ class Daemon:
         self._rng = rng or random.Random()
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
-        self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
+        self._witnesses: list[Callable[[Run], Watcher]] = []
+        self._predictor = open_predictor(config)
+        hears = wants_headlines(config)
+        self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
         self._news: NewsProducer | None = None
         self._port = port
         self.gateway: Gateway | None = None  # in testnet mode, once it runs
@@ -99,6 +103,10 @@ class Daemon:
     def watch(self, watcher: Watcher) -> None:
         """Let somebody look on, from the beginning of `run` on."""
         self._watchers.append(watcher)
+
+    def witness(self, make: Callable[[Run], Watcher]) -> None:
+        """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
+        self._witnesses.append(make)
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""
@@ -119,12 +127,21 @@ class Daemon:
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
-            run, resume = open_run(self.config, self._database, new=self._new)
+            run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
-            self.core = stack.enter_context(
-                Core(self.config, self._database, run, resume=resume, watchers=self._watchers, rng=self._rng)
+            witnesses = [make(run) for make in self._witnesses]
+            core = Core(
+                self.config,
+                self._database,
+                run,
+                resume=resume,
+                watchers=self._watchers,
+                witnesses=witnesses,
+                rng=self._rng,
+                predictor=self._predictor,
             )
+            self.core = stack.enter_context(core)
             memory = self.core.memory
             if port is not None:
                 self.gateway = open_gateway(self.config, port, self.core, self._clock, self._rng)
@@ -150,7 +167,7 @@ class Daemon:
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers: list[Producer] = [market_data(self.config, self._clock, memory)]
+        producers: list[Producer] = [market_data(self.config, self._clock, memory, self._predictor)]
         if self.gateway is not None:
             producers.append(self.gateway)
         if self._model is not None:
