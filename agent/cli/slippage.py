@@ -49,15 +49,16 @@ def _print(found: Slippage) -> None:
     from agent.clock import iso
 
     table = Table(
-        "decided", "symbol", "order", "qty", "mark", "paper", "venue", "paper bps", "venue bps", "excess bps", "delay ms"
+        "decided", "order", "filled", "mark", "paper", "venue", "excess", "ms", box=None, header_style="dim", pad_edge=False
     )
     for row in found.orders[-_SHOWN:]:
-        table.add_row(
-            iso(row.ts), row.symbol, f"{row.side} {row.type}", f"{row.venue_qty}/{row.qty}", *map(_price, (row.reference, row.paper_price)),
-            _price(row.venue_price), *map(_bps, (row.paper_bps, row.venue_bps, row.excess_bps)),
-            "" if row.venue_delay_ms is None else f"{row.venue_delay_ms:,}",
-        )  # fmt: skip
+        filled = "" if not row.venue_qty else f"{row.venue_qty:f}"
+        delay = "" if row.venue_delay_ms is None else f"{row.venue_delay_ms:,}"
+        mark = "" if row.reference is None else f"{row.reference:,.7g}"
+        costs = map(_bps, (row.paper_bps, row.venue_bps, row.excess_bps))
+        table.add_row(iso(row.ts)[5:19], f"{row.symbol} {row.side.lower()} {row.type.lower()}", filled, mark, *costs, delay)
     out.print(table)
+    out.print("paper, venue and excess in basis points of the mark", style="dim")
     if len(found.orders) > _SHOWN:
         out.print(f"the last {_SHOWN} of {len(found.orders):,} orders; --json has them all", highlight=False)
     s = found.summary
@@ -73,10 +74,6 @@ def _print(found: Slippage) -> None:
             f"on {s.notional:,.0f} traded; {s.median_delay_ms:,.0f} ms to the first fill",
             highlight=False,
         )
-
-
-def _price(value: float | None) -> str:
-    return "" if value is None else f"{value:,.8g}"
 
 
 def _bps(value: float | None) -> str:

@@ -282,7 +282,7 @@ class Gateway:
         self._put(account)
         self._health.reconciled_at = account.available_at
         if not self.reconciled.is_set():
-            _log.info("gateway reconciled", venue=self._settings.venue, balances=account.balances, intents=len(self._intents))
+            _log.info("gateway reconciled", venue=self._settings.venue, open_orders=len(self._intents))
         self.reconciled.set()
         self._judged.set()
         return True

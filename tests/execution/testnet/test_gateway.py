@@ -210,6 +210,17 @@ async def test_an_order_is_placed_once_whatever_happens(name: str, tmp_path: Pat
         given.assert_sound()
 
 
+async def test_an_execution_that_the_stream_left_out_is_found_although_later_ones_were_told(tmp_path: Path) -> None:
+    async with desk(tmp_path, execution={"overlap": "0ms", "reconcile_every": "1h"}) as given, given.trading():
+        given.sandbox.venue.faults.add([parse_fault("drop,on=ws/private/execution,count=1")])
+        entry = given.target(0.1)
+        await until(lambda: entry.id in given.ends())
+        out = given.target(0.2)
+        assert await given.ended(out) is OrderStatus.FILLED
+        await until(lambda: given.ledger.held("BTCUSDT") == entry.qty + out.qty)
+        given.assert_sound()
+
+
 async def test_what_protects_a_position_follows_it_and_goes_with_it(tmp_path: Path) -> None:
     async with desk(tmp_path) as given, given.trading():
         entry = given.target(0.1, stop=-0.05, take_profit=0.05)
