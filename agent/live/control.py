@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.errors import ConfigError, SafetyError, TapewireError, UsageError
+from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError
 from agent.live.token import same_token
 
 SOCKET: Final = "tapewire.sock"
@@ -164,7 +164,7 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
             with connection.makefile("rb") as file:
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
-            raise TapewireError(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
+            raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
         except OSError as error:
             raise TapewireError(f"the agent at {path} can't be reached: {error}") from None
     with suppress(msgspec.MsgspecError):
