@@ -29,6 +29,7 @@ MODULES = (
     "agent/features.py",
     "agent/feeds/merge.py",
     "agent/market.py",
+    "agent/outlook.py",
     "agent/portfolio.py",
     "agent/risk.py",
     "agent/signals.py",

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from datetime import UTC, datetime
+from functools import cached_property
 from itertools import count
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -36,12 +37,16 @@ from agent.feeds.history.klines import KlineFile
 from agent.feeds.history.news import NewsFile
 from agent.feeds.history.sentiment import Scorer, SentimentFile, scored
 from agent.feeds.merge import merge
+from agent.fusion import VERSION, check_scorer, open_predictor
 from agent.sink import DecisionSink
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import InputFile, Run, RunKind
 from strategies import blaming, load_strategy
 from strategies.base import Strategy
+
+if TYPE_CHECKING:
+    from models.fusion.predictor import FusionPredictor
 
 Progress = Callable[[int], None]
 """Called now and then with the market time (UTC ms) that the replay has reached."""
@@ -129,6 +134,11 @@ class History:
         if plan.funding is not None:
             self.inputs.append(InputFile("funding", str(plan.funding), content_hash(plan.funding)))
 
+    @cached_property
+    def predictor(self) -> FusionPredictor | None:
+        """The fusion model that the configuration names. Raises what `open_predictor` raises."""
+        return open_predictor(self.config)
+
     @property
     def warms_up(self) -> bool:
         """Whether history before `start` is read."""
@@ -167,8 +177,14 @@ class History:
             sources.append(self._commands())
         return sources
 
-    def wire(self, *, scorer: NamedScorer | None = None, sentiments: Iterable[Sentiment] = ()) -> list[Iterable[Event]]:
-        """The sources of headlines and what was made of them; see `sources`."""
+    def wire(
+        self,
+        *,
+        scorer: NamedScorer | None = None,
+        sentiments: Iterable[Sentiment] = (),
+        text: Callable[[News], str] = attrgetter("title"),
+    ) -> list[Iterable[Event]]:
+        """The sources of headlines and what was made of them; see `sources`. `text` is what of a headline the scorer reads."""
         plan, history = self._plan, self.config.history
         if plan.sentiment is not None:
             scores = SentimentFile(
@@ -181,13 +197,18 @@ class History:
             )
             return [scores]
         if scorer is not None:
-            return [scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint)]
+            check_scorer(self.predictor, scorer.fingerprint)
+            embedded = self.predictor is not None and self.predictor.reads_embeddings
+            return [
+                scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint, text=text, embedded=embedded)
+            ]
         return [self.news, sentiments]
 
     def under(self, config: Config) -> History:
         """The same files and window under another configuration, which must agree on `market` and `history`."""
         other = copy(self)
         other.config = config.model_copy(update={"market": self.config.market})
+        other.__dict__.pop("predictor", None)
         return other
 
     def _commands(self) -> list[Event]:
@@ -221,13 +242,20 @@ def backtest(
     scorer: NamedScorer | None = None,
     stamps: tuple[str, ...] = (),
     versions: dict[str, str] | None = None,
+    allow_leakage: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """Replay `history` through the engine, record everything, and measure.
 
-    Raises DataError, StoreError, ReconciliationError; the run is then marked failed, never complete.
+    Raises LeakageError where the fusion model saw this window (see `refuse_leakage`), DataError, StoreError, ReconciliationError;
+    the run is then marked failed, never complete.
     """
-    config = history.config
+    config, predictor = history.config, history.predictor
+    if predictor is not None:
+        seen = predictor.card.trained_until
+        leaked = refuse_leakage(seen, history.start, model=config.fusion.path, allow=allow_leakage)
+        stamps = tuple(dict.fromkeys(stamps + leaked))
+        versions = (versions or {}) | {VERSION: predictor.fingerprint}
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),
@@ -290,7 +318,7 @@ def replay(
     config = history.config
     with blaming(strategy), rare_collection():
         sink = BacktestSink(listener, config, after=history.start if history.warms_up else 0)
-        engine = Engine(config, strategy, sink, run_id=run_id)
+        engine = Engine(config, strategy, sink, run_id=run_id, predictor=history.predictor)
         first = last = None
         tick = _TICK
         handle, hold, after = engine.handle, sink.benchmark.add, sink.after
@@ -384,7 +412,7 @@ def refuse_leakage(trained_until: int, start: int, *, model: str, allow: bool) -
         return ()
     if not allow:
         raise LeakageError(
-            f"the backtest begins at {iso(start)}, but model {model} saw text up to {iso(trained_until)}: it knows the answers",
+            f"the backtest begins at {iso(start)}, but model {model} saw data up to {iso(trained_until)}: it knows the answers",
             hint=f"--start {iso(trained_until)[:10]} or later; or --allow-leakage, and every report says LEAKED",
         )
     return ("LEAKED",)

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from agent.config_execution import ExecutionConfig
+from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config_operations import ControlConfig
 from agent.durations import Duration
@@ -151,6 +152,7 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
     execution: ExecutionConfig = ExecutionConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
@@ -173,7 +175,7 @@ class Config(Section):
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
-        core = {"market", "account", "instruments", "signals", "strategy", "risk", "paper"}
+        core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
         return self.model_dump(mode="json", include=core) | {"execution": {"mode": self.execution.mode, **execution}}
 

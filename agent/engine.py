@@ -1,6 +1,6 @@
 """The deterministic core: `Engine.handle(event)` is all there is, live, in replay and in verification.
 
-    features -> signals -> strategy -> risk -> orders -> exchange (paper, or a venue's word) -> portfolio -> decisions
+    features -> signals -> fusion -> strategy -> risk -> orders -> exchange (paper, or a venue's word) -> portfolio -> decisions
 
 It reads no clock, draws no randomness and awaits nothing: its time is `available_at` of the event that it handles.
 """
@@ -39,6 +39,7 @@ from agent.execution.paper import PaperExchange
 from agent.execution.venue import VenueExchange
 from agent.instruments import instrument_for
 from agent.market import MarketView, Tape
+from agent.outlook import Outlook, Predictor
 from agent.portfolio import Portfolio
 from agent.risk import RiskManager
 from agent.signals import SignalEngine
@@ -55,7 +56,14 @@ class Engine:
     """Decides. `sink` hears of every decision in order; `counts` holds what was ignored, and why."""
 
     def __init__(
-        self, config: Config, strategy: Strategy, sink: DecisionSink, *, run_id: str, equity_block: int = 4_096
+        self,
+        config: Config,
+        strategy: Strategy,
+        sink: DecisionSink,
+        *,
+        run_id: str,
+        predictor: Predictor | None = None,
+        equity_block: int = 4_096,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
@@ -73,6 +81,10 @@ class Engine:
             )
             for symbol in symbols
         }
+        self._predicts = predictor is not None
+        if predictor is not None:
+            for symbol, tape in self.tapes.items():
+                tape.outlook = Outlook(symbol, predictor, config.market.interval)
         self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
         self.strategy = strategy
         self._sink = sink
@@ -164,6 +176,8 @@ class Engine:
         tape.tracker.advance(start, high, low, close, volume)
         if now >= self.signals.next_fade:
             self._fade(now)
+        if tape.outlook is not None and tape.outlook.on_bar(start, high, low, close, volume):
+            self._predict(tape, now)
         if self._hears_klines:
             self._tell_kline(kline, self.market)
         if self._targets:
@@ -183,14 +197,14 @@ class Engine:
         # A running bar proves nothing yet: the close of the one before may come after its first update
         if kline.confirm and tape.next_start >= 0 and tape.instrument.trades_around_the_clock:
             self.counts["gaps"] += 1
-            tape.tracker.reset()
+            tape.start_anew()
         return True
 
     def _on_gap(self, gap: Gap) -> None:
         tape = self.tapes.get(gap.symbol)
         if tape is not None and tape.next_start >= 0 and gap.end > tape.next_start:
             self.counts["gaps"] += 1
-            tape.tracker.reset()
+            tape.start_anew()
             tape.next_start = gap.end
 
     def _on_news(self, news: News) -> None:
@@ -207,6 +221,7 @@ class Engine:
         if now >= self.signals.next_fade:
             self._fade(now)
         self._sink.sentiment(sentiment)
+        concerned = self.signals.concerned(sentiment) if self._predicts else ()  # before the headline is done with
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
@@ -215,8 +230,27 @@ class Engine:
         for signal in signals:
             self._decide(signal)
             self.strategy.on_signal(signal, self.market)
+        for symbol in concerned:
+            self._read(symbol, sentiment)
         if self._targets:
             self._act()
+
+    def _read(self, symbol: str, sentiment: Sentiment) -> None:
+        """A headline is a reason to ask the fusion model."""
+        tape = self.tapes.get(symbol)
+        if tape is None or tape.outlook is None:
+            return
+        now = self.market.now
+        if not tape.outlook.on_headline(sentiment, now):
+            self.counts["headlines that the fusion model can't read"] += 1
+        elif tape.outlook.features.warm:
+            self._predict(tape, now)
+
+    def _predict(self, tape: Tape, now: int) -> None:
+        if tape.outlook is not None:
+            tape.prediction = tape.outlook.predict(now)
+            self._decide(tape.prediction)
+            self.strategy.on_prediction(tape.prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
         if self._margined and funding.symbol in self.tapes:

@@ -147,6 +147,7 @@ class Sentiment(Message, frozen=True):
     abstained: bool = False
     latency_ms: float = 0.0
     symbols: tuple[str, ...] = ()  # set where the source knows the symbols itself; else mapped from the headline
+    embedding: bytes = b""  # the model's pooled hidden state, float16 little-endian, where a fusion model reads it
 
     @property
     def score(self) -> float:
@@ -259,7 +260,8 @@ class Prediction(Message, frozen=True):
     down: float
     flat: float
     up: float
-    model: str = ""
+    model: str = ""  # fingerprint of the model that said so
+    move: float = nan  # how far the price goes on average when it leaves the band, as a fraction of it
 
 
 class Order(Message, frozen=True):

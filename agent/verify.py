@@ -15,6 +15,7 @@ from agent.errors import DataError, UsageError
 from agent.events import Event, Sentiment
 from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
+from agent.fusion import reopen_predictor
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.journal import read_journal
@@ -46,10 +47,11 @@ def verify(database: Database, run: Run, progress: Progress | None = None) -> Ve
     settings = dict(run.config)
     window = settings.pop("window", {})
     config = parse(settings, where=f"run {run.id}")
+    predictor = reopen_predictor(config, run)
     events = _recorded_events(database, run) if run.kind is RunKind.LIVE else _replayed_events(database, run, config, window)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(config, strategy, sink, run_id=run.id)
+    engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor)
     event: Event | None = None
     tick = _TICK
     with blaming(strategy):

@@ -42,6 +42,7 @@ def backtest(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     report: Annotated[Path | None, typer.Option("--report", help="Write the HTML report here too.")] = None,
     json: options.Json = False,
@@ -51,7 +52,7 @@ def backtest(
     from agent.research.material import NO_SCORING, configured_scoring
     from agent.store.database import open_database
 
-    settled = options.settle(load(config), strategy, settings, category, model)
+    settled = options.settle(load(config), strategy, settings, category, model, fusion)
     plan = options.make_plan(settled, klines, news, sentiment, funding, start, end, timezone, symbol)
     with err.status("checking the input files"):
         history = rim.History(plan, settled)
@@ -61,7 +62,15 @@ def backtest(
         if history.news:
             scorer, stamps, versions = configured_scoring(history.config, database, history.start, allow_leakage=allow_leakage)
         with replay_progress("replaying", history.start, history.end) as progress:
-            result = rim.backtest(history, database, scorer=scorer, stamps=stamps, versions=versions, progress=progress)
+            result = rim.backtest(
+                history,
+                database,
+                scorer=scorer,
+                stamps=stamps,
+                versions=versions,
+                allow_leakage=allow_leakage,
+                progress=progress,
+            )
         if report is not None:
             _write_report(database, result.run.id, report)
     finally:

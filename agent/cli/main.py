@@ -12,6 +12,7 @@ from agent.cli.console import run_guarded
 
 VERB_GROUPS: tuple[str, ...] = (
     "backtest",
+    "check",
     "compare",
     "config",
     "control",
@@ -26,6 +27,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "sandbox",
     "score",
     "train",
+    "train_fusion",
     "tune",
     "walkforward",
 )

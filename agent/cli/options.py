@@ -32,6 +32,7 @@ Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Trade only 
 Category = Annotated[str | None, typer.Option("--category", help="linear, spot or equity.")]
 Timezone = Annotated[str | None, typer.Option("--timezone", help="Of times in files that name none, e.g. UTC.")]
 Model = Annotated[str | None, typer.Option("--model", help="An exported model's folder, or starter.")]
+Fusion = Annotated[str | None, typer.Option("--fusion", help="A folder made by `tapewire train fusion`.")]
 AllowLeakage = Annotated[bool, typer.Option("--allow-leakage", help="Run although the model saw this window; reports say so.")]
 Ranges = Annotated[
     list[str] | None,
@@ -43,20 +44,17 @@ Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0: on
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 
-READING = ("on_news", "on_sentiment", "on_signal", "on_faded")
-"""What a strategy hears that reads headlines."""
-
 
 def gather(
     config: Path | None, klines: list[str] | None, news: Path | None, sentiment: Path | None, funding: Path | None, start: str | None,
     end: str | None, strategy: str | None, settings: list[str] | None, symbol: list[str] | None, category: str | None,
-    timezone: str | None, model: str | None, allow_leakage: bool,
+    timezone: str | None, model: str | None, allow_leakage: bool, fusion: str | None = None,
 ) -> Material:  # fmt: skip
     """What is to be judged, with its window and its symbols settled by the files. Raises UsageError, ConfigError, DataError."""
     from agent.backtest import History
     from agent.research.material import Material
 
-    settled = settle(load(config), strategy, settings, category, model)
+    settled = settle(load(config), strategy, settings, category, model, fusion)
     plan = make_plan(settled, klines, news, sentiment, funding, start, end, timezone, symbol)
     with err.status("checking the input files"):
         history = History(plan, settled)
@@ -97,7 +95,10 @@ def parse_span(text: str, option: str) -> int:
         raise UsageError(f"{option}: {error}") from None
 
 
-def settle(config: Config, strategy: str | None, settings: list[str] | None, category: str | None, model: str | None) -> Config:
+def settle(
+    config: Config, strategy: str | None, settings: list[str] | None, category: str | None, model: str | None,
+    fusion: str | None = None,
+) -> Config:  # fmt: skip
     """The configuration with the command line's word in it."""
     changes: dict[str, Any] = {}
     name = strategy or config.strategy.name
@@ -114,6 +115,8 @@ def settle(config: Config, strategy: str | None, settings: list[str] | None, cat
         changes["market"] = config.market.model_copy(update={"category": category})
     if model is not None:
         changes["model"] = config.model.model_copy(update={"path": model})
+    if fusion is not None:
+        changes["fusion"] = config.fusion.model_copy(update={"path": fusion})
     return config.model_copy(update=changes)
 
 
@@ -121,11 +124,11 @@ def make_plan(
     config: Config, klines: list[str] | None, news: Path | None, sentiment: Path | None, funding: Path | None, start: str | None,
     end: str | None, timezone: str | None, symbols: list[str] | None,
 ) -> Plan:  # fmt: skip
-    """What to replay; headlines are left out where the strategy doesn't hear them, and missed where it does."""
+    """What to replay; headlines are left out where neither the strategy nor its model hears them, and missed where one does."""
     from agent.backtest import Plan
     from agent.feeds.history.klines import KlineFile
+    from agent.fusion import wants_headlines
     from agent.resources import resource
-    from strategies import strategy_class
 
     history = config.history
     named = klines or list(history.klines)
@@ -146,11 +149,12 @@ def make_plan(
     if begin is not None and finish is not None and begin >= finish:
         raise UsageError(f"--start {start} is not before --end {end}")
     news, sentiment = news or _path(history.news), sentiment or _path(history.sentiment)
-    if not strategy_class(config.strategy.name).hears(*READING):
+    if not wants_headlines(config):
         news = sentiment = None
     elif news is None and sentiment is None:
         raise UsageError(
-            f"strategy {config.strategy.name} trades on headlines, and none are named", hint="--news FILE or --sentiment FILE"
+            f"strategy {config.strategy.name} or its model reads headlines, and none are named",
+            hint="--news FILE or --sentiment FILE",
         )
     return Plan(
         files,

@@ -35,6 +35,7 @@ def tune(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     ranges: options.Ranges = None,
     trials: Annotated[
@@ -78,6 +79,7 @@ def tune(
         timezone,
         model,
         allow_leakage,
+        fusion,
     )
     begin, finish = options.window(material)
     held = (

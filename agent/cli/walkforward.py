@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from agent.cli import options
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from agent.analysis.chance import ChanceTest
     from agent.analysis.report.verdict import Verdict
     from agent.analysis.significance import Interval
+    from agent.events import News
     from agent.research.evidence import Evidence
     from agent.research.fitters import Fitter
     from agent.research.material import Material
     from agent.research.space import Range
     from agent.research.walkforward import WalkForward
+    from models.fusion.recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -46,6 +48,7 @@ def walkforward(
     category: options.Category = None,
     timezone: options.Timezone = None,
     model: options.Model = None,
+    fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     train: Annotated[str, typer.Option("--train", help="What each fold learns from.")] = "180d",
     test: Annotated[str, typer.Option("--test", help="What each fold is judged on.")] = "30d",
@@ -57,6 +60,11 @@ def walkforward(
     ] = "none",
     ranges: options.Ranges = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Of refit: values tried of each range.")] = 5,
+    ablation: Annotated[
+        str, typer.Option("--ablation", help="Of fit fusion: full, price, text or probabilities; see `tapewire train fusion`.")
+    ] = "full",
+    interval: Annotated[str, typer.Option("--interval", help="Of fit fusion: of the bars that the model reads.")] = "1h",
+    horizon: Annotated[str, typer.Option("--horizon", help="Of fit fusion: how far ahead it looks.")] = "4h",
     warmup: options.Warmup = None,
     placebo: options.Placebo = 20,
     jobs: options.Jobs = 0,
@@ -75,16 +83,26 @@ def walkforward(
         funding,
         start,
         end,
-        strategy,
+        strategy or ("fusion" if fit == "fusion" else None),
         settings,
         symbol,
         category,
         timezone,
         model,
         allow_leakage,
+        fusion,
     )
     begin, finish = options.window(material)
     span = options.parse_span
+    recipe = _recipe(ablation, interval, horizon, seed) if fit == "fusion" else None
+    if recipe is not None:
+        if material.config.strategy.name != "fusion":
+            raise UsageError(
+                f"--fit fusion trades with the strategy fusion, not {material.config.strategy.name}",
+                hint="leave --strategy out",
+            )
+        if not recipe.reads_text:
+            material = material._replace(plan=material.plan._replace(news=None, sentiment=None))
     folds = make_folds(
         begin, finish, train=span(train, "--train"), test=span(test, "--test"), embargo=span(embargo, "--embargo"),
         purge=span(purge, "--purge"), anchored=anchored,
@@ -92,16 +110,16 @@ def walkforward(
     check_room(folds, material.config.market.interval)
     warm = options.warm_up(material, warmup)
     searched = _ranges(fit, ranges, material)
-    score_all(material)
+    score_all(material, embedded=recipe is not None)
     described = {
         "train": train, "test": test, "embargo": embargo, "purge": purge, "anchored": anchored,
-        "ranges": searched, "points": points, "config": material.config.recorded(),
+        "ranges": searched, "points": points, "recipe": recipe, "config": material.config.recorded(),
     }  # fmt: skip
     with counting("folds", len(folds)) as advance:
         result = walk_forward(
             material,
             folds,
-            _fitter(fit, material, searched, points, warm),
+            _fitter(fit, material, searched, points, warm, recipe),
             Settings(fit, warm, options.placebos(material, placebo), options.processes(jobs), seed),
             described=described,
             advance=advance,
@@ -122,44 +140,72 @@ def _ranges(fit: str, ranges: list[str] | None, material: Material) -> list[Rang
     return parse_ranges(ranges or [], material.config.strategy.name) if fit == "refit" else []
 
 
-def _fitter(fit: str, material: Material, ranges: list[Range], points: int, warmup: int) -> Fitter:
+def _recipe(ablation: str, interval: str, horizon: str, seed: int) -> Recipe:
+    from models.fusion.recipe import Recipe
+
+    return Recipe(
+        ablation=ablation,  # type: ignore[arg-type]  # the recipe checks it
+        interval=options.parse_span(interval, "--interval"),
+        horizon=options.parse_span(horizon, "--horizon"),
+        seed=seed,
+        test=0.0,  # what judges comes after the fold
+    )
+
+
+def _fitter(fit: str, material: Material, ranges: list[Range], points: int, warmup: int, recipe: Recipe | None) -> Fitter:
     from agent.research.fitters import Fixed, Refit
 
+    if recipe is not None:
+        from models.fusion.fitter import FusionFitter
+
+        return FusionFitter(material.plan, material.config, recipe)
     return Refit(material, ranges, points, warmup) if fit == "refit" else Fixed()
 
 
-def score_all(material: Material) -> None:
-    """Let the model read all headlines of the window once, before processes share its memory."""
-    from agent.research.material import score_ahead
+def score_all(material: Material, text: Callable[[News], str] | None = None, *, embedded: bool = False) -> None:
+    """Let the model read all headlines of the window (or what `text` makes of them) once, before processes share its memory.
 
+    Embeddings are kept where they are asked for, or the fusion model that is configured reads them.
+    """
     if material.plan.news is None:
         return
+    from agent.fusion import open_predictor
+    from models.sentiment.scoring import fill_cache
+
+    if material.config.fusion.path and not embedded:
+        predictor = open_predictor(material.config)
+        embedded = predictor is not None and predictor.reads_embeddings
     with material.database() as database:
         scorer = material.scoring(database, material.plan.end or 0).scorer
         if scorer is None:
             return
-        with Progress(
-            TextColumn("scoring headlines"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=err,
-            transient=True,
-        ) as bar:
-            task = bar.add_task("", total=None)
-            for done, total in score_ahead(material, scorer):
-                bar.update(task, completed=done, total=total)
+        with counting("scoring headlines", None) as advance:
+            titles = (text(news) if text else news.title for news in material.headlines())
+            fill_cache(scorer, titles, embedded=embedded, progress=advance.to)
+
+
+class Advance:
+    """Moves a bar: called, by one piece of work; `to` sets it."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self) -> None:
+        self._bar.advance(self._task)
+
+    def to(self, done: int, total: int) -> None:
+        """So much of so much is done."""
+        self._bar.update(self._task, completed=done, total=total)
 
 
 @contextmanager
-def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error over pieces of work; yields what to call when one is done."""
+def counting(title: str, total: int | None) -> Iterator[Advance]:
+    """A bar on standard error over pieces of work; yields what moves it."""
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
         console=err, transient=True,
     ) as bar:  # fmt: skip
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
+        yield Advance(bar, bar.add_task(title, total=total))
 
 
 def percent(value: float | None) -> str:
@@ -232,17 +278,15 @@ def _print(result: WalkForward) -> None:
     table = Table(
         title=f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}", title_justify="left", show_edge=False
     )
-    for title in ("fold", "judged on", "return", "hold", "Sharpe", "drawdown", "trips", "learned"):
-        table.add_column(
-            title,
-            justify="left" if title in ("judged on", "learned") else "right",
-            no_wrap=title != "learned",
-            min_width=12 if title == "learned" else None,
-        )
+    fits = any(fold.overrides for fold in result.folds)
+    for title in ("fold", "judged from", "for", "return", "hold", "Sharpe", "trips", "learned" if fits else "drawdown"):
+        table.add_column(title, justify="left" if title in ("judged from", "learned") else "right", no_wrap=title != "learned")
     for fold in result.folds:
+        begin, end = fold.test
         table.add_row(
-            str(fold.number), _window(fold.test), percent(fold.total_return), percent(fold.buy_and_hold), number(fold.sharpe),
-            percent(fold.max_drawdown), f"{fold.trades:,}", learned(fold.overrides),
+            str(fold.number), iso(begin)[:10], format_duration(end - begin), percent(fold.total_return),
+            percent(fold.buy_and_hold), number(fold.sharpe), f"{fold.trades:,}",
+            learned(fold.overrides) if fits else percent(fold.max_drawdown),
         )  # fmt: skip
     out.print(table)
     out.print()
@@ -254,10 +298,6 @@ def _print(result: WalkForward) -> None:
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _window(window: tuple[int, int]) -> str:
-    return f"{iso(window[0])[:10]} +{format_duration(window[1] - window[0])}"
 
 
 def learned(overrides: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
 from agent.live.storage import Storage
 from agent.live.watchers import LiveSink, Watcher
+from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder
@@ -42,7 +43,7 @@ class Core:
 
     def __init__(
         self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
-        rng: random.Random | None = None,
+        rng: random.Random | None = None, predictor: Predictor | None = None,
     ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
@@ -53,7 +54,7 @@ class Core:
         self.journal = Journal(database, run.id)
         self._sink = LiveSink(self._recorder, config.market.interval)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
-        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1)
+        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
         self._funding = FundingSchedule(config)
         self.storage = Storage(config.store, rng or random.Random())
 

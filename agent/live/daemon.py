@@ -21,6 +21,7 @@ from agent.events import Command, Event, News, RiskState
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
+from agent.fusion import open_predictor, wants_headlines
 from agent.live.control import SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
@@ -29,7 +30,7 @@ from agent.live.lock import instance_lock
 from agent.live.memory import Memory
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
-from agent.live.sources import Gate, check, headlines, hears_headlines, market_data
+from agent.live.sources import Gate, check, headlines, market_data
 from agent.live.status import Status, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.token import make_token
@@ -77,7 +78,9 @@ class Daemon:
         self._rng = rng or random.Random()
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
-        self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
+        self._predictor = open_predictor(config)
+        hears = wants_headlines(config)
+        self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
         self._news: NewsProducer | None = None
         self._supervised: list[tuple[Producer, Supervision]] = []
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
@@ -111,12 +114,19 @@ class Daemon:
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
-            run, resume = open_run(self.config, self._database, new=self._new)
+            run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
-            self.core = stack.enter_context(
-                Core(self.config, self._database, run, resume=resume, watchers=self._watchers, rng=self._rng)
+            core = Core(
+                self.config,
+                self._database,
+                run,
+                resume=resume,
+                watchers=self._watchers,
+                rng=self._rng,
+                predictor=self._predictor,
             )
+            self.core = stack.enter_context(core)
             memory = self.core.memory
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
@@ -140,7 +150,7 @@ class Daemon:
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers = [market_data(self.config, self._clock, memory)]
+        producers = [market_data(self.config, self._clock, memory, self._predictor)]
         if self._model is not None:
             for news in memory.unscored.values():
                 self._model.offer(news)

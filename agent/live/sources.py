@@ -9,16 +9,13 @@ from agent.config import Config
 from agent.config_live import LiveConfig
 from agent.errors import ConfigError
 from agent.events import Event, Kline, News
+from agent.features import WARM_UP_BARS
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
 from agent.feeds.rss.producer import NewsProducer
+from agent.fusion import wants_headlines
 from agent.live.memory import Memory
-from strategies import strategy_class
-
-
-def hears_headlines(config: Config) -> bool:
-    """Whether the strategy needs news and a model at all."""
-    return strategy_class(config.strategy.name).hears("on_news", "on_sentiment", "on_signal", "on_faded")
+from agent.outlook import Predictor
 
 
 def check(config: Config) -> None:
@@ -27,16 +24,20 @@ def check(config: Config) -> None:
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
-    if hears_headlines(config) and not config.news.feeds:
+    if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(
-            f"strategy {config.strategy.name} trades on headlines, and news.feeds names no feed", hint="add [[news.feeds]]"
+            f"strategy {config.strategy.name} or its model reads headlines, and news.feeds names no feed",
+            hint="add [[news.feeds]]",
         )
 
 
-def market_data(config: Config, clock: Clock, memory: Memory) -> Producer:
+def market_data(config: Config, clock: Clock, memory: Memory, predictor: Predictor | None = None) -> Producer:
     """Klines of what is traded."""
-    market = config.market
-    return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
+    market, bybit = config.market, config.bybit
+    if predictor is not None:  # so that its features are warm by the first live bar
+        needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
+        bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
+    return KlineProducer(bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
 
 
 def headlines(config: Config, clock: Clock) -> NewsProducer:

@@ -100,7 +100,7 @@ def weigh(
     hold = _hold(days, prices)
     held_ratio = sharpe(hold)
     held = [_held(symbol, trades, equity_at, found) for symbol, found in sorted(prices.items())]
-    costs = [_cost(trade) for trade in trades]
+    costs = [round_trip_cost(trade) for trade in trades]
     return Evidence(
         start=min(int(found.ts[0]) for found in prices.values()),
         end=int(days[-1]),
@@ -219,8 +219,9 @@ def _held(symbol: str, trades: Sequence[Trade], equity_at: Mapping[int, float], 
     entries = rows([trade.entry_ts for trade in own])
     exits = np.maximum(rows([int(prices.ts[last]) if trade.exit_ts is None else trade.exit_ts for trade in own]), entries)
     weights = [trade.side.sign * float(trade.entry_price * trade.qty) / equity_at[trade.entry_ts] for trade in own]
-    return HeldTrades(prices.closes, entries, exits, np.array(weights), np.array([_cost(trade) for trade in own]))
+    return HeldTrades(prices.closes, entries, exits, np.array(weights), np.array([round_trip_cost(trade) for trade in own]))
 
 
-def _cost(trade: Trade) -> float:
+def round_trip_cost(trade: Trade) -> float:
+    """Fees, slippage (with the spread) and funding of a trade, as a fraction of its notional at entry."""
     return float((trade.fees + trade.slippage - trade.funding) / (trade.entry_price * trade.qty))

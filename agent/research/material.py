@@ -6,24 +6,24 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.backtest import NamedScorer, Plan, refuse_leakage
+from agent.backtest import Plan, refuse_leakage
 from agent.config import Config
 from agent.events import News
 from agent.feeds.history.news import NewsFile
+from agent.fusion import open_predictor
 from agent.research.folds import Window
 from agent.research.rehearsal import Stage
 from agent.store.database import Database, open_database
 
 if TYPE_CHECKING:
+    from models.sentiment.cache import CachedScorer
     from models.sentiment.scorer import Scorer
-
-_BLOCK = 512
 
 
 class Scoring(NamedTuple):
     """The model behind a replay's headlines, the stamps that its age brings, and what to record of it."""
 
-    scorer: NamedScorer | None
+    scorer: CachedScorer | None
     stamps: tuple[str, ...]
     versions: dict[str, str]
 
@@ -57,6 +57,16 @@ class Material(NamedTuple):
             scorer = self.scoring(database, window.start if judged_from is None else judged_from).scorer
             return Stage(self.part(window, warmup=warmup, close_out=close_out), self.config, scorer)
 
+    def leakage(self, start: int) -> tuple[str, ...]:
+        """The stamps of whatever is judged from `start` (UTC ms) on. Raises LeakageError where a model saw later data (see there)."""
+        with self.database() as database:
+            stamps = self.scoring(database, start).stamps
+        predictor = open_predictor(self.config) if self.config.fusion.path else None
+        if predictor is not None:
+            seen = predictor.card.trained_until
+            stamps += refuse_leakage(seen, start, model=self.config.fusion.path, allow=self.allow_leakage)
+        return tuple(dict.fromkeys(stamps))
+
     def headlines(self) -> list[News]:
         """All of the window."""
         plan = self.plan
@@ -67,6 +77,27 @@ class Material(NamedTuple):
 
 
 NO_SCORING = Scoring(None, (), {})
+
+_HELD: list[tuple[Material, Stage]] = []
+
+
+def held_stage(material: Material) -> Stage:
+    """The whole window in memory, read once a process; another material takes its place. Leakage matters from its end on.
+
+    For work in which a model's age doesn't: what is compared are two replays with the same model.
+    """
+    if not _HELD or _HELD[0][0] != material:
+        _HELD.clear()  # before the next is read: its events fill the memory
+        start, end = material.plan.start, material.plan.end
+        if start is None or end is None:
+            raise ValueError("the window of a material that is held must be settled")
+        _HELD.append((material, material.stage(Window(start, end), judged_from=end)))
+    return _HELD[0][1]
+
+
+def release() -> None:
+    """Forget what is held."""
+    _HELD.clear()
 
 
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
@@ -85,11 +116,3 @@ def scoring_by(scorer: Scorer, name: str, database: Database, start: int, *, all
     stamps = refuse_leakage(scorer.card.trained_until, start, model=name, allow=allow_leakage)
     cached = CachedScorer(scorer, SqlScoreCache(database))
     return Scoring(cached, stamps, {"model": cached.fingerprint})
-
-
-def score_ahead(material: Material, scorer: NamedScorer) -> Iterator[tuple[int, int]]:
-    """Score all headlines of the window, so that no process after this one has to; yields (done, all) as it goes."""
-    titles = list(dict.fromkeys(news.title for news in material.headlines()))
-    for begin in range(0, len(titles), _BLOCK):
-        scorer.score(titles[begin : begin + _BLOCK])
-        yield min(begin + _BLOCK, len(titles)), len(titles)

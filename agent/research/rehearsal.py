@@ -10,14 +10,19 @@ from numpy.typing import NDArray
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.returns import periodic_returns
-from agent.backtest import History, NamedScorer, Plan, replay
+from agent.backtest import History, NamedScorer, Plan, rare_collection, replay
 from agent.config import Config, parse
+from agent.engine import Engine
 from agent.events import DAY_MS, Decision, Event, Fill, FundingPayment
 from agent.feeds.merge import merge
 from agent.sink import NullSink
-from strategies import load_strategy
+from strategies import blaming, load_strategy
 
 Moves = list[Fill | FundingPayment]
+Decided = tuple[int, Decision]
+"""The number of an event, from 1, and a decision on it."""
+
+_RUN = "rehearsal"
 
 
 class Notes(NullSink):
@@ -28,7 +33,7 @@ class Notes(NullSink):
         self.ts: list[int] = []
         self.equity_samples: list[float] = []
         self.moves: Moves = []
-        self.decisions: list[tuple[int, Decision]] = []
+        self.decisions: list[Decided] = []
         self._all = all_of_it
 
     def decision(self, decision: Decision) -> None:
@@ -51,7 +56,7 @@ class Rehearsal(NamedTuple):
     days: NDArray[np.int64]
     returns: NDArray[np.float64]
     moves: Moves
-    decisions: list[tuple[int, Decision]]
+    decisions: list[Decided]
 
     @property
     def total_return(self) -> float:
@@ -84,10 +89,21 @@ class Stage:
         notes = Notes(all_of_it=keep)
         strategy = load_strategy(history.config.strategy.name, history.config.strategy.params)
         sources = [self.tape if tape is None else tape, self.wire if wire is None else wire]
-        metrics = replay(history, strategy, notes, sources, run_id="rehearsal").metrics
+        metrics = replay(history, strategy, notes, sources, run_id=_RUN).metrics
         capital = float(history.config.account.initial_capital)
         days, returns = daily(notes.ts, notes.equity_samples, metrics, capital)
         return Rehearsal(metrics, days, returns, notes.moves, notes.decisions)
+
+    def decide(self, events: Iterable[Event]) -> list[Decided]:
+        """What a fresh engine decides on `events`, with the number of the event of each; nothing is added at the end."""
+        config = self.history.config
+        notes = Notes(all_of_it=True)
+        strategy = load_strategy(config.strategy.name, config.strategy.params)
+        with blaming(strategy), rare_collection():
+            engine = Engine(config, strategy, notes, run_id=_RUN, predictor=self.history.predictor)
+            for notes.event_seq, event in enumerate(events, 1):
+                engine.handle(event)
+        return notes.decisions
 
 
 def daily(

@@ -117,7 +117,7 @@ def walk_forward(
 ) -> WalkForward:
     """Learn and test fold by fold over `settings.jobs` processes, weigh the whole, and keep it in `folder`/ID/result.json.
 
-    `described` is what else of the settings the record should say. All headlines should be scored before (`score_ahead`).
+    `described` is what else of the settings the record should say. All headlines should be scored before.
     Raises what fitting and backtests raise.
     """
     began = time.monotonic()
@@ -217,7 +217,14 @@ def _run(task: _Task) -> _Outcome:
     with material.database() as database:
         history = History(plan, config)
         scoring = material.scoring(database, fold.test.start)
-        done = backtest(history, database, scorer=scoring.scorer, stamps=scoring.stamps, versions=scoring.versions)
+        done = backtest(
+            history,
+            database,
+            scorer=scoring.scorer,
+            stamps=scoring.stamps,
+            versions=scoring.versions,
+            allow_leakage=material.allow_leakage,
+        )
         tested = time.monotonic()
         days, returns, trades, equity_at = _told(database, done.run.id, done.metrics, float(config.account.initial_capital))
         placebo: list[float] = []

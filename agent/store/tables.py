@@ -93,6 +93,19 @@ class Plain(TypeDecorator[str]):
         return value
 
 
+class Blob(TypeDecorator[bytes]):
+    """Bytes; NULL stands for none."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, _: Dialect) -> bytes | None:
+        return value or None
+
+    def process_result_value(self, value: bytes | None, _: Dialect) -> bytes:
+        return bytes(value or b"")
+
+
 class Choice(TypeDecorator[Any]):
     """An enum as the text of its value."""
 
@@ -133,6 +146,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     bool: Boolean(),
     float: Real(),
     Decimal: Exact(),
+    bytes: Blob(),
 }
 
 
@@ -153,7 +167,7 @@ def _columns(struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text) -
             kind = Choice(hint)
         else:
             kind = Json(hint)
-        yield Column(name, kind, nullable=optional or hint is float, primary_key=struct is Run and name == "id")
+        yield Column(name, kind, nullable=optional or hint in (float, bytes), primary_key=struct is Run and name == "id")
 
 
 metadata = MetaData()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from agent.backtest import Plan
+from agent.clock import iso
 from agent.config import load
 from agent.events import DAY_MS, HOUR_MS, Fill
 from agent.research.folds import Window
@@ -142,9 +143,19 @@ def test_headlines_that_move_the_price_are_told_from_their_placebo(tapewire: Tap
 def test_what_a_person_reads(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire("walkforward", "--klines", klines, *SMA, "--train", "20d", "--test", "30d", "-j", 1)
     assert done.code == 0
-    assert "2024-01-22 +30d" in done.out
+    assert "2024-01-22" in done.out
     assert "trades at random times" in done.out
     assert "is a run that `tapewire verify` decides again" in done.out
+
+
+def test_what_was_learned_is_readable_on_a_narrow_terminal(
+    tapewire: Tapewire, klines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    search = ("--strategy", "sma_cross", "--fit", "refit", "--range", "fast=12", "--range", "slow=150")
+    done = tapewire("walkforward", "--klines", klines, *search, "--train", "20d", "--test", "60d", "-j", 1)
+    assert "fast=12" in done.out
+    assert "slow=150" in done.out
 
 
 @pytest.mark.parametrize(
@@ -181,3 +192,37 @@ def test_what_was_learned_goes_into_the_configuration() -> None:
     assert config.paper.latency == 1_000
     other = overridden(load(), {"strategy": {"name": "sma_cross", "params": {"fast": 5}}}, where="fold 1")
     assert other.strategy.params == {"fast": 5}  # not the old strategy's
+
+
+@pytest.mark.slow
+@pytest.mark.train
+def test_a_fusion_model_is_trained_in_each_fold_on_what_came_before(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
+    pytest.importorskip("torch", reason="the extra train is not installed")
+    said = headlines(days=90, every=24)
+    news = tmp_path / "news.csv"
+    rows = [f"{iso(START + hour * HOUR_MS)},Bitcoin {'gains' if sign > 0 else 'drops'} {hour}" for hour, sign in said.items()]
+    news.write_text("\n".join(["published_at,title", *rows]) + "\n")
+    args = ("--klines", klines, "--news", news, "--allow-leakage", "-j", 1, "--set", "margin=0")
+    price = judged(tapewire, *args, "--fit", "fusion", "--ablation", "price", "--train", "40d", "--test", "24d")
+    fingerprints = set()
+    for fold in price["folds"]:
+        card = json.loads(Path(fold["overrides"]["fusion"]["path"], "card.json").read_text())
+        assert [data["latest"] for data in card["datasets"]] == [fold["train"][1]]
+        assert fold["train"][1] + DAY_MS == fold["test"][0]
+        assert fold["trades"] > 0
+        assert tapewire("verify", fold["run"]).code == 0
+        fingerprints.add(card["fingerprint"])
+    assert len(fingerprints) == 2
+    assert price["evidence"]["placebo"] is None  # it reads nothing
+    assert price["settings"]["recipe"]["ablation"] == "price"
+
+    read = judged(tapewire, *args, "--fit", "fusion", "--train", "60d", "--test", "29d", "--placebo", 1)
+    assert read["evidence"]["placebo"]["draws"] == 1
+    assert read["evidence"]["trials"] == 2
+
+    done = tapewire("walkforward", *args, "--fit", "fusion", "--strategy", "sentiment")
+    assert done.code == 2
+    assert "trades with the strategy fusion" in done.err
+    path = read["folds"][0]["overrides"]["fusion"]["path"]
+    early = tapewire("check", "costs", "--klines", klines, "--news", news, "--strategy", "fusion", "--fusion", path)
+    assert early.code == 3  # it was trained on a part of this window

@@ -58,6 +58,7 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
         str: st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20),
         int: st.integers(-(2**63), 2**63 - 1),
         bool: st.booleans(),
+        bytes: st.binary(max_size=20),
         float: st.floats(),
         Decimal: st.decimals(allow_nan=False, allow_infinity=False),
     }

@@ -32,6 +32,9 @@ TABLES = {**metadata.tables, **SCORES_METADATA.tables}
 HEAD = str(ScriptDirectory.from_config(schema.alembic_config()).as_revision_number("head"))
 """What this program's schema is at."""
 
+HEAD = str(ScriptDirectory.from_config(schema.alembic_config()).get_current_head())
+"""The newest revision of this program."""
+
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
