@@ -23,6 +23,9 @@ from agent.live.token import same_token
 SOCKET: Final = "tapewire.sock"
 """Its name in `live.folder`."""
 
+COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
+"""What a person may tell the agent."""
+
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes
 _LINE: Final = 1 << 16
 _log: Final = structlog.get_logger(__name__)

@@ -24,7 +24,7 @@ from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import open_predictor, wants_headlines
-from agent.live.control import SOCKET, Request, control_port, control_socket
+from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
@@ -44,9 +44,6 @@ from agent.store.runs import Run
 
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
-
-COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
-"""What a person may tell the agent."""
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
