@@ -44,6 +44,12 @@ bench: .venv/.ready-dev
 orders: .venv/.ready-dev
 	@$(BIN)/python bench/orders.py --orders $(or $(N),3000) --seed $(or $(SEED),1)
 
+soak: .venv/.ready-dev
+	@$(BIN)/python -m bench.soak
+
+load: .venv/.ready-dev
+	@$(BIN)/python -m bench.load
+
 docs: .venv/.ready-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "var/site/index.html"
 

@@ -92,7 +92,7 @@ def test_aggregations_differ_in_what_age_counts(generator: SentimentSignalGenera
 def test_a_window_that_the_model_knows_is_refused_or_stamped(generator: SentimentSignalGenerator) -> None:
     bars = pd.read_csv(BTC).assign(open_time=lambda frame: frame["open_time"].str.replace("2025", "2023"))
     news = pd.read_csv(NEWS).assign(published_at=lambda frame: frame["published_at"].str.replace("2025", "2023"))
-    with pytest.raises(LeakageError, match="model starter saw text up to 2024-01-01"):
+    with pytest.raises(LeakageError, match="model starter saw data up to 2024-01-01"):
         SentimentBacktester(generator).run({"BTCUSDT": bars}, news)
     assert SentimentBacktester(generator, allow_leakage=True).run({"BTCUSDT": bars}, news).run.stamps == ("LEAKED",)
 

@@ -73,11 +73,13 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
     from agent.cli.dashboard import beside
     from agent.live.daemon import Daemon
     from agent.live.model import model_loader
+    from agent.live.venue_clock import venue_clock
 
     stop = stop_on_signals()
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
-    daemon = Daemon(config, database, load_model=model_loader(config.model, database), new=new)
+    clock = await venue_clock(config.bybit.endpoint)
+    daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=clock, new=new)
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, daemon.kill_switch.pull, signal.SIGUSR1.name)
     async with beside(config, database, daemon) as page:
         if page is not None:

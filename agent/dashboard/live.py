@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.config import Config
 from agent.dashboard.picture import Picture
 from agent.dashboard.views import head_of
-from agent.live.daemon import Daemon
-from agent.store.runs import Run
+
+if TYPE_CHECKING:
+    from agent.live.daemon import Daemon
+    from agent.store.runs import Run
 
 COMMANDS: Final = ("pause", "resume", "flatten", "kill")
 """What the page has buttons for."""

@@ -20,7 +20,7 @@ import msgspec
 from agent.dashboard.picture import NOTHING, Picture
 from agent.dashboard.views import Head, head_of
 from agent.events import Command, Decision, Event, Fill, RiskEvent
-from agent.live.daemon import COMMANDS
+from agent.live.control import COMMANDS
 from agent.store.database import Database
 from agent.store.queries import Recorded, read_decisions
 from agent.store.runs import Run, RunKind

@@ -23,7 +23,7 @@ from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireErr
 from agent.store.database import Database
 
 PORTS: Final = 20
-"""How many ports from the configured one on are tried."""
+"""How many ports from the configured one on are tried before any other."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
@@ -111,7 +111,7 @@ class Dashboard:
 
     async def _listen(self, runner: web.AppRunner) -> None:
         first = self.config.port
-        for port in range(first, min(first + PORTS, 65_536)) if first else (0,):
+        for port in (*(range(first, min(first + PORTS, 65_536)) if first else ()), 0):
             try:
                 await web.TCPSite(runner, self.config.host, port).start()
             except OSError as error:
@@ -123,9 +123,6 @@ class Dashboard:
                 ) from None
             self.port = runner.addresses[0][1]
             return
-        raise ConfigError(
-            f"dashboard: the ports {first} to {first + PORTS - 1} are all taken", hint="choose another dashboard.port; 0 is any"
-        )
 
     # -- routes ------------------------------------------------------------------------------------------------------
 

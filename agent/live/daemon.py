@@ -7,9 +7,11 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Never
 
 import structlog
+from msgspec.structs import replace
 
 from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock, iso
@@ -25,7 +27,7 @@ from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import open_predictor, wants_headlines
-from agent.live.control import SOCKET, Request, control_port, control_socket
+from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
@@ -41,13 +43,11 @@ from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
 from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
+from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
 
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
-
-COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
-"""What a person may tell the agent."""
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
@@ -190,6 +190,7 @@ class Daemon:
                 rim.append(tasks.create_task(self._reconciled(self.gateway)))
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
+            rim.append(tasks.create_task(self._keep_feed_health()))
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -203,6 +204,8 @@ class Daemon:
                 last.cancel()
                 if self.core.storage.failing.is_set():
                     core.cancel()
+            else:
+                await self._write_feed_health()
 
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
@@ -245,6 +248,21 @@ class Daemon:
                 f"the account at {venue.venue} could not be reconciled within {format_duration(venue.start_within)}: {reason}",
                 hint="tapewire doctor says more",
             ) from None
+
+    async def _keep_feed_health(self) -> Never:
+        """Write how the feeds are, now and then, for whoever looks into the store."""
+        while True:
+            await asyncio.sleep(self.config.live.record_health / 1000)
+            await self._write_feed_health()
+
+    async def _write_feed_health(self) -> None:
+        if self.core.storage.failing.is_set():
+            return  # what was decided comes first
+        feeds = [producer.health for producer, _ in self._supervised if producer is not self._news]
+        feeds += self._news.feeds if self._news else []
+        now = self._clock.now()
+        work = partial(write_feed_health, self._database, self.core.run.id, [replace(one) for one in feeds], now)
+        await self.core.storage.write(work)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class Page:
             chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
             scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
             chrome.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
+            chrome.get("about:blank")  # the last test's page, whose agent is gone, has nothing more to say
             chrome.get_log("browser")
             chrome.get(url)
 

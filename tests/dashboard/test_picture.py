@@ -17,7 +17,7 @@ from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import head_of
-from agent.events import Event
+from agent.events import Event, Prediction
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -181,3 +181,15 @@ def test_a_backtest_is_moved_through_too(database: Database) -> None:
         assert end.fills == len([mark for mark in recording.marks if mark.what == "fill"])
     finally:
         recording.close()
+
+
+def test_the_last_word_on_a_symbol_is_shown_beside_it() -> None:
+    puppet = Puppet()
+    puppet.hear(bar(1))
+    assert puppet.picture is not None
+    seen = puppet.picture.version
+    puppet.picture.decision(1, Prediction("ETHUSDT", bar(1).available_at, 0.2, 0.3, 0.5))
+    news = puppet.picture.changes(seen)
+    assert [(row.symbol, row.prediction.up) for row in news["market"]] == [("ETHUSDT", 0.5)]
+    assert set(news) == {"version", "account", "market"}  # what did not change is not sent again
+    assert puppet.picture.changes(news["version"]) == {"version": news["version"]}

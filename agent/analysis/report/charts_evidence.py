@@ -106,7 +106,7 @@ def reliability_figure(found: Outcomes) -> Figure:
     texts = [
         f"<b>{formats.percent(one.right.value, 0)} came true</b><br>{one.count:,} {found.kind}, "
         f"{formats.percent(one.confidence, 0)} sure on average"
-        + (f"<br>95 %: {formats.percent(one.right.low, 0)} to {formats.percent(one.right.high, 0)}" if enough else "")
+        + (f"<br>95\u00a0%: {formats.percent(one.right.low, 0)} to {formats.percent(one.right.high, 0)}" if enough else "")
         for one in bins
     ]
     return {

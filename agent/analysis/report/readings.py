@@ -29,14 +29,14 @@ def significance_words(found: Significance) -> list[str]:
     if found.sharpe is not None and found.probabilistic_sharpe is not None:
         words.append(
             f"From {found.days:,} daily returns, the Sharpe ratio of {formats.number(found.sharpe.value)} lies between "
-            f"{formats.number(found.sharpe.low)} and {formats.number(found.sharpe.high)} (95 %); it is above zero with a "
+            f"{formats.number(found.sharpe.low)} and {formats.number(found.sharpe.high)} (95\u00a0%); it is above zero with a "
             f"probability of {formats.percent(found.probabilistic_sharpe, 0)}."
         )
     if found.against_hold is not None:
         lead = found.against_hold.total_return
         words.append(
             f"Against buy-and-hold the return differs by {formats.percent(lead.value, signed=True)}, "
-            f"between {formats.percent(lead.low, signed=True)} and {formats.percent(lead.high, signed=True)} (95 %)."
+            f"between {formats.percent(lead.low, signed=True)} and {formats.percent(lead.high, signed=True)} (95\u00a0%)."
         )
     return words
 
@@ -58,7 +58,7 @@ def outcome_words(found: Outcomes) -> str:
         judged = "not to be told from"
     return (
         f"Of {found.count:,} {found.kind}, {formats.percent(accuracy.value)} named the next {ahead} rightly "
-        f"({formats.percent(accuracy.low)} to {formats.percent(accuracy.high)}, 95 %): {judged} the {chance}."
+        f"({formats.percent(accuracy.low)} to {formats.percent(accuracy.high)}, 95\u00a0%): {judged} the {chance}."
     )
 
 
@@ -100,7 +100,7 @@ def decay_words(decay: Decay) -> str:
     low = formats.duration(decay.half_life_low)
     span = f"{low} to {formats.duration(decay.half_life_high)}" if decay.half_life_high is not None else f"{low} or longer"
     return (
-        f"What a headline's sentiment says about the price halves every {formats.duration(decay.half_life)} ({span}, 95 %), "
+        f"What a headline's sentiment says about the price halves every {formats.duration(decay.half_life)} ({span}, 95\u00a0%), "
         f"from {decay.headlines:,} headlines on {decay.days:,} days."
     )
 
