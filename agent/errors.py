@@ -81,3 +81,11 @@ class SafetyError(TapewireError):
 
 class LeakageError(SafetyError):
     """A backtest's window begins before the model's `trained_until`."""
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended all tasks of a group; the others only went down with it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
