@@ -41,6 +41,12 @@ format: .venv/.ready-dev
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
 
+soak: .venv/.ready-dev
+	@$(BIN)/python -m bench.soak
+
+load: .venv/.ready-dev
+	@$(BIN)/python -m bench.load
+
 docs: .venv/.ready-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "var/site/index.html"
 

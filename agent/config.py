@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
@@ -159,6 +160,7 @@ class Config(Section):
     live: LiveConfig = LiveConfig()
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
+    dashboard: DashboardConfig = DashboardConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -170,8 +172,8 @@ class Config(Section):
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token."""
-        return self.model_dump(mode="json", exclude={"store", "news"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not how the page is served."""
+        return self.model_dump(mode="json", exclude={"store", "news", "dashboard"})
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""

@@ -7,6 +7,7 @@ TapewireError                exit code 1: the work failed
 │  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
 ├─ VenueError                the exchange or a feed refused or failed: retry later
 ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
+├─ NotRunning                no agent to speak to: start one
 ├─ UsageError                exit code 2: mend the command line
 │  └─ ConfigError            exit code 2: mend the configuration
 └─ SafetyError               exit code 3: refused so that nobody is harmed
@@ -48,6 +49,10 @@ class ReconciliationError(StoreError):
 
 class VenueError(TapewireError):
     """An exchange or a feed refused a request or did not answer."""
+
+
+class NotRunning(TapewireError):
+    """Nobody listens where the agent would."""
 
 
 class StrategyError(TapewireError):

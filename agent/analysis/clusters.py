@@ -19,6 +19,9 @@ DRAWS: Final = 1_000
 LEVEL: Final = 0.95
 """Coverage of every band and interval that is made of them."""
 
+FEW_DAYS: Final = 10
+"""Bands from fewer are far too narrow (from one they have no width at all), so nothing is concluded from them or drawn."""
+
 _SEED: Final = 20_240_229
 """Reports of one run are equal to the last digit."""
 

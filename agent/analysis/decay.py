@@ -19,13 +19,12 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from agent.analysis.clusters import LEVEL, DayBootstrap, band
+from agent.analysis.clusters import FEW_DAYS, LEVEL, DayBootstrap, band
 from agent.analysis.daily import Closes, Floats, Ints
 from agent.analysis.event_study import Headlines, bars_at
 from agent.analysis.significance import Interval
 
 FEW_HEADLINES: Final = 30
-FEW_DAYS: Final = 10
 """Nothing is fitted to fewer."""
 
 _GRID: Final = 240
@@ -60,8 +59,10 @@ def sentiment_decay(
     rows = bars_at(headlines, closes)
     room = np.array([len(closes[s].ts) if s in closes else 0 for s in headlines.symbol.tolist()], np.int64)
     which = np.flatnonzero((rows >= 0) & (rows + stretch * stretches < room))
+    if len(which) < FEW_HEADLINES or np.ptp(headlines.score[which]) == 0:
+        return None
     bootstrap = DayBootstrap(headlines.ts[which])
-    if len(which) < FEW_HEADLINES or bootstrap.days < FEW_DAYS or np.ptp(headlines.score[which]) == 0:
+    if bootstrap.days < FEW_DAYS:
         return None
     moves = np.empty((len(which), stretches))
     edges = np.arange(stretches + 1) * stretch

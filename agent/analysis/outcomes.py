@@ -1,6 +1,7 @@
 """What was said, against what happened: the confusion matrix and the reliability of signals or predictions.
 
-What happened to a symbol within `horizon` bars is down, flat or up; *flat* is the third of all moves of that length in the run that was
+What happened to a symbol within `horizon` bars from the first close at or after a statement, which is about where an order would have
+met the market, is down, flat or up; *flat* is the third of all moves of that length in the run that was
 smallest, so that each class is what happens about a third of the time and guessing is right as often. The share of statements that
 came true is compared with the confidence they were made with, in bins, with bands from the bootstrap over days (`clusters`).
 """
@@ -67,8 +68,8 @@ def outcomes(kind: str, statements: Statements, closes: Mapping[str, Closes], in
         moves = logs[horizon:] - logs[:-horizon]
         edge = float(np.quantile(np.abs(moves), 1 / 3))
         flat[symbol] = float(np.expm1(edge))
-        row = np.searchsorted(own.ts, statements.ts, side="right") - 1
-        known = (statements.symbol == symbol) & (row >= 0) & (row < len(moves))
+        row = np.searchsorted(own.ts, statements.ts, side="left")
+        known = (statements.symbol == symbol) & (statements.ts >= own.ts[0]) & (row < len(moves))
         move = moves[row[known]]
         happened[known] = np.where(move > edge, 2, np.where(move < -edge, 0, 1))
     which = np.flatnonzero(happened >= 0)

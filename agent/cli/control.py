@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from agent.cli.console import out, print_json
 from agent.errors import SafetyError, UsageError
-
-if TYPE_CHECKING:
-    from agent.live.status import Status
 
 _Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -34,16 +31,24 @@ def register(app: typer.Typer) -> None:
 
 
 def status(config: _Config = None, json: _Json = False, at: _At = "", token_file: _TokenFile = None) -> None:
-    """How the running agent is."""
+    """How the running agent is; where none runs, how the last one left things, and exit code 1."""
     import msgspec
 
+    from agent.cli.status import show, show_last
+    from agent.errors import NotRunning
     from agent.live.status import Status
 
-    snapshot = msgspec.convert(_Agent(config, at, token_file).ask("status"), Status)
+    agent = _Agent(config, at, token_file)
+    try:
+        snapshot = msgspec.convert(agent.ask("status"), Status)
+    except NotRunning:
+        if not at:
+            show_last(config, json)
+        raise
     if json:
         print_json(snapshot)
     else:
-        _print(snapshot)
+        show(snapshot)
 
 
 def pause(config: _Config = None, json: _Json = False, at: _At = "", token_file: _TokenFile = None) -> None:
@@ -148,54 +153,3 @@ def _tell(agent: _Agent, json: bool, do: str, **args: str) -> None:
     else:
         model = f"; model {answer['model'][:12]} of {answer['folder']} scores" if "model" in answer else ""
         out.print(f"{do}: done; risk is {answer['risk']}{model}", highlight=False, soft_wrap=True)
-
-
-def _print(status: Status) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from agent.clock import iso
-
-    warming = ", warming up" if status.warming_up else ""
-    out.print(
-        f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: {status.strategy} on {status.endpoint}",
-        highlight=False,
-    )
-    why = f": {status.risk_detail}" if status.risk_detail else ""
-    rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
-    out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)
-    if not status.storage.writable:
-        out.print(
-            f"[bold red]nothing is traded[/]: {escape(status.storage.error)}; since {status.storage.failing_s:,.0f} s, "
-            f"{status.storage.tries} tries",
-            highlight=False,
-        )
-    positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
-    for one in status.positions:
-        mark = "–" if one.mark is None else f"{one.mark:,.2f}"
-        last = "–" if one.last_bar is None else iso(one.last_bar)
-        last += " [red]stale[/]" if one.stale else ""
-        positions.add_row(one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders))
-    out.print(positions)
-    sources = Table("source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim")
-    for source in status.producers:
-        figures = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
-        sources.add_row(source["name"], source["state"], *figures, source["last_error"][:80])
-    for feed in status.feeds:
-        figures = f"{feed.messages:,}", f"{feed.errors:,}", ""
-        sources.add_row(f"  {feed.name}", feed.state, *figures, feed.last_error[:80])
-    out.print(sources)
-    latencies = Table("handled", "n", "p50 ms", "p99 ms", box=None, header_style="dim")
-    for kind, latency in status.latencies.items():
-        latencies.add_row(kind, f"{latency['n']:,.0f}", f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}")
-    out.print(latencies)
-    queue = status.queue
-    out.print(
-        f"queue: {queue.depth} waiting, {queue.high_water} at most; "
-        f"{sum(kind.coalesced for kind in queue.kinds.values()):,} open bars coalesced, "
-        f"{sum(kind.dropped for kind in queue.kinds.values()):,} headlines dropped; "
-        f"{status.events:,} events, {status.decisions:,} decisions",
-        highlight=False,
-    )
-    for line in status.recent[-10:]:
-        out.print(f"  {iso(line['at'])}  {line['what']}", highlight=False, markup=False, soft_wrap=True)

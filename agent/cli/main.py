@@ -16,6 +16,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "compare",
     "config",
     "control",
+    "dashboard",
     "data",
     "db",
     "demo",

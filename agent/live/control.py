@@ -17,11 +17,14 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.errors import ConfigError, SafetyError, TapewireError, UsageError
+from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError
 from agent.live.token import same_token
 
 SOCKET: Final = "tapewire.sock"
 """Its name in `live.folder`."""
+
+COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
+"""What a person may tell the agent."""
 
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes
 _LINE: Final = 1 << 16
@@ -164,7 +167,7 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
             with connection.makefile("rb") as file:
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
-            raise TapewireError(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
+            raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
         except OSError as error:
             raise TapewireError(f"the agent at {path} can't be reached: {error}") from None
     with suppress(msgspec.MsgspecError):

@@ -38,17 +38,19 @@ class Core:
 
     While the store can't be written (`storage`) nothing is handled, and what came in waits.
 
-    With `resume` the journal is folded first: `memory` then says where each source has to go on. All raise StoreError.
+    With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
+    after it, `witnesses` of the fold as well. All raise StoreError.
     """
 
     def __init__(
         self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
-        rng: random.Random | None = None, predictor: Predictor | None = None,
+        witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
     ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """From the arrival in the queue to being handled, ms, by kind."""
-        self.watchers: list[Watcher] = list(watchers)
+        self._witnesses: list[Watcher] = list(witnesses)
+        self.watchers: list[Watcher] = [*watchers, *self._witnesses]
         self._database = database
         self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
         self.journal = Journal(database, run.id)
@@ -84,7 +86,10 @@ class Core:
 
     def _fold(self) -> None:
         """Be where the journal ends."""
+        self._sink.watchers = self._witnesses
         for seq, event in read_journal(self._database, self.run.id):
+            for witness in self._witnesses:
+                witness.event(seq, event)
             self._handle(seq, event)
         if self.journal.last_seq:
             self._funding.passed(self.memory.now)

@@ -7,9 +7,11 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Never
 
 import structlog
+from msgspec.structs import replace
 
 from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock, iso
@@ -22,7 +24,7 @@ from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import open_predictor, wants_headlines
-from agent.live.control import SOCKET, Request, control_port, control_socket
+from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
@@ -37,13 +39,11 @@ from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
 from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
+from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
 
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
-
-COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
-"""What a person may tell the agent."""
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
@@ -78,6 +78,7 @@ class Daemon:
         self._rng = rng or random.Random()
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
+        self._witnesses: list[Callable[[Run], Watcher]] = []
         self._predictor = open_predictor(config)
         hears = wants_headlines(config)
         self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
@@ -95,6 +96,10 @@ class Daemon:
     def watch(self, watcher: Watcher) -> None:
         """Let somebody look on, from the beginning of `run` on."""
         self._watchers.append(watcher)
+
+    def witness(self, make: Callable[[Run], Watcher]) -> None:
+        """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
+        self._witnesses.append(make)
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""
@@ -117,12 +122,14 @@ class Daemon:
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
+            witnesses = [make(run) for make in self._witnesses]
             core = Core(
                 self.config,
                 self._database,
                 run,
                 resume=resume,
                 watchers=self._watchers,
+                witnesses=witnesses,
                 rng=self._rng,
                 predictor=self._predictor,
             )
@@ -167,6 +174,7 @@ class Daemon:
             rim.append(tasks.create_task(self._warm_up(producers[0])))
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
+            rim.append(tasks.create_task(self._keep_feed_health()))
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -180,6 +188,8 @@ class Daemon:
                 last.cancel()
                 if self.core.storage.failing.is_set():
                     core.cancel()
+            else:
+                await self._write_feed_health()
 
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
@@ -207,6 +217,21 @@ class Daemon:
         while market.health.state != "live":
             await asyncio.sleep(_LOOK)
         await self._put("warm-up-done")
+
+    async def _keep_feed_health(self) -> Never:
+        """Write how the feeds are, now and then, for whoever looks into the store."""
+        while True:
+            await asyncio.sleep(self.config.live.record_health / 1000)
+            await self._write_feed_health()
+
+    async def _write_feed_health(self) -> None:
+        if self.core.storage.failing.is_set():
+            return  # what was decided comes first
+        feeds = [producer.health for producer, _ in self._supervised if producer is not self._news]
+        feeds += self._news.feeds if self._news else []
+        now = self._clock.now()
+        work = partial(write_feed_health, self._database, self.core.run.id, [replace(one) for one in feeds], now)
+        await self.core.storage.write(work)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 

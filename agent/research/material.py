@@ -17,6 +17,7 @@ from agent.store.database import Database, open_database
 
 if TYPE_CHECKING:
     from models.sentiment.cache import CachedScorer
+    from models.sentiment.scorer import Scorer
 
 
 class Scoring(NamedTuple):
@@ -101,14 +102,17 @@ def release() -> None:
 
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
     """The model that `config` names, with its memory in `database`. Raises ModelError, and LeakageError (see `refuse_leakage`)."""
-    from models.cards import read_card
     from models.sentiment import model_dir
-    from models.sentiment.cache import CachedScorer, SqlScoreCache
     from models.sentiment.scorer import Scorer
 
-    settings = config.model
-    folder = model_dir(settings.path)
-    card = read_card(folder)
-    stamps = refuse_leakage(card.trained_until, start, model=settings.path, allow=allow_leakage)
-    scorer = CachedScorer(Scorer.load(folder, threads=settings.threads or None), SqlScoreCache(database))
-    return Scoring(scorer, stamps, {"model": scorer.fingerprint})
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+    return scoring_by(scorer, config.model.path, database, start, allow_leakage=allow_leakage)
+
+
+def scoring_by(scorer: Scorer, name: str, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
+    """The same with a model that is loaded already, and is called `name` in an error."""
+    from models.sentiment.cache import CachedScorer, SqlScoreCache
+
+    stamps = refuse_leakage(scorer.card.trained_until, start, model=name, allow=allow_leakage)
+    cached = CachedScorer(scorer, SqlScoreCache(database))
+    return Scoring(cached, stamps, {"model": cached.fingerprint})

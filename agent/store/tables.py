@@ -196,6 +196,22 @@ def _decision_table(name: str, struct: type[msgspec.Struct]) -> Table:
     )
 
 
+feed_health = Table(
+    "feed_health",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("name", Plain, primary_key=True),
+    Column("written_at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("last_message_at", BigInteger, nullable=False),
+    *(
+        Column(name, BigInteger, nullable=False)
+        for name in ("connects", "reconnects", "messages", "bytes", "gaps", "duplicates", "errors")
+    ),
+    Column("last_error", Plain, nullable=False),
+    Column("last_error_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 journal = _table(
     "journal",
     Column("kind", Text, nullable=False),

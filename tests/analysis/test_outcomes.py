@@ -20,7 +20,7 @@ BARS = np.arange(0, 4_990, 3)
 def said(classes: np.ndarray, confidence: np.ndarray | float) -> Statements:
     count = len(classes)
     return Statements(
-        START + (BARS[:count] + 1) * HOUR_MS + 1, np.full(count, "X"), classes, np.broadcast_to(confidence, count).astype(float)
+        START + (BARS[:count] + 1) * HOUR_MS, np.full(count, "X"), classes, np.broadcast_to(confidence, count).astype(float)
     )
 
 
@@ -32,6 +32,17 @@ def test_an_oracle_is_always_right_and_the_third_that_moves_least_is_flat() -> N
     happened = np.sum(found.confusion, axis=0) / found.count
     assert happened[1] == pytest.approx(1 / 3, abs=0.03)
     assert found.chance == pytest.approx(max(happened))
+
+
+@pytest.mark.parametrize(("hour", "happened"), [(48.5, "up"), (49.0, "up"), (49.5, "flat"), (50.0, "flat")])
+def test_it_counts_from_the_first_close_that_an_order_could_have_had(hour: float, happened: str) -> None:
+    """The price jumps in the bar from hour 49 to 50: who speaks while it does comes too late."""
+    price = np.where(np.arange(1, 101) < 50, 100.0, 120.0) * 1.0001 ** np.arange(100)
+    closes = {"X": Closes(START + np.arange(1, 101) * HOUR_MS, price)}
+    ts = START + int(hour * HOUR_MS)
+    found = outcomes("signals", Statements(np.array([ts]), np.array(["X"]), np.array([2]), np.array([0.9])), closes, HOUR_MS, 1)
+    assert found is not None
+    assert found.confusion[2][("down", "flat", "up").index(happened)] == 1
 
 
 def test_confidence_that_is_a_probability_lies_on_the_diagonal() -> None:
