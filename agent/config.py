@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from agent.config_live import BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
@@ -150,6 +151,10 @@ class Config(Section):
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    mqtt: MqttConfig = MqttConfig()
+    workers: WorkersConfig = WorkersConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -157,8 +162,8 @@ class Config(Section):
         return {symbol.upper(): rules for symbol, rules in value.items()}
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token."""
-        return self.model_dump(mode="json", exclude={"store", "news"})
+        """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token, nor onlookers."""
+        return self.model_dump(mode="json", exclude={"store", "news", "metrics", "mqtt", "workers", "notify"})
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""

@@ -90,6 +90,12 @@ class EventQueue:
         """Events that wait."""
         return len(self._entries)
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds for which the oldest event has waited; 0 where none does."""
+        oldest = next(iter(self._entries.values()), None)
+        return 0.0 if oldest is None else self._timer() - oldest.since
+
     async def put(self, event: Event) -> None:
         """Take an event in; waits while the queue is full of events that may not be lost. Cancelled, it has taken nothing."""
         if isinstance(event, Kline):

@@ -24,10 +24,11 @@ from agent.live.control import SOCKET, Request, control_socket
 from agent.live.core import Core
 from agent.live.lock import instance_lock
 from agent.live.memory import Memory
+from agent.live.outside import Outside
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, hears_headlines, market_data
-from agent.live.status import Status, positions_of, producers_of
+from agent.live.status import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.watchers import LogWatcher, Recent, Watcher
 from agent.store.database import Database
@@ -77,6 +78,8 @@ class Daemon:
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
         self._swap = asyncio.Lock()  # one model is loaded at a time
+        self._outside = Outside(config, self)
+        self._watchers += self._outside.watchers
         self.queue: EventQueue
         self.core: Core
 
@@ -133,6 +136,7 @@ class Daemon:
             emit = Gate(self.config.live, self.core.memory, self.queue.put)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             rim.append(tasks.create_task(self._warm_up(producers[0])))
+            companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -144,6 +148,8 @@ class Daemon:
                 _log.error("stopped with events unhandled; their sources will be asked again", events=len(self.queue))
                 self._stopped = True
                 last.cancel()
+            for task in companions:  # last, so that they hear of what was handled at the end
+                task.cancel()
 
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
@@ -160,8 +166,8 @@ class Daemon:
                 if waiting := self._handled.pop(id(event), None):
                     waiting[1].set_result(None)
 
-    async def _supervise(self, producer: Producer, emit: Emit) -> None:
-        supervision = Supervision(producer.name)
+    async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:
+        supervision = Supervision(producer.name, vital)
         self._supervised.append((producer, supervision))
         await supervise(producer, emit, self.config.live.restart, self._clock, supervision, self._rng)
 
@@ -248,12 +254,15 @@ class Daemon:
             risk=engine.risk.state,
             risk_rule=engine.risk.rule,
             risk_since=engine.risk.since,
+            drawdown=drawdown_of(engine),
+            abstain_rate=engine.signals.abstain_rate,
             events=core.journal.last_seq,
             decisions=core.decisions,
             producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
             feeds=self._news.feeds if self._news else [],
             queue=self.queue.stats(),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
+            spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
             ignored=dict(engine.counts),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
