@@ -71,3 +71,8 @@ class SafetyError(TapewireError):
 
 class LeakageError(SafetyError):
     """A backtest's window begins before the model's `trained_until`."""
+
+
+def told(exit_code: int, message: str, hint: str = "") -> TapewireError:
+    """The error that another process reports with the exit code that it means."""
+    return {2: UsageError, 3: SafetyError}.get(exit_code, TapewireError)(message, hint=hint)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.errors import ConfigError, SafetyError, TapewireError, UsageError
+from agent.errors import ConfigError, SafetyError, TapewireError, UsageError, told
 
 SOCKET: Final = "tapewire.sock"
 """Its name in `live.folder`."""
@@ -125,6 +125,5 @@ def ask(folder: Path, request: Request, *, timeout: float = 60.0) -> Any:
         reply = msgspec.json.decode(line, type=Reply)
         if reply.ok:
             return reply.result
-        refusal = {2: UsageError, 3: SafetyError}.get(reply.exit_code, TapewireError)
-        raise refusal(reply.error, hint=reply.hint)
+        raise told(reply.exit_code, reply.error, reply.hint)
     raise TapewireError(f"the agent at {path} went away without an answer")

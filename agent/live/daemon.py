@@ -78,7 +78,8 @@ class Daemon:
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
         self._swap = asyncio.Lock()  # one model is loaded at a time
-        self._outside = Outside(config, self)
+        self._outside = Outside(config, self, self._clock, self._model)
+        self._scores = self._outside.pool or self._model  # whom headlines are offered to
         self._watchers += self._outside.watchers
         self.queue: EventQueue
         self.core: Core
@@ -122,9 +123,9 @@ class Daemon:
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
         producers = [market_data(self.config, self._clock, memory)]
-        if self._model is not None:
+        if self._model is not None and self._scores is not None:
             for news in memory.unscored.values():
-                self._model.offer(news)
+                self._scores.offer(news)
             self._news = headlines(self.config, self._clock)
             producers += [self._news, self._model]
         return producers
@@ -135,6 +136,8 @@ class Daemon:
             await self._put("warm-up")
             emit = Gate(self.config.live, self.core.memory, self.queue.put)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
+            if self._outside.pool is not None:
+                rim.append(tasks.create_task(self._supervise(self._outside.pool, emit, vital=False)))
             rim.append(tasks.create_task(self._warm_up(producers[0])))
             companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
             await stop.wait()
@@ -158,8 +161,8 @@ class Daemon:
             taken = await self.queue.take(limit)
             for event in await self.core.feed(taken):
                 match event:
-                    case News() if self._model is not None:
-                        self._model.offer(event)
+                    case News() if self._scores is not None:
+                        self._scores.offer(event)
                     case Command(action="stop"):
                         self._stopped = True
             for event, _ in taken:
