@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench soak load starter clean
+.PHONY: setup run test lint format bench docs soak load starter clean
 
 setup: .venv/.ready
 
@@ -19,7 +19,7 @@ setup: .venv/.ready
 .venv/.ready-dev: .venv/.ready
 	@echo "adding what tests and training need (once; torch comes first, or several GB of CUDA packages arrive)"
 	@$(PIP) torch==2.13.0
-	@$(PIP) --no-build-isolation --editable '.[train,postgres,equities,notify,dev]'
+	@$(PIP) --no-build-isolation --editable '.[train,postgres,equities,research,notify,dev]'
 	@touch $@
 
 run: setup
@@ -40,6 +40,15 @@ format: .venv/.ready-dev
 
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
+
+soak: .venv/.ready-dev
+	@$(BIN)/python -m bench.soak
+
+load: .venv/.ready-dev
+	@$(BIN)/python -m bench.load
+
+docs: .venv/.ready-dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "var/site/index.html"
 
 starter: .venv/.ready-dev
 	$(BIN)/python -m models.sentiment.build_starter

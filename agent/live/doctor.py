@@ -25,8 +25,8 @@ from agent.feeds.bybit.stream import Stream
 from agent.feeds.bybit.venue import endpoint, interval_code
 from agent.feeds.rss.fetch import fetch
 from agent.feeds.rss.parse import parse
+from agent.fusion import wants_headlines
 from agent.live.model import model_loader
-from agent.live.sources import hears_headlines
 from agent.store.database import open_database
 from strategies import load_strategy
 
@@ -56,7 +56,7 @@ async def examine(config: Config, clock: Clock | None = None) -> list[Check]:
         "store": partial(asyncio.to_thread, _store, config),
     }
     with suppress(ConfigError):  # a strategy that doesn't exist is told by its own check
-        headlines = hears_headlines(config)
+        headlines = wants_headlines(config)
     if headlines:
         looks["model"] = partial(asyncio.to_thread, _model, config)
         looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock) for feed in config.news.feeds}

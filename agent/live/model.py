@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
 
 from agent.backtest import NamedScorer
 from agent.config import ModelConfig
+from agent.feeds.history.sentiment import Score
 from agent.store.database import Database
+
+_log: Final = structlog.get_logger(__name__)
 
 
 class LazyScorer:
@@ -22,7 +28,7 @@ class LazyScorer:
         """Whether anything had to be scored."""
         return self._scorer is not None
 
-    def score(self, texts: Sequence[str]) -> Sequence[Scored]:
+    def score(self, texts: Sequence[str]) -> Sequence[Score]:
         """Raises ModelError where the folder can't be loaded after all."""
         if self._scorer is None:
             _log.info("the own model is loaded", model=self.fingerprint)

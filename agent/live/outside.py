@@ -12,6 +12,7 @@ from agent.config import Config
 from agent.errors import ConfigError
 from agent.feeds.producer import Producer
 from agent.live.watchers import Watcher
+from agent.notify.urls import notify_urls
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
@@ -35,6 +36,11 @@ class Outside:
             self.companions.append(server)
         if config.workers.enabled and not config.mqtt.broker:
             raise ConfigError("workers are reached through a broker, and mqtt.broker names none")
+        if config.workers.enabled and model is not None and model.embedded:
+            raise ConfigError(
+                "the fusion model reads embeddings, and workers send scores alone",
+                hint="workers.enabled = false, or a fusion model trained with --ablation probabilities",
+            )
         if config.mqtt.broker:
             from agent.mqtt.commands import CommandDesk
             from agent.mqtt.pool import WorkerPool
@@ -49,3 +55,9 @@ class Outside:
                 self.pool = WorkerPool(
                     config.workers, publisher.link, publisher.topics, model, clock, capacity=config.live.queue_news
                 )
+        if secret := notify_urls(config.notify):
+            from agent.notify.notifier import Notifier
+
+            notifier = Notifier(config.notify, secret, agent, clock)
+            self.watchers.append(notifier)
+            self.companions.append(notifier)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from agent.clock import Clock
 from agent.config import Config
 from agent.config_live import LiveConfig
 from agent.errors import ConfigError
 from agent.events import Event, Kline, News
+from agent.features import WARM_UP_BARS
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
 from agent.feeds.rss.producer import NewsProducer
+from agent.fusion import wants_headlines
 from agent.live.memory import Memory
-from strategies import strategy_class
-
-
-def hears_headlines(config: Config) -> bool:
-    """Whether the strategy needs news and a model at all."""
-    return strategy_class(config.strategy.name).hears("on_news", "on_sentiment", "on_signal", "on_faded")
+from agent.outlook import Predictor
 
 
 def check(config: Config) -> None:
@@ -25,16 +24,20 @@ def check(config: Config) -> None:
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
-    if hears_headlines(config) and not config.news.feeds:
+    if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(
-            f"strategy {config.strategy.name} trades on headlines, and news.feeds names no feed", hint="add [[news.feeds]]"
+            f"strategy {config.strategy.name} or its model reads headlines, and news.feeds names no feed",
+            hint="add [[news.feeds]]",
         )
 
 
-def market_data(config: Config, clock: Clock, memory: Memory) -> Producer:
+def market_data(config: Config, clock: Clock, memory: Memory, predictor: Predictor | None = None) -> Producer:
     """Klines of what is traded."""
-    market = config.market
-    return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
+    market, bybit = config.market, config.bybit
+    if predictor is not None:  # so that its features are warm by the first live bar
+        needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
+        bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
+    return KlineProducer(bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
 
 
 def headlines(config: Config, clock: Clock) -> NewsProducer:
@@ -48,15 +51,17 @@ class Gate:
     Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
     """
 
-    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit) -> None:
+    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit, writable: asyncio.Event) -> None:
         self._every = config.open_bars_every
         self._memory = memory
         self._emit = emit
+        self._writable = writable
         self._last: dict[str, int] = {}
 
     async def __call__(self, event: Event) -> None:
         """Pass on, or drop."""
         if isinstance(event, News):
+            await self._writable.wait()  # a queue that nobody empties would drop them
             if event.id in self._memory.headlines:
                 return
         elif self._every and isinstance(event, Kline) and not event.confirm:

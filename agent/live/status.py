@@ -14,6 +14,7 @@ from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
+from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
 
@@ -26,6 +27,7 @@ class PositionStatus(msgspec.Struct, frozen=True):
     value: float
     last_bar: int | None  # start of the last closed bar, UTC ms
     overdue_ms: int
+    stale: bool  # so overdue that a heartbeat has told the core
     open_orders: int
 
 
@@ -46,6 +48,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     positions: list[PositionStatus]
     risk: RiskState
     risk_rule: str
+    risk_detail: str
     risk_since: int
     drawdown: float  # fraction of the equity's peak
     abstain_rate: float
@@ -54,6 +57,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     producers: list[dict[str, Any]]  # health and supervision of each
     feeds: list[FeedHealth]
     queue: QueueStats
+    storage: StorageStatus
     latencies: dict[str, dict[str, float]]
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason
@@ -75,6 +79,7 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
                 position.size * position.mark if known else 0.0,
                 tape.last_start if tape.last_start >= 0 else None,
                 tape.overdue(now),
+                symbol in engine.risk.stale,
                 len(tape.book),
             )
         )

@@ -93,5 +93,7 @@ def _context(config: MqttConfig) -> ssl.SSLContext:
             file = config.cert_file
             context.load_cert_chain(config.cert_file, config.key_file)
     except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{file} can't be used for TLS: {error}", hint="it must be a PEM file that this user can read") from None
+        raise ConfigError(
+            f"{file} can't be used for TLS: {error}", hint="it must be a PEM file that this user can read"
+        ) from None
     return context

@@ -57,7 +57,13 @@ class MqttLink:
     name = "mqtt"
 
     def __init__(
-        self, config: MqttConfig, clock: Clock, identifier: str, standing: Callable[[], Standing], *, rng: random.Random | None = None
+        self,
+        config: MqttConfig,
+        clock: Clock,
+        identifier: str,
+        standing: Callable[[], Standing],
+        *,
+        rng: random.Random | None = None,
     ) -> None:
         self.outbox = Outbox(config.outbox)
         self.connected_since: float | None = None

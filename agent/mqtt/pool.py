@@ -120,7 +120,9 @@ class WorkerPool:
             known = self._workers.get(presence.worker)
             self._workers[presence.worker] = presence.model
             if presence.model != self._model:
-                _log.warning("a worker with another model is ignored", worker=presence.worker, model=presence.model, ours=self._model)
+                _log.warning(
+                    "a worker with another model is ignored", worker=presence.worker, model=presence.model, ours=self._model
+                )
             elif known != presence.model:
                 _log.info("worker online", worker=presence.worker, workers=self._able())
         elif self._workers.pop(presence.worker, "") == self._model:

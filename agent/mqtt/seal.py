@@ -77,7 +77,8 @@ class Guard:
             return SafetyError(f"a nonce has 1 to {_LONGEST_NONCE} characters, a name at most {_LONGEST_NAME}")
         if abs(now - body.at) > self._window:
             return SafetyError(
-                f"its time {iso(body.at)} is more than {format_duration(self._window)} from {iso(now)}", hint="set the clocks right"
+                f"its time {iso(body.at)} is more than {format_duration(self._window)} from {iso(now)}",
+                hint="set the clocks right",
             )
         if body.at < self._began:
             return SafetyError("it was sent before this agent began", hint="send it again")

@@ -29,7 +29,14 @@ class SentimentWorker:
     """Works for the agents under `config.prefix` that use `scorer`'s model. `name` must be its own on the broker."""
 
     def __init__(
-        self, config: MqttConfig, scorer: NamedScorer, name: str, *, batch: int = 32, report_every: float = 10.0, clock: Clock | None = None
+        self,
+        config: MqttConfig,
+        scorer: NamedScorer,
+        name: str,
+        *,
+        batch: int = 32,
+        report_every: float = 10.0,
+        clock: Clock | None = None,
     ) -> None:
         self.scored = 0
         self.repeated = 0
@@ -87,7 +94,9 @@ class SentimentWorker:
         if model == self._scorer.fingerprint:
             _log.info("the agent uses this model")
         else:
-            _log.warning("the agent uses another model, and asks this worker for nothing", agent=model, here=self._scorer.fingerprint)
+            _log.warning(
+                "the agent uses another model, and asks this worker for nothing", agent=model, here=self._scorer.fingerprint
+            )
 
     async def _work(self) -> Never:
         while True:
@@ -121,7 +130,11 @@ class SentimentWorker:
             now, done = loop.time(), self.scored
             if done > scored:
                 _log.info(
-                    "scored", headlines=done - scored, per_s=round((done - scored) / (now - since), 1), total=done, waiting=len(self._waiting)
+                    "scored",
+                    headlines=done - scored,
+                    per_s=round((done - scored) / (now - since), 1),
+                    total=done,
+                    waiting=len(self._waiting),
                 )
             scored, since = done, now
 

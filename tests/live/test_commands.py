@@ -77,7 +77,9 @@ async def test_run_ends_by_a_signal_with_exit_code_0_and_goes_on_when_started_ag
         assert [run.status for run in list_runs(database)] == [RunStatus.INTERRUPTED]
 
 
-@pytest.mark.parametrize("verb", [["status"], ["pause"], ["resume"], ["halt"], ["flatten"], ["model", "use", "starter"]])
+@pytest.mark.parametrize(
+    "verb", [["status"], ["pause"], ["resume"], ["halt"], ["kill"], ["flatten"], ["model", "use", "starter"]]
+)
 def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[live]\nfolder = "{tmp_path}"\n')
