@@ -108,7 +108,7 @@ async def _answer_to(client: aiomqtt.Client, nonce: str, opened: Callable[[bytes
     async for message in client.messages:
         try:
             answer = msgspec.json.decode(opened(bytes(message.payload)), type=AnswerBody)
-        except (ForgedError, msgspec.MsgspecError):
+        except (ForgedError, msgspec.MsgspecError, UnicodeDecodeError):
             continue
         if answer.nonce == nonce:
             return answer

@@ -113,7 +113,7 @@ class WorkerPool:
         self._look()
         try:
             presence = msgspec.json.decode(payload, type=WorkerPresence)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._health.failed(error, self._clock.now())
             return
         if presence.state == "online":
@@ -133,7 +133,7 @@ class WorkerPool:
     def _hear_scores(self, payload: bytes, retained: bool) -> None:
         try:
             self._answers.append(msgspec.json.decode(payload, type=Scores))
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             self._health.failed(error, self._clock.now())
         self._woken.set()
 

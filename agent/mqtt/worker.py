@@ -78,7 +78,7 @@ class SentimentWorker:
     def _hear(self, payload: bytes, retained: bool) -> None:
         try:
             headline = msgspec.json.decode(payload, type=Headline)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.warning("no headline", reason=str(error))
             return
         self._waiting[headline.id] = headline.title
@@ -89,7 +89,7 @@ class SentimentWorker:
     def _hear_model(self, payload: bytes, retained: bool) -> None:
         try:
             model = msgspec.json.decode(payload, type=ModelInUse).model
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return
         if model == self._scorer.fingerprint:
             _log.info("the agent uses this model")
