@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench docs soak load starter clean
+.PHONY: setup run test lint format bench orders docs soak load starter clean
 
 setup: .venv/.ready
 
@@ -40,6 +40,9 @@ format: .venv/.ready-dev
 
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
+
+orders: .venv/.ready-dev
+	@$(BIN)/python bench/orders.py --orders $(or $(N),3000) --seed $(or $(SEED),1)
 
 soak: .venv/.ready-dev
 	@$(BIN)/python -m bench.soak

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -10,14 +11,14 @@ from pydantic import AfterValidator, Field
 
 from agent.config_live import BackoffConfig
 from agent.durations import Duration
-from agent.feeds.addresses import is_loopback
 from agent.section import Section
 
 VENUES: Final = ("testnet", "demo")
+_LOCAL: Final = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?/?")
 
 
 def _known_venue(value: str) -> str:
-    if value not in VENUES and not (value.startswith("http://") and is_loopback(value)):
+    if value not in VENUES and not _LOCAL.fullmatch(value):
         raise ValueError(f"orders go to {', '.join(VENUES)} or a sandbox of this machine such as http://127.0.0.1:8600")
     return value
 

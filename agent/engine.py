@@ -278,8 +278,10 @@ class Engine:
 
     def _on_account(self, account: Account) -> None:
         self._advance(account.available_at)
-        self.risk.on_drift(self.market.now, self.exchange.on_account(account))
-        self.risk.unreconciled = False
+        drift = self.exchange.on_account(account)
+        self.risk.on_drift(self.market.now, drift)
+        if not drift:
+            self.risk.unreconciled = False
         self._act()
 
     def _on_command(self, command: Command) -> None:

@@ -158,7 +158,7 @@ def markdown(summary: dict[str, Any]) -> str:
                     f"fusion, {name}" if name != SENTIMENT else "sentiment alone",
                     spread(evidence["total_return_interval"], percent),
                     spread(evidence["sharpe_interval"], number),
-                    "–" if evidence["deflated_sharpe"] is None else f"{evidence['deflated_sharpe']:.0%}",
+                    "–" if evidence["deflated_sharpe"] is None else f"{evidence['deflated_sharpe'] * 100:.0f} %",
                     spread(versus["total_return"], percent) if versus else "–",
                     f"{evidence['trades']:,}",
                     "–" if evidence["cost"] is None else f"{evidence['cost'] * 1e4:.1f} bps",
@@ -170,7 +170,9 @@ def markdown(summary: dict[str, Any]) -> str:
             + " |"
         )
     lines += ["", f"Buy and hold, equal weights: {percent(hold)}.", "", "## The verdicts", ""]
-    lines += [f"- {name}: {found['verdict']['headline']}" for name, found in summary["models"].items()]
+    for name, found in summary["models"].items():
+        verdict = found["verdict"]
+        lines.append(f"- **{name}**: {verdict['headline']} {' '.join([*verdict['warnings'], *verdict['sentences']])}")
     lines += [
         "",
         "## Fold by fold",

@@ -28,6 +28,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "run",
     "sandbox",
     "score",
+    "slippage",
     "train",
     "train_fusion",
     "tune",

@@ -32,7 +32,9 @@ def run(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
-    """Trade on paper, live, until SIGINT or SIGTERM. Started again, it goes on where it was; `--new` begins anew.
+    """Trade live, on paper or at a testnet (`execution.mode`), until SIGINT or SIGTERM.
+
+    Started again, it goes on where it was; `--new` begins anew.
 
     The log goes to standard error, and names the address of the dashboard. Speak to it with `tapewire status`, `pause`, `resume`,
     `halt`, `kill`, `flatten` and `model use`. SIGUSR1, or a file KILL in live.folder, kills: all orders cancelled, halted until

@@ -23,6 +23,9 @@ def show(status: Status) -> None:
         f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: {status.strategy} on {status.endpoint}",
         highlight=False,
     )
+    if status.orders != "paper":
+        known = "[bold red]not reconciled: nothing is opened[/]" if status.unreconciled else "reconciled"
+        out.print(f"orders go to {status.orders}, {known}", highlight=False)
     why = f": {status.risk_detail}" if status.risk_detail else ""
     rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
     out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)

@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 import msgspec
+import numpy as np
 import structlog
 
 from agent.dashboard.recording import Recording
 from agent.errors import TapewireError
 from agent.store.database import Database
-from agent.store.queries import find_run, list_runs
+from agent.store.queries import find_run, frame, list_runs
 from agent.store.runs import Run, RunStatus
 
 T = TypeVar("T")
@@ -64,10 +65,11 @@ class Archive:
         self._waiting = 0
         self._recordings: OrderedDict[str, _Opened] = OrderedDict()
         self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
+        self._falls: dict[tuple[str, int | None], float | None] = {}  # deepest drawdowns of runs that ended without figures
 
     async def runs(self) -> list[RunRow]:
         """The newest first."""
-        return await self._in_thread(lambda: [_row(run) for run in list_runs(self._database, LISTED)])
+        return await self._in_thread(self._list)
 
     async def report(self, run_id: str) -> bytes:
         """The report as a page. Raises UsageError where there is no such run, DataError where it has nothing to report."""
@@ -122,6 +124,18 @@ class Archive:
             await self._forget(run_id)
         self._threads.shutdown(wait=True, cancel_futures=True)
 
+    def _list(self) -> list[RunRow]:
+        rows = []
+        for run in list_runs(self._database, LISTED):
+            row = _row(run)
+            if row.max_drawdown is None and run.status is not RunStatus.RUNNING:  # a life: it records its curve, and no figures
+                key = run.id, run.finished_at
+                if key not in self._falls:
+                    self._falls[key] = _deepest_fall(self._database, run.id)
+                row = msgspec.structs.replace(row, max_drawdown=self._falls[key])
+            rows.append(row)
+        return rows
+
     async def _read(self, opened: _Opened) -> None:
         try:
             await self._in_thread(lambda: opened.recording.open(bars=self._bars))
@@ -175,6 +189,12 @@ def _row(run: Run) -> RunRow:
         run.first_event_at, run.last_event_at, run.events, run.decisions, total, performance.get("max_drawdown"),
         performance.get("sharpe"), trades.get("trades"), run.stamps, run.error,
     )  # fmt: skip
+
+
+def _deepest_fall(database: Database, run_id: str) -> float | None:
+    """From a peak of the recorded curve, as a fraction <= 0; None without a curve."""
+    equity = frame(database, run_id, "equity").equity.to_numpy()
+    return float((equity / np.maximum.accumulate(equity) - 1).min()) if len(equity) else None
 
 
 def _report(database: Database, run_id: str) -> bytes:

@@ -145,6 +145,8 @@ class PaperExchange(Exchange):
     def check_margin(self, kline: Kline) -> None:
         """Liquidate the position in the bar's symbol if its worst price takes equity below the maintenance margin."""
         position = self._portfolio.positions[kline.symbol]
+        if not position.size:
+            return
         price = self.liquidation_price(position)
         if kline.low <= price if position.size > 0 else kline.high >= price:
             self.liquidate(kline, price)

@@ -62,6 +62,9 @@ class VenueExchange(Exchange):
         self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
         self.order_ids: set[str] = set()  # all that were ever decided in this run
         self.fill_ids: set[str] = set()  # and all executions that were booked
+        self.seen = 0  # ts of the last account, UTC ms by the venue's clock: all executions up to then are booked
+        self.began = 0  # ts of the first account
+        self.drift = ""  # what differed when the account was last looked at
         self.opened = False  # the first account has been seen
         self._accepting = False
         self._coin = config.account.currency
@@ -232,6 +235,12 @@ class VenueExchange(Exchange):
         The first account of a run is where its ledger begins: its money is the run's capital, and a position that it holds
         already is adopted, or set aside as foreign. On spot what was there before is always set aside.
         """
+        self.seen = max(self.seen, account.ts)
+        self.began = self.began or account.ts
+        self.drift = self._compare(account)
+        return self.drift
+
+    def _compare(self, account: Account) -> str:
         holdings = {holding.symbol: holding for holding in account.holdings}
         balance = account.balances.get(self._coin, _ZERO)
         if not self.opened or self._accepting:
@@ -244,7 +253,7 @@ class VenueExchange(Exchange):
                     self._adopt(symbol, held - ours, self._portfolio.positions[symbol].mark_decimal, account)
                 else:
                     self._foreign[symbol] = held - ours
-            self._portfolio.transfer(balance - self._wallet())
+            self._portfolio.transfer(balance - self.wallet())
             self.opened, self._accepting = True, False
             return ""
         differences = []
@@ -256,14 +265,20 @@ class VenueExchange(Exchange):
                     self._foreign[symbol] += held - ours
                 else:
                     differences.append(f"{symbol}: {held} at the venue, {ours} in the ledger")
-        drift = balance - self._wallet()
+        drift = balance - self.wallet()
         if account.foreign:
             self._portfolio.transfer(drift)
         elif abs(drift) > self._tolerance:
-            differences.append(f"{self._coin}: {balance} at the venue, {self._wallet()} in the ledger")
+            differences.append(f"{self._coin}: {balance} at the venue, {self.wallet()} in the ledger")
         return "; ".join(differences)
 
-    def _wallet(self) -> Decimal:
+    def held(self, symbol: str) -> Decimal:
+        """What the account should hold of a symbol, as far as we know; 0 where it isn't traded here."""
+        if symbol not in self._foreign:
+            return _ZERO
+        return self._portfolio.positions[symbol].qty + self._foreign[symbol]
+
+    def wallet(self) -> Decimal:
         """What the venue's wallet must hold: on margin, profits count once they are realised."""
         book = self._portfolio
         return book.initial + book.realised - book.fees + book.funding if self._margined else book.cash

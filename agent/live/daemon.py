@@ -17,9 +17,12 @@ from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_operations import split_address
+from agent.durations import format_duration
 from agent.engine import Engine
-from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError, VenueError, first_error
 from agent.events import Command, Event, News, RiskState
+from agent.execution.testnet.gateway import Gateway
+from agent.execution.testnet.port import VenuePort
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
@@ -30,6 +33,7 @@ from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
 from agent.live.lock import instance_lock
 from agent.live.memory import Memory
+from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
@@ -59,7 +63,7 @@ class Daemon:
     """One life of the agent: `run` it until `stop` is set.
 
     `load_model` opens a model folder; it is called only for strategies that hear of headlines. `clock` is the market's time,
-    which a sandbox may play faster.
+    which a sandbox may play faster. `port` is the venue where orders go in testnet mode; without it the configured one.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Daemon:
         clock: Clock | None = None,
         new: bool = False,
         rng: random.Random | None = None,
+        port: VenuePort | None = None,
     ) -> None:
         self.config = config
         self._database = database
@@ -84,6 +89,8 @@ class Daemon:
         hears = wants_headlines(config)
         self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
         self._news: NewsProducer | None = None
+        self._port = port
+        self.gateway: Gateway | None = None  # in testnet mode, once it runs
         self._supervised: list[tuple[Producer, Supervision]] = []
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
@@ -120,6 +127,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.enter_context(instance_lock(live.folder / LOCK))
             self.kill_switch.refuse("no start")
+            port = self._port or venue_port(self.config, self._clock)
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
@@ -139,6 +147,8 @@ class Daemon:
             )
             self.core = stack.enter_context(core)
             memory = self.core.memory
+            if port is not None:
+                self.gateway = open_gateway(self.config, port, self.core, self._clock, self._rng)
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
                 await self._settle_model(loaded, memory)
@@ -147,7 +157,7 @@ class Daemon:
             try:
                 await self._live(stop, self._producers(memory))
             except BaseExceptionGroup as group:
-                raise _first(group) from group
+                raise first_error(group) from group
             return self.core.end(complete=complete)
 
     async def _open_port(self, stack: AsyncExitStack) -> None:
@@ -161,7 +171,9 @@ class Daemon:
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers = [market_data(self.config, self._clock, memory, self._predictor)]
+        producers: list[Producer] = [market_data(self.config, self._clock, memory, self._predictor)]
+        if self.gateway is not None:
+            producers.append(self.gateway)
         if self._model is not None and self._scores is not None:
             for news in memory.unscored.values():
                 self._scores.offer(news)
@@ -173,11 +185,15 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
             await self._put("warm-up")
+            if self.gateway is not None:
+                await self._put("reconciling")
             emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             if self._outside.pool is not None:
                 rim.append(tasks.create_task(self._supervise(self._outside.pool, emit, vital=False)))
             rim.append(tasks.create_task(self._warm_up(producers[0])))
+            if self.gateway is not None:
+                rim.append(tasks.create_task(self._reconciled(self.gateway)))
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             rim.append(tasks.create_task(self._keep_feed_health()))
@@ -211,6 +227,8 @@ class Daemon:
                         self._scores.offer(event)
                     case Command(action="stop"):
                         self._stopped = True
+            if self.gateway is not None:
+                self.gateway.release()
             for event, _ in taken:
                 waiting = self._handled.pop(id(event), None)
                 if waiting and not waiting[1].done():  # who waited may have been cancelled
@@ -226,6 +244,19 @@ class Daemon:
         while market.health.state != "live":
             await asyncio.sleep(_LOOK)
         await self._put("warm-up-done")
+
+    async def _reconciled(self, gateway: Gateway) -> None:
+        """An account that must not be traded, or isn't known in time, ends the start."""
+        venue = self.config.execution.testnet
+        try:
+            async with asyncio.timeout(venue.start_within / 1000):
+                await gateway.begun()
+        except TimeoutError:
+            reason = gateway.health.last_error or "it is never quiet"
+            raise VenueError(
+                f"the account at {venue.venue} could not be reconciled within {format_duration(venue.start_within)}: {reason}",
+                hint="tapewire doctor says more",
+            ) from None
 
     async def _keep_feed_health(self) -> Never:
         """Write how the feeds are, now and then, for whoever looks into the store."""
@@ -346,6 +377,8 @@ class Daemon:
             now=now,
             strategy=run.strategy,
             endpoint=self.config.bybit.endpoint,
+            orders="paper" if self.gateway is None else self.config.execution.testnet.venue,
+            unreconciled=engine.risk.unreconciled,
             warming_up=engine.risk.warming,
             model=self._model.health.model if self._model else "",
             equity=engine.portfolio.equity(),
@@ -369,11 +402,3 @@ class Daemon:
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
         )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended all tasks; the others only went down with it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

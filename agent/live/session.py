@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import structlog
@@ -62,9 +62,13 @@ def _changes(config: Config, run: Run) -> list[str]:
         return [error.message]
     old, new = before.decisive(), config.decisive()
     changed = [name for name in new if old[name] != new[name]]
-    return changed + (["bybit.endpoint"] if _venue(before) != _venue(config) else [])
+    if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):
+        changed.append("bybit.endpoint")
+    if config.execution.mode == "testnet" and _venue(before.execution.testnet.venue) != _venue(config.execution.testnet.venue):
+        changed.append("execution.testnet.venue")
+    return changed
 
 
-def _venue(config: Config) -> Any:
+def _venue(address: str) -> str:
     """A sandbox is the same one on any port."""
-    return "sandbox" if is_loopback(config.bybit.endpoint) else config.bybit.endpoint
+    return "sandbox" if is_loopback(address) else address

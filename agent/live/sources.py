@@ -15,15 +15,18 @@ from agent.feeds.producer import Emit, Producer, deliver
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import wants_headlines
 from agent.live.memory import Memory
+from agent.live.orders import check_venue
 from agent.outlook import Predictor
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, headlines without a feed."""
+    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, orders and data of two markets, headlines
+    without a feed."""
     if config.market.category == "equity":
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
+    check_venue(config)
     if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(
             f"strategy {config.strategy.name} or its model reads headlines, and news.feeds names no feed",

@@ -41,6 +41,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     now: int
     strategy: str
     endpoint: str
+    orders: str  # where they go: paper, or a venue
+    unreconciled: bool  # its account isn't known, or isn't what the ledger says
     warming_up: bool
     model: str
     equity: float

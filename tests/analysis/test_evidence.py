@@ -14,7 +14,7 @@ from agent.analysis.event_study import headlines_of
 from agent.analysis.outcomes import Statements
 from agent.analysis.report.evidence import Facts, evidence_of
 from agent.analysis.report.html import render, waterfall
-from agent.analysis.report.load import load_report_data
+from agent.analysis.report.load import horizon_of, load_report_data
 from agent.analysis.report.news import MARKED_HEADLINES
 from agent.analysis.report.readings import readings_of
 from agent.analysis.report.verdict import judge
@@ -22,6 +22,7 @@ from agent.analysis.returns import periodic_returns
 from agent.analysis.significance import Difference, Interval, sharpe_interval
 from agent.config import Config
 from agent.events import HOUR_MS
+from models.cards import Card, write_card
 from tests.analysis.stored import START, record_run
 from tests.analysis.test_report import Page
 from tests.analysis.test_verdict import metrics_of
@@ -121,6 +122,15 @@ def test_the_price_goes_where_the_headlines_say_or_it_is_said_that_it_does_not()
     assert "not to be told from zero" in readings_of(nothing)["event_study"][0].rpartition(" after it moved ")[2]
 
 
+@pytest.mark.parametrize(("horizon", "bars"), [(6 * HOUR_MS, 6), (None, 1)])
+def test_predictions_are_judged_over_their_own_horizon(horizon: int | None, bars: int) -> None:
+    given = facts(60)
+    ts = given.ts[::5]
+    said = Statements(ts, np.full(len(ts), "BTCUSDT"), np.full(len(ts), 2), np.full(len(ts), 0.6))
+    found = evidence_of(given._replace(statements={"signals": said, "predictions": said}, horizon=horizon)).outcomes
+    assert [(one.kind, one.horizon) for one in found] == [("signals", 1), ("predictions", bars)]
+
+
 def test_few_days_have_no_interval_in_words_or_drawing() -> None:
     few = evidence_of(facts(8, jump=0.02))
     assert few.event_study is not None
@@ -173,3 +183,14 @@ def test_scored_headlines_are_marked_beside_the_price_once_a_story(tmp_path: Pat
     trace = next(trace for trace in page.figures["price-BTCUSDT"]["data"] if trace.get("name") == "Headline")
     assert len(trace["x"]) == MARKED_HEADLINES
     assert "event-study" in page.figures
+
+
+@pytest.mark.parametrize(("fingerprint", "found"), [("of-the-run", 4 * HOUR_MS), ("of-another", None)])
+def test_the_horizon_is_that_of_the_card_of_the_very_model(tmp_path: Path, fingerprint: str, found: int | None) -> None:
+    card = Card(base="none", method="fusion", hyper={"horizon": 4 * HOUR_MS}, fingerprint=fingerprint)
+    write_card(card, tmp_path)
+    run = msgspec.structs.replace(load_report_data(record_run(tmp_path)).run, versions={"fusion": "of-the-run"})
+    config = Config.model_validate({"fusion": {"path": str(tmp_path)}})
+    notes: list[str] = []
+    assert horizon_of(run, config, notes) == found
+    assert bool(notes) == (found is None)

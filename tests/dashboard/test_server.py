@@ -18,6 +18,7 @@ from agent.events import RiskState
 from agent.risk import RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from agent.store.queries import frame
 from tests.dashboard.world import Puppet, agent_with_page, bar, client, headline, origin, served
 from tests.live.test_commands import start
 from tests.live.world import PATIENCE, SENTIMENT, Command, handled, journal, of, until
@@ -153,6 +154,8 @@ async def test_recorded_runs_are_looked_at_without_an_agent(sandbox: Sandbox, da
             _, listed = await get("/api/runs")
             assert [(row["id"], row["status"], row["events"]) for row in listed["runs"]] == [(run.id, "complete", run.events)]
             assert listed["runs"][0]["total_return"] == pytest.approx(float(run.final_equity or 0) / 10_000 - 1)
+            curve = frame(database, run.id, "equity").equity
+            assert listed["runs"][0]["max_drawdown"] == pytest.approx((curve / curve.cummax() - 1).min())
             assert (await get(f"/api/runs/{run.id}/at?ts=1"))[0] == 503  # not open yet
             async with asyncio.timeout(PATIENCE):
                 while not (opened := (await get(f"/api/runs/{run.id}"))[1])["ready"]:

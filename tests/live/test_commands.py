@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from typer.testing import CliRunner
 
 from agent.cli.main import build
@@ -117,8 +118,16 @@ async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp
 
 
 @pytest.mark.slow
-async def test_the_demo_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
+async def test_the_demo_shows_its_page_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
     process = await start("demo", "--seconds", 14, "--json", cwd=tmp_path)
+    assert process.stderr is not None
+    line = ""
+    while not line.startswith("dashboard: "):
+        line = (await asyncio.wait_for(process.stderr.readline(), PATIENCE)).decode()
+        assert line, "it ended without naming an address"
+    async with ClientSession() as http, http.get(line.split()[1]) as answer:
+        assert answer.status == 200
+        assert "<title>Tapewire</title>" in await answer.text()
     result, log = await asyncio.wait_for(process.communicate(), 3 * PATIENCE)
     assert process.returncode == 0, log.decode()
     demo = json.loads(result)

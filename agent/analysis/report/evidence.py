@@ -45,6 +45,7 @@ class Facts(NamedTuple):
     trades: Sequence[Trade]
     statements: Mapping[str, Statements]  # signals, predictions
     headlines: Headlines
+    horizon: int | None = None  # ms that predictions look ahead, where the model's card is at hand
 
 
 def evidence_of(facts: Facts) -> Evidence:
@@ -173,8 +174,13 @@ def _market_regimes(closes: Mapping[str, Closes]) -> dict[int, Regime]:
 def _outcomes(facts: Facts, closes: Mapping[str, Closes], absent: dict[str, str]) -> list[Outcomes]:
     interval = facts.config.market.interval
     signals = facts.config.signals
-    horizon = max(1, min(signals.half_life, signals.window) // interval)
-    compared = [outcomes(kind, said, closes, interval, horizon) for kind, said in facts.statements.items() if len(said.ts)]
+    lasting = min(signals.half_life, signals.window)
+    ahead = {"signals": lasting, "predictions": facts.horizon or lasting}
+    compared = [
+        outcomes(kind, said, closes, interval, max(1, ahead[kind] // interval))
+        for kind, said in facts.statements.items()
+        if len(said.ts)
+    ]
     found = [one for one in compared if one is not None]
     if not found:
         absent["outcomes"] = "the run has no signal or prediction whose outcome is known"

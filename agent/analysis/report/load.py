@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -19,14 +20,17 @@ from agent.analysis.report.evidence import Facts, evidence_of
 from agent.analysis.report.news import as_headlines, marks_of, read_news, read_scored
 from agent.analysis.report.prices import closes_of
 from agent.analysis.trades import Trade, TradeBook
+from agent.config import Config
 from agent.durations import format_duration
-from agent.errors import DataError
+from agent.errors import DataError, ModelError
 from agent.events import Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
+from agent.fusion import VERSION
 from agent.store.database import Database
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
 from agent.store.tables import equity as equity_table
 from agent.votes import leading
+from models.cards import read_card
 
 
 def load_report_data(database: Database, which: str = "latest") -> ReportData:
@@ -67,6 +71,7 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         trades=decided.trades,
         statements={"signals": _statements(decided.signals), "predictions": _statements(decided.predictions)},
         headlines=as_headlines(scored),
+        horizon=horizon_of(run, config, notes) if decided.predictions else None,
     )
     return ReportData(
         run=run,
@@ -84,6 +89,20 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         refusals=decided.refusals,
         notes=notes,
     )
+
+
+def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
+    """How far ahead (ms) the run's fusion model looks, by its card."""
+    try:
+        card = read_card(Path(config.fusion.path).expanduser())
+    except ModelError:
+        card = None
+    if card is None or card.fingerprint != run.versions.get(VERSION) or not card.hyper.get("horizon"):
+        notes.append(
+            "The fusion model's card isn't at hand: its predictions are judged as signals are, over signals.half_life."
+        )
+        return None
+    return int(card.hyper["horizon"] or 0)
 
 
 def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
