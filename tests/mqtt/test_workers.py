@@ -83,7 +83,7 @@ async def test_workers_score_and_the_agents_model_is_idle(
             await until(lambda: pool.health.workers == 2)
             await until(lambda: pool.health.scored >= 5)
             assert not own.batches
-            assert handled(daemon) > 0
+            await until(lambda: handled(daemon) > 0)
     assert_each_once(database)
 
 
