@@ -55,19 +55,13 @@ def headlines(n: int) -> list[News]:
 class Workers:
     """Processes of the command line."""
 
-    def __init__(self, broker: str, model: str, folder: Path) -> None:
+    def __init__(self, broker: str, model: str, prefix: str, folder: Path) -> None:
+        config = folder / f"{prefix}.toml"
+        config.write_text(f'[mqtt]\nprefix = "{prefix}"\n[log]\nformat = "json"\n')
         self._arguments = [
-            "-m",
-            "agent.cli.main",
-            "worker",
-            "sentiment",
-            "--broker",
-            broker,
-            "--model",
-            model,
-            "--threads",
-            "1",
-        ]
+            "-m", "agent.cli.main", "worker", "sentiment", "--config", str(config), "--broker", broker, "--model", model,
+            "--threads", "1",
+        ]  # fmt: skip
         self._log = (folder / "workers.log").open("w")
         self.running: list[asyncio.subprocess.Process] = []
 
@@ -116,8 +110,7 @@ async def measure(broker: str, model: str, folder: Path, *, workers: int, n: int
             if len(got) >= n:
                 done.set()
 
-    crew = Workers(broker, str(place), folder)
-    crew._arguments += ["--config", str(write_config(folder, config.prefix))]
+    crew = Workers(broker, str(place), config.prefix, folder)
     tasks = [asyncio.create_task(part) for part in (link.run(emit), pool.run(emit), own.run(emit))]
     try:
         for _ in range(workers):
@@ -144,13 +137,6 @@ async def measure(broker: str, model: str, folder: Path, *, workers: int, n: int
         "headlines_a_second": round(n / seconds, 1), "scored": len(got), "twice": sum(count > 1 for count in got.values()),
         "lost": n - len(got), "resent": pool.health.resent, "own_model": pool.health.own_model,
     }  # fmt: skip
-
-
-def write_config(folder: Path, prefix: str) -> Path:
-    """What the workers read."""
-    path = folder / f"{prefix}.toml"
-    path.write_text(f'[mqtt]\nprefix = "{prefix}"\n[log]\nformat = "json"\n')
-    return path
 
 
 async def run(n: int, model: str) -> dict[str, Any]:
