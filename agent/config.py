@@ -18,6 +18,7 @@ from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config_operations import ControlConfig
+from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
@@ -161,6 +162,10 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    mqtt: MqttConfig = MqttConfig()
+    workers: WorkersConfig = WorkersConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -172,8 +177,8 @@ class Config(Section):
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not how the page is served."""
-        return self.model_dump(mode="json", exclude={"store", "news", "dashboard"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not who looks on."""
+        return self.model_dump(mode="json", exclude={"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify"})
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""

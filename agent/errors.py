@@ -83,6 +83,11 @@ class LeakageError(SafetyError):
     """A backtest's window begins before the model's `trained_until`."""
 
 
+def told(exit_code: int, message: str, hint: str = "") -> TapewireError:
+    """The error that another process reports with the exit code that it means."""
+    return {2: UsageError, 3: SafetyError}.get(exit_code, TapewireError)(message, hint=hint)
+
+
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error that ended all tasks of a group; the others only went down with it."""
     error: BaseException = group

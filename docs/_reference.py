@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Called by mkdocs with what lies in docs/."""
-    pages = {"configuration": configuration(), "commands": commands(), "database": database()}
+    pages = {"configuration": configuration(), "commands": commands(), "database": database(), "mqtt": mqtt()}
     for name, text in pages.items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
@@ -180,3 +180,40 @@ def _cell(text: str) -> str:
 
 def _first_sentence(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+
+
+def mqtt() -> str:
+    """Every topic, and the schema of what passes there."""
+    import json
+
+    from agent.mqtt.catalog import CATALOG, schema_of
+
+    lines = [
+        "# MQTT topics and schemas",
+        "",
+        "All topics are below `mqtt.prefix`; `+` stands for one level. Everything is JSON, sent with QoS 1.",
+        "How they are used is on the page about [MQTT](../mqtt.md).",
+        "",
+        "| topic | from | retained | message |",
+        "|---|---|---|---|",
+    ]
+    names = [(entry, schema_of(entry.message)) for entry in CATALOG]
+    for entry, schema in names:
+        title = _title(schema)
+        inside = f", `body` is a `{entry.inside.__name__}`" if entry.inside else ""
+        kept = {True: "yes", False: ""}[entry.retained]
+        lines.append(f"| `{entry.topic}` | {entry.sender} | {kept} | `{title}`{inside} |")
+    done = set()
+    for schema in [schema for _, schema in names] + [schema_of(entry.inside) for entry in CATALOG if entry.inside]:
+        title = _title(schema)
+        if title not in done:
+            done.add(title)
+            lines += ["", f"## {title}", "", "```json", json.dumps(schema, indent=1), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _title(schema: dict[str, Any]) -> str:
+    return str(schema["$ref"]).rpartition("/")[2].replace("_", " ").strip()

@@ -102,7 +102,7 @@ def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
     except FileNotFoundError:
         what = "holds no card.json" if folder.is_dir() else "does not exist"
         raise ModelError(f"{folder} {what}", hint="name a folder written by `tapewire train` or `tapewire export`") from None
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise ModelError(f"{path}: {error}", hint="the card is damaged: train or export again") from None
     if card.format > CARD_FORMAT:
         raise ModelError(

@@ -14,7 +14,12 @@ from agent.errors import SafetyError, UsageError
 _Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 _At = Annotated[
-    str, typer.Option("--at", help="HOST:PORT of the agent's control port, instead of its Unix socket.", show_default=False)
+    str,
+    typer.Option(
+        "--at",
+        help="HOST:PORT of the agent's control port, instead of its Unix socket; or mqtt: through the broker, signed.",
+        show_default=False,
+    ),
 ]
 _TokenFile = Annotated[
     Path | None, typer.Option("--token-file", help="For --at [control.token in live.folder].", show_default=False)
@@ -132,7 +137,8 @@ class _Agent:
         settled = load(config)
         self._where: Path | tuple[str, int] = settled.live.folder
         self._token = ""
-        if at:
+        self._mqtt = settled.mqtt if at == "mqtt" else None
+        if at and self._mqtt is None:
             try:
                 self._where = split_address(at)
             except ValueError as error:
@@ -141,6 +147,13 @@ class _Agent:
 
     def ask(self, do: str, **args: str) -> Any:
         """Its result."""
+        if self._mqtt is not None:
+            import asyncio
+            import getpass
+
+            from agent.mqtt.commands import tell
+
+            return asyncio.run(tell(self._mqtt, do, args, by=getpass.getuser(), timeout=60.0))
         from agent.live.control import Request, ask
 
         return ask(self._where, Request(do, args, self._token))

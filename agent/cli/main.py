@@ -23,6 +23,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "doctor",
     "evaluate",
     "export",
+    "notify",
     "report",
     "run",
     "sandbox",
@@ -32,6 +33,7 @@ VERB_GROUPS: tuple[str, ...] = (
     "train_fusion",
     "tune",
     "walkforward",
+    "worker",
 )
 """Modules of `agent.cli` that have a `register(app)`."""
 

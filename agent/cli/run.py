@@ -79,7 +79,9 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
     clock = await venue_clock(config.bybit.endpoint)
-    daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=clock, new=new)
+    daemon = Daemon(
+        config, database, load_model=model_loader(config.model, database, lazy=config.workers.enabled), clock=clock, new=new
+    )
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, daemon.kill_switch.pull, signal.SIGUSR1.name)
     async with beside(config, database, daemon) as page:
         if page is not None:

@@ -205,7 +205,7 @@ class Dashboard:
             raise UsageError("no agent runs here", hint="this page only shows recorded runs")
         try:
             order = msgspec.json.decode(await request.read(), type=_Order)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise UsageError(f"no command: {error}") from None
         if order.action not in COMMANDS:
             raise UsageError(f"unknown command {order.action!r}", hint=f"one of {', '.join(COMMANDS)}")

@@ -90,6 +90,12 @@ class EventQueue:
         """Events that wait."""
         return len(self._entries)
 
+    @property
+    def longest_wait(self) -> float:
+        """Seconds for which the oldest event has waited; 0 where none does."""
+        oldest = next(iter(self._entries.values()), None)
+        return 0.0 if oldest is None else self._timer() - oldest.since
+
     def put_first(self, event: Event) -> None:
         """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
         self._entries.move_to_end(self._append(event, type(event).__name__), last=False)

@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError
+from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError, told
 from agent.live.token import same_token
 
 SOCKET: Final = "tapewire.sock"
@@ -129,7 +129,7 @@ async def _answer(line: bytes, who: Who, handler: Handler) -> Reply:
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)
         return Reply(False, None, error.message, error.hint, error.exit_code)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return Reply(False, None, f"no request: {error}", 'write {"do": "status"}', UsageError.exit_code)
 
 
@@ -170,10 +170,9 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
             raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
         except OSError as error:
             raise TapewireError(f"the agent at {path} can't be reached: {error}") from None
-    with suppress(msgspec.MsgspecError):
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         reply = msgspec.json.decode(line, type=Reply)
         if reply.ok:
             return reply.result
-        refusal = {2: UsageError, 3: SafetyError}.get(reply.exit_code, TapewireError)
-        raise refusal(reply.error, hint=reply.hint)
+        raise told(reply.exit_code, reply.error, reply.hint)
     raise TapewireError(f"the agent at {path} went away without an answer")

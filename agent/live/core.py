@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.engine import Engine
 from agent.errors import StoreError
-from agent.events import Event, Kline
+from agent.events import Event, Kline, Sentiment
 from agent.feeds.queue import OPEN_BAR
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
-from agent.live.storage import Storage
+from agent.live.storage import Storage, Write
 from agent.live.watchers import LiveSink, Watcher
 from agent.outlook import Predictor
 from agent.store.database import Database
@@ -29,6 +29,17 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
 from models.sentiment.latency import LatencyHistogram
 from strategies import load_strategy
+
+_T = TypeVar("_T")
+
+HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
+"""From being handed to the model to the sentiment, waits included."""
+
+SENTIMENT_TO_ORDER: Final = "sentiment to order"
+"""From the arrival in the queue to the order being recorded, for sentiments that led to one."""
+
+STORE_WRITE: Final = "store write"
+"""One commit: of a batch of events to the journal, or of what was decided on them."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -49,6 +60,8 @@ class Core:
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """From the arrival in the queue to being handled, ms, by kind."""
+        self.spans: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        """Other durations in ms: `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
         self._witnesses: list[Watcher] = list(witnesses)
         self.watchers: list[Watcher] = [*watchers, *self._witnesses]
         self._database = database
@@ -109,17 +122,33 @@ class Core:
             events.append(event if event.available_at == now else replace(event, available_at=now))
             events += self._funding.due(now)  # after the bar that closes at the stamp
         history = self.engine.risk.warming
-        first = await self.storage.write(partial(self.journal.append, events))
+        first = await self._write(partial(self.journal.append, events))
+        traded: set[str] = set()  # headlines whose sentiment led to an order
         for seq, event in enumerate(events, first):
             for watcher in self.watchers:
                 watcher.event(seq, event)
+            orders = self._sink.orders
             self._handle(seq, event)
-        await self.storage.write(self._recorder.flush)
+            if self._sink.orders > orders and isinstance(event, Sentiment):
+                traded.add(event.news_id)
+        await self._write(self._recorder.flush)
         done = loop.time()
         for event, since in () if history else taken:  # history in bulk says nothing of the present
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
             self.latencies[kind].add((done - since) * 1000)
+            if isinstance(event, Sentiment):
+                self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
+                if event.news_id in traded:
+                    self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
         return events
+
+    async def _write(self, work: Write[_T]) -> _T:
+        """Into the store, with patience; the time it takes is counted."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        result = await self.storage.write(work)
+        self.spans[STORE_WRITE].add((loop.time() - began) * 1000)
+        return result
 
     def _handle(self, seq: int, event: Event) -> None:
         self._recorder.event_seq = self._sink.event_seq = seq

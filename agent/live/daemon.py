@@ -34,10 +34,11 @@ from agent.live.kill import KillSwitch
 from agent.live.lock import instance_lock
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
+from agent.live.outside import Outside
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
-from agent.live.status import Status, positions_of, producers_of
+from agent.live.status import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
@@ -96,6 +97,9 @@ class Daemon:
         self._began = 0.0  # of the event loop's clock
         self.kill_switch = KillSwitch(config.live.folder)
         self._swap = asyncio.Lock()  # one model is loaded at a time
+        self._outside = Outside(config, self, self._clock, self._model)
+        self._scores = self._outside.pool or self._model  # whom headlines are offered to
+        self._watchers += self._outside.watchers
         self.queue: EventQueue
         self.core: Core
         self.control_port = 0  # of loopback; 0: there is none
@@ -170,9 +174,9 @@ class Daemon:
         producers: list[Producer] = [market_data(self.config, self._clock, memory, self._predictor)]
         if self.gateway is not None:
             producers.append(self.gateway)
-        if self._model is not None:
+        if self._model is not None and self._scores is not None:
             for news in memory.unscored.values():
-                self._model.offer(news)
+                self._scores.offer(news)
             self._news = headlines(self.config, self._clock)
             producers += [self._news, self._model]
         return producers
@@ -185,12 +189,15 @@ class Daemon:
                 await self._put("reconciling")
             emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
+            if self._outside.pool is not None:
+                rim.append(tasks.create_task(self._supervise(self._outside.pool, emit, vital=False)))
             rim.append(tasks.create_task(self._warm_up(producers[0])))
             if self.gateway is not None:
                 rim.append(tasks.create_task(self._reconciled(self.gateway)))
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             rim.append(tasks.create_task(self._keep_feed_health()))
+            companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -206,6 +213,8 @@ class Daemon:
                     core.cancel()
             else:
                 await self._write_feed_health()
+            for task in companions:  # last, so that they hear of what was handled at the end
+                task.cancel()
 
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
@@ -214,8 +223,8 @@ class Daemon:
             taken = await self.queue.take(limit)
             for event in await self.core.feed(taken):
                 match event:
-                    case News() if self._model is not None:
-                        self._model.offer(event)
+                    case News() if self._scores is not None:
+                        self._scores.offer(event)
                     case Command(action="stop"):
                         self._stopped = True
             if self.gateway is not None:
@@ -225,8 +234,8 @@ class Daemon:
                 if waiting and not waiting[1].done():  # who waited may have been cancelled
                     waiting[1].set_result(None)
 
-    async def _supervise(self, producer: Producer, emit: Emit) -> None:
-        supervision = Supervision(producer.name)
+    async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:
+        supervision = Supervision(producer.name, vital)
         self._supervised.append((producer, supervision))
         await supervise(producer, emit, self.config.live.restart, self._clock, supervision, self._rng)
 
@@ -379,6 +388,8 @@ class Daemon:
             risk_rule=engine.risk.rule,
             risk_detail=engine.risk.detail,
             risk_since=engine.risk.since,
+            drawdown=drawdown_of(engine),
+            abstain_rate=engine.signals.abstain_rate,
             events=core.journal.last_seq,
             decisions=core.decisions,
             producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
@@ -386,6 +397,7 @@ class Daemon:
             queue=self.queue.stats(),
             storage=core.storage.status,
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
+            spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
             ignored=dict(engine.counts),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),

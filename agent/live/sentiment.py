@@ -52,7 +52,8 @@ class SentimentConsumer:
         self._clock = clock
         self._load = load
         self._predictor = predictor
-        self._embedded = predictor is not None and predictor.reads_embeddings
+        self.embedded = predictor is not None and predictor.reads_embeddings
+        """Whether sentiments carry their headline's embedding."""
         self._scorer: NamedScorer | None = None
         self._waiting: OrderedDict[str, tuple[News, float]] = OrderedDict()
         self._filled = asyncio.Event()
@@ -95,7 +96,7 @@ class SentimentConsumer:
                 continue
             try:
                 titles = [news.title for news, _ in batch]
-                judged = await asyncio.to_thread(judge, scorer, titles, embedded=self._embedded)
+                judged = await asyncio.to_thread(judge, scorer, titles, embedded=self.embedded)
             except Exception as error:
                 self._health.failed(error, self._clock.now())
                 raise

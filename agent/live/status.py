@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import msgspec
@@ -51,6 +52,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     risk_rule: str
     risk_detail: str
     risk_since: int
+    drawdown: float  # fraction of the equity's peak
+    abstain_rate: float
     events: int
     decisions: int
     producers: list[dict[str, Any]]  # health and supervision of each
@@ -58,6 +61,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueueStats
     storage: StorageStatus
     latencies: dict[str, dict[str, float]]
+    spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # what became of sentiments
     recent: list[dict[str, Any]]
@@ -84,9 +88,21 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
     return rows
 
 
+def drawdown_of(engine: Engine) -> float:
+    """How far the equity is below its peak, as a fraction of it; 0 before the first bar."""
+    peak = engine.risk.ceiling
+    return max(0.0, 1 - engine.portfolio.equity() / peak) if 0 < peak < inf else 0.0
+
+
 def producers_of(health: Sequence[Health], supervision: Sequence[Supervision]) -> list[dict[str, Any]]:
     """Health and supervision of each producer in one mapping."""
     return [
-        {**msgspec.to_builtins(one), "starts": other.starts, "failures": other.failures, "last_failure": other.last_failure}
+        {
+            **msgspec.to_builtins(one),
+            "vital": other.vital,
+            "starts": other.starts,
+            "failures": other.failures,
+            "last_failure": other.last_failure,
+        }
         for one, other in zip(health, supervision, strict=True)
     ]

@@ -39,7 +39,7 @@ async def venue_clock(endpoint: str) -> Clock:
                 took = time.monotonic() - asked
                 if found is None or took < found[0]:
                     found = took, state, asked + took / 2
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError):
+    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
         return WallClock()
     if found is None or found[1].speed == 1:
         return WallClock()

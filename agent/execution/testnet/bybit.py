@@ -22,7 +22,7 @@ from agent.config_execution import TestnetConfig
 from agent.errors import ConfigError
 from agent.events import DAY_MS, Order, OrderType, Side, TimeInForce
 from agent.execution.testnet.allowlist import check, guarded_session
-from agent.execution.testnet.credentials import MASK, Credentials
+from agent.execution.testnet.credentials import Credentials
 from agent.execution.testnet.messages import ExecutionJson, OrderJson, PositionJson, WalletJson, read_list
 from agent.execution.testnet.port import (
     ClockOff,
@@ -45,6 +45,7 @@ from agent.execution.testnet.port import (
 from agent.execution.testnet.stream import PrivateStream
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.stream import HandshakeRefused, StreamLost
+from agent.secret import MASK
 
 Json = dict[str, Any]
 _BASES: Final = {

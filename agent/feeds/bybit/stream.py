@@ -149,7 +149,7 @@ class Stream:
             self._health.last_message_at = self._clock.now()
             try:
                 frame = read_frame(message)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._health.corrupt += 1
                 _log.warning("message corrupt", error=str(error), size=len(message))
                 continue

@@ -24,7 +24,8 @@ from agent.errors import ConfigError, SafetyError, VenueError
 from agent.execution.testnet import bybit
 from agent.execution.testnet.allowlist import ALLOWED, check, guarded_connect, guarded_session
 from agent.execution.testnet.bybit import BybitPort
-from agent.execution.testnet.credentials import Credentials, Secret
+from agent.execution.testnet.credentials import Credentials
+from agent.secret import Secret
 
 KEYS = Credentials(Secret("the-api-key"), Secret("the-api-secret"))
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY", "SOCKS_PROXY")

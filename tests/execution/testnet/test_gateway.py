@@ -21,13 +21,14 @@ from agent.engine import Engine
 from agent.errors import ConfigError, SafetyError
 from agent.events import Account, Command, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, RiskState
 from agent.execution.testnet.bybit import BybitPort
-from agent.execution.testnet.credentials import Credentials, Secret
+from agent.execution.testnet.credentials import Credentials
 from agent.execution.testnet.gateway import Gateway
 from agent.execution.testnet.intents import IntentState
 from agent.execution.testnet.port import OutcomeUnknown, SlowDown
 from agent.execution.venue import VenueExchange
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
+from agent.secret import Secret
 from agent.sink import ListSink
 from strategies.base import Market, Strategy
 from tests.execution.testnet.world import FAST, venue_settings

@@ -16,10 +16,11 @@ import pytest
 
 from agent.config_live import LogConfig
 from agent.errors import ConfigError, SafetyError, VenueError
-from agent.execution.testnet.credentials import Credentials, Secret, load_credentials
+from agent.execution.testnet.credentials import Credentials, load_credentials
 from agent.live.daemon import Daemon
 from agent.live.logging import configure
 from agent.sandbox import Sandbox
+from agent.secret import Secret
 from agent.store.database import open_database
 from tests.conftest import ROOT
 from tests.execution.testnet.world import churn, venue_settings
