@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench soak load crash starter clean
+.PHONY: setup run test lint format bench orders crash simulate fuzz docs soak load starter clean
 
 setup: .venv/.ready
 
@@ -19,7 +19,7 @@ setup: .venv/.ready
 .venv/.ready-dev: .venv/.ready
 	@echo "adding what tests and training need (once; torch comes first, or several GB of CUDA packages arrive)"
 	@$(PIP) torch==2.13.0
-	@$(PIP) --no-build-isolation --editable '.[train,postgres,equities,dev]'
+	@$(PIP) --no-build-isolation --editable '.[train,postgres,equities,research,notify,dev]'
 	@touch $@
 
 run: setup
@@ -44,6 +44,23 @@ bench: .venv/.ready-dev
 # kill -9 at N moments: N=300 SEED=1; the last line is the count
 crash: .venv/.ready-dev
 	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1)
+
+# SEEDS=10000 FIRST=0; a seed that fails is named, and does the same again
+simulate: .venv/.ready-dev
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+# Orders under faults: N=3000 SEED=1
+orders: .venv/.ready-dev
+	@$(BIN)/python bench/orders.py --orders $(or $(N),3000) --seed $(or $(SEED),1)
+
+soak: .venv/.ready-dev
+	@$(BIN)/python -m bench.soak
+
+load: .venv/.ready-dev
+	@$(BIN)/python -m bench.load
+
+docs: .venv/.ready-dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "var/site/index.html"
 
 starter: .venv/.ready-dev
 	$(BIN)/python -m models.sentiment.build_starter

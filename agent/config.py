@@ -13,7 +13,12 @@ from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from agent.config_live import BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config_dashboard import DashboardConfig
+from agent.config_execution import ExecutionConfig
+from agent.config_fusion import FusionConfig
+from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config_operations import ControlConfig
+from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
@@ -82,6 +87,7 @@ class RiskConfig(Section):
     max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until a person resumes
     max_orders_per_minute: int = Field(60, gt=0)
     stale_after: Duration = 300_000  # no bar of a symbol for this long beyond its due: no new exposure in it
+    on_stale: Literal["hold", "cancel", "flatten"] = "cancel"  # what becomes of entries and of the position in it, live
     max_abstain_rate: float = Field(0.5, gt=0, le=1)  # of the last `abstain_window` headlines; REDUCING above it
     abstain_window: int = Field(50, gt=0)
 
@@ -124,6 +130,8 @@ class StoreConfig(Section):
     """Where everything is recorded."""
 
     url: str = "sqlite:///var/tapewire.db"
+    patience: Duration = 1_800_000  # a store that can't be written halts the running agent, and after so long ends it
+    retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # until then
 
 
 class ModelConfig(Section):
@@ -146,24 +154,37 @@ class Config(Section):
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
+    fusion: FusionConfig = FusionConfig()
+    execution: ExecutionConfig = ExecutionConfig()
     bybit: BybitConfig = BybitConfig()
     news: NewsConfig = NewsConfig()
     live: LiveConfig = LiveConfig()
+    control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
+    dashboard: DashboardConfig = DashboardConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    mqtt: MqttConfig = MqttConfig()
+    workers: WorkersConfig = WorkersConfig()
+    notify: NotifyConfig = NotifyConfig()
 
     @field_validator("instruments")
     @classmethod
     def _upper_case(cls, value: dict[str, InstrumentConfig]) -> dict[str, InstrumentConfig]:
         return {symbol.upper(): rules for symbol, rules in value.items()}
 
+    def token_file(self) -> Path:
+        """Where the token of the control port is."""
+        return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
+
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL, which may hold a password, nor the feeds', which may hold a token."""
-        return self.model_dump(mode="json", exclude={"store", "news"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not who looks on."""
+        return self.model_dump(mode="json", exclude={"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify"})
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
-        core = {"market", "account", "instruments", "signals", "strategy", "risk", "paper"}
-        return self.model_dump(mode="json", include=core)
+        core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
+        execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
+        return self.model_dump(mode="json", include=core) | {"execution": {"mode": self.execution.mode, **execution}}
 
 
 def load(path: Path | None = None) -> Config:

@@ -135,6 +135,7 @@ class LiveConfig(Section):
     score_batch: int = Field(32, gt=0)  # headlines scored at once
     score_wait: Duration = 50  # how long the first of them waits for the others
     score_within: Duration = 3_600_000  # headlines that waited longer for the model are left unscored
+    record_health: Duration = Field(30_000, gt=0)  # how often the feeds' health is written to the store
     drain_timeout: Duration = Field(10_000, gt=0)  # what waits when the agent is stopped is handled so long
     restart: BackoffConfig = BackoffConfig()  # of a producer that failed
 

@@ -1,6 +1,6 @@
 """The deterministic core: `Engine.handle(event)` is all there is, live, in replay and in verification.
 
-    features -> signals -> strategy -> risk -> orders -> paper exchange -> portfolio -> decisions
+    features -> signals -> fusion -> strategy -> risk -> orders -> exchange (paper, or a venue's word) -> portfolio -> decisions
 
 It reads no clock, draws no randomness and awaits nothing: its time is `available_at` of the event that it handles.
 """
@@ -17,22 +17,29 @@ import msgspec
 from agent.config import Config
 from agent.errors import ConfigError
 from agent.events import (
+    Account,
     Command,
     Decision,
     Event,
     Fill,
+    FillKind,
     Funding,
     Gap,
     Kline,
     News,
     Order,
     OrderType,
+    OrderUpdate,
     RiskState,
     Sentiment,
+    Settlement,
 )
+from agent.execution.exchange import Exchange
 from agent.execution.paper import PaperExchange
+from agent.execution.venue import VenueExchange
 from agent.instruments import instrument_for
 from agent.market import MarketView, Tape
+from agent.outlook import Outlook, Predictor
 from agent.portfolio import Portfolio
 from agent.risk import RiskManager
 from agent.signals import SignalEngine
@@ -49,14 +56,23 @@ class Engine:
     """Decides. `sink` hears of every decision in order; `counts` holds what was ignored, and why."""
 
     def __init__(
-        self, config: Config, strategy: Strategy, sink: DecisionSink, *, run_id: str, equity_block: int = 4_096
+        self,
+        config: Config,
+        strategy: Strategy,
+        sink: DecisionSink,
+        *,
+        run_id: str,
+        predictor: Predictor | None = None,
+        equity_block: int = 4_096,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
         self.counts: Counter[str] = Counter()
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
         self.risk = RiskManager(config.risk, self._decide)
-        self.exchange = PaperExchange(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        kind = VenueExchange if config.execution.mode == "testnet" else PaperExchange
+        self.exchange: Exchange = kind(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        self.risk.unreconciled = config.execution.mode == "testnet"
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
@@ -65,12 +81,17 @@ class Engine:
             )
             for symbol in symbols
         }
+        self._predicts = predictor is not None
+        if predictor is not None:
+            for symbol, tape in self.tapes.items():
+                tape.outlook = Outlook(symbol, predictor, config.market.interval)
         self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
         self.strategy = strategy
         self._sink = sink
         self._config = config
         self._run_id = run_id
         self._ids = 0
+        self._on_stale = config.risk.on_stale
         self._equity_block = equity_block  # samples handed to the sink at once
         self._sample_ts: list[int] = []
         self._sample_equity: list[float] = []
@@ -79,6 +100,7 @@ class Engine:
         self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
+        self._waiting: dict[str, Target] = {}  # by symbol: targets that orders being taken back stand in the way of
         self._targets = strategy.targets  # the strategy's own list, emptied in place
         self._tell_kline = strategy.on_kline
         self._hears_klines = strategy.hears("on_kline")
@@ -91,6 +113,10 @@ class Engine:
             Funding: self._on_funding,
             Gap: self._on_gap,
             Command: self._on_command,
+            OrderUpdate: self._on_update,
+            Fill: self._on_fill,
+            Settlement: self._on_settlement,
+            Account: self._on_account,
         }
         strategy.on_start(self.market)
         self._act()
@@ -101,6 +127,10 @@ class Engine:
             self._on_kline(event)
         else:
             self._handlers[type(event)](event)
+
+    def silent(self, symbol: str, now: int) -> bool:
+        """Whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
+        return self.risk.is_stale(self.tapes[symbol].overdue(now))
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
@@ -146,6 +176,8 @@ class Engine:
         tape.tracker.advance(start, high, low, close, volume)
         if now >= self.signals.next_fade:
             self._fade(now)
+        if tape.outlook is not None and tape.outlook.on_bar(start, high, low, close, volume):
+            self._predict(tape, now)
         if self._hears_klines:
             self._tell_kline(kline, self.market)
         if self._targets:
@@ -165,14 +197,14 @@ class Engine:
         # A running bar proves nothing yet: the close of the one before may come after its first update
         if kline.confirm and tape.next_start >= 0 and tape.instrument.trades_around_the_clock:
             self.counts["gaps"] += 1
-            tape.tracker.reset()
+            tape.start_anew()
         return True
 
     def _on_gap(self, gap: Gap) -> None:
         tape = self.tapes.get(gap.symbol)
         if tape is not None and tape.next_start >= 0 and gap.end > tape.next_start:
             self.counts["gaps"] += 1
-            tape.tracker.reset()
+            tape.start_anew()
             tape.next_start = gap.end
 
     def _on_news(self, news: News) -> None:
@@ -189,6 +221,7 @@ class Engine:
         if now >= self.signals.next_fade:
             self._fade(now)
         self._sink.sentiment(sentiment)
+        concerned = self.signals.concerned(sentiment) if self._predicts else ()  # before the headline is done with
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
@@ -197,28 +230,86 @@ class Engine:
         for signal in signals:
             self._decide(signal)
             self.strategy.on_signal(signal, self.market)
+        for symbol in concerned:
+            self._read(symbol, sentiment)
         if self._targets:
             self._act()
+
+    def _read(self, symbol: str, sentiment: Sentiment) -> None:
+        """A headline is a reason to ask the fusion model."""
+        tape = self.tapes.get(symbol)
+        if tape is None or tape.outlook is None:
+            return
+        now = self.market.now
+        if not tape.outlook.on_headline(sentiment, now):
+            self.counts["headlines that the fusion model can't read"] += 1
+        elif tape.outlook.features.warm:
+            self._predict(tape, now)
+
+    def _predict(self, tape: Tape, now: int) -> None:
+        if tape.outlook is not None:
+            tape.prediction = tape.outlook.predict(now)
+            self._decide(tape.prediction)
+            self.strategy.on_prediction(tape.prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
         if self._margined and funding.symbol in self.tapes:
             self._advance(funding.available_at)
             self.exchange.on_funding(funding)
 
+    def _on_update(self, update: OrderUpdate) -> None:
+        self._advance(update.available_at)
+        if not self.exchange.on_update(update):
+            self.counts["order updates that say nothing new"] += 1
+        self._pursue_waiting(update.symbol)
+        self._act()
+
+    def _on_fill(self, fill: Fill) -> None:
+        self._advance(fill.available_at)
+        if not self.exchange.on_fill(fill):
+            self.counts["duplicate fills"] += 1
+        self._pursue_waiting(fill.symbol)
+        self._act()
+
+    def _on_settlement(self, settlement: Settlement) -> None:
+        self._advance(settlement.available_at)
+        if not self.exchange.on_settlement(settlement):
+            self.counts["duplicate settlements"] += 1
+
+    def _on_account(self, account: Account) -> None:
+        self._advance(account.available_at)
+        drift = self.exchange.on_account(account)
+        self.risk.on_drift(self.market.now, drift)
+        if not drift:
+            self.risk.unreconciled = False
+        self._act()
+
     def _on_command(self, command: Command) -> None:
         self._advance(command.available_at)
         now = self.market.now
         match command.action:
             case "resume":
-                self.risk.command(now, RiskState.ACTIVE, command.by)
+                if self.risk.rule == "drift":
+                    self.exchange.accept()
+                self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
             case "pause":
                 self.risk.command(now, RiskState.REDUCING, command.by)
-            case "halt" | "kill":
+            case "halt":
                 self.risk.command(now, RiskState.HALTED, command.by)
+            case "kill":
+                reason = command.args.get("reason", "")
+                self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
+                for tape in self.tapes.values():
+                    self.exchange.cancel(tape.book, now, "killed")
             case "flatten":
                 pass
+            case "heartbeat":
+                self._look_for_silence(now)
             case "warm-up" | "warm-up-done":
                 self.risk.warming = command.action == "warm-up"
+                return
+            case "reconciling":
+                self.risk.unreconciled = self._config.execution.mode == "testnet"
                 return
             case "use-model" | "model-in-use" | "model-refused" | "stop":
                 return  # the rim's business; journalled so that a reader sees when
@@ -228,6 +319,18 @@ class Engine:
         if command.action == "flatten" or command.args.get("flatten") == "true":
             self._targets[:] = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
         self._act()
+
+    def _look_for_silence(self, now: int) -> None:
+        """A heartbeat brings the time alone: what is overdue by now?"""
+        if self.risk.warming:
+            return
+        for symbol, tape in self.tapes.items():
+            if not self.risk.on_silence(now, symbol, tape.overdue(now)):
+                continue
+            if self._on_stale != "hold":
+                self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], now, "stale data")
+            if self._on_stale == "flatten":
+                self._targets.append(Target(symbol, 0.0, reason="stale data"))
 
     def _advance(self, now: int) -> None:
         """The core's time never runs backwards: an event that comes late happens now."""
@@ -278,9 +381,9 @@ class Engine:
         self._sink.decision(decision)
 
     def _on_execution(self, decision: Decision) -> None:
-        """What the exchange reports: recorded, and fills are told to the strategy."""
+        """What the exchange reports: recorded, and trades are told to the strategy."""
         self._sink.decision(decision)
-        if decision.__class__ is Fill:
+        if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
             self.strategy.on_fill(decision, self.market)
 
     def _new_id(self) -> str:
@@ -299,6 +402,12 @@ class Engine:
         for target in targets if len(targets) == 1 else {t.symbol: t for t in targets}.values():
             self._pursue(target)
 
+    def _pursue_waiting(self, symbol: str) -> None:
+        """Once what stood in its way is gone, a target is pursued after all."""
+        target = self._waiting.get(symbol)
+        if target is not None and all(w.closes_position for w in self.tapes[symbol].book):
+            self._targets.append(target)
+
     def _pursue(self, target: Target) -> None:
         tape = self.tapes.get(target.symbol)
         if tape is None:
@@ -307,6 +416,7 @@ class Engine:
                 hint=f"market.symbols are {', '.join(self.tapes)}",
             )
         now = self.market.now
+        self._waiting.pop(target.symbol, None)
         position = tape.position
         price = position.mark
         if price != price:
@@ -318,10 +428,13 @@ class Engine:
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
             if size(target, tape.instrument, coming, price, equity, band) is None and all(
-                w.limit == (target.limit or 0.0) for w in entries
+                w.limit == (target.limit or 0.0) and not w.cancelling for w in entries
             ):
                 return  # what is asked for is on its way
             self.exchange.cancel(entries, now, "replaced by a newer target")
+            if entries[0] in tape.book:  # a venue has to take them back first, and may fill them yet
+                self._waiting[target.symbol] = target
+                return
         sized = size(target, tape.instrument, position.qty, price, equity, band)
         if sized is None:
             return

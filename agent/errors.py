@@ -3,9 +3,11 @@
 TapewireError                exit code 1: the work failed
 ├─ DataError                 a file or a stream holds what it must not: mend the data
 ├─ StoreError                the database cannot be read or written: free space, rights, migrations
+│  ├─ StoreUnavailable       not now, perhaps later: the running agent halts, and tries again for `store.patience`
 │  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
 ├─ VenueError                the exchange or a feed refused or failed: retry later
 ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
+├─ NotRunning                no agent to speak to: start one
 ├─ UsageError                exit code 2: mend the command line
 │  └─ ConfigError            exit code 2: mend the configuration
 └─ SafetyError               exit code 3: refused so that nobody is harmed
@@ -37,12 +39,20 @@ class StoreError(TapewireError):
     """The database could not be opened, read or written."""
 
 
+class StoreUnavailable(StoreError):
+    """The disk is full, somebody else is writing, the file is read-only or gone: it may pass."""
+
+
 class ReconciliationError(StoreError):
     """Cash, positions, fees and funding do not add up."""
 
 
 class VenueError(TapewireError):
     """An exchange or a feed refused a request or did not answer."""
+
+
+class NotRunning(TapewireError):
+    """Nobody listens where the agent would."""
 
 
 class StrategyError(TapewireError):
@@ -71,3 +81,16 @@ class SafetyError(TapewireError):
 
 class LeakageError(SafetyError):
     """A backtest's window begins before the model's `trained_until`."""
+
+
+def told(exit_code: int, message: str, hint: str = "") -> TapewireError:
+    """The error that another process reports with the exit code that it means."""
+    return {2: UsageError, 3: SafetyError}.get(exit_code, TapewireError)(message, hint=hint)
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended all tasks of a group; the others only went down with it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

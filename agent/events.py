@@ -81,6 +81,8 @@ class FillKind(str, Enum):
 
     TRADE = "TRADE"
     LIQUIDATION = "LIQUIDATION"
+    FEE = "FEE"  # base coin that a venue kept as its fee: worth what the trade beside it states as `fee`
+    TRANSFER = "TRANSFER"  # a position that the account held without us, taken over
 
 
 class RiskState(str, Enum):
@@ -145,6 +147,7 @@ class Sentiment(Message, frozen=True):
     abstained: bool = False
     latency_ms: float = 0.0
     symbols: tuple[str, ...] = ()  # set where the source knows the symbols itself; else mapped from the headline
+    embedding: bytes = b""  # the model's pooled hidden state, float16 little-endian, where a fusion model reads it
 
     @property
     def score(self) -> float:
@@ -177,11 +180,47 @@ class Gap(Message, frozen=True, gc=False):
     ts: int = 0
 
 
+class Settlement(Message, frozen=True):
+    """Funding that a venue has booked: `amount` is added to cash. `id` is the venue's, and counts once."""
+
+    id: str
+    symbol: str
+    ts: int
+    available_at: int
+    rate: Decimal
+    qty: Decimal  # signed position at the stamp
+    mark: Decimal
+    amount: Decimal
+
+
+class Holding(msgspec.Struct, frozen=True):
+    """A position as a venue has it: signed quantity in base coin, average entry price (0 where it has none, as on spot)."""
+
+    symbol: str
+    qty: Decimal
+    entry: Decimal = Decimal(0)
+
+
+class Account(Message, frozen=True):
+    """A venue's account, looked at while nothing was under way: all fills up to here came before it.
+
+    `balances` are by coin, without unrealised profit; `holdings` are those of the traded symbols that aren't flat. `foreign`: others
+    have traded in it since the last look, and by configuration that is none of our business.
+    """
+
+    ts: int
+    available_at: int
+    balances: dict[str, Decimal]
+    holdings: tuple[Holding, ...] = ()
+    foreign: bool = False
+
+
 class Command(Message, frozen=True):
     """A person's or a supervisor's word to the running agent.
 
-    Handled by the core: pause, resume, halt, kill, flatten; warm-up and warm-up-done around history that is read before, or after
-    an absence. For the reader of the journal alone: use-model, model-in-use, model-refused, stop.
+    Handled by the core: pause, resume, halt, kill, flatten; heartbeat, which brings the time where no data do; warm-up and
+    warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known. For the
+    reader of the journal alone: use-model, model-in-use, model-refused, stop.
     """
 
     action: str
@@ -221,7 +260,8 @@ class Prediction(Message, frozen=True):
     down: float
     flat: float
     up: float
-    model: str = ""
+    model: str = ""  # fingerprint of the model that said so
+    move: float = nan  # how far the price goes on average when it leaves the band, as a fraction of it
 
 
 class Order(Message, frozen=True):
@@ -243,8 +283,28 @@ class Order(Message, frozen=True):
     reason: str = ""
 
 
+class Cancel(Message, frozen=True):
+    """An order at a venue is to be taken back; it lives until the venue says otherwise."""
+
+    order_id: str
+    symbol: str
+    ts: int
+    reason: str = ""
+
+
+class Amend(Message, frozen=True):
+    """An order at a venue is to have another quantity (in all, what is filled included) or limit price."""
+
+    order_id: str
+    symbol: str
+    ts: int
+    qty: Decimal | None = None
+    price: Decimal | None = None
+    reason: str = ""
+
+
 class OrderUpdate(Message, frozen=True):
-    """A change in an order's life: from the paper exchange a decision, from a real one an input."""
+    """A change in an order's life: from the paper exchange a decision; from a real one an input, and a decision once it is booked."""
 
     order_id: str
     symbol: str
@@ -294,18 +354,20 @@ class RiskEvent(Message, frozen=True):
     symbol: str = ""
 
 
-Event = Kline | News | Sentiment | Funding | Gap | Command | OrderUpdate | Fill
-Decision = Signal | Prediction | Order | OrderUpdate | Fill | FundingPayment | RiskEvent
+Event = Kline | News | Sentiment | Funding | Gap | Command | OrderUpdate | Fill | Settlement | Account
+Decision = Signal | Prediction | Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | RiskEvent
 
 PRIORITY: Final[dict[type, int]] = {
     Command: 0,
     OrderUpdate: 1,
     Fill: 2,
-    Gap: 3,
-    Kline: 4,
-    Funding: 5,  # after the bar that closes at the stamp: it is paid on the freshest mark
-    News: 6,
-    Sentiment: 7,
+    Settlement: 3,
+    Account: 4,  # after what has led to it
+    Gap: 5,
+    Kline: 6,
+    Funding: 7,  # after the bar that closes at the stamp: it is paid on the freshest mark
+    News: 8,
+    Sentiment: 9,
 }
 """Order of kinds at equal `available_at`."""
 

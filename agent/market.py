@@ -8,6 +8,7 @@ from agent.events import Prediction, RiskState, Signal
 from agent.execution.book import WorkingOrder
 from agent.features import Features, FeatureTracker
 from agent.instruments import Instrument
+from agent.outlook import Outlook
 from agent.portfolio import Portfolio, Position
 from agent.risk import RiskManager
 from agent.signals import SignalEngine
@@ -16,7 +17,7 @@ from agent.signals import SignalEngine
 class Tape:
     """Everything about one symbol that a bar touches, together so that a bar costs one look-up."""
 
-    __slots__ = ("book", "instrument", "interval", "last_start", "next_start", "position", "prediction", "tracker")
+    __slots__ = ("book", "instrument", "interval", "last_start", "next_start", "outlook", "position", "prediction", "tracker")
 
     def __init__(self, instrument: Instrument, interval: int, position: Position, book: list[WorkingOrder]) -> None:
         self.instrument = instrument
@@ -26,7 +27,15 @@ class Tape:
         self.tracker = FeatureTracker()
         self.last_start = -1
         self.next_start = -1  # where the next bar begins, if none is missing; -1 before the first
+        self.outlook: Outlook | None = None  # where a fusion model looks on
         self.prediction: Prediction | None = None
+
+    def start_anew(self) -> None:
+        """Bars are missing."""
+        self.tracker.reset()
+        if self.outlook is not None:
+            self.outlook.reset()
+            self.prediction = None
 
     def overdue(self, now: int) -> int:
         """How long the next bar's close is overdue, in ms; 0 while it isn't or for markets that rest."""
@@ -53,9 +62,9 @@ class MarketView:
 
     @property
     def risk_state(self) -> RiskState:
-        """Whether new exposure is allowed; it never is while history is being read."""
+        """Whether new exposure is allowed; it never is while history is being read, or a venue's account isn't known."""
         risk = self._risk
-        return RiskState.REDUCING if risk.warming and risk.state is RiskState.ACTIVE else risk.state
+        return RiskState.REDUCING if (risk.warming or risk.unreconciled) and risk.state is RiskState.ACTIVE else risk.state
 
     def price(self, symbol: str) -> float:
         """The last mark; NaN before the first bar."""
@@ -82,5 +91,5 @@ class MarketView:
         return self._signals.current(symbol)
 
     def prediction(self, symbol: str) -> Prediction | None:
-        """The last prediction of the fusion model."""
+        """The last prediction of the fusion model; None before the first, and after a gap."""
         return self._tapes[symbol].prediction

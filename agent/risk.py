@@ -13,6 +13,14 @@ from agent.config import RiskConfig
 from agent.durations import format_duration
 from agent.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
 
+KILL = "kill"
+"""The rule that a kill halts by; only `RESUME_FROM_KILL` as confirmation resumes from it."""
+
+RESUME_FROM_KILL = "resume from kill"
+
+STALE = "stale data"
+"""The rule of a symbol's data that have stopped, or are back."""
+
 _MANUAL = "command"
 
 
@@ -24,14 +32,18 @@ class RiskManager:
         self._emit = emit
         self.state = RiskState.ACTIVE
         self.rule = ""  # which limit brought us here
+        self.detail = ""  # and how
         self.since = 0  # UTC ms
         self.warming = False  # history is being read: it may teach, but not open a position
+        self.unreconciled = False  # a venue's account isn't known: what we hold isn't, either
         self.floor = -inf  # equity at or below which `on_equity` has something to decide
         self.ceiling = -inf  # equity above which the peak moves
         self.next_day = 0
         self._peak = 0.0
         self._day_open = 0.0
         self._sent: deque[int] = deque()
+        self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
+        self._drifted = False  # the ledger differed from the last account
         self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -68,16 +80,58 @@ class RiskManager:
         elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
             self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
 
-    def command(self, ts: int, state: RiskState, by: str) -> None:
-        """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once."""
+    def on_drift(self, ts: int, drift: str) -> None:
+        """After each look at a venue's account: a ledger that differs twice in a row is wrong. `drift` says how; empty: it doesn't."""
+        if drift and self._drifted and self.state is RiskState.ACTIVE:
+            self._move(ts, RiskState.REDUCING, "drift", drift)
+        elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
+            self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
+        self._drifted = bool(drift)
+
+    def is_stale(self, overdue: int) -> bool:
+        """Whether a bar that is `overdue` ms is too late."""
+        return overdue > self._config.stale_after
+
+    def on_silence(self, ts: int, symbol: str, overdue: int) -> bool:
+        """At a heartbeat: the symbol's next bar is `overdue` ms. Says once that its data are stale, and once that they are back.
+
+        True where they have just gone stale.
+        """
+        if self.is_stale(overdue) is (symbol in self.stale):
+            return False
+        if symbol in self.stale:
+            self.stale.remove(symbol)
+            self._emit(RiskEvent(ts, self.state, STALE, "its data are back", symbol))
+            return False
+        self.stale.add(symbol)
+        detail = f"the next bar is {format_duration(overdue)} overdue: {self._config.on_stale}"
+        self._emit(RiskEvent(ts, self.state, STALE, detail, symbol))
+        return True
+
+    def command(self, ts: int, state: RiskState, by: str, *, confirm: str = "") -> None:
+        """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once.
+
+        A pause or a halt never loosens a halt, and after a kill `confirm` must say what it is that is resumed from.
+        """
+        if self.state is RiskState.HALTED:
+            if state is not RiskState.ACTIVE:
+                return
+            if self.rule == KILL and confirm != RESUME_FROM_KILL:
+                self._emit(RiskEvent(ts, self.state, KILL, f"resume by {by} without its confirmation"))
+                return
         if state is RiskState.ACTIVE:
             self._peak = self._day_open = 0.0
             self.next_day = 0
         self.floor = inf  # look at the next equity, whatever it is
         self._move(ts, state, _MANUAL, by)
 
+    def kill(self, ts: int, detail: str) -> None:
+        """HALTED from any state, until a person resumes and confirms."""
+        self.floor = inf
+        self._move(ts, RiskState.HALTED, KILL, detail)
+
     def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
-        self.state, self.rule, self.since = state, rule, ts
+        self.state, self.rule, self.detail, self.since = state, rule, detail, ts
         self._emit(RiskEvent(ts, state, rule, detail))
 
     # -- orders ------------------------------------------------------------------------------------------------------
@@ -108,11 +162,13 @@ class RiskManager:
         slack = 1 + 1e-9
         if self.warming:
             rule, detail = "warm-up", "what is being read is history"
+        elif self.unreconciled:
+            rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:
             rule, detail = f"state {self.state.value}", self.rule
         elif equity <= 0:
             rule, detail = "equity", f"{equity:.2f}"
-        elif data_age > config.stale_after:
+        elif self.is_stale(data_age):
             rule, detail = "stale_after", f"the next bar is {format_duration(data_age)} overdue"
         elif len(sent) >= config.max_orders_per_minute:
             rule, detail = "max_orders_per_minute", f"{len(sent)} in the last minute"

@@ -114,6 +114,18 @@ class SignalEngine:
         self.counts["voted" if signals else outcome] += 1
         return signals
 
+    def concerned(self, sentiment: Sentiment) -> tuple[str, ...]:
+        """The symbols for which a scored headline is news: it was judged, is fresh, and nobody told its story before.
+
+        Ask before `on_sentiment`, with which the headline is done.
+        """
+        if sentiment.abstained:
+            return ()
+        note = self._waiting.get(sentiment.news_id)
+        if note is None:
+            return sentiment.symbols
+        return () if note.duplicate or not note.actionable else sentiment.symbols or note.symbols
+
     def pop_faded(self, now: int) -> list[Signal]:
         """For each symbol whose announced BUY or SELL no longer stands: the HOLD that ends it.
 

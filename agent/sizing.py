@@ -38,6 +38,8 @@ def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equ
     if wanted < 0 and not instrument.is_margined:
         wanted = _ZERO  # what isn't margined can't be sold short
     delta = wanted - held
+    if delta % instrument.qty_step:  # a fee in base coin leaves crumbs that no order can sell
+        delta = instrument.round_qty(delta)
     same_side = wanted * held > 0
     if not delta or (same_side and abs(delta) < abs(wanted) * Decimal(repr(band))):
         return None
@@ -54,7 +56,7 @@ def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equ
         side,
         abs(delta),
         reduces,
-        wanted,
+        held + delta,
         None if target.limit is None else instrument.round_price(Decimal(repr(target.limit)), opposite),
         level(target.stop),
         level(target.take_profit),

@@ -92,6 +92,11 @@ def base_of(symbol: str) -> str:
     return _SAME_COIN.get(base, base)
 
 
+def coin_names() -> tuple[str, ...]:
+    """Names and tickers of the major coins; one with capitals means a coin only as it is written."""
+    return tuple(alias for aliases in _COINS.values() for alias in aliases.split("|"))
+
+
 class SymbolMapper:
     """From a headline to the traded `symbols` that it is about.
 

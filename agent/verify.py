@@ -15,6 +15,7 @@ from agent.errors import DataError, UsageError
 from agent.events import Event, Sentiment
 from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
+from agent.fusion import reopen_predictor
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.journal import read_journal
@@ -43,13 +44,11 @@ class Verification(msgspec.Struct, frozen=True):
 
 def verify(database: Database, run: Run, progress: Progress | None = None) -> Verification:
     """Decide `run` again. Raises DataError where an input file has changed since, StoreError where the record contradicts itself."""
-    settings = dict(run.config)
-    window = settings.pop("window", {})
-    config = parse(settings, where=f"run {run.id}")
-    events = _recorded_events(database, run) if run.kind is RunKind.LIVE else _replayed_events(database, run, config, window)
+    config, events = inputs(database, run)
+    predictor = reopen_predictor(config, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(config, strategy, sink, run_id=run.id)
+    engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor)
     event: Event | None = None
     tick = _TICK
     with blaming(strategy):
@@ -65,6 +64,16 @@ def verify(database: Database, run: Run, progress: Progress | None = None) -> Ve
             engine.finish()
     divergence = sink.finish()
     return Verification(run.id, sink.event_seq, sink.decisions, run.chain_head, divergence, event if divergence else None)
+
+
+def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:
+    """What `run` was decided on: its configuration, and its events in order, the first of them number 1. Raises like `verify`."""
+    settings = dict(run.config)
+    window = settings.pop("window", {})
+    config = parse(settings, where=f"run {run.id}")
+    if run.kind is RunKind.LIVE:
+        return config, _recorded_events(database, run)
+    return config, _replayed_events(database, run, config, window)
 
 
 def _recorded_events(database: Database, run: Run) -> Iterator[Event]:

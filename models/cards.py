@@ -11,10 +11,13 @@ import msgspec
 
 from agent.clock import iso
 from agent.errors import ModelError
+from models.fusion import CLASSES
 from models.labels import LABELS
 
 CARD_NAME: Final = "card.json"
 CARD_FORMAT: Final = 1
+LABELS_OF: Final = {"sentiment": LABELS, "fusion": CLASSES}
+"""The classes of each kind of model, in their order."""
 
 
 class DatasetRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,22 +94,27 @@ def latest_of(datasets: Iterable[DatasetRecord]) -> int:
     return max((record.latest for record in datasets if record.latest is not None), default=0)
 
 
-def read_card(folder: Path) -> Card:
-    """The card of a model folder. Raises ModelError where it is missing, damaged, of a newer format or of other labels."""
+def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
+    """The card of a model folder. Raises ModelError where it is missing, damaged, of a newer format, another kind or other labels."""
     path = folder / CARD_NAME
     try:
         card = msgspec.json.decode(path.read_bytes(), type=Card)
     except FileNotFoundError:
         what = "holds no card.json" if folder.is_dir() else "does not exist"
         raise ModelError(f"{folder} {what}", hint="name a folder written by `tapewire train` or `tapewire export`") from None
-    except (msgspec.DecodeError, OSError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise ModelError(f"{path}: {error}", hint="the card is damaged: train or export again") from None
     if card.format > CARD_FORMAT:
         raise ModelError(
             f"{path}: card format {card.format} is newer than this version reads ({CARD_FORMAT})", hint="update tapewire"
         )
-    if card.labels != LABELS:
-        raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {LABELS} in that order")
+    if card.kind != kind:
+        raise ModelError(
+            f"{folder} holds a model of {card.kind}, not of {kind}", hint=f"name one made by `tapewire train {kind}`"
+        )
+    labels = LABELS_OF[kind]
+    if card.labels != labels:
+        raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {labels} in that order")
     return card
 
 

@@ -19,6 +19,7 @@ from strategies.base import Strategy
 
 BUILT_IN: Final = {
     "buy_and_hold": "strategies.buy_and_hold:BuyAndHold",
+    "fusion": "strategies.fusion:FusionStrategy",
     "sentiment": "strategies.sentiment:SentimentStrategy",
     "sma_cross": "strategies.sma_cross:SmaCross",
 }

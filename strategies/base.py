@@ -86,7 +86,7 @@ class Market(Protocol):
         ...
 
     def prediction(self, symbol: str) -> Prediction | None:
-        """The last prediction of the fusion model."""
+        """The last prediction of the fusion model; None before the first, and after a gap."""
         ...
 
 

@@ -29,9 +29,9 @@ def journal_lags_behind() -> None:
     """What is handled is committed with the next events, as if by a writer that saves transactions."""
     append, behind = Journal.append, list[Event]()
 
-    def late(self: Journal, events: Sequence[Event]) -> int:
+    def late(self: Journal, events: Sequence[Event], *, again: bool = False) -> int:
         first = self.last_seq + len(behind) + 1
-        append(self, behind)
+        append(self, behind, again=again)
         behind[:] = events
         return first
 
@@ -136,7 +136,9 @@ def limits_are_twice_as_wide() -> None:
     """The engine reads another risk section than the one that a person wrote."""
 
     def loose(config: Config, *args: Any, **kwargs: Any) -> Engine:
-        risk = config.risk.model_copy(update={"max_position": 2 * config.risk.max_position, "max_order": 2 * config.risk.max_order})
+        risk = config.risk.model_copy(
+            update={"max_position": 2 * config.risk.max_position, "max_order": 2 * config.risk.max_order}
+        )
         return Engine(config.model_copy(update={"risk": risk}), *args, **kwargs)
 
     _put(core_module, "Engine", loose)
@@ -146,7 +148,7 @@ def emits_from_two_places() -> None:
     """A producer's emit does not wait for the queue: what it calls may be overtaken."""
     original = Gate.__init__
 
-    def init(self: Gate, config: Any, memory: Memory, emit: Emit) -> None:
+    def init(self: Gate, config: Any, memory: Memory, emit: Emit, *more: Any) -> None:
         late: list[Event] = []
 
         async def swapped(event: Event) -> None:
@@ -155,7 +157,7 @@ def emits_from_two_places() -> None:
                 await deliver(emit, late.pop())
                 await deliver(emit, late.pop())
 
-        original(self, config, memory, swapped)
+        original(self, config, memory, swapped, *more)
 
     _put(Gate, "__init__", init)
 

@@ -6,12 +6,13 @@ not begun yet waits as cash. Prices only: no fee, spread or funding, which flatt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis.daily import Closes
 from agent.analysis.equity import EquityCurve
 from agent.analysis.thinning import ThinnedCurve
 
@@ -21,8 +22,8 @@ _BLOCK: Final = 8_192
 class BuyAndHold:
     """Folds closes into one equity curve a symbol and one of the equal-weight portfolio, all from `capital`.
 
-    `add` takes bars in time order, symbols mixed; a symbol without a bar at some time is valued at its last close.
-    Memory does not grow with history.
+    `add` takes bars in time order, symbols mixed, `extend` whole histories; a symbol without a bar at some time is valued at its
+    last close. Memory does not grow with history.
     """
 
     def __init__(self, symbols: Sequence[str], capital: float, interval: int) -> None:
@@ -45,6 +46,18 @@ class BuyAndHold:
         self._symbols.append(self._index[symbol])
         times.append(ts)
         self._closes.append(close)
+
+    def extend(self, closes: Mapping[str, Closes]) -> None:
+        """Many bars at once: by symbol, all later than what was added before."""
+        self._flush()
+        given = [own.ts for own in closes.values() if len(own.ts)]
+        if not given:
+            return
+        times = np.unique(np.concatenate(given))
+        table = np.full((len(times), len(self._index)), np.nan)
+        for symbol, own in closes.items():
+            table[np.searchsorted(times, own.ts), self._index[symbol]] = own.price
+        self._fold_all(times, table)
 
     @property
     def portfolio(self) -> EquityCurve:
@@ -78,6 +91,10 @@ class BuyAndHold:
         self._symbols.clear()
         self._times.clear()
         self._closes.clear()
+        self._fold_all(times, closes)
+
+    def _fold_all(self, times: NDArray[np.int64], closes: NDArray[np.float64]) -> None:
+        """Closes of shape (times, symbols), NaN where a symbol had no bar."""
         values = np.empty_like(closes)
         for symbol, column in self._index.items():
             values[:, column] = self._fold(symbol, column, times, closes[:, column])

@@ -17,6 +17,7 @@ from agent.events import DAY_MS, MINUTE_MS
 if TYPE_CHECKING:
     from agent.analysis.report.data import ReportData
     from agent.config import Config
+    from agent.config_dashboard import DashboardConfig
     from agent.store.database import Database
     from agent.store.runs import Run
     from agent.verify import Verification
@@ -60,7 +61,7 @@ def demo(
     seconds: Annotated[
         float, typer.Option(min=5, help="How long it takes; a day of market is played in it, less where it is short.")
     ] = 110.0,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store is named.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store and the dashboard are named.")] = None,
     model: Annotated[str, typer.Option(help="Folder of the model that scores.")] = "starter",
     report: Annotated[Path | None, typer.Option(help="The page to write [var/reports/RUN.html].")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
@@ -76,10 +77,11 @@ def demo(
     from agent.store.queries import find_run
     from agent.verify import verify
 
-    with closing(open_database(load(config).store.url)) as database:
+    settled = load(config)
+    with closing(open_database(settled.store.url)) as database:
         if not json:
             out.print(f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this machine")
-        run = asyncio.run(_play(database, seconds, model, quiet=json))
+        run = asyncio.run(_play(database, seconds, model, settled.dashboard, quiet=json))
         data = load_report_data(database, run.id)
         page, _ = write_report(data, report or Path("var/reports") / f"{run.id}.html")
         proof = verify(database, find_run(database, run.id))
@@ -103,8 +105,9 @@ def demo(
         raise typer.Exit(1)
 
 
-async def _play(database: Database, seconds: float, model: str, *, quiet: bool) -> Run:
+async def _play(database: Database, seconds: float, model: str, dashboard: DashboardConfig, *, quiet: bool) -> Run:
     """Sandbox, feed and agent together, until the time or the market is over."""
+    from agent.cli.dashboard import beside
     from agent.cli.run import stop_on_signals
     from agent.live.daemon import Daemon
     from agent.live.logging import configure
@@ -122,25 +125,28 @@ async def _play(database: Database, seconds: float, model: str, *, quiet: bool) 
     )
     stop = stop_on_signals()
     async with Sandbox(options) as sandbox:
-        config = _config(sandbox.rest_url, sandbox.feed_url(), model)
+        config = _config(sandbox.rest_url, sandbox.feed_url(), model, dashboard)
         configure(config.log)
         daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=sandbox.clock, new=True)
         asyncio.get_running_loop().call_later(seconds, stop.set)
         ended = asyncio.create_task(_stop_when(sandbox.ended(), stop))
         try:
-            if quiet:
-                return await daemon.run(stop, complete=True)
-            if not out.is_terminal:
-                daemon.watch(Lines(out, daemon.account))
-                return await daemon.run(stop, complete=True)
-            view = View("tapewire demo", daemon.account)
-            daemon.watch(view)
-            with Live(view, console=out, auto_refresh=False, transient=True) as live:
-                drawing = asyncio.create_task(_draw(live))
-                try:
+            async with beside(config, database, daemon) as page:
+                if page is not None:
+                    (err if quiet else out).print(page.announcement, highlight=False, soft_wrap=True)
+                if quiet:
                     return await daemon.run(stop, complete=True)
-                finally:
-                    drawing.cancel()
+                if not out.is_terminal:
+                    daemon.watch(Lines(out, daemon.account))
+                    return await daemon.run(stop, complete=True)
+                view = View("tapewire demo", daemon.account)
+                daemon.watch(view)
+                with Live(view, console=out, auto_refresh=False, transient=True) as live:
+                    drawing = asyncio.create_task(_draw(live))
+                    try:
+                        return await daemon.run(stop, complete=True)
+                    finally:
+                        drawing.cancel()
         finally:
             ended.cancel()
 
@@ -157,14 +163,14 @@ async def _draw(live: Live) -> None:
         await asyncio.sleep(_FRAME)
 
 
-def _config(endpoint: str, feed: str, model: str) -> Config:
+def _config(endpoint: str, feed: str, model: str, dashboard: DashboardConfig) -> Config:
     from agent.config import parse
 
     settings = {name: dict(section) for name, section in SETTINGS.items()}
     settings["bybit"] |= {"endpoint": endpoint}
     settings["news"] |= {"feeds": [{"url": feed, "name": "sandbox", "interval": "250ms"}]}
     settings["model"] |= {"path": model}
-    return parse(settings, where="the demo")
+    return parse(settings, where="the demo").model_copy(update={"dashboard": dashboard})
 
 
 def _tell(data: ReportData, page: Path, proof: Verification) -> None:
@@ -175,6 +181,7 @@ def _tell(data: ReportData, page: Path, proof: Verification) -> None:
     for line in (*verdict.sentences, *verdict.warnings):
         out.print(line, highlight=False, markup=False)
     out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    out.print("tapewire dashboard: the same run again, moved through in time", highlight=False, soft_wrap=True)
     if proof.identical:
         out.print(f"[bold green]identical[/]: {proof.events:,} events, {proof.decisions:,} decisions", highlight=False)
     else:

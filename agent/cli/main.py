@@ -12,20 +12,28 @@ from agent.cli.console import run_guarded
 
 VERB_GROUPS: tuple[str, ...] = (
     "backtest",
+    "check",
     "compare",
     "config",
     "control",
+    "dashboard",
     "data",
     "db",
     "demo",
     "doctor",
     "evaluate",
     "export",
+    "notify",
     "report",
     "run",
     "sandbox",
     "score",
+    "slippage",
     "train",
+    "train_fusion",
+    "tune",
+    "walkforward",
+    "worker",
 )
 """Modules of `agent.cli` that have a `register(app)`."""
 

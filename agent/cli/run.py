@@ -32,9 +32,13 @@ def run(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
 ) -> None:
-    """Trade on paper, live, until SIGINT or SIGTERM. Started again, it goes on where it was; `--new` begins anew.
+    """Trade live, on paper or at a testnet (`execution.mode`), until SIGINT or SIGTERM.
 
-    The log goes to standard error. Speak to it with `tapewire status`, `pause`, `resume`, `flatten` and `model use`.
+    Started again, it goes on where it was; `--new` begins anew.
+
+    The log goes to standard error, and names the address of the dashboard. Speak to it with `tapewire status`, `pause`, `resume`,
+    `halt`, `kill`, `flatten` and `model use`. SIGUSR1, or a file KILL in live.folder, kills: all orders cancelled, halted until
+    somebody resumes.
     """
     from agent.config import load
     from agent.live.logging import configure
@@ -64,14 +68,25 @@ def run(
 
 
 async def _live(config: Config, database: Database, *, new: bool, seconds: float | None, complete: bool) -> Run:
+    import structlog
+
+    from agent.cli.dashboard import beside
     from agent.live.daemon import Daemon
     from agent.live.model import model_loader
+    from agent.live.venue_clock import venue_clock
 
     stop = stop_on_signals()
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
-    daemon = Daemon(config, database, load_model=model_loader(config.model, database), new=new)
-    return await daemon.run(stop, complete=complete)
+    clock = await venue_clock(config.bybit.endpoint)
+    daemon = Daemon(
+        config, database, load_model=model_loader(config.model, database, lazy=config.workers.enabled), clock=clock, new=new
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, daemon.kill_switch.pull, signal.SIGUSR1.name)
+    async with beside(config, database, daemon) as page:
+        if page is not None:
+            structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)
+        return await daemon.run(stop, complete=complete)
 
 
 def stop_on_signals() -> asyncio.Event:

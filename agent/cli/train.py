@@ -34,12 +34,18 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the verb to the group `train`, which other modules may have begun."""
+    """Adds the verb to the group `train`."""
+    train_group(app).command("sentiment")(sentiment)
+
+
+def train_group(app: typer.Typer) -> typer.Typer:
+    """The group `train` of the command line, begun by whoever comes first."""
     known = next((group.typer_instance for group in app.registered_groups if group.name == "train"), None)
-    group = known or typer.Typer(help="Train a model: of sentiment, of fusion.", no_args_is_help=True)
-    if known is None:
-        app.add_typer(group, name="train")
-    group.command("sentiment")(sentiment)
+    if known is not None:
+        return known
+    group = typer.Typer(help="Train a model: of sentiment, of fusion.", no_args_is_help=True)
+    app.add_typer(group, name="train")
+    return group
 
 
 @contextmanager

@@ -13,6 +13,7 @@ class WorkingOrder:
     __slots__ = (
         "arrives_at",
         "born_inside",
+        "cancelling",
         "closes_position",
         "filled",
         "fills",
@@ -28,6 +29,7 @@ class WorkingOrder:
         self.arrives_at = arrives_at  # UTC ms from which the market can meet it
         self.closes_position = closes_position  # a protective order: takes the whole position, whatever its size then
         self.born_inside = born_inside  # attached to an entry that was filled within the present bar's range
+        self.cancelling = False  # asked to be taken back, but a venue has yet to say that it is
         self.filled = Decimal(0)
         self.fills = 0
         self.seen = False  # has met a price: from then on a limit order rests, and fills as a maker

@@ -31,6 +31,7 @@ from agent.events import (
     TimeInForce,
 )
 from agent.execution.book import WorkingOrder
+from agent.execution.exchange import Exchange, Report
 from agent.execution.margin import MarginRules
 from agent.execution.rules import Rules
 from agent.instruments import Instrument
@@ -40,7 +41,7 @@ _ZERO = Decimal(0)
 _AT_ONCE = (TimeInForce.IOC, TimeInForce.FOK)
 
 
-class PaperExchange:
+class PaperExchange(Exchange):
     """Matches, books and reports. `emit` receives every Order it creates itself, and each OrderUpdate, Fill and FundingPayment."""
 
     def __init__(
@@ -48,15 +49,11 @@ class PaperExchange:
         config: Config,
         instruments: dict[str, Instrument],
         portfolio: Portfolio,
-        emit: Callable[[Order | OrderUpdate | Fill | FundingPayment], None],
+        emit: Callable[[Report], None],
         new_id: Callable[[], str],
     ) -> None:
-        self.books: dict[str, list[WorkingOrder]] = {symbol: [] for symbol in instruments}
+        super().__init__(instruments, portfolio, emit, new_id)
         self.margin = MarginRules(instruments, portfolio, config.account.leverage)
-        self._instruments = instruments
-        self._portfolio = portfolio
-        self._emit = emit
-        self._new_id = new_id
         self._rules = Rules(config.paper)
         self._latency = config.paper.latency
         self._liquidation_fee = config.paper.liquidation_fee
@@ -91,22 +88,6 @@ class PaperExchange:
             working.order = order
             working.limit = float(order.price) if order.price is not None else 0.0
         return flaw
-
-    def _flaw(self, order: Order) -> str:
-        rules = self._instruments[order.symbol]
-        price = order.price or order.trigger
-        if order.qty <= 0 or order.qty % rules.qty_step:
-            return f"quantity {order.qty} is not a positive multiple of {rules.qty_step}"
-        if price is not None and (price <= 0 or price % rules.tick_size):
-            return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
-        if order.reduce_only:
-            return ""
-        if order.qty < rules.min_qty:
-            return f"quantity {order.qty} is below the minimum {rules.min_qty}"
-        reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal
-        if reference and order.qty * reference < rules.min_notional:
-            return f"value {order.qty * reference} is below the minimum {rules.min_notional}"
-        return ""
 
     # -- market ------------------------------------------------------------------------------------------------------
 
@@ -164,6 +145,8 @@ class PaperExchange:
     def check_margin(self, kline: Kline) -> None:
         """Liquidate the position in the bar's symbol if its worst price takes equity below the maintenance margin."""
         position = self._portfolio.positions[kline.symbol]
+        if not position.size:
+            return
         price = self.liquidation_price(position)
         if kline.low <= price if position.size > 0 else kline.high >= price:
             self.liquidate(kline, price)

@@ -117,7 +117,7 @@ class BybitKlines:
                 if not page.result.rows and not rows and not writer.last:
                     since = await self._first_listed(since)
                     page = await self._page(since, wanted.end)
-                found, bad = self._sound(page, since)
+                found, bad = self._sound(page, since, wanted.end)
                 rows += found
                 unsound += bad
                 if len(rows) >= _FLUSH_ROWS:
@@ -134,11 +134,27 @@ class BybitKlines:
             raise self._nothing()
         return unsound
 
-    def _sound(self, page: Page, since: int) -> tuple[list[Row], int]:
+    async def latest(self, count: int) -> list[Row]:
+        """The last `count` closed bars by the venue's clock, whatever window is wanted; fewer where it has fewer.
+
+        Raises as `fetch` does.
+        """
+        wanted, interval = self._wanted, self._wanted.interval
+        now = (await self._ask({"interval": self._code})).time
+        rows: list[Row] = []
+        for since in range((now // interval - count - 1) * interval, now, _page_span(interval)):
+            page = await self._page(since, now)
+            rows += self._sound(page, since, now)[0]
+        if not rows:
+            raise DataError(f"Bybit has no {wanted.category} klines of {wanted.symbol}")
+        return rows[-count:]
+
+    def _sound(self, page: Page, since: int, end: int) -> tuple[list[Row], int]:
         """The page's closed bars in the window, in order, and how many are none that can be."""
         from agent.feeds.bybit.messages import is_sound
 
-        interval, end = self._wanted.interval, min(self._wanted.end, since + _page_span(self._wanted.interval))
+        interval = self._wanted.interval
+        end = min(end, since + _page_span(interval))
         settled = page.time - _SETTLE - interval
         closed = [row for row in reversed(page.result.rows) if since <= row.start < end and row.start <= settled]
         sound = [row for row in closed if is_sound(row, interval, page.time)]

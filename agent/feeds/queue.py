@@ -5,7 +5,7 @@
     news                              the oldest is dropped, and counted
     everything else                   nothing is lost: the producer waits
 
-Events leave in the order of their arrival.
+Events leave in the order of their arrival, but for those that were put first.
 """
 
 from __future__ import annotations
@@ -89,6 +89,16 @@ class EventQueue:
     def __len__(self) -> int:
         """Events that wait."""
         return len(self._entries)
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds for which the oldest event has waited; 0 where none does."""
+        oldest = next(iter(self._entries.values()), None)
+        return 0.0 if oldest is None else self._timer() - oldest.since
+
+    def put_first(self, event: Event) -> None:
+        """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
+        self._entries.move_to_end(self._append(event, type(event).__name__), last=False)
 
     async def put(self, event: Event) -> None:
         """Take an event in; waits while the queue is full of events that may not be lost. Cancelled, it has taken nothing."""

@@ -33,6 +33,15 @@ def plain(text: str | None, limit: int = MAX_TITLE) -> str:
     return _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip()[:limit].rstrip()
 
 
+def one_line(text: str, limit: int) -> str:
+    """The text on one line, without control characters and bidirectional overrides; cut off, it ends in an ellipsis.
+
+    What looks like markup stays, as the text that it is: for showing what must be escaped, not for reading feeds.
+    """
+    line = _SPACE.sub(" ", _INVISIBLE.sub("", text[: 4 * limit])).strip()
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
 def news_id(url: str, publisher: str, title: str, ts: int) -> str:
     """What makes a headline itself: its address, else publisher, title and publication (UTC ms). 32 hexadecimal digits."""
     identity = url or "\x1f".join((publisher, title, str(ts)))

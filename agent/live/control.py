@@ -1,4 +1,7 @@
-"""The control socket: this machine, this user, JSON lines. A request is `{"do": …, "args": {…}}`, an answer has `ok`."""
+"""The control socket: this machine, this user, JSON lines. A request is `{"do": …, "args": {…}}`, an answer has `ok`.
+
+A Unix socket knows who asks. A port on loopback doesn't: there each request carries the token (`agent.live.token`).
+"""
 
 from __future__ import annotations
 
@@ -14,21 +17,29 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.errors import ConfigError, SafetyError, TapewireError, UsageError
+from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError, told
+from agent.live.token import same_token
 
 SOCKET: Final = "tapewire.sock"
 """Its name in `live.folder`."""
+
+COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
+"""What a person may tell the agent."""
 
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes
 _LINE: Final = 1 << 16
 _log: Final = structlog.get_logger(__name__)
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line to the agent."""
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One line to the agent; `token` is asked for by a port, not by the Unix socket."""
 
     do: str
     args: dict[str, str] = {}
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Request({self.do!r}, {self.args!r})"  # without the token
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -43,6 +54,9 @@ class Reply(msgspec.Struct, frozen=True):
 
 Handler = Callable[[Request, str], Awaitable[Any]]
 """Answers a request of somebody (`uid 1000`); may raise TapewireError."""
+
+Who = Callable[[Request], str]
+"""Names who sends a request; raises SafetyError for somebody who may not."""
 
 
 @asynccontextmanager
@@ -59,7 +73,7 @@ async def control_socket(path: Path, handler: Handler) -> AsyncIterator[None]:
     before = os.umask(0o177)
     try:
         server = await asyncio.start_unix_server(
-            lambda reader, writer: _serve(reader, writer, handler), path.absolute(), limit=_LINE
+            lambda reader, writer: _serve(reader, writer, _user(writer), handler), path.absolute(), limit=_LINE
         )
     finally:
         os.umask(before)
@@ -70,11 +84,36 @@ async def control_socket(path: Path, handler: Handler) -> AsyncIterator[None]:
         path.unlink(missing_ok=True)
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handler: Handler) -> None:
-    peer = _peer(writer.get_extra_info("socket"))
+@asynccontextmanager
+async def control_port(host: str, port: int, token: str, handler: Handler) -> AsyncIterator[int]:
+    """The same on a port of loopback (0: a free one) for whoever knows the `token`; gives the port.
+
+    Raises ConfigError where the port can't be had.
+    """
+
+    def who(request: Request) -> str:
+        if not same_token(request.token, token):
+            raise SafetyError("the control port asks for the token", hint="it is in the file that control.token_file names")
+        return "token"
+
+    try:
+        server = await asyncio.start_server(
+            lambda reader, writer: _serve(reader, writer, who, handler), host, port, limit=_LINE
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"control.address: {host}:{port} can't be used: {error.strerror}", hint="choose another port"
+        ) from None
+    try:
+        yield int(server.sockets[0].getsockname()[1])
+    finally:
+        server.close()
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: Who, handler: Handler) -> None:
     try:
         while line := await reader.readline():
-            reply = await _answer(line, peer, handler)
+            reply = await _answer(line, who, handler)
             writer.write(msgspec.json.encode(reply) + b"\n")
             await writer.drain()
     except (ConnectionError, ValueError):  # gone, or a line beyond the limit
@@ -83,17 +122,27 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, han
         writer.close()
 
 
-async def _answer(line: bytes, peer: int | None, handler: Handler) -> Reply:
+async def _answer(line: bytes, who: Who, handler: Handler) -> Reply:
     try:
-        if peer not in (None, 0, os.geteuid()):
-            raise SafetyError(f"user {peer} may not command this agent", hint="run the command as the agent's user")
         request = msgspec.json.decode(line, type=Request)
-        return Reply(True, await handler(request, "control" if peer is None else f"uid {peer}"))
+        return Reply(True, await handler(request, who(request)))
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)
         return Reply(False, None, error.message, error.hint, error.exit_code)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         return Reply(False, None, f"no request: {error}", 'write {"do": "status"}', UsageError.exit_code)
+
+
+def _user(writer: asyncio.StreamWriter) -> Who:
+    """Whose Unix socket the other end is: this user's, or root's."""
+    peer = _peer(writer.get_extra_info("socket"))
+
+    def who(_: Request) -> str:
+        if peer not in (None, 0, os.geteuid()):
+            raise SafetyError(f"user {peer} may not command this agent", hint="run the command as the agent's user")
+        return "control" if peer is None else f"uid {peer}"
+
+    return who
 
 
 def _peer(sock: socket.socket) -> int | None:
@@ -104,27 +153,26 @@ def _peer(sock: socket.socket) -> int | None:
     return int(uid)
 
 
-def ask(folder: Path, request: Request, *, timeout: float = 60.0) -> Any:
-    """Send one request to the agent whose `live.folder` this is; returns its result.
+def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.0) -> Any:
+    """Send one request to the agent whose `live.folder` this is, or whose control port; returns its result.
 
     Raises what the agent refused with, or TapewireError where none is running or none answers within `timeout` seconds.
     """
-    path = folder / SOCKET
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+    path = where / SOCKET if isinstance(where, Path) else "{}:{}".format(*where)
+    with socket.socket(socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET) as connection:
         connection.settimeout(timeout)
         try:
-            connection.connect(str(path))
+            connection.connect(str(path) if isinstance(where, Path) else where)
             connection.sendall(msgspec.json.encode(request) + b"\n")
             with connection.makefile("rb") as file:
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
-            raise TapewireError(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
+            raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
         except OSError as error:
             raise TapewireError(f"the agent at {path} can't be reached: {error}") from None
-    with suppress(msgspec.MsgspecError):
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         reply = msgspec.json.decode(line, type=Reply)
         if reply.ok:
             return reply.result
-        refusal = {2: UsageError, 3: SafetyError}.get(reply.exit_code, TapewireError)
-        raise refusal(reply.error, hint=reply.hint)
+        raise told(reply.exit_code, reply.error, reply.hint)
     raise TapewireError(f"the agent at {path} went away without an answer")

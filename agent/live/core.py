@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -15,11 +16,13 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.engine import Engine
 from agent.errors import StoreError
-from agent.events import Event, Kline
+from agent.events import Event, Kline, Sentiment
 from agent.feeds.queue import OPEN_BAR
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
+from agent.live.storage import Storage, Write
 from agent.live.watchers import LiveSink, Watcher
+from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder
@@ -27,29 +30,48 @@ from agent.store.runs import Run, RunStatus
 from models.sentiment.latency import LatencyHistogram
 from strategies import load_strategy
 
+_T = TypeVar("_T")
+
+HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
+"""From being handed to the model to the sentiment, waits included."""
+
+SENTIMENT_TO_ORDER: Final = "sentiment to order"
+"""From the arrival in the queue to the order being recorded, for sentiments that led to one."""
+
+STORE_WRITE: Final = "store write"
+"""One commit: of a batch of events to the journal, or of what was decided on them."""
+
 _log: Final = structlog.get_logger(__name__)
 
 
 class Core:
     """A run's engine, journal and recorder. Use it as a context: what leaves without `end` is marked failed or interrupted.
 
-    With `resume` the journal is folded first: `memory` then says where each source has to go on. All raise StoreError.
+    While the store can't be written (`storage`) nothing is handled, and what came in waits.
+
+    With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
+    after it, `witnesses` of the fold as well. All raise StoreError.
     """
 
-    def __init__(self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = ()) -> None:
+    def __init__(
+        self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
+        witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
+    ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """From the arrival in the queue to being handled, ms, by kind."""
-        self.watchers: list[Watcher] = list(watchers)
+        self.spans: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        """Other durations in ms: `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
+        self._witnesses: list[Watcher] = list(witnesses)
+        self.watchers: list[Watcher] = [*watchers, *self._witnesses]
         self._database = database
-        self._recorder = Recorder(database, run, resume=resume)
+        self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
         self.journal = Journal(database, run.id)
         self._sink = LiveSink(self._recorder, config.market.interval)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
-        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1)
+        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
         self._funding = FundingSchedule(config)
-        # The disk may be slow; sockets are read meanwhile. One thread, so that there is one writer.
-        self._writer = ThreadPoolExecutor(1, "writer")
+        self.storage = Storage(config.store, rng or random.Random())
 
     @property
     def run(self) -> Run:
@@ -72,12 +94,15 @@ class Core:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._writer.shutdown()
+        self.storage.close()
         self._recorder.__exit__(kind, error, trace)
 
     def _fold(self) -> None:
         """Be where the journal ends."""
+        self._sink.watchers = self._witnesses
         for seq, event in read_journal(self._database, self.run.id):
+            for witness in self._witnesses:
+                witness.event(seq, event)
             self._handle(seq, event)
         if self.journal.last_seq:
             self._funding.passed(self.memory.now)
@@ -97,17 +122,33 @@ class Core:
             events.append(event if event.available_at == now else replace(event, available_at=now))
             events += self._funding.due(now)  # after the bar that closes at the stamp
         history = self.engine.risk.warming
-        first = await loop.run_in_executor(self._writer, self.journal.append, events)
+        first = await self._write(partial(self.journal.append, events))
+        traded: set[str] = set()  # headlines whose sentiment led to an order
         for seq, event in enumerate(events, first):
             for watcher in self.watchers:
                 watcher.event(seq, event)
+            orders = self._sink.orders
             self._handle(seq, event)
-        await loop.run_in_executor(self._writer, self._recorder.flush)
+            if self._sink.orders > orders and isinstance(event, Sentiment):
+                traded.add(event.news_id)
+        await self._write(self._recorder.flush)
         done = loop.time()
         for event, since in () if history else taken:  # history in bulk says nothing of the present
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
             self.latencies[kind].add((done - since) * 1000)
+            if isinstance(event, Sentiment):
+                self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
+                if event.news_id in traded:
+                    self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
         return events
+
+    async def _write(self, work: Write[_T]) -> _T:
+        """Into the store, with patience; the time it takes is counted."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        result = await self.storage.write(work)
+        self.spans[STORE_WRITE].add((loop.time() - began) * 1000)
+        return result
 
     def _handle(self, seq: int, event: Event) -> None:
         self._recorder.event_seq = self._sink.event_seq = seq
@@ -116,6 +157,7 @@ class Core:
 
     def end(self, *, complete: bool) -> Run:
         """Record the end: a complete run is closed for good, another one can be resumed."""
+        self.storage.close()
         if complete:
             self.engine.finish()
         return self._recorder.finish(

@@ -7,37 +7,50 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Never
 
 import structlog
+from msgspec.structs import replace
 
 from agent.backtest import NamedScorer
-from agent.clock import Clock, WallClock
+from agent.clock import Clock, WallClock, iso
 from agent.config import Config
+from agent.config_operations import split_address
+from agent.durations import format_duration
 from agent.engine import Engine
-from agent.errors import ModelError, TapewireError, UsageError
-from agent.events import Command, Event, News
+from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError, VenueError, first_error
+from agent.events import Command, Event, News, RiskState
+from agent.execution.testnet.gateway import Gateway
+from agent.execution.testnet.port import VenuePort
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
-from agent.live.control import SOCKET, Request, control_socket
+from agent.fusion import open_predictor, wants_headlines
+from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
+from agent.live.deadman import watch_silence
+from agent.live.kill import KillSwitch
 from agent.live.lock import instance_lock
 from agent.live.memory import Memory
+from agent.live.orders import open_gateway, venue_port
+from agent.live.outside import Outside
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
-from agent.live.sources import Gate, check, headlines, hears_headlines, market_data
-from agent.live.status import Status, positions_of, producers_of
+from agent.live.sources import Gate, check, headlines, market_data
+from agent.live.status import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
+from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
+from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
+from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
 
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
 
-COMMANDS: Final = ("pause", "resume", "halt", "flatten", "use-model")
-"""What a person may tell the agent."""
+_AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
 _LOOK: Final = 0.05  # seconds between two looks at whether the history is complete
 _log: Final = structlog.get_logger(__name__)
@@ -50,7 +63,7 @@ class Daemon:
     """One life of the agent: `run` it until `stop` is set.
 
     `load_model` opens a model folder; it is called only for strategies that hear of headlines. `clock` is the market's time,
-    which a sandbox may play faster.
+    which a sandbox may play faster. `port` is the venue where orders go in testnet mode; without it the configured one.
     """
 
     def __init__(
@@ -62,6 +75,7 @@ class Daemon:
         clock: Clock | None = None,
         new: bool = False,
         rng: random.Random | None = None,
+        port: VenuePort | None = None,
     ) -> None:
         self.config = config
         self._database = database
@@ -70,19 +84,33 @@ class Daemon:
         self._rng = rng or random.Random()
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
-        self._model = SentimentConsumer(config.live, self._clock, load_model) if hears_headlines(config) else None
+        self._witnesses: list[Callable[[Run], Watcher]] = []
+        self._predictor = open_predictor(config)
+        hears = wants_headlines(config)
+        self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
         self._news: NewsProducer | None = None
+        self._port = port
+        self.gateway: Gateway | None = None  # in testnet mode, once it runs
         self._supervised: list[tuple[Producer, Supervision]] = []
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
+        self.kill_switch = KillSwitch(config.live.folder)
         self._swap = asyncio.Lock()  # one model is loaded at a time
+        self._outside = Outside(config, self, self._clock, self._model)
+        self._scores = self._outside.pool or self._model  # whom headlines are offered to
+        self._watchers += self._outside.watchers
         self.queue: EventQueue
         self.core: Core
+        self.control_port = 0  # of loopback; 0: there is none
 
     def watch(self, watcher: Watcher) -> None:
         """Let somebody look on, from the beginning of `run` on."""
         self._watchers.append(watcher)
+
+    def witness(self, make: Callable[[Run], Watcher]) -> None:
+        """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
+        self._witnesses.append(make)
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""
@@ -98,30 +126,57 @@ class Daemon:
         live = self.config.live
         async with AsyncExitStack() as stack:
             stack.enter_context(instance_lock(live.folder / LOCK))
+            self.kill_switch.refuse("no start")
+            port = self._port or venue_port(self.config, self._clock)
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
-            run, resume = open_run(self.config, self._database, new=self._new)
+            run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
-            self.core = stack.enter_context(Core(self.config, self._database, run, resume=resume, watchers=self._watchers))
+            witnesses = [make(run) for make in self._witnesses]
+            core = Core(
+                self.config,
+                self._database,
+                run,
+                resume=resume,
+                watchers=self._watchers,
+                witnesses=witnesses,
+                rng=self._rng,
+                predictor=self._predictor,
+            )
+            self.core = stack.enter_context(core)
             memory = self.core.memory
+            if port is not None:
+                self.gateway = open_gateway(self.config, port, self.core, self._clock, self._rng)
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
                 await self._settle_model(loaded, memory)
             await stack.enter_async_context(control_socket(live.folder / SOCKET, self._answer))
+            await self._open_port(stack)
             try:
                 await self._live(stop, self._producers(memory))
             except BaseExceptionGroup as group:
-                raise _first(group) from group
+                raise first_error(group) from group
             return self.core.end(complete=complete)
+
+    async def _open_port(self, stack: AsyncExitStack) -> None:
+        """The control port, where one is configured."""
+        control = self.config.control
+        if control.address:
+            host, port = split_address(control.address)
+            token = make_token(self.config.token_file())
+            self.control_port = await stack.enter_async_context(control_port(host, port, token, self._answer))
+            _log.info("commands are taken", host=host, port=self.control_port)
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers = [market_data(self.config, self._clock, memory, self._rng)]
-        if self._model is not None:
+        producers: list[Producer] = [market_data(self.config, self._clock, memory, self._rng, self._predictor)]
+        if self.gateway is not None:
+            producers.append(self.gateway)
+        if self._model is not None and self._scores is not None:
             for news in memory.unscored.values():
-                self._model.offer(news)
+                self._scores.offer(news)
             self._news = headlines(self.config, self._clock, self._rng)
             producers += [self._news, self._model]
         return producers
@@ -130,9 +185,19 @@ class Daemon:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
             await self._put("warm-up")
-            emit = Gate(self.config.live, self.core.memory, self.queue.put)
+            if self.gateway is not None:
+                await self._put("reconciling")
+            emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
+            if self._outside.pool is not None:
+                rim.append(tasks.create_task(self._supervise(self._outside.pool, emit, vital=False)))
             rim.append(tasks.create_task(self._warm_up(producers[0])))
+            if self.gateway is not None:
+                rim.append(tasks.create_task(self._reconciled(self.gateway)))
+            rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
+            rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
+            rim.append(tasks.create_task(self._keep_feed_health()))
+            companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -144,6 +209,12 @@ class Daemon:
                 _log.error("stopped with events unhandled; their sources will be asked again", events=len(self.queue))
                 self._stopped = True
                 last.cancel()
+                if self.core.storage.failing.is_set():
+                    core.cancel()
+            else:
+                await self._write_feed_health()
+            for task in companions:  # last, so that they hear of what was handled at the end
+                task.cancel()
 
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
@@ -152,16 +223,19 @@ class Daemon:
             taken = await self.queue.take(limit)
             for event in await self.core.feed(taken):
                 match event:
-                    case News() if self._model is not None:
-                        self._model.offer(event)
+                    case News() if self._scores is not None:
+                        self._scores.offer(event)
                     case Command(action="stop"):
                         self._stopped = True
+            if self.gateway is not None:
+                self.gateway.release()
             for event, _ in taken:
-                if waiting := self._handled.pop(id(event), None):
+                waiting = self._handled.pop(id(event), None)
+                if waiting and not waiting[1].done():  # who waited may have been cancelled
                     waiting[1].set_result(None)
 
-    async def _supervise(self, producer: Producer, emit: Emit) -> None:
-        supervision = Supervision(producer.name)
+    async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:
+        supervision = Supervision(producer.name, vital)
         self._supervised.append((producer, supervision))
         await supervise(producer, emit, self.config.live.restart, self._clock, supervision, self._rng)
 
@@ -171,6 +245,34 @@ class Daemon:
             await asyncio.sleep(_LOOK)
         await self._put("warm-up-done")
 
+    async def _reconciled(self, gateway: Gateway) -> None:
+        """An account that must not be traded, or isn't known in time, ends the start."""
+        venue = self.config.execution.testnet
+        try:
+            async with asyncio.timeout(venue.start_within / 1000):
+                await gateway.begun()
+        except TimeoutError:
+            reason = gateway.health.last_error or "it is never quiet"
+            raise VenueError(
+                f"the account at {venue.venue} could not be reconciled within {format_duration(venue.start_within)}: {reason}",
+                hint="tapewire doctor says more",
+            ) from None
+
+    async def _keep_feed_health(self) -> Never:
+        """Write how the feeds are, now and then, for whoever looks into the store."""
+        while True:
+            await asyncio.sleep(self.config.live.record_health / 1000)
+            await self._write_feed_health()
+
+    async def _write_feed_health(self) -> None:
+        if self.core.storage.failing.is_set():
+            return  # what was decided comes first
+        feeds = [producer.health for producer, _ in self._supervised if producer is not self._news]
+        feeds += self._news.feeds if self._news else []
+        now = self._clock.now()
+        work = partial(write_feed_health, self._database, self.core.run.id, [replace(one) for one in feeds], now)
+        await self.core.storage.write(work)
+
     # -- commands ----------------------------------------------------------------------------------------------------
 
     async def _put(self, action: str, args: dict[str, str] | None = None, by: str = "daemon") -> asyncio.Future[None]:
@@ -179,8 +281,17 @@ class Daemon:
         command = Command(action, now, now, args or {}, by)
         handled = asyncio.get_running_loop().create_future()
         self._handled[id(command)] = command, handled
-        await self.queue.put(command)
+        if action in _AT_ONCE:
+            self.queue.put_first(command)
+        else:
+            await self.queue.put(command)
         return handled
+
+    async def _kill(self, args: dict[str, str], by: str) -> None:
+        await (await self._put("kill", args, by))
+
+    async def _heartbeat(self) -> None:
+        await (await self._put("heartbeat"))
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
         """A person's word, journalled and handled; returns what it led to. Raises UsageError for one that isn't known.
@@ -194,11 +305,37 @@ class Daemon:
             raise UsageError(f"strategy {self.config.strategy.name} uses no model")
         if action == "use-model" and not args.get("folder"):
             raise UsageError("use-model needs a folder")
-        await (await self._put(action, args, by))
+        if action == "resume":
+            self.kill_switch.refuse("no resumption")
+        await self._obeyed(action, await self._put(action, args, by))
+        if action == "resume" and self._killed():
+            risk = self.core.engine.risk
+            raise SafetyError(
+                f"the agent was killed at {iso(risk.since)} ({risk.detail}): resuming from that has to be confirmed",
+                hint=f'tapewire resume --confirm "{RESUME_FROM_KILL}"',
+            )
         answer = {"action": action, "event": self.core.journal.last_seq, "risk": self.core.engine.risk.state.value}
         if action == "use-model":
             answer |= await self._use_model(args["folder"], by)
         return answer
+
+    async def _obeyed(self, action: str, handled: asyncio.Future[None]) -> None:
+        """Until it is handled. Raises StoreUnavailable where that can't be now: it waits like everything else."""
+        storage = self.core.storage
+        failing: asyncio.Future[Any] = asyncio.ensure_future(storage.failing.wait())
+        try:
+            await asyncio.wait([handled, failing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failing.cancel()
+        if not handled.done():
+            raise StoreUnavailable(
+                f"nothing is traded: {storage.status.error}",
+                hint=f"{action} is kept, and done as soon as the store can be written",
+            )
+
+    def _killed(self) -> bool:
+        risk = self.core.engine.risk
+        return risk.state is RiskState.HALTED and risk.rule == KILL
 
     async def _use_model(self, folder: str, by: str) -> dict[str, str]:
         if self._model is None:
@@ -240,6 +377,8 @@ class Daemon:
             now=now,
             strategy=run.strategy,
             endpoint=self.config.bybit.endpoint,
+            orders="paper" if self.gateway is None else self.config.execution.testnet.venue,
+            unreconciled=engine.risk.unreconciled,
             warming_up=engine.risk.warming,
             model=self._model.health.model if self._model else "",
             equity=engine.portfolio.equity(),
@@ -247,22 +386,19 @@ class Daemon:
             positions=positions_of(engine, max(now, engine.market.now)),
             risk=engine.risk.state,
             risk_rule=engine.risk.rule,
+            risk_detail=engine.risk.detail,
             risk_since=engine.risk.since,
+            drawdown=drawdown_of(engine),
+            abstain_rate=engine.signals.abstain_rate,
             events=core.journal.last_seq,
             decisions=core.decisions,
             producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
             feeds=self._news.feeds if self._news else [],
             queue=self.queue.stats(),
+            storage=core.storage.status,
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
+            spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
             ignored=dict(engine.counts),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
         )
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended all tasks; the others only went down with it."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -16,6 +16,8 @@ from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_live import FeedConfig
 from agent.errors import ConfigError, DataError, TapewireError, VenueError
+from agent.execution.testnet.port import VenuePort
+from agent.execution.testnet.preparation import check_rules
 from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.backfill import KlineHistory
@@ -25,8 +27,10 @@ from agent.feeds.bybit.stream import Stream
 from agent.feeds.bybit.venue import endpoint, interval_code
 from agent.feeds.rss.fetch import fetch
 from agent.feeds.rss.parse import parse
+from agent.fusion import wants_headlines
+from agent.instruments import instrument_for
 from agent.live.model import model_loader
-from agent.live.sources import hears_headlines
+from agent.live.orders import check_venue, venue_port
 from agent.store.database import open_database
 from strategies import load_strategy
 
@@ -56,12 +60,14 @@ async def examine(config: Config, clock: Clock | None = None) -> list[Check]:
         "store": partial(asyncio.to_thread, _store, config),
     }
     with suppress(ConfigError):  # a strategy that doesn't exist is told by its own check
-        headlines = hears_headlines(config)
+        headlines = wants_headlines(config)
     if headlines:
         looks["model"] = partial(asyncio.to_thread, _model, config)
         looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock) for feed in config.news.feeds}
     if config.market.category != "equity":
         looks |= {name: partial(look, config, clock) for name, look in _MARKET.items()}
+    if config.execution.mode == "testnet":
+        looks |= {name: partial(_at_venue, look, config, clock) for name, look in _VENUE.items()}
     checks = [_check(name, look) for name, look in looks.items()]
     return list(await asyncio.gather(*checks))
 
@@ -170,4 +176,51 @@ async def _feed(feed: FeedConfig, config: Config, clock: Clock) -> str:
     return f"{len(document.entries)} entries, the newest of {iso(newest) if newest else 'an unknown time'}"
 
 
+async def _at_venue(look: Callable[[VenuePort, Config, Clock], Awaitable[str]], config: Config, clock: Clock) -> str:
+    """A look by a port of its own."""
+    check_venue(config)
+    port = venue_port(config, clock)
+    if port is None:
+        raise ConfigError("execution.mode is paper")
+    try:
+        async with asyncio.timeout(config.execution.testnet.start_within / 1000):
+            return await look(port, config, clock)
+    finally:
+        await port.close()
+
+
+async def _venue_clock(port: VenuePort, config: Config, clock: Clock) -> str:
+    """The venue can be reached, and its time; asked without keys."""
+    before = clock.now()
+    theirs = await port.server_time()
+    skew, most = (before + clock.now()) // 2 - theirs, config.execution.testnet.max_skew
+    if abs(skew) > most:
+        raise VenueError(
+            f"this machine's clock is {abs(skew)} ms {'ahead of' if skew > 0 else 'behind'} the venue's, more than is corrected",
+            hint="synchronise it by NTP",
+        )
+    return f"{config.execution.testnet.venue} answers, {skew:+d} ms off"
+
+
+async def _keys(port: VenuePort, config: Config, _: Clock) -> str:
+    """A signed question."""
+    balances = (await port.wallet()).balances
+    coin = config.account.currency
+    return f"they are accepted: {balances.get(coin, 0):,.2f} {coin} in the account"
+
+
+async def _positions(port: VenuePort, config: Config, _: Clock) -> str:
+    """Rules and position mode of each symbol, and what the account holds already."""
+    rules = await port.rules(config.market.symbols)
+    for symbol in config.market.symbols:
+        check_rules(instrument_for(symbol, config), rules.get(symbol), config.execution.testnet.venue)
+    if config.market.category == "linear":
+        hedged = [symbol for symbol in config.market.symbols if await port.position_mode(symbol) == "hedge"]
+        if hedged:
+            raise VenueError(f"{', '.join(hedged)} in hedge mode", hint="the agent asks for one-way mode when it starts")
+    positions, orders = await port.positions(), await port.open_orders()
+    return f"rules fit, one-way mode; {len(positions)} positions and {len(orders)} open orders in the account"
+
+
+_VENUE: Final = {"venue": _venue_clock, "keys": _keys, "account": _positions}
 _MARKET: Final = {"clock": _skew, "history": _history, "websocket": _websocket}

@@ -16,7 +16,8 @@ class FundingSchedule:
     """Stamps are due once the core's time has reached them; a stamp that passed during an absence is due on return."""
 
     def __init__(self, config: Config) -> None:
-        self._symbols = config.market.symbols if config.market.category == "linear" else ()
+        paper = config.execution.mode == "paper"  # a venue books its own
+        self._symbols = config.market.symbols if config.market.category == "linear" and paper else ()
         self._rate = float(config.paper.funding_rate)
         self._interval = config.paper.funding_interval
         self._since = 0  # the next stamp is later than this, UTC ms

@@ -11,8 +11,8 @@ from typing import Any, Final, TextIO
 import structlog
 
 from agent.config_live import LogConfig
+from agent.secret import MASK
 
-MASK: Final = "***"
 _SECRET_KEY: Final = re.compile(r"secret|token|password|passwd|api_?key|authorization|signature|cookie", re.IGNORECASE)
 _IN_TEXT: Final = (
     re.compile(r"(?<=://)[^/@\s]+(?=@)"),  # user and password of a URL

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
 
 from agent.backtest import NamedScorer
 from agent.config import ModelConfig
+from agent.feeds.history.sentiment import Score
 from agent.store.database import Database
 
+_log: Final = structlog.get_logger(__name__)
 
-def model_loader(config: ModelConfig, database: Database) -> Callable[[str], NamedScorer]:
-    """Opens a folder, or `starter`, with the store's cache of scores in front; blocking. It raises ModelError."""
+
+class LazyScorer:
+    """A model that is named by its card, and loaded when it first has something to score: workers may do it all."""
+
+    def __init__(self, fingerprint: str, load: Callable[[], NamedScorer]) -> None:
+        self.fingerprint = fingerprint
+        self._load = load
+        self._scorer: NamedScorer | None = None
+
+    @property
+    def loaded(self) -> bool:
+        """Whether anything had to be scored."""
+        return self._scorer is not None
+
+    def score(self, texts: Sequence[str]) -> Sequence[Score]:
+        """Raises ModelError where the folder can't be loaded after all."""
+        if self._scorer is None:
+            _log.info("the own model is loaded", model=self.fingerprint)
+            self._scorer = self._load()
+        return self._scorer.score(texts)
+
+
+def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False) -> Callable[[str], NamedScorer]:
+    """Opens a folder, or `starter`, with the store's cache of scores in front; blocking. It raises ModelError.
+
+    With `lazy` only the card is read at first.
+    """
 
     def load(folder: str) -> NamedScorer:
         from models.sentiment import model_dir
@@ -19,4 +49,10 @@ def model_loader(config: ModelConfig, database: Database) -> Callable[[str], Nam
 
         return CachedScorer(Scorer.load(model_dir(folder), threads=config.threads or None), SqlScoreCache(database))
 
-    return load
+    def name(folder: str) -> NamedScorer:
+        from models.cards import read_card
+        from models.sentiment import model_dir
+
+        return LazyScorer(read_card(model_dir(folder)).fingerprint, lambda: load(folder))
+
+    return name if lazy else load

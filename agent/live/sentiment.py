@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -13,7 +13,12 @@ from agent.backtest import NamedScorer
 from agent.clock import Clock
 from agent.config_live import LiveConfig
 from agent.events import News, Sentiment
+from agent.feeds.history.sentiment import judge
 from agent.feeds.producer import Emit, Health, deliver
+from agent.fusion import check_scorer
+
+if TYPE_CHECKING:
+    from models.fusion.predictor import FusionPredictor
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -32,16 +37,22 @@ class SentimentHealth(Health):
 
 class SentimentConsumer:
     """A `Producer` of `Sentiment`. `load` opens a model folder and may take its time; it raises ModelError.
+    `predictor` is the fusion model that reads what it writes.
 
     A headline is forgotten only once its sentiment was taken in, so that a failure loses none.
     """
 
     name = "sentiment"
 
-    def __init__(self, config: LiveConfig, clock: Clock, load: Callable[[str], NamedScorer]) -> None:
+    def __init__(
+        self, config: LiveConfig, clock: Clock, load: Callable[[str], NamedScorer], predictor: FusionPredictor | None = None
+    ) -> None:
         self._config = config
         self._clock = clock
         self._load = load
+        self._predictor = predictor
+        self.embedded = predictor is not None and predictor.reads_embeddings
+        """Whether sentiments carry their headline's embedding."""
         self._scorer: NamedScorer | None = None
         self._waiting: OrderedDict[str, tuple[News, float]] = OrderedDict()
         self._filled = asyncio.Event()
@@ -56,9 +67,11 @@ class SentimentConsumer:
     async def use(self, folder: str) -> str:
         """Load a model beside the running one and let it score from now on; returns its fingerprint.
 
-        Raises ModelError, after which the old one goes on. Headlines that are being scored keep the old one's.
+        Raises ModelError, or ConfigError where the fusion model doesn't understand it, after which the old one goes on.
+        Headlines that are being scored keep the old one's.
         """
         scorer = await asyncio.to_thread(self._load, folder)
+        check_scorer(self._predictor, scorer.fingerprint)
         self._scorer = scorer
         self._health.model, self._health.folder, self._health.state = scorer.fingerprint, folder, "live"
         return scorer.fingerprint
@@ -81,17 +94,18 @@ class SentimentConsumer:
             if scorer is None or not batch:
                 continue
             try:
-                scores = await asyncio.to_thread(scorer.score, [news.title for news, _ in batch])
+                titles = [news.title for news, _ in batch]
+                judged = await asyncio.to_thread(judge, scorer, titles, embedded=self.embedded)
             except Exception as error:
                 self._health.failed(error, self._clock.now())
                 raise
             done, now = asyncio.get_running_loop().time(), self._clock.now()
-            for (news, since), score in zip(batch, scores, strict=True):
+            for (news, since), (score, embedding) in zip(batch, judged, strict=True):
                 self._health.scored += 1
                 self._health.abstained += score.abstained
                 sentiment = Sentiment(
                     news.id, now, now, score.bearish, score.neutral, score.bullish, scorer.fingerprint, score.abstained,
-                    (done - since) * 1000,
+                    (done - since) * 1000, embedding=b"" if score.abstained else embedding,
                 )  # fmt: skip
                 await deliver(emit, sentiment)
                 self._waiting.pop(news.id, None)

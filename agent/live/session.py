@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import structlog
@@ -14,6 +14,8 @@ from agent.backtest import new_run_id
 from agent.config import Config, parse
 from agent.errors import ConfigError
 from agent.feeds.addresses import is_loopback
+from agent.fusion import VERSION
+from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
@@ -22,15 +24,18 @@ from strategies import load_strategy
 _log: Final = structlog.get_logger(__name__)
 
 
-def open_run(config: Config, database: Database, *, new: bool = False) -> tuple[Run, bool]:
+def open_run(config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None) -> tuple[Run, bool]:
     """The run to record, and whether it is to be resumed.
 
-    The last live run that is not complete goes on where its configuration decides the same on the same venue; `new` begins another.
+    The last live run that is not complete goes on where its configuration decides the same on the same venue with the same fusion
+    model; `new` begins another.
     """
+    fusion = {} if predictor is None else {VERSION: predictor.fingerprint}
     unfinished = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
     last = None if new else next(unfinished, None)
     if last is not None:
         changed = _changes(config, last)
+        changed += ["the fusion model"] if last.versions.get(VERSION) != fusion.get(VERSION) else []
         if not changed:
             return last, True
         _log.warning("a new run begins", unfinished=last.id, changed=", ".join(changed))
@@ -43,7 +48,7 @@ def open_run(config: Config, database: Database, *, new: bool = False) -> tuple[
         params=strategy.params.model_dump(mode="json"),
         config=config.recorded(),
         version=__version__,
-        versions={"python": platform.python_version(), "numpy": np.__version__},
+        versions={"python": platform.python_version(), "numpy": np.__version__, **fusion},
         stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
     )
     return run, False
@@ -57,9 +62,13 @@ def _changes(config: Config, run: Run) -> list[str]:
         return [error.message]
     old, new = before.decisive(), config.decisive()
     changed = [name for name in new if old[name] != new[name]]
-    return changed + (["bybit.endpoint"] if _venue(before) != _venue(config) else [])
+    if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):
+        changed.append("bybit.endpoint")
+    if config.execution.mode == "testnet" and _venue(before.execution.testnet.venue) != _venue(config.execution.testnet.venue):
+        changed.append("execution.testnet.venue")
+    return changed
 
 
-def _venue(config: Config) -> Any:
+def _venue(address: str) -> str:
     """A sandbox is the same one on any port."""
-    return "sandbox" if is_loopback(config.bybit.endpoint) else config.bybit.endpoint
+    return "sandbox" if is_loopback(address) else address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 from agent.clock import Clock
@@ -9,34 +10,40 @@ from agent.config import Config
 from agent.config_live import LiveConfig
 from agent.errors import ConfigError
 from agent.events import Event, Kline, News
+from agent.features import WARM_UP_BARS
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
 from agent.feeds.rss.producer import NewsProducer
+from agent.fusion import wants_headlines
 from agent.live.memory import Memory
-from strategies import strategy_class
-
-
-def hears_headlines(config: Config) -> bool:
-    """Whether the strategy needs news and a model at all."""
-    return strategy_class(config.strategy.name).hears("on_news", "on_sentiment", "on_signal", "on_faded")
+from agent.live.orders import check_venue
+from agent.outlook import Predictor
 
 
 def check(config: Config) -> None:
-    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, headlines without a feed."""
+    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, orders and data of two markets, headlines
+    without a feed."""
     if config.market.category == "equity":
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
-    if hears_headlines(config) and not config.news.feeds:
+    check_venue(config)
+    if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(
-            f"strategy {config.strategy.name} trades on headlines, and news.feeds names no feed", hint="add [[news.feeds]]"
+            f"strategy {config.strategy.name} or its model reads headlines, and news.feeds names no feed",
+            hint="add [[news.feeds]]",
         )
 
 
-def market_data(config: Config, clock: Clock, memory: Memory, rng: random.Random) -> Producer:
+def market_data(
+    config: Config, clock: Clock, memory: Memory, rng: random.Random, predictor: Predictor | None = None
+) -> Producer:
     """Klines of what is traded."""
-    market = config.market
-    return KlineProducer(config.bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, rng=rng)
+    market, bybit = config.market, config.bybit
+    if predictor is not None:  # so that its features are warm by the first live bar
+        needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
+        bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
+    return KlineProducer(bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, rng=rng)
 
 
 def headlines(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:
@@ -50,15 +57,17 @@ class Gate:
     Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
     """
 
-    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit) -> None:
+    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit, writable: asyncio.Event) -> None:
         self._every = config.open_bars_every
         self._memory = memory
         self._emit = emit
+        self._writable = writable
         self._last: dict[str, int] = {}
 
     async def __call__(self, event: Event) -> None:
         """Pass on, or drop."""
         if isinstance(event, News):
+            await self._writable.wait()  # a queue that nobody empties would drop them
             if event.id in self._memory.headlines:
                 return
         elif self._every and isinstance(event, Kline) and not event.confirm:

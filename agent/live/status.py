@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from math import inf
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
+from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
 
@@ -25,6 +27,7 @@ class PositionStatus(msgspec.Struct, frozen=True):
     value: float
     last_bar: int | None  # start of the last closed bar, UTC ms
     overdue_ms: int
+    stale: bool  # so overdue that a heartbeat has told the core
     open_orders: int
 
 
@@ -38,6 +41,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     now: int
     strategy: str
     endpoint: str
+    orders: str  # where they go: paper, or a venue
+    unreconciled: bool  # its account isn't known, or isn't what the ledger says
     warming_up: bool
     model: str
     equity: float
@@ -45,13 +50,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     positions: list[PositionStatus]
     risk: RiskState
     risk_rule: str
+    risk_detail: str
     risk_since: int
+    drawdown: float  # fraction of the equity's peak
+    abstain_rate: float
     events: int
     decisions: int
     producers: list[dict[str, Any]]  # health and supervision of each
     feeds: list[FeedHealth]
     queue: QueueStats
+    storage: StorageStatus
     latencies: dict[str, dict[str, float]]
+    spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # what became of sentiments
     recent: list[dict[str, Any]]
@@ -71,15 +81,28 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
                 position.size * position.mark if known else 0.0,
                 tape.last_start if tape.last_start >= 0 else None,
                 tape.overdue(now),
+                symbol in engine.risk.stale,
                 len(tape.book),
             )
         )
     return rows
 
 
+def drawdown_of(engine: Engine) -> float:
+    """How far the equity is below its peak, as a fraction of it; 0 before the first bar."""
+    peak = engine.risk.ceiling
+    return max(0.0, 1 - engine.portfolio.equity() / peak) if 0 < peak < inf else 0.0
+
+
 def producers_of(health: Sequence[Health], supervision: Sequence[Supervision]) -> list[dict[str, Any]]:
     """Health and supervision of each producer in one mapping."""
     return [
-        {**msgspec.to_builtins(one), "starts": other.starts, "failures": other.failures, "last_failure": other.last_failure}
+        {
+            **msgspec.to_builtins(one),
+            "vital": other.vital,
+            "starts": other.starts,
+            "failures": other.failures,
+            "last_failure": other.last_failure,
+        }
         for one, other in zip(health, supervision, strict=True)
     ]

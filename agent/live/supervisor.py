@@ -21,6 +21,7 @@ class Supervision(msgspec.Struct):
     """What became of a producer; times are UTC ms, 0 where there was none yet."""
 
     name: str
+    vital: bool = True  # the agent can't trade without it; companions only look on
     starts: int = 0
     failures: int = 0
     last_failure: str = ""

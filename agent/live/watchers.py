@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from agent.events import Decision, Event, Kline, OrderUpdate
+from agent.events import Decision, Event, Kline, Order, OrderUpdate
 from agent.live.words import describe, sentence
 from agent.sink import DecisionSink
 
@@ -35,6 +35,7 @@ class LiveSink:
 
     def __init__(self, inner: DecisionSink, every: int) -> None:
         self.event_seq = 0
+        self.orders = 0  # so far
         self.watchers: list[Watcher] = []
         self.news = inner.news
         self.sentiment = inner.sentiment
@@ -45,6 +46,8 @@ class LiveSink:
     def decision(self, decision: Decision) -> None:
         """Passed on."""
         self._inner.decision(decision)
+        if isinstance(decision, Order):
+            self.orders += 1
         for watcher in self.watchers:
             watcher.decision(self.event_seq, decision)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from agent.events import (
+    Account,
+    Amend,
+    Cancel,
     Command,
     Decision,
     Event,
@@ -18,6 +21,7 @@ from agent.events import (
     OrderUpdate,
     RiskEvent,
     Sentiment,
+    Settlement,
     Signal,
 )
 
@@ -53,6 +57,20 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "what": "order", "id": message.id, "symbol": message.symbol, "side": message.side.value, "type": message.type.value,
                 "qty": str(message.qty), "reason": message.reason,
             }  # fmt: skip
+        case Cancel():
+            return {"what": "cancel", "id": message.order_id, "symbol": message.symbol, "reason": message.reason}
+        case Amend():
+            changes = {name: str(value) for name in ("qty", "price") if (value := getattr(message, name)) is not None}
+            return {"what": "amend", "id": message.order_id, "symbol": message.symbol, **changes, "reason": message.reason}
+        case Settlement():
+            return {"what": "funding booked", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
+        case Account():
+            held = {holding.symbol: str(holding.qty) for holding in message.holdings}
+            return {
+                "what": "account",
+                "balances": {coin: str(value) for coin, value in message.balances.items()},
+                "holdings": held,
+            }
         case OrderUpdate():
             return {"what": "order update", "id": message.order_id, "status": message.status.value, "reason": message.reason}
         case Fill():

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Final
 
 from agent.events import Fill, FillKind, FundingPayment, Order, OrderStatus, OrderUpdate, Side
+from agent.execution.exchange import Report
 from agent.sandbox.audience import Audience
 from agent.sandbox.desk import Desk, Leg
 from agent.sandbox.errors import Refusal, by_category, no_such_order, parameter, too_little_money
@@ -261,7 +262,7 @@ class Account:
             desk.match(quote, self.now())
         self.wallet.fund_spot()
 
-    def _hear(self, desk: Desk, event: Order | OrderUpdate | Fill | FundingPayment) -> None:
+    def _hear(self, desk: Desk, event: Report) -> None:
         """What the paper exchange reports. A fill's update follows at once and completes it."""
         if isinstance(event, Fill):
             self._fill = event
@@ -269,7 +270,7 @@ class Account:
             self._update(desk, event)
         elif isinstance(event, FundingPayment):
             self._funded(desk, event)
-        else:
+        elif isinstance(event, Order):
             leg = desk.leg(event.symbol)
             order = VenueOrder(
                 desk.category, leg.symbol, event.side, "Market", event.qty, event.ts, id=event.id, index=leg.index

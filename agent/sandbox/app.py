@@ -208,7 +208,7 @@ class Sandbox:
         try:
             raw = msgspec.json.decode(await request.read(), type=dict[str, Any] | list[dict[str, Any]])
             self.venue.faults.add([fault_from(item) for item in (raw if isinstance(raw, list) else [raw])])
-        except (msgspec.MsgspecError, TapewireError) as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, TapewireError) as error:
             return _json({"error": str(error)}, status=400)
         return _json({"faults": self.venue.faults.state()})
 

@@ -89,7 +89,7 @@ class Channel:
     def _decode(text: str) -> Json:
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError):
             return {}
 
     async def _pump(self, request: web.Request) -> None:

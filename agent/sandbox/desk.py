@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from agent.events import Fill, Funding, FundingPayment, Kline, Order, OrderUpdate, Side
+from agent.events import Funding, Kline, Side
 from agent.execution.book import WorkingOrder
+from agent.execution.exchange import Report
 from agent.execution.paper import PaperExchange
 from agent.instruments import Instrument
 from agent.portfolio import Portfolio, Position
@@ -73,7 +74,7 @@ class Desk:
         category: str,
         listing: Listing,
         balance: Decimal,
-        emit: Callable[[Desk, Order | OrderUpdate | Fill | FundingPayment], None],
+        emit: Callable[[Desk, Report], None],
     ) -> None:
         self.category = category
         indices = (0, 1, 2) if category == "linear" else (0,)

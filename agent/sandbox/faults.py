@@ -27,6 +27,7 @@ KINDS: Final = {
     "lost": "retCode `code` (10000), although the request was carried out",
     "timeout": "no answer for `ms`, then the connection is cut; nothing was done",
     "gap": "no message of a bar, not even its close; with `rest` history doesn't have it either",
+    "lag": "a list of orders or executions does not know of those of the last `ms`",
     "skew": "the venue's clock is `ms` ahead (negative: behind) of its market",
 }
 """Every kind, and what it does."""
@@ -39,8 +40,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One thing to go wrong.
 
     `on` is a pattern (as of file names) of what it hits: `rest/v5/order/create`, `ws/public/kline.1.BTCUSDT`, `ws/private/order`,
-    `ws/trade/order.create`, `ws/public/connect`, `ws/public/pong`, `feeds/all.rss`, `market/BTCUSDT`. `p` is the probability of
-    each hit, `after` lets the first ones pass, `count` ends it after so many.
+    `ws/trade/order.create`, `ws/public/connect`, `ws/public/pong`, `feeds/all.rss`, `market/BTCUSDT`; lags hit `rest/v5/order/list`
+    and `rest/v5/execution/list`. `p` is the probability of each hit, `after` lets the first ones pass, `count` ends it after so many.
     """
 
     kind: str

@@ -132,7 +132,15 @@ def _filtered(pool: Iterable[VenueOrder], category: str, params: Params) -> list
     ]
 
 
+def _lag(venue: Venue, path: str) -> int:
+    """What is newer than this isn't listed yet, UTC ms: the venue's views follow what has happened."""
+    lags = [fault.ms for fault in venue.faults.strike(f"rest/v5/{path}", "lag")]
+    return venue.market.clock.now() - round(max(lags) * venue.options.speed) if lags else 1 << 62
+
+
 def _order_page(venue: Venue, category: str, orders: list[VenueOrder], params: Params) -> Json:
+    newest = _lag(venue, "order/list")
+    orders = [order for order in orders if order.created <= newest]
     page, cursor = paginate([order_shape(order, venue.account) for order in reversed(orders)], params, default=20, most=50)
     return {"category": category, "list": page, "nextPageCursor": cursor}
 
@@ -141,10 +149,12 @@ def _executions(venue: Venue, params: Params) -> Json:
     category = params.text("category", among=CATEGORIES)
     order = venue.account.find(params) if params.text("orderId", "") or params.text("orderLinkId", "") else None
     kind = params.text("execType", "")
+    newest = _lag(venue, "execution/list")
     rows = [
         execution_shape(execution)
         for execution in reversed(venue.account.executions)
         if execution.category == category
+        and execution.time <= newest
         and _in_scope(execution.symbol, params)
         and (order is None or execution.order is order)
         and kind in ("", execution.kind)

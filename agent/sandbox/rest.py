@@ -111,5 +111,5 @@ def _refusal(fault: Fault) -> Refusal:
 def _object(body: bytes) -> Json:
     try:
         return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise parameter(f"params error: the body is not a JSON object: {error}") from None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_IWGRP, S_IWOTH, S_IWUSR
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -14,7 +15,7 @@ from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from agent.errors import ConfigError, StoreError
+from agent.errors import ConfigError, StoreError, StoreUnavailable
 from agent.store.schema import migrate, schema_state
 
 LOCK_TIMEOUT: Final = 10.0
@@ -40,6 +41,12 @@ _CAUSES: Final[dict[str, tuple[str, str]]] = {
     "42501": ("this user may not do that", "grant the user of store.url the right to create and write tables"),
 }
 """SQLite's primary result code, or PostgreSQL's SQLSTATE: what happened, and what to do."""
+
+_PASSING: Final = (
+    "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR",
+    "08", "25006", "40", "53", "55P03", "57P",
+)  # fmt: skip
+"""Beginnings of the codes of what may pass by itself, or by what a person does meanwhile."""
 
 
 class Database:
@@ -70,6 +77,7 @@ class Database:
         except ModuleNotFoundError as error:
             hint = "pip install 'tapewire[postgres]'"
             raise StoreError(f"{self.name}: the driver {error.name} is missing", hint=hint) from None
+        self._place: tuple[int, int] | None = None  # device and inode of the SQLite file that is open
         self._reading: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         if self.is_sqlite:
             event.listen(self.engine, "connect", _configure_sqlite)
@@ -85,11 +93,31 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction that takes SQLite's write lock at once; all of it is committed at the end, nothing after an error."""
         with self._transaction(sqlite_begin="BEGIN IMMEDIATE") as connection:
+            self._check_place()
             yield connection
 
     def close(self) -> None:
         """Give back the connections; the last to leave folds SQLite's write-ahead log into the file."""
         self.engine.dispose()
+
+    def _check_place(self) -> None:
+        """An open file can be written for ever, deleted or write-protected though it is; and all of it would be lost."""
+        if self.file is None:
+            return
+        try:
+            found = self.file.stat()
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self.name}: the file is gone: {error.strerror}", hint="put back what was moved; a copy is another file"
+            ) from None
+        place = (found.st_dev, found.st_ino)
+        self._place = self._place or place
+        if place != self._place:
+            raise StoreUnavailable(
+                f"{self.name}: another file has taken its place", hint="put back the first, or restart with the second"
+            )
+        if not found.st_mode & (S_IWUSR | S_IWGRP | S_IWOTH):
+            raise StoreUnavailable(f"{self.name}: {_CAUSES['SQLITE_READONLY'][0]}", hint=_OPEN_HINT)
 
     @contextmanager
     def _transaction(self, **options: Any) -> Iterator[Connection]:
@@ -223,4 +251,6 @@ def _explain(name: str, error: BaseException) -> StoreError:
     sqlite_name = getattr(error, "sqlite_errorname", None)
     code = "_".join(sqlite_name.split("_")[:2]) if sqlite_name else getattr(error, "sqlstate", None)
     what, hint = _CAUSES.get(code or "", (" ".join(str(error).split()), ""))
-    return StoreError(f"{name}: {what}", hint=hint)
+    # A server that is gone gives no code at all
+    passing = code.startswith(_PASSING) if code else isinstance(error, Exception) and type(error).__name__ == "OperationalError"
+    return (StoreUnavailable if passing else StoreError)(f"{name}: {what}", hint=hint)

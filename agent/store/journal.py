@@ -30,14 +30,23 @@ class Journal:
     def __init__(self, database: Database, run_id: str) -> None:
         self._database = database
         self._run_id = run_id
-        with database.read() as connection:
-            last = connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == run_id))
-        self.last_seq: int = last or 0
+        self.last_seq = self._stored()
         """Number of the last event that is safe."""
 
-    def append(self, events: Sequence[Event]) -> int:
-        """Commit `events`, all or none; returns the number of the first. Only then may they be handled. Raises StoreError."""
+    def _stored(self) -> int:
+        with self._database.read() as connection:
+            last = connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == self._run_id))
+        return last or 0
+
+    def append(self, events: Sequence[Event], *, again: bool = False) -> int:
+        """Commit `events`, all or none; returns the number of the first. Only then may they be handled. Raises StoreError.
+
+        With `again` they were tried before, and the answer may have been lost: what is there is not written twice.
+        """
         first = self.last_seq + 1
+        if again and self._stored() == self.last_seq + len(events):
+            self.last_seq += len(events)
+            return first
         rows = [
             (self._run_id, seq, type(event).__name__, event.available_at, encode(event))
             for seq, event in enumerate(events, first)

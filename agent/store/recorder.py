@@ -23,7 +23,7 @@ from agent.store.queries import Recorded, read_decisions
 from agent.store.runs import Run, RunStatus
 
 BATCH = 5_000
-"""Rows kept in memory before they are committed."""
+"""Rows of a backtest kept in memory before they are committed."""
 
 
 class Recorder:
@@ -34,11 +34,12 @@ class Recorder:
     handles it. Every method may raise StoreError, after which the last commit is what is recorded.
 
     With `resume` the run's row is there already, and its events are told again from the first on: what was recorded before is
-    not written twice, but held against what is decided now, and where that ended recording goes on.
+    not written twice, but held against what is decided now, and where that ended recording goes on. With `batch` None nothing is
+    committed but by `flush`.
     """
 
     def __init__(
-        self, database: Database, run: Run, *, resume: bool = False, clock: Clock | None = None, batch: int = BATCH
+        self, database: Database, run: Run, *, resume: bool = False, clock: Clock | None = None, batch: int | None = BATCH
     ) -> None:
         self.run = run
         self.event_seq = 0
@@ -84,12 +85,23 @@ class Recorder:
         """One row in `sentiments`."""
         self._add(tables.sentiments, self._next(tables.sentiments), self.event_seq, *astuple(sentiment))
 
-    def flush(self) -> None:
-        """Commit what waits. A live run does so after each event, before its orders are sent."""
+    def flush(self, *, again: bool = False) -> None:
+        """Commit what waits. A live run does so after each event, before its orders are sent.
+
+        With `again` it was tried before, and the answer may have been lost: what is there is not written twice.
+        """
         if self._waiting:
-            with self._database.write() as connection:
-                self._insert(connection)
+            if not (again and self._is_written()):
+                with self._database.write() as connection:
+                    self._insert(connection)
             self._forget()
+
+    def _is_written(self) -> bool:
+        """What waits goes in as one, so one of its rows tells of all."""
+        table, rows = next((table, rows) for table, rows in self._rows.items() if rows)
+        with self._database.read() as connection:
+            last = connection.scalar(select(func.max(table.c.seq)).where(table.c.run_id == self.run.id))
+        return (last or 0) >= int(rows[-1][1])
 
     def finish(
         self,
@@ -150,7 +162,7 @@ class Recorder:
             return
         self._rows[table].append((self.run.id, seq, *values))
         self._waiting += 1
-        if self._waiting >= self._batch:
+        if self._batch is not None and self._waiting >= self._batch:
             self.flush()
 
     def _insert(self, connection: Connection) -> None:

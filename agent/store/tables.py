@@ -35,7 +35,20 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from agent.events import Decision, Fill, FundingPayment, News, Order, OrderUpdate, Prediction, RiskEvent, Sentiment, Signal
+from agent.events import (
+    Amend,
+    Cancel,
+    Decision,
+    Fill,
+    FundingPayment,
+    News,
+    Order,
+    OrderUpdate,
+    Prediction,
+    RiskEvent,
+    Sentiment,
+    Signal,
+)
 from agent.store.runs import Run
 
 
@@ -80,6 +93,19 @@ class Plain(TypeDecorator[str]):
         return value
 
 
+class Blob(TypeDecorator[bytes]):
+    """Bytes; NULL stands for none."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, _: Dialect) -> bytes | None:
+        return value or None
+
+    def process_result_value(self, value: bytes | None, _: Dialect) -> bytes:
+        return bytes(value or b"")
+
+
 class Choice(TypeDecorator[Any]):
     """An enum as the text of its value."""
 
@@ -120,6 +146,7 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     bool: Boolean(),
     float: Real(),
     Decimal: Exact(),
+    bytes: Blob(),
 }
 
 
@@ -140,7 +167,7 @@ def _columns(struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text) -
             kind = Choice(hint)
         else:
             kind = Json(hint)
-        yield Column(name, kind, nullable=optional or hint is float, primary_key=struct is Run and name == "id")
+        yield Column(name, kind, nullable=optional or hint in (float, bytes), primary_key=struct is Run and name == "id")
 
 
 metadata = MetaData()
@@ -169,6 +196,22 @@ def _decision_table(name: str, struct: type[msgspec.Struct]) -> Table:
     )
 
 
+feed_health = Table(
+    "feed_health",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("name", Plain, primary_key=True),
+    Column("written_at", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("last_message_at", BigInteger, nullable=False),
+    *(
+        Column(name, BigInteger, nullable=False)
+        for name in ("connects", "reconnects", "messages", "bytes", "gaps", "duplicates", "errors")
+    ),
+    Column("last_error", Plain, nullable=False),
+    Column("last_error_at", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
 journal = _table(
     "journal",
     Column("kind", Text, nullable=False),
@@ -195,6 +238,8 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     Signal: _decision_table("signals", Signal),
     Prediction: _decision_table("predictions", Prediction),
     Order: _decision_table("orders", Order),
+    Cancel: _decision_table("cancels", Cancel),
+    Amend: _decision_table("amends", Amend),
     OrderUpdate: _decision_table("order_updates", OrderUpdate),
     Fill: _decision_table("fills", Fill),
     FundingPayment: _decision_table("funding", FundingPayment),

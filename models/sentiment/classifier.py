@@ -7,11 +7,11 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from models.labels import LABELS
+from models.objective import Objective
 
 Pooling = Literal["mean", "pooler", "last"]
 """mean: over the tokens. pooler: the encoder's own. last: the last token, of a decoder."""
@@ -24,26 +24,6 @@ class ClassifierOutput(ModelOutput):  # type: ignore[misc]
     loss: Tensor | None = None
     logits: Tensor | None = None
     embedding: Tensor | None = None
-
-
-class Objective(nn.Module):  # type: ignore[misc]
-    """Cross-entropy, optionally class-weighted, label-smoothed, or focal (Lin et al. 2017: (1 − p)^gamma · CE)."""
-
-    def __init__(self, weights: Tensor | None = None, *, smoothing: float = 0.0, gamma: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("weights", weights, persistent=False)
-        self.smoothing = smoothing
-        self.gamma = gamma
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of logits (batch, 3) against class indices (batch,)."""
-        weights = cast("Tensor | None", self.weights)
-        logits = logits.float()
-        if not self.gamma:
-            return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing)
-        each = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none")
-        right = logits.softmax(-1).gather(1, labels[:, None]).squeeze(1)
-        return ((1 - right) ** self.gamma * each).mean()
 
 
 class SentimentClassifier(nn.Module):  # type: ignore[misc]

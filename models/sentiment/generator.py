@@ -39,9 +39,13 @@ class SentimentSignal(msgspec.Struct, frozen=True):
 class SentimentSignalGenerator:
     """Scores texts and turns probabilities into SELL, HOLD or BUY."""
 
-    def __init__(self, scorer: Scorer, threshold: float | None = None) -> None:
-        """`threshold` in [0, 1] on the calibrated confidence; by default the card's, which is 0.7 where nobody chose it."""
+    def __init__(self, scorer: Scorer, threshold: float | None = None, name: str = "") -> None:
+        """`threshold` in [0, 1] on the calibrated confidence; by default the card's, which is 0.7 where nobody chose it.
+
+        `name` is how errors call the model; by default its fingerprint.
+        """
         self.scorer = scorer
+        self.name = name or scorer.fingerprint[:12]
         self.threshold = scorer.card.threshold if threshold is None else threshold
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.threshold} is no probability", hint="a number from 0 to 1")
@@ -51,7 +55,7 @@ class SentimentSignalGenerator:
         cls, folder: str | Path = STARTER, *, threshold: float | None = None, **options: Any
     ) -> SentimentSignalGenerator:
         """From an exported folder, or `starter` for the model that ships. `options` go to `Scorer.load`."""
-        return cls(Scorer.load(model_dir(folder), **options), threshold)
+        return cls(Scorer.load(model_dir(folder), **options), threshold, str(folder))
 
     def generate_signal(self, text: str) -> SentimentSignal:
         """The signal of one text."""

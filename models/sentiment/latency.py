@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
+from math import inf
 from typing import Final
 
 BOUNDS_MS: Final = tuple(0.1 * 1.1**step for step in range(121))
@@ -15,6 +16,8 @@ class LatencyHistogram:
 
     def __init__(self) -> None:
         self._counts = [0] * (len(BOUNDS_MS) + 1)
+        self.total_ms = 0.0
+        """Sum of all that was counted."""
 
     def __len__(self) -> int:
         return sum(self._counts)
@@ -22,6 +25,7 @@ class LatencyHistogram:
     def add(self, milliseconds: float) -> None:
         """Count one duration."""
         self._counts[bisect_left(BOUNDS_MS, milliseconds)] += 1
+        self.total_ms += milliseconds
 
     def quantile(self, share: float) -> float:
         """Upper bound in ms of the bucket that holds the quantile `share` in (0, 1]; 0 before anything was counted."""
@@ -29,6 +33,11 @@ class LatencyHistogram:
         if not counted[-1]:
             return 0.0
         return BOUNDS_MS[min(bisect_left(counted, share * counted[-1]), len(BOUNDS_MS) - 1)]
+
+    def cumulative(self, step: int) -> list[tuple[float, int]]:
+        """Every `step`-th bound in ms with how many durations were at most that long; the last bound is infinite."""
+        counted = list(accumulate(self._counts))
+        return [(BOUNDS_MS[at], counted[at]) for at in range(0, len(BOUNDS_MS), step)] + [(inf, counted[-1])]
 
     def summary(self) -> dict[str, float]:
         """`n`, `p50_ms`, `p99_ms`."""

@@ -42,9 +42,17 @@ def measure(probabilities: Floats, truth: Ints) -> dict[str, float]:
     return {name: float(values[0]) for name, values in _from_sums(sums).items()}
 
 
-def estimates(probabilities: Floats, truth: Ints, *, resamples: int = 1000, seed: int = 0) -> dict[str, Estimate]:
-    """Each metric with its 95 % percentile-bootstrap interval (Efron 1979): rows drawn with replacement."""
-    addends, rows = _addends(probabilities, truth), len(truth)
+def estimates(
+    probabilities: Floats, truth: Ints, *, blocks: Ints | None = None, resamples: int = 1000, seed: int = 0
+) -> dict[str, Estimate]:
+    """Each metric with its 95 % percentile-bootstrap interval (Efron 1979): rows drawn with replacement.
+
+    Rows that depend on each other share a number in `blocks` (n,), and are drawn as one.
+    """
+    addends = _addends(probabilities, truth)
+    if blocks is not None:
+        addends = np.add.reduceat(addends[np.argsort(blocks, kind="stable")], _starts(np.sort(blocks)), axis=0)
+    rows = len(addends)
     rng = np.random.default_rng(seed)
     sums = []
     for done in range(0, resamples, _CHUNK):
@@ -55,6 +63,10 @@ def estimates(probabilities: Floats, truth: Ints, *, resamples: int = 1000, seed
         name: Estimate(value, *map(float, np.nanpercentile(drawn[name], [2.5, 97.5])))
         for name, value in measure(probabilities, truth).items()
     }
+
+
+def _starts(ordered: Ints) -> Ints:
+    return np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
 
 
 def confusion(predicted: Ints, truth: Ints) -> Ints:

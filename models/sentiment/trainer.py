@@ -24,8 +24,8 @@ from transformers import (
 
 from agent.errors import ConfigError
 from models.labels import LABELS
+from models.objective import Objective
 from models.sentiment.calibration import fit_temperature, softmax
-from models.sentiment.classifier import Objective
 from models.sentiment.datasets import Example
 from models.sentiment.evaluation import truth_of
 from models.sentiment.metrics import Ints, measure

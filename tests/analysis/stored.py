@@ -13,7 +13,20 @@ from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import compute
 from agent.analysis.trades import TradeBook
 from agent.config import Config
-from agent.events import HOUR_MS, Direction, Fill, FundingPayment, News, Order, OrderType, RiskEvent, RiskState, Side, Signal
+from agent.events import (
+    HOUR_MS,
+    Direction,
+    Fill,
+    FundingPayment,
+    News,
+    Order,
+    OrderType,
+    RiskEvent,
+    RiskState,
+    Sentiment,
+    Side,
+    Signal,
+)
 from agent.feeds.history.columns import content_hash
 from agent.store.database import Database, open_database
 from agent.store.recorder import Recorder
@@ -25,9 +38,18 @@ HOSTILE = 'Rally </script><script>alert("1")</script><img src=x onerror=alert(2)
 
 
 def record_run(
-    folder: Path, *, hours: int = 48, finish: bool = True, stamps: tuple[str, ...] = (), paper: dict[str, Any] | None = None
+    folder: Path,
+    *,
+    hours: int = 48,
+    finish: bool = True,
+    stamps: tuple[str, ...] = (),
+    paper: dict[str, Any] | None = None,
+    headlines: int = 0,
 ) -> Database:
-    """Record run `run-1` in `folder`/store.db; prices are 100 + hour, kline files lie beside it."""
+    """Record run `run-1` in `folder`/store.db; prices are 100 + hour, kline files lie beside it.
+
+    `headlines` on BTCUSDT are scored besides, two of each story, spread over the run half an hour after a close.
+    """
     config = Config.model_validate({"market": {"interval": "1h"}, "paper": paper or {}})
     inputs = tuple(_kline_file(folder / f"{symbol}-1h.csv", symbol, hours) for symbol in SYMBOLS)
     run = Run(
@@ -42,8 +64,20 @@ def record_run(
     )
     database = open_database(f"sqlite:///{folder / 'store.db'}")
     with Recorder(database, run) as recorder:
+        for number in range(headlines):
+            _score(recorder, number, START + (1 + number * (hours - 1) // headlines) * HOUR_MS + HOUR_MS // 2)
         _trade(recorder, hours, finish=finish)
     return database
+
+
+def _score(recorder: Recorder, number: int, ts: int) -> None:
+    """Headline `number`, bullish and bearish by turns of two, surer from one to the next."""
+    sure = 0.5 + 0.4 * number / 1_000
+    rest = (1 - sure) / 2
+    bearish, bullish = (sure, rest) if number % 4 < 2 else (rest, sure)
+    recorder.event_seq += 1
+    recorder.news(News(f"h{number}", ts, ts, f"Headline {number}"), ("BTCUSDT",), f"h{number - number % 2}")
+    recorder.sentiment(Sentiment(f"h{number}", ts, ts, bearish, rest, bullish, "model"))
 
 
 def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:

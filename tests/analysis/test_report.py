@@ -163,7 +163,7 @@ def test_stamps_and_optimistic_fills_stand_out(tmp_path: Path) -> None:
 
 def test_costs_lead_from_the_gross_to_the_net_result(data: ReportData) -> None:
     text = Page(render(data)).text.replace("\u00a0", " ")
-    for amount in ("+11.00 USDT", "−2.00 USDT", "−0.25 USDT", "−1.00 USDT", "+7.75 USDT"):
+    for amount in ("+11.00 USDT", "−0.01 USDT", "−0.99 USDT", "−2.00 USDT", "−0.25 USDT", "+7.75 USDT"):
         assert amount in text
 
 

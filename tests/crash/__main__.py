@@ -25,6 +25,7 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agent.cli.console import err
+from tests import mutants
 from tests.crash.audit import Loss, Transcript, check_prefix, check_whole, read
 from tests.crash.life import Fate
 from tests.crash.life import main as live
@@ -128,7 +129,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--run", type=int, help="only this run of the seed, to see its deaths again")
     parser.add_argument("--cold", action="store_true", help="a new interpreter for each life")
+    parser.add_argument(
+        "--mutant", default="", choices=("", *mutants.names(mutants.IN_STORE)), help="put this fault into the product"
+    )
     given = parser.parse_args()
+    if given.mutant and given.cold:
+        parser.error("a mutant lives in this process and its forks")
+    if given.mutant:
+        mutants.apply(given.mutant)
     # Without its own thread: threads don't survive a fork
     progress = Progress(
         TextColumn("kills"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, auto_refresh=False

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from tests import mutants
 from tests.conftest import ROOT
-from tests.crash.sabotage import FAULTS
 
 
 def harness(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -24,9 +24,9 @@ def test_after_every_kill_the_run_goes_on_as_if_there_had_been_none() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", mutants.names(mutants.IN_STORE))
 def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
-    done = harness("tests.crash.sabotage", fault, "--kills", "50")
+    done = harness("tests.crash", "--mutant", fault, "--kills", "50")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "LOST run 0" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(" 1 lost")

@@ -49,7 +49,7 @@ class Market:
         return self.answer({"category": "linear", "list": [item] if trading else [], "nextPageCursor": ""})
 
     async def kline(self, request: web.Request) -> web.Response:
-        """GET /v5/market/kline: newest first, start and end inclusive, forward from start, the running candle included."""
+        """GET /v5/market/kline: newest first, start and end inclusive, forward from start, the running candle included; without a start, the latest."""
         query = request.query
         self.asked.append(dict(query))
         if self.failures:
@@ -58,7 +58,8 @@ class Market:
         if query["symbol"] != self.symbol:
             return self.answer({}, 10001, "Not supported symbols")
         interval = CODES[query["interval"]]
-        first = max(int(query["start"]), self.listed // interval * interval)
+        latest = self.now - (int(query["limit"]) - 1) * interval
+        first = max(int(query.get("start", latest // interval * interval)), self.listed // interval * interval)
         end = min(int(query.get("end", self.now)), self.now)
         offset = 4 * 1440 * MINUTE if query["interval"] == "W" else 0
         starts = range(-(-(first - offset) // interval) * interval + offset, end + 1, interval)[: int(query["limit"])]

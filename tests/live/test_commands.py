@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from typer.testing import CliRunner
 
 from agent.cli.main import build
@@ -77,7 +78,9 @@ async def test_run_ends_by_a_signal_with_exit_code_0_and_goes_on_when_started_ag
         assert [run.status for run in list_runs(database)] == [RunStatus.INTERRUPTED]
 
 
-@pytest.mark.parametrize("verb", [["status"], ["pause"], ["resume"], ["halt"], ["flatten"], ["model", "use", "starter"]])
+@pytest.mark.parametrize(
+    "verb", [["status"], ["pause"], ["resume"], ["halt"], ["kill"], ["flatten"], ["model", "use", "starter"]]
+)
 def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'[live]\nfolder = "{tmp_path}"\n')
@@ -115,8 +118,16 @@ async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp
 
 
 @pytest.mark.slow
-async def test_the_demo_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
+async def test_the_demo_shows_its_page_trades_on_headlines_reports_and_verifies(tmp_path: Path) -> None:
     process = await start("demo", "--seconds", 14, "--json", cwd=tmp_path)
+    assert process.stderr is not None
+    line = ""
+    while not line.startswith("dashboard: "):
+        line = (await asyncio.wait_for(process.stderr.readline(), PATIENCE)).decode()
+        assert line, "it ended without naming an address"
+    async with ClientSession() as http, http.get(line.split()[1]) as answer:
+        assert answer.status == 200
+        assert "<title>Tapewire</title>" in await answer.text()
     result, log = await asyncio.wait_for(process.communicate(), 3 * PATIENCE)
     assert process.returncode == 0, log.decode()
     demo = json.loads(result)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from agent.analysis.report.load import load_report_data
-from agent.errors import ConfigError, ModelError, SafetyError, StoreError
+from agent.errors import ConfigError, ModelError, SafetyError
 from agent.events import Command, Fill, Funding, Kline, News, Order, Sentiment
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
-from agent.store.database import Database, open_database
+from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
 from tests.live.world import (
@@ -164,26 +163,6 @@ async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
     assert min(len(series.ts) for series in data.prices.values()) >= 15
     assert len(data.equity.ts) <= max(len(series.ts) for series in data.prices.values()) + 4
     assert all(ts % 60_000 == 0 for ts in data.equity.ts)
-
-
-async def test_a_store_that_cannot_be_written_stops_the_agent_and_loses_nothing(sandbox: Sandbox, tmp_path: Path) -> None:
-    config = settings(sandbox.rest_url, tmp_path)
-    with closing(open_database(config.store.url, lock_timeout=0.05)) as database:
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
-
-        async def live_until_it_is_locked() -> None:
-            async with living(daemon) as life:
-                await until(lambda: handled(daemon) >= 10)
-                with closing(open_database(config.store.url)) as other, other.write():
-                    await until(life.done)
-
-        with pytest.raises(StoreError, match="another process is writing"):
-            await live_until_it_is_locked()
-        again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
-        async with living(again):
-            await until(lambda: handled(again) >= 10)
-        assert len(list_runs(database)) == 1
-        assert_sound(database, "latest", config)
 
 
 async def test_only_some_states_of_an_open_bar_go_on_where_so_asked(

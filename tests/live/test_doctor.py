@@ -68,3 +68,54 @@ async def test_what_is_wrong_is_named(
 async def test_an_exchange_that_is_not_there_fails_its_checks_alone(tmp_path: Path) -> None:
     checks = {check.name: check.ok for check in await examine(settings("http://127.0.0.1:9", tmp_path))}
     assert checks == {"strategy": True, "store": True, "clock": False, "history": False, "websocket": False}
+
+
+@pytest.fixture
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")
+    monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
+
+
+async def examined_venue(tmp_path: Path, fault: str = "", data: str = "", **execution: Any) -> dict[str, Check]:
+    """In testnet mode."""
+    faults = (parse_fault(fault),) if fault else ()
+    async with Sandbox(options(speed=1, faults=faults)) as sandbox:
+        venue = {"venue": sandbox.rest_url, **execution}
+        bybit = {"bybit": {"endpoint": data}} if data else {}
+        config = settings(sandbox.rest_url, tmp_path, execution={"mode": "testnet", "testnet": venue}, **bybit)
+        return {check.name: check for check in await examine(config, sandbox.clock)}
+
+
+@pytest.mark.usefixtures("keys")
+async def test_a_venue_is_well(tmp_path: Path) -> None:
+    checks = await examined_venue(tmp_path)
+    assert [check for check in checks.values() if not check.ok] == []
+    assert "answers, " in checks["venue"].found
+    assert checks["keys"].found == "they are accepted: 10,000.00 USDT in the account"
+    assert checks["account"].found == "rules fit, one-way mode; 0 positions and 0 open orders in the account"
+
+
+VENUE_ROWS: list[tuple[str, dict[str, Any], str, str]] = [
+    ("skew,ms=20000", {}, "venue", "ms behind the venue's, more than is corrected"),
+    ("retcode,on=rest/v5/account/*,code=10003", {}, "keys", "retCode 10003"),
+    ("status,on=rest/v5/account/*,code=403", {}, "keys", "has shut this address out"),
+    ("", {"key_file": "/nowhere/keys"}, "keys", "can't be read"),
+    ("", {"data": "mainnet"}, "keys", "their prices are not the same"),
+]
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize(("fault", "execution", "name", "said"), VENUE_ROWS, ids=[f"{row[2]}: {row[3]}" for row in VENUE_ROWS])
+async def test_what_is_wrong_at_a_venue_is_named(
+    tmp_path: Path, fault: str, execution: dict[str, Any], name: str, said: str
+) -> None:
+    check = (await examined_venue(tmp_path, fault, **execution))[name]
+    assert not check.ok
+    assert said in check.found
+
+
+async def test_missing_keys_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAPEWIRE_API_KEY", raising=False)
+    check = (await examined_venue(tmp_path))["keys"]
+    assert "TAPEWIRE_API_KEY" in check.found
+    assert "key_file" in check.hint

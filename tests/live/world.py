@@ -12,6 +12,7 @@ from typing import Any
 from agent.config import Config, parse
 from agent.engine import Engine
 from agent.events import Command, Event, Fill, Gap, Kline, News, Order, Sentiment
+from agent.fusion import open_predictor
 from agent.live.daemon import Daemon
 from agent.live.watchers import LiveSink
 from agent.sandbox import Sandbox, SandboxOptions
@@ -56,6 +57,7 @@ def settings(url: str, folder: Path, **sections: Any) -> Config:
             "feeds": [{"url": f"{url}/feeds/all.rss", "interval": "50ms"}], "spread": 0, "jitter": 0.0, "backlog_age": "1h",
             "retry": {"first": "10ms", "ceiling": "100ms"},
         },
+        "risk": {"stale_after": "8h"},  # at this speed a moment's rest of the machine is a quarter of an hour
         "live": {"folder": str(folder), "score_wait": "1ms", "restart": {"first": "10ms", "ceiling": "50ms"}},
         "store": {"url": f"sqlite:///{folder / 'store.db'}"},
         "log": {"format": "json"},
@@ -144,7 +146,8 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
     assert_every_bar_once(events)
     sink = ListSink()
     thinned = LiveSink(sink, config.market.interval)
-    engine = Engine(config, load_strategy(run.strategy, run.params), thinned, run_id=run.id, equity_block=1)
+    strategy = load_strategy(run.strategy, run.params)
+    engine = Engine(config, strategy, thinned, run_id=run.id, equity_block=1, predictor=open_predictor(config))
     for event in events:
         engine.handle(event)
     assert [item.decision for item in read_decisions(database, run.id)] == sink.decisions

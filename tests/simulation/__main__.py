@@ -11,45 +11,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Final
 
-import structlog
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agent.cli.console import err
 from tests import mutants
-from tests.simulation.world import Outcome, simulate
+from tests.simulation.runner import prepare, run_seeds
+from tests.simulation.world import Outcome
 
 _CHUNK: Final = 20  # seeds that a process takes at once
 _TRACE: Final = 1_000_000  # lines
 _SILENT: Final = 50  # structlog's level critical
-
-
-def prepare(mutant: str) -> None:
-    """In every process, once: the product says nothing, and has the fault that it shall have."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_SILENT))
-    if mutant:
-        mutants.apply(mutant)
-
-
-def run_seeds(first: int, count: int, keep: int) -> list[Outcome]:
-    """Consecutive seeds, up to the first that fails."""
-    # In memory where the system has a file system there: the disk isn't what is looked at
-    memory = Path("/dev/shm")
-    outcomes = []
-    for seed in range(first, first + count):
-        with tempfile.TemporaryDirectory(prefix="tapewire-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
-            outcomes.append(simulate(seed, Path(folder), keep=keep))
-        if outcomes[-1].failure:
-            break
-    return outcomes
 
 
 def run_all(given: argparse.Namespace) -> Iterator[Outcome]:
@@ -64,11 +42,12 @@ def run_all(given: argparse.Namespace) -> Iterator[Outcome]:
     end = given.first + given.seeds
     with ProcessPoolExecutor(given.processes, get_context("spawn"), prepare, (given.mutant,)) as pool:
         # A few at a time, so that a failure ends the whole soon
-        running = [pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 2 * given.processes)]
+        running = [
+            pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 2 * given.processes)
+        ]
         while running:
             yield from running.pop(0).result()
-            for start in islice(starts, 1):
-                running.append(pool.submit(run_seeds, start, min(_CHUNK, end - start), keep))
+            running += [pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 1)]
 
 
 def main() -> int:

@@ -88,7 +88,9 @@ class Invariants:
                 hold(event.start >= self.bars.get(event.symbol, 0), f"a state of a bar that is closed: {event}")
             case Gap():
                 due = self.bars.get(event.symbol, event.start)
-                hold(event.start == due and event.end > due, f"{event.symbol}: the bar of {due} was due, and a gap came: {event}")
+                hold(
+                    event.start == due and event.end > due, f"{event.symbol}: the bar of {due} was due, and a gap came: {event}"
+                )
                 self.bars[event.symbol] = event.end
                 self._explain(event)
             case Funding():

@@ -106,7 +106,9 @@ class Market:
         rows = [
             [str(bar.start), *(str(v) for v in (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.turnover))]
             for start in range(max(params["start"], self._first), min(params["end"], now) + 1, MINUTE_MS)
-            if (bar := self.bars.get((symbol, start))) and (symbol, start) not in self.withheld and (bar.ts <= visible or bar.ts > now)
+            if (bar := self.bars.get((symbol, start)))
+            and (symbol, start) not in self.withheld
+            and (bar.ts <= visible or bar.ts > now)
         ]
         answer = {"retCode": 0, "result": {"symbol": symbol, "list": rows[::-1]}, "time": now}
         await asyncio.sleep(self.latency())
@@ -124,9 +126,13 @@ class Market:
         if self.dark or dice.random() < weather.rest_timeout:
             return ccxt.RequestTimeout("bybit GET timed out")
         if dice.random() < weather.rest_error:
-            return dice.choice((ccxt.ExchangeNotAvailable("bybit GET 503"), ccxt.NetworkError("reset"), ccxt.ExchangeError("10016")))
+            return dice.choice(
+                (ccxt.ExchangeNotAvailable("bybit GET 503"), ccxt.NetworkError("reset"), ccxt.ExchangeError("10016"))
+            )
         if dice.random() < weather.rest_limit:
-            return ccxt.RateLimitExceeded(dice.choice(("bybit GET 403 Forbidden", 'bybit {"retCode":10006}', "bybit GET 429 Too Many")))
+            return ccxt.RateLimitExceeded(
+                dice.choice(("bybit GET 403 Forbidden", 'bybit {"retCode":10006}', "bybit GET 429 Too Many"))
+            )
         return None
 
 
@@ -157,7 +163,9 @@ class Socket:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._lose()
 
     async def recv(self, *, decode: bool) -> bytes:

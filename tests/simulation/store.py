@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-
 from sqlalchemy import Connection, make_url
 from sqlalchemy import event as sql
 
@@ -74,5 +73,3 @@ def _empty() -> bytes:
         with closing(open_database(f"sqlite:///{file}")):
             pass
         return file.read_bytes()
-
-

@@ -28,7 +28,7 @@ from tests.crash.script import Words
 from tests.simulation.invariants import Invariants, Violation, hold
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.market import Market, Rest
-from tests.simulation.prices import SYMBOLS, T0
+from tests.simulation.prices import SYMBOLS
 from tests.simulation.store import Died, Store
 from tests.simulation.weather import Blackout, Weather
 from tests.simulation.wire import FEEDS, NoSession, Wire
@@ -127,7 +127,12 @@ class World:
             self.config, self.store, load_model=lambda _: _Model(self), clock=self.clock, rng=random.Random(self.dice.random())
         )
         stop = asyncio.Event()
-        return daemon, stop, self.loop.create_task(daemon.run(stop, complete=complete)), self.loop.create_task(self._person(daemon))
+        return (
+            daemon,
+            stop,
+            self.loop.create_task(daemon.run(stop, complete=complete)),
+            self.loop.create_task(self._person(daemon)),
+        )
 
     async def _life(self, until: float) -> None:
         """It ends by itself where the store fails, by death or by a stop."""
@@ -264,14 +269,14 @@ class _CheckedCore(Core):
         super().__init__(*args, **kwargs)
         self.invariants = self.world.invariants
         self.invariants.engine = self.engine
-        self._sink.watchers = [self]  # from the first event of the journal on
+        self._witnesses.append(self)  # from the first event of the journal on
+        self.watchers.append(self)
 
     def _fold(self) -> None:
         self._folding = True
         super()._fold()
         self._folding = False
         self.invariants.live = True
-        self.watchers.append(self)
 
     def event(self, seq: int, event: Event) -> None:
         """The product's watchers hear of events that are not handled yet; what follows happens in `_handle`."""

@@ -11,6 +11,8 @@ import msgspec
 from hypothesis import strategies as st
 
 from agent.events import (
+    Amend,
+    Cancel,
     Decision,
     Direction,
     Event,
@@ -37,6 +39,8 @@ ONE_OF_EACH: tuple[Decision, ...] = (
     Signal("BTCUSDT", T0, Direction.BUY, 0.8, 0.1, 0.1, 0.8, True, ("n1", "n2")),
     Prediction("BTCUSDT", T0, 0.2, 0.3, 0.5, "m1"),
     Order("o1", "BTCUSDT", T0, Side.BUY, OrderType.LIMIT, Decimal("0.010"), price=Decimal("43210.10"), stop=Decimal("42000")),
+    Amend("o1", "BTCUSDT", T0 + 100, qty=Decimal("0.020"), reason="follows the position"),
+    Cancel("o1", "BTCUSDT", T0 + 200, "replaced by a newer target"),
     OrderUpdate("o1", "BTCUSDT", T0 + 250, T0 + 250, OrderStatus.NEW),
     Fill("f1", "o1", "BTCUSDT", T0 + 250, T0 + 250, Side.BUY, Decimal("0.010"), Decimal("43210.1"), Decimal("0.2376555")),
     FundingPayment("BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")),
@@ -54,6 +58,7 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
         str: st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20),
         int: st.integers(-(2**63), 2**63 - 1),
         bool: st.booleans(),
+        bytes: st.binary(max_size=20),
         float: st.floats(),
         Decimal: st.decimals(allow_nan=False, allow_infinity=False),
     }
@@ -63,9 +68,14 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(hint)
     if NoneType in get_args(hint):
         return st.none() | _values(get_args(hint)[0])
-    if get_args(hint) == (str, ...):
-        return st.lists(scalars[str], max_size=3).map(tuple)
-    return st.dictionaries(scalars[str], scalars[str], max_size=3)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return structs(hint)
+    match get_args(hint):
+        case (item, end) if end is ...:
+            return st.lists(_values(item), max_size=3).map(tuple)
+        case (key, value):
+            return st.dictionaries(_values(key), _values(value), max_size=3)
+    raise TypeError(hint)
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:

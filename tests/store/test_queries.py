@@ -68,7 +68,7 @@ def recorded(database: Database) -> Database:
 
 def test_rows_of_one_kind_are_of_one_run_and_exact(recorded: Database) -> None:
     (fill,) = read_rows(recorded, "run-2", Fill)
-    assert fill == ONE_OF_EACH[4]
+    assert fill == next(one for one in ONE_OF_EACH if isinstance(one, Fill))
     assert str(fill.qty) == "0.010"
 
 
@@ -101,5 +101,5 @@ def test_reading_does_not_stop_a_writer(recorded: Database, tmp_path: Path) -> N
     decisions = read_decisions(recorded, "run-1")
     next(decisions)
     Recorder(recorded, a_run("run-3"))
-    assert len(list(decisions)) == 6
+    assert len(list(decisions)) == len(ONE_OF_EACH) - 1
     assert find_run(recorded, "run-3").id == "run-3"

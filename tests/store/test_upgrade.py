@@ -13,6 +13,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 from typer.testing import CliRunner
 
@@ -28,13 +29,18 @@ from models.sentiment.cache import METADATA as SCORES_METADATA
 from tests.store.samples import a_run
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
+HEAD = str(ScriptDirectory.from_config(schema.alembic_config()).as_revision_number("head"))
+"""What this program's schema is at."""
+
+HEAD = str(ScriptDirectory.from_config(schema.alembic_config()).get_current_head())
+"""The newest revision of this program."""
 
 NEXT = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "next"
+down_revision = "{head}"
 
 
 def upgrade() -> None:
@@ -48,9 +54,9 @@ def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """From here on the program has one more migration; returns its file."""
     folder = tmp_path / "migrations"
     shutil.copytree(resource("migrations"), folder)
-    (folder / "versions" / "0002_notes.py").write_text(NEXT.format(more=""))
+    (folder / "versions" / "next_notes.py").write_text(NEXT.format(head=HEAD, more=""))
     monkeypatch.setattr(schema, "resource", lambda _: folder)
-    return folder / "versions" / "0002_notes.py"
+    return folder / "versions" / "next_notes.py"
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
 
 
 def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
-    with pytest.raises(StoreError, match=r"schema 0001 is older than this program's 0002 \(run: tapewire db upgrade\)"):
+    with pytest.raises(StoreError, match=rf"schema {HEAD} is older than this program's next \(run: tapewire db upgrade\)"):
         open_database(older)
     with pytest.raises(StoreError, match="run: tapewire db upgrade"):
         open_database(older, create=False)
@@ -84,25 +90,25 @@ def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
 
 def test_an_upgrade_keeps_what_is_there(older: str) -> None:
     done = upgrade(older)
-    assert (done.before, done.after) == ("0001", "0002")
+    assert (done.before, done.after) == (HEAD, "next")
     with closing(open_database(older)) as database:
         assert "notes" in tables_of(database)
         assert find_run(database).id == "run-1"
-    assert upgrade(older) == ("0002", "0002", None)
+    assert upgrade(older) == ("next", "next", None)
 
 
 def test_an_sqlite_file_is_backed_up_first(tmp_path: Path, sqlite_database: Database, next_release: Path) -> None:
     Recorder(sqlite_database, a_run())  # not folded into the file yet: the database is still open
     backup = upgrade(f"sqlite:///{sqlite_database.file}").backup
     assert backup is not None
-    assert re.fullmatch(r"store\.db\.0001-\d{8}T\d{6}Z\.backup", backup.name)
+    assert re.fullmatch(rf"store\.db\.{HEAD}-\d{{8}}T\d{{6}}Z\.backup", backup.name)
     with closing(sqlite3.connect(backup)) as copy:
         assert copy.execute("SELECT id FROM runs").fetchall() == [("run-1",)]
-        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
 def test_an_upgrade_that_fails_changes_nothing(older: str, next_release: Path) -> None:
-    next_release.write_text(NEXT.format(more='op.execute("INSERT INTO nowhere VALUES (1)")'))
+    next_release.write_text(NEXT.format(head=HEAD, more='op.execute("INSERT INTO nowhere VALUES (1)")'))
     with pytest.raises(StoreError, match="nowhere"):
         upgrade(older)
     next_release.unlink()
@@ -115,11 +121,11 @@ def test_a_store_of_a_newer_program_is_refused(database: Database, database_url:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     for use in (open_database, upgrade):
-        with pytest.raises(StoreError, match=r"schema 9999 is newer than this program's 0001 \(update Tapewire"):
+        with pytest.raises(StoreError, match=rf"schema 9999 is newer than this program's {HEAD} \(update Tapewire"):
             use(database_url)
 
 
-def test_the_first_migration_can_be_taken_back(database: Database) -> None:
+def test_all_migrations_can_be_taken_back(database: Database) -> None:
     with database.write() as connection:
         config = schema.alembic_config(connection)
         command.downgrade(config, "base")
@@ -130,14 +136,14 @@ def test_the_verb_upgrades_the_store_of_the_configuration(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text('[store]\nurl = "sqlite:///here/store.db"\n')
     verb = CliRunner().invoke(build(), ["db", "upgrade", "--json"])
-    assert json.loads(verb.stdout) == {"before": None, "after": "0001", "backup": None}
+    assert json.loads(verb.stdout) == {"before": None, "after": HEAD, "backup": None}
     assert (tmp_path / "here" / "store.db").is_file()
-    assert "already 0001" in CliRunner().invoke(build(), ["db", "upgrade"]).stdout
+    assert f"already {HEAD}" in CliRunner().invoke(build(), ["db", "upgrade"]).stdout
 
 
 def test_the_verb_says_where_the_backup_is(tmp_path: Path, sqlite_database: Database, next_release: Path) -> None:
     url = f"sqlite:///{sqlite_database.file}"
     printed = CliRunner().invoke(build(), ["db", "upgrade", "--url", url]).stdout
     (backup,) = tmp_path.glob("*.backup")
-    assert "from 0001 to 0002" in printed
+    assert f"from {HEAD} to next" in printed
     assert str(backup) in printed

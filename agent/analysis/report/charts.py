@@ -1,37 +1,32 @@
-"""The charts, as plotly.js reads them: {"data": [traces], "layout": {…}}.
-
-A colour written `--name` is a CSS variable that the page resolves, so that a chart follows light, dark and paper. Texts from
-outside are escaped here: plotly reads HTML-like tags in what it shows.
-"""
+"""The charts over time: equity, prices with what was traded and read, and the rolling Sharpe ratio."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 from itertools import accumulate
-from typing import Any, Final
+from typing import Final
 
 from agent.analysis.report import formats
-from agent.analysis.report.data import ReportData, Series
+from agent.analysis.report.data import Mark, ReportData, Rolling, Series
+from agent.analysis.report.plot import Figure, axis, layout, line, markers, quoted
 from agent.analysis.trades import Trade
 from agent.events import RiskState, Side
 
-MARKED_TRADES: Final = 400
+MARKED_TRADES: Final = 200
 """Round trips drawn a symbol: those with the largest profit or loss. More would hide the price."""
-
-Figure = dict[str, Any]
 
 
 def equity_figure(data: ReportData) -> Figure:
     """Equity and its benchmark, and below on the same axis how far each stood under its peak."""
-    own = [_line(data.equity, "Strategy", "--accent", 1.8), _drawdown(data.equity, "Strategy", "--accent", fill=True)]
-    held = [_line(data.benchmark, "Buy and hold", "--muted", 1.2), _drawdown(data.benchmark, "Buy and hold", "--muted")]
+    own = [line(data.equity, "Strategy", "--accent", 1.8), _drawdown(data.equity, "Strategy", "--accent", fill=True)]
+    held = [line(data.benchmark, "Buy and hold", "--muted", 1.2), _drawdown(data.benchmark, "Buy and hold", "--muted")]
     return {
         "data": (held if data.benchmark.ts else []) + own,
-        "layout": _layout(
-            yaxis=_axis(title=f"Equity, {data.config.account.currency}", domain=[0.34, 1]),
-            yaxis2=_axis(title="Drawdown", domain=[0, 0.27], tickformat=".0%", anchor="x"),
-            xaxis=_axis(anchor="y2", type="date", range=[data.metrics.start, data.metrics.end]),
+        "layout": layout(
+            yaxis=axis(title=f"Equity, {data.config.account.currency}", domain=[0.34, 1]),
+            yaxis2=axis(title="Drawdown", domain=[0, 0.27], tickformat=".0%", anchor="x"),
+            xaxis=axis(anchor="y2", type="date", range=[data.metrics.start, data.metrics.end]),
             hovermode="x unified",
             shapes=[_halt_line(event.ts) for event in data.risk if event.state is RiskState.HALTED],
         ),
@@ -46,9 +41,10 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
     closed = [trade for trade in trades if trade.exit_ts is not None and trade.exit_price is not None]
     return {
         "data": [
-            _line(data.prices[symbol], symbol, "--ink-soft", 1.1),
+            line(data.prices[symbol], symbol, "--ink-soft", 1.1),
+            *([_headlines(data.marks[symbol])] if data.marks.get(symbol) else []),
             {
-                **_markers(
+                **markers(
                     "Entry", [trade.entry_ts for trade in trades], [float(trade.entry_price) for trade in trades], entries
                 ),
                 "marker": {
@@ -59,7 +55,7 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
                 },
             },
             {
-                **_markers(
+                **markers(
                     "Exit",
                     [trade.exit_ts or 0 for trade in closed],
                     [float(trade.exit_price or 0) for trade in closed],
@@ -73,11 +69,43 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
                 },
             },
         ],
-        "layout": _layout(
-            xaxis=_axis(type="date", range=[data.metrics.start, data.metrics.end]),
-            yaxis=_axis(title="Close"),
+        "layout": layout(
+            xaxis=axis(type="date", range=[data.metrics.start, data.metrics.end]),
+            yaxis=axis(title="Close"),
             hovermode="closest",
         ),
+    }
+
+
+def rolling_figure(rolling: Rolling) -> Figure:
+    """The Sharpe ratio of the window that ends at each day."""
+    held = [line(rolling.hold, "Buy and hold", "--muted", 1.2)] if rolling.hold.ts else []
+    return {
+        "data": [*held, line(rolling.own, "Strategy", "--accent", 1.8)],
+        "layout": layout(
+            xaxis=axis(type="date"),
+            yaxis=axis(title="Sharpe", zeroline=True, zerolinecolor="--muted"),
+            hovermode="x unified",
+        ),
+    }
+
+
+def _headlines(marks: Sequence[Mark]) -> Figure:
+    """Headlines at the price known when their score was; which way the model read each is its colour."""
+    texts = [
+        f"<b>{mark.predicted.capitalize()}, {formats.percent(mark.confidence, 0)} sure</b><br>{formats.minute(mark.ts)}<br>"
+        f"{quoted(mark.title)}" + (f"<br>{escape(mark.publisher)}" if mark.publisher else "")
+        for mark in marks
+    ]
+    return {
+        **markers("Headline", [mark.ts for mark in marks], [mark.price for mark in marks], texts),
+        "marker": {
+            "symbol": "line-ns-open",
+            "color": ["--gain" if mark.predicted == "bullish" else "--loss" for mark in marks],
+            "size": 9,
+            "line": {"width": 1.5},
+            "opacity": 0.7,
+        },
     }
 
 
@@ -87,23 +115,17 @@ def marked(trades: Sequence[Trade], symbol: str) -> list[Trade]:
     return sorted(sorted(own, key=lambda trade: -abs(trade.pnl))[:MARKED_TRADES], key=lambda trade: trade.entry_ts)
 
 
-def _line(series: Series, name: str, colour: str, width: float) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": series.ts,
-        "y": [float(f"{value:.7g}") for value in series.values],  # a page of half the size
-        "line": {"color": colour, "width": width},
-        "hovertemplate": "%{y:,.2f}",
-    }
-
-
 def _drawdown(series: Series, name: str, colour: str, *, fill: bool = False) -> Figure:
     peaks = accumulate(series.values, max)
     depth = [value / peak - 1 if peak > 0 else -1.0 for value, peak in zip(series.values, peaks, strict=True)]
-    line = _line(Series(series.ts, depth), f"{name}: below peak", colour, 1.0)
-    return line | {"yaxis": "y2", "showlegend": False, "hovertemplate": "%{y:.1%}", "fill": "tozeroy" if fill else "none"}
+    below = line(Series(series.ts, depth), f"{name}: below peak", colour, 1.0)
+    return below | {
+        "yaxis": "y2",
+        "showlegend": False,
+        "hovertemplate": "%{y:.1%}",
+        "fill": "tozeroy" if fill else "none",
+        "fillcolor": f"{colour}-soft",
+    }
 
 
 def _halt_line(ts: int) -> Figure:
@@ -126,10 +148,6 @@ def _halt_line(ts: int) -> Figure:
     }
 
 
-def _markers(name: str, ts: list[int], values: list[float], texts: list[str]) -> Figure:
-    return {"type": "scatter", "mode": "markers", "name": name, "x": ts, "y": values, "hovertext": texts, "hoverinfo": "text"}
-
-
 def _entry_text(data: ReportData, trade: Trade) -> str:
     side = "Bought" if trade.side is Side.BUY else "Sold short"
     head = f"{side} {trade.qty.normalize():f} at {formats.price(float(trade.entry_price))}"
@@ -142,33 +160,5 @@ def _exit_text(data: ReportData, trade: Trade) -> str:
 
 
 def _hover(data: ReportData, head: str, ts: int, reason: str, order: str) -> str:
-    titles = [f"“{_shorten(headline.title)}”" for headline in data.headlines.get(order, [])[:3]]
-    return "<br>".join([f"<b>{head}</b>", formats.minute(ts), *(escape(text) for text in (reason, *titles) if text)])
-
-
-def _shorten(text: str, limit: int = 90) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _axis(*, title: str = "", **more: Any) -> Figure:
-    return {
-        "title": {"text": title, "standoff": 8},
-        "gridcolor": "--rule",
-        "linecolor": "--rule",
-        "zerolinecolor": "--rule",
-        "automargin": True,
-        **more,
-    }
-
-
-def _layout(**more: Any) -> Figure:
-    return {
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "--font", "size": 12, "color": "--ink-soft"},
-        "margin": {"l": 8, "r": 8, "t": 28, "b": 8},
-        "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-        "hoverlabel": {"bgcolor": "--paper", "bordercolor": "--rule", "font": {"color": "--ink"}, "align": "left"},
-        **more,
-    }
+    titles = [quoted(headline.title) for headline in data.headlines.get(order, [])[:3]]
+    return "<br>".join([f"<b>{head}</b>", formats.minute(ts), *([escape(reason)] if reason else []), *titles])

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from agent.analysis.breakdown import Group
+from agent.analysis.costs import Costs
+from agent.analysis.decay import Decay
+from agent.analysis.event_study import EventStudy
 from agent.analysis.metrics import Metrics
+from agent.analysis.outcomes import Outcomes
+from agent.analysis.regimes import RULE, RegimeRule
+from agent.analysis.significance import Difference, Interval
 from agent.analysis.trades import Trade
 from agent.config import Config, parse
 from agent.events import RiskEvent, RiskState
@@ -26,14 +33,66 @@ class Headline(msgspec.Struct, frozen=True):
     ts: int  # UTC ms of publication
 
 
+class Mark(msgspec.Struct, frozen=True):
+    """A headline beside a price: when its score was known (UTC ms), how the model read it, and the close known then."""
+
+    ts: int
+    price: float
+    title: str
+    publisher: str
+    predicted: str  # bearish, neutral or bullish
+    confidence: float
+
+
+class Significance(msgspec.Struct, frozen=True):
+    """How far the result is from luck, from `days` daily returns. What can't be said is None.
+
+    - `sharpe`, `total_return`: with 95 % intervals of the stationary bootstrap.
+    - `probabilistic_sharpe`: probability that the true Sharpe ratio is above zero.
+    - `against_hold`: the same days of buy-and-hold subtracted, resampled together.
+    """
+
+    days: int
+    sharpe: Interval | None = None
+    total_return: Interval | None = None
+    probabilistic_sharpe: float | None = None
+    against_hold: Difference | None = None
+
+
+class Rolling(msgspec.Struct, frozen=True):
+    """The Sharpe ratio of the last `window` days, of the run and of buy-and-hold."""
+
+    window: int
+    own: Series
+    hold: Series = Series()
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What is computed beyond the metrics. `absent` says of each part that is missing why."""
+
+    costs: Costs
+    significance: Significance
+    rolling: Rolling | None = None
+    years: dict[str, Group] = {}
+    regime_rule: RegimeRule = RULE
+    regimes: dict[str, dict[str, Group]] = {}  # the market as a whole under "", then by symbol -> regime
+    symbol_years: dict[str, dict[str, Group]] = {}  # symbol -> year
+    outcomes: list[Outcomes] = []
+    event_study: EventStudy | None = None
+    decay: Decay | None = None
+    absent: dict[str, str] = {}
+
+
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     """Everything on the page. Curves are thinned to about 4,000 points; `trades` are all, in order of their exit."""
 
     run: Run
     metrics: Metrics
     equity: Series
+    evidence: Evidence
     benchmark: Series = Series()  # equal-weight buy-and-hold, from the same capital
     prices: dict[str, Series] = {}  # closes by symbol
+    marks: dict[str, list[Mark]] = {}  # headlines by symbol, the surest where there are many
     trades: list[Trade] = []
     headlines: dict[str, list[Headline]] = {}  # client order id -> what its signal rested on
     risk: list[RiskEvent] = []  # changes of the risk state

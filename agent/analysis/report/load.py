@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,22 +11,26 @@ import numpy as np
 from sqlalchemy import select
 
 from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.daily import Floats, Ints
 from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import Metrics, compute
-from agent.analysis.report.data import Headline, ReportData, Series, recorded_config
+from agent.analysis.outcomes import Statements
+from agent.analysis.report.data import ReportData, Series, recorded_config
+from agent.analysis.report.evidence import Facts, evidence_of
+from agent.analysis.report.news import as_headlines, marks_of, read_news, read_scored
+from agent.analysis.report.prices import closes_of
 from agent.analysis.trades import Trade, TradeBook
 from agent.config import Config
 from agent.durations import format_duration
-from agent.errors import DataError
-from agent.events import Fill, FundingPayment, Kline, News, Order, RiskEvent, Signal
-from agent.feeds.history.columns import content_hash
-from agent.feeds.history.klines import KlineFile
-from agent.feeds.merge import merge
+from agent.errors import DataError, ModelError
+from agent.events import Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
+from agent.fusion import VERSION
 from agent.store.database import Database
-from agent.store.journal import read_journal
-from agent.store.queries import find_run, read_decisions, read_rows
-from agent.store.runs import InputFile, Run, RunKind
+from agent.store.queries import find_run, read_decisions
+from agent.store.runs import Run
 from agent.store.tables import equity as equity_table
+from agent.votes import leading
+from models.cards import read_card
 
 
 def load_report_data(database: Database, which: str = "latest") -> ReportData:
@@ -38,68 +40,122 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     """
     run = find_run(database, which)
     config, notes = recorded_config(run), list[str]()
-    curve = _equity(database, run, config)
-    book, trades, sources, risk, refusals = _decisions(database, run.id)
+    ts, equity, exposed = _samples(database, run)
+    interval = int(np.median(np.diff(ts))) if len(ts) > 1 else config.market.interval
+    curve = EquityCurve(float(config.account.initial_capital), interval)
+    curve.extend(ts, equity, exposed)
+    decided = _decisions(database, run.id)
     recorded = msgspec.convert(run.metrics, Metrics) if run.metrics else None
     samples = curve.summary()
     start, end = (recorded.start, recorded.end) if recorded else (samples.start, samples.end)
-    hold = _benchmark(database, run, config, start, end, notes)
+    closes = closes_of(database, run, config, start, end, notes)
+    seen = {symbol: own.since(start) for symbol, own in closes.items()}
+    hold = BuyAndHold(config.market.symbols, float(config.account.initial_capital), config.market.interval)
+    hold.extend(seen)
     if recorded is None:
-        every = format_duration(samples.interval)
+        every = format_duration(interval)
         notes.append(f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}.")
+    benchmark = hold if hold.symbols else None
+    metrics = recorded or compute(curve, decided.book, category=config.market.category, interval=interval, benchmark=benchmark)
+    news = read_news(database, run.id)
+    scored = read_scored(database, run.id, news, config.market.symbols)
+    facts = Facts(
+        config=config,
+        start=start,
+        initial=metrics.initial_equity,
+        net=metrics.final_equity - metrics.initial_equity,
+        ts=ts,
+        equity=equity,
+        closes=closes,
+        moves=decided.moves,
+        trades=decided.trades,
+        statements={"signals": _statements(decided.signals), "predictions": _statements(decided.predictions)},
+        headlines=as_headlines(scored),
+        horizon=horizon_of(run, config, notes) if decided.predictions else None,
+    )
     return ReportData(
         run=run,
-        metrics=recorded or compute(curve, book, category=config.market.category, interval=samples.interval, benchmark=hold),
+        metrics=metrics,
         equity=Series(*curve.points()),
-        benchmark=Series(*hold.portfolio.points()) if hold else Series(),
-        prices={symbol: Series(*hold.prices(symbol)) for symbol in hold.symbols} if hold else {},
-        trades=trades,
-        headlines=_headlines(database, run.id, sources),
-        risk=risk,
-        refusals=refusals,
+        evidence=evidence_of(facts),
+        benchmark=Series(*hold.portfolio.points()),
+        prices={symbol: Series(*hold.prices(symbol)) for symbol in hold.symbols},
+        marks=marks_of(scored, news, seen),
+        trades=decided.trades,
+        headlines={
+            order: [news[source].headline for source in ids if source in news] for order, ids in decided.sources.items()
+        },
+        risk=decided.risk,
+        refusals=decided.refusals,
         notes=notes,
     )
 
 
-def _equity(database: Database, run: Run, config: Config) -> EquityCurve:
-    """The recorded samples of the account, as a curve of their own interval."""
+def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
+    """How far ahead (ms) the run's fusion model looks, by its card."""
+    try:
+        card = read_card(Path(config.fusion.path).expanduser())
+    except ModelError:
+        card = None
+    if card is None or card.fingerprint != run.versions.get(VERSION) or not card.hyper.get("horizon"):
+        notes.append(
+            "The fusion model's card isn't at hand: its predictions are judged as signals are, over signals.half_life."
+        )
+        return None
+    return int(card.hyper["horizon"] or 0)
+
+
+def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+    """The recorded samples of the account: times (UTC ms), equity, and whether a position was held."""
     columns = equity_table.c.ts, equity_table.c.equity, equity_table.c.exposure
     query = select(*columns).where(equity_table.c.run_id == run.id).order_by(equity_table.c.seq)
-    curve: EquityCurve | None = None
     with database.read() as connection:
-        for rows in connection.execute(query.execution_options(yield_per=10_000)).partitions():
-            ts, equity, exposure = (np.array(column) for column in zip(*rows, strict=True))
-            if curve is None:
-                interval = int(np.median(np.diff(ts))) if len(ts) > 1 else config.market.interval
-                curve = EquityCurve(float(config.account.initial_capital), interval)
-            curve.extend(ts, equity, exposure > 0)
-    if curve is None:
+        blocks = [
+            np.array([(float(ts), equity, exposure) for ts, equity, exposure in rows])
+            for rows in connection.execute(query.execution_options(yield_per=10_000)).partitions()
+        ]
+    if not blocks:
         raise DataError(
             f"run {run.id} has recorded no equity yet", hint=f"it is {run.status.value}; there is nothing to report"
         )
-    return curve
+    ts, equity, exposure = np.concatenate(blocks).T
+    return ts.astype(np.int64), equity.copy(), exposure > 0
+
+
+_Said = tuple[int, str, int, float]  # when, symbol, class, confidence
 
 
 class _Decisions(NamedTuple):
     """What the report needs of a run's decisions."""
 
     book: TradeBook
+    moves: dict[str, list[Fill | FundingPayment]]  # by symbol, as booked
     trades: list[Trade]  # in order of their exit, the open ones last
     sources: dict[str, tuple[str, ...]]  # client order id -> headlines whose signal, in the same event, led to it
+    signals: list[_Said]
+    predictions: list[_Said]
     risk: list[RiskEvent]
     refusals: dict[str, int]
 
 
 def _decisions(database: Database, run_id: str) -> _Decisions:
     book, trades, risk, refusals = TradeBook(), list[Trade](), list[RiskEvent](), Counter[str]()
-    signals: dict[str, tuple[int, tuple[str, ...]]] = {}
+    moves: dict[str, list[Fill | FundingPayment]] = {}
+    latest: dict[str, tuple[int, tuple[str, ...]]] = {}
     sources: dict[str, tuple[str, ...]] = {}
+    signals, predictions = list[_Said](), list[_Said]()
     for _, event_seq, _, decision in read_decisions(database, run_id):
         match decision:
             case Signal():
-                signals[decision.symbol] = event_seq, decision.sources
+                latest[decision.symbol] = event_seq, decision.sources
+                if not _fades(decision):
+                    said = leading(decision.bearish, decision.neutral, decision.bullish)
+                    signals.append((decision.ts, decision.symbol, said, decision.confidence))
+            case Prediction():
+                chances = decision.down, decision.flat, decision.up
+                predictions.append((decision.ts, decision.symbol, leading(*chances), max(chances)))
             case Order():
-                signalled, headlines = signals.get(decision.symbol, (None, ()))
+                signalled, headlines = latest.get(decision.symbol, (None, ()))
                 if signalled == event_seq:
                     sources[decision.id] = headlines
             case RiskEvent(symbol=""):
@@ -107,64 +163,23 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
             case RiskEvent():
                 refusals[decision.rule] += 1
             case FundingPayment():
+                moves.setdefault(decision.symbol, []).append(decision)
                 book.add_funding(decision)
             case Fill():
+                moves.setdefault(decision.symbol, []).append(decision)
                 closed = book.add(decision)
                 if closed is not None:
                     trades.append(closed)
-    return _Decisions(book, trades + book.open_trades(), sources, risk, dict(refusals))
+    return _Decisions(book, moves, trades + book.open_trades(), sources, signals, predictions, risk, dict(refusals))
 
 
-def _headlines(database: Database, run_id: str, sources: dict[str, tuple[str, ...]]) -> dict[str, list[Headline]]:
-    wanted = {source for ids in sources.values() for source in ids}
-    known = {
-        news.id: Headline(news.title, news.publisher, news.ts)
-        for news in (read_rows(database, run_id, News) if wanted else ())
-        if news.id in wanted
-    }
-    return {order: [known[source] for source in ids if source in known] for order, ids in sources.items()}
+def _fades(signal: Signal) -> bool:
+    """Whether it only ends an earlier one: HOLD although another class leads. That says nothing about what comes."""
+    return signal.direction is Direction.HOLD and leading(signal.bearish, signal.neutral, signal.bullish) != 1
 
 
-def _benchmark(database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]) -> BuyAndHold | None:
-    """The closes that the run saw between `start` and `end` (UTC ms), as buy-and-hold of its symbols."""
-    if run.kind is RunKind.LIVE:
-        bars: Iterator[Kline] = iter(_journalled(database, run, config, start))
-    else:
-        bars = _replayed(run, config, start, end, notes)
-    hold: BuyAndHold | None = None
-    for bar in bars:
-        if bar.ts <= end:
-            hold = hold or BuyAndHold(config.market.symbols, float(config.account.initial_capital), config.market.interval)
-            hold.add(bar.symbol, bar.ts, bar.close)
-    return hold
-
-
-def _replayed(run: Run, config: Config, start: int, end: int, notes: list[str]) -> Iterator[Kline]:
-    """The bars of the run's own kline files, streamed."""
-    interval, open_always = config.market.interval, config.market.category != "equity"
-    sources = [
-        KlineFile(file.path, file.symbol, interval, start=start, end=end, around_the_clock=open_always)
-        for file in run.inputs
-        if file.role == "klines" and _unchanged(file, notes)
-    ]
-    return (event for event in merge(sources) if isinstance(event, Kline))
-
-
-def _journalled(database: Database, run: Run, config: Config, start: int) -> list[Kline]:
-    """The closed bars of the run's journal in the order of their time; it has late ones where they came."""
-    bars = (event for _, event in read_journal(database, run.id) if isinstance(event, Kline) and event.confirm)
-    return sorted(
-        (bar for bar in bars if bar.start >= start and bar.interval == config.market.interval), key=attrgetter("ts", "symbol")
+def _statements(said: list[_Said]) -> Statements:
+    ts, symbol, classes, confidence = zip(*said, strict=True) if said else ((), (), (), ())
+    return Statements(
+        np.array(ts, np.int64), np.array(symbol, np.str_), np.array(classes, np.int64), np.array(confidence, float)
     )
-
-
-def _unchanged(file: InputFile, notes: list[str]) -> bool:
-    """Whether the file is still what the run read; if not, a note says what the page lacks."""
-    path = Path(file.path)
-    if not path.exists():
-        notes.append(f"{path} is gone, so the price of {file.symbol} can't be drawn.")
-    elif content_hash(path) != file.sha256:
-        notes.append(f"{path} has changed since the run, so the price of {file.symbol} is not drawn.")
-    else:
-        return True
-    return False

@@ -8,7 +8,8 @@ import msgspec
 
 from agent.analysis.metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.analysis.report import formats
-from agent.analysis.report.data import ReportData
+from agent.analysis.report.data import ReportData, Significance
+from agent.analysis.report.readings import significance_words
 from agent.events import RiskEvent
 
 _SIGNIFICANT: Final = 2.0
@@ -33,6 +34,7 @@ def verdict_of(data: ReportData) -> Verdict:
         stamps=data.run.stamps,
         fills_at_close=config.paper.fill == "close",
         halted=data.halted,
+        significance=data.evidence.significance,
     )
 
 
@@ -43,10 +45,12 @@ def judge(
     stamps: tuple[str, ...] = (),
     fills_at_close: bool = False,
     halted: RiskEvent | None = None,
+    significance: Significance = Significance(0),  # noqa: B008
 ) -> Verdict:
     """The verdict on figures: `stamps` are the run's, `fills_at_close` says that it filled at the signal bar's own close.
 
-    `halted` is what ended its trading for good.
+    `halted` is what ended its trading for good. Where `significance` has intervals they say how far luck could go, else the t-value
+    of the mean return does.
     """
     performance, hold = metrics.performance, metrics.buy_and_hold
     own = formats.percent(performance.total_return, signed=True)
@@ -59,7 +63,7 @@ def judge(
     else:
         word = "Beat" if performance.total_return > hold.total_return else "Lost to"
         headline = f"{word} buy-and-hold after costs: {own} against {formats.percent(hold.total_return, signed=True)}."
-    warnings = _warnings(metrics, stamps, fills_at_close=fills_at_close)
+    warnings = _warnings(metrics, significance, stamps, fills_at_close=fills_at_close)
     if halted is not None:
         warnings.insert(0, f"Risk halted trading on {formats.minute(halted.ts)} UTC and nobody resumed it: {halted.detail}.")
     beaten = hold is not None and performance.total_return <= hold.total_return
@@ -68,7 +72,8 @@ def judge(
         tone = "bad"
     elif hold is not None and metrics.fills and performance.total_return > 0 and not warnings:
         tone = "good"
-    return Verdict(tone, headline, _sentences(metrics, currency), warnings)
+    words = significance_words(significance) if metrics.fills else []
+    return Verdict(tone, headline, _sentences(metrics, currency) + words, warnings)
 
 
 def _sentences(metrics: Metrics, currency: str) -> list[str]:
@@ -92,7 +97,7 @@ def _sentences(metrics: Metrics, currency: str) -> list[str]:
     return sentences
 
 
-def _warnings(metrics: Metrics, stamps: tuple[str, ...], *, fills_at_close: bool) -> list[str]:
+def _warnings(metrics: Metrics, significance: Significance, stamps: tuple[str, ...], *, fills_at_close: bool) -> list[str]:
     warnings = []
     if "LEAKED" in stamps:
         warnings.append("The model was trained on data of this window: it has seen the answers, and nothing here is evidence.")
@@ -103,6 +108,8 @@ def _warnings(metrics: Metrics, stamps: tuple[str, ...], *, fills_at_close: bool
     duration = metrics.end - metrics.start
     if duration < MIN_YEARLY:
         warnings.append(f"{formats.duration(duration)} are too short a window to judge; nothing is extrapolated to a year.")
+    elif metrics.fills and significance.sharpe is not None:
+        warnings += _luck(metrics, significance)
     elif (sharpe := metrics.performance.sharpe) is not None and metrics.fills:
         # The t-value of the mean return is the annual Sharpe ratio times the root of the years (Lo 2002, i.i.d. returns).
         t = sharpe * (duration / YEAR_MS) ** 0.5
@@ -111,6 +118,19 @@ def _warnings(metrics: Metrics, stamps: tuple[str, ...], *, fills_at_close: bool
                 f"The mean return can't be told from zero (t = {formats.number(t, 1)}): chance alone could have done this."
             )
     return warnings
+
+
+def _luck(metrics: Metrics, significance: Significance) -> list[str]:
+    """What of the result chance alone could have done, by the intervals."""
+    sharpe, lead = significance.sharpe, significance.against_hold
+    words = []
+    if sharpe is not None and not sharpe.excludes(0.0):
+        words.append("The Sharpe ratio can't be told from zero: chance alone could have done this.")
+    hold = metrics.buy_and_hold
+    led = hold is not None and metrics.performance.total_return > hold.total_return
+    if led and lead is not None and not lead.total_return.excludes(0.0):
+        words.append("Its lead over buy-and-hold can't be told from luck.")
+    return words
 
 
 def _round_trips(count: int) -> str:

@@ -106,7 +106,7 @@ class Shard:
         latest = min(frame.ts, now + self._config.max_ahead)
         try:
             rows = read_rows(frame.data)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._health.corrupt += 1
             _log.warning("message corrupt", topic=frame.topic, error=str(error))
             return

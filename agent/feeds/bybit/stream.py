@@ -26,7 +26,7 @@ from agent.feeds.bybit.venue import SPOT_ARGS
 _log: Final = structlog.get_logger(__name__)
 _PING: Final = '{"op":"ping"}'
 _OVERHEAD: Final = 3  # quotes and comma of a topic in `args`
-_CLOSE_TIMEOUT: Final = 1.0  # a venue that stalls won't answer the closing handshake either
+CLOSE_TIMEOUT: Final = 1.0  # a venue that stalls won't answer the closing handshake either
 
 
 class StreamLost(VenueError):
@@ -114,13 +114,7 @@ class Stream:
 
     async def _connect(self) -> ClientConnection:
         try:
-            return await connect(
-                self._url,
-                open_timeout=self._config.open_timeout / 1000,
-                close_timeout=_CLOSE_TIMEOUT,
-                ping_interval=None,  # the venue's own ping, below, also proves that its application is alive
-                proxy=None if is_loopback(self._url) else True,
-            )
+            return await self._open()
         except InvalidStatus as error:
             response = error.response
             wait = 0.0
@@ -136,6 +130,15 @@ class Stream:
         except (OSError, TimeoutError, EOFError, WebSocketException) as error:
             raise StreamLost(f"no connection to {self._url}: {str(error) or type(error).__name__}") from error
 
+    async def _open(self) -> ClientConnection:
+        return await connect(
+            self._url,
+            open_timeout=self._config.open_timeout / 1000,
+            close_timeout=CLOSE_TIMEOUT,
+            ping_interval=None,  # the venue's own ping, below, also proves that its application is alive
+            proxy=None if is_loopback(self._url) else True,
+        )
+
     async def _read(self, socket: ClientConnection) -> Never:
         loop = asyncio.get_running_loop()
         self._heard_at = loop.time()
@@ -146,7 +149,7 @@ class Stream:
             self._health.last_message_at = self._clock.now()
             try:
                 frame = read_frame(message)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 self._health.corrupt += 1
                 _log.warning("message corrupt", error=str(error), size=len(message))
                 continue
@@ -215,13 +218,14 @@ class Stream:
                 _log.error("topic refused", topic=topics[0], ret_msg=answer.ret_msg)
         self._on_ready(accepted)
 
-    async def _request(self, socket: ClientConnection, topics: Sequence[str]) -> Frame:
-        """Subscribe and wait for the answer. One request at a time, so that an answer without a number has only one owner."""
+    async def _request(self, socket: ClientConnection, args: Sequence[object], op: str = "subscribe") -> Frame:
+        """Ask and wait for the answer. One request at a time, so that an answer without a number has only one owner."""
         self._awaited += 1
         self._answer = asyncio.get_running_loop().create_future()
-        await socket.send(msgspec.json.encode({"req_id": str(self._awaited), "op": "subscribe", "args": topics}).decode())
+        await socket.send(msgspec.json.encode({"req_id": str(self._awaited), "op": op, "args": args}).decode())
         try:
             async with asyncio.timeout(self._config.ack_timeout / 1000):
                 return await self._answer
         except TimeoutError:
-            raise StreamLost(f"no answer to a subscription in {self._config.ack_timeout} ms") from None
+            asked = "a subscription" if op == "subscribe" else op
+            raise StreamLost(f"no answer to {asked} in {self._config.ack_timeout} ms") from None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.clock import iso
 from agent.durations import format_duration
@@ -99,6 +100,12 @@ class KlineFile:
             self._count(bars, stats)
         own = {"path": self.name, "symbol": self.symbol, "interval": self.interval, "time_unit": self.time_unit}
         return own | asdict(stats) | {"sha256": content_hash(self.path)}
+
+    def closes(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Close times (UTC ms) and closes of the whole window, without an event a bar, both of shape (n,)."""
+        bars = list(self._window(KlineStats()))
+        at = VALUES.index("close")
+        return np.concatenate([part.start for part in bars]) + self.interval, np.concatenate([part.values[at] for part in bars])
 
     # -- events ------------------------------------------------------------------------------------------------------
 

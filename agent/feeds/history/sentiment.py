@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import DataError
+from agent.errors import DataError, ModelError
 from agent.events import Event, News, Sentiment
 from agent.feeds.history.columns import Aliases, place
 from agent.feeds.history.news import COLUMNS as NEWS_COLUMNS
@@ -52,24 +52,47 @@ class Scorer(Protocol):
         ...
 
 
+class EmbeddingScorer(Scorer, Protocol):
+    """A sentiment model that also shows the hidden states which its scores were read from."""
+
+    def score_and_embed(self, texts: Sequence[str], /) -> tuple[Sequence[Score], NDArray[np.float32]]:
+        """Scores, and pooled hidden states [texts, dimensions]."""
+        ...
+
+
+def judge(scorer: Scorer, texts: Sequence[str], *, embedded: bool) -> list[tuple[Score, bytes]]:
+    """Score and embedding of each text, the latter as `Sentiment.embedding` has it and empty unless `embedded`.
+
+    Raises ModelError where the scorer has no embeddings to show.
+    """
+    if not embedded:
+        return [(score, b"") for score in scorer.score(texts)]
+    if not hasattr(scorer, "score_and_embed"):
+        raise ModelError("this sentiment model shows no embeddings, which the fusion model reads", hint="see fusion.path")
+    scores, embeddings = cast(EmbeddingScorer, scorer).score_and_embed(texts)
+    return [(score, row.astype("<f2").tobytes()) for score, row in zip(scores, embeddings, strict=True)]
+
+
 def scored(
     news: Iterable[News],
     scorer: Scorer,
     inference_latency: int,
     *,
     model: str = "",
+    embedded: bool = False,
     block: int = _BLOCK,
     text: Callable[[News], str] = attrgetter("title"),
 ) -> Iterator[News | Sentiment]:
     """The news, sorted by availability, with a `Sentiment` for each `inference_latency` ms after it, in total order.
 
-    `block` headlines are read ahead and scored together. `model` is the fingerprint recorded with each sentiment.
+    `block` headlines are read ahead and scored together. `model` is the fingerprint recorded with each sentiment; `embedded`
+    puts its embedding into each that is no abstention.
     """
     waiting: deque[Sentiment] = deque()
     source = iter(news)
     while headlines := list(islice(source, block)):
-        scores = scorer.score([text(item) for item in headlines])
-        for item, score in zip(headlines, scores, strict=True):
+        judged = judge(scorer, [text(item) for item in headlines], embedded=embedded)
+        for item, (score, embedding) in zip(headlines, judged, strict=True):
             while waiting and waiting[0].available_at < item.available_at:  # at the same moment news come first
                 yield waiting.popleft()
             yield item
@@ -85,6 +108,7 @@ def scored(
                     model=model,
                     abstained=score.abstained,
                     latency_ms=float(inference_latency),
+                    embedding=b"" if score.abstained else embedding,
                 )
             )
     yield from waiting

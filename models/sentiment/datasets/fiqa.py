@@ -32,7 +32,7 @@ def read(path: Path, options: Options) -> Iterator[Example]:
 def _posts(path: Path, options: Options) -> Iterator[Scored]:
     try:
         posts = msgspec.json.decode(path.read_bytes().decode(options.encoding), type=dict[str, _Post])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}: not FiQA task 1: {error}", hint="expected {id: {sentence, info: [{sentiment_score, target}]}}"
         ) from None

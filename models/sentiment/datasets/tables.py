@@ -68,7 +68,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
 def _json(path: Path, text: str, shape: Any, line: int | None = None) -> Any:
     try:
         return msgspec.json.decode(text, type=shape)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path}{f':{line}' if line else ''}: {error}", hint="JSON: a list of objects; JSONL: one object a line"
         ) from None

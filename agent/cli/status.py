@@ -1,0 +1,103 @@
+"""How the running agent is, or how the last one left things, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli.console import out, print_json
+
+if TYPE_CHECKING:
+    from agent.live.status import Status
+
+
+def show(status: Status) -> None:
+    """The running agent."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from agent.clock import iso
+
+    warming = ", warming up" if status.warming_up else ""
+    out.print(
+        f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: {status.strategy} on {status.endpoint}",
+        highlight=False,
+    )
+    if status.orders != "paper":
+        known = "[bold red]not reconciled: nothing is opened[/]" if status.unreconciled else "reconciled"
+        out.print(f"orders go to {status.orders}, {known}", highlight=False)
+    why = f": {status.risk_detail}" if status.risk_detail else ""
+    rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
+    out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)
+    if not status.storage.writable:
+        out.print(
+            f"[bold red]nothing is traded[/]: {escape(status.storage.error)}; since {status.storage.failing_s:,.0f} s, "
+            f"{status.storage.tries} tries",
+            highlight=False,
+        )
+    positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
+    for one in status.positions:
+        mark = "–" if one.mark is None else f"{one.mark:,.2f}"
+        last = "–" if one.last_bar is None else iso(one.last_bar)
+        last += " [red]stale[/]" if one.stale else ""
+        positions.add_row(one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders))
+    out.print(positions)
+    sources = Table("source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim")
+    for source in status.producers:
+        figures = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
+        sources.add_row(source["name"], source["state"], *figures, source["last_error"][:80])
+    for feed in status.feeds:
+        figures = f"{feed.messages:,}", f"{feed.errors:,}", ""
+        sources.add_row(f"  {feed.name}", feed.state, *figures, feed.last_error[:80])
+    out.print(sources)
+    latencies = Table("handled", "n", "p50 ms", "p99 ms", box=None, header_style="dim")
+    for kind, latency in status.latencies.items():
+        latencies.add_row(kind, f"{latency['n']:,.0f}", f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}")
+    out.print(latencies)
+    queue = status.queue
+    out.print(
+        f"queue: {queue.depth} waiting, {queue.high_water} at most; "
+        f"{sum(kind.coalesced for kind in queue.kinds.values()):,} open bars coalesced, "
+        f"{sum(kind.dropped for kind in queue.kinds.values()):,} headlines dropped; "
+        f"{status.events:,} events, {status.decisions:,} decisions",
+        highlight=False,
+    )
+    for line in status.recent[-10:]:
+        out.print(f"  {iso(line['at'])}  {line['what']}", highlight=False, markup=False, soft_wrap=True)
+
+
+def show_last(config: Path | None, json: bool) -> None:
+    """What the store knows of the last live run and of its feeds; nothing where it knows of none."""
+    from contextlib import closing
+
+    from rich.table import Table
+
+    from agent.clock import iso
+    from agent.config import load
+    from agent.errors import StoreError
+    from agent.store.database import open_database
+    from agent.store.feed_health import read_feed_health
+    from agent.store.queries import list_runs
+    from agent.store.runs import RunKind
+
+    try:
+        with closing(open_database(load(config).store.url)) as database:
+            run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
+            feeds = read_feed_health(database, run.id) if run else []
+    except StoreError:
+        return  # that no agent runs is what was asked
+    if json:
+        print_json({"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds})
+    elif run is not None:
+        out.print(
+            f"the last live run, {run.id}, is {run.status.value}: {run.events:,} events, {run.decisions:,} decisions, "
+            f"equity {run.final_equity or 0:,.2f}",
+            highlight=False,
+        )
+        table = Table("source", "state", "messages", "errors", "last message", "last error", box=None, header_style="dim")
+        for feed in feeds:
+            last = iso(feed.last_message_at) if feed.last_message_at else "–"
+            table.add_row(feed.name, feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, feed.last_error[:80])
+        if feeds:
+            out.print(f"its sources at {iso(feeds[0].written_at)}:", highlight=False)
+            out.print(table)

@@ -1,0 +1,33 @@
+"""The configuration of what surrounds a running agent: who may command it, and where its past goes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from agent.feeds.addresses import is_loopback
+from agent.section import Section
+
+
+def split_address(value: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`. Raises ValueError for anything else, and for a host that is not this machine."""
+    host, colon, port = value.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65_535:
+        raise ValueError(f"{value!r} is no address: write HOST:PORT, e.g. 127.0.0.1:8700")
+    if not is_loopback(f"tcp://{value}"):
+        raise ValueError(f"{value!r} is not on this machine: write 127.0.0.1:PORT, and reach it from outside through a tunnel")
+    return host.strip("[]"), int(port)
+
+
+def _address(value: str) -> str:
+    if value:
+        split_address(value)
+    return value
+
+
+class ControlConfig(Section):
+    """Commands to the running agent other than by its Unix socket; who connects there must know the token."""
+
+    address: Annotated[str, AfterValidator(_address)] = ""  # 127.0.0.1:PORT (0: a free one); empty: the Unix socket alone
+    token_file: str = ""  # made at the first start, mode 0600; empty: control.token in live.folder

@@ -1,0 +1,242 @@
+"""The server of the page, in the event loop of whoever starts it: the daemon's, or `tapewire dashboard`'s own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from aiohttp import web
+
+from agent.clock import Clock, WallClock
+from agent.config_dashboard import DashboardConfig
+from agent.dashboard.archive import Archive, Busy
+from agent.dashboard.guard import Guard, required_token
+from agent.dashboard.live import COMMANDS, Agent
+from agent.dashboard.push import Viewer, encode
+from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.store.database import Database
+
+PORTS: Final = 20
+"""How many ports from the configured one on are tried before any other."""
+
+_PAGE: Final = Path(__file__).with_name("page")
+_ASSETS: Final = {
+    "app.js": "app.js",
+    "charts.js": "charts.js",
+    "format.js": "format.js",
+    "panels.js": "panels.js",
+    "style.css": "style.css",
+    "icon.svg": "icon.svg",
+    "lightweight-charts.js": "vendor/lightweight-charts.js",
+}
+_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_REPORT_POLICY: Final = (
+    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; frame-ancestors 'none'"
+)
+"""The report brings its own scripts and loads nothing; it is given an origin of its own, which can't speak to this server."""
+_COMMAND_PATIENCE: Final = 15.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a button sends."""
+
+    action: str
+    run: str
+    flatten: bool = False
+    confirm: str = ""
+
+
+class Dashboard:
+    """`async with Dashboard(config, database, agent) as page`: served at `page.url` as long as the context lasts.
+
+    Without an `agent` only recorded runs are shown. Raises ConfigError where the address can't be used, SafetyError where the
+    token that it then needs is no secret.
+    """
+
+    def __init__(
+        self, config: DashboardConfig, database: Database, agent: Agent | None = None, *, clock: Clock | None = None
+    ) -> None:
+        self.config = config
+        self.port = config.port
+        self._agent = agent
+        self._archive = Archive(database, bars=config.bars)
+        self._guard = Guard(config, required_token(config), clock or WallClock())
+        self._viewers: set[Viewer] = set()
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the page is."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)
+        return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}/"
+
+    @property
+    def announcement(self) -> str:
+        """A line for people: where it is, and what they need to know to get there."""
+        moved = f" (port {self.config.port} was taken)" if self.config.port not in (0, self.port) else ""
+        login = f"; log in with the token in {self.config.token_file}" if self._guard.needs_login else ""
+        return f"dashboard: {self.url}{moved}{login}"
+
+    async def __aenter__(self) -> Self:
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        try:
+            await self._listen(self._runner)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the port and of all browsers."""
+        for viewer in list(self._viewers):
+            viewer.drop()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        await self._archive.close()
+
+    async def _listen(self, runner: web.AppRunner) -> None:
+        first = self.config.port
+        for port in (*(range(first, min(first + PORTS, 65_536)) if first else ()), 0):
+            try:
+                await web.TCPSite(runner, self.config.host, port).start()
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                raise ConfigError(
+                    f"dashboard: {self.config.host} port {port} can't be used: {error.strerror}",
+                    hint="choose another dashboard.host or dashboard.port, or dashboard.enabled = false",
+                ) from None
+            self.port = runner.addresses[0][1]
+            return
+
+    # -- routes ------------------------------------------------------------------------------------------------------
+
+    def _application(self) -> web.Application:
+        app = web.Application(client_max_size=10_000, middlewares=[self._guard.middleware()])
+        app.router.add_get("/", self._page)
+        app.router.add_get("/runs", self._page)
+        app.router.add_get("/runs/{id}", self._page)
+        app.router.add_get("/runs/{id}/report", self._report)
+        app.router.add_get("/assets/{name}", self._asset)
+        app.router.add_get("/login", self._login)
+        app.router.add_post("/login", self._guard.log_in)
+        app.router.add_get("/api/live", self._live)
+        app.router.add_get("/api/runs", _told(self._runs))
+        app.router.add_get("/api/runs/{id}", _told(self._open))
+        app.router.add_get("/api/runs/{id}/at", _told(self._at))
+        app.router.add_post("/api/command", _told(self._command))
+        return app
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/" and self._agent is None:
+            return web.Response(status=303, headers={"Location": "/runs"})
+        return web.FileResponse(_PAGE / "index.html", headers={"Content-Type": "text/html; charset=utf-8"})
+
+    async def _asset(self, request: web.Request) -> web.StreamResponse:
+        name = _ASSETS.get(request.match_info["name"])
+        if name is None:
+            raise web.HTTPNotFound
+        kind = _TYPES[Path(name).suffix]
+        return web.FileResponse(_PAGE / name, headers={"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"})
+
+    async def _login(self, request: web.Request) -> web.StreamResponse:
+        if not self._guard.needs_login:
+            return web.Response(status=303, headers={"Location": "/"})
+        page = (_PAGE / "login.html").read_text(encoding="utf-8")
+        wrong = '<p class="wrong" role="alert">That is not the token.</p>' if "wrong" in request.query else ""
+        return web.Response(text=page.replace("<!-- wrong -->", wrong), content_type="text/html")
+
+    async def _live(self, request: web.Request) -> web.StreamResponse:
+        if self._agent is None:
+            raise web.HTTPNotFound
+        if len(self._viewers) >= self.config.browsers:
+            raise web.HTTPServiceUnavailable(text="too many pages look on already\n")
+        viewer = Viewer(self._agent, request)
+        self._viewers.add(viewer)
+        try:
+            return await viewer.serve()
+        finally:
+            self._viewers.discard(viewer)
+
+    async def _runs(self, request: web.Request) -> Any:
+        picture = self._agent.picture if self._agent else None
+        return {
+            "live": self._agent is not None,
+            "run": picture.head.run if picture else None,
+            "runs": await self._archive.runs(),
+        }
+
+    async def _open(self, request: web.Request) -> Any:
+        opened = await self._archive.open(request.match_info["id"], again="again" in request.query)
+        return {"live": self._agent is not None, **opened}
+
+    async def _at(self, request: web.Request) -> Any:
+        moment = request.query.get("ts", "")
+        if not (moment.isascii() and moment.isdigit() and len(moment) < 16):
+            raise UsageError("ts is no time in UTC milliseconds")
+        return await self._archive.at(request.match_info["id"], int(moment), request.query.get("symbol", ""))
+
+    async def _report(self, request: web.Request) -> web.StreamResponse:
+        try:
+            page = await self._archive.report(request.match_info["id"])
+        except TapewireError as error:
+            return web.Response(status=_status_of(error), text=f"{error}\n")
+        return web.Response(
+            body=page, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": _REPORT_POLICY}
+        )
+
+    async def _command(self, request: web.Request) -> Any:
+        if self._agent is None or self._agent.picture is None:
+            raise UsageError("no agent runs here", hint="this page only shows recorded runs")
+        try:
+            order = msgspec.json.decode(await request.read(), type=_Order)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise UsageError(f"no command: {error}") from None
+        if order.action not in COMMANDS:
+            raise UsageError(f"unknown command {order.action!r}", hint=f"one of {', '.join(COMMANDS)}")
+        if order.run != self._agent.picture.head.run:
+            raise UsageError("the page shows another run than the one that lives", hint="load it again")
+        args = {"flatten": "true"} if order.flatten and order.action == "kill" else {}
+        if order.action == "resume" and order.confirm:
+            args["confirm"] = order.confirm
+        async with asyncio.timeout(_COMMAND_PATIENCE):
+            return await self._agent.command(order.action, args, f"dashboard {request.remote}")
+
+
+def _told(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:
+    """Answers with JSON; an expected error with its words."""
+
+    @wraps(work)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return web.Response(body=encode(await work(request)), content_type="application/json")
+        except TapewireError as error:
+            told, status = {"error": error.message, "hint": error.hint}, _status_of(error)
+        except TimeoutError:
+            told, status = {"error": "the agent did not answer in time", "hint": "look at its log"}, 504
+        return web.Response(status=status, body=encode(told), content_type="application/json")
+
+    return answer
+
+
+def _status_of(error: TapewireError) -> int:
+    if isinstance(error, (Busy, StoreUnavailable)):
+        return 503
+    if isinstance(error, SafetyError):
+        return 403
+    return 404 if isinstance(error, UsageError) else 500

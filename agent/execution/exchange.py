@@ -1,0 +1,116 @@
+"""What the engine trades on: orders go in, what became of them comes out. `paper` matches them itself, `venue` books a real one's word.
+
+The base answers nothing to everything, so that each kind states only what concerns it. It is a class and not a protocol, since
+compiled code calls its methods directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import nan
+
+from agent.events import (
+    Account,
+    Amend,
+    Cancel,
+    Fill,
+    Funding,
+    FundingPayment,
+    Kline,
+    Order,
+    OrderUpdate,
+    RiskEvent,
+    Settlement,
+)
+from agent.execution.book import WorkingOrder
+from agent.instruments import Instrument
+from agent.portfolio import Portfolio, Position
+
+Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | RiskEvent
+"""What an exchange emits: decisions, all of them."""
+
+
+class Exchange:
+    """Working orders by symbol, in `books`. `emit` receives what is reported, `new_id` makes the ids of orders that it places itself."""
+
+    def __init__(
+        self,
+        instruments: dict[str, Instrument],
+        portfolio: Portfolio,
+        emit: Callable[[Report], None],
+        new_id: Callable[[], str],
+    ) -> None:
+        self.books: dict[str, list[WorkingOrder]] = {symbol: [] for symbol in instruments}
+        self._instruments = instruments
+        self._portfolio = portfolio
+        self._emit = emit
+        self._new_id = new_id
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def submit(self, order: Order, now: int) -> None:
+        """Take an order; one that breaks the instrument's rules is rejected."""
+        raise NotImplementedError
+
+    def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
+        """Take orders off the book, at once or as soon as a venue has done so: until then they are `cancelling`."""
+        raise NotImplementedError
+
+    def _flaw(self, order: Order) -> str:
+        """Which of the instrument's rules an order breaks, in words; empty where it breaks none."""
+        rules = self._instruments[order.symbol]
+        price = order.price or order.trigger
+        if order.qty <= 0 or order.qty % rules.qty_step:
+            return f"quantity {order.qty} is not a positive multiple of {rules.qty_step}"
+        if price is not None and (price <= 0 or price % rules.tick_size):
+            return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
+        if order.reduce_only:
+            return ""
+        if order.qty < rules.min_qty:
+            return f"quantity {order.qty} is below the minimum {rules.min_qty}"
+        reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal
+        if reference and order.qty * reference < rules.min_notional:
+            return f"value {order.qty * reference} is below the minimum {rules.min_notional}"
+        return ""
+
+    # -- the market --------------------------------------------------------------------------------------------------
+
+    def on_kline(self, kline: Kline) -> None:
+        """Meet a closed bar."""
+
+    def on_price(self, kline: Kline) -> None:
+        """Meet the last price of a running bar."""
+
+    def at_close(self, kline: Kline) -> None:
+        """Fill at its own close what was decided on this bar."""
+
+    def liquidation_price(self, position: Position) -> float:
+        """The mark at which `liquidate` is due; NaN where it never is."""
+        return nan
+
+    def liquidate(self, kline: Kline, price: float) -> None:
+        """Close the position in the bar's symbol."""
+
+    def on_funding(self, funding: Funding) -> None:
+        """A stamp has passed: book funding."""
+
+    # -- a venue's answers -------------------------------------------------------------------------------------------
+
+    def on_update(self, update: OrderUpdate) -> bool:
+        """A change in an order's life; whether it was news."""
+        return False
+
+    def on_fill(self, fill: Fill) -> bool:
+        """An execution; whether it was news."""
+        return False
+
+    def on_settlement(self, settlement: Settlement) -> bool:
+        """Funding that was booked; whether it was news."""
+        return False
+
+    def on_account(self, account: Account) -> str:
+        """The account as the venue has it; what the ledger has otherwise, in words."""
+        return ""
+
+    def accept(self) -> None:
+        """A person has looked: the next account is right, whatever the ledger says."""

@@ -1,0 +1,139 @@
+"""The account as a whole, held against the ledger: executions that were missed, orders, positions, wallet, and what isn't ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from agent.config import Config
+from agent.errors import SafetyError
+from agent.events import Account, Holding
+from agent.execution.testnet.health import GatewayHealth
+from agent.execution.testnet.intents import Intents, IntentState
+from agent.execution.testnet.keeper import Keeper
+from agent.execution.testnet.line import Line
+from agent.execution.testnet.port import VenueOrder, VenuePosition, Wallet
+from agent.execution.testnet.reports import Reports
+from agent.execution.venue import VenueExchange
+
+_log: Final = structlog.get_logger(__name__)
+_TRIES: Final = 5
+_ZERO: Final = Decimal(0)
+
+
+class Auditor:
+    """Looks at the account. `ledger` is the core's, and only read."""
+
+    def __init__(
+        self, line: Line, config: Config, ledger: VenueExchange, intents: Intents, reports: Reports, health: GatewayHealth
+    ) -> None:
+        self._line = line
+        self._ledger = ledger
+        self._intents = intents
+        self._reports = reports
+        self._health = health
+        self._symbols = config.market.symbols
+        self._spot = config.market.category == "spot"
+        self._coin = config.account.currency
+        self._foreign = config.execution.testnet.foreign
+        self._overlap = config.execution.testnet.overlap
+        self._catching_up = asyncio.Lock()
+        self._caught_up = 0  # how often
+        self._complete = 0  # all executions up to here are known, but for the venue's lag; UTC ms by its clock
+
+    async def catch_up(self) -> None:
+        """Ask for all executions since the last time; of many who ask at once, one asks the venue.
+
+        What the stream has told since then proves nothing of what it has not.
+        """
+        asked = self._caught_up
+        async with self._catching_up:
+            if self._caught_up > asked + 1:  # somebody's question began after ours was asked
+                return
+            now = self._line.clock.now() + self._health.skew
+            since = max(self._complete, self._ledger.seen, self._reports.began) - self._overlap
+            for execution in await self._line.ask(lambda: self._line.port.executions(since)):
+                self._reports.execution(execution)
+            self._reports.all_booked()
+            self._complete = now
+            self._caught_up += 1
+
+    async def survey(self, keeper: Keeper) -> list[VenueOrder]:
+        """Hear what became of every open order; returns those of the traded symbols that aren't ours."""
+        asked = asyncio.get_running_loop().time()
+        found = await self._line.ask(self._line.port.open_orders)
+        for order in found:
+            self._reports.order(order)
+        there = {order.client_id for order in found}
+        for intent in self._intents.all():
+            accepted = intent.state is IntentState.ACCEPTED and intent.accepted_at < asked
+            if accepted and intent.order.id not in there:
+                await keeper.look(intent)
+        foreign = [order for order in found if order.client_id not in self._ledger.order_ids]
+        names = [order.name for order in foreign]
+        if names != self._health.foreign_orders:
+            self._health.foreign_orders = names
+            for order in foreign:
+                _log.warning(
+                    "an order in this account is not of this run", order=order.name, symbol=order.symbol, side=order.side.value,
+                    qty=str(order.qty),
+                )  # fmt: skip
+        return foreign
+
+    async def look(self) -> Account | None:
+        """The account at a moment in which nothing changed; None where there was no such moment.
+
+        A difference is only told again where nothing was executed for as long as the venue's views may lag behind.
+        """
+        for _ in range(_TRIES):
+            await self.catch_up()
+            before = self._reports.count
+            positions = await self._line.ask(self._line.port.positions)
+            wallet = await self._line.ask(self._line.port.wallet)
+            if self._ledger.drift:
+                await asyncio.sleep(self._line.config.settle / 1000)
+            await self.catch_up()
+            if self._reports.count == before:
+                return self._account(positions, wallet)
+        return None
+
+    def _account(self, positions: Sequence[VenuePosition], wallet: Wallet) -> Account:
+        balances = wallet.balances
+        if self._reports.all_booked():
+            self._note_foreign(positions)
+        if self._spot:
+            coins = {symbol: balances.get(symbol.removesuffix(self._coin), _ZERO) for symbol in self._symbols}
+            holdings = tuple(Holding(symbol, qty) for symbol, qty in coins.items() if qty)
+        else:
+            holdings = tuple(Holding(p.symbol, p.qty, p.entry) for p in positions if p.symbol in self._symbols)
+        foreign, self._reports.foreign = self._reports.foreign, False
+        clock = self._line.clock
+        now = clock.now()
+        return Account(now + self._health.skew, now, balances, holdings, foreign=foreign and self._foreign != "refuse")
+
+    def _note_foreign(self, positions: Sequence[VenuePosition]) -> None:
+        """A position that isn't ours: in another symbol, or more than the ledger has (0 as long as no account has been seen)."""
+        foreign: dict[str, str] = {}
+        for position in positions:
+            ours = self._ledger.held(position.symbol)
+            if position.qty != ours:
+                foreign[position.symbol] = str(position.qty - ours)
+        if foreign != self._health.foreign_positions:
+            self._health.foreign_positions = foreign
+            if foreign:
+                _log.warning("positions in this account are not of this run", **foreign)
+
+    def refuse_foreign(self) -> None:
+        """Raises SafetyError where the account isn't ours alone, and by configuration has to be."""
+        orders, positions = self._health.foreign_orders, self._health.foreign_positions
+        if self._foreign != "refuse" or self._ledger.opened or not (orders or positions):
+            return
+        found = [f"order {name}" for name in orders] + [f"{qty} {symbol}" for symbol, qty in positions.items()]
+        raise SafetyError(
+            f"the account is not empty: {', '.join(found)}",
+            hint='close them, or say what is to become of them: execution.testnet.foreign = "adopt" or "ignore"',
+        )

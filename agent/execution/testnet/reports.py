@@ -1,0 +1,160 @@
+"""What the venue says, as events for the core: each piece of news once, whichever way and however often it came."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Final
+
+import structlog
+
+from agent.clock import Clock
+from agent.events import Event, Fill, FillKind, OrderStatus, OrderUpdate, Settlement, Side
+from agent.execution.testnet.health import GatewayHealth
+from agent.execution.testnet.intents import Intent, Intents, IntentState
+from agent.execution.testnet.port import Execution, ExecutionKind, VenueOrder
+from agent.execution.venue import VenueExchange
+
+_log: Final = structlog.get_logger(__name__)
+_ZERO: Final = Decimal(0)
+_RANK: Final = {OrderStatus.NEW: 0, OrderStatus.UNTRIGGERED: 0, OrderStatus.PARTIALLY_FILLED: 1}
+
+
+class Reports:
+    """Translates, and hands each event to `put`. `ledger` is the core's, and only read: what it has booked is no news.
+
+    `adopts`: trades of others in the account are booked, too.
+    """
+
+    def __init__(
+        self,
+        ledger: VenueExchange,
+        intents: Intents,
+        symbols: Iterable[str],
+        clock: Clock,
+        health: GatewayHealth,
+        put: Callable[[Event], None],
+        *,
+        adopts: bool,
+    ) -> None:
+        self.began = 0  # what others did before this, UTC ms by the venue's clock, is in the first account already
+        self.count = 0  # executions that were news
+        self.foreign = False  # others have traded since the last look at the account
+        self._ledger = ledger
+        self._intents = intents
+        self._symbols = frozenset(symbols)
+        self._clock = clock
+        self._health = health
+        self._put = put
+        self._adopts = adopts
+        self._told: set[str] = set()  # executions that the core has yet to book
+        self._passed_over: set[str] = set()  # and those of others, which it will not
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def order(self, order: VenueOrder) -> None:
+        """An order as the venue has it; old news and others' orders are passed over."""
+        intent = self._intents.get(order.client_id)
+        if intent is None or intent.ended:
+            return
+        self.accept(intent, order.status, tell=False)
+        intent.missed = 0
+        if order.status.final:
+            self.close(intent, order.status, order.reason, filled=order.filled, ts=order.updated)
+            return
+        told = intent.status
+        if told is not None and _RANK[order.status] <= _RANK[told] and order.filled <= intent.filled:
+            return
+        intent.status, intent.filled = order.status, max(order.filled, intent.filled)
+        self._update(intent, order.status, intent.filled, order.reason, order.updated)
+
+    def accept(self, intent: Intent, status: OrderStatus = OrderStatus.NEW, *, tell: bool = True) -> None:
+        """The venue has it."""
+        if intent.state in (IntentState.ACCEPTED, IntentState.ENDED):
+            return
+        intent.state = IntentState.ACCEPTED
+        intent.accepted_at = asyncio.get_running_loop().time()
+        intent.changed.set()
+        if tell and intent.status is None:
+            intent.status = status
+            self._update(intent, status, _ZERO, "", 0)
+
+    def close(self, intent: Intent, status: OrderStatus, reason: str, *, filled: Decimal = _ZERO, ts: int = 0) -> None:
+        """It can't be filled any more."""
+        if intent.ended:
+            return
+        intent.state, intent.status = IntentState.ENDED, status
+        intent.filled = max(filled, intent.filled, intent.booked)
+        intent.changed.set()
+        self._update(intent, status, intent.filled, reason, ts)
+        self._intents.forget_done([intent])
+
+    def _update(self, intent: Intent, status: OrderStatus, filled: Decimal, reason: str, ts: int) -> None:
+        now = self._clock.now()
+        order = intent.order
+        self._put(OrderUpdate(order.id, order.symbol, ts or now, now, status, filled, reason))
+
+    # -- executions --------------------------------------------------------------------------------------------------
+
+    def execution(self, execution: Execution) -> bool:
+        """An execution; whether it was news. What others trade is booked where it is to be adopted."""
+        e = execution
+        if e.id in self._told or e.id in self._passed_over or e.id in self._ledger.fill_ids:
+            return False
+        ours = e.client_id in self._ledger.order_ids
+        if not ours and e.ts < self.began:
+            return False
+        self.count += 1
+        if e.symbol not in self._symbols:
+            self._pass_over(e)  # it moves the same wallet
+            return True
+        if e.kind is ExecutionKind.FUNDING:
+            self._told.add(e.id)
+            self._put(self._settlement(e))
+            return True
+        if not ours and e.kind is not ExecutionKind.LIQUIDATION:
+            _log.warning("somebody else has traded in this account", symbol=e.symbol, qty=str(e.qty), adopted=self._adopts)
+            if not self._adopts:
+                self._pass_over(e)
+                return True
+        self._told.add(e.id)
+        self._health.fills += 1
+        for fill in self._fills(e):
+            self._put(fill)
+        intent = self._intents.get(e.client_id)
+        if intent is not None:
+            self.accept(intent, tell=False)
+            intent.booked += e.qty
+            intent.changed.set()
+            self._intents.forget_done([intent])
+        return True
+
+    def _pass_over(self, execution: Execution) -> None:
+        self._passed_over.add(execution.id)
+        self.foreign = True
+
+    def all_booked(self) -> bool:
+        """Whether the core has booked all that it was told; what it has, it remembers itself."""
+        self._told -= self._ledger.fill_ids
+        return not self._told
+
+    def _fills(self, execution: Execution) -> Iterable[Fill]:
+        """The trade, with its fee in quote currency; a fee taken in base coin is a sale of that much, at the same price."""
+        e, now = execution, self._clock.now()
+        in_base = bool(e.fee_coin) and e.symbol.startswith(e.fee_coin)
+        settled = not e.fee_coin or e.symbol.endswith(e.fee_coin)
+        fee = e.fee * e.price if in_base else e.fee if settled else _ZERO  # paid in a third coin, it is outside of our ledger
+        kind = FillKind.LIQUIDATION if e.kind is ExecutionKind.LIQUIDATION else FillKind.TRADE
+        yield Fill(e.id, e.order_name, e.symbol, e.ts, now, e.side, e.qty, e.price, fee, e.maker, kind=kind)
+        if in_base and e.fee:
+            side = Side.SELL if e.fee > 0 else Side.BUY
+            kept = abs(e.fee)
+            yield Fill(
+                f"{e.id}.fee", e.order_name, e.symbol, e.ts, now, side, kept, e.price, _ZERO, kind=FillKind.FEE,
+                reason="the fee was taken in base coin",
+            )  # fmt: skip
+
+    def _settlement(self, execution: Execution) -> Settlement:
+        e = execution
+        return Settlement(e.id, e.symbol, e.ts, self._clock.now(), e.rate, e.side.sign * e.qty, e.price, -e.fee)

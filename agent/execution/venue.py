@@ -1,0 +1,301 @@
+"""The core's side of a real venue: orders, cancels and amendments leave as decisions, and what the venue says comes back as inputs.
+
+The venue's word is booked as it comes, in whatever order and however often: fills count once by their id, an order's life only goes
+forward, and one that has ended stays until all of its fills are in. Nothing here talks to anybody: that is the gateway's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+
+import msgspec
+
+from agent.config import Config
+from agent.events import (
+    Account,
+    Amend,
+    Cancel,
+    Fill,
+    FillKind,
+    FundingPayment,
+    Order,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+    Settlement,
+    Side,
+)
+from agent.execution.book import WorkingOrder
+from agent.execution.exchange import Exchange, Report
+from agent.instruments import Instrument
+from agent.portfolio import Portfolio
+
+_ZERO = Decimal(0)
+
+
+class SentOrder(WorkingOrder):
+    """A working order at a venue."""
+
+    __slots__ = ("ended", "reference", "told", "told_filled")
+
+    def __init__(self, order: Order, now: int, reference: float, *, closes_position: bool = False) -> None:
+        super().__init__(order, now, closes_position=closes_position)
+        self.reference = reference  # the mark when it was decided: what its fills are held against
+        self.told = OrderStatus.NEW  # the venue's last word
+        self.told_filled = _ZERO
+        self.ended = False  # no more fills can happen; some may still be under way to us
+
+
+class VenueExchange(Exchange):
+    """Books what a venue says of the orders that were decided here."""
+
+    def __init__(
+        self,
+        config: Config,
+        instruments: dict[str, Instrument],
+        portfolio: Portfolio,
+        emit: Callable[[Report], None],
+        new_id: Callable[[], str],
+    ) -> None:
+        super().__init__(instruments, portfolio, emit, new_id)
+        self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
+        self.order_ids: set[str] = set()  # all that were ever decided in this run
+        self.fill_ids: set[str] = set()  # and all executions that were booked
+        self.seen = 0  # ts of the last account, UTC ms by the venue's clock: all executions up to then are booked
+        self.began = 0  # ts of the first account
+        self.drift = ""  # what differed when the account was last looked at
+        self.opened = False  # the first account has been seen
+        self._accepting = False
+        self._coin = config.account.currency
+        self._margined = config.market.category == "linear"
+        self._adopts = config.execution.testnet.foreign == "adopt"
+        self._tolerance = config.execution.testnet.wallet_drift
+        self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)  # part of each holding that isn't ours
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    def submit(self, order: Order, now: int) -> None:
+        """The order is on its way, unless it breaks a rule that the venue would refuse it for."""
+        self._send(order, now)
+
+    def _send(self, order: Order, now: int, *, closes_position: bool = False) -> None:
+        self.order_ids.add(order.id)
+        flaw = self._flaw(order)
+        if flaw:
+            self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
+            return
+        mark = self._portfolio.positions[order.symbol].mark
+        sent = SentOrder(order, now, mark, closes_position=closes_position)
+        self.orders[order.id] = sent
+        self.books[order.symbol].append(sent)
+
+    def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
+        """Ask for each of them once; they stay on the book until the venue has said what became of them."""
+        for working in list(orders):
+            sent = self.orders[working.order.id]
+            if not sent.cancelling and not sent.ended:
+                sent.cancelling = True
+                self._emit(Cancel(sent.order.id, sent.order.symbol, now, reason))
+
+    # -- what the venue says -----------------------------------------------------------------------------------------
+
+    def on_update(self, update: OrderUpdate) -> bool:
+        """Go forward in an order's life. One that has ended leaves the book when as much is booked as it was filled."""
+        sent = self.orders.get(update.order_id)
+        if sent is None or sent.ended or update.symbol != sent.order.symbol:
+            return False
+        status = update.status
+        if not status.final and _rank(status) <= _rank(sent.told) and update.filled <= sent.told_filled:
+            return False
+        sent.told, sent.told_filled = status, update.filled
+        self._emit(update)
+        if not status.final:
+            return True
+        sent.ended = True
+        sent.order = msgspec.structs.replace(sent.order, qty=max(update.filled, sent.filled))
+        self._forget_when_done(sent)
+        if status is OrderStatus.REJECTED and sent.closes_position:
+            self._replace_protection(sent, update)
+        return True
+
+    def on_fill(self, fill: Fill) -> bool:
+        """Book an execution once; the order's protection, and what excludes it, follow."""
+        if fill.id in self.fill_ids or fill.symbol not in self._instruments:
+            return False
+        self.fill_ids.add(fill.id)
+        sent = self.orders.get(fill.order_id)
+        trades = fill.kind is FillKind.TRADE
+        if sent is not None and trades:
+            sent.filled += fill.qty
+            reference = Decimal(repr(sent.reference)) if sent.reference == sent.reference else fill.price
+            slippage = (fill.price - reference) * fill.side.sign * fill.qty if not fill.maker else _ZERO
+            fill = msgspec.structs.replace(fill, slippage=slippage, reason=sent.order.reason)
+        self._portfolio.apply(fill)
+        self._emit(fill)
+        if sent is not None and trades:
+            order, now = sent.order, fill.available_at
+            if not sent.ended and sent.filled >= order.qty:  # the venue's word of it is still under way
+                sent.ended = True
+                self._emit(OrderUpdate(order.id, order.symbol, fill.ts, now, OrderStatus.FILLED, sent.filled))
+            self._forget_when_done(sent)
+            if order.oco:
+                others = [w for w in self.books[order.symbol] if w.order.oco == order.oco and w is not sent]
+                self.cancel(others, now, "the other side was filled")
+            if order.stop is not None or order.take_profit is not None:
+                self._protect(order, now)
+        self._follow(fill.symbol, fill.available_at)
+        return True
+
+    def on_settlement(self, settlement: Settlement) -> bool:
+        """Book funding, once."""
+        if settlement.id in self.fill_ids or settlement.symbol not in self._instruments:
+            return False
+        self.fill_ids.add(settlement.id)
+        s = settlement
+        payment = FundingPayment(s.symbol, s.ts, s.rate, s.qty, s.mark, s.amount)
+        self._portfolio.pay(payment)
+        self._emit(payment)
+        return True
+
+    def _forget_when_done(self, sent: SentOrder) -> None:
+        """It has ended, and all of its fills are in."""
+        order = sent.order
+        if sent.ended and sent.filled >= order.qty and order.id in self.orders:
+            del self.orders[order.id]
+            self.books[order.symbol].remove(sent)
+
+    # -- protection --------------------------------------------------------------------------------------------------
+
+    def _protect(self, entry: Order, now: int) -> None:
+        """Attach the entry's stop and take-profit at its first fill; they replace those of an earlier entry."""
+        position = self._portfolio.positions[entry.symbol]
+        book = self.books[entry.symbol]
+        if position.qty * entry.side.sign <= 0 or any(w.order.oco == entry.id for w in book):
+            return
+        self.cancel([w for w in book if w.closes_position], now, "replaced by the protection of a newer entry")
+        qty = self._instruments[entry.symbol].round_qty(abs(position.qty))
+        if not qty:
+            return
+        side = Side.SELL if entry.side is Side.BUY else Side.BUY
+        for kind, trigger in ((OrderType.STOP, entry.stop), (OrderType.TAKE_PROFIT, entry.take_profit)):
+            if trigger is None:
+                continue
+            order = Order(
+                self._new_id(), entry.symbol, now, side, kind, qty, trigger=trigger, reduce_only=True, oco=entry.id,
+                reason=kind.value.lower().replace("_", "-"),
+            )  # fmt: skip
+            self._emit(order)
+            self._send(order, now, closes_position=True)
+
+    def _follow(self, symbol: str, now: int) -> None:
+        """Protective orders are for the whole position: their quantity follows it, and without one they go."""
+        book = self.books[symbol]
+        held = self._portfolio.positions[symbol].qty
+        for working in [w for w in book if w.closes_position and not w.cancelling]:
+            sent = self.orders[working.order.id]
+            order = sent.order
+            protected = held * order.side.sign < 0
+            qty = sent.filled + (self._instruments[symbol].round_qty(abs(held)) if protected else _ZERO)
+            if sent.ended or qty == order.qty:
+                continue
+            if qty == sent.filled:
+                self.cancel([sent], now, "position closed")
+            else:
+                sent.order = msgspec.structs.replace(order, qty=qty)
+                self._emit(Amend(order.id, symbol, now, qty=qty, reason="follows the position"))
+
+    def _replace_protection(self, refused: SentOrder, update: OrderUpdate) -> None:
+        """A refused protective order whose price has been reached is carried out; a refused stop closes the position anyway."""
+        order, now = refused.order, update.available_at
+        position = self._portfolio.positions[order.symbol]
+        reached = refused.crossed(position.mark, position.mark)
+        if position.qty * order.side.sign >= 0 or refused.cancelling or not (reached or order.type is OrderType.STOP):
+            return
+        qty = self._instruments[order.symbol].round_qty(abs(position.qty))
+        others = [w for w in self.books[order.symbol] if w.closes_position]
+        self.cancel(others, now, "the position is closed instead")
+        if qty:
+            reason = f"{order.reason} was refused"
+            closing = Order(
+                self._new_id(), order.symbol, now, order.side, OrderType.MARKET, qty, reduce_only=True, reason=reason
+            )
+            self._emit(closing)
+            self._send(closing, now)
+
+    # -- reconciliation ----------------------------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        """The next account is right, whatever the ledger says."""
+        self._accepting = True
+
+    def on_account(self, account: Account) -> str:
+        """Hold the ledger against the account; what differs, in words.
+
+        The first account of a run is where its ledger begins: its money is the run's capital, and a position that it holds
+        already is adopted, or set aside as foreign. On spot what was there before is always set aside.
+        """
+        self.seen = max(self.seen, account.ts)
+        self.began = self.began or account.ts
+        self.drift = self._compare(account)
+        return self.drift
+
+    def _compare(self, account: Account) -> str:
+        holdings = {holding.symbol: holding for holding in account.holdings}
+        balance = account.balances.get(self._coin, _ZERO)
+        if not self.opened or self._accepting:
+            for symbol in self.books:
+                held = holdings[symbol].qty if symbol in holdings else _ZERO
+                ours = self._portfolio.positions[symbol].qty
+                if self._margined and symbol in holdings and (self._adopts or self._accepting):
+                    self._adopt(symbol, held - ours, holdings[symbol].entry, account)
+                elif self.opened and self._margined:
+                    self._adopt(symbol, held - ours, self._portfolio.positions[symbol].mark_decimal, account)
+                else:
+                    self._foreign[symbol] = held - ours
+            self._portfolio.transfer(balance - self.wallet())
+            self.opened, self._accepting = True, False
+            return ""
+        differences = []
+        for symbol in self.books:
+            held = holdings[symbol].qty if symbol in holdings else _ZERO
+            ours = self._portfolio.positions[symbol].qty + self._foreign[symbol]
+            if held != ours:
+                if account.foreign:
+                    self._foreign[symbol] += held - ours
+                else:
+                    differences.append(f"{symbol}: {held} at the venue, {ours} in the ledger")
+        drift = balance - self.wallet()
+        if account.foreign:
+            self._portfolio.transfer(drift)
+        elif abs(drift) > self._tolerance:
+            differences.append(f"{self._coin}: {balance} at the venue, {self.wallet()} in the ledger")
+        return "; ".join(differences)
+
+    def held(self, symbol: str) -> Decimal:
+        """What the account should hold of a symbol, as far as we know; 0 where it isn't traded here."""
+        if symbol not in self._foreign:
+            return _ZERO
+        return self._portfolio.positions[symbol].qty + self._foreign[symbol]
+
+    def wallet(self) -> Decimal:
+        """What the venue's wallet must hold: on margin, profits count once they are realised."""
+        book = self._portfolio
+        return book.initial + book.realised - book.fees + book.funding if self._margined else book.cash
+
+    def _adopt(self, symbol: str, qty: Decimal, entry: Decimal, account: Account) -> None:
+        """Take over a position that the ledger lacks, as a fill at its entry price."""
+        if not qty:
+            return
+        side = Side.BUY if qty > 0 else Side.SELL
+        fill = Fill(
+            f"adopted-{account.available_at}-{symbol}", "", symbol, account.ts, account.available_at, side, abs(qty), entry, _ZERO,
+            kind=FillKind.TRANSFER, reason="taken over from the account",
+        )  # fmt: skip
+        self._portfolio.apply(fill)
+        self._emit(fill)
+
+
+def _rank(status: OrderStatus) -> int:
+    """How far an order has come that has not ended."""
+    return 1 if status is OrderStatus.PARTIALLY_FILLED else 0

@@ -1,0 +1,1 @@
+"""Notifications: what happened, in words, to wherever a person reads them."""

@@ -1,0 +1,26 @@
+"""Two questions of an orchestrator. Alive: start it again if not. Ready: is it fit to trade right now."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent.durations import format_duration
+
+if TYPE_CHECKING:
+    from agent.live.daemon import Daemon
+
+
+def why_dead(agent: Daemon, stuck_after: int) -> list[str]:
+    """Empty while the core's loop turns: no event has waited for `stuck_after` ms. That the question is answered proves the rest."""
+    waited = int(agent.queue.longest_wait * 1000)
+    return [f"an event has waited for {format_duration(waited)}: the core hangs"] if waited >= stuck_after else []
+
+
+def why_not_ready(agent: Daemon) -> list[str]:
+    """Empty where the agent is warm, its sources are live and its store takes what it writes."""
+    status = agent.status()
+    reasons = ["warming up"] if status.warming_up else []
+    reasons += [f"{row['name']} is {row['state']}" for row in status.producers if row["vital"] and row["state"] != "live"]
+    if status.risk_rule == "storage":
+        reasons.append(f"{status.risk.value} by storage")
+    return reasons

@@ -1,0 +1,219 @@
+"""Pages that are made from the code while the site is built, so that they can't drift: configuration, commands, database.
+
+A mkdocs hook: `on_files` adds them as generated files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Called by mkdocs with what lies in docs/."""
+    pages = {"configuration": configuration(), "commands": commands(), "database": database(), "mqtt": mqtt()}
+    for name, text in pages.items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+# -- configuration ---------------------------------------------------------------------------------------------------
+
+
+def configuration() -> str:
+    """A table a section: every key with its type and default, and the words beside it in config.toml."""
+    from agent.config import Config
+
+    lines = [
+        "# Configuration",
+        "",
+        "`config.toml` in the working folder, or the file named by `--config`. Every key may be left out; a key that doesn't",
+        "exist is an error that names the closest one. Durations are written `250ms`, `30s`, `5m`, `4h`, `1d`.",
+        "`tapewire config check` validates a file, `tapewire config show` prints what will be used.",
+        "",
+    ]
+    said = _stated((ROOT / "config.toml").read_text(encoding="utf-8"))
+    for name, field in Config.model_fields.items():
+        lines += _section(name, field.annotation, said)
+    return "\n".join(lines) + "\n"
+
+
+def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> Iterator[str]:
+    from agent.section import Section
+
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+    if not kinds:
+        return
+    (section,) = kinds
+    each = {True: f"{name}.NAME", False: name}[section is not annotation]
+    yield f"## `[{each}]`"
+    yield ""
+    yield _first_sentence(section.__doc__)
+    yield ""
+    yield "| key | type | default | |"
+    yield "|---|---|---|---|"
+    inner = []
+    for key, field in section.model_fields.items():
+        nested = [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type) and issubclass(k, Section)]
+        if nested:
+            inner.append((f"{name}.{key}", field.annotation))
+            continue
+        value, comment = said.get(f"{name}.{key}", ("", ""))
+        kind = "duration" if field.annotation is int and value.startswith('"') else _type(field.annotation)
+        default = "" if field.is_required() or field.default is None else _cell(value or _shown(field.default))
+        yield f"| `{key}` | {_cell(kind)} | {f'`{default}`' if default else ''} | {_cell(comment)} |"
+    yield ""
+    for path, kind in inner:
+        yield from _section(path, kind, said)
+
+
+def _stated(text: str) -> dict[str, tuple[str, str]]:
+    """Dotted key -> its value and the comment behind it, as config.toml writes them, also where a line is commented out."""
+    found, section = {}, ""
+    for line in text.splitlines():
+        if header := re.match(r"#? ?\[+([\w.]+)\]+", line):
+            section = header[1]
+        elif pair := re.match(r"(#?) ?(\w+) = (.*?)(?:\s+# (.*))?$", line):
+            found[f"{section}.{pair[2]}"] = "" if pair[1] else pair[3], pair[4] or ""
+    return found
+
+
+def _type(annotation: Any) -> str:
+    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
+    if text.startswith("typing.Literal"):
+        return " or ".join(f'"{choice}"' for choice in get_args(annotation))
+    return re.sub(r"\b(?:typing|pathlib|decimal|_local|agent\.\w+)\.", "", text)
+
+
+def _shown(value: Any) -> str:
+    text = f'"{value}"' if isinstance(value, str | Path) else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+# -- commands --------------------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every verb with its arguments and options."""
+    import typer
+
+    from agent.cli.main import build
+
+    lines = [
+        "# Command line",
+        "",
+        "Exit codes: 0 fine, 1 the work failed, 2 wrong usage or configuration, 3 refused for safety.",
+        "`--json` prints one JSON object on standard output; progress and errors go to standard error.",
+        "",
+    ]
+    lines += _command("tapewire", typer.main.get_command(build()), 2)
+    return "\n".join(lines) + "\n"
+
+
+def _command(path: str, command: Any, level: int) -> Iterator[str]:
+    inner = getattr(command, "commands", None)
+    if inner is None or path.count(" "):
+        yield f"{'#' * level} `{path}`"
+        yield ""
+        yield from (command.help or "").strip().splitlines()
+        yield ""
+    if inner is not None:
+        for name in sorted(inner):
+            yield from _command(f"{path} {name}", inner[name], 2 if hasattr(inner[name], "commands") else 3)
+        return
+    rows = [p for p in command.params if p.name != "help"]
+    if rows:
+        yield "| | type | default | |"
+        yield "|---|---|---|---|"
+    for param in rows:
+        option = param.param_type_name == "option"
+        names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts)) if option else f"`{param.name.upper()}`"
+        default = "required" if param.required else _default(param)
+        yield f"| {names} | {_cell(_metavar(param))} | {_cell(default)} | {_cell(getattr(param, 'help', '') or '')} |"
+    yield ""
+
+
+def _metavar(param: Any) -> str:
+    if getattr(param, "is_flag", False):
+        return ""
+    return _type(param.type_descriptor.annotation).replace(" | None", "")
+
+
+def _default(param: Any) -> str:
+    value = param.default
+    if value in (None, False, "", (), []) or callable(value) or value.__class__.__name__ in ("Sentinel", "_Missing"):
+        return ""
+    return str(value)
+
+
+# -- database --------------------------------------------------------------------------------------------------------
+
+
+def database() -> str:
+    """Every table with its columns."""
+    from agent.store import tables
+
+    lines = ["# Database", "", *(tables.__doc__ or "").strip().splitlines(), ""]
+    for table in tables.metadata.sorted_tables:
+        lines += [f"## `{table.name}`", "", "| column | type | |", "|---|---|---|"]
+        for column in table.columns:
+            facts = [
+                *(["key"] if column.primary_key else []),
+                *(f"references `{key.target_fullname}`" for key in column.foreign_keys),
+                *(["may be NULL"] if column.nullable else []),
+            ]
+            lines.append(f"| `{column.name}` | {_cell(type(column.type).__name__)} | {', '.join(facts)} |")
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def _first_sentence(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+# -- messages --------------------------------------------------------------------------------------------------------
+
+
+def mqtt() -> str:
+    """Every topic, and the schema of what passes there."""
+    import json
+
+    from agent.mqtt.catalog import CATALOG, schema_of
+
+    lines = [
+        "# MQTT topics and schemas",
+        "",
+        "All topics are below `mqtt.prefix`; `+` stands for one level. Everything is JSON, sent with QoS 1.",
+        "How they are used is on the page about [MQTT](../mqtt.md).",
+        "",
+        "| topic | from | retained | message |",
+        "|---|---|---|---|",
+    ]
+    names = [(entry, schema_of(entry.message)) for entry in CATALOG]
+    for entry, schema in names:
+        title = _title(schema)
+        inside = f", `body` is a `{entry.inside.__name__}`" if entry.inside else ""
+        kept = {True: "yes", False: ""}[entry.retained]
+        lines.append(f"| `{entry.topic}` | {entry.sender} | {kept} | `{title}`{inside} |")
+    done = set()
+    for schema in [schema for _, schema in names] + [schema_of(entry.inside) for entry in CATALOG if entry.inside]:
+        title = _title(schema)
+        if title not in done:
+            done.add(title)
+            lines += ["", f"## {title}", "", "```json", json.dumps(schema, indent=1), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _title(schema: dict[str, Any]) -> str:
+    return str(schema["$ref"]).rpartition("/")[2].replace("_", " ").strip()

@@ -1,0 +1,196 @@
+"""The report's evidence: each part with known answers, and a reason wherever a part is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from agent.analysis.costs import Costs
+from agent.analysis.daily import Closes
+from agent.analysis.event_study import headlines_of
+from agent.analysis.outcomes import Statements
+from agent.analysis.report.evidence import Facts, evidence_of
+from agent.analysis.report.html import render, waterfall
+from agent.analysis.report.load import horizon_of, load_report_data
+from agent.analysis.report.news import MARKED_HEADLINES
+from agent.analysis.report.readings import readings_of
+from agent.analysis.report.verdict import judge
+from agent.analysis.returns import periodic_returns
+from agent.analysis.significance import Difference, Interval, sharpe_interval
+from agent.config import Config
+from agent.events import HOUR_MS
+from models.cards import Card, write_card
+from tests.analysis.stored import START, record_run
+from tests.analysis.test_report import Page
+from tests.analysis.test_verdict import metrics_of
+
+NOTHING = Statements(np.empty(0, np.int64), np.empty(0, np.str_), np.empty(0, np.int64), np.empty(0))
+
+
+def facts(days: int, *, past: int = 0, jump: float = 0.0, seed: int = 0) -> Facts:
+    """A run of `days` that holds what it trades, hourly; `past` days of closes before it.
+
+    Each day at noon comes a headline, bullish and bearish by turns, and the price moves by `jump` its way in the hour after it.
+    """
+    rng = np.random.default_rng(seed)
+    hours = (past + days) * 24
+    ts = START + (np.arange(hours) + 1 - past * 24) * HOUR_MS
+    steps = rng.normal(0.0, 0.002, hours)
+    noon = np.arange(12, hours, 24)
+    sides = np.where(np.arange(len(noon)) % 2, -1, 1)
+    steps[noon] += jump * sides
+    closes = Closes(ts, 100 * np.exp(np.cumsum(steps)))
+    seen = closes.since(START)
+    said = [(int(ts[n - 1]), "BTCUSDT", 0.8 * side, 1 + side) for n, side in zip(noon.tolist(), sides.tolist(), strict=True)]
+    said = [one for one in said if one[0] > START]
+    equity = 10_000 * seen.price / seen.price[0]
+    return Facts(
+        config=Config.model_validate({"market": {"interval": "1h", "symbols": ["BTCUSDT"]}}),
+        start=START,
+        initial=10_000.0,
+        net=float(equity[-1] - 10_000),
+        ts=seen.ts,
+        equity=equity,
+        closes={"BTCUSDT": closes},
+        moves={},
+        trades=[],
+        statements={"signals": NOTHING, "predictions": NOTHING},
+        headlines=headlines_of(said),
+    )
+
+
+def test_what_is_missing_has_its_reason() -> None:
+    evidence = evidence_of(facts(5)._replace(headlines=headlines_of([])))
+    assert evidence.absent == {
+        "significance": "the run has fewer than 20 days",
+        "rolling": "the run has fewer than 45 days",
+        "regimes": "no day has the 31 days of closes before it that the rule needs",
+        "outcomes": "the run has no signal or prediction whose outcome is known",
+        "event_study": "the run scored no headline about what it trades",
+        "decay": "the run scored no headline about what it trades",
+    }
+    assert "significance" not in readings_of(evidence)
+
+
+def test_a_headline_at_the_very_end_has_no_aftermath_to_study() -> None:
+    given = facts(60)
+    last = headlines_of([(int(given.ts[-1]), "BTCUSDT", 0.8, 2)])
+    evidence = evidence_of(given._replace(headlines=last))
+    assert evidence.event_study is evidence.decay is None
+    assert evidence.absent["event_study"] == "no headline has 6 bars before it and 24 after it"
+    assert evidence.absent["decay"] == "fewer than 30 headlines on 10 days have 24 bars after them"
+
+
+def test_closes_from_before_the_run_give_its_first_day_a_regime() -> None:
+    without, with_past = (evidence_of(facts(60, past=past)).regimes[""] for past in (0, 40))
+    assert without["unknown"].days == 31
+    assert "unknown" not in with_past
+    assert sum(group.days for group in with_past.values()) == 60
+
+
+def test_regimes_years_and_symbols_share_the_same_days() -> None:
+    evidence = evidence_of(facts(400, past=40))
+    whole = 1.0
+    for groups in (evidence.years, evidence.regimes[""]):
+        assert sum(group.days for group in groups.values()) == 400
+        assert sum(group.share for group in groups.values()) == pytest.approx(1.0)
+        whole = float(np.prod([1 + group.total_return for group in groups.values()]))
+        assert whole == pytest.approx(1 + facts(400, past=40).net / 10_000)
+    assert list(evidence.years) == ["2024", "2025"]
+    assert evidence.symbol_years["BTCUSDT"].keys() == evidence.years.keys()
+
+
+def test_the_interval_is_that_of_the_daily_returns() -> None:
+    given = facts(200)
+    found = evidence_of(given).significance
+    _, daily = periodic_returns(given.ts, given.equity, given.initial)
+    assert found.days == 200
+    assert found.sharpe == sharpe_interval(daily, 365.0)
+    assert found.against_hold is not None
+    assert found.against_hold.total_return.value == pytest.approx(0.0, abs=1e-9)  # it held, and nothing else
+
+
+def test_the_price_goes_where_the_headlines_say_or_it_is_said_that_it_does_not() -> None:
+    led, nothing = (evidence_of(facts(120, jump=jump)) for jump in (0.02, 0.0))
+    assert led.event_study is not None
+    assert led.event_study.classes["bullish"].mean[-1] == pytest.approx(0.02, abs=0.002)
+    assert led.event_study.classes["bearish"].mean[-1] == pytest.approx(-0.02, abs=0.002)
+    assert "not to be told from zero" not in readings_of(led)["event_study"][0].rpartition(" after it moved ")[2]
+    assert "not to be told from zero" in readings_of(nothing)["event_study"][0].rpartition(" after it moved ")[2]
+
+
+@pytest.mark.parametrize(("horizon", "bars"), [(6 * HOUR_MS, 6), (None, 1)])
+def test_predictions_are_judged_over_their_own_horizon(horizon: int | None, bars: int) -> None:
+    given = facts(60)
+    ts = given.ts[::5]
+    said = Statements(ts, np.full(len(ts), "BTCUSDT"), np.full(len(ts), 2), np.full(len(ts), 0.6))
+    found = evidence_of(given._replace(statements={"signals": said, "predictions": said}, horizon=horizon)).outcomes
+    assert [(one.kind, one.horizon) for one in found] == [("signals", 1), ("predictions", bars)]
+
+
+def test_few_days_have_no_interval_in_words_or_drawing() -> None:
+    few = evidence_of(facts(8, jump=0.02))
+    assert few.event_study is not None
+    assert all("too few days for an interval" in words for words in readings_of(few)["event_study"])
+
+
+@pytest.mark.parametrize(
+    ("sharpe", "lead", "warnings"),
+    [
+        (Interval(1.0, 0.2, 1.8), Interval(0.5, 0.1, 0.9), []),
+        (Interval(1.0, -0.2, 1.8), Interval(0.5, 0.1, 0.9), ["The Sharpe ratio can't be told from zero"]),
+        (Interval(1.0, 0.2, 1.8), Interval(0.5, -0.1, 0.9), ["Its lead over buy-and-hold can't be told from luck"]),
+    ],
+)
+def test_the_verdict_goes_by_the_intervals(sharpe: Interval, lead: Interval, warnings: list[str]) -> None:
+    found = evidence_of(facts(200)).significance
+    found = msgspec.structs.replace(found, sharpe=sharpe, against_hold=Difference(sharpe, lead, 0.1))
+    verdict = judge(metrics_of(final=200.0), significance=found)
+    assert len(verdict.warnings) == len(warnings)
+    assert all(text in " ".join(verdict.warnings) for text in warnings)
+    assert (verdict.tone == "good") == (not warnings)
+
+
+def test_bars_of_the_waterfall_begin_where_the_last_one_ended() -> None:
+    steps = waterfall(Costs(gross=60.0, spread=-10.0, slippage=-20.0, fees=-50.0, funding=5.0, net=-15.0))
+    # From −20 to 60 is 80 wide
+    assert [(step.label, step.left, step.width) for step in steps] == [
+        ("Before costs", 25.0, 75.0),
+        ("Spread", 87.5, 12.5),
+        ("Slippage", 62.5, 25.0),
+        ("Fees", 0.0, 62.5),
+        ("Funding", 0.0, 6.25),
+        ("Net result", 6.25, 18.75),
+    ]
+    assert {step.width for step in waterfall(Costs(0, 0, 0, 0, 0, 0))} == {0.0}
+
+
+def test_scored_headlines_are_marked_beside_the_price_once_a_story(tmp_path: Path) -> None:
+    data = load_report_data(record_run(tmp_path, hours=24 * 60, headlines=800))
+    (marks,) = data.marks.values()  # BTCUSDT alone
+    assert len(marks) == MARKED_HEADLINES
+    assert [mark.ts for mark in marks] == sorted(mark.ts for mark in marks)
+    for mark in marks:
+        assert mark.price == 100 + (mark.ts - START) // HOUR_MS  # the close known then, none later
+    assert min(mark.confidence for mark in marks) == pytest.approx(0.66)
+    study = data.evidence.event_study
+    assert study is not None
+    assert sum(path.events for path in study.classes.values()) + study.left_out == 400  # two of each story came
+    page = Page(render(data))
+    trace = next(trace for trace in page.figures["price-BTCUSDT"]["data"] if trace.get("name") == "Headline")
+    assert len(trace["x"]) == MARKED_HEADLINES
+    assert "event-study" in page.figures
+
+
+@pytest.mark.parametrize(("fingerprint", "found"), [("of-the-run", 4 * HOUR_MS), ("of-another", None)])
+def test_the_horizon_is_that_of_the_card_of_the_very_model(tmp_path: Path, fingerprint: str, found: int | None) -> None:
+    card = Card(base="none", method="fusion", hyper={"horizon": 4 * HOUR_MS}, fingerprint=fingerprint)
+    write_card(card, tmp_path)
+    run = msgspec.structs.replace(load_report_data(record_run(tmp_path)).run, versions={"fusion": "of-the-run"})
+    config = Config.model_validate({"fusion": {"path": str(tmp_path)}})
+    notes: list[str] = []
+    assert horizon_of(run, config, notes) == found
+    assert bool(notes) == (found is None)

@@ -1,0 +1,195 @@
+"""The page's state is a fold: equal to the engine's own, the same in pieces as at once, the same in the past as it was live."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.backtest import History, Plan, backtest
+from agent.config import parse
+from agent.dashboard.picture import HEADLINES, NOTHING, Picture
+from agent.dashboard.push import encode
+from agent.dashboard.recording import Recording
+from agent.dashboard.rows import Rows
+from agent.dashboard.views import head_of
+from agent.events import Event, Prediction
+from agent.live.daemon import Daemon
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from agent.store.queries import find_run
+from agent.store.runs import Run
+from tests.dashboard.world import ANY_PORT, Puppet, bar, headline
+from tests.live.world import SAMPLES, SENTIMENT, SYMBOLS, handled, living, load_words, settings, until
+
+STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
+
+
+@given(STEPS)
+def test_who_asks_for_what_is_new_misses_nothing_and_gets_nothing_twice(steps: list[int | None]) -> None:
+    """A number puts that row, None asks."""
+    rows: Rows[int, tuple[int, int]] = Rows(4)
+    kept: OrderedDict[int, tuple[int, int]] = OrderedDict()
+    seen = version = 0
+    for step in [*steps, None]:
+        if step is None:
+            news = rows.since(seen)
+            assert len({key for key, _ in news}) == len(news)
+            assert all(stamp > seen for _, stamp in news)
+            for key, stamp in news:
+                kept[key] = key, stamp
+                kept.move_to_end(key)
+            seen = version
+        else:
+            version += 1
+            rows.put(step, (step, version), version)
+    assert list(kept.values())[-len(rows) :] == rows.since(NOTHING) if len(rows) else not kept
+
+
+def test_what_is_kept_is_bounded() -> None:
+    puppet = Puppet(bars=50)
+    puppet.hear(*(bar(number) for number in range(200)), *(headline(number, "ether") for number in range(500)))
+    assert puppet.picture is not None
+    page = puppet.picture.changes(NOTHING, "BTCUSDT")
+    assert [len(page["bars"]["rows"]), len(page["headlines"])] == [50, HEADLINES]
+    assert page["bars"]["rows"][-1].start == bar(199).start
+
+
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("https://wire.example/a?b=c", "https://wire.example/a?b=c"),
+        ("http://wire.example", "http://wire.example"),
+        ("javascript:alert(1)", ""),
+        ("JaVaScRiPt:alert(1)", ""),
+        ("data:text/html,<script>", ""),
+        ("//wire.example", ""),
+        ("https://[", ""),
+        ("https://wire.example/" + "x" * 5_000, ""),
+    ],
+)
+def test_a_headline_links_to_the_web_or_nowhere(url: str, link: str) -> None:
+    puppet = Puppet()
+    puppet.hear(headline(1, "bitcoin", url))
+    assert puppet.picture is not None
+    assert puppet.picture.changes()["headlines"][0].url == link
+
+
+def test_a_headline_is_one_clipped_line_without_controls() -> None:
+    puppet = Puppet()
+    puppet.hear(headline(1, "up\u202edlos\u2066 \x1b[31m\n<b>bitcoin</b> " + "x" * 10_000))
+    assert puppet.picture is not None
+    title = puppet.picture.changes()["headlines"][0].title
+    assert title.startswith("updlos [31m <b>bitcoin</b> xxx")
+    assert title.endswith("…")
+    assert len(title) == 300
+
+
+def assert_as_the_engine_has_it(picture: Picture, daemon: Daemon) -> None:
+    engine = daemon.core.engine
+    account, book = picture.account(), engine.portfolio
+    assert account.event == daemon.core.journal.last_seq
+    assert account.equity == pytest.approx(book.equity(), abs=1e-9)
+    assert (account.fees, account.funding, account.realised) == (book.fees, book.funding, book.realised)
+    assert (account.risk, account.rule, account.since) == (engine.risk.state, engine.risk.rule, engine.risk.since)
+    assert picture.positions() == {position.symbol: position.qty for position in book.open}
+    working = {row.id for row in picture.changes()["orders"]}
+    assert working == {order.order.id for tape in engine.tapes.values() for order in tape.book}
+
+
+async def test_the_picture_is_the_engines_own_account_and_after_a_restart_too(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    config = settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT)
+    for life in range(2):
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        pictures: list[Picture] = []
+
+        def witness(run: Run, pictures: list[Picture] = pictures) -> Picture:
+            pictures.append(Picture(head_of(run, config), config))
+            return pictures[0]
+
+        daemon.witness(witness)
+        async with living(daemon):
+            await until(lambda: handled(daemon) > 40)  # noqa: B023
+            await daemon.command("pause", by="test")
+        assert_as_the_engine_has_it(pictures[0], daemon)
+        assert pictures[0].account().fills, life
+
+
+class Snapshots(Picture):
+    """Remembers the page at each moment of the market, as it was before the next one."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.pages: dict[int, bytes] = {}
+
+    def event(self, seq: int, event: Event) -> None:
+        if event.available_at > self.now:
+            self.pages[self.now] = page_of(self)
+        super().event(seq, event)
+
+
+def page_of(picture: Picture) -> bytes:
+    return encode(picture.changes(NOTHING, "ETHUSDT"))
+
+
+async def test_a_recorded_run_shows_each_moment_as_it_was_live(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT, strategy=SENTIMENT)
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    seen: list[Snapshots] = []
+
+    def witness(run: Run) -> Picture:
+        seen.append(Snapshots(head_of(run, config), config))
+        return seen[0]
+
+    daemon.witness(witness)
+    async with living(daemon, complete=True):
+        await until(lambda: handled(daemon) > 120)
+        await daemon.command("kill", {"flatten": "true"}, by="test")
+        await until(lambda: not daemon.core.engine.portfolio.open)
+    live = seen[0]
+    recording = Recording(database, find_run(database, daemon.core.run.id))
+    recording.open()
+    try:
+        assert recording.ends == live.now
+        assert {mark.what for mark in recording.marks} >= {"fill", "risk", "command"}
+        moments = [moment for moment in live.pages if moment >= recording.begins]
+        for moment in moments[:: max(len(moments) // 40, 1)]:
+            assert encode(recording.at(moment, "ETHUSDT")) == live.pages[moment], moment
+        assert encode(recording.at(recording.ends, "ETHUSDT")) == page_of(live)
+    finally:
+        recording.close()
+
+
+def test_a_backtest_is_moved_through_too(database: Database) -> None:
+    config = parse({"strategy": {"name": "sma_cross"}}, where="test")
+    plan = Plan(klines=tuple((SAMPLES / f"{symbol}-1m.csv", symbol) for symbol in SYMBOLS))
+    run = backtest(History(plan, config), database).run
+    recording = Recording(database, run)
+    recording.open(bars=20)
+    try:
+        pages = [recording.picture(recording.begins + share * (recording.ends - recording.begins) // 4) for share in range(5)]
+        assert [page.account().fills for page in pages] == sorted({page.account().fills for page in pages})
+        end = pages[-1].account()
+        assert end.event == run.events
+        assert end.equity == pytest.approx(float(run.final_equity or 0))
+        assert end.fills == len([mark for mark in recording.marks if mark.what == "fill"])
+    finally:
+        recording.close()
+
+
+def test_the_last_word_on_a_symbol_is_shown_beside_it() -> None:
+    puppet = Puppet()
+    puppet.hear(bar(1))
+    assert puppet.picture is not None
+    seen = puppet.picture.version
+    puppet.picture.decision(1, Prediction("ETHUSDT", bar(1).available_at, 0.2, 0.3, 0.5))
+    news = puppet.picture.changes(seen)
+    assert [(row.symbol, row.prediction.up) for row in news["market"]] == [("ETHUSDT", 0.5)]
+    assert set(news) == {"version", "account", "market"}  # what did not change is not sent again
+    assert puppet.picture.changes(news["version"]) == {"version": news["version"]}

@@ -1,0 +1,187 @@
+"""The server: beside the core and never in its way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.main import build
+from agent.dashboard import push
+from agent.events import RiskState
+from agent.risk import RESUME_FROM_KILL
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from agent.store.queries import frame
+from tests.dashboard.world import Puppet, agent_with_page, bar, client, headline, origin, served
+from tests.live.test_commands import start
+from tests.live.world import PATIENCE, SENTIMENT, Command, handled, journal, of, until
+
+
+async def test_a_taken_port_is_passed_over_and_that_is_said(database: Database) -> None:
+    with closing(socket.socket()) as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        async with served(database, Puppet(), port=taken) as page:
+            assert taken < page.port < taken + 20
+            assert page.announcement == f"dashboard: http://127.0.0.1:{page.port}/ (port {taken} was taken)"
+
+
+async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -> None:
+    puppet = Puppet()
+    async with (
+        served(database, puppet) as page,
+        client(page.url) as http,
+        http.ws_connect("/api/live", headers=origin(page)) as socket,
+    ):
+        message = await socket.receive_json()
+        assert message["head"]["symbols"] == ["BTCUSDT", "ETHUSDT"]
+        assert message["bars"] == {"symbol": "BTCUSDT", "all": True, "rows": []}
+        bars: dict[str, dict[int, Any]] = {"BTCUSDT": {}, "ETHUSDT": {}}
+        for number in range(30):
+            puppet.hear(bar(number, 100 + number), bar(number, 50, "ETHUSDT"))
+            if number == 15:
+                await socket.send_json({"symbol": "ETHUSDT"})
+            if number % 5 == 0:
+                message = await socket.receive_json()
+                for row in message.get("bars", {}).get("rows", ()):
+                    bars[message["bars"]["symbol"]][row[0]] = row
+        async with asyncio.timeout(PATIENCE):
+            while len(bars["ETHUSDT"]) < 30:
+                message = await socket.receive_json()
+                for row in message.get("bars", {}).get("rows", ()):
+                    bars[message["bars"]["symbol"]][row[0]] = row
+        assert puppet.picture is not None
+        expected = json.loads(push.encode(puppet.picture.changes(push.NOTHING, "ETHUSDT")))["bars"]["rows"]
+        assert list(bars["ETHUSDT"].values()) == expected
+
+
+@pytest.mark.parametrize("message", ["no JSON", '{"symbol": 1}', '{"other": ""}', "x" * 2_000])
+async def test_a_browser_that_talks_nonsense_is_left(database: Database, message: str) -> None:
+    async with (
+        served(database, Puppet()) as page,
+        client(page.url) as http,
+        http.ws_connect("/api/live", headers=origin(page)) as socket,
+    ):
+        await socket.send_str(message)
+        async with asyncio.timeout(PATIENCE):
+            async for _ in socket:
+                pass
+        assert socket.closed
+
+
+async def test_a_browser_that_takes_nothing_is_dropped_and_the_others_notice_nothing(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "PATIENCE", 0.3)
+    monkeypatch.setattr(push, "TICK", 0.001)
+    puppet = Puppet()
+    async with served(database, puppet) as page, client(page.url) as http:
+        deaf = socket.socket()
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.connect(("127.0.0.1", page.port))
+        deaf.sendall(
+            f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: http://127.0.0.1:{page.port}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+        )
+        await until(lambda: len(page._viewers) == 1)
+        async with http.ws_connect("/api/live", headers=origin(page)) as reader:
+            await until(lambda: len(page._viewers) == 2)
+            seen = number = 0
+            async with asyncio.timeout(PATIENCE):
+                while len(page._viewers) == 2:
+                    number += 1
+                    puppet.hear(*(headline(number * 80 + row, "bitcoin " * 40) for row in range(80)))
+                    seen = max(seen, (await reader.receive_json()).get("version", 0))
+            assert seen > 80
+            assert not reader.closed
+        deaf.close()
+
+
+async def test_a_command_of_the_page_is_journalled_in_its_name(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    async with agent_with_page(sandbox, database, tmp_path, strategy=SENTIMENT) as (daemon, page), client(page.url) as http:
+        await until(lambda: handled(daemon) > 5)
+
+        async def tell(action: str, **more: Any) -> tuple[int, Any]:
+            body = {"action": action, "run": daemon.core.run.id} | more
+            async with http.post("/api/command", json=body, headers=origin(page)) as answer:
+                return answer.status, await answer.json()
+
+        risk = daemon.core.engine.risk
+        assert (await tell("pause"))[1]["risk"] == "REDUCING"
+        assert (await tell("resume"))[1]["risk"] == "ACTIVE"
+        assert (await tell("flatten"))[0] == 200
+        assert (await tell("kill", flatten=True))[1]["risk"] == "HALTED"
+        status, said = await tell("resume")
+        assert (status, "has to be confirmed" in said["error"]) == (403, True)
+        assert risk.state is RiskState.HALTED
+        assert (await tell("resume", confirm=RESUME_FROM_KILL))[1]["risk"] == "ACTIVE"
+        assert (await tell("use-model"))[0] == (await tell("pause", run="another"))[0] == (await tell("pause", x=1))[0] == 404
+        async with http.get("/api/runs") as answer:
+            assert (await answer.json())["run"] == daemon.core.run.id
+    heard = [(one.action, one.args, one.by) for one in of(Command, journal(database)) if one.by.startswith("dashboard")]
+    assert heard == [
+        ("pause", {}, "dashboard 127.0.0.1"),
+        ("resume", {}, "dashboard 127.0.0.1"),
+        ("flatten", {}, "dashboard 127.0.0.1"),
+        ("kill", {"flatten": "true"}, "dashboard 127.0.0.1"),
+        ("resume", {}, "dashboard 127.0.0.1"),
+        ("resume", {"confirm": RESUME_FROM_KILL}, "dashboard 127.0.0.1"),
+    ]
+
+
+async def test_recorded_runs_are_looked_at_without_an_agent(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    async with agent_with_page(sandbox, database, tmp_path) as (daemon, _):
+        await until(lambda: handled(daemon) > 60)
+    run = daemon.core.run
+    process = await start("dashboard", "--store", f"sqlite:///{tmp_path / 'store.db'}", "--port", 0, "--json")
+    assert process.stdout is not None
+    try:
+        said = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+        async with client(said["url"]) as http:
+
+            async def get(path: str) -> tuple[int, Any]:
+                async with http.get(path) as answer:
+                    return answer.status, await (answer.json() if "json" in answer.content_type else answer.text())
+
+            _, listed = await get("/api/runs")
+            assert [(row["id"], row["status"], row["events"]) for row in listed["runs"]] == [(run.id, "complete", run.events)]
+            assert listed["runs"][0]["total_return"] == pytest.approx(float(run.final_equity or 0) / 10_000 - 1)
+            curve = frame(database, run.id, "equity").equity
+            assert listed["runs"][0]["max_drawdown"] == pytest.approx((curve / curve.cummax() - 1).min())
+            assert (await get(f"/api/runs/{run.id}/at?ts=1"))[0] == 503  # not open yet
+            async with asyncio.timeout(PATIENCE):
+                while not (opened := (await get(f"/api/runs/{run.id}"))[1])["ready"]:
+                    await asyncio.sleep(0.01)
+            assert opened["begins"] < opened["ends"]
+            _, at_end = await get(f"/api/runs/{run.id}/at?ts={opened['ends']}&symbol=ETHUSDT")
+            assert at_end["account"]["equity"] == pytest.approx(float(run.final_equity or 0))
+            _, at_begin = await get(f"/api/runs/{run.id}/at?ts={opened['begins']}")
+            assert (at_begin["account"]["fills"], at_begin["account"]["equity"]) == (0, 10_000)
+            assert (await get(f"/api/runs/{run.id}/at?ts=-1"))[0] == (await get("/api/runs/none"))[0] == 404
+            assert (await get("/api/live"))[0] == 404
+            status, report = await get(f"/runs/{run.id}/report")
+            assert status == 200
+            assert run.id in report
+            async with http.post(
+                "/api/command", json={"action": "kill", "run": run.id}, headers={"Origin": said["url"].rstrip("/")}
+            ) as no:
+                assert no.status == 404
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    result = CliRunner().invoke(build(), ["dashboard", "--store", url])
+    assert result.exit_code == 1
+    assert not (tmp_path / "none.db").exists()

@@ -1,0 +1,91 @@
+"""Pages to look at: of a living agent, and of one that hears only what a test tells it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientSession
+
+from agent.cli.dashboard import beside
+from agent.config import Config, parse
+from agent.config_dashboard import DashboardConfig
+from agent.dashboard.picture import Picture
+from agent.dashboard.server import Dashboard
+from agent.dashboard.views import head_of
+from agent.events import Kline, News
+from agent.live.daemon import Daemon
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from agent.store.runs import Run, RunKind
+from tests.live.world import SYMBOLS, living, load_words, settings
+
+BEGIN = 1_741_011_900_000
+ANY_PORT: dict[str, Any] = {"port": 0}
+CONFIG = parse({"market": {"symbols": SYMBOLS}, "strategy": {"name": "sma_cross"}}, where="test")
+
+
+class Puppet:
+    """An agent that lives in a test's hand."""
+
+    def __init__(self, config: Config = CONFIG, *, bars: int = 300) -> None:
+        run = Run("20250303-142500-aaaa", RunKind.LIVE, BEGIN, "sma_cross")
+        self.picture: Picture | None = Picture(head_of(run, config), config, bars=bars)
+        self.told: list[tuple[str, dict[str, str], str]] = []
+        self._seq = 0
+
+    def hear(self, *events: Any) -> None:
+        assert self.picture is not None
+        for event in events:
+            self._seq += 1
+            self.picture.event(self._seq, event)
+
+    def health(self) -> dict[str, Any]:
+        return {}
+
+    async def command(self, action: str, args: dict[str, str], by: str) -> dict[str, Any]:
+        self.told.append((action, args, by))
+        return {"action": action}
+
+
+def bar(number: int, close: float = 100.0, symbol: str = "BTCUSDT") -> Kline:
+    start = BEGIN + 60_000 * number
+    return Kline(symbol, 60_000, start, start + 60_000, start + 60_000, close, close + 1, close - 1, close, 10.0)
+
+
+def headline(number: int, title: str, url: str = "https://wire.example/1") -> News:
+    at = BEGIN + 1_000 * number
+    return News(f"{number:032x}", at, at, title, url=url, publisher="Harbour Wire", currencies=("BTC",))
+
+
+@asynccontextmanager
+async def served(database: Database, agent: Any = None, **options: Any) -> AsyncIterator[Dashboard]:
+    """The page alone."""
+    async with Dashboard(DashboardConfig.model_validate(ANY_PORT | options), database, agent) as page:
+        yield page
+
+
+@asynccontextmanager
+async def agent_with_page(
+    sandbox: Sandbox, database: Database, folder: Path, **sections: Any
+) -> AsyncIterator[tuple[Daemon, Dashboard]]:
+    """A daemon as `tapewire run` starts it, with its page."""
+    config = settings(sandbox.rest_url, folder, dashboard=ANY_PORT, **sections)
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with beside(config, database, daemon) as page, living(daemon, complete=True):
+        assert page is not None
+        yield daemon, page
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[ClientSession]:
+    """Somebody who speaks HTTP to it, and keeps its cookies."""
+    async with ClientSession(url) as session:
+        yield session
+
+
+def origin(page: Dashboard) -> dict[str, str]:
+    """As the page's own scripts are sent."""
+    return {"Origin": page.url.rstrip("/")}

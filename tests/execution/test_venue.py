@@ -1,0 +1,288 @@
+"""The core's side of a venue: whatever comes, in whatever order and however often, is booked once and leads to the same end."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from itertools import permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import parse
+from agent.engine import Engine
+from agent.events import (
+    Account,
+    Amend,
+    Cancel,
+    Command,
+    Decision,
+    Event,
+    Fill,
+    FillKind,
+    FundingPayment,
+    Holding,
+    Kline,
+    Order,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+    RiskState,
+    Settlement,
+    Side,
+)
+from agent.execution.venue import VenueExchange
+from agent.sink import ListSink
+from strategies.base import Strategy
+
+SYMBOL, T0, MINUTE = "BTCUSDT", 1_735_689_600_000, 60_000
+D = Decimal
+
+
+class World:
+    """An engine in testnet mode whose account is known: 10,000 USDT, a mark of 100."""
+
+    def __init__(self, foreign: str = "refuse", category: str = "linear", holdings: tuple[Holding, ...] = ()) -> None:
+        config = parse(
+            {
+                "market": {"symbols": [SYMBOL], "category": category},
+                "execution": {"mode": "testnet", "testnet": {"foreign": foreign}},
+                "strategy": {"name": "sma_cross"},
+            },
+            where="test",
+        )
+        self.sink = ListSink()
+        self.strategy = Strategy()
+        self.engine = Engine(config, self.strategy, self.sink, run_id="run")
+        ledger = self.engine.exchange
+        assert isinstance(ledger, VenueExchange)
+        self.ledger = ledger
+        self.now = T0
+        self.balance = D(10_000)
+        self.bar(100.0)
+        self.account(holdings)
+
+    def tell(self, *events: Event) -> list[Decision]:
+        """What these inputs lead to."""
+        before = len(self.sink.decisions)
+        for event in events:
+            self.engine.handle(event)
+        return self.sink.decisions[before:]
+
+    def bar(self, price: float) -> list[Decision]:
+        start, self.now = self.now, self.now + MINUTE
+        return self.tell(Kline(SYMBOL, MINUTE, start, self.now, self.now, price, price, price, price, 1.0))
+
+    def account(
+        self, holdings: tuple[Holding, ...] = (), *, usdt: str | None = None, foreign: bool = False, **coins: str
+    ) -> list[Decision]:
+        balances = {"USDT": self.balance if usdt is None else D(usdt)} | {coin: D(qty) for coin, qty in coins.items()}
+        return self.tell(Account(self.now, self.now, balances, holdings, foreign=foreign))
+
+    def order(self, weight: float = 0.1, **more: Any) -> Order:
+        """A strategy's target; the order that it leads to."""
+        self.strategy.target(SYMBOL, weight=weight, **more)
+        found = [one for one in self.bar(100.0) if isinstance(one, Order)]
+        assert len(found) == 1
+        return found[0]
+
+    def fill(self, order: Order, qty: str, number: int = 1, **more: Any) -> Fill:
+        given = {"price": D(100), "fee": D("0.05")} | more
+        return Fill(f"{order.id}.{number}", order.id, SYMBOL, self.now, self.now, order.side, D(qty), **given)
+
+    def update(self, order: Order, status: OrderStatus, filled: str = "0") -> OrderUpdate:
+        return OrderUpdate(order.id, SYMBOL, self.now, self.now, status, D(filled))
+
+    @property
+    def qty(self) -> Decimal:
+        return self.engine.portfolio.positions[SYMBOL].qty
+
+
+def of(kind: type, decisions: list[Decision]) -> list[Any]:
+    return [one for one in decisions if isinstance(one, kind)]
+
+
+def test_an_order_leaves_as_a_decision_and_is_not_filled_by_bars() -> None:
+    world = World()
+    order = world.order(0.1)
+    assert (order.type, order.qty) == (OrderType.MARKET, D(10))
+    assert not of(Fill, world.bar(50.0))
+    assert world.qty == 0
+
+
+ANSWERS = ("NEW", "fill 4", "fill 6", "PARTIALLY_FILLED 4", "FILLED 10")
+
+
+@pytest.mark.parametrize("answers", sorted(permutations(ANSWERS))[::7])
+def test_the_order_of_a_venues_answers_does_not_matter(answers: tuple[str, ...]) -> None:
+    world = World()
+    order = world.order(0.1)
+    for answer in (*answers, *answers):  # and all once more
+        word, _, qty = answer.partition(" ")
+        world.tell(world.fill(order, qty, int(qty)) if word == "fill" else world.update(order, OrderStatus(word), qty or "0"))
+    assert world.qty == D(10)
+    assert not world.ledger.orders
+    assert not world.engine.tapes[SYMBOL].book
+    ends = [one for one in of(OrderUpdate, world.sink.decisions) if one.status.final]
+    assert [(one.status, one.filled) for one in ends] == [(OrderStatus.FILLED, D(10))]
+    assert world.engine.portfolio.fees == D("0.10")
+    world.engine.portfolio.reconcile()
+
+
+@given(
+    st.lists(
+        st.sampled_from(["fill 1", "fill 2", "NEW", "PARTIALLY_FILLED 3", "CANCELLED 3", "CANCELLED 0", "REJECTED 0"]),
+        max_size=12,
+    )
+)
+def test_no_story_of_a_venue_books_a_fill_twice_or_leaves_the_ledger_unsound(story: list[str]) -> None:
+    world = World()
+    order = world.order(0.1)
+    for word in story:
+        kind, _, number = word.partition(" ")
+        world.tell(
+            world.fill(order, number, int(number)) if kind == "fill" else world.update(order, OrderStatus(kind), number or "0")
+        )
+    told = {word for word in story if word.startswith("fill")}
+    assert world.qty == sum((D(word[-1]) for word in told), D(0))
+    world.engine.portfolio.reconcile()
+    finals = [one for one in of(OrderUpdate, world.sink.decisions) if one.status.final]
+    assert len(finals) <= 1
+
+
+def test_a_cancel_that_meets_a_fill_loses_nothing() -> None:
+    world = World()
+    order = world.order(0.1, limit=99.0)
+    world.tell(world.update(order, OrderStatus.NEW))
+    world.strategy.target(SYMBOL, weight=0.0)
+    cancels = of(Cancel, world.bar(100.0))
+    assert [one.order_id for one in cancels] == [order.id]
+    assert not of(Cancel, world.bar(100.0))  # asked once
+    assert not of(Order, world.tell(world.fill(order, "2")))  # filled a little before the venue took it back
+    after = world.tell(world.update(order, OrderStatus.CANCELLED, "5"))
+    assert order.id in world.ledger.orders  # a fill of 3 is still under way
+    after += world.tell(world.fill(order, "3", 2))
+    assert order.id not in world.ledger.orders
+    (out,) = of(Order, after)
+    assert (out.side, out.qty, out.reduce_only) == (Side.SELL, D(5), True)
+
+
+def test_a_target_waits_for_what_stands_in_its_way() -> None:
+    world = World()
+    entry = world.order(0.1, limit=99.0)
+    world.tell(world.update(entry, OrderStatus.NEW))
+    world.strategy.target(SYMBOL, weight=0.05)
+    first = world.bar(100.0)
+    assert (len(of(Cancel, first)), len(of(Order, first))) == (1, 0)
+    (order,) = of(Order, world.tell(world.update(entry, OrderStatus.CANCELLED)))
+    assert order.qty == D(5)
+
+
+def test_protection_is_placed_at_the_first_fill_follows_the_position_and_excludes_itself() -> None:
+    world = World()
+    entry = world.order(0.1, stop=-0.1, take_profit=0.2)
+    stop, profit = of(Order, world.tell(world.fill(entry, "4", 1)))
+    assert [(one.type, one.side, one.qty, one.trigger) for one in (stop, profit)] == [
+        (OrderType.STOP, Side.SELL, D(4), D("90.0")), (OrderType.TAKE_PROFIT, Side.SELL, D(4), D("120.0")),
+    ]  # fmt: skip
+    assert stop.reduce_only
+    assert stop.oco == profit.oco == entry.id
+    amends = of(Amend, world.tell(world.fill(entry, "6", 2)))
+    assert {(one.order_id, one.qty) for one in amends} == {(stop.id, D(10)), (profit.id, D(10))}
+    cancels = of(Cancel, world.tell(world.fill(stop, "10", 1)))
+    assert [one.order_id for one in cancels] == [profit.id]
+    world.tell(world.update(profit, OrderStatus.CANCELLED))
+    assert not world.ledger.orders
+    assert world.qty == 0
+
+
+def test_a_stop_that_the_venue_refuses_closes_the_position() -> None:
+    world = World()
+    entry = world.order(0.1, stop=-0.1)
+    (stop,) = of(Order, world.tell(world.fill(entry, "10")))
+    after = world.tell(world.update(stop, OrderStatus.REJECTED))
+    (closing,) = of(Order, after)
+    assert (closing.type, closing.side, closing.qty, closing.reduce_only) == (OrderType.MARKET, Side.SELL, D(10), True)
+
+
+def test_a_kill_asks_for_every_order_back() -> None:
+    world = World()
+    entry = world.order(0.1, stop=-0.1)
+    (stop,) = of(Order, world.tell(world.fill(entry, "4")))
+    after = world.tell(Command("kill", world.now, world.now, {}, "test"))
+    assert {one.order_id for one in of(Cancel, after)} == {entry.id, stop.id}
+    assert world.engine.risk.state is RiskState.HALTED
+
+
+def test_funding_counts_once() -> None:
+    world = World()
+    paid = Settlement("f1", SYMBOL, world.now, world.now, D("0.0001"), D(10), D(100), D("-0.1"))
+    assert len(of(FundingPayment, world.tell(paid, paid))) == 1
+    assert world.engine.portfolio.funding == D("-0.1")
+
+
+# -- the account -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_account_is_where_the_ledger_begins() -> None:
+    world = World()
+    assert world.engine.portfolio.exact_equity() == D(10_000)
+    assert not world.engine.risk.unreconciled
+    world.account(usdt="9999.99")
+    assert world.ledger.drift == ""  # a cent is no drift
+    world.account(usdt="9999.90")
+    assert world.ledger.drift == "USDT: 9999.90 at the venue, 10000 in the ledger"
+
+
+def test_drift_is_an_alarm_when_it_stays_and_ends_by_itself_or_by_a_person() -> None:
+    world = World()
+    held = (Holding(SYMBOL, D(3), D(100)),)
+    assert not world.account(held)
+    (alarm,) = world.account(held)
+    assert (alarm.state, alarm.rule) == (RiskState.REDUCING, "drift")
+    (relief,) = world.account()
+    assert relief.state is RiskState.ACTIVE
+    world.account(held), world.account(held)
+    world.tell(Command("resume", world.now, world.now, {}, "test"))
+    world.account(held)
+    assert (world.qty, world.ledger.drift) == (D(3), "")
+
+
+def test_an_account_that_differs_does_not_open_trading() -> None:
+    world = World()
+    world.tell(Command("reconciling", world.now, world.now))
+    world.account(usdt="5")
+    assert world.engine.risk.unreconciled
+    world.account()
+    assert not world.engine.risk.unreconciled
+
+
+@pytest.mark.parametrize(("foreign", "ours"), [("adopt", "3"), ("ignore", "0"), ("refuse", "0")])
+def test_a_position_from_before_is_adopted_or_set_aside(foreign: str, ours: str) -> None:
+    world = World(foreign, holdings=(Holding(SYMBOL, D(3), D(90)),))
+    assert world.qty == D(ours)
+    assert world.ledger.held(SYMBOL) == D(3)
+    assert world.engine.portfolio.exact_equity() == D(10_000) + D(ours) * 10  # its gain is not realised yet
+
+
+def test_what_others_do_later_is_none_of_our_business_where_so_configured() -> None:
+    world = World("ignore")
+    world.account((Holding(SYMBOL, D(2), D(100)),), usdt="9000", foreign=True)
+    assert (world.qty, world.ledger.drift) == (0, "")
+    world.account((Holding(SYMBOL, D(2), D(100)),), usdt="9000")
+    assert world.ledger.drift == ""
+
+
+def test_a_fee_in_base_coin_is_a_little_less_of_it() -> None:
+    world = World(category="spot")
+    order = world.order(0.1)
+    trade = world.fill(order, "10", price=D(100), fee=D(1))
+    kept = Fill(
+        f"{trade.id}.fee", order.id, SYMBOL, world.now, world.now, Side.SELL, D("0.01"), D(100), D(0), kind=FillKind.FEE
+    )
+    world.tell(trade, kept, world.update(order, OrderStatus.FILLED, "10"))
+    assert world.qty == D("9.99")
+    assert not world.account((Holding(SYMBOL, D("9.99")),), usdt="9000")
+    assert world.ledger.drift == ""
+    assert not world.ledger.orders

@@ -1,0 +1,180 @@
+"""The kill switch through the real verbs and the real daemon: a command, a file, a signal, a port with a token."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.main import build
+from agent.errors import ConfigError, SafetyError, StoreError
+from agent.events import Command, Event, RiskState
+from agent.feeds.queue import EventQueue
+from agent.live.control import Request, ask
+from agent.live.daemon import Daemon
+from agent.live.kill import FILE
+from agent.live.token import make_token, read_token
+from agent.risk import KILL, RESUME_FROM_KILL
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from tests.live.test_commands import start, status_of, write_config
+from tests.live.world import PATIENCE, assert_sound, journal, living, load_words, of, options, settings, until
+
+HOLD = {"name": "buy_and_hold", "params": {}}
+Invoke = Callable[..., Awaitable[Any]]
+
+
+@asynccontextmanager
+async def agent(sandbox: Sandbox, database: Database, folder: Path, **sections: Any) -> AsyncIterator[tuple[Daemon, Invoke]]:
+    """A daemon that holds both symbols, and its verbs: what they print, or the error that they end with."""
+    config = settings(sandbox.rest_url, folder, strategy=HOLD, **sections)
+    path = folder / "config.toml"
+    path.write_text(f'[live]\nfolder = "{folder}"\n')
+
+    async def invoke(*verb: str) -> Any:
+        result = await asyncio.to_thread(CliRunner().invoke, build(), [*verb, "--config", str(path), "--json"])
+        return result.exception or json.loads(result.output)
+
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: len(daemon.core.engine.portfolio.open) == 2 or killed(daemon))
+        yield daemon, invoke
+
+
+def killed(daemon: Daemon) -> bool:
+    risk = daemon.core.engine.risk
+    return (risk.state, risk.rule) == (RiskState.HALTED, KILL)
+
+
+async def test_killed_and_flattened_by_the_verb_it_stays_so_over_a_restart_until_somebody_confirms(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    async with agent(sandbox, database, tmp_path) as (daemon, invoke):
+        answer = await invoke("kill", "--flatten", "--reason", "a drill")
+        assert answer["risk"] == "HALTED"
+        await until(lambda: not daemon.core.engine.portfolio.open)
+    async with agent(sandbox, database, tmp_path) as (daemon, invoke):
+        status = await invoke("status")
+        assert (status["risk"], status["risk_rule"]) == ("HALTED", "kill")
+        assert status["risk_detail"] == f"uid {os.geteuid()}: a drill"
+        refused = await invoke("resume")
+        assert isinstance(refused, SafetyError)
+        assert RESUME_FROM_KILL in refused.hint
+        assert "a drill" in refused.message
+        await invoke("pause")
+        assert killed(daemon)
+        assert (await invoke("resume", "--confirm", RESUME_FROM_KILL))["risk"] == "ACTIVE"
+    config = settings(sandbox.rest_url, tmp_path, strategy=HOLD)
+    events = assert_sound(database, "latest", config)
+    words = [event.action for event in of(Command, events) if event.by.startswith("uid")]
+    assert words == ["kill", "resume", "pause", "resume"]
+
+
+async def test_when_halted_a_persons_flatten_works(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    async with agent(sandbox, database, tmp_path) as (daemon, invoke):
+        await invoke("kill")
+        assert len(daemon.core.engine.portfolio.open) == 2
+        await invoke("flatten")
+        await until(lambda: not daemon.core.engine.portfolio.open)
+        assert killed(daemon)
+
+
+@pytest.mark.parametrize(("text", "flat"), [("", False), ("flatten: the desk is closed", False), ("flatten now", True)])
+async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts(
+    sandbox: Sandbox, database: Database, tmp_path: Path, text: str, flat: bool
+) -> None:
+    async with agent(sandbox, database, tmp_path) as (daemon, invoke):
+        (tmp_path / FILE).write_text(text)
+        await until(lambda: killed(daemon))
+        assert daemon.core.engine.risk.detail == (f"file KILL: {text}" if text else "file KILL")
+        await until(lambda: not flat or not daemon.core.engine.portfolio.open)
+        refused = await invoke("resume", "--confirm", RESUME_FROM_KILL)
+        assert isinstance(refused, SafetyError)
+        assert refused.hint == "remove the file first"
+        assert len(of(Command, journal(database))) == 3  # warm-up, warm-up-done, kill: once, not at every look
+    again = Daemon(daemon.config, database, load_model=load_words, clock=sandbox.clock)
+    with pytest.raises(SafetyError, match=r"no start while .*KILL is there"):
+        await again.run(asyncio.Event())
+    (tmp_path / FILE).unlink()
+    async with agent(sandbox, database, tmp_path) as (daemon, invoke):
+        assert killed(daemon)
+        assert (await invoke("resume", "--confirm", RESUME_FROM_KILL))["risk"] == "ACTIVE"
+
+
+@pytest.mark.slow
+async def test_the_process_is_killed_by_a_signal_and_refuses_to_start_with_exit_code_3(tmp_path: Path) -> None:
+    async with Sandbox(options(speed=1)) as sandbox:
+        config = write_config(sandbox, tmp_path)
+        process = await start("run", "--config", config)
+        await status_of(tmp_path, process)
+        process.send_signal(signal.SIGUSR1)
+        async with asyncio.timeout(PATIENCE):
+            while (status := await asyncio.to_thread(ask, tmp_path, Request("status")))["risk"] != "HALTED":
+                await asyncio.sleep(0.01)
+        assert (status["risk_rule"], status["risk_detail"]) == ("kill", "SIGUSR1")
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0
+        (tmp_path / FILE).touch()
+        process = await start("run", "--config", config)
+        _, said = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 3
+        assert "remove the file first" in said.decode()
+
+
+async def test_a_port_asks_for_the_token(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+    control = {"address": "127.0.0.1:0"}
+    async with agent(sandbox, database, tmp_path, control=control) as (daemon, invoke):
+        address = f"127.0.0.1:{daemon.control_port}"
+        token = tmp_path / "control.token"
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        for wrong in ("", "x" * 43, token.read_text().strip()[:-1]):
+            with pytest.raises(SafetyError, match="asks for the token"):
+                await asyncio.to_thread(ask, ("127.0.0.1", daemon.control_port), Request("kill", {}, wrong))
+        other = tmp_path / "other.token"
+        make_token(other)
+        assert isinstance(await invoke("kill", "--at", address, "--token-file", str(other)), SafetyError)
+        assert not killed(daemon)
+        assert (await invoke("kill", "--at", address))["risk"] == "HALTED"
+        assert daemon.core.engine.risk.detail == "token"
+
+
+def test_a_token_that_others_can_read_or_that_is_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "token"
+    token = make_token(path)
+    assert read_token(path) == make_token(path) == token
+    path.chmod(0o640)
+    with pytest.raises(SafetyError, match="others than its owner") as error:
+        read_token(path)
+    assert error.value.hint == f"chmod 600 {path}"
+    path.chmod(0o600)
+    path.write_text("secret\n")
+    with pytest.raises(SafetyError, match="shorter than"):
+        make_token(path)
+    with pytest.raises(StoreError, match="can't be read"):
+        read_token(tmp_path / "none")
+
+
+@pytest.mark.parametrize("address", ["8700", "0.0.0.0:8700", "example.org:8700", "127.0.0.1:99999", "127.0.0.1:"])
+def test_the_port_is_of_this_machine_alone(address: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"control\.address"):
+        settings("http://127.0.0.1:9", tmp_path, control={"address": address})
+
+
+async def test_a_kill_is_before_all_that_waits_even_in_a_full_queue() -> None:
+    queue = EventQueue(capacity=2)
+    words: list[Event] = [Command(name, 0, 0) for name in ("a", "b", "kill")]
+    await queue.put(words[0])
+    await queue.put(words[1])
+    queue.put_first(words[2])
+    assert [event for event, _ in await queue.take(10)] == [words[2], words[0], words[1]]
+    assert queue.stats().kinds["Command"].waiting == 0

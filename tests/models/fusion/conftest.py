@@ -1,0 +1,60 @@
+"""One market, one data set and two trained models for all tests of the package; training takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from agent.backtest import Plan
+from agent.config import Config, load
+from agent.feeds.history.klines import KlineFile
+from models.fusion.recipe import Recipe
+from models.fusion.sources import Gathered, gather
+from tests.models.fusion.world import write_config, write_market
+from tests.research.world import START, day
+
+DAY = 86_400_000
+CUT = START + 80 * DAY
+END = START + 120 * DAY
+RECIPE = Recipe(horizon=2 * 3_600_000, half_lives=(3_600_000,), epochs=12, hidden=16, learning_rate=3e-3, embargo=3_600_000)
+
+
+class Place(NamedTuple):
+    """Files of a market and a configuration that reads them."""
+
+    klines: Path
+    news: Path
+    settings: Path
+    model: Path
+
+    def plan(self) -> Plan:
+        """All of it."""
+        return Plan((KlineFile.parse_argument(str(self.klines)),), self.news)
+
+    def config(self) -> Config:
+        """As `tapewire --config` reads it."""
+        return load(self.settings)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> Place:
+    """A market of 120 days."""
+    folder = tmp_path_factory.mktemp("fusion")
+    klines, news = write_market(folder)
+    model = write_model(folder / "tiny")
+    return Place(klines, news, write_config(folder, model), model)
+
+
+@pytest.fixture(scope="session")
+def gathered(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Gathered:
+    """Its data set."""
+    return gather(place.plan(), place.config(), RECIPE, tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def first_eighty_days() -> tuple[str, str]:
+    """As options of the command line."""
+    return day(0), day(80)

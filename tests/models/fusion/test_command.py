@@ -1,0 +1,128 @@
+"""`tapewire train fusion`, and what a backtest does with what it made, as a person uses them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.cli.main import main
+from tests.models.fusion.conftest import Place
+from tests.models.fusion.world import write_fusion
+from tests.research.world import START, day
+
+DAY = 86_400_000
+
+
+@pytest.fixture
+def tapewire(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Place
+) -> Callable[..., tuple[int, str]]:
+    """Run `tapewire ARGS…` with the place's configuration; its exit code and what it printed, errors included."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*args: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["tapewire", *map(str, args), "--config", str(place.settings)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = capsys.readouterr()
+        code = int(left.value.code or 0)
+        return code, printed.out if code == 0 else printed.out + printed.err
+
+    return run
+
+
+def files(place: Place) -> tuple[str | Path, ...]:
+    return ("--klines", place.klines, "--news", place.news)
+
+
+@pytest.mark.train
+def test_trained_replayed_verified(tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    model = tmp_path / "model"
+    code, out = tapewire(
+        "train", "fusion", *files(place), "--start", day(0), "--end", day(80), "--test-until", day(120), "--horizon", "2h",
+        "--half-life", "1h", "--epochs", "3", "--output", model, "--json",
+    )  # fmt: skip
+    assert code == 0, out
+    said = json.loads(out)
+    assert {"accuracy", "macro_f1", "nll", "brier", "ece"} <= set(said["metrics"]["network"])
+    assert said["rows"]["test"] > 0
+    window = ("--start", day(80), "--end", day(120), "--strategy", "fusion", "--fusion", model)
+    code, out = tapewire("backtest", *files(place), *window, "--json")
+    assert code == 0, out
+    run = json.loads(out)["run"]
+    code, out = tapewire("verify", run)
+    assert code == 0, out
+    assert "identical" in out
+    # Its own window
+    code, out = tapewire("backtest", *files(place), "--start", day(40), "--strategy", "fusion", "--fusion", model)
+    assert code == 3, out
+    assert "knows the answers" in out
+    code, out = tapewire(
+        "backtest", *files(place), "--start", day(40), "--strategy", "fusion", "--fusion", model, "--allow-leakage", "--json"
+    )
+    assert json.loads(out)["stamps"] == ["LEAKED"]
+
+
+def test_a_run_is_not_verified_with_another_model(
+    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+) -> None:
+    scorer = json.loads((place.model / "card.json").read_text())["fingerprint"]
+    write_fusion(tmp_path / "model", scorer=scorer)
+    code, out = tapewire("backtest", *files(place), "--strategy", "fusion", "--fusion", tmp_path / "model", "--json")
+    assert code == 0, out
+    run = json.loads(out)["run"]
+    assert tapewire("verify", run)[0] == 0
+    write_fusion(tmp_path / "model", scorer=scorer, seed=9)
+    code, out = tapewire("verify", run)
+    assert code == 1
+    assert "another fusion model" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--strategy", "fusion"), 2, "no model makes any"),
+        (("--strategy", "fusion", "--fusion", "nowhere"), 1, "nowhere"),
+    ],
+)
+def test_what_can_not_be_replayed(
+    tapewire: Callable[..., tuple[int, str]], place: Place, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done, out = tapewire("backtest", *files(place), *arguments)
+    assert (done, words in out) == (code, True), out
+
+
+def test_a_fusion_model_of_another_sentiment_model(
+    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+) -> None:
+    write_fusion(tmp_path, scorer="somebody else's")
+    code, out = tapewire("backtest", *files(place), "--strategy", "fusion", "--fusion", tmp_path)
+    assert code == 2, out
+    assert "was trained on what sentiment model" in out
+
+
+def test_a_model_of_prices_needs_no_headlines(tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path) -> None:
+    write_fusion(tmp_path, ablation="price", trained_until=START)
+    code, out = tapewire("backtest", "--klines", place.klines, "--strategy", "fusion", "--fusion", tmp_path, "--json")
+    assert code == 0, out
+
+
+def test_text_without_headlines_is_refused_before_anything_is_read(
+    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+) -> None:
+    code, out = tapewire("train", "fusion", "--klines", place.klines, "--output", tmp_path / "m")
+    assert code == 2
+    assert "reads headlines" in out
+
+
+def test_nothing_else_is_written_over(tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    code, out = tapewire("train", "fusion", *files(place), "--output", tmp_path)
+    assert code == 2
+    assert "holds something else" in out

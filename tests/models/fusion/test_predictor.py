@@ -1,0 +1,124 @@
+"""The numpy model: one question or many, the same answer; the same as torch; and folders that are no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.errors import ModelError
+from agent.events import Sentiment
+from agent.features import Features
+from models.cards import Card, write_card
+from models.fusion.predictor import FusionPredictor
+from tests.models.fusion.world import write_fusion
+
+ABLATIONS = ("full", "price", "text", "probabilities")
+
+
+def questions(predictor: FusionPredictor, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    width = 3 if predictor.ablation == "probabilities" else 2
+    return random.normal(0, 2, (n, len(Features._fields))), random.normal(0, 2, (n, width)), random.exponential(2, n)
+
+
+@pytest.mark.parametrize("ablation", ABLATIONS)
+def test_a_question_has_the_same_answer_alone_and_in_a_block(tmp_path: Path, ablation: str) -> None:
+    predictor = write_fusion(tmp_path, ablation=ablation)
+    features, means, mass = questions(predictor, 500, 1)
+    block = predictor.predict_block(features, predictor.read_block(means), mass)
+    for row, mean, weight, expected in zip(features, means, mass, block, strict=True):
+        forecast = predictor.predict(Features(*row), predictor.read(mean), weight)
+        assert (forecast.down, forecast.flat, forecast.up) == tuple(expected)
+
+
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0, 1e6), mass=st.floats(0, 1e6))
+@settings(max_examples=100, deadline=None)
+def test_probabilities_are_probabilities(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, scale: float, mass: float
+) -> None:
+    predictor = write_fusion(tmp_path_factory.mktemp("m"), seed=seed % 7)
+    row = np.random.default_rng(seed).normal(0, 1, len(Features._fields)) * scale
+    forecast = predictor.predict(Features(*row), predictor.read(np.array((scale, -scale))), mass)
+    chances = (forecast.down, forecast.flat, forecast.up)
+    assert all(0 <= chance <= 1 for chance in chances)
+    assert sum(chances) == pytest.approx(1, abs=2e-6)
+
+
+def test_torch_computes_the_same(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from models.fusion.network import FusionNetwork
+    from models.fusion.recipe import Recipe
+
+    torch.manual_seed(3)
+    network = FusionNetwork(Recipe(hidden=8), len(Features._fields), 2).eval()
+    with torch.no_grad():
+        network.nothing.normal_()
+    predictor = write_fusion(tmp_path)
+    norms = {
+        f"{name}.{part}": value
+        for name, n in (("price", 10), ("text", 2))
+        for part, value in (("mean", np.zeros(n)), ("scale", np.ones(n)))
+    }
+    twin = FusionPredictor(predictor.card, {**norms, **network.weights()})
+    features, means, mass = questions(twin, 200, 5)
+    features, means = np.clip(features, -5, 5), np.clip(means, -5, 5)  # within what standardising lets through
+    gate = (mass / (1 + mass))[:, None]
+    with torch.inference_mode():
+        tensors = (torch.from_numpy(np.asarray(values, np.float32)) for values in (features, means, gate))
+        expected = network(*tensors).softmax(1).numpy()
+    assert np.abs(twin.predict_block(features, twin.read_block(means), mass) - expected).max() < 1e-5
+
+
+def test_no_news_and_old_news_come_to_the_same(tmp_path: Path) -> None:
+    predictor = write_fusion(tmp_path)
+    features = Features(*np.linspace(-1, 1, len(Features._fields)))
+    never = predictor.predict(features, None, 0.0)
+    assert predictor.predict(features, predictor.read(np.array((3.0, -3.0))), 0.0) == never
+    assert predictor.predict(features, predictor.read(np.array((3.0, -3.0))), 2.0) != never
+
+
+def test_it_remembers_only_what_its_own_sentiment_model_said(tmp_path: Path) -> None:
+    embedding = np.array((1.5, -2.0), "<f2").tobytes()
+    said = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "words", embedding=embedding)
+    foreign = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "others", embedding=embedding)
+    bare = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "words")
+    full, chances, price = (write_fusion(tmp_path / name, ablation=name) for name in ("full", "probabilities", "price"))
+    assert full.vector(said).tolist() == [1.5, -2.0]
+    assert chances.vector(bare).tolist() == [0.2, 0.3, 0.5]
+    assert all(vector is None for vector in (full.vector(foreign), full.vector(bare), price.vector(said)))
+
+
+class TestFolders:
+    """That are no model, or not a whole one."""
+
+    def test_nothing_there(self, tmp_path: Path) -> None:
+        with pytest.raises(ModelError):
+            FusionPredictor.load(tmp_path)
+
+    def test_no_weights(self, tmp_path: Path) -> None:
+        write_fusion(tmp_path)
+        (tmp_path / "weights.npz").unlink()
+        with pytest.raises(ModelError, match="holds no weights"):
+            FusionPredictor.load(tmp_path)
+
+    def test_damaged_weights(self, tmp_path: Path) -> None:
+        write_fusion(tmp_path)
+        (tmp_path / "weights.npz").write_bytes(b"nothing of the kind")
+        with pytest.raises(ModelError, match="damaged"):
+            FusionPredictor.load(tmp_path)
+
+    def test_weights_of_another_model(self, tmp_path: Path) -> None:
+        write_fusion(tmp_path / "one", seed=1)
+        write_fusion(tmp_path / "two", seed=2)
+        (tmp_path / "two" / "weights.npz").replace(tmp_path / "one" / "weights.npz")
+        with pytest.raises(ModelError, match="not those that its card was written for"):
+            FusionPredictor.load(tmp_path / "one")
+
+    def test_a_model_of_another_kind(self, tmp_path: Path) -> None:
+        write_card(Card(base="tiny", method="none"), tmp_path)
+        with pytest.raises(ModelError, match="holds a model of sentiment, not of fusion"):
+            FusionPredictor.load(tmp_path)

@@ -1,0 +1,133 @@
+"""`tapewire tune`: in sample alone, resumable, shared by processes, and honest about its best value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from agent.config import load
+from agent.errors import UsageError
+from agent.events import DAY_MS
+from agent.research.tune import split
+from tests.cli.conftest import Outcome
+from tests.research.world import START, write_klines
+
+Tapewire = Callable[..., Outcome]
+SEARCH = ("--strategy", "sma_cross", "--range", "fast=2:20", "--range", "slow=10:80", "--embargo", "1d")
+
+
+@pytest.fixture
+def klines(tmp_path: Path) -> Path:
+    return write_klines(tmp_path / "BTCUSDT-1h.csv", days=60)
+
+
+def tuned(tapewire: Tapewire, *args: object) -> dict[str, Any]:
+    done = tapewire("tune", "--json", *args)
+    assert done.code == 0, done.err
+    result: dict[str, Any] = json.loads(done.out)
+    return result
+
+
+def trials(study: str, storage: str = "sqlite:///var/tune.db") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name=study, storage=storage).trials
+
+
+def test_no_trial_sees_the_held_out_time(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
+    lines = klines.read_text().splitlines()
+    cut = 1 + 24 * 45
+    other = tmp_path / "other" / klines.name
+    other.parent.mkdir()
+    calm = lines[cut - 1].split(",")[1:]
+    other.write_text("\n".join([*lines[:cut], *(",".join([line.split(",")[0], *calm]) for line in lines[cut:])]) + "\n")
+    args = (*SEARCH, "--trials", 6, "--holdout", "15d")
+    one = tuned(tapewire, "--klines", klines, *args, "--storage", "sqlite:///one.db")
+    two = tuned(tapewire, "--klines", other, *args, "--storage", "sqlite:///two.db")
+    assert one["in_sample"] == [START, START + 44 * DAY_MS]
+    assert one["held_out"]["folds"][0]["test"] == [START + 45 * DAY_MS, START + 60 * DAY_MS]
+    assert (one["params"], one["value"], one["deflated_sharpe"]) == (two["params"], two["value"], two["deflated_sharpe"])
+    assert one["held_out"]["evidence"]["total_return"] != two["held_out"]["evidence"]["total_return"]
+
+
+def test_the_same_seed_makes_the_same_trials_and_a_study_is_resumed(tapewire: Tapewire, klines: Path) -> None:
+    args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--seed", 3)
+    first = tuned(tapewire, *args, "--trials", 4, "--storage", "sqlite:///one.db")
+    again = tuned(tapewire, *args, "--trials", 4, "--storage", "sqlite:///two.db")
+    study = first["study"]
+    assert [t.params for t in trials(study, "sqlite:///one.db")] == [t.params for t in trials(study, "sqlite:///two.db")]
+    more = tuned(tapewire, *args, "--trials", 7, "--storage", "sqlite:///one.db")
+    assert more["study"] == study
+    resumed = trials(study, "sqlite:///one.db")
+    assert len(resumed) == 7
+    assert [t.params for t in resumed[:4]] == [t.params for t in trials(study, "sqlite:///two.db")]
+    assert len({tuple(t.params.items()) for t in resumed}) == 7  # the resumed ones are new
+    assert again["value"] == first["value"] <= more["value"]
+
+
+def test_processes_share_a_study(tapewire: Tapewire, klines: Path, database_url: str) -> None:
+    args = ("--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 6, "--storage", database_url)
+    result = tuned(tapewire, *args, "--workers", 2)
+    assert len(trials(result["study"], database_url.replace("postgresql:", "postgresql+psycopg:"))) == 6
+    assert result["trials"] + result["invalid"] == 6
+
+
+def test_the_best_of_noise_is_called_luck(tapewire: Tapewire, klines: Path) -> None:
+    result = tuned(tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 20, "--no-prune", "--folds", 1)
+    assert result["pruned"] == 0
+    assert result["trials"] == result["overfitting"]["trials"] == 20 - result["invalid"]
+    assert result["deflated_sharpe"] < 0.9
+    best = max(t.value for t in trials(result["study"]) if t.value is not None)
+    assert result["value"] == best
+    assert result["held_out"]["verdict"]["tone"] != "good"
+
+
+def test_hopeless_trials_are_pruned(tapewire: Tapewire, klines: Path) -> None:
+    result = tuned(tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 16, "--folds", 4)
+    states = [t.state for t in trials(result["study"]) if "invalid" not in t.user_attrs]
+    assert result["pruned"] == states.count(optuna.trial.TrialState.PRUNED) > 0
+    assert result["trials"] == len(states)  # what was pruned was tried, too
+
+
+def test_the_toml_is_a_configuration(tapewire: Tapewire, klines: Path) -> None:
+    done = tapewire("tune", "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 3, "-o", "best.toml")
+    assert done.code == 0
+    assert "luck gives the best of so many" in done.out
+    assert "Held out" in done.out
+    config = load(Path("best.toml"))
+    assert config.strategy.name == "sma_cross"
+    assert set(config.strategy.params) == {"fast", "slow"}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--holdout", "60d"), "nothing is left in sample"),
+        (("--storage", "nowhere"), "is no database URL"),
+        (("--range", "fast=90", "--range", "slow=80"), "no trial ran to the end"),
+    ],
+)
+def test_wrong_usage(tapewire: Tapewire, klines: Path, args: tuple[str, ...], message: str) -> None:
+    done = tapewire("tune", "--klines", klines, "--strategy", "sma_cross", "--trials", 1, *args)
+    assert done.code == 2
+    assert message in " ".join(done.err.split())
+
+
+def test_a_study_of_another_search_is_not_mixed(tapewire: Tapewire, klines: Path) -> None:
+    args = ("--klines", klines, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 1, "--study", "mine")
+    assert tapewire("tune", *args, "--range", "fast=2:9").code == 0
+    done = tapewire("tune", *args, "--range", "fast=2:8")
+    assert done.code == 2
+    assert "is of another search" in done.err
+
+
+def test_in_sample_ends_before_the_embargo() -> None:
+    folds, held_out = split(0, 100, holdout=20, embargo=5, folds=3)
+    assert folds[0].test.start == 0
+    assert folds[-1].test.end == 75
+    assert held_out.test == (80, 100)
+    with pytest.raises(UsageError):
+        split(0, 100, holdout=100, embargo=0, folds=3)
