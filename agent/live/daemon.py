@@ -26,7 +26,7 @@ from agent.live.control import SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
-from agent.live.lock import instance_lock
+from agent.live.lock import LOCK, instance_lock
 from agent.live.memory import Memory
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
@@ -38,9 +38,6 @@ from agent.live.watchers import LogWatcher, Recent, Watcher
 from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
 from agent.store.runs import Run
-
-LOCK: Final = "tapewire.lock"
-"""Its name in `live.folder`."""
 
 COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
 """What a person may tell the agent."""
