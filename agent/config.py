@@ -17,7 +17,7 @@ from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config_operations import ControlConfig
+from agent.config_operations import ArchiveConfig, ControlConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
 from agent.resources import resource
@@ -161,6 +161,7 @@ class Config(Section):
     control: ControlConfig = ControlConfig()
     log: LogConfig = LogConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    archive: ArchiveConfig = ArchiveConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -172,8 +173,8 @@ class Config(Section):
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not how the page is served."""
-        return self.model_dump(mode="json", exclude={"store", "news", "dashboard"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, the page, or the archive."""
+        return self.model_dump(mode="json", exclude={"store", "news", "dashboard", "archive"})
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
