@@ -4,9 +4,9 @@
 
 A living daemon on a sandbox exchange, and workers that are processes of `tapewire worker sentiment`, one thread each. Three times so many
 headlines come at once: to one worker, to two, and to two of which one is killed (SIGKILL) when half is done. What counts is the journal:
-`once` is the number of headlines with exactly one sentiment there. `in_process` is the model called directly, in the same batches.
-On a machine with few cores the workers share them with the broker, the daemon and the exchange: the ratio says what is left for the
-second one.
+`once` is the number of headlines with exactly one sentiment there, `daemon_busy` the daemon's share of a core. `in_process` is the model
+called directly, in the same batches. On a machine with few cores the workers share them with the broker, the daemon and the exchange:
+the ratio says what is left for the second one.
 
 Prints one JSON line. Exit code 1 where a headline has no sentiment or two, or the run doesn't verify.
 """
@@ -149,16 +149,18 @@ async def phase(daemon: Daemon, pool: WorkerPool, done: Done, crew: Crew, n: int
         while pool.health.workers != min(2, PHASES.index(name) + 1):
             await asyncio.sleep(0.05)
     before = pool.health.resent, pool.health.own_model
-    now, began = daemon.core.memory.now, time.perf_counter()
+    now, began = daemon.core.memory.now, os.times()
     for number, title in enumerate(titles(n, name)):
         await daemon.queue.put(News(f"{name}-{number}", now, now, title))
     if name == "killed":
         await done.reaches(scored + n // 2)
         crew.kill()
     await done.reaches(scored + n)
-    seconds = time.perf_counter() - began
+    ended = os.times()
+    seconds = ended.elapsed - began.elapsed
     return {
         "headlines_a_second": round(n / seconds, 1),
+        "daemon_busy": round((ended.user + ended.system - began.user - began.system) / seconds, 2),
         "asked_again": pool.health.resent - before[0], "own_model": pool.health.own_model - before[1],
     }  # fmt: skip
 
