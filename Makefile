@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench orders docs soak load workers starter clean
+.PHONY: setup run test lint format bench orders crash simulate fuzz docs soak load workers starter clean
 
 setup: .venv/.ready
 
@@ -41,6 +41,15 @@ format: .venv/.ready-dev
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
 
+# kill -9 at N moments: N=300 SEED=1; the last line is the count
+crash: .venv/.ready-dev
+	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1)
+
+# SEEDS=10000 FIRST=0; a seed that fails is named, and does the same again
+simulate: .venv/.ready-dev
+	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+# Orders under faults: N=3000 SEED=1
 orders: .venv/.ready-dev
 	@$(BIN)/python bench/orders.py --orders $(or $(N),3000) --seed $(or $(SEED),1)
 

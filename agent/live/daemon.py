@@ -179,13 +179,13 @@ class Daemon:
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers: list[Producer] = [market_data(self.config, self._clock, memory, self._predictor)]
+        producers: list[Producer] = [market_data(self.config, self._clock, memory, self._rng, self._predictor)]
         if self.gateway is not None:
             producers.append(self.gateway)
         if self._model is not None and self._scores is not None:
             for news in memory.unscored.values():
                 self._scores.offer(news)
-            self._news = headlines(self.config, self._clock)
+            self._news = headlines(self.config, self._clock, self._rng)
             producers += [self._news, self._model]
         return producers
 

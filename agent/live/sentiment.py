@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -81,7 +80,7 @@ class SentimentConsumer:
         """A headline to score; where too many wait, the oldest is dropped."""
         self._health.messages += 1
         self._health.last_message_at = news.available_at
-        self._waiting[news.id] = news, time.perf_counter()
+        self._waiting[news.id] = news, asyncio.get_running_loop().time()
         if len(self._waiting) > self._config.queue_news:
             self._waiting.popitem(last=False)
             self._health.dropped += 1
@@ -100,7 +99,7 @@ class SentimentConsumer:
             except Exception as error:
                 self._health.failed(error, self._clock.now())
                 raise
-            done, now = time.perf_counter(), self._clock.now()
+            done, now = asyncio.get_running_loop().time(), self._clock.now()
             for (news, since), (score, embedding) in zip(batch, judged, strict=True):
                 self._health.scored += 1
                 self._health.abstained += score.abstained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 from agent.clock import Clock
 from agent.config import Config
@@ -34,18 +35,20 @@ def check(config: Config) -> None:
         )
 
 
-def market_data(config: Config, clock: Clock, memory: Memory, predictor: Predictor | None = None) -> Producer:
+def market_data(
+    config: Config, clock: Clock, memory: Memory, rng: random.Random, predictor: Predictor | None = None
+) -> Producer:
     """Klines of what is traded."""
     market, bybit = config.market, config.bybit
     if predictor is not None:  # so that its features are warm by the first live bar
         needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
         bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
-    return KlineProducer(bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars)
+    return KlineProducer(bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, rng=rng)
 
 
-def headlines(config: Config, clock: Clock) -> NewsProducer:
+def headlines(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:
     """Headlines of the configured feeds."""
-    return NewsProducer(config.news, clock)
+    return NewsProducer(config.news, clock, rng=rng)
 
 
 class Gate:

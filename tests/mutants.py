@@ -1,0 +1,196 @@
+"""Faults put into the product on purpose: whoever claims to prove something must find them. `apply(name)` is for the whole process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from agent.config import Config
+from agent.engine import Engine
+from agent.events import Event, Gap, Kline
+from agent.feeds.bybit.series import EVERYTHING, Series
+from agent.feeds.producer import Emit, deliver
+from agent.feeds.queue import EventQueue
+from agent.live import core as core_module
+from agent.live.core import Core
+from agent.live.funding import FundingSchedule
+from agent.live.memory import Memory
+from agent.live.sentiment import SentimentConsumer
+from agent.live.sources import Gate
+from agent.store.journal import Journal
+
+
+def apply(name: str) -> None:
+    """Let the product have this fault from now on. Raises KeyError for one that there isn't."""
+    MUTANTS[name]()
+
+
+def journal_lags_behind() -> None:
+    """What is handled is committed with the next events, as if by a writer that saves transactions."""
+    append, behind = Journal.append, list[Event]()
+
+    def late(self: Journal, events: Sequence[Event], *, again: bool = False) -> int:
+        first = self.last_seq + len(behind) + 1
+        append(self, behind, again=again)
+        behind[:] = events
+        return first
+
+    _put(Journal, "append", late)
+
+
+def journal_is_not_folded() -> None:
+    """A restart begins with an empty account."""
+    _put(Core, "_fold", lambda self: None)
+
+
+def headlines_that_waited_are_forgotten() -> None:
+    """A restart does not score what was journalled, but not scored."""
+    _after_fold(lambda core: core.memory.unscored.clear())
+
+
+def order_ids_begin_again() -> None:
+    """A restart counts its decisions from one: client order ids come twice."""
+    _after_fold(lambda core: setattr(core.engine, "_ids", 0))
+
+
+def funding_forgets_what_it_paid() -> None:
+    """A restart does not tell the schedule how far it had come."""
+    _put(FundingSchedule, "passed", lambda self, now: None)
+
+
+def bars_come_twice() -> None:
+    """A closed bar that the stream repeats goes on again."""
+    offer = Series.offer
+
+    def twice(self: Series, bar: Kline) -> Iterator[Kline | Gap]:
+        if bar.confirm and self.live and self.last is not None and bar.start == self.last:
+            yield bar
+        yield from offer(self, bar)
+
+    _put(Series, "offer", twice)
+
+
+def history_is_not_asked() -> None:
+    """What the stream has lost is a gap at once, though the history has it."""
+    offer = Series.offer
+
+    def hasty(self: Series, bar: Kline) -> Iterator[Kline | Gap]:
+        yield from offer(self, bar)
+        if bar.confirm and self.last is not None:
+            yield from self._release(EVERYTHING)
+
+    _put(Series, "offer", hasty)
+
+
+def history_is_believed_blindly() -> None:
+    """An answer of the history is taken to be complete up to the present."""
+    fill = Series.fill
+
+    def blind(self: Series, bars: Iterable[Kline], proven: int) -> Iterator[Kline | Gap]:
+        return fill(self, bars, EVERYTHING)
+
+    _put(Series, "fill", blind)
+
+
+def open_bars_overtake() -> None:
+    """A state of a bar that still waits when the bar closes stays in the queue, and is updated by the next bar's."""
+    _put(EventQueue, "_close_bar", lambda self, bar: None)
+
+
+def headlines_pass_twice() -> None:
+    """The gate lets through what the run has had."""
+
+    async def open_gate(self: Gate, event: Event) -> None:
+        await deliver(self._emit, event)
+
+    _put(Gate, "__call__", open_gate)
+
+
+def headlines_go_down_with_the_model() -> None:
+    """A headline is forgotten when its scoring begins, and lost where that fails."""
+    collect = SentimentConsumer._collect
+
+    async def forgetful(self: SentimentConsumer) -> list[Any]:
+        batch = await collect(self)
+        for news, _ in batch:
+            self._waiting.pop(news.id, None)
+        return batch
+
+    _put(SentimentConsumer, "_collect", forgetful)
+
+
+def memory_forgets_gaps() -> None:
+    """A restart asks for bars from the last closed one on, though a gap was written behind it."""
+    hear = Memory.hear
+
+    def deaf(self: Memory, event: Event) -> None:
+        bars = dict(self.bars)
+        hear(self, event)
+        if isinstance(event, Gap):
+            self.bars = bars
+
+    _put(Memory, "hear", deaf)
+
+
+def limits_are_twice_as_wide() -> None:
+    """The engine reads another risk section than the one that a person wrote."""
+
+    def loose(config: Config, *args: Any, **kwargs: Any) -> Engine:
+        risk = config.risk.model_copy(
+            update={"max_position": 2 * config.risk.max_position, "max_order": 2 * config.risk.max_order}
+        )
+        return Engine(config.model_copy(update={"risk": risk}), *args, **kwargs)
+
+    _put(core_module, "Engine", loose)
+
+
+def emits_from_two_places() -> None:
+    """A producer's emit does not wait for the queue: what it calls may be overtaken."""
+    original = Gate.__init__
+
+    def init(self: Gate, config: Any, memory: Memory, emit: Emit, *more: Any) -> None:
+        late: list[Event] = []
+
+        async def swapped(event: Event) -> None:
+            late.append(event)
+            if len(late) > 1:
+                await deliver(emit, late.pop())
+                await deliver(emit, late.pop())
+
+        original(self, config, memory, swapped, *more)
+
+    _put(Gate, "__init__", init)
+
+
+def _after_fold(change: Any) -> None:
+    fold = Core._fold
+
+    def folded(self: Core) -> None:
+        fold(self)
+        change(self)
+
+    _put(Core, "_fold", folded)
+
+
+def _put(owner: Any, name: str, substitute: Any) -> None:
+    setattr(owner, name, substitute)
+
+
+IN_STORE: Final = (
+    journal_lags_behind, journal_is_not_folded, headlines_that_waited_are_forgotten, order_ids_begin_again,
+)  # fmt: skip
+"""Those that show when a life ends."""
+
+IN_RIM: Final = (
+    *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_is_believed_blindly, open_bars_overtake,
+    headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
+)  # fmt: skip
+"""Those that show when much goes wrong around a life."""
+
+MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in IN_RIM}
+"""All, by name."""
+
+
+def names(mutants: Iterable[Any]) -> list[str]:
+    """As `apply` takes them."""
+    return [name for name, mutant in MUTANTS.items() if mutant in mutants]

@@ -1,0 +1,90 @@
+"""Seeds of the deterministic simulation, each of them a world of its own.
+
+    python -m tests.simulation [--seeds 10000] [--first 0] [--trace] [--mutant NAME] [--processes N]
+
+The last line is the count; exit code 1 where an invariant broke, with the seed before. A seed does the same every time, so that
+`--seeds 1 --first SEED --trace` shows what led to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from multiprocessing import get_context
+from typing import Final
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from agent.cli.console import err
+from tests import mutants
+from tests.simulation.runner import prepare, run_seeds
+from tests.simulation.world import Outcome
+
+_CHUNK: Final = 20  # seeds that a process takes at once
+_TRACE: Final = 1_000_000  # lines
+_SILENT: Final = 50  # structlog's level critical
+
+
+def run_all(given: argparse.Namespace) -> Iterator[Outcome]:
+    """The seeds in their order, by as many processes as there are to be."""
+    keep = _TRACE if given.trace else 0
+    if given.processes == 1 or given.seeds <= _CHUNK:
+        prepare(given.mutant)
+        for seed in range(given.first, given.first + given.seeds):
+            yield from run_seeds(seed, 1, keep)
+        return
+    starts = iter(range(given.first, given.first + given.seeds, _CHUNK))
+    end = given.first + given.seeds
+    with ProcessPoolExecutor(given.processes, get_context("spawn"), prepare, (given.mutant,)) as pool:
+        # A few at a time, so that a failure ends the whole soon
+        running = [
+            pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 2 * given.processes)
+        ]
+        while running:
+            yield from running.pop(0).result()
+            running += [pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 1)]
+
+
+def main() -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=10_000, help="how many")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--trace", action="store_true", help="print all that happens")
+    parser.add_argument("--mutant", default="", choices=("", *mutants.MUTANTS), help="put this fault into the product")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    given = parser.parse_args()
+    began = time.monotonic()
+    failed: Outcome | None = None
+    passed = events = fills = lives = 0
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("seeds"), *columns, console=err) as progress:
+        task = progress.add_task("seeds", total=given.seeds)
+        for outcome in run_all(given):
+            if given.trace:
+                print(*outcome.trace, f"fingerprint {outcome.fingerprint}", sep="\n")
+            if outcome.failure:
+                failed = outcome
+                break
+            passed += 1
+            events, fills, lives = events + outcome.events, fills + outcome.fills, lives + outcome.lives
+            progress.advance(task)
+    if failed:
+        mutant = f" --mutant {given.mutant}" if given.mutant else ""
+        print(f"seed {failed.seed} broke: {failed.failure}")
+        print(f"  again: python -m tests.simulation --seeds 1 --first {failed.seed} --trace{mutant}")
+    seconds = time.monotonic() - began
+    print(f"{lives:,} lives, {events:,} events, {fills:,} fills; {(passed + bool(failed)) / seconds:.1f} seeds a second")
+    print(f"{passed} seeds held, {int(failed is not None)} broke")
+    return int(failed is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

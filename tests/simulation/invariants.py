@@ -1,0 +1,195 @@
+"""What must hold after every step, kept by other books than the product's own."""
+
+from __future__ import annotations
+
+from collections import deque
+from decimal import Decimal
+from typing import Final
+
+from agent.config import Config
+from agent.engine import Engine
+from agent.events import (
+    MINUTE_MS,
+    Command,
+    Decision,
+    Event,
+    Fill,
+    Funding,
+    FundingPayment,
+    Gap,
+    Kline,
+    News,
+    Order,
+    OrderType,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+    Sentiment,
+)
+from tests.simulation.market import Market
+from tests.simulation.prices import SYMBOLS
+
+_ZERO: Final = Decimal(0)
+_SLACK: Final = 1 + 1e-6
+
+
+class Violation(AssertionError):
+    """An invariant that doesn't hold."""
+
+
+def hold(condition: object, words: str) -> None:
+    """Raise Violation unless it does."""
+    if not condition:
+        raise Violation(words)
+
+
+class Invariants:
+    """Hears of every event and decision of one life, from the first of its journal on."""
+
+    def __init__(self, config: Config, market: Market, *, given_up: bool) -> None:
+        self._config = config
+        self._market = market
+        self._excused = given_up  # whether what is in the journal already may hold gaps whose reason nobody remembers
+        self.live = False  # the journal is folded
+        self.bars: dict[str, int] = {}  # symbol -> start of the next bar
+        self.news: dict[str, News] = {}
+        self.scored: set[str] = set()
+        self.orders: dict[str, Order] = {}
+        self.ended: dict[str, OrderUpdate] = {}
+        self._time = 0
+        self._cash = config.account.initial_capital
+        self._positions = dict.fromkeys(SYMBOLS, _ZERO)
+        self._funding: dict[str, int] = {}  # symbol -> next stamp
+        self._fills: set[str] = set()
+        self._filled: dict[str, Decimal] = {}
+        self._state = RiskState.ACTIVE
+        self._warming = False
+        self._sent: deque[int] = deque()
+        self.engine: Engine
+
+    # -- inputs --------------------------------------------------------------------------------------------------------
+
+    def before(self, event: Event) -> None:
+        """An event that is about to be handled."""
+        hold(event.available_at >= self._time, f"time runs backwards: {self._time} then {event}")
+        self._time = event.available_at
+        match event:
+            case Kline(confirm=True):
+                due = self.bars.get(event.symbol, event.start)
+                hold(event.start == due, f"{event.symbol}: the bar of {due} was due, and {event.start} came")
+                self.bars[event.symbol] = event.start + MINUTE_MS
+                truth = self._market.bars[event.symbol, event.start]
+                same = (event.open, event.high, event.low, event.close, event.volume) == (
+                    truth.open, truth.high, truth.low, truth.close, truth.volume,
+                )  # fmt: skip
+                hold(same, f"a wrong bar: {event}, in truth {truth}")
+                hold(event.available_at >= event.start + MINUTE_MS, f"a bar before its close: {event}")
+            case Kline():
+                hold(event.start >= self.bars.get(event.symbol, 0), f"a state of a bar that is closed: {event}")
+            case Gap():
+                due = self.bars.get(event.symbol, event.start)
+                hold(
+                    event.start == due and event.end > due, f"{event.symbol}: the bar of {due} was due, and a gap came: {event}"
+                )
+                self.bars[event.symbol] = event.end
+                self._explain(event)
+            case Funding():
+                due = self._funding.get(event.symbol, event.ts)
+                hold(event.ts == due, f"{event.symbol}: funding of {due} was due, and that of {event.ts} came")
+                self._funding[event.symbol] = event.ts + self._config.paper.funding_interval
+            case News():
+                hold(event.id not in self.news, f"a headline twice: {event}")
+                self.news[event.id] = event
+            case Sentiment():
+                hold(event.news_id in self.news, f"a sentiment of no headline: {event}")
+                hold(event.news_id not in self.scored, f"a headline scored twice: {event}")
+                self.scored.add(event.news_id)
+            case Command(action="warm-up" | "warm-up-done"):
+                self._warming = event.action == "warm-up"
+        self._held = dict(self._positions)
+
+    def _explain(self, gap: Gap) -> None:
+        """A gap stands for what the venue denies, or for what could not be had in time."""
+        had = [s for s in range(gap.start, gap.end, MINUTE_MS) if (gap.symbol, s) not in self._market.withheld]
+        patience = self._config.bybit.backfill_timeout / 1000
+        lately = self._market.loop.time() - self._market.trouble[gap.symbol] < patience
+        hold(not had or lately or (self._excused and not self.live), f"given up though it could be had: {gap}")
+
+    # -- decisions -----------------------------------------------------------------------------------------------------
+
+    def decision(self, decision: Decision) -> None:
+        """What the core says to it."""
+        match decision:
+            case Order():
+                self._order(decision)
+            case OrderUpdate():
+                hold(decision.order_id in self.orders, f"an update of no order: {decision}")
+                hold(decision.order_id not in self.ended, f"an update after the end: {decision}")
+                if decision.status.final:
+                    self.ended[decision.order_id] = decision
+            case Fill():
+                self._fill(decision)
+            case FundingPayment():
+                hold(decision.qty == self._positions[decision.symbol], f"funding on what is not held: {decision}")
+                self._cash += decision.amount
+            case RiskEvent(symbol=""):
+                self._state = decision.state
+
+    def _order(self, order: Order) -> None:
+        hold(order.id not in self.orders, f"a client order id twice: {order}")
+        hold(order.qty > 0, f"nothing to trade: {order}")
+        self.orders[order.id] = order
+        if order.reduce_only:
+            return
+        hold(self._state is RiskState.ACTIVE, f"a new order in state {self._state.value}: {order}")
+        hold(not self._warming, f"a new order on history: {order}")
+        risk, engine = self._config.risk, self.engine
+        self._sent.append(order.ts)
+        while self._sent[0] <= order.ts - MINUTE_MS:
+            self._sent.popleft()
+        hold(len(self._sent) <= risk.max_orders_per_minute, f"{len(self._sent)} orders in a minute: {order}")
+        marks = {symbol: position.mark for symbol, position in engine.portfolio.positions.items()}
+        after = {s: float(held) for s, held in self._positions.items()}
+        after[order.symbol] += order.side.sign * float(order.qty)
+        equity = float(self._cash) + sum(float(held) * marks[s] for s, held in self._positions.items() if held)
+        notional, position = float(order.qty) * marks[order.symbol], abs(after[order.symbol]) * marks[order.symbol]
+        gross = sum(abs(qty) * marks[symbol] for symbol, qty in after.items() if qty)
+        hold(notional <= risk.max_order * equity * _SLACK, f"{notional:.2f} of {equity:.2f} in one order: {order}")
+        hold(position <= risk.max_position * equity * _SLACK, f"{position:.2f} of {equity:.2f} in one symbol: {order}")
+        hold(gross <= risk.max_leverage * equity * _SLACK, f"{gross:.2f} of {equity:.2f} in all: {order}")
+
+    def _fill(self, fill: Fill) -> None:
+        hold(fill.id not in self._fills, f"a fill twice: {fill}")
+        self._fills.add(fill.id)
+        held = self._positions[fill.symbol]
+        signed = fill.side.sign * fill.qty
+        if fill.order_id in self.orders:
+            order = self.orders[fill.order_id]
+            hold((order.symbol, order.side) == (fill.symbol, fill.side), f"a fill of another order: {fill} of {order}")
+            hold(fill.order_id not in self.ended, f"a fill after the end: {fill}")
+            filled = self._filled[fill.order_id] = self._filled.get(fill.order_id, _ZERO) + fill.qty
+            whole = order.type in (OrderType.STOP, OrderType.TAKE_PROFIT)  # protection takes what is held by then
+            hold(whole or filled <= order.qty, f"more than was ordered: {fill} of {order}")
+            shrinks = held * signed < 0 and abs(signed) <= abs(held)
+            hold(shrinks or not order.reduce_only, f"a reduce-only order does not reduce {held}: {fill}")
+        if self._state is RiskState.HALTED:
+            hold(abs(held + signed) < abs(held), f"halted, and a position of {held} grows: {fill}")
+        self._positions[fill.symbol] = held + signed
+        self._cash -= signed * fill.price + fill.fee
+
+    # -- after every step ------------------------------------------------------------------------------------------------
+
+    def after(self, event: Event) -> None:
+        """The event was handled."""
+        engine = self.engine
+        engine.portfolio.reconcile()
+        hold(engine.portfolio.cash == self._cash, f"cash {engine.portfolio.cash}, by the fills {self._cash}, after {event}")
+        for symbol, position in engine.portfolio.positions.items():
+            hold(position.qty == self._positions[symbol], f"{symbol}: {position.qty}, by the fills {self._positions[symbol]}")
+        hold(engine.risk.state is self._state, f"state {engine.risk.state}, by the record {self._state}")
+        working = {w.order.id for tape in engine.tapes.values() for w in tape.book}
+        alive = self.orders.keys() - self.ended.keys()
+        hold(working == alive, f"orders in no known state: {working ^ alive} after {event}")
+        if self._state is RiskState.HALTED:
+            entries = [w.order for tape in engine.tapes.values() for w in tape.book if not w.order.reduce_only]
+            hold(not entries, f"halted, and entries are working: {entries}")

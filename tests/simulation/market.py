@@ -1,0 +1,262 @@
+"""The venue's public side: what its bars truly are, its stream behind `websockets.connect`, and its history behind ccxt's raw endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Final, Self
+
+import ccxt.async_support as ccxt
+import msgspec
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.http11 import Response
+
+from agent.events import MINUTE_MS, Kline
+from tests.simulation.prices import SYMBOLS, T0, running, walk
+from tests.simulation.weather import Blackout, Weather
+
+MINUTE: Final = MINUTE_MS / 1000
+LAG: Final = 0.3  # seconds from a bar's close until the stream has it, about
+REST_LAG: Final = 1.2  # seconds from a bar's close until the history has it, at most; the agent allows two
+_PUSHES: Final = (0.2, 0.6)  # shares of a bar at which its running state is pushed
+
+
+class Market:
+    """One market, whoever is connected. Its time is the loop's: bar n of each symbol opens n minutes after `T0 - warm-up`."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        dice: random.Random,
+        weather: Weather,
+        history: int,
+        faulty: int,
+        quiet: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self.loop = loop
+        self.dice = dice
+        self.weather = weather
+        self.say = say
+        self.blackouts: list[Blackout] = []
+        self.bars: dict[tuple[str, int], Kline] = {}
+        self.withheld: set[tuple[str, int]] = set()
+        self.trouble: dict[str, float] = dict.fromkeys(SYMBOLS, -1e9)  # until when the history has failed, seconds
+        self._first = T0 - history * MINUTE_MS
+        for symbol in SYMBOLS:
+            for bar in walk(dice, symbol, history + faulty + quiet, start=self._first):
+                self.bars[symbol, bar.start] = bar
+                if T0 <= bar.start < T0 + faulty * MINUTE_MS and dice.random() < weather.withhold:
+                    self.withheld.add((symbol, bar.start))
+
+    def now(self) -> int:
+        """The venue's clock, UTC ms."""
+        return T0 + round(self.loop.time() * 1000)
+
+    @property
+    def dark(self) -> bool:
+        """Whether nothing comes through."""
+        return any(one.begin <= self.loop.time() < one.end for one in self.blackouts)
+
+    def latency(self) -> float:
+        """Seconds on the wire."""
+        return 0.01 + 0.1 * self.dice.random() ** 3
+
+    # -- stream ------------------------------------------------------------------------------------------------------
+
+    async def connect(self, url: str, **options: Any) -> Socket:
+        """As `websockets.connect`."""
+        dice, weather = self.dice, self.weather
+        await asyncio.sleep(self.latency())
+        if self.dark:
+            await asyncio.sleep(options["open_timeout"])
+            raise TimeoutError
+        if dice.random() < weather.refuse:
+            self.say("connection refused")
+            raise ConnectionRefusedError("refused")
+        if dice.random() < weather.ban:
+            self.say("handshake refused")
+            code = dice.choice((403, 429, 503))
+            raise InvalidStatus(Response(code, "no", Headers({"Retry-After": "5"} if code == 429 else {})))
+        return Socket(self)
+
+    # -- history -----------------------------------------------------------------------------------------------------
+
+    async def page(self, params: dict[str, Any]) -> Any:
+        """As ccxt's `publicGetV5MarketKline`."""
+        dice, weather, symbol = self.dice, self.weather, params["symbol"]
+        await asyncio.sleep(self.latency())
+        fault = self._fault()
+        if fault is not None:
+            self.say(f"history of {symbol}: {fault}")
+            self._remember(symbol)
+            if isinstance(fault, ccxt.RequestTimeout):
+                await asyncio.sleep(10)
+                self._remember(symbol)
+            elif isinstance(fault, ccxt.RateLimitExceeded):
+                for each in SYMBOLS:  # the agent asks for nothing so long
+                    self._remember(each, 600 if "403" in str(fault) else 60)
+            raise fault
+        now = self.now()
+        visible = now - round(1000 * REST_LAG * dice.random())
+        rows = [
+            [str(bar.start), *(str(v) for v in (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.turnover))]
+            for start in range(max(params["start"], self._first), min(params["end"], now) + 1, MINUTE_MS)
+            if (bar := self.bars.get((symbol, start)))
+            and (symbol, start) not in self.withheld
+            and (bar.ts <= visible or bar.ts > now)
+        ]
+        answer = {"retCode": 0, "result": {"symbol": symbol, "list": rows[::-1]}, "time": now}
+        await asyncio.sleep(self.latency())
+        if dice.random() < weather.rest_corrupt:
+            self.say(f"history of {symbol}: corrupt")
+            self._remember(symbol)
+            del answer[dice.choice(("result", "time"))]
+        return answer
+
+    def _remember(self, symbol: str, lasts: float = 0.0) -> None:
+        self.trouble[symbol] = max(self.trouble[symbol], self.loop.time() + lasts)
+
+    def _fault(self) -> Exception | None:
+        dice, weather = self.dice, self.weather
+        if self.dark or dice.random() < weather.rest_timeout:
+            return ccxt.RequestTimeout("bybit GET timed out")
+        if dice.random() < weather.rest_error:
+            return dice.choice(
+                (ccxt.ExchangeNotAvailable("bybit GET 503"), ccxt.NetworkError("reset"), ccxt.ExchangeError("10016"))
+            )
+        if dice.random() < weather.rest_limit:
+            return ccxt.RateLimitExceeded(
+                dice.choice(("bybit GET 403 Forbidden", 'bybit {"retCode":10006}', "bybit GET 429 Too Many"))
+            )
+        return None
+
+
+class Rest:
+    """What the product makes of `ccxt.bybit(…)`."""
+
+    def __init__(self, market: Market) -> None:
+        self.urls: dict[str, Any] = {}
+        self.timeout_on_exit = 0
+        self.publicGetV5MarketKline = market.page
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
+class Socket:
+    """One connection to the stream, as the client holds it; the venue's end is driven by timers."""
+
+    def __init__(self, market: Market) -> None:
+        self._market = market
+        self._inbox: deque[bytes] = deque()
+        self._lost: BaseException | None = None
+        self._filled = asyncio.Event()
+        self._topics: list[str] = []
+        self._deaf = False
+        self._last = 0.0  # when the last message arrives: one connection keeps its order
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lose()
+
+    async def recv(self, *, decode: bool) -> bytes:
+        """The next message."""
+        while not self._inbox:
+            if self._lost:
+                raise self._lost
+            self._filled.clear()
+            await self._filled.wait()
+        return self._inbox.popleft()
+
+    async def send(self, message: str) -> None:
+        """To the venue."""
+        if self._lost:
+            raise self._lost
+        request = msgspec.json.decode(message)
+        self._market.loop.call_later(self._market.latency(), self._hear, request)
+
+    # -- the venue's end ---------------------------------------------------------------------------------------------
+
+    def _hear(self, request: dict[str, Any]) -> None:
+        if request["op"] == "ping":
+            self._tell({"op": "ping", "ret_msg": "pong", "success": True})
+            return
+        self._topics += request["args"]
+        self._tell({"op": "subscribe", "success": True, "ret_msg": "", "req_id": request["req_id"]})
+        for topic in request["args"]:
+            self._push_next(topic.removeprefix("kline.1."), self._market.now() - self._market.now() % MINUTE_MS)
+
+    def _push_next(self, symbol: str, start: int) -> None:
+        """The states of the bar that opens at `start`, then those of the next."""
+        market = self._market
+        bar = market.bars.get((symbol, start))
+        if bar is None or self._lost:
+            return
+        opens = (start - T0) / 1000
+        for share in _PUSHES:
+            market.loop.call_at(max(opens + MINUTE * share, market.loop.time()), self._push, running(bar, share))
+        closes = opens + MINUTE + LAG * market.dice.random()
+        market.loop.call_at(closes, self._push, bar)
+        market.loop.call_at(closes, self._push_next, symbol, start + MINUTE_MS)
+
+    def _push(self, bar: Kline) -> None:
+        market, dice, weather = self._market, self._market.dice, self._market.weather
+        if self._lost or (bar.symbol, bar.start) in market.withheld:
+            return
+        if market.now() - bar.ts > 2_000:
+            return  # subscribed in the middle of a bar: what is past is not pushed
+        if dice.random() < weather.lose_connection:
+            market.say("connection lost")
+            self._lose()
+            return
+        if dice.random() < weather.deaf:
+            market.say("stream goes silent")
+            self._deaf = True
+        if self._deaf or dice.random() < weather.drop:
+            market.say(f"dropped {bar.symbol} {'close' if bar.confirm else 'state'} of {bar.start}")
+            return
+        row = {
+            "start": bar.start, "end": bar.start + MINUTE_MS - 1, "interval": "1", "open": str(bar.open), "close": str(bar.close),
+            "high": str(bar.high), "low": str(bar.low), "volume": str(bar.volume), "turnover": str(bar.turnover), "confirm": bar.confirm,
+            "timestamp": bar.ts,
+        }  # fmt: skip
+        message = {"topic": f"kline.1.{bar.symbol}", "type": "snapshot", "ts": max(bar.ts, market.now() - 5), "data": [row]}
+        copies = 2 if dice.random() < weather.duplicate else 1
+        for _ in range(copies):
+            late = 20 * dice.random() if dice.random() < weather.delay else 0.0
+            self._tell(message, late=late, alone=dice.random() < weather.reorder)
+
+    def _tell(self, message: Any, *, late: float = 0.0, alone: bool = False) -> None:
+        """Send. Messages of a connection arrive in order, unless the venue itself sends one `alone`, past the others."""
+        market = self._market
+        encoded = msgspec.json.encode(message)
+        if market.dark:
+            return
+        if market.dice.random() < market.weather.corrupt:
+            market.say("message corrupt")
+            cut = market.dice.randrange(len(encoded))
+            # No digit is ever another one: what gets through TLS is broken off, or was never JSON
+            encoded = encoded[:cut] + market.dice.choice((b"", b"\xff" + encoded[cut:]))
+        arrives = market.loop.time() + market.latency() + late
+        if not alone:
+            arrives = self._last = max(arrives, self._last)
+        market.loop.call_at(arrives, self._arrive, encoded)
+
+    def _arrive(self, encoded: bytes) -> None:
+        if self._lost is None:
+            self._inbox.append(encoded)
+            self._filled.set()
+
+    def _lose(self) -> None:
+        if self._lost is None:
+            self._lost = ConnectionClosedError(None, None)
+            self._filled.set()
