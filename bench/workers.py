@@ -4,9 +4,9 @@
 
 A living daemon on a sandbox exchange, and workers that are processes of `tapewire worker sentiment`, one thread each. Three times so many
 headlines come at once: to one worker, to two, and to two of which one is killed (SIGKILL) when half is done. What counts is the journal:
-`once` is the number of headlines with exactly one sentiment there, `daemon_busy` the daemon's share of a core. `in_process` is the model
-called directly, in the same batches. On a machine with few cores the workers share them with the broker, the daemon and the exchange:
-the ratio says what is left for the second one.
+`once` is the number of headlines with exactly one sentiment there, `daemon_busy` the daemon's share of a core. `bare` is the model called
+directly in one and in two processes, in the same batches, just before: what the machine gives. On one with few cores the workers share
+them with the broker, the daemon and the exchange: the ratio says what is left for the second one.
 
 Prints one JSON line. Exit code 1 where a headline has no sentiment or two, or the run doesn't verify.
 """
@@ -22,7 +22,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, Final
@@ -195,18 +197,33 @@ async def phases_of(daemon: Daemon, done: Done, crew: Crew, n: int) -> dict[str,
     return phases
 
 
-def alone(model: str, n: int) -> float:
-    """Headlines a second of the model without any of this."""
-    scorer, texts = Scorer.load(model_dir(model), threads=1), titles(min(n, 512), "own")
-    began = time.perf_counter()
-    for first in range(0, len(texts), BATCH):
-        scorer.score(texts[first : first + BATCH])
-    return len(texts) / (time.perf_counter() - began)
+_scorer: Scorer | None = None  # of a process of the floor
+
+
+def _open(model: str) -> None:
+    global _scorer
+    _scorer = Scorer.load(model_dir(model), threads=1)
+
+
+def _score(texts: list[str]) -> int:
+    if _scorer is None:
+        raise TapewireError("no model is open")
+    return len(_scorer.score(texts))
+
+
+def bare(model: str, n: int, processes: int) -> float:
+    """Headlines a second of the model called directly in so many processes: what this machine gives at this moment."""
+    texts = titles(n, "bare")
+    with ProcessPoolExecutor(processes, get_context("spawn"), _open, (model,)) as pool:
+        list(pool.map(_score, [texts[:BATCH]] * 2 * processes))  # all are there
+        began = time.perf_counter()
+        scored = sum(pool.map(_score, [texts[first : first + BATCH] for first in range(0, n, BATCH)]))
+        return scored / (time.perf_counter() - began)
 
 
 def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
     """The line to print, and whether all is as it must be."""
-    direct = alone(model, n)
+    floor = {processes: bare(model, n, processes) for processes in (1, 2)}
     bars = excerpt(SAMPLE, folder / "BTCUSDT-1m.csv", BARS)
     options = SandboxOptions(klines=(folder / "BTCUSDT-1m.csv",), start=bars[BARS // 2].start)
     with (
@@ -227,9 +244,10 @@ def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
         line["once"] = sum(counts[f"{name}-{number}"] == 1 for number in range(n))
     line = {
         "benchmark": "workers", "headlines": n, "model": model, "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1),
-        "in_process": round(direct, 1), **phases, "verify": "identical" if identical else "different",
+        "bare": {"one": round(floor[1], 1), "two": round(floor[2], 1)}, **phases, "verify": "identical" if identical else "different",
         "ratio_two_to_one": round(phases["two"]["headlines_a_second"] / phases["one"]["headlines_a_second"], 2),
-        "ratio_one_to_in_process": round(phases["one"]["headlines_a_second"] / direct, 2),
+        "ratio_two_to_one_bare": round(floor[2] / floor[1], 2),
+        "ratio_two_to_bare": round(phases["two"]["headlines_a_second"] / floor[2], 2),
     }  # fmt: skip
     return line, identical and counts.total() == 3 * n and all(one["once"] == n for one in phases.values())
 
