@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, Never
+from typing import TYPE_CHECKING, Any, Final, Never
 
 import structlog
 from msgspec.structs import replace
@@ -46,6 +46,9 @@ from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
 from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
+
+if TYPE_CHECKING:
+    from agent.mqtt.pool import WorkerPool
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
@@ -108,6 +111,11 @@ class Daemon:
     def witness(self, make: Callable[[Run], Watcher]) -> None:
         """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
         self._witnesses.append(make)
+
+    @property
+    def pool(self) -> WorkerPool | None:
+        """The sentiment workers, where they are configured."""
+        return self._outside.pool
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""

@@ -148,14 +148,23 @@ class WorkerPool:
             elif offered is None:
                 self._health.late += 1
             else:
-                now, waited = self._clock.now(), asyncio.get_running_loop().time() - offered.since
-                sentiment = Sentiment(
-                    score.id, now, now, score.bearish, score.neutral, score.bullish, answer.model, score.abstained, waited * 1000
-                )  # fmt: skip
-                await deliver(emit, sentiment)
-                self._asked.pop(score.id, None)
-                self._health.scored += 1
-                self._health.abstained += score.abstained
+                await self._land(score, answer.model, emit)
+
+    async def _land(self, score: Score, model: str, emit: Emit) -> None:
+        """While the core takes it in, the headline is nowhere: a worker that dies meanwhile must not have it asked for again."""
+        offered = self._asked.pop(score.id)
+        now, waited = self._clock.now(), asyncio.get_running_loop().time() - offered.since
+        sentiment = Sentiment(
+            score.id, now, now, score.bearish, score.neutral, score.bullish, model, score.abstained, waited * 1000
+        )  # fmt: skip
+        try:
+            await deliver(emit, sentiment)
+        except BaseException:  # not taken in: its answer still waits
+            self._asked[score.id] = offered
+            self._asked.move_to_end(score.id, last=False)
+            raise
+        self._health.scored += 1
+        self._health.abstained += score.abstained
 
     def _hand_back(self) -> None:
         """To the own model: what has waited too long, and everything where no worker is to be expected."""

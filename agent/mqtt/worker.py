@@ -14,6 +14,7 @@ import structlog
 from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock
 from agent.config_outside import MqttConfig
+from agent.errors import first_error
 from agent.mqtt.link import LinkHealth, MqttLink, Standing
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 
@@ -59,14 +60,17 @@ class SentimentWorker:
         return self._link.health
 
     async def run(self) -> None:
-        """Work until cancelled; what is unanswered then, the agent asks others for."""
-        async with asyncio.TaskGroup() as tasks:
-            working = [tasks.create_task(self._work()), tasks.create_task(self._report())]
-            try:
-                await self._link.run(_nothing)
-            finally:
-                for task in working:
-                    task.cancel()
+        """Work until cancelled; what is unanswered then, the agent asks others for. Raises what the model raises."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(self._work()), tasks.create_task(self._report())]
+                try:
+                    await self._link.run(_nothing)
+                finally:
+                    for task in working:
+                        task.cancel()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
 
     def _standing(self) -> Standing:
         def presence(state: str) -> WorkerPresence:
