@@ -206,7 +206,7 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"{path} can't be read: {error}") from None
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return parse(raw, where=str(path))
 

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
+from agent.untrusted import UNREADABLE
 
 BATCH_ROWS: Final = 16_384
 _BLOCK_BYTES: Final = 1 << 20
@@ -253,7 +254,7 @@ class JsonLinesTable:
                         self._rows.append(decode(line))
                 except UnicodeDecodeError as error:
                     raise _not_utf8(path, f"line {number}, byte {error.object[error.start]:#04x}") from None
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     raise DataError(f"{path}: line {number} is not a JSON object: {error}") from None
         self.names: Sequence[str] = list(dict.fromkeys(name for row in self._rows for name in row))
 
