@@ -151,9 +151,12 @@ class ParquetTable:
         groups = list(range(first_group, metadata.num_row_groups))
         try:
             for batch in self._file.iter_batches(BATCH_ROWS, groups, list(columns.values()), use_threads=False):
+                batch.validate(full=True)  # the reader takes texts that aren't UTF-8 as they are
                 yield row, {ours: batch.column(name) for ours, name in columns.items()}
                 row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
+            if "UTF8" in str(error):
+                raise _not_utf8(self.path, f"after row {row - 1}") from None
             raise _damaged(self.path, error, after_row=row - 1) from None
 
     def latest(self, column: str) -> list[tuple[int, pa.Array]]:
@@ -184,7 +187,10 @@ class CsvTable:
             first = head.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
         except UnicodeDecodeError as error:
             raise _not_utf8(path, f"byte {error.object[error.start]:#04x} at position {error.start}") from None
-        names = [name.strip() for name in next(csv.reader([first]), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader([first]), [])]
+        except csv.Error as error:
+            raise DataError(f"{path}: its first line can't be read: {error}", hint="end lines by a line feed") from None
         self._header_lines = 1
         if names and all(re.fullmatch(r"[-+.\deE]+", name) for name in names):
             if len(names) != len(_BINANCE):
