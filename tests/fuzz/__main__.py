@@ -66,7 +66,7 @@ def run(names: list[str], seconds: float, seed: int) -> int:
                     search(name, _BLOCK, seed + turn // len(names), heard)
                 except Exception:  # noqa: BLE001 - the boundary: whatever comes out is what was looked for
                     broken.append(name)
-                    progress.console.print(f"{name} breaks:", traceback.format_exc(limit=-4), markup=False)
+                    progress.console.print(f"{name} breaks:", traceback.format_exc(limit=-5)[-1_500:], markup=False)
             turn += 1
     for name in names:
         print(f"{name:18} {inputs[name]:7,} inputs, {taken[name] / max(inputs[name], 1):4.0%} taken")
