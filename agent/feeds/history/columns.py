@@ -10,7 +10,7 @@ import difflib
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,7 +91,7 @@ def to_floats(values: pa.Array, path: Path, column: str, first_row: int) -> NDAr
             values = (pc.utf8_trim_whitespace(values) if text else values).cast(pa.float64(), safe=False)
         except pa.ArrowException:
             bad = first_uncastable(values, pa.float64())
-            raise DataError(f"{place(path, first_row + bad, column)}: {values[bad].as_py()!r} is not a number") from None
+            raise DataError(f"{place(path, first_row + bad, column)}: {shown(values[bad])} is not a number") from None
     if values.null_count:
         values = pc.fill_null(values, np.nan)
     return as_numpy(values)
@@ -100,6 +100,14 @@ def to_floats(values: pa.Array, path: Path, column: str, first_row: int) -> NDAr
 def place(path: Path, row: int, column: str) -> str:
     """Where in a file something is, as errors say it."""
     return f"{path}: row {row}, column {column}"
+
+
+def shown(scalar: pa.Scalar, told: Callable[[Any], str] = repr) -> str:
+    """A value as errors say it, also a time beyond the years that Python knows."""
+    try:
+        return told(scalar.as_py())
+    except (ValueError, OverflowError):
+        return f"{getattr(scalar, 'value', 'a value that cannot be shown')} ({scalar.type})"
 
 
 def as_numpy(values: pa.Array) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
-from agent.feeds.history.columns import as_numpy, first_uncastable, place
+from agent.feeds.history.columns import as_numpy, first_uncastable, place, shown
 
 _UNITS: Final = {
     "s": (1, "seconds"),
@@ -89,7 +89,7 @@ class TimeColumn:
 
     def _naive(self, values: pa.Array, index: int, first_row: int) -> DataError:
         where = place(self._path, first_row + index, self._name)
-        return DataError(f"{where}: {_shown(values[index])} is naive: it doesn't say in which time zone", hint=_HINT)
+        return DataError(f"{where}: {shown(values[index], str)} is naive: it doesn't say in which time zone", hint=_HINT)
 
     def _cast(self, texts: pa.Array, kind: pa.DataType, first_row: int) -> pa.Array:
         try:
@@ -132,11 +132,3 @@ class TimeColumn:
             f"{where}: {value:.0f}, read as {self.unit}, is {moment}",
             hint="times are integers since 1970 in seconds, ms, µs or ns and lie between 1971 and 2100",
         )
-
-
-def _shown(moment: Any) -> str:
-    """A scalar as errors say it, also where it is beyond the years that Python knows."""
-    try:
-        return str(moment)
-    except (ValueError, OverflowError):
-        return f"{moment.value} ({moment.type})"
