@@ -18,7 +18,7 @@ from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config_operations import ControlConfig
+from agent.config_operations import ArchiveConfig, ControlConfig
 from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
@@ -168,6 +168,7 @@ class Config(Section):
     mqtt: MqttConfig = MqttConfig()
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()
+    archive: ArchiveConfig = ArchiveConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -179,8 +180,9 @@ class Config(Section):
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not who looks on."""
-        return self.model_dump(mode="json", exclude={"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, nor who looks on and what is archived."""
+        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive"}
+        return self.model_dump(mode="json", exclude=beside)
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""

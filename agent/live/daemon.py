@@ -31,7 +31,7 @@ from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
-from agent.live.lock import instance_lock
+from agent.live.lock import LOCK, instance_lock
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
@@ -46,9 +46,6 @@ from agent.risk import KILL, RESUME_FROM_KILL
 from agent.store.database import Database
 from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
-
-LOCK: Final = "tapewire.lock"
-"""Its name in `live.folder`."""
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 

@@ -29,7 +29,6 @@ from agent.feeds.rss.fetch import fetch
 from agent.feeds.rss.parse import parse
 from agent.fusion import wants_headlines
 from agent.instruments import instrument_for
-from agent.live.model import model_loader
 from agent.live.orders import check_venue, venue_port
 from agent.store.database import open_database
 from agent.untrusted import UNREADABLE
@@ -98,8 +97,10 @@ def _store(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
-    with closing(open_database(config.store.url)) as database:
-        scorer = model_loader(config.model, database)(config.model.path)
+    from models.sentiment import model_dir
+    from models.sentiment.scorer import Scorer
+
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
     began = time.perf_counter()
     (score,) = scorer.score([_HEADLINE])
     took = (time.perf_counter() - began) * 1000

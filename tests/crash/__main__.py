@@ -1,6 +1,6 @@
 """Lives that end by SIGKILL, and whether they add up to the uninterrupted one.
 
-    python -m tests.crash [--kills 300] [--seed 1] [--run N] [--cold]
+    python -m tests.crash [--kills 300] [--seed 1] [--run N] [--cold] [--testnet]
 
 Every life is a process of its own with the real daemon, store and threads; only the market is a script. Most lives are forked from
 this process, which has everything imported, so that a death costs milliseconds; with --cold each one is a new interpreter. The last
@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.cli.console import err
 from tests import mutants
+from tests.crash import testnet
 from tests.crash.audit import Loss, Transcript, check_prefix, check_whole, read
 from tests.crash.life import Fate
 from tests.crash.life import main as live
@@ -130,9 +131,20 @@ def main() -> int:
     parser.add_argument("--run", type=int, help="only this run of the seed, to see its deaths again")
     parser.add_argument("--cold", action="store_true", help="a new interpreter for each life")
     parser.add_argument(
-        "--mutant", default="", choices=("", *mutants.names(mutants.IN_STORE)), help="put this fault into the product"
+        "--mutant",
+        default="",
+        choices=("", *mutants.names(mutants.IN_STORE), *testnet.MUTANTS),
+        help="put this fault into the product",
     )
+    parser.add_argument(
+        "--testnet", action="store_true", help="orders go to an exchange that lives on (tests/crash/testnet.py)"
+    )
+    parser.add_argument("--faults", action="store_true", help="with --testnet: the exchange errs, too")
     given = parser.parse_args()
+    if given.testnet:
+        return testnet.run(given.kills, given.seed, faults=given.faults, mutant=given.mutant)
+    if given.mutant in testnet.MUTANTS and given.mutant:
+        parser.error(f"{given.mutant} shows with --testnet alone")
     if given.mutant and given.cold:
         parser.error("a mutant lives in this process and its forks")
     if given.mutant:

@@ -30,3 +30,10 @@ def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "LOST run 0" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(" 1 lost")
+
+
+@pytest.mark.slow
+def test_orders_at_an_exchange_survive_too() -> None:
+    done = harness("tests.crash", "--testnet", "--kills", "5", "--seed", "3", "--faults")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "5 kills, 5 recovered, 0 lost"

@@ -125,7 +125,7 @@ async def test_a_worker_with_another_model_is_never_asked(
     async with working(broker, foreign, "stranger"), living(daemon):
         pool = daemon._outside.pool
         assert pool is not None
-        await until(lambda: pool.health.others == 1 and own_count(own) >= 3)
+        await until(lambda: pool.health.others == 1 and len(of(Sentiment, journal(database))) >= 3)
     assert not foreign.batches
     assert {one.model for one in of(Sentiment, journal(database))} == {MODEL}
 
