@@ -49,6 +49,10 @@ crash: .venv/.ready-dev
 simulate: .venv/.ready-dev
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
 
+# What strangers send, damaged, for SECONDS=60; what breaks a reader is kept in tests/fuzz/corpus
+fuzz: .venv/.ready-dev
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
 # Orders under faults: N=3000 SEED=1
 orders: .venv/.ready-dev
 	@$(BIN)/python bench/orders.py --orders $(or $(N),3000) --seed $(or $(SEED),1)

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -25,6 +26,7 @@ from agent.resources import resource
 from agent.section import Section
 
 Category = Literal["linear", "spot", "equity"]
+_NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
 class MarketConfig(Section):
@@ -206,9 +208,11 @@ def load(path: Path | None = None) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
+    if nested := _NESTED.search(text):  # tomllib needs memory by the square of it
+        raise ConfigError(f"{path}: {nested[0][:40]}… is nested too deep", hint="no key has more than a few parts")
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return parse(raw, where=str(path))
 

@@ -31,6 +31,7 @@ from agent.fusion import wants_headlines
 from agent.instruments import instrument_for
 from agent.live.orders import check_venue, venue_port
 from agent.store.database import open_database
+from agent.untrusted import UNREADABLE
 from strategies import load_strategy
 
 MAX_SKEW: Final = 1_000
@@ -116,7 +117,7 @@ async def _skew(config: Config, clock: Clock) -> str:
             body, after = await response.read(), clock.now()
     try:
         theirs = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+    except (*UNREADABLE, KeyError, TypeError, ValueError):
         raise VenueError(f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?") from None
     skew = (before + after) // 2 - theirs
     if abs(skew) > MAX_SKEW + (after - before) // 2:

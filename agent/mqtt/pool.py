@@ -25,6 +25,7 @@ from agent.feeds.producer import Emit, Health, deliver
 from agent.live.sentiment import SentimentConsumer
 from agent.mqtt.link import MqttLink
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -113,7 +114,7 @@ class WorkerPool:
         self._look()
         try:
             presence = msgspec.json.decode(payload, type=WorkerPresence)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._health.failed(error, self._clock.now())
             return
         if presence.state == "online":
@@ -133,7 +134,7 @@ class WorkerPool:
     def _hear_scores(self, payload: bytes, retained: bool) -> None:
         try:
             self._answers.append(msgspec.json.decode(payload, type=Scores))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._health.failed(error, self._clock.now())
         self._woken.set()
 

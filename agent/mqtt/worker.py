@@ -17,6 +17,7 @@ from agent.config_outside import MqttConfig
 from agent.errors import first_error
 from agent.mqtt.link import LinkHealth, MqttLink, Standing
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.untrusted import UNREADABLE
 
 GROUP: Final = "tapewire"
 """Of the shared subscription: each headline goes to one of the workers."""
@@ -82,7 +83,7 @@ class SentimentWorker:
     def _hear(self, payload: bytes, retained: bool) -> None:
         try:
             headline = msgspec.json.decode(payload, type=Headline)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             _log.warning("no headline", reason=str(error))
             return
         self._waiting[headline.id] = headline.title
@@ -93,7 +94,7 @@ class SentimentWorker:
     def _hear_model(self, payload: bytes, retained: bool) -> None:
         try:
             model = msgspec.json.decode(payload, type=ModelInUse).model
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return
         if model == self._scorer.fingerprint:
             _log.info("the agent uses this model")
