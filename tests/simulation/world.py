@@ -195,6 +195,7 @@ class World:
     def _remember_drops(self, daemon: Daemon) -> None:
         if hasattr(daemon, "queue"):
             self.dropped |= any(kind.dropped for kind in daemon.queue.stats().kinds.values())
+            self.dropped |= daemon._model is not None and daemon._model.health.dropped > 0
 
     async def _person(self, daemon: Daemon) -> None:
         """Says something now and then, and turns the clock."""
