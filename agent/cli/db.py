@@ -83,18 +83,18 @@ def restore(
 def archive(
     before: Annotated[str, typer.Option(help="Of runs that ended before this date or time.", show_default=False)] = "",
     keep: Annotated[
-        str, typer.Option(help="Of runs that ended longer ago than this, e.g. 30d [archive.keep].", show_default=False)
+        str, typer.Option(help="Of runs that ended longer ago than this, e.g. 30d; else archive.keep.", show_default=False)
     ] = "",
-    to: Annotated[Path | None, typer.Option(help="Folder [archive.folder].", show_default=False)] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder; else archive.folder.", show_default=False)] = None,
     prune: Annotated[
         bool | None,
-        typer.Option("--prune/--no-prune", help="Then take them out of the store [archive.prune].", show_default=False),
+        typer.Option("--prune/--no-prune", help="Then take them out of the store; else archive.prune.", show_default=False),
     ] = None,
     unfinished: Annotated[
         bool | None,
         typer.Option(
             "--unfinished/--complete",
-            help="Also of runs that the agent could have gone on with, which it won't then [archive.unfinished].",
+            help="Also of runs that the agent could have gone on with, which it won't then; else archive.unfinished.",
             show_default=False,
         ),
     ] = None,
@@ -197,7 +197,7 @@ def _tell(holding: Holding, as_json: bool, kept: Path | None = None) -> None:
     if as_json:
         print_json({"holds": holding, "kept": str(kept) if kept else None})
         return
-    text = f"{holding.file}: {holding.bytes / 1e6:,.1f} MB, sound; schema {holding.schema}, {holding.runs:,} runs"
+    text = f"{holding.file}: {holding.bytes / 1e6:,.1f} MB, sound; schema {holding.schema}, {holding.runs:,} run{'s' * (holding.runs != 1)}"
     text += f" (the newest {holding.newest})" if holding.newest else ""
     text += f", {holding.unfinished:,} of them live and unfinished" if holding.unfinished else ""
     text += f"; {holding.events:,} events in their journals"

@@ -156,12 +156,13 @@ def test_the_unit_speaks_of_what_the_agent_does() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    text = (DEPLOY / "systemd" / "tapewire.service").read_text().replace("/opt/tapewire/bin/tapewire", "/bin/true")
-    path = tmp_path / "tapewire.service"
-    path.write_text(text)
+@pytest.mark.parametrize("name", ["tapewire.service", "tapewire-maintenance.service", "tapewire-maintenance.timer"])
+def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
+    for file in (DEPLOY / "systemd").iterdir():
+        (tmp_path / file.name).write_text(file.read_text().replace("/opt/tapewire/bin/tapewire", "/bin/true"))
+    path = tmp_path / name
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, timeout=60)
-    complaints = [line for line in done.stderr.splitlines() if "tapewire.service" in line]
+    complaints = [line for line in done.stderr.splitlines() if "tapewire" in line]
     assert complaints == []
 
 

@@ -163,7 +163,7 @@ def test_the_verbs_back_up_beside_a_running_agent_and_restore_without_one(home: 
     with instance_lock(home / LOCK):
         said = tapewire("db", "backup", home / "copy.db", *options).stdout
         assert "sound; schema" in said
-        assert "1 runs (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals" in said
+        assert "1 run (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals" in said
         for verb in (("restore", home / "copy.db"), ("upgrade",)):
             refused = tapewire("db", *verb, *options)
             assert isinstance(refused.exception, SafetyError)
