@@ -76,12 +76,12 @@ _ROWS: Final = msgspec.json.Decoder(list[Row], strict=False)
 
 
 def read_frame(message: bytes) -> Frame:
-    """Raises msgspec.DecodeError where it is no JSON object of this shape."""
+    """Raises one of `agent.untrusted.UNREADABLE` where it is no JSON object of this shape."""
     return _FRAME.decode(message)
 
 
 def read_rows(data: msgspec.Raw) -> list[Row]:
-    """Raises msgspec.DecodeError where it is no list of bars."""
+    """Raises one of `agent.untrusted.UNREADABLE` where it is no list of bars."""
     return _ROWS.decode(data)
 
 
