@@ -41,9 +41,9 @@ format: .venv/.ready-dev
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
 
-# kill -9 at N moments: N=300 SEED=1; the last line is the count
+# kill -9 at N moments: N=300 SEED=1, MODE=testnet for lives that trade at the sandbox; the last line is the count
 crash: .venv/.ready-dev
-	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.crash $(if $(filter testnet,$(MODE)),--testnet) --kills $(or $(N),300) --seed $(or $(SEED),1)
 
 # SEEDS=10000 FIRST=0; a seed that fails is named, and does the same again
 simulate: .venv/.ready-dev
