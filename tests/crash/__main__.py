@@ -1,13 +1,14 @@
 """Lives that end by SIGKILL, and whether they add up to the uninterrupted one.
 
-    python -m tests.crash [--testnet] [--kills 300] [--seed 1] [--run N] [--cold]
+    python -m tests.crash [--testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold]
 
 Every life is a process of its own with the real daemon, store and threads; only the market is a script. Most lives are forked from
 this process, which has everything imported, so that a death costs milliseconds; with --cold each one is a new interpreter. The last
 line is the count. Exit code 1 where anything was lost; the line before says which run and moment, and how to see it again.
 
 With --testnet the lives trade at a sandbox exchange that goes on while they die, and what they recorded is held against its books.
-There the market moves in real time: a seed gives the same deaths, at almost the same moments. The store of a loss is kept.
+With --faults that exchange also loses answers, lags behind, and garbles its private stream. The market moves in real time: a seed
+gives the same deaths, at almost the same moments. The store of a loss is kept.
 """
 
 from __future__ import annotations
@@ -133,6 +134,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--testnet", action="store_true", help="trade at a sandbox exchange that outlives the deaths")
+    parser.add_argument("--faults", action="store_true", help="an exchange, in testnet mode, at which much goes wrong besides")
     parser.add_argument("--run", type=int, help="only this run of the seed, to see its deaths again")
     parser.add_argument("--cold", action="store_true", help="a new interpreter for each life")
     parser.add_argument(
@@ -146,6 +148,8 @@ def main() -> int:
         parser.error("a mutant lives in this process and its forks")
     if given.testnet and given.cold:
         parser.error("--cold is for paper mode")
+    if given.faults and not given.testnet:
+        parser.error("--faults is for --testnet")
     if given.mutant:
         mutants.apply(given.mutant)
     # Without its own thread: threads don't survive a fork
@@ -154,8 +158,13 @@ def main() -> int:
     )
     killed = lost = 0
     with tempfile.TemporaryDirectory(prefix="tapewire-crash-") as folder, progress:
-        trading = given.testnet
-        harness = TradingHarness(given.seed, Path(folder)) if trading else Harness(given.seed, Path(folder), cold=given.cold)
+        home = Path(folder)
+        harness: Harness | TradingHarness
+        harness = (
+            TradingHarness(given.seed, home, faulty=given.faults)
+            if given.testnet
+            else Harness(given.seed, home, cold=given.cold)
+        )
         progress.add_task("kills", total=given.kills)
         number = given.run or 0
         while killed < given.kills and not lost:
@@ -165,15 +174,19 @@ def main() -> int:
             except Loss as loss:
                 lost = 1
                 killed = harness.deaths.total()
-                mode = " --testnet" if given.testnet else ""
+                mode = " --testnet" * given.testnet + " --faults" * given.faults
                 print(f"LOST {loss}\n  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}")
                 if given.testnet:
-                    print(f"  its store: {shutil.copytree(folder, tempfile.mkdtemp(prefix='tapewire-lost-'), dirs_exist_ok=True)}")
+                    kept = tempfile.mkdtemp(prefix="tapewire-lost-")
+                    shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
+                    print(f"  its store: {kept}")
             if given.run is not None:
                 break
             number += 1
     for point, count in sorted(harness.deaths.items()):
         print(f"{count:>5}  {point}")
+    if isinstance(harness, TradingHarness):
+        print(f"{harness.orders} orders and {harness.executions} executions at the exchange")
     print(f"{killed} kills, {killed - lost} recovered, {lost} lost")
     return bool(lost)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections import Counter
+import traceback
+from collections import Counter, defaultdict
 from decimal import Decimal
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -16,11 +17,25 @@ import msgspec
 
 from agent.clock import Clock
 from agent.sandbox import Sandbox, SandboxOptions
+from agent.sandbox.faults import parse_fault
 from tests.conftest import ROOT
 
 SYMBOLS: Final = ("C0USDT", "C1USDT", "C2USDT")
 SPEED: Final = 240.0  # a bar in 250 ms
 BALANCE: Final = Decimal(1_000_000)
+FAULTS: Final = (
+    "lost,on=rest/v5/order/create,code=10000,p=0.05",
+    "lost,on=rest/v5/order/cancel,code=10000,p=0.05",
+    "retcode,on=rest/v5/order/*,code=10000,p=0.03",
+    "retcode,on=rest/v5/*,code=10016,p=0.02",
+    "close,on=rest/v5/*,p=0.02",
+    "lag,on=rest/v5/*/list,ms=50,p=0.3",
+    "drop,on=ws/private/*,p=0.05",
+    "duplicate,on=ws/private/*,p=0.1",
+    "reorder,on=ws/private/*,p=0.1",
+    "close,on=ws/private/*,p=0.005",
+)
+"""What goes wrong on the way to a faulty one, besides the deaths."""
 
 
 class Trade(msgspec.Struct, frozen=True):
@@ -46,8 +61,9 @@ class Books(msgspec.Struct, frozen=True):
 class Exchange:
     """Use it as a context; the sandbox runs in between. `url` and `clock` are for the agent."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, faulty: bool = False) -> None:
         self._seed = seed
+        self._faulty = faulty
 
     def __enter__(self) -> Self:
         self._pipe, theirs = get_context("fork").Pipe()
@@ -56,7 +72,9 @@ class Exchange:
             code = 70
             try:
                 self._pipe.close()  # so that the harness's end is the only one, and its death is ours
-                code = asyncio.run(_serve(self._seed, theirs))
+                code = asyncio.run(_serve(self._seed, theirs, faulty=self._faulty))
+            except BaseException:  # noqa: BLE001 said here, for nothing may go on in this half of the fork
+                traceback.print_exc()
             finally:
                 os._exit(code)
         theirs.close()
@@ -80,13 +98,13 @@ class Exchange:
         self._pipe.close()
 
 
-async def _serve(seed: int, pipe: Connection) -> int:
+async def _serve(seed: int, pipe: Connection, *, faulty: bool) -> int:
     samples = [f"{symbol}={ROOT / f'tests/sample_data/{name}-1m.csv'}" for symbol, name in zip(
         SYMBOLS, ("BTCUSDT", "ETHUSDT", "BTCUSDT"), strict=True
     )]  # fmt: skip
     options = SandboxOptions(
         klines=tuple(map(Path, samples)), speed=SPEED, balance=BALANCE, seed=seed, loop=True, history_bars=200,
-        ip_limit=10**9, socket_limit=10**6,
+        ip_limit=10**9, socket_limit=10**6, faults=tuple(map(parse_fault, FAULTS)) if faulty else (),
     )  # fmt: skip
     over = asyncio.Event()
 
@@ -107,7 +125,7 @@ async def _serve(seed: int, pipe: Connection) -> int:
 def _books(sandbox: Sandbox) -> Books:
     account: Any = sandbox.venue.account
     links = Counter(order.link for order in account.orders.values())
-    filled: Counter[str] = Counter()
+    filled: defaultdict[str, Decimal] = defaultdict(Decimal)
     for one in account.executions:
         if one.order is not None and one.kind == "Trade":
             filled[one.order.link] += one.qty

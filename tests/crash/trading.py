@@ -7,6 +7,7 @@ import random
 import select
 import signal
 import sys
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Final
@@ -33,12 +34,14 @@ def choose(dice: random.Random, number: int) -> Moment:
 
 
 class TradingHarness:
-    """As `Harness`, in testnet mode."""
+    """As `Harness`, in testnet mode. `orders` and `executions` count what the exchange had of all runs."""
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, *, faulty: bool = False) -> None:
         self.deaths: Counter[str] = Counter()
+        self.orders = self.executions = 0
         self._seed = seed
         self._folder = folder
+        self._faulty = faulty
 
     def run(self, number: int, quota: int, progress: Progress) -> int:
         """One run with `quota` deaths at one exchange; returns how many it had. Raises Loss."""
@@ -46,7 +49,7 @@ class TradingHarness:
         home = self._folder / f"{number}-testnet"
         home.mkdir()
         store, before = home / "store.db", NOTHING
-        with Exchange(dice.getrandbits(32)) as exchange:
+        with Exchange(dice.getrandbits(32), faulty=self._faulty) as exchange:
             for death in range(1, quota + 1):
                 moment, earlier = choose(dice, death - 1), exchange.books()
                 code, dated = spend(exchange, home, moment)
@@ -68,6 +71,8 @@ class TradingHarness:
                 books = exchange.books()
                 check_death(read(store), before, earlier, books)
                 check_end(store, books)
+                self.orders += len(books.ordered)
+                self.executions += len(books.trades)
             except Loss as loss:
                 raise Loss(f"run {number}, after {quota} deaths: {loss}") from loss
         return quota
@@ -82,6 +87,8 @@ def spend(exchange: Exchange, home: Path, moment: Moment, *, finish: bool = Fals
         try:
             exchange.close_pipe()
             code = live(exchange.url, exchange.clock, home, moment, finish=finish)
+        except BaseException:  # noqa: BLE001 said here, for nothing may go on in this half of the fork
+            traceback.print_exc()
         finally:
             os._exit(code)
     life = os.pidfd_open(pid)
