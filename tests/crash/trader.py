@@ -33,7 +33,8 @@ def trading(url: str, folder: Path) -> Config:
     return settings(
         url, folder, market={"symbols": SYMBOLS}, account={"initial_capital": int(BALANCE)},
         **venue_settings(
-            url, execution={"settle": "100ms", "reconcile_every": "300ms", "overlap": "10m"}, strategy=churn(weight=0.02),
+            url, execution={"settle": "100ms", "recv_window": "300ms", "reconcile_every": "300ms", "overlap": "10m"},
+            strategy=churn(weight=0.02),
             instruments={
                 symbol: {"tick_size": "0.1" if number != 1 else "0.01", "qty_step": "0.001" if number != 1 else "0.01",
                          "min_qty": "0.001" if number != 1 else "0.01"}

@@ -22,7 +22,7 @@ from tests.crash.reckoning import NOTHING, check_death, check_end, read
 from tests.crash.trader import PATIENCE
 from tests.crash.trader import main as live
 
-LONGEST: Final = 2.0  # seconds that a life may have before it is killed wherever it is
+LONGEST: Final = 2.5  # seconds that a life may have before it is killed wherever it is
 
 
 def choose(dice: random.Random, number: int) -> Moment:
