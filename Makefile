@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench orders crash simulate fuzz docs soak load starter clean
+.PHONY: setup run test lint format bench orders crash simulate fuzz docs soak load workers starter clean
 
 setup: .venv/.ready
 
@@ -41,13 +41,17 @@ format: .venv/.ready-dev
 bench: .venv/.ready-dev
 	$(BIN)/python bench/compare_floor.py
 
-# kill -9 at N moments: N=300 SEED=1, MODE=testnet for lives that trade at the sandbox; the last line is the count
+# kill -9 at N moments: N=300 SEED=1, MODE=testnet with orders at a sandbox that outlives the kills; the last line is the count
 crash: .venv/.ready-dev
-	@$(BIN)/python -m tests.crash $(if $(filter testnet,$(MODE)),--testnet) --kills $(or $(N),300) --seed $(or $(SEED),1)
+	@$(BIN)/python -m tests.crash --kills $(or $(N),300) --seed $(or $(SEED),1) $(if $(filter testnet,$(MODE)),--testnet)
 
 # SEEDS=10000 FIRST=0; a seed that fails is named, and does the same again
 simulate: .venv/.ready-dev
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),10000) --first $(or $(FIRST),0)
+
+# What strangers send, damaged, for SECONDS=60; what breaks a reader is kept in tests/fuzz/corpus
+fuzz: .venv/.ready-dev
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
 
 # Orders under faults: N=3000 SEED=1
 orders: .venv/.ready-dev
@@ -58,6 +62,9 @@ soak: .venv/.ready-dev
 
 load: .venv/.ready-dev
 	@$(BIN)/python -m bench.load
+
+workers: .venv/.ready-dev
+	@$(BIN)/python -m bench.workers
 
 docs: .venv/.ready-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "var/site/index.html"

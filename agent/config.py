@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -17,7 +18,7 @@ from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config_operations import ControlConfig
+from agent.config_operations import ArchiveConfig, ControlConfig
 from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
@@ -25,6 +26,7 @@ from agent.resources import resource
 from agent.section import Section
 
 Category = Literal["linear", "spot", "equity"]
+_NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
 class MarketConfig(Section):
@@ -166,6 +168,7 @@ class Config(Section):
     mqtt: MqttConfig = MqttConfig()
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()
+    archive: ArchiveConfig = ArchiveConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -177,8 +180,9 @@ class Config(Section):
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
     def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, and not who looks on."""
-        return self.model_dump(mode="json", exclude={"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify"})
+        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, nor who looks on and what is archived."""
+        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive"}
+        return self.model_dump(mode="json", exclude=beside)
 
     def decisive(self) -> dict[str, Any]:
         """The part that the core decides by."""
@@ -204,9 +208,11 @@ def load(path: Path | None = None) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
+    if nested := _NESTED.search(text):  # tomllib needs memory by the square of it
+        raise ConfigError(f"{path}: {nested[0][:40]}… is nested too deep", hint="no key has more than a few parts")
     try:
         raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     return parse(raw, where=str(path))
 

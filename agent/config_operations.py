@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
+from agent.durations import Duration
 from agent.feeds.addresses import is_loopback
 from agent.section import Section
 
@@ -31,3 +33,12 @@ class ControlConfig(Section):
 
     address: Annotated[str, AfterValidator(_address)] = ""  # 127.0.0.1:PORT (0: a free one); empty: the Unix socket alone
     token_file: str = ""  # made at the first start, mode 0600; empty: control.token in live.folder
+
+
+class ArchiveConfig(Section):
+    """What `tapewire db archive` does with the journals of runs that ended, where the command line says nothing else."""
+
+    folder: Path = Path("var/archive")
+    keep: Duration = Field(2_592_000_000, ge=0)  # journals of runs that ended within this time stay as they are
+    prune: bool = False  # take out of the store what is archived
+    unfinished: bool = False  # also runs that the agent could have gone on with; it won't, then

@@ -1,171 +1,272 @@
 """Sentiment workers over a real mosquitto: every headline scored once, one worker killed halfway, throughput against one worker.
 
-    python bench/workers.py [--headlines 3000] [--model starter]
+    python -m bench.workers [--headlines 1500] [--model starter]
 
-Prints one JSON object. Workers are processes of `tapewire worker sentiment`, one thread each; the agent's side is its own pool with the
-queue that the daemon has, fed by the headlines at once. On a machine with few cores, two workers share them with the broker and this
-process: the ratio says how much is left for the second one. Exit code 1 where a headline is lost or counted twice.
+A living daemon on a sandbox exchange, and workers that are processes of `tapewire worker sentiment`, one thread each. Three times so many
+headlines come at once: to one worker, to two, and to two of which one is killed (SIGKILL) when half is done. What counts is the journal:
+`once` is the number of headlines with exactly one sentiment there, `daemon_busy` the daemon's share of a core. `bare` is the model called
+directly in one and in two processes, in the same batches, just before: what the machine gives. On one with few cores the workers share
+them with the broker, the daemon and the exchange: the ratio says what is left for the second one.
+
+Prints one JSON line. Exit code 1 where a headline has no sentiment or two, or the run doesn't verify.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
-import json
 import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing, contextmanager
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from subprocess import Popen
+from typing import Any, Final
 
-from agent.clock import WallClock
-from agent.config_live import LiveConfig, LogConfig
-from agent.config_outside import MqttConfig, WorkersConfig
-from agent.events import Event, News, Sentiment
+from agent.cli.console import print_json
+from agent.config import Config, parse
+from agent.errors import TapewireError
+from agent.events import Decision, Event, News, Sentiment
+from agent.live.daemon import Daemon
 from agent.live.logging import configure
-from agent.live.model import LazyScorer
-from agent.live.sentiment import SentimentConsumer
-from agent.mqtt.link import MqttLink, Standing
-from agent.mqtt.messages import Presence, Topics
+from agent.live.model import model_loader
 from agent.mqtt.pool import WorkerPool
-from models.cards import read_card
+from agent.sandbox import SandboxOptions
+from agent.store.database import open_database
+from agent.store.journal import read_journal
+from agent.store.runs import Run
+from agent.verify import verify
+from bench.exchange import Exchange, excerpt
 from models.sentiment import model_dir
 from models.sentiment.scorer import Scorer
 from tests.mqtt.broker import mosquitto
 
-SUBJECTS = ("Bitcoin", "Ether", "The exchange", "A miner", "The lender", "A fund", "The regulator", "A wallet maker")
-VERBS = ("rallies", "slides", "pauses withdrawals", "wins approval", "beats forecasts", "faces a lawsuit", "opens an office")
+ROOT: Final = Path(__file__).resolve().parent.parent
+SAMPLE: Final = ROOT / "tests/sample_data/BTCUSDT-1m.csv"
+BARS: Final = 90  # of history and of the time that the benchmark takes
+PATIENCE: Final = 200.0  # seconds for a phase
+BATCH: Final = 32
+PHASES: Final = ("one", "two", "killed")
+
+_SUBJECTS: Final = ("Bitcoin", "Ether", "The exchange", "A miner", "The lender", "A fund", "The regulator", "A wallet maker")
+_VERBS: Final = ("rallies", "slides", "pauses withdrawals", "wins approval", "beats forecasts", "faces a lawsuit", "opens shop")
 
 
-def headlines(n: int) -> list[News]:
+def titles(n: int, phase: str) -> list[str]:
     """Made up, no two alike."""
-    now = WallClock().now()
-    made = []
-    for number in range(n):
-        tail = " ".join(hashlib.sha256(f"{number} {part}".encode()).hexdigest()[:6] for part in range(3))
-        title = f"{SUBJECTS[number % len(SUBJECTS)]} {VERBS[number % len(VERBS)]} as traders weigh {tail}"
-        made.append(News(f"n{number}", now, now, title))
-    return made
+    return [
+        f"{_SUBJECTS[number % len(_SUBJECTS)]} {_VERBS[number % len(_VERBS)]}, bulletin {number} of the {phase} desk"
+        for number in range(n)
+    ]
 
 
-class Workers:
-    """Processes of the command line."""
+class Done:
+    """A watcher that counts sentiments."""
 
-    def __init__(self, broker: str, model: str, prefix: str, folder: Path) -> None:
-        config = folder / f"{prefix}.toml"
-        config.write_text(f'[mqtt]\nprefix = "{prefix}"\n[log]\nformat = "json"\n')
-        self._arguments = [
-            "-m", "agent.cli.main", "worker", "sentiment", "--config", str(config), "--broker", broker, "--model", model,
-            "--threads", "1",
-        ]  # fmt: skip
-        self._log = (folder / "workers.log").open("w")
-        self.running: list[asyncio.subprocess.Process] = []
+    def __init__(self) -> None:
+        self._seen = 0
+        self._more = asyncio.Event()
 
-    async def start(self) -> None:
-        """One more."""
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        self.running.append(
-            await asyncio.create_subprocess_exec(sys.executable, *self._arguments, stderr=self._log, env=environment)
-        )
-
-    async def kill(self) -> None:
-        """The first one, at once."""
-        worker = self.running.pop(0)
-        worker.kill()
-        await worker.wait()
-
-    async def stop(self) -> None:
-        """All."""
-        while self.running:
-            await self.kill()
-
-
-async def measure(broker: str, model: str, folder: Path, *, workers: int, n: int, kill: bool = False) -> dict[str, Any]:
-    """Score `n` headlines by `workers`; `kill` one of them halfway."""
-    config = MqttConfig(broker=broker, prefix=f"bench{workers}{kill}".lower(), outbox=50_000)
-    topics = Topics(config.prefix)
-    link = MqttLink(
-        config, WallClock(), f"{config.prefix}-agent",
-        lambda: Standing(topics.agent, Presence(state="online", run="bench"), Presence(state="offline", run="bench")),
-    )  # fmt: skip
-    place = model_dir(model)
-    own = SentimentConsumer(
-        LiveConfig(queue_news=50_000), WallClock(),
-        lambda _: LazyScorer(read_card(place).fingerprint, lambda: Scorer.load(place, threads=1)),
-    )  # fmt: skip
-    await own.use(model)
-    pool = WorkerPool(WorkersConfig(enabled=True, answer_within=600_000), link, topics, own, WallClock(), capacity=50_000)
-    got: Counter[str] = Counter()
-    done, half = asyncio.Event(), asyncio.Event()
-
-    def emit(event: Event) -> None:
+    def event(self, seq: int, event: Event) -> None:
+        """Count."""
         if isinstance(event, Sentiment):
-            got[event.news_id] += 1
-            if len(got) >= n // 2:
-                half.set()
-            if len(got) >= n:
-                done.set()
+            self._seen += 1
+            self._more.set()
 
-    crew = Workers(broker, str(place), config.prefix, folder)
-    tasks = [asyncio.create_task(part) for part in (link.run(emit), pool.run(emit), own.run(emit))]
-    try:
-        for _ in range(workers):
-            await crew.start()
-        async with asyncio.timeout(120):
-            while pool.health.workers < workers:
-                await asyncio.sleep(0.05)
-        news = headlines(n)
+    def decision(self, seq: int, decision: Decision) -> None:
+        """Of no interest."""
+
+    async def reaches(self, number: int) -> None:
+        """Wait until there were so many since the beginning."""
+        async with asyncio.timeout(PATIENCE):
+            while self._seen < number:
+                self._more.clear()
+                await self._more.wait()
+
+
+class Crew:
+    """Worker processes."""
+
+    def __init__(self, broker: str, model: str, folder: Path) -> None:
+        (folder / "worker.toml").write_text('[log]\nformat = "json"\n')
+        self._command = [
+            sys.executable, "-m", "agent.cli.main", "worker", "sentiment", "--config", str(folder / "worker.toml"),
+            "--broker", broker, "--model", model, "--threads", "1", "--batch", str(BATCH),
+        ]  # fmt: skip
+        self._folder = folder
+        self._running: list[Popen[bytes]] = []
+
+    def start(self) -> None:
+        """One more."""
+        log = (self._folder / f"worker-{len(self._running)}.log").open("wb")
+        with log:
+            self._running.append(
+                Popen(self._command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            )
+
+    def kill(self) -> None:
+        """The first one, at once."""
+        worker = self._running.pop(0)
+        worker.kill()
+        worker.wait()
+
+    @contextmanager
+    def at_work(self) -> Iterator[Crew]:
+        """None is left behind."""
+        try:
+            yield self
+        finally:
+            while self._running:
+                self.kill()
+
+
+def settings(url: str, broker: str, model: str, folder: Path, n: int) -> Config:
+    """The daemon's configuration: the defaults, but for what the task asks."""
+    return parse(
+        {
+            "market": {"symbols": ["BTCUSDT"]},
+            "model": {"path": model, "threads": 1},
+            "bybit": {"endpoint": url, "warmup_bars": 30},
+            "news": {"feeds": [{"url": f"{url}/feeds/all.rss", "interval": "1h"}]},
+            "live": {"folder": str(folder), "queue_news": max(1_000, n)},
+            "store": {"url": f"sqlite:///{folder / 'workers.db'}"},
+            "mqtt": {"broker": broker},
+            "workers": {"enabled": True, "answer_within": "10m"},
+            "log": {"level": "error", "format": "json"},
+        },
+        where="bench/workers.py",
+    )
+
+
+async def phase(daemon: Daemon, pool: WorkerPool, done: Done, crew: Crew, n: int, name: str) -> dict[str, Any]:
+    """So many headlines, all at once; in the phase `killed` one worker dies halfway."""
+    scored = n * PHASES.index(name)
+    async with asyncio.timeout(PATIENCE):
+        while pool.health.workers != min(2, PHASES.index(name) + 1):
+            await asyncio.sleep(0.05)
+    before = pool.health.resent, pool.health.own_model
+    now, began = daemon.core.memory.now, os.times()
+    for number, title in enumerate(titles(n, name)):
+        await daemon.queue.put(News(f"{name}-{number}", now, now, title))
+    if name == "killed":
+        await done.reaches(scored + n // 2)
+        crew.kill()
+    await done.reaches(scored + n)
+    ended = os.times()
+    seconds = ended.elapsed - began.elapsed
+    return {
+        "headlines_a_second": round(n / seconds, 1),
+        "daemon_busy": round((ended.user + ended.system - began.user - began.system) / seconds, 2),
+        "asked_again": pool.health.resent - before[0], "own_model": pool.health.own_model - before[1],
+    }  # fmt: skip
+
+
+async def live(daemon: Daemon, crew: Crew, n: int) -> tuple[Run, dict[str, dict[str, Any]]]:
+    """The daemon's life."""
+    done, stop = Done(), asyncio.Event()
+    daemon.watch(done)
+    life = asyncio.create_task(daemon.run(stop, complete=True))
+    work = asyncio.create_task(phases_of(daemon, done, crew, n))
+    await asyncio.wait({life, work}, return_when=asyncio.FIRST_COMPLETED)
+    if life.done():
+        work.cancel()
+        raise TapewireError(f"run {life.result().id} ended before its time")
+    stop.set()
+    return await life, await work
+
+
+async def phases_of(daemon: Daemon, done: Done, crew: Crew, n: int) -> dict[str, dict[str, Any]]:
+    """One after the other, with one more worker each until two are there."""
+    async with asyncio.timeout(PATIENCE):
+        while not hasattr(daemon, "core") or daemon.core.engine.risk.warming:
+            await asyncio.sleep(0.05)
+    pool = daemon.pool
+    if pool is None:
+        raise TapewireError("the daemon has no workers")
+    phases: dict[str, dict[str, Any]] = {}
+    for name in PHASES:
+        if name != "killed":
+            crew.start()
+        phases[name] = await phase(daemon, pool, done, crew, n, name)
+    return phases
+
+
+_scorer: Scorer | None = None  # of a process of the floor
+
+
+def _open(model: str) -> None:
+    global _scorer
+    _scorer = Scorer.load(model_dir(model), threads=1)
+
+
+def _score(texts: list[str]) -> int:
+    if _scorer is None:
+        raise TapewireError("no model is open")
+    return len(_scorer.score(texts))
+
+
+def bare(model: str, n: int, processes: int) -> float:
+    """Headlines a second of the model called directly in so many processes: what this machine gives at this moment."""
+    texts = titles(n, "bare")
+    with ProcessPoolExecutor(processes, get_context("spawn"), _open, (model,)) as pool:
+        list(pool.map(_score, [texts[:BATCH]] * 2 * processes))  # all are there
         began = time.perf_counter()
-        for item in news:
-            pool.offer(item)
-        if kill:
-            await half.wait()
-            await crew.kill()
-        async with asyncio.timeout(600):
-            await done.wait()
-        seconds = time.perf_counter() - began
-    finally:
-        await crew.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return {
-        "headlines_a_second": round(n / seconds, 1), "scored": len(got), "twice": sum(count > 1 for count in got.values()),
-        "lost": n - len(got), "resent": pool.health.resent, "own_model": pool.health.own_model,
-    }  # fmt: skip
+        scored = sum(pool.map(_score, [texts[first : first + BATCH] for first in range(0, n, BATCH)]))
+        return scored / (time.perf_counter() - began)
 
 
-async def run(n: int, model: str) -> dict[str, Any]:
-    """All three measurements."""
-    configure(LogConfig(level="error"))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with mosquitto(folder / "mosquitto") as broker:
-            one = await measure(broker.url, model, folder, workers=1, n=n)
-            two = await measure(broker.url, model, folder, workers=2, n=n)
-            killed = await measure(broker.url, model, folder, workers=2, n=n, kill=True)
-    return {
-        "benchmark": "workers", "headlines": n, "cores": os.cpu_count(), "one": one, "two": two, "two_one_killed": killed,
-        "ratio_two_to_one": round(two["headlines_a_second"] / one["headlines_a_second"], 2),
+def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
+    """The line to print, and whether all is as it must be."""
+    floor = {processes: bare(model, n, processes) for processes in (1, 2)}
+    bars = excerpt(SAMPLE, folder / "BTCUSDT-1m.csv", BARS)
+    options = SandboxOptions(klines=(folder / "BTCUSDT-1m.csv",), start=bars[BARS // 2].start)
+    with (
+        mosquitto(folder / "mosquitto") as broker,
+        closing(open_database(f"sqlite:///{folder / 'workers.db'}")) as database,
+        Exchange(options) as exchange,
+        Crew(broker.url, model, folder).at_work() as crew,
+    ):
+        config = settings(exchange.opened.url, broker.url, model, folder, n)
+        configure(config.log)
+        load = model_loader(config.model, database, lazy=True)
+        daemon = Daemon(config, database, load_model=load, clock=exchange.opened.clock, new=True)
+        run, phases = asyncio.run(live(daemon, crew, n))
+        exchange.close()
+        counts = Counter(event.news_id for _, event in read_journal(database, run.id) if isinstance(event, Sentiment))
+        identical = verify(database, run).identical
+    for name, line in phases.items():
+        line["once"] = sum(counts[f"{name}-{number}"] == 1 for number in range(n))
+    line = {
+        "benchmark": "workers", "headlines": n, "model": model, "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1),
+        "bare": {"one": round(floor[1], 1), "two": round(floor[2], 1)}, **phases, "verify": "identical" if identical else "different",
+        "ratio_two_to_one": round(phases["two"]["headlines_a_second"] / phases["one"]["headlines_a_second"], 2),
+        "ratio_two_to_one_bare": round(floor[2] / floor[1], 2),
+        "ratio_two_to_bare": round(phases["two"]["headlines_a_second"] / floor[2], 2),
     }  # fmt: skip
+    return line, identical and counts.total() == 3 * n and all(one["once"] == n for one in phases.values())
 
 
 def main() -> None:
-    """Run it."""
+    """Run it and print its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--headlines", type=int, default=3_000)
+    parser.add_argument("--headlines", type=int, default=1_500, help="a phase")
     parser.add_argument("--model", default="starter")
-    options = parser.parse_args()
+    given = parser.parse_args()
     if shutil.which("mosquitto") is None:
-        raise SystemExit("mosquitto is not installed")
-    result = asyncio.run(run(options.headlines, options.model))
-    print(json.dumps(result))
-    bad = any(part["lost"] or part["twice"] for part in (result["one"], result["two"], result["two_one_killed"]))
-    sys.exit(int(bad))
+        sys.exit("error: mosquitto is not installed (apt-get install mosquitto)")
+    with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:
+        try:
+            line, sound = measure(given.headlines, given.model, Path(folder))
+        except TapewireError as error:
+            sys.exit(f"error: {error}")
+    print_json(line)
+    sys.exit(not sound)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ A mkdocs hook: `on_files` adds them as generated files.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,34 +187,47 @@ def _first_sentence(text: str | None) -> str:
 
 
 def mqtt() -> str:
-    """Every topic, and the schema of what passes there."""
-    import json
-
-    from agent.mqtt.catalog import CATALOG, schema_of
+    """A table a message: its fields, their types and defaults."""
+    from agent.mqtt.schema import schema
 
     lines = [
-        "# MQTT topics and schemas",
+        "# MQTT messages",
         "",
-        "All topics are below `mqtt.prefix`; `+` stands for one level. Everything is JSON, sent with QoS 1.",
-        "How they are used is on the page about [MQTT](../mqtt.md).",
+        "Which message passes on which topic is on the page about [MQTT](../mqtt.md);",
+        "the same as JSON Schema is in [mqtt.schema.json](../mqtt.schema.json).",
         "",
-        "| topic | from | retained | message |",
-        "|---|---|---|---|",
     ]
-    names = [(entry, schema_of(entry.message)) for entry in CATALOG]
-    for entry, schema in names:
-        title = _title(schema)
-        inside = f", `body` is a `{entry.inside.__name__}`" if entry.inside else ""
-        kept = {True: "yes", False: ""}[entry.retained]
-        lines.append(f"| `{entry.topic}` | {entry.sender} | {kept} | `{title}`{inside} |")
-    done = set()
-    for schema in [schema for _, schema in names] + [schema_of(entry.inside) for entry in CATALOG if entry.inside]:
-        title = _title(schema)
-        if title not in done:
-            done.add(title)
-            lines += ["", f"## {title}", "", "```json", json.dumps(schema, indent=1), "```"]
+    for definition in schema()["$defs"].values():
+        lines += [f"## {definition['title']}", "", _first_sentence(definition.get("description")), ""]
+        if "enum" in definition:
+            lines += ["One of " + ", ".join(f"`{value}`" for value in definition["enum"]) + ".", ""]
+            continue
+        required = set(definition.get("required", ()))
+        lines += ["| field | type | default |", "|---|---|---|"]
+        for name, field in definition["properties"].items():
+            default = "" if name in required else f"`{_json(field.get('default'))}`"
+            lines.append(f"| `{name}` | {_cell(_json_type(field))} | {_cell(default)} |")
+        lines.append("")
     return "\n".join(lines) + "\n"
 
 
-def _title(schema: dict[str, Any]) -> str:
-    return str(schema["$ref"]).rpartition("/")[2].replace("_", " ").strip()
+def _json_type(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        name = str(field["$ref"]).rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "enum" in field:
+        return " or ".join(f"`{_json(value)}`" for value in field["enum"])
+    if "anyOf" in field:
+        return " or ".join(_json_type(choice) for choice in field["anyOf"])
+    kind = field.get("type", "anything")
+    if kind == "array":
+        return f"list of {_json_type(field['items'])}"
+    if kind == "object":
+        return f"object of {_json_type(field['additionalProperties'])} by name"
+    if isinstance(kind, list):
+        return " or ".join(kind)
+    return f"{kind} ({field['format']})" if "format" in field else str(kind)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str)

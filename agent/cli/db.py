@@ -2,36 +2,206 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.console import out, print_json
+from agent.cli.console import err, out, print_json
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.store.backup import Holding, Progress
+
+_Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its store.url is meant.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    group = typer.Typer(help="The store: its schema.", no_args_is_help=True)
+    group = typer.Typer(help="The store: its schema, its copies, its past.", no_args_is_help=True)
     app.add_typer(group, name="db")
+    for verb in (upgrade, backup, restore, archive):
+        group.command(verb.__name__)(verb)
 
-    @group.command()
-    def upgrade(
-        config: Annotated[Path | None, typer.Option(help="Configuration file; its store.url is upgraded.")] = None,
-        url: Annotated[str | None, typer.Option(help="Upgrade this database instead.")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    ) -> None:
-        """Bring the store's schema to this program's. An SQLite file is backed up first."""
-        from agent.config import load
-        from agent.store.database import upgrade as upgrade_database
 
-        url = url or load(config).store.url
-        done = upgrade_database(url)
-        if as_json:
-            print_json({"before": done.before, "after": done.after, "backup": str(done.backup) if done.backup else None})
-        elif done.before == done.after:
-            out.print(f"The schema is already {done.after}.")
-        else:
-            out.print(f"The schema went from {done.before or 'nothing'} to {done.after}.")
-            if done.backup:
-                out.print(f"A backup is at {done.backup}.", soft_wrap=True, markup=False)
+def upgrade(
+    config: _Config = None,
+    url: Annotated[str | None, typer.Option(help="Upgrade this database instead.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Bring the store's schema to this program's. An SQLite file is backed up first, and nothing is kept that isn't sound."""
+    from agent.config import load
+    from agent.store.database import upgrade as upgrade_database
+
+    settled = load(config)
+    with _no_agent(settled), _pages("backing up") as progress:
+        done = upgrade_database(url or settled.store.url, progress=progress)
+    if as_json:
+        print_json({"before": done.before, "after": done.after, "backup": str(done.backup) if done.backup else None})
+    elif done.before == done.after:
+        out.print(f"The schema is already {done.after}.")
+    else:
+        out.print(f"The schema went from {done.before or 'nothing'} to {done.after}.")
+        if done.backup:
+            out.print(f"A backup is at {done.backup}.", soft_wrap=True, markup=False)
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="To write; it must not exist.")], config: _Config = None, as_json: _Json = False
+) -> None:
+    """Copy the store, while the agent runs or not; the copy is of one moment, and looked through before it appears."""
+    from agent.config import load
+    from agent.store.backup import back_up
+    from agent.store.database import store_file
+
+    source = store_file(load(config).store.url, "pg_dump --format=custom")
+    with _pages("backing up") as progress:
+        holding = back_up(source, file, progress)
+    _tell(holding, as_json)
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `tapewire db backup` wrote.")],
+    config: _Config = None,
+    as_json: _Json = False,
+) -> None:
+    """Let a copy of a backup take the store's place; the present store is kept beside it. Not while an agent runs."""
+    from agent.config import load
+    from agent.store.backup import put_back
+    from agent.store.database import store_file
+
+    settled = load(config)
+    store = store_file(settled.store.url, "pg_restore --clean")
+    with _no_agent(settled), _pages("restoring") as progress:
+        holding, kept = put_back(file, store, progress)
+    _tell(holding, as_json, kept=kept)
+
+
+def archive(
+    before: Annotated[str, typer.Option(help="Of runs that ended before this date or time.", show_default=False)] = "",
+    keep: Annotated[
+        str, typer.Option(help="Of runs that ended longer ago than this, e.g. 30d [archive.keep].", show_default=False)
+    ] = "",
+    to: Annotated[Path | None, typer.Option(help="Folder [archive.folder].", show_default=False)] = None,
+    prune: Annotated[
+        bool | None,
+        typer.Option("--prune/--no-prune", help="Then take them out of the store [archive.prune].", show_default=False),
+    ] = None,
+    unfinished: Annotated[
+        bool | None,
+        typer.Option(
+            "--unfinished/--complete",
+            help="Also of runs that the agent could have gone on with, which it won't then [archive.unfinished].",
+            show_default=False,
+        ),
+    ] = None,
+    config: _Config = None,
+    as_json: _Json = False,
+) -> None:
+    """Copy the journals of live runs that ended to parquet files, one a run, from which `verify` and `report` work as before.
+
+    Each file is read back and compared with the store before the store names it by its SHA-256, or lets go of a row. Archives
+    that were moved are found again in the folder. Beside a running agent only without `--unfinished`.
+    """
+    from contextlib import closing, nullcontext
+
+    from msgspec.structs import asdict
+
+    from agent.clock import WallClock
+    from agent.config import load
+    from agent.store.archive import archive_journal, candidates
+    from agent.store.archive import prune as prune_journal
+    from agent.store.database import open_database
+
+    settled = load(config)
+    policy, clock = settled.archive, WallClock()
+    limit = _limit(before, keep, clock.now() - policy.keep, clock.now())
+    pruning = policy.prune if prune is None else prune
+    also = policy.unfinished if unfinished is None else unfinished
+    done = []
+    with _no_agent(settled) if also else nullcontext(), closing(open_database(settled.store.url, create=False)) as database:
+        found = candidates(database, limit, unfinished=also)
+        with _rows(sum(one.stored * (2 * (one.archive is None) + pruning) for one in found)) as progress:
+            for one in found:
+                made = archive_journal(database, one, to or policy.folder, clock, progress)
+                gone = prune_journal(database, one.run.id, clock, progress) if pruning and one.stored else 0
+                if one.archive is None or gone or made != one.archive:
+                    done.append({"run": one.run.id, "new": one.archive is None, "pruned": gone, **asdict(made)})
+    if as_json:
+        print_json({"before": limit, "archived": done})
+        return
+    for item in done:
+        what = "" if item["new"] else ", archived before"
+        what += f", {item['pruned']:,} rows pruned" if item["pruned"] else ""
+        out.print(
+            f"{item['path']}: {item['events']:,} events of run {item['run']}, {item['size'] / 1e6:,.2f} MB{what}",
+            soft_wrap=True, highlight=False, markup=False,
+        )  # fmt: skip
+    if not done:
+        from agent.clock import iso
+
+        out.print(f"Nothing to do: no journal of a run that ended before {iso(limit)} is left to move.", highlight=False)
+
+
+def _limit(before: str, keep: str, default: int, now: int) -> int:
+    """UTC ms before which a run ended, to be archived."""
+    from agent.cli.moments import parse_moment
+    from agent.durations import parse_duration
+    from agent.errors import UsageError
+
+    if before and keep:
+        raise UsageError("--before and --keep say the same in two ways", hint="give one of them")
+    if before:
+        return parse_moment(before, "--before")
+    try:
+        return now - parse_duration(keep) if keep else default
+    except ValueError as error:
+        raise UsageError(f"--keep: {error}") from None
+
+
+@contextmanager
+def _rows(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error that follows rows: written, compared, pruned."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("archiving", total=total)
+        yield lambda rows: bar.update(task, advance=rows)
+
+
+@contextmanager
+def _no_agent(config: Config) -> Iterator[None]:
+    """Nobody trades meanwhile. Raises SafetyError where somebody does."""
+    from agent.live.lock import LOCK, instance_lock
+
+    with instance_lock(config.live.folder / LOCK):
+        yield
+
+
+@contextmanager
+def _pages(title: str) -> Iterator[Progress]:
+    """A bar on standard error that follows the pages of a file."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pages"), TimeRemainingColumn()
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _tell(holding: Holding, as_json: bool, kept: Path | None = None) -> None:
+    if as_json:
+        print_json({"holds": holding, "kept": str(kept) if kept else None})
+        return
+    text = f"{holding.file}: {holding.bytes / 1e6:,.1f} MB, sound; schema {holding.schema}, {holding.runs:,} runs"
+    text += f" (the newest {holding.newest})" if holding.newest else ""
+    text += f", {holding.unfinished:,} of them live and unfinished" if holding.unfinished else ""
+    text += f"; {holding.events:,} events in their journals"
+    text += f", and {holding.archived:,} journals in archives, which are files of their own" if holding.archived else ""
+    out.print(text, soft_wrap=True, highlight=False, markup=False)
+    if kept:
+        out.print(f"The store that was there is at {kept}.", soft_wrap=True, highlight=False, markup=False)

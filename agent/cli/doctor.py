@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agent.cli.console import err, out, print_json
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.live.doctor import Check
 
 
 def register(app: typer.Typer) -> None:
@@ -25,11 +29,10 @@ def doctor(
     from rich.text import Text
 
     from agent.config import load
-    from agent.live.doctor import examine
 
     settled = load(config)
     with err.status("asking around …"):
-        checks = asyncio.run(examine(settled))
+        checks = asyncio.run(_examine(settled))
     healthy = all(check.ok for check in checks)
     if json:
         print_json({"ok": healthy, "checks": checks})
@@ -44,3 +47,11 @@ def doctor(
         out.print(table)
     if not healthy:
         raise typer.Exit(1)
+
+
+async def _examine(config: Config) -> list[Check]:
+    """In the venue's time, as `run` would."""
+    from agent.live.doctor import examine
+    from agent.live.venue_clock import venue_clock
+
+    return await examine(config, await venue_clock(config.bybit.endpoint))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ from agent.cli.console import err, print_json
 
 if TYPE_CHECKING:
     from agent.config import Config
+    from agent.live.daemon import Daemon
     from agent.store.database import Database
     from agent.store.runs import Run
 
@@ -86,7 +88,27 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
     async with beside(config, database, daemon) as page:
         if page is not None:
             structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)
-        return await daemon.run(stop, complete=complete)
+        return await _managed(daemon, daemon.run(stop, complete=complete))
+
+
+async def _managed(daemon: Daemon, life: Coroutine[Any, Any, Run]) -> Run:
+    """Live, and tell a service manager of it where one started us."""
+    from agent.live.systemd import ServiceManager, report
+
+    manager = ServiceManager()
+    if not manager.listens:
+        return await life
+
+    def ready() -> bool:
+        core = daemon.account()
+        return core is not None and not core.risk.warming
+
+    telling = asyncio.create_task(report(manager, daemon, ready))
+    try:
+        return await life
+    finally:
+        telling.cancel()
+        await asyncio.gather(telling, return_exceptions=True)
 
 
 def stop_on_signals() -> asyncio.Event:

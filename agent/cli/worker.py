@@ -60,7 +60,8 @@ def sentiment(
         try:
             mqtt = MqttConfig.model_validate(mqtt.model_dump() | {"broker": broker})
         except ValidationError as error:
-            raise UsageError(f"--broker {broker}: {error.errors()[0]['msg']}", hint="e.g. mqtt://127.0.0.1:1883") from None
+            reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise UsageError(f"--broker: {reason}", hint="e.g. mqtt://127.0.0.1:1883") from None
     configure(settled.log)
     scorer = Scorer.load(model_dir(model or settled.model.path), threads=threads or None)
     called = name or f"{socket.gethostname()}-{os.getpid()}"

@@ -14,6 +14,7 @@ from aiohttp import WSMsgType, web
 
 from agent.dashboard.live import Agent
 from agent.dashboard.picture import NOTHING
+from agent.untrusted import UNREADABLE
 
 TICK: Final = 0.1
 """Seconds between two messages to one browser, at least."""
@@ -67,7 +68,7 @@ class Viewer:
     def _wish(self, text: str) -> bool:
         try:
             wish = msgspec.json.decode(text, type=_Wish)
-        except (msgspec.MsgspecError, ValueError):
+        except UNREADABLE:
             return False
         self._symbol, self._bars_seen = wish.symbol, NOTHING
         return True

@@ -21,6 +21,7 @@ from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
 from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.store.database import Database
+from agent.untrusted import UNREADABLE
 
 PORTS: Final = 20
 """How many ports from the configured one on are tried before any other."""
@@ -205,7 +206,7 @@ class Dashboard:
             raise UsageError("no agent runs here", hint="this page only shows recorded runs")
         try:
             order = msgspec.json.decode(await request.read(), type=_Order)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise UsageError(f"no command: {error}") from None
         if order.action not in COMMANDS:
             raise UsageError(f"unknown command {order.action!r}", hint=f"one of {', '.join(COMMANDS)}")

@@ -174,10 +174,9 @@ class BybitKlines:
         return max(since, first)
 
     async def _ask(self, params: dict[str, object]) -> Page:
-        import msgspec
-
         from agent.feeds.bybit.messages import read_page
         from agent.feeds.bybit.venue import PAGE
+        from agent.untrusted import UNREADABLE
 
         ccxt, wanted = self._ccxt, self._wanted
         waits = islice(delays(self._retry, random.Random()), _TRIES - 1)
@@ -191,7 +190,7 @@ class BybitKlines:
                 raise UsageError(
                     f"Bybit has no {wanted.category} klines of {wanted.symbol}: {_brief(error)}", hint=await self._closest()
                 ) from None
-            except (ccxt.ExchangeError, ccxt.NetworkError, msgspec.ValidationError) as error:
+            except (ccxt.ExchangeError, ccxt.NetworkError, *UNREADABLE) as error:
                 if isinstance(error, ccxt.ExchangeError) and not _PASSING.search(str(error)):
                     raise VenueError(f"Bybit refuses klines of {wanted.symbol}: {_brief(error)}") from None
                 wait = next(waits, None)

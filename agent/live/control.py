@@ -19,6 +19,7 @@ import structlog
 
 from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError, told
 from agent.live.token import same_token
+from agent.untrusted import UNREADABLE
 
 SOCKET: Final = "tapewire.sock"
 """Its name in `live.folder`."""
@@ -129,7 +130,7 @@ async def _answer(line: bytes, who: Who, handler: Handler) -> Reply:
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)
         return Reply(False, None, error.message, error.hint, error.exit_code)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         return Reply(False, None, f"no request: {error}", 'write {"do": "status"}', UsageError.exit_code)
 
 
@@ -170,7 +171,7 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
             raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
         except OSError as error:
             raise TapewireError(f"the agent at {path} can't be reached: {error}") from None
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+    with suppress(*UNREADABLE):
         reply = msgspec.json.decode(line, type=Reply)
         if reply.ok:
             return reply.result

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any, Final, Never
+from typing import TYPE_CHECKING, Any, Final, Never
 
 import structlog
 from msgspec.structs import replace
@@ -31,7 +31,7 @@ from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
-from agent.live.lock import instance_lock
+from agent.live.lock import LOCK, instance_lock
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
@@ -47,8 +47,8 @@ from agent.store.database import Database
 from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
 
-LOCK: Final = "tapewire.lock"
-"""Its name in `live.folder`."""
+if TYPE_CHECKING:
+    from agent.mqtt.pool import WorkerPool
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
@@ -111,6 +111,11 @@ class Daemon:
     def witness(self, make: Callable[[Run], Watcher]) -> None:
         """Let somebody look on who hears the run's past as well, where it is resumed: `make` is called once the run is known."""
         self._witnesses.append(make)
+
+    @property
+    def pool(self) -> WorkerPool | None:
+        """The sentiment workers, where they are configured."""
+        return self._outside.pool
 
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""

@@ -29,9 +29,9 @@ from agent.feeds.rss.fetch import fetch
 from agent.feeds.rss.parse import parse
 from agent.fusion import wants_headlines
 from agent.instruments import instrument_for
-from agent.live.model import model_loader
 from agent.live.orders import check_venue, venue_port
 from agent.store.database import open_database
+from agent.untrusted import UNREADABLE
 from strategies import load_strategy
 
 MAX_SKEW: Final = 1_000
@@ -97,8 +97,10 @@ def _store(config: Config) -> str:
 
 
 def _model(config: Config) -> str:
-    with closing(open_database(config.store.url)) as database:
-        scorer = model_loader(config.model, database)(config.model.path)
+    from models.sentiment import model_dir
+    from models.sentiment.scorer import Scorer
+
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
     began = time.perf_counter()
     (score,) = scorer.score([_HEADLINE])
     took = (time.perf_counter() - began) * 1000
@@ -115,7 +117,7 @@ async def _skew(config: Config, clock: Clock) -> str:
             body, after = await response.read(), clock.now()
     try:
         theirs = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
-    except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+    except (*UNREADABLE, KeyError, TypeError, ValueError):
         raise VenueError(f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?") from None
     skew = (before + after) // 2 - theirs
     if abs(skew) > MAX_SKEW + (after - before) // 2:

@@ -7,8 +7,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from agent.errors import SafetyError, StoreError
+
+LOCK: Final = "tapewire.lock"
+"""Its name in `live.folder`."""
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from agent.feeds.addresses import is_loopback
 from agent.fusion import VERSION
 from agent.outlook import Predictor
 from agent.store.database import Database
+from agent.store.journal import find_archive
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
 from strategies import load_strategy
@@ -27,12 +28,12 @@ _log: Final = structlog.get_logger(__name__)
 def open_run(config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None) -> tuple[Run, bool]:
     """The run to record, and whether it is to be resumed.
 
-    The last live run that is not complete goes on where its configuration decides the same on the same venue with the same fusion
-    model; `new` begins another.
+    The last live run that is neither complete nor archived goes on where its configuration decides the same on the same venue
+    with the same fusion model; `new` begins another.
     """
     fusion = {} if predictor is None else {VERSION: predictor.fingerprint}
     unfinished = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
-    last = None if new else next(unfinished, None)
+    last = None if new else next((run for run in unfinished if find_archive(database, run.id) is None), None)
     if last is not None:
         changed = _changes(config, last)
         changed += ["the fusion model"] if last.versions.get(VERSION) != fusion.get(VERSION) else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
@@ -40,18 +39,14 @@ class StorageStatus(msgspec.Struct):
 
 
 class Storage:
-    """The one writer of a live run: a thread, so that sockets are read while the disk is slow, and patience.
+    """The one writer of a live run: a thread, so that sockets are read while the disk is slow, and patience."""
 
-    `alive` is called before each try, so that a watchdog doesn't take waiting for death.
-    """
-
-    def __init__(self, config: StoreConfig, rng: random.Random, alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, config: StoreConfig, rng: random.Random) -> None:
         self._config = config
         self._rng = rng
         self._thread = ThreadPoolExecutor(1, "writer")
         self._status = StorageStatus()
         self._failing_since = self._began = 0.0
-        self.alive = alive
         self.writable = asyncio.Event()
         self.failing = asyncio.Event()
         self.writable.set()
@@ -74,7 +69,6 @@ class Storage:
         loop = asyncio.get_running_loop()
         waits = delays(self._config.retry, self._rng)
         while True:
-            self.alive()
             self._began = loop.time()
             try:
                 result = await loop.run_in_executor(self._thread, lambda: work(again=self.failing.is_set()))

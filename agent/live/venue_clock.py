@@ -11,6 +11,7 @@ import structlog
 
 from agent.clock import Clock, ScaledClock, WallClock
 from agent.feeds.addresses import is_loopback
+from agent.untrusted import UNREADABLE
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=3)
 _LOOKS: Final = 3  # of which the one that took least counts
@@ -39,7 +40,7 @@ async def venue_clock(endpoint: str) -> Clock:
                 took = time.monotonic() - asked
                 if found is None or took < found[0]:
                     found = took, state, asked + took / 2
-    except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, UnicodeDecodeError):
+    except (aiohttp.ClientError, TimeoutError, *UNREADABLE):
         return WallClock()
     if found is None or found[1].speed == 1:
         return WallClock()

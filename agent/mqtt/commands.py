@@ -19,6 +19,7 @@ from agent.mqtt.broker import broker_of, shared_secret
 from agent.mqtt.link import QOS, MqttLink
 from agent.mqtt.messages import AnswerBody, CommandBody, Topics, encode
 from agent.mqtt.seal import ForgedError, Guard, seal, unseal
+from agent.untrusted import UNREADABLE
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
@@ -108,7 +109,7 @@ async def _answer_to(client: aiomqtt.Client, nonce: str, opened: Callable[[bytes
     async for message in client.messages:
         try:
             answer = msgspec.json.decode(opened(bytes(message.payload)), type=AnswerBody)
-        except (ForgedError, msgspec.MsgspecError, UnicodeDecodeError):
+        except (ForgedError, *UNREADABLE):
             continue
         if answer.nonce == nonce:
             return answer

@@ -25,6 +25,7 @@ from agent.feeds.producer import Emit, Health, deliver
 from agent.live.sentiment import SentimentConsumer
 from agent.mqtt.link import MqttLink
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -113,7 +114,7 @@ class WorkerPool:
         self._look()
         try:
             presence = msgspec.json.decode(payload, type=WorkerPresence)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._health.failed(error, self._clock.now())
             return
         if presence.state == "online":
@@ -133,7 +134,7 @@ class WorkerPool:
     def _hear_scores(self, payload: bytes, retained: bool) -> None:
         try:
             self._answers.append(msgspec.json.decode(payload, type=Scores))
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._health.failed(error, self._clock.now())
         self._woken.set()
 
@@ -148,14 +149,23 @@ class WorkerPool:
             elif offered is None:
                 self._health.late += 1
             else:
-                now, waited = self._clock.now(), asyncio.get_running_loop().time() - offered.since
-                sentiment = Sentiment(
-                    score.id, now, now, score.bearish, score.neutral, score.bullish, answer.model, score.abstained, waited * 1000
-                )  # fmt: skip
-                await deliver(emit, sentiment)
-                self._asked.pop(score.id, None)
-                self._health.scored += 1
-                self._health.abstained += score.abstained
+                await self._land(score, answer.model, emit)
+
+    async def _land(self, score: Score, model: str, emit: Emit) -> None:
+        """While the core takes it in, the headline is nowhere: a worker that dies meanwhile must not have it asked for again."""
+        offered = self._asked.pop(score.id)
+        now, waited = self._clock.now(), asyncio.get_running_loop().time() - offered.since
+        sentiment = Sentiment(
+            score.id, now, now, score.bearish, score.neutral, score.bullish, model, score.abstained, waited * 1000
+        )  # fmt: skip
+        try:
+            await deliver(emit, sentiment)
+        except BaseException:  # not taken in: its answer still waits
+            self._asked[score.id] = offered
+            self._asked.move_to_end(score.id, last=False)
+            raise
+        self._health.scored += 1
+        self._health.abstained += score.abstained
 
     def _hand_back(self) -> None:
         """To the own model: what has waited too long, and everything where no worker is to be expected."""

@@ -14,6 +14,7 @@ from agent.durations import format_duration
 from agent.errors import SafetyError
 from agent.mqtt.messages import CommandBody, Sealed
 from agent.secret import Secret
+from agent.untrusted import UNREADABLE
 
 Purpose = Literal["command", "answer"]
 
@@ -35,7 +36,7 @@ def unseal(secret: Secret, purpose: Purpose, payload: bytes) -> str:
     """The body's text. Raises ForgedError where it isn't signed for this purpose."""
     try:
         sealed = msgspec.json.decode(payload, type=Sealed)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ForgedError(f"no signed message: {error}") from None
     if not hmac.compare_digest(_mac(secret, purpose, sealed.body).encode(), sealed.mac.encode()):
         raise ForgedError("the signature is wrong", hint="both sides need the same secret")
@@ -66,7 +67,7 @@ class Guard:
         text = unseal(self._secret, "command", payload)
         try:
             body = msgspec.json.decode(text, type=CommandBody)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise ForgedError(f"signed, but no command: {error}") from None
         return body, self._refusal(body, now)
 

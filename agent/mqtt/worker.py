@@ -14,8 +14,10 @@ import structlog
 from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock
 from agent.config_outside import MqttConfig
+from agent.errors import first_error
 from agent.mqtt.link import LinkHealth, MqttLink, Standing
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.untrusted import UNREADABLE
 
 GROUP: Final = "tapewire"
 """Of the shared subscription: each headline goes to one of the workers."""
@@ -59,14 +61,17 @@ class SentimentWorker:
         return self._link.health
 
     async def run(self) -> None:
-        """Work until cancelled; what is unanswered then, the agent asks others for."""
-        async with asyncio.TaskGroup() as tasks:
-            working = [tasks.create_task(self._work()), tasks.create_task(self._report())]
-            try:
-                await self._link.run(_nothing)
-            finally:
-                for task in working:
-                    task.cancel()
+        """Work until cancelled; what is unanswered then, the agent asks others for. Raises what the model raises."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(self._work()), tasks.create_task(self._report())]
+                try:
+                    await self._link.run(_nothing)
+                finally:
+                    for task in working:
+                        task.cancel()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
 
     def _standing(self) -> Standing:
         def presence(state: str) -> WorkerPresence:
@@ -78,7 +83,7 @@ class SentimentWorker:
     def _hear(self, payload: bytes, retained: bool) -> None:
         try:
             headline = msgspec.json.decode(payload, type=Headline)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             _log.warning("no headline", reason=str(error))
             return
         self._waiting[headline.id] = headline.title
@@ -89,7 +94,7 @@ class SentimentWorker:
     def _hear_model(self, payload: bytes, retained: bool) -> None:
         try:
             model = msgspec.json.decode(payload, type=ModelInUse).model
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return
         if model == self._scorer.fingerprint:
             _log.info("the agent uses this model")

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 
 def why_dead(agent: Daemon, stuck_after: int) -> list[str]:
-    """Empty while the core's loop turns: no event has waited for `stuck_after` ms. That the question is answered proves the rest."""
+    """Empty while the core's loop turns: no event has waited for `stuck_after` ms, unless the store can't be written.
+
+    That the question is answered proves the rest.
+    """
+    if agent.core.storage.failing.is_set():
+        return []  # it waits for the store, and says so
     waited = int(agent.queue.longest_wait * 1000)
     return [f"an event has waited for {format_duration(waited)}: the core hangs"] if waited >= stuck_after else []
 
@@ -21,6 +26,6 @@ def why_not_ready(agent: Daemon) -> list[str]:
     status = agent.status()
     reasons = ["warming up"] if status.warming_up else []
     reasons += [f"{row['name']} is {row['state']}" for row in status.producers if row["vital"] and row["state"] != "live"]
-    if status.risk_rule == "storage":
-        reasons.append(f"{status.risk.value} by storage")
+    if not status.storage.writable:
+        reasons.append(f"the store can't be written: {status.storage.error}")
     return reasons

@@ -23,6 +23,7 @@ from agent.sandbox.public_ws import PublicStreams
 from agent.sandbox.rest import RestDoor, break_transport
 from agent.sandbox.trade_ws import TradeSocket
 from agent.sandbox.venue import Venue
+from agent.untrusted import UNREADABLE
 
 _FEED_FAULTS: Final = ("delay", "timeout", "close", "status")
 
@@ -208,7 +209,7 @@ class Sandbox:
         try:
             raw = msgspec.json.decode(await request.read(), type=dict[str, Any] | list[dict[str, Any]])
             self.venue.faults.add([fault_from(item) for item in (raw if isinstance(raw, list) else [raw])])
-        except (msgspec.MsgspecError, UnicodeDecodeError, TapewireError) as error:
+        except (*UNREADABLE, TapewireError) as error:
             return _json({"error": str(error)}, status=400)
         return _json({"faults": self.venue.faults.state()})
 

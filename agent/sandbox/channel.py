@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from agent.sandbox.faults import Faults, spoil
+from agent.untrusted import UNREADABLE
 
 _MOST_WAITING: Final = 50_000
 _KINDS: Final = ("drop", "stall", "delay", "duplicate", "reorder", "corrupt", "truncate", "close")
@@ -89,7 +90,7 @@ class Channel:
     def _decode(text: str) -> Json:
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except UNREADABLE:
             return {}
 
     async def _pump(self, request: web.Request) -> None:

@@ -14,6 +14,7 @@ from agent.sandbox.params import Params
 from agent.sandbox.private_rest import PRIVATE, allowed, weight
 from agent.sandbox.public_rest import PUBLIC
 from agent.sandbox.venue import Venue
+from agent.untrusted import UNREADABLE
 
 Json = dict[str, Any]
 _HTTP_FAULTS: Final = ("delay", "timeout", "close", "status")
@@ -111,5 +112,5 @@ def _refusal(fault: Fault) -> Refusal:
 def _object(body: bytes) -> Json:
     try:
         return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise parameter(f"params error: the body is not a JSON object: {error}") from None

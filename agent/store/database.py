@@ -8,14 +8,15 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_IWGRP, S_IWOTH, S_IWUSR
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from agent.errors import ConfigError, StoreError, StoreUnavailable
+from agent.errors import ConfigError, StoreError, StoreUnavailable, UsageError
+from agent.store.backup import Progress, back_up, check_integrity
 from agent.store.schema import migrate, schema_state
 
 LOCK_TIMEOUT: Final = 10.0
@@ -165,17 +166,18 @@ def open_database(url: str, *, create: bool = True, lock_timeout: float = LOCK_T
     return database
 
 
-def upgrade(url: str, *, lock_timeout: float = LOCK_TIMEOUT) -> Upgrade:
+def upgrade(url: str, *, lock_timeout: float = LOCK_TIMEOUT, progress: Progress | None = None) -> Upgrade:
     """Bring the schema of the database at `url` to this program's, in one transaction; make the database where it is missing.
 
-    An SQLite file with an older schema is first copied to FILE.REVISION-TIME.backup. Raises like `open_database`.
+    An SQLite file with an older schema is first copied to FILE.REVISION-TIME.backup, and the copy looked through; the
+    transaction is committed only where the new state is sound too. Raises like `open_database`.
     """
     with closing(_connect(url, lock_timeout)) as database:
         _make_folder(database)
-        return _upgrade(database)
+        return _upgrade(database, progress)
 
 
-def _upgrade(database: Database) -> Upgrade:
+def _upgrade(database: Database, progress: Progress | None = None) -> Upgrade:
     with database.write() as connection:
         if not database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
@@ -183,8 +185,11 @@ def _upgrade(database: Database) -> Upgrade:
         backup = None
         if before != needed:
             if before is not None and database.file is not None:
-                backup = _back_up(database.file, before)
+                backup = database.file.with_name(f"{database.file.name}.{before}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
+                back_up(database.file, backup, progress)
             migrate(connection)
+            if backup is not None:  # nothing is committed that isn't sound: there is nothing to take back then
+                check_integrity(cast(sqlite3.Connection, connection.connection.driver_connection), database.name)
     return Upgrade(before, needed, backup)
 
 
@@ -197,16 +202,12 @@ def _make_folder(database: Database) -> None:
         raise StoreError(f"{database.name}: its folder can't be made: {error}", hint=_OPEN_HINT) from error
 
 
-def _back_up(file: Path, revision: str) -> Path:
-    """Copy what is committed of an SQLite file while it may be in use; returns the copy."""
-    copy = file.with_name(f"{file.name}.{revision}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
-    try:
-        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(copy)) as target:
-            source.backup(target)
-    except sqlite3.Error:
-        copy.unlink(missing_ok=True)
-        raise
-    return copy
+def store_file(url: str, instead: str) -> Path:
+    """The file of an SQLite store. Raises UsageError for another one, whose own tool is called `instead`."""
+    with closing(_connect(url, LOCK_TIMEOUT)) as database:
+        if database.file is None:
+            raise UsageError(f"{database.name} is no SQLite file", hint=f"its server has a tool for that: {instead}")
+        return database.file
 
 
 _URL_HINT: Final = "write sqlite:///FILE or postgresql://USER@HOST/NAME"

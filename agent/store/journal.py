@@ -6,7 +6,7 @@ A restart folds it into a fresh engine and is where it was; `verify` does the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import func, select
@@ -15,13 +15,23 @@ from agent.errors import StoreError
 from agent.events import Event
 from agent.store.bulk import insert_rows
 from agent.store.database import Database
-from agent.store.tables import journal
+from agent.store.runs import Archive
+from agent.store.tables import archives, journal
 
 encode: Final[Callable[[Event], bytes]] = msgspec.msgpack.Encoder().encode
 """An input as msgpack that names its kind."""
 
 decode: Final[Callable[[bytes], Event]] = msgspec.msgpack.Decoder(Event).decode
 """The reverse of `encode`; raises msgspec.DecodeError."""
+
+
+class JournalRow(NamedTuple):
+    """An event as it is kept."""
+
+    seq: int
+    kind: str
+    available_at: int  # UTC ms
+    payload: bytes
 
 
 class Journal:
@@ -59,20 +69,42 @@ class Journal:
 
 
 def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator[tuple[int, Event]]:
-    """(number, event) of a run from number `from_seq` on, streamed. Raises StoreError where one is missing or damaged."""
+    """(number, event) of a run from number `from_seq` on, streamed, from its archive where it was pruned.
+
+    Raises StoreError where one is missing or damaged.
+    """
+    where = f"{database.name}: the journal of run {run_id}"
+    for expected, (seq, _, _, payload) in enumerate(read_rows(database, run_id, from_seq), from_seq):
+        if seq != expected:
+            raise StoreError(f"{where} lacks event {expected}", hint="restore a backup")
+        try:
+            event = decode(payload)
+        except msgspec.DecodeError as error:
+            raise StoreError(f"{where} has a damaged event {seq}: {error}", hint="restore a backup") from None
+        yield seq, event
+
+
+def read_rows(database: Database, run_id: str, from_seq: int = 1, *, stored: bool = False) -> Iterator[JournalRow]:
+    """The rows as they are, streamed; with `stored` those of the database, whatever is in an archive. Raises StoreError."""
+    if not stored and (archive := find_archive(database, run_id)) is not None and archive.pruned_at is not None:
+        from agent.store.archive import read_archive  # pyarrow is for those who need it
+
+        yield from read_archive(archive, run_id, from_seq)
+        return
     query = (
-        select(journal.c.seq, journal.c.payload)
+        select(*(journal.c[name] for name in JournalRow._fields))
         .where(journal.c.run_id == run_id, journal.c.seq >= from_seq)
         .order_by(journal.c.seq)
         .execution_options(yield_per=1000)
     )
-    where = f"{database.name}: the journal of run {run_id}"
     with database.read() as connection:
-        for expected, (seq, payload) in enumerate(connection.execute(query), from_seq):
-            if seq != expected:
-                raise StoreError(f"{where} lacks event {expected}", hint="restore a backup")
-            try:
-                event = decode(payload)
-            except msgspec.DecodeError as error:
-                raise StoreError(f"{where} has a damaged event {seq}: {error}", hint="restore a backup") from None
-            yield seq, event
+        for row in connection.execute(query):
+            yield JournalRow(*row)
+
+
+def find_archive(database: Database, run_id: str) -> Archive | None:
+    """Where the run's journal was copied to; None: nowhere."""
+    query = select(*(archives.c[name] for name in Archive.__struct_fields__)).where(archives.c.run_id == run_id)
+    with database.read() as connection:
+        row = connection.execute(query).one_or_none()
+    return None if row is None else Archive(*row)

@@ -58,3 +58,14 @@ class Run(msgspec.Struct, frozen=True):
     final_equity: Decimal | None = None
     metrics: dict[str, Any] = {}
     error: str = ""
+
+
+class Archive(msgspec.Struct, frozen=True):
+    """Where the journal of a run was copied to; once it is pruned, the file is all there is."""
+
+    path: str
+    sha256: str
+    events: int
+    size: int  # bytes
+    archived_at: int  # UTC ms of the machine's clock
+    pruned_at: int | None = None

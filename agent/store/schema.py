@@ -31,12 +31,19 @@ def schema_state(connection: Connection, name: str) -> SchemaState:
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None and inspect(connection).get_table_names():
         raise StoreError(f"{name}: holds tables that are not Tapewire's", hint="name another database in store.url")
-    if current is not None and current not in {script.revision for script in scripts.walk_revisions()}:
+    if current is not None:
+        check_known(current, name)
+    return SchemaState(current, str(needed))
+
+
+def check_known(revision: str, name: str) -> None:
+    """Raises StoreError where the database called `name`, at this revision, is from a newer Tapewire."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    if revision not in {script.revision for script in scripts.walk_revisions()}:
         raise StoreError(
-            f"{name}: its schema {current} is newer than this program's {needed}",
+            f"{name}: its schema {revision} is newer than this program's {scripts.as_revision_number('head')}",
             hint="update Tapewire, or name another database in store.url",
         )
-    return SchemaState(current, str(needed))
 
 
 def migrate(connection: Connection) -> None:

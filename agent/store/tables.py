@@ -49,7 +49,7 @@ from agent.events import (
     Sentiment,
     Signal,
 )
-from agent.store.runs import Run
+from agent.store.runs import Archive, Run
 
 
 class Exact(TypeDecorator[Decimal]):
@@ -173,6 +173,7 @@ def _columns(struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text) -
 metadata = MetaData()
 
 runs = Table("runs", metadata, *_columns(Run))
+archives = Table("archives", metadata, Column("run_id", Text, ForeignKey("runs.id"), primary_key=True), *_columns(Archive))
 
 
 def _table(name: str, *columns: Column[Any]) -> Table:

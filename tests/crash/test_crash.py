@@ -33,8 +33,9 @@ def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill() -> None:
-    done = harness("tests.crash", "--testnet", "--kills", "6", "--seed", "1")
+@pytest.mark.parametrize("faults", [(), ("--faults",)], ids=["calm", "faulty"])
+def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill(faults: tuple[str, ...]) -> None:
+    done = harness("tests.crash", "--testnet", *faults, "--kills", "6", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     *_, traded, last = done.stdout.splitlines()
     assert last == "6 kills, 6 recovered, 0 lost"

@@ -95,9 +95,10 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     said = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
     assert done.returncode == 0, done.stderr
     assert not said
-    for name in ("configuration", "commands", "database"):
-        page = (tmp_path / "site" / "reference" / name / "index.html").read_text(encoding="utf-8")
-        assert {"configuration": "half_life", "commands": "--allow-leakage", "database": "order_updates"}[name] in page
+    for name, word in (
+        ("configuration", "half_life"), ("commands", "--allow-leakage"), ("database", "order_updates"), ("mqtt", "Decided[Fill]")
+    ):  # fmt: skip
+        assert word in (tmp_path / "site" / "reference" / name / "index.html").read_text(encoding="utf-8")
     html = "".join(file.read_text(encoding="utf-8") for file in (tmp_path / "site").rglob("*.html"))
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"https?://(?!github)[^\"]+\.(?:js|css|png|woff2?)", html), (
         "nothing comes from elsewhere"

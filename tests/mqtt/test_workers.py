@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.config import Config
+from agent.config import Config, ModelConfig
 from agent.config_outside import MqttConfig
-from agent.errors import ConfigError
+from agent.errors import ConfigError, ModelError
 from agent.events import News, Sentiment
 from agent.live.daemon import Daemon
+from agent.live.model import LazyScorer, model_loader
 from agent.mqtt.worker import SentimentWorker
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from models.sentiment.scorer import Score
+from models.sentiment import model_dir
+from models.sentiment.scorer import Score, Scorer
+from tests.cli.conftest import Outcome, tapewire
 from tests.live.world import SENTIMENT, Words, handled, journal, living, load_words, of, options, settings, until
 from tests.models.fusion.world import write_fusion
 from tests.mqtt.broker import Mosquitto, needs_mosquitto
+
+__all__ = ["tapewire"]
 
 pytestmark = needs_mosquitto
 MODEL = "starter"  # what `load_words` calls the configured model
@@ -78,12 +83,12 @@ async def test_workers_score_and_the_agents_model_is_idle(
         for name in ("one", "two"):
             await stack.enter_async_context(working(broker, Words(MODEL), name))
         async with living(daemon):
-            pool = daemon._outside.pool
+            pool = daemon.pool
             assert pool is not None
             await until(lambda: pool.health.workers == 2)
             await until(lambda: pool.health.scored >= 5)
             assert not own.batches
-            await until(lambda: handled(daemon) > 0)
+            await until(lambda: handled(daemon) > 0 and not daemon.core.memory.unscored)
     assert_each_once(database)
 
 
@@ -92,12 +97,12 @@ async def test_a_worker_that_dies_loses_nothing(database: Database, broker: Mosq
     async with Sandbox(options(news=True)) as sandbox:
         daemon = Daemon(config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock)
         async with working(broker, Slow(MODEL), "doomed") as (doomed, task), living(daemon):
-            pool = daemon._outside.pool
+            pool = daemon.pool
             assert pool is not None
             await until(lambda: doomed.scored >= 1)
             task.cancel()
             async with working(broker, Words(MODEL), "heir") as (heir, _):
-                await until(lambda: heir.scored + own_count(own) >= 5)
+                await until(lambda: heir.scored + own_count(own) >= 5 and not daemon.core.memory.unscored)
     assert_each_once(database)
 
 
@@ -112,7 +117,7 @@ async def test_without_workers_the_own_model_scores(
     config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
     daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
     async with living(daemon):
-        await until(lambda: own_count(own) >= 5)
+        await until(lambda: own_count(own) >= 5 and not daemon.core.memory.unscored)
     assert_each_once(database)
 
 
@@ -123,9 +128,9 @@ async def test_a_worker_with_another_model_is_never_asked(
     config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
     daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
     async with working(broker, foreign, "stranger"), living(daemon):
-        pool = daemon._outside.pool
+        pool = daemon.pool
         assert pool is not None
-        await until(lambda: pool.health.others == 1 and own_count(own) >= 3)
+        await until(lambda: pool.health.others == 1 and len(of(Sentiment, journal(database))) >= 3)
     assert not foreign.batches
     assert {one.model for one in of(Sentiment, journal(database))} == {MODEL}
 
@@ -144,3 +149,47 @@ def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(data
     )  # fmt: skip
     with pytest.raises(ConfigError, match="reads embeddings"):
         Daemon(config, database, load_model=load_words)
+
+
+async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes_on(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
+    class Broken(Words):
+        def score(self, texts: Sequence[str]) -> list[Score]:
+            raise ModelError("the model has no more memory")
+
+    own = Words(MODEL)
+    config = config_for(sandbox, broker, tmp_path, answer_within="2s")
+    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    worker = asyncio.create_task(SentimentWorker(MqttConfig(**broker.settings()), Broken(MODEL), "broken").run())
+    async with living(daemon):
+        with pytest.raises(ModelError, match="no more memory"):
+            await worker
+        await until(lambda: own_count(own) >= 3 and not daemon.core.memory.unscored)
+    assert_each_once(database)
+
+
+def test_the_own_model_is_named_by_its_card_and_loaded_when_it_has_to_score(database: Database) -> None:
+    scorer = model_loader(ModelConfig(), database, lazy=True)("starter")
+    assert isinstance(scorer, LazyScorer)
+    assert scorer.fingerprint == Scorer.load(model_dir("starter"), threads=1).fingerprint
+    assert not scorer.loaded
+    assert len(scorer.score(["Bitcoin rallies", "Ether slides"])) == 2
+    assert scorer.loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no broker is configured"),
+        (("--broker", "http://127.0.0.1"), "a broker is written mqtt://HOST"),
+        (("--broker", "mqtt://me:secret@127.0.0.1"), "mqtt.username"),
+    ],
+)
+def test_what_a_worker_is_told_at_the_keyboard(
+    tapewire: Callable[..., Outcome], arguments: tuple[str, ...], words: str
+) -> None:
+    outcome = tapewire("worker", "sentiment", *arguments)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "secret" not in outcome.err

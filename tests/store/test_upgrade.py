@@ -147,3 +147,18 @@ def test_the_verb_says_where_the_backup_is(tmp_path: Path, sqlite_database: Data
     (backup,) = tmp_path.glob("*.backup")
     assert f"from {HEAD} to next" in printed
     assert str(backup) in printed
+
+
+def test_an_upgrade_that_leaves_the_store_unsound_is_not_kept(
+    tmp_path: Path, sqlite_database: Database, next_release: Path
+) -> None:
+    Recorder(sqlite_database, a_run())
+    orphan = 'op.execute("CREATE TABLE lost (id TEXT REFERENCES runs(id) DEFERRABLE INITIALLY DEFERRED)")\n    ' + (
+        'op.execute("PRAGMA defer_foreign_keys=ON")\n    op.execute("INSERT INTO lost VALUES (\'nobody\')")'
+    )
+    next_release.write_text(NEXT.format(head=HEAD, more=orphan))
+    with pytest.raises(StoreError, match="a row of lost belongs to no row of runs"):
+        upgrade(f"sqlite:///{sqlite_database.file}")
+    next_release.unlink()
+    with closing(open_database(f"sqlite:///{sqlite_database.file}")) as database:
+        assert tables_of(database) == {*TABLES, "alembic_version"}

@@ -46,6 +46,7 @@ from agent.execution.testnet.stream import PrivateStream
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.stream import HandshakeRefused, StreamLost
 from agent.secret import MASK
+from agent.untrusted import UNREADABLE
 
 Json = dict[str, Any]
 _BASES: Final = {
@@ -70,6 +71,7 @@ _QUERIES: Final = 50
 _SECOND: Final = 1.1  # requests may arrive closer to each other than they left
 _WINDOW_MS: Final = 7 * DAY_MS - 1  # of executions in one question
 _COIN: Final = "USDT"
+_MOST_PAGES: Final = 1_000
 
 
 class _Signer(ccxt.bybit):  # type: ignore[misc]
@@ -151,7 +153,7 @@ class BybitPort:
         try:
             answer = msgspec.json.decode(payload, type=dict[str, Any])
             code = int(answer["retCode"])
-        except (msgspec.MsgspecError, KeyError, TypeError, ValueError):
+        except (*UNREADABLE, KeyError, TypeError, ValueError):
             if 300 <= status < 400:
                 raise Refused("the venue answers with a redirect, which is not followed", code=status) from None
             raise OutcomeUnknown(f"HTTP {status} and no answer that can be read", code=status) from None
@@ -201,7 +203,10 @@ class BybitPort:
         await self._budget(f"/v5/{path}").take()
         private = "public" if path.startswith("market/") else "private"
         answer = await self._signer.request(f"v5/{path}", [private], verb, params)
-        return answer.get("result") or {}
+        result = answer.get("result") or {}
+        if not isinstance(result, dict):
+            raise OutcomeUnknown(f"{path}: the answer's result is no object")
+        return result
 
     async def _get(self, path: str, **params: object) -> Any:
         return await self._ask("GET", path, {key: value for key, value in params.items() if value not in (None, "")})
@@ -213,7 +218,7 @@ class BybitPort:
     async def _pages(self, kind: type[Any], path: str, limit: int, **params: object) -> list[Any]:
         """All of a list, page by page, in the venue's order."""
         found: list[Any] = []
-        cursor = ""
+        cursor, seen = "", set[str]()
         while True:
             result = await self._get(path, category=self._category, limit=limit, cursor=cursor, **params)
             try:
@@ -223,6 +228,9 @@ class BybitPort:
             cursor = str(result.get("nextPageCursor") or "")
             if not cursor:
                 return found
+            if cursor in seen or len(seen) == _MOST_PAGES:
+                raise OutcomeUnknown(f"{path}: the list does not end")
+            seen.add(cursor)
 
     # -- time and rules ----------------------------------------------------------------------------------------------
 
@@ -231,7 +239,7 @@ class BybitPort:
         result = await self._get("market/time")
         try:
             return int(result["timeNano"]) // 1_000_000
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise OutcomeUnknown("market/time: the answer states no time") from None
 
     def correct_clock(self, skew: int) -> None:
@@ -253,7 +261,7 @@ class BybitPort:
                     least = lot.get("minNotionalValue") or lot.get("minOrderAmt") or "0"
                     numbers = (item["priceFilter"]["tickSize"], step, lot["minOrderQty"], least)
                     known[str(item["symbol"])] = VenueRules(*(Decimal(number) for number in numbers))
-            except (KeyError, TypeError, ArithmeticError) as error:
+            except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 raise OutcomeUnknown(f"market/instruments-info: the answer can't be read: {error!r}") from None
         return known
 
@@ -333,8 +341,10 @@ class BybitPort:
     async def position_mode(self, symbol: str) -> PositionMode:
         """See `VenuePort`."""
         result = await self._get("position/list", category=self._category, symbol=symbol)
-        rows = result.get("list", [])
-        return "hedge" if any(row.get("positionIdx") for row in rows) else "one-way"
+        try:
+            return "hedge" if any(row.get("positionIdx") for row in result.get("list", [])) else "one-way"
+        except (AttributeError, TypeError):
+            raise OutcomeUnknown("position/list: the answer can't be read") from None
 
     async def use_one_way(self, symbol: str) -> None:
         """See `VenuePort`."""

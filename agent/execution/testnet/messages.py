@@ -13,6 +13,7 @@ import msgspec
 
 from agent.events import OrderStatus, OrderType, Side
 from agent.execution.testnet.port import Execution, ExecutionKind, PrivateMessage, VenueOrder, VenuePosition, Wallet
+from agent.untrusted import UNREADABLE
 
 _STATUS: Final = {
     "New": OrderStatus.NEW,
@@ -170,7 +171,7 @@ def read_private(topic: str, data: bytes | msgspec.Raw, category: str) -> list[P
         raise ValueError(f"topic {topic!r} was not asked for")
     try:
         return [item.message() for item in decode(data) if getattr(item, "category", category) == category]
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ValueError(str(error)) from error
 
 
@@ -179,7 +180,7 @@ def read_list(kind: type[Any], answer: Any, category: str) -> list[Any]:
     try:
         items: list[Any] = msgspec.convert(answer, list[kind])  # type: ignore[valid-type]
         return [item.message() for item in items if getattr(item, "category", "") in ("", category)]
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ValueError(str(error)) from error
 
 

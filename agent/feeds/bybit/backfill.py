@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import ccxt.async_support as ccxt
-import msgspec
 
 from agent.clock import Clock
 from agent.config_live import BybitConfig
@@ -17,6 +16,7 @@ from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.messages import is_sound, read_page, to_kline
 from agent.feeds.bybit.venue import PAGE, endpoint, interval_code
+from agent.untrusted import UNREADABLE
 
 _HOSTS: Final = ("public", "private", "spot", "futures", "v2")  # of ccxt's table of base URLs
 
@@ -100,7 +100,7 @@ class KlineHistory:
             raise VenueError(f"Bybit's limit on requests: {_brief(error)}") from error
         except ccxt.BaseError as error:
             raise VenueError(f"Bybit's klines of {params['symbol']} can't be had: {_brief(error)}") from error
-        except msgspec.ValidationError as error:
+        except UNREADABLE as error:
             raise VenueError(f"Bybit's answer is no page of klines: {error}") from error
 
 

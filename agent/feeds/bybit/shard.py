@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, Never
 
-import msgspec
 import structlog
 
 from agent.clock import Clock, iso
@@ -22,6 +21,7 @@ from agent.feeds.bybit.series import Series
 from agent.feeds.bybit.stream import HandshakeRefused, Stream, StreamLost
 from agent.feeds.bybit.venue import endpoint
 from agent.feeds.producer import Emit, State, deliver
+from agent.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
 _WORKERS: Final = 8  # histories asked for at a time; what limits them is the budget of requests
@@ -106,7 +106,7 @@ class Shard:
         latest = min(frame.ts, now + self._config.max_ahead)
         try:
             rows = read_rows(frame.data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             self._health.corrupt += 1
             _log.warning("message corrupt", topic=frame.topic, error=str(error))
             return

@@ -22,6 +22,7 @@ from agent.feeds.addresses import is_loopback
 from agent.feeds.bybit.health import KlineHealth
 from agent.feeds.bybit.messages import Frame, read_frame
 from agent.feeds.bybit.venue import SPOT_ARGS
+from agent.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
 _PING: Final = '{"op":"ping"}'
@@ -149,7 +150,7 @@ class Stream:
             self._health.last_message_at = self._clock.now()
             try:
                 frame = read_frame(message)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 self._health.corrupt += 1
                 _log.warning("message corrupt", error=str(error), size=len(message))
                 continue

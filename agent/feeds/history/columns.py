@@ -10,7 +10,7 @@ import difflib
 import gzip
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
+from agent.untrusted import UNREADABLE
 
 BATCH_ROWS: Final = 16_384
 _BLOCK_BYTES: Final = 1 << 20
@@ -90,7 +91,7 @@ def to_floats(values: pa.Array, path: Path, column: str, first_row: int) -> NDAr
             values = (pc.utf8_trim_whitespace(values) if text else values).cast(pa.float64(), safe=False)
         except pa.ArrowException:
             bad = first_uncastable(values, pa.float64())
-            raise DataError(f"{place(path, first_row + bad, column)}: {values[bad].as_py()!r} is not a number") from None
+            raise DataError(f"{place(path, first_row + bad, column)}: {shown(values[bad])} is not a number") from None
     if values.null_count:
         values = pc.fill_null(values, np.nan)
     return as_numpy(values)
@@ -99,6 +100,14 @@ def to_floats(values: pa.Array, path: Path, column: str, first_row: int) -> NDAr
 def place(path: Path, row: int, column: str) -> str:
     """Where in a file something is, as errors say it."""
     return f"{path}: row {row}, column {column}"
+
+
+def shown(scalar: pa.Scalar, told: Callable[[Any], str] = repr) -> str:
+    """A value as errors say it, also a time beyond the years that Python knows."""
+    try:
+        return told(scalar.as_py())
+    except (ValueError, OverflowError):
+        return f"{getattr(scalar, 'value', 'a value that cannot be shown')} ({scalar.type})"
 
 
 def as_numpy(values: pa.Array) -> NDArray[Any]:
@@ -150,9 +159,12 @@ class ParquetTable:
         groups = list(range(first_group, metadata.num_row_groups))
         try:
             for batch in self._file.iter_batches(BATCH_ROWS, groups, list(columns.values()), use_threads=False):
+                batch.validate(full=True)  # the reader takes texts that aren't UTF-8 as they are
                 yield row, {ours: batch.column(name) for ours, name in columns.items()}
                 row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
+            if "UTF8" in str(error):
+                raise _not_utf8(self.path, f"after row {row - 1}") from None
             raise _damaged(self.path, error, after_row=row - 1) from None
 
     def latest(self, column: str) -> list[tuple[int, pa.Array]]:
@@ -183,7 +195,10 @@ class CsvTable:
             first = head.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
         except UnicodeDecodeError as error:
             raise _not_utf8(path, f"byte {error.object[error.start]:#04x} at position {error.start}") from None
-        names = [name.strip() for name in next(csv.reader([first]), [])]
+        try:
+            names = [name.strip() for name in next(csv.reader([first]), [])]
+        except csv.Error as error:
+            raise DataError(f"{path}: its first line can't be read: {error}", hint="end lines by a line feed") from None
         self._header_lines = 1
         if names and all(re.fullmatch(r"[-+.\deE]+", name) for name in names):
             if len(names) != len(_BINANCE):
@@ -253,7 +268,7 @@ class JsonLinesTable:
                         self._rows.append(decode(line))
                 except UnicodeDecodeError as error:
                     raise _not_utf8(path, f"line {number}, byte {error.object[error.start]:#04x}") from None
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     raise DataError(f"{path}: line {number} is not a JSON object: {error}") from None
         self.names: Sequence[str] = list(dict.fromkeys(name for row in self._rows for name in row))
 

@@ -15,13 +15,14 @@ from agent.feeds.history.columns import Aliases, as_arrow, open_table, pick, to_
 from agent.feeds.history.timestamps import TimeColumn
 
 _BLOCK_ROWS: Final = 1_024
+_LISTS: Final = frozenset({"currencies", "symbols"})  # what may be several texts
 
 
 class Rows:
     """The `wanted` columns of the file at `path`, by our names: `times` (UTC ms, 0 where missing), `numbers` (NaN where
-    missing), and all others as texts or lists of texts. `names` maps our names to the file's.
+    missing), and all others as texts, or lists of texts where `_LISTS` names them. `names` maps our names to the file's.
 
-    Raises DataError as `open_table` and `pick` do, where a time or number isn't one, and where a text is not UTF-8.
+    Raises DataError as `open_table` and `pick` do, where a time, number or text isn't one, and where a text is not UTF-8.
     """
 
     def __init__(
@@ -62,10 +63,15 @@ class Rows:
                 yield {column: values[row] for column, values in block.items()}
 
     def _text(self, values: pa.Array, column: str) -> pa.Array:
+        kind, name = values.type, self.names[column]
         try:
-            if not pa.types.is_list(values.type):
+            if pa.types.is_list(kind) and column in _LISTS:
+                values = values.cast(pa.list_(pa.large_string()))
+            else:
                 values = values.cast(pa.large_string())
             values.validate(full=True)
+        except pa.ArrowNotImplementedError:
+            raise DataError(f"{self.path}: column {name} holds {kind}, which is no text", hint="write texts") from None
         except pa.ArrowException:
-            raise DataError(f"{self.path} is not UTF-8: column {self.names[column]}", hint="save its texts as UTF-8") from None
+            raise DataError(f"{self.path} is not UTF-8: column {name}", hint="save its texts as UTF-8") from None
         return values

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
-from agent.feeds.history.columns import as_numpy, first_uncastable, place
+from agent.feeds.history.columns import as_numpy, first_uncastable, place, shown
 
 _UNITS: Final = {
     "s": (1, "seconds"),
@@ -89,7 +89,7 @@ class TimeColumn:
 
     def _naive(self, values: pa.Array, index: int, first_row: int) -> DataError:
         where = place(self._path, first_row + index, self._name)
-        return DataError(f"{where}: {values[index]} is naive: it doesn't say in which time zone", hint=_HINT)
+        return DataError(f"{where}: {shown(values[index], str)} is naive: it doesn't say in which time zone", hint=_HINT)
 
     def _cast(self, texts: pa.Array, kind: pa.DataType, first_row: int) -> pa.Array:
         try:
