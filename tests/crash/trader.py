@@ -32,6 +32,7 @@ def trading(url: str, folder: Path) -> Config:
     """Orders on every bar of every symbol. The overlap is of the market's time, which runs faster than the machine's."""
     return settings(
         url, folder, market={"symbols": SYMBOLS}, account={"initial_capital": int(BALANCE)},
+        dashboard={"enabled": False},
         **venue_settings(
             url, execution={"settle": "100ms", "recv_window": "300ms", "reconcile_every": "300ms", "overlap": "10m"},
             strategy=churn(weight=0.02),
