@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from agent.config import Config
 from agent.engine import Engine
 from agent.events import Event, Gap, Kline
+from agent.execution.testnet.account import Auditor
+from agent.execution.testnet.gateway import Gateway
+from agent.execution.testnet.intents import Intent, IntentState
 from agent.feeds.bybit.series import EVERYTHING, Series
 from agent.feeds.producer import Emit, deliver
 from agent.feeds.queue import EventQueue
@@ -162,6 +167,29 @@ def emits_from_two_places() -> None:
     _put(Gate, "__init__", init)
 
 
+def doubts_are_sent_under_a_new_id() -> None:
+    """A restart sends an order of which nothing is known once more, as another one."""
+    intent_of = Gateway._intent_of
+
+    def renamed(self: Gateway, *args: Any) -> Intent:
+        intent = intent_of(self, *args)
+        if intent.state is IntentState.UNKNOWN:
+            intent.order = replace(intent.order, id=f"{intent.order.id[:-2]}-2")
+            intent.state = IntentState.WAITING
+        return intent
+
+    _put(Gateway, "_intent_of", renamed)
+
+
+def missed_executions_are_not_asked() -> None:
+    """What was executed while nobody listened is heard of from the wallet alone."""
+
+    async def content(self: Auditor) -> None:
+        self._reports.all_booked()
+
+    _put(Auditor, "catch_up", content)
+
+
 def _after_fold(change: Any) -> None:
     fold = Core._fold
 
@@ -187,7 +215,10 @@ IN_RIM: Final = (
 )  # fmt: skip
 """Those that show when much goes wrong around a life."""
 
-MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in IN_RIM}
+IN_GATEWAY: Final = (doubts_are_sent_under_a_new_id, missed_executions_are_not_asked)
+"""Those that show when a life that trades at an exchange ends."""
+
+MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY)}
 """All, by name."""
 
 

@@ -1,10 +1,14 @@
 """Lives that end by SIGKILL, and whether they add up to the uninterrupted one.
 
-    python -m tests.crash [--kills 300] [--seed 1] [--run N] [--cold] [--testnet]
+    python -m tests.crash [--testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold]
 
 Every life is a process of its own with the real daemon, store and threads; only the market is a script. Most lives are forked from
 this process, which has everything imported, so that a death costs milliseconds; with --cold each one is a new interpreter. The last
 line is the count. Exit code 1 where anything was lost; the line before says which run and moment, and how to see it again.
+
+With --testnet the lives trade at a sandbox exchange that goes on while they die, and what they recorded is held against its books.
+With --faults that exchange also loses answers, lags behind, and garbles its private stream. The market moves in real time: a seed
+gives the same deaths, at almost the same moments. The store of a loss is kept.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,11 +31,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from agent.cli.console import err
 from tests import mutants
-from tests.crash import testnet
 from tests.crash.audit import Loss, Transcript, check_prefix, check_whole, read
 from tests.crash.life import Fate
 from tests.crash.life import main as live
 from tests.crash.points import BEGUN, ENDING, POINTS, SCHEMA, Moment
+from tests.crash.trading import TradingHarness
 
 MINUTES: Final = 400  # of market in a run
 PER_RUN: Final = 50  # deaths in a run, at most
@@ -128,25 +133,23 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--testnet", action="store_true", help="trade at a sandbox exchange that outlives the deaths")
+    parser.add_argument("--faults", action="store_true", help="an exchange, in testnet mode, at which much goes wrong besides")
     parser.add_argument("--run", type=int, help="only this run of the seed, to see its deaths again")
     parser.add_argument("--cold", action="store_true", help="a new interpreter for each life")
     parser.add_argument(
         "--mutant",
         default="",
-        choices=("", *mutants.names(mutants.IN_STORE), *testnet.MUTANTS),
+        choices=("", *mutants.names((*mutants.IN_STORE, *mutants.IN_GATEWAY))),
         help="put this fault into the product",
     )
-    parser.add_argument(
-        "--testnet", action="store_true", help="orders go to an exchange that lives on (tests/crash/testnet.py)"
-    )
-    parser.add_argument("--faults", action="store_true", help="with --testnet: the exchange errs, too")
     given = parser.parse_args()
-    if given.testnet:
-        return testnet.run(given.kills, given.seed, faults=given.faults, mutant=given.mutant)
-    if given.mutant in testnet.MUTANTS and given.mutant:
-        parser.error(f"{given.mutant} shows with --testnet alone")
     if given.mutant and given.cold:
         parser.error("a mutant lives in this process and its forks")
+    if given.testnet and given.cold:
+        parser.error("--cold is for paper mode")
+    if given.faults and not given.testnet:
+        parser.error("--faults is for --testnet")
     if given.mutant:
         mutants.apply(given.mutant)
     # Without its own thread: threads don't survive a fork
@@ -155,7 +158,13 @@ def main() -> int:
     )
     killed = lost = 0
     with tempfile.TemporaryDirectory(prefix="tapewire-crash-") as folder, progress:
-        harness = Harness(given.seed, Path(folder), cold=given.cold)
+        home = Path(folder)
+        harness: Harness | TradingHarness
+        harness = (
+            TradingHarness(given.seed, home, faulty=given.faults)
+            if given.testnet
+            else Harness(given.seed, home, cold=given.cold)
+        )
         progress.add_task("kills", total=given.kills)
         number = given.run or 0
         while killed < given.kills and not lost:
@@ -165,12 +174,19 @@ def main() -> int:
             except Loss as loss:
                 lost = 1
                 killed = harness.deaths.total()
-                print(f"LOST {loss}\n  again: python -m tests.crash --seed {given.seed} --run {number} --kills {quota}")
+                mode = " --testnet" * given.testnet + " --faults" * given.faults
+                print(f"LOST {loss}\n  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}")
+                if given.testnet:
+                    kept = tempfile.mkdtemp(prefix="tapewire-lost-")
+                    shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))
+                    print(f"  its store: {kept}")
             if given.run is not None:
                 break
             number += 1
     for point, count in sorted(harness.deaths.items()):
         print(f"{count:>5}  {point}")
+    if isinstance(harness, TradingHarness):
+        print(f"{harness.orders} orders and {harness.executions} executions at the exchange")
     print(f"{killed} kills, {killed - lost} recovered, {lost} lost")
     return bool(lost)
 

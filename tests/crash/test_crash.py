@@ -33,7 +33,19 @@ def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
 
 
 @pytest.mark.slow
-def test_orders_at_an_exchange_survive_too() -> None:
-    done = harness("tests.crash", "--testnet", "--kills", "5", "--seed", "3", "--faults")
+@pytest.mark.parametrize("faults", [(), ("--faults",)], ids=["calm", "faulty"])
+def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill(faults: tuple[str, ...]) -> None:
+    done = harness("tests.crash", "--testnet", *faults, "--kills", "6", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1] == "5 kills, 5 recovered, 0 lost"
+    *_, traded, last = done.stdout.splitlines()
+    assert last == "6 kills, 6 recovered, 0 lost"
+    assert not traded.startswith("0 orders")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", mutants.names(mutants.IN_GATEWAY))
+def test_a_gateway_with_a_fault_is_found_out(fault: str) -> None:
+    done = harness("tests.crash", "--testnet", "--mutant", fault, "--kills", "30")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "LOST run 0" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith(" 1 lost")

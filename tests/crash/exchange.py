@@ -1,0 +1,140 @@
+"""The exchange of the testnet mode: a sandbox in a process of its own, which outlives every death of the agent and is asked for its books."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import traceback
+from collections import Counter, defaultdict
+from decimal import Decimal
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+
+from agent.clock import Clock
+from agent.sandbox import Sandbox, SandboxOptions
+from agent.sandbox.faults import parse_fault
+from tests.conftest import ROOT
+
+SYMBOLS: Final = ("C0USDT", "C1USDT", "C2USDT")
+SPEED: Final = 240.0  # a bar in 250 ms
+BALANCE: Final = Decimal(1_000_000)
+FAULTS: Final = (
+    "lost,on=rest/v5/order/create,code=10000,p=0.05",
+    "lost,on=rest/v5/order/cancel,code=10000,p=0.05",
+    "retcode,on=rest/v5/order/*,code=10000,p=0.03",
+    "retcode,on=rest/v5/*,code=10016,p=0.02",
+    "close,on=rest/v5/*,p=0.02",
+    "lag,on=rest/v5/*/list,ms=50,p=0.3",
+    "drop,on=ws/private/*,p=0.05",
+    "duplicate,on=ws/private/*,p=0.1",
+    "reorder,on=ws/private/*,p=0.1",
+    "close,on=ws/private/*,p=0.005",
+)
+"""What goes wrong on the way to a faulty one, besides the deaths."""
+
+
+class Trade(msgspec.Struct, frozen=True):
+    """An execution as the exchange has it; `link` is the client order id."""
+
+    id: str
+    link: str
+    kind: str  # Trade or Funding
+
+
+class Books(msgspec.Struct, frozen=True):
+    """The exchange's account at one moment: nothing happens at the exchange while it is written down."""
+
+    trades: list[Trade]
+    ordered: dict[str, Decimal]  # by client order id, what it is for
+    filled: dict[str, Decimal]
+    twice: list[str]  # client order ids that more than one order has
+    open: list[str]
+    positions: dict[str, tuple[Decimal, Decimal]]  # quantity and cost of those that aren't flat
+    wallet: Decimal
+
+
+class Exchange:
+    """Use it as a context; the sandbox runs in between. `url` and `clock` are for the agent."""
+
+    def __init__(self, seed: int, *, faulty: bool = False) -> None:
+        self._seed = seed
+        self._faulty = faulty
+
+    def __enter__(self) -> Self:
+        self._pipe, theirs = get_context("fork").Pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                self._pipe.close()  # so that the harness's end is the only one, and its death is ours
+                code = asyncio.run(_serve(self._seed, theirs, faulty=self._faulty))
+            except BaseException:  # noqa: BLE001 said here, for nothing may go on in this half of the fork
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        theirs.close()
+        self.url: str
+        self.clock: Clock
+        self.url, self.clock = self._pipe.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        self._pipe.close()
+
+    def books(self) -> Books:
+        """As they are now. Raises EOFError where the sandbox is gone."""
+        self._pipe.send("books")
+        return msgspec.msgpack.decode(self._pipe.recv_bytes(), type=Books)
+
+    def close_pipe(self) -> None:
+        """In a life, which has no business with it."""
+        self._pipe.close()
+
+
+async def _serve(seed: int, pipe: Connection, *, faulty: bool) -> int:
+    samples = [f"{symbol}={ROOT / f'tests/sample_data/{name}-1m.csv'}" for symbol, name in zip(
+        SYMBOLS, ("BTCUSDT", "ETHUSDT", "BTCUSDT"), strict=True
+    )]  # fmt: skip
+    options = SandboxOptions(
+        klines=tuple(map(Path, samples)), speed=SPEED, balance=BALANCE, seed=seed, loop=True, history_bars=200,
+        ip_limit=10**9, socket_limit=10**6, faults=tuple(map(parse_fault, FAULTS)) if faulty else (),
+    )  # fmt: skip
+    over = asyncio.Event()
+
+    def answer() -> None:
+        try:
+            pipe.recv()
+            pipe.send_bytes(msgspec.msgpack.encode(_books(sandbox)))
+        except EOFError:
+            over.set()
+
+    async with Sandbox(options) as sandbox:
+        pipe.send((sandbox.rest_url, sandbox.clock))  # monotonic time is the same in all processes
+        asyncio.get_running_loop().add_reader(pipe.fileno(), answer)
+        await over.wait()
+    return 0
+
+
+def _books(sandbox: Sandbox) -> Books:
+    account: Any = sandbox.venue.account
+    links = Counter(order.link for order in account.orders.values())
+    filled: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for one in account.executions:
+        if one.order is not None and one.kind == "Trade":
+            filled[one.order.link] += one.qty
+    return Books(
+        trades=[Trade(one.id, one.order.link if one.order else "", one.kind) for one in account.executions],
+        ordered={order.link: order.qty for order in account.orders.values()},
+        filled=dict(filled),
+        twice=[link for link, count in links.items() if count > 1],
+        open=[order.link for order in account.open.values()],
+        positions={leg.symbol: (leg.held.qty, leg.held.cost) for leg in account.desks["linear"].open_legs()},
+        wallet=account.wallet.balances()[0].wallet,
+    )

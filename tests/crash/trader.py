@@ -1,0 +1,103 @@
+"""One life of the real daemon that trades at the sandbox exchange, until it is told to finish or SIGKILL comes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import event as sql
+
+from agent.clock import Clock
+from agent.config import Config
+from agent.config_live import LogConfig
+from agent.errors import TapewireError
+from agent.live.daemon import Daemon
+from agent.live.logging import configure
+from agent.store.database import open_database
+from tests.crash.exchange import BALANCE, SYMBOLS
+from tests.crash.gateway_points import install
+from tests.crash.points import Moment
+from tests.execution.testnet.world import churn, venue_settings
+from tests.live.world import settings
+
+PATIENCE: Final = 60.0  # seconds until an account in which nothing is traded any more must be settled
+_LOOK: Final = 0.02
+
+
+def trading(url: str, folder: Path) -> Config:
+    """Orders on every bar of every symbol. The overlap is of the market's time, which runs faster than the machine's."""
+    return settings(
+        url, folder, market={"symbols": SYMBOLS}, account={"initial_capital": int(BALANCE)},
+        dashboard={"enabled": False},
+        **venue_settings(
+            url, execution={"settle": "100ms", "recv_window": "300ms", "reconcile_every": "300ms", "overlap": "10m"},
+            strategy=churn(weight=0.02),
+            instruments={
+                symbol: {"tick_size": "0.1" if number != 1 else "0.01", "qty_step": "0.001" if number != 1 else "0.01",
+                         "min_qty": "0.001" if number != 1 else "0.01"}
+                for number, symbol in enumerate(SYMBOLS)
+            },
+        ),
+    )  # fmt: skip
+
+
+def main(url: str, clock: Clock, folder: Path, moment: Moment, *, finish: bool) -> int:
+    """Live; the exit code is 0 where the life was to finish, and did with nothing left open."""
+    os.environ |= {"TAPEWIRE_API_KEY": "sandbox-key", "TAPEWIRE_API_SECRET": "sandbox-secret"}
+    configure(LogConfig(level="error"))
+    install(moment)
+    try:
+        return asyncio.run(_live(trading(url, folder), clock, finish=finish))
+    except TapewireError as error:
+        print(f"{folder.name}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+
+
+async def _live(config: Config, clock: Clock, *, finish: bool) -> int:
+    with closing(open_database(config.store.url)) as database:
+        sql.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"))
+        daemon = Daemon(config, database, load_model=_no_model, clock=clock)
+        stop = asyncio.Event()
+        life = asyncio.create_task(daemon.run(stop))
+        settled = True
+        if finish:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    await _finish(daemon, life)
+            except TimeoutError:
+                settled = False
+                print(f"not settled: {daemon.gateway and daemon.gateway.health}", file=sys.stderr)
+            stop.set()
+        await asyncio.wait({life})
+        life.result()
+    return 0 if settled else 1
+
+
+async def _finish(daemon: Daemon, life: asyncio.Task[Any]) -> None:
+    """Trade no more; then until no intent is open, and the account agrees with the ledger."""
+    while daemon.gateway is None or not daemon.gateway.reconciled.is_set():
+        await _tick(life)
+    await daemon.command("pause", by="crash")
+    await daemon.command("flatten", by="crash")
+    while True:
+        seen = daemon.gateway.health.reconciled_at
+        while daemon.gateway.health.reconciled_at == seen:
+            await _tick(life)
+        await (await daemon._put("heartbeat"))  # what was told before is handled
+        health = daemon.gateway.health
+        if not health.intents and not health.drift:
+            return
+
+
+async def _tick(life: asyncio.Task[Any]) -> None:
+    await asyncio.sleep(_LOOK)
+    if life.done():
+        life.result()
+
+
+def _no_model(folder: str) -> Any:
+    raise AssertionError(folder)
