@@ -150,6 +150,8 @@ def main() -> int:
         parser.error("--cold is for paper mode")
     if given.faults and not given.testnet:
         parser.error("--faults is for --testnet")
+    if given.mutant in mutants.names(mutants.IN_GATEWAY) and not given.testnet:
+        parser.error(f"{given.mutant} shows with --testnet alone")
     if given.mutant:
         mutants.apply(given.mutant)
     # Without its own thread: threads don't survive a fork
