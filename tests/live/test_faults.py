@@ -69,7 +69,7 @@ ROWS = [
     Row(f"lost,{HISTORY},count=2", bybit("errors", 2)),
     Row(f"corrupt,{HISTORY},count=2", bybit("errors", 2)),
     Row(f"truncate,{HISTORY},count=2", bybit("errors", 2)),
-    Row("gap,on=market/BTCUSDT,count=2,after=2", bybit("backfilled", 121)),
+    Row("gap,on=market/BTCUSDT,count=2,after=80", bybit("backfilled", 121)),  # the agent is live by then
     Row("gap,on=market/BTCUSDT,count=2,after=2,rest=true", bybit("gaps"), gaps=True),
     Row("skew,ms=3000", nothing),
     Row("skew,ms=-3000", nothing),
