@@ -98,12 +98,7 @@ async def _managed(daemon: Daemon, life: Coroutine[Any, Any, Run]) -> Run:
     manager = ServiceManager()
     if not manager.listens:
         return await life
-
-    def ready() -> bool:
-        core = daemon.account()
-        return core is not None and not core.risk.warming
-
-    telling = asyncio.create_task(report(manager, daemon, ready))
+    telling = asyncio.create_task(report(manager, daemon))
     try:
         return await life
     finally:

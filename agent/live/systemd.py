@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, Never
 
 import structlog
@@ -51,20 +51,20 @@ class ServiceManager:
             _log.warning("the service manager can't be told", reason=str(error))
 
 
-async def report(manager: ServiceManager, agent: Daemon, ready: Callable[[], bool]) -> Never:
-    """Until cancelled: READY once the agent is warm, WATCHDOG while its core lives, STATUS for people."""
+async def report(manager: ServiceManager, agent: Daemon) -> Never:
+    """Until cancelled: READY once the agent can be spoken to, WATCHDOG while its core lives, STATUS for people."""
     told_ready, last = False, ""
     look = min(_LOOK, manager.watchdog / 3) if manager.watchdog else _LOOK
     stuck = int(max(manager.watchdog, 10.0) * 1000)
     try:
         while True:
             await asyncio.sleep(look)
-            if not told_ready and ready():
-                told_ready = True
-                manager.tell(READY="1")
             if agent.account() is None:
                 manager.tell(WATCHDOG="1")  # still starting, which systemd's TimeoutStartSec is for
                 continue
+            if not told_ready:
+                told_ready = True
+                manager.tell(READY="1")
             dead = why_dead(agent, stuck)
             if dead:
                 _log.error("the watchdog isn't fed", reason=dead[0])

@@ -101,7 +101,7 @@ class Stuck:
 
 async def test_a_core_that_hangs_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
     told = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000"})
-    telling = asyncio.create_task(report(told, Stuck(), lambda: True))  # type: ignore[arg-type]
+    telling = asyncio.create_task(report(told, Stuck()))  # type: ignore[arg-type]
     await until(lambda: manager.said("STATUS"))
     telling.cancel()
     await asyncio.gather(telling, return_exceptions=True)
