@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 # The modules that are compiled (hatch_build.py): changing one means building again
 COMPILED := $(shell $(PYTHON) -c "import re; print(*re.findall(r'^    \"(agent/[^\"]+\.py)\"', open('hatch_build.py').read(), re.M))")
 
-.PHONY: setup run test lint format bench orders crash simulate fuzz docs soak load workers starter clean
+.PHONY: setup run test lint format bench orders workers crash simulate fuzz docs soak load starter clean
 
 setup: .venv/.ready
 

@@ -22,7 +22,7 @@ _At = Annotated[
     ),
 ]
 _TokenFile = Annotated[
-    Path | None, typer.Option("--token-file", help="For --at ; else control.token in live.folder.", show_default=False)
+    Path | None, typer.Option("--token-file", help="For --at; else control.token in live.folder.", show_default=False)
 ]
 
 
