@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict, verdict_of
-from agent.backtest import History, Plan, backtest
+from agent.backtest import backtest
 from agent.config import Config, load, parse
 from agent.durations import format_duration
 from agent.errors import UsageError
 from agent.events import DAY_MS
 from agent.feeds.history.klines import symbol_of
+from agent.history import History, Plan
 from agent.research.material import scoring_by
 from agent.store.database import open_database
 from agent.store.runs import Run

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from agent.backtest import History, Plan, Progress
+from agent.backtest import Progress
 from agent.config import Config, parse
 from agent.engine import Engine
 from agent.errors import DataError, UsageError
@@ -16,6 +16,7 @@ from agent.events import Event, Sentiment
 from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
 from agent.fusion import reopen_predictor
+from agent.history import History, Plan
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.journal import read_journal

@@ -21,7 +21,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from agent.backtest import History, Plan, backtest
+from agent.backtest import backtest
 from agent.config import Config, parse
 from agent.config_dashboard import DashboardConfig
 from agent.dashboard.picture import Picture
@@ -31,6 +31,7 @@ from agent.dashboard.server import Dashboard
 from agent.dashboard.views import head_of
 from agent.engine import Engine
 from agent.events import Event, Kline
+from agent.history import History, Plan
 from agent.sink import ListSink
 from agent.store.database import Database, open_database
 from agent.store.queries import read_decisions

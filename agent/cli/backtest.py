@@ -17,7 +17,8 @@ from agent.cli.console import err, out, print_json
 from agent.config import load
 
 if TYPE_CHECKING:
-    from agent.backtest import History, Result
+    from agent.backtest import Result
+    from agent.history import History
     from agent.store.database import Database
     from agent.store.runs import Run
 
@@ -49,13 +50,14 @@ def backtest(
 ) -> None:
     """Replay history through the engine: paper trades with costs, recorded, measured, ready for `verify`."""
     from agent import backtest as rim
+    from agent.history import History
     from agent.research.material import NO_SCORING, configured_scoring
     from agent.store.database import open_database
 
     settled = options.settle(load(config), strategy, settings, category, model, fusion)
     plan = options.make_plan(settled, klines, news, sentiment, funding, start, end, timezone, symbol)
     with err.status("checking the input files"):
-        history = rim.History(plan, settled)
+        history = History(plan, settled)
     database = open_database(settled.store.url)
     try:
         scorer, stamps, versions = NO_SCORING

@@ -16,7 +16,7 @@ from agent.durations import parse_duration
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.backtest import Plan
+    from agent.history import Plan
     from agent.research.material import Material
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Default: ./config.toml, else the one that ships.")]
@@ -51,7 +51,7 @@ def gather(
     timezone: str | None, model: str | None, allow_leakage: bool, fusion: str | None = None,
 ) -> Material:  # fmt: skip
     """What is to be judged, with its window and its symbols settled by the files. Raises UsageError, ConfigError, DataError."""
-    from agent.backtest import History
+    from agent.history import History
     from agent.research.material import Material
 
     settled = settle(load(config), strategy, settings, category, model, fusion)
@@ -125,9 +125,9 @@ def make_plan(
     end: str | None, timezone: str | None, symbols: list[str] | None,
 ) -> Plan:  # fmt: skip
     """What to replay; headlines are left out where neither the strategy nor its model hears them, and missed where one does."""
-    from agent.backtest import Plan
     from agent.feeds.history.klines import KlineFile
     from agent.fusion import wants_headlines
+    from agent.history import Plan
     from agent.resources import resource
 
     history = config.history

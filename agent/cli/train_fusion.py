@@ -65,8 +65,8 @@ def fusion(
     Headlines are scored once, and remembered in the store. The last slices of the window, each after an embargo, stop the
     training, calibrate it and measure it.
     """
-    from agent.backtest import Plan
     from agent.feeds.history.klines import KlineFile
+    from agent.history import Plan
     from models.fusion.recipe import HALF_LIVES, Recipe
     from models.fusion.sources import gather
 

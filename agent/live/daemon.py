@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final, Never
 import structlog
 from msgspec.structs import replace
 
-from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_operations import split_address
@@ -23,6 +22,7 @@ from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireErro
 from agent.events import Command, Event, News, RiskState
 from agent.execution.testnet.gateway import Gateway
 from agent.execution.testnet.port import VenuePort
+from agent.feeds.history.sentiment import NamedScorer
 from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer

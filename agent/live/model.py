@@ -7,9 +7,8 @@ from typing import Final
 
 import structlog
 
-from agent.backtest import NamedScorer
 from agent.config import ModelConfig
-from agent.feeds.history.sentiment import Score
+from agent.feeds.history.sentiment import NamedScorer, Score
 from agent.store.database import Database
 
 _log: Final = structlog.get_logger(__name__)

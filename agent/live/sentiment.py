@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from agent.backtest import NamedScorer
 from agent.clock import Clock
 from agent.config_live import LiveConfig
 from agent.events import News, Sentiment
-from agent.feeds.history.sentiment import judge
+from agent.feeds.history.sentiment import NamedScorer, judge
 from agent.feeds.producer import Emit, Health, deliver
 from agent.fusion import check_scorer
 

@@ -11,10 +11,10 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.backtest import NamedScorer
 from agent.clock import Clock, WallClock
 from agent.config_outside import MqttConfig
 from agent.errors import first_error
+from agent.feeds.history.sentiment import NamedScorer
 from agent.mqtt.link import LinkHealth, MqttLink, Standing
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.untrusted import UNREADABLE

@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 
 from agent.analysis.significance import Difference, difference
-from agent.backtest import NamedScorer
 from agent.config import Config
 from agent.errors import UsageError
 from agent.events import Event, News, Sentiment
+from agent.feeds.history.sentiment import NamedScorer
 from agent.feeds.merge import merge
 from agent.research.evidence import PERIODS_PER_YEAR
 from agent.research.material import Material

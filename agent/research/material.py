@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.backtest import Plan, refuse_leakage
+from agent.backtest import refuse_leakage
 from agent.config import Config
 from agent.events import News
 from agent.feeds.history.news import NewsFile
 from agent.fusion import open_predictor
+from agent.history import Plan
 from agent.research.folds import Window
 from agent.research.rehearsal import Stage
 from agent.store.database import Database, open_database

@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.returns import periodic_returns
-from agent.backtest import History, NamedScorer, Plan, rare_collection, replay
+from agent.backtest import rare_collection, replay
 from agent.config import Config, parse
 from agent.engine import Engine
 from agent.events import DAY_MS, Decision, Event, Fill, FundingPayment
+from agent.feeds.history.sentiment import NamedScorer
 from agent.feeds.merge import merge
+from agent.history import History, Plan
 from agent.sink import NullSink
 from strategies import blaming, load_strategy
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from agent.backtest import Plan
 from agent.config import Config
 from agent.durations import format_duration
+from agent.history import Plan
 from models.fusion.recipe import Recipe
 from models.fusion.sources import gather
 

@@ -7,10 +7,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.backtest import History, Plan
 from agent.config import Config, StrategyConfig
 from agent.config_fusion import FusionConfig
 from agent.feeds.history.sentiment import scored
+from agent.history import History, Plan
 from agent.store.database import open_database
 from models.cards import DatasetRecord
 from models.fusion.dataset import FusionData, build_dataset

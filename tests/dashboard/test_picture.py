@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.backtest import History, Plan, backtest
+from agent.backtest import backtest
 from agent.config import parse
 from agent.dashboard.picture import HEADLINES, NOTHING, Picture
 from agent.dashboard.push import encode
@@ -18,6 +18,7 @@ from agent.dashboard.recording import Recording
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import head_of
 from agent.events import Event, Prediction
+from agent.history import History, Plan
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.backtest import Plan
 from agent.clock import iso
 from agent.config import load
 from agent.events import DAY_MS, HOUR_MS, Fill
+from agent.history import Plan
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import overridden

@@ -52,6 +52,15 @@ class Scorer(Protocol):
         ...
 
 
+class NamedScorer(Scorer, Protocol):
+    """What turns headlines into sentiment, and says which model it is; `models.sentiment` has one."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides a score."""
+        ...
+
+
 class EmbeddingScorer(Scorer, Protocol):
     """A sentiment model that also shows the hidden states which its scores were read from."""
 

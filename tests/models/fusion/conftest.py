@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import pytest
 
-from agent.backtest import Plan
 from agent.config import Config, load
 from agent.feeds.history.klines import KlineFile
+from agent.history import Plan
 from models.fusion.recipe import Recipe
 from models.fusion.sources import Gathered, gather
 from tests.models.fusion.world import write_config, write_market

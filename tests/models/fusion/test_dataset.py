@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.backtest import History, backtest
+from agent.backtest import backtest
 from agent.config import StrategyConfig
 from agent.config_fusion import FusionConfig
 from agent.engine import Engine
 from agent.events import HOUR_MS, Prediction
 from agent.feeds.merge import merge
+from agent.history import History
 from agent.sink import ListSink
 from agent.store.database import open_database
 from models.fusion.sources import Gathered

@@ -1,0 +1,212 @@
+"""What a backtest replays: files, opened, checked and hashed, and the streams of events that the engine will see of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import copy
+from functools import cached_property
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from agent.clock import iso
+from agent.config import Config
+from agent.durations import format_duration
+from agent.errors import DataError, UsageError
+from agent.events import Command, Event, News, Sentiment
+from agent.feeds.history.columns import content_hash
+from agent.feeds.history.funding import FundingFile, constant_funding
+from agent.feeds.history.klines import KlineFile
+from agent.feeds.history.news import NewsFile
+from agent.feeds.history.sentiment import NamedScorer, SentimentFile, scored
+from agent.fusion import check_scorer, open_predictor
+from agent.store.runs import InputFile
+
+if TYPE_CHECKING:
+    from models.fusion.predictor import FusionPredictor
+
+
+class Plan(NamedTuple):
+    """What a backtest replays. The window is [start, end) in UTC ms of bar open times; None is the files' own.
+
+    A window that is a part of a longer time may begin warm and end flat: `warmup` is how much history (ms) before `start` the engine
+    reads without trading, and with `close_out` it opens nothing in the last `CLOSING_BARS` and leaves what it holds.
+    """
+
+    klines: tuple[tuple[Path, str | None], ...]  # with the symbol, where the file's name doesn't say it
+    news: Path | None = None
+    sentiment: Path | None = None  # scored already
+    funding: Path | None = None
+    start: int | None = None
+    end: int | None = None
+    timezone: str | None = None  # of times that name none
+    warmup: int = 0
+    close_out: bool = False
+    part_of: str = ""  # the walk-forward that this is a fold of
+
+
+CLOSING_BARS: Final = 2
+"""Bars at the end of a window that is closed out: one to fill at, one in reserve."""
+
+
+class History:
+    """A plan's files, opened, checked and hashed; `sources` is what the engine will see."""
+
+    def __init__(self, plan: Plan, config: Config) -> None:
+        timezone = plan.timezone
+        around_the_clock = config.market.category != "equity"
+        reads_from = None if plan.start is None else plan.start - plan.warmup
+        self.klines = [
+            KlineFile(path, symbol, around_the_clock=around_the_clock, start=reads_from, end=plan.end, timezone=timezone)
+            for path, symbol in plan.klines
+        ]
+        if plan.news is not None and plan.sentiment is not None:
+            raise UsageError(
+                "both headlines and scored headlines are named", hint="--news is scored by the model, --sentiment needs none"
+            )
+        self._plan = plan
+        self.config = _adapted(config, self.klines)
+        described = [file.describe() for file in self.klines]
+        empty = next((file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None)
+        if empty is not None:
+            window = f"{_moment(plan.start)} to {_moment(plan.end)}"
+            raise DataError(f"{empty.path}: no bars between {window}", hint="name a window that the file covers")
+        self.bars = sum(int(str(facts["rows"])) for facts in described)
+        self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in described)
+        self.end = max(int(str(facts["last"])) for facts in described) + self.config.market.interval
+        self.reads_from = self.start - plan.warmup
+        """UTC ms: where what the engine sees begins; trading begins at `start`."""
+        self.notes = [
+            f"{file.path.name}: {facts['gaps']} gaps, {facts['missing']} bars missing, {facts['duplicates']} duplicates dropped"
+            for file, facts in zip(self.klines, described, strict=True)
+            if facts["gaps"] or facts["duplicates"]
+        ]
+        self.inputs = [
+            InputFile("klines", str(file.path), str(facts["sha256"]), file.symbol, int(str(facts["rows"])))
+            for file, facts in zip(self.klines, described, strict=True)
+        ]
+        history = config.history
+        self.news: list[News] = []
+        if plan.news is not None:
+            self.news = list(
+                NewsFile(plan.news, feed_delay=history.feed_delay, start=self.reads_from, end=self.end, timezone=timezone)
+            )
+            self.inputs.append(InputFile("news", str(plan.news), content_hash(plan.news), rows=len(self.news)))
+        if plan.sentiment is not None:
+            self.inputs.append(InputFile("sentiment", str(plan.sentiment), content_hash(plan.sentiment)))
+        if plan.funding is not None:
+            self.inputs.append(InputFile("funding", str(plan.funding), content_hash(plan.funding)))
+
+    @cached_property
+    def predictor(self) -> FusionPredictor | None:
+        """The fusion model that the configuration names. Raises what `open_predictor` raises."""
+        return open_predictor(self.config)
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether history before `start` is read."""
+        return self._plan.warmup > 0
+
+    @property
+    def closes_out(self) -> bool:
+        """Whether the window ends flat."""
+        return self._plan.close_out
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """What of the plan the inputs don't say; kept with the run."""
+        plan = self._plan
+        parts = {"warmup": plan.warmup, "close_out": plan.close_out, "part_of": plan.part_of}
+        kept = {name: value for name, value in parts.items() if value}
+        return {"start": plan.start, "end": plan.end, "timezone": plan.timezone} | kept
+
+    def sources(self, *, scorer: NamedScorer | None = None, sentiments: Iterable[Sentiment] = ()) -> list[Iterable[Event]]:
+        """Fresh iterators. The news is scored by `scorer`, or was once and `sentiments` are what the store remembers of it."""
+        return [*self.market(), *self.wire(scorer=scorer, sentiments=sentiments)]
+
+    def market(self) -> list[Iterable[Event]]:
+        """The sources that no model has touched: bars, funding, and what begins and ends the trading of the window."""
+        plan, paper = self._plan, self.config.paper
+        sources: list[Iterable[Event]] = [*self.klines]
+        if plan.funding is not None:
+            sources.append(FundingFile(plan.funding, start=self.start, end=self.end, timezone=plan.timezone))
+        elif self.config.market.category == "linear" and paper.funding_rate:
+            sources.append(
+                constant_funding(
+                    self.config.market.symbols, float(paper.funding_rate), paper.funding_interval, self.start, self.end
+                )
+            )
+        if plan.warmup or plan.close_out:
+            sources.append(self._commands())
+        return sources
+
+    def wire(
+        self,
+        *,
+        scorer: NamedScorer | None = None,
+        sentiments: Iterable[Sentiment] = (),
+        text: Callable[[News], str] = attrgetter("title"),
+    ) -> list[Iterable[Event]]:
+        """The sources of headlines and what was made of them; see `sources`. `text` is what of a headline the scorer reads."""
+        plan, history = self._plan, self.config.history
+        if plan.sentiment is not None:
+            scores = SentimentFile(
+                plan.sentiment,
+                history.feed_delay,
+                history.inference_latency,
+                start=self.reads_from,
+                end=self.end,
+                timezone=plan.timezone,
+            )
+            return [scores]
+        if scorer is not None:
+            check_scorer(self.predictor, scorer.fingerprint)
+            embedded = self.predictor is not None and self.predictor.reads_embeddings
+            return [
+                scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint, text=text, embedded=embedded)
+            ]
+        return [self.news, sentiments]
+
+    def under(self, config: Config) -> History:
+        """The same files and window under another configuration, which must agree on `market` and `history`."""
+        other = copy(self)
+        other.config = config.model_copy(update={"market": self.config.market})
+        other.__dict__.pop("predictor", None)
+        return other
+
+    def _commands(self) -> list[Event]:
+        """What begins and ends the trading of a window that is part of a longer time."""
+        commands: list[Event] = []
+
+        def say(action: str, at: int, **args: str) -> None:
+            commands.append(Command(action, at, at, args, by="window"))
+
+        if self._plan.warmup:
+            say("warm-up", self.reads_from)
+            say("warm-up-done", self.start + 1)  # after the bar that closes at `start`, which is history still
+        if self._plan.close_out:
+            say("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true")
+        return commands
+
+
+def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
+    """The files say which symbols and which interval are traded."""
+    symbols = [file.symbol for file in files]
+    if not symbols:
+        raise UsageError("no klines to replay", hint="name files with --klines, or history.klines in the configuration")
+    twice = next((s for s in symbols if symbols.count(s) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two kline files for {twice}", hint="one file a symbol; SYMBOL=FILE names the symbol of a file")
+    first = files[0]
+    for file in files:
+        if file.interval != first.interval:
+            raise DataError(
+                f"{file.path} has bars of {format_duration(file.interval)}, {first.path} of {format_duration(first.interval)}",
+                hint="all files of a run share one interval",
+            )
+    market = config.market.model_copy(update={"symbols": tuple(symbols), "interval": first.interval})
+    return config.model_copy(update={"market": market})
+
+
+def _moment(ms: int | None) -> str:
+    return "the beginning" if ms is None else iso(ms)
