@@ -204,7 +204,7 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     moved = {symbol: [replace(bar, start=bar.start + opened.shift) for bar in original] for symbol, original in truth.items()}
     queue, (market, feeds, model) = seen.status.queue, seen.status.producers
     bar_audit = audit_bars(events, moved, closed.withheld, seen.last)
-    headlines = audit_headlines(events, titles, seen.first, seen.last, model["dropped"] + model["expired"])
+    headlines = audit_headlines(events, titles, seen.first, seen.last, model["dropped"] + model["expired"] + model["waiting"])
     hits: Counter[str] = Counter()
     for fault in closed.faults:
         hits[fault["kind"]] += fault["hits"]

@@ -216,7 +216,9 @@ async def test_an_execution_that_the_stream_left_out_is_found_although_later_one
         given.sandbox.venue.faults.add([parse_fault("drop,on=ws/private/execution,count=1")])
         entry = given.target(0.1)
         await until(lambda: entry.id in given.ends())
-        out = given.target(0.2)
+        given.want(0.2)  # which may have to wait until the entry's last fill is known
+        await until(lambda: len(given.orders) == 2)
+        out = given.orders[-1]
         assert await given.ended(out) is OrderStatus.FILLED
         await until(lambda: given.ledger.held("BTCUSDT") == entry.qty + out.qty)
         given.assert_sound()
