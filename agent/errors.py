@@ -94,3 +94,8 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def brief(error: Exception) -> str:
+    """Its kind and the beginning of its words: libraries such as ccxt quote a whole answer."""
+    return f"{type(error).__name__}: {str(error)[:200]}"

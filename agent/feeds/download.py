@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from agent.clock import iso
 from agent.config_live import BackoffConfig
 from agent.durations import format_duration
-from agent.errors import ConfigError, DataError, UsageError, VenueError
+from agent.errors import ConfigError, DataError, UsageError, VenueError, brief
 from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
 from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import delays
@@ -188,15 +188,15 @@ class BybitKlines:
                 return read_page(answer)
             except ccxt.BadRequest as error:
                 raise UsageError(
-                    f"Bybit has no {wanted.category} klines of {wanted.symbol}: {_brief(error)}", hint=await self._closest()
+                    f"Bybit has no {wanted.category} klines of {wanted.symbol}: {brief(error)}", hint=await self._closest()
                 ) from None
             except (ccxt.ExchangeError, ccxt.NetworkError, *UNREADABLE) as error:
                 if isinstance(error, ccxt.ExchangeError) and not _PASSING.search(str(error)):
-                    raise VenueError(f"Bybit refuses klines of {wanted.symbol}: {_brief(error)}") from None
+                    raise VenueError(f"Bybit refuses klines of {wanted.symbol}: {brief(error)}") from None
                 wait = next(waits, None)
                 if wait is None or " 403 " in str(error):  # a ban of the address: asking again makes it longer
                     raise VenueError(
-                        f"Bybit can't be reached at {self._base}: {_brief(error)}",
+                        f"Bybit can't be reached at {self._base}: {brief(error)}",
                         hint="what was fetched is kept: run the same command again to go on",
                     ) from None
                 await self._sleep(wait)
@@ -238,7 +238,7 @@ def yahoo_klines(wanted: Wanted, now: int) -> list[Row]:
         frame = yf.Ticker(wanted.symbol).history(start=begin, end=end, interval=interval, auto_adjust=True, actions=False)
     except (yf.exceptions.YFException, OSError) as error:
         raise VenueError(
-            f"Yahoo gives no klines of {wanted.symbol}: {_brief(error)}", hint="check symbol and connection"
+            f"Yahoo gives no klines of {wanted.symbol}: {brief(error)}", hint="check symbol and connection"
         ) from None
     rows = [row for row in yahoo_rows(frame, wanted.interval, now) if wanted.start <= row[0] < wanted.end]
     if not rows:
@@ -275,7 +275,3 @@ def _page_span(interval: int) -> int:
     from agent.feeds.bybit.venue import PAGE
 
     return PAGE * interval
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error)[:200]}"

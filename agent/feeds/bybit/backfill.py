@@ -10,7 +10,7 @@ import ccxt.async_support as ccxt
 
 from agent.clock import Clock
 from agent.config_live import BybitConfig
-from agent.errors import VenueError
+from agent.errors import VenueError, brief
 from agent.events import Kline
 from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import Budget
@@ -91,19 +91,14 @@ class KlineHistory:
         try:
             return read_page(await self._exchange.publicGetV5MarketKline({"category": self._category, **params}))
         except (ccxt.BadRequest, ccxt.AuthenticationError) as error:  # bad symbols are bad requests
-            raise RequestRefused(f"Bybit refuses klines of {params['symbol']}: {_brief(error)}") from error
+            raise RequestRefused(f"Bybit refuses klines of {params['symbol']}: {brief(error)}") from error
         except ccxt.RateLimitExceeded as error:
             # HTTP 403 bans the address, and each further request makes it longer.
             wait = self._config.ban_wait if " 403 " in str(error) else self._config.throttle_wait
             if "10006" not in str(error):
                 self._budget.close(asyncio.get_running_loop().time() + wait / 1000)
-            raise VenueError(f"Bybit's limit on requests: {_brief(error)}") from error
+            raise VenueError(f"Bybit's limit on requests: {brief(error)}") from error
         except ccxt.BaseError as error:
-            raise VenueError(f"Bybit's klines of {params['symbol']} can't be had: {_brief(error)}") from error
+            raise VenueError(f"Bybit's klines of {params['symbol']} can't be had: {brief(error)}") from error
         except UNREADABLE as error:
             raise VenueError(f"Bybit's answer is no page of klines: {error}") from error
-
-
-def _brief(error: Exception) -> str:
-    """ccxt quotes the whole answer; a person wants its beginning."""
-    return f"{type(error).__name__}: {str(error)[:200]}"
