@@ -170,7 +170,7 @@ class History:
     def under(self, config: Config) -> History:
         """The same files and window under another configuration, which must agree on `market` and `history`."""
         other = copy(self)
-        other.config = config.model_copy(update={"market": self.config.market})
+        other.config = _on_paper(config.model_copy(update={"market": self.config.market}))
         other.__dict__.pop("predictor", None)
         return other
 
@@ -205,7 +205,12 @@ def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
                 hint="all files of a run share one interval",
             )
     market = config.market.model_copy(update={"symbols": tuple(symbols), "interval": first.interval})
-    return config.model_copy(update={"market": market})
+    return _on_paper(config.model_copy(update={"market": market}))
+
+
+def _on_paper(config: Config) -> Config:
+    """No venue answers in a replay: whatever the agent trades at live, history is traded on paper."""
+    return config.model_copy(update={"execution": config.execution.model_copy(update={"mode": "paper"})})
 
 
 def _moment(ms: int | None) -> str:

@@ -232,3 +232,12 @@ def test_a_strategy_of_ones_own_trades(tapewire: Tapewire, tmp_path: Path) -> No
     result = run_json(tapewire, "--klines", BTC, "--strategy", "own:Mine", "--set", "weight=0.3")
     assert result["trades"] > 50
     assert tapewire("verify", result["run"]).code == 0
+
+
+def test_history_is_traded_on_paper_wherever_the_agent_trades_live(tapewire: Tapewire, tmp_path: Path) -> None:
+    live = tmp_path / "live.toml"
+    live.write_text('[execution]\nmode = "testnet"\n')
+    ours, paper = (run_json(tapewire, "--klines", BTC, *SMA, *config) for config in (("--config", live), ()))
+    assert ours["trades"] == paper["trades"] > 0
+    assert ours["final_equity"] == paper["final_equity"]
+    assert tapewire("verify", ours["run"], "--config", live).code == 0
