@@ -27,6 +27,8 @@ from agent.mqtt.link import MqttLink
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.untrusted import UNREADABLE
 
+_MOST_WORKERS: Final = 1_000  # names that are remembered: whoever may publish could invent more
+_MOST_ANSWERS: Final = 10_000  # that wait to be taken in
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -41,7 +43,7 @@ class WorkersHealth(Health):
     own_model: int = 0  # headlines that went to it
     resent: int = 0  # after a worker died
     late: int = 0  # answers to what had its sentiment, or had gone to the own model
-    refused: int = 0  # answers by another model, or that are no probabilities
+    refused: int = 0  # answers by another model or that are no probabilities, and what comes beyond all bounds
 
 
 class _Offered(NamedTuple):
@@ -118,6 +120,9 @@ class WorkerPool:
             self._health.failed(error, self._clock.now())
             return
         if presence.state == "online":
+            if presence.worker not in self._workers and len(self._workers) >= _MOST_WORKERS:
+                self._health.refused += 1
+                return
             known = self._workers.get(presence.worker)
             self._workers[presence.worker] = presence.model
             if presence.model != self._model:
@@ -132,6 +137,9 @@ class WorkerPool:
         self._woken.set()
 
     def _hear_scores(self, payload: bytes, retained: bool) -> None:
+        if len(self._answers) >= _MOST_ANSWERS:
+            self._health.refused += 1
+            return
         try:
             self._answers.append(msgspec.json.decode(payload, type=Scores))
         except UNREADABLE as error:

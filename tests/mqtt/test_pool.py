@@ -124,3 +124,16 @@ def test_a_worker_that_dies_while_the_core_takes_its_answer_costs_no_second_one(
             ("answer", 0, MODEL, True), ("turn", 3),
         ])
     )  # fmt: skip
+
+
+async def test_whoever_invents_workers_and_answers_fills_no_memory() -> None:
+    world = World()
+    await world.own.use(MODEL)
+    for number in range(1_200):
+        world.worker(f"w{number}", True, "another")
+    assert world.pool.health.others == 1_000
+    answer = encode(Scores(worker="w", model="another", scores=()))
+    for _ in range(10_050):
+        world.link._handlers[world.topics.scores](answer, False)
+    assert len(world.pool._answers) == 10_000
+    assert world.pool.health.refused == 250
