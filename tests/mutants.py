@@ -8,11 +8,14 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from agent.config import Config
+from agent.config_live import BybitConfig
 from agent.engine import Engine
-from agent.events import Event, Gap, Kline
+from agent.events import MINUTE_MS, Account, Decision, Event, Gap, Kline, OrderStatus
 from agent.execution.testnet.account import Auditor
 from agent.execution.testnet.gateway import Gateway
 from agent.execution.testnet.intents import Intent, IntentState
+from agent.execution.testnet.keeper import Keeper
+from agent.feeds.bybit.backfill import KlineHistory
 from agent.feeds.bybit.series import EVERYTHING, Series
 from agent.feeds.producer import Emit, deliver
 from agent.feeds.queue import EventQueue
@@ -87,14 +90,14 @@ def history_is_not_asked() -> None:
     _put(Series, "offer", hasty)
 
 
-def history_is_believed_blindly() -> None:
-    """An answer of the history is taken to be complete up to the present."""
-    fill = Series.fill
+def history_knows_the_future() -> None:
+    """The bar that is still open, as the history has it, is taken to be closed."""
+    init = KlineHistory.__init__
 
-    def blind(self: Series, bars: Iterable[Kline], proven: int) -> Iterator[Kline | Gap]:
-        return fill(self, bars, EVERYTHING)
+    def hasty(self: KlineHistory, config: BybitConfig, *args: Any) -> None:
+        init(self, config.model_copy(update={"settle": -MINUTE_MS}), *args)
 
-    _put(Series, "fill", blind)
+    _put(KlineHistory, "__init__", hasty)
 
 
 def open_bars_overtake() -> None:
@@ -190,6 +193,70 @@ def missed_executions_are_not_asked() -> None:
     _put(Auditor, "catch_up", content)
 
 
+def orders_leave_before_the_commit() -> None:
+    """An order is sent as soon as it is decided."""
+    decision = Gateway.decision
+
+    def hasty(self: Gateway, seq: int, what: Decision) -> None:
+        decision(self, seq, what)
+        self.release()
+
+    _put(Gateway, "decision", hasty)
+
+
+def silence_is_a_refusal() -> None:
+    """An order whose request was not answered is given up."""
+
+    def give_up(self: Keeper, intent: Intent) -> None:
+        intent.doubted_at = 0.0
+        self._reports.close(intent, OrderStatus.REJECTED, "no answer")
+
+    _put(Keeper, "_doubt", give_up)
+
+
+def absence_is_believed_at_once() -> None:
+    """What a venue's view does not show has not arrived, however far it may be behind."""
+    init = Keeper.__init__
+
+    def hasty(self: Keeper, *args: Any) -> None:
+        init(self, *args)
+        self._settle = self._late = 0.0
+
+    _put(Keeper, "__init__", hasty)
+
+
+def cancels_are_kept_back() -> None:
+    """What the core wants taken back stays."""
+    _put(Keeper, "cancel", lambda self, intent, cancel: None)
+
+
+def amendments_are_kept_back() -> None:
+    """What the core wants otherwise stays as it is."""
+    _put(Keeper, "amend", lambda self, intent, amend: None)
+
+
+def views_are_never_behind() -> None:
+    """A second look at an account that differs is made at once."""
+
+    async def look(self: Auditor) -> Account | None:
+        await self.catch_up()
+        positions, wallet = await self._line.ask(self._line.port.positions), await self._line.ask(self._line.port.wallet)
+        return self._account(positions, wallet)
+
+    _put(Auditor, "look", look)
+
+
+def an_interruption_is_no_reason_to_doubt() -> None:
+    """What was executed between two lives is asked for from now on."""
+    recover = Gateway._recover
+
+    def confident(self: Gateway) -> None:
+        recover(self)
+        self._auditor._complete = self._clock.now() + self._auditor._overlap
+
+    _put(Gateway, "_recover", confident)
+
+
 def _after_fold(change: Any) -> None:
     fold = Core._fold
 
@@ -210,13 +277,19 @@ IN_STORE: Final = (
 """Those that show when a life ends."""
 
 IN_RIM: Final = (
-    *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_is_believed_blindly, open_bars_overtake,
+    *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_knows_the_future, open_bars_overtake,
     headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
 )  # fmt: skip
 """Those that show when much goes wrong around a life."""
 
-IN_GATEWAY: Final = (doubts_are_sent_under_a_new_id, missed_executions_are_not_asked)
+BETWEEN_LIVES: Final = (doubts_are_sent_under_a_new_id, missed_executions_are_not_asked)
 """Those that show when a life that trades at an exchange ends."""
+
+IN_GATEWAY: Final = (
+    *BETWEEN_LIVES, orders_leave_before_the_commit, silence_is_a_refusal, absence_is_believed_at_once, cancels_are_kept_back,
+    amendments_are_kept_back, views_are_never_behind, an_interruption_is_no_reason_to_doubt,
+)  # fmt: skip
+"""Those that show when much goes wrong around such a life."""
 
 MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY)}
 """All, by name."""

@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument(
         "--mutant",
         default="",
-        choices=("", *mutants.names((*mutants.IN_STORE, *mutants.IN_GATEWAY))),
+        choices=("", *mutants.names((*mutants.IN_STORE, *mutants.BETWEEN_LIVES))),
         help="put this fault into the product",
     )
     given = parser.parse_args()
@@ -150,7 +150,7 @@ def main() -> int:
         parser.error("--cold is for paper mode")
     if given.faults and not given.testnet:
         parser.error("--faults is for --testnet")
-    if given.mutant in mutants.names(mutants.IN_GATEWAY) and not given.testnet:
+    if given.mutant in mutants.names(mutants.BETWEEN_LIVES) and not given.testnet:
         parser.error(f"{given.mutant} shows with --testnet alone")
     if given.mutant:
         mutants.apply(given.mutant)

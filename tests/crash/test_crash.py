@@ -43,7 +43,7 @@ def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill(faul
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", mutants.names(mutants.IN_GATEWAY))
+@pytest.mark.parametrize("fault", mutants.names(mutants.BETWEEN_LIVES))
 def test_a_gateway_with_a_fault_is_found_out(fault: str) -> None:
     done = harness("tests.crash", "--testnet", "--mutant", fault, "--kills", "30")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
 from itertools import permutations
 from typing import Any
@@ -272,6 +273,91 @@ def test_what_others_do_later_is_none_of_our_business_where_so_configured() -> N
     assert (world.qty, world.ledger.drift) == (0, "")
     world.account((Holding(SYMBOL, D(2), D(100)),), usdt="9000")
     assert world.ledger.drift == ""
+
+
+class Netted:
+    """How a venue keeps a position: one for all who trade in the account, at its average price; the wallet gets what is realised."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.qty = self.cost = D(0)
+        self.wallet = D(10_000)
+
+    def trade(self, qty: int, price: int) -> None:
+        closed = min(abs(qty), abs(self.qty)) if self.qty * qty < 0 else D(0)
+        if closed:
+            sign, entry = (1 if self.qty > 0 else -1), self.cost / self.qty
+            self.wallet += closed * sign * (price - entry)
+            self.cost -= closed * sign * entry
+        self.cost += (abs(qty) - closed) * (1 if qty > 0 else -1) * price
+        self.qty += qty
+
+    def look(self, *, missing: str = "0", foreign: bool = False) -> str:
+        """What the ledger finds to differ from the account, less what is `missing` of its money."""
+        entry = (self.cost / self.qty).quantize(D("1e-8")) if self.qty else D(0)
+        holdings = (Holding(SYMBOL, self.qty, entry),) if self.qty else ()
+        self.world.account(holdings, usdt=str(self.wallet - D(missing)), foreign=foreign)
+        return self.world.ledger.drift
+
+
+TRADES = st.lists(st.tuples(st.integers(-5, 5).filter(bool), st.integers(50, 200)), max_size=8)
+
+
+@given(TRADES, st.randoms(use_true_random=False))
+def test_fills_that_are_heard_of_in_another_order_are_no_drift(trades: list[tuple[int, int]], dice: random.Random) -> None:
+    """Which profit is realised depends on the order; what was paid in all does not."""
+    world = World()
+    venue = Netted(world)
+    fills = []
+    for number, (qty, price) in enumerate(trades):
+        venue.trade(qty, price)
+        side = Side.BUY if qty > 0 else Side.SELL
+        fills.append(Fill(str(number), "", SYMBOL, world.now, world.now, side, D(abs(qty)), D(price), D(0)))
+    dice.shuffle(fills)
+    world.tell(*fills)
+    assert venue.look() == ""
+    assert venue.look(missing="0.02") != ""
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(-5, 5).filter(bool), st.integers(50, 200)), max_size=8))
+def test_what_strangers_hold_of_the_same_symbol_is_no_drift(trades: list[tuple[bool, int, int]]) -> None:
+    """A venue nets their position with ours, and realises profits by an average that isn't ours."""
+    world = World("ignore")
+    venue = Netted(world)
+    for number, (theirs, qty, price) in enumerate(trades):
+        venue.trade(qty, price)
+        if not theirs:
+            side = Side.BUY if qty > 0 else Side.SELL
+            world.tell(Fill(str(number), "", SYMBOL, world.now, world.now, side, D(abs(qty)), D(price), D(0)))
+        assert venue.look(foreign=theirs) == ""
+    ours = sum(qty for theirs, qty, _ in trades if not theirs)
+    assert (world.qty, world.ledger.held(SYMBOL)) == (ours, venue.qty)
+    assert venue.look(missing="0.02") != ""
+    assert venue.look() == ""
+    if not ours and not venue.qty:
+        assert world.ledger.wallet() == venue.wallet
+
+
+def test_a_position_that_is_taken_over_has_the_entry_price_of_the_account() -> None:
+    world = World("adopt")
+    ledger = world.ledger
+    world.tell(Fill("1", "", SYMBOL, world.now, world.now, Side.BUY, D(1), D(100), D(0)))
+    world.account((Holding(SYMBOL, D(4), D(90)),)), world.account((Holding(SYMBOL, D(4), D(90)),))
+    assert ledger.drift
+    world.tell(Command("resume", world.now, world.now, {}, "test"))
+    world.account((Holding(SYMBOL, D(4), D(90)),))
+    position = world.engine.portfolio.positions[SYMBOL]
+    assert (position.qty, position.entry_price, ledger.wallet()) == (D(4), D(90), D(10_000))
+    world.engine.portfolio.reconcile()
+
+
+def test_an_account_that_is_accepted_has_no_strangers_any_more() -> None:
+    world = World("ignore", holdings=(Holding(SYMBOL, D(3), D(100)),))
+    held = (Holding(SYMBOL, D(5), D(100)),)
+    world.account(held), world.account(held)
+    world.tell(Command("resume", world.now, world.now, {}, "test"))
+    world.account(held)
+    assert (world.qty, world.ledger.held(SYMBOL), world.ledger.drift) == (D(5), D(5), "")
 
 
 def test_a_fee_in_base_coin_is_a_little_less_of_it() -> None:

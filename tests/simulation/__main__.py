@@ -58,9 +58,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=10_000, help="how many")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--trace", action="store_true", help="print all that happens")
-    parser.add_argument(
-        "--mutant", default="", choices=("", *mutants.names(mutants.IN_RIM)), help="put this fault into the product"
-    )
+    parser.add_argument("--mutant", default="", choices=("", *mutants.MUTANTS), help="put this fault into the product")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""What must hold after every step, kept by other books than the product's own."""
+"""What must hold after every step, kept by other books than the product's own; what it takes of an exchange is in `books.py`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from agent.events import (
     Kline,
     News,
     Order,
-    OrderType,
     OrderUpdate,
     RiskEvent,
     RiskState,
     Sentiment,
 )
+from agent.execution.book import WorkingOrder
 from tests.simulation.market import Market
 from tests.simulation.prices import SYMBOLS
 
@@ -60,7 +60,7 @@ class Invariants:
         self._cash = config.account.initial_capital
         self._positions = dict.fromkeys(SYMBOLS, _ZERO)
         self._funding: dict[str, int] = {}  # symbol -> next stamp
-        self._fills: set[str] = set()
+        self.fills: set[str] = set()  # ids of what was booked
         self._filled: dict[str, Decimal] = {}
         self._state = RiskState.ACTIVE
         self._warming = False
@@ -128,9 +128,15 @@ class Invariants:
                 if decision.status.final:
                     self.ended[decision.order_id] = decision
             case Fill():
-                self._fill(decision)
+                hold(decision.id not in self.fills, f"a fill twice: {decision}")
+                self.fills.add(decision.id)
+                self._check_fill(decision)
+                signed = decision.side.sign * decision.qty
+                self._filled[decision.order_id] = self._filled.get(decision.order_id, _ZERO) + decision.qty
+                self._positions[decision.symbol] += signed
+                self._cash -= signed * decision.price + decision.fee
             case FundingPayment():
-                hold(decision.qty == self._positions[decision.symbol], f"funding on what is not held: {decision}")
+                self._check_payment(decision)
                 self._cash += decision.amount
             case RiskEvent(symbol=""):
                 self._state = decision.state
@@ -158,38 +164,42 @@ class Invariants:
         hold(position <= risk.max_position * equity * _SLACK, f"{position:.2f} of {equity:.2f} in one symbol: {order}")
         hold(gross <= risk.max_leverage * equity * _SLACK, f"{gross:.2f} of {equity:.2f} in all: {order}")
 
-    def _fill(self, fill: Fill) -> None:
-        hold(fill.id not in self._fills, f"a fill twice: {fill}")
-        self._fills.add(fill.id)
-        held = self._positions[fill.symbol]
-        signed = fill.side.sign * fill.qty
-        if fill.order_id in self.orders:
-            order = self.orders[fill.order_id]
-            hold((order.symbol, order.side) == (fill.symbol, fill.side), f"a fill of another order: {fill} of {order}")
-            hold(fill.order_id not in self.ended, f"a fill after the end: {fill}")
-            filled = self._filled[fill.order_id] = self._filled.get(fill.order_id, _ZERO) + fill.qty
-            whole = order.type in (OrderType.STOP, OrderType.TAKE_PROFIT)  # protection takes what is held by then
-            hold(whole or filled <= order.qty, f"more than was ordered: {fill} of {order}")
-            shrinks = held * signed < 0 and abs(signed) <= abs(held)
-            hold(shrinks or not order.reduce_only, f"a reduce-only order does not reduce {held}: {fill}")
-        if self._state is RiskState.HALTED:
-            hold(abs(held + signed) < abs(held), f"halted, and a position of {held} grows: {fill}")
-        self._positions[fill.symbol] = held + signed
-        self._cash -= signed * fill.price + fill.fee
-
     # -- after every step ------------------------------------------------------------------------------------------------
 
     def after(self, event: Event) -> None:
         """The event was handled."""
         engine = self.engine
         engine.portfolio.reconcile()
-        hold(engine.portfolio.cash == self._cash, f"cash {engine.portfolio.cash}, by the fills {self._cash}, after {event}")
+        self._check_cash(event)
         for symbol, position in engine.portfolio.positions.items():
             hold(position.qty == self._positions[symbol], f"{symbol}: {position.qty}, by the fills {self._positions[symbol]}")
         hold(engine.risk.state is self._state, f"state {engine.risk.state}, by the record {self._state}")
         working = {w.order.id for tape in engine.tapes.values() for w in tape.book}
-        alive = self.orders.keys() - self.ended.keys()
+        alive = {order_id for order_id in self.orders if not self._is_over(order_id)}
         hold(working == alive, f"orders in no known state: {working ^ alive} after {event}")
         if self._state is RiskState.HALTED:
-            entries = [w.order for tape in engine.tapes.values() for w in tape.book if not w.order.reduce_only]
+            entries = [w.order for tape in engine.tapes.values() for w in tape.book if self._may_open(w)]
             hold(not entries, f"halted, and entries are working: {entries}")
+
+    def _check_cash(self, event: Event) -> None:
+        """What all fills and payments so far make."""
+        cash = self.engine.portfolio.cash
+        hold(cash == self._cash, f"cash {cash}, by the fills {self._cash}, after {event}")
+
+    # -- where the two kinds of exchange differ --------------------------------------------------------------------------
+
+    def _check_fill(self, fill: Fill) -> None:
+        """A fill that is about to be booked."""
+        raise NotImplementedError
+
+    def _check_payment(self, payment: FundingPayment) -> None:
+        """Funding that is about to be booked."""
+        raise NotImplementedError
+
+    def _is_over(self, order_id: str) -> bool:
+        """Whether nothing more can be heard of an order."""
+        raise NotImplementedError
+
+    def _may_open(self, working: WorkingOrder) -> bool:
+        """Whether a working order could still open a position."""
+        raise NotImplementedError

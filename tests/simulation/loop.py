@@ -33,7 +33,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._selector = self  # what the base class asks for ready sockets, and how it sleeps
         self._numbers = count()
-        self.set_task_factory(self._new_task)
+        self._calls: list[asyncio.TimerHandle] = []  # that threads are at
+        self.set_task_factory(self._new_task)  # type: ignore[arg-type]  # typeshed names its parameters otherwise
 
     def time(self) -> float:
         """Seconds since the beginning."""
@@ -49,7 +50,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._now += self._dice.uniform(0.1, 20)
         return []
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]  # without typeshed's variadic generics
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
         """A little later than asked for."""
         return super().call_at(when + _LATE * self._dice.random(), callback, *args, context=context)
 
@@ -58,6 +61,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         future: asyncio.Future[_T] = self.create_future()
 
         def done() -> None:
+            self._calls.remove(call)
             try:
                 result = func(*args)
             except BaseException as error:  # noqa: BLE001 - it belongs to who waits
@@ -67,8 +71,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 if not future.done():
                     future.set_result(result)
 
-        self.call_later(self._thread * self._dice.random() ** 4, done)
+        call = self.call_later(self._thread * self._dice.random() ** 4, done)
+        self._calls.append(call)
         return future
+
+    def end_threads(self) -> None:
+        """A process has died, and with it what its threads were about to do."""
+        for call in self._calls:
+            call.cancel()
+        self._calls.clear()
 
     def _new_task(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, _T], **more: Any) -> asyncio.Task[_T]:
         return _Task(coro, next(self._numbers), loop=loop, **more)

@@ -16,13 +16,15 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Response
 
 from agent.events import MINUTE_MS, Kline
-from tests.simulation.prices import SYMBOLS, T0, running, walk
+from tests.simulation.prices import SYMBOLS, T0, running, utc, walk
 from tests.simulation.weather import Blackout, Weather
 
 MINUTE: Final = MINUTE_MS / 1000
 LAG: Final = 0.3  # seconds from a bar's close until the stream has it, about
-REST_LAG: Final = 1.2  # seconds from a bar's close until the history has it, at most; the agent allows two
-_PUSHES: Final = (0.2, 0.6)  # shares of a bar at which its running state is pushed
+REST_LAG: Final = 1.9  # seconds from a bar's close until the history has it, at most; the agent allows two
+BAN: Final = 600.0  # seconds of silence after HTTP 403
+_PAST: Final = 2.0  # seconds
+_PUSHES: Final = (0.01, 0.2, 0.6, 0.98)  # shares of a bar at which its running state is pushed
 
 
 class Market:
@@ -45,6 +47,7 @@ class Market:
         self.blackouts: list[Blackout] = []
         self.bars: dict[tuple[str, int], Kline] = {}
         self.withheld: set[tuple[str, int]] = set()
+        self.banned_until = 0.0  # the agent keeps silent so long, seconds
         self.trouble: dict[str, float] = dict.fromkeys(SYMBOLS, -1e9)  # until when the history has failed, seconds
         self._first = T0 - history * MINUTE_MS
         for symbol in SYMBOLS:
@@ -55,7 +58,7 @@ class Market:
 
     def now(self) -> int:
         """The venue's clock, UTC ms."""
-        return T0 + round(self.loop.time() * 1000)
+        return utc(self.loop.time())
 
     @property
     def dark(self) -> bool:
@@ -81,6 +84,8 @@ class Market:
         if dice.random() < weather.ban:
             self.say("handshake refused")
             code = dice.choice((403, 429, 503))
+            if code == 403:
+                self.banned_until = self.loop.time() + BAN
             raise InvalidStatus(Response(code, "no", Headers({"Retry-After": "5"} if code == 429 else {})))
         return Socket(self)
 
@@ -99,8 +104,12 @@ class Market:
                 self._remember(symbol)
             elif isinstance(fault, ccxt.RateLimitExceeded):
                 for each in SYMBOLS:  # the agent asks for nothing so long
-                    self._remember(each, 600 if "403" in str(fault) else 60)
+                    self._remember(each, BAN if "403" in str(fault) else 60)
+                if "403" in str(fault):
+                    self.banned_until = self.loop.time() + BAN
             raise fault
+        if dice.random() < weather.rest_slow:
+            await asyncio.sleep(4 * dice.random())
         now = self.now()
         visible = now - round(1000 * REST_LAG * dice.random())
         rows = [
@@ -123,17 +132,15 @@ class Market:
 
     def _fault(self) -> Exception | None:
         dice, weather = self.dice, self.weather
+        faults: tuple[Exception, ...] = ()
         if self.dark or dice.random() < weather.rest_timeout:
-            return ccxt.RequestTimeout("bybit GET timed out")
-        if dice.random() < weather.rest_error:
-            return dice.choice(
-                (ccxt.ExchangeNotAvailable("bybit GET 503"), ccxt.NetworkError("reset"), ccxt.ExchangeError("10016"))
-            )
-        if dice.random() < weather.rest_limit:
-            return ccxt.RateLimitExceeded(
-                dice.choice(("bybit GET 403 Forbidden", 'bybit {"retCode":10006}', "bybit GET 429 Too Many"))
-            )
-        return None
+            faults = (ccxt.RequestTimeout("bybit GET timed out"),)
+        elif dice.random() < weather.rest_error:
+            faults = (ccxt.ExchangeNotAvailable("bybit GET 503"), ccxt.NetworkError("reset"), ccxt.ExchangeError("10016"))
+        elif dice.random() < weather.rest_limit:
+            words = ("bybit GET 403 Forbidden", 'bybit {"retCode":10006}', "bybit GET 429 Too Many")
+            faults = tuple(ccxt.RateLimitExceeded(word) for word in words)
+        return dice.choice(faults) if faults else None
 
 
 class Rest:
@@ -188,10 +195,11 @@ class Socket:
 
     def _hear(self, request: dict[str, Any]) -> None:
         if request["op"] == "ping":
-            self._tell({"op": "ping", "ret_msg": "pong", "success": True})
+            self._tell({"op": "ping", "ret_msg": "pong", "success": True}, self._market.loop.time())
             return
         self._topics += request["args"]
-        self._tell({"op": "subscribe", "success": True, "ret_msg": "", "req_id": request["req_id"]})
+        acknowledgement = {"op": "subscribe", "success": True, "ret_msg": "", "req_id": request["req_id"]}
+        self._tell(acknowledgement, self._market.loop.time())
         for topic in request["args"]:
             self._push_next(topic.removeprefix("kline.1."), self._market.now() - self._market.now() % MINUTE_MS)
 
@@ -202,18 +210,22 @@ class Socket:
         if bar is None or self._lost:
             return
         opens = (start - T0) / 1000
+        now = market.loop.time()
         for share in _PUSHES:
-            market.loop.call_at(max(opens + MINUTE * share, market.loop.time()), self._push, running(bar, share))
+            if opens + MINUTE * share > now - _PAST:  # subscribed in the middle of a bar: what is past is not pushed
+                self._push_at(max(opens + MINUTE * share, now), running(bar, share))
         closes = opens + MINUTE + LAG * market.dice.random()
-        market.loop.call_at(closes, self._push, bar)
+        self._push_at(closes, bar)
         market.loop.call_at(closes, self._push_next, symbol, start + MINUTE_MS)
 
-    def _push(self, bar: Kline) -> None:
+    def _push_at(self, at: float, bar: Kline) -> None:
+        self._market.loop.call_at(at, self._push, at, bar)
+
+    def _push(self, at: float, bar: Kline) -> None:
+        """What was due at `at`, however long the agent's process has stood still meanwhile."""
         market, dice, weather = self._market, self._market.dice, self._market.weather
         if self._lost or (bar.symbol, bar.start) in market.withheld:
             return
-        if market.now() - bar.ts > 2_000:
-            return  # subscribed in the middle of a bar: what is past is not pushed
         if dice.random() < weather.lose_connection:
             market.say("connection lost")
             self._lose()
@@ -229,14 +241,14 @@ class Socket:
             "high": str(bar.high), "low": str(bar.low), "volume": str(bar.volume), "turnover": str(bar.turnover), "confirm": bar.confirm,
             "timestamp": bar.ts,
         }  # fmt: skip
-        message = {"topic": f"kline.1.{bar.symbol}", "type": "snapshot", "ts": max(bar.ts, market.now() - 5), "data": [row]}
+        message = {"topic": f"kline.1.{bar.symbol}", "type": "snapshot", "ts": max(bar.ts, utc(at) - 5), "data": [row]}
         copies = 2 if dice.random() < weather.duplicate else 1
         for _ in range(copies):
             late = 20 * dice.random() if dice.random() < weather.delay else 0.0
-            self._tell(message, late=late, alone=dice.random() < weather.reorder)
+            self._tell(message, at + late, alone=dice.random() < weather.reorder)
 
-    def _tell(self, message: Any, *, late: float = 0.0, alone: bool = False) -> None:
-        """Send. Messages of a connection arrive in order, unless the venue itself sends one `alone`, past the others."""
+    def _tell(self, message: Any, at: float, *, alone: bool = False) -> None:
+        """Send it at `at`. Messages of a connection arrive in order, unless the venue itself sends one `alone`, past the others."""
         market = self._market
         encoded = msgspec.json.encode(message)
         if market.dark:
@@ -246,7 +258,7 @@ class Socket:
             cut = market.dice.randrange(len(encoded))
             # No digit is ever another one: what gets through TLS is broken off, or was never JSON
             encoded = encoded[:cut] + market.dice.choice((b"", b"\xff" + encoded[cut:]))
-        arrives = market.loop.time() + market.latency() + late
+        arrives = at + market.latency()
         if not alone:
             arrives = self._last = max(arrives, self._last)
         market.loop.call_at(arrives, self._arrive, encoded)

@@ -13,6 +13,11 @@ SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 _FIRST: Final = {"BTCUSDT": 60_000.0, "ETHUSDT": 3_000.0}
 
 
+def utc(at: float) -> int:
+    """The venue's clock, UTC ms, `at` seconds of the loop."""
+    return T0 + round(at * 1000)
+
+
 def walk(dice: random.Random, symbol: str, bars: int, *, start: int = T0, volatility: float = 0.004) -> list[Kline]:
     """One-minute bars from `start` (UTC ms) on; each moves by about `volatility`, one in thirty by many times that."""
     price = _FIRST[symbol]

@@ -31,6 +31,7 @@ class Store(Database):
         # The disk isn't what is simulated; what a transaction promises is
         sql.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
         self.dead = False
+        self._ends = False  # after the next commit
         self._dice = dice
         self._weather = weather
         self._say = say
@@ -58,8 +59,14 @@ class Store(Database):
         if self.dead:
             raise StoreError("this life is over")
 
+    def perhaps_end_with(self, probability: float) -> None:
+        """End the life after the next commit."""
+        self._ends = self._dice.random() < probability
+
     def _perhaps_die(self, where: str) -> None:
-        if self._dice.random() < self._weather.dies_in_store / 2:
+        due = self._ends and where == "after a commit"
+        self._ends = self._ends and not due
+        if due or self._dice.random() < self._weather.dies_in_store / 2:
             self._say(f"died {where}")
             self.dead = True
             raise Died

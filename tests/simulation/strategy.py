@@ -23,12 +23,13 @@ class Restless(Strategy):
             return
         side = 1 if digest[1] & 1 else -1
         weight = side * self.params.largest * (digest[2] % 4) / 3
+        near = 1 if digest[7] & 1 else 6  # protection that is soon hit, or lives for long
         self.target(
             kline.symbol,
             weight=weight,
             limit=kline.close * (1 - side * 0.002) if digest[3] % 3 == 0 else None,
-            stop=-side * 0.008 if weight and digest[4] & 1 else None,
-            take_profit=side * 0.01 if weight and digest[5] & 1 else None,
+            stop=-side * 0.008 * near if weight and digest[4] & 1 else None,
+            take_profit=side * 0.01 * near if weight and digest[5] & 1 else None,
             tif=(TimeInForce.GTC, TimeInForce.IOC, TimeInForce.FOK, TimeInForce.GTC)[digest[6] % 4],
             reason="restless",
         )

@@ -18,13 +18,19 @@ _FAULTS: Final = {
     # of a connection
     "refuse": 0.5, "ban": 0.1,
     # of a bar: nobody has it
-    "withhold": 0.05,
+    "withhold": 0.1,
     # of a request for history
-    "rest_timeout": 0.3, "rest_error": 0.3, "rest_limit": 0.1, "rest_corrupt": 0.2,
+    "rest_timeout": 0.3, "rest_error": 0.3, "rest_limit": 0.1, "rest_corrupt": 0.2, "rest_slow": 0.9,
     # of a poll of a feed
     "feed_timeout": 0.3, "feed_error": 0.3, "feed_cut": 0.3, "feed_damage": 0.3, "feed_doubled": 0.5,
+    # of a private request: it is lost, comes late, or its answer is lost, is an error, or asks for patience
+    "private_lost": 0.2, "private_late": 0.5, "private_mute": 0.3, "private_error": 0.2, "private_limit": 0.2,
+    # of the private stream and of a message in it
+    "private_refuse": 0.5, "private_lose": 0.1, "private_deaf": 0.05, "private_drop": 0.3, "private_duplicate": 0.3, "private_delay": 0.3,
+    # of the venue itself: how far its views are behind, and how little it has to offer
+    "lag": 1.0, "venue_refuses": 0.3, "venue_partial": 0.9,
     # of the model, the store and the machine
-    "model_fails": 0.4, "model_slow": 0.5, "store_fails": 0.01, "dies_in_store": 0.01, "freeze": 0.0005,
+    "model_fails": 0.4, "model_slow": 0.5, "store_fails": 0.01, "dies_in_store": 0.01, "dies_at_gap": 0.9, "freeze": 0.0005,
 }  # fmt: skip
 """The highest probability that a seed may draw."""
 
@@ -47,15 +53,31 @@ class Weather:
     rest_error: float = 0.0
     rest_limit: float = 0.0
     rest_corrupt: float = 0.0
+    rest_slow: float = 0.0
     feed_timeout: float = 0.0
     feed_error: float = 0.0
     feed_cut: float = 0.0
     feed_damage: float = 0.0
     feed_doubled: float = 0.0
+    private_lost: float = 0.0
+    private_late: float = 0.0
+    private_mute: float = 0.0
+    private_error: float = 0.0
+    private_limit: float = 0.0
+    private_refuse: float = 0.0
+    private_lose: float = 0.0
+    private_deaf: float = 0.0
+    private_drop: float = 0.0
+    private_duplicate: float = 0.0
+    private_delay: float = 0.0
+    lag: float = 0.0
+    venue_refuses: float = 0.0
+    venue_partial: float = 0.0
     model_fails: float = 0.0
     model_slow: float = 0.0
     store_fails: float = 0.0
     dies_in_store: float = 0.0
+    dies_at_gap: float = 0.0
     freeze: float = 0.0
 
     @classmethod

@@ -7,36 +7,39 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
-from agent.config import Config, parse
-from agent.errors import StoreError
-from agent.events import Decision, Event
+from agent.errors import SafetyError, StoreError, VenueError
 from agent.feeds.bybit import stream
 from agent.feeds.rss import producer as news_producer
 from agent.live import daemon as daemon_module
 from agent.live import session
-from agent.live.core import Core
 from agent.live.daemon import Daemon
-from agent.live.words import sentence
+from agent.risk import RESUME_FROM_KILL
 from agent.store.runs import Run, RunStatus
 from agent.verify import verify
 from models.sentiment.scorer import Score
 from tests.crash.script import Words
+from tests.simulation.books import PaperBooks, VenueBooks
 from tests.simulation.invariants import Invariants, Violation, hold
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.market import Market, Rest
+from tests.simulation.port import Port
 from tests.simulation.prices import SYMBOLS
+from tests.simulation.settings import settings
 from tests.simulation.store import Died, Store
+from tests.simulation.venue import Venue
 from tests.simulation.weather import Blackout, Weather
-from tests.simulation.wire import FEEDS, NoSession, Wire
+from tests.simulation.wire import NoSession, Wire
+from tests.simulation.witness import CheckedCore, CheckedQueue
 
 MINUTES: Final = 15  # of faults
 QUIET: Final = 5  # minutes after the last fault, by when everything must be mended
+SETTLED: Final = 4  # minutes within which a moment must come in which ledger and venue agree
 HISTORY: Final = 40  # bars before the first
-STEPS: Final = 400_000  # of the loop; a seed that takes more never ends
 
 
 class Outcome(NamedTuple):
@@ -72,18 +75,26 @@ class World:
         self.dice = random.Random(seed)
         self.weather = Weather.draw(self.dice)
         self.loop = VirtualLoop(self.dice, freeze=self.weather.freeze, thread=self.dice.choice((0.0, 0.02, 0.5)))
-        self.market = Market(self.loop, self.dice, self.weather, HISTORY, MINUTES, QUIET + 2, self.say)
+        self.market = Market(self.loop, self.dice, self.weather, HISTORY, MINUTES, QUIET + SETTLED + 2, self.say)
         self.wire = Wire(self.market, self.dice, MINUTES * 60.0, self.say)
         self.clock = Clock(self.market)
         self.store = Store(folder, self.dice, self.weather, self.say)
         self.config = settings(self.dice, folder)
+        self.venue: Venue | None = None  # where orders go, on paper nowhere
+        if self.config.execution.mode == "testnet":
+            self.venue = Venue(self.market, self.dice, self.weather, (MINUTES + QUIET + SETTLED) * 60.0, self.say)
+            refuses = self.config.execution.testnet.foreign == "refuse"
+            if not refuses or self.dice.random() < 0.3:
+                self.venue.invite_strangers(MINUTES * 60.0, trade=not refuses)
         self.seed = seed
         self.folder = folder
         self.lives = 0
         self.gave_up = False
         self.dropped = False  # whether a headline may have been dropped from a full queue
         self.invariants: Invariants
+        self.port: Port | None = None  # the present life's
         self.violation: Violation | None = None
+        self._said: list[asyncio.Task[Any]] = []  # a person's words to the present life
         for _ in range(self.dice.choice((0, 0, 1, 3))):
             begin = self.dice.uniform(0, MINUTES * 60)
             self.market.blackouts.append(Blackout(begin, min(begin + self.dice.choice((5, 40, 300)), MINUTES * 60)))
@@ -93,9 +104,24 @@ class World:
         if self.trace.maxlen != 0:
             self.trace.append(f"{self.loop.time():10.3f}  {words}")
 
-    def bury(self) -> None:
-        """End what still runs; it has no effect any more."""
+    def checked(self, check: Callable[[Any], None], what: Any) -> None:
+        """Check it, and remember the first violation: whoever it is raised through may live on."""
+        try:
+            check(what)
+        except Violation as violation:
+            self.violation = self.violation or violation
+            raise
+
+    def _die(self) -> None:
+        """From here on the life has no effect."""
         self.store.dead = True
+        self.loop.end_threads()
+        if self.port is not None:
+            self.port.dead = True
+
+    def bury(self) -> None:
+        """End what still runs."""
+        self._die()
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -106,25 +132,55 @@ class World:
     async def live(self) -> Run:
         """Lives until the faults end, then one that must mend everything; the run, complete. Raises Violation."""
         end = MINUTES * 60.0
-        while self.loop.time() < end:
-            await self._life(until=min(end, self.loop.time() + self._span()))
+        survives = self.dice.random() < 0.5  # the life in which the faults end
+        while (begun := self.loop.time()) < end:
+            until = begun + self.dice.choice((3, 60, 300, 900, 3600)) * self.dice.random()
+            last = survives and until >= end
+            life = self._begin(complete=last)
+            await self._live(*life, until=min(until, end), last=last)
+            if last and not life[2].done() and self.market.banned_until < end:
+                self._calm()
+                await asyncio.wait({life[2]}, timeout=60)  # what it waits for may have been too long already
+                if not life[2].done():
+                    return await self._mend(*life)
+            await self._end(life[0], *life[2:])
             await asyncio.sleep(self.dice.choice((0.1, 2, 30, 150)) * self.dice.random())
+            if self.dice.random() < 0.3:  # when a bar closes, most is under way
+                await asyncio.sleep(60 - self.loop.time() % 60 + self.dice.uniform(-0.5, 1.5))
+        self._calm()
+        return await self._mend(*self._begin(complete=True))
+
+    def _calm(self) -> None:
+        self.say("quiet")
         self.weather.clear()
         self.loop.freeze = 0.0
         self.clock.skew = max(-500, min(500, self.clock.skew))
-        self.say("quiet")
-        return await self._last_life()
-
-    def _span(self) -> float:
-        return self.dice.choice((3, 60, 300, 900, 3600)) * self.dice.random()
 
     def _begin(self, *, complete: bool = False) -> tuple[Daemon, asyncio.Event, asyncio.Task[Run], asyncio.Task[None]]:
         self.lives += 1
         self.say(f"life {self.lives} begins")
         self.store.dead = False
-        self.invariants = Invariants(self.config, self.market, given_up=self.lives > 1)
+        port = None
+        if self.venue is None:
+            self.invariants = PaperBooks(self.config, self.market, given_up=self.lives > 1)
+        else:
+            self.invariants = VenueBooks(
+                self.venue, self.folder / "store.db", self.config, self.market, given_up=self.lives > 1
+            )
+            port = self.port = Port(
+                self.venue,
+                self.market,
+                self.clock,
+                self.config.execution.testnet,
+                partial(self.checked, self.invariants.leaves),
+            )
         daemon = Daemon(
-            self.config, self.store, load_model=lambda _: _Model(self), clock=self.clock, rng=random.Random(self.dice.random())
+            self.config,
+            self.store,
+            load_model=lambda _: _Model(self),
+            clock=self.clock,
+            rng=random.Random(self.dice.random()),
+            port=port,
         )
         stop = asyncio.Event()
         return (
@@ -134,40 +190,57 @@ class World:
             self.loop.create_task(self._person(daemon)),
         )
 
-    async def _life(self, until: float) -> None:
-        """It ends by itself where the store fails, by death or by a stop."""
-        daemon, stop, life, person = self._begin()
+    async def _live(
+        self,
+        daemon: Daemon,
+        stop: asyncio.Event,
+        life: asyncio.Task[Run],
+        person: asyncio.Task[None],
+        *,
+        until: float,
+        last: bool,
+    ) -> None:
+        """It ends by itself where the store fails, by a stop, or lives on."""
         await asyncio.wait({life}, timeout=until - self.loop.time())
-        if not life.done() and self.dice.random() < 0.25:
+        if not life.done() and not last and self.dice.random() < 0.25:
             self.say("stop")
             stop.set()
             await asyncio.wait({life}, timeout=60)
-        await self._end(daemon, life, person)
 
     async def _end(self, daemon: Daemon, life: asyncio.Task[Run], person: asyncio.Task[None]) -> None:
         if not life.done():
             self.say("killed")
-            self.store.dead = True
-        person.cancel()
+            self._die()
+        for task in (person, *self._said):
+            task.cancel()
+        self._said.clear()
         while not life.done():
             life.cancel()
             await asyncio.wait({life}, timeout=5)
-        self.store.dead = True
+        self._die()
         self._remember_drops(daemon)
         if self.violation:
             raise self.violation
-        if not life.cancelled() and (error := life.exception()) and not isinstance(error, Died | StoreError):
+        if not life.cancelled() and (error := life.exception()) and not self._may_end(error):
             raise error
 
-    async def _last_life(self) -> Run:
-        daemon, stop, life, person = self._begin(complete=True)
+    def _may_end(self, error: BaseException) -> bool:
+        """Whether an error is a reason to end: the store, a venue that isn't there, an account that isn't ours alone."""
+        strangers = self.venue is not None and bool(self.venue.strangers())
+        return isinstance(error, Died | StoreError | VenueError) or (isinstance(error, SafetyError) and strangers)
+
+    async def _mend(self, daemon: Daemon, stop: asyncio.Event, life: asyncio.Task[Run], person: asyncio.Task[None]) -> Run:
+        """All faults are over."""
         person.cancel()
         end = self.loop.time() + QUIET * 60
         await asyncio.wait({life}, timeout=end - self.loop.time())
         if life.done():
             await self._end(daemon, life, person)
             raise Violation(f"the last life ended by itself: {life.exception() or life.result()}")
+        if self.violation:
+            raise self.violation
         self._check_mended(daemon)
+        await self._settled(daemon)
         stop.set()
         run = await life
         if self.violation:
@@ -192,6 +265,17 @@ class World:
             hold(not missing or self.dropped, f"headlines that were never heard of: {missing}")
             hold(len(had) == len(self.invariants.news), "a headline twice under two ids")
 
+    async def _settled(self, daemon: Daemon) -> None:
+        """At a venue something is always under way; but a moment comes in which it has all been told."""
+        books, differs = self.invariants, ""
+        if not isinstance(books, VenueBooks):
+            return
+        for _ in range(SETTLED * 60):
+            if not (differs := books.differs(daemon)):
+                return
+            await asyncio.sleep(1)
+        raise Violation(differs)
+
     def _remember_drops(self, daemon: Daemon) -> None:
         if hasattr(daemon, "queue"):
             self.dropped |= any(kind.dropped for kind in daemon.queue.stats().kinds.values())
@@ -205,9 +289,12 @@ class World:
                 self.clock.skew = round(self.dice.gauss(0, self.dice.choice((50, 1_000, 20_000))))
                 self.say(f"clock wrong by {self.clock.skew} ms")
             elif hasattr(daemon, "core"):
-                action = self.dice.choice(("pause", "halt", "flatten", "resume", "resume"))
+                action = self.dice.choice(("pause", "halt", "flatten", "kill", *["resume"] * 6))
                 self.say(f"a person says {action}")
-                self.loop.create_task(daemon.command(action, by="person"))
+                args = {"resume": {"confirm": RESUME_FROM_KILL}, "kill": self.dice.choice(({}, {"flatten": "true"}))}
+                word = self.loop.create_task(daemon.command(action, args.get(action), by="person"))
+                word.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps the store can't be written
+                self._said.append(word)
 
 
 class _Model(Words):
@@ -224,85 +311,6 @@ class _Model(Words):
         return super().score(texts)
 
 
-def settings(dice: random.Random, folder: Path) -> Config:
-    """A configuration out of the seed: bounds small and large, strategies of all kinds."""
-    strategy = dice.choice(
-        (
-            {"name": "tests.simulation.strategy:Restless", "params": {"every": dice.choice((1, 2, 6))}},
-            {"name": "tests.simulation.strategy:Restless", "params": {"every": 3, "largest": 0.9}},
-            {"name": "sma_cross", "params": {"fast": 1, "slow": 3, "weight": 0.4, "allow_short": True}},
-            {"name": "sentiment", "params": {"position_size": 0.3, "allow_short": True, "stop": 0.01, "take_profit": 0.02}},
-        )
-    )
-    return parse(
-        {
-            "market": {"symbols": SYMBOLS},
-            "strategy": strategy,
-            "signals": {"half_life": "3m", "window": "10m"},
-            "account": {"leverage": dice.choice((1, 3, 20))},
-            "risk": {
-                "max_position": dice.choice((0.3, 1.0)), "max_order": dice.choice((0.3, 1.0)), "max_leverage": dice.choice((0.5, 1.5)),
-                "max_orders_per_minute": dice.choice((1, 3, 60)), "max_daily_loss": dice.choice((0.02, 0.5)),
-                "max_drawdown": dice.choice((0.04, 0.9)), "stale_after": dice.choice(("30s", "5m")),
-            },
-            "paper": {
-                "funding_interval": "5m", "funding_rate": "0.001", "max_participation": dice.choice((0.001, 0.1)),
-                "limit_fill": dice.choice(("through", "touch")), "latency": dice.choice((0, 250, 90_000)),
-            },
-            "bybit": {"endpoint": "http://127.0.0.1:9", "warmup_bars": dice.choice((0, 5, 30)), "backfill_timeout": "60s"},
-            "news": {"feeds": [{"url": url, "name": url[-7:], "interval": "30s"} for url in FEEDS], "backlog_age": "1h", "retry": {"first": "10s", "ceiling": "1m"}},
-            "live": {
-                "folder": str(folder), "queue": dice.choice((2, 100, 10_000)), "queue_news": dice.choice((2, 1_000, 1_000)),
-                "batch": dice.choice((1, 5, 1_000)), "open_bars_every": dice.choice((0, 20_000)),
-                "score_batch": dice.choice((1, 4, 32)), "score_wait": dice.choice((1, 500)),
-            },
-        },
-        where="tests/simulation/world.py",
-    )  # fmt: skip
-
-
-class _CheckedCore(Core):
-    """The core, with the invariants of its world looked at around every event."""
-
-    world: World
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.invariants = self.world.invariants
-        self.invariants.engine = self.engine
-        self._witnesses.append(self)  # from the first event of the journal on
-        self.watchers.append(self)
-
-    def _fold(self) -> None:
-        self._folding = True
-        super()._fold()
-        self._folding = False
-        self.invariants.live = True
-
-    def event(self, seq: int, event: Event) -> None:
-        """The product's watchers hear of events that are not handled yet; what follows happens in `_handle`."""
-
-    def decision(self, seq: int, decision: Decision) -> None:
-        """Checked as it is taken."""
-        if self.invariants.live:
-            self.world.say(f"    {sentence(decision)}")
-        self._checked(self.invariants.decision, decision)
-
-    def _handle(self, seq: int, event: Event) -> None:
-        if self.invariants.live:
-            self.world.say(f"{seq}: {sentence(event)}")
-        self._checked(self.invariants.before, event)
-        super()._handle(seq, event)
-        self._checked(self.invariants.after, event)
-
-    def _checked(self, check: Callable[[Any], None], what: Event | Decision) -> None:
-        try:
-            check(what)
-        except Violation as violation:
-            self.world.violation = self.world.violation or violation
-            raise
-
-
 @contextmanager
 def _surroundings(world: World) -> Iterator[None]:
     """The product's boundaries to the outside lead into the simulated world."""
@@ -317,7 +325,8 @@ def _surroundings(world: World) -> Iterator[None]:
             (stream, "connect", world.market.connect),
             (news_producer, "fetch", world.wire.fetch),
             (news_producer, "aiohttp", NoSession),
-            (daemon_module, "Core", type("_Core", (_CheckedCore,), {"world": world})),
+            (daemon_module, "Core", type("_Core", (CheckedCore,), {"world": world})),
+            (daemon_module, "EventQueue", type("_Queue", (CheckedQueue,), {"world": world})),
             (daemon_module, "instance_lock", lambda _: nullcontext()),
             (daemon_module, "control_socket", no_socket),
             (session, "new_run_id", lambda: runs),
@@ -347,4 +356,4 @@ def simulate(seed: int, folder: Path, *, keep: int = 0) -> Outcome:
         finally:
             world.bury()
     books = world.invariants
-    return Outcome(seed, failure, fingerprint, world.lives, events, len(books.orders), len(books._fills), list(world.trace))
+    return Outcome(seed, failure, fingerprint, world.lives, events, len(books.orders), len(books.fills), list(world.trace))

@@ -43,6 +43,7 @@ class Auditor:
         self._overlap = config.execution.testnet.overlap
         self._catching_up = asyncio.Lock()
         self._caught_up = 0  # how often
+        self._looks = ledger.looks  # accounts that the core has, or will have been told
         self._complete = 0  # all executions up to here are known, but for the venue's lag; UTC ms by its clock
 
     async def catch_up(self) -> None:
@@ -87,19 +88,26 @@ class Auditor:
     async def look(self) -> Account | None:
         """The account at a moment in which nothing changed; None where there was no such moment.
 
-        A difference is only told again where nothing was executed for as long as the venue's views may lag behind.
+        A difference is only told again, and what others have changed is only taken for theirs, where nothing was executed for as long
+        as the venue's views may lag behind: neither before the look, which would not show it yet, nor after it, for it may not be listed.
+        The first account is where the ledger begins, and must be as good.
         """
         for _ in range(_TRIES):
             await self.catch_up()
             before = self._reports.count
+            settle = self._line.config.settle / 1000 if self._is_doubtful() else 0.0
+            await asyncio.sleep(self._reports.heard_at + settle - asyncio.get_running_loop().time())
             positions = await self._line.ask(self._line.port.positions)
             wallet = await self._line.ask(self._line.port.wallet)
-            if self._ledger.drift:
-                await asyncio.sleep(self._line.config.settle / 1000)
+            await asyncio.sleep(settle)
             await self.catch_up()
             if self._reports.count == before:
                 return self._account(positions, wallet)
         return None
+
+    def _is_doubtful(self) -> bool:
+        ledger = self._ledger
+        return bool(not ledger.opened or ledger.drift or ledger.looks < self._looks or self._reports.foreign)
 
     def _account(self, positions: Sequence[VenuePosition], wallet: Wallet) -> Account:
         balances = wallet.balances
@@ -113,6 +121,7 @@ class Auditor:
         foreign, self._reports.foreign = self._reports.foreign, False
         clock = self._line.clock
         now = clock.now()
+        self._looks += 1
         return Account(now + self._health.skew, now, balances, holdings, foreign=foreign and self._foreign != "refuse")
 
     def _note_foreign(self, positions: Sequence[VenuePosition]) -> None:

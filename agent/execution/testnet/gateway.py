@@ -153,8 +153,8 @@ class Gateway:
 
     def _recover(self) -> None:
         """Know the intents of earlier lives: whether they were sent, only the venue can say."""
-        reports, ledger, now = self._reports, self._ledger, self._now()
-        reports.began = ledger.began or self._clock.now() + self._health.skew
+        ledger, now = self._ledger, self._now()
+        self._reports.begin(ledger.began or self._clock.now() + self._health.skew)
         for sent in ledger.orders.values():
             if self._intents.get(sent.order.id) is None:
                 self._intents.add(self._intent_of(sent, now))

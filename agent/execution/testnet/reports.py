@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from math import inf
 from typing import Final
 
 import structlog
@@ -38,8 +39,9 @@ class Reports:
         *,
         adopts: bool,
     ) -> None:
-        self.began = 0  # what others did before this, UTC ms by the venue's clock, is in the first account already
+        self.began = 0  # UTC ms by the venue's clock
         self.count = 0  # executions that were news
+        self.heard_at = -inf  # when the last one was, or the beginning, of the event loop's clock
         self.foreign = False  # others have traded since the last look at the account
         self._ledger = ledger
         self._intents = intents
@@ -50,6 +52,11 @@ class Reports:
         self._adopts = adopts
         self._told: set[str] = set()  # executions that the core has yet to book
         self._passed_over: set[str] = set()  # and those of others, which it will not
+
+    def begin(self, began: int) -> None:
+        """What others did before `began` is in the first account already, once the venue's views show it."""
+        self.began = began
+        self.heard_at = asyncio.get_running_loop().time()
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -106,6 +113,7 @@ class Reports:
         if not ours and e.ts < self.began:
             return False
         self.count += 1
+        self.heard_at = asyncio.get_running_loop().time()
         if e.symbol not in self._symbols:
             self._pass_over(e)  # it moves the same wallet
             return True
