@@ -56,12 +56,16 @@ class Auditor:
             if self._caught_up > asked + 1:  # somebody's question began after ours was asked
                 return
             now = self._line.clock.now() + self._health.skew
-            since = max(self._complete, self._ledger.seen, self._reports.began) - self._overlap
+            since = (max(self._complete, self._ledger.seen) or self._first()) - self._overlap
             for execution in await self._line.ask(lambda: self._line.port.executions(since)):
                 self._reports.execution(execution)
             self._reports.all_booked()
             self._complete = now
             self._caught_up += 1
+
+    def _first(self) -> int:
+        """Where no account was seen yet: before it nothing is of interest but what became of orders of an earlier life."""
+        return min([self._reports.began, *(intent.order.ts for intent in self._intents.all())])
 
     async def survey(self, keeper: Keeper) -> list[VenueOrder]:
         """Hear what became of every open order; returns those of the traded symbols that aren't ours."""

@@ -260,7 +260,10 @@ class BybitPort:
                     step = lot.get("qtyStep") or lot["basePrecision"]
                     least = lot.get("minNotionalValue") or lot.get("minOrderAmt") or "0"
                     numbers = (item["priceFilter"]["tickSize"], step, lot["minOrderQty"], least)
-                    known[str(item["symbol"])] = VenueRules(*(Decimal(number) for number in numbers))
+                    rules = VenueRules(*(Decimal(number) for number in numbers))
+                    if not all(number.is_finite() for number in rules) or min(rules[:2]) <= 0 or min(rules) < 0:
+                        raise ValueError(rules)
+                    known[str(item["symbol"])] = rules
             except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
                 raise OutcomeUnknown(f"market/instruments-info: the answer can't be read: {error!r}") from None
         return known

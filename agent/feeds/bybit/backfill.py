@@ -11,7 +11,7 @@ import ccxt.async_support as ccxt
 from agent.clock import Clock
 from agent.config_live import BybitConfig
 from agent.errors import VenueError, brief
-from agent.events import Kline
+from agent.events import DAY_MS, Kline
 from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.messages import is_sound, read_page, to_kline
@@ -75,6 +75,8 @@ class KlineHistory:
             until = since + PAGE * interval
             page = await self._ask({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
             now = self._clock.now()
+            if page.time > now + DAY_MS:  # believed, it would have us ask for the pages of all the time until then
+                raise VenueError(f"Bybit says that it is {page.time} (UTC ms), and here it is {now}")
             for row in reversed(page.result.rows):
                 if row.start + settle > page.time:
                     continue
