@@ -166,6 +166,7 @@ def test_the_command_line_trades_at_a_sandbox(tmp_path: Path) -> None:
                 execution.mode = "testnet"
                 execution.testnet.venue = "{url}"
                 execution.testnet.key_file = "keys"
+                execution.testnet.settle = "300ms"
                 '''
             )
             ended = subprocess.run([*run, "run", "--seconds", "5", "--complete", "--json"], timeout=60, check=False, **given)  # type: ignore[call-overload]
