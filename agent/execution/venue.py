@@ -241,36 +241,41 @@ class VenueExchange(Exchange):
         self.seen = max(self.seen, account.ts)
         self.began = self.began or account.ts
         self.looks += 1
-        self.drift = self._compare(account)
+        holdings = {holding.symbol: holding for holding in account.holdings}
+        if self.opened and not self._accepting:
+            self.drift = self._compare(account, holdings)
+        else:
+            self._begin_with(account, holdings)
+            self.drift = ""
         return self.drift
 
-    def _compare(self, account: Account) -> str:
-        holdings = {holding.symbol: holding for holding in account.holdings}
-        balance = account.balances.get(self._coin, _ZERO)
-        if not self.opened or self._accepting:
-            for symbol in self.books:
+    def _begin_with(self, account: Account, holdings: dict[str, Holding]) -> None:
+        """The ledger is what the account is."""
+        for symbol in self.books:
+            if self._margined and (self._adopts or self._accepting):
+                self._foreign[symbol] = _ZERO
+                self._take_over(symbol, holdings.get(symbol), account)
+            else:
                 held = holdings[symbol].qty if symbol in holdings else _ZERO
-                ours = self._portfolio.positions[symbol].qty
-                if self._margined and (self._adopts or self._accepting):
-                    self._foreign[symbol] = _ZERO
-                    self._take_over(symbol, holdings.get(symbol), account)
-                else:
-                    self._foreign[symbol] = held - ours
-            self._portfolio.transfer(balance - self.wallet())
-            self._others = self._cash_drift(balance, holdings)
-            self.opened, self._accepting = True, False
-            return ""
+                self._foreign[symbol] = held - self._portfolio.positions[symbol].qty
+        balance = account.balances.get(self._coin, _ZERO)
+        self._portfolio.transfer(balance - self.wallet())
+        self._others = self._cash_drift(balance, holdings)
+        self.opened, self._accepting = True, False
+
+    def _compare(self, account: Account, holdings: dict[str, Holding]) -> str:
         differences = []
         for symbol in self.books:
             held = holdings[symbol].qty if symbol in holdings else _ZERO
-            ours = self._portfolio.positions[symbol].qty + self._foreign[symbol]
-            if held != ours:
-                if account.foreign:
-                    self._foreign[symbol] += held - ours
-                else:
-                    differences.append(f"{symbol}: {held} at the venue, {ours} in the ledger")
-        drift = balance - self.wallet()
-        by_cash = self._cash_drift(balance, holdings)
+            expected = self.held(symbol)
+            if held == expected:
+                continue
+            if account.foreign:
+                self._foreign[symbol] += held - expected
+            else:
+                differences.append(f"{symbol}: {held} at the venue, {expected} in the ledger")
+        balance = account.balances.get(self._coin, _ZERO)
+        drift, by_cash = balance - self.wallet(), self._cash_drift(balance, holdings)
         if account.foreign:
             self._portfolio.transfer(drift)
             self._others = by_cash - drift
@@ -308,18 +313,19 @@ class VenueExchange(Exchange):
         """
         position = self._portfolio.positions[symbol]
         if holding is None:
-            self._transfer(symbol, -position.qty, position.mark_decimal or position.entry_price, account)
+            self._transfer("released", symbol, -position.qty, position.mark_decimal or position.entry_price, account)
         elif position.qty != holding.qty or abs(position.cost - holding.qty * holding.entry) > self._tolerance:
-            self._transfer(symbol, -position.qty, position.entry_price, account)
-            self._transfer(symbol, holding.qty, holding.entry, account)
+            self._transfer("released", symbol, -position.qty, position.entry_price, account)
+            self._transfer("adopted", symbol, holding.qty, holding.entry, account)
 
-    def _transfer(self, symbol: str, qty: Decimal, price: Decimal, account: Account) -> None:
+    def _transfer(self, what: str, symbol: str, qty: Decimal, price: Decimal, account: Account) -> None:
+        """A part of a position that comes or goes without a trade."""
         if not qty:
             return
-        side = Side.BUY if qty > 0 else Side.SELL
+        side, now = Side.BUY if qty > 0 else Side.SELL, account.available_at
         fill = Fill(
-            f"adopted-{account.available_at}-{symbol}-{side.value}", "", symbol, account.ts, account.available_at, side, abs(qty), price,
-            _ZERO, kind=FillKind.TRANSFER, reason="taken over from the account",
+            f"{what}-{now}-{symbol}", "", symbol, account.ts, now, side, abs(qty), price, _ZERO, kind=FillKind.TRANSFER,
+            reason=f"{what}, as the account has it",
         )  # fmt: skip
         self._portfolio.apply(fill)
         self._emit(fill)

@@ -351,6 +351,18 @@ def test_a_position_that_is_taken_over_has_the_entry_price_of_the_account() -> N
     world.engine.portfolio.reconcile()
 
 
+@pytest.mark.parametrize("held", [-3, -1, 1, 3])
+def test_each_part_of_a_position_that_is_taken_over_is_a_fill_of_its_own(held: int) -> None:
+    world = World("adopt")
+    world.tell(Fill("1", "", SYMBOL, world.now, world.now, Side.BUY, D(2), D(100), D(0)))
+    holdings = (Holding(SYMBOL, D(held), D(90)),)
+    world.account(holdings), world.account(holdings)
+    world.tell(Command("resume", world.now, world.now, {}, "test"))
+    parts = of(Fill, world.account(holdings))
+    assert [(one.side.sign * one.qty, one.price) for one in parts] == [(-2, 100), (held, 90)]
+    assert len({one.id for one in parts}) == 2
+
+
 def test_an_account_that_is_accepted_has_no_strangers_any_more() -> None:
     world = World("ignore", holdings=(Holding(SYMBOL, D(3), D(100)),))
     held = (Holding(SYMBOL, D(5), D(100)),)

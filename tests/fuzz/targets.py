@@ -218,7 +218,10 @@ def ask_port(payload: bytes) -> None:
 
     async def rules() -> None:
         for rule in (await port.rules(["BTCUSDT"])).values():
-            assert all(number.is_finite() for number in rule), rule  # what is compared with them would fail far from here
+            assert all(number.is_finite() and number >= 0 for number in rule), (
+                rule
+            )  # what is compared with them would fail far from here
+            assert min(rule.tick_size, rule.qty_step) > 0, rule
 
     async def ask() -> None:
         questions: tuple[Callable[[], Any], ...] = (

@@ -27,7 +27,6 @@ from tests.simulation.world import Outcome
 
 _CHUNK: Final = 20  # seeds that a process takes at once
 _TRACE: Final = 1_000_000  # lines
-_SILENT: Final = 50  # structlog's level critical
 
 
 def run_all(given: argparse.Namespace) -> Iterator[Outcome]:

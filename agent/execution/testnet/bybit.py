@@ -20,10 +20,10 @@ from yarl import URL
 from agent.clock import Clock
 from agent.config_execution import TestnetConfig
 from agent.errors import ConfigError
-from agent.events import DAY_MS, Order, OrderType, Side, TimeInForce
+from agent.events import DAY_MS, Order
 from agent.execution.testnet.allowlist import check, guarded_session
 from agent.execution.testnet.credentials import Credentials
-from agent.execution.testnet.messages import ExecutionJson, OrderJson, PositionJson, WalletJson, read_list
+from agent.execution.testnet.messages import ExecutionJson, InstrumentJson, OrderJson, PositionJson, WalletJson, read_list
 from agent.execution.testnet.port import (
     ClockOff,
     Duplicate,
@@ -42,6 +42,7 @@ from agent.execution.testnet.port import (
     VenueRules,
     Wallet,
 )
+from agent.execution.testnet.requests import named, order_request, text
 from agent.execution.testnet.stream import PrivateStream
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.stream import HandshakeRefused, StreamLost
@@ -59,12 +60,6 @@ _LIMITS: Final = frozenset({10006, 10018, 10429, 110079})  # the last one: the o
 _DUPLICATE: Final = frozenset({110072, 170141})
 _GONE: Final = frozenset({110001, 110008, 110010, 170142, 170143, 170190, 170213})
 _UNCHANGED: Final = frozenset({110025, 110043})
-_TIF: Final = {
-    TimeInForce.GTC: "GTC",
-    TimeInForce.IOC: "IOC",
-    TimeInForce.FOK: "FOK",
-    TimeInForce.POST_ONLY: "PostOnly",
-}
 _PER_SECOND: Final = {"linear": 10, "spot": 20}
 """Orders, cancels and so on, each; an answer's header may grant more. Queries: 50."""
 _QUERIES: Final = 50
@@ -221,16 +216,19 @@ class BybitPort:
         cursor, seen = "", set[str]()
         while True:
             result = await self._get(path, category=self._category, limit=limit, cursor=cursor, **params)
-            try:
-                found += read_list(kind, result.get("list", []), self._category)
-            except ValueError as error:
-                raise OutcomeUnknown(f"{path}: the answer can't be read: {error}") from None
+            found += self._read_list(kind, path, result)
             cursor = str(result.get("nextPageCursor") or "")
             if not cursor:
                 return found
             if cursor in seen or len(seen) == _MOST_PAGES:
                 raise OutcomeUnknown(f"{path}: the list does not end")
             seen.add(cursor)
+
+    def _read_list(self, kind: type[Any], path: str, result: Any) -> list[Any]:
+        try:
+            return read_list(kind, result.get("list", []), self._category)
+        except ValueError as error:
+            raise OutcomeUnknown(f"{path}: the answer can't be read: {error}") from None
 
     # -- time and rules ----------------------------------------------------------------------------------------------
 
@@ -248,24 +246,13 @@ class BybitPort:
 
     async def rules(self, symbols: Sequence[str]) -> dict[str, VenueRules]:
         """See `VenuePort`."""
-        known = {}
+        known: dict[str, VenueRules] = {}
         for symbol in symbols:
             try:
                 result = await self._get("market/instruments-info", category=self._category, symbol=symbol)
             except Refused:
                 continue
-            try:
-                for item in result.get("list", []):
-                    lot = item["lotSizeFilter"]
-                    step = lot.get("qtyStep") or lot["basePrecision"]
-                    least = lot.get("minNotionalValue") or lot.get("minOrderAmt") or "0"
-                    numbers = (item["priceFilter"]["tickSize"], step, lot["minOrderQty"], least)
-                    rules = VenueRules(*(Decimal(number) for number in numbers))
-                    if not all(number.is_finite() for number in rules) or min(rules[:2]) <= 0 or min(rules) < 0:
-                        raise ValueError(rules)
-                    known[str(item["symbol"])] = rules
-            except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-                raise OutcomeUnknown(f"market/instruments-info: the answer can't be read: {error!r}") from None
+            known |= dict(self._read_list(InstrumentJson, "market/instruments-info", result))
         return known
 
     # -- orders ------------------------------------------------------------------------------------------------------
@@ -278,14 +265,14 @@ class BybitPort:
     async def amend(self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None) -> None:
         """See `VenuePort`."""
         try:
-            await self._post("order/amend", **_named(order), qty=_text(qty), price=_text(price))
+            await self._post("order/amend", **named(order), qty=text(qty), price=text(price))
         except Refused as error:
             if "remains unchanged" not in error.message and "not modified" not in error.message:
                 raise
 
     async def cancel(self, order: OrderRef) -> None:
         """See `VenuePort`."""
-        await self._post("order/cancel", **_named(order))
+        await self._post("order/cancel", **named(order))
 
     async def cancel_all(self, symbol: str) -> None:
         """See `VenuePort`."""
@@ -294,7 +281,7 @@ class BybitPort:
     async def find(self, order: OrderRef) -> VenueOrder | None:
         """See `VenuePort`."""
         for path in ("order/realtime", "order/history"):
-            found = await self._pages(OrderJson, path, 50, **_named(order))
+            found = await self._pages(OrderJson, path, 50, **named(order))
             if found:
                 newest: VenueOrder = found[0]
                 return newest
@@ -331,15 +318,14 @@ class BybitPort:
     async def wallet(self) -> Wallet:
         """See `VenuePort`."""
         result = await self._get("account/wallet-balance", accountType="UNIFIED")
-        try:
-            (found,) = read_list(WalletJson, result.get("list", []), self._category)
-        except ValueError as error:
-            raise OutcomeUnknown(f"account/wallet-balance: the answer can't be read: {error}") from None
-        return found  # type: ignore[no-any-return]
+        wallets: list[Wallet] = self._read_list(WalletJson, "account/wallet-balance", result)
+        if len(wallets) != 1:
+            raise OutcomeUnknown(f"account/wallet-balance: one account was asked for, and {len(wallets)} are stated")
+        return wallets[0]
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
         """See `VenuePort`."""
-        await self._settled("position/set-leverage", symbol=symbol, buyLeverage=_text(leverage), sellLeverage=_text(leverage))
+        await self._settled("position/set-leverage", symbol=symbol, buyLeverage=text(leverage), sellLeverage=text(leverage))
 
     async def position_mode(self, symbol: str) -> PositionMode:
         """See `VenuePort`."""
@@ -388,44 +374,6 @@ class BybitPort:
         """See `VenuePort`."""
         if self._session is not None:
             await self._session.close()
-
-
-def order_request(order: Order, category: str) -> Json:
-    """The body of order/create. Market sizes are in base coin; stops and take-profits are conditional market orders.
-
-    A trigger is by last price, as the paper exchange's, and direction 1 is a rise to it.
-    """
-    limit = order.type is OrderType.LIMIT
-    body: Json = {
-        "symbol": order.symbol,
-        "side": "Buy" if order.side is Side.BUY else "Sell",
-        "orderType": "Limit" if limit else "Market",
-        "qty": _text(order.qty),
-        "orderLinkId": order.id,
-    }
-    if limit:
-        body |= {"price": _text(order.price), "timeInForce": _TIF[order.tif]}
-    if category == "spot":
-        body |= {} if limit else {"marketUnit": "baseCoin"}
-    else:
-        body |= {"positionIdx": 0, "reduceOnly": order.reduce_only}
-    if order.trigger is not None:
-        rises = (order.type is OrderType.STOP) == (order.side is Side.BUY)
-        body |= {"triggerPrice": _text(order.trigger)}
-        body |= (
-            {"orderFilter": "StopOrder"}
-            if category == "spot"
-            else {"triggerDirection": 1 if rises else 2, "triggerBy": "LastPrice", "closeOnTrigger": order.reduce_only}
-        )
-    return body
-
-
-def _named(order: OrderRef) -> dict[str, str]:
-    return {"symbol": order.symbol} | ({"orderLinkId": order.client_id} if order.client_id else {"orderId": order.id})
-
-
-def _text(number: Decimal | None) -> str | None:
-    return None if number is None else format(number, "f")
 
 
 def _until_reset(headers: Mapping[str, str], answer: Json) -> float:

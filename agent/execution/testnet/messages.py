@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.events import OrderStatus, OrderType, Side
-from agent.execution.testnet.port import Execution, ExecutionKind, PrivateMessage, VenueOrder, VenuePosition, Wallet
+from agent.execution.testnet.port import Execution, ExecutionKind, PrivateMessage, VenueOrder, VenuePosition, VenueRules, Wallet
 from agent.untrusted import UNREADABLE
 
 _STATUS: Final = {
@@ -132,6 +132,37 @@ class PositionJson(_Json):
         """As the port tells it."""
         sign = 1 if self.side == "Buy" else -1
         return VenuePosition(self.symbol, sign * _number(self.size), _number(self.avg_price or self.entry_price))
+
+
+class _PriceFilterJson(_Json):
+    tick_size: str = ""
+
+
+class _LotSizeFilterJson(_Json):
+    qty_step: str = ""
+    base_precision: str = ""  # what spot says instead
+    min_order_qty: str = ""
+    min_notional_value: str = ""
+    min_order_amt: str = ""  # what spot says instead
+
+
+class InstrumentJson(_Json):
+    """What is traded, and by which rules; a step of nothing would be no rule."""
+
+    symbol: str
+    price_filter: _PriceFilterJson
+    lot_size_filter: _LotSizeFilterJson
+
+    def message(self) -> tuple[str, VenueRules]:
+        """Symbol and rules."""
+        lot = self.lot_size_filter
+        tick, step = _number(self.price_filter.tick_size), _number(lot.qty_step or lot.base_precision)
+        least, value = _number(lot.min_order_qty), _number(lot.min_notional_value or lot.min_order_amt)
+        if tick <= 0 or step <= 0 or least < 0 or value < 0:
+            raise ValueError(
+                f"{self.symbol}: tick {tick} and step {step} must be above 0, the minima {least} and {value} not below"
+            )
+        return self.symbol, VenueRules(tick, step, least, value)
 
 
 class _CoinJson(_Json):

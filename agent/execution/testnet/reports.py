@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from math import inf
 from typing import Final
 
 import structlog
@@ -41,7 +40,7 @@ class Reports:
     ) -> None:
         self.began = 0  # UTC ms by the venue's clock
         self.count = 0  # executions that were news
-        self.heard_at = -inf  # when the last one was, or the beginning, of the event loop's clock
+        self.heard_at = 0.0  # when the last one was, or the beginning, of the event loop's clock
         self.foreign = False  # others have traded since the last look at the account
         self._ledger = ledger
         self._intents = intents

@@ -76,7 +76,10 @@ class KlineHistory:
             page = await self._ask({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
             now = self._clock.now()
             if page.time > now + DAY_MS:  # believed, it would have us ask for the pages of all the time until then
-                raise VenueError(f"Bybit says that it is {page.time} (UTC ms), and here it is {now}")
+                raise VenueError(
+                    f"Bybit says that it is {page.time} (UTC ms), and here it is {now}",
+                    hint="synchronise this machine's clock by NTP; if it is right, wait for the venue's",
+                )
             for row in reversed(page.result.rows):
                 if row.start + settle > page.time:
                     continue
