@@ -36,6 +36,7 @@ from agent.events import (
 from agent.execution.venue import VenueExchange
 from agent.sink import ListSink
 from strategies.base import Strategy
+from tests.netting import NetPosition
 
 SYMBOL, T0, MINUTE = "BTCUSDT", 1_735_689_600_000, 60_000
 D = Decimal
@@ -275,27 +276,20 @@ def test_what_others_do_later_is_none_of_our_business_where_so_configured() -> N
     assert world.ledger.drift == ""
 
 
-class Netted:
-    """How a venue keeps a position: one for all who trade in the account, at its average price; the wallet gets what is realised."""
+class Netted(NetPosition):
+    """The account's one position, and its wallet."""
 
     def __init__(self, world: World) -> None:
+        super().__init__()
         self.world = world
-        self.qty = self.cost = D(0)
-        self.wallet = D(10_000)
 
-    def trade(self, qty: int, price: int) -> None:
-        closed = min(abs(qty), abs(self.qty)) if self.qty * qty < 0 else D(0)
-        if closed:
-            sign, entry = (1 if self.qty > 0 else -1), self.cost / self.qty
-            self.wallet += closed * sign * (price - entry)
-            self.cost -= closed * sign * entry
-        self.cost += (abs(qty) - closed) * (1 if qty > 0 else -1) * price
-        self.qty += qty
+    @property
+    def wallet(self) -> Decimal:
+        return D(10_000) + self.realised
 
     def look(self, *, missing: str = "0", foreign: bool = False) -> str:
         """What the ledger finds to differ from the account, less what is `missing` of its money."""
-        entry = (self.cost / self.qty).quantize(D("1e-8")) if self.qty else D(0)
-        holdings = (Holding(SYMBOL, self.qty, entry),) if self.qty else ()
+        holdings = (Holding(SYMBOL, self.qty, self.entry.quantize(D("1e-8"))),) if self.qty else ()
         self.world.account(holdings, usdt=str(self.wallet - D(missing)), foreign=foreign)
         return self.world.ledger.drift
 
@@ -310,7 +304,7 @@ def test_fills_that_are_heard_of_in_another_order_are_no_drift(trades: list[tupl
     venue = Netted(world)
     fills = []
     for number, (qty, price) in enumerate(trades):
-        venue.trade(qty, price)
+        venue.trade(D(qty), D(price))
         side = Side.BUY if qty > 0 else Side.SELL
         fills.append(Fill(str(number), "", SYMBOL, world.now, world.now, side, D(abs(qty)), D(price), D(0)))
     dice.shuffle(fills)
@@ -325,7 +319,7 @@ def test_what_strangers_hold_of_the_same_symbol_is_no_drift(trades: list[tuple[b
     world = World("ignore")
     venue = Netted(world)
     for number, (theirs, qty, price) in enumerate(trades):
-        venue.trade(qty, price)
+        venue.trade(D(qty), D(price))
         if not theirs:
             side = Side.BUY if qty > 0 else Side.SELL
             world.tell(Fill(str(number), "", SYMBOL, world.now, world.now, side, D(abs(qty)), D(price), D(0)))

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from agent.events import (
     Account,
+    Amend,
     Cancel,
     Command,
     Decision,
@@ -26,13 +27,13 @@ from agent.events import (
 from agent.execution.book import WorkingOrder
 from agent.execution.testnet.port import Execution, ExecutionKind
 from agent.execution.venue import VenueExchange
-from agent.live.daemon import Daemon
 from tests.simulation.invariants import Invariants, hold
 from tests.simulation.prices import SYMBOLS
 from tests.simulation.venue import COIN, Venue
 
 CENT: Final = Decimal("0.01")
 _ZERO: Final = Decimal(0)
+_DONE_BY: Final = 30.0  # seconds after a decision about an order, while nothing goes wrong
 _TAKEN_BACK: Final = 60.0  # seconds after a halt by when no entry may leave any more, whatever the machine does
 
 
@@ -77,6 +78,7 @@ class VenueBooks(Invariants):
         self._paid: set[tuple[str, int]] = set()
         self._foreign = self._config.execution.testnet.foreign
         self._taken_back: set[str] = set()  # ids of orders that the core has cancelled
+        self._asked_at: dict[str, float] = {}  # when the core last wanted something of an order, of the loop's clock
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -91,6 +93,10 @@ class VenueBooks(Invariants):
         super().decision(decision)
         if isinstance(decision, Order) and not decision.reduce_only:
             hold(not self._unreconciled, f"a new order, though the account isn't known: {decision}")
+        if isinstance(decision, Order):
+            self._asked_at[decision.id] = self._market.loop.time()
+        if isinstance(decision, Amend | Cancel):
+            self._asked_at[decision.order_id] = self._market.loop.time()
         if isinstance(decision, Cancel):
             self._taken_back.add(decision.order_id)
         if isinstance(decision, RiskEvent) and not decision.symbol:
@@ -138,6 +144,9 @@ class VenueBooks(Invariants):
         theirs = (truth.order_name, truth.symbol, truth.ts, truth.side, truth.qty, truth.price, truth.fee)
         hold(mine == theirs, f"a wrong fill: {fill}, in truth {truth}")
         hold(truth.client_id or self._foreign == "adopt", f"a stranger's fill: {fill}")
+        end = self.ended.get(fill.order_id)
+        filled = self._filled.get(fill.order_id, _ZERO) + fill.qty
+        hold(end is None or filled <= end.filled, f"told to have ended, {end}, and filled further: {fill}")
 
     def _check_payment(self, payment: FundingPayment) -> None:
         stamp = payment.symbol, payment.ts
@@ -160,22 +169,27 @@ class VenueBooks(Invariants):
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def differs(self, daemon: Daemon) -> str:
-        """What the ledger and the venue don't have in common, in words; empty where they agree."""
+    def differs(self) -> str:
+        """What the ledger and the venue don't have in common, in words; empty where they agree.
+
+        While nothing goes wrong. Raises Violation for what must have been done by now.
+        """
         venue, engine, now = self._venue, self.engine, self._market.loop.time()
         positions, wallet = venue.account(now)
-        since = self._ledger.began if self._foreign == "adopt" else inf
+        ledger = self._ledger
+        since = ledger.began if self._foreign == "adopt" else inf
         of_ours = (e for e in venue.executions if e.client_id or e.ts >= since)
         trades = {e.id for e in of_ours if e.kind is ExecutionKind.TRADE}
         there = {name for name, placed in venue.orders.items() if not placed.now.status.final}
         here = {order_id for order_id in self.orders if not self._is_over(order_id)}
         entries = [name for name in there if not venue.orders[name].now.reduce_only]
-        ledger = self._ledger
         held = {symbol: qty for symbol in SYMBOLS if (qty := ledger.held(symbol))}
         flat = not positions and not any(self._positions.values())
         spent = sum((p.qty * p.entry for p in positions.values()), _ZERO)
         working = {w.order.id: w.order.qty for tape in engine.tapes.values() for w in tape.book}
-        others = [name for name in there & here if working[name] != venue.orders[name].now.qty]
+        others = {name for name in there & here if working[name] != venue.orders[name].now.qty}
+        overdue = {name for name in others | (there & self._taken_back) if now - self._asked_at.get(name, 0.0) > _DONE_BY}
+        hold(not overdue, f"what was asked of these orders long ago is not done: {overdue}")
         for flaw, words in (
             (venue.orders.keys() - self.orders.keys() - set(venue.strangers()), "orders that nobody has decided"),
             (trades - self.fills, "executions that nobody has booked"),

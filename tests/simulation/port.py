@@ -61,7 +61,7 @@ class Port:
             await asyncio.sleep(patience)
             raise OutcomeUnknown("no answer")
         if dice.random() < weather.private_late:
-            latency += 15 * dice.random()
+            latency += 8 * dice.random()  # the venue refuses what is older than five
         answer: asyncio.Future[_T] = loop.create_future()
         answer.add_done_callback(lambda future: future.cancelled() or future.exception())  # perhaps nobody asks any more
         arrives = loop.time() + latency

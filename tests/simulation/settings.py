@@ -55,7 +55,7 @@ def execution(dice: random.Random) -> dict[str, Any]:
     """Half of the seeds trade at a venue, with a gateway that is more or less patient."""
     venue = {
         "venue": "http://127.0.0.1:9", "max_skew": "1h", "start_within": dice.choice(("60s", "10m")),
-        "request_timeout": dice.choice(("2s", "10s")), "expire_after": dice.choice(("1s", "5s", "30s", "10m")),
+        "request_timeout": dice.choice(("1s", "2s", "10s")), "expire_after": dice.choice(("1s", "5s", "30s", "10m")),
         "reconcile_every": dice.choice(("10s", "60s")), "ban_wait": "60s",
         "foreign": dice.choice(("refuse", "refuse", "ignore", "adopt")),
     }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from decimal import ROUND_DOWN, Decimal
-from typing import Final
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -25,6 +25,7 @@ from agent.execution.testnet.port import (
     VenuePosition,
     VenueRules,
 )
+from tests.netting import NetPosition
 from tests.simulation.market import Market
 from tests.simulation.prices import SYMBOLS, utc
 from tests.simulation.weather import Weather
@@ -37,6 +38,7 @@ RULES: Final = VenueRules(Decimal("0.01"), STEP, STEP, Decimal(5))
 _TICK: Final = 5.0  # seconds between two looks of the venue at its book
 _FUNDING: Final = 300.0
 _FEES: Final = {False: Decimal("0.00055"), True: Decimal("0.0002")}
+_PRICE: Final = Decimal("1e-8")  # to which an average price is rounded
 _NOTHING: Final = Decimal(0)
 
 
@@ -60,14 +62,13 @@ class Venue:
         self.orders: dict[str, Placed] = {}  # by client id
         self.executions: list[Execution] = []
         self.tell: list[Callable[[VenueOrder | Execution, float], None]] = []
-        self.changed = 0.0  # when something happened last
         self._market = market
         self._dice = dice
         self._weather = weather
         self._until = until
         self._say = say
         market.loop.call_at(_TICK, self._tick, _TICK)
-        market.loop.call_at(_FUNDING, self._settle, _FUNDING)
+        market.loop.call_at(_FUNDING, self._pay_funding, _FUNDING)
 
     # -- strangers -----------------------------------------------------------------------------------------------------
 
@@ -88,11 +89,7 @@ class Venue:
     def _trade_by_hand(self, symbol: str, side: Side, at: float) -> None:
         qty, price = STEP * self._dice.randrange(1, 40), self.price(symbol, at)
         self._say(f"    venue: a stranger {side.value} {qty} {symbol}")
-        fee = (qty * price * _FEES[False]).quantize(Decimal("1e-8"))
-        name = f"x{len(self.executions)}"
-        execution = Execution(name, f"{HAND}-{name}", "", symbol, utc(at), side, qty, price, fee, COIN)
-        self.executions.append(execution)
-        self._publish(execution, at)
+        self._record(at, f"{HAND}-{len(self.executions)}", "", symbol, side, qty, price, qty * price * _FEES[False])
 
     def _lie_there(self, symbol: str, side: Side, at: float, until: float) -> None:
         far = self.price(symbol, at) * (Decimal("0.1") if side is Side.BUY else Decimal(10))
@@ -173,22 +170,14 @@ class Venue:
 
     def account(self, at: float) -> tuple[dict[str, VenuePosition], Decimal]:
         """Positions and wallet then, added up from all executions."""
-        held = dict.fromkeys(SYMBOLS, _NOTHING)
-        cost = dict.fromkeys(SYMBOLS, _NOTHING)
-        wallet = CAPITAL
+        net = {symbol: NetPosition() for symbol in SYMBOLS}
+        fees = _NOTHING
         for e in self.executed(0, at):
-            wallet -= e.fee
-            if e.kind is ExecutionKind.FUNDING:
-                continue
-            signed, before = e.side.sign * e.qty, held[e.symbol]
-            closed = min(abs(signed), abs(before)) if signed * before < 0 else _NOTHING
-            entry = cost[e.symbol] / before if before else _NOTHING
-            sign = 1 if before > 0 else -1
-            wallet += closed * sign * (e.price - entry)
-            cost[e.symbol] += -sign * closed * entry + (abs(signed) - closed) * e.side.sign * e.price
-            held[e.symbol] = before + signed
-        positions = {s: VenuePosition(s, qty, (cost[s] / qty).quantize(Decimal("0.0001"))) for s, qty in held.items() if qty}
-        return positions, wallet
+            fees += e.fee
+            if e.kind is ExecutionKind.TRADE:
+                net[e.symbol].trade(e.side.sign * e.qty, e.price)
+        positions = {s: VenuePosition(s, one.qty, one.entry.quantize(_PRICE)) for s, one in net.items() if one.qty}
+        return positions, CAPITAL + sum((one.realised for one in net.values()), -fees)
 
     def held(self, symbol: str) -> Decimal:
         """The position now."""
@@ -256,35 +245,43 @@ class Venue:
 
     def _execute(self, placed: Placed, qty: Decimal, price: Decimal, maker: bool, at: float) -> None:
         order = placed.now
-        fee = (qty * price * _FEES[maker]).quantize(Decimal("1e-8"))
-        number = f"x{len(self.executions)}"
-        execution = Execution(
-            number, order.id, order.client_id, order.symbol, utc(at), order.side, qty, price, fee, COIN, maker
-        )
         filled = order.filled + qty
         status = OrderStatus.FILLED if filled == order.qty else OrderStatus.PARTIALLY_FILLED
         self._say(f"    venue: {order.client_id[-6:]} {order.side.value} {qty} of {order.qty} {order.symbol} at {price}")
-        self.executions.append(execution)
-        self._publish(execution, at)
+        fee = qty * price * _FEES[maker]
+        self._record(at, order.id, order.client_id, order.symbol, order.side, qty, price, fee, maker=maker)
         self._change(placed, replace(order, filled=filled, status=status, updated=utc(at)), at)
 
     def _reducible(self, symbol: str, side: Side) -> Decimal:
         """How much an order of that side may take off the position."""
         return max(_NOTHING, -side.sign * self.held(symbol))
 
-    def _settle(self, at: float) -> None:
+    def _pay_funding(self, at: float) -> None:
         if at < self._until:
             for symbol in SYMBOLS:
                 if held := self.held(symbol):
                     price, rate = self.price(symbol, at), Decimal("0.0001") * self._dice.choice((1, -1, 3))
-                    fee = (held * price * rate).quantize(Decimal("1e-8"))
-                    execution = Execution(
-                        f"x{len(self.executions)}", "", "", symbol, utc(at), Side.BUY if held > 0 else Side.SELL, abs(held), price, fee,
-                        COIN, kind=ExecutionKind.FUNDING, rate=rate,
-                    )  # fmt: skip
-                    self.executions.append(execution)
-                    self._publish(execution, at)
-            self._market.loop.call_at(at + _FUNDING, self._settle, at + _FUNDING)
+                    side = Side.BUY if held > 0 else Side.SELL
+                    paid = held * price * rate
+                    self._record(at, "", "", symbol, side, abs(held), price, paid, kind=ExecutionKind.FUNDING, rate=rate)
+            self._market.loop.call_at(at + _FUNDING, self._pay_funding, at + _FUNDING)
+
+    def _record(
+        self,
+        at: float,
+        order_id: str,
+        client_id: str,
+        symbol: str,
+        side: Side,
+        qty: Decimal,
+        price: Decimal,
+        fee: Decimal,
+        **more: Any,
+    ) -> None:
+        """One execution more."""
+        name, fee = f"x{len(self.executions)}", fee.quantize(Decimal("1e-8"))
+        self.executions.append(Execution(name, order_id, client_id, symbol, utc(at), side, qty, price, fee, COIN, **more))
+        self._publish(self.executions[-1], at)
 
     def _end(self, placed: Placed, reason: str, at: float) -> None:
         self._change(placed, replace(placed.now, status=OrderStatus.CANCELLED, reason=reason, updated=utc(at)), at)
@@ -295,7 +292,6 @@ class Venue:
         self._publish(order, at)
 
     def _publish(self, message: VenueOrder | Execution, at: float) -> None:
-        self.changed = at
         for hear in list(self.tell):
             hear(message, at)
 

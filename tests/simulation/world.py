@@ -67,6 +67,15 @@ class Clock:
         return self._market.now() + self.skew
 
 
+class Life(NamedTuple):
+    """One process of the agent, and who talks to it."""
+
+    daemon: Daemon
+    stop: asyncio.Event
+    run: asyncio.Task[Run]
+    person: asyncio.Task[None]
+
+
 class World:
     """Everything of one seed. `say` takes lines of the trace."""
 
@@ -89,7 +98,6 @@ class World:
         self.seed = seed
         self.folder = folder
         self.lives = 0
-        self.gave_up = False
         self.dropped = False  # whether a headline may have been dropped from a full queue
         self.invariants: Invariants
         self.port: Port | None = None  # the present life's
@@ -137,18 +145,18 @@ class World:
             until = begun + self.dice.choice((3, 60, 300, 900, 3600)) * self.dice.random()
             last = survives and until >= end
             life = self._begin(complete=last)
-            await self._live(*life, until=min(until, end), last=last)
-            if last and not life[2].done() and self.market.banned_until < end:
+            await self._live(life, min(until, end), may_stop=not last)
+            if last and not life.run.done() and self.market.banned_until < end:
                 self._calm()
-                await asyncio.wait({life[2]}, timeout=60)  # what it waits for may have been too long already
-                if not life[2].done():
-                    return await self._mend(*life)
-            await self._end(life[0], *life[2:])
+                await asyncio.wait({life.run}, timeout=60)  # what it waits for may have been too long already
+                if not life.run.done():
+                    return await self._mend(life)
+            await self._end(life)
             await asyncio.sleep(self.dice.choice((0.1, 2, 30, 150)) * self.dice.random())
             if self.dice.random() < 0.3:  # when a bar closes, most is under way
                 await asyncio.sleep(60 - self.loop.time() % 60 + self.dice.uniform(-0.5, 1.5))
         self._calm()
-        return await self._mend(*self._begin(complete=True))
+        return await self._mend(self._begin(complete=True))
 
     def _calm(self) -> None:
         self.say("quiet")
@@ -156,7 +164,7 @@ class World:
         self.loop.freeze = 0.0
         self.clock.skew = max(-500, min(500, self.clock.skew))
 
-    def _begin(self, *, complete: bool = False) -> tuple[Daemon, asyncio.Event, asyncio.Task[Run], asyncio.Task[None]]:
+    def _begin(self, *, complete: bool = False) -> Life:
         self.lives += 1
         self.say(f"life {self.lives} begins")
         self.store.dead = False
@@ -183,66 +191,55 @@ class World:
             port=port,
         )
         stop = asyncio.Event()
-        return (
-            daemon,
-            stop,
-            self.loop.create_task(daemon.run(stop, complete=complete)),
-            self.loop.create_task(self._person(daemon)),
-        )
+        run = self.loop.create_task(daemon.run(stop, complete=complete))
+        return Life(daemon, stop, run, self.loop.create_task(self._person(daemon)))
 
-    async def _live(
-        self,
-        daemon: Daemon,
-        stop: asyncio.Event,
-        life: asyncio.Task[Run],
-        person: asyncio.Task[None],
-        *,
-        until: float,
-        last: bool,
-    ) -> None:
+    async def _live(self, life: Life, until: float, *, may_stop: bool) -> None:
         """It ends by itself where the store fails, by a stop, or lives on."""
-        await asyncio.wait({life}, timeout=until - self.loop.time())
-        if not life.done() and not last and self.dice.random() < 0.25:
+        await asyncio.wait({life.run}, timeout=until - self.loop.time())
+        if not life.run.done() and may_stop and self.dice.random() < 0.25:
             self.say("stop")
-            stop.set()
-            await asyncio.wait({life}, timeout=60)
+            life.stop.set()
+            await asyncio.wait({life.run}, timeout=60)
 
-    async def _end(self, daemon: Daemon, life: asyncio.Task[Run], person: asyncio.Task[None]) -> None:
-        if not life.done():
+    async def _end(self, life: Life) -> None:
+        if not life.run.done():
             self.say("killed")
             self._die()
-        for task in (person, *self._said):
+        for task in (life.person, *self._said):
             task.cancel()
         self._said.clear()
-        while not life.done():
-            life.cancel()
-            await asyncio.wait({life}, timeout=5)
+        while not life.run.done():
+            life.run.cancel()
+            await asyncio.wait({life.run}, timeout=5)
         self._die()
-        self._remember_drops(daemon)
+        self._remember_drops(life.daemon)
         if self.violation:
             raise self.violation
-        if not life.cancelled() and (error := life.exception()) and not self._may_end(error):
+        if not life.run.cancelled() and (error := life.run.exception()) and not self._may_end(error):
             raise error
 
     def _may_end(self, error: BaseException) -> bool:
         """Whether an error is a reason to end: the store, a venue that isn't there, an account that isn't ours alone."""
-        strangers = self.venue is not None and bool(self.venue.strangers())
-        return isinstance(error, Died | StoreError | VenueError) or (isinstance(error, SafetyError) and strangers)
+        if isinstance(error, SafetyError):
+            strangers = self.venue.strangers() if self.venue is not None else []
+            return bool(strangers) and error.message.startswith("the account is not empty")
+        return isinstance(error, Died | StoreError | VenueError)
 
-    async def _mend(self, daemon: Daemon, stop: asyncio.Event, life: asyncio.Task[Run], person: asyncio.Task[None]) -> Run:
+    async def _mend(self, life: Life) -> Run:
         """All faults are over."""
-        person.cancel()
+        life.person.cancel()
         end = self.loop.time() + QUIET * 60
-        await asyncio.wait({life}, timeout=end - self.loop.time())
-        if life.done():
-            await self._end(daemon, life, person)
-            raise Violation(f"the last life ended by itself: {life.exception() or life.result()}")
+        await asyncio.wait({life.run}, timeout=end - self.loop.time())
+        if life.run.done():
+            await self._end(life)
+            raise Violation(f"the last life ended by itself: {life.run.exception() or life.run.result()}")
         if self.violation:
             raise self.violation
-        self._check_mended(daemon)
-        await self._settled(daemon)
-        stop.set()
-        run = await life
+        self._check_mended(life.daemon)
+        await self._settled()
+        life.stop.set()
+        run = await life.run
         if self.violation:
             raise self.violation
         return run
@@ -265,13 +262,13 @@ class World:
             hold(not missing or self.dropped, f"headlines that were never heard of: {missing}")
             hold(len(had) == len(self.invariants.news), "a headline twice under two ids")
 
-    async def _settled(self, daemon: Daemon) -> None:
+    async def _settled(self) -> None:
         """At a venue something is always under way; but a moment comes in which it has all been told."""
         books, differs = self.invariants, ""
         if not isinstance(books, VenueBooks):
             return
         for _ in range(SETTLED * 60):
-            if not (differs := books.differs(daemon)):
+            if not (differs := books.differs()):
                 return
             await asyncio.sleep(1)
         raise Violation(differs)
