@@ -306,6 +306,21 @@ async def test_an_intent_that_is_too_old_is_closed_instead_of_sent(tmp_path: Pat
         assert update.reason == "could not be sent within 1ms of its decision"
 
 
+async def test_an_order_that_reduces_a_position_is_sent_however_late_it_is(tmp_path: Path) -> None:
+    async with desk(tmp_path) as given:
+        async with given.trading():
+            assert await given.ended(given.target(0.1)) is OrderStatus.FILLED
+            given.gateway.release = lambda: None  # type: ignore[method-assign]
+            out = given.target(0.0)
+            assert out.reduce_only
+        reborn = await again(given, tmp_path, {"expire_after": "1ms"})  # both orders are older than that
+        async with reborn.trading():
+            assert await reborn.ended(out) is OrderStatus.FILLED
+            assert reborn.ledger.held("BTCUSDT") == 0
+            await reborn.reconciled()
+            reborn.assert_sound()
+
+
 async def test_fills_that_happened_meanwhile_are_booked(tmp_path: Path) -> None:
     async with desk(tmp_path) as given:
         async with given.trading():

@@ -1,0 +1,126 @@
+"""Funding, liquidation, triggers and the daily loss, each through `Engine.handle` and with figures worked out by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from agent.events import DAY_MS, MINUTE_MS, Fill, FillKind, Funding, FundingPayment, Kline, OrderType, RiskEvent, RiskState
+from strategies.base import Market, Strategy
+from tests.market import SYMBOL, T0, bar, config, run
+
+
+class Once(Strategy):
+    """Asks for one exposure on the first bar."""
+
+    def __init__(self, weight: float, **more: Any) -> None:
+        super().__init__()
+        self._wanted: tuple[float, dict[str, Any]] | None = (weight, more)
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if self._wanted is not None:
+            weight, more = self._wanted
+            self.target(SYMBOL, weight=weight, **more)
+            self._wanted = None
+
+
+def entered(*prices: Sequence[float]) -> list[Kline]:
+    """Two bars at 100, between which an order of the first is filled at 100; then `prices` (open, high, low, close)."""
+    return [bar(0, 100, 100, 100, 100), bar(1, 100, 100, 100, 100), *(bar(2 + n, *four) for n, four in enumerate(prices))]
+
+
+@pytest.mark.parametrize(
+    ("weight", "rate", "paid"),
+    [
+        # weight 0.5 of 10,000 at 100 is 50 coins, worth 5,000 at the stamp; 0.1 % of that is 5
+        (0.5, 0.001, "-5"),
+        (-0.5, 0.001, "5"),
+        (0.5, -0.001, "5"),
+        (-0.5, -0.001, "-5"),
+    ],
+    ids=["long pays", "short receives", "long receives", "short pays"],
+)
+def test_a_positive_funding_rate_is_paid_by_longs_to_shorts(weight: float, rate: float, paid: str) -> None:
+    stamp = T0 + 2 * MINUTE_MS
+    events = [*entered(), Funding(SYMBOL, stamp, stamp, rate)]
+    engine, sink = run(Once(weight), events)
+    (payment,) = [one for one in sink.decisions if isinstance(one, FundingPayment)]
+    assert payment.amount == Decimal(paid)
+    assert engine.portfolio.exact_equity() == Decimal(10_000) + Decimal(paid)
+
+
+@pytest.mark.parametrize(
+    ("weight", "beyond", "short_of", "price"),
+    [
+        # 400 coins at 100 against 10,000: equity 10,000 + 400 (p - 100) meets 0.5 % of 400 p at p = 30,000 / 398 = 75.377
+        (4.0, (100, 100, 75.0, 99), (100, 100, 75.5, 99), 75.37),
+        # short: 10,000 + 400 (100 - p) meets 0.5 % of 400 p at p = 50,000 / 402 = 124.378
+        (-4.0, (100, 124.5, 100, 101), (100, 124.3, 100, 101), 124.38),
+    ],
+    ids=["long", "short"],
+)
+def test_a_position_is_liquidated_at_the_worst_price_of_a_bar_that_recovers(
+    weight: float, beyond: Sequence[float], short_of: Sequence[float], price: float
+) -> None:
+    settings = config(account={"leverage": 5, "initial_capital": 10_000}, paper={"liquidation_fee": 0})
+    engine, _ = run(Once(weight), entered(short_of), settings)
+    assert len(engine.portfolio.open) == 1
+    engine, sink = run(Once(weight), entered(beyond), settings)
+    assert not engine.portfolio.open
+    (fill,) = [one for one in sink.decisions if isinstance(one, Fill) and one.kind is FillKind.LIQUIDATION]
+    assert float(fill.price) == pytest.approx(price, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("weight", "touched", "short_of", "kind"),
+    [
+        (0.5, (100, 100, 95.0, 99), (100, 100, 95.01, 99), OrderType.STOP),
+        (0.5, (100, 110.0, 100, 101), (100, 109.99, 100, 101), OrderType.TAKE_PROFIT),
+        (-0.5, (100, 105.0, 100, 101), (100, 104.99, 100, 101), OrderType.STOP),
+        (-0.5, (100, 100, 90.0, 99), (100, 100, 90.01, 99), OrderType.TAKE_PROFIT),
+    ],
+    ids=["long stop", "long take-profit", "short stop", "short take-profit"],
+)
+def test_a_trigger_that_the_extreme_of_a_bar_just_touches_closes_the_position(
+    weight: float, touched: Sequence[float], short_of: Sequence[float], kind: OrderType
+) -> None:
+    sign = 1 if weight > 0 else -1
+    wants = {"stop": -0.05 * sign, "take_profit": 0.10 * sign}  # 95 and 110 of a long position, 105 and 90 of a short one
+    engine, _ = run(Once(weight, **wants), entered(short_of))
+    assert len(engine.portfolio.open) == 1
+    engine, sink = run(Once(weight, **wants), entered(touched))
+    assert not engine.portfolio.open
+    assert [one.reason for one in sink.decisions if isinstance(one, Fill)][-1] == kind.value.lower().replace("_", "-")
+
+
+def closes(*prices: float, first_minute: int = 2) -> list[Kline]:
+    return [bar(first_minute + n, price, price, price, price) for n, price in enumerate(prices)]
+
+
+def states(sink: Any) -> list[RiskState]:
+    return [one.state for one in sink.decisions if isinstance(one, RiskEvent) and one.rule == "max_daily_loss"]
+
+
+LOSS = {"max_daily_loss": 0.05}
+
+
+def test_the_daily_loss_counts_from_the_equity_at_the_start_of_the_day_not_from_its_high() -> None:
+    # weight 1 of 10,000 at 100: equity is 100 times the price. 104 is 5.5 % below the high of 110, and 4 % above the start
+    engine, sink = run(Once(1.0), [*entered(), *closes(110, 104, 95.01)], config(risk=LOSS))
+    assert states(sink) == []
+    assert engine.risk.state is RiskState.ACTIVE
+    engine, sink = run(Once(1.0), [*entered(), *closes(110, 104, 95)], config(risk=LOSS))  # 9,500 is 5 % below 10,000
+    assert states(sink) == [RiskState.REDUCING]
+
+
+def test_the_daily_loss_starts_anew_at_midnight_utc() -> None:
+    # T0 is midnight; the last bar of its day closes at 120, so that the second day's limit is 5 % below 12,000: 11,400
+    day = DAY_MS // MINUTE_MS
+    before = [*entered(), *closes(*[120.0] * (day - 2))]
+    _, sink = run(Once(1.0), [*before, *closes(130, 115, first_minute=day)], config(risk=LOSS))
+    assert states(sink) == []
+    _, sink = run(Once(1.0), [*before, *closes(130, 113.9, first_minute=day)], config(risk=LOSS))
+    assert states(sink) == [RiskState.REDUCING]
