@@ -35,7 +35,7 @@ from agent.sink import DecisionSink
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
-from strategies import blaming, load_strategy
+from strategies import blaming, load_strategy, source_of
 from strategies.base import Strategy
 
 Progress = Callable[[int], None]
@@ -83,7 +83,9 @@ def backtest(
         params=strategy.params.model_dump(mode="json"),
         config=config.recorded() | {"window": history.window},
         version=__version__,
-        versions={"python": platform.python_version(), "numpy": np.__version__} | (versions or {}),
+        versions={"python": platform.python_version(), "numpy": np.__version__}
+        | source_of(config.strategy.name)
+        | (versions or {}),
         inputs=tuple(history.inputs),
         stamps=stamps + (("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else ()),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -248,9 +249,13 @@ class Engine:
 
     def _predict(self, tape: Tape, now: int) -> None:
         if tape.outlook is not None:
-            tape.prediction = tape.outlook.predict(now)
-            self._decide(tape.prediction)
-            self.strategy.on_prediction(tape.prediction, self.market)
+            prediction = tape.outlook.predict(now)
+            if not isfinite(prediction.down + prediction.flat + prediction.up + prediction.move):
+                self.counts["predictions that are not finite"] += 1
+                return
+            tape.prediction = prediction
+            self._decide(prediction)
+            self.strategy.on_prediction(prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
         if self._margined and funding.symbol in self.tapes:

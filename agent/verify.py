@@ -22,7 +22,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
-from strategies import blaming, load_strategy
+from strategies import blaming, check_source, load_strategy
 
 _TICK = 16_384
 
@@ -43,8 +43,16 @@ class Verification(msgspec.Struct, frozen=True):
         return self.divergence is None
 
 
-def verify(database: Database, run: Run, progress: Progress | None = None) -> Verification:
-    """Decide `run` again. Raises DataError where an input file has changed since, StoreError where the record contradicts itself."""
+def verify(
+    database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False
+) -> Verification:
+    """Decide `run` again.
+
+    Raises DataError if an input file has changed since, StoreError if the record contradicts itself, and SafetyError if the run's
+    strategy is neither built in nor the file that the run was made with; with `trust_strategy` it is imported anyway.
+    """
+    if not trust_strategy:
+        check_source(run.strategy, run.versions)
     config, events = inputs(database, run)
     predictor = reopen_predictor(config, run)
     sink = Comparison(database, run)

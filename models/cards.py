@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from agent.atomic import settled, write_bytes
 from agent.clock import iso
 from agent.errors import ModelError
 from models.fusion import CLASSES
@@ -16,6 +18,7 @@ from models.labels import LABELS
 
 CARD_NAME: Final = "card.json"
 CARD_FORMAT: Final = 1
+_WHOLE: Final = "copy the whole folder again, or make it again with `tapewire train` or `tapewire export`"
 LABELS_OF: Final = {"sentiment": LABELS, "fusion": CLASSES}
 """The classes of each kind of model, in their order."""
 
@@ -80,6 +83,8 @@ class Card(msgspec.Struct, kw_only=True):
     """UTC ms: the artifact may know of anything before it, so no honest backtest begins earlier. 0: it saw no dated event."""
     fingerprint: str = ""
     """SHA-256 over weights, tokenizer and temperature: the key of the score cache."""
+    files: dict[str, str] = {}
+    """SHA-256 of each file that belongs to the card, by name. Empty: the card was written by an earlier version."""
     notes: dict[str, str | int | float | bool | None] = {}
     """Whatever else is worth keeping: seconds trained, forgetting check, agreement of an export with its reference."""
 
@@ -95,15 +100,18 @@ def latest_of(datasets: Iterable[DatasetRecord]) -> int:
 
 
 def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
-    """The card of a model folder. Raises ModelError where it is missing, damaged, of a newer format, another kind or other labels."""
-    path = folder / CARD_NAME
+    """The card of a model folder.
+
+    Raises ModelError if it is missing, damaged, of a newer format, another kind, other labels or a temperature that is unusable.
+    """
+    path = settled(folder) / CARD_NAME
     try:
         card = msgspec.json.decode(path.read_bytes(), type=Card)
     except FileNotFoundError:
         what = "holds no card.json" if folder.is_dir() else "does not exist"
         raise ModelError(f"{folder} {what}", hint="name a folder written by `tapewire train` or `tapewire export`") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
-        raise ModelError(f"{path}: {error}", hint="the card is damaged: train or export again") from None
+    except (msgspec.DecodeError, OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
+        raise ModelError(f"{str(path)!r}: {error}", hint="the card is damaged: train or export again") from None
     if card.format > CARD_FORMAT:
         raise ModelError(
             f"{path}: card format {card.format} is newer than this version reads ({CARD_FORMAT})", hint="update tapewire"
@@ -115,14 +123,51 @@ def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
     labels = LABELS_OF[kind]
     if card.labels != labels:
         raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {labels} in that order")
+    if not (math.isfinite(card.temperature) and card.temperature > 0):
+        raise ModelError(f"{path}: temperature {card.temperature}", hint="it must be above 0: train or export again")
     return card
 
 
 def write_card(card: Card, folder: Path) -> Path:
-    """Writes `card.json` into `folder`, readable and complete. Answers its path."""
+    """Write `card.json` into `folder` and return its path."""
     path = folder / CARD_NAME
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
+    write_bytes(path, msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n")
     return path
+
+
+def seal(card: Card, folder: Path, names: Iterable[str]) -> None:
+    """Record the SHA-256 of the files `names` of `folder` in `card`, and write it there."""
+    card.files = {name: _sha256(folder / name) for name in sorted(names)}
+    write_card(card, folder)
+
+
+def check_files(card: Card, folder: Path, names: Iterable[str] = ()) -> None:
+    """Raise ModelError unless each file of `folder` that `card` lists is the one that it was written for.
+
+    `names` must be among those files. Nothing is checked if the card lists none, as cards of earlier versions do.
+    """
+    if not card.files:
+        return
+    for name in sorted({*card.files, *names}):
+        if name not in card.files or Path(name).name != name:
+            raise _foreign(folder / name, "isn't listed in")
+        try:
+            same = _sha256(folder / name) == card.files[name]
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{folder / name} can't be read: {error}", hint=_WHOLE) from None
+        if not same:
+            raise _foreign(folder / name, "differs from the file that was recorded in")
+
+
+def _foreign(path: Path, what: str) -> ModelError:
+    return ModelError(f"{path} {what} {CARD_NAME}", hint=_WHOLE)
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():  # opening a pipe would block
+        raise FileNotFoundError("it is missing or no file")
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_files(paths: Iterable[Path], salt: str = "") -> str:

@@ -8,6 +8,11 @@ from typing import Final
 
 from agent.errors import DataError, ModelError
 
+NOT_FINITE: Final = "the model's answer is not finite"
+NOT_READABLE: Final = "the model fails on this text"
+UNSOUND: Final = frozenset({NOT_FINITE, NOT_READABLE})
+"""Reasons of an abstention that is the model's fault, not the text's."""
+
 LABELS: Final = ("bearish", "neutral", "bullish")
 """Order of every probability vector, logit row and confusion matrix in this project: index 0, 1, 2."""
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
 from pydantic import ValidationError
 
-from agent.errors import ConfigError, StrategyError, TapewireError
+from agent.errors import ConfigError, SafetyError, StrategyError, TapewireError
 from strategies.base import Strategy
 
 BUILT_IN: Final = {
@@ -23,6 +25,10 @@ BUILT_IN: Final = {
     "sentiment": "strategies.sentiment:SentimentStrategy",
     "sma_cross": "strategies.sma_cross:SmaCross",
 }
+
+SOURCE_FILE: Final = "strategy_file"
+SOURCE_SHA256: Final = "strategy_sha256"
+"""Keys of `Run.versions`: where the module of a strategy that isn't built in was, and the SHA-256 of that file."""
 
 
 def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strategy:
@@ -77,16 +83,84 @@ def blaming(strategy: Strategy) -> Iterator[None]:
         ) from error
 
 
-def _import(name: str) -> ModuleType:
+def source_of(name: str) -> dict[str, str]:
+    """Where a strategy's source is and its SHA-256, as `Run.versions` records it; empty for a built-in one.
+
+    Nothing is imported: a package on the way is only located.
+    """
+    module = BUILT_IN.get(name, name).partition(":")[0]
+    if _is_built_in(module):
+        return {}
+    path = _locate(module)
+    if path is None:
+        return {}
+    try:
+        return {SOURCE_FILE: str(path), SOURCE_SHA256: hashlib.sha256(path.read_bytes()).hexdigest()}
+    except OSError:
+        return {}
+
+
+def check_source(name: str, recorded: Mapping[str, str]) -> None:
+    """Raise SafetyError unless importing the strategy of a recorded run imports a built-in one or the file that the run used.
+
+    A run may come from somebody else, with a module of theirs.
+    """
+    module = BUILT_IN.get(name, name).partition(":")[0]
+    if _is_built_in(module):
+        return
+    found, expected = source_of(name), {key: recorded.get(key, "") for key in (SOURCE_FILE, SOURCE_SHA256)}
+    if found == expected:
+        return
+    if not expected[SOURCE_SHA256]:
+        why = "the run was recorded without its source's hash"
+    elif not found:
+        why = f"{expected[SOURCE_FILE]} is not there"
+    elif found[SOURCE_SHA256] != expected[SOURCE_SHA256]:
+        why = f"{found[SOURCE_FILE]} has changed since the run"
+    else:
+        why = f"it was at {expected[SOURCE_FILE]}, not at {found[SOURCE_FILE]}"
+    raise SafetyError(
+        f"strategy {name!r} of this run is not imported: {why}",
+        hint="if you trust that code: --trust-strategy",
+    )
+
+
+def _is_built_in(module: str) -> bool:
+    return module.partition(".")[0] == __name__
+
+
+def _locate(module: str) -> Path | None:
+    """The file that importing `module` would run last; None if there is none."""
+    places: Sequence[str] | None = _search_path()
+    spec: ModuleSpec | None = None
+    parts = module.split(".")
+    for number in range(len(parts)):
+        if places is None:  # no package, but something is looked for in it
+            return None
+        spec = PathFinder.find_spec(".".join(parts[: number + 1]), places)
+        if spec is None:
+            return None
+        places = spec.submodule_search_locations
+    return Path(spec.origin).resolve() if spec is not None and spec.origin else None
+
+
+def _search_path() -> list[str]:
+    """`sys.path`, and the working folder last: its files never take the place of installed modules."""
     here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    return sys.path if here in sys.path else [*sys.path, here]
+
+
+def _import(name: str) -> ModuleType:
+    before = list(sys.path)
+    if not _is_built_in(name):
+        sys.path[:] = _search_path()
+        importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise ConfigError(
-                f"no module {error.name!r} for strategy {name!r}", hint=f"searched {here} and the installed packages"
+                f"no module {error.name!r} for strategy {name!r}", hint=f"searched {Path.cwd()} and the installed packages"
             ) from None
         raise ConfigError(f"strategy module {name!r} needs {error.name!r}, which is not installed") from error
     except Exception as error:  # somebody else's code runs here: whatever it raises is theirs to mend
@@ -95,6 +169,10 @@ def _import(name: str) -> ModuleType:
         raise ConfigError(
             f"strategy module {name!r} can't be imported: {file}, line {line}: {type(error).__name__}: {error}"
         ) from error
+    finally:
+        here = str(Path.cwd())
+        if here not in before and here in sys.path:
+            sys.path.remove(here)
 
 
 def _explain(item: Any, name: str, strategy: type[Strategy]) -> str:

@@ -96,9 +96,15 @@ def backtest(
 def verify(
     run: Annotated[str, typer.Argument(help="A run's id or its beginning; `latest` is the last one.")] = "latest",
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store is named.")] = None,
+    trust_strategy: Annotated[
+        bool, typer.Option("--trust-strategy", help="Import the run's strategy although its file isn't the one it was made with.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
-    """Decide a recorded run again, and compare bit for bit."""
+    """Decide a recorded run again, and compare bit for bit.
+
+    A strategy that isn't built in is imported only if its file is where it was, and the same, when the run was made.
+    """
     from agent.store.database import open_database
     from agent.store.queries import find_run
     from agent.verify import verify as decide_again
@@ -107,7 +113,7 @@ def verify(
     try:
         recorded = find_run(database, run)
         with replay_progress("deciding again", recorded.first_event_at or 0, recorded.last_event_at or 0) as progress:
-            result = decide_again(database, recorded, progress)
+            result = decide_again(database, recorded, progress, trust_strategy=trust_strategy)
     finally:
         database.close()
     if json:

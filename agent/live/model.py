@@ -38,7 +38,7 @@ class LazyScorer:
 def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False) -> Callable[[str], NamedScorer]:
     """Opens a folder, or `starter`, with the store's cache of scores in front; blocking. It raises ModelError.
 
-    With `lazy` only the card is read at first.
+    With `lazy` the files are only compared with the card at first.
     """
 
     def load(folder: str) -> NamedScorer:
@@ -49,9 +49,9 @@ def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False)
         return CachedScorer(Scorer.load(model_dir(folder), threads=config.threads or None), SqlScoreCache(database))
 
     def name(folder: str) -> NamedScorer:
-        from models.cards import read_card
         from models.sentiment import model_dir
+        from models.sentiment.scorer import checked_card
 
-        return LazyScorer(read_card(model_dir(folder)).fingerprint, lambda: load(folder))
+        return LazyScorer(checked_card(model_dir(folder)).fingerprint, lambda: load(folder))
 
     return name if lazy else load

@@ -5,21 +5,39 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from math import isfinite
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import structlog
 
 from agent.clock import Clock
 from agent.config_live import LiveConfig
 from agent.events import News, Sentiment
-from agent.feeds.history.sentiment import NamedScorer, judge
+from agent.feeds.history.sentiment import NamedScorer, Score, judge
 from agent.feeds.producer import Emit, Health, deliver
 from agent.fusion import check_scorer
+from models.labels import NOT_FINITE, UNSOUND
 
 if TYPE_CHECKING:
     from models.fusion.predictor import FusionPredictor
 
 _log: Final = structlog.get_logger(__name__)
+
+
+THIRDS: Final = (1 / 3, 1 / 3, 1 / 3)
+"""Probabilities of an abstention."""
+
+
+def unsound(score: Score, embedding: bytes) -> str:
+    """Why the model's answer can't be used although the text may be; empty if it can, or if the text is the reason."""
+    if score.abstained:
+        reason = str(getattr(score, "reason", ""))
+        return reason if reason in UNSOUND else ""
+    chances = (score.bearish, score.neutral, score.bullish)
+    if not (all(isfinite(chance) and chance >= 0.0 for chance in chances) and abs(sum(chances) - 1.0) <= 0.01):
+        return NOT_FINITE
+    return "" if np.isfinite(np.frombuffer(embedding, "<f2")).all() else NOT_FINITE
 
 
 class SentimentHealth(Health):
@@ -32,6 +50,7 @@ class SentimentHealth(Health):
     abstained: int = 0
     dropped: int = 0  # oldest first, when too many waited
     expired: int = 0  # waited for so long that their score would be no news
+    unsound: int = 0  # of those abstained: the model failed on the text or its answer was not finite
 
 
 class SentimentConsumer:
@@ -100,14 +119,24 @@ class SentimentConsumer:
                 raise
             done, now = asyncio.get_running_loop().time(), self._clock.now()
             for (news, since), (score, embedding) in zip(batch, judged, strict=True):
+                reason = unsound(score, embedding)
+                if reason:
+                    self._note_unsound(news, scorer.fingerprint, reason, now)
+                chances = THIRDS if reason else (score.bearish, score.neutral, score.bullish)
+                abstained = score.abstained or bool(reason)
                 self._health.scored += 1
-                self._health.abstained += score.abstained
+                self._health.abstained += abstained
                 sentiment = Sentiment(
-                    news.id, now, now, score.bearish, score.neutral, score.bullish, scorer.fingerprint, score.abstained,
-                    (done - since) * 1000, embedding=b"" if score.abstained else embedding,
+                    news.id, now, now, *chances, scorer.fingerprint, abstained,
+                    (done - since) * 1000, embedding=b"" if abstained else embedding,
                 )  # fmt: skip
                 await deliver(emit, sentiment)
                 self._waiting.pop(news.id, None)
+
+    def _note_unsound(self, news: News, model: str, reason: str, now: int) -> None:
+        self._health.unsound += 1
+        self._health.failed(f"model {model[:12]}: {reason}", now)
+        _log.warning("the model abstains", news=news.id, model=model[:12], reason=reason)
 
     async def _collect(self) -> list[tuple[News, float]]:
         """What waits, once there is enough of it or the first has waited long enough."""

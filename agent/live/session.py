@@ -20,7 +20,7 @@ from agent.store.database import Database
 from agent.store.journal import find_archive
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
-from strategies import load_strategy
+from strategies import load_strategy, source_of
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -49,7 +49,9 @@ def open_run(config: Config, database: Database, *, new: bool = False, predictor
         params=strategy.params.model_dump(mode="json"),
         config=config.recorded(),
         version=__version__,
-        versions={"python": platform.python_version(), "numpy": np.__version__, **fusion},
+        versions={
+            "python": platform.python_version(), "numpy": np.__version__, **fusion, **source_of(config.strategy.name)
+        },  # fmt: skip
         stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
     )
     return run, False

@@ -12,7 +12,7 @@ alone, in a block, and on another machine.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import pi, sqrt
+from math import isfinite, pi, sqrt
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from zipfile import BadZipFile
@@ -20,12 +20,14 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.atomic import settled
 from agent.errors import ModelError
 from agent.events import Sentiment
 from agent.features import Features
 from agent.outlook import Forecast
 from agent.textstate import Vector
-from models.cards import Card, read_card, sha256_files
+from models.cards import Card, check_files, read_card, sha256_files
+from models.fusion import CLASSES
 
 WEIGHTS_NAME: Final = "weights.npz"
 ROUNDING: Final = 6
@@ -35,6 +37,9 @@ CLIP: Final = 6.0
 EPSILON: Final = 1e-5
 """Of LayerNorm."""
 
+_LARGEST: Final = 1e12
+"""Weights beyond it are the result of a training that diverged."""
+_AGAIN: Final = "train it again: tapewire train fusion"
 _GELU: Final = sqrt(2.0 / pi)
 
 Floats = NDArray[np.float64]
@@ -70,19 +75,51 @@ class FusionPredictor:
 
     @classmethod
     def load(cls, folder: Path) -> FusionPredictor:
-        """Open a model folder. Raises ModelError where it is missing, incomplete, damaged, or no fusion model."""
+        """Open a model folder.
+
+        Raises ModelError if it is missing, incomplete, damaged or no fusion model, and if a prediction could be other than finite.
+        """
+        folder = settled(folder)
         card = read_card(folder, kind="fusion")
         path = folder / WEIGHTS_NAME
+        if not path.is_file():
+            raise ModelError(f"{folder} holds no {WEIGHTS_NAME}", hint=_AGAIN)
+        check_files(card, folder, (WEIGHTS_NAME,))
         try:
             with np.load(path, allow_pickle=False) as stored:
                 weights = {name: stored[name] for name in stored.files}
-        except FileNotFoundError:
-            raise ModelError(f"{folder} holds no {WEIGHTS_NAME}", hint="train it again: tapewire train fusion") from None
-        except (OSError, ValueError, BadZipFile) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise ModelError(f"{path}: {error}", hint="the file is damaged: train it again") from None
         if card.fingerprint != fingerprint(folder, card):
             raise ModelError(f"{folder}: the weights are not those that its card was written for", hint="copy the whole folder")
-        return cls(card, weights)
+        for name, value in weights.items():
+            if not (value.dtype.kind == "f" and (np.abs(value) <= _LARGEST).all()):
+                raise ModelError(f"{path}: {name} holds what is no finite number", hint=_AGAIN)
+        try:
+            predictor = cls(card, weights)
+            sound = predictor._is_sound()
+        except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            raise ModelError(f"{folder}: weights and card don't fit together: {error}", hint=_AGAIN) from None
+        if not sound:
+            raise ModelError(f"{folder}: its predictions are no probabilities", hint=_AGAIN)
+        return predictor
+
+    def _is_sound(self) -> bool:
+        """Whether answers at the bounds of the standardised inputs are probabilities.
+
+        The weights are finite and bounded, so no sum of the network overflows for inputs between them.
+        """
+        if self.interval <= 0 or self.horizon <= 0 or self.half_life <= 0 or not isfinite(self._move):
+            return False
+        readings = None
+        bounds = np.repeat([[-1e30], [0.0], [1e30]], len(Features._fields), axis=1)
+        if self._text is not None:
+            readings = self.read_block(np.repeat([[-1e30], [0.0], [1e30]], len(self._text.mean), axis=1))
+        found = [self.predict_block(bounds, reading, np.array((0.0, 1.0, 1e6))) for reading in (None, readings)]
+        return all(
+            rows.shape == (3, len(CLASSES)) and (rows >= 0.0).all() and (np.abs(rows.sum(axis=1) - 1.0) < 1e-5).all()
+            for rows in found
+        )
 
     @property
     def reads_text(self) -> bool:
@@ -95,14 +132,16 @@ class FusionPredictor:
         return self.reads_text and self.ablation != "probabilities"
 
     def vector(self, sentiment: Sentiment) -> Vector | None:
-        """The embedding, or the three probabilities; None where another model wrote it, or there is none."""
+        """The embedding, or the three probabilities; None if another model wrote it, there is none, or it is not finite."""
         if self._text is None or sentiment.model != self.scorer:
             return None
         if self.ablation == "probabilities":
-            return np.array((sentiment.bearish, sentiment.neutral, sentiment.bullish), np.float64)
-        if not sentiment.embedding:
+            found = np.array((sentiment.bearish, sentiment.neutral, sentiment.bullish), np.float64)
+        elif len(sentiment.embedding) == 2 * len(self._text.mean):
+            found = np.frombuffer(sentiment.embedding, "<f2").astype(np.float64)
+        else:
             return None
-        return np.frombuffer(sentiment.embedding, "<f2").astype(np.float64)
+        return found if np.isfinite(found).all() else None
 
     def read(self, mean: Vector) -> Floats:
         """The code of what was read, (1, hidden)."""

@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from agent.atomic import replaced_folder
 from agent.events import DAY_MS
 from agent.features import Features
-from models.cards import Card, DatasetRecord, Estimate, write_card
+from models.cards import CARD_NAME, Card, DatasetRecord, Estimate, seal
 from models.fusion import CLASSES
 from models.fusion.baseline import boosted, shares
 from models.fusion.dataset import FusionData, Labels
@@ -113,9 +114,6 @@ def train(
         np.log(np.maximum(_answers(FusionPredictor(card, weights), inputs, parts.calibration), 1e-6)),
         labels.kind[parts.calibration],
     )
-    output.mkdir(parents=True, exist_ok=True)
-    np.savez(output / WEIGHTS_NAME, **weights)
-    card.fingerprint = fingerprint(output, card)
     table = {}
     if len(parts.test):
         truth, days = labels.kind[parts.test], data.rows["ts"][parts.test] // DAY_MS
@@ -129,7 +127,11 @@ def train(
     card.metrics = table
     seconds = time.monotonic() - began
     card.notes |= {"seconds": round(seconds, 1)}
-    write_card(card, output)
+    with replaced_folder(output, keep=lambda name: name not in (WEIGHTS_NAME, CARD_NAME)) as folder:
+        np.savez(folder / WEIGHTS_NAME, **weights)
+        card.fingerprint = fingerprint(folder, card)
+        seal(card, folder, (WEIGHTS_NAME,))
+        FusionPredictor.load(folder)
     counts = np.bincount(labels.kind[labels.kind >= 0], minlength=len(CLASSES))
     return Trained(
         output,

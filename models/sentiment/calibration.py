@@ -15,9 +15,10 @@ RANGE: Final = (0.05, 20.0)
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
     """Probabilities (n, classes) of logits (n, classes) at a temperature."""
-    scaled = logits / temperature
-    raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+    with np.errstate(over="ignore", invalid="ignore"):  # logits that are not finite have no probabilities: NaN
+        scaled = logits / temperature
+        raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+        return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def fit_temperature(logits: Floats, truth: Ints) -> float:

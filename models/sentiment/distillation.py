@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedTokenizerFast
 
+from agent.atomic import replaced_folder
 from agent.errors import ModelError
-from models.cards import Card, write_card
+from models.cards import Card, seal
 from models.sentiment.classifier import SentimentClassifier
 from models.sentiment.metrics import Floats
 from models.sentiment.trained import FULL_WEIGHTS, TrainedClassifier
@@ -82,10 +83,6 @@ def distil(
         logits = np.mean([answer for answer, _ in answers], axis=0)
         tokens = [tokenizer(text, truncation=True, max_length=teachers[0].card.max_length)["input_ids"] for text in texts]
         _fit(model, tokens, logits, answers[0][1], student, progress or (lambda *_: None))
-    output.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, output / FULL_WEIGHTS)
-    model.config.save_pretrained(output)
-    tokenizer.save_pretrained(output)
     of = teachers[0].card
     card = Card(
         base=of.base, base_sha256=of.base_sha256, base_released=of.base_released,
@@ -94,7 +91,11 @@ def distil(
         datasets=of.datasets, threshold=of.threshold, versions=of.versions, trained_until=of.trained_until,
         notes={"teachers": len(teachers), "texts": len(texts), "vocabulary": len(vocabulary)},
     )  # fmt: skip
-    write_card(card, output)
+    with replaced_folder(output) as folder:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / FULL_WEIGHTS)
+        model.config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        seal(card, folder, [path.name for path in folder.iterdir()])
 
 
 def trimmed_vocabulary(tokenizer: Tokenizer, texts: Sequence[str], student: Student) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agent.atomic import settled
 from agent.errors import ConfigError
 from models.cards import read_card
 from models.labels import LABELS, index
@@ -25,6 +26,7 @@ def probabilities_of(folder: Path, texts: Sequence[str], *, base: str | None = N
 
     Raises ModelError for a folder that cannot be loaded, ConfigError where an adapter is named and torch is not installed.
     """
+    folder = settled(folder)
     read_card(folder)
     if (folder / "model.onnx").is_file():
         from models.sentiment.scorer import Scorer

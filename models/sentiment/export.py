@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +21,9 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
+from agent.atomic import replaced_folder
 from agent.errors import DataError, UsageError
-from models.cards import CARD_NAME, Card, write_card
+from models.cards import CARD_NAME, Card, seal
 from models.labels import LABELS
 from models.sentiment.calibration import softmax
 from models.sentiment.scorer import (
@@ -77,8 +76,7 @@ def export_model(
     """
     _require_room(output, overwrite)
     trained = load_trained(adapter, "cpu", base=base)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with replaced_folder(output, keep=lambda name: name not in _EXPORTED) as folder:
         _write_graph(trained.model, folder / MODEL_NAME)
         if quantise:
             _quantise(folder / MODEL_NAME)
@@ -86,13 +84,11 @@ def export_model(
         card = trained.card
         card.notes |= {PRECISION: "int8" if quantise else "fp32"}
         card.fingerprint = fingerprint(folder, card)
-        write_card(card, folder)
+        seal(card, folder, (MODEL_NAME, TOKENIZER_NAME))
+        scorer = Scorer.load(folder)
         if reference:
-            card.notes |= agreement(Scorer.load(folder), trained, reference)
-            write_card(card, folder)
-        output.mkdir(parents=True, exist_ok=True)
-        for name in _EXPORTED:
-            shutil.move(folder / name, output / name)
+            card.notes |= agreement(scorer, trained, reference)
+            seal(card, folder, card.files)
     return card
 
 

@@ -35,12 +35,15 @@ def general_pairs() -> list[tuple[str, str]]:
 def check(trained: TrainedClassifier, base: str | None = None) -> dict[str, float]:
     """`{mlm_loss_before, mlm_loss_after}`, `{perplexity_before, perplexity_after}` or `{similarity_rank_correlation}`."""
     name = base or trained.card.base
-    config = AutoConfig.from_pretrained(locate(name))
+    place = locate(name)
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
     architectures = " ".join(config.architectures or ())
     if "ForMaskedLM" in architectures or "ForPreTraining" in architectures:
-        model, measure, kind = AutoModelForMaskedLM.from_pretrained(locate(name)), _masked_loss, "mlm_loss"
+        model = AutoModelForMaskedLM.from_pretrained(place, trust_remote_code=False)
+        measure, kind = _masked_loss, "mlm_loss"
     elif is_decoder(config) and "ForCausalLM" in architectures:
-        model, measure, kind = AutoModelForCausalLM.from_pretrained(locate(name)), _perplexity, "perplexity"
+        model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False)
+        measure, kind = _perplexity, "perplexity"
     else:
         return {"similarity_rank_correlation": _drift(trained, name)}
     model.eval().to(trained.device)

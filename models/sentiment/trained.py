@@ -16,16 +16,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
+from agent.atomic import settled
 from agent.errors import ModelError
-from models.cards import Card, read_card
-from models.sentiment.bases import load_base
+from models.cards import CARD_NAME, Card, check_files, fingerprint, read_card
+from models.sentiment.bases import load_base, refuse_code
 from models.sentiment.calibration import softmax
 from models.sentiment.classifier import Pooling, SentimentClassifier
 from models.sentiment.metrics import Floats
 from models.sentiment.text import clean
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 FULL_WEIGHTS: Final = "model.safetensors"
+TOKENIZER: Final = "tokenizer.json"
 
 
 class Served(nn.Module):  # type: ignore[misc]
@@ -120,11 +123,15 @@ def embed(
 def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:
     """Loads a folder written by `tapewire train sentiment`, merged, on `base` or the base that its card names.
 
-    Raises ModelError where the folder is damaged, holds an export and no adapter, or was trained on another base.
+    Raises ModelError if the folder is damaged, holds an export and no adapter, or was trained on another base; if its files are
+    not those that its card was written for; and if its answers are not finite.
     """
+    folder = settled(folder)
     card = read_card(folder)
+    _check_origin(card, folder)
+    refuse_code(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if (folder / ADAPTER_CONFIG).is_file():
             served = _with_adapter(folder, card, base)
         elif (folder / FULL_WEIGHTS).is_file():
@@ -137,7 +144,23 @@ def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) 
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"{folder} cannot be loaded: {first}", hint="the folder is damaged: train again") from error
     served.eval().to(device)
-    return TrainedClassifier(served, tokenizer, card, device)
+    trained = TrainedClassifier(served, tokenizer, card, device)
+    if not all(np.isfinite(part).all() for part in trained.logits(["Markets are open"])):
+        raise ModelError(f"{folder}: the model's answers are not finite numbers", hint="train again, at a lower learning rate")
+    return trained
+
+
+def _check_origin(card: Card, folder: Path) -> None:
+    """Raise ModelError unless the weights and the tokenizer are those that the card was written for."""
+    weights = next((name for name in (ADAPTER_WEIGHTS, FULL_WEIGHTS) if (folder / name).is_file()), "")
+    if card.files:
+        check_files(card, folder, filter(None, (weights, ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else "", TOKENIZER)))
+    elif card.fingerprint and weights and (folder / TOKENIZER).is_file():
+        if card.fingerprint != fingerprint([folder / weights, folder / TOKENIZER], card.temperature):
+            raise ModelError(
+                f"{folder}: {weights}, {TOKENIZER} or the temperature are not those that {CARD_NAME} was written for",
+                hint="copy the whole folder again, or train again",
+            )
 
 
 def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
@@ -181,7 +204,8 @@ def _unwrap_head(classifier: SentimentClassifier) -> None:
 
 
 def _fully_tuned(folder: Path, card: Card) -> SentimentClassifier:
-    encoder = AutoModel.from_config(AutoConfig.from_pretrained(folder))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    encoder = AutoModel.from_config(config, trust_remote_code=False)
     classifier = SentimentClassifier(encoder, cast(Pooling, card.pooling))
     classifier.load_state_dict(load_file(folder / FULL_WEIGHTS))
     return classifier

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -21,9 +21,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from agent.atomic import write_bytes
 from agent.errors import ConfigError
 from models.labels import LABELS
+from models.cards import sha256_files
 from models.objective import Objective
 from models.sentiment.calibration import fit_temperature, softmax
 from models.sentiment.datasets import Example
@@ -31,6 +34,9 @@ from models.sentiment.evaluation import truth_of
 from models.sentiment.metrics import Ints, measure
 from models.sentiment.recipe import Recipe
 from models.sentiment.splits import Split
+
+COMPLETE: Final = "complete"
+"""File of a checkpoint: the SHA-256 of all others."""
 
 Progress = Callable[[int, int, float], None]
 """(steps done, steps in all, latest training loss)."""
@@ -78,6 +84,31 @@ class _RankAllocator(TrainerCallback):  # type: ignore[misc]
     def on_optimizer_step(self, _args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
         inner = model.module if hasattr(model, "module") else model
         inner.base_model.update_and_allocate(state.global_step + 1)
+
+
+class _Completed(TrainerCallback):  # type: ignore[misc]
+    """Marks each checkpoint that is complete: a process that is killed while it saves leaves one without the mark."""
+
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+            write_bytes(checkpoint / COMPLETE, _content(checkpoint).encode())
+
+
+def last_checkpoint(checkpoints: Path) -> Path | None:
+    """The latest complete checkpoint; None if there is none."""
+    found = [path for path in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
+    for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        try:
+            if (checkpoint / COMPLETE).read_text() == _content(checkpoint):
+                return checkpoint
+        except OSError:
+            continue
+    return None
+
+
+def _content(checkpoint: Path) -> str:
+    return sha256_files(path for path in checkpoint.iterdir() if path.is_file() and path.name != COMPLETE)
 
 
 class Encoded(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
@@ -188,7 +219,7 @@ def make_trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    callbacks: list[TrainerCallback] = [_Reporter(progress)] if progress else []
+    callbacks: list[TrainerCallback] = [_Completed(), *([_Reporter(progress)] if progress else [])]
     if validated and recipe.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.patience))
     if recipe.method == "adalora":

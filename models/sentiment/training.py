@@ -19,10 +19,10 @@ from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
+from agent.atomic import replaced_folder, write_bytes
 from agent.errors import ModelError, UsageError
-from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, write_card
+from models.cards import CARD_NAME, Card, DatasetRecord, fingerprint, latest_of, read_card, seal
 from models.sentiment.bases import EMBEDDED, Base, load_base
 from models.sentiment.calibration import before_after, fit_temperature, plot_reliability, softmax
 from models.sentiment.classifier import SentimentClassifier
@@ -32,13 +32,23 @@ from models.sentiment.methods import Method, Plan, get_method
 from models.sentiment.metrics import Floats, Ints, coverage, estimates
 from models.sentiment.recipe import Recipe, resolve
 from models.sentiment.splits import Split
-from models.sentiment.trained import FULL_WEIGHTS, load_trained
-from models.sentiment.trainer import Encoded, Progress, encoded, make_trainer, objective_of
+from models.sentiment.trained import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, TOKENIZER, load_trained
+from models.sentiment.trainer import Encoded, Progress, encoded, last_checkpoint, make_trainer, objective_of
 
 Answers = tuple[Floats, Ints]
 """(logits (n, 3), true classes (n,))."""
 
-CHECKPOINTS: Final = "checkpoints"
+CHECKPOINTS: Final = ".checkpoints"
+"""Suffix of the folder beside the output that holds the checkpoints until the training is complete."""
+RELIABILITY: Final = "reliability.png"
+_REPLACED: Final = frozenset(
+    {
+        CARD_NAME, ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin", FULL_WEIGHTS, "config.json", TOKENIZER,
+        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+        "tokenizer.model", "chat_template.jinja", RELIABILITY, "checkpoints",
+    }
+)  # fmt: skip
+"""What a training writes, whatever its method, and earlier versions wrote; other entries of the folder are kept."""
 _VERSIONS: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 _OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
@@ -80,7 +90,7 @@ def train(
     method = get_method(recipe.method)
     recipe = resolve(recipe, method.defaults, len(split.train))
     processes = PartialState(cpu=not torch.cuda.is_available())
-    checkpoints = output / CHECKPOINTS
+    checkpoints = checkpoints_of(output)
     if processes.is_main_process:
         _prepare(output, recipe, datasets, resume)
     processes.wait_for_everyone()
@@ -99,7 +109,7 @@ def train(
         trainer = make_trainer(model, loaded.tokenizer, recipe, split, checkpoints, progress)
         began = time.monotonic()
         trainer.train(
-            resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if resume else None, ignore_keys_for_eval=["embedding"]
+            resume_from_checkpoint=str(last_checkpoint(checkpoints)) if resume else None, ignore_keys_for_eval=["embedding"]
         )
         seconds = time.monotonic() - began
         answers = {
@@ -116,11 +126,12 @@ def train(
     card = _card(loaded, recipe, split, datasets, answers, threshold)
     card.notes |= {"seconds": round(seconds, 1), "trainable_parameters": trainable, "peak_memory_bytes": peak_memory()}
     if trainer.is_world_process_zero():
-        _save(model, loaded.tokenizer, card, output, answers)
+        with replaced_folder(output, keep=lambda name: name not in _REPLACED) as folder:
+            _save(model, loaded.tokenizer, card, folder, answers)
+            if forgetting:
+                card.notes |= check_forgetting(load_trained(folder), base)
+                seal(card, folder, card.files)
         shutil.rmtree(checkpoints, ignore_errors=True)
-        if forgetting:
-            card.notes |= check_forgetting(load_trained(output), base)
-            write_card(card, output)
     return Trained(output, card, recipe, trainable, parameters, seconds, peak_memory())
 
 
@@ -142,6 +153,11 @@ def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Int
         raise UsageError(
             f"{recipe.method} does not fit base model {base.name}: {error}", hint="choose other --targets or method"
         ) from error
+
+
+def checkpoints_of(output: Path) -> Path:
+    """The folder of the checkpoints of a training whose result goes to `output`."""
+    return output.resolve().with_name(output.resolve().name + CHECKPOINTS)
 
 
 def steps_of(recipe: Recipe, samples: int) -> int:
@@ -175,29 +191,27 @@ def _answers(trainer: Trainer, rows: Encoded) -> Answers:
 
 def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> None:
     """Makes the folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
-    checkpoints = output / CHECKPOINTS
+    checkpoints = checkpoints_of(output)
     told = msgspec.json.format(
         msgspec.json.encode({"recipe": recipe, "data": [record.sha256 for record in datasets]}), indent=1
     )
     note = checkpoints / "recipe.json"
     if resume:
-        if not checkpoints.is_dir() or get_last_checkpoint(str(checkpoints)) is None:
-            raise UsageError(f"{output} holds no checkpoint to resume from", hint="train without --resume")
+        if last_checkpoint(checkpoints) is None or not note.is_file():
+            raise UsageError(f"{checkpoints} holds no checkpoint to resume from", hint="train without --resume")
         if note.read_bytes() != told:
             raise UsageError(
-                f"{output}: its checkpoints are of another recipe or other data", hint="resume with what it was begun with"
+                f"{checkpoints}: these are checkpoints of another recipe or other data", hint="resume with what it was begun with"
             )
         return
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):
         raise UsageError(f"--output {output} holds something else", hint="name a new or empty folder")
     shutil.rmtree(checkpoints, ignore_errors=True)
     checkpoints.mkdir(parents=True)
-    note.write_bytes(told)
+    write_bytes(note, told)
 
 
 def _ours(output: Path) -> bool:
-    if (output / CHECKPOINTS).is_dir():
-        return True
     try:
         return read_card(output).kind == "sentiment"
     except ModelError:
@@ -236,22 +250,22 @@ def _card(
     return card
 
 
-def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, output: Path, answers: dict[str, Answers]) -> None:
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, folder: Path, answers: dict[str, Answers]) -> None:
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = card.base
-        model.save_pretrained(output, save_embedding_layers=False)
-        (output / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; ours is card.json
-        weights = output / "adapter_model.safetensors"
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; ours is card.json
+        weights = folder / ADAPTER_WEIGHTS
     else:
-        weights = output / FULL_WEIGHTS
+        weights = folder / FULL_WEIGHTS
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
-        model.config.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    card.fingerprint = fingerprint([weights, output / "tokenizer.json"], card.temperature)
-    write_card(card, output)
+        model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    card.fingerprint = fingerprint([weights, folder / TOKENIZER], card.temperature)
+    seal(card, folder, [path.name for path in folder.iterdir() if path.is_file()])
     part = next((part for part in ("test", "calibration") if part in answers), None)
     if part:
-        plot_reliability(*answers[part], card.temperature, output / "reliability.png")
+        plot_reliability(*answers[part], card.temperature, folder / RELIABILITY)
 
 
 def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:

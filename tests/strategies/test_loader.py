@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ConfigError
-from strategies import BUILT_IN, load_strategy
+from agent.errors import ConfigError, SafetyError
+from strategies import BUILT_IN, SOURCE_FILE, check_source, load_strategy, source_of
 from strategies.base import Strategy
 from strategies.sma_cross import SmaCross
 
@@ -92,3 +92,40 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str, params: dict
     for part in says:
         assert part in message
     assert caught.value.exit_code == 2
+
+
+def test_files_of_the_working_folder_never_take_the_place_of_installed_modules(folder: Path) -> None:
+    for name in ("plotly", "colorsys", "agent"):  # not imported by then, of the standard library, our own
+        sys.modules.pop(name, None) if name == "colorsys" else None
+        (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the folder ran')")
+    (folder / "uses.py").write_text("import colorsys, plotly, agent.events\n" + MINE)
+    before = list(sys.path)
+    load_strategy("sma_cross")
+    load_strategy("uses:Mine")
+    assert "site-packages" in (sys.modules["plotly"].__file__ or "")
+    assert sys.path == before, "the working folder is searched for the import of a strategy alone"
+
+
+def test_the_source_of_a_recorded_run_must_be_where_and_what_it_was(folder: Path) -> None:
+    name = "desk_package.mine:Mine"
+    recorded = source_of(name)
+    check_source(name, recorded)
+    check_source("sma_cross", {})
+    with pytest.raises(SafetyError, match="without its source's hash.*--trust-strategy"):
+        check_source(name, {})
+    moved = recorded | {SOURCE_FILE: "/elsewhere/mine.py"}
+    with pytest.raises(SafetyError, match="it was at /elsewhere/mine.py"):
+        check_source(name, moved)
+    (folder / "desk_package" / "mine.py").write_text(MINE + "x = 1\n")
+    with pytest.raises(SafetyError, match="has changed since the run"):
+        check_source(name, recorded)
+    (folder / "desk_package" / "mine.py").unlink()
+    with pytest.raises(SafetyError, match="is not there"):
+        check_source(name, recorded)
+
+
+def test_locating_a_strategy_runs_none_of_its_code(folder: Path) -> None:
+    (folder / "desk_package" / "__init__.py").write_text("raise RuntimeError('it ran')")
+    assert source_of("desk_package.mine:Mine")[SOURCE_FILE] == str(folder / "desk_package" / "mine.py")
+    assert source_of("desk_package.mine.deeper:Mine") == {}
+    assert source_of("no_such_package.mine:Mine") == {}

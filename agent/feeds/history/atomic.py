@@ -1,34 +1,21 @@
-"""Parquet files that are whole or not there: written aside, forced to disk, then renamed."""
+"""Parquet files that are complete or absent."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agent.errors import StoreError
+from agent.atomic import replaced_file
 
 
 def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
     """Write the `tables`, one or more row groups each, to `path` in place of what is there.
 
-    Raises StoreError where that can't be done; then `path` is as it was.
+    Raises StoreError if that can't be done; then `path` is as it was.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with unfinished.open("wb") as file:
-                with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                    for table in tables:
-                        writer.write_table(table.cast(schema))
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path} can't be written: {error.strerror or error}", hint="check free space and rights") from None
+    with replaced_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))

@@ -1,0 +1,179 @@
+"""A training that is killed leaves the old model or the new one, complete, and never one with the other's card."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from typer.testing import CliRunner
+
+from agent.cli.main import build
+from agent.errors import ModelError
+from models.cards import Card, read_card, write_card
+from models.sentiment.datasets import Example
+from models.sentiment.scorer import Scorer
+from models.sentiment.trained import load_trained
+
+pytestmark = pytest.mark.train
+
+TEXTS = ["bitcoin surges on heavy volume", "the miner is hacked in early trade", "the fund moves office"]
+OLD, NEW = 1_704_240_000_000, 1_780_358_400_000  # the ends of 2024-01-02 and 2026-06-01
+
+
+def write(path: Path, examples: tuple[Example, ...]) -> Path:
+    with path.open("w", newline="") as stream:
+        csv.writer(stream).writerows([("text", "label"), *((one.text, one.label) for one in examples)])
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(headlines: tuple[Example, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("data") / "own.csv", headlines)
+
+
+@pytest.fixture(scope="module")
+def command(data: Path, tiny_bases: dict[str, Path]) -> Callable[[Path | str, str, int], list[str]]:
+    def arguments(output: Path | str, latest: str, seed: int) -> list[str]:
+        return [
+            "train", "sentiment", "--data", str(data), "--format", "csv", "--latest", latest, "--base", str(tiny_bases["mean"]),
+            "--epochs", "2", "--patience", "0", "--rank", "2", "--seed", str(seed), "--lr", "2e-2", "--head-learning-rate", "2e-2",
+            "--no-forgetting", "--output", str(output),
+        ]  # fmt: skip
+
+    return arguments
+
+
+def tapewire(*arguments: str) -> str:
+    result = CliRunner().invoke(build(), list(arguments))
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def old(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("old") / "model"
+    tapewire(*command(output, "2024-01-02", 1))
+    return output
+
+
+def test_killed_at_any_moment_the_folder_holds_one_whole_model(
+    old: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    before = load_trained(old)
+    assert before.card.trained_until == OLD
+    new = tmp_path / "new"
+    tapewire(*command(new, "2026-06-01", 2))
+    after = load_trained(new)
+    assert after.card.trained_until == NEW
+    of_card = {OLD: before.logits(TEXTS)[0], NEW: after.logits(TEXTS)[0]}
+    assert not np.allclose(of_card[OLD], of_card[NEW], atol=1e-2)
+
+    most = 200
+    target = tmp_path / "target"
+    for number in range(most):
+        shutil.copytree(old, f"{target}-{number}", copy_function=shutil.copy2)
+    script = [sys.executable, "-m", "tests.models.sentiment.killed", str(target), "0", "3", str(most), "--"]
+    done = subprocess.run([*script, *command("{}", "2026-06-01", 2)], stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    *killed, last = done.stdout.splitlines()
+    assert "finished" in last, done.stdout
+    assert len(killed) >= 10, killed
+    found = []
+    for number in range(len(killed) + 1):
+        model = load_trained(Path(f"{target}-{number}"))
+        found.append(model.card.trained_until)
+        assert np.allclose(model.logits(TEXTS)[0], of_card[found[-1]], atol=1e-4), killed[number]
+    assert found[0] == OLD
+    assert found[-1] == NEW
+    assert found == sorted(found)
+    for number in (found.index(NEW) - 1, found.index(NEW)):  # on both sides of the change
+        folder = f"{target}-{number}"
+        tapewire("export", folder, f"{folder}.served", "--no-quantise")
+        scorer = Scorer.load(Path(f"{folder}.served"))
+        assert scorer.card.trained_until == found[number]
+        expected = after if found[number] == NEW else before
+        served = [score.probabilities for score in scorer.score(TEXTS)]
+        assert np.allclose(served, expected.probabilities(TEXTS), atol=1e-3)
+
+
+def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
+    old: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    target = tmp_path / "model"
+    shutil.copytree(old, target)
+    arguments = command(target, "2026-06-01", 2)
+    whole = tmp_path / "whole"
+    tapewire(*command(whole, "2026-06-01", 2))
+    shutil.copytree(old, tmp_path / "cut-0")
+    cut = [sys.executable, "-c", _KILLED_AFTER_A_CHECKPOINT, *arguments]
+    assert subprocess.run(cut, stderr=subprocess.DEVNULL, timeout=120, check=False).returncode == -9
+    assert load_trained(target).card.trained_until == OLD, "the old model serves until the new one is complete"
+    checkpoints = sorted((tmp_path / "model.checkpoints").glob("checkpoint-*"))
+    assert checkpoints
+    torn = tmp_path / "model.checkpoints" / "checkpoint-999999"
+    shutil.copytree(checkpoints[-1], torn)
+    (torn / "trainer_state.json").write_bytes(b"{")
+    tapewire(*arguments, "--resume")
+    assert not (tmp_path / "model.checkpoints").exists()
+    assert np.allclose(load_trained(target).logits(TEXTS)[0], load_trained(whole).logits(TEXTS)[0], atol=1e-4)
+
+
+_KILLED_AFTER_A_CHECKPOINT = """
+import os, signal, sys
+from models.sentiment import trainer
+
+def die(self, *args, **kwargs):
+    on_save(self, *args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+on_save, trainer._Completed.on_save = trainer._Completed.on_save, die
+from agent.cli.main import build
+build()(sys.argv[1:])
+"""
+
+
+def test_weights_under_another_models_card_are_refused(old: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
+    new, mixed = tmp_path / "new", tmp_path / "mixed"
+    tapewire(*command(new, "2026-06-01", 2))
+    shutil.copytree(old, mixed)
+    shutil.copy(new / "adapter_model.safetensors", mixed)
+    for verb in (["export", str(mixed), str(tmp_path / "out")], ["evaluate", "--adapter", str(mixed), "--data", "x.csv"]):
+        if verb[0] == "export":
+            with pytest.raises(ModelError, match=r"adapter_model\.safetensors differs from the file .* card\.json.*whole folder"):
+                tapewire(*verb)
+    assert not (tmp_path / "out").exists()
+    card = read_card(mixed)
+    card.files = {}  # as earlier versions wrote it
+    write_card(card, mixed)
+    with pytest.raises(ModelError, match="not those that card.json was written for"):
+        load_trained(mixed)
+    shutil.copy(old / "adapter_model.safetensors", mixed)
+    assert load_trained(mixed).card.trained_until == OLD, "a card of an earlier version is believed if its fingerprint agrees"
+
+
+def test_what_is_not_a_models_own_stays_beside_the_new_one(old: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    shutil.copytree(old, target)
+    (target / "notes").mkdir()
+    (target / "notes" / "why.txt").write_text("years of work")
+    tapewire(*command(target, "2026-06-01", 2), "--method", "full")
+    assert (target / "notes" / "why.txt").read_text() == "years of work"
+    assert not (target / "adapter_config.json").exists(), "an adapter of the old model would be loaded with the new card"
+    assert load_trained(target).card.method == "full"
+
+
+def test_a_card_lists_its_files(old: Path) -> None:
+    card: Card = read_card(old)
+    assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= card.files.keys()
+    assert "card.json" not in card.files
+    assert json.loads((old / "card.json").read_bytes())["files"] == card.files
