@@ -43,9 +43,7 @@ class Verification(msgspec.Struct, frozen=True):
         return self.divergence is None
 
 
-def verify(
-    database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False
-) -> Verification:
+def verify(database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False) -> Verification:
     """Decide `run` again.
 
     Raises DataError if an input file has changed since, StoreError if the record contradicts itself, and SafetyError if the run's

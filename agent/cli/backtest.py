@@ -97,7 +97,8 @@ def verify(
     run: Annotated[str, typer.Argument(help="A run's id or its beginning; `latest` is the last one.")] = "latest",
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store is named.")] = None,
     trust_strategy: Annotated[
-        bool, typer.Option("--trust-strategy", help="Import the run's strategy although its file isn't the one it was made with.")
+        bool,
+        typer.Option("--trust-strategy", help="Import the run's strategy although its file isn't the one it was made with."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agent.atomic import write_bytes
 from agent.cli import options
 from agent.cli.console import err, out, print_json
 from agent.cli.walkforward import counting, evidence_table, learned, score_all, show_verdict
@@ -98,8 +99,7 @@ def tune(
     with err.status("judging the best on held-out time"):
         tuned = search_for.conclude(search, outside, Settings("none", warm, options.placebos(material, placebo), seed=seed))
     path = output or Path("var/tune") / f"{search.study}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(search_for.snippet(tuned, material.config.strategy.name), encoding="utf-8")
+    write_bytes(path, search_for.snippet(tuned, material.config.strategy.name).encode())
     if json:
         print_json({**{name: getattr(tuned, name) for name in tuned.__struct_fields__}, "toml": str(path)})
     else:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from agent.analysis.significance import sharpe
+from agent.atomic import write_bytes
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import with_params
@@ -59,5 +60,5 @@ class Refit(NamedTuple):
             result = stage.rehearse(with_params(config, params))
             tried.append(Tried(params, sharpe(result.returns), result.total_return, result.metrics.trades.trades))
         best = max(tried, key=lambda trial: -1e9 if trial.sharpe is None else trial.sharpe)
-        (folder / "search.json").write_bytes(msgspec.json.format(msgspec.json.encode(tried)) + b"\n")
+        write_bytes(folder / "search.json", msgspec.json.format(msgspec.json.encode(tried)) + b"\n")
         return {"strategy": {"params": best.params}}

@@ -19,6 +19,7 @@ from agent import __version__
 from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict
 from agent.analysis.trades import Trade, round_trips
+from agent.atomic import write_bytes
 from agent.backtest import backtest, new_run_id
 from agent.errors import UsageError
 from agent.events import DAY_MS, Fill, FundingPayment
@@ -165,7 +166,7 @@ def walk_forward(
         verdict=verdict_on(evidence),
         seconds=time.monotonic() - began,
     )
-    (place / "result.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+    write_bytes(place / "result.json", msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
     return result
 
 

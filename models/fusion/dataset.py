@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.atomic import write_bytes
 from agent.config import Config
 from agent.durations import format_duration
 from agent.errors import DataError, ModelError
@@ -40,6 +41,8 @@ VOTE: Final = np.dtype([("ts", "<i8"), ("symbol", "<i4"), ("text", "<i4")])
 """A headline heard by a symbol: when, by which, and the number of its text."""
 CLOSE: Final = np.dtype([("ts", "<i8"), ("close", "<f8")])
 """A bar's close, as labels need it."""
+
+META_NAME: Final = "meta.json"
 
 UNKNOWN: Final = -1
 """The label of a row whose horizon isn't covered."""
@@ -79,7 +82,7 @@ class FusionData:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.meta = msgspec.json.decode((folder / "meta.json").read_bytes(), type=Meta)
+            self.meta = msgspec.json.decode((folder / META_NAME).read_bytes(), type=Meta)
         except (OSError, msgspec.DecodeError) as error:
             raise DataError(f"{folder} holds no data set: {error}") from None
         self.rows = _mapped(folder / "rows", ROW)
@@ -152,6 +155,7 @@ def build_dataset(
     Raises DataError where nothing can be learned from it, ModelError where an embedding is of another model.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / META_NAME).unlink(missing_ok=True)  # it comes last: without it the folder is no data set
     symbols = tuple(sorted(config.market.symbols))
     watch = _Watch(interval, dimensions)
     outlooks = {symbol: Outlook(symbol, watch, config.market.interval) for symbol in symbols}
@@ -202,7 +206,7 @@ def build_dataset(
         symbols=symbols, step=config.market.interval, interval=interval, dimensions=dimensions, scorer=scorer, start=first,
         end=last, bars=bars,
     )  # fmt: skip
-    (folder / "meta.json").write_bytes(msgspec.json.encode(meta))
+    write_bytes(folder / META_NAME, msgspec.json.encode(meta))
     return FusionData(folder)
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import multiprocessing
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
 
+from agent.atomic import write_bytes
 from agent.errors import UsageError
 from models.cards import DatasetRecord, Estimate
 from models.sentiment.methods import get_method
@@ -120,9 +123,10 @@ def _method(plan: _Plan, tell: Callable[[str], None]) -> Row:
     """Sweeps, trains and measures one method, or finds its row from before."""
     kept = plan.output / "row.json"
     if kept.is_file():
-        key, row = msgspec.json.decode(kept.read_bytes(), type=tuple[str, Row])
-        if key == plan.key:
-            return row
+        with suppress(msgspec.MsgspecError):  # cut off by an earlier version
+            key, row = msgspec.json.decode(kept.read_bytes(), type=tuple[str, Row])
+            if key == plan.key:
+                return row
     recipe, name = plan.recipe, plan.recipe.method
     swept: dict[str, float] = {}
     if plan.sweep_rows and recipe.learning_rate is None:
@@ -133,7 +137,7 @@ def _method(plan: _Plan, tell: Callable[[str], None]) -> Row:
     with _apart() as process:
         row = process.submit(_final, recipe, plan.split, plan.datasets, plan.output, plan.base).result()
     row = msgspec.structs.replace(row, swept=swept)
-    kept.write_bytes(msgspec.json.encode((plan.key, row)))
+    write_bytes(kept, msgspec.json.encode((plan.key, row)))
     return row
 
 
@@ -256,11 +260,11 @@ def markdown(found: Comparison) -> str:
 def save(found: Comparison, output: Path) -> list[Path]:
     """Writes compare.json, .md, .csv and .png into `output`. Answers their paths."""
     paths = [output / f"compare.{suffix}" for suffix in ("json", "md", "csv", "png")]
-    output.mkdir(parents=True, exist_ok=True)
-    paths[0].write_text(json.dumps(msgspec.to_builtins(found), indent=1) + "\n")
-    paths[1].write_text(markdown(found))
-    with paths[2].open("w", newline="") as stream:
-        csv.writer(stream).writerows([COLUMNS, *map(cells, found.rows)])
+    write_bytes(paths[0], (json.dumps(msgspec.to_builtins(found), indent=1) + "\n").encode())
+    write_bytes(paths[1], markdown(found).encode())
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([COLUMNS, *map(cells, found.rows)])
+    write_bytes(paths[2], table.getvalue().encode())
     _plot(found, paths[3])
     return paths
 

@@ -115,7 +115,7 @@ def _native(what: str, hint: str) -> Iterator[None]:
         raise
     except BaseException as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{what}: {reason}", hint=hint) from None
+        raise ModelError(f"{what}: {reason}", hint=hint) from error
 
 
 def checked_card(folder: Path) -> Card:
@@ -205,7 +205,9 @@ class Scorer:
         logits, pooled = self._run_each(readable, reasons)
         probabilities = softmax(logits.astype(np.float64), self.card.temperature)
         judged: dict[str, tuple[Score, Floats]] = {}
-        for text, sound, row, state in zip(readable, _sound(probabilities, pooled), probabilities.tolist(), pooled, strict=True):
+        for text, sound, row, state in zip(
+            readable, _sound(probabilities, pooled), probabilities.tolist(), pooled, strict=True
+        ):
             if sound:
                 judged[text] = Score(*row), state
             else:

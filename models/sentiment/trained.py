@@ -155,12 +155,14 @@ def _check_origin(card: Card, folder: Path) -> None:
     weights = next((name for name in (ADAPTER_WEIGHTS, FULL_WEIGHTS) if (folder / name).is_file()), "")
     if card.files:
         check_files(card, folder, filter(None, (weights, ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else "", TOKENIZER)))
-    elif card.fingerprint and weights and (folder / TOKENIZER).is_file():
-        if card.fingerprint != fingerprint([folder / weights, folder / TOKENIZER], card.temperature):
-            raise ModelError(
-                f"{folder}: {weights}, {TOKENIZER} or the temperature are not those that {CARD_NAME} was written for",
-                hint="copy the whole folder again, or train again",
-            )
+        return
+    if not (card.fingerprint and weights and (folder / TOKENIZER).is_file()):
+        return
+    if card.fingerprint != fingerprint([folder / weights, folder / TOKENIZER], card.temperature):
+        raise ModelError(
+            f"{folder}: {weights}, {TOKENIZER} or the temperature are not those that {CARD_NAME} was written for",
+            hint="copy the whole folder again, or train again",
+        )
 
 
 def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:

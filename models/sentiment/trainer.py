@@ -25,8 +25,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from agent.atomic import write_bytes
 from agent.errors import ConfigError
-from models.labels import LABELS
 from models.cards import sha256_files
+from models.labels import LABELS
 from models.objective import Objective
 from models.sentiment.calibration import fit_temperature, softmax
 from models.sentiment.datasets import Example

@@ -201,7 +201,8 @@ def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], re
             raise UsageError(f"{checkpoints} holds no checkpoint to resume from", hint="train without --resume")
         if note.read_bytes() != told:
             raise UsageError(
-                f"{checkpoints}: these are checkpoints of another recipe or other data", hint="resume with what it was begun with"
+                f"{checkpoints}: these are checkpoints of another recipe or other data",
+                hint="resume with what it was begun with",
             )
         return
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):

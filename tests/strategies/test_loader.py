@@ -111,10 +111,10 @@ def test_the_source_of_a_recorded_run_must_be_where_and_what_it_was(folder: Path
     recorded = source_of(name)
     check_source(name, recorded)
     check_source("sma_cross", {})
-    with pytest.raises(SafetyError, match="without its source's hash.*--trust-strategy"):
+    with pytest.raises(SafetyError, match=r"without its source's hash.*--trust-strategy"):
         check_source(name, {})
     moved = recorded | {SOURCE_FILE: "/elsewhere/mine.py"}
-    with pytest.raises(SafetyError, match="it was at /elsewhere/mine.py"):
+    with pytest.raises(SafetyError, match=r"it was at /elsewhere/mine\.py"):
         check_source(name, moved)
     (folder / "desk_package" / "mine.py").write_text(MINE + "x = 1\n")
     with pytest.raises(SafetyError, match="has changed since the run"):

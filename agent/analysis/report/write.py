@@ -8,7 +8,8 @@ import msgspec
 
 from agent.analysis.report.data import ReportData
 from agent.analysis.report.html import render
-from agent.errors import TapewireError
+from agent.atomic import write_bytes
+from agent.errors import StoreError, TapewireError
 
 
 def write_report(data: ReportData, page: Path) -> tuple[Path, Path]:
@@ -17,8 +18,7 @@ def write_report(data: ReportData, page: Path) -> tuple[Path, Path]:
     json = msgspec.json.format(msgspec.json.Encoder(decimal_format="number").encode(data), indent=1)
     for path, content in ((page, render(data).encode()), (twin, json)):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        except OSError as error:
-            raise TapewireError(f"{path} can't be written: {error.strerror}", hint="name another place with --output") from None
+            write_bytes(path, content)
+        except StoreError as error:
+            raise TapewireError(error.message, hint="name another place with --output") from None
     return page, twin

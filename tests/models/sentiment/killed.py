@@ -23,11 +23,10 @@ def die_before(operation: int, below: str) -> None:
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         nonlocal seen
-        if event == "open":
-            writes = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        else:
-            writes = event in CHANGES
-        if not writes or below not in f"{os.fsdecode(args[0]) if isinstance(args[0], str | bytes | os.PathLike) else ''}":
+        opened = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if not (opened or event in CHANGES) or not isinstance(args[0], str | bytes | os.PathLike):
+            return
+        if below not in os.fsdecode(args[0]):
             return
         if seen == operation:
             os.write(1, f"{event} {os.path.basename(os.fsdecode(args[0]))}\n".encode())
@@ -40,7 +39,6 @@ def die_before(operation: int, below: str) -> None:
 def main() -> None:
     folder, first, step, limit = sys.argv[1], *map(int, sys.argv[2:5])
     arguments = sys.argv[6:]
-    import models.sentiment.training
     from agent.cli.main import build
 
     for number in range(limit):

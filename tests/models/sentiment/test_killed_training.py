@@ -84,7 +84,9 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_model(
     for number in range(most):
         shutil.copytree(old, f"{target}-{number}", copy_function=shutil.copy2)
     script = [sys.executable, "-m", "tests.models.sentiment.killed", str(target), "0", "3", str(most), "--"]
-    done = subprocess.run([*script, *command("{}", "2026-06-01", 2)], stdout=subprocess.PIPE, text=True, check=True, timeout=600)
+    done = subprocess.run(
+        [*script, *command("{}", "2026-06-01", 2)], stdout=subprocess.PIPE, text=True, check=True, timeout=600
+    )
     *killed, last = done.stdout.splitlines()
     assert "finished" in last, done.stdout
     assert len(killed) >= 10, killed
@@ -149,19 +151,23 @@ def test_weights_under_another_models_card_are_refused(old: Path, command: Calla
     shutil.copy(new / "adapter_model.safetensors", mixed)
     for verb in (["export", str(mixed), str(tmp_path / "out")], ["evaluate", "--adapter", str(mixed), "--data", "x.csv"]):
         if verb[0] == "export":
-            with pytest.raises(ModelError, match=r"adapter_model\.safetensors differs from the file .* card\.json.*whole folder"):
+            with pytest.raises(
+                ModelError, match=r"adapter_model\.safetensors differs from the file .* card\.json.*whole folder"
+            ):
                 tapewire(*verb)
     assert not (tmp_path / "out").exists()
     card = read_card(mixed)
     card.files = {}  # as earlier versions wrote it
     write_card(card, mixed)
-    with pytest.raises(ModelError, match="not those that card.json was written for"):
+    with pytest.raises(ModelError, match=r"not those that card\.json was written for"):
         load_trained(mixed)
     shutil.copy(old / "adapter_model.safetensors", mixed)
     assert load_trained(mixed).card.trained_until == OLD, "a card of an earlier version is believed if its fingerprint agrees"
 
 
-def test_what_is_not_a_models_own_stays_beside_the_new_one(old: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_what_is_not_a_models_own_stays_beside_the_new_one(
+    old: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     target = tmp_path / "model"
     shutil.copytree(old, target)
     (target / "notes").mkdir()

@@ -1,0 +1,71 @@
+"""Models that answer what no model may, made from the tiny one by rewriting its graph, its tokenizer or its card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from models.cards import read_card, write_card
+from models.sentiment.scorer import MODEL_NAME, TOKENIZER_NAME, fingerprint
+from tests.models.tiny import WORDS
+
+
+def resealed(folder: Path) -> Path:
+    """The folder, with a card that says that all of it belongs together."""
+    card = read_card(folder)
+    card.files = {}
+    card.fingerprint = fingerprint(folder, card)
+    write_card(card, folder)
+    return folder
+
+
+def with_constant(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """One constant of the graph is another."""
+    model = onnx.load(folder / MODEL_NAME)
+    for constant in model.graph.initializer:
+        if constant.name == name:
+            constant.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(constant).copy()), name))
+    onnx.save(model, folder / MODEL_NAME)
+    return resealed(folder)
+
+
+def everywhere(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda constant: np.full_like(constant, value)
+
+
+def for_word(word: str, value: float) -> Callable[[np.ndarray], np.ndarray]:
+    """The row of one word of the embedding `lean`."""
+
+    def change(lean: np.ndarray) -> np.ndarray:
+        lean[WORDS.index(word)] = value
+        return lean
+
+    return change
+
+
+def with_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """Another tokenizer.json."""
+    content = json.loads((folder / TOKENIZER_NAME).read_bytes())
+    change(content)
+    (folder / TOKENIZER_NAME).write_text(json.dumps(content))
+    return resealed(folder)
+
+
+def catastrophic(content: dict[str, Any]) -> None:
+    """A regular expression whose time is exponential, over which tokenizers' Rust code panics."""
+    content["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"Regex": "(a+)+(?=b)(?<!x)c|\\s+"}, "behavior": "Removed", "invert": False,
+    }  # fmt: skip
+
+
+def with_card(folder: Path, **fields: Any) -> Path:
+    """Fields of the card, as somebody else writes them; the fingerprint agrees if the card can be read."""
+    path = folder / "card.json"
+    path.write_text(json.dumps(json.loads(path.read_bytes()) | fields))
+    return folder

@@ -1,0 +1,95 @@
+"""A model that answers no probabilities is refused when it is loaded; if it fails on single texts, it abstains on those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.errors import ModelError
+from agent.store.database import open_database
+from models.labels import NOT_FINITE, NOT_READABLE
+from models.sentiment.cache import CachedScorer, SqlScoreCache
+from models.sentiment.scorer import TOKENIZER_NAME, Scorer
+from tests.models.sentiment.hostile import (
+    catastrophic,
+    everywhere,
+    for_word,
+    resealed,
+    with_card,
+    with_constant,
+    with_tokenizer,
+)
+from tests.models.tiny import write_tiny
+
+UP, DOWN = "bitcoin soars after record inflows", "the token crashes"
+PANIC = f"bitcoin {'a' * 40}"  # of the tokenizer with the catastrophic expression
+
+
+def broken_tokenizer(folder: Path) -> Path:
+    (folder / TOKENIZER_NAME).write_text('{"version": "1.0", "model": 7}')
+    return resealed(folder)
+
+
+UNSOUND: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "NaN logits": (lambda f: with_constant(f, "head", everywhere(np.nan)), "not finite numbers"),
+    "infinite logits": (lambda f: with_constant(f, "head", everywhere(np.inf)), "not finite numbers"),
+    "an embedding that half precision can't hold": (
+        lambda f: with_constant(f, "lean", everywhere(1e20)),
+        "not finite numbers",
+    ),
+    "four classes": (lambda f: with_constant(f, "head", lambda _: np.zeros((2, 4), np.float32)), "shapes"),
+    "a graph that fails to run": (lambda f: with_constant(f, "lean", lambda c: c[:0]), "can't score a text"),
+    "a broken tokenizer": (broken_tokenizer, "tokenizer.json cannot be opened"),
+    "temperature 0": (lambda f: with_card(f, temperature=0), "temperature 0"),
+    "a negative temperature": (lambda f: with_card(f, temperature=-1.5), "temperature -1.5"),
+    "temperature NaN": (lambda f: with_card(f, temperature=None), "card is damaged"),
+    "a tiny temperature": (lambda f: resealed(with_card(f, temperature=1e-320)), "not finite numbers"),
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_a_model_that_answers_no_probabilities_is_not_loaded(name: str, tmp_path: Path) -> None:
+    spoil, says = UNSOUND[name]
+    folder = spoil(write_tiny(tmp_path))
+    with pytest.raises(ModelError) as error:
+        Scorer.load(folder)
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value) or says == "shapes"
+
+
+def test_a_folder_that_can_be_none_is_one_line() -> None:
+    with pytest.raises(ModelError, match="null byte"):
+        Scorer.load(Path("/tmp/a\0b"))
+
+
+def test_texts_on_which_the_answer_is_not_finite_are_abstained_on_and_the_others_scored(tmp_path: Path) -> None:
+    sound = Scorer.load(write_tiny(tmp_path / "sound"))
+    scorer = Scorer.load(with_constant(write_tiny(tmp_path / "spoilt"), "lean", for_word("crashes", np.nan)))
+    scores, embeddings = scorer.score_and_embed([UP, DOWN, UP])
+    assert [score.abstained for score in scores] == [False, True, False]
+    assert scores[1].reason == NOT_FINITE
+    assert sum(scores[1].probabilities) == pytest.approx(1)
+    assert scores[0] == sound.score([UP])[0]
+    assert np.isfinite(embeddings).all()
+    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        cached = CachedScorer(scorer, SqlScoreCache(database))
+        assert cached.score([UP, DOWN]) == cached.score([UP, DOWN]) == scores[:2]
+
+
+def test_texts_on_which_the_tokenizer_panics_are_abstained_on(tmp_path: Path) -> None:
+    scorer = Scorer.load(with_tokenizer(write_tiny(tmp_path), catastrophic))
+    up, panic, down = scorer.score([UP, PANIC, DOWN])
+    assert (up.abstained, down.abstained) == (False, False)
+    assert (panic.abstained, panic.reason) == (True, NOT_READABLE)
+    assert scorer.score([PANIC])[0] == panic, "also on its own"
+
+
+def test_texts_on_which_the_graph_fails_are_abstained_on(tmp_path: Path) -> None:
+    scorer = Scorer.load(with_constant(write_tiny(tmp_path), "lean", lambda lean: lean[:-1]))  # no row of "inflows"
+    up, down = scorer.score([UP, DOWN])
+    assert (up.reason, down.abstained) == (NOT_READABLE, False)
