@@ -52,7 +52,8 @@ class _Trainer(Trainer):  # type: ignore[misc]
         """Three groups: matrices with weight decay, vectors without, and the head at its own rate."""
         if self.optimizer is None:
             learning = {name: p for name, p in (model or self.model).named_parameters() if p.requires_grad}
-            head = {name for name in learning if "classifier." in name and "encoder." not in name}
+            # In the order of the model: a checkpoint's state is matched to parameters by position, also in another process
+            head = [name for name in learning if "classifier." in name and "encoder." not in name]
             decay = self.args.weight_decay
             groups = [
                 {"params": [p for name, p in learning.items() if name not in head and p.ndim > 1], "weight_decay": decay},

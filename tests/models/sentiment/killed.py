@@ -17,8 +17,8 @@ from typing import Any
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"}
 
 
-def die_before(operation: int, below: str) -> None:
-    """Kill this process before its `operation`-th change (from 0) of a file whose path contains `below`."""
+def die_before(operation: int, below: str, report: int) -> None:
+    """Kill this process before its `operation`-th change (from 0) of a file whose path contains `below`, and name it on `report`."""
     seen = 0
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -29,7 +29,7 @@ def die_before(operation: int, below: str) -> None:
         if below not in os.fsdecode(args[0]):
             return
         if seen == operation:
-            os.write(1, f"{event} {os.path.basename(os.fsdecode(args[0]))}\n".encode())
+            os.write(report, f"{event} {os.path.basename(os.fsdecode(args[0]))}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
 
@@ -44,15 +44,16 @@ def main() -> None:
     for number in range(limit):
         child = os.fork()
         if not child:
-            die_before(first + step * number, os.path.basename(f"{folder}-{number}"))
-            devnull = os.open(os.devnull, os.O_WRONLY)
+            report, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, 1)
             os.dup2(devnull, 2)
+            die_before(first + step * number, os.path.basename(f"{folder}-{number}"), report)
             try:
                 build()([argument.replace("{}", f"{folder}-{number}") for argument in arguments], standalone_mode=False)
             except BaseException as error:  # noqa: BLE001 - the caller reads what it was
-                os.write(1, f"{number} failed {error!r}\n".encode())
+                os.write(report, f"{number} failed {error!r}\n".encode())
                 os._exit(1)
-            os.write(1, f"{number} finished\n".encode())
+            os.write(report, f"{number} finished\n".encode())
             os._exit(0)
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
