@@ -16,6 +16,17 @@ class Mutation(NamedTuple):
 
 
 MONEY: Final = ("tests/test_engine_money.py",)
+CORE: Final = (
+    "tests/test_engine_money.py", "tests/test_risk.py", "tests/execution/test_fills.py", "tests/test_stale.py", "tests/test_kill.py",
+    "tests/test_engine.py",
+)  # fmt: skip
+VENUE: Final = ("tests/execution/test_venue.py",)
+RECORD: Final = (
+    "tests/store/test_journal.py",
+    "tests/store/test_recorder.py",
+    "tests/store/test_compare.py",
+    "tests/store/test_chain.py",
+)
 GATEWAY: Final = ("tests/execution/testnet/test_gateway.py",)
 
 MUTATIONS: Final = (
@@ -52,6 +63,211 @@ MUTATIONS: Final = (
         "agent/execution/testnet/keeper.py",
         "return not intent.order.reduce_only and self._now()",
         "return self._now()",
+        GATEWAY,
+    ),
+    # -- the core
+    Mutation(
+        "the-high-of-the-first-day-only",
+        "agent/risk.py",
+        "            self._peak = self._day_open = 0.0\n            self.next_day = 0",
+        "            self._day_open = 0.0\n            self.next_day = 0",
+        CORE,
+    ),
+    Mutation(
+        "a-halt-keeps-its-entries",
+        "agent/engine.py",
+        '        if self.risk.state is RiskState.HALTED:\n            self._cancel_entries("halted")\n        if not self._targets',
+        "        if not self._targets",
+        CORE,
+    ),
+    Mutation(
+        "gross-counts-shorts-negative", "agent/engine.py", "gross += value if value > 0 else -value", "gross += value", CORE
+    ),
+    Mutation(
+        "gross-leaves-the-own-position-in",
+        "agent/engine.py",
+        "gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after",
+        "gross_after=self.portfolio.gross_notional() + after",
+        CORE,
+    ),
+    Mutation(
+        "time-runs-backwards",
+        "agent/engine.py",
+        "        if now > self.market.now:\n            self.market.now = now\n\n    def _fade",
+        "        self.market.now = now\n\n    def _fade",
+        CORE,
+    ),
+    Mutation(
+        "a-gap-keeps-the-features",
+        "agent/engine.py",
+        '            self.counts["gaps"] += 1\n            tape.start_anew()\n            tape.next_start = gap.end',
+        '            self.counts["gaps"] += 1\n            tape.next_start = gap.end',
+        CORE,
+    ),
+    Mutation("open-bars-decide", "agent/engine.py", "        if not confirm:", "        if not confirm and now < 0:", CORE),
+    Mutation(
+        "stale-at-the-limit",
+        "agent/risk.py",
+        "return overdue > self._config.stale_after",
+        "return overdue >= self._config.stale_after",
+        CORE,
+    ),
+    Mutation(
+        "orders-a-minute-one-more",
+        "agent/risk.py",
+        "len(sent) >= config.max_orders_per_minute",
+        "len(sent) > config.max_orders_per_minute",
+        CORE,
+    ),
+    Mutation(
+        "kill-resumes-unconfirmed",
+        "agent/risk.py",
+        "if self.rule == KILL and confirm != RESUME_FROM_KILL:",
+        "if self.rule == KILL and not confirm and False:",
+        CORE,
+    ),
+    Mutation(
+        "a-new-day-does-not-resume",
+        "agent/risk.py",
+        'if self.state is RiskState.REDUCING and self.rule == "max_daily_loss":',
+        "if False:",
+        CORE,
+    ),
+    # -- the paper exchange
+    Mutation("liquidation-fee-is-free", "agent/execution/paper.py", " + qty * exact * self._liquidation_fee", "", CORE),
+    Mutation(
+        "liquidation-ignores-the-gap",
+        "agent/execution/paper.py",
+        "price = min(price, kline.open) if position.size > 0 else max(price, kline.open)",
+        "price = float(price)",
+        CORE,
+    ),
+    Mutation(
+        "latency-is-forgotten",
+        "agent/execution/paper.py",
+        "WorkingOrder(order, now + self._latency)",
+        "WorkingOrder(order, now)",
+        CORE,
+    ),
+    Mutation("post-only-takes", "agent/execution/paper.py", "if order.tif is TimeInForce.POST_ONLY:", "if False:", CORE),
+    Mutation(
+        "volume-is-not-shared",
+        "agent/execution/paper.py",
+        "self._taken[order.symbol] = (bar, taken + float(qty))",
+        "self._taken[order.symbol] = (bar, taken)",
+        CORE,
+    ),
+    Mutation(
+        "both-sides-of-an-oco-fill",
+        "agent/execution/paper.py",
+        "        if order.oco:\n            self.cancel(",
+        "        if order.oco and False:\n            self.cancel(",
+        CORE,
+    ),
+    Mutation(
+        "reduce-only-turns-the-position",
+        "agent/execution/paper.py",
+        '            wanted = min(wanted, opposite)\n            if not wanted:\n                self._end(working, kline.available_at, "reduce-only',
+        '            if not opposite:\n                self._end(working, kline.available_at, "reduce-only',
+        CORE,
+    ),
+    Mutation(
+        "takers-get-half-the-spread",
+        "agent/execution/paper.py",
+        "worse = price * self._rules.half_spread +",
+        "worse = price * 0.5 * self._rules.half_spread +",
+        CORE,
+    ),
+    Mutation(
+        "affordable-ignores-other-positions",
+        "agent/execution/margin.py",
+        "carried = (equity * self.leverage[instrument.symbol] - others) / price",
+        "carried = equity * self.leverage[instrument.symbol] / price",
+        CORE,
+    ),
+    Mutation(
+        "others-need-no-margin",
+        "agent/execution/margin.py",
+        "- q * position.mark - others) / (rate",
+        "- q * position.mark) / (rate",
+        CORE,
+    ),
+    Mutation(
+        "shorts-realise-the-wrong-way",
+        "agent/portfolio.py",
+        "if before > 0 else -closed * fill.price) - released",
+        "if before > 0 else closed * fill.price) - released",
+        CORE,
+    ),
+    Mutation("fees-are-not-paid-in-cash", "agent/portfolio.py", "self.cash -= value + fill.fee", "self.cash -= value", CORE),
+    # -- a venue
+    Mutation(
+        "fills-are-booked-twice",
+        "agent/execution/venue.py",
+        "if fill.id in self.fill_ids or fill.symbol",
+        "if fill.symbol",
+        VENUE,
+    ),
+    Mutation(
+        "settlements-are-booked-twice",
+        "agent/execution/venue.py",
+        "if settlement.id in self.fill_ids or settlement.symbol",
+        "if settlement.symbol",
+        VENUE,
+    ),
+    Mutation(
+        "cancels-are-asked-twice",
+        "agent/execution/venue.py",
+        "if not sent.cancelling and not sent.ended:",
+        "if not sent.ended:",
+        VENUE,
+    ),
+    Mutation(
+        "a-refused-stop-leaves-the-position",
+        "agent/execution/venue.py",
+        "not (reached or order.type is OrderType.STOP)",
+        "not reached",
+        VENUE,
+    ),
+    # -- the record
+    Mutation(
+        "the-chain-forgets-its-past", "agent/store/chain.py", "self.digest + event_seq.to_bytes", "event_seq.to_bytes", RECORD
+    ),
+    Mutation(
+        "a-retry-writes-twice",
+        "agent/store/journal.py",
+        "if again and self._stored() == self.last_seq + len(events):",
+        "if again and False:",
+        RECORD,
+    ),
+    Mutation("a-missing-event-is-skipped", "agent/store/journal.py", "if seq != expected:", "if seq < expected:", RECORD),
+    Mutation(
+        "verify-ignores-the-chain-head",
+        "agent/store/compare.py",
+        "stated, found = (self._run.events, self._run.chain_head), (self.event_seq, self._chain.head)",
+        "stated, found = (self._run.events, 0), (self.event_seq, 0)",
+        RECORD,
+    ),
+    Mutation(
+        "a-missing-last-decision-is-identical",
+        "agent/store/compare.py",
+        "        if self.divergence is None and self._expected:\n",
+        "        if self.divergence is None and self._expected and False:\n",
+        RECORD,
+    ),
+    # -- the gateway
+    Mutation(
+        "foreign-trades-are-adopted",
+        "agent/execution/testnet/reports.py",
+        "            if not self._adopts:\n",
+        "            if False:\n",
+        GATEWAY,
+    ),
+    Mutation(
+        "an-amendment-is-forgotten",
+        "agent/execution/testnet/keeper.py",
+        "            intent.amend_qty = intent.amend_qty if amend.qty is None else amend.qty\n",
+        "",
         GATEWAY,
     ),
 )
