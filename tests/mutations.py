@@ -27,6 +27,7 @@ RECORD: Final = (
     "tests/store/test_compare.py",
     "tests/store/test_chain.py",
 )
+LATE: Final = ("tests/execution/testnet/test_gateway.py::test_an_order_that_reduces_a_position_is_sent_however_late_it_is",)
 GATEWAY: Final = ("tests/execution/testnet/test_gateway.py",)
 
 MUTATIONS: Final = (
@@ -63,7 +64,7 @@ MUTATIONS: Final = (
         "agent/execution/testnet/keeper.py",
         "return not intent.order.reduce_only and self._now()",
         "return self._now()",
-        GATEWAY,
+        LATE,
     ),
     # -- the core
     Mutation(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from agent.errors import ModelError
 from agent.events import Sentiment
 from agent.features import Features
-from models.cards import Card, write_card
-from models.fusion.predictor import FusionPredictor
+from models.cards import Card, read_card, write_card
+from models.fusion.predictor import FusionPredictor, fingerprint
 from tests.models.fusion.world import write_fusion
 
 ABLATIONS = ("full", "price", "text", "probabilities")
@@ -122,3 +124,47 @@ class TestFolders:
         write_card(Card(base="tiny", method="none"), tmp_path)
         with pytest.raises(ModelError, match="holds a model of sentiment, not of fusion"):
             FusionPredictor.load(tmp_path)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
+    def test_weights_that_are_no_finite_numbers(self, value: float, tmp_path: Path) -> None:
+        self.spoil(tmp_path, "out.bias", lambda weight: np.full_like(weight, value))
+        with pytest.raises(ModelError, match=r"out\.bias holds what is no finite number.*train it again"):
+            FusionPredictor.load(tmp_path)
+
+    def test_weights_of_another_shape(self, tmp_path: Path) -> None:
+        self.spoil(tmp_path, "out.weight", lambda weight: weight[:-1])
+        with pytest.raises(ModelError, match="don't fit together"):
+            FusionPredictor.load(tmp_path)
+
+    def test_two_classes(self, tmp_path: Path) -> None:
+        self.spoil(tmp_path, "out.weight", lambda weight: weight[:, :2])
+        with pytest.raises(ModelError):
+            FusionPredictor.load(tmp_path)
+
+    @pytest.mark.parametrize("temperature", [0.0, -1.0])
+    def test_a_temperature_that_is_unusable(self, temperature: float, tmp_path: Path) -> None:
+        write_fusion(tmp_path)
+        card = read_card(tmp_path, kind="fusion")
+        card.temperature = temperature
+        write_card(card, tmp_path)
+        with pytest.raises(ModelError, match="temperature"):
+            FusionPredictor.load(tmp_path)
+
+    @staticmethod
+    def spoil(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
+        """Change one weight; the card agrees with the result."""
+        write_fusion(folder)
+        with np.load(folder / "weights.npz") as stored:
+            weights = {key: stored[key] for key in stored.files}
+        weights[name] = change(weights[name])
+        np.savez(folder / "weights.npz", **weights)
+        card = read_card(folder, kind="fusion")
+        card.fingerprint = fingerprint(folder, card)
+        write_card(card, folder)
+
+
+def test_an_embedding_that_is_not_finite_or_of_another_size_is_not_remembered(tmp_path: Path) -> None:
+    model = write_fusion(tmp_path, dimensions=2)
+    for embedding in ([1.5, np.inf], [np.nan, 0.0], [1.0], [1.0, 2.0, 3.0]):
+        said = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, model.scorer, embedding=np.array(embedding, "<f2").tobytes())
+        assert model.vector(said) is None
