@@ -1,0 +1,77 @@
+"""`verify` of a run whose strategy isn't built in: a person's own run is one command, a stranger's module doesn't run."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+BTC = ROOT / "tests" / "sample_data" / "BTCUSDT-1m.csv"
+MINE = """
+from strategies.base import Strategy
+
+class Mine(Strategy):
+    def on_kline(self, kline, market):
+        if kline.start // 60_000 % 60 == 0:
+            self.target(kline.symbol, weight=0.5 if kline.start // 3_600_000 % 2 else 0.0)
+"""
+
+
+def tapewire(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program in a process of its own, whose working folder is `folder`: what it imports is what it imports there."""
+    code = "import sys; sys.path.remove(''); from agent.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> str:
+    """A backtest with a strategy of one's own."""
+    (tmp_path / "mine.py").write_text(MINE)
+    done = tapewire(tmp_path, "backtest", "--klines", f"BTCUSDT={BTC}", "--strategy", "mine:Mine", "--json")
+    assert done.returncode == 0, done.stderr
+    return str(json.loads(done.stdout)["run"])
+
+
+def test_the_own_run_is_verified_by_one_command(run: str, tmp_path: Path) -> None:
+    done = tapewire(tmp_path, "verify", run)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("identical")
+
+
+def test_a_module_that_is_not_the_one_of_the_run_is_not_imported(run: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{MINE}")
+    done = tapewire(tmp_path, "verify", run)
+    assert done.returncode == 3
+    assert "has changed since the run" in done.stderr
+    assert "--trust-strategy" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    assert tapewire(tmp_path, "verify", run, "--trust-strategy").returncode == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_run_without_its_sources_hash_imports_nothing_unasked(run: str, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "var" / "tapewire.db") as database:
+        database.execute("""UPDATE runs SET versions = '{"python": "3"}'""")
+    done = tapewire(tmp_path, "verify", run)
+    assert done.returncode == 3
+    assert "without its source's hash" in done.stderr
+    assert tapewire(tmp_path, "verify", run, "--trust-strategy").returncode == 0
+
+
+def test_files_beside_a_strategy_take_the_place_of_no_installed_module(tmp_path: Path) -> None:
+    for name in ("plotly", "jinja2"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "mine.py").write_text(MINE)
+    for strategy in ("sma_cross", "mine:Mine"):
+        arguments = ("backtest", "--klines", f"BTCUSDT={BTC}", "--strategy", strategy, "--report", "report.html")
+        done = tapewire(tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "report.html").exists()
+        assert not (tmp_path / "ran").exists()
