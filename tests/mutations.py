@@ -79,17 +79,17 @@ MUTATIONS: Final = (
         "agent/engine.py",
         '        if self.risk.state is RiskState.HALTED:\n            self._cancel_entries("halted")\n        if not self._targets',
         "        if not self._targets",
-        CORE,
+        MONEY,
     ),
     Mutation(
-        "gross-counts-shorts-negative", "agent/engine.py", "gross += value if value > 0 else -value", "gross += value", CORE
+        "gross-counts-shorts-negative", "agent/engine.py", "gross += value if value > 0 else -value", "gross += value", MONEY
     ),
     Mutation(
         "gross-leaves-the-own-position-in",
         "agent/engine.py",
         "gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after",
         "gross_after=self.portfolio.gross_notional() + after",
-        CORE,
+        MONEY,
     ),
     Mutation(
         "time-runs-backwards",

@@ -8,7 +8,21 @@ from typing import Any
 
 import pytest
 
-from agent.events import DAY_MS, MINUTE_MS, Fill, FillKind, Funding, FundingPayment, Kline, OrderType, RiskEvent, RiskState
+from agent.events import (
+    DAY_MS,
+    MINUTE_MS,
+    Command,
+    Fill,
+    FillKind,
+    Funding,
+    FundingPayment,
+    Kline,
+    OrderStatus,
+    OrderType,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+)
 from strategies.base import Market, Strategy
 from tests.market import SYMBOL, T0, bar, config, run
 
@@ -124,3 +138,37 @@ def test_the_daily_loss_starts_anew_at_midnight_utc() -> None:
     assert states(sink) == []
     _, sink = run(Once(1.0), [*before, *closes(130, 113.9, first_minute=day)], config(risk=LOSS))
     assert states(sink) == [RiskState.REDUCING]
+
+
+def test_a_halt_takes_back_resting_entries_at_once() -> None:
+    resting = [bar(0, 100, 100, 100, 100), bar(1, 100, 100, 100, 100)]
+    halt = Command("halt", T0 + 2 * MINUTE_MS, T0 + 2 * MINUTE_MS, {}, "test")
+    engine, sink = run(Once(0.5, limit=90.0), [*resting, halt], finish=False)  # not only once the next bar has closed
+    (update,) = [one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status.final]
+    assert (update.status, update.reason) == (OrderStatus.CANCELLED, "halted")
+    assert not engine.tapes[SYMBOL].book
+
+
+@pytest.mark.parametrize("weight", [0.5, -0.5], ids=["long", "short"])
+def test_exposure_is_the_absolute_value_of_what_is_held(weight: float) -> None:
+    _, sink = run(Once(weight), [*entered(), *closes(110)])
+    assert [sample.exposure for sample in sink.samples][-1] == pytest.approx(50 * 110)  # 50 coins, whichever way
+
+
+class Steps(Strategy):
+    """Asks for one exposure after the other, one a bar."""
+
+    def __init__(self, *weights: float) -> None:
+        super().__init__()
+        self._weights = list(weights)
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if self._weights:
+            self.target(SYMBOL, weight=self._weights.pop(0))
+
+
+@pytest.mark.parametrize(("second", "held"), [(0.8, "80"), (-0.8, "-80"), (1.2, "60")], ids=["more", "turned", "too much"])
+def test_the_leverage_limit_counts_the_position_as_it_will_be_and_not_twice(second: float, held: str) -> None:
+    # 0.6 of 10,000 at 100 is 60 coins; 0.6 + 0.8 would be more than the limit of 1, but the new position replaces the old one
+    engine, _ = run(Steps(0.6, second), [*entered(), *closes(100, 100)], config(risk={"max_leverage": 1}))
+    assert engine.portfolio.positions[SYMBOL].qty == Decimal(held)
