@@ -1,12 +1,14 @@
-"""Funding, liquidation, triggers and the daily loss, each through `Engine.handle` and with figures worked out by hand."""
+"""Funding, liquidation, triggers, limits and time, each through `Engine.handle` and with figures worked out by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
+from math import isnan
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent.events import (
     DAY_MS,
@@ -16,6 +18,7 @@ from agent.events import (
     FillKind,
     Funding,
     FundingPayment,
+    Gap,
     Kline,
     OrderStatus,
     OrderType,
@@ -172,3 +175,42 @@ def test_the_leverage_limit_counts_the_position_as_it_will_be_and_not_twice(seco
     # 0.6 of 10,000 at 100 is 60 coins; 0.6 + 0.8 would be more than the limit of 1, but the new position replaces the old one
     engine, _ = run(Steps(0.6, second), [*entered(), *closes(100, 100)], config(risk={"max_leverage": 1}))
     assert engine.portfolio.positions[SYMBOL].qty == Decimal(held)
+
+
+class Counting(Strategy):
+    """Remembers the bars that it was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closes: list[float] = []
+        self.returns: list[float] = []
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self.closes.append(kline.close)
+        self.returns.append(market.features(SYMBOL).return_1)
+
+
+def test_the_time_of_the_core_does_not_run_backwards() -> None:
+    pause = Command("pause", T0, T0, {}, "test")  # on its way while the second bar closed
+    engine, sink = run(Counting(), [*entered(), pause], finish=False)
+    assert engine.market.now == T0 + 2 * MINUTE_MS
+    assert [one.ts for one in sink.decisions if isinstance(one, RiskEvent)] == [T0 + 2 * MINUTE_MS]
+
+
+def test_a_bar_that_is_still_open_moves_the_mark_and_is_not_decided_on() -> None:
+    strategy = Counting()
+    running = replace(bar(2, 100, 103, 100, 103), confirm=False)
+    engine, _ = run(strategy, [*entered(), running], finish=False)
+    assert strategy.closes == [100, 100]
+    assert engine.portfolio.positions[SYMBOL].mark == 103
+
+
+def test_features_start_anew_after_bars_that_are_missing() -> None:
+    strategy = Counting()
+    gap = Gap(SYMBOL, MINUTE_MS, T0 + 2 * MINUTE_MS, T0 + 5 * MINUTE_MS, T0 + 5 * MINUTE_MS)
+    run(strategy, [*entered(), gap, *closes(110, 121, first_minute=5)])
+    first, second, after, later = strategy.returns
+    assert isnan(first)
+    assert second == 0.0
+    assert isnan(after), "the return from a close before the gap is no return of one bar"
+    assert later == pytest.approx(0.1)  # 121 / 110 - 1

@@ -50,6 +50,12 @@ def test_each_limit_refuses_and_says_so_once_and_reductions_pass(
     assert ask(risk, reduces=True, **asked)
 
 
+def test_data_are_stale_once_they_are_overdue_by_more_than_the_limit() -> None:
+    risk, _ = manager(stale_after="5m")
+    assert ask(risk, data_age=5 * MINUTE_MS)
+    assert not ask(risk, data_age=5 * MINUTE_MS + 1)
+
+
 def test_at_the_limit_is_allowed() -> None:
     risk, heard = manager(max_order=0.1, max_position=0.1, max_leverage=0.1)
     assert ask(risk)

@@ -102,7 +102,7 @@ def sentiment(
     stratified: Annotated[bool, typer.Option("--stratified", help="Split at random by class, dated or not.")] = False,
     threshold: Annotated[float, typer.Option(help="Calibrated confidence from which a score is actionable.")] = 0.7,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 42,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint beside --output.")] = False,
     forgetting: Annotated[bool, typer.Option(help="Check what the base forgets of general language.")] = True,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",

@@ -38,7 +38,7 @@ class LazyScorer:
 def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False) -> Callable[[str], NamedScorer]:
     """Opens a folder, or `starter`, with the store's cache of scores in front; blocking. It raises ModelError.
 
-    With `lazy` the files are only compared with the card at first.
+    With `lazy` the model is tried on two texts and let go; it is loaded again once it has something to score.
     """
 
     def load(folder: str) -> NamedScorer:
@@ -50,8 +50,8 @@ def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False)
 
     def name(folder: str) -> NamedScorer:
         from models.sentiment import model_dir
-        from models.sentiment.scorer import checked_card
+        from models.sentiment.scorer import Scorer
 
-        return LazyScorer(checked_card(model_dir(folder)).fingerprint, lambda: load(folder))
+        return LazyScorer(Scorer.load(model_dir(folder), threads=1).fingerprint, lambda: load(folder))
 
     return name if lazy else load

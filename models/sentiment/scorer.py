@@ -118,7 +118,7 @@ def _native(what: str, hint: str) -> Iterator[None]:
         raise ModelError(f"{what}: {reason}", hint=hint) from error
 
 
-def checked_card(folder: Path) -> Card:
+def _checked_card(folder: Path) -> Card:
     """The card of an exported folder whose files are those that it was written for. Raises ModelError if they are not."""
     folder = settled(folder)
     card = read_card(folder)
@@ -156,7 +156,7 @@ class Scorer:
         order of preference (`CUDA` for a GPU). Raises ModelError if the folder is incomplete, damaged or not an export, or if its
         answers are not finite or of the wrong shape; UsageError if a provider is not installed.
         """
-        card, folder = checked_card(folder), settled(folder)
+        card, folder = _checked_card(folder), settled(folder)
         if missing := set(providers) - set(onnxruntime.get_available_providers()):
             raise UsageError(
                 f"onnxruntime has no {', '.join(sorted(missing))} here", hint="for a GPU: pip install onnxruntime-gpu"

@@ -1,24 +1,29 @@
-"""A real `tapewire` command in a process that is killed just before its n-th operation on files below a folder.
+"""A real `tapewire train sentiment` that is killed before each of its operations on files, from the moment it saves its result.
 
-    python -m tests.models.sentiment.killed FOLDER FIRST STEP LIMIT -- tapewire's arguments with {} for a folder
+    python -m tests.models.sentiment.killed OUTPUT SNAPSHOTS -- tapewire's arguments
 
-Each kill is a fork of one process that has imported everything, so that a kill costs no import. Copies of FOLDER are prepared by
-the caller as FOLDER-0, FOLDER-1 …; the copy `number` is killed before operation FIRST + STEP * number. Prints one line a copy:
-its number, whether it was killed, and the operation.
+The training happens once. Then the process forks for each operation: the child goes on and kills itself (SIGKILL) just before that
+operation, the folder around OUTPUT is copied to SNAPSHOTS/number and put back as it was. The last child isn't killed. Prints one
+line a child: the operation, or `finished`.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"}
 
 
-def die_before(operation: int, below: str, report: int) -> None:
-    """Kill this process before its `operation`-th change (from 0) of a file whose path contains `below`, and name it on `report`."""
+def die_before(operation: int, below: Path, report: int) -> None:
+    """Kill this process before its `operation`-th change (from 0) of a file in `below`, and name it on `report`."""
     seen = 0
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -26,10 +31,12 @@ def die_before(operation: int, below: str, report: int) -> None:
         opened = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
         if not (opened or event in CHANGES) or not isinstance(args[0], str | bytes | os.PathLike):
             return
-        if below not in os.fsdecode(args[0]):
+        path = os.fsdecode(args[0])
+        # rmtree removes by descriptor: those paths are relative
+        if os.path.isabs(path) and not path.startswith(str(below)):
             return
         if seen == operation:
-            os.write(report, f"{event} {os.path.basename(os.fsdecode(args[0]))}\n".encode())
+            os.write(report, f"{event} {os.path.basename(path)}\n".encode())
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
 
@@ -37,27 +44,35 @@ def die_before(operation: int, below: str, report: int) -> None:
 
 
 def main() -> None:
-    folder, first, step, limit = sys.argv[1], *map(int, sys.argv[2:5])
-    arguments = sys.argv[6:]
+    output, snapshots, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:]
     from agent.cli.main import build
+    from models.sentiment import training
 
-    for number in range(limit):
-        child = os.fork()
-        if not child:
-            report, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-            os.dup2(devnull, 1)
-            os.dup2(devnull, 2)
-            die_before(first + step * number, os.path.basename(f"{folder}-{number}"), report)
-            try:
-                build()([argument.replace("{}", f"{folder}-{number}") for argument in arguments], standalone_mode=False)
-            except BaseException as error:  # noqa: BLE001 - the caller reads what it was
-                os.write(report, f"{number} failed {error!r}\n".encode())
-                os._exit(1)
-            os.write(report, f"{number} finished\n".encode())
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if not os.WIFSIGNALED(status):
-            return
+    around, pristine = output.parent, snapshots / "pristine"
+    replaced_folder = training.replaced_folder
+    report, devnull = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+
+    @contextmanager
+    def forking(folder: Path, **how: Any) -> Iterator[Path]:
+        shutil.copytree(around, pristine)
+        for number in itertools.count():
+            child = os.fork()
+            if not child:
+                die_before(number, around, report)
+                with replaced_folder(folder, **how) as unfinished:
+                    yield unfinished
+                return
+            _, status = os.waitpid(child, 0)
+            shutil.copytree(around, snapshots / str(number), symlinks=True)
+            if not os.WIFSIGNALED(status):
+                os.write(report, b"finished\n" if status == 0 else b"failed\n")
+                os._exit(0)
+            shutil.rmtree(around)
+            shutil.copytree(pristine, around)
+
+    training.replaced_folder = forking
+    build()(arguments)
 
 
 if __name__ == "__main__":
