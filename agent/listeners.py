@@ -19,6 +19,7 @@ import errno
 import os
 import resource
 import socket
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -35,7 +36,10 @@ from agent.throttle import Throttle
 
 _BACKLOG: Final = 128
 _AT_ONCE: Final = 32  # accepted in one turn of the event loop
-_PAUSE: Final = 1.0  # seconds without accepting after the system had no descriptor to give
+_CLOSING: Final = 2  # displaced connections that still hold a descriptor while the next is accepted
+_COUNT_EVERY: Final = 0.1  # seconds
+_OPEN_FILES: Final = "/dev/fd"
+_PAUSE: Final = 0.1  # seconds without accepting after the system had no descriptor to give
 _MOST_DESCRIPTORS: Final = 65_536
 _RESERVE: Final = 128  # descriptors that listeners leave to the rest of the process, at most half of all
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -67,6 +71,31 @@ def raise_descriptor_limit() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             return wanted
     return soft
+
+
+class _Descriptors:
+    """How many file descriptors this process uses. Those of others than listeners are counted ten times a second at most."""
+
+    def __init__(self) -> None:
+        self.held = 0  # accepted by listeners, and not closed yet
+        self._others = 0
+        self._counted_at = float("-inf")
+
+    def used(self, newest: int) -> int:
+        """The number in use; `newest` is the one that was given out last."""
+        now = time.monotonic()
+        if now - self._counted_at >= _COUNT_EVERY:
+            try:
+                self._others = len(os.listdir(_OPEN_FILES)) - 1 - self.held
+            except FileNotFoundError:
+                self._others = newest + 1 - self.held  # the system gives the lowest free one
+            except OSError:
+                return _MOST_DESCRIPTORS  # none is left to count with
+            self._counted_at = now
+        return self._others + self.held
+
+
+_descriptors: Final = _Descriptors()
 
 
 class Connection(asyncio.Protocol):
@@ -151,6 +180,7 @@ class Connection(asyncio.Protocol):
         self._closed = True
         self._stop_timer()
         self._listener.forget(self, self._transport)
+        self._listener.released(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
@@ -183,7 +213,12 @@ class Listener:
     """
 
     def __init__(
-        self, name: str, config: ListenerConfig, make_protocol: Callable[[Connection], asyncio.BaseProtocol], *, vital: bool = False
+        self,
+        name: str,
+        config: ListenerConfig,
+        make_protocol: Callable[[Connection], asyncio.BaseProtocol],
+        *,
+        vital: bool = False,
     ) -> None:
         self.config = config
         self.make_protocol = make_protocol
@@ -191,6 +226,7 @@ class Listener:
         self.transports: dict[asyncio.BaseTransport, Connection] = {}
         self._vital = vital
         self._connections: dict[Connection, None] = {}  # in the order of their arrival
+        self._closing: set[Connection] = set()
         self._sockets: list[socket.socket] = []
         self._adopting: set[asyncio.Task[None]] = set()
         self._resume: asyncio.TimerHandle | None = None
@@ -276,11 +312,16 @@ class Listener:
         return timed
 
     def forget(self, connection: Connection, transport: asyncio.BaseTransport | None) -> None:
-        """Called by the connection when it is closed."""
+        """Called by the connection when it is to be closed."""
         self._connections.pop(connection, None)
         self.status.open = len(self._connections)
         if transport is not None:
             self.transports.pop(transport, None)
+
+    def released(self, connection: Connection) -> None:
+        """Called when its descriptor is given back."""
+        self._closing.discard(connection)
+        _descriptors.held -= 1
 
     # -- accepting ---------------------------------------------------------------------------------------------------
 
@@ -301,6 +342,8 @@ class Listener:
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
+            if len(self._closing) >= _CLOSING:
+                return  # their descriptors come back in the next turns of the event loop, and so does this
             try:
                 sock, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -313,8 +356,10 @@ class Listener:
             sock.setblocking(False)
             self.status.accepted += 1
             client = client_key(str(address[0])) if isinstance(address, tuple) else ""
-            if not self._make_room(client, sock.fileno()):
+            _descriptors.held += 1
+            if not self._make_room(client, _descriptors.used(sock.fileno()) - self._highest):
                 sock.close()
+                _descriptors.held -= 1
                 continue
             connection = Connection(self, sock, client)
             self._connections[connection] = None
@@ -324,11 +369,10 @@ class Listener:
             self._adopting.add(task)
             task.add_done_callback(self._adopting.discard)
 
-    def _make_room(self, client: str, descriptor: int) -> bool:
-        """Whether a newcomer may stay. The system gives the lowest free descriptor, so a high one means that many are in use."""
-        short = descriptor >= self._highest
+    def _make_room(self, client: str, excess: int) -> bool:
+        """Whether a newcomer may stay. It may only in the place of others if a limit is reached or `excess` descriptors are used."""
         mine = [one for one in self._connections if one.client == client]
-        if short:
+        if excess > 0:
             self.status.exhausted += 1
             among = list(self._connections)
         elif len(mine) >= self.config.connections_per_client:
@@ -337,21 +381,21 @@ class Listener:
             among = list(self._connections)
         else:
             return True
-        oldest = next((one for one in among if not one.proven), None)
-        if oldest is None:
-            self.status.refused += 1
-        else:
-            self.status.displaced += 1
-            oldest.drop()
+        oldest = [one for one in among if not one.proven][: max(excess, 1)]
+        self.status.displaced += len(oldest)
+        self.status.refused += not oldest
+        for one in oldest:
+            self._closing.add(one)
+            one.drop()
         if count := self._closed.due():
             _log.warning(
                 "connections are closed: too many are open",
                 listener=self.status.name,
                 open=self.status.open,
                 closed=count,
-                reason="file descriptors run short" if short else "limit reached",
+                reason="file descriptors run short" if excess > 0 else "limit reached",
             )
-        return oldest is not None
+        return bool(oldest)
 
     def _pause(self, error: OSError) -> None:
         """Let the system recover: an accept that fails would be tried again at once, for ever."""
@@ -367,9 +411,9 @@ class Listener:
 async def _adopt(connection: Connection, sock: socket.socket) -> None:
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-    except OSError:  # it went away meanwhile
+    except OSError as error:  # it went away meanwhile
         sock.close()
-        connection.drop()
+        connection.connection_lost(error)
 
 
 def client_key(address: str) -> str:

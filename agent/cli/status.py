@@ -62,6 +62,13 @@ def show(status: Status) -> None:
         f"{status.events:,} events, {status.decisions:,} decisions",
         highlight=False,
     )
+    for one in status.listeners:
+        closed = one.displaced + one.refused + one.timed_out
+        if closed or one.denied:
+            out.print(
+                f"{one.name}: {one.open} connections, {closed:,} closed by limits, {one.denied:,} requests denied",
+                highlight=False,
+            )
     for line in status.recent[-10:]:
         out.print(f"  {iso(line['at'])}  {line['what']}", highlight=False, markup=False, soft_wrap=True)
 

@@ -96,9 +96,7 @@ class Dashboard:
     @property
     def announcement(self) -> str:
         """A line for people: where it is, and what they need to know to get there."""
-        moved = f" (port {self.config.port} was taken)" if self.config.port not in (0, self.port) else ""
-        login = f"; log in with `tapewire dashboard --open`, or the token in {self.token_file}" if self._guard.needs_login else ""
-        return f"dashboard: {self.url}{moved}{login}"
+        return self._line(self.url, f"log in with `tapewire dashboard --open`, or the token in {self.token_file}")
 
     def login_url(self) -> str:
         """The page's address with a code that logs one browser in, once, within ten minutes; a new one each time."""
@@ -106,9 +104,13 @@ class Dashboard:
 
     def invitation(self) -> str:
         """The announcement for the terminal of the person who started this: its address logs a browser in, once."""
-        moved = f" (port {self.config.port} was taken)" if self.config.port not in (0, self.port) else ""
-        once = f"; the link works once, the token in {self.token_file} always" if self._guard.needs_login else ""
-        return f"dashboard: {self.login_url()}{moved}{once}"
+        return self._line(self.login_url(), f"works once, within ten minutes; later log in with the token in {self.token_file}")
+
+    def _line(self, url: str, login: str) -> str:
+        notes = [f"port {self.config.port} was taken"] if self.config.port not in (0, self.port) else []
+        notes += [login] if self._guard.needs_login else []
+        text = "; ".join(notes)
+        return f"dashboard: {url} ({text})" if text else f"dashboard: {url}"
 
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
@@ -199,7 +201,7 @@ class Dashboard:
         page = (_PAGE / "login.html").read_text(encoding="utf-8")
         note = next((text for name, text in _FORM_NOTES.items() if name in request.query), "")
         wrong = f'<p class="wrong" role="alert">{note}</p>' if note else ""
-        page = page.replace("<!-- wrong -->", wrong).replace("<!-- file -->", escape(str(self.token_file.absolute())))
+        page = page.replace("<!-- wrong -->", wrong).replace("<!-- file -->", escape(self.token_file.name))
         return web.Response(text=page, content_type="text/html")
 
     async def _live(self, request: web.Request) -> web.StreamResponse:

@@ -97,7 +97,9 @@ async def control_port(
             raise SafetyError("the control port asks for the token", hint="it is in the file that control.token_file names")
         return "token"
 
-    listener = Listener("control port", config, lambda connection: _protocol(connection, lambda _: who, handler, listener), vital=True)
+    listener = Listener(
+        "control port", config, lambda connection: _protocol(connection, lambda _: who, handler, listener), vital=True
+    )
     try:
         taken = await listener.listen(host, port)
     except OSError as error:

@@ -141,7 +141,9 @@ def _listeners(status: Status) -> Iterator[Metric]:
         for reason in ("displaced", "refused", "timed_out"):
             closed.add_metric([row.name, reason], getattr(row, reason))
     yield closed
-    yield _counters("tapewire_requests_denied", "Wrong tokens, foreign Host or Origin", "listener", {r.name: r.denied for r in rows})
+    yield _counters(
+        "tapewire_requests_denied", "Wrong tokens, foreign Host or Origin", "listener", {r.name: r.denied for r in rows}
+    )
     short = {row.name: row.exhausted for row in rows}
     yield _counters("tapewire_descriptors_short", "Connections met by a lack of file descriptors", "listener", short)
 

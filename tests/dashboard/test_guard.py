@@ -281,7 +281,9 @@ async def test_wrong_tokens_are_limited_and_the_right_one_is_always_taken(databa
 
         assert [await attempt(word) for word in ("a", "b", "c", "d")] == [303, 303, 303, 429]
         assert await attempt(token) == 303
-        assert await status_of(http, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200  # the owner, behind the same address
+        assert (
+            await status_of(http, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200
+        )  # the owner, behind the same address
         assert await attempt("e") == 429
         clock.time += MINUTE_MS
         assert await attempt("f") == 303
@@ -303,7 +305,10 @@ async def test_the_client_behind_a_trusted_proxy_is_the_one_that_it_names(
 ) -> None:
     puppet = Puppet()
     async with served(database, puppet, trusted_proxies=proxies) as page, client(page.login_url()) as http:
-        assert await status_of(http, "/api/command", "POST", json=KILL, headers=origin(page) | {"X-Forwarded-For": forwarded}) == 200
+        assert (
+            await status_of(http, "/api/command", "POST", json=KILL, headers=origin(page) | {"X-Forwarded-For": forwarded})
+            == 200
+        )
         assert puppet.told[0][2] == f"dashboard {client_address}"
 
 

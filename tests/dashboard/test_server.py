@@ -31,7 +31,9 @@ async def test_a_taken_port_is_passed_over_and_that_is_said(database: Database) 
         taken = other.getsockname()[1]
         async with served(database, Puppet(), port=taken) as page:
             assert taken < page.port < taken + 20
-            assert page.announcement.startswith(f"dashboard: http://127.0.0.1:{page.port}/ (port {taken} was taken); log in with")
+            assert page.announcement.startswith(
+                f"dashboard: http://127.0.0.1:{page.port}/ (port {taken} was taken; log in with "
+            )
 
 
 async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -> None:
@@ -106,7 +108,10 @@ async def test_a_browser_that_takes_nothing_is_dropped_and_the_others_notice_not
 
 
 async def test_a_command_of_the_page_is_journalled_in_its_name(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
-    async with agent_with_page(sandbox, database, tmp_path, strategy=SENTIMENT) as (daemon, page), client(page.login_url()) as http:
+    async with (
+        agent_with_page(sandbox, database, tmp_path, strategy=SENTIMENT) as (daemon, page),
+        client(page.login_url()) as http,
+    ):
         await until(lambda: handled(daemon) > 5)
 
         async def tell(action: str, **more: Any) -> tuple[int, Any]:

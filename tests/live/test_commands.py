@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, CookieJar
 from typer.testing import CliRunner
 
 from agent.cli.main import build
@@ -125,7 +125,7 @@ async def test_the_demo_shows_its_page_trades_on_headlines_reports_and_verifies(
     while not line.startswith("dashboard: "):
         line = (await asyncio.wait_for(process.stderr.readline(), PATIENCE)).decode()
         assert line, "it ended without naming an address"
-    async with ClientSession() as http, http.get(line.split()[1]) as answer:
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http, http.get(line.split()[1]) as answer:
         assert answer.status == 200
         assert "<title>Tapewire</title>" in await answer.text()
     result, log = await asyncio.wait_for(process.communicate(), 3 * PATIENCE)
