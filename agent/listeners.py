@@ -16,31 +16,29 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
-import resource
 import socket
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
 from agent.config_listeners import ListenerConfig
+from agent.descriptors import DESCRIPTORS, MOST, raise_descriptor_limit
 from agent.throttle import Throttle
 
 _BACKLOG: Final = 128
 _AT_ONCE: Final = 32  # accepted in one turn of the event loop
 _CLOSING: Final = 2  # displaced connections that still hold a descriptor while the next is accepted
-_COUNT_EVERY: Final = 0.1  # seconds
-_OPEN_FILES: Final = "/dev/fd"
+_SHUTDOWN: Final = 0.5  # seconds that requests have when their server is closed
 _PAUSE: Final = 0.1  # seconds without accepting after the system had no descriptor to give
-_MOST_DESCRIPTORS: Final = 65_536
 _RESERVE: Final = 128  # descriptors that listeners leave to the rest of the process, at most half of all
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log: Final = structlog.get_logger(__name__)
@@ -58,44 +56,6 @@ class ListenerStatus(msgspec.Struct):
     timed_out: int = 0  # closed for want of a request
     exhausted: int = 0  # times when descriptors ran short
     denied: int = 0  # requests with a wrong token, a foreign Host or Origin
-
-
-def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard limit, 65,536 at most; return what holds."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return _MOST_DESCRIPTORS
-    wanted = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
-    if wanted > soft:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            return wanted
-    return soft
-
-
-class _Descriptors:
-    """How many file descriptors this process uses. Those of others than listeners are counted ten times a second at most."""
-
-    def __init__(self) -> None:
-        self.held = 0  # accepted by listeners, and not closed yet
-        self._others = 0
-        self._counted_at = float("-inf")
-
-    def used(self, newest: int) -> int:
-        """The number in use; `newest` is the one that was given out last."""
-        now = time.monotonic()
-        if now - self._counted_at >= _COUNT_EVERY:
-            try:
-                self._others = len(os.listdir(_OPEN_FILES)) - 1 - self.held
-            except FileNotFoundError:
-                self._others = newest + 1 - self.held  # the system gives the lowest free one
-            except OSError:
-                return _MOST_DESCRIPTORS  # none is left to count with
-            self._counted_at = now
-        return self._others + self.held
-
-
-_descriptors: Final = _Descriptors()
 
 
 class Connection(asyncio.Protocol):
@@ -149,8 +109,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol --------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         if self._closed:  # displaced before its protocol was made
             transport.abort()
             return
@@ -207,7 +166,7 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """Accepts connections for one server within `config`'s limits. `make_protocol` is called for each.
+    """Accepts connections for one server within `config`'s limits. `make_protocol` is called for each; `serve` gives one of HTTP.
 
     `vital` marks the listener of commands, which may use most of the descriptors that the others leave.
     """
@@ -216,12 +175,12 @@ class Listener:
         self,
         name: str,
         config: ListenerConfig,
-        make_protocol: Callable[[Connection], asyncio.BaseProtocol],
+        make_protocol: Callable[[Connection], asyncio.BaseProtocol] | None = None,
         *,
         vital: bool = False,
     ) -> None:
         self.config = config
-        self.make_protocol = make_protocol
+        self.make_protocol = make_protocol or (lambda _: asyncio.Protocol())
         self.status = ListenerStatus(name)
         self.transports: dict[asyncio.BaseTransport, Connection] = {}
         self._vital = vital
@@ -230,7 +189,7 @@ class Listener:
         self._sockets: list[socket.socket] = []
         self._adopting: set[asyncio.Task[None]] = set()
         self._resume: asyncio.TimerHandle | None = None
-        self._highest = _MOST_DESCRIPTORS
+        self._highest = MOST
         self._closed = Throttle()
         self._exhausted = Throttle()
         self._denied = Throttle()
@@ -295,6 +254,30 @@ class Listener:
         """The connection of a transport; None once it is lost."""
         return None if transport is None else self.transports.get(transport)
 
+    async def serve(self, app: web.Application) -> web.AppRunner:
+        """A runner whose server gets this listener's connections; `make_protocol` is not used."""
+        runner = web.AppRunner(app, access_log=None, logger=self._http_log(), shutdown_timeout=_SHUTDOWN)
+        await runner.setup()
+        server = runner.server
+        if server is not None:
+            self.make_protocol = lambda _: server()
+        return runner
+
+    def _http_log(self) -> logging.Logger:
+        """aiohttp writes a traceback for each malformed request; these are counted instead."""
+
+        def passes(record: logging.LogRecord) -> bool:
+            error = record.exc_info[1] if record.exc_info else None
+            if isinstance(error, HttpProcessingError):
+                self.deny("malformed request")
+                return False
+            return True
+
+        log = logging.Logger(f"{__name__}.{self.status.name}", logging.WARNING)
+        log.parent = logging.getLogger()
+        log.addFilter(passes)
+        return log
+
     def middleware(self) -> Middleware:
         """For `web.Application`, before all others: marks when a request begins and ends."""
 
@@ -321,7 +304,7 @@ class Listener:
     def released(self, connection: Connection) -> None:
         """Called when its descriptor is given back."""
         self._closing.discard(connection)
-        _descriptors.held -= 1
+        DESCRIPTORS.held -= 1
 
     # -- accepting ---------------------------------------------------------------------------------------------------
 
@@ -356,10 +339,10 @@ class Listener:
             sock.setblocking(False)
             self.status.accepted += 1
             client = client_key(str(address[0])) if isinstance(address, tuple) else ""
-            _descriptors.held += 1
-            if not self._make_room(client, _descriptors.used(sock.fileno()) - self._highest):
+            DESCRIPTORS.held += 1
+            if not self._make_room(client, DESCRIPTORS.used(sock.fileno()) - self._highest):
                 sock.close()
-                _descriptors.held -= 1
+                DESCRIPTORS.held -= 1
                 continue
             connection = Connection(self, sock, client)
             self._connections[connection] = None

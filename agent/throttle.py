@@ -1,4 +1,4 @@
-"""Log lines that a stranger can cause: the first at once, then one in a while, with the number of those left out."""
+"""Bounds on what strangers can cause: a log line at once, then one in a while with a count; so many answers a minute."""
 
 from __future__ import annotations
 
@@ -28,3 +28,22 @@ class Throttle:
             return 0
         count, self._last, self._reported = self.total - self._reported, now, self.total
         return count
+
+
+class Allowance:
+    """Lets so many through in each `seconds`."""
+
+    def __init__(self, limit: int, seconds: float = EVERY, timer: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._timer = timer
+        self._began = float("-inf")
+        self._used = 0
+
+    def take(self) -> bool:
+        """Whether one more may pass now."""
+        now = self._timer()
+        if now - self._began >= self._seconds:
+            self._began, self._used = now, 0
+        self._used += 1
+        return self._used <= self._limit

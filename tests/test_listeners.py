@@ -244,3 +244,18 @@ async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
         await connect(port, 100)
         answer = await asyncio.to_thread(ask, ("127.0.0.1", port), Request("kill", {}, "t" * 40), timeout=10)
         assert answer == {"do": "kill", "by": "token"}
+
+
+@pytest.mark.parametrize("rubbish", [b"\x16\x03\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\x01 HTTP/9\r\n\r\n"])
+async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
+    database: Database, caplog: pytest.LogCaptureFixture, rubbish: bytes
+) -> None:
+    async with served(database, Puppet()) as page:
+        with capture_logs() as logged:
+            for _ in range(100):
+                (line,) = await connect(page.port)
+                line.writer.write(rubbish)
+                await line.reader.read()
+                line.writer.close()
+        assert len(logged) <= 1
+        assert caplog.records == []

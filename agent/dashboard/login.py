@@ -142,7 +142,7 @@ class Sessions:
         except (OSError, UnicodeDecodeError):
             return {}
         rows = [line.split() for line in lines]
-        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}  # noqa: PLR2004
+        return {row[0]: int(row[1]) for row in rows if len(row) == 2 and row[1].isdecimal()}
 
     def _now(self) -> int:
         return self._clock.now() // 1000

@@ -21,7 +21,7 @@ from agent.dashboard.guard import Guard
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
 from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireError, UsageError
-from agent.listeners import Connection, Listener
+from agent.listeners import Listener
 from agent.store.database import Database
 from agent.untrusted import UNREADABLE
 
@@ -82,7 +82,7 @@ class Dashboard:
         self._agent = agent
         self._archive = Archive(database, bars=config.bars)
         self.token_file = config.token_file or token_file
-        self.listener = Listener("dashboard", config, self._protocol)
+        self.listener = Listener("dashboard", config)
         self._guard = Guard(config, self.token_file, clock or WallClock(), prove=self._prove, deny=self.listener.deny)
         self._viewers: set[Viewer] = set()
         self._runner: web.AppRunner | None = None
@@ -113,8 +113,7 @@ class Dashboard:
         return f"dashboard: {url} ({text})" if text else f"dashboard: {url}"
 
     async def __aenter__(self) -> Self:
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
+        self._runner = await self.listener.serve(self._application())
         try:
             await self._listen()
         except BaseException:
@@ -135,11 +134,6 @@ class Dashboard:
         if self._runner is not None:
             await self._runner.cleanup()
         await self._archive.close()
-
-    def _protocol(self, _: Connection) -> asyncio.BaseProtocol:
-        assert self._runner is not None
-        assert self._runner.server is not None
-        return self._runner.server()
 
     def _prove(self, request: web.Request) -> None:
         connection = self.listener.connection(request.transport)

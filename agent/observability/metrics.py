@@ -32,6 +32,8 @@ _SOURCE_COUNTS: Final = (
     ("reconnects", "Connections made again"),
     ("gaps", "Stretches of missing bars"),
     ("dropped", "What was dropped because too much waited"),
+    ("forged", "Commands that were not signed with our secret, or copies of such"),
+    ("refused", "Signed commands that were not carried out, answers of workers that were not believed"),
 )
 """Fields of `Health` and of what extends it; a source has those that it counts."""
 

@@ -14,7 +14,7 @@ from agent.config_outside import MetricsConfig
 from agent.errors import ConfigError
 from agent.feeds.producer import Emit, Health
 from agent.hosts import is_loopback_host, known_host
-from agent.listeners import Connection, Listener
+from agent.listeners import Listener
 from agent.observability.health import why_dead, why_not_ready
 from agent.observability.metrics import AgentMetrics
 
@@ -37,8 +37,7 @@ class MetricsServer:
         self._agent = agent
         self._registry = self.metrics.registry()
         self._health = Health(self.name)
-        self._runner: web.AppRunner | None = None
-        self._listener = Listener(self.name, config, self._protocol)
+        self._listener = Listener(self.name, config)
         agent.listeners.append(self._listener)
 
     @property
@@ -52,9 +51,7 @@ class MetricsServer:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._alive)
         app.router.add_get("/readyz", self._ready)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        self._runner = runner
+        runner = await self._listener.serve(app)
         try:
             try:
                 self.port = await self._listener.listen(self._config.host, self._config.port)
@@ -70,11 +67,6 @@ class MetricsServer:
             self._health.state = "stopped"
             await self._listener.close()
             await runner.cleanup()
-
-    def _protocol(self, _: Connection) -> asyncio.BaseProtocol:
-        assert self._runner is not None
-        assert self._runner.server is not None
-        return self._runner.server()
 
     @web.middleware
     async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
