@@ -207,15 +207,17 @@ async def handler(request: Request, by: str) -> Any:
 
 
 async def test_a_hundred_idle_connections_do_not_keep_a_kill_out(tmp_path: Path) -> None:
-    async with control_socket(tmp_path / SOCKET, handler) as listener:
+    listeners: list[Listener] = []
+    async with control_socket(tmp_path / SOCKET, handler, listeners=listeners):
         for _ in range(100):
             await asyncio.open_unix_connection(tmp_path / SOCKET)
         answer = await asyncio.to_thread(ask, tmp_path, Request("kill"), timeout=10)
         assert answer["do"] == "kill"
-        assert listener.status.most <= ControlConfig().connections
+        assert listeners[0].status.most <= ControlConfig().connections
 
 
 async def test_a_command_that_is_carried_out_keeps_its_connection(tmp_path: Path) -> None:
+    listeners: list[Listener] = []
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(request: Request, by: str) -> Any:
@@ -223,30 +225,33 @@ async def test_a_command_that_is_carried_out_keeps_its_connection(tmp_path: Path
         await go_on.wait()
         return request.do
 
-    async with control_socket(tmp_path / SOCKET, slow, ControlConfig(connections=4)) as listener:
+    async with control_socket(tmp_path / SOCKET, slow, ControlConfig(connections=4), listeners):
         asking = asyncio.create_task(asyncio.to_thread(ask, tmp_path, Request("kill"), timeout=20))
         await begun.wait()
         for _ in range(20):
             await asyncio.open_unix_connection(tmp_path / SOCKET)
-        await until(lambda: listener.status.accepted == 21)
+        await until(lambda: listeners[0].status.accepted == 21)
         go_on.set()
         assert await asking == "kill"
 
 
 async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
-    async with control_port("127.0.0.1", 0, "t" * 40, handler) as (port, listener):
+    listeners: list[Listener] = []
+    async with control_port("127.0.0.1", 0, "t" * 40, handler, listeners=listeners) as port:
         with capture_logs() as logged:
             for _ in range(200):
                 with pytest.raises(SafetyError):
                     await asyncio.to_thread(ask, ("127.0.0.1", port), Request("kill", {}, "wrong"), timeout=10)
-        assert listener.status.denied == 200
+        assert listeners[0].status.denied == 200
         assert len(logged) == 1
         await connect(port, 100)
         answer = await asyncio.to_thread(ask, ("127.0.0.1", port), Request("kill", {}, "t" * 40), timeout=10)
         assert answer == {"do": "kill", "by": "token"}
 
 
-@pytest.mark.parametrize("rubbish", [b"\x16\x03\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\x01 HTTP/9\r\n\r\n"])
+@pytest.mark.parametrize(
+    "rubbish", [b"\x16\x03\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\x01 HTTP/9\r\n\r\n"]
+)
 async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
     database: Database, caplog: pytest.LogCaptureFixture, rubbish: bytes
 ) -> None:

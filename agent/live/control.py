@@ -64,10 +64,12 @@ Who = Callable[[Request], str]
 
 
 @asynccontextmanager
-async def control_socket(path: Path, handler: Handler, config: ControlConfig = _DEFAULTS) -> AsyncIterator[Listener]:
+async def control_socket(
+    path: Path, handler: Handler, config: ControlConfig = _DEFAULTS, listeners: list[Listener] | None = None
+) -> AsyncIterator[None]:
     """Listen at `path`, mode 0600, as long as the context lasts; a socket that a killed process left there is replaced.
 
-    Only this user and root are heard. Raises ConfigError for a path too long for a socket.
+    The listener is added to `listeners`. Only this user and root are heard. Raises ConfigError for a path too long for a socket.
     """
     if len(os.fsencode(path.absolute())) > _LONGEST_PATH:
         raise ConfigError(
@@ -76,8 +78,10 @@ async def control_socket(path: Path, handler: Handler, config: ControlConfig = _
     listener = Listener("control", config, lambda connection: _protocol(connection, _user, handler, listener), vital=True)
     path.unlink(missing_ok=True)
     listener.listen_unix(path.absolute())
+    if listeners is not None:
+        listeners.append(listener)
     try:
-        yield listener
+        yield
     finally:
         await listener.close()
         path.unlink(missing_ok=True)
@@ -85,9 +89,14 @@ async def control_socket(path: Path, handler: Handler, config: ControlConfig = _
 
 @asynccontextmanager
 async def control_port(
-    host: str, port: int, token: str, handler: Handler, config: ControlConfig = _DEFAULTS
-) -> AsyncIterator[tuple[int, Listener]]:
-    """The same on a port of loopback (0: a free one) for whoever knows the `token`; gives the port too.
+    host: str,
+    port: int,
+    token: str,
+    handler: Handler,
+    config: ControlConfig = _DEFAULTS,
+    listeners: list[Listener] | None = None,
+) -> AsyncIterator[int]:
+    """The same on a port of loopback (0: a free one) for whoever knows the `token`; gives the port.
 
     Raises ConfigError where the port can't be had.
     """
@@ -106,8 +115,10 @@ async def control_port(
         raise ConfigError(
             f"control.address: {host}:{port} can't be used: {error.strerror}", hint="choose another port"
         ) from None
+    if listeners is not None:
+        listeners.append(listener)
     try:
-        yield taken, listener
+        yield taken
     finally:
         await listener.close()
 

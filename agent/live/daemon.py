@@ -160,8 +160,8 @@ class Daemon:
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
                 await self._settle_model(loaded, memory)
-            self.listeners.append(
-                await stack.enter_async_context(control_socket(live.folder / SOCKET, self._answer, self.config.control))
+            await stack.enter_async_context(
+                control_socket(live.folder / SOCKET, self._answer, self.config.control, self.listeners)
             )
             await self._open_port(stack)
             try:
@@ -176,10 +176,9 @@ class Daemon:
         if control.address:
             host, port = split_address(control.address)
             token = make_token(self.config.token_file())
-            self.control_port, listener = await stack.enter_async_context(
-                control_port(host, port, token, self._answer, control)
+            self.control_port = await stack.enter_async_context(
+                control_port(host, port, token, self._answer, control, self.listeners)
             )
-            self.listeners.append(listener)
             _log.info("commands are taken", host=host, port=self.control_port)
 
     def _producers(self, memory: Memory) -> list[Producer]:

@@ -37,9 +37,10 @@ def write_config(sandbox: Sandbox, folder: Path) -> Path:
     return path
 
 
-async def start(*arguments: object, cwd: Path = ROOT) -> Process:
+async def start(*arguments: object, cwd: Path = ROOT, **environment: str) -> Process:
+    environment = {"PYTHONPATH": str(ROOT)} | environment
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MAIN, *map(str, arguments), cwd=cwd, stdout=PIPE, stderr=PIPE, env={"PYTHONPATH": str(ROOT)}
+        sys.executable, "-c", MAIN, *map(str, arguments), cwd=cwd, stdout=PIPE, stderr=PIPE, env=environment
     )
 
 
@@ -115,6 +116,37 @@ async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp
                 await invoke("resume")
                 model = json.loads(await invoke("model", "use", str(tmp_path / "other"), "--json"))
                 assert model["folder"] == str(tmp_path / "other")
+
+
+@pytest.mark.slow
+async def test_the_dashboard_of_the_running_agent_is_opened_logged_in(tmp_path: Path) -> None:
+    browser, seen = tmp_path / "bin" / "xdg-open", tmp_path / "seen"
+    browser.parent.mkdir()
+    browser.write_text(f'#!/bin/sh\necho "$1" > {seen}.new\nmv {seen}.new {seen}\n')
+    browser.chmod(0o755)
+    async with Sandbox(options(speed=1)) as sandbox:
+        config = write_config(sandbox, tmp_path)
+        agent = await start("run", "--config", config)
+        await status_of(tmp_path, agent)
+        opener = await start("dashboard", "--open", "--json", "--config", config, PATH=f"{browser.parent}:/usr/bin:/bin")
+        said, log = await asyncio.wait_for(opener.communicate(), PATIENCE)
+        assert opener.returncode == 0, log
+        addresses = json.loads(said)
+        async with asyncio.timeout(PATIENCE):
+            while not seen.exists():
+                await asyncio.sleep(0.01)
+        opened = seen.read_text().strip()
+        assert opened == (tmp_path / "dashboard.html").as_uri()  # not the code: other users see a browser's arguments
+        assert (tmp_path / "dashboard.html").stat().st_mode & 0o777 == 0o600
+        link = (tmp_path / "dashboard.html").read_text().partition("url=")[2].partition('"')[0]
+        for address in (addresses["login"], link):
+            async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http, http.get(address) as answer:
+                assert str(answer.url) == addresses["url"]
+                assert "<title>Tapewire</title>" in await answer.text()
+        agent.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(agent.communicate(), PATIENCE)
+        assert agent.returncode == 0, log.decode()
+        assert b"login=" not in log
 
 
 @pytest.mark.slow
