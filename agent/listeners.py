@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self._closed:  # displaced before its protocol was made
-            transport.abort()
+            self._transport.abort()
             return
         self._listener.transports[transport] = self
         self._inner = self._listener.make_protocol(self)

@@ -62,11 +62,11 @@ def show(status: Status) -> None:
         f"{status.events:,} events, {status.decisions:,} decisions",
         highlight=False,
     )
-    for one in status.listeners:
-        closed = one.displaced + one.refused + one.timed_out
-        if closed or one.denied:
+    for server in status.listeners:
+        closed = server.displaced + server.refused + server.timed_out
+        if closed or server.denied:
             out.print(
-                f"{one.name}: {one.open} connections, {closed:,} closed by limits, {one.denied:,} requests denied",
+                f"{server.name}: {server.open} connections, {closed:,} closed by limits, {server.denied:,} requests denied",
                 highlight=False,
             )
     for line in status.recent[-10:]:
