@@ -208,6 +208,7 @@ class Listener:
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 sock.bind((address[0], port, *address[2:]))
+                sock.listen(_BACKLOG)
                 port = port or sock.getsockname()[1]
         except BaseException:
             for sock in sockets:
@@ -222,6 +223,7 @@ class Listener:
         before = os.umask(0o177)
         try:
             sock.bind(str(path))
+            sock.listen(_BACKLOG)
         except BaseException:
             sock.close()
             raise
@@ -314,7 +316,6 @@ class Listener:
         self._highest = limit - (reserve // 4 if self._vital else reserve)
         for sock in sockets:
             sock.setblocking(False)
-            sock.listen(_BACKLOG)
             self._sockets.append(sock)
         self._watch()
 
@@ -358,7 +359,7 @@ class Listener:
         if excess > 0:
             self.status.exhausted += 1
             among = list(self._connections)
-        elif len(mine) >= self.config.connections_per_client:
+        elif client and len(mine) >= self.config.connections_per_client:
             among = mine
         elif len(self._connections) >= self.config.connections:
             among = list(self._connections)

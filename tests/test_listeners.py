@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from agent.config_operations import ControlConfig
 from agent.errors import SafetyError
 from agent.listeners import Connection, Listener, client_key
 from agent.live.control import SOCKET, Request, ask, control_port, control_socket
+from agent.live.token import make_token
 from agent.store.database import Database
 from agent.throttle import Throttle
 from tests.dashboard.world import Puppet, client, origin, served
@@ -264,3 +266,11 @@ async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
                 line.writer.close()
         assert len(logged) <= 1
         assert caplog.records == []
+
+
+def test_a_token_is_one_and_whole_however_many_make_it_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        for number in range(20):
+            tokens = set(pool.map(make_token, [tmp_path / str(number)] * 16))
+            assert len(tokens) == 1
+    assert len(list(tmp_path.iterdir())) == 20

@@ -26,7 +26,7 @@ from agent.dashboard.login import Attempts, Links, Sessions, Token
 from agent.hosts import is_loopback_host, known_host
 from agent.listeners import client_key
 
-OPEN_PATHS: Final = ("/login", "/assets/style.css", "/assets/icon.svg")
+OPEN_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg")
 """What is served before the login."""
 
 POLICY: Final = (

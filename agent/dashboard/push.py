@@ -78,11 +78,12 @@ class Viewer:
     async def _push(self, socket: web.WebSocketResponse) -> None:
         tick = 0
         while not socket.closed:
-            message = self._message(with_health=tick % _HEALTH_EVERY == 0)
+            with_health = tick % _HEALTH_EVERY == 0
             tick += 1
-            if not self._allowed():
+            if with_health and not self._allowed():
                 await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"log in first")
                 return
+            message = self._message(with_health=with_health)
             if message:
                 try:
                     async with asyncio.timeout(PATIENCE):
