@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import socket
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -268,9 +270,14 @@ async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
         assert caplog.records == []
 
 
-def test_a_token_is_one_and_whole_however_many_make_it_at_once(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(16) as pool:
-        for number in range(20):
-            tokens = set(pool.map(make_token, [tmp_path / str(number)] * 16))
-            assert len(tokens) == 1
-    assert len(list(tmp_path.iterdir())) == 20
+def test_a_token_is_one_and_whole_however_many_make_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = secrets.token_urlsafe
+
+    def slow(size: int) -> str:
+        time.sleep(0.05)  # a machine that draws its token slowly
+        return random(size)
+
+    monkeypatch.setattr(secrets, "token_urlsafe", slow)
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(make_token, [tmp_path / "token"] * 8))) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["token"]
