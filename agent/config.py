@@ -179,6 +179,10 @@ class Config(Section):
         """Where the token of the control port is."""
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
 
+    def dashboard_token_file(self) -> Path:
+        """Where the token of the dashboard is."""
+        return self.dashboard.token_file or self.live.folder / "dashboard.token"
+
     def recorded(self) -> dict[str, Any]:
         """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, nor who looks on and what is archived."""
         beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive"}

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from agent.section import Section
+from agent.config_listeners import ListenerConfig, Networks
 
 
-class DashboardConfig(Section):
-    """Where the page is served. Anything but this machine's own address needs the token of `token_file`."""
+class DashboardConfig(ListenerConfig):
+    """Where the page is served, and who may see it."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: int = Field(8610, ge=0, le=65_535)  # 0: any free one; where it is taken, one of the next is
-    token_file: Path = Path("var/dashboard.token")  # made at the first start on another host, mode 0600
+    login: Literal["always", "never"] = "always"  # never: no login on loopback, for anybody who can connect
+    token_file: Path | None = None  # made at the first start, mode 0600; None: dashboard.token in live.folder
     allowed_hosts: tuple[str, ...] = ()  # names, beside addresses and localhost, by which browsers may call the page
+    trusted_proxies: Networks = ()  # whose X-Forwarded-For and X-Forwarded-Proto are believed
     session: int = Field(43_200, gt=0)  # seconds after which a browser has to log in again
-    attempts: int = Field(10, gt=0)  # wrong tokens a minute that an address may try
+    attempts: int = Field(10, gt=0)  # wrong tokens a minute of one client; a right one is always taken
     browsers: int = Field(20, gt=0)  # pages that may look on at once
     bars: int = Field(300, gt=0, le=5_000)  # of each symbol

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from agent.config_listeners import ListenerConfig
 from agent.durations import Duration
 from agent.feeds.addresses import is_loopback
 from agent.section import Section
@@ -28,11 +29,14 @@ def _address(value: str) -> str:
     return value
 
 
-class ControlConfig(Section):
+class ControlConfig(ListenerConfig):
     """Commands to the running agent other than by its Unix socket; who connects there must know the token."""
 
     address: Annotated[str, AfterValidator(_address)] = ""  # 127.0.0.1:PORT (0: a free one); empty: the Unix socket alone
     token_file: str = ""  # made at the first start, mode 0600; empty: control.token in live.folder
+    connections: int = Field(32, ge=2)  # of the socket and of the port, each
+    connections_per_client: int = Field(32, ge=1)
+    idle_timeout: Duration = Field(30_000, gt=0)
 
 
 class ArchiveConfig(Section):

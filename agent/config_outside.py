@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
+from agent.config_listeners import ListenerConfig
 from agent.config_live import BackoffConfig
 from agent.durations import Duration
 from agent.section import Section
@@ -39,12 +40,15 @@ def _prefix(value: str) -> str:
     return value
 
 
-class MetricsConfig(Section):
+class MetricsConfig(ListenerConfig):
     """Prometheus metrics over HTTP: /metrics, /healthz, /readyz. They tell the account's equity to whoever can reach them."""
 
     enabled: bool = False
     host: str = "127.0.0.1"
     port: int = Field(9464, ge=0, le=65_535)  # 0: any free one
+    allowed_hosts: tuple[str, ...] = ()  # names, beside addresses and localhost, by which Prometheus may call it
+    connections: int = Field(16, ge=2)
+    connections_per_client: int = Field(8, ge=1)
     stuck_after: Duration = Field(30_000, gt=0)  # an event that waited for so long: the core hangs, and /healthz says so
 
 

@@ -27,16 +27,23 @@ def register(app: typer.Typer) -> None:
 def dashboard(
     store: Annotated[str | None, typer.Option(help="Database URL; the configuration's where it is left out.")] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; all but this machine's own need the token.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0 is any free one.")] = None,
-    open_page: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Open the browser, logged in: at the running agent's page if there is one.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Say the address as one JSON object.")] = False,
 ) -> None:
-    """Look at recorded runs in the browser, move through them in time, read their reports. Nothing is written."""
+    """Look at recorded runs in the browser, move through them in time, read their reports. Nothing is written.
+
+    The address that is printed logs one browser in, once, within ten minutes.
+    """
     from agent.config import load
     from agent.store.database import open_database
 
     settled = load(config)
+    if open_page and store is None and host is None and port is None and _open_running(settled, json=json):
+        return
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     page = settled.dashboard.model_copy(update=changes)
     settled = settled.model_copy(update={"dashboard": page})
@@ -44,18 +51,46 @@ def dashboard(
         asyncio.run(_serve(settled, database, open_page=open_page, json=json))
 
 
+def _open_running(config: Config, *, json: bool) -> bool:
+    """Open the page of the agent that runs in `live.folder`; False if none runs or it serves no page."""
+    from agent.errors import NotRunning, UsageError
+    from agent.live.control import Request, ask
+
+    try:
+        url = str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"])
+    except (NotRunning, UsageError):
+        return False
+    if json:
+        print_json({"url": url.partition("?")[0], "login": url})
+    else:
+        out.print(f"dashboard of the running agent: {url}", highlight=False, soft_wrap=True)
+    _launch(str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"]), config.live.folder)
+    return True
+
+
+def _launch(url: str, folder: Path) -> None:
+    """Open `url` by way of a file that only this user can read: every user sees the arguments of a browser's process."""
+    from html import escape
+
+    from agent.private import write_private
+
+    page = folder / "dashboard.html"
+    write_private(page, f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(url)}">\n')
+    typer.launch(page.absolute().as_uri())
+
+
 async def _serve(config: Config, database: Database, *, open_page: bool, json: bool) -> None:
     from agent.cli.run import stop_on_signals
     from agent.dashboard.server import Dashboard
 
     stop = stop_on_signals()
-    async with Dashboard(config.dashboard, database) as page:
+    async with Dashboard(config.dashboard, database, token_file=config.dashboard_token_file()) as page:
         if json:
-            print_json({"url": page.url, "store": database.name})
+            print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
-            out.print(f"{page.announcement}; Ctrl-C ends it", highlight=False, soft_wrap=True)
+            out.print(f"{page.invitation()}; Ctrl-C ends it", highlight=False, soft_wrap=True)
         if open_page:
-            typer.launch(page.url)
+            _launch(page.login_url(), config.live.folder)
         await stop.wait()
 
 
@@ -68,5 +103,8 @@ async def beside(config: Config, database: Database, daemon: Daemon) -> AsyncIte
     from agent.dashboard.live import LiveAgent
     from agent.dashboard.server import Dashboard
 
-    async with Dashboard(config.dashboard, database, LiveAgent(daemon, config)) as page:
+    agent = LiveAgent(daemon, config)
+    async with Dashboard(config.dashboard, database, agent, token_file=config.dashboard_token_file()) as page:
+        daemon.listeners.append(page.listener)
+        daemon.login_link = page.login_url
         yield page

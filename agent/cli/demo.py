@@ -133,7 +133,7 @@ async def _play(database: Database, seconds: float, model: str, dashboard: Dashb
         try:
             async with beside(config, database, daemon) as page:
                 if page is not None:
-                    (err if quiet else out).print(page.announcement, highlight=False, soft_wrap=True)
+                    (err if quiet else out).print(page.invitation(), highlight=False, soft_wrap=True)
                 if quiet:
                     return await daemon.run(stop, complete=True)
                 if not out.is_terminal:

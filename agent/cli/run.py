@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from contextlib import closing
 from pathlib import Path
@@ -88,6 +89,8 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
     async with beside(config, database, daemon) as page:
         if page is not None:
             structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)
+            if sys.stderr.isatty():  # not into a log that others may read
+                err.print(page.invitation(), highlight=False, soft_wrap=True)
         return await _managed(daemon, daemon.run(stop, complete=complete))
 
 

@@ -62,6 +62,13 @@ def show(status: Status) -> None:
         f"{status.events:,} events, {status.decisions:,} decisions",
         highlight=False,
     )
+    for server in status.listeners:
+        closed = server.displaced + server.refused + server.timed_out
+        if closed or server.denied:
+            out.print(
+                f"{server.name}: {server.open} connections, {closed:,} closed by limits, {server.denied:,} requests denied",
+                highlight=False,
+            )
     for line in status.recent[-10:]:
         out.print(f"  {iso(line['at'])}  {line['what']}", highlight=False, markup=False, soft_wrap=True)
 

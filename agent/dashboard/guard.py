@@ -4,16 +4,16 @@
   nothing.
 * What changes something, and the WebSocket, must come from this very page: `Origin` is the host that was called. A browser always
   sends it there, and other sites can't forge it.
-* Not on loopback, a browser shows that it was given the token: it logs in once, and gets a cookie that scripts can't read, that no
-  other site's request carries, and that ends by itself.
+* A browser logs in, with the token or by a link that works once, and gets a cookie that scripts can't read, that no other site's
+  request carries, and that ends by itself. `login = "never"` leaves that out on loopback, but not for requests of a proxy.
 """
 
 from __future__ import annotations
 
-import hmac
-from collections import OrderedDict
-from hashlib import sha256
-from ipaddress import ip_address
+from collections.abc import Callable
+from html import escape
+from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,12 +22,11 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent.clock import Clock
 from agent.config_dashboard import DashboardConfig
-from agent.events import MINUTE_MS
-from agent.feeds.addresses import is_loopback
-from agent.live.token import make_token, same_token
+from agent.dashboard.login import Attempts, Links, Sessions, Token
+from agent.hosts import is_loopback_host, known_host
+from agent.listeners import client_key
 
-COOKIE: Final = "tapewire"
-OPEN_PATHS: Final = ("/login", "/assets/style.css", "/assets/icon.svg")
+OPEN_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg")
 """What is served before the login."""
 
 POLICY: Final = (
@@ -45,55 +44,46 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_ADDRESSES: Final = 1_000  # whose attempts are remembered
-
-
-def required_token(config: DashboardConfig) -> str | None:
-    """None on loopback; else the token in `token_file`, which is made at the first start. Raises like `make_token`."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
-    return None if is_loopback(f"//{host}") else make_token(config.token_file)
-
-
-class Attempts:
-    """Wrong tokens of each address in the last minute; the address that was quiet longest is forgotten first."""
-
-    def __init__(self, limit: int, clock: Clock) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._wrong: OrderedDict[str, list[int]] = OrderedDict()
-
-    def wait(self, address: str) -> int:
-        """Seconds until this address may try again; 0: now."""
-        now = self._clock.now()
-        recent = [at for at in self._wrong.get(address, ()) if at > now - MINUTE_MS]
-        return 0 if len(recent) < self._limit else -(-(recent[0] + MINUTE_MS - now) // 1000)
-
-    def wrong(self, address: str) -> None:
-        """Count one."""
-        now = self._clock.now()
-        self._wrong[address] = [at for at in self._wrong.get(address, ()) if at > now - MINUTE_MS] + [now]
-        self._wrong.move_to_end(address)
-        if len(self._wrong) > _ADDRESSES:
-            self._wrong.popitem(last=False)
+_ELSEWHERE: Final = ("cross-site", "same-site")  # Sec-Fetch-Site of what another page causes
+_PROXIED: Final = ("Forwarded", "Via", "X-Real-IP")  # and X-Forwarded-*
+_AGAIN: Final = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Tapewire</title>'
+    '<meta http-equiv="refresh" content="0; url={0}"></head><body><a href="{0}">Go on to Tapewire</a></body></html>'
+)
 
 
 class Guard:
-    """Middleware of the server. `token` is None on loopback, where who can connect may look."""
+    """Middleware of the server. `prove` and `deny` are called for requests that were let in, and for refused ones (reason, client)."""
 
-    def __init__(self, config: DashboardConfig, token: str | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        config: DashboardConfig,
+        token_file: Path,
+        clock: Clock,
+        *,
+        prove: Callable[[web.Request], None],
+        deny: Callable[[str, str], None],
+    ) -> None:
         self._config = config
-        self._token = token
-        self._clock = clock
+        self._token = Token(token_file)
+        self._links = Links(clock)
+        self._sessions = Sessions(self._token, config.session, clock)
         self._attempts = Attempts(config.attempts, clock)
+        self._proxies = [ip_network(one, strict=False) for one in config.trusted_proxies]
+        self._prove = prove
+        self._deny = deny
+        self._beyond = not is_loopback_host(config.host)  # other machines can connect
+        foreign = any(not is_loopback_host(name) for name in config.allowed_hosts)
+        self.needs_login = config.login == "always" or self._beyond or foreign
 
     def middleware(self) -> Middleware:
         """For `web.Application`."""
 
         @web.middleware
         async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-            refusal = self._refusal(request)
+            response: web.StreamResponse
             try:
-                response = refusal or await handler(request)
+                response = self._refusal(request) or await handler(request)
             except web.HTTPException as error:
                 response = error
             for name, value in _HEADERS.items():
@@ -105,65 +95,109 @@ class Guard:
 
         return guarded
 
+    def login_code(self) -> str:
+        """A new code for `/?login=CODE`."""
+        return self._links.make()
+
+    def allowed(self, request: web.Request) -> bool:
+        """Whether the browser is (still) logged in, or need not be."""
+        return not self._asks(request) or self._sessions.holds(request.cookies.get(self._sessions.cookie, ""))
+
+    def client(self, request: web.Request) -> str:
+        """Address of the client: of a trusted proxy's request the last address in X-Forwarded-For that is no such proxy."""
+        address = request.remote or ""
+        for one in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
+            if not self._trusts(address) or not _is_address(one.strip()):
+                break
+            address = one.strip()
+        return address
+
     def _refusal(self, request: web.Request) -> web.Response | None:
-        if not self._known_host(request.host):
-            return _refuse(421, "this page is not served under that name")
+        if not known_host(request.host, self._config.allowed_hosts, addresses=self._beyond):
+            return self._refuse(request, 421, "this page is not served under that name")
         changing = request.method not in ("GET", "HEAD")
         if (changing or request.headers.get("Upgrade")) and not _from_here(request):
-            return _refuse(403, "that did not come from this page")
-        if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _navigates(request):
-            return _refuse(403, "another site may not load this")
-        if self._token is None or request.path in OPEN_PATHS or self._logged_in(request):
+            return self._refuse(request, 403, "that did not come from this page")
+        elsewhere = request.headers.get("Sec-Fetch-Site") in _ELSEWHERE
+        if elsewhere and not _navigates(request):
+            return self._refuse(request, 403, "another site may not load this")
+        if "login" in request.query and _navigates(request):
+            return self._follow(request)
+        if self.allowed(request):
+            self._prove(request)
             return None
-        if request.method == "GET" and _navigates(request):
-            return web.Response(status=303, headers={"Location": "/login"})
-        return _refuse(401, "log in first")
+        if request.path in OPEN_PATHS:
+            return None
+        if not _navigates(request):
+            return web.Response(status=401, text="log in first\n")
+        # A link on another site: that request has no cookie, the one that this page makes has
+        return _again(_local(request.path_qs)) if elsewhere else _redirect("/login")
 
-    def _known_host(self, header: str) -> bool:
-        try:
-            name = urlsplit(f"//{header}").hostname or ""
-        except ValueError:
-            return False
-        if name == "localhost" or name in (allowed.lower() for allowed in self._config.allowed_hosts):
+    def _refuse(self, request: web.Request, status: int, why: str) -> web.Response:
+        self._deny(why, self.client(request))
+        return web.Response(status=status, text=f"{why}\n")
+
+    def _asks(self, request: web.Request) -> bool:
+        if self.needs_login:
             return True
-        try:
-            address = ip_address(name)
-        except ValueError:
-            return False
-        return address.is_loopback or self._token is not None
+        return any(name in request.headers for name in _PROXIED) or any(
+            name.lower().startswith("x-forwarded") for name in request.headers
+        )
+
+    def _trusts(self, address: str) -> bool:
+        return _is_address(address) and any(ip_address(address) in network for network in self._proxies)
 
     # -- login -------------------------------------------------------------------------------------------------------
 
-    @property
-    def needs_login(self) -> bool:
-        """Whether anybody is asked."""
-        return self._token is not None
-
     async def log_in(self, request: web.Request) -> web.Response:
-        """Take the token from the form; the right one is answered with the cookie, a wrong one after a minute's tries with 429."""
-        address = request.remote or ""
-        wait = self._attempts.wait(address)
-        if wait:
-            return web.Response(status=429, text="too many wrong tokens", headers={"Retry-After": str(wait)})
+        """Take the token from the form. The right one is always taken; wrong ones are answered with 429 after a minute's tries."""
         given = (await request.post()).get("token", "")
-        if self._token is None or not isinstance(given, str) or not same_token(given.strip(), self._token):
-            self._attempts.wrong(address)
-            return web.Response(status=303, headers={"Location": "/login?wrong"})
-        response = web.Response(status=303, headers={"Location": "/"})
-        ends = self._clock.now() // 1000 + self._config.session
-        response.set_cookie(
-            COOKIE, f"{ends}.{self._seal(ends)}", max_age=self._config.session, httponly=True, samesite="Strict", path="/"
-        )
+        if isinstance(given, str) and self._token.is_right(given.strip()):
+            return self._enter(request, "/")
+        client = client_key(self.client(request))
+        wait = self._attempts.wait(client)
+        self._attempts.wrong(client)
+        self._deny("wrong token", client)
+        if wait:
+            return web.Response(status=429, text="too many wrong tokens\n", headers={"Retry-After": str(wait)})
+        return _redirect("/login?wrong")
+
+    async def log_out(self, request: web.Request) -> web.Response:
+        """End this browser's session."""
+        self._sessions.end(request.cookies.get(self._sessions.cookie, ""))
+        response = _redirect("/login" if self._asks(request) else "/")
+        response.del_cookie(self._sessions.cookie, path="/", httponly=True, samesite="Strict")
         return response
 
-    def _logged_in(self, request: web.Request) -> bool:
-        ends, _, seal = request.cookies.get(COOKIE, "").partition(".")
-        if not (ends.isascii() and ends.isdigit() and len(ends) < 16):
-            return False
-        return same_token(seal, self._seal(int(ends))) and self._clock.now() // 1000 < int(ends)
+    def _follow(self, request: web.Request) -> web.Response:
+        """A login link: the cookie, and the same address without the code."""
+        query = request.rel_url.query.copy()
+        code = query.popall("login")[0]
+        clean = _local(str(request.rel_url.with_query(query)))
+        if "prefetch" in request.headers.get("Sec-Purpose", request.headers.get("Purpose", "")):
+            return web.Response(status=503, text="a login link is not fetched ahead\n")
+        if self._links.use(code):
+            return self._enter(request, clean)
+        if self.allowed(request):
+            return _redirect(clean)
+        client = client_key(self.client(request))
+        self._attempts.wrong(client)
+        self._deny("a login link that was used or is too old", client)
+        return _redirect("/login?link")
 
-    def _seal(self, ends: int) -> str:
-        return hmac.new((self._token or "").encode(), f"session {ends}".encode(), sha256).hexdigest()
+    def _enter(self, request: web.Request, to: str) -> web.Response:
+        response = _again(to) if request.headers.get("Sec-Fetch-Site") in _ELSEWHERE else _redirect(to)
+        secure = self._trusts(request.remote or "") and request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+        response.set_cookie(
+            self._sessions.cookie,
+            self._sessions.begin(),
+            max_age=self._sessions.seconds,
+            httponly=True,
+            samesite="Strict",
+            secure=secure,
+            path="/",
+        )
+        return response
 
 
 def _from_here(request: web.Request) -> bool:
@@ -180,5 +214,23 @@ def _navigates(request: web.Request) -> bool:
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
 
 
-def _refuse(status: int, why: str) -> web.Response:
-    return web.Response(status=status, text=f"{why}\n")
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _local(path: str) -> str:
+    """`path`, unless a browser would take it for another site's address."""
+    return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
+
+
+def _redirect(to: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": to})
+
+
+def _again(to: str) -> web.Response:
+    """A page that goes on to `to` by itself, so that the next request is this site's own and carries its cookie."""
+    return web.Response(text=_AGAIN.format(escape(to)), content_type="text/html")

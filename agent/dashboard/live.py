@@ -63,6 +63,7 @@ class LiveAgent:
                 "dropped": sum(kind.dropped for kind in kinds),
             },
             "storage": status.storage,
+            "listeners": status.listeners,
             "latencies": status.latencies,
             "overdue": {one.symbol: one.overdue_ms for one in status.positions if one.overdue_ms},
         }

@@ -7,10 +7,11 @@ often, not later and later; one that takes nothing any more is dropped. The core
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from aiohttp import WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, web
 
 from agent.dashboard.live import Agent
 from agent.dashboard.picture import NOTHING
@@ -36,11 +37,12 @@ class _Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Viewer:
-    """One browser: `serve` it until it goes away, or `drop` it."""
+    """One browser: `serve` it until it goes away or is no longer `allowed`, or `drop` it."""
 
-    def __init__(self, agent: Agent, request: web.Request) -> None:
+    def __init__(self, agent: Agent, request: web.Request, allowed: Callable[[], bool]) -> None:
         self._agent = agent
         self._request = request
+        self._allowed = allowed
         self._symbol = ""
         self._seen = self._bars_seen = NOTHING
         self._run = ""
@@ -76,8 +78,12 @@ class Viewer:
     async def _push(self, socket: web.WebSocketResponse) -> None:
         tick = 0
         while not socket.closed:
-            message = self._message(with_health=tick % _HEALTH_EVERY == 0)
+            with_health = tick % _HEALTH_EVERY == 0
             tick += 1
+            if with_health and not self._allowed():
+                await socket.close(code=WSCloseCode.POLICY_VIOLATION, message=b"log in first")
+                return
+            message = self._message(with_health=with_health)
             if message:
                 try:
                     async with asyncio.timeout(PATIENCE):

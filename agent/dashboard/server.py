@@ -6,6 +6,7 @@ import asyncio
 import errno
 from collections.abc import Awaitable, Callable
 from functools import wraps
+from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -16,10 +17,11 @@ from aiohttp import web
 from agent.clock import Clock, WallClock
 from agent.config_dashboard import DashboardConfig
 from agent.dashboard.archive import Archive, Busy
-from agent.dashboard.guard import Guard, required_token
+from agent.dashboard.guard import Guard
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
 from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.listeners import Listener
 from agent.store.database import Database
 from agent.untrusted import UNREADABLE
 
@@ -36,6 +38,7 @@ _ASSETS: Final = {
     "icon.svg": "icon.svg",
     "lightweight-charts.js": "vendor/lightweight-charts.js",
 }
+_LOG_OUT: Final = '<form method="post" action="/logout"><button>Log out</button></form>'
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _REPORT_POLICY: Final = (
     "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -43,6 +46,8 @@ _REPORT_POLICY: Final = (
 )
 """The report brings its own scripts and loads nothing; it is given an origin of its own, which can't speak to this server."""
 _COMMAND_PATIENCE: Final = 15.0
+_BODY_PATIENCE: Final = 10.0  # seconds for the body of a request
+_FORM_NOTES: Final = {"wrong": "That is not the token.", "link": "That link was used already, or is too old."}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -59,18 +64,26 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Dashboard:
     """`async with Dashboard(config, database, agent) as page`: served at `page.url` as long as the context lasts.
 
-    Without an `agent` only recorded runs are shown. Raises ConfigError where the address can't be used, SafetyError where the
-    token that it then needs is no secret.
+    Without an `agent` only recorded runs are shown. `token_file` is used if `config` names none. Raises ConfigError if the
+    address can't be used, SafetyError if the token is no secret.
     """
 
     def __init__(
-        self, config: DashboardConfig, database: Database, agent: Agent | None = None, *, clock: Clock | None = None
+        self,
+        config: DashboardConfig,
+        database: Database,
+        agent: Agent | None = None,
+        *,
+        token_file: Path = Path("var/dashboard.token"),
+        clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.port = config.port
         self._agent = agent
         self._archive = Archive(database, bars=config.bars)
-        self._guard = Guard(config, required_token(config), clock or WallClock())
+        self.token_file = config.token_file or token_file
+        self.listener = Listener("dashboard", config)
+        self._guard = Guard(config, self.token_file, clock or WallClock(), prove=self._prove, deny=self.listener.deny)
         self._viewers: set[Viewer] = set()
         self._runner: web.AppRunner | None = None
 
@@ -83,15 +96,26 @@ class Dashboard:
     @property
     def announcement(self) -> str:
         """A line for people: where it is, and what they need to know to get there."""
-        moved = f" (port {self.config.port} was taken)" if self.config.port not in (0, self.port) else ""
-        login = f"; log in with the token in {self.config.token_file}" if self._guard.needs_login else ""
-        return f"dashboard: {self.url}{moved}{login}"
+        return self._line(self.url, f"log in with `tapewire dashboard --open`, or the token in {self.token_file}")
+
+    def login_url(self) -> str:
+        """The page's address with a code that logs one browser in, once, within ten minutes; a new one each time."""
+        return f"{self.url}?login={self._guard.login_code()}" if self._guard.needs_login else self.url
+
+    def invitation(self) -> str:
+        """The announcement for the terminal of the person who started this: its address logs a browser in, once."""
+        return self._line(self.login_url(), f"works once, within ten minutes; later log in with the token in {self.token_file}")
+
+    def _line(self, url: str, login: str) -> str:
+        notes = [f"port {self.config.port} was taken"] if self.config.port not in (0, self.port) else []
+        notes += [login] if self._guard.needs_login else []
+        text = "; ".join(notes)
+        return f"dashboard: {url} ({text})" if text else f"dashboard: {url}"
 
     async def __aenter__(self) -> Self:
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)
-        await self._runner.setup()
+        self._runner = await self.listener.serve(self._application())
         try:
-            await self._listen(self._runner)
+            await self._listen()
         except BaseException:
             await self.close()
             raise
@@ -104,17 +128,23 @@ class Dashboard:
 
     async def close(self) -> None:
         """Let go of the port and of all browsers."""
+        await self.listener.close()
         for viewer in list(self._viewers):
             viewer.drop()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._archive.close()
 
-    async def _listen(self, runner: web.AppRunner) -> None:
+    def _prove(self, request: web.Request) -> None:
+        connection = self.listener.connection(request.transport)
+        if connection is not None:
+            connection.prove()
+
+    async def _listen(self) -> None:
         first = self.config.port
         for port in (*(range(first, min(first + PORTS, 65_536)) if first else ()), 0):
             try:
-                await web.TCPSite(runner, self.config.host, port).start()
+                self.port = await self.listener.listen(self.config.host, port)
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     continue
@@ -122,13 +152,14 @@ class Dashboard:
                     f"dashboard: {self.config.host} port {port} can't be used: {error.strerror}",
                     hint="choose another dashboard.host or dashboard.port, or dashboard.enabled = false",
                 ) from None
-            self.port = runner.addresses[0][1]
             return
 
     # -- routes ------------------------------------------------------------------------------------------------------
 
     def _application(self) -> web.Application:
-        app = web.Application(client_max_size=10_000, middlewares=[self._guard.middleware()])
+        app = web.Application(
+            client_max_size=10_000, middlewares=[self.listener.middleware(), self._guard.middleware(), _bodies_in_time]
+        )
         app.router.add_get("/", self._page)
         app.router.add_get("/runs", self._page)
         app.router.add_get("/runs/{id}", self._page)
@@ -136,6 +167,7 @@ class Dashboard:
         app.router.add_get("/assets/{name}", self._asset)
         app.router.add_get("/login", self._login)
         app.router.add_post("/login", self._guard.log_in)
+        app.router.add_post("/logout", self._guard.log_out)
         app.router.add_get("/api/live", self._live)
         app.router.add_get("/api/runs", _told(self._runs))
         app.router.add_get("/api/runs/{id}", _told(self._open))
@@ -146,7 +178,9 @@ class Dashboard:
     async def _page(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/" and self._agent is None:
             return web.Response(status=303, headers={"Location": "/runs"})
-        return web.FileResponse(_PAGE / "index.html", headers={"Content-Type": "text/html; charset=utf-8"})
+        page = (_PAGE / "index.html").read_text(encoding="utf-8")
+        out = _LOG_OUT if self._guard.needs_login else ""
+        return web.Response(text=page.replace("<!-- log out -->", out), content_type="text/html")
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = _ASSETS.get(request.match_info["name"])
@@ -156,18 +190,20 @@ class Dashboard:
         return web.FileResponse(_PAGE / name, headers={"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"})
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
-        if not self._guard.needs_login:
+        if self._guard.allowed(request):
             return web.Response(status=303, headers={"Location": "/"})
         page = (_PAGE / "login.html").read_text(encoding="utf-8")
-        wrong = '<p class="wrong" role="alert">That is not the token.</p>' if "wrong" in request.query else ""
-        return web.Response(text=page.replace("<!-- wrong -->", wrong), content_type="text/html")
+        note = next((text for name, text in _FORM_NOTES.items() if name in request.query), "")
+        wrong = f'<p class="wrong" role="alert">{note}</p>' if note else ""
+        page = page.replace("<!-- wrong -->", wrong).replace("<!-- file -->", escape(self.token_file.name))
+        return web.Response(text=page, content_type="text/html")
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         if self._agent is None:
             raise web.HTTPNotFound
         if len(self._viewers) >= self.config.browsers:
             raise web.HTTPServiceUnavailable(text="too many pages look on already\n")
-        viewer = Viewer(self._agent, request)
+        viewer = Viewer(self._agent, request, lambda: self._guard.allowed(request))
         self._viewers.add(viewer)
         try:
             return await viewer.serve()
@@ -216,7 +252,19 @@ class Dashboard:
         if order.action == "resume" and order.confirm:
             args["confirm"] = order.confirm
         async with asyncio.timeout(_COMMAND_PATIENCE):
-            return await self._agent.command(order.action, args, f"dashboard {request.remote}")
+            return await self._agent.command(order.action, args, f"dashboard {self._guard.client(request)}")
+
+
+@web.middleware
+async def _bodies_in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """A body that doesn't come in time ends its request."""
+    if request.body_exists:
+        try:
+            async with asyncio.timeout(_BODY_PATIENCE):
+                await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
+    return await handler(request)
 
 
 def _told(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:

@@ -17,7 +17,9 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from agent.config_operations import ControlConfig
 from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError, told
+from agent.listeners import Connection, Listener
 from agent.live.token import same_token
 from agent.untrusted import UNREADABLE
 
@@ -29,6 +31,7 @@ COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
 
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes
 _LINE: Final = 1 << 16
+_DEFAULTS: Final = ControlConfig()
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -61,32 +64,38 @@ Who = Callable[[Request], str]
 
 
 @asynccontextmanager
-async def control_socket(path: Path, handler: Handler) -> AsyncIterator[None]:
+async def control_socket(
+    path: Path, handler: Handler, config: ControlConfig = _DEFAULTS, listeners: list[Listener] | None = None
+) -> AsyncIterator[None]:
     """Listen at `path`, mode 0600, as long as the context lasts; a socket that a killed process left there is replaced.
 
-    Only this user and root are heard. Raises ConfigError for a path too long for a socket.
+    The listener is added to `listeners`. Only this user and root are heard. Raises ConfigError for a path too long for a socket.
     """
     if len(os.fsencode(path.absolute())) > _LONGEST_PATH:
         raise ConfigError(
             f"{path}: a socket's path has at most {_LONGEST_PATH} characters", hint="choose a shorter live.folder"
         )
+    listener = Listener("control", config, lambda connection: _protocol(connection, _user, handler, listener), vital=True)
     path.unlink(missing_ok=True)
-    before = os.umask(0o177)
-    try:
-        server = await asyncio.start_unix_server(
-            lambda reader, writer: _serve(reader, writer, _user(writer), handler), path.absolute(), limit=_LINE
-        )
-    finally:
-        os.umask(before)
+    listener.listen_unix(path.absolute())
+    if listeners is not None:
+        listeners.append(listener)
     try:
         yield
     finally:
-        server.close()
+        await listener.close()
         path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
-async def control_port(host: str, port: int, token: str, handler: Handler) -> AsyncIterator[int]:
+async def control_port(
+    host: str,
+    port: int,
+    token: str,
+    handler: Handler,
+    config: ControlConfig = _DEFAULTS,
+    listeners: list[Listener] | None = None,
+) -> AsyncIterator[int]:
     """The same on a port of loopback (0: a free one) for whoever knows the `token`; gives the port.
 
     Raises ConfigError where the port can't be had.
@@ -97,24 +106,49 @@ async def control_port(host: str, port: int, token: str, handler: Handler) -> As
             raise SafetyError("the control port asks for the token", hint="it is in the file that control.token_file names")
         return "token"
 
+    listener = Listener(
+        "control port", config, lambda connection: _protocol(connection, lambda _: who, handler, listener), vital=True
+    )
     try:
-        server = await asyncio.start_server(
-            lambda reader, writer: _serve(reader, writer, who, handler), host, port, limit=_LINE
-        )
+        taken = await listener.listen(host, port)
     except OSError as error:
         raise ConfigError(
             f"control.address: {host}:{port} can't be used: {error.strerror}", hint="choose another port"
         ) from None
+    if listeners is not None:
+        listeners.append(listener)
     try:
-        yield int(server.sockets[0].getsockname()[1])
+        yield taken
     finally:
-        server.close()
+        await listener.close()
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: Who, handler: Handler) -> None:
+def _protocol(
+    connection: Connection, who_of: Callable[[asyncio.StreamWriter], Who], handler: Handler, listener: Listener
+) -> asyncio.StreamReaderProtocol:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _serve(reader, writer, connection, who_of(writer), handler, listener)
+
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=_LINE), serve)
+
+
+async def _serve(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    connection: Connection,
+    who: Who,
+    handler: Handler,
+    listener: Listener,
+) -> None:
     try:
         while line := await reader.readline():
-            reply = await _answer(line, who, handler)
+            connection.began()
+            connection.proven = True  # no newcomer ends a command; a connection that waits for the next one gives way
+            try:
+                reply = await _answer(line, who, handler, listener)
+            finally:
+                connection.proven = False
+                connection.ended()
             writer.write(msgspec.json.encode(reply) + b"\n")
             await writer.drain()
     except (ConnectionError, ValueError):  # gone, or a line beyond the limit
@@ -123,10 +157,15 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who
         writer.close()
 
 
-async def _answer(line: bytes, who: Who, handler: Handler) -> Reply:
+async def _answer(line: bytes, who: Who, handler: Handler, listener: Listener) -> Reply:
     try:
         request = msgspec.json.decode(line, type=Request)
-        return Reply(True, await handler(request, who(request)))
+        try:
+            by = who(request)
+        except SafetyError as error:
+            listener.deny(error.message)
+            return Reply(False, None, error.message, error.hint, error.exit_code)
+        return Reply(True, await handler(request, by))
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)
         return Reply(False, None, error.message, error.hint, error.exit_code)

@@ -27,6 +27,7 @@ from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import open_predictor, wants_headlines
+from agent.listeners import Listener
 from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
@@ -95,6 +96,8 @@ class Daemon:
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
+        self.listeners: list[Listener] = []  # whose counts the status has
+        self.login_link: Callable[[], str] | None = None  # of the page that is served beside
         self.kill_switch = KillSwitch(config.live.folder)
         self._swap = asyncio.Lock()  # one model is loaded at a time
         self._outside = Outside(config, self, self._clock, self._model)
@@ -157,7 +160,9 @@ class Daemon:
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
                 await self._settle_model(loaded, memory)
-            await stack.enter_async_context(control_socket(live.folder / SOCKET, self._answer))
+            await stack.enter_async_context(
+                control_socket(live.folder / SOCKET, self._answer, self.config.control, self.listeners)
+            )
             await self._open_port(stack)
             try:
                 await self._live(stop, self._producers(memory))
@@ -171,7 +176,9 @@ class Daemon:
         if control.address:
             host, port = split_address(control.address)
             token = make_token(self.config.token_file())
-            self.control_port = await stack.enter_async_context(control_port(host, port, token, self._answer))
+            self.control_port = await stack.enter_async_context(
+                control_port(host, port, token, self._answer, control, self.listeners)
+            )
             _log.info("commands are taken", host=host, port=self.control_port)
 
     def _producers(self, memory: Memory) -> list[Producer]:
@@ -369,6 +376,10 @@ class Daemon:
         await self._put("model-in-use", {"folder": folder, "model": loaded, **chosen})
 
     async def _answer(self, request: Request, by: str) -> Any:
+        if request.do == "dashboard":
+            if self.login_link is None:
+                raise UsageError("this agent serves no dashboard", hint="dashboard.enabled = true")
+            return {"url": self.login_link()}
         return self.status() if request.do == "status" else await self.command(request.do, request.args, by)
 
     def status(self) -> Status:
@@ -399,6 +410,7 @@ class Daemon:
             decisions=core.decisions,
             producers=producers_of([p.health for p, _ in self._supervised], [s for _, s in self._supervised]),
             feeds=self._news.feeds if self._news else [],
+            listeners=[one.status for one in self.listeners],
             queue=self.queue.stats(),
             storage=core.storage.status,
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},

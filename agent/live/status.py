@@ -14,6 +14,7 @@ from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
+from agent.listeners import ListenerStatus
 from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
@@ -59,6 +60,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     producers: list[dict[str, Any]]  # health and supervision of each
     feeds: list[FeedHealth]
     queue: QueueStats
+    listeners: list[ListenerStatus] = []  # control, dashboard, metrics
     storage: StorageStatus
     latencies: dict[str, dict[str, float]]
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write

@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Final
 
 from agent.errors import SafetyError, StoreError
+from agent.private import write_private
 
 _SHORTEST: Final = 32  # characters
 
 
 def make_token(path: Path) -> str:
     """The token in `path`; the file is made, mode 0600, where it isn't there. Raises like `read_token`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.exists():
         return read_token(path)
+    token = secrets.token_urlsafe(32)
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_private(aside, f"{token}\n")
+        try:
+            os.link(aside, path)  # whole or not at all, and never over another process's
+        except FileExistsError:
+            return read_token(path)
+        finally:
+            aside.unlink()
     except OSError as error:
         raise StoreError(f"the token file {path} can't be made: {error.strerror}", hint="check its folder's rights") from None
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{token}\n")
     return token
 
 

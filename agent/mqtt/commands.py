@@ -19,12 +19,14 @@ from agent.mqtt.broker import broker_of, shared_secret
 from agent.mqtt.link import QOS, MqttLink
 from agent.mqtt.messages import AnswerBody, CommandBody, Topics, encode
 from agent.mqtt.seal import ForgedError, Guard, seal, unseal
+from agent.throttle import Allowance, Throttle
 from agent.untrusted import UNREADABLE
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
 
 _AT_ONCE: Final = 8  # commands being carried out
+_REFUSALS: Final = 60  # a minute that are answered: an old command can be sent again by all who read the topic
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -32,8 +34,9 @@ class CommandDesk:
     """Listens on `link`. Commands are judged by the machine's clock, also where a sandbox runs a faster market."""
 
     def __init__(self, config: MqttConfig, link: MqttLink, agent: Daemon) -> None:
-        self.forged = 0
-        self.refused = 0
+        self._forged = Throttle()
+        self._refused = Throttle()
+        self._refusals = Allowance(_REFUSALS)
         self._topics = Topics(config.prefix)
         self._secret = shared_secret(config)
         self._wall = WallClock()
@@ -47,17 +50,22 @@ class CommandDesk:
         try:
             command, refusal = self._guard.admit(payload, self._wall.now())
         except ForgedError as error:
-            self.forged += 1
-            _log.warning("command ignored", reason=error.message, count=self.forged)
+            self._link.health.forged += 1
+            if count := self._forged.due():
+                _log.warning("command ignored", reason=error.message, count=count)
             return
         if retained:  # it would come again with every connection
             refusal = SafetyError("a retained command is not obeyed", hint="publish it without the retain flag")
         elif refusal is None and len(self._tasks) >= _AT_ONCE:
             refusal = SafetyError(f"{_AT_ONCE} commands are being carried out already")
         if refusal is not None:
-            self.refused += 1
-            _log.warning("command refused", action=command.action, by=command.by, reason=refusal.message)
-            self._answer(AnswerBody(command.nonce, False, None, refusal.message, refusal.hint, refusal.exit_code))
+            self._link.health.refused += 1
+            if count := self._refused.due():
+                _log.warning(
+                    "command refused", action=command.action[:64], by=command.by[:64], reason=refusal.message, count=count
+                )
+            if self._refusals.take():
+                self._answer(AnswerBody(command.nonce, False, None, refusal.message, refusal.hint, refusal.exit_code))
             return
         task = asyncio.create_task(self._obey(command))
         self._tasks.add(task)

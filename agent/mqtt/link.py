@@ -41,6 +41,9 @@ class LinkHealth(Health):
     published: int = 0
     waiting: int = 0
     dropped: int = 0
+    oversized: int = 0  # messages that came in, and were not read
+    forged: int = 0  # commands not signed with our secret, or copies
+    refused: int = 0  # commands that were signed, and not carried out
 
 
 class Standing(NamedTuple):
@@ -150,6 +153,7 @@ class MqttLink:
             self._health.messages += 1
             self._health.last_message_at = self._clock.now()
             if not isinstance(message.payload, bytes) or len(message.payload) > _LONGEST:
+                self._health.oversized += 1
                 continue
             self._health.bytes += len(message.payload)
             for pattern, handler in list(self._handlers.items()):

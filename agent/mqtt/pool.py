@@ -25,6 +25,7 @@ from agent.feeds.producer import Emit, Health, deliver
 from agent.live.sentiment import SentimentConsumer
 from agent.mqtt.link import MqttLink
 from agent.mqtt.messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.throttle import Throttle
 from agent.untrusted import UNREADABLE
 
 _MOST_WORKERS: Final = 1_000  # names that are remembered: whoever may publish could invent more
@@ -69,6 +70,8 @@ class WorkerPool:
         self._unsent: OrderedDict[str, _Offered] = OrderedDict()
         self._asked: OrderedDict[str, _Offered] = OrderedDict()
         self._answers: deque[Scores] = deque()
+        self._other_models = Throttle()
+        self._unsound = Throttle()
         self._workers: dict[str, str] = {}  # name -> fingerprint of its model
         self._model = ""
         self._connection: float | None = None  # `connected_since` of the one that our workers are known from
@@ -126,9 +129,14 @@ class WorkerPool:
             known = self._workers.get(presence.worker)
             self._workers[presence.worker] = presence.model
             if presence.model != self._model:
-                _log.warning(
-                    "a worker with another model is ignored", worker=presence.worker, model=presence.model, ours=self._model
-                )
+                if count := self._other_models.due():
+                    _log.warning(
+                        "a worker with another model is ignored",
+                        worker=presence.worker,
+                        model=presence.model,
+                        ours=self._model,
+                        count=count,
+                    )
             elif known != presence.model:
                 _log.info("worker online", worker=presence.worker, workers=self._able())
         elif self._workers.pop(presence.worker, "") == self._model:
@@ -153,7 +161,15 @@ class WorkerPool:
             offered = self._asked.get(score.id)
             if answer.model != self._model or not _sound(score):
                 self._health.refused += 1
-                _log.warning("answer refused", worker=answer.worker, model=answer.model, ours=self._model, news=score.id)
+                if count := self._unsound.due():
+                    _log.warning(
+                        "answer refused",
+                        worker=answer.worker,
+                        model=answer.model,
+                        ours=self._model,
+                        news=score.id,
+                        count=count,
+                    )
             elif offered is None:
                 self._health.late += 1
             else:

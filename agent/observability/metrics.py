@@ -32,6 +32,8 @@ _SOURCE_COUNTS: Final = (
     ("reconnects", "Connections made again"),
     ("gaps", "Stretches of missing bars"),
     ("dropped", "What was dropped because too much waited"),
+    ("forged", "Commands that were not signed with our secret, or copies of such"),
+    ("refused", "Signed commands that were not carried out, answers of workers that were not believed"),
 )
 """Fields of `Health` and of what extends it; a source has those that it counts."""
 
@@ -88,6 +90,7 @@ class AgentMetrics(Collector):
         coalesced = {kind: stats.coalesced for kind, stats in kinds.items() if stats.coalesced}
         yield _counters("tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced)
         dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
+        yield from _listeners(status)
         yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
 
     def _durations(self) -> Iterator[Metric]:
@@ -129,6 +132,22 @@ def _sources(status: Status) -> Iterator[Metric]:
     yield _counters("tapewire_feed_headlines", "Headlines given out", "feed", {n: f["news"] for n, f in feeds})
     answers = {n: f["last_message_at"] / 1000 for n, f in feeds}
     yield _gauges("tapewire_feed_last_answer_timestamp_seconds", "Of its last answer", "feed", answers)
+
+
+def _listeners(status: Status) -> Iterator[Metric]:
+    """Connections to this process's own servers."""
+    rows = status.listeners
+    yield _gauges("tapewire_connections_open", "Connections to a listener", "listener", {row.name: row.open for row in rows})
+    closed = CounterMetricFamily("tapewire_connections_closed", "Connections closed by a limit", labels=["listener", "reason"])
+    for row in rows:
+        for reason in ("displaced", "refused", "timed_out"):
+            closed.add_metric([row.name, reason], getattr(row, reason))
+    yield closed
+    yield _counters(
+        "tapewire_requests_denied", "Wrong tokens, foreign Host or Origin", "listener", {r.name: r.denied for r in rows}
+    )
+    short = {row.name: row.exhausted for row in rows}
+    yield _counters("tapewire_descriptors_short", "Connections met by a lack of file descriptors", "listener", short)
 
 
 def _account(status: Status) -> Iterator[Metric]:

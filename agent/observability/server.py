@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client.exposition import choose_encoder
 
 from agent.config_outside import MetricsConfig
 from agent.errors import ConfigError
 from agent.feeds.producer import Emit, Health
+from agent.hosts import is_loopback_host, known_host
+from agent.listeners import Listener
 from agent.observability.health import why_dead, why_not_ready
 from agent.observability.metrics import AgentMetrics
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
 
+_LONGEST_BODY: Final = 1_000  # no request has a body
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -33,6 +37,8 @@ class MetricsServer:
         self._agent = agent
         self._registry = self.metrics.registry()
         self._health = Health(self.name)
+        self._listener = Listener(self.name, config)
+        agent.listeners.append(self._listener)
 
     @property
     def health(self) -> Health:
@@ -41,28 +47,34 @@ class MetricsServer:
 
     async def run(self, emit: Emit) -> None:
         """Answer until cancelled. Raises ConfigError where the port can't be had; the supervisor tries again."""
-        app = web.Application()
+        app = web.Application(client_max_size=_LONGEST_BODY, middlewares=[self._listener.middleware(), self._checked])
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._alive)
         app.router.add_get("/readyz", self._ready)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
+        runner = await self._listener.serve(app)
         try:
-            site = web.TCPSite(runner, self._config.host, self._config.port)
             try:
-                await site.start()
+                self.port = await self._listener.listen(self._config.host, self._config.port)
             except OSError as error:
                 raise ConfigError(
                     f"metrics can't be served at {self._config.host}:{self._config.port}: {error.strerror}",
                     hint="choose another metrics.port; 0 takes any free one",
                 ) from None
-            self.port = runner.addresses[0][1]
             self._health.state = "live"
             _log.info("metrics", url=f"http://{self._config.host}:{self.port}/metrics")
             await asyncio.Event().wait()
         finally:
             self._health.state = "stopped"
+            await self._listener.close()
             await runner.cleanup()
+
+    @web.middleware
+    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A browser that a foreign name led here must not read the account's equity."""
+        if not known_host(request.host, self._config.allowed_hosts, addresses=not is_loopback_host(self._config.host)):
+            self._listener.deny(f"Host {request.host[:80]!r} is not in metrics.allowed_hosts", request.remote or "")
+            return web.Response(status=421, text="metrics are not served under that name; metrics.allowed_hosts lists more\n")
+        return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._health.messages += 1

@@ -112,7 +112,7 @@ async def test_fills_are_pushed_and_a_kill_halts_until_it_is_confirmed_away(
         fills = FillTimes()
         daemon.core.watchers.append(fills)
         await until(lambda: handled(daemon) > 0)
-        await page.open(served_page.url)
+        await page.open(served_page.login_url())
         await page.until("document.querySelector('#risk').textContent === 'ACTIVE'")
         await page.run(NOTE_FILLS)
         before = len(fills.made)
@@ -168,7 +168,7 @@ async def test_a_hostile_headline_is_text(page: Page, database: Database) -> Non
     puppet.hear(*(headline(number, title, "javascript:window.pwned=1") for number, title in enumerate(HOSTILE)))
     puppet.hear(headline(9, "bitcoin, plainly", "https://wire.example/?a=1&b=<script>"))
     async with served(database, puppet) as served_page:
-        await page.open(served_page.url, screen=PHONE)
+        await page.open(served_page.login_url(), screen=PHONE)
         await page.until("document.querySelectorAll('#headlines [data-id]').length === 5")
         titles = await page.run("return [...document.querySelectorAll('#headlines .title bdi')].map(one => one.textContent)")
         assert titles[0] == "bitcoin, plainly"
@@ -195,9 +195,9 @@ async def test_it_fits_a_phone_and_is_readable_in_light_and_dark(page: Page, dat
     puppet = Puppet()
     puppet.hear(*(bar(number, 98_765.43 + number) for number in range(60)), headline(1, "Bitcoin " + "verylongword" * 20))
     async with served(database, puppet) as served_page:
-        for path in ("", "runs"):
+        for path in ("login?wrong", f"runs?{served_page.login_url().partition('?')[2]}", ""):
             await page.open(f"{served_page.url}{path}", screen=PHONE, dark=dark)
-            await page.until("document.querySelector('#board:not([hidden]) #headlines li, #run-table td') !== null")
+            await page.until("document.querySelector('#board:not([hidden]) #headlines li, #run-table td, .wrong') !== null")
             assert await page.run("return document.documentElement.scrollWidth") <= PHONE["width"], path
             assert await page.run(CONTRAST) >= 4.5  # WCAG 2.2, level AA
         assert await page.complaints() == []
@@ -223,7 +223,7 @@ async def test_without_a_login_a_browser_sees_the_form_alone(page: Page, databas
     token = tmp_path / "page.token"
     puppet = Puppet()
     puppet.hear(bar(1))
-    async with served(database, puppet, host="0.0.0.0", token_file=str(token)) as served_page:
+    async with served(database, puppet, token_file=str(token)) as served_page:
         await page.open(served_page.url)
         assert await page.run("return location.pathname") == "/login"
         await page.type("#token", "not the token")
@@ -233,6 +233,26 @@ async def test_without_a_login_a_browser_sees_the_form_alone(page: Page, databas
         await page.click("button")
         await page.until("document.querySelector('#risk')?.textContent === 'ACTIVE'")
         assert await page.run("return document.cookie") == ""  # scripts can't read it
+        assert await page.complaints() == []
+        await page.click("nav form button")  # log out
+        await page.until("location.pathname === '/login'")
+        await page.do(lambda chrome: chrome.back())
+        await page.until("location.pathname === '/login'")
+
+
+async def test_a_login_link_opens_the_page_at_once_whatever_leads_to_it(page: Page, database: Database, tmp_path: Path) -> None:
+    puppet = Puppet()
+    puppet.hear(bar(1))
+    async with served(database, puppet) as served_page:
+        await page.open(served_page.login_url())
+        await page.until("document.querySelector('#risk')?.textContent === 'ACTIVE'")
+        assert await page.run("return location.href") == served_page.url
+    file = tmp_path / "dashboard.html"
+    async with served(database, puppet) as served_page:  # with a token of its own
+        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={served_page.login_url()}">')
+        await page.open(file.as_uri())
+        await page.until("document.querySelector('#risk')?.textContent === 'ACTIVE'")
+        assert await page.run("return location.href") == served_page.url
         assert await page.complaints() == []
 
 
@@ -271,6 +291,8 @@ Promise.all([stream, read, command]).then(done);
 async def test_another_sites_scripts_reach_nothing(page: Page, database: Database) -> None:
     puppet = Puppet()
     async with served(database, puppet) as target, another_site() as elsewhere:
+        await page.open(target.login_url())  # a browser that is logged in
+        await page.until("document.querySelector('#risk')?.textContent")
         await page.open(elsewhere)
         stream, read, command = await page.do(lambda chrome: chrome.execute_async_script(TRY_ALL, target.url))
         assert (stream, read) == ("refused", "refused")
@@ -287,7 +309,7 @@ async def test_a_recorded_run_is_moved_through(page: Page, sandbox: Sandbox, dat
         await until(lambda: handled(daemon) > 100)
         await until(lambda: daemon.core.engine.portfolio.turnover > 0)
     async with served(database) as served_page:
-        await page.open(served_page.url)
+        await page.open(served_page.login_url())
         assert await page.run("return location.pathname") == "/runs"
         await page.until("document.querySelector('#run-table td a')?.textContent")
         await page.click("#run-table td a")

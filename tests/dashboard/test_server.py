@@ -19,7 +19,7 @@ from agent.risk import RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import frame
-from tests.dashboard.world import Puppet, agent_with_page, bar, client, headline, origin, served
+from tests.dashboard.world import Puppet, agent_with_page, bar, client, cookie, headline, origin, served
 from tests.live.test_commands import start
 from tests.live.world import PATIENCE, SENTIMENT, Command, handled, journal, of, until
 
@@ -31,14 +31,16 @@ async def test_a_taken_port_is_passed_over_and_that_is_said(database: Database) 
         taken = other.getsockname()[1]
         async with served(database, Puppet(), port=taken) as page:
             assert taken < page.port < taken + 20
-            assert page.announcement == f"dashboard: http://127.0.0.1:{page.port}/ (port {taken} was taken)"
+            assert page.announcement.startswith(
+                f"dashboard: http://127.0.0.1:{page.port}/ (port {taken} was taken; log in with "
+            )
 
 
 async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -> None:
     puppet = Puppet()
     async with (
         served(database, puppet) as page,
-        client(page.url) as http,
+        client(page.login_url()) as http,
         http.ws_connect("/api/live", headers=origin(page)) as socket,
     ):
         message = await socket.receive_json()
@@ -67,7 +69,7 @@ async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -
 async def test_a_browser_that_talks_nonsense_is_left(database: Database, message: str) -> None:
     async with (
         served(database, Puppet()) as page,
-        client(page.url) as http,
+        client(page.login_url()) as http,
         http.ws_connect("/api/live", headers=origin(page)) as socket,
     ):
         await socket.send_str(message)
@@ -83,13 +85,13 @@ async def test_a_browser_that_takes_nothing_is_dropped_and_the_others_notice_not
     monkeypatch.setattr(push, "PATIENCE", 0.3)
     monkeypatch.setattr(push, "TICK", 0.001)
     puppet = Puppet()
-    async with served(database, puppet) as page, client(page.url) as http:
+    async with served(database, puppet) as page, client(page.login_url()) as http:
         deaf = socket.socket()
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         deaf.connect(("127.0.0.1", page.port))
         deaf.sendall(
             f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: http://127.0.0.1:{page.port}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n".encode()
+            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{cookie(http)}\r\n".encode()
         )
         await until(lambda: len(page._viewers) == 1)
         async with http.ws_connect("/api/live", headers=origin(page)) as reader:
@@ -106,7 +108,10 @@ async def test_a_browser_that_takes_nothing_is_dropped_and_the_others_notice_not
 
 
 async def test_a_command_of_the_page_is_journalled_in_its_name(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
-    async with agent_with_page(sandbox, database, tmp_path, strategy=SENTIMENT) as (daemon, page), client(page.url) as http:
+    async with (
+        agent_with_page(sandbox, database, tmp_path, strategy=SENTIMENT) as (daemon, page),
+        client(page.login_url()) as http,
+    ):
         await until(lambda: handled(daemon) > 5)
 
         async def tell(action: str, **more: Any) -> tuple[int, Any]:
@@ -145,7 +150,7 @@ async def test_recorded_runs_are_looked_at_without_an_agent(sandbox: Sandbox, da
     assert process.stdout is not None
     try:
         said = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
-        async with client(said["url"]) as http:
+        async with client(said["login"]) as http:
 
             async def get(path: str) -> tuple[int, Any]:
                 async with http.get(path) as answer:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from aiohttp import ClientSession
+from aiohttp import ClientSession, CookieJar
 
 from agent.cli.dashboard import beside
 from agent.config import Config, parse
@@ -63,8 +64,10 @@ def headline(number: int, title: str, url: str = "https://wire.example/1") -> Ne
 @asynccontextmanager
 async def served(database: Database, agent: Any = None, **options: Any) -> AsyncIterator[Dashboard]:
     """The page alone."""
-    async with Dashboard(DashboardConfig.model_validate(ANY_PORT | options), database, agent) as page:
-        yield page
+    with TemporaryDirectory() as folder:
+        config = DashboardConfig.model_validate(ANY_PORT | options)
+        async with Dashboard(config, database, agent, token_file=Path(folder) / "dashboard.token") as page:
+            yield page
 
 
 @asynccontextmanager
@@ -81,11 +84,20 @@ async def agent_with_page(
 
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[ClientSession]:
-    """Somebody who speaks HTTP to it, and keeps its cookies."""
-    async with ClientSession(url) as session:
+    """Speaks HTTP to the page, and keeps its cookies; logs in if `url` is a login link."""
+    base, _, link = url.partition("?")
+    async with ClientSession(base, cookie_jar=CookieJar(unsafe=True)) as session:
+        if link:
+            async with session.get(f"/?{link}", allow_redirects=False) as answer:
+                assert answer.status == 303
         yield session
 
 
 def origin(page: Dashboard) -> dict[str, str]:
     """As the page's own scripts are sent."""
     return {"Origin": page.url.rstrip("/")}
+
+
+def cookie(http: ClientSession) -> str:
+    """The header with what `http` was given at its login, for a request made by hand."""
+    return "Cookie: " + "; ".join(f"{one.key}={one.value}" for one in http.cookie_jar) + "\r\n"

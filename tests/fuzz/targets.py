@@ -448,7 +448,7 @@ _WORKERS: Final = _json(
 
 def hear_browser(message: bytes) -> None:
     """A message from a page of the dashboard, which aiohttp has decoded."""
-    Viewer(None, None)._wish(message.decode(errors="replace"))  # type: ignore[arg-type]
+    Viewer(None, None, bool)._wish(message.decode(errors="replace"))  # type: ignore[arg-type]
 
 
 def _show(error: TapewireError) -> None:

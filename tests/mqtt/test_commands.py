@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import aiomqtt
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from agent.clock import WallClock
 from agent.errors import SafetyError, UsageError, VenueError
@@ -72,6 +75,37 @@ async def test_commands_reach_the_journal_and_answers_come_back(
     assert said == [
         ("pause", "mqtt ann"), ("kill", "mqtt ann"), ("resume", "mqtt ann"), ("resume", "mqtt ann"), ("pause", "mqtt ann"),
     ]  # fmt: skip
+
+
+@needs_mosquitto
+async def test_forged_and_old_commands_are_counted_and_cost_little(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET)
+    config = settings(sandbox.rest_url, tmp_path, mqtt=broker.settings(commands=True))
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        link = daemon._outside.companions[0]
+        await until(lambda: link.health.state == "live")
+        old = encode(seal(KEY, "command", CommandBody("tapewire", "pause", 1, "old", {}, "ann")))
+        answers = 0
+        structlog.reset_defaults()  # warnings too
+        with capture_logs() as logged:
+            async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+                await client.subscribe("tapewire/answers")
+                for number in range(500):
+                    await client.publish("tapewire/commands", b"{}" if number % 2 else old, 1)
+                await client.publish("tapewire/commands", b"x" * (1 << 18 | 1), 1)
+                await until(lambda: (link.health.forged, link.health.refused, link.health.oversized) == (250, 250, 1))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        async for _ in client.messages:
+                            answers += 1
+        assert sorted(line["event"] for line in logged if line["event"].startswith("command ")) == [
+            "command ignored",
+            "command refused",
+        ]
+        assert 0 < answers <= 60
 
 
 @needs_mosquitto

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -34,9 +35,9 @@ class Asked:
     def __init__(self, daemon: Daemon) -> None:
         self.server = next(one for one in daemon._outside.companions if isinstance(one, MetricsServer))
 
-    async def get(self, path: str) -> tuple[int, str]:
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.server.port}{path}"
-        async with aiohttp.ClientSession() as session, session.get(url) as response:
+        async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
             return response.status, await response.text()
 
     async def samples(self) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -104,6 +105,49 @@ async def test_an_event_that_nobody_takes_makes_the_agent_dead(sandbox: Sandbox,
             await until(lambda: daemon.queue.longest_wait > 0.2)
             code, text = await asked.get("/healthz")
         assert (code, text.split()[-3:]) == (503, ["the", "core", "hangs"])
+
+
+@pytest.mark.parametrize(
+    ("bind", "host", "code"),
+    [
+        ("127.0.0.1", "127.0.0.1:9464", 200),
+        ("127.0.0.1", "localhost:9464", 200),
+        ("127.0.0.1", "tapewire:9464", 200),  # in allowed_hosts, as a container's name
+        ("127.0.0.1", "evil.example", 421),  # its name points here: DNS rebinding
+        ("127.0.0.1", "192.0.2.7:9464", 421),
+        ("127.0.0.1", "", 421),
+        ("0.0.0.0", "192.0.2.7:9464", 200),
+        ("0.0.0.0", "evil.example", 421),
+    ],
+)
+async def test_metrics_are_served_under_known_names_alone(
+    database: Database, tmp_path: Path, bind: str, host: str, code: int
+) -> None:
+    metrics = {"host": bind, "allowed_hosts": ["tapewire"]}
+    config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | metrics)
+    daemon = Daemon(config, database, load_model=load_words)
+    async with living(daemon):
+        asked = Asked(daemon)
+        await until(lambda: asked.server.health.state == "live")
+        for path in ("/metrics", "/healthz"):
+            assert (await asked.get(path, {"Host": host}))[0] == code
+        samples = await asked.samples()
+        assert value(samples, "tapewire_requests_denied_total", listener="metrics") == (2 if code == 421 else 0)
+
+
+async def test_connections_and_what_was_closed_are_counted(database: Database, tmp_path: Path) -> None:
+    config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | {"connections": 4})
+    daemon = Daemon(config, database, load_model=load_words)
+    async with living(daemon):
+        asked = Asked(daemon)
+        await until(lambda: asked.server.health.state == "live")
+        writers = [(await asyncio.open_connection("127.0.0.1", asked.server.port))[1] for _ in range(50)]
+        samples = await asked.samples()
+        assert value(samples, "tapewire_connections_open", listener="metrics") <= 4
+        assert value(samples, "tapewire_connections_closed_total", listener="metrics", reason="displaced") >= 46
+        assert value(samples, "tapewire_connections_open", listener="control") == 0
+        for writer in writers:
+            writer.close()
 
 
 def test_a_histogram_keeps_its_counts_and_its_sum() -> None:

@@ -169,8 +169,11 @@ export function health(state, head) {
   const queue = `Queue: ${number(depth, 0)} waiting, ${number(high_water, 0)} at most; ${number(blocked, 0)} times full; ` +
     `${number(coalesced, 0)} open bars coalesced, ${number(dropped, 0)} headlines dropped.`;
   const store = state.storage.writable ? "" : ` The store can't be written for ${duration(state.storage.failing_s * 1000)}: ${state.storage.error}; nothing is traded until it can.`;
+  const closed = state.listeners.map((one) => [one.name, one.displaced + one.refused + one.timed_out, one.denied]).filter(([, lost, denied]) => lost + denied)
+    .map(([name, lost, denied]) => `${name}: ${number(lost, 0)} connections closed, ${number(denied, 0)} requests denied`).join("; ");
   const rest = `Up ${duration(state.uptime_s * 1000)}${state.model ? `, model ${state.model}` : ""}${head.endpoint ? `, ${head.endpoint}` : ""}.`;
   box.replaceChildren(el("div", { class: "scroll" }, sources), el("div", { class: "scroll" }, latencies), el("p", { class: "note", text: queue }),
+    closed ? el("p", { class: "note", text: `${closed}.` }) : "",
     store ? el("p", { class: "wrong" }, foreign(store)) : "", el("p", { class: "note" }, foreign(rest)));
 }
 
