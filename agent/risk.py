@@ -130,6 +130,10 @@ class RiskManager:
         self.floor = inf
         self._move(ts, RiskState.HALTED, KILL, detail)
 
+    def note(self, ts: int, rule: str, detail: str, symbol: str = "") -> None:
+        """Record an alarm that changes no state."""
+        self._emit(RiskEvent(ts, self.state, rule, detail, symbol))
+
     def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
         self.state, self.rule, self.detail, self.since = state, rule, detail, ts
         self._emit(RiskEvent(ts, state, rule, detail))

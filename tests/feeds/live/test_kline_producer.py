@@ -27,6 +27,7 @@ def config_for(url: str, **other: Any) -> BybitConfig:
         {
             "endpoint": url,
             "settle": 0,
+            "max_ahead": "1h",  # the clock stands still while bars are pushed
             "warmup_bars": 3,
             "reconnect": QUICK,
             "retry": QUICK,
