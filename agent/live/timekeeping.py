@@ -20,6 +20,7 @@ from agent.feeds.bybit.venue import REQUEST_WINDOW
 from agent.live.memory import Memory
 
 _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
+_RETRY: Final = 0.5  # seconds between two tries then
 _MEASUREMENTS: Final = 2  # at the start: the first one's round trip includes making the connection
 _LOOK: Final = 1.0  # seconds between two looks
 _APART: Final = 10.0  # seconds between two alarms
@@ -40,12 +41,20 @@ class Timekeeper:
             return
         market, bybit = self._config.market, self._config.bybit
         async with KlineHistory(bybit, market.category, self._clock, Budget(bybit.max_requests, REQUEST_WINDOW)) as history:
+            reason = "no answer in time"
+            measured = 0
             try:
                 async with asyncio.timeout(_START_WITHIN):
-                    for _ in range(_MEASUREMENTS):
-                        await history.measure()
-            except (VenueError, TimeoutError) as error:
-                _log.warning("the venue's time is not known", reason=str(error) or "no answer in time")
+                    while measured < _MEASUREMENTS:
+                        try:
+                            await history.measure()
+                            measured += 1
+                        except VenueError as error:
+                            reason = error.message
+                            await asyncio.sleep(_RETRY)
+            except TimeoutError:
+                if not measured:
+                    _log.warning("the venue's time is not known: the system clock is believed", reason=reason)
 
     def latest(self) -> int | None:
         """UTC ms that the core's time must not pass now; None while the time is not confirmed."""

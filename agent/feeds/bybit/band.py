@@ -19,7 +19,8 @@ class PriceBand:
     """The band of one series around its last accepted price: `width` is a share of it, 0 turns the band off.
 
     A price outside the band is accepted once the price has stood there for `after` ms: a later state at least so much younger than
-    the first one has to be within the band of the states between. `last` is the last price that is known already.
+    the first one has to be within the band of the states between. `last` is the last price that is known already; without it the
+    first price has to be confirmed too.
     """
 
     def __init__(self, width: float, after: int, last: float | None = None) -> None:
@@ -31,17 +32,17 @@ class PriceBand:
         self._since = 0  # ts of the first of them, UTC ms
 
     @property
-    def doubted(self) -> float | None:
-        """The price that waits for confirmation."""
-        return self._doubted
+    def known(self) -> bool:
+        """Whether there is a price to compare with."""
+        return self._last is not None
 
     def admits(self, state: Kline) -> bool:
         """Judge the last price of a bar that is still open."""
         price, last = state.close, self._last
-        if not self._width or last is None or self._near(price, last):
+        if not self._width or (last is not None and self._near(price, last)):
             self._accept(price)
             return True
-        if not last / ABSURD <= price <= last * ABSURD:
+        if last is not None and not last / ABSURD <= price <= last * ABSURD:
             return False
         if self._doubted is None or not self._near(price, self._doubted):
             self._doubted, self._since = price, state.ts

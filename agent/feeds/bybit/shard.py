@@ -139,6 +139,8 @@ class Shard:
             await self._give(series.offer(bar))
             return
         self._health.withheld += 1
+        if not series.band.known:
+            return
         if bar.confirm:
             series.doubt(bar.start)
         loop, what = asyncio.get_running_loop(), f"{'bar' if bar.confirm else 'price'} outside the band"
