@@ -23,7 +23,7 @@ _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
 _RETRY: Final = 0.5  # seconds between two tries then
 _MEASUREMENTS: Final = 2  # at the start: the first one's round trip includes making the connection
 _LOOK: Final = 1.0  # seconds between two looks
-_APART: Final = 10.0  # seconds between two alarms
+_APART: Final = 5.0  # seconds between two alarms
 _FAR: Final = 60_000  # ms by which a run's time may be ahead of the clock
 _log: Final = structlog.get_logger(__name__)
 

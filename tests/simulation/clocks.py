@@ -57,7 +57,7 @@ class Clocks:
             await asyncio.sleep(dice.expovariate(1 / _EVERY))
             if dice.random() < weather.clock_step:
                 self.set(dice.choice((0, 0, *(round(step * dice.uniform(-1, 1)) for step in _STEPS))))
-            if dice.random() < weather.suspend * 0.2:
+            if dice.random() < weather.suspend * 0.5:
                 seconds = dice.uniform(5, 240)
                 counted = dice.random() < 0.5
                 self._say(f"suspended for {seconds:.1f} s, {'' if counted else 'not '}counted")
