@@ -220,7 +220,9 @@ class Command(Message, frozen=True):
 
     Handled by the core: pause, resume, halt, kill, flatten; heartbeat, which brings the time where no data do; warm-up and
     warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known; alarm, which
-    records a risk event (`rule`, `detail`, `symbol`) and changes nothing. For the reader of the journal alone: use-model, model-in-use, model-refused, stop.
+    records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+
+    For the reader of the journal alone: use-model, model-in-use, model-refused, stop.
     """
 
     action: str

@@ -65,7 +65,8 @@ class Daemon:
     """One life of the agent: `run` it until `stop` is set.
 
     `load_model` opens a model folder; it is called only for strategies that hear of headlines. `clock` is the market's time,
-    which a sandbox may play faster; the system clock is disciplined by the venue's. `port` is the venue where orders go in testnet mode; without it the configured one.
+    which a sandbox may play faster; the system clock is disciplined by the venue's.
+    `port` is the venue where orders go in testnet mode; without it the configured one.
     """
 
     def __init__(

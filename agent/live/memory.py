@@ -18,7 +18,9 @@ class Memory:
         self.first_at: int | None = None
         self.now = 0  # available_at of the last event
         self.bars: dict[tuple[str, int], int] = {}  # (symbol, interval) -> start of the last closed or given-up bar
-        self.closes: dict[tuple[str, int], float] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
+        self.closes: dict[
+            tuple[str, int], float
+        ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
         self.closed_at = 0  # the latest close of a bar or stamp of funding
         self.headlines: OrderedDict[str, News] = OrderedDict()  # by id
         self.unscored: OrderedDict[str, News] = OrderedDict()

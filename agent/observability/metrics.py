@@ -80,7 +80,9 @@ class AgentMetrics(Collector):
         yield _gauge("tapewire_warming_up", "1 while history is being read", status.warming_up)
         yield _gauge("tapewire_uptime_seconds", "Since this life of the agent began", status.uptime_s)
         clock = status.clock
-        yield _gauge("tapewire_clock_trouble", "1 while the sources of time disagree, or the venue's is not known", bool(clock.trouble))
+        yield _gauge(
+            "tapewire_clock_trouble", "1 while the sources of time disagree, or the venue's is not known", bool(clock.trouble)
+        )
         yield _gauge("tapewire_clock_system_offset_seconds", "System clock minus the agent's time", clock.system_ms / 1000)
         yield CounterMetricFamily("tapewire_clock_steps", "How often the agent's time was moved at once", value=clock.steps)
         yield _counters("tapewire_events", "Events handled", "kind", {k: s.taken for k, s in kinds.items()})

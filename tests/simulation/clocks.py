@@ -21,7 +21,9 @@ _STEPS: Final = (1_000, 20_000, 5 * MINUTE_MS, HOUR_MS, 26 * HOUR_MS, 9 * DAY_MS
 class Clocks:
     """One machine: `now` is its system clock, wrong by `skew` ms. Each life of the agent disciplines it anew."""
 
-    def __init__(self, loop: VirtualLoop, dice: random.Random, weather: Weather, market: Market, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, loop: VirtualLoop, dice: random.Random, weather: Weather, market: Market, say: Callable[[str], None]
+    ) -> None:
         self.skew = 0
         self._loop = loop
         self._dice = dice

@@ -82,7 +82,7 @@ class Invariants:
         hold(event.available_at >= self._time, f"time runs backwards: {self._time} then {event}")
         self._time, first = event.available_at, not self._time
         ahead = self.live and event.available_at > self._market.now() + AHEAD
-        self._begun_ahead |= first and (ahead or not self.live and event.available_at > self._market.now() + AHEAD)
+        self._begun_ahead |= first and (ahead or (not self.live and event.available_at > self._market.now() + AHEAD))
         hold(not ahead or self._begun_ahead, f"at {self._market.now()} the agent's time is ahead: {event}")
         match event:
             case Kline(confirm=True):

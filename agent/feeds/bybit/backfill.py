@@ -112,9 +112,7 @@ class KlineHistory:
             self._discipline.measured(page.time, sent)
         return page
 
-    async def _ask(
-        self, what: str, request: Callable[[], Awaitable[object]], read: Callable[[object], _T]
-    ) -> tuple[float, _T]:
+    async def _ask(self, what: str, request: Callable[[], Awaitable[object]], read: Callable[[object], _T]) -> tuple[float, _T]:
         """When the request left (ms of the steady clock), and the answer."""
         await self._budget.take()
         sent = 0.0 if self._discipline is None else self._discipline.steady()

@@ -109,7 +109,11 @@ def test_no_isolated_spike_is_ever_accepted(steps: list[tuple[float, float, bool
         assert one.admits(state(price, at))
 
 
-@given(st.floats(2.0, 80.0) | st.floats(125.0, 9_000.0), st.lists(st.floats(0.99, 1.01), min_size=4, max_size=20), st.floats(1.0, 10.0))
+@given(
+    st.floats(2.0, 80.0) | st.floats(125.0, 9_000.0),
+    st.lists(st.floats(0.99, 1.01), min_size=4, max_size=20),
+    st.floats(1.0, 10.0),
+)
 def test_a_lasting_move_is_accepted_within_the_delay(level: float, noise: list[float], every: float) -> None:
     one = band()
     accepted = [one.admits(state(level * wobble, every * number)) for number, wobble in enumerate(noise)]

@@ -198,12 +198,16 @@ def tick(price: str, at: int) -> dict[str, Any]:
 
 async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
     rig = await start()
-    await rig.client.push(tick("101", 500), tick("50", 600), tick("101.2", 700), tick("1e308", 800), tick("1e-9", 5_000), tick("102", 5_100))
+    await rig.client.push(
+        tick("101", 500), tick("50", 600), tick("101.2", 700), tick("1e308", 800), tick("1e-9", 5_000), tick("102", 5_100)
+    )
     await until(lambda: len(rig.listener.marks) == 3)
     assert [mark.close for mark in rig.listener.marks] == [101, 101.2, 102]
     assert rig.producer.health.withheld >= 2
     alarms = [event for event in rig.listener.events if isinstance(event, Command)]
-    assert [(alarm.action, alarm.args["rule"], alarm.args["symbol"]) for alarm in alarms] == [("alarm", "price band", "BTCUSDT")]
+    assert [(alarm.action, alarm.args["rule"], alarm.args["symbol"]) for alarm in alarms] == [
+        ("alarm", "price band", "BTCUSDT")
+    ]
 
 
 async def test_a_crash_passes_once_it_has_stood(start: Start) -> None:
