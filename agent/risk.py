@@ -21,6 +21,15 @@ RESUME_FROM_KILL = "resume from kill"
 STALE = "stale data"
 """The rule of a symbol's data that have stopped, or are back."""
 
+CLOCK = "clock"
+"""The rule of an alarm about a source of time."""
+
+PRICE_BAND = "price band"
+"""The rule of an alarm about a price that is withheld."""
+
+NOTES = (STALE, CLOCK, PRICE_BAND)
+"""Rules of risk events that neither change the state nor refuse an order."""
+
 _MANUAL = "command"
 
 

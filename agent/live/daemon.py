@@ -44,7 +44,7 @@ from agent.live.supervisor import Supervision, supervise
 from agent.live.timekeeping import Timekeeper
 from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
-from agent.risk import KILL, RESUME_FROM_KILL
+from agent.risk import CLOCK, KILL, RESUME_FROM_KILL
 from agent.store.database import Database
 from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
@@ -306,7 +306,7 @@ class Daemon:
         await (await self._put("heartbeat"))
 
     async def _alarm(self, detail: str) -> None:
-        await (await self._put("alarm", {"rule": "clock", "detail": detail}))
+        await (await self._put("alarm", {"rule": CLOCK, "detail": detail}))
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
         """A person's word, journalled and handled; returns what it led to. Raises UsageError for one that isn't known.

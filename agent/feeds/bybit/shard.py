@@ -22,6 +22,7 @@ from agent.feeds.bybit.series import Series
 from agent.feeds.bybit.stream import HandshakeRefused, Stream, StreamLost
 from agent.feeds.bybit.venue import endpoint
 from agent.feeds.producer import Emit, State, deliver
+from agent.risk import PRICE_BAND
 from agent.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
@@ -151,7 +152,7 @@ class Shard:
         _log.warning("price withheld", symbol=series.symbol, detail=detail)
         now = self._clock.now()
         self._health.failed(f"{series.symbol}: {detail}", now)
-        alarm = {"rule": "price band", "detail": detail, "symbol": series.symbol}
+        alarm = {"rule": PRICE_BAND, "detail": detail, "symbol": series.symbol}
         await deliver(self._emit, Command("alarm", now, now, alarm, self._health.name))
 
     def _measure(self, lag: int) -> None:
