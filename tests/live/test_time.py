@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.clock import WallClock
 from agent.discipline import DisciplinedClock
 from agent.engine import Engine
-from agent.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent
+from agent.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
 from agent.feeds.queue import OPEN_BAR
 from agent.live.core import Core
 from agent.live.daemon import Daemon
@@ -206,3 +206,16 @@ def test_the_steady_clock_moves_with_the_machine() -> None:
     before = clock.now()
     time.sleep(0.01)
     assert before <= clock.now() <= WallClock().now() + 50
+
+
+def test_an_alarm_is_recorded_and_changes_nothing() -> None:
+    sink = ListSink()
+    engine = Engine(CONFIG, load_strategy("sma_cross", {"fast": 1, "slow": 2}), sink, run_id="r")
+    for bar in BARS[:3]:
+        engine.handle(bar)
+    before, rule = len(sink.decisions), engine.risk.rule
+    now = BARS[2].ts + 1
+    engine.handle(Command("alarm", now, now, {"rule": "clock", "detail": "the system clock is 26h ahead"}))
+    assert sink.decisions[before:] == [RiskEvent(now, RiskState.ACTIVE, "clock", "the system clock is 26h ahead")]
+    assert (engine.risk.state, engine.risk.rule) == (RiskState.ACTIVE, rule)
+    assert not engine.counts["unknown commands"]
