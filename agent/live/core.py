@@ -125,6 +125,7 @@ class Core:
             limit = (now or event.available_at) if latest is None else latest
             now = max(now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit))
             events.append(event if event.available_at == now else replace(event, available_at=now))
+            self._funding.begin(now)
             if isinstance(event, Kline) and event.confirm:
                 events += self._funding.due(event.ts, now)
         history = self.engine.risk.warming

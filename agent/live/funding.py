@@ -27,12 +27,13 @@ class FundingSchedule:
         """What is due up to the stamp `at` (UTC ms) has been handled."""
         self._since = at
 
-    def due(self, close: int, now: int) -> Iterator[Funding]:
-        """The stamps that are due after a bar that closes at `close` (UTC ms) and is handled at `now`.
+    def begin(self, now: int) -> None:
+        """An event is handled at `now` (UTC ms): with the first one of a run its stamps begin."""
+        self._since = self._since or now
 
-        The first bar of a run's first life makes none due: what closed before it was handled was never held through.
-        """
-        since, self._since = self._since, max(close, self._since or now)
+    def due(self, close: int, now: int) -> Iterator[Funding]:
+        """The stamps that are due after a bar that closes at `close` (UTC ms) and is handled at `now`."""
+        since, self._since = self._since, max(close, self._since)
         if since and self._rate and self._interval:
             for funding in constant_funding(self._symbols, self._rate, self._interval, since + 1, close + 1):
                 yield Funding(funding.symbol, funding.ts, now, funding.rate)
