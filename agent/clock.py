@@ -1,4 +1,4 @@
-"""The only code that reads the wall clock. The core never does: its time is `available_at` of the event it handles."""
+"""The only code that reads the machine's clocks. The core never does: its time is `available_at` of the event it handles."""
 
 from __future__ import annotations
 
@@ -23,17 +23,28 @@ class WallClock:
         return time.time_ns() // 1_000_000
 
 
+def steady_time() -> float:
+    """Seconds of a clock that nobody can set. It counts the time that the machine was suspended, if the system can tell."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
+def speed_of(clock: Clock) -> float:
+    """Milliseconds of the clock in a millisecond of the machine."""
+    return clock.speed if isinstance(clock, ScaledClock) else 1.0
+
+
 class ScaledClock:
     """A clock that starts at `origin` (UTC ms) and runs `speed` times as fast as the machine's monotonic clock."""
 
     def __init__(self, origin: int, speed: float) -> None:
+        self.speed = speed
         self._origin = origin
-        self._speed = speed
         self._began = time.monotonic()
 
     def now(self) -> int:
         """UTC milliseconds of the simulated market."""
-        return self._origin + int((time.monotonic() - self._began) * 1000 * self._speed)
+        return self._origin + int((time.monotonic() - self._began) * 1000 * self.speed)
 
 
 def iso(ms: int) -> str:

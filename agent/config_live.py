@@ -56,7 +56,10 @@ class BybitConfig(Section):
     backfill_timeout: Duration = 60_000  # after this the stream goes on, and what is missing is a gap
     settle: Duration = 2_000  # a bar of the REST history counts as closed so long after its end, in the market's time
     audit_interval: Duration = Field(10_000, gt=0)  # how often overdue bars are looked for
-    max_ahead: Duration = 3_600_000  # a message this far in the future is corrupt
+    max_ahead: Duration = 5_000  # error of the agent's clock: a bar that closes later than this from now is refused
+    clock_every: Duration = Field(30_000, gt=0)  # how often the venue's time is measured
+    max_jump: float = Field(0.1, ge=0)  # a price further from the last one, as a share of it, has to be confirmed; 0: none
+    confirm_jump: Duration = 3_000  # for so long a new price has to stand, in the market's time
     reconnect: BackoffConfig = BackoffConfig()
     retry: BackoffConfig = BackoffConfig(first=250, ceiling=5_000)  # of REST requests
 

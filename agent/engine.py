@@ -316,6 +316,10 @@ class Engine:
             case "reconciling":
                 self.risk.unreconciled = self._config.execution.mode == "testnet"
                 return
+            case "alarm":
+                alarm = command.args
+                self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
+                return
             case "use-model" | "model-in-use" | "model-refused" | "stop":
                 return  # the rim's business; journalled so that a reader sees when
             case _:

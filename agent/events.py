@@ -219,8 +219,10 @@ class Command(Message, frozen=True):
     """A person's or a supervisor's word to the running agent.
 
     Handled by the core: pause, resume, halt, kill, flatten; heartbeat, which brings the time where no data do; warm-up and
-    warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known. For the
-    reader of the journal alone: use-model, model-in-use, model-refused, stop.
+    warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known; alarm, which
+    records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+
+    For the reader of the journal alone: use-model, model-in-use, model-refused, stop.
     """
 
     action: str

@@ -21,6 +21,15 @@ RESUME_FROM_KILL = "resume from kill"
 STALE = "stale data"
 """The rule of a symbol's data that have stopped, or are back."""
 
+CLOCK = "clock"
+"""The rule of an alarm about a source of time."""
+
+PRICE_BAND = "price band"
+"""The rule of an alarm about a price that is withheld."""
+
+NOTES = (STALE, CLOCK, PRICE_BAND)
+"""Rules of risk events that neither change the state nor refuse an order."""
+
 _MANUAL = "command"
 
 
@@ -129,6 +138,10 @@ class RiskManager:
         """HALTED from any state, until a person resumes and confirms."""
         self.floor = inf
         self._move(ts, RiskState.HALTED, KILL, detail)
+
+    def note(self, ts: int, rule: str, detail: str, symbol: str = "") -> None:
+        """Record an alarm that changes no state."""
+        self._emit(RiskEvent(ts, self.state, rule, detail, symbol))
 
     def _move(self, ts: int, state: RiskState, rule: str, detail: str) -> None:
         self.state, self.rule, self.detail, self.since = state, rule, detail, ts

@@ -9,14 +9,17 @@ from msgspec.structs import replace
 
 from agent.config import Config
 from agent.config_live import BybitConfig
+from agent.discipline import DisciplinedClock
 from agent.engine import Engine
-from agent.events import MINUTE_MS, Account, Decision, Event, Gap, Kline, OrderStatus
+from agent.events import HOUR_MS, MINUTE_MS, Account, Decision, Event, Gap, Kline, OrderStatus
 from agent.execution.testnet.account import Auditor
 from agent.execution.testnet.gateway import Gateway
 from agent.execution.testnet.intents import Intent, IntentState
 from agent.execution.testnet.keeper import Keeper
 from agent.feeds.bybit.backfill import KlineHistory
+from agent.feeds.bybit.band import PriceBand
 from agent.feeds.bybit.series import EVERYTHING, Series
+from agent.feeds.bybit.shard import Shard
 from agent.feeds.producer import Emit, deliver
 from agent.feeds.queue import EventQueue
 from agent.live import core as core_module
@@ -98,6 +101,49 @@ def history_knows_the_future() -> None:
         init(self, config.model_copy(update={"settle": -MINUTE_MS}), *args)
 
     _put(KlineHistory, "__init__", hasty)
+
+
+def core_takes_the_wall_clock() -> None:
+    """The system clock is believed whatever the venue and steady progress say."""
+    _put(DisciplinedClock, "now", lambda self: self._wall.now())
+
+
+def steady_progress_is_believed_alone() -> None:
+    """A suspension that the steady clock missed is not caught up, though system clock and venue agree on it."""
+    judge = DisciplinedClock._judge
+
+    def stubborn(self: DisciplinedClock, venue: float, error: float) -> None:
+        if not self._anchored:
+            judge(self, venue, error)
+
+    _put(DisciplinedClock, "_judge", stubborn)
+
+
+def one_bar_ahead_is_believed() -> None:
+    """A closed bar of the next hour is taken for the next one."""
+    init = Shard.__init__
+
+    def credulous(self: Shard, *args: Any) -> None:
+        init(self, *args)
+        self._ahead = HOUR_MS
+
+    _put(Shard, "__init__", credulous)
+
+
+def a_spike_is_believed() -> None:
+    """One state far from the last price moves marks and fills orders."""
+    _put(PriceBand, "admits", lambda self, state: True)
+
+
+def a_wick_is_believed() -> None:
+    """A closed bar of the stream is not compared with the prices that were seen."""
+    _put(PriceBand, "admits_bar", lambda self, bar: True)
+
+
+def funding_is_due_by_the_clock() -> None:
+    """A stamp is due once the agent's time has passed it, whether or not a bar has closed there."""
+    due = FundingSchedule.due
+    _put(FundingSchedule, "due", lambda self, close, now: due(self, now, now))
 
 
 def open_bars_overtake() -> None:
@@ -278,7 +324,8 @@ IN_STORE: Final = (
 
 IN_RIM: Final = (
     *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_knows_the_future, open_bars_overtake,
-    headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
+    core_takes_the_wall_clock, steady_progress_is_believed_alone, one_bar_ahead_is_believed, a_spike_is_believed, a_wick_is_believed,
+    funding_is_due_by_the_clock, headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
 )  # fmt: skip
 """Those that show when much goes wrong around a life."""
 

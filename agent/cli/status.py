@@ -35,6 +35,8 @@ def show(status: Status) -> None:
             f"{status.storage.tries} tries",
             highlight=False,
         )
+    if status.clock.trouble:
+        out.print(f"[bold red]clock[/]: {escape(status.clock.detail)}", highlight=False)
     positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"

@@ -57,7 +57,7 @@ from agent.events import (
     Signal,
 )
 from agent.portfolio import Portfolio
-from agent.risk import KILL
+from agent.risk import KILL, NOTES
 from agent.symbols import SymbolMapper
 
 HEADLINES: Final = 80
@@ -243,7 +243,7 @@ class Picture:
         if event.rule == "warm-up":
             return
         refused = event.rule == self._rule == KILL  # a resumption without its confirmation: the kill stands as it was
-        if not event.symbol and not refused:
+        if not event.symbol and not refused and event.rule not in NOTES:
             self._risk, self._rule, self._detail, self._since = event.state, event.rule, event.detail, event.ts
         self._note(event.ts, event)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -50,12 +51,14 @@ class Core:
     While the store can't be written (`storage`) nothing is handled, and what came in waits.
 
     With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
-    after it, `witnesses` of the fold as well. All raise StoreError.
+    after it, `witnesses` of the fold as well. `latest` is the UTC ms that the core's time must not pass now, None while the time is not
+    confirmed: then it stands still, but for bars. All raise StoreError.
     """
 
     def __init__(
         self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
         witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
+        latest: Callable[[], int | None] = lambda: sys.maxsize,
     ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
@@ -70,6 +73,7 @@ class Core:
         self._sink = LiveSink(self._recorder, config.market.interval)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
         self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
+        self._latest = latest
         self._funding = FundingSchedule(config)
         self.storage = Storage(config.store, rng or random.Random())
 
@@ -105,7 +109,7 @@ class Core:
                 witness.event(seq, event)
             self._handle(seq, event)
         if self.journal.last_seq:
-            self._funding.passed(self.memory.now)
+            self._funding.passed(max(self.memory.closed_at, self.memory.first_at or 0))
             self._recorder.flush()
             _log.info("journal folded", events=self.journal.last_seq, unscored=len(self.memory.unscored))
 
@@ -116,11 +120,14 @@ class Core:
         """
         loop = asyncio.get_running_loop()
         events: list[Event] = []
-        now = self.memory.now
+        now, latest = self.memory.now, self._latest()
         for event, _ in taken:
-            now = max(now, event.available_at)
+            limit = (now or event.available_at) if latest is None else latest
+            now = max(now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit))
             events.append(event if event.available_at == now else replace(event, available_at=now))
-            events += self._funding.due(now)  # after the bar that closes at the stamp
+            self._funding.begin(now)
+            if isinstance(event, Kline) and event.confirm:
+                events += self._funding.due(event.ts, now)
         history = self.engine.risk.warming
         first = await self._write(partial(self.journal.append, events))
         traded: set[str] = set()  # headlines whose sentiment led to an order

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_operations import split_address
+from agent.discipline import DisciplinedClock
 from agent.durations import format_duration
 from agent.engine import Engine
 from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError, VenueError, first_error
@@ -41,9 +42,10 @@ from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
 from agent.live.status import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
+from agent.live.timekeeping import Timekeeper
 from agent.live.token import make_token
 from agent.live.watchers import LogWatcher, Recent, Watcher
-from agent.risk import KILL, RESUME_FROM_KILL
+from agent.risk import CLOCK, KILL, RESUME_FROM_KILL
 from agent.store.database import Database
 from agent.store.feed_health import write_feed_health
 from agent.store.runs import Run
@@ -64,7 +66,8 @@ class Daemon:
     """One life of the agent: `run` it until `stop` is set.
 
     `load_model` opens a model folder; it is called only for strategies that hear of headlines. `clock` is the market's time,
-    which a sandbox may play faster. `port` is the venue where orders go in testnet mode; without it the configured one.
+    which a sandbox may play faster; the system clock is disciplined by the venue's.
+    `port` is the venue where orders go in testnet mode; without it the configured one.
     """
 
     def __init__(
@@ -80,7 +83,8 @@ class Daemon:
     ) -> None:
         self.config = config
         self._database = database
-        self._clock = clock or WallClock()
+        self._clock = DisciplinedClock(WallClock()) if clock is None or isinstance(clock, WallClock) else clock
+        self._time = Timekeeper(self._clock, config)
         self._new = new
         self._rng = rng or random.Random()
         self._recent = Recent()
@@ -135,6 +139,7 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.enter_context(instance_lock(live.folder / LOCK))
             self.kill_switch.refuse("no start")
+            await self._time.begin()
             port = self._port or venue_port(self.config, self._clock)
             loop = asyncio.get_running_loop()
             self._began = loop.time()
@@ -152,6 +157,7 @@ class Daemon:
                 witnesses=witnesses,
                 rng=self._rng,
                 predictor=self._predictor,
+                latest=self._time.latest,
             )
             self.core = stack.enter_context(core)
             memory = self.core.memory
@@ -207,6 +213,7 @@ class Daemon:
             if self.gateway is not None:
                 rim.append(tasks.create_task(self._reconciled(self.gateway)))
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
+            rim.append(tasks.create_task(self._time.watch(self.core.memory, self._alarm)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             rim.append(tasks.create_task(self._keep_feed_health()))
             companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
@@ -305,6 +312,9 @@ class Daemon:
     async def _heartbeat(self) -> None:
         await (await self._put("heartbeat"))
 
+    async def _alarm(self, detail: str) -> None:
+        await (await self._put("alarm", {"rule": CLOCK, "detail": detail}))
+
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
         """A person's word, journalled and handled; returns what it led to. Raises UsageError for one that isn't known.
 
@@ -391,6 +401,7 @@ class Daemon:
             started_at=run.started_at,
             uptime_s=round(asyncio.get_running_loop().time() - self._began, 3),
             now=now,
+            clock=self._time.status(core.memory),
             strategy=run.strategy,
             endpoint=self.config.bybit.endpoint,
             orders="paper" if self.gateway is None else self.config.execution.testnet.venue,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
-from agent.events import Command, Event, Gap, Kline, News, Sentiment
+from agent.events import Command, Event, Funding, Gap, Kline, News, Sentiment
 
 HEADLINES: Final = 20_000
 """Headlines remembered at most."""
@@ -18,6 +18,10 @@ class Memory:
         self.first_at: int | None = None
         self.now = 0  # available_at of the last event
         self.bars: dict[tuple[str, int], int] = {}  # (symbol, interval) -> start of the last closed or given-up bar
+        self.closes: dict[
+            tuple[str, int], float
+        ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
+        self.closed_at = 0  # the latest close of a bar or stamp of funding
         self.headlines: OrderedDict[str, News] = OrderedDict()  # by id
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
@@ -30,6 +34,10 @@ class Memory:
         match event:
             case Kline(confirm=True):
                 self.bars[event.symbol, event.interval] = event.start
+                self.closes[event.symbol, event.interval] = event.close
+                self.closed_at = max(self.closed_at, event.ts)
+            case Funding():
+                self.closed_at = max(self.closed_at, event.ts)
             case Gap():
                 self.bars[event.symbol, event.interval] = event.end - event.interval
             case News():

@@ -43,7 +43,9 @@ def market_data(
     if predictor is not None:  # so that its features are warm by the first live bar
         needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
         bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
-    return KlineProducer(bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, rng=rng)
+    return KlineProducer(
+        bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, closes=memory.closes, rng=rng
+    )
 
 
 def headlines(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:

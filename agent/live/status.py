@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from agent.discipline import ClockStatus
 from agent.engine import Engine
 from agent.events import RiskState
 from agent.feeds.producer import Health
@@ -40,6 +41,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     started_at: int
     uptime_s: float
     now: int
+    clock: ClockStatus  # what `now` rests on
     strategy: str
     endpoint: str
     orders: str  # where they go: paper, or a venue

@@ -28,4 +28,6 @@ def why_not_ready(agent: Daemon) -> list[str]:
     reasons += [f"{row['name']} is {row['state']}" for row in status.producers if row["vital"] and row["state"] != "live"]
     if not status.storage.writable:
         reasons.append(f"the store can't be written: {status.storage.error}")
+    if status.clock.trouble:
+        reasons.append(f"clock: {status.clock.detail}")
     return reasons

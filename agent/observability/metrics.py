@@ -31,6 +31,8 @@ _SOURCE_COUNTS: Final = (
     ("errors", "Errors"),
     ("reconnects", "Connections made again"),
     ("gaps", "Stretches of missing bars"),
+    ("ahead", "Bars and messages from the future, which are refused"),
+    ("withheld", "Prices outside the band, held back until they are confirmed"),
     ("dropped", "What was dropped because too much waited"),
     ("forged", "Commands that were not signed with our secret, or copies of such"),
     ("refused", "Signed commands that were not carried out, answers of workers that were not believed"),
@@ -79,6 +81,12 @@ class AgentMetrics(Collector):
         yield InfoMetricFamily("tapewire_run", "What is running", about)
         yield _gauge("tapewire_warming_up", "1 while history is being read", status.warming_up)
         yield _gauge("tapewire_uptime_seconds", "Since this life of the agent began", status.uptime_s)
+        clock = status.clock
+        yield _gauge(
+            "tapewire_clock_trouble", "1 while the sources of time disagree, or the venue's is not known", bool(clock.trouble)
+        )
+        yield _gauge("tapewire_clock_system_offset_seconds", "System clock minus the agent's time", clock.system_ms / 1000)
+        yield CounterMetricFamily("tapewire_clock_steps", "How often the agent's time was moved at once", value=clock.steps)
         yield _counters("tapewire_events", "Events handled", "kind", {k: s.taken for k, s in kinds.items()})
         yield _counters(
             "tapewire_decisions", "Decisions made", "kind", {kind.__name__: n for kind, n in self._decisions.items()}

@@ -9,26 +9,18 @@ from contextlib import closing
 from pathlib import Path
 
 from agent.cli.run import stop_on_signals
+from agent.clock import ScaledClock
 from agent.live.daemon import Daemon
 from agent.live.logging import configure
 from agent.store.database import open_database
 from tests.live.world import SENTIMENT, load_words, settings
 
 
-class SharedClock:
-    """A market's clock, told to another process: it was `now` (UTC ms) at `anchor` (the machine's time, UTC ms)."""
-
-    def __init__(self, now: int, anchor: int, speed: float) -> None:
-        self._now, self._anchor, self._speed = now, anchor, speed
-
-    def now(self) -> int:
-        return self._now + int((time.time_ns() // 1_000_000 - self._anchor) * self._speed)
-
-
 async def main(url: str, folder: str, now: str, anchor: str, speed: str) -> None:
     config = settings(url, Path(folder), strategy=SENTIMENT, log={"format": "json", "level": "info"})
     configure(config.log)
-    clock = SharedClock(int(now), int(anchor), float(speed))
+    # The market's clock, told to another process: it was `now` (UTC ms) at `anchor` (the machine's time, UTC ms)
+    clock = ScaledClock(int(now) + round((time.time_ns() // 1_000_000 - int(anchor)) * float(speed)), float(speed))
     with closing(open_database(config.store.url)) as database:
         await Daemon(config, database, load_model=load_words, clock=clock).run(stop_on_signals())
 

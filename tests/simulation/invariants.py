@@ -31,6 +31,10 @@ from tests.simulation.prices import SYMBOLS
 
 _ZERO: Final = Decimal(0)
 _SLACK: Final = 1 + 1e-6
+AHEAD: Final = 10_000
+"""ms by which the agent's time may be ahead of the venue's: what is tolerated, and half of the longest round trip."""
+
+_IDLE: Final = 3  # heartbeats in half a minute that change nothing
 
 
 class Violation(AssertionError):
@@ -57,6 +61,10 @@ class Invariants:
         self.orders: dict[str, Order] = {}
         self.ended: dict[str, OrderUpdate] = {}
         self._time = 0
+        self._begun_ahead = False  # its first event was stamped by a wrong clock, while the venue could not be reached
+        self._closed = 0  # latest close of a bar
+        self.alarms: list[str] = []  # about the time, in this life
+        self._idle: deque[float] = deque()  # when heartbeats changed nothing
         self._cash = config.account.initial_capital
         self._positions = dict.fromkeys(SYMBOLS, _ZERO)
         self._funding: dict[str, int] = {}  # symbol -> next stamp
@@ -72,7 +80,10 @@ class Invariants:
     def before(self, event: Event) -> None:
         """An event that is about to be handled."""
         hold(event.available_at >= self._time, f"time runs backwards: {self._time} then {event}")
-        self._time = event.available_at
+        self._time, first = event.available_at, not self._time
+        ahead = self.live and event.available_at > self._market.now() + AHEAD
+        self._begun_ahead |= first and (ahead or (not self.live and event.available_at > self._market.now() + AHEAD))
+        hold(not ahead or self._begun_ahead, f"at {self._market.now()} the agent's time is ahead: {event}")
         match event:
             case Kline(confirm=True):
                 due = self.bars.get(event.symbol, event.start)
@@ -84,7 +95,11 @@ class Invariants:
                 )  # fmt: skip
                 hold(same, f"a wrong bar: {event}, in truth {truth}")
                 hold(event.available_at >= event.start + MINUTE_MS, f"a bar before its close: {event}")
+                self._closed = max(self._closed, event.ts)
             case Kline():
+                truth = self._market.bars[event.symbol, event.start]
+                between = min(truth.open, truth.close) - 1 <= event.close <= max(truth.open, truth.close) + 1
+                hold(between, f"a price that was never there: {event}, in truth {truth}")
                 hold(event.start >= self.bars.get(event.symbol, 0), f"a state of a bar that is closed: {event}")
             case Gap():
                 due = self.bars.get(event.symbol, event.start)
@@ -95,6 +110,7 @@ class Invariants:
                 self._explain(event)
             case Funding():
                 due = self._funding.get(event.symbol, event.ts)
+                hold(event.ts <= self._closed, f"funding of {event.ts}, and the last bar closed at {self._closed}")
                 hold(event.ts == due, f"{event.symbol}: funding of {due} was due, and that of {event.ts} came")
                 self._funding[event.symbol] = event.ts + self._config.paper.funding_interval
             case News():
@@ -104,6 +120,10 @@ class Invariants:
                 hold(event.news_id in self.news, f"a sentiment of no headline: {event}")
                 hold(event.news_id not in self.scored, f"a headline scored twice: {event}")
                 self.scored.add(event.news_id)
+            case Command(action="alarm") if self.live and event.args["rule"] == "clock":
+                self.alarms.append(event.args["detail"])
+            case Command(action="heartbeat"):
+                self._stale = set(self.engine.risk.stale)
             case Command(action="warm-up" | "warm-up-done"):
                 self._warming = event.action == "warm-up"
         self._held = dict(self._positions)
@@ -169,6 +189,12 @@ class Invariants:
     def after(self, event: Event) -> None:
         """The event was handled."""
         engine = self.engine
+        if self.live and isinstance(event, Command) and event.action == "heartbeat" and engine.risk.stale == self._stale:
+            now = self._market.loop.time()
+            self._idle.append(now)
+            while self._idle[0] < now - 30:
+                self._idle.popleft()
+            hold(len(self._idle) <= _IDLE, f"heartbeats that change nothing: {event}")
         engine.portfolio.reconcile()
         self._check_cash(event)
         for symbol, position in engine.portfolio.positions.items():

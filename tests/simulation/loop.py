@@ -31,6 +31,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._dice = dice
         self._thread = thread
         self._now = 0.0
+        self._asleep = 0.0  # seconds for which the machine is suspended before the next step
         self._selector = self  # what the base class asks for ready sockets, and how it sleeps
         self._numbers = count()
         self._calls: list[asyncio.TimerHandle] = []  # that threads are at
@@ -45,10 +46,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.steps += 1
         if timeout is None:
             raise Deadlock(f"at {self._now:.3f} s nothing is scheduled")
-        self._now += timeout
+        self._now += timeout + self._asleep
+        self._asleep = 0.0
         if self.freeze and self._dice.random() < self.freeze:
             self._now += self._dice.uniform(0.1, 20)
         return []
+
+    def suspend(self, seconds: float) -> None:
+        """The machine sleeps: time passes, and nothing runs."""
+        self._asleep += seconds
 
     def call_at(  # type: ignore[override]  # without typeshed's variadic generics
         self, when: float, callback: Any, *args: Any, context: Context | None = None

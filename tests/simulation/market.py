@@ -11,6 +11,7 @@ from typing import Any, Final, Self
 
 import ccxt.async_support as ccxt
 import msgspec
+from msgspec.structs import replace
 from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Response
@@ -47,6 +48,7 @@ class Market:
         self.blackouts: list[Blackout] = []
         self.bars: dict[tuple[str, int], Kline] = {}
         self.withheld: set[tuple[str, int]] = set()
+        self.spikes = dict.fromkeys(SYMBOLS, 0)  # so far
         self.banned_until = 0.0  # the agent keeps silent so long, seconds
         self.trouble: dict[str, float] = dict.fromkeys(SYMBOLS, -1e9)  # until when the history has failed, seconds
         self._first = T0 - history * MINUTE_MS
@@ -94,20 +96,7 @@ class Market:
     async def page(self, params: dict[str, Any]) -> Any:
         """As ccxt's `publicGetV5MarketKline`."""
         dice, weather, symbol = self.dice, self.weather, params["symbol"]
-        await asyncio.sleep(self.latency())
-        fault = self._fault()
-        if fault is not None:
-            self.say(f"history of {symbol}: {fault}")
-            self._remember(symbol)
-            if isinstance(fault, ccxt.RequestTimeout):
-                await asyncio.sleep(10)
-                self._remember(symbol)
-            elif isinstance(fault, ccxt.RateLimitExceeded):
-                for each in SYMBOLS:  # the agent asks for nothing so long
-                    self._remember(each, BAN if "403" in str(fault) else 60)
-                if "403" in str(fault):
-                    self.banned_until = self.loop.time() + BAN
-            raise fault
+        await self._reach(symbol)
         if dice.random() < weather.rest_slow:
             await asyncio.sleep(4 * dice.random())
         now = self.now()
@@ -126,6 +115,34 @@ class Market:
             self._remember(symbol)
             del answer[dice.choice(("result", "time"))]
         return answer
+
+    async def time(self) -> Any:
+        """As ccxt's `publicGetV5MarketTime`."""
+        await self._reach("")
+        now = self.now()
+        await asyncio.sleep(self.latency())
+        return {"retCode": 0, "result": {"timeSecond": str(now // 1000)}, "time": now}
+
+    async def _reach(self, symbol: str) -> None:
+        """A request is under way; raises what it meets. Without a symbol it is about the time."""
+        await asyncio.sleep(self.latency())
+        fault = self._fault()
+        if fault is None:
+            return
+        concerned = [symbol] if symbol else []
+        self.say(f"request for {symbol or 'the time'}: {fault}")
+        for each in concerned:
+            self._remember(each)
+        if isinstance(fault, ccxt.RequestTimeout):
+            await asyncio.sleep(10)
+            for each in concerned:
+                self._remember(each)
+        elif isinstance(fault, ccxt.RateLimitExceeded):
+            for each in SYMBOLS:  # the agent asks for nothing so long
+                self._remember(each, BAN if "403" in str(fault) else 60)
+            if "403" in str(fault):
+                self.banned_until = self.loop.time() + BAN
+        raise fault
 
     def _remember(self, symbol: str, lasts: float = 0.0) -> None:
         self.trouble[symbol] = max(self.trouble[symbol], self.loop.time() + lasts)
@@ -150,6 +167,7 @@ class Rest:
         self.urls: dict[str, Any] = {}
         self.timeout_on_exit = 0
         self.publicGetV5MarketKline = market.page
+        self.publicGetV5MarketTime = market.time
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -236,6 +254,7 @@ class Socket:
         if self._deaf or dice.random() < weather.drop:
             market.say(f"dropped {bar.symbol} {'close' if bar.confirm else 'state'} of {bar.start}")
             return
+        bar = self._disguise(bar)
         row = {
             "start": bar.start, "end": bar.start + MINUTE_MS - 1, "interval": "1", "open": str(bar.open), "close": str(bar.close),
             "high": str(bar.high), "low": str(bar.low), "volume": str(bar.volume), "turnover": str(bar.turnover), "confirm": bar.confirm,
@@ -246,6 +265,24 @@ class Socket:
         for _ in range(copies):
             late = 20 * dice.random() if dice.random() < weather.delay else 0.0
             self._tell(message, at + late, alone=dice.random() < weather.reorder)
+
+    def _disguise(self, bar: Kline) -> Kline:
+        """Now and then a state's last price is far off, a closed bar has a wick of nowhere, or is another one, of the future."""
+        market = self._market
+        dice, weather = market.dice, market.weather
+        if dice.random() < weather.spike * (0.3 if bar.confirm else 1):
+            # Never twice in a row near the same level: that would be a move
+            market.spikes[bar.symbol] = number = market.spikes[bar.symbol] + 1
+            factor = 1.3 ** (2 + number % 8)
+            price = round(bar.close * (factor if number % 2 else 1 / factor), 1)
+            market.say(f"spike of {bar.symbol} to {price}")
+            high, low = max(bar.high, price), min(bar.low, price)
+            return replace(bar, close=bar.close if bar.confirm else price, high=high, low=low)
+        if bar.confirm and dice.random() < weather.ahead:
+            later = dice.randrange(2, 50) * MINUTE_MS
+            market.say(f"bar of {bar.symbol} {later} ms ahead")
+            return replace(bar, start=bar.start + later, ts=bar.ts + later)
+        return bar
 
     def _tell(self, message: Any, at: float, *, alone: bool = False) -> None:
         """Send it at `at`. Messages of a connection arrive in order, unless the venue itself sends one `alone`, past the others."""

@@ -15,6 +15,10 @@ def _often(dice: random.Random, most: float) -> float:
 _FAULTS: Final = {
     # of a message of the stream
     "drop": 0.2, "delay": 0.3, "duplicate": 0.3, "reorder": 0.3, "corrupt": 0.1, "lose_connection": 0.05, "deaf": 0.02,
+    # of a message of the stream: its price is far off, or it is a closed bar of the future
+    "spike": 0.2, "ahead": 0.05,
+    # of the machine's clocks: the system clock is stepped, steady time drifts, all stands still as in a suspension
+    "clock_step": 1.0, "clock_drift": 1.0, "suspend": 1.0,
     # of a connection
     "refuse": 0.5, "ban": 0.1,
     # of a bar: nobody has it
@@ -46,6 +50,11 @@ class Weather:
     corrupt: float = 0.0
     lose_connection: float = 0.0
     deaf: float = 0.0
+    spike: float = 0.0
+    ahead: float = 0.0
+    clock_step: float = 0.0
+    clock_drift: float = 0.0
+    suspend: float = 0.0
     refuse: float = 0.0
     ban: float = 0.0
     withhold: float = 0.0

@@ -24,7 +24,8 @@ from agent.verify import verify
 from models.sentiment.scorer import Score
 from tests.crash.script import Words
 from tests.simulation.books import PaperBooks, VenueBooks
-from tests.simulation.invariants import Invariants, Violation, hold
+from tests.simulation.clocks import Clocks
+from tests.simulation.invariants import AHEAD, Invariants, Violation, hold
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.market import Market, Rest
 from tests.simulation.port import Port
@@ -55,18 +56,6 @@ class Outcome(NamedTuple):
     trace: Sequence[str]
 
 
-class Clock:
-    """The agent's clock: the venue's, and wrong by `skew` ms."""
-
-    def __init__(self, market: Market) -> None:
-        self.skew = 0
-        self._market = market
-
-    def now(self) -> int:
-        """UTC ms."""
-        return self._market.now() + self.skew
-
-
 class Life(NamedTuple):
     """One process of the agent, and who talks to it."""
 
@@ -86,7 +75,7 @@ class World:
         self.loop = VirtualLoop(self.dice, freeze=self.weather.freeze, thread=self.dice.choice((0.0, 0.02, 0.5)))
         self.market = Market(self.loop, self.dice, self.weather, HISTORY, MINUTES, QUIET + SETTLED + 2, self.say)
         self.wire = Wire(self.market, self.dice, MINUTES * 60.0, self.say)
-        self.clock = Clock(self.market)
+        self.clocks = Clocks(self.loop, self.dice, self.weather, self.market, self.say)
         self.store = Store(folder, self.dice, self.weather, self.say)
         self.config = settings(self.dice, folder)
         self.venue: Venue | None = None  # where orders go, on paper nowhere
@@ -102,6 +91,7 @@ class World:
         self.invariants: Invariants
         self.port: Port | None = None  # the present life's
         self.violation: Violation | None = None
+        self._turning: asyncio.Task[Any]
         self._said: list[asyncio.Task[Any]] = []  # a person's words to the present life
         for _ in range(self.dice.choice((0, 0, 1, 3))):
             begin = self.dice.uniform(0, MINUTES * 60)
@@ -140,6 +130,7 @@ class World:
     async def live(self) -> Run:
         """Lives until the faults end, then one that must mend everything; the run, complete. Raises Violation."""
         end = MINUTES * 60.0
+        self._turning = self.loop.create_task(self.clocks.turn())
         survives = self.dice.random() < 0.5  # the life in which the faults end
         while (begun := self.loop.time()) < end:
             until = begun + self.dice.choice((3, 60, 300, 900, 3600)) * self.dice.random()
@@ -160,15 +151,18 @@ class World:
 
     def _calm(self) -> None:
         self.say("quiet")
+        self._turning.cancel()
         self.weather.clear()
         self.loop.freeze = 0.0
-        self.clock.skew = max(-500, min(500, self.clock.skew))
+        if self.dice.random() < 0.7:  # else it stays wrong, and that must not matter
+            self.clocks.set(max(-500, min(500, self.clocks.skew)))
 
     def _begin(self, *, complete: bool = False) -> Life:
         self.lives += 1
         self.say(f"life {self.lives} begins")
         self.store.dead = False
         port = None
+        clock = self.clocks.disciplined()
         if self.venue is None:
             self.invariants = PaperBooks(self.config, self.market, given_up=self.lives > 1)
         else:
@@ -178,7 +172,7 @@ class World:
             port = self.port = Port(
                 self.venue,
                 self.market,
-                self.clock,
+                clock,
                 self.config.execution.testnet,
                 partial(self.checked, self.invariants.leaves),
             )
@@ -186,7 +180,7 @@ class World:
             self.config,
             self.store,
             load_model=lambda _: _Model(self),
-            clock=self.clock,
+            clock=clock,
             rng=random.Random(self.dice.random()),
             port=port,
         )
@@ -253,6 +247,12 @@ class World:
             last = memory.bars.get((symbol, 60_000), 0)
             open_or_withheld = (symbol, due) in self.market.withheld or now % 60_000 < 15_000
             hold(last >= due - 60_000 * open_or_withheld, f"{symbol}: the last bar is that of {last}, and {due} was due")
+        clock = daemon.status().clock
+        expected = self.clocks.expected
+        if memory.now > now + AHEAD:  # the run began with a wrong clock while the venue could not be reached
+            expected = {"run"}
+        hold(clock.trouble in expected, f"the system clock is wrong by {self.clocks.skew} ms, and the status has {clock}")
+        hold(not clock.trouble or self.invariants.alarms, f"no alarm: {clock}")
         hold(not daemon.core.engine.risk.warming, "the history is still being read")
         if daemon.config.strategy.name == "sentiment" or "Restless" in daemon.config.strategy.name:
             expired = self.invariants.news.keys() - self.invariants.scored
@@ -279,13 +279,10 @@ class World:
             self.dropped |= daemon._model is not None and daemon._model.health.dropped > 0
 
     async def _person(self, daemon: Daemon) -> None:
-        """Says something now and then, and turns the clock."""
+        """Says something now and then."""
         while True:
             await asyncio.sleep(self.dice.expovariate(1 / 200))
-            if self.dice.random() < 0.2:
-                self.clock.skew = round(self.dice.gauss(0, self.dice.choice((50, 1_000, 20_000))))
-                self.say(f"clock wrong by {self.clock.skew} ms")
-            elif hasattr(daemon, "core"):
+            if hasattr(daemon, "core"):
                 action = self.dice.choice(("pause", "halt", "flatten", "kill", *["resume"] * 6))
                 self.say(f"a person says {action}")
                 args = {"resume": {"confirm": RESUME_FROM_KILL}, "kill": self.dice.choice(({}, {"flatten": "true"}))}

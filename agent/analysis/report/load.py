@@ -25,6 +25,7 @@ from agent.durations import format_duration
 from agent.errors import DataError, ModelError
 from agent.events import Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
 from agent.fusion import VERSION
+from agent.risk import NOTES
 from agent.store.database import Database
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
@@ -158,6 +159,8 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 signalled, headlines = latest.get(decision.symbol, (None, ()))
                 if signalled == event_seq:
                     sources[decision.id] = headlines
+            case RiskEvent() if decision.rule in NOTES:
+                pass
             case RiskEvent(symbol=""):
                 risk.append(decision)
             case RiskEvent():

@@ -11,6 +11,7 @@ import structlog
 
 from agent.clock import Clock
 from agent.config_execution import TestnetConfig
+from agent.discipline import DisciplinedClock
 from agent.errors import SafetyError
 from agent.execution.testnet.health import GatewayHealth
 from agent.execution.testnet.port import ClockOff, OutcomeUnknown, PortError, SlowDown, VenuePort
@@ -76,8 +77,12 @@ class Line:
         async with self._measuring:
             if measured is not None and measured != self._measured:
                 return self.health.skew
+            disciplined = self.clock if isinstance(self.clock, DisciplinedClock) else None
+            sent = 0.0 if disciplined is None else disciplined.steady()
             before = self.clock.now()
             theirs = await self.port.server_time()
+            if disciplined is not None and disciplined.measured(theirs, sent):
+                before = round(self.clock.now() - (disciplined.steady() - sent))  # as the clock is now, if it was corrected
             after = self.clock.now()
             skew = theirs - (before + after) // 2
             if abs(skew) <= (after - before + 1) // 2:  # no more than the measure's own error

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import ccxt.async_support as ccxt
 
-from agent.clock import Clock
+from agent.clock import Clock, speed_of
 from agent.config_live import BybitConfig
+from agent.discipline import DisciplinedClock
 from agent.errors import VenueError, brief
 from agent.events import DAY_MS, Kline
 from agent.feeds.addresses import is_loopback
 from agent.feeds.backoff import Budget
-from agent.feeds.bybit.messages import is_sound, read_page, to_kline
+from agent.feeds.bybit.messages import Page, is_sound, read_page, read_time, to_kline
 from agent.feeds.bybit.venue import PAGE, endpoint, interval_code
 from agent.untrusted import UNREADABLE
 
+_T = TypeVar("_T")
 _HOSTS: Final = ("public", "private", "spot", "futures", "v2")  # of ccxt's table of base URLs
 
 
@@ -43,6 +46,9 @@ class KlineHistory:
         self._config = config
         self._category = category
         self._clock = clock
+        self._discipline = clock if isinstance(clock, DisciplinedClock) else None
+        # A clock that nobody disciplines may be wrong by more
+        self._ahead = DAY_MS if self._discipline is None else config.max_ahead
         self._budget = budget
         base = endpoint(config.endpoint).rest
         # The venue counts requests of an address whoever sends them, so this budget replaces ccxt's own limiter.
@@ -73,9 +79,10 @@ class KlineHistory:
         while True:
             # A window that holds a page at most: which rows the venue leaves out of a larger one isn't documented.
             until = since + PAGE * interval
-            page = await self._ask({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
+            page = await self._page({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
             now = self._clock.now()
-            if page.time > now + DAY_MS:  # believed, it would have us ask for the pages of all the time until then
+            # Believed, it would have us ask for the pages of all the time until then
+            if page.time > now + self._ahead * speed_of(self._clock):
                 raise VenueError(
                     f"Bybit says that it is {page.time} (UTC ms), and here it is {now}",
                     hint="synchronise this machine's clock by NTP; if it is right, wait for the venue's",
@@ -91,12 +98,28 @@ class KlineHistory:
                 return History(bars, page.time - settle, unsound)
             since = until
 
-    async def _ask(self, params: dict[str, object]) -> Any:
+    async def measure(self) -> None:
+        """Compare a disciplined clock with the venue's, any other not at all. Raises VenueError."""
+        if self._discipline is not None:
+            sent, theirs = await self._ask("time", lambda: self._exchange.publicGetV5MarketTime(), read_time)
+            self._discipline.measured(theirs, sent)
+
+    async def _page(self, params: dict[str, object]) -> Page:
+        asked = {"category": self._category, **params}
+        what = f"klines of {params['symbol']}"
+        sent, page = await self._ask(what, lambda: self._exchange.publicGetV5MarketKline(asked), read_page)
+        if self._discipline is not None:
+            self._discipline.measured(page.time, sent)
+        return page
+
+    async def _ask(self, what: str, request: Callable[[], Awaitable[object]], read: Callable[[object], _T]) -> tuple[float, _T]:
+        """When the request left (ms of the steady clock), and the answer."""
         await self._budget.take()
+        sent = 0.0 if self._discipline is None else self._discipline.steady()
         try:
-            return read_page(await self._exchange.publicGetV5MarketKline({"category": self._category, **params}))
+            return sent, read(await request())
         except (ccxt.BadRequest, ccxt.AuthenticationError) as error:  # bad symbols are bad requests
-            raise RequestRefused(f"Bybit refuses klines of {params['symbol']}: {brief(error)}") from error
+            raise RequestRefused(f"Bybit refuses {what}: {brief(error)}") from error
         except ccxt.RateLimitExceeded as error:
             # HTTP 403 bans the address, and each further request makes it longer.
             wait = self._config.ban_wait if " 403 " in str(error) else self._config.throttle_wait
@@ -104,6 +127,6 @@ class KlineHistory:
                 self._budget.close(asyncio.get_running_loop().time() + wait / 1000)
             raise VenueError(f"Bybit's limit on requests: {brief(error)}") from error
         except ccxt.BaseError as error:
-            raise VenueError(f"Bybit's klines of {params['symbol']} can't be had: {brief(error)}") from error
+            raise VenueError(f"Bybit's {what} can't be had: {brief(error)}") from error
         except UNREADABLE as error:
-            raise VenueError(f"Bybit's answer is no page of klines: {error}") from error
+            raise VenueError(f"Bybit's answer about {what} can't be read: {error}") from error

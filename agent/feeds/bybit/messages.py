@@ -63,12 +63,21 @@ class PageResult(msgspec.Struct):
     rows: list[PageRow] = msgspec.field(name="list")
 
 
+class Time(msgspec.Struct):
+    """An answer of market/time: the venue's clock, UTC ms."""
+
+    time: int
+
+
 class Page(msgspec.Struct):
     """An answer of market/kline; `time` is the venue's clock, UTC ms."""
 
     result: PageResult
     time: int
 
+
+_LEAST: Final = 1e-12
+_MOST: Final = 1e12  # no price of anything is outside these
 
 # `strict=False` reads numbers from strings.
 _FRAME: Final = msgspec.json.Decoder(Frame)
@@ -90,12 +99,17 @@ def read_page(answer: object) -> Page:
     return msgspec.convert(answer, Page, strict=False)
 
 
+def read_time(answer: object) -> int:
+    """UTC ms. Raises msgspec.ValidationError if the decoded answer has another shape."""
+    return msgspec.convert(answer, Time, strict=False).time
+
+
 def is_sound(row: Row | PageRow, interval: int, latest: int) -> bool:
-    """Whether the bar opens where one can, at `latest` (UTC ms) at most, and its prices are positive, finite and consistent."""
+    """Whether the bar opens where one can, at `latest` (UTC ms) at most, and its prices are possible and consistent."""
     return (
         on_grid(row.start, interval)
         and 0 <= row.start <= latest
-        and 0 < row.low <= row.open <= row.high < inf
+        and _LEAST < row.low <= row.open <= row.high < _MOST
         and row.low <= row.close <= row.high
         and 0 <= row.volume < inf
         and 0 <= row.turnover < inf

@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Mapping, Sequence
+from typing import Final, Never
 
 import msgspec
+import structlog
 
 from agent.clock import Clock
 from agent.config_live import BybitConfig
+from agent.discipline import DisciplinedClock
+from agent.errors import VenueError
 from agent.feeds.backoff import Budget
 from agent.feeds.bybit.backfill import KlineHistory
+from agent.feeds.bybit.band import PriceBand
 from agent.feeds.bybit.health import KlineHealth
 from agent.feeds.bybit.series import Series
 from agent.feeds.bybit.shard import Shard
@@ -23,12 +28,16 @@ from agent.feeds.bybit.stream import split
 from agent.feeds.bybit.venue import CONNECT_WINDOW, REQUEST_WINDOW, interval_code
 from agent.feeds.producer import Emit
 
+_SOON: Final = 2.0  # seconds between two measurements while the sources of time disagree
+_log: Final = structlog.get_logger(__name__)
+
 
 class KlineProducer:
     """Klines of `symbols` at `intervals` (ms) in a category, `linear` or `spot`.
 
     `last` says, for (symbol, interval), the start of the last closed bar that is known already (UTC ms): its successors are
-    fetched. Without it, `config.warmup_bars` bars of history come first. `rng` spreads reconnections.
+    fetched. Without it, `config.warmup_bars` bars of history come first. `closes` has its close, from which the price band goes on.
+    `rng` spreads reconnections.
     """
 
     name = "bybit"
@@ -42,15 +51,21 @@ class KlineProducer:
         clock: Clock,
         *,
         last: Mapping[tuple[str, int], int] | None = None,
+        closes: Mapping[tuple[str, int], float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
-        known = last or {}
+        known, prices = last or {}, closes or {}
         self._config = config
         self._category = category
         self._clock = clock
         self._rng = rng or random.Random()
         self._series = {
-            f"kline.{interval_code(interval)}.{symbol}": Series(symbol, interval, known.get((symbol, interval)))
+            f"kline.{interval_code(interval)}.{symbol}": Series(
+                symbol,
+                interval,
+                known.get((symbol, interval)),
+                band=PriceBand(config.max_jump, config.confirm_jump, prices.get((symbol, interval))),
+            )
             for interval in dict.fromkeys(intervals)
             for symbol in dict.fromkeys(symbols)
         }
@@ -79,6 +94,8 @@ class KlineProducer:
         async with KlineHistory(self._config, self._category, self._clock, self._requests) as history:
             try:
                 async with asyncio.TaskGroup() as tasks:
+                    if isinstance(self._clock, DisciplinedClock):
+                        tasks.create_task(self._keep_time(self._clock, history))
                     for topics in parts:
                         series = {topic: self._series[topic] for topic in topics}
                         shard = Shard(series, self._config, self._category, self._clock, history, self._health, emit, self._rng)
@@ -86,3 +103,13 @@ class KlineProducer:
                         tasks.create_task(shard.run(self._connects))
             finally:
                 self._shards.clear()
+
+    async def _keep_time(self, clock: DisciplinedClock, history: KlineHistory) -> Never:
+        """Measure the venue's time now and then, and often while the sources of time disagree."""
+        while True:
+            try:
+                async with asyncio.timeout(self._config.rest_timeout / 1000):
+                    await history.measure()
+            except (VenueError, TimeoutError) as error:
+                _log.info("the venue's time is not measured", reason=str(error) or "no answer in time")
+            await asyncio.sleep(_SOON if clock.check().trouble else self._config.clock_every / 1000)

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from agent.events import Gap, Kline
+from agent.feeds.bybit.band import PriceBand
 
 NOTHING_MISSING: Final = -1
 EVERYTHING: Final = 1 << 62
 
 
 class Series:
-    """The bars of one symbol and interval (ms). `last` is the start of the last closed bar that went on, UTC ms.
+    """The bars of one symbol and interval (ms). `last` is the start of the last closed bar that went on, UTC ms; `band` judges prices.
 
     While not `live`, closed bars are held back until the history has been asked for what is missing before them.
 
@@ -24,19 +25,26 @@ class Series:
     was cancelled, is continued by the next call.
     """
 
-    def __init__(self, symbol: str, interval: int, last: int | None = None) -> None:
+    def __init__(self, symbol: str, interval: int, last: int | None = None, *, band: PriceBand | None = None) -> None:
+        self.band = band or PriceBand(0.0, 0)
         self.symbol = symbol
         self.interval = interval
         self.last = last
         self.live = False
         self.duplicates = 0
         self.stale = 0  # states of an open bar that came after newer ones
+        self._doubted = -1  # start of the newest closed bar that only the history may confirm
         self._held: dict[int, Kline] = {}
         self._open: Kline | None = None  # newest state of a bar that is still open, not yet given out
         self._newest = (0, 0)  # start and ts of the newest state
 
     def suspend(self) -> None:
         """Hold bars back: something may have been missed."""
+        self.live = False
+
+    def doubt(self, start: int) -> None:
+        """Leave out the stream's closed bar that opened at `start` (UTC ms), and hold the later ones until the history has it."""
+        self._doubted = max(self._doubted, start)
         self.live = False
 
     def overdue(self, now: int) -> bool:
@@ -69,6 +77,8 @@ class Series:
             if self.last is None or bar.start > self.last:
                 self._held.setdefault(bar.start, bar)
         yield from self._release(proven)
+        if self.last is not None and max(self.last, proven) < self._doubted:
+            self.live = False  # the history is too young to have the bar
 
     def give_up(self) -> Iterator[Kline | Gap]:
         """Go on without the history: what is missing is a gap."""

@@ -9,10 +9,11 @@ from typing import Final, Never
 
 import structlog
 
-from agent.clock import Clock, iso
+from agent.clock import Clock, iso, speed_of
 from agent.config_live import BybitConfig
+from agent.discipline import DisciplinedClock
 from agent.errors import VenueError
-from agent.events import Gap, Kline
+from agent.events import Command, Gap, Kline
 from agent.feeds.backoff import Budget, Reconnection, delays
 from agent.feeds.bybit.backfill import KlineHistory, RequestRefused
 from agent.feeds.bybit.health import KlineHealth
@@ -21,10 +22,12 @@ from agent.feeds.bybit.series import Series
 from agent.feeds.bybit.stream import HandshakeRefused, Stream, StreamLost
 from agent.feeds.bybit.venue import endpoint
 from agent.feeds.producer import Emit, State, deliver
+from agent.risk import PRICE_BAND
 from agent.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
 _WORKERS: Final = 8  # histories asked for at a time; what limits them is the budget of requests
+_REPEAT: Final = 60.0  # seconds between two alarms about one symbol
 _SKEW: Final = -1_000  # ms; a message from so far in the future means a wrong clock
 
 
@@ -45,6 +48,9 @@ class Shard:
         self.state: State = "connecting"
         self._series = series
         self._config = config
+        self._discipline = clock if isinstance(clock, DisciplinedClock) else None
+        self._ahead = round(config.max_ahead * speed_of(clock))
+        self._alarmed: dict[str, float] = {}  # symbol -> when, of the event loop's clock
         self._url = f"{endpoint(config.endpoint).stream}/v5/public/{category}"
         self._clock = clock
         self._history = history
@@ -102,24 +108,52 @@ class Shard:
             self._health.unknown += 1
             _log.info("topic unknown", topic=frame.topic)
             return
+        if self._discipline is not None:
+            self._discipline.heard(frame.ts)
         now = self._clock.now()
-        latest = min(frame.ts, now + self._config.max_ahead)
+        latest = now + self._ahead
         try:
             rows = read_rows(frame.data)
         except UNREADABLE as error:
             self._health.corrupt += 1
             _log.warning("message corrupt", topic=frame.topic, error=str(error))
             return
+        if frame.ts > latest:
+            self._health.ahead += 1
+        ts = min(frame.ts, latest)
         for row in rows:
-            if is_sound(row, series.interval, latest):
-                await self._give(series.offer(to_kline(row, series.symbol, series.interval, frame.ts, now)))
-            else:
+            if not is_sound(row, series.interval, ts) or (row.confirm and row.start + series.interval > latest):
                 self._health.corrupt += 1
+                self._health.ahead += row.start + row.confirm * series.interval > latest
                 _log.warning("bar unsound", topic=frame.topic, bar=row, ts=frame.ts)
-        if frame.ts <= now + self._config.max_ahead:
+                continue
+            await self._judge(series, to_kline(row, series.symbol, series.interval, ts, now))
+        if frame.ts <= latest:
             self._measure(now - frame.ts)
         if not series.live:
             self._want(series)
+
+    async def _judge(self, series: Series, bar: Kline) -> None:
+        """Offer the bar to its series, unless its price has to be confirmed first."""
+        known = series.last is not None and bar.start <= series.last
+        if known or (series.band.admits_bar(bar) if bar.confirm else series.band.admits(bar)):
+            await self._give(series.offer(bar))
+            return
+        self._health.withheld += 1
+        if not series.band.known:
+            return
+        if bar.confirm:
+            series.doubt(bar.start)
+        loop, what = asyncio.get_running_loop(), f"{'bar' if bar.confirm else 'price'} outside the band"
+        if loop.time() - self._alarmed.get(series.symbol, -_REPEAT) < _REPEAT:
+            return
+        self._alarmed[series.symbol] = loop.time()
+        detail = f"{what}: low {bar.low:g}, high {bar.high:g}, last {bar.close:g}; withheld until it is confirmed"
+        _log.warning("price withheld", symbol=series.symbol, detail=detail)
+        now = self._clock.now()
+        self._health.failed(f"{series.symbol}: {detail}", now)
+        alarm = {"rule": PRICE_BAND, "detail": detail, "symbol": series.symbol}
+        await deliver(self._emit, Command("alarm", now, now, alarm, self._health.name))
 
     def _measure(self, lag: int) -> None:
         if lag < _SKEW <= self._health.lag:
@@ -164,9 +198,11 @@ class Shard:
                 if isinstance(error, RequestRefused):
                     break
             else:
-                self._health.corrupt += history.unsound
-                self._health.backfilled += sum(series.last is None or bar.start > series.last for bar in history.bars)
-                await self._give(series.fill(history.bars, history.proven))
+                new = [bar for bar in history.bars if series.last is None or bar.start > series.last]
+                bars = series.band.confirm(new)
+                self._health.corrupt += history.unsound + len(new) - len(bars)
+                self._health.backfilled += len(bars)
+                await self._give(series.fill(bars, history.proven))
                 if series.live:
                     return
             if loop.time() + wait > deadline:

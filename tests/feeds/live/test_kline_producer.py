@@ -13,7 +13,7 @@ from aiohttp import web
 
 from agent.config_live import BackoffConfig, BybitConfig
 from agent.errors import ConfigError
-from agent.events import HOUR_MS, MINUTE_MS, Event, Gap, Kline
+from agent.events import HOUR_MS, MINUTE_MS, Command, Event, Gap, Kline
 from agent.feeds.bybit.health import KlineHealth
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.bybit.stream import HandshakeRefused, Stream, StreamLost
@@ -27,6 +27,7 @@ def config_for(url: str, **other: Any) -> BybitConfig:
         {
             "endpoint": url,
             "settle": 0,
+            "max_ahead": "1h",  # the clock stands still while bars are pushed
             "warmup_bars": 3,
             "reconnect": QUICK,
             "retry": QUICK,
@@ -163,6 +164,76 @@ async def test_without_a_clock_in_step_bars_are_the_same(start: Start) -> None:
     await rig.listener.heard("1", "2", "3", "4", "5")
     assert rig.listener.events[-1].available_at == start_of(6), "a bar isn't known before its close, whatever the clock says"
     assert rig.producer.health.lag == -4_900
+
+
+# -- bars of the future, and prices that nobody else has seen ----------------------------------------------------------
+
+
+async def test_a_bar_of_the_future_is_refused_and_the_real_ones_go_on(start: Start) -> None:
+    rig = await start(max_ahead="5s")
+    await rig.client.push(push(45), push(45, ts=start_of(5) + 6_000))
+    await until(lambda: rig.producer.health.corrupt == 2)
+    for number in (5, 6, 7):
+        rig.close_bar(number)
+        await rig.client.push(push(number))
+    await rig.listener.heard("1", "2", "3", "4", "5", "6", "7")
+    health = rig.producer.health
+    assert (health.gaps, health.duplicates, health.stale) == (0, 0, 0)
+    assert health.ahead >= 2
+
+
+async def test_a_state_with_a_stamp_of_the_future_is_of_now(start: Start) -> None:
+    rig = await start(max_ahead="5s")
+    await rig.client.push(push(5, confirm=False, ts=start_of(45)))
+    await until(lambda: len(rig.listener.marks) == 1)
+    assert rig.listener.marks[0].ts <= rig.clock.time + 5_000
+    assert rig.producer.health.ahead == 1
+
+
+def tick(price: str, at: int) -> dict[str, Any]:
+    """A state of bar 5 with this last price, `at` ms after its open."""
+    prices = {"high": str(max(102.0, float(price))), "low": str(min(99.5, float(price)))}
+    return push(5, confirm=False, ts=start_of(5) + at, close=price, **prices)
+
+
+async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
+    rig = await start()
+    await rig.client.push(
+        tick("101", 500), tick("50", 600), tick("101.2", 700), tick("1e308", 800), tick("1e-9", 5_000), tick("102", 5_100)
+    )
+    await until(lambda: len(rig.listener.marks) == 3)
+    assert [mark.close for mark in rig.listener.marks] == [101, 101.2, 102]
+    assert rig.producer.health.withheld >= 2
+    alarms = [event for event in rig.listener.events if isinstance(event, Command)]
+    assert [(alarm.action, alarm.args["rule"], alarm.args["symbol"]) for alarm in alarms] == [
+        ("alarm", "price band", "BTCUSDT")
+    ]
+
+
+async def test_a_crash_passes_once_it_has_stood(start: Start) -> None:
+    rig = await start()
+    await rig.client.push(tick("101", 500), tick("50", 600), tick("49", 1_600), tick("48", 3_600), tick("47", 3_700))
+    await until(lambda: len(rig.listener.marks) == 3)
+    assert [mark.close for mark in rig.listener.marks] == [101, 48, 47]
+
+
+async def test_a_wick_that_only_the_stream_has_is_put_right_by_the_history(start: Start) -> None:
+    rig = await start()
+    rig.close_bar(5)
+    await rig.client.push(push(5, low="50"))
+    await rig.listener.heard("1", "2", "3", "4", "5")
+    assert next(event for event in rig.listener.events if isinstance(event, Kline) and event.start == start_of(5)).low == 99.5
+
+
+async def test_the_bars_behind_a_withheld_one_wait_until_the_history_has_it(start: Start) -> None:
+    rig = await start()
+    rig.close_bar(5, in_history=False)
+    rig.venue.time = start_of(5) + 30_000  # by the history's clock bar 5 is open
+    await rig.client.push(push(5, high="500"), push(6, confirm=False))
+    await until(lambda: len(rig.venue.queries) >= 4)
+    assert rig.listener.bars == ["1", "2", "3", "4"]
+    rig.close_bar(5)
+    await rig.listener.heard("1", "2", "3", "4", "5")
 
 
 # -- faults of the stream --------------------------------------------------------------------------------------------

@@ -1,0 +1,221 @@
+"""What a wrong clock does to a running agent: an alarm, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.clock import WallClock
+from agent.discipline import DisciplinedClock
+from agent.engine import Engine
+from agent.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
+from agent.feeds.queue import OPEN_BAR
+from agent.live.core import Core
+from agent.live.daemon import Daemon
+from agent.live.deadman import watch_silence
+from agent.live.timekeeping import Timekeeper
+from agent.observability.health import why_not_ready
+from agent.sandbox import Sandbox
+from agent.sink import ListSink
+from agent.store.database import Database
+from agent.store.journal import Journal
+from agent.store.queries import find_run, read_rows
+from strategies import load_strategy
+from tests.live.test_core import BARS, CONFIG, a_run, at_once
+from tests.live.world import assert_sound, journal, living, load_words, of, options, settings, until
+from tests.market import SYMBOL, T0
+from tests.simulation.loop import VirtualLoop
+
+
+class SystemClock:
+    """The machine's, wrong by `skew` ms."""
+
+    skew = 0
+
+    def now(self) -> int:
+        return WallClock().now() + self.skew
+
+
+def alarms(database: Database) -> list[str]:
+    return [event.args["detail"] for event in of(Command, journal(database)) if event.action == "alarm"]
+
+
+async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(database: Database, tmp_path: Path) -> None:
+    async with Sandbox(options(speed=1)) as sandbox:
+        machine = SystemClock()
+        config = settings(
+            sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}}, risk={"stale_after": "2m"},
+            paper={"funding_rate": 0.001, "funding_interval": "8h"},
+        )  # fmt: skip
+        daemon = Daemon(config, database, load_model=load_words, clock=DisciplinedClock(machine))
+        async with living(daemon):
+            await until(lambda: not daemon.status().warming_up)
+            for skew, words in ((26 * HOUR_MS, "26h ahead of"), (-2 * HOUR_MS, "2h behind")):
+                machine.skew = skew
+                await until(lambda words=words: any(f"the system clock is {words}" in told for told in alarms(database)))
+                assert daemon.status().clock.trouble == "system"
+                assert any(reason.startswith("clock: ") for reason in why_not_ready(daemon))
+                states = daemon.core.latencies[OPEN_BAR]
+                before = len(states)
+                await until(lambda states=states, before=before: len(states) > before + 2)  # the market goes on
+                machine.skew = 0
+                await until(lambda: alarms(database)[-1] == "the clocks agree")
+                assert daemon.status().clock.trouble == ""
+            assert daemon.core.memory.now <= WallClock().now() + 5_000
+    events = assert_sound(database, "latest", config)
+    assert not of(Funding, events)
+    assert not [event for event in of(Command, events) if event.action == "heartbeat"]
+    told = [event for event in read_rows(database, find_run(database).id, RiskEvent) if event.rule == "clock"]
+    assert len(told) == 4
+    assert not [event for event in read_rows(database, find_run(database).id, RiskEvent) if event.rule.startswith("stale")]
+
+
+async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(database: Database, tmp_path: Path) -> None:
+    async with Sandbox(options(speed=1)) as sandbox:
+        machine = SystemClock()
+        machine.skew = 26 * HOUR_MS
+        config = settings(sandbox.rest_url, tmp_path)
+        daemon = Daemon(config, database, load_model=load_words, clock=DisciplinedClock(machine))
+        async with living(daemon):
+            await until(lambda: alarms(database))
+    assert all(event.available_at <= WallClock().now() + 5_000 for event in journal(database))
+
+
+# -- the core ----------------------------------------------------------------------------------------------------------
+
+
+async def test_while_the_time_is_not_confirmed_the_cores_time_stands_still_but_for_bars(database: Database) -> None:
+    latest: list[int | None] = [None]
+    Journal(database, "run-1")
+    with Core(CONFIG, database, a_run(), resume=False, latest=lambda: latest[0]) as core:
+        news: list[Event] = [News(f"n{day}", T0, T0 + day * 24 * HOUR_MS, "tomorrow") for day in range(3)]
+        held = await core.feed(at_once([BARS[0], *news[1:]]))
+        assert {event.available_at for event in held} == {BARS[0].available_at}
+        moved = await core.feed(at_once([BARS[1]]))
+        assert moved[0].available_at == BARS[1].ts
+        latest[0] = BARS[2].ts
+        waited = await core.feed(at_once([News("n9", T0, T0 + 9 * HOUR_MS, "stamped while the clock was wrong")]))
+        assert waited[0].available_at == BARS[2].ts
+        core.end(complete=True)
+
+
+async def test_time_alone_makes_no_funding_due(database: Database) -> None:
+    paid = CONFIG.model_copy(
+        update={"paper": CONFIG.paper.model_copy(update={"funding_rate": 0.001, "funding_interval": 300_000})}
+    )
+    later = BARS[3].ts + 26 * HOUR_MS
+    with Core(paid, database, a_run(), resume=False) as core:
+        events = await core.feed(at_once([*BARS[:4], Command("heartbeat", later, later)]))
+        core.end(complete=False)
+    with Core(paid, database, find_run(database), resume=True) as core:
+        events += await core.feed(at_once(BARS[4:11]))
+        core.end(complete=False)
+    stamps = [event.ts for event in events if isinstance(event, Funding)]
+    assert stamps == [T0 + 5 * MINUTE_MS, T0 + 10 * MINUTE_MS]
+    closes = [event.ts for event in events if isinstance(event, Kline)]
+    assert all(stamp in closes for stamp in stamps)
+
+
+async def test_a_run_that_was_recorded_ahead_of_the_time_says_so_and_what_to_do(database: Database) -> None:
+    clock = DisciplinedClock(WallClock())
+    ahead = clock.now() + 26 * HOUR_MS
+    with Core(CONFIG, database, a_run(), resume=False) as core:
+        await core.feed(at_once([Command("heartbeat", ahead, ahead)]))
+        status = Timekeeper(clock, CONFIG).status(core.memory)
+        core.end(complete=False)
+    assert status.trouble == "run"
+    assert "26h ahead of" in status.detail
+    assert "tapewire run --new" in status.detail
+
+
+# -- heartbeats --------------------------------------------------------------------------------------------------------
+
+
+class Still:
+    def __init__(self, now: int) -> None:
+        self.time = now
+
+    def now(self) -> int:
+        return self.time
+
+
+def an_engine() -> Engine:
+    engine = Engine(CONFIG, load_strategy("sma_cross", {"fast": 1, "slow": 2}), ListSink(), run_id="r")
+    for bar in BARS[:3]:
+        engine.handle(bar)
+    return engine
+
+
+def heartbeats_in(seconds: float, engine: Engine, clock: Still, beat: Callable[[], None]) -> int:
+    """How many are sent in so long, on virtual time."""
+    sent = 0
+
+    async def heartbeat() -> None:
+        nonlocal sent
+        sent += 1
+        beat()
+
+    async def watch() -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await watch_silence(engine, clock, heartbeat)
+        except TimeoutError:
+            pass
+
+    loop = VirtualLoop(random.Random(1))
+    try:
+        loop.run_until_complete(watch())
+    finally:
+        loop.close()
+    return sent
+
+
+def test_a_core_whose_time_is_ahead_of_the_clock_gets_no_heartbeats() -> None:
+    engine = an_engine()
+    ahead = BARS[2].ts + 26 * HOUR_MS
+    engine.handle(Command("heartbeat", ahead, ahead))
+    assert engine.risk.stale == {SYMBOL}
+    assert heartbeats_in(600, engine, Still(BARS[2].ts), lambda: None) == 0
+
+
+def test_a_heartbeat_that_changes_nothing_is_repeated_slowly() -> None:
+    assert heartbeats_in(299, an_engine(), Still(BARS[2].ts + HOUR_MS), lambda: None) == 10
+
+
+def test_what_goes_stale_and_comes_back_is_told_each_time() -> None:
+    engine, clock = an_engine(), Still(BARS[2].ts + HOUR_MS)
+
+    def beat() -> None:
+        engine.handle(Command("heartbeat", clock.time, clock.time))
+
+    assert heartbeats_in(60, engine, clock, beat) == 1
+    assert engine.risk.stale == {SYMBOL}
+    for bar in BARS[3:]:
+        engine.handle(bar)
+    clock.time = engine.market.now
+    engine.risk.stale.clear()
+    clock.time += HOUR_MS
+    assert heartbeats_in(60, engine, clock, beat) == 1
+
+
+def test_the_steady_clock_moves_with_the_machine() -> None:
+    clock = DisciplinedClock(WallClock())
+    before = clock.now()
+    time.sleep(0.01)
+    assert before <= clock.now() <= WallClock().now() + 50
+
+
+def test_an_alarm_is_recorded_and_changes_nothing() -> None:
+    sink = ListSink()
+    engine = Engine(CONFIG, load_strategy("sma_cross", {"fast": 1, "slow": 2}), sink, run_id="r")
+    for bar in BARS[:3]:
+        engine.handle(bar)
+    before, rule = len(sink.decisions), engine.risk.rule
+    now = BARS[2].ts + 1
+    engine.handle(Command("alarm", now, now, {"rule": "clock", "detail": "the system clock is 26h ahead"}))
+    assert sink.decisions[before:] == [RiskEvent(now, RiskState.ACTIVE, "clock", "the system clock is 26h ahead")]
+    assert (engine.risk.state, engine.risk.rule) == (RiskState.ACTIVE, rule)
+    assert not engine.counts["unknown commands"]
