@@ -44,12 +44,14 @@ def run(
     """
     from agent.config import load
     from agent.live.logging import configure
+    from agent.live.output import guarded_output
     from agent.store.database import open_database
 
     settled = load(config)
-    configure(settled.log)
-    with closing(open_database(settled.store.url)) as database:
-        ended = asyncio.run(_live(settled, database, new=new, seconds=seconds, complete=complete))
+    with guarded_output():
+        configure(settled.log)
+        with closing(open_database(settled.store.url)) as database:
+            ended = asyncio.run(_live(settled, database, new=new, seconds=seconds, complete=complete))
     if json:
         print_json(
             {

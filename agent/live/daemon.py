@@ -32,6 +32,7 @@ from agent.live.core import Core
 from agent.live.deadman import watch_silence
 from agent.live.kill import KillSwitch
 from agent.live.lock import LOCK, instance_lock
+from agent.live.logging import status as log_status
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
@@ -401,6 +402,7 @@ class Daemon:
             feeds=self._news.feeds if self._news else [],
             queue=self.queue.stats(),
             storage=core.storage.status,
+            log=log_status(),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
             ignored=dict(engine.counts),
