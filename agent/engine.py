@@ -311,7 +311,7 @@ class Engine:
             case "reconciling":
                 self.risk.unreconciled = self._config.execution.mode == "testnet"
                 return
-            case "use-model" | "model-in-use" | "model-refused" | "stop":
+            case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
                 return  # the rim's business; journalled so that a reader sees when
             case _:
                 self.counts["unknown commands"] += 1

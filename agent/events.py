@@ -220,7 +220,7 @@ class Command(Message, frozen=True):
 
     Handled by the core: pause, resume, halt, kill, flatten; heartbeat, which brings the time where no data do; warm-up and
     warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known. For the
-    reader of the journal alone: use-model, model-in-use, model-refused, stop.
+    reader of the journal alone: use-model, model-in-use, model-refused, stop; emergency-kill, what the kill switch did at the venue.
     """
 
     action: str
