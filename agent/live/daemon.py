@@ -220,6 +220,8 @@ class Daemon:
             for task in rim:
                 task.cancel()
             await asyncio.wait(rim)
+            if self.guard is not None:
+                await self.guard.stop()  # what it did is journalled before the end
             last = tasks.create_task(self._put("stop"))
             await asyncio.wait({core}, timeout=self.config.live.drain_timeout / 1000)
             if not core.done():

@@ -50,11 +50,12 @@ class OutputWriter:
         self.notice: Callable[[int, str], str] = plain_notice
         self._descriptor = descriptor
         self._capacity = capacity
-        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[str, int] | None] = SimpleQueue()  # with `_overflowed` before it
         self._lock = threading.RLock()  # reentrant: a finalizer may log while this thread holds it
         self._waiting = 0
-        self._dropped = 0
-        self._reported = 0  # of the dropped
+        self._overflowed = 0  # lines for which there was no room
+        self._failed = 0  # lines that could not be written
+        self._reported = 0  # of both
         self._error = self._last_error = ""
         self._began = 0.0  # of the write in progress
         self._torn = False  # the last line was written in part
@@ -66,30 +67,27 @@ class OutputWriter:
         text = text if len(text) <= _LONGEST else text[:_LONGEST] + " …\n"
         with self._lock:
             if self._waiting + len(text) > self._capacity:
-                self._lose(text, "its reader is too slow")
+                self._overflowed += _lines(text)
+                self._error = self._last_error = "its reader is too slow"
                 return
             self._waiting += len(text)
-        self._queue.put(text)
+            self._queue.put((text, self._overflowed))
 
     def status(self) -> OutputStatus:
         """A snapshot."""
         began = self._began
         stuck = "its reader does not read" if began and time.monotonic() - began > _SLOW else ""
-        return OutputStatus(self._dropped, 0, self._error or stuck, self._last_error or stuck, self._waiting)
+        return OutputStatus(self._overflowed + self._failed, 0, self._error or stuck, self._last_error or stuck, self._waiting)
 
     def close(self, timeout: float = _FLUSH) -> None:
         """Write what waits, for at most `timeout` seconds."""
         self._queue.put(None)
         self._thread.join(timeout)
 
-    def _lose(self, text: str, reason: str) -> None:
-        with self._lock:
-            self._dropped += max(1, text.count("\n"))
-            self._error = self._last_error = reason
-
     def _run(self) -> None:
-        while (text := self._queue.get()) is not None:
-            lost = self._dropped - self._reported
+        while (item := self._queue.get()) is not None:
+            text, overflowed = item
+            lost = overflowed + self._failed - self._reported
             note = self.notice(lost, self._last_error) if lost else ""
             self._began = time.monotonic()
             error = self._put(note + text)
@@ -97,10 +95,11 @@ class OutputWriter:
             with self._lock:
                 self._waiting -= len(text)
                 if error:
-                    self._lose(text, error)
-                elif lost:
+                    self._failed += _lines(text)
+                    self._error = self._last_error = error
+                else:
                     self._reported += lost
-                    self._error = ""
+                    self._error = "" if self._reported == self._overflowed + self._failed else self._error
             if error:
                 time.sleep(_PAUSE)
 
@@ -118,6 +117,10 @@ class OutputWriter:
                 return error.strerror or str(error)
         self._torn = False
         return ""
+
+
+def _lines(text: str) -> int:
+    return max(1, text.count("\n"))
 
 
 class GuardedStream(io.TextIOBase):
