@@ -112,7 +112,7 @@ def kill(
     args = ({"flatten": "true"} if flatten else {}) | ({"reason": reason} if reason else {})
     agent = _Agent(config, at, token_file)
     try:
-        answer = agent.ask("kill", timeout=agent.config.live.kill_within / 1000 + _ANSWER, **args)
+        answer = agent.ask("kill", args, timeout=agent.config.live.kill_within / 1000 + _ANSWER)
     except TapewireError as error:
         unable = type(error) is TapewireError and agent.config.execution.mode == "testnet"  # it answers that it can't now
         if at or not (unable or isinstance(error, NoAnswer | NotRunning)):
@@ -159,7 +159,7 @@ class _Agent:
                 raise UsageError(f"--at: {error}") from None
             self._token = read_token(token_file or settled.token_file())
 
-    def ask(self, do: str, *, timeout: float = 60.0, **args: str) -> Any:
+    def ask(self, do: str, args: dict[str, str] | None = None, *, timeout: float = 60.0) -> Any:
         """Its result. Raises what it refused with, NotRunning, or NoAnswer after `timeout` seconds."""
         if self._mqtt is not None:
             import asyncio
@@ -167,14 +167,14 @@ class _Agent:
 
             from agent.mqtt.commands import tell
 
-            return asyncio.run(tell(self._mqtt, do, args, by=getpass.getuser(), timeout=timeout))
+            return asyncio.run(tell(self._mqtt, do, args or {}, by=getpass.getuser(), timeout=timeout))
         from agent.live.control import Request, ask
 
-        return ask(self._where, Request(do, args, self._token), timeout=timeout)
+        return ask(self._where, Request(do, args or {}, self._token), timeout=timeout)
 
 
 def _tell(agent: _Agent, json: bool, do: str, **args: str) -> None:
-    _show(agent.ask(do, **args), json, do)
+    _show(agent.ask(do, args), json, do)
 
 
 def _show(answer: dict[str, Any], json: bool, do: str) -> None:
@@ -186,7 +186,7 @@ def _show(answer: dict[str, Any], json: bool, do: str) -> None:
         from agent.live.emergency import EmergencyReport
 
         report = msgspec.convert(answer["emergency"], EmergencyReport)
-        why = f" without the agent, since {answer['why']}; {answer['file']} keeps it killed" if "why" in answer else ""
+        why = f" without the agent, since {answer['why']}; {answer['file']}" if "why" in answer else ""
         out.print(f"{do}: {report.sentence()}{why}", highlight=False, markup=False, soft_wrap=True)
     else:
         model = f"; model {answer['model'][:12]} of {answer['folder']} scores" if "model" in answer else ""

@@ -8,7 +8,7 @@ import random
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.errors import NotRunning, StoreError, TapewireError, VenueError
+from agent.errors import NotRunning, SafetyError, StoreError, TapewireError, VenueError
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -33,9 +33,13 @@ def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError)
     if paper:
         raise type(why)(why.message, hint=f"{why.hint}; {file}".removeprefix("; "))
     report = asyncio.run(_at_venue(config, flatten="flatten" in args))
+    if isinstance(why, NotRunning):
+        file += (
+            "; the last run is HALTED by its journal" if _journal(config, args) else "; the last run's journal does not know"
+        )
     if not report.done or kept:
         raise VenueError(f"{why.message}. {report.sentence()}", hint=file)
-    return {"action": "kill", "risk": "unknown", "why": why.message, "file": str(switch.file), "emergency": report}
+    return {"action": "kill", "risk": "unknown", "why": why.message, "file": file, "emergency": report}
 
 
 async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
@@ -53,6 +57,31 @@ async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
         return await way_out.run(flatten=flatten, within=_WITHIN, by=getpass.getuser())
     finally:
         await port.close()
+
+
+def _journal(config: Config, args: dict[str, str]) -> bool:
+    """Append the kill to the last run's journal, as no agent does; whether that was possible. The next life handles it first."""
+    from agent.clock import WallClock, iso
+    from agent.events import Command
+    from agent.live.lock import LOCK, instance_lock
+    from agent.store.database import open_database
+    from agent.store.journal import Journal, find_archive
+    from agent.store.queries import list_runs
+    from agent.store.runs import RunKind, RunStatus
+
+    try:
+        with instance_lock(config.live.folder / LOCK), closing(open_database(config.store.url)) as database:
+            live = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
+            run = next((run for run in live if find_archive(database, run.id) is None), None)
+            if run is None:
+                return False
+            journal = Journal(database, run.id)
+            at = journal.last_at  # the market's time, which a sandbox may play faster than the machine's
+            command = Command("kill", at, at, args | {"at": iso(WallClock().now())}, getpass.getuser())
+            journal.append([command])
+            return True
+    except (StoreError, SafetyError):
+        return False
 
 
 def _stored_share(config: Config) -> Share | None:

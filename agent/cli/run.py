@@ -86,8 +86,7 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
     daemon = Daemon(
         config, database, load_model=model_loader(config.model, database, lazy=config.workers.enabled), clock=clock, new=new
     )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, daemon.kill_switch.pull, signal.SIGUSR1.name)
-    signal.signal(signal.SIGUSR1, daemon.kill_switch.on_signal)  # beside it: it runs even while the event loop hangs
+    daemon.kill_switch.catch(signal.SIGUSR1)
     async with beside(config, database, daemon) as page:
         if page is not None:
             structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)

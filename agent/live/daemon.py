@@ -366,7 +366,8 @@ class Daemon:
             if guard.way_out is None:
                 raise
             outcome = asyncio.shield(asyncio.wrap_future(pull.outcome))
-            await asyncio.wait({outcome, handled}, timeout=_EMERGENCY, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {outcome, handled}
+            await asyncio.wait(either, timeout=_EMERGENCY, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done() or not outcome.result().done:
                 raise
             return outcome.result()
@@ -374,10 +375,15 @@ class Daemon:
 
     def _note_emergency(self, report: EmergencyReport) -> None:
         """From the guard's thread: let the journal say what it did."""
-        args = {"cancelled": " ".join(report.cancelled), "sent": "; ".join(report.closed), "left": "; ".join(report.left)}
-        loop, given = self._loop, {name: text for name, text in args.items() if text}
         with suppress(RuntimeError):  # the agent has ended
-            asyncio.run_coroutine_threadsafe(self._put("emergency-kill", given, report.by), loop)
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._journal_emergency(report)))
+
+    async def _journal_emergency(self, report: EmergencyReport) -> None:
+        """Behind the kill itself."""
+        while not self._killed() and not self._stopped:
+            await asyncio.sleep(_LOOK)
+        args = {"cancelled": " ".join(report.cancelled), "sent": "; ".join(report.closed), "left": "; ".join(report.left)}
+        await self._put("emergency-kill", {name: text for name, text in args.items() if text}, report.by)
 
     async def _obeyed(self, action: str, handled: asyncio.Future[None]) -> None:
         """Until it is handled. Raises StoreUnavailable where that can't be now: it waits like everything else."""

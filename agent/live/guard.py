@@ -85,10 +85,11 @@ class KillGuard:
         self._thread.start()
 
     async def stop(self) -> None:
-        """End, after the attempt that is under way."""
+        """End, after the attempt that is under way; may be called twice."""
         self._stopping = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._wake.set)
+        with suppress(RuntimeError):  # its loop has ended
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._wake.set)
         await asyncio.to_thread(self._thread.join, _JOIN)
         self.settle()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -59,10 +60,15 @@ class KillSwitch:
         self._by = by
         self._pulled.set()
 
-    def on_signal(self, number: int, _: FrameType | None) -> None:
-        """Count a signal. For `signal.signal`: it takes no lock, since it may interrupt anything."""
-        self.signal = f"signal {number}"
-        self.signals += 1
+    def catch(self, number: signal.Signals) -> None:
+        """Let a signal pull it: in the running event loop, and beside it, which works even while the loop hangs."""
+        asyncio.get_running_loop().add_signal_handler(number, self.pull, number.name)
+
+        def count(_: int, __: FrameType | None) -> None:  # takes no lock, since it may interrupt anything
+            self.signal = number.name
+            self.signals += 1
+
+        signal.signal(number, count)
 
     async def watch(self, kill: Kill, killed: Callable[[], bool]) -> None:
         """Until cancelled. A file that stays there kills again whatever has been resumed meanwhile."""

@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from tests.live.test_commands import MAIN
 from tests.live.world import PATIENCE, SYMBOLS, options
 
-State = Literal["sound", "store", "log", "spin", "sleep", "stopped"]
+State = Literal["sound", "store", "log", "spin", "sleep", "stopped", "dead"]
 Pull = Literal["verb", "file", "signal"]
 LIMIT = 20.0  # seconds from the kill to a clear account, on a busy machine
 KEYS = {"TAPEWIRE_API_KEY": "sandbox-key", "TAPEWIRE_API_SECRET": "sandbox-secret"}
@@ -51,7 +51,11 @@ CASES = [
     for pull in ("verb", "file", "signal")
     for flatten in (False, True)
     if not (pull == "signal" and flatten)  # a signal carries no words
-] + [Case("stopped", "verb", True), Case("stopped", "verb", False)]
+] + [
+    Case(state, "verb", flatten)  # type: ignore[arg-type]
+    for state in ("stopped", "dead")  # no thread of it runs
+    for flatten in (False, True)
+]
 
 
 def draw(seed: int) -> Case:
@@ -72,7 +76,7 @@ def settings(url: str, folder: Path, case: Case) -> Path:
     path.write_text(f'''
         market.symbols = ["{'", "'.join(SYMBOLS)}"]
         strategy.name = "tests.live.hanging:Hanging"
-        strategy.params = {{ trigger = "{folder / "hang"}", how = "{how}", seconds = {8 if how == "sleep" else 600} }}
+        strategy.params = {{ trigger = "{folder / "hang"}", how = "{how}", seconds = {25 if how == "sleep" else 600} }}
         live.folder = "{folder}"
         store.url = "sqlite:///{folder / "store" / "store.db"}"
         store.retry = {{ first = "20ms", ceiling = "200ms" }}
@@ -175,6 +179,9 @@ async def break_it(case: Case, folder: Path, process: Process) -> None:
         await asyncio.sleep(1)  # the next bar is due four times a second
     elif case.state == "stopped":
         process.send_signal(signal.SIGSTOP)
+    elif case.state == "dead":
+        process.kill()
+        await process.wait()
     elif case.state == "log":
         await wait_status(folder, lambda shown: shown["log"]["error"], "a pipe that nobody reads")
 
@@ -199,6 +206,11 @@ async def after(case: Case, folder: Path, config: Path, process: Process) -> lis
     (folder / "hang").unlink(missing_ok=True)
     if case.state == "stopped":
         process.send_signal(signal.SIGCONT)
+    if case.state == "dead":
+        refused = await start("run", "--config", config)
+        assert await asyncio.wait_for(refused.wait(), PATIENCE) == 3
+        (folder / FILE).unlink()  # a person has looked
+        process = await start("run", "--config", config, stderr=DEVNULL)
     if case.state != "spin":
         held = 0 if case.flatten else 2
 
