@@ -51,6 +51,7 @@ LOCK: Final = "emergency.lock"
 
 _LOCK_WAIT: Final = 5.0  # seconds for the other path; then it may be stopped, and this one goes on
 _SMALLEST: Final = 1 << 10  # the smallest share of a position that an order is cut down to
+_LOOKS: Final = 2
 _ZERO: Final = Decimal(0)
 _log: Final = structlog.get_logger(__name__)
 
@@ -150,20 +151,23 @@ class EmergencyExit:
         self._sent: dict[str, tuple[Order, Decimal]] = {}  # by id: our orders, and how far they were filled
         self._parts: dict[str, int] = {}  # by symbol: an order that was refused is cut into so many
 
-    async def run(self, *, flatten: bool, within: float, by: str = "") -> EmergencyReport:
-        """Work until nothing is left at two looks, `settle` apart, or `within` seconds are over. Raises nothing of the venue's."""
+    async def run(
+        self, *, flatten: bool, within: float, by: str = "", wanted: Callable[[], bool] = lambda: True
+    ) -> EmergencyReport:
+        """Work until nothing is left at two looks, `settle` apart, `within` seconds are over, or it is not `wanted` any more.
+
+        Errors of the venue are in the report.
+        """
         report = EmergencyReport(by)
         try:
             async with asyncio.timeout(within), _only_one(self._config.live.folder / LOCK):
                 await self._line.ask(self._line.measure)
-                while True:
+                clear = 0  # looks in a row that found nothing
+                while clear < _LOOKS and wanted():
                     await self._round(report, flatten)
-                    if not report.left:
-                        await asyncio.sleep(self._settings.settle / 1000)  # the venue's views may lag
-                        await self._round(report, flatten)
-                        if not report.left:
-                            return report
-                    await asyncio.sleep(self._settings.ask_every / 1000)
+                    clear = 0 if report.left else clear + 1
+                    wait = self._settings.settle if clear else self._settings.ask_every  # the venue's views may lag
+                    await asyncio.sleep(wait / 1000 if clear < _LOOKS else 0)
         except TimeoutError:
             report.error = f"not done within {within:g} s" + (f": {said}" if (said := self._line.health.last_error) else "")
         except TapewireError as error:

@@ -166,7 +166,9 @@ class KillGuard:
         report = EmergencyReport(first.by)
         while way_out is not None and self._life == life:
             flatten = any(pull.flatten for pull in pending)
-            report = self.report = await way_out.run(flatten=flatten, within=_WITHIN, by=first.by)
+            report = self.report = await way_out.run(
+                flatten=flatten, within=_WITHIN, by=first.by, wanted=lambda: self._life == life
+            )
             if report.acted:
                 _log.warning("kill switch at the venue", by=first.by, what=report.sentence())
                 self._done(report)
