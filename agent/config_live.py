@@ -139,6 +139,7 @@ class LiveConfig(Section):
     score_wait: Duration = 50  # how long the first of them waits for the others
     score_within: Duration = 3_600_000  # headlines that waited longer for the model are left unscored
     record_health: Duration = Field(30_000, gt=0)  # how often the feeds' health is written to the store
+    kill_within: Duration = Field(3_000, gt=0)  # a kill that isn't done by then is carried out at the venue without the core
     drain_timeout: Duration = Field(10_000, gt=0)  # what waits when the agent is stopped is handled so long
     restart: BackoffConfig = BackoffConfig()  # of a producer that failed
 

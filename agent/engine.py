@@ -320,7 +320,7 @@ class Engine:
                 alarm = command.args
                 self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
                 return
-            case "use-model" | "model-in-use" | "model-refused" | "stop":
+            case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
                 return  # the rim's business; journalled so that a reader sees when
             case _:
                 self.counts["unknown commands"] += 1

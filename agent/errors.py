@@ -8,6 +8,7 @@ TapewireError                exit code 1: the work failed
 ├─ VenueError                the exchange or a feed refused or failed: retry later
 ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
 ├─ NotRunning                no agent to speak to: start one
+├─ NoAnswer                  an agent that does not answer: it hangs, or is stopped
 ├─ UsageError                exit code 2: mend the command line
 │  └─ ConfigError            exit code 2: mend the configuration
 └─ SafetyError               exit code 3: refused so that nobody is harmed
@@ -53,6 +54,10 @@ class VenueError(TapewireError):
 
 class NotRunning(TapewireError):
     """Nobody listens where the agent would."""
+
+
+class NoAnswer(TapewireError):
+    """The agent accepts no connection, or answers nothing in time."""
 
 
 class StrategyError(TapewireError):

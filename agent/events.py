@@ -222,7 +222,8 @@ class Command(Message, frozen=True):
     warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known; alarm, which
     records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
 
-    For the reader of the journal alone: use-model, model-in-use, model-refused, stop.
+    For the reader of the journal alone: use-model, model-in-use, model-refused, stop; emergency-kill, what the kill switch did at the
+    venue.
     """
 
     action: str

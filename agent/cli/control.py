@@ -9,7 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.console import out, print_json
-from agent.errors import SafetyError, UsageError
+from agent.errors import SafetyError, TapewireError, UsageError
+
+_ANSWER = 3.0  # seconds, beyond live.kill_within, that a kill waits for the agent
 
 _Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -101,10 +103,22 @@ def kill(
     """Cancel all working orders, stops too, and halt until somebody resumes and confirms it; a restart changes nothing.
 
     Without `--flatten` positions stay as they are, without protection. The same without this program: make the file KILL in
-    live.folder, or send the agent SIGUSR1.
+    live.folder, or send the agent SIGUSR1. If the agent does not answer, or can't do it, this process cancels and closes at the venue
+    itself, and leaves the file KILL.
     """
-    args = {"flatten": "true"} if flatten else {}
-    _tell(_Agent(config, at, token_file), json, "kill", **args, **({"reason": reason} if reason else {}))
+    from agent.cli.emergency import kill_without_agent
+    from agent.errors import NoAnswer, NotRunning
+
+    args = ({"flatten": "true"} if flatten else {}) | ({"reason": reason} if reason else {})
+    agent = _Agent(config, at, token_file)
+    try:
+        answer = agent.ask("kill", args, timeout=agent.config.live.kill_within / 1000 + _ANSWER)
+    except TapewireError as error:
+        unable = type(error) is TapewireError and agent.config.execution.mode == "testnet"  # it answers that it can't now
+        if at or not (unable or isinstance(error, NoAnswer | NotRunning)):
+            raise
+        answer = kill_without_agent(agent.config, args, error)
+    _show(answer, json, "kill")
 
 
 def flatten(config: _Config = None, json: _Json = False, at: _At = "", token_file: _TokenFile = None) -> None:
@@ -134,7 +148,7 @@ class _Agent:
         from agent.config_operations import split_address
         from agent.live.token import read_token
 
-        settled = load(config)
+        settled = self.config = load(config)
         self._where: Path | tuple[str, int] = settled.live.folder
         self._token = ""
         self._mqtt = settled.mqtt if at == "mqtt" else None
@@ -145,24 +159,35 @@ class _Agent:
                 raise UsageError(f"--at: {error}") from None
             self._token = read_token(token_file or settled.token_file())
 
-    def ask(self, do: str, **args: str) -> Any:
-        """Its result."""
+    def ask(self, do: str, args: dict[str, str] | None = None, *, timeout: float = 60.0) -> Any:
+        """Its result. Raises what it refused with, NotRunning, or NoAnswer after `timeout` seconds."""
         if self._mqtt is not None:
             import asyncio
             import getpass
 
             from agent.mqtt.commands import tell
 
-            return asyncio.run(tell(self._mqtt, do, args, by=getpass.getuser(), timeout=60.0))
+            return asyncio.run(tell(self._mqtt, do, args or {}, by=getpass.getuser(), timeout=timeout))
         from agent.live.control import Request, ask
 
-        return ask(self._where, Request(do, args, self._token))
+        return ask(self._where, Request(do, args or {}, self._token), timeout=timeout)
 
 
 def _tell(agent: _Agent, json: bool, do: str, **args: str) -> None:
-    answer = agent.ask(do, **args)
+    _show(agent.ask(do, args), json, do)
+
+
+def _show(answer: dict[str, Any], json: bool, do: str) -> None:
     if json:
         print_json(answer)
+    elif "emergency" in answer:
+        import msgspec
+
+        from agent.live.emergency import EmergencyReport
+
+        report = msgspec.convert(answer["emergency"], EmergencyReport)
+        why = f" without the agent, since {answer['why']}; {answer['file']}" if "why" in answer else ""
+        out.print(f"{do}: {report.sentence()}{why}", highlight=False, markup=False, soft_wrap=True)
     else:
         model = f"; model {answer['model'][:12]} of {answer['folder']} scores" if "model" in answer else ""
         out.print(f"{do}: done; risk is {answer['risk']}{model}", highlight=False, soft_wrap=True)

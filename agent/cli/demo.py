@@ -73,6 +73,7 @@ def demo(
     from agent.analysis.report.load import load_report_data
     from agent.analysis.report.write import write_report
     from agent.config import load
+    from agent.live.output import guarded_output
     from agent.store.database import open_database
     from agent.store.queries import find_run
     from agent.verify import verify
@@ -81,7 +82,8 @@ def demo(
     with closing(open_database(settled.store.url)) as database:
         if not json:
             out.print(f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this machine")
-        run = asyncio.run(_play(database, seconds, model, settled.dashboard, quiet=json))
+        with guarded_output():
+            run = asyncio.run(_play(database, seconds, model, settled.dashboard, quiet=json))
         data = load_report_data(database, run.id)
         page, _ = write_report(data, report or Path("var/reports") / f"{run.id}.html")
         proof = verify(database, find_run(database, run.id))

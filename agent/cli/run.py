@@ -45,12 +45,14 @@ def run(
     """
     from agent.config import load
     from agent.live.logging import configure
+    from agent.live.output import guarded_output
     from agent.store.database import open_database
 
     settled = load(config)
-    configure(settled.log)
-    with closing(open_database(settled.store.url)) as database:
-        ended = asyncio.run(_live(settled, database, new=new, seconds=seconds, complete=complete))
+    with guarded_output():
+        configure(settled.log)
+        with closing(open_database(settled.store.url)) as database:
+            ended = asyncio.run(_live(settled, database, new=new, seconds=seconds, complete=complete))
     if json:
         print_json(
             {
@@ -85,7 +87,7 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
     daemon = Daemon(
         config, database, load_model=model_loader(config.model, database, lazy=config.workers.enabled), clock=clock, new=new
     )
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, daemon.kill_switch.pull, signal.SIGUSR1.name)
+    daemon.kill_switch.catch(signal.SIGUSR1)
     async with beside(config, database, daemon) as page:
         if page is not None:
             structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)

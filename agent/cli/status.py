@@ -37,6 +37,10 @@ def show(status: Status) -> None:
         )
     if status.clock.trouble:
         out.print(f"[bold red]clock[/]: {escape(status.clock.detail)}", highlight=False)
+    log = status.log
+    if log.dropped or log.suppressed or log.error:
+        why = f", last error: {escape(log.last_error)}" if log.last_error else ""
+        out.print(f"log: {log.dropped:,} lines dropped, {log.suppressed:,} repetitions suppressed{why}", highlight=False)
     positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"

@@ -50,6 +50,7 @@ def sentiment(
     from agent.config import load
     from agent.config_outside import MqttConfig
     from agent.live.logging import configure
+    from agent.live.output import guard
     from agent.mqtt.worker import SentimentWorker
     from models.sentiment import model_dir
     from models.sentiment.scorer import Scorer
@@ -62,6 +63,7 @@ def sentiment(
         except ValidationError as error:
             reason = error.errors()[0]["msg"].removeprefix("Value error, ")
             raise UsageError(f"--broker: {reason}", hint="e.g. mqtt://127.0.0.1:1883") from None
+    guard("stderr")
     configure(settled.log)
     scorer = Scorer.load(model_dir(model or settled.model.path), threads=threads or None)
     called = name or f"{socket.gethostname()}-{os.getpid()}"

@@ -76,6 +76,7 @@ class EventQueue:
         self._entries: OrderedDict[int, _Entry] = OrderedDict()
         self._open_bars: dict[tuple[str, int], int] = {}
         self._news: deque[int] = deque()
+        self._urgent: set[int] = set()  # numbers of events that were put first
         self._filled = asyncio.Event()
         self._space = asyncio.Event()
         self._high_water = 0
@@ -98,7 +99,17 @@ class EventQueue:
 
     def put_first(self, event: Event) -> None:
         """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
-        self._entries.move_to_end(self._append(event, type(event).__name__), last=False)
+        number = self._append(event, type(event).__name__)
+        self._entries.move_to_end(number, last=False)
+        self._urgent.add(number)
+
+    def take_first(self) -> list[tuple[Event, float]]:
+        """What was put first and waits: events, and when each came in."""
+        taken: list[tuple[Event, float]] = []
+        while self._urgent and (head := next(iter(self._entries))) in self._urgent:
+            since = self._entries[head].since
+            taken.append((self._take(), since))
+        return taken
 
     async def put(self, event: Event) -> None:
         """Take an event in; waits while the queue is full of events that may not be lost. Cancelled, it has taken nothing."""
@@ -188,7 +199,8 @@ class EventQueue:
         return number
 
     def _take(self) -> Event:
-        _, entry = self._entries.popitem(last=False)
+        number, entry = self._entries.popitem(last=False)
+        self._urgent.discard(number)
         kind = entry.kind
         if kind == OPEN_BAR:
             bar = entry.event

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from agent.config_operations import ControlConfig
-from agent.errors import ConfigError, NotRunning, SafetyError, TapewireError, UsageError, told
+from agent.errors import ConfigError, NoAnswer, NotRunning, SafetyError, TapewireError, UsageError, told
 from agent.listeners import Connection, Listener
 from agent.live.token import same_token
 from agent.untrusted import UNREADABLE
@@ -196,7 +196,7 @@ def _peer(sock: socket.socket) -> int | None:
 def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.0) -> Any:
     """Send one request to the agent whose `live.folder` this is, or whose control port; returns its result.
 
-    Raises what the agent refused with, or TapewireError where none is running or none answers within `timeout` seconds.
+    Raises what the agent refused with, NotRunning, or NoAnswer where none answers within `timeout` seconds.
     """
     path = where / SOCKET if isinstance(where, Path) else "{}:{}".format(*where)
     with socket.socket(socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET) as connection:
@@ -209,10 +209,10 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
         except OSError as error:
-            raise TapewireError(f"the agent at {path} can't be reached: {error}") from None
+            raise NoAnswer(f"the agent at {path} can't be reached: {error}") from None
     with suppress(*UNREADABLE):
         reply = msgspec.json.decode(line, type=Reply)
         if reply.ok:
             return reply.result
         raise told(reply.exit_code, reply.error, reply.hint)
-    raise TapewireError(f"the agent at {path} went away without an answer")
+    raise NoAnswer(f"the agent at {path} went away without an answer")

@@ -7,7 +7,6 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -43,6 +42,38 @@ STORE_WRITE: Final = "store write"
 """One commit: of a batch of events to the journal, or of what was decided on them."""
 
 _log: Final = structlog.get_logger(__name__)
+
+
+Urgent = Callable[[], list[tuple[Event, float]]]
+"""Takes from the queue what was put first, with the event loop's time at which each arrived."""
+
+
+class Batch:
+    """Events to append at once. As long as they are not in the journal, others can be put before them."""
+
+    def __init__(self, journal: Journal, now: int, events: list[Event]) -> None:
+        self.events = events
+        self.waiting: list[Event] = []
+        self._journal = journal
+        self._now = now  # UTC ms: time of the last event that was handled
+
+    def put_first(self, events: list[Event]) -> None:
+        """Before the next try; not while one is under way."""
+        self.waiting += events
+
+    def __call__(self, *, again: bool) -> int:
+        """Append; number of the first. Raises StoreError."""
+        if again and self.waiting and not self._journal.holds(len(self.events)):
+            now, ordered = self._now, []
+            for event in (*self.waiting, *self.events):
+                now = max(now, event.available_at)
+                ordered.append(_at(event, now))
+            self.events, self.waiting = ordered, []
+        return self._journal.append(self.events, again=again)
+
+
+def _at(event: Event, now: int) -> Event:
+    return event if event.available_at == now else replace(event, available_at=now)
 
 
 class Core:
@@ -113,10 +144,11 @@ class Core:
             self._recorder.flush()
             _log.info("journal folded", events=self.journal.last_seq, unscored=len(self.memory.unscored))
 
-    async def feed(self, taken: Sequence[tuple[Event, float]]) -> list[Event]:
+    async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:
         """Journal events and decide on them; each comes with the event loop's time at which it arrived.
 
-        Returns them as they were handled: in order, `available_at` never running backwards, with the funding that was due.
+        `urgent` gives what can't wait: it is asked while the store can't be written, and goes before `taken`. Returns the events as
+        they were handled: in order, `available_at` never running backwards, with the funding that was due.
         """
         loop = asyncio.get_running_loop()
         events: list[Event] = []
@@ -124,12 +156,14 @@ class Core:
         for event, _ in taken:
             limit = (now or event.available_at) if latest is None else latest
             now = max(now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit))
-            events.append(event if event.available_at == now else replace(event, available_at=now))
+            events.append(_at(event, now))
             self._funding.begin(now)
             if isinstance(event, Kline) and event.confirm:
                 events += self._funding.due(event.ts, now)
         history = self.engine.risk.warming
-        first = await self._write(partial(self.journal.append, events))
+        batch = Batch(self.journal, self.memory.now, events)
+        first = await self._write(batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()]))
+        events = batch.events
         traded: set[str] = set()  # headlines whose sentiment led to an order
         for seq, event in enumerate(events, first):
             for watcher in self.watchers:
@@ -139,6 +173,8 @@ class Core:
             if self._sink.orders > orders and isinstance(event, Sentiment):
                 traded.add(event.news_id)
         await self._write(self._recorder.flush)
+        if batch.waiting:  # the batch was in the journal already, only its answer was lost
+            events += await self.feed([(event, loop.time()) for event in batch.waiting], urgent)
         done = loop.time()
         for event, since in () if history else taken:  # history in bulk says nothing of the present
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
@@ -149,11 +185,11 @@ class Core:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
         return events
 
-    async def _write(self, work: Write[_T]) -> _T:
+    async def _write(self, work: Write[_T], again: Callable[[], None] | None = None) -> _T:
         """Into the store, with patience; the time it takes is counted."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        result = await self.storage.write(work)
+        result = await self.storage.write(work, again)
         self.spans[STORE_WRITE].add((loop.time() - began) * 1000)
         return result
 

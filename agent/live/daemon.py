@@ -6,11 +6,12 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Never
 
 import structlog
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from agent.clock import Clock, WallClock, iso
@@ -32,10 +33,13 @@ from agent.listeners import Listener
 from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
+from agent.live.emergency import EmergencyReport
+from agent.live.guard import KillGuard
 from agent.live.kill import KillSwitch
 from agent.live.lock import LOCK, instance_lock
+from agent.live.logging import status as log_status
 from agent.live.memory import Memory
-from agent.live.orders import open_gateway, venue_port
+from agent.live.orders import open_gateway, open_guard, venue_port
 from agent.live.outside import Outside
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 
+_EMERGENCY: Final = 4.0  # seconds that a kill's answer waits for the venue while the store can't be written
 _LOOK: Final = 0.05  # seconds between two looks at whether the history is complete
 _log: Final = structlog.get_logger(__name__)
 
@@ -102,7 +107,9 @@ class Daemon:
         self._began = 0.0  # of the event loop's clock
         self.listeners: list[Listener] = []  # whose counts the status has
         self.login_link: Callable[[], str] | None = None  # of the page that is served beside
+        self._loop: asyncio.AbstractEventLoop
         self.kill_switch = KillSwitch(config.live.folder)
+        self.guard: KillGuard | None = None  # once it runs, unless the port is given
         self._swap = asyncio.Lock()  # one model is loaded at a time
         self._outside = Outside(config, self, self._clock, self._model)
         self._scores = self._outside.pool or self._model  # whom headlines are offered to
@@ -142,7 +149,7 @@ class Daemon:
             await self._time.begin()
             port = self._port or venue_port(self.config, self._clock)
             loop = asyncio.get_running_loop()
-            self._began = loop.time()
+            self._loop, self._began = loop, loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
@@ -163,6 +170,11 @@ class Daemon:
             memory = self.core.memory
             if port is not None:
                 self.gateway = open_gateway(self.config, port, self.core, self._clock, self._rng)
+            if self._port is None:
+                self.guard = open_guard(self.config, self.kill_switch, self.core, self._clock, self._note_emergency)
+                stack.push_async_callback(self.guard.stop)
+            if self.gateway is not None and self.guard is not None:
+                self.gateway.hold(self.guard.holds)
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
             if loaded is not None:
                 await self._settle_model(loaded, memory)
@@ -222,6 +234,8 @@ class Daemon:
             for task in rim:
                 task.cancel()
             await asyncio.wait(rim)
+            if self.guard is not None:
+                await self.guard.stop()  # what it did is journalled before the end
             last = tasks.create_task(self._put("stop"))
             await asyncio.wait({core}, timeout=self.config.live.drain_timeout / 1000)
             if not core.done():
@@ -240,15 +254,26 @@ class Daemon:
         limit = self.config.live.batch
         while not self._stopped:
             taken = await self.queue.take(limit)
-            for event in await self.core.feed(taken):
+            urgent: list[tuple[Event, float]] = []
+
+            def ahead(urgent: list[tuple[Event, float]] = urgent) -> list[tuple[Event, float]]:
+                urgent += (found := self.queue.take_first())
+                return found
+
+            events = await self.core.feed(taken, ahead)
+            while first := ahead():  # before anything is sent
+                events += await self.core.feed(first, ahead)
+            for event in events:
                 match event:
                     case News() if self._scores is not None:
                         self._scores.offer(event)
                     case Command(action="stop"):
                         self._stopped = True
+                    case Command(action="kill") if self.guard is not None:
+                        self.guard.settle()
             if self.gateway is not None:
                 self.gateway.release()
-            for event, _ in taken:
+            for event, _ in (*taken, *urgent):
                 waiting = self._handled.pop(id(event), None)
                 if waiting and not waiting[1].done():  # who waited may have been cancelled
                     waiting[1].set_result(None)
@@ -329,17 +354,53 @@ class Daemon:
             raise UsageError("use-model needs a folder")
         if action == "resume":
             self.kill_switch.refuse("no resumption")
-        await self._obeyed(action, await self._put(action, args, by))
+        if action == "kill" and self.guard is not None:
+            emergency = await self._kill_by_command(self.guard, args, by)
+            if emergency is not None:
+                return {"action": action, "risk": self.core.engine.risk.state.value, "emergency": to_builtins(emergency)}
+        else:
+            await self._obeyed(action, await self._put(action, args, by))
         if action == "resume" and self._killed():
             risk = self.core.engine.risk
             raise SafetyError(
                 f"the agent was killed at {iso(risk.since)} ({risk.detail}): resuming from that has to be confirmed",
                 hint=f'tapewire resume --confirm "{RESUME_FROM_KILL}"',
             )
+        if action == "resume" and self.guard is not None:
+            self.guard.resumed()
         answer = {"action": action, "event": self.core.journal.last_seq, "risk": self.core.engine.risk.state.value}
         if action == "use-model":
             answer |= await self._use_model(args["folder"], by)
         return answer
+
+    async def _kill_by_command(self, guard: KillGuard, args: dict[str, str], by: str) -> EmergencyReport | None:
+        """Until the core has handled it; or, while the store can't be written, what was done at the venue instead."""
+        pull = guard.pull(args, by)
+        handled = await self._put("kill", args, by)
+        try:
+            await self._obeyed("kill", handled)
+        except StoreUnavailable:
+            if guard.way_out is None:
+                raise
+            outcome = asyncio.shield(asyncio.wrap_future(pull.outcome))
+            either: set[asyncio.Future[Any]] = {outcome, handled}
+            await asyncio.wait(either, timeout=_EMERGENCY, return_when=asyncio.FIRST_COMPLETED)
+            if not outcome.done() or not outcome.result().done:
+                raise
+            return outcome.result()
+        return None
+
+    def _note_emergency(self, report: EmergencyReport) -> None:
+        """From the guard's thread: let the journal say what it did."""
+        with suppress(RuntimeError):  # the agent has ended
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._journal_emergency(report)))
+
+    async def _journal_emergency(self, report: EmergencyReport) -> None:
+        """Behind the kill itself."""
+        while not self._killed() and not self._stopped:
+            await asyncio.sleep(_LOOK)
+        args = {"cancelled": " ".join(report.cancelled), "sent": "; ".join(report.closed), "left": "; ".join(report.left)}
+        await self._put("emergency-kill", {name: text for name, text in args.items() if text}, report.by)
 
     async def _obeyed(self, action: str, handled: asyncio.Future[None]) -> None:
         """Until it is handled. Raises StoreUnavailable where that can't be now: it waits like everything else."""
@@ -424,6 +485,7 @@ class Daemon:
             listeners=[one.status for one in self.listeners],
             queue=self.queue.stats(),
             storage=core.storage.status,
+            log=log_status(),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
             ignored=dict(engine.counts),

@@ -15,7 +15,7 @@ import msgspec
 from agent.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config_live import FeedConfig
-from agent.errors import ConfigError, DataError, TapewireError, VenueError
+from agent.errors import ConfigError, DataError, NotRunning, TapewireError, VenueError
 from agent.execution.testnet.port import VenuePort
 from agent.execution.testnet.preparation import check_rules
 from agent.feeds.addresses import is_loopback
@@ -29,6 +29,7 @@ from agent.feeds.rss.fetch import fetch
 from agent.feeds.rss.parse import parse
 from agent.fusion import wants_headlines
 from agent.instruments import instrument_for
+from agent.live.control import SOCKET, Request, ask
 from agent.live.orders import check_venue, venue_port
 from agent.store.database import open_database
 from agent.untrusted import UNREADABLE
@@ -39,6 +40,7 @@ MAX_SKEW: Final = 1_000
 
 _HEADLINE: Final = "Regulator approves the first fund that holds bitcoin"
 _BARS: Final = 3
+_ANSWER: Final = 5.0  # seconds for the running agent
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -59,6 +61,8 @@ async def examine(config: Config, clock: Clock | None = None) -> list[Check]:
         "strategy": partial(asyncio.to_thread, _strategy, config),
         "store": partial(asyncio.to_thread, _store, config),
     }
+    if (config.live.folder / SOCKET).exists():
+        looks["log"] = partial(asyncio.to_thread, _log, config)
     with suppress(ConfigError):  # a strategy that doesn't exist is told by its own check
         headlines = wants_headlines(config)
     if headlines:
@@ -94,6 +98,18 @@ def _store(config: Config) -> str:
         with database.write():
             pass
         return f"{database.name} is at this program's schema, and can be written"
+
+
+def _log(config: Config) -> str:
+    """Of the running agent: whether its lines are written."""
+    try:
+        log = ask(config.live.folder, Request("status"), timeout=_ANSWER)["log"]
+    except NotRunning:
+        return "no agent runs"
+    lost = f"{log['dropped']:,} lines dropped, {log['suppressed']:,} repetitions suppressed"
+    if log["error"]:
+        raise TapewireError(f"{lost}: {log['error']}", hint="give the agent's standard error space, or a reader that reads")
+    return lost
 
 
 def _model(config: Config) -> str:

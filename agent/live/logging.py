@@ -8,9 +8,13 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Final, TextIO
 
+import msgspec
 import structlog
 
+from agent.clock import WallClock, iso
 from agent.config_live import LogConfig
+from agent.live.log_limit import RepeatLimit, bound_trace
+from agent.live.output import GuardedStream, OutputStatus, log_status
 from agent.secret import MASK
 
 _SECRET_KEY: Final = re.compile(r"secret|token|password|passwd|api_?key|authorization|signature|cookie", re.IGNORECASE)
@@ -42,10 +46,28 @@ def _masked(value: Any) -> Any:
             return value
 
 
+_limit = RepeatLimit()
+
+
+def status() -> OutputStatus:
+    """How many lines of the log were lost or suppressed, and why."""
+    found = log_status()
+    found.suppressed = _limit.suppressed
+    return found
+
+
 def configure(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Set the log of this process up; the libraries' own warnings go the same way."""
+    """Set the log of this process up; the libraries' own warnings go the same way.
+
+    It writes to `sys.stderr` as it is now: `agent.live.output.guard` it first, so that a full disk or a slow reader can't stop the
+    process.
+    """
+    global _limit
+    limit = _limit = RepeatLimit()
     stream = stream or sys.stderr
     as_json = config.format == "json" or (config.format == "auto" and not stream.isatty())
+    if as_json and isinstance(stream, GuardedStream):
+        stream.writer.notice = _lost
     before: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -53,25 +75,33 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     last: list[Any] = (
-        [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer()]
+        [structlog.processors.format_exc_info, bound_trace, redact, structlog.processors.JSONRenderer()]
         if as_json
         else [
             structlog.processors.format_exc_info,
+            bound_trace,
             redact,
             structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=18),
         ]
     )
     level = logging.getLevelNamesMapping()[config.level.upper()]
     structlog.configure(
-        processors=[*before, *last],
+        processors=[limit, *before, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(stream)
+    handler.addFilter(limit)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _lost(lost: int, reason: str) -> str:
+    """The line after a loss, as JSON."""
+    line = {"event": "lines of the log were lost", "lost": lost, "reason": reason, "level": "warning"}
+    return msgspec.json.encode(line | {"timestamp": iso(WallClock().now())}).decode() + "\n"

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import ConfigError
+from agent.events import RiskState
 from agent.execution.testnet.gateway import Gateway
 from agent.execution.testnet.port import VenuePort
 from agent.execution.venue import VenueExchange
 from agent.feeds.addresses import is_loopback
 from agent.live.core import Core
+from agent.live.emergency import EmergencyExit, EmergencyReport, share_of
+from agent.live.guard import KillGuard
+from agent.live.kill import KillSwitch
+from agent.risk import KILL
 
 _DATA: dict[str, str] = {"testnet": "testnet", "demo": "mainnet"}
 """Whose prices a venue trades at: demo trading is at the real market's."""
@@ -40,6 +46,31 @@ def venue_port(config: Config, clock: Clock) -> VenuePort | None:
 
     settings = config.execution.testnet
     return open_port(settings, config.market.category, load_credentials(settings.key_file), clock)
+
+
+def open_guard(
+    config: Config,
+    switch: KillSwitch,
+    core: Core,
+    clock: Clock,
+    done: Callable[[EmergencyReport], None],
+) -> KillGuard:
+    """The started guard of `switch`; in testnet mode with a port of its own."""
+    engine, storage = core.engine, core.storage
+    port = venue_port(config, clock)
+    way_out = None
+    if port is not None:
+        way_out = EmergencyExit(config, port, clock, random.Random(), lambda: share_of(engine, config))
+    guard = KillGuard(
+        switch,
+        within=config.live.kill_within / 1000,
+        killed=lambda: engine.risk.state is RiskState.HALTED and engine.risk.rule == KILL,
+        unable=storage.failing.is_set,
+        way_out=way_out,
+        done=done,
+    )
+    guard.start()
+    return guard
 
 
 def open_gateway(config: Config, port: VenuePort, core: Core, clock: Clock, rng: random.Random) -> Gateway:

@@ -16,6 +16,7 @@ from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
 from agent.listeners import ListenerStatus
+from agent.live.output import OutputStatus
 from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
@@ -64,6 +65,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueueStats
     listeners: list[ListenerStatus] = []  # control, dashboard, metrics
     storage: StorageStatus
+    log: OutputStatus
     latencies: dict[str, dict[str, float]]
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason

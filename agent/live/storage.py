@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol, TypeVar
 
@@ -61,8 +62,8 @@ class Storage:
             pending_s=round(now - self._began, 1) if self._began else 0.0,
         )
 
-    async def write(self, work: Write[_R]) -> _R:
-        """Do it, again and again while the store can't be written.
+    async def write(self, work: Write[_R], again: Callable[[], object] | None = None) -> _R:
+        """Do it, again and again while the store can't be written; `again` is called before each further try.
 
         Raises StoreUnavailable when `store.patience` is over, and at once any other StoreError: that would not pass.
         """
@@ -74,6 +75,8 @@ class Storage:
                 result = await loop.run_in_executor(self._thread, lambda: work(again=self.failing.is_set()))
             except StoreUnavailable as error:
                 await self._outlast(error, next(waits))
+                if again is not None:
+                    again()
             else:
                 self._recovered()
                 return result

@@ -99,6 +99,8 @@ class AgentMetrics(Collector):
         yield _counters("tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced)
         dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
         yield from _listeners(status)
+        lost = {"dropped": status.log.dropped, "suppressed": status.log.suppressed}
+        yield _counters("tapewire_log_lost", "Lines of the log that were dropped, or suppressed as repetitions", "how", lost)
         yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
 
     def _durations(self) -> Iterator[Metric]:

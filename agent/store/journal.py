@@ -48,6 +48,17 @@ class Journal:
             last = connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == self._run_id))
         return last or 0
 
+    @property
+    def last_at(self) -> int:
+        """`available_at` of the last event that is safe, UTC ms; 0 without one. Raises StoreError."""
+        with self._database.read() as connection:
+            last = connection.scalar(select(func.max(journal.c.available_at)).where(journal.c.run_id == self._run_id))
+        return last or 0
+
+    def holds(self, count: int) -> bool:
+        """Whether `count` events were appended whose commit was not answered. Raises StoreError."""
+        return self._stored() == self.last_seq + count
+
     def append(self, events: Sequence[Event], *, again: bool = False) -> int:
         """Commit `events`, all or none; returns the number of the first. Only then may they be handled. Raises StoreError.
 

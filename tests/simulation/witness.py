@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.events import Decision, Event, Gap, Kline
 from agent.feeds.queue import EventQueue
-from agent.live.core import Core
+from agent.live.core import Core, Urgent
 from agent.live.words import sentence
 from tests.simulation.invariants import hold
 
@@ -63,11 +63,11 @@ class CheckedCore(Core):
         super()._fold()
         self.invariants.live = True
 
-    async def feed(self, taken: Sequence[tuple[Event, float]]) -> list[Event]:
+    async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:
         """As the product's; some lives end right behind a gap, between it and the bar that has shown it."""
         if isinstance(taken[-1][0], Gap):
             self.world.store.perhaps_end_with(self.world.weather.dies_at_gap)
-        return await super().feed(taken)
+        return await super().feed(taken, urgent)
 
     def event(self, seq: int, event: Event) -> None:
         """The product's watchers hear of events that are not handled yet; what follows happens in `_handle`."""

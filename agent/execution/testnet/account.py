@@ -17,7 +17,7 @@ from agent.execution.testnet.intents import Intents, IntentState
 from agent.execution.testnet.keeper import Keeper
 from agent.execution.testnet.line import Line
 from agent.execution.testnet.port import VenueOrder, VenuePosition, Wallet
-from agent.execution.testnet.reports import Reports
+from agent.execution.testnet.reports import EMERGENCY, Reports
 from agent.execution.venue import VenueExchange
 
 _log: Final = structlog.get_logger(__name__)
@@ -78,7 +78,8 @@ class Auditor:
             accepted = intent.state is IntentState.ACCEPTED and intent.accepted_at < asked
             if accepted and intent.order.id not in there:
                 await keeper.look(intent)
-        foreign = [order for order in found if order.client_id not in self._ledger.order_ids]
+        ours = self._ledger.order_ids
+        foreign = [o for o in found if o.client_id not in ours and not o.client_id.startswith(EMERGENCY)]
         names = [order.name for order in foreign]
         if names != self._health.foreign_orders:
             self._health.foreign_orders = names

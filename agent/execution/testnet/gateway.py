@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Final, Never
 
@@ -76,6 +77,10 @@ class Gateway:
         self._prepared = False
         self._heard_at = 0.0  # of the event loop's clock: since when the private stream is there
 
+    def hold(self, held: Callable[[], bool]) -> None:
+        """Send no order while `held`: what the core decides waits, so that a kill can take it back unsent."""
+        self._line.held = held
+
     @property
     def health(self) -> GatewayHealth:
         """A snapshot."""
@@ -97,6 +102,8 @@ class Gateway:
 
     def release(self) -> None:
         """All that was decided so far is durable: do it."""
+        if self._line.held():
+            return
         waiting, self._waiting = self._waiting, []
         for decision in waiting:
             if isinstance(decision, Command):

@@ -117,6 +117,8 @@ class Keeper:
         elif self._expired(intent):
             limit = format_duration(self._expire_after)
             self._reports.close(intent, OrderStatus.REJECTED, f"could not be sent within {limit} of its decision")
+        elif self._line.held():
+            await self._stirred(intent, self._ask_every)
         else:
             await self._send(intent)
 

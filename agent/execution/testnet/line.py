@@ -29,6 +29,8 @@ class Line:
         self.config = config
         self.clock = clock
         self.health = health
+        self.held: Callable[[], bool] = _never
+        """Whether no order may be sent: the kill switch works at the venue, and the core does not know yet."""
         self._rng = rng
         self._silent_until = 0.0
         self._measuring = asyncio.Lock()
@@ -101,3 +103,7 @@ class Line:
     def measured(self) -> int:
         """How often the clock was set."""
         return self._measured
+
+
+def _never() -> bool:
+    return False

@@ -1,0 +1,95 @@
+"""`tapewire kill` without the agent: the file KILL, and cancel and close at the venue from this process."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import random
+from contextlib import closing
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.errors import NotRunning, SafetyError, StoreError, TapewireError, VenueError
+
+if TYPE_CHECKING:
+    from agent.config import Config
+    from agent.live.emergency import EmergencyReport, Share
+
+_WITHIN: Final = 60.0  # seconds for the venue
+
+
+def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError) -> dict[str, Any]:
+    """Do what the agent did not, for the reason `why`; returns what the verb prints.
+
+    Raises `why` if there is nothing to do here: on paper only the agent has orders. Raises VenueError for what could not be done.
+    """
+    from agent.live.kill import KillSwitch
+
+    switch = KillSwitch(config.live.folder)
+    paper = config.execution.mode == "paper"
+    if paper and isinstance(why, NotRunning):
+        raise why
+    kept = switch.keep(args, f"{getpass.getuser()}, since {why.message}")
+    file = f"{switch.file} can't be written: {kept}" if kept else f"{switch.file} keeps the agent killed until it is removed"
+    if paper:
+        raise type(why)(why.message, hint=f"{why.hint}; {file}".removeprefix("; "))
+    report = asyncio.run(_at_venue(config, flatten="flatten" in args))
+    if isinstance(why, NotRunning):
+        file += (
+            "; the last run is HALTED by its journal" if _journal(config, args) else "; the last run's journal does not know"
+        )
+    if not report.done or kept:
+        raise VenueError(f"{why.message}. {report.sentence()}", hint=file)
+    return {"action": "kill", "risk": "unknown", "why": why.message, "file": file, "emergency": report}
+
+
+async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
+    from agent.clock import WallClock
+    from agent.live.emergency import EmergencyExit, has_account_to_itself
+    from agent.live.orders import venue_port
+
+    clock = WallClock()
+    port = venue_port(config, clock)
+    if port is None:
+        raise AssertionError("on paper there is no venue")
+    share = None if has_account_to_itself(config) else _stored_share(config)
+    way_out = EmergencyExit(config, port, clock, random.Random(), lambda: share)
+    try:
+        return await way_out.run(flatten=flatten, within=_WITHIN, by=getpass.getuser())
+    finally:
+        await port.close()
+
+
+def _journal(config: Config, args: dict[str, str]) -> bool:
+    """Append the kill to the last run's journal, as no agent does; whether that was possible. The next life handles it first."""
+    from agent.clock import WallClock, iso
+    from agent.events import Command
+    from agent.live.lock import LOCK, instance_lock
+    from agent.store.database import open_database
+    from agent.store.journal import Journal, find_archive
+    from agent.store.queries import list_runs
+    from agent.store.runs import RunKind, RunStatus
+
+    try:
+        with instance_lock(config.live.folder / LOCK), closing(open_database(config.store.url)) as database:
+            live = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
+            run = next((run for run in live if find_archive(database, run.id) is None), None)
+            if run is None:
+                return False
+            journal = Journal(database, run.id)
+            at = journal.last_at  # the market's time, which a sandbox may play faster than the machine's
+            command = Command("kill", at, at, args | {"at": iso(WallClock().now())}, getpass.getuser())
+            journal.append([command])
+            return True
+    except (StoreError, SafetyError):
+        return False
+
+
+def _stored_share(config: Config) -> Share | None:
+    from agent.live.emergency import stored_share
+    from agent.store.database import open_database
+
+    try:
+        with closing(open_database(config.store.url)) as database:
+            return stored_share(database, config)
+    except StoreError:
+        return None  # nothing is sold then, and the report says so

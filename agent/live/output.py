@@ -1,0 +1,198 @@
+"""Standard output and error that never block or end the agent.
+
+A thread writes them from a bounded queue. What doesn't fit, or can't be written (full disk, closed pipe), is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import os
+import select
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import Final, TextIO
+
+import msgspec
+
+CAPACITY: Final = 4 << 20
+"""Characters that may wait for one stream."""
+
+_LONGEST: Final = 256 << 10  # characters of one write; the rest is cut off
+_FLUSH: Final = 2.0  # seconds for what waits at the end
+_SLOW: Final = 2.0  # seconds after which a write counts as stuck
+_PAUSE: Final = 0.1  # seconds after a write that failed
+
+
+class OutputStatus(msgspec.Struct):
+    """State of standard error: counts are lines since the start."""
+
+    dropped: int = 0  # the queue was full, or the write failed
+    suppressed: int = 0  # repeated too often (`agent.live.logging`)
+    error: str = ""  # of the last write that failed; empty again once a write succeeds
+    last_error: str = ""
+    waiting: int = 0  # characters
+
+
+def plain_notice(lost: int, reason: str) -> str:
+    """The line that follows a loss."""
+    return f"tapewire: {lost} lines of output were lost: {reason}\n"
+
+
+class OutputWriter:
+    """Writes to a file descriptor from a daemon thread. `write` takes text from any thread and never blocks."""
+
+    def __init__(self, descriptor: int, *, capacity: int = CAPACITY) -> None:
+        self.notice: Callable[[int, str], str] = plain_notice
+        self._descriptor = descriptor
+        self._capacity = capacity
+        self._queue: SimpleQueue[tuple[str, int] | None] = SimpleQueue()  # with `_overflowed` before it
+        self._lock = threading.RLock()  # reentrant: a finalizer may log while this thread holds it
+        self._waiting = 0
+        self._overflowed = 0  # lines for which there was no room
+        self._failed = 0  # lines that could not be written
+        self._reported = 0  # of both
+        self._error = self._last_error = ""
+        self._began = 0.0  # of the write in progress
+        self._torn = False  # the last line was written in part
+        self._thread = threading.Thread(target=self._run, name="output", daemon=True)
+        self._thread.start()
+
+    def write(self, text: str) -> None:
+        """Queue `text`; drop it if the queue is full."""
+        text = text if len(text) <= _LONGEST else text[:_LONGEST] + " …\n"
+        with self._lock:
+            if self._waiting + len(text) > self._capacity:
+                self._overflowed += _lines(text)
+                self._error = self._last_error = "its reader is too slow"
+                return
+            self._waiting += len(text)
+            self._queue.put((text, self._overflowed))
+
+    def status(self) -> OutputStatus:
+        """A snapshot."""
+        began = self._began
+        stuck = "its reader does not read" if began and time.monotonic() - began > _SLOW else ""
+        return OutputStatus(self._overflowed + self._failed, 0, self._error or stuck, self._last_error or stuck, self._waiting)
+
+    def close(self, timeout: float = _FLUSH) -> None:
+        """Write what waits, for at most `timeout` seconds."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            text, overflowed = item
+            lost = overflowed + self._failed - self._reported
+            note = self.notice(lost, self._last_error) if lost else ""
+            self._began = time.monotonic()
+            error = self._put(note + text)
+            self._began = 0.0
+            with self._lock:
+                self._waiting -= len(text)
+                if error:
+                    self._failed += _lines(text)
+                    self._error = self._last_error = error
+                else:
+                    self._reported += lost
+                    self._error = "" if self._reported == self._overflowed + self._failed else self._error
+            if error:
+                time.sleep(_PAUSE)
+
+    def _put(self, text: str) -> str:
+        """Write all of it; returns what went wrong."""
+        rest = memoryview((("\n" if self._torn else "") + text).encode("utf-8", "backslashreplace"))
+        whole = len(rest)
+        while rest:
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # somebody has made it non-blocking
+                select.select([], [self._descriptor], [], _PAUSE)
+            except OSError as error:
+                self._torn = self._torn or len(rest) < whole
+                return error.strerror or str(error)
+        self._torn = False
+        return ""
+
+
+def _lines(text: str) -> int:
+    return max(1, text.count("\n"))
+
+
+class GuardedStream(io.TextIOBase):
+    """A text stream in the place of `original`, over an `OutputWriter`."""
+
+    def __init__(self, original: TextIO, writer: OutputWriter) -> None:
+        self.writer = writer
+        self._original = original
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """As `TextIO` has it."""
+        return "utf-8"
+
+    def fileno(self) -> int:
+        """Descriptor of the original stream."""
+        return self._original.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the original stream is a terminal."""
+        return self._original.isatty()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Queue `text`."""
+        self.writer.write(text)
+        return len(text)
+
+
+def log_status() -> OutputStatus:
+    """State of this process's standard error; without a guard nothing is dropped."""
+    stream = sys.stderr
+    return stream.writer.status() if isinstance(stream, GuardedStream) else OutputStatus()
+
+
+def guard(name: str) -> OutputWriter | None:
+    """Put a `GuardedStream` in the place of `sys.stdout` or `sys.stderr` until the process ends.
+
+    None for a stream without a descriptor: it is in memory, and can't block.
+    """
+    original = getattr(sys, name)
+    if isinstance(original, GuardedStream):
+        return original.writer
+    try:
+        writer = OutputWriter(original.fileno())
+        original.flush()
+    except (OSError, ValueError, AttributeError):
+        return None
+    guarded = GuardedStream(original, writer)
+    setattr(sys, name, guarded)
+    os.register_at_fork(after_in_child=lambda: _restore(name, guarded, original))  # the thread is not in the child
+    atexit.register(writer.close)
+    return writer
+
+
+@contextmanager
+def guarded_output() -> Iterator[None]:
+    """Guard both streams; standard error stays guarded, standard output is given back once what waits is written."""
+    original = sys.stdout
+    guard("stderr")
+    writer = guard("stdout")
+    try:
+        yield
+    finally:
+        if writer is not None and isinstance(sys.stdout, GuardedStream):
+            writer.close()
+            sys.stdout = original
+
+
+def _restore(name: str, guarded: GuardedStream, original: TextIO) -> None:
+    if getattr(sys, name) is guarded:
+        setattr(sys, name, original)

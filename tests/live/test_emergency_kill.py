@@ -1,0 +1,290 @@
+"""The kill switch works whatever is broken: store, log, core or the whole process; and nothing is decided before it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import Config
+from agent.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
+from agent.events import Command, Fill, Order, OrderType, RiskState, Side
+from agent.execution.testnet.bybit import BybitPort
+from agent.execution.testnet.credentials import Credentials
+from agent.execution.testnet.reports import EMERGENCY
+from agent.live.control import Request, ask
+from agent.live.daemon import Daemon
+from agent.live.emergency import EmergencyExit, Share
+from agent.live.kill import FILE, KillSwitch
+from agent.risk import KILL
+from agent.sandbox import Sandbox
+from agent.sandbox.faults import parse_fault
+from agent.secret import Secret
+from agent.store.database import Database
+from tests.execution.testnet.world import venue_settings
+from tests.live.killing import CASES, KEYS, Case, clear, kill_in, start
+from tests.live.world import PATIENCE, assert_sound, handled, journal, living, load_words, of, options, settings, until
+
+QUICK = {"patience": "1m", "retry": {"first": "5ms", "ceiling": "20ms"}}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.state}-{case.pull}{'-flatten' if case.flatten else ''}")
+async def test_at_the_venue_the_account_is_clear(case: Case, tmp_path: Path) -> None:
+    result = await kill_in(case, tmp_path)
+    if case.state == "store":
+        fills = [fill.order_id for fill in of(Fill, result.events) if fill.order_id.startswith(EMERGENCY)]
+        assert bool(fills) is case.flatten  # the ledger has them as the run's own
+        note = next(event for event in of(Command, result.events) if event.action == "emergency-kill")
+        assert note.args["cancelled"]
+        kill = next(event for event in of(Command, result.events) if event.action == "kill")
+        assert result.events.index(kill) < result.events.index(note)
+        assert note.by.split()[0] == kill.by.split()[0]
+
+
+# -- on paper ------------------------------------------------------------------------------------------------------------
+
+
+def killed(daemon: Daemon) -> bool:
+    risk = daemon.core.engine.risk
+    return (risk.state, risk.rule) == (RiskState.HALTED, KILL)
+
+
+async def by_verb(daemon: Daemon) -> None:
+    with pytest.raises(TapewireError, match="nothing is traded"):
+        await asyncio.to_thread(ask, daemon.config.live.folder, Request("kill"))
+
+
+async def by_file(daemon: Daemon) -> None:
+    (daemon.config.live.folder / FILE).write_text("a drill")
+
+
+async def by_signal(daemon: Daemon) -> None:
+    daemon.kill_switch.catch(signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("pull", [by_verb, by_file, by_signal])
+async def test_while_the_store_cant_be_written_a_kill_goes_before_all_that_waits(
+    pull: Callable[[Daemon], Any], sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path, store=QUICK), database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 10)
+        (tmp_path / "store.db").chmod(0o444)
+        await until(daemon.core.storage.failing.is_set)
+        await until(lambda: len(daemon.queue) > 5)
+        before, commands = daemon.core.journal.last_seq, daemon.queue.stats().kinds["Command"].put
+        await pull(daemon)
+        await until(lambda: daemon.queue.stats().kinds["Command"].put > commands)
+        await until(lambda: (tmp_path / FILE).exists())  # the kill outlives this process
+        tries = daemon.status().storage.tries
+        await until(lambda: daemon.status().storage.tries > tries + 1)
+        assert daemon.core.journal.last_seq == before
+        (tmp_path / "store.db").chmod(0o644)
+        await until(lambda: killed(daemon))
+        bars = handled(daemon)
+        await until(lambda: handled(daemon) > bars + 5)
+        first = journal(database)[before]
+        assert isinstance(first, Command)
+        assert first.action == "kill"
+        if pull is not by_file:
+            await until(lambda: not (tmp_path / FILE).exists())  # the journal has it now
+    events = assert_sound(database, "latest", daemon.config)
+    assert [event.action for event in of(Command, events)].count("kill") == 1
+
+
+async def test_a_kill_that_was_never_journalled_keeps_the_next_life_from_starting(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    live = {"folder": str(tmp_path), "drain_timeout": "200ms"}
+    config = settings(sandbox.rest_url, tmp_path, store=QUICK, live=live)
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    stop = asyncio.Event()
+    life = asyncio.create_task(daemon.run(stop))
+    await until(lambda: hasattr(daemon, "core") and handled(daemon) >= 10)
+    (tmp_path / "store.db").chmod(0o444)
+    await until(daemon.core.storage.failing.is_set)
+    await by_verb(daemon)
+    await until(lambda: (tmp_path / FILE).exists())
+    stop.set()
+    with pytest.raises(StoreUnavailable):
+        await asyncio.wait_for(life, PATIENCE)
+    (tmp_path / "store.db").chmod(0o644)
+    with pytest.raises(SafetyError, match="no start while"):
+        await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pull", ["signal", "verb"])
+async def test_a_kill_outlives_a_core_that_hangs_on_paper(pull: str, tmp_path: Path) -> None:
+    async with Sandbox(options(speed=240)) as sandbox:
+        path = tmp_path / "config.toml"
+        path.write_text(
+            f'strategy = {{ name = "tests.live.hanging:Hanging", params = {{ trigger = "{tmp_path / "hang"}" }} }}\n'
+            f'bybit = {{ endpoint = "{sandbox.rest_url}", warmup_bars = 20, settle = "40s" }}\ndashboard.enabled = false\n'
+            f'live = {{ folder = "{tmp_path}", kill_within = "500ms" }}\nstore.url = "sqlite:///{tmp_path / "store.db"}"\n'
+        )
+        process = await start("run", "--config", path)
+        try:
+            async with asyncio.timeout(2 * PATIENCE):
+                while True:
+                    with suppress(TapewireError):
+                        if not (await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=1.0))["warming_up"]:
+                            break
+                    await asyncio.sleep(0.1)
+                (tmp_path / "hang").touch()
+                with suppress(NoAnswer):
+                    while True:
+                        await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=1.0)
+                if pull == "signal":
+                    process.send_signal(signal.SIGUSR1)
+                    while not (tmp_path / FILE).exists():
+                        await asyncio.sleep(0.05)
+                else:
+                    verb = await start("kill", "--config", path)
+                    _, said = await verb.communicate()
+                    assert verb.returncode == 1
+                    assert "keeps the agent killed until it is removed" in " ".join(said.decode().split())
+                process.kill()
+                await process.wait()
+                again = await start("run", "--config", path)
+                _, said = await again.communicate()
+                assert again.returncode == 3, said.decode()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+# -- whatever is called KILL ---------------------------------------------------------------------------------------------
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_link_to_a_terminal(path: Path) -> None:
+    path.symlink_to("/dev/tty")
+
+
+def unreadable(path: Path) -> None:
+    path.write_bytes(b"\xff\xfe\0")
+    path.chmod(0)
+
+
+@pytest.mark.parametrize("make", [a_fifo, a_folder, a_dangling_link, a_link_to_a_terminal, unreadable])
+async def test_anything_called_kill_kills_and_blocks_nobody(
+    make: Callable[[Path], None], sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 3)
+        make(tmp_path / FILE)
+        await until(lambda: killed(daemon))
+        bars = handled(daemon)
+        await until(lambda: handled(daemon) > bars + 3)
+    with pytest.raises(SafetyError, match="no start while"):
+        KillSwitch(tmp_path).refuse("no start")
+
+
+async def test_a_text_that_is_written_after_the_file_was_made_still_flattens(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    hold = {"name": "buy_and_hold", "params": {}}
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path, strategy=hold), database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: len(daemon.core.engine.portfolio.open) == 2)
+        with (tmp_path / FILE).open("w") as file:
+            await until(lambda: killed(daemon))
+            file.write("flatten")
+        await until(lambda: not daemon.core.engine.portfolio.open)
+
+
+# -- the way out ---------------------------------------------------------------------------------------------------------
+
+
+def account(sandbox: Sandbox, folder: Path, **sections: Any) -> Config:
+    return settings(sandbox.rest_url, folder, **venue_settings(sandbox.rest_url, **sections))
+
+
+@asynccontextmanager
+async def port(config: Config, sandbox: Sandbox) -> AsyncIterator[BybitPort]:
+    keys = Credentials(Secret(KEYS["TAPEWIRE_API_KEY"]), Secret(KEYS["TAPEWIRE_API_SECRET"]))
+    opened = BybitPort(config.execution.testnet, config.market.category, keys, sandbox.clock)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+def market_order(name: str, qty: str, side: Side = Side.BUY) -> Order:
+    return Order(name, "BTCUSDT", 0, side, OrderType.MARKET, Decimal(qty))
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [],
+        ["status,on=rest/v5/order/create,code=500,count=2"],
+        ["status,on=rest/v5/order/cancel-all,code=500,count=3", "status,on=rest/v5/position/list,code=500,count=2"],
+    ],
+    ids=["none", "create", "cancel"],
+)
+async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(faults: list[str], tmp_path: Path) -> None:
+    async with Sandbox(options(speed=240)) as sandbox:
+        config = account(sandbox, tmp_path)
+        async with port(config, sandbox) as one, port(config, sandbox) as two:
+            await one.create(market_order("a", "0.05"))
+            resting = Order("b", "BTCUSDT", 0, Side.BUY, OrderType.LIMIT, Decimal("0.01"), price=Decimal(1_000))
+            await one.create(resting)
+            await until(lambda: sandbox.venue.account.desks["linear"].open_legs() and sandbox.venue.account.open)
+            sandbox.venue.faults.add([parse_fault(fault) for fault in faults])
+            exits = [EmergencyExit(config, p, sandbox.clock, random.Random(1), lambda: None) for p in (one, two)]
+            reports = await asyncio.gather(*(way_out.run(flatten=True, within=PATIENCE) for way_out in exits))
+            assert [report.done for report in reports] == [True, True], reports
+            assert clear(sandbox, flatten=True)
+            bought = sum(one.qty for one in sandbox.venue.account.executions if one.side is Side.BUY)
+            sold = sum(one.qty for one in sandbox.venue.account.executions if one.side is Side.SELL)
+            assert bought == sold == Decimal("0.05")
+
+
+async def test_on_spot_no_more_is_sold_than_the_run_holds(tmp_path: Path) -> None:
+    async with Sandbox(options(speed=240)) as sandbox:
+        config = account(sandbox, tmp_path, market={"symbols": ["BTCUSDT"], "category": "spot"})
+        async with port(config, sandbox) as venue:
+            for name, qty in (("theirs", "0.03"), ("booked", "0.02"), ("missed", "0.01")):
+                await venue.create(market_order(name, qty))
+            await until(lambda: len({one.order.link for one in sandbox.venue.account.executions if one.order}) == 3)
+            since = sandbox.clock.now() - 3_600_000
+            found = await venue.executions(since)
+            booked = [one for one in found if one.client_id == "booked"]
+            held = sum((one.qty - one.fee for one in booked), Decimal(0))
+            share = Share(frozenset({"booked", "missed"}), frozenset(one.id for one in booked), {"BTCUSDT": held}, since)
+            before = (await venue.wallet()).balances["BTC"]
+            way_out = EmergencyExit(config, venue, sandbox.clock, random.Random(1), lambda: share)
+            report = await way_out.run(flatten=True, within=PATIENCE)
+            assert report.done, report
+            left = (await venue.wallet()).balances["BTC"]
+            assert Decimal("0.0299") < left < Decimal("0.0301")
+            assert before > Decimal("0.0598")
+            blind = EmergencyExit(config, venue, sandbox.clock, random.Random(1), lambda: None)
+            refused = await blind.run(flatten=True, within=PATIENCE)
+            assert "nothing is sold" in refused.error
+            assert (await venue.wallet()).balances["BTC"] == left
