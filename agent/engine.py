@@ -311,6 +311,9 @@ class Engine:
             case "reconciling":
                 self.risk.unreconciled = self._config.execution.mode == "testnet"
                 return
+            case "record-behind":
+                if self._config.execution.mode == "testnet":
+                    self.risk.on_record_behind(now, command.args.get("detail", ""))
             case "use-model" | "model-in-use" | "model-refused" | "stop":
                 return  # the rim's business; journalled so that a reader sees when
             case _:

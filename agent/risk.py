@@ -21,6 +21,9 @@ RESUME_FROM_KILL = "resume from kill"
 STALE = "stale data"
 """The rule of a symbol's data that have stopped, or are back."""
 
+RECORD = "record"
+"""The rule of a store that lacks what a live run had committed."""
+
 _MANUAL = "command"
 
 
@@ -87,6 +90,13 @@ class RiskManager:
         elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
             self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
         self._drifted = bool(drift)
+
+    def on_record_behind(self, ts: int, detail: str) -> None:
+        """The record lacks what was committed, and a venue may have done more than it holds: REDUCING until a person resumes."""
+        if self.state is RiskState.HALTED:
+            self._emit(RiskEvent(ts, self.state, RECORD, detail))
+        else:
+            self._move(ts, RiskState.REDUCING, RECORD, detail)
 
     def is_stale(self, overdue: int) -> bool:
         """Whether a bar that is `overdue` ms is too late."""

@@ -25,6 +25,7 @@ from agent.live.watchers import LiveSink, Watcher
 from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
+from agent.store.mark import Mark, MarkFile
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
 from models.sentiment.latency import LatencyHistogram
@@ -56,6 +57,7 @@ class Core:
     def __init__(
         self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
         witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
+        mark: MarkFile | None = None,
     ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
@@ -67,6 +69,7 @@ class Core:
         self._database = database
         self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
         self.journal = Journal(database, run.id)
+        self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
         self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
@@ -95,6 +98,8 @@ class Core:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.storage.close()
+        if self.mark is not None:
+            self.mark.close()
         self._recorder.__exit__(kind, error, trace)
 
     def _fold(self) -> None:
@@ -131,7 +136,7 @@ class Core:
             self._handle(seq, event)
             if self._sink.orders > orders and isinstance(event, Sentiment):
                 traded.add(event.news_id)
-        await self._write(self._recorder.flush)
+        await self._write(self._record)
         done = loop.time()
         for event, since in () if history else taken:  # history in bulk says nothing of the present
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
@@ -141,6 +146,15 @@ class Core:
                 if event.news_id in traded:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
         return events
+
+    def _record(self, *, again: bool = False) -> None:
+        """Commit what was decided, then note apart from the store how far it goes."""
+        self._recorder.flush(again=again)
+        if self.mark is not None:
+            journal = self.journal
+            self.mark.write(
+                Mark(self.run.id, journal.last_seq, journal.digest.hex(), self._recorder.decisions, self._recorder.head)
+            )
 
     async def _write(self, work: Write[_T]) -> _T:
         """Into the store, with patience; the time it takes is counted."""
@@ -160,6 +174,7 @@ class Core:
         self.storage.close()
         if complete:
             self.engine.finish()
+        self.journal.seal()
         return self._recorder.finish(
             first_event_at=self.memory.first_at,
             last_event_at=self.memory.now or None,

@@ -35,6 +35,7 @@ from agent.live.lock import LOCK, instance_lock
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
+from agent.live.record import Record, open_record
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
@@ -100,6 +101,7 @@ class Daemon:
         self._outside = Outside(config, self, self._clock, self._model)
         self._scores = self._outside.pool or self._model  # whom headlines are offered to
         self._watchers += self._outside.watchers
+        self.record = Record()
         self.queue: EventQueue
         self.core: Core
         self.control_port = 0  # of loopback; 0: there is none
@@ -136,7 +138,10 @@ class Daemon:
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
+            orders = port is not None
+            self.record = stack.enter_context(open_record(self.config, self._database, new=self._new, orders=orders))
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
+            run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
             witnesses = [make(run) for make in self._witnesses]
@@ -149,6 +154,7 @@ class Daemon:
                 witnesses=witnesses,
                 rng=self._rng,
                 predictor=self._predictor,
+                mark=self.record.mark,
             )
             self.core = stack.enter_context(core)
             memory = self.core.memory
@@ -189,6 +195,8 @@ class Daemon:
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
+            if self.record.gap is not None:  # first of all: the mark is overwritten once this is in the journal
+                await self._put("record-behind", self.record.gap.args)
             await self._put("warm-up")
             if self.gateway is not None:
                 await self._put("reconciling")
@@ -268,6 +276,7 @@ class Daemon:
         while True:
             await asyncio.sleep(self.config.live.record_health / 1000)
             await self._write_feed_health()
+            await self.record.keep_lock()
 
     async def _write_feed_health(self) -> None:
         if self.core.storage.failing.is_set():
@@ -406,4 +415,5 @@ class Daemon:
             ignored=dict(engine.counts),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
+            record=self.record.problem,
         )

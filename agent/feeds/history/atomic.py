@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from agent.errors import StoreError
 
 
-def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write the `tables`, one or more row groups each, to `path` in place of what is there.
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, mode: int = 0o666) -> None:
+    """Write the `tables`, one or more row groups each, to `path` in place of what is there; `mode` is that of a new file.
 
     Raises StoreError where that can't be done; then `path` is as it was.
     """
@@ -21,7 +21,8 @@ def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("wb") as file:
+            unfinished.unlink(missing_ok=True)
+            with open(unfinished, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 with pq.ParquetWriter(file, schema, compression="zstd") as writer:
                     for table in tables:
                         writer.write_table(table.cast(schema))
