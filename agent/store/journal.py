@@ -29,6 +29,8 @@ decode: Final[Callable[[bytes], Event]] = msgspec.msgpack.Decoder(Event).decode
 UNKNOWN: Final = b"\xff" * DIGEST_SIZE
 """Stands for the digest of the blocks that an earlier version wrote: what follows is chained to it."""
 
+_HINT: Final = "restore a backup: tapewire db restore"
+
 
 class JournalRow(NamedTuple):
     """An event as it is kept."""
@@ -140,7 +142,9 @@ def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator
     checked = from_seq - 1
     for expected, (seq, _, _, payload) in enumerate(read_rows(database, run_id, from_seq), from_seq):
         if seq != expected:
-            raise StoreError(f"{where} lacks event {expected}", hint="restore a backup")
+            raise StoreError(f"{where} lacks event {expected}", hint=_HINT)
+        if not isinstance(payload, bytes):
+            raise StoreError(f"{where} has a damaged event {seq}: its payload is {type(payload).__name__}", hint=_HINT)
         if known is not None:
             known.add(payload)
         if following is not None and seq == following[0]:
@@ -148,15 +152,15 @@ def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator
             if known is not None and stored != UNKNOWN and known.digest != stored:
                 raise StoreError(
                     f"{where} is damaged between event {checked + 1} and event {seq}: an input is not what was committed",
-                    hint="restore a backup",
+                    hint=_HINT,
                 )
             if seq % BLOCK == 0 and (known is None or stored == UNKNOWN):
                 known = JournalDigest(seq, stored)
             checked, following = seq, next(digests, None)
         try:
             event = decode(payload)
-        except msgspec.DecodeError as error:
-            raise StoreError(f"{where} has a damaged event {seq}: {error}", hint="restore a backup") from None
+        except (msgspec.DecodeError, ValueError) as error:  # text that isn't UTF-8 is a ValueError of its own
+            raise StoreError(f"{where} has a damaged event {seq}: {error}", hint=_HINT) from None
         yield seq, event
 
 
