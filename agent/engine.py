@@ -313,7 +313,7 @@ class Engine:
                 return
             case "record-behind":
                 if self._config.execution.mode == "testnet":
-                    self.risk.on_record_behind(now, command.args.get("detail", ""))
+                    self.risk.on_older_record(now, command.args.get("detail", ""))
             case "use-model" | "model-in-use" | "model-refused" | "stop":
                 return  # the rim's business; journalled so that a reader sees when
             case _:

@@ -21,8 +21,8 @@ RESUME_FROM_KILL = "resume from kill"
 STALE = "stale data"
 """The rule of a symbol's data that have stopped, or are back."""
 
-RECORD = "record"
-"""The rule of a store that lacks what a live run had committed."""
+OLDER_RECORD = "older record"
+"""The rule of a run whose record is older than the venue's history: a person has to resume."""
 
 _MANUAL = "command"
 
@@ -91,12 +91,12 @@ class RiskManager:
             self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
         self._drifted = bool(drift)
 
-    def on_record_behind(self, ts: int, detail: str) -> None:
-        """The record lacks what was committed, and a venue may have done more than it holds: REDUCING until a person resumes."""
+    def on_older_record(self, ts: int, detail: str) -> None:
+        """The venue's history has what the record of this run has not: nothing is opened until a person resumes."""
         if self.state is RiskState.HALTED:
-            self._emit(RiskEvent(ts, self.state, RECORD, detail))
+            self._emit(RiskEvent(ts, self.state, self.rule, f"{OLDER_RECORD}: {detail}"))
         else:
-            self._move(ts, RiskState.REDUCING, RECORD, detail)
+            self._move(ts, RiskState.REDUCING, OLDER_RECORD, detail)
 
     def is_stale(self, overdue: int) -> bool:
         """Whether a bar that is `overdue` ms is too late."""

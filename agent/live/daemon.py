@@ -195,8 +195,9 @@ class Daemon:
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
-            if self.record.gap is not None:  # first of all: the mark is overwritten once this is in the journal
-                await self._put("record-behind", self.record.gap.args)
+            if self.record.gap is not None:
+                handled = await self._put("record-behind", self.record.gap.args)
+                handled.add_done_callback(lambda _: self.record.acknowledge())
             await self._put("warm-up")
             if self.gateway is not None:
                 await self._put("reconciling")

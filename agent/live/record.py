@@ -28,6 +28,8 @@ class Record:
         self.gap = gap
         self.mark = mark
         self._lock = lock
+        if mark is not None:
+            mark.held = gap is not None
 
     @property
     def problem(self) -> str:
@@ -39,6 +41,11 @@ class Record:
                 "if the store loses commits now, it won't be noticed"
             )
         return "; ".join(lines)
+
+    def acknowledge(self) -> None:
+        """The gap is in the journal: the mark may be overwritten, and the next life won't report it again."""
+        if self.mark is not None:
+            self.mark.held = False
 
     def stamped(self, run: Run) -> Run:
         """The run, with a stamp for every report if the record has a hole."""

@@ -68,6 +68,8 @@ class MarkFile:
 
     def __init__(self, path: Path, *, synced: bool) -> None:
         self.path = path
+        self.held = False
+        """Whether nothing is written yet: the mark that is there has still to be dealt with."""
         self.failures = 0
         """Writes that failed so far."""
         self.error = ""
@@ -78,6 +80,8 @@ class MarkFile:
 
     def write(self, mark: Mark) -> None:
         """Replace the older of the two slots."""
+        if self.held:
+            return
         try:
             if self._file is None:
                 self._open()
