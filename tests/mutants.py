@@ -20,11 +20,13 @@ from agent.feeds.bybit.series import EVERYTHING, Series
 from agent.feeds.producer import Emit, deliver
 from agent.feeds.queue import EventQueue
 from agent.live import core as core_module
+from agent.live import record as record_module
 from agent.live.core import Core
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
 from agent.live.sentiment import SentimentConsumer
 from agent.live.sources import Gate
+from agent.store.database import Database
 from agent.store.journal import Journal
 
 
@@ -257,6 +259,16 @@ def an_interruption_is_no_reason_to_doubt() -> None:
     _put(Gateway, "_recover", confident)
 
 
+def lost_commits_are_not_noticed() -> None:
+    """A life begins where the store ends, whatever its run had committed."""
+    _put(record_module, "find_gap", lambda *_: None)
+
+
+def orders_leave_before_the_disk_has_the_commit() -> None:
+    """At a venue, too, a commit is in the system's cache alone when it returns."""
+    _put(Database, "sync_commits", lambda self: None)
+
+
 def _after_fold(change: Any) -> None:
     fold = Core._fold
 
@@ -276,6 +288,9 @@ IN_STORE: Final = (
 )  # fmt: skip
 """Those that show when a life ends."""
 
+IN_STORAGE: Final = (lost_commits_are_not_noticed, orders_leave_before_the_disk_has_the_commit)
+"""Those that show when the storage loses what no disk has promised."""
+
 IN_RIM: Final = (
     *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_knows_the_future, open_bars_overtake,
     headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
@@ -291,7 +306,7 @@ IN_GATEWAY: Final = (
 )  # fmt: skip
 """Those that show when much goes wrong around such a life."""
 
-MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY)}
+MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY, *IN_STORAGE)}
 """All, by name."""
 
 

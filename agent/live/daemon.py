@@ -161,6 +161,9 @@ class Daemon:
             if port is not None:
                 self.gateway = open_gateway(self.config, port, self.core, self._clock, self._rng)
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
+            if self.record.gap is not None:
+                handled = await self._put("record-behind", self.record.gap.args)
+                handled.add_done_callback(lambda _: self.record.acknowledge())
             if loaded is not None:
                 await self._settle_model(loaded, memory)
             await stack.enter_async_context(control_socket(live.folder / SOCKET, self._answer))
@@ -195,9 +198,6 @@ class Daemon:
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
-            if self.record.gap is not None:
-                handled = await self._put("record-behind", self.record.gap.args)
-                handled.add_done_callback(lambda _: self.record.acknowledge())
             await self._put("warm-up")
             if self.gateway is not None:
                 await self._put("reconciling")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from typing import Final
 
 import structlog
@@ -15,7 +16,7 @@ from agent.errors import StoreError
 from agent.live.lock import StoreLock, store_lock
 from agent.store.database import Database
 from agent.store.gap import StoreGap, find_gap, mark_path
-from agent.store.mark import MarkFile
+from agent.store.mark import SYNC_EVERY, MarkFile
 from agent.store.runs import Run
 
 _log: Final = structlog.get_logger(__name__)
@@ -63,7 +64,7 @@ def open_record(config: Config, database: Database, *, new: bool, orders: bool) 
     """Take the store for one live run, and compare it with the mark that the last life left.
 
     With `new` a person has chosen to begin without the last run: a gap is logged only. With `orders`, which go to a venue, every
-    commit and every mark is on the disk when it returns. Raises StoreError if the store doesn't hold the last run at all, and
+    commit is on the disk when it returns, and the mark soon after. Raises StoreError if the store doesn't hold the last run at all, and
     SafetyError if another agent has the store, or if its server doesn't wait for its disk.
     """
     with store_lock(database, config.live.folder) as lock:
@@ -71,7 +72,7 @@ def open_record(config: Config, database: Database, *, new: bool, orders: bool) 
             database.sync_commits()
         path = mark_path(database, config.live.folder)
         gap = _known_gap(database, find_gap(database, path), new=new)
-        yield Record(gap, None if path is None else MarkFile(path, synced=orders), lock)
+        yield Record(gap, None if path is None else MarkFile(path, sync_every=SYNC_EVERY if orders else inf), lock)
 
 
 def _known_gap(database: Database, gap: StoreGap | None, *, new: bool) -> StoreGap | None:

@@ -116,7 +116,7 @@ def _note_restore(backup: Path, copy: Path, store: Path) -> None:
             return
         mark = Mark(run[0], UNKNOWN_SEQ)
     made = datetime.fromtimestamp(backup.stat().st_mtime, UTC)
-    file = MarkFile(path, synced=True)
+    file = MarkFile(path, sync_every=0)
     file.write(msgspec.structs.replace(mark, restored=f"from a backup of {made:%Y-%m-%dT%H:%M:%SZ} ({backup.name[:40]})"))
     file.close()
     if file.error:

@@ -7,7 +7,9 @@ state too: the store alone can't show what it lacks.
 from __future__ import annotations
 
 import os
+import time
 from hashlib import blake2b
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +21,9 @@ from agent.store.files import make_private_folder, open_private
 
 SUFFIX: Final = ".mark"
 """Appended to the store's file name."""
+
+SYNC_EVERY: Final = 1.0
+"""Seconds between two marks that are forced to the disk."""
 
 UNKNOWN_SEQ: Final = -1
 """Stands for a number of events that can't be known."""
@@ -63,10 +68,11 @@ def read_mark(path: Path) -> Mark | None:
 class MarkFile:
     """Writes the mark. A write that fails is counted and logged, and stops nothing.
 
-    With `synced` a mark is on the disk when `write` returns.
+    It survives the death of the process at once, and a power cut after at most `sync_every` seconds: 0 waits for the disk each time.
+    A store that syncs its commits loses none in a power cut; the mark is for what no sync prevents.
     """
 
-    def __init__(self, path: Path, *, synced: bool) -> None:
+    def __init__(self, path: Path, *, sync_every: float = SYNC_EVERY) -> None:
         self.path = path
         self.held = False
         """Whether nothing is written yet: the mark that is there has still to be dealt with."""
@@ -74,7 +80,8 @@ class MarkFile:
         """Writes that failed so far."""
         self.error = ""
         """Of the last write; empty if it succeeded."""
-        self._synced = synced
+        self._sync_every = sync_every
+        self._synced_at = -inf  # of the monotonic clock
         self._file: Any = None
         self._writes = 0
 
@@ -87,8 +94,9 @@ class MarkFile:
                 self._open()
             content = _encode(msgspec.structs.replace(mark, write=self._writes + 1))
             os.pwrite(self._file.fileno(), content, (self._writes + 1) % 2 * _SLOT)
-            if self._synced:
+            if (now := time.monotonic()) - self._synced_at >= self._sync_every:
                 os.fdatasync(self._file.fileno())
+                self._synced_at = now
         except OSError as error:
             self.failures += 1
             if not self.error:

@@ -37,7 +37,7 @@ def record(database: Database, count: int, *, batch: int = 7, run: str = "run-1"
         Recorder(database, a_run(run, kind=RunKind.LIVE))
     lines, path = Journal(database, run), mark_path(database)
     assert path is not None
-    mark = MarkFile(path, synced=True)
+    mark = MarkFile(path, sync_every=0)
     for first in range(0, count, batch):
         lines.append(words(first, min(batch, count - first)))
         mark.write(Mark(run, lines.last_seq, lines.digest.hex()))
@@ -105,7 +105,7 @@ def test_another_past_is_noticed(store: Path, sqlite_database: Database) -> None
 
 
 def test_a_run_that_is_not_there_is_missing(store: Path, sqlite_database: Database) -> None:
-    mark = MarkFile(mark_beside(store), synced=True)
+    mark = MarkFile(mark_beside(store), sync_every=0)
     mark.write(Mark("run-9", 12, "00"))
     mark.close()
     gap = gap_of(store)

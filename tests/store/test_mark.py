@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from agent.store.mark import Mark, MarkFile, mark_beside, read_mark
 SLOT = 512
 
 
-def written(path: Path, *seqs: int, synced: bool = True) -> MarkFile:
-    file = MarkFile(path, synced=synced)
+def written(path: Path, *seqs: int, sync_every: float = 0) -> MarkFile:
+    file = MarkFile(path, sync_every=sync_every)
     for seq in seqs:
         file.write(Mark("run-1", seq, f"{seq:032x}"))
     return file
@@ -25,17 +26,17 @@ def found(path: Path) -> int | None:
     return None if mark is None else mark.seq
 
 
-@pytest.mark.parametrize("synced", [True, False])
-def test_the_last_mark_written_is_the_one_read(tmp_path: Path, synced: bool) -> None:
+@pytest.mark.parametrize("sync_every", [0.0, 1.0, inf])
+def test_the_last_mark_written_is_the_one_read(tmp_path: Path, sync_every: float) -> None:
     path = tmp_path / "deep" / "store.db.mark"
     assert read_mark(path) is None
-    file = written(path, 1, synced=synced)
+    file = written(path, 1, sync_every=sync_every)
     assert found(path) == 1
     for seq in range(2, 8):
         file.write(Mark("run-1", seq))
         assert found(path) == seq
     file.close()
-    written(path, 3, synced=synced).close()  # a later life, whose run is shorter
+    written(path, 3, sync_every=sync_every).close()  # a later life, whose run is shorter
     assert found(path) == 3
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -74,7 +75,7 @@ def test_a_mark_that_cannot_be_written_is_counted_and_heals(tmp_path: Path) -> N
 
 
 def test_a_long_text_fits(tmp_path: Path) -> None:
-    file = MarkFile(tmp_path / "x.mark", synced=True)
+    file = MarkFile(tmp_path / "x.mark", sync_every=0)
     file.write(Mark("r" * 40, 10**15, "f" * 32, 10**15, "f" * 32, "ü" * 10_000))
     mark = read_mark(tmp_path / "x.mark")
     assert mark is not None
@@ -85,3 +86,15 @@ def test_two_names_of_one_store_have_one_mark(tmp_path: Path) -> None:
     (tmp_path / "store.db").touch()
     (tmp_path / "other.db").symlink_to(tmp_path / "store.db")
     assert mark_beside(tmp_path / "other.db") == mark_beside(tmp_path / "store.db")
+
+
+def test_a_mark_that_has_still_to_be_dealt_with_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "store.db.mark"
+    written(path, 9).close()
+    file = MarkFile(path)
+    file.held = True
+    file.write(Mark("run-1", 3))
+    assert found(path) == 9
+    file.held = False
+    file.write(Mark("run-1", 4))
+    assert found(path) == 4
