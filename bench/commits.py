@@ -5,7 +5,8 @@
 One batch is what a live run commits before it sends: an event into the journal, the order that was decided on it, and the mark that is
 kept apart from the store and forced to the disk once a second. The peer is the same batch with synchronous=NORMAL, as on paper; both
 alternate in blocks on the same disk, which --folder names. The ratio is (ms with the disk) / (ms without), so 1 costs nothing.
-`mark_mean_ms` is what the mark alone takes. A backtest commits 5,000 rows at a time and never waits for the disk; `backtest_synchronous` shows it.
+`mark_mean_ms` is what the mark alone takes. A backtest commits 5,000 rows at a time and never waits for the disk:
+`backtest_synchronous` is 1, which is NORMAL.
 """
 
 from __future__ import annotations
