@@ -314,6 +314,7 @@ class Engine:
             case "record-behind":
                 if self._config.execution.mode == "testnet":
                     self.risk.on_older_record(now, command.args.get("detail", ""))
+                    self._cancel_entries("older record")  # perhaps they were taken back, and that is lost
             case "use-model" | "model-in-use" | "model-refused" | "stop":
                 return  # the rim's business; journalled so that a reader sees when
             case _:

@@ -159,7 +159,8 @@ class World:
             await self._end(life)
             self.store.between_lives(sends=self.venue is not None)
             if self.venue is not None and self.store.lost:
-                return await self._live_with_a_gap()
+                await self._live_with_a_gap()
+                return None
             await asyncio.sleep(self.dice.choice((0.1, 2, 30, 150)) * self.dice.random())
             if self.dice.random() < 0.3:  # when a bar closes, most is under way
                 await asyncio.sleep(60 - self.loop.time() % 60 + self.dice.uniform(-0.5, 1.5))
@@ -173,7 +174,8 @@ class World:
         life.person.cancel()
         await asyncio.wait({life.run}, timeout=QUIET * 60)
         refused = life.run.done() and isinstance(life.run.exception(), SafetyError | VenueError)
-        hold(refused or not life.run.done(), "the life after the gap ended by itself")
+        if life.run.done() and not refused:
+            raise Violation("the life after the gap ended by itself") from life.run.exception()
         hold(refused or not self.store.lost, f"{self.store.lost} events are lost, and nobody has noticed")
         if refused:
             self._die()
