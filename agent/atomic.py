@@ -17,8 +17,8 @@ from agent.errors import StoreError
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of `path` if the block ends without an error.
+def replaced_file(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of `path` if the block ends without an error; `mode` is that of a new file.
 
     Raises StoreError if it can't be written; then `path` is unchanged.
     """
@@ -31,7 +31,8 @@ def replaced_file(path: Path) -> Iterator[IO[bytes]]:
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with unfinished.open("wb") as file:
+            unfinished.unlink(missing_ok=True)
+            with open(unfinished, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())

@@ -320,6 +320,10 @@ class Engine:
                 alarm = command.args
                 self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
                 return
+            case "record-behind":
+                if self._config.execution.mode == "testnet":
+                    self.risk.on_older_record(now, command.args.get("detail", ""))
+                    self._cancel_entries("older record")  # perhaps they were taken back, and that is lost
             case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
                 return  # the rim's business; journalled so that a reader sees when
             case _:

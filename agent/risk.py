@@ -29,6 +29,8 @@ PRICE_BAND = "price band"
 
 NOTES = (STALE, CLOCK, PRICE_BAND)
 """Rules of risk events that neither change the state nor refuse an order."""
+OLDER_RECORD = "older record"
+"""The rule of a run whose record is older than the venue's history: a person has to resume."""
 
 _MANUAL = "command"
 
@@ -96,6 +98,13 @@ class RiskManager:
         elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
             self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
         self._drifted = bool(drift)
+
+    def on_older_record(self, ts: int, detail: str) -> None:
+        """The venue's history has what the record of this run has not: nothing is opened until a person resumes."""
+        if self.state is RiskState.HALTED:
+            self._emit(RiskEvent(ts, self.state, self.rule, f"{OLDER_RECORD}: {detail}"))
+        else:
+            self._move(ts, RiskState.REDUCING, OLDER_RECORD, detail)
 
     def is_stale(self, overdue: int) -> bool:
         """Whether a bar that is `overdue` ms is too late."""

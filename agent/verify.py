@@ -11,7 +11,7 @@ import msgspec
 from agent.backtest import Progress
 from agent.config import Config, parse
 from agent.engine import Engine
-from agent.errors import DataError, UsageError
+from agent.errors import DataError, StoreError, UsageError
 from agent.events import Event, Sentiment
 from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
@@ -19,6 +19,7 @@ from agent.fusion import reopen_predictor
 from agent.history import History, Plan
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
+from agent.store.gap import find_gap, mark_path
 from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
@@ -70,6 +71,10 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
         else:
             engine.finish()
     divergence = sink.finish()
+    if divergence is None and run.kind is RunKind.LIVE:
+        gap = find_gap(database, mark_path(database), run.id)
+        if gap is not None:
+            raise StoreError(f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup")
     return Verification(run.id, sink.event_seq, sink.decisions, run.chain_head, divergence, event if divergence else None)
 
 

@@ -23,11 +23,13 @@ from agent.feeds.bybit.shard import Shard
 from agent.feeds.producer import Emit, deliver
 from agent.feeds.queue import EventQueue
 from agent.live import core as core_module
+from agent.live import record as record_module
 from agent.live.core import Core
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
 from agent.live.sentiment import SentimentConsumer
 from agent.live.sources import Gate
+from agent.store.database import Database
 from agent.store.journal import Journal
 
 
@@ -303,6 +305,16 @@ def an_interruption_is_no_reason_to_doubt() -> None:
     _put(Gateway, "_recover", confident)
 
 
+def lost_commits_are_not_noticed() -> None:
+    """A life begins where the store ends, whatever its run had committed."""
+    _put(record_module, "find_gap", lambda *_: None)
+
+
+def orders_leave_before_the_disk_has_the_commit() -> None:
+    """At a venue, too, a commit is in the system's cache alone when it returns."""
+    _put(Database, "sync_commits", lambda self: None)
+
+
 def _after_fold(change: Any) -> None:
     fold = Core._fold
 
@@ -322,6 +334,9 @@ IN_STORE: Final = (
 )  # fmt: skip
 """Those that show when a life ends."""
 
+IN_STORAGE: Final = (lost_commits_are_not_noticed, orders_leave_before_the_disk_has_the_commit)
+"""Those that show when the storage loses what no disk has promised."""
+
 IN_RIM: Final = (
     *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_knows_the_future, open_bars_overtake,
     core_takes_the_wall_clock, steady_progress_is_believed_alone, one_bar_ahead_is_believed, a_spike_is_believed, a_wick_is_believed,
@@ -338,7 +353,7 @@ IN_GATEWAY: Final = (
 )  # fmt: skip
 """Those that show when much goes wrong around such a life."""
 
-MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY)}
+MUTANTS: Final = {mutant.__name__.replace("_", "-"): mutant for mutant in (*IN_RIM, *IN_GATEWAY, *IN_STORAGE)}
 """All, by name."""
 
 

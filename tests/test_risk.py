@@ -119,3 +119,24 @@ def test_only_what_needs_a_look_is_looked_at() -> None:
     risk, _ = manager(max_daily_loss=0.05, max_drawdown=0.25)
     risk.on_equity(T0, 1000)
     assert (risk.floor, risk.ceiling) == (950, 1000)
+
+
+def test_a_record_that_lacks_what_was_committed_reduces_until_a_person_resumes() -> None:
+    risk, heard = manager()
+    risk.on_older_record(T0, "4 events are missing")
+    assert (risk.state, risk.rule, heard[-1].detail) == (REDUCING, "older record", "4 events are missing")
+    risk.on_equity(T0 + DAY_MS, 1_000.0)
+    risk.on_equity(T0 + 2 * DAY_MS, 1_000.0)  # a new day doesn't heal it, nor does an account that agrees
+    risk.on_drift(T0 + 2 * DAY_MS, "")
+    risk.on_abstain_rate(T0 + 2 * DAY_MS, 0.0)
+    assert not ask(risk, T0 + 2 * DAY_MS)
+    risk.command(T0 + 2 * DAY_MS, ACTIVE, "a person")
+    assert ask(risk, T0 + 2 * DAY_MS)
+
+
+def test_a_halt_stays_a_halt_though_the_record_lacks_something() -> None:
+    risk, heard = manager()
+    risk.kill(T0, "person")
+    risk.on_older_record(T0, "4 events are missing")
+    assert (risk.state, risk.rule) == (HALTED, "kill")
+    assert heard[-1].detail == "older record: 4 events are missing"

@@ -37,7 +37,7 @@ def upgrade(
     from agent.store.database import upgrade as upgrade_database
 
     settled = load(config)
-    with _no_agent(settled), _pages("backing up") as progress:
+    with _no_agent(settled, url), _pages("backing up") as progress:
         done = upgrade_database(url or settled.store.url, progress=progress)
     if as_json:
         print_json({"before": done.before, "after": done.after, "backup": str(done.backup) if done.backup else None})
@@ -174,11 +174,15 @@ def _rows(total: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _no_agent(config: Config) -> Iterator[None]:
-    """Nobody trades meanwhile. Raises SafetyError where somebody does."""
-    from agent.live.lock import LOCK, instance_lock
+def _no_agent(config: Config, url: str | None = None) -> Iterator[None]:
+    """Nobody trades meanwhile, from this folder or in this store. Raises SafetyError where somebody does."""
+    from contextlib import nullcontext
 
-    with instance_lock(config.live.folder / LOCK):
+    from agent.live.lock import LOCK, file_lock, instance_lock
+    from agent.store.database import sqlite_file
+
+    file = sqlite_file(url or config.store.url)
+    with instance_lock(config.live.folder / LOCK), nullcontext() if file is None else file_lock(file, config.live.folder):
         yield
 
 

@@ -23,6 +23,9 @@ def register(app: typer.Typer) -> None:
 def doctor(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="Read all of the store: indexes, references, and the journals' digests.")
+    ] = False,
 ) -> None:
     """Look whether everything that the agent needs is there: store, model, exchange, clock and feeds."""
     from rich.table import Table
@@ -32,7 +35,7 @@ def doctor(
 
     settled = load(config)
     with err.status("asking around …"):
-        checks = asyncio.run(_examine(settled))
+        checks = asyncio.run(_examine(settled, full=full))
     healthy = all(check.ok for check in checks)
     if json:
         print_json({"ok": healthy, "checks": checks})
@@ -49,9 +52,9 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def _examine(config: Config) -> list[Check]:
+async def _examine(config: Config, *, full: bool) -> list[Check]:
     """In the venue's time, as `run` would."""
     from agent.live.doctor import examine
     from agent.live.venue_clock import venue_clock
 
-    return await examine(config, await venue_clock(config.bybit.endpoint))
+    return await examine(config, await venue_clock(config.bybit.endpoint), full=full)

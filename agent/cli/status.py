@@ -29,6 +29,8 @@ def show(status: Status) -> None:
     why = f": {status.risk_detail}" if status.risk_detail else ""
     rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
     out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)
+    if status.record:
+        out.print(f"[bold red]the record[/]: {escape(status.record)}", highlight=False)
     if not status.storage.writable:
         out.print(
             f"[bold red]nothing is traded[/]: {escape(status.storage.error)}; since {status.storage.failing_s:,.0f} s, "
@@ -83,6 +85,7 @@ def show_last(config: Path | None, json: bool) -> None:
     """What the store knows of the last live run and of its feeds; nothing where it knows of none."""
     from contextlib import closing
 
+    from rich.markup import escape
     from rich.table import Table
 
     from agent.clock import iso
@@ -90,23 +93,29 @@ def show_last(config: Path | None, json: bool) -> None:
     from agent.errors import StoreError
     from agent.store.database import open_database
     from agent.store.feed_health import read_feed_health
+    from agent.store.gap import find_gap, mark_path
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind
 
+    settled = load(config)
     try:
-        with closing(open_database(load(config).store.url)) as database:
+        with closing(open_database(settled.store.url)) as database:
             run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
             feeds = read_feed_health(database, run.id) if run else []
+            gap = find_gap(database, mark_path(database, settled.live.folder))
     except StoreError:
         return  # that no agent runs is what was asked
     if json:
-        print_json({"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds})
+        record = gap.message if gap else ""
+        print_json({"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record})
     elif run is not None:
         out.print(
             f"the last live run, {run.id}, is {run.status.value}: {run.events:,} events, {run.decisions:,} decisions, "
             f"equity {run.final_equity or 0:,.2f}",
             highlight=False,
         )
+        if gap is not None:
+            out.print(f"[bold red]the record[/]: {escape(gap.message)}", highlight=False, soft_wrap=True)
         table = Table("source", "state", "messages", "errors", "last message", "last error", box=None, header_style="dim")
         for feed in feeds:
             last = iso(feed.last_message_at) if feed.last_message_at else "–"

@@ -25,6 +25,7 @@ from agent.live.watchers import LiveSink, Watcher
 from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
+from agent.store.mark import Mark, MarkFile
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
 from models.sentiment.latency import LatencyHistogram
@@ -90,6 +91,7 @@ class Core:
         self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
         witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
         latest: Callable[[], int | None] = lambda: sys.maxsize,
+        mark: MarkFile | None = None,
     ) -> None:  # fmt: skip
         self.memory = Memory()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
@@ -101,6 +103,7 @@ class Core:
         self._database = database
         self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
         self.journal = Journal(database, run.id)
+        self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
         strategy = load_strategy(config.strategy.name, config.strategy.params)
         self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
@@ -130,6 +133,8 @@ class Core:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.storage.close()
+        if self.mark is not None:
+            self.mark.close()
         self._recorder.__exit__(kind, error, trace)
 
     def _fold(self) -> None:
@@ -172,7 +177,7 @@ class Core:
             self._handle(seq, event)
             if self._sink.orders > orders and isinstance(event, Sentiment):
                 traded.add(event.news_id)
-        await self._write(self._recorder.flush)
+        await self._write(self._record)
         if batch.waiting:  # the batch was in the journal already, only its answer was lost
             events += await self.feed([(event, loop.time()) for event in batch.waiting], urgent)
         done = loop.time()
@@ -184,6 +189,15 @@ class Core:
                 if event.news_id in traded:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
         return events
+
+    def _record(self, *, again: bool = False) -> None:
+        """Commit what was decided, then note apart from the store how far it goes."""
+        self._recorder.flush(again=again)
+        if self.mark is not None:
+            journal = self.journal
+            self.mark.write(
+                Mark(self.run.id, journal.last_seq, journal.digest.hex(), self._recorder.decisions, self._recorder.head)
+            )
 
     async def _write(self, work: Write[_T], again: Callable[[], None] | None = None) -> _T:
         """Into the store, with patience; the time it takes is counted."""
@@ -203,6 +217,7 @@ class Core:
         self.storage.close()
         if complete:
             self.engine.finish()
+        self.journal.seal()
         return self._recorder.finish(
             first_event_at=self.memory.first_at,
             last_event_at=self.memory.now or None,

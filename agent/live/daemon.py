@@ -41,6 +41,7 @@ from agent.live.logging import status as log_status
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, open_guard, venue_port
 from agent.live.outside import Outside
+from agent.live.record import Record, open_record
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
@@ -114,6 +115,7 @@ class Daemon:
         self._outside = Outside(config, self, self._clock, self._model)
         self._scores = self._outside.pool or self._model  # whom headlines are offered to
         self._watchers += self._outside.watchers
+        self.record = Record()
         self.queue: EventQueue
         self.core: Core
         self.control_port = 0  # of loopback; 0: there is none
@@ -151,7 +153,10 @@ class Daemon:
             loop = asyncio.get_running_loop()
             self._loop, self._began = loop, loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
+            orders = port is not None
+            self.record = stack.enter_context(open_record(self.config, self._database, new=self._new, orders=orders))
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
+            run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)
             witnesses = [make(run) for make in self._witnesses]
@@ -165,6 +170,7 @@ class Daemon:
                 rng=self._rng,
                 predictor=self._predictor,
                 latest=self._time.latest,
+                mark=self.record.mark,
             )
             self.core = stack.enter_context(core)
             memory = self.core.memory
@@ -176,6 +182,9 @@ class Daemon:
             if self.gateway is not None and self.guard is not None:
                 self.gateway.hold(self.guard.holds)
             _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
+            if self.record.gap is not None:
+                handled = await self._put("record-behind", self.record.gap.args)
+                handled.add_done_callback(lambda _: self.record.acknowledge())
             if loaded is not None:
                 await self._settle_model(loaded, memory)
             await stack.enter_async_context(
@@ -307,6 +316,7 @@ class Daemon:
         while True:
             await asyncio.sleep(self.config.live.record_health / 1000)
             await self._write_feed_health()
+            await self.record.keep_lock()
 
     async def _write_feed_health(self) -> None:
         if self.core.storage.failing.is_set():
@@ -491,4 +501,5 @@ class Daemon:
             ignored=dict(engine.counts),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
+            record=self.record.problem,
         )

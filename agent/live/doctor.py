@@ -32,6 +32,7 @@ from agent.instruments import instrument_for
 from agent.live.control import SOCKET, Request, ask
 from agent.live.orders import check_venue, venue_port
 from agent.store.database import open_database
+from agent.store.soundness import check_store
 from agent.untrusted import UNREADABLE
 from strategies import load_strategy
 
@@ -53,13 +54,13 @@ class Check(msgspec.Struct, frozen=True):
     ms: float = 0.0
 
 
-async def examine(config: Config, clock: Clock | None = None) -> list[Check]:
-    """Look at everything, side by side; what fails is a `Check` too, never an exception."""
+async def examine(config: Config, clock: Clock | None = None, *, full: bool = False) -> list[Check]:
+    """Look at everything, side by side; what fails is a `Check` too, never an exception. With `full` all of the store is read."""
     clock = clock or WallClock()
     headlines = True
     looks: dict[str, Callable[[], Awaitable[str]]] = {
         "strategy": partial(asyncio.to_thread, _strategy, config),
-        "store": partial(asyncio.to_thread, _store, config),
+        "store": partial(asyncio.to_thread, _store, config, full=full),
     }
     if (config.live.folder / SOCKET).exists():
         looks["log"] = partial(asyncio.to_thread, _log, config)
@@ -92,12 +93,13 @@ def _strategy(config: Config) -> str:
     return f"{config.strategy.name} on {', '.join(config.market.symbols)}"
 
 
-def _store(config: Config) -> str:
+def _store(config: Config, *, full: bool) -> str:
     """Opening checks the schema against the migrations; taking the write lock shows that it can be written."""
     with closing(open_database(config.store.url)) as database:
         with database.write():
             pass
-        return f"{database.name} is at this program's schema, and can be written"
+        checked = check_store(database, config.live.folder, full=full)
+        return f"{database.name} is at this program's schema, and can be written; {checked}"
 
 
 def _log(config: Config) -> str:

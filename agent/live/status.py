@@ -71,6 +71,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     ignored: dict[str, int]  # inputs, by reason
     headlines: dict[str, int]  # what became of sentiments
     recent: list[dict[str, Any]]
+    record: str = ""  # what the store lacks of what was committed, or why that can't be noticed
 
 
 def positions_of(engine: Engine, now: int) -> list[PositionStatus]:

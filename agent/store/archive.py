@@ -7,6 +7,7 @@ wanted, the store says that the file is all there is, and lets go of the rows. K
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from agent.errors import DataError, StoreError
 from agent.feeds.history.atomic import write_parquet
 from agent.feeds.history.columns import content_hash
 from agent.store.database import Database
+from agent.store.files import PRIVATE_FILE, make_private_folder
 from agent.store.journal import JournalRow, find_archive, read_rows
 from agent.store.queries import list_runs
 from agent.store.runs import Archive, Run, RunKind, RunStatus
@@ -80,7 +82,10 @@ def archive_journal(
     if one.archive is not None:
         return _moved(database, run_id, one.archive, path)
     details = {"format": FORMAT, "run": msgspec.json.encode(one.run).decode()}
-    write_parquet(path, _SCHEMA.with_metadata(details), _tables(read_rows(database, run_id, stored=True), progress))
+    rows = _tables(read_rows(database, run_id, stored=True), progress)
+    with suppress(OSError):  # reported by what writes the file
+        make_private_folder(path.parent)
+    write_parquet(path, _SCHEMA.with_metadata(details), rows, mode=PRIVATE_FILE)
     archive = Archive(str(path), content_hash(path), one.stored, path.stat().st_size, clock.now())
     _compare(database, run_id, archive, progress)
     with database.write() as connection:

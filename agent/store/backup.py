@@ -13,13 +13,14 @@ from typing import Any, Final
 import msgspec
 
 from agent.errors import SafetyError, StoreError, UsageError
+from agent.store.files import SIDE_FILES, remove_abandoned, unfinished_copy
+from agent.store.mark import UNKNOWN_SEQ, Mark, MarkFile, mark_beside, read_mark
 from agent.store.schema import check_known
 
 PAGES: Final = 2_000
 """Copied between two words of progress: 8 MB of a store with the usual pages."""
 
 _BUSY_MS: Final = 2_000
-_SIDE_FILES: Final = ("-wal", "-shm", "-journal")
 
 Progress = Callable[[int, int], None]
 """Hears how many of how many pages are done."""
@@ -48,6 +49,7 @@ def back_up(source: Path, target: Path, progress: Progress | None = None) -> Hol
         raise UsageError(f"{target} exists", hint="name a new file; a backup replaces nothing")
     if not source.is_file():
         raise StoreError(f"{source}: there is no such store", hint="name it in store.url")
+    remove_abandoned(source.parent)
     with _beside(target) as unfinished:
         _copy(source, unfinished, progress)
         holding = look_through(unfinished)
@@ -94,9 +96,31 @@ def put_back(backup: Path, store: Path, progress: Progress | None = None) -> tup
         holding = look_through(unfinished)
         check_known(holding.schema, str(backup))
         kept = _set_aside(store)
+        _note_restore(backup, unfinished, store)  # before the store: a restore that ends in between is noticed too
         unfinished.replace(store)
         _sync_folder(store.parent)
     return msgspec.structs.replace(holding, file=str(store)), kept
+
+
+def _note_restore(backup: Path, copy: Path, store: Path) -> None:
+    """Let the mark beside the store say that what follows is a backup, which may lack what a live run had committed."""
+    path = mark_beside(store)
+    mark: Mark | None = None
+    with suppress(StoreError):  # one that can't be read is replaced
+        mark = read_mark(path)
+    if mark is None or not mark.run:
+        newest = "SELECT id FROM runs WHERE kind = 'live' ORDER BY started_at DESC, id DESC LIMIT 1"
+        with closing(_reading(copy)) as connection:
+            run = connection.execute(newest).fetchone()
+        if run is None:
+            return
+        mark = Mark(run[0], UNKNOWN_SEQ)
+    made = datetime.fromtimestamp(backup.stat().st_mtime, UTC)
+    file = MarkFile(path, sync_every=0)
+    file.write(msgspec.structs.replace(mark, restored=f"from a backup of {made:%Y-%m-%dT%H:%M:%SZ} ({backup.name[:40]})"))
+    file.close()
+    if file.error:
+        raise StoreError(f"{path} can't be written: {file.error}", hint="check free space and rights")
 
 
 def _set_aside(store: Path) -> Path | None:
@@ -108,7 +132,7 @@ def _set_aside(store: Path) -> Path | None:
     kept = store.with_name(f"{store.name}.before-restore-{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}.backup")
     try:
         os.link(store, kept)
-        for suffix in _SIDE_FILES:
+        for suffix in SIDE_FILES:
             side = store.with_name(store.name + suffix)
             if side.exists():
                 side.rename(kept.with_name(kept.name + suffix))
@@ -156,17 +180,11 @@ def _reading(source: Path) -> sqlite3.Connection:
 @contextmanager
 def _beside(target: Path) -> Iterator[Path]:
     """A file to be finished in the folder of `target`; what is left of it at the end is removed."""
-    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
-        yield unfinished
+        with unfinished_copy(target) as unfinished:
+            yield unfinished
     except OSError as error:
         raise StoreError(f"{target} can't be written: {error.strerror or error}", hint="check free space and rights") from error
-    finally:
-        for suffix in ("", *_SIDE_FILES):
-            with suppress(OSError):
-                unfinished.with_name(unfinished.name + suffix).unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from stat import S_IWGRP, S_IWOTH, S_IWUSR
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
+import structlog
 from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from agent.errors import ConfigError, StoreError, StoreUnavailable, UsageError
+from agent.errors import ConfigError, SafetyError, StoreError, StoreUnavailable, UsageError
 from agent.store.backup import Progress, back_up, check_integrity
+from agent.store.files import make_private_folder, open_private, remove_abandoned
+from agent.store.mark import mark_beside, read_mark
 from agent.store.schema import migrate, schema_state
+
+_log: Final = structlog.get_logger(__name__)
 
 LOCK_TIMEOUT: Final = 10.0
 """Seconds to wait for another process that is writing."""
@@ -54,7 +59,7 @@ class Database:
     """One store. Transactions are short, and one process writes at a time. Errors of the driver leave as StoreError.
 
     SQLite runs in WAL with synchronous=NORMAL: a commit survives the death of the process (kill -9); after a power cut the
-    file is sound but may lack the last commits.
+    file is sound but may lack the last commits. After `sync_commits` each commit is on the disk when it returns.
     """
 
     def __init__(self, url: URL, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
@@ -78,10 +83,12 @@ class Database:
         except ModuleNotFoundError as error:
             hint = "pip install 'tapewire[postgres]'"
             raise StoreError(f"{self.name}: the driver {error.name} is missing", hint=hint) from None
+        self.synced = False
+        """Whether a commit is on the disk when it returns."""
         self._place: tuple[int, int] | None = None  # device and inode of the SQLite file that is open
         self._reading: dict[str, Any] = {} if self.is_sqlite else {"isolation_level": "REPEATABLE READ"}
         if self.is_sqlite:
-            event.listen(self.engine, "connect", _configure_sqlite)
+            event.listen(self.engine, "connect", self._configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
 
     @contextmanager
@@ -96,6 +103,37 @@ class Database:
         with self._transaction(sqlite_begin="BEGIN IMMEDIATE") as connection:
             self._check_place()
             yield connection
+
+    def sync_commits(self) -> None:
+        """Let every commit be on the disk when it returns: orders may follow from it that can't be taken back.
+
+        Raises SafetyError if a PostgreSQL server doesn't wait for its disk.
+        """
+        if not self.is_sqlite:
+            with self.read() as connection:
+                settings = {name: connection.scalar(text(f"SHOW {name}")) for name in ("synchronous_commit", "fsync")}
+            if settings["synchronous_commit"] == "off":
+                raise SafetyError(
+                    f"{self.name}: synchronous_commit is off: after a power cut the server lacks commits that orders followed from",
+                    hint="ALTER ROLE … SET synchronous_commit = on, or another level that waits for the server's disk",
+                )
+            if settings["fsync"] == "off":
+                _log.warning("the server of the store doesn't wait for its disk: fsync is off", store=self.name)
+            self.synced = settings["fsync"] != "off"
+        elif self.file is not None and not self.synced:
+            self.synced = True
+            self.engine.dispose()  # connections are configured when they are opened
+
+    def confirm(self, run_id: str) -> None:
+        """Commit once more: what an earlier commit left behind, whose answer was an error, is on the disk after it."""
+        with self.write() as connection:
+            connection.execute(text("UPDATE runs SET id = id WHERE id = :id"), {"id": run_id})
+
+    def _configure_sqlite(self, connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
+        """The busy timeout is the argument `timeout` of sqlite3.connect."""
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute(f"PRAGMA synchronous={'FULL' if self.synced else 'NORMAL'}")
 
     def close(self) -> None:
         """Give back the connections; the last to leave folds SQLite's write-ahead log into the file."""
@@ -122,9 +160,18 @@ class Database:
 
     @contextmanager
     def _transaction(self, **options: Any) -> Iterator[Connection]:
+        with (
+            self.errors_explained(),
+            self.engine.connect().execution_options(**options) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def errors_explained(self) -> Iterator[None]:
+        """Errors of the driver leave as StoreError."""
         try:
-            with self.engine.connect().execution_options(**options) as connection, connection.begin():
-                yield connection
+            yield
         except DBAPIError as error:
             raise _explain(self.name, error.orig or error) from error
         except sqlite3.Error as error:
@@ -149,8 +196,10 @@ def open_database(url: str, *, create: bool = True, lock_timeout: float = LOCK_T
     missing = StoreError(
         f"{database.name}: there is no such store yet", hint="a backtest makes it; or name another in store.url"
     )
-    if not create and database.file is not None and not database.file.exists():
-        raise missing
+    if database.file is not None and not database.file.exists():
+        _check_emptiness(database)
+        if not create:
+            raise missing
     _make_folder(database)
     with database.read() as connection:
         current, needed = schema_state(connection, database.name)
@@ -160,10 +209,25 @@ def open_database(url: str, *, create: bool = True, lock_timeout: float = LOCK_T
         raise StoreError(
             f"{database.name}: its schema {current} is older than this program's {needed}", hint="run: tapewire db upgrade"
         )
+    _check_emptiness(database)
     if not create:
         raise missing
     _upgrade(database)
     return database
+
+
+def _check_emptiness(database: Database) -> None:
+    """Raises StoreError if the store is missing or empty, and the mark beside it names a run that was recorded in it."""
+    if database.file is None:
+        return
+    path = mark_beside(database.file)
+    mark = read_mark(path)
+    if mark is not None and mark.run:
+        raise StoreError(
+            f"{database.name}: there is nothing in it, though {mark.seq:,} events of run {mark.run} were committed there: "
+            "the file or its -wal was removed, or replaced",
+            hint=f"put both back, or restore a backup: tapewire db restore; to begin without the record, remove {path}",
+        )
 
 
 def upgrade(url: str, *, lock_timeout: float = LOCK_TIMEOUT, progress: Progress | None = None) -> Upgrade:
@@ -174,6 +238,8 @@ def upgrade(url: str, *, lock_timeout: float = LOCK_TIMEOUT, progress: Progress 
     """
     with closing(_connect(url, lock_timeout)) as database:
         _make_folder(database)
+        if database.file is not None:
+            remove_abandoned(database.file.parent)
         return _upgrade(database, progress)
 
 
@@ -194,19 +260,31 @@ def _upgrade(database: Database, progress: Progress | None = None) -> Upgrade:
 
 
 def _make_folder(database: Database) -> None:
+    """Make the folder and an empty file, which only this user may read; SQLite gives the files beside it the same mode."""
     if database.file is None:
         return
     try:
-        database.file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(database.file.parent)
     except OSError as error:
         raise StoreError(f"{database.name}: its folder can't be made: {error}", hint=_OPEN_HINT) from error
+    if not database.file.exists():
+        with suppress(OSError):  # SQLite says what is wrong
+            open_private(database.file).close()
 
 
 def store_file(url: str, instead: str) -> Path:
     """The file of an SQLite store. Raises UsageError for another one, whose own tool is called `instead`."""
+    file = sqlite_file(url)
+    if file is None:
+        raise UsageError(
+            f"{make_url(url).render_as_string()} is no SQLite file", hint=f"its server has a tool for that: {instead}"
+        )
+    return file
+
+
+def sqlite_file(url: str) -> Path | None:
+    """The file of an SQLite store; None for one in memory or on a server. Raises ConfigError for what is no URL."""
     with closing(_connect(url, LOCK_TIMEOUT)) as database:
-        if database.file is None:
-            raise UsageError(f"{database.name} is no SQLite file", hint=f"its server has a tool for that: {instead}")
         return database.file
 
 
@@ -228,13 +306,6 @@ def _sqlite_file(url: URL) -> Path | None:
     if not url.database or url.database.startswith((":memory:", "file:")):
         return None
     return Path(url.database)
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
-    """The busy timeout is the argument `timeout` of sqlite3.connect."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:

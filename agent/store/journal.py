@@ -14,15 +14,22 @@ from sqlalchemy import func, select
 from agent.errors import StoreError
 from agent.events import Event
 from agent.store.bulk import insert_rows
+from agent.store.chain import BLOCK, DIGEST_SIZE, JournalDigest
 from agent.store.database import Database
 from agent.store.runs import Archive
-from agent.store.tables import archives, journal
+from agent.store.tables import archives, journal, journal_digests
 
 encode: Final[Callable[[Event], bytes]] = msgspec.msgpack.Encoder().encode
 """An input as msgpack that names its kind."""
 
 decode: Final[Callable[[bytes], Event]] = msgspec.msgpack.Decoder(Event).decode
 """The reverse of `encode`; raises msgspec.DecodeError."""
+
+
+UNKNOWN: Final = b"\xff" * DIGEST_SIZE
+"""Stands for the digest of the blocks that an earlier version wrote: what follows is chained to it."""
+
+_HINT: Final = "restore a backup: tapewire db restore"
 
 
 class JournalRow(NamedTuple):
@@ -35,18 +42,22 @@ class JournalRow(NamedTuple):
 
 
 class Journal:
-    """Appends to one run's journal; events are numbered from 1 without gaps. A run has one writer."""
+    """Appends to one run's journal; events are numbered from 1 without gaps. A run has one writer.
+
+    With each `BLOCK` of events the journal's digest is stored (`agent.store.chain.JournalDigest`).
+    """
 
     def __init__(self, database: Database, run_id: str) -> None:
         self._database = database
         self._run_id = run_id
-        self.last_seq = self._stored()
+        self.last_seq = last_event(database, run_id)
         """Number of the last event that is safe."""
+        self._digest, self._anchored = _digest_at(database, run_id, self.last_seq)
 
-    def _stored(self) -> int:
-        with self._database.read() as connection:
-            last = connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == self._run_id))
-        return last or 0
+    @property
+    def digest(self) -> bytes:
+        """The digest of the events up to `last_seq`."""
+        return self._digest.digest
 
     @property
     def last_at(self) -> int:
@@ -57,7 +68,7 @@ class Journal:
 
     def holds(self, count: int) -> bool:
         """Whether `count` events were appended whose commit was not answered. Raises StoreError."""
-        return self._stored() == self.last_seq + count
+        return last_event(self._database, self._run_id) == self.last_seq + count
 
     def append(self, events: Sequence[Event], *, again: bool = False) -> int:
         """Commit `events`, all or none; returns the number of the first. Only then may they be handled. Raises StoreError.
@@ -65,34 +76,115 @@ class Journal:
         With `again` they were tried before, and the answer may have been lost: what is there is not written twice.
         """
         first = self.last_seq + 1
-        if again and self._stored() == self.last_seq + len(events):
-            self.last_seq += len(events)
-            return first
         rows = [
             (self._run_id, seq, type(event).__name__, event.available_at, encode(event))
             for seq, event in enumerate(events, first)
         ]
-        if rows:
+        if not rows:
+            return first
+        ahead = self._digest.copy()
+        digests = [] if self._anchored else [(self._run_id, ahead.seq // BLOCK * BLOCK, UNKNOWN)]
+        for row in rows:
+            ahead.add(row[4])
+            if ahead.seq % BLOCK == 0:
+                digests.append((self._run_id, ahead.seq, ahead.digest))
+        if again and last_event(self._database, self._run_id) == self.last_seq + len(rows):
+            self._database.confirm(self._run_id)
+        else:
             with self._database.write() as connection:
                 insert_rows(connection, journal, rows)
-            self.last_seq += len(rows)
+                if digests:
+                    insert_rows(connection, journal_digests, digests)
+        self._digest, self._anchored = ahead, True
+        self.last_seq += len(rows)
         return first
+
+    def seal(self) -> None:
+        """Store the digest of the last event: the run ends here, for now."""
+        if self.last_seq % BLOCK == 0 or not self._anchored:
+            return
+        with self._database.write() as connection:
+            here = (journal_digests.c.run_id == self._run_id) & (journal_digests.c.seq == self.last_seq)
+            if connection.scalar(select(func.count()).where(here)) == 0:
+                insert_rows(connection, journal_digests, [(self._run_id, self.last_seq, self.digest)])
+
+
+def last_event(database: Database, run_id: str) -> int:
+    """Number of the last event in a run's journal, or in the archive that it was moved to; 0 if there is none."""
+    archive = find_archive(database, run_id)
+    if archive is not None and archive.pruned_at is not None:
+        return archive.events
+    with database.read() as connection:
+        return connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == run_id)) or 0
+
+
+def digest_at(database: Database, run_id: str, seq: int) -> bytes | None:
+    """The digest of a journal up to event `seq`; None if it can't be known, since an earlier version began the run."""
+    found, anchored = _digest_at(database, run_id, seq)
+    return found.digest if anchored and found.seq == seq else None
+
+
+def _digest_at(database: Database, run_id: str, seq: int) -> tuple[JournalDigest, bool]:
+    """The digest up to `seq`, from the block that begins before it, and whether the digest of that block is stored."""
+    base = seq // BLOCK * BLOCK
+    stored: bytes | None = bytes(DIGEST_SIZE)
+    if base:
+        query = select(journal_digests.c.digest).where(journal_digests.c.run_id == run_id, journal_digests.c.seq == base)
+        with database.read() as connection:
+            stored = connection.scalar(query)
+    found = JournalDigest(base, UNKNOWN if stored is None else stored)
+    if seq > base:
+        for row in read_rows(database, run_id, base + 1):
+            if row.seq > seq:
+                break
+            found.add(row.payload)
+    return found, stored is not None
 
 
 def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator[tuple[int, Event]]:
     """(number, event) of a run from number `from_seq` on, streamed, from its archive where it was pruned.
 
-    Raises StoreError where one is missing or damaged.
+    Raises StoreError where one is missing or damaged, or isn't what was committed.
     """
     where = f"{database.name}: the journal of run {run_id}"
+    digests = _stored_digests(database, run_id, from_seq)
+    following = next(digests, None)
+    known: JournalDigest | None = JournalDigest() if from_seq == 1 else None
+    checked = from_seq - 1
     for expected, (seq, _, _, payload) in enumerate(read_rows(database, run_id, from_seq), from_seq):
         if seq != expected:
-            raise StoreError(f"{where} lacks event {expected}", hint="restore a backup")
+            raise StoreError(f"{where} lacks event {expected}", hint=_HINT)
+        if not isinstance(payload, bytes):
+            raise StoreError(f"{where} has a damaged event {seq}: its payload is {type(payload).__name__}", hint=_HINT)
+        if known is not None:
+            known.add(payload)
+        if following is not None and seq == following[0]:
+            stored = following[1]
+            if known is not None and stored != UNKNOWN and known.digest != stored:
+                raise StoreError(
+                    f"{where} is damaged between event {checked + 1} and event {seq}: an input is not what was committed",
+                    hint=_HINT,
+                )
+            if seq % BLOCK == 0 and (known is None or stored == UNKNOWN):
+                known = JournalDigest(seq, stored)
+            checked, following = seq, next(digests, None)
         try:
             event = decode(payload)
-        except msgspec.DecodeError as error:
-            raise StoreError(f"{where} has a damaged event {seq}: {error}", hint="restore a backup") from None
+        except (msgspec.DecodeError, ValueError) as error:  # text that isn't UTF-8 is a ValueError of its own
+            raise StoreError(f"{where} has a damaged event {seq}: {error}", hint=_HINT) from None
         yield seq, event
+
+
+def _stored_digests(database: Database, run_id: str, from_seq: int) -> Iterator[tuple[int, bytes]]:
+    """(number, digest) of a run from event `from_seq` on."""
+    query = (
+        select(journal_digests.c.seq, journal_digests.c.digest)
+        .where(journal_digests.c.run_id == run_id, journal_digests.c.seq >= from_seq)
+        .order_by(journal_digests.c.seq)
+    )
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    yield from ((int(seq), bytes(digest)) for seq, digest in rows)
 
 
 def read_rows(database: Database, run_id: str, from_seq: int = 1, *, stored: bool = False) -> Iterator[JournalRow]:

@@ -64,6 +64,11 @@ class Recorder:
         """How many were taken so far."""
         return self._chain.count
 
+    @property
+    def head(self) -> str:
+        """The digest of the last decision, in hex."""
+        return self._chain.head
+
     def decision(self, decision: Decision) -> None:
         """One row in the table of its kind, chained to the decision before."""
         digest = self._chain.add(decision, self.event_seq)
@@ -91,7 +96,9 @@ class Recorder:
         With `again` it was tried before, and the answer may have been lost: what is there is not written twice.
         """
         if self._waiting:
-            if not (again and self._is_written()):
+            if again and self._is_written():
+                self._database.confirm(self.run.id)
+            else:
                 with self._database.write() as connection:
                     self._insert(connection)
             self._forget()

@@ -219,6 +219,7 @@ journal = _table(
     Column("available_at", BigInteger, nullable=False),
     Column("payload", LargeBinary, nullable=False),
 )
+journal_digests = _table("journal_digests", Column("digest", LargeBinary, nullable=False))
 news = _table(
     "news",
     Column("event_seq", BigInteger, nullable=False),

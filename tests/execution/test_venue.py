@@ -29,6 +29,7 @@ from agent.events import (
     OrderStatus,
     OrderType,
     OrderUpdate,
+    RiskEvent,
     RiskState,
     Settlement,
     Side,
@@ -215,6 +216,23 @@ def test_a_kill_asks_for_every_order_back() -> None:
     after = world.tell(Command("kill", world.now, world.now, {}, "test"))
     assert {one.order_id for one in of(Cancel, after)} == {entry.id, stop.id}
     assert world.engine.risk.state is RiskState.HALTED
+
+
+def test_a_gap_in_the_record_takes_entries_back_and_opens_nothing_until_a_person_resumes() -> None:
+    world = World()
+    entry = world.order(0.1, stop=-0.1)
+    (stop,) = of(Order, world.tell(world.fill(entry, "4")))
+    behind = Command("record-behind", world.now, world.now, {"detail": "the store lacks the last 5 events"}, "daemon")
+    after = world.tell(behind)
+    assert [one.order_id for one in of(Cancel, after)] == [entry.id]  # protection stays
+    assert stop.reduce_only
+    (alarm,) = of(RiskEvent, after)
+    assert (alarm.state, alarm.rule, alarm.detail) == (RiskState.REDUCING, "older record", "the store lacks the last 5 events")
+    world.tell(world.update(entry, OrderStatus.CANCELLED, "4"))
+    world.strategy.target(SYMBOL, weight=0.2)
+    assert not of(Order, world.bar(100.0))
+    world.tell(Command("resume", world.now, world.now, {}, "person"))
+    assert world.order(0.2)
 
 
 def test_funding_counts_once() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,14 @@ import pytest
 from agent.live.doctor import Check, examine
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
+from agent.store.database import open_database
+from agent.store.journal import Journal
+from agent.store.recorder import Recorder
+from agent.store.runs import RunKind
 from tests.live.world import SENTIMENT, options, settings
+from tests.store.damage import flip_bytes
+from tests.store.samples import a_run
+from tests.store.test_backup import words
 
 
 async def examined(tmp_path: Path, fault: str = "", **sections: Any) -> dict[str, Check]:
@@ -119,3 +128,18 @@ async def test_missing_keys_are_named(tmp_path: Path, monkeypatch: pytest.Monkey
     check = (await examined_venue(tmp_path))["keys"]
     assert "TAPEWIRE_API_KEY" in check.found
     assert "key_file" in check.hint
+
+
+@pytest.mark.parametrize("full", [False, True])
+async def test_a_damaged_store_is_found(tmp_path: Path, full: bool) -> None:
+    """In pages that nobody has to read for opening it."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    with closing(open_database(url)) as database:
+        Recorder(database, a_run(kind=RunKind.LIVE))
+        Journal(database, "run-1").append(words(2_000))
+    flip_bytes(tmp_path / "store.db", (tmp_path / "store.db").stat().st_size // 2 // 4096 * 4096, 12, random.Random(1))
+    async with Sandbox(options(speed=1)) as sandbox:
+        checks = {check.name: check for check in await examine(settings(sandbox.rest_url, tmp_path), sandbox.clock, full=full)}
+    assert not checks["store"].ok
+    assert "is damaged" in checks["store"].found
+    assert checks["store"].hint

@@ -209,3 +209,22 @@ class VenueBooks(Invariants):
             if flaw:
                 return f"{words}: {flaw}"
         return ""
+
+
+class RecordGap(VenueBooks):
+    """A life whose store lost what was sent: its ledger is wrong, so that only one thing is asked of it, to open nothing."""
+
+    def before(self, event: Event) -> None:
+        """Whatever comes."""
+
+    def after(self, event: Event) -> None:
+        """Whatever came."""
+
+    def decision(self, decision: Decision) -> None:
+        """Nothing that opens a position is decided once the life has begun."""
+        opens = isinstance(decision, Order) and not decision.reduce_only
+        hold(not (self.live and opens), f"events are lost, and an order is decided that opens a position: {decision}")
+
+    def leaves(self, order: Order) -> None:
+        """Nothing that opens a position leaves."""
+        hold(order.reduce_only, f"events are lost, and an order leaves that opens a position: {order}")

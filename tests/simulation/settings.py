@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from agent.config import Config, parse
 from tests.simulation.prices import SYMBOLS
 from tests.simulation.wire import FEEDS
+
+STORAGE: Final = {"power_cut": 0.5, "torn_log": 0.3, "restore": 0.3, "full_disk": 0.002, "failed_fsync": 0.01}
+"""The highest probability of a fault of the storage that a seed may draw: the first three of an end of a life, the others of a write."""
 
 
 def settings(dice: random.Random, folder: Path) -> Config:

@@ -12,6 +12,7 @@ from tests.conftest import ROOT
 CAUGHT_SOON = (
     "journal-lags-behind", "bars-come-twice", "headlines-pass-twice", "limits-are-twice-as-wide", "orders-leave-before-the-commit",
     "missed-executions-are-not-asked", "cancels-are-kept-back", "doubts-are-sent-under-a-new-id",
+    "lost-commits-are-not-noticed", "orders-leave-before-the-disk-has-the-commit",
 )  # fmt: skip
 """Faults that a few seeds find; all of them are tried by hand, see docs/proof.md."""
 

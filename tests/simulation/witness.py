@@ -81,6 +81,7 @@ class CheckedCore(Core):
     def _handle(self, seq: int, event: Event) -> None:
         if self.invariants.live:
             self.world.say(f"{seq}: {sentence(event)}")
+            self.world.checked(self.world.store.handled, event)
         self.world.checked(self.invariants.before, event)
         super()._handle(seq, event)
         self.world.checked(self.invariants.after, event)

@@ -13,17 +13,19 @@ from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 from agent.errors import SafetyError, StoreError, VenueError
+from agent.events import RiskState
 from agent.feeds.bybit import stream
 from agent.feeds.rss import producer as news_producer
 from agent.live import daemon as daemon_module
-from agent.live import session
+from agent.live import record, session
 from agent.live.daemon import Daemon
 from agent.risk import RESUME_FROM_KILL
+from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
 from agent.verify import verify
 from models.sentiment.scorer import Score
 from tests.crash.script import Words
-from tests.simulation.books import PaperBooks, VenueBooks
+from tests.simulation.books import PaperBooks, RecordGap, VenueBooks
 from tests.simulation.clocks import Clocks
 from tests.simulation.invariants import AHEAD, Invariants, Violation, hold
 from tests.simulation.loop import VirtualLoop
@@ -76,7 +78,7 @@ class World:
         self.market = Market(self.loop, self.dice, self.weather, HISTORY, MINUTES, QUIET + SETTLED + 2, self.say)
         self.wire = Wire(self.market, self.dice, MINUTES * 60.0, self.say)
         self.clocks = Clocks(self.loop, self.dice, self.weather, self.market, self.say)
-        self.store = Store(folder, self.dice, self.weather, self.say)
+        self.store = Store(folder, self.dice, self.weather, self.say, seed=seed, seconds=self.loop.time)
         self.config = settings(self.dice, folder)
         self.venue: Venue | None = None  # where orders go, on paper nowhere
         if self.config.execution.mode == "testnet":
@@ -127,8 +129,11 @@ class World:
 
     # -- the whole -----------------------------------------------------------------------------------------------------
 
-    async def live(self) -> Run:
-        """Lives until the faults end, then one that must mend everything; the run, complete. Raises Violation."""
+    async def live(self) -> Run | None:
+        """Lives until the faults end, then one that must mend everything; the run, complete. Raises Violation.
+
+        None for a seed in which the store lost what had been sent to a venue: it ends with a life that must trade nothing.
+        """
         end = MINUTES * 60.0
         self._turning = self.loop.create_task(self.clocks.turn())
         survives = self.dice.random() < 0.5  # the life in which the faults end
@@ -143,21 +148,43 @@ class World:
                 if not life.run.done():
                     return await self._mend(life)
             await self._end(life)
+            self.store.between_lives(sends=self.venue is not None)
+            if self.venue is not None and self.store.lost:
+                await self._live_with_a_gap()
+                return None
             await asyncio.sleep(self.dice.choice((0.1, 2, 30, 150)) * self.dice.random())
             if self.dice.random() < 0.3:  # when a bar closes, most is under way
                 await asyncio.sleep(60 - self.loop.time() % 60 + self.dice.uniform(-0.5, 1.5))
         self._calm()
         return await self._mend(self._begin(complete=True))
 
+    async def _live_with_a_gap(self) -> None:
+        """Orders are at the venue that the store has lost: the life must say so, and open nothing, or refuse to begin."""
+        self._calm()
+        life = self._begin(gap=True)
+        life.person.cancel()
+        await asyncio.wait({life.run}, timeout=QUIET * 60)
+        refused = life.run.done() and isinstance(life.run.exception(), SafetyError | VenueError)
+        if life.run.done() and not refused:
+            raise Violation("the life after the gap ended by itself") from life.run.exception()
+        hold(refused or not self.store.lost, f"{self.store.lost} events are lost, and nobody has noticed")
+        if refused:
+            self._die()
+            return
+        risk = life.daemon.core.engine.risk
+        hold(risk.state is not RiskState.ACTIVE, f"{risk.state.value} by {risk.rule}, though events are lost")
+        await self._end(life)
+
     def _calm(self) -> None:
         self.say("quiet")
         self._turning.cancel()
         self.weather.clear()
+        self.store.clear_faults()
         self.loop.freeze = 0.0
         if self.dice.random() < 0.7:  # else it stays wrong, and that must not matter
             self.clocks.set(max(-500, min(500, self.clocks.skew)))
 
-    def _begin(self, *, complete: bool = False) -> Life:
+    def _begin(self, *, complete: bool = False, gap: bool = False) -> Life:
         self.lives += 1
         self.say(f"life {self.lives} begins")
         self.store.dead = False
@@ -166,9 +193,8 @@ class World:
         if self.venue is None:
             self.invariants = PaperBooks(self.config, self.market, given_up=self.lives > 1)
         else:
-            self.invariants = VenueBooks(
-                self.venue, self.folder / "store.db", self.config, self.market, given_up=self.lives > 1
-            )
+            books = RecordGap if gap else VenueBooks
+            self.invariants = books(self.venue, self.folder / "store.db", self.config, self.market, given_up=self.lives > 1)
             port = self.port = Port(
                 self.venue,
                 self.market,
@@ -322,6 +348,7 @@ def _surroundings(world: World) -> Iterator[None]:
             (daemon_module, "Core", type("_Core", (CheckedCore,), {"world": world})),
             (daemon_module, "EventQueue", type("_Queue", (CheckedQueue,), {"world": world})),
             (daemon_module, "instance_lock", lambda _: nullcontext()),
+            (record, "store_lock", lambda *_: nullcontext()),
             (daemon_module, "control_socket", no_socket),
             (session, "new_run_id", lambda: runs),
         ):
@@ -337,11 +364,13 @@ def simulate(seed: int, folder: Path, *, keep: int = 0) -> Outcome:
     asyncio.set_event_loop(world.loop)
     with closing(world.store), closing(world.loop), _surroundings(world):
         try:
-            run = world.loop.run_until_complete(world.live())
-            hold(run.status is RunStatus.COMPLETE, f"the run ended {run.status.value}")
+            ended = world.loop.run_until_complete(world.live())
             world.store.dead = False
+            run = ended or find_run(world.store)
+            hold(ended is None or run.status is RunStatus.COMPLETE, f"the run ended {run.status.value}")
             events = run.events
-            hold(verify(world.store, run).identical, "verify finds another decision")
+            if not world.store.lost:  # a life that refused to begin has reported nothing
+                hold(verify(world.store, run).identical, "verify finds another decision")
             fingerprint = f"{run.chain_head} {run.events} {world.loop.steps} {world.loop.time():.6f}"
         except Exception as error:  # noqa: BLE001 - whatever a seed breaks is its result
             failure = f"{type(error).__name__}: {error}"

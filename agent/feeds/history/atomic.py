@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from agent.atomic import replaced_file
 
 
-def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Write the `tables`, one or more row groups each, to `path` in place of what is there.
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, mode: int = 0o666) -> None:
+    """Write the `tables`, one or more row groups each, to `path` in place of what is there; `mode` is that of a new file.
 
     Raises StoreError if that can't be done; then `path` is as it was.
     """
-    with replaced_file(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with replaced_file(path, mode=mode) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table.cast(schema))

@@ -1,0 +1,115 @@
+"""What it costs that a commit is on the disk before an order leaves; prints one JSON line with ratios.
+
+    python -m bench.commits [--batches 2000] [--folder DIR]
+
+One batch is what a live run commits before it sends: an event into the journal, the order that was decided on it, and the mark that is
+kept apart from the store and forced to the disk once a second. The peer is the same batch with synchronous=NORMAL, as on paper; both
+alternate in blocks on the same disk, which --folder names. The ratio is (ms with the disk) / (ms without), so 1 costs nothing.
+`mark_mean_ms` is what the mark alone takes. A backtest commits 5,000 rows at a time and never waits for the disk:
+`backtest_synchronous` is 1, which is NORMAL.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from decimal import Decimal
+from math import inf
+from pathlib import Path
+from typing import Final
+
+from agent.events import Kline, Order, OrderType, Side
+from agent.store.database import Database, open_database
+from agent.store.journal import Journal
+from agent.store.mark import SYNC_EVERY, Mark, MarkFile, mark_beside
+from agent.store.recorder import Recorder
+from agent.store.runs import Run, RunKind
+
+_T0: Final = 1_735_689_600_000
+_BLOCK: Final = 50  # batches of one side before the other's turn
+
+
+class Store:
+    """A store, and the times of its batches in ms."""
+
+    def __init__(self, file: Path, *, synced: bool) -> None:
+        self.database: Database = open_database(f"sqlite:///{file}")
+        if synced:
+            self.database.sync_commits()
+        self.recorder = Recorder(self.database, Run("bench", RunKind.LIVE, _T0, "none"), batch=None)
+        self.journal = Journal(self.database, "bench")
+        self.mark = MarkFile(mark_beside(file), sync_every=SYNC_EVERY if synced else inf)
+        self.times: list[float] = []
+        self.marks: list[float] = []
+
+    def batch(self) -> None:
+        """One event, one order, one mark."""
+        seq = self.journal.last_seq + 1
+        ts = _T0 + seq
+        bar = Kline("BTCUSDT", 60_000, ts, ts, ts, 43_210.1, 43_211.2, 43_209.3, 43_210.4, 12.345)
+        order = Order(f"tw-{seq:032x}", "BTCUSDT", ts, Side.BUY, OrderType.MARKET, Decimal("0.010"))
+        began = time.perf_counter()
+        self.journal.append([bar])
+        self.recorder.event_seq = seq
+        self.recorder.decision(order)
+        self.recorder.flush()
+        committed = time.perf_counter()
+        self.mark.write(Mark("bench", seq, self.journal.digest.hex(), self.recorder.decisions, self.recorder.head))
+        ended = time.perf_counter()
+        self.times.append((ended - began) * 1000)
+        self.marks.append((ended - committed) * 1000)
+
+    def close(self) -> None:
+        """Give the files back."""
+        self.mark.close()
+        self.database.close()
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which `share` of them lie."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=2_000)
+    parser.add_argument("--folder", type=Path, default=Path("var"))
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=args.folder) as scratch,
+        closing(Store(Path(scratch) / "full.db", synced=True)) as full,
+        closing(Store(Path(scratch) / "normal.db", synced=False)) as normal,
+        closing(open_database(f"sqlite:///{Path(scratch) / 'backtest.db'}")) as backtest,
+    ):
+        for _ in range(args.batches // _BLOCK):
+            for side in (full, normal):
+                for _ in range(_BLOCK):
+                    side.batch()
+        with backtest.write() as connection:
+            synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+    shares = {"p50": 0.5, "p99": 0.99}
+    figures = {
+        f"{name}_{label}_ms": round(percentile(side.times, share), 3)
+        for name, side in (("full", full), ("normal", normal))
+        for label, share in shares.items()
+    }
+    ratios = {f"ratio_{label}": round(figures[f"full_{label}_ms"] / figures[f"normal_{label}_ms"], 2) for label in shares}
+    print(
+        json.dumps(
+            {
+                "benchmark": "commit before sending", **ratios, "batches": len(full.times), **figures,
+                "mark_mean_ms": {"full": round(statistics.mean(full.marks), 3), "normal": round(statistics.mean(normal.marks), 3)},
+                "backtest_synchronous": synchronous,
+            }
+        )
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
