@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from agent.errors import ConfigError, StoreError, StoreUnavailable, UsageError
+from agent.masking import mask
 from agent.store.backup import Progress, back_up, check_integrity
 from agent.store.schema import migrate, schema_state
 
@@ -58,7 +59,7 @@ class Database:
     """
 
     def __init__(self, url: URL, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
-        self.name = url.render_as_string(hide_password=True)
+        self.name = mask(url.render_as_string(hide_password=True))
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.file = _sqlite_file(url) if self.is_sqlite else None
         """Of SQLite: the file, or None in memory."""
