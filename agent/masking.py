@@ -11,6 +11,7 @@ MASK: Final = "***"
 """What is shown instead."""
 
 _LEAST: Final = 4  # characters of a secret that is looked for in other texts
+_LEAST_USER: Final = 8  # of a user's name, which may be a key; a shorter one may be any word
 
 _PARAMETER: Final = re.compile(
     r"(?i)secret|token|passw|passphrase|pwd|credential|session|signature|cookie|hmac|jwt|\bapi\b|\bsig\b|\bsign\b"
@@ -46,7 +47,8 @@ def secrets_in(url: str) -> tuple[str, ...]:
     """What `mask` hides of a URL, also as it reads when it is percent-decoded; the longest first."""
     found: set[str] = set()
     _masked_text(url, found.add)
-    found |= {secret.partition(":")[2] for secret in found}  # the password after a user's name
+    pairs = [secret.partition(":") for secret in found]
+    found |= {password for _, _, password in pairs} | {user for user, _, _ in pairs if len(user) >= _LEAST_USER}
     found |= {unquote(secret) for secret in found}
     return tuple(sorted((secret for secret in found if len(secret) >= _LEAST), key=lambda secret: (-len(secret), secret)))
 
@@ -98,12 +100,17 @@ def _masked_text(text: str, found: Callable[[str], object]) -> str:
     if "=" in text:
         text = _QUERY.sub(lambda hit: f"{hit[1]}{hit[2]}={hide(hit[3])}" if _is_secret(hit[2], hit[3]) else hit[0], text)
     if "=" in text or ":" in text:
-        text = _NAMED.sub(lambda hit: hit[1] + hide(hit[2]), text)
+        text = _NAMED.sub(lambda hit: hit[1] + _in_quotes(hit[2], hide), text)
     return text
 
 
 def _is_secret(name: str, value: str) -> bool:
     return _PARAMETER.search(unquote(name)) is not None or _looks_random(value)
+
+
+def _in_quotes(value: str, hide: Callable[[str], str]) -> str:
+    quote = value[0] if value[0] in "\"'" and value[-1] == value[0] and len(value) > 1 else ""
+    return f"{quote}{hide(value)}{quote}"
 
 
 def _path_part(part: re.Match[str], hide: Callable[[str], str]) -> str:

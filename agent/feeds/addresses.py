@@ -44,7 +44,8 @@ def is_local_name(host: str) -> bool:
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet: not loopback, private, link-local, multicast or reserved."""
-    return address.is_global and not address.is_multicast and not address.is_unspecified
+    site_local = isinstance(address, IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or address.is_reserved or site_local)
 
 
 def _unwrapped(address: Address) -> Address:

@@ -116,6 +116,6 @@ class InlineParsers:
     async def __aexit__(self, *error: object) -> None:
         return None
 
-    async def parse(self, body: bytes, *, url: str = "", content_type: str = "") -> Document:
+    async def parse(self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False) -> Document:
         async with asyncio.timeout(self.timeout / 1000):
             return await asyncio.to_thread(parse, body, url=url, content_type=content_type)

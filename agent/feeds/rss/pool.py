@@ -42,10 +42,14 @@ class ParseKilled(DataError):
 
 
 class ParserPool:
-    """`async with ParserPool(…) as pool`; `timeout` (ms) bounds the parsing of one document, `memory` (bytes) a worker."""
+    """`async with ParserPool(…) as pool`; `timeout` (ms) bounds the parsing of one document, `memory` (bytes) a worker.
 
-    def __init__(self, timeout: int, memory: int) -> None:
+    A document that takes longer than `quick` seconds is slow.
+    """
+
+    def __init__(self, timeout: int, memory: int, *, quick: float = QUICK) -> None:
         self._timeout = timeout / 1000
+        self._quick_within = quick
         self._memory = memory
         self._quick = asyncio.Semaphore(1)
         self._slow = asyncio.Semaphore(1)
@@ -69,14 +73,17 @@ class ParserPool:
         """Process ids of the workers."""
         return [worker.pid for worker in self._workers]
 
-    async def parse(self, body: bytes, *, url: str = "", content_type: str = "") -> Document:
-        """As `agent.feeds.rss.parse.parse`. Raises DataError, among them ParseKilled; VenueError if no worker can be started."""
-        self._waiting += 1
+    async def parse(self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False) -> Document:
+        """As `agent.feeds.rss.parse.parse`; a `suspect` document waits until no slow one is parsed.
+
+        Raises DataError, among them ParseKilled; VenueError if no worker can be started.
+        """
+        turn = _Turn(self._slow if suspect else self._quick)
+        self._waiting += not suspect
         try:
-            await self._quick.acquire()
+            await turn.lane.acquire()
         finally:
-            self._waiting -= 1
-        turn = _Turn(self._quick)
+            self._waiting -= not suspect
         worker: _Worker | None = None
         try:
             worker, self._idle = self._idle or await self._start(), None
@@ -105,9 +112,9 @@ class ParserPool:
             left = began + self._timeout - loop.time()
             if left <= 0:
                 raise _too_long(self._timeout)
-            if turn.lane is self._quick and loop.time() - began >= QUICK and self._waiting:
+            if turn.lane is self._quick and loop.time() - began > self._quick_within and self._waiting:
                 if self._slow.locked():
-                    raise _too_long(QUICK, " while others waited")
+                    raise _too_long(self._quick_within, " while others waited")
                 await self._slow.acquire()
                 self._quick.release()
                 turn.lane = self._slow

@@ -142,12 +142,16 @@ class _FeedReader:
 
     def _after_kill(self) -> float:
         """Seconds to wait; longer each time, until as long as the longest wait passes without one: a good document is no excuse."""
-        now = asyncio.get_running_loop().time()
-        if not self.health.killed or now - self._killed_at > 2 * self._config.retry.ceiling / 1000:
+        if not self._suspect():
             self._kills = delays(self._config.retry, self._rng)
         self.health.killed += 1
-        self._killed_at = now
+        self._killed_at = asyncio.get_running_loop().time()
         return next(self._kills)
+
+    def _suspect(self) -> bool:
+        """Whether a document of this feed had to be killed lately."""
+        since = asyncio.get_running_loop().time() - self._killed_at
+        return self.health.killed > 0 and since <= 2 * self._config.retry.ceiling / 1000
 
     def _failed(self, error: Exception, wait: float) -> None:
         if isinstance(error, FetchError) and error.status:
@@ -187,7 +191,9 @@ class _FeedReader:
         if answer.body is None:
             self.health.unchanged += 1
             return None, answer
-        document = await pool.parse(answer.body, url=without_secrets(answer.url), content_type=answer.content_type)
+        document = await pool.parse(
+            answer.body, url=without_secrets(answer.url), content_type=answer.content_type, suspect=self._suspect()
+        )
         return document, answer
 
     async def _give_out(self, document: Document, answer: Answer, emit: Emit) -> None:
