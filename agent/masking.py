@@ -30,7 +30,9 @@ _USER: Final = re.compile(
     r"(://)(?!USER@)((?:[^\s/?#\"'<>]*|[^\s/?#@:\"'<>]*:(?!\d+/)[^\s@\"'<>]*))(?=@)"  # the second: a slash in the password
 )
 _QUERY: Final = re.compile(r"([?&;#]|&amp;)([^=&;#?\s\"'<>]+)=([^&;#\s\"'<>]+)")
-_PATH: Final = re.compile(r"(?<=[^\s\"'<>])/(?:(bot)(\d+:[\w-]+)|([\w.~%+=:-]{20,}))(?=[/?#\s\"'<>;,)\]]|$)")
+_PATH: Final = re.compile(r"(?<=[^\s\"'<>])/([\w.~%+=:-]{20,})(?=[/?#\s\"'<>;,)\]]|$)")
+_BOT: Final = re.compile(r"(?<![\w-])(bot)(\d+:[\w-]+)")
+"""The path of a Telegram bot: its number and its token."""
 _WEB: Final = re.compile(r"(?i)\b(?:https?|wss?|ftps?)://[^\s\"'<>]+")
 _NAMED: Final = re.compile(
     r"(?i)((?:api[_-]?secret|api[_-]?key|secret[_-]?key|access[_-]?key|secret|password|passwd|pwd|token|authorization)"
@@ -99,6 +101,8 @@ def _masked_text(text: str, found: Callable[[str], object]) -> str:
         text = _WEB.sub(lambda hit: _PATH.sub(lambda part: _path_part(part, hide), hit[0]), text)
     if "=" in text:
         text = _QUERY.sub(lambda hit: f"{hit[1]}{hit[2]}={hide(hit[3])}" if _is_secret(hit[2], hit[3]) else hit[0], text)
+    if "bot" in text:
+        text = _BOT.sub(lambda hit: hit[1] + hide(hit[2]), text)
     if "=" in text or ":" in text:
         text = _NAMED.sub(lambda hit: hit[1] + _in_quotes(hit[2], hide), text)
     return text
@@ -114,9 +118,7 @@ def _in_quotes(value: str, hide: Callable[[str], str]) -> str:
 
 
 def _path_part(part: re.Match[str], hide: Callable[[str], str]) -> str:
-    if part[1]:
-        return f"/{part[1]}{hide(part[2])}"
-    return f"/{hide(part[3])}" if _looks_random(part[3]) else part[0]
+    return f"/{hide(part[1])}" if _looks_random(part[1]) else part[0]
 
 
 def _looks_random(text: str) -> bool:

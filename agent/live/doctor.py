@@ -33,7 +33,7 @@ from agent.feeds.text import one_line
 from agent.fusion import wants_headlines
 from agent.instruments import instrument_for
 from agent.live.orders import check_venue, venue_port
-from agent.masking import mask, without_secrets
+from agent.masking import mask, mask_also, secrets_in, without_secrets
 from agent.store.database import open_database
 from agent.untrusted import UNREADABLE
 from strategies import load_strategy
@@ -177,6 +177,16 @@ async def _websocket(config: Config, clock: Clock) -> str:
 
 
 async def _feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool) -> str:
+    """Read it once. A server may repeat what is secret of the feed's URL: that shows in no error."""
+    secrets = secrets_in(feed.url)
+    try:
+        return await _read_feed(feed, config, clock, pool)
+    except TapewireError as error:
+        error.message, error.hint = mask_also(error.message, secrets), mask_also(error.hint, secrets)
+        raise
+
+
+async def _read_feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool) -> str:
     news, access = config.news, FeedAccess(feed.url, config.news.allow_private)
     async with access.session(news) as session:
         answer = await fetch(session, feed.url, news, clock, access=access)
