@@ -42,7 +42,7 @@ _NAMED: Final = re.compile(
 
 def mask(text: str) -> str:
     """The text without the secrets that its URLs and `name=value` pairs hold."""
-    return _masked_text(text, [].append)
+    return _masked_text(text, str)
 
 
 def secrets_in(url: str) -> tuple[str, ...]:

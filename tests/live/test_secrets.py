@@ -263,3 +263,42 @@ async def pages(page: int, metrics: int, token: Path) -> dict[str, bytes]:
     assert b"tapewire" in found["metrics"]
     assert b"last_error" in found["page"]
     return found
+
+
+@pytest.mark.slow
+async def test_feeds_that_hold_the_parser_hold_neither_the_agent_nor_its_end(tmp_path: Path) -> None:
+    """With six such documents an agent answered, but no feed was read, and 45 s after SIGTERM it still ran."""
+    async with Sandbox(options(speed=60)) as sandbox, feeds_and_hooks() as place:
+        names = [*(f"{number}/endless" for number in range(6)), "good"]
+        feeds = "".join(
+            f'[[news.feeds]]\nname = "{name}"\nurl = "http://{place}/{name}"\ninterval = "200ms"\n' for name in names
+        )
+        (tmp_path / "config.toml").write_text(
+            f'[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n[live]\nfolder = "live"\n'
+            f'[store]\nurl = "sqlite:///store.db"\n[dashboard]\nenabled = false\n[news]\nspread = 0\n{feeds}'
+        )
+        agent = Agent(tmp_path, {})
+        process = await agent.start("run")
+        drain = asyncio.create_task(process.communicate())
+        async with asyncio.timeout(3 * PATIENCE):
+            while True:
+                with suppress(TapewireError):
+                    status = await asyncio.to_thread(ask, tmp_path / "live", Request("status"))
+                    *hostile, good = status["feeds"]
+                    if good["connects"] > 5 and any(feed["killed"] for feed in hostile):
+                        break
+                await asyncio.sleep(0.05)
+        assert good["errors"] == 0
+        assert good["news"] == 2
+        assert any("killed; next try in" in feed["last_error"] for feed in hostile)
+        workers = children(process.pid)
+        assert 1 <= len(workers) <= 2
+        assert resident(process.pid) < 600_000_000
+        process.send_signal(signal.SIGTERM)
+        _, log = await asyncio.wait_for(drain, PATIENCE)
+        assert process.returncode == 0, log[-2000:]
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

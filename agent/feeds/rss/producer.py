@@ -61,7 +61,8 @@ class NewsProducer:
         self._clock = clock
         self._seen = seen or MemorySeenStore()
         self._rng = rng or random.Random()
-        self._readers = [_FeedReader(feed, config, clock, self._seen, self._rng) for feed in config.feeds]
+        secrets = tuple({secret: None for feed in config.feeds for secret in secrets_in(feed.url)})
+        self._readers = [_FeedReader(feed, config, clock, self._seen, self._rng, secrets) for feed in config.feeds]
 
     @property
     def feeds(self) -> list[FeedHealth]:
@@ -92,9 +93,17 @@ class NewsProducer:
 class _FeedReader:
     """One feed: polled, parsed, and given out."""
 
-    def __init__(self, feed: FeedConfig, config: NewsConfig, clock: Clock, seen: SeenStore, rng: random.Random) -> None:
+    def __init__(
+        self,
+        feed: FeedConfig,
+        config: NewsConfig,
+        clock: Clock,
+        seen: SeenStore,
+        rng: random.Random,
+        secrets: tuple[str, ...],  # of all feeds' URLs
+    ) -> None:
         self.health = FeedHealth(one_line(feed.label, _LONGEST_LABEL), url=mask(one_line(feed.url, _LONGEST_URL)))
-        self._secrets = secrets_in(feed.url)
+        self._secrets = secrets
         self._feed = feed
         self._config = config
         self._clock = clock
@@ -164,7 +173,7 @@ class _FeedReader:
         self._log.warning("feed failed", error=reason, kind=type(error).__name__, wait_s=round(wait, 3))
 
     def _clean(self, text: str) -> str:
-        """The text without secrets: those that look like one, and those of this feed's URL wherever its server repeats them."""
+        """The text without secrets: those that look like one, and those of the feeds' URLs wherever a server repeats them."""
         return mask_also(text, self._secrets)
 
     async def _get(self, session: aiohttp.ClientSession, pool: ParserPool) -> tuple[Document | None, Answer]:
@@ -265,5 +274,5 @@ class _FeedReader:
         )
 
     def _known(self, text: str) -> str:
-        """The text without the secrets of this feed's URL, which a server can repeat in what it lists."""
+        """The text without the secrets of the feeds' URLs, which a server can repeat in what it lists."""
         return self._clean(text) if any(secret in text for secret in self._secrets) else text
