@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -11,6 +14,8 @@ from pydantic import AfterValidator, Field, model_validator
 from agent.durations import Duration
 from agent.feeds.bybit.venue import ARGS_CHARACTERS, MAX_CONNECTS, MAX_REQUESTS, endpoint
 from agent.section import Section
+
+_HOST_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
 
 def _known_endpoint(value: str) -> str:
@@ -23,6 +28,17 @@ def _web_url(value: str) -> str:
     if url.scheme not in ("http", "https") or not url.hostname:
         raise ValueError("a feed's URL begins with http:// or https://")
     return value
+
+
+def _private_host(value: str) -> str:
+    with suppress(ValueError):
+        return str(ip_network(value, strict=False))
+    if not _HOST_NAME.fullmatch(value):
+        raise ValueError("write an address (10.0.0.7), a network (192.168.0.0/16) or the name of a host, without a port")
+    return value.lower()
+
+
+PrivateHost = Annotated[str, AfterValidator(_private_host)]
 
 
 class BackoffConfig(Section):
@@ -105,16 +121,20 @@ class NewsConfig(Section):
     spread: Duration = 5_000  # the first polls are spread over this time
     connect_timeout: Duration = Field(10_000, gt=0)
     total_timeout: Duration = Field(30_000, gt=0)
-    parse_timeout: Duration = Field(20_000, gt=0)
+    parse_timeout: Duration = Field(20_000, gt=0)  # of one document; then its process is killed
+    parse_memory: int = Field(256_000_000, ge=16_000_000)  # bytes that parsing may take
     max_bytes: int = Field(2_000_000, gt=0)  # of a document, decompressed too
     max_redirects: int = Field(5, ge=0)
     max_entries: int = Field(500, gt=0)  # of one document; the newest count
+    max_new_per_poll: int = Field(200, gt=0)  # headlines of one feed, except of its first document; the newest count
+    max_new_per_hour: int = Field(600, gt=0)  # likewise
     max_seen: int = Field(2_000, gt=0)  # entries remembered of each feed
     max_age: Duration = 3_600_000  # older entries are recorded, but nothing trades on them
     backlog_age: Duration = 300_000  # the same for a feed that was never read before
     max_ahead: Duration = 300_000  # dates further in the future are not trusted
     ancient_after: Duration = 2_592_000_000  # nor are older ones
     max_retry_after: Duration = 86_400_000  # a server can't ask for more patience
+    allow_private: tuple[PrivateHost, ...] = ()  # addresses, networks and hosts on private networks that feeds may lead to
     user_agent: str = "tapewire (+RSS reader)"
     retry: BackoffConfig = BackoffConfig(first=30_000, ceiling=3_600_000)
 

@@ -17,16 +17,18 @@ TapewireError                exit code 1: the work failed
 
 from __future__ import annotations
 
+from agent.masking import mask
+
 
 class TapewireError(Exception):
-    """The root: `message` says what was wrong and where, `hint` what would be right."""
+    """The root: `message` says what was wrong and where, `hint` what would be right. Secrets of URLs in them are masked."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = mask(message)
+        self.hint = mask(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -103,4 +105,4 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def brief(error: Exception) -> str:
     """Its kind and the beginning of its words: libraries such as ccxt quote a whole answer."""
-    return f"{type(error).__name__}: {str(error)[:200]}"
+    return f"{type(error).__name__}: {mask(str(error))[:200]}"

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Final, Never
 
 from agent.errors import ConfigError, SafetyError
-
-MASK: Final = "***"
-"""What is shown instead."""
+from agent.masking import MASK as MASK
 
 _MOST: Final = 65_536  # bytes of a file
 

@@ -9,6 +9,7 @@ import typer
 
 from agent.cli.console import out, print_json
 from agent.config import load
+from agent.masking import masked
 
 
 def register(app: typer.Typer) -> None:
@@ -29,5 +30,5 @@ def check(path: Annotated[Path | None, typer.Argument(help="Default: ./config.to
 
 
 def show(path: Annotated[Path | None, typer.Argument(help="Default: ./config.toml, else the one that ships.")] = None) -> None:
-    """Print the configuration as it will be used, defaults included, as JSON."""
-    print_json(load(path).model_dump(mode="json"))
+    """Print the configuration as it will be used, defaults included, as JSON; secrets of its URLs are masked."""
+    print_json(masked(load(path).model_dump(mode="json")))

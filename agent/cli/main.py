@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 import typer
 
 from agent import __version__
-from agent.cli.console import run_guarded
+from agent.cli.console import report_crash, run_guarded
 
 VERB_GROUPS: tuple[str, ...] = (
     "backtest",
@@ -62,6 +63,8 @@ def build() -> typer.Typer:
 
 def main() -> None:
     """Entry point: exit codes 0 fine, 1 the work failed, 2 wrong usage or configuration, 3 refused for safety."""
+    os.umask(0o077)  # what this program makes (store, sockets, log, reports) is for its user alone
+    sys.excepthook = report_crash
     app = build()
     sys.exit(run_guarded(lambda: app(standalone_mode=True)))
 

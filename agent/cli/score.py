@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from agent.cli.console import err, out, print_json
+from agent.feeds.text import MAX_TITLE, one_line
 
 if TYPE_CHECKING:
     from models.sentiment.generator import SentimentSignal
@@ -73,7 +74,8 @@ def _print_table(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> No
     table = Table("", "confidence", "bearish", "neutral", "bullish", "text", box=None, header_style="dim")
     for column in table.columns[1:5]:
         column.justify = "right"
-    for text, signal in zip(texts, signals, strict=True):
+    for raw, signal in zip(texts, signals, strict=True):
+        text = one_line(raw, MAX_TITLE)
         if signal.abstained:
             table.add_row(Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {signal.reason})", "dim"))
             continue

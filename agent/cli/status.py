@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent.cli.console import out, print_json
+from agent.feeds.text import one_line
+from agent.masking import mask, masked
 
 if TYPE_CHECKING:
     from agent.live.status import Status
+
+_ERROR: Final = 160  # characters of an error that are shown
 
 
 def show(status: Status) -> None:
     """The running agent."""
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from agent.clock import iso
 
@@ -26,7 +31,7 @@ def show(status: Status) -> None:
     if status.orders != "paper":
         known = "[bold red]not reconciled: nothing is opened[/]" if status.unreconciled else "reconciled"
         out.print(f"orders go to {status.orders}, {known}", highlight=False)
-    why = f": {status.risk_detail}" if status.risk_detail else ""
+    why = f": {escape(status.risk_detail)}" if status.risk_detail else ""
     rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
     out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)
     if status.record:
@@ -53,10 +58,10 @@ def show(status: Status) -> None:
     sources = Table("source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim")
     for source in status.producers:
         figures = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
-        sources.add_row(source["name"], source["state"], *figures, source["last_error"][:80])
+        sources.add_row(Text(source["name"]), source["state"], *figures, Text(source["last_error"][:_ERROR]))
     for feed in status.feeds:
         figures = f"{feed.messages:,}", f"{feed.errors:,}", ""
-        sources.add_row(f"  {feed.name}", feed.state, *figures, feed.last_error[:80])
+        sources.add_row(Text(f"  {feed.name}"), feed.state, *figures, Text(feed.last_error[:_ERROR]))
     out.print(sources)
     latencies = Table("handled", "n", "p50 ms", "p99 ms", box=None, header_style="dim")
     for kind, latency in status.latencies.items():
@@ -85,8 +90,10 @@ def show_last(config: Path | None, json: bool) -> None:
     """What the store knows of the last live run and of its feeds; nothing where it knows of none."""
     from contextlib import closing
 
+    import msgspec
     from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from agent.clock import iso
     from agent.config import load
@@ -107,7 +114,8 @@ def show_last(config: Path | None, json: bool) -> None:
         return  # that no agent runs is what was asked
     if json:
         record = gap.message if gap else ""
-        print_json({"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record})
+        last = {"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record}
+        print_json(masked(msgspec.to_builtins(last)))
     elif run is not None:
         out.print(
             f"the last live run, {run.id}, is {run.status.value}: {run.events:,} events, {run.decisions:,} decisions, "
@@ -119,7 +127,8 @@ def show_last(config: Path | None, json: bool) -> None:
         table = Table("source", "state", "messages", "errors", "last message", "last error", box=None, header_style="dim")
         for feed in feeds:
             last = iso(feed.last_message_at) if feed.last_message_at else "–"
-            table.add_row(feed.name, feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, feed.last_error[:80])
+            error = Text(mask(one_line(feed.last_error, _ERROR)))  # an earlier version may have stored it as it was
+            table.add_row(Text(feed.name), feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, error)
         if feeds:
             out.print(f"its sources at {iso(feeds[0].written_at)}:", highlight=False)
             out.print(table)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 
 from agent.events import Event
+from agent.feeds.text import one_line
+from agent.masking import mask
+
+_LONGEST_ERROR: Final = 500
 
 Emit = Callable[[Event], Awaitable[None] | None]
 """Takes an event in; may make the producer wait."""
@@ -32,10 +36,15 @@ class Health(msgspec.Struct):
     last_error_at: int = 0
 
     def failed(self, error: object, at: int) -> None:
-        """Count an error and remember its words."""
+        """Count an error and remember its text on one line, without secrets and control characters."""
         self.errors += 1
-        self.last_error = str(error) or type(error).__name__
+        self.last_error = shown(error)
         self.last_error_at = at
+
+
+def shown(error: object) -> str:
+    """The text of an error, or its kind if it has none, as it may be shown and stored."""
+    return mask(one_line(str(error), _LONGEST_ERROR)) or type(error).__name__
 
 
 class Producer(Protocol):

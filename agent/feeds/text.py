@@ -16,6 +16,10 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 _SPACE = re.compile(r"\s+")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f"
+    "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 
 
 def plain(text: str | None, limit: int = MAX_TITLE) -> str:
@@ -40,6 +44,25 @@ def one_line(text: str, limit: int) -> str:
     """
     line = _SPACE.sub(" ", _INVISIBLE.sub("", text[: 4 * limit])).strip()
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def printable(text: str) -> str:
+    """The text with a replacement character for everything that could command a terminal or reorder a line.
+
+    These are control characters (C0, C1, escape), line separators, bidirectional overrides, lone surrogates and invisible
+    characters. Line feeds and tabs stay. For texts of any origin that go to a terminal or a log.
+    """
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def escape_unprintable(json: str) -> str:
+    r"""A JSON document in which the same characters are written as \uXXXX: it means the same, and is safe on a terminal."""
+    return _UNPRINTABLE.sub(_json_escape, json)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
 
 
 def news_id(url: str, publisher: str, title: str, ts: int) -> str:

@@ -25,12 +25,16 @@ from agent.feeds.bybit.health import KlineHealth
 from agent.feeds.bybit.messages import Frame
 from agent.feeds.bybit.stream import Stream
 from agent.feeds.bybit.venue import endpoint, interval_code
+from agent.feeds.producer import shown
+from agent.feeds.rss.access import FeedAccess
 from agent.feeds.rss.fetch import fetch
-from agent.feeds.rss.parse import parse
+from agent.feeds.rss.pool import ParserPool
+from agent.feeds.text import one_line
 from agent.fusion import wants_headlines
 from agent.instruments import instrument_for
 from agent.live.control import SOCKET, Request, ask
 from agent.live.orders import check_venue, venue_port
+from agent.masking import mask, mask_also, secrets_in, without_secrets
 from agent.store.database import open_database
 from agent.store.soundness import check_store
 from agent.untrusted import UNREADABLE
@@ -42,6 +46,7 @@ MAX_SKEW: Final = 1_000
 _HEADLINE: Final = "Regulator approves the first fund that holds bitcoin"
 _BARS: Final = 3
 _ANSWER: Final = 5.0  # seconds for the running agent
+_LONGEST: Final = 1_000  # characters of what was found
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -66,15 +71,16 @@ async def examine(config: Config, clock: Clock | None = None, *, full: bool = Fa
         looks["log"] = partial(asyncio.to_thread, _log, config)
     with suppress(ConfigError):  # a strategy that doesn't exist is told by its own check
         headlines = wants_headlines(config)
+    pool = ParserPool(config.news.parse_timeout, config.news.parse_memory)
     if headlines:
         looks["model"] = partial(asyncio.to_thread, _model, config)
-        looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock) for feed in config.news.feeds}
+        looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock, pool) for feed in config.news.feeds}
     if config.market.category != "equity":
         looks |= {name: partial(look, config, clock) for name, look in _MARKET.items()}
     if config.execution.mode == "testnet":
         looks |= {name: partial(_at_venue, look, config, clock) for name, look in _VENUE.items()}
-    checks = [_check(name, look) for name, look in looks.items()]
-    return list(await asyncio.gather(*checks))
+    async with pool:
+        return list(await asyncio.gather(*(_check(name, look) for name, look in looks.items())))
 
 
 async def _check(name: str, look: Callable[[], Awaitable[str]]) -> Check:
@@ -84,8 +90,14 @@ async def _check(name: str, look: Callable[[], Awaitable[str]]) -> Check:
     except TapewireError as error:
         ok, found, hint = False, error.message, error.hint
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        ok, found, hint = False, str(error) or type(error).__name__, "check the network, and the address in the configuration"
-    return Check(name, ok, found, hint, round((time.perf_counter() - began) * 1000, 1))
+        ok, found, hint = False, shown(error), "check the network, and the address in the configuration"
+    return Check(
+        one_line(name, _LONGEST),
+        ok,
+        mask(one_line(found, _LONGEST)),
+        one_line(hint, _LONGEST),
+        round((time.perf_counter() - began) * 1000, 1),
+    )
 
 
 def _strategy(config: Config) -> str:
@@ -182,14 +194,23 @@ async def _websocket(config: Config, clock: Clock) -> str:
         await asyncio.wait({reading})
 
 
-async def _feed(feed: FeedConfig, config: Config, clock: Clock) -> str:
-    news = config.news
-    timeout = aiohttp.ClientTimeout(total=news.total_timeout / 1000, sock_connect=news.connect_timeout / 1000)
-    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=not is_loopback(feed.url)) as session:
-        answer = await fetch(session, feed.url, news, clock)
+async def _feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool) -> str:
+    """Read it once. A server may repeat what is secret of the feed's URL: that shows in no error."""
+    secrets = secrets_in(feed.url)
+    try:
+        return await _read_feed(feed, config, clock, pool)
+    except TapewireError as error:
+        error.message, error.hint = mask_also(error.message, secrets), mask_also(error.hint, secrets)
+        raise
+
+
+async def _read_feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool) -> str:
+    news, access = config.news, FeedAccess(feed.url, config.news.allow_private)
+    async with access.session(news) as session:
+        answer = await fetch(session, feed.url, news, clock, access=access)
     if answer.body is None:
         raise VenueError(f"{feed.url} answered HTTP {answer.status} without a document")
-    document = await asyncio.to_thread(parse, answer.body, url=answer.url, content_type=answer.content_type)
+    document = await pool.parse(answer.body, url=without_secrets(answer.url), content_type=answer.content_type)
     if not document.entries:
         raise DataError(f"{feed.url} lists nothing", hint="is it the right address?")
     newest = max((entry.published for entry in document.entries if entry.published), default=None)

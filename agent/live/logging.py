@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, TextIO
 
 import msgspec
 import structlog
 
 from agent.clock import WallClock, iso
 from agent.config_live import LogConfig
+from agent.feeds.text import printable
 from agent.live.log_limit import RepeatLimit, bound_trace
 from agent.live.output import GuardedStream, OutputStatus, log_status
-from agent.secret import MASK
-
-_SECRET_KEY: Final = re.compile(r"secret|token|password|passwd|api_?key|authorization|signature|cookie", re.IGNORECASE)
-_IN_TEXT: Final = (
-    re.compile(r"(?<=://)[^/@\s]+(?=@)"),  # user and password of a URL
-    re.compile(r"(?i)(?<=[?&])((?:[a-z_-]*(?:secret|token|password|key|sign|auth)[a-z_-]*)=)[^&\s\"']+"),
-    re.compile(r"(?i)((?:api[_-]?secret|api[_-]?key|password|token|authorization)\"?'?\s*[:=]\s*)[\"']?[^\s,;&\"']+"),
-)
+from agent.masking import MASK, is_secret_field, masked
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: values of secret names, and what looks like a secret inside of texts, are masked."""
+    """A structlog processor: secrets are masked, and no text holds a control character."""
     for key, value in event.items():
-        event[key] = MASK if _SECRET_KEY.search(key) and value else _masked(value)
+        event[key] = MASK if value and is_secret_field(key) else masked(_printable(value))
     return event
 
 
-def _masked(value: Any) -> Any:
+def _printable(value: Any) -> Any:
     match value:
         case str():
-            for pattern in _IN_TEXT:
-                value = pattern.sub(lambda found: (found[1] if found.lastindex else "") + MASK, value)
-            return value
+            return printable(value)
         case dict():
-            return {key: MASK if _SECRET_KEY.search(str(key)) else _masked(item) for key, item in value.items()}
+            return {_printable(key): _printable(item) for key, item in value.items()}
         case list() | tuple():
-            return [_masked(item) for item in value]
+            return [_printable(item) for item in value]
         case _:
             return value
 

@@ -12,7 +12,7 @@ import structlog
 from agent.clock import Clock
 from agent.config_live import BackoffConfig
 from agent.feeds.backoff import Reconnection
-from agent.feeds.producer import Emit, Producer
+from agent.feeds.producer import Emit, Producer, shown
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ async def supervise(
             await producer.run(emit)
             reason, trace = "ended", None
         except Exception as error:  # noqa: BLE001 - here failures of every kind end
-            reason, trace = f"{type(error).__name__}: {error}", error
+            reason, trace = f"{type(error).__name__}: {shown(error)}", error
         wait = restart.after(loop.time() - began)
         supervision.failures += 1
         supervision.last_failure, supervision.last_failure_at = reason, clock.now()

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from agent.engine import Engine
 from agent.events import HOUR_MS, Decision, Direction, Event, Fill, Kline, News, RiskEvent, Sentiment, Side, Signal
+from agent.feeds.text import MAX_TITLE, one_line, printable
 
 _BARS: Final = 48  # closes in a sparkline
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
@@ -107,7 +108,8 @@ class View:
         table.add_column(min_width=12, no_wrap=True)
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for news in self._headlines:
-            table.add_row(Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), Text(news.title))
+            title = Text(one_line(news.title, MAX_TITLE))
+            table.add_row(Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), title)
         return Panel(table, title="headlines", title_align="left")
 
     def _account(self) -> Panel:
@@ -140,7 +142,7 @@ class Lines:
         """Print it, if it is worth a line."""
         match event:
             case News():
-                self._titles[event.id] = event.title
+                self._titles[event.id] = one_line(event.title, MAX_TITLE)
             case Sentiment():
                 self._say(event.available_at, f"{_leaning(event).plain} {self._titles.pop(event.news_id, '')}")
             case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
@@ -161,7 +163,7 @@ class Lines:
                 self._say(decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip())
 
     def _say(self, ms: int, line: str) -> None:
-        self._console.print(f"{moment(ms)}  {line}", highlight=False, markup=False, soft_wrap=True)
+        self._console.print(printable(f"{moment(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def _leaning(sentiment: Sentiment | None) -> Text:

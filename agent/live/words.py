@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from agent.events import (
     Account,
@@ -24,6 +24,10 @@ from agent.events import (
     Settlement,
     Signal,
 )
+from agent.feeds.text import one_line
+from agent.masking import mask
+
+_LONGEST: Final = 1_000  # characters of a line
 
 
 def describe(message: Event | Decision) -> dict[str, Any]:
@@ -92,4 +96,5 @@ def sentence(message: Event | Decision) -> str:
     """The same as one line."""
     words = describe(message)
     what = words.pop("what")
-    return f"{what}: " + ", ".join(f"{key} {value}" for key, value in words.items() if value not in ("", None))
+    line = f"{what}: " + ", ".join(f"{key} {value}" for key, value in words.items() if value not in ("", None))
+    return mask(one_line(line, _LONGEST))

@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from agent.errors import ConfigError, SafetyError, StoreError, StoreUnavailable, UsageError
+from agent.masking import mask
 from agent.store.backup import Progress, back_up, check_integrity
 from agent.store.files import make_private_folder, open_private, remove_abandoned
 from agent.store.mark import mark_beside, read_mark
@@ -63,7 +64,7 @@ class Database:
     """
 
     def __init__(self, url: URL, *, lock_timeout: float = LOCK_TIMEOUT) -> None:
-        self.name = url.render_as_string(hide_password=True)
+        self.name = mask(url.render_as_string(hide_password=True))
         self.is_sqlite = url.get_backend_name() == "sqlite"
         self.file = _sqlite_file(url) if self.is_sqlite else None
         """Of SQLite: the file, or None in memory."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from msgspec.structs import asdict, astuple, replace
 from sqlalchemy import Connection, Table, func, insert, select, update
@@ -15,6 +15,8 @@ from sqlalchemy import Connection, Table, func, insert, select, update
 from agent.clock import Clock, WallClock
 from agent.errors import StoreError, TapewireError
 from agent.events import Decision, News, Sentiment
+from agent.feeds.text import one_line
+from agent.masking import mask
 from agent.store import tables
 from agent.store.bulk import insert_rows
 from agent.store.chain import DecisionChain
@@ -24,6 +26,8 @@ from agent.store.runs import Run, RunStatus
 
 BATCH = 5_000
 """Rows of a backtest kept in memory before they are committed."""
+
+_LONGEST: Final = 1_000  # characters of an error
 
 
 class Recorder:
@@ -200,4 +204,4 @@ class Recorder:
 def _sentence(error: BaseException | None) -> str:
     if error is None or isinstance(error, TapewireError):
         return str(error or "")
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {mask(one_line(str(error), _LONGEST))}"

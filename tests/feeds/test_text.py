@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.feeds.text import MAX_TITLE, news_id, plain
+from agent.feeds.text import MAX_TITLE, escape_unprintable, news_id, plain, printable
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,20 @@ def test_any_text_becomes_one_line_that_utf8_can_hold(raw: str) -> None:
 def test_a_headline_is_known_by_its_address_or_by_who_said_what_when() -> None:
     assert news_id("http://a/1", "P", "T", 1) == news_id("http://a/1", "Q", "U", 2)
     assert len({news_id("", p, t, ts) for p in ("P", "Q") for t in ("T", "U") for ts in (1, 2)}) == 8
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=60))
+def test_any_text_can_be_printed(raw: str) -> None:
+    shown = printable(raw)
+    assert len(shown) == len(raw)
+    shown.encode()
+    assert not [c for c in shown if unicodedata.category(c) == "Cc" and c not in "\n\t"]
+    assert not set(shown) & set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029\u200b\ufeff")
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_json_says_the_same_and_is_safe_on_a_terminal(raw: str) -> None:
+    written = escape_unprintable(msgspec.json.encode(raw).decode())
+    assert msgspec.json.decode(written) == raw
+    assert not [c for c in written if unicodedata.category(c) == "Cc"]
+    assert not set(written) & set("\u202a\u202b\u202d\u202e\u2066\u2067\u2068\u2069\u2028\u2029")

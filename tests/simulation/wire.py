@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from email.utils import formatdate
-from types import SimpleNamespace
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
@@ -14,7 +14,9 @@ import msgspec
 
 from agent.clock import Clock
 from agent.config_live import NewsConfig
+from agent.feeds.rss.document import Document
 from agent.feeds.rss.fetch import Answer, FetchError
+from agent.feeds.rss.parse import parse
 from tests.simulation.market import Market
 from tests.simulation.prices import T0, headline
 
@@ -44,7 +46,15 @@ class Wire:
             self.items.append(Item(dice.choice(FEEDS), headline(dice, len(self.items)), moment, listed))
 
     async def fetch(
-        self, session: Any, url: str, config: NewsConfig, clock: Clock, *, etag: str = "", last_modified: str = ""
+        self,
+        session: Any,
+        url: str,
+        config: NewsConfig,
+        clock: Clock,
+        *,
+        etag: str = "",
+        last_modified: str = "",
+        access: object,
     ) -> Answer:
         """As `agent.feeds.rss.fetch.fetch`."""
         market, dice, weather = self._market, self._market.dice, self._market.weather
@@ -84,19 +94,28 @@ class Wire:
         return f"<?xml version='1.0'?><rss version='2.0'><channel><title>Wire</title>{items}</channel></rss>".encode()
 
 
-class NoSession:
-    """In place of `aiohttp` where only a session is made of it that nobody uses."""
+class NoAccess:
+    """In place of `FeedAccess`: its session opens nothing."""
 
-    ClientTimeout = SimpleNamespace
+    def __init__(self, url: str, allowed: tuple[str, ...]) -> None:
+        self.url = url
 
-    class ClientSession:
-        """Opens nothing."""
+    def session(self, config: NewsConfig) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
-        def __init__(self, **options: Any) -> None:
-            self.options = options
 
-        async def __aenter__(self) -> NoSession.ClientSession:
-            return self
+class InlineParsers:
+    """In place of `ParserPool`: the same parser, in a thread of the loop, which virtual time knows."""
 
-        async def __aexit__(self, *error: object) -> None:
-            return None
+    def __init__(self, timeout: int, memory: int) -> None:
+        self.timeout = timeout
+
+    async def __aenter__(self) -> InlineParsers:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    async def parse(self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False) -> Document:
+        async with asyncio.timeout(self.timeout / 1000):
+            return await asyncio.to_thread(parse, body, url=url, content_type=content_type)

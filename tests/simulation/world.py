@@ -36,7 +36,7 @@ from tests.simulation.settings import settings
 from tests.simulation.store import Died, Store
 from tests.simulation.venue import Venue
 from tests.simulation.weather import Blackout, Weather
-from tests.simulation.wire import NoSession, Wire
+from tests.simulation.wire import InlineParsers, NoAccess, Wire
 from tests.simulation.witness import CheckedCore, CheckedQueue
 
 MINUTES: Final = 15  # of faults
@@ -344,7 +344,8 @@ def _surroundings(world: World) -> Iterator[None]:
         for target, name, substitute in (
             (stream, "connect", world.market.connect),
             (news_producer, "fetch", world.wire.fetch),
-            (news_producer, "aiohttp", NoSession),
+            (news_producer, "FeedAccess", NoAccess),
+            (news_producer, "ParserPool", InlineParsers),
             (daemon_module, "Core", type("_Core", (CheckedCore,), {"world": world})),
             (daemon_module, "EventQueue", type("_Queue", (CheckedQueue,), {"world": world})),
             (daemon_module, "instance_lock", lambda _: nullcontext()),

@@ -15,12 +15,15 @@ import aiohttp
 from agent.clock import Clock
 from agent.config_live import NewsConfig
 from agent.errors import VenueError
+from agent.feeds.rss.access import FeedAccess
+from agent.feeds.text import one_line
 
 _ACCEPT: Final = (
     "application/atom+xml, application/rss+xml, application/rdf+xml, application/xml;q=0.9, text/xml;q=0.8, */*;q=0.1"
 )
 _PERMANENT: Final = (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.PERMANENT_REDIRECT)
 _REDIRECTS: Final = (*_PERMANENT, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.TEMPORARY_REDIRECT)
+_LONGEST_REASON: Final = 100  # characters
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 _RAW_DEFLATE: Final = -zlib.MAX_WBITS
 
@@ -48,17 +51,26 @@ class Answer(NamedTuple):
 
 
 async def fetch(
-    session: aiohttp.ClientSession, url: str, config: NewsConfig, clock: Clock, *, etag: str = "", last_modified: str = ""
+    session: aiohttp.ClientSession,
+    url: str,
+    config: NewsConfig,
+    clock: Clock,
+    *,
+    etag: str = "",
+    last_modified: str = "",
+    access: FeedAccess | None = None,
 ) -> Answer:
-    """GET `url`, unless it is as `etag` and `last_modified` say; `session` must not decompress.
+    """GET `url`, unless it is as `etag` and `last_modified` say; `session` must not decompress, `access` looks at each redirect.
 
-    Raises FetchError; aiohttp.ClientError and TimeoutError where the connection fails.
+    Raises FetchError, AddressRefused; aiohttp.ClientError and TimeoutError if the connection fails.
     """
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "gzip, deflate", "User-Agent": config.user_agent}
     headers |= {"If-None-Match": etag} if etag else {}
     headers |= {"If-Modified-Since": last_modified} if last_modified else {}
     moved_to, for_good = "", True
     for _ in range(config.max_redirects + 1):
+        if access is not None:
+            access.check(url)
         async with session.get(url, headers=headers, allow_redirects=False) as response:
             status = response.status
             if status in _REDIRECTS:
@@ -69,7 +81,7 @@ async def fetch(
             if status == HTTPStatus.NOT_MODIFIED:
                 return Answer(status, url, None, moved_to=moved_to)
             if status != HTTPStatus.OK:
-                reason = f"HTTP {status} {response.reason or ''}".rstrip()
+                reason = f"HTTP {status} {one_line(response.reason or '', _LONGEST_REASON)}".rstrip()
                 raise FetchError(reason, status=status, retry_after=_retry_after(response, config, clock))
             body, received = await _read(response, config.max_bytes)
             return Answer(

@@ -7,14 +7,16 @@ import hashlib
 import io
 from collections.abc import Iterator
 from time import struct_time
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlsplit
 from xml.sax import SAXException, SAXParseException
 
 import feedparser
+import feedparser.api
 
 from agent.errors import DataError
-from agent.feeds.text import plain
+from agent.feeds.rss.document import Document, Entry
+from agent.feeds.text import one_line, plain
 
 MAX_TITLE: Final = 500
 MAX_SUMMARY: Final = 2_000
@@ -27,28 +29,61 @@ _STUMBLES: Final = (
 
 
 _CUT_OFF: Final = ("no element found", "unclosed token", "unclosed CDATA section", "partial character")
-"""What expat says where a document ends too early."""
+"""What expat says of a document that ends too early."""
+
+MAX_DEPTH: Final = 200
+MAX_ATTRIBUTES: Final = 200  # of one element, its namespaces included
+MAX_ELEMENTS: Final = 100_000
+MAX_NAMESPACES: Final = 200  # of one document
+"""Beyond these, feedparser's time or memory grows by the square of the size; no feed of a publisher comes near them."""
 
 
-class Entry(NamedTuple):
-    """One item of a feed; texts are plain and bounded."""
+class _Bounded:
+    """Mixed into both of feedparser's parsers: ends the work as soon as a document goes beyond the limits."""
 
-    key: str  # what makes it itself within its feed: a hash of its id, else of its link, else of title and link
-    title: str
-    summary: str
-    url: str  # "" where it is no http(s) address
-    published_raw: str
-    published: int | None  # UTC ms; None where the feed says nothing that can be read
-    publisher: str  # the original source, where the feed is an aggregation
+    _elements = 0
+    _open = 0
+    _declared = 0
+
+    def startPrefixMapping(self, prefix: Any, uri: Any) -> None:
+        self._declared += 1
+        if self._declared > MAX_ATTRIBUTES:
+            raise _TooMuch(f"an element with more than {MAX_ATTRIBUTES} attributes")
+        super().startPrefixMapping(prefix, uri)  # type: ignore[misc]  # the parser beside it has it
+
+    def startElementNS(self, name: Any, qname: Any, attrs: Any) -> None:
+        self._declared = 0
+        self._open += 1
+        if self._open > MAX_DEPTH:
+            raise _TooMuch(f"elements nested more than {MAX_DEPTH} deep")
+        if len(attrs) > MAX_ATTRIBUTES:
+            raise _TooMuch(f"an element with more than {MAX_ATTRIBUTES} attributes")
+        super().startElementNS(name, qname, attrs)  # type: ignore[misc]
+
+    def unknown_starttag(self, tag: str, attrs: Any) -> None:
+        """Called by both parsers for each element."""
+        self._elements += 1
+        if len(attrs) > MAX_ATTRIBUTES:
+            raise _TooMuch(f"an element with more than {MAX_ATTRIBUTES} attributes")
+        if self._elements > MAX_ELEMENTS:
+            raise _TooMuch(f"more than {MAX_ELEMENTS} elements")
+        if len(self.namespaces_in_use) > MAX_NAMESPACES:  # type: ignore[attr-defined]
+            raise _TooMuch(f"more than {MAX_NAMESPACES} namespaces")
+        super().unknown_starttag(tag, attrs)  # type: ignore[misc]
+
+    def endElementNS(self, name: Any, qname: Any) -> None:
+        """Called by the strict parser alone: in the loose one what isn't closed is no depth."""
+        self._open -= 1
+        super().endElementNS(name, qname)  # type: ignore[misc]
 
 
-class Document(NamedTuple):
-    """A feed that was read, its entries in the order of the document, which is mostly newest first."""
+class _TooMuch(Exception):
+    """A document beyond the limits."""
 
-    title: str
-    entries: list[Entry]
-    empty: int  # entries without a word, left out
-    cut_off: bool = False  # it ends too early, so its last entry, which may lack anything, is left out
+
+# `feedparser.parse` makes its parsers from these two names of its module
+feedparser.api.StrictFeedParser = type("BoundedStrictFeedParser", (_Bounded, feedparser.api.StrictFeedParser), {})
+feedparser.api.LooseFeedParser = type("BoundedLooseFeedParser", (_Bounded, feedparser.api.LooseFeedParser), {})
 
 
 def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
@@ -62,10 +97,12 @@ def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
     # As a stream: feedparser would take bytes that happen to name a file for that file.
     try:
         feed = feedparser.parse(io.BytesIO(body), response_headers=headers, sanitize_html=False, resolve_relative_uris=False)
+    except _TooMuch as error:
+        raise DataError(f"the feed is refused: {error}") from None
     except _STUMBLES as error:
-        raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {error}") from error
+        raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {one_line(str(error), 100)}") from error
     if not feed.get("version") and not feed.entries:
-        raise DataError("neither RSS nor Atom", hint=f"{len(body)} bytes that begin with {body[:60]!r}")
+        raise DataError("neither RSS nor Atom", hint=f"{len(body)} bytes")  # nothing of a page that is no feed is kept
     if b"\0" in body and not str(feed.get("encoding", "")).lower().startswith(("utf-16", "utf-32")):
         # An entry whose id was hit would be news once more.
         raise DataError("the feed is damaged", hint="no text has NUL bytes")
@@ -101,7 +138,7 @@ def _entry(raw: Any, ambiguous: set[str]) -> Entry | None:
         hashlib.blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest(),
         title,
         summary,
-        link if len(link) <= _MAX_URL and _is_web(link) else "",
+        one_line(link, _MAX_URL) if len(link) <= _MAX_URL and _is_web(link) else "",
         plain(published_raw, _MAX_RAW_DATE),
         published,
         plain(_text(source, "title"), MAX_TITLE) if isinstance(source, dict) else "",

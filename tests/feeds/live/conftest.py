@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import io
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+import structlog
 from aiohttp import WSMsgType, web
 
+from agent.config_live import LogConfig
 from agent.events import MINUTE_MS, Event, Gap, Kline, News
+from agent.live.logging import configure
 from tests.feeds.live.feeds import FeedServer
 
 T0 = 1_790_409_600_000
@@ -254,3 +259,13 @@ async def feed_server() -> AsyncIterator[FeedServer]:
     server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield server
     await runner.cleanup()
+
+
+@pytest.fixture
+def captured() -> Iterator[Callable[[], str]]:
+    """What the log has said so far, as the daemon writes it to a terminal."""
+    stream = io.StringIO()
+    configure(LogConfig(format="console"), stream)
+    yield stream.getvalue
+    structlog.reset_defaults()
+    logging.basicConfig(force=True)

@@ -78,3 +78,8 @@ def conditional(body: bytes, *, etag: str = "", last_modified: str = "") -> Repl
 def numbers(titles: list[str]) -> Iterator[int]:
     """The numbers in `item` titles."""
     return (int(title.split()[2]) for title in titles)
+
+
+def endless() -> bytes:
+    """A document within all limits that costs feedparser hours: it looks for an e-mail address in a long run of letters."""
+    return rss(item(1, author="a" * 1_500_000))

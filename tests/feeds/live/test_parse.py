@@ -166,7 +166,6 @@ HOSTILE = {
     "entities of entities": f'<!DOCTYPE r [<!ENTITY l0 "ha">{LAUGHS}]><rss version="2.0"><channel><item><title>a &l9;</title></item>'
     "</channel></rss>".encode(),
     "comments that never end": rss(*(item(n, description="<!--" * 2_000) for n in range(50))),
-    "deep": b'<rss version="2.0"><channel><item><title>a</title>' + b"<x>" * 20_000 + b"</item></channel></rss>",
 }
 
 
@@ -175,6 +174,43 @@ def test_hostile_documents_do_no_harm(name: str) -> None:
     for entry in parse(HOSTILE[name]).entries:
         assert "root:" not in entry.title
         assert len(entry.title) <= MAX_TITLE
+
+
+BEGIN = b'<rss version="2.0"><channel><item><title>a</title>'
+BROKEN = BEGIN + b"&undefined;</b>"  # so that feedparser's other parser, which is for tag soup, reads the rest
+ATTRIBUTES = " ".join(f'a{number}=""' for number in range(190_000)).encode()
+TOO_MUCH = {
+    "attributes": (BEGIN + b"<x " + ATTRIBUTES + b"/></item></channel></rss>", "more than 200 attributes"),
+    "attributes in tag soup": (BROKEN + b"<x " + ATTRIBUTES + b"/></item></channel></rss>", "more than 200 attributes"),
+    "namespaces of one element": (
+        BEGIN + b"<x " + b" ".join(b'xmlns:a%d="u%d"' % (n, n) for n in range(80_000)) + b"/>",
+        "more than 200 attributes",
+    ),
+    "namespaces": (BEGIN + b"".join(b'<x xmlns:a%d="u%d"/>' % (n, n) for n in range(70_000)), "more than 200 namespaces"),
+    "nested elements": (BEGIN + b"<x>" * 620_000, "nested more than 200 deep"),
+    "nested elements in tag soup": (BROKEN + b"<x>" * 620_000, "more than 100000 elements"),
+    "elements": (BEGIN + b"<x/>" * 400_000, "more than 100000 elements"),
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_a_document_that_would_cost_minutes_is_refused_before_it_does(name: str) -> None:
+    document, reason = TOO_MUCH[name]
+    with pytest.raises(DataError, match=reason):
+        parse(document)
+
+
+def test_tag_soup_with_many_tags_that_are_never_closed_is_read() -> None:
+    soup = b"".join(b"<item><title>line<br>break %d</title></item>" % number for number in range(500))
+    document = parse(b'<rss version="2.0"><channel>&undefined;' + soup + b"</channel></rss>")
+    assert len(document.entries) == 500
+
+
+def test_nothing_of_a_page_that_is_no_feed_is_kept() -> None:
+    with pytest.raises(DataError) as refused:
+        parse(b"<html><body>admin password hunter2</body></html>")
+    assert "admin" not in str(refused.value)
+    assert "hunter2" not in str(refused.value)
 
 
 def assert_harmless(document: Document) -> None:
