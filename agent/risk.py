@@ -21,6 +21,15 @@ RESUME_FROM_KILL = "resume from kill"
 STALE = "stale data"
 """The rule of a symbol's data that have stopped, or are back."""
 
+FLATTEN = "flatten"
+"""The rule of positions that are being closed: why targets are ignored meanwhile, and that one can't be closed."""
+
+OLDER_RECORD = "older record"
+"""The rule of a run whose record is older than the venue's history: a person has to resume."""
+
+TAKEN_ID = "taken id"
+"""The rule of an order whose client id another order has at the venue."""
+
 _MANUAL = "command"
 
 
@@ -45,6 +54,16 @@ class RiskManager:
         self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
         self._drifted = False  # the ledger differed from the last account
         self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
+
+    @property
+    def halted(self) -> bool:
+        """Nothing may be opened until a person resumes."""
+        return self.state is RiskState.HALTED
+
+    @property
+    def killed(self) -> bool:
+        """Halted by a kill."""
+        return self.state is RiskState.HALTED and self.rule == KILL
 
     # -- state -------------------------------------------------------------------------------------------------------
 
@@ -87,6 +106,13 @@ class RiskManager:
         elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
             self._move(ts, RiskState.ACTIVE, "drift", "ledger and account agree again")
         self._drifted = bool(drift)
+
+    def on_older_record(self, ts: int, detail: str) -> None:
+        """The venue's history has what the record of this run has not: nothing is opened until a person resumes."""
+        if self.state is RiskState.HALTED:
+            self._emit(RiskEvent(ts, self.state, self.rule, f"{OLDER_RECORD}: {detail}"))
+        else:
+            self._move(ts, RiskState.REDUCING, OLDER_RECORD, detail)
 
     def is_stale(self, overdue: int) -> bool:
         """Whether a bar that is `overdue` ms is too late."""

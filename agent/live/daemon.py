@@ -27,6 +27,7 @@ from agent.feeds.producer import Emit, Producer
 from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import open_predictor, wants_headlines
+from agent.live import session
 from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
@@ -224,6 +225,9 @@ class Daemon:
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
         limit = self.config.live.batch
+        now, since = self._clock.now(), asyncio.get_running_loop().time()
+        life = Command("life", now, now, {"incarnation": session.new_incarnation()}, "daemon")
+        await self.core.feed([(life, since)])  # before anything can decide on an order
         while not self._stopped:
             taken = await self.queue.take(limit)
             for event in await self.core.feed(taken):
@@ -393,6 +397,7 @@ class Daemon:
             risk_rule=engine.risk.rule,
             risk_detail=engine.risk.detail,
             risk_since=engine.risk.since,
+            flattening=engine.flattener.open,
             drawdown=drawdown_of(engine),
             abstain_rate=engine.signals.abstain_rate,
             events=core.journal.last_seq,

@@ -13,7 +13,8 @@ _LOOK: Final = 0.25  # seconds between two looks
 
 
 async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]) -> Never:
-    """Send a heartbeat whenever a symbol's data have gone stale or are back, and the core doesn't know; until cancelled.
+    """Send a heartbeat whenever a symbol's data have gone stale or are back, and the core doesn't know, or when the next step
+    of closing a position is due; until cancelled.
 
     `heartbeat` returns once the core has handled it: what is stale is for the core to judge, by what it has heard until then.
     """
@@ -22,5 +23,6 @@ async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Aw
         if engine.risk.warming:
             continue
         now = clock.now()
-        if any(engine.silent(symbol, now) is not (symbol in engine.risk.stale) for symbol in engine.tapes):
+        stale = any(engine.silent(symbol, now) is not (symbol in engine.risk.stale) for symbol in engine.tapes)
+        if stale or engine.flattener.due(now):
             await heartbeat()

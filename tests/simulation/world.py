@@ -327,6 +327,7 @@ def _surroundings(world: World) -> Iterator[None]:
             (daemon_module, "instance_lock", lambda _: nullcontext()),
             (daemon_module, "control_socket", no_socket),
             (session, "new_run_id", lambda: runs),
+            (session, "new_incarnation", lambda: f"{world.dice.getrandbits(128):032x}"),
         ):
             stack.enter_context(patch.object(target, name, substitute))
         stack.enter_context(patch("ccxt.async_support.bybit", lambda options: Rest(world.market)))
