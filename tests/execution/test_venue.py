@@ -45,7 +45,13 @@ D = Decimal
 class World:
     """An engine in testnet mode whose account is known: 10,000 USDT, a mark of 100."""
 
-    def __init__(self, foreign: str = "refuse", category: str = "linear", holdings: tuple[Holding, ...] = ()) -> None:
+    def __init__(
+        self,
+        foreign: str = "refuse",
+        category: str = "linear",
+        holdings: tuple[Holding, ...] = (),
+        strategy: Strategy | None = None,
+    ) -> None:
         config = parse(
             {
                 "market": {"symbols": [SYMBOL], "category": category},
@@ -55,7 +61,7 @@ class World:
             where="test",
         )
         self.sink = ListSink()
-        self.strategy = Strategy()
+        self.strategy = strategy or Strategy()
         self.engine = Engine(config, self.strategy, self.sink, run_id="run")
         ledger = self.engine.exchange
         assert isinstance(ledger, VenueExchange)
