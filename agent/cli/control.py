@@ -9,7 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.console import out, print_json
-from agent.errors import SafetyError, UsageError
+from agent.errors import SafetyError, TapewireError, UsageError
+
+_PATIENCE = "30s"
+_LOOK = 0.25  # seconds between two looks at what is still open
 
 _Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -19,6 +22,12 @@ _At = Annotated[
         "--at",
         help="HOST:PORT of the agent's control port, instead of its Unix socket; or mqtt: through the broker, signed.",
         show_default=False,
+    ),
+]
+_Wait = Annotated[
+    str,
+    typer.Option(
+        help="How long to wait until the positions are closed, e.g. 30s; 0 does not wait. Not flat by then: exit code 1."
     ),
 ]
 _TokenFile = Annotated[
@@ -97,6 +106,7 @@ def kill(
     token_file: _TokenFile = None,
     flatten: Annotated[bool, typer.Option("--flatten", help="Close all positions too.")] = False,
     reason: Annotated[str, typer.Option(help="For the journal.", show_default=False)] = "",
+    wait: _Wait = _PATIENCE,
 ) -> None:
     """Cancel all working orders, stops too, and halt until somebody resumes and confirms it; a restart changes nothing.
 
@@ -104,12 +114,23 @@ def kill(
     live.folder, or send the agent SIGUSR1.
     """
     args = {"flatten": "true"} if flatten else {}
-    _tell(_Agent(config, at, token_file), json, "kill", **args, **({"reason": reason} if reason else {}))
+    args |= {"reason": reason} if reason else {}
+    agent, seconds = _Agent(config, at, token_file), _seconds(wait)
+    if flatten:
+        _close(agent, json, seconds, "kill", **args)
+    else:
+        _tell(agent, json, "kill", **args)
 
 
-def flatten(config: _Config = None, json: _Json = False, at: _At = "", token_file: _TokenFile = None) -> None:
+def flatten(
+    config: _Config = None,
+    json: _Json = False,
+    at: _At = "",
+    token_file: _TokenFile = None,
+    wait: _Wait = _PATIENCE,
+) -> None:
     """Close all positions. What comes next may open new ones: `pause` first to stay flat."""
-    _tell(_Agent(config, at, token_file), json, "flatten")
+    _close(_Agent(config, at, token_file), json, _seconds(wait), "flatten")
 
 
 def use(
@@ -157,6 +178,48 @@ class _Agent:
         from agent.live.control import Request, ask
 
         return ask(self._where, Request(do, args, self._token))
+
+
+def _seconds(wait: str) -> float:
+    from agent.durations import parse_duration
+
+    try:
+        return parse_duration(wait) / 1000 if wait != "0" else 0.0
+    except ValueError as error:
+        raise UsageError(f"--wait: {error}") from None
+
+
+def _close(agent: _Agent, json: bool, seconds: float, do: str, **args: str) -> None:
+    """Give a command that closes positions, and watch until they are closed. Raises TapewireError for those that are open then."""
+    import time
+
+    answer = agent.ask(do, **args)
+    if not json:
+        out.print(f"{do}: done; risk is {answer['risk']}", highlight=False, soft_wrap=True)
+    if not seconds:
+        if json:
+            print_json(answer)
+        return
+    end = time.monotonic() + seconds
+    while (left := _open_positions(agent)) and time.monotonic() < end:
+        time.sleep(_LOOK)
+    if json:
+        print_json(answer | {"flat": not left, "open": left})
+    elif not left:
+        out.print("all positions are closed", highlight=False)
+    if left:
+        what = ", ".join(f"{qty} {symbol}" for symbol, qty in left.items())
+        raise TapewireError(
+            f"not flat after {seconds:g} s: {what} still open",
+            hint="the agent goes on closing; `tapewire status` shows what is left",
+        )
+
+
+def _open_positions(agent: _Agent) -> dict[str, str]:
+    """What the agent is to close and has not closed yet, quantities by symbol."""
+    status = agent.ask("status")
+    closing = status["flattening"]
+    return {one["symbol"]: str(one["qty"]) for one in status["positions"] if one["symbol"] in closing}
 
 
 def _tell(agent: _Agent, json: bool, do: str, **args: str) -> None:

@@ -190,7 +190,6 @@ class Daemon:
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
-            await self._put("warm-up")
             if self.gateway is not None:
                 await self._put("reconciling")
             emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
@@ -227,7 +226,8 @@ class Daemon:
         limit = self.config.live.batch
         now, since = self._clock.now(), asyncio.get_running_loop().time()
         life = Command("life", now, now, {"incarnation": session.new_incarnation()}, "daemon")
-        await self.core.feed([(life, since)])  # before anything can decide on an order
+        warm_up = Command("warm-up", now, now, {}, "daemon")
+        await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
         while not self._stopped:
             taken = await self.queue.take(limit)
             for event in await self.core.feed(taken):
