@@ -146,7 +146,7 @@ class Flattener:
         """Whatever else works is taken back, but for protection and orders that close at the market."""
         others = [w for w in tape.book if not w.closes_position and not w.cancelling and not self._closes(w, side)]
         if others:
-            self._exchange.cancel(others, now, "replaced by a newer target")
+            self._exchange.cancel(others, now, "the position is being closed")
 
     def _must_wait(self, tape: Tape, pursuit: Pursuit, now: int) -> bool:
         """Whether what is being taken back must be gone first: on spot no venue knows an order that only reduces."""

@@ -73,6 +73,7 @@ class VenueExchange(Exchange):
         self._coin = config.account.currency
         self._margined = config.market.category == "linear"
         self._adopts = config.execution.testnet.foreign == "adopt"
+        self._ignores = config.execution.testnet.foreign == "ignore"
         self._tolerance = config.execution.testnet.wallet_drift
         self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)  # part of each holding that isn't ours
         self._others = _ZERO  # and what was received for it, by `_cash_drift`
@@ -251,8 +252,8 @@ class VenueExchange(Exchange):
     # -- reconciliation ----------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """The next account is right, whatever the ledger says."""
-        self._accepting = True
+        """The next account is right, whatever the ledger says; what others hold in it stays set aside unless something differs."""
+        self._accepting = bool(self.drift) or not self._ignores
         self.unaccepted = False
 
     def on_older_record(self) -> None:

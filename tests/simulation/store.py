@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cache
@@ -27,6 +29,7 @@ class Store(Database):
     def __init__(self, folder: Path, dice: random.Random, weather: Weather, say: Callable[[str], None]) -> None:
         file = folder / "store.db"
         file.write_bytes(_empty())
+        self._file = file
         super().__init__(make_url(f"sqlite:///{file}"))
         # The disk isn't what is simulated; what a transaction promises is
         sql.listen(self.engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
@@ -54,6 +57,21 @@ class Store(Database):
         self._gate()
         with super().read() as connection:
             yield connection
+
+    def back_up(self, file: Path) -> bool:
+        """Copy it as it is, if an account has been seen: a record without one has no history to lose."""
+        with closing(sqlite3.connect(self._file)) as source, closing(sqlite3.connect(file)) as copy:
+            if not source.execute("SELECT count(*) FROM journal WHERE kind = 'Account'").fetchone()[0]:
+                return False
+            source.backup(copy)
+        return True
+
+    def put_back(self, file: Path) -> None:
+        """Let an older copy take its place, as `tapewire db restore` does."""
+        self.engine.dispose()
+        for rest in ("-wal", "-shm"):
+            self._file.with_name(self._file.name + rest).unlink(missing_ok=True)
+        shutil.copyfile(file, self._file)
 
     def _gate(self) -> None:
         if self.dead:

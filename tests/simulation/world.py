@@ -95,6 +95,9 @@ class World:
             refuses = self.config.execution.testnet.foreign == "refuse"
             if not refuses or self.dice.random() < 0.3:
                 self.venue.invite_strangers(MINUTES * 60.0, trade=not refuses)
+        self.archivist = random.Random(f"backups of {seed}")
+        self.backup = folder / "backup.db"
+        self.backed_up = self.restored = False
         self.seed = seed
         self.folder = folder
         self.lives = 0
@@ -152,11 +155,24 @@ class World:
                 if not life.run.done():
                     return await self._mend(life)
             await self._end(life)
+            self._perhaps_restore()
             await asyncio.sleep(self.dice.choice((0.1, 2, 30, 150)) * self.dice.random())
             if self.dice.random() < 0.3:  # when a bar closes, most is under way
                 await asyncio.sleep(60 - self.loop.time() % 60 + self.dice.uniform(-0.5, 1.5))
         self._calm()
         return await self._mend(self._begin(complete=True))
+
+    def _perhaps_restore(self) -> None:
+        """Between two lives an older copy of the store may take its place: what happened since then is at the venue alone."""
+        dice = self.archivist
+        if self.venue is None or self.restored:
+            return
+        if self.backed_up and dice.random() < 0.2:
+            self.say("an older store is restored")
+            self.store.put_back(self.backup)
+            self.restored = self.dropped = True
+        elif dice.random() < 0.3:
+            self.backed_up = self.store.back_up(self.backup) or self.backed_up
 
     def _calm(self) -> None:
         self.say("quiet")
@@ -173,7 +189,7 @@ class World:
             self.invariants = PaperBooks(self.config, self.market, given_up=self.lives > 1)
         else:
             self.invariants = VenueBooks(
-                self.venue, self.folder / "store.db", self.config, self.market, given_up=self.lives > 1
+                self.venue, self.folder / "store.db", self.restored, self.config, self.market, given_up=self.lives > 1
             )
             port = self.port = Port(
                 self.venue,
