@@ -162,18 +162,16 @@ class Invariants:
             case Command(action="resume") if self._state is not RiskState.HALTED:
                 self._closing.clear()
                 self._alarmed.clear()
-            case Command(action="heartbeat") | Kline():
-                pass
-            case _:
-                return
+        looks = isinstance(event, Kline) or (isinstance(event, Command) and event.action == "heartbeat")
         for symbol, (held, since) in list(self._closing.items()):
-            now = self._positions[symbol]
+            lot = self.engine.tapes[symbol].instrument.round_qty(abs(self._positions[symbol]))
+            now = self._positions[symbol] if lot else _ZERO  # no order can close less than a lot
             if not now and self._state is not RiskState.HALTED:
                 del self._closing[symbol]
                 self._alarmed.discard(symbol)
             elif now != held or not now or self._warming:
                 self._closing[symbol] = now, event.available_at
-            else:
+            elif looks:  # and the core has looked, too
                 stuck = event.available_at - since > _CLOSED_BY
                 hold(not stuck or symbol in self._alarmed, f"{now} {symbol} is not closed since {since}, and no alarm says so")
 
