@@ -8,7 +8,7 @@ It reads no clock, draws no randomness and awaits nothing: its time is `availabl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import isfinite
 from typing import Any
@@ -18,6 +18,7 @@ import msgspec
 from agent.config import Config
 from agent.errors import ConfigError
 from agent.events import (
+    MINUTE_MS,
     Account,
     Command,
     Decision,
@@ -31,18 +32,20 @@ from agent.events import (
     Order,
     OrderType,
     OrderUpdate,
+    RiskEvent,
     RiskState,
     Sentiment,
     Settlement,
 )
-from agent.execution.exchange import Exchange
+from agent.execution.exchange import ID_PREFIX, Exchange, run_prefix
 from agent.execution.paper import PaperExchange
 from agent.execution.venue import VenueExchange
+from agent.flatten import BARS, Flattener
 from agent.instruments import instrument_for
 from agent.market import MarketView, Tape
 from agent.outlook import Outlook, Predictor
 from agent.portfolio import Portfolio
-from agent.risk import RiskManager
+from agent.risk import TAKEN_ID, RiskManager
 from agent.signals import SignalEngine
 from agent.sink import DecisionSink
 from agent.sizing import size
@@ -73,6 +76,7 @@ class Engine:
         self.risk = RiskManager(config.risk, self._decide)
         kind = VenueExchange if config.execution.mode == "testnet" else PaperExchange
         self.exchange: Exchange = kind(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        self.exchange.run_prefix = run_prefix(run_id)
         self.risk.unreconciled = config.execution.mode == "testnet"
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
@@ -82,6 +86,10 @@ class Engine:
             )
             for symbol in symbols
         }
+        patience = BARS * config.market.interval
+        if config.execution.mode == "testnet":
+            patience = min(patience, MINUTE_MS)
+        self.flattener = Flattener(self.tapes, self.exchange, self.risk, self._decide, self._new_id, patience)
         self._predicts = predictor is not None
         if predictor is not None:
             for symbol, tape in self.tapes.items():
@@ -91,6 +99,7 @@ class Engine:
         self._sink = sink
         self._config = config
         self._run_id = run_id
+        self._incarnation = ""  # of the life that decides now; empty in replays, and in runs that recorded none
         self._ids = 0
         self._on_stale = config.risk.on_stale
         self._equity_block = equity_block  # samples handed to the sink at once
@@ -162,6 +171,8 @@ class Engine:
             tape.position.mark = close
             if tape.book:
                 self.exchange.on_price(kline)
+            if self.flattener.pursuits:
+                self.flattener.pursue(self.market.now)
             self._act()
             return
         tape.last_start = start
@@ -174,6 +185,8 @@ class Engine:
             price = self.exchange.liquidation_price(position)
             if (low <= price) if position.size > 0.0 else (high >= price):
                 self.exchange.liquidate(kline, price)
+        if self.flattener.pursuits:
+            self.flattener.pursue(self.market.now)
         tape.tracker.advance(start, high, low, close, volume)
         if now >= self.signals.next_fade:
             self._fade(now)
@@ -267,6 +280,7 @@ class Engine:
         if not self.exchange.on_update(update):
             self.counts["order updates that say nothing new"] += 1
         self._pursue_waiting(update.symbol)
+        self.flattener.pursue(self.market.now)
         self._act()
 
     def _on_fill(self, fill: Fill) -> None:
@@ -274,6 +288,7 @@ class Engine:
         if not self.exchange.on_fill(fill):
             self.counts["duplicate fills"] += 1
         self._pursue_waiting(fill.symbol)
+        self.flattener.pursue(self.market.now)
         self._act()
 
     def _on_settlement(self, settlement: Settlement) -> None:
@@ -287,6 +302,7 @@ class Engine:
         self.risk.on_drift(self.market.now, drift)
         if not drift:
             self.risk.unreconciled = False
+        self.flattener.pursue(self.market.now)
         self._act()
 
     def _on_command(self, command: Command) -> None:
@@ -294,9 +310,12 @@ class Engine:
         now = self.market.now
         match command.action:
             case "resume":
-                if self.risk.rule == "drift":
-                    self.exchange.accept()
+                accepts = self.risk.rule == "drift" or self.exchange.unaccepted
                 self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
+                if not self.risk.halted:
+                    self.flattener.end()
+                    if accepts:
+                        self.exchange.accept()
             case "pause":
                 self.risk.command(now, RiskState.REDUCING, command.by)
             case "halt":
@@ -304,12 +323,22 @@ class Engine:
             case "kill":
                 reason = command.args.get("reason", "")
                 self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
+                self._waiting.clear()
                 for tape in self.tapes.values():
-                    self.exchange.cancel(tape.book, now, "killed")
+                    self.exchange.cancel([w for w in tape.book if not self.flattener.is_own(w)], now, "killed")
             case "flatten":
                 pass
             case "heartbeat":
                 self._look_for_silence(now)
+                self.flattener.pursue(now)
+            case "life":
+                self._incarnation = command.args.get("incarnation", "")
+                return
+            case "older-record":
+                self.exchange.on_older_record()
+                self.risk.on_older_record(now, command.args.get("detail", ""))
+            case "taken-id":
+                self._on_taken_id(command, now)
             case "warm-up" | "warm-up-done":
                 self.risk.warming = command.action == "warm-up"
                 return
@@ -322,6 +351,7 @@ class Engine:
                 return
             case "record-behind":
                 if self._config.execution.mode == "testnet":
+                    self.exchange.unaccepted = True
                     self.risk.on_older_record(now, command.args.get("detail", ""))
                     self._cancel_entries("older record")  # perhaps they were taken back, and that is lost
             case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
@@ -330,8 +360,28 @@ class Engine:
                 self.counts["unknown commands"] += 1
                 return
         if command.action == "flatten" or command.args.get("flatten") == "true":
-            self._targets[:] = [Target(symbol, 0.0, reason="flatten") for symbol in self.tapes]
+            self._targets.clear()
+            self._flatten(self.tapes, "flatten")
         self._act()
+
+    def _flatten(self, symbols: Iterable[str], reason: str) -> None:
+        """Close positions until they are flat; in a run that recorded no lives only a kill did."""
+        if self._incarnation or self.risk.killed:
+            for symbol in symbols:
+                self._waiting.pop(symbol, None)
+            self.flattener.begin(symbols, self.market.now, reason)
+        else:
+            self._targets += [Target(symbol, 0.0, reason=reason) for symbol in symbols]
+
+    def _on_taken_id(self, command: Command, now: int) -> None:
+        """A venue knows an id as another order's: ours ends, and what closes a position goes out under a new id."""
+        symbol, detail = command.args.get("symbol", ""), command.args.get("detail", "")
+        if symbol in self.tapes and self.exchange.reissue(command.args.get("order", ""), now, detail):
+            self._decide(RiskEvent(now, self.risk.state, TAKEN_ID, detail, symbol))
+            self._pursue_waiting(symbol)
+            self.flattener.pursue(now)
+        else:
+            self.counts["taken ids of orders that had ended"] += 1
 
     def _look_for_silence(self, now: int) -> None:
         """A heartbeat brings the time alone: what is overdue by now?"""
@@ -343,7 +393,7 @@ class Engine:
             if self._on_stale != "hold":
                 self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], now, "stale data")
             if self._on_stale == "flatten":
-                self._targets.append(Target(symbol, 0.0, reason="stale data"))
+                self._flatten([symbol], "stale data")
 
     def _advance(self, now: int) -> None:
         """The core's time never runs backwards: an event that comes late happens now."""
@@ -400,9 +450,12 @@ class Engine:
             self.strategy.on_fill(decision, self.market)
 
     def _new_id(self) -> str:
-        """Client order id: hash(run, decision), 35 characters."""
+        """Client order id, 35 characters: hash(run, incarnation, decision), so that no life uses an id of another one."""
         self._ids += 1
-        return "tw-" + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
+        if not self._incarnation:
+            return ID_PREFIX + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
+        name = f"{self._run_id}:{self._incarnation}:{self._ids}".encode()
+        return self.exchange.run_prefix + blake2b(name, digest_size=12).hexdigest()
 
     def _act(self) -> None:
         """Turn the strategy's targets into orders; the latest word on a symbol holds."""
@@ -413,7 +466,10 @@ class Engine:
         targets = self._targets.copy()
         self._targets.clear()
         for target in targets if len(targets) == 1 else {t.symbol: t for t in targets}.values():
-            self._pursue(target)
+            if self.flattener.ignores(target.symbol, self.market.now):
+                self.counts["targets ignored after a kill or flatten"] += 1
+            else:
+                self._pursue(target)
 
     def _pursue_waiting(self, symbol: str) -> None:
         """Once what stood in its way is gone, a target is pursued after all."""

@@ -218,9 +218,11 @@ class Account(Message, frozen=True):
 class Command(Message, frozen=True):
     """A person's or a supervisor's word to the running agent.
 
-    Handled by the core: pause, resume, halt, kill, flatten; heartbeat, which brings the time where no data do; warm-up and
-    warm-up-done around history that is read before, or after an absence; reconciling while a venue's account isn't known; alarm, which
-    records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+    Handled by the core: pause, resume, halt, kill, flatten; life, the first input of each life of a live run, whose random
+    `incarnation` goes into its order ids; heartbeat, which brings the time where no data do; warm-up and warm-up-done around history
+    that is read before, or after an absence; reconciling while a venue's account isn't known; older-record if the venue's history has
+    orders or executions of the run that its journal lacks, record-behind if the store lacks events that the run had committed; taken-id
+    if another order has an order's id there; alarm, which records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
 
     For the reader of the journal alone: use-model, model-in-use, model-refused, stop; emergency-kill, what the kill switch did at the
     venue.
@@ -268,7 +270,7 @@ class Prediction(Message, frozen=True):
 
 
 class Order(Message, frozen=True):
-    """An intent to trade, as it passed risk. `id` is the client order id: hash(run, decision number), at most 36 characters."""
+    """An intent to trade, as it passed risk. `id` is the client order id, at most 36 characters."""
 
     id: str
     symbol: str

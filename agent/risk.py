@@ -29,8 +29,15 @@ PRICE_BAND = "price band"
 
 NOTES = (STALE, CLOCK, PRICE_BAND)
 """Rules of risk events that neither change the state nor refuse an order."""
+
+FLATTEN = "flatten"
+"""The rule of positions that are being closed: why targets are ignored meanwhile, and that one can't be closed."""
+
 OLDER_RECORD = "older record"
 """The rule of a run whose record is older than the venue's history: a person has to resume."""
+
+TAKEN_ID = "taken id"
+"""The rule of an order whose client id another order has at the venue."""
 
 _MANUAL = "command"
 
@@ -56,6 +63,16 @@ class RiskManager:
         self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
         self._drifted = False  # the ledger differed from the last account
         self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
+
+    @property
+    def halted(self) -> bool:
+        """Nothing may be opened until a person resumes."""
+        return self.state is RiskState.HALTED
+
+    @property
+    def killed(self) -> bool:
+        """Halted by a kill."""
+        return self.state is RiskState.HALTED and self.rule == KILL
 
     # -- state -------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -16,12 +17,14 @@ from agent.execution.testnet.account import Auditor
 from agent.execution.testnet.gateway import Gateway
 from agent.execution.testnet.intents import Intent, IntentState
 from agent.execution.testnet.keeper import Keeper
+from agent.execution.testnet.reports import Reports
 from agent.feeds.bybit.backfill import KlineHistory
 from agent.feeds.bybit.band import PriceBand
 from agent.feeds.bybit.series import EVERYTHING, Series
 from agent.feeds.bybit.shard import Shard
 from agent.feeds.producer import Emit, deliver
 from agent.feeds.queue import EventQueue
+from agent.flatten import Flattener
 from agent.live import core as core_module
 from agent.live import record as record_module
 from agent.live.core import Core
@@ -315,6 +318,37 @@ def orders_leave_before_the_disk_has_the_commit() -> None:
     _put(Database, "sync_commits", lambda self: None)
 
 
+def ids_repeat_after_a_restored_backup() -> None:
+    """Client order ids are made of the run and a number alone, so that a life that has lost its record uses them again."""
+
+    def lifeless(self: Engine) -> str:
+        self._ids += 1
+        return self.exchange.run_prefix + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=12).hexdigest()
+
+    _put(Engine, "_new_id", lifeless)
+
+
+def lost_history_is_somebody_elses() -> None:
+    """Orders of this run that its record does not have are taken for those of strangers."""
+    _put(Reports, "is_lost", lambda self, client_id: False)
+
+
+def strategies_replace_what_closes() -> None:
+    """A target counts while its position is being closed, and after a kill."""
+    _put(Flattener, "ignores", lambda self, symbol, now: False)
+
+
+def a_flatten_is_one_order() -> None:
+    """What becomes of the order that closes a position is not looked at."""
+    pursue = Flattener.pursue
+
+    def once(self: Flattener, now: int) -> None:
+        if all(not pursuit.tries for pursuit in self.pursuits.values()):
+            pursue(self, now)
+
+    _put(Flattener, "pursue", once)
+
+
 def _after_fold(change: Any) -> None:
     fold = Core._fold
 
@@ -341,6 +375,7 @@ IN_RIM: Final = (
     *IN_STORE, funding_forgets_what_it_paid, bars_come_twice, history_is_not_asked, history_knows_the_future, open_bars_overtake,
     core_takes_the_wall_clock, steady_progress_is_believed_alone, one_bar_ahead_is_believed, a_spike_is_believed, a_wick_is_believed,
     funding_is_due_by_the_clock, headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
+    strategies_replace_what_closes, a_flatten_is_one_order, headlines_pass_twice, headlines_go_down_with_the_model, memory_forgets_gaps, limits_are_twice_as_wide, emits_from_two_places,
 )  # fmt: skip
 """Those that show when much goes wrong around a life."""
 
@@ -349,7 +384,7 @@ BETWEEN_LIVES: Final = (doubts_are_sent_under_a_new_id, missed_executions_are_no
 
 IN_GATEWAY: Final = (
     *BETWEEN_LIVES, orders_leave_before_the_commit, silence_is_a_refusal, absence_is_believed_at_once, cancels_are_kept_back,
-    amendments_are_kept_back, views_are_never_behind, an_interruption_is_no_reason_to_doubt,
+    ids_repeat_after_a_restored_backup, lost_history_is_somebody_elses, amendments_are_kept_back, views_are_never_behind, an_interruption_is_no_reason_to_doubt,
 )  # fmt: skip
 """Those that show when much goes wrong around such a life."""
 

@@ -12,6 +12,8 @@ from agent.cli.console import out, print_json
 from agent.errors import SafetyError, TapewireError, UsageError
 
 _ANSWER = 3.0  # seconds, beyond live.kill_within, that a kill waits for the agent
+_PATIENCE = "30s"
+_LOOK = 0.25  # seconds between two looks at what is still open
 
 _Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -21,6 +23,12 @@ _At = Annotated[
         "--at",
         help="HOST:PORT of the agent's control port, instead of its Unix socket; or mqtt: through the broker, signed.",
         show_default=False,
+    ),
+]
+_Wait = Annotated[
+    str,
+    typer.Option(
+        help="How long to wait until the positions are closed, e.g. 30s; 0 does not wait. Not flat by then: exit code 1."
     ),
 ]
 _TokenFile = Annotated[
@@ -99,6 +107,7 @@ def kill(
     token_file: _TokenFile = None,
     flatten: Annotated[bool, typer.Option("--flatten", help="Close all positions too.")] = False,
     reason: Annotated[str, typer.Option(help="For the journal.", show_default=False)] = "",
+    wait: _Wait = _PATIENCE,
 ) -> None:
     """Cancel all working orders, stops too, and halt until somebody resumes and confirms it; a restart changes nothing.
 
@@ -110,7 +119,7 @@ def kill(
     from agent.errors import NoAnswer, NotRunning
 
     args = ({"flatten": "true"} if flatten else {}) | ({"reason": reason} if reason else {})
-    agent = _Agent(config, at, token_file)
+    agent, seconds = _Agent(config, at, token_file), _seconds(wait)
     try:
         answer = agent.ask("kill", args, timeout=agent.config.live.kill_within / 1000 + _ANSWER)
     except TapewireError as error:
@@ -118,12 +127,22 @@ def kill(
         if at or not (unable or isinstance(error, NoAnswer | NotRunning)):
             raise
         answer = kill_without_agent(agent.config, args, error)
-    _show(answer, json, "kill")
+    if flatten and "emergency" not in answer:
+        _wait_until_flat(agent, answer, json, seconds, "kill")
+    else:
+        _show(answer, json, "kill")
 
 
-def flatten(config: _Config = None, json: _Json = False, at: _At = "", token_file: _TokenFile = None) -> None:
+def flatten(
+    config: _Config = None,
+    json: _Json = False,
+    at: _At = "",
+    token_file: _TokenFile = None,
+    wait: _Wait = _PATIENCE,
+) -> None:
     """Close all positions. What comes next may open new ones: `pause` first to stay flat."""
-    _tell(_Agent(config, at, token_file), json, "flatten")
+    agent, seconds = _Agent(config, at, token_file), _seconds(wait)
+    _wait_until_flat(agent, agent.ask("flatten"), json, seconds, "flatten")
 
 
 def use(
@@ -171,6 +190,50 @@ class _Agent:
         from agent.live.control import Request, ask
 
         return ask(self._where, Request(do, args or {}, self._token), timeout=timeout)
+
+
+def _seconds(wait: str) -> float:
+    from agent.durations import parse_duration
+
+    try:
+        return parse_duration(wait) / 1000 if wait != "0" else 0.0
+    except ValueError as error:
+        raise UsageError(f"--wait: {error}") from None
+
+
+def _wait_until_flat(agent: _Agent, answer: dict[str, Any], json: bool, seconds: float, do: str) -> None:
+    """Watch until the positions that a command closes are closed; `answer` is what it was answered.
+
+    Raises TapewireError for those that are open after `seconds`; 0 doesn't wait.
+    """
+    import time
+
+    if not json:
+        out.print(f"{do}: done; risk is {answer['risk']}", highlight=False, soft_wrap=True)
+    if not seconds:
+        if json:
+            print_json(answer)
+        return
+    end = time.monotonic() + seconds
+    while (left := _open_positions(agent)) and time.monotonic() < end:
+        time.sleep(_LOOK)
+    if json:
+        print_json(answer | {"flat": not left, "open": left})
+    elif not left:
+        out.print("all positions are closed", highlight=False)
+    if left:
+        what = ", ".join(f"{qty} {symbol}" for symbol, qty in left.items())
+        raise TapewireError(
+            f"not flat after {seconds:g} s: {what} still open",
+            hint="the agent goes on closing; `tapewire status` shows what is left",
+        )
+
+
+def _open_positions(agent: _Agent) -> dict[str, str]:
+    """What the agent is to close and has not closed yet, quantities by symbol."""
+    status = agent.ask("status")
+    closing = status["flattening"]
+    return {one["symbol"]: str(one["qty"]) for one in status["positions"] if one["symbol"] in closing}
 
 
 def _tell(agent: _Agent, json: bool, do: str, **args: str) -> None:

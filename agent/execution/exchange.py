@@ -7,7 +7,9 @@ compiled code calls its methods directly.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from hashlib import blake2b
 from math import nan
+from typing import Final
 
 from agent.events import (
     Account,
@@ -30,6 +32,15 @@ Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | RiskEven
 """What an exchange emits: decisions, all of them."""
 
 
+ID_PREFIX: Final = "tw-"
+"""How each client order id of Tapewire begins."""
+
+
+def run_prefix(run_id: str) -> str:
+    """How the client order ids of a run begin, 11 characters."""
+    return ID_PREFIX + blake2b(run_id.encode(), digest_size=4).hexdigest()
+
+
 class Exchange:
     """Working orders by symbol, in `books`. `emit` receives what is reported, `new_id` makes the ids of orders that it places itself."""
 
@@ -45,6 +56,8 @@ class Exchange:
         self._portfolio = portfolio
         self._emit = emit
         self._new_id = new_id
+        self.run_prefix = ID_PREFIX  # how the ids of this run's orders begin
+        self.unaccepted = False  # a venue's history has more than the record of this run, and no person has resumed since
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -114,3 +127,13 @@ class Exchange:
 
     def accept(self) -> None:
         """A person has looked: the next account is right, whatever the ledger says."""
+
+    def reissue(self, order_id: str, now: int, reason: str) -> bool:
+        """Another order has this id at the venue: end ours as rejected, and place what closes a position under a new id.
+
+        Returns whether the order was still expected to trade.
+        """
+        return False
+
+    def on_older_record(self) -> None:
+        """The venue's history has orders or executions of this run that its record has lost."""

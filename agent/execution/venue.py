@@ -68,10 +68,12 @@ class VenueExchange(Exchange):
         self.looks = 0  # accounts so far
         self.drift = ""  # what differed when the account was last looked at
         self.opened = False  # the first account has been seen
+        self.losses = 0  # how often the venue's history turned out to have more than the record of this run
         self._accepting = False
         self._coin = config.account.currency
         self._margined = config.market.category == "linear"
         self._adopts = config.execution.testnet.foreign == "adopt"
+        self._ignores = config.execution.testnet.foreign == "ignore"
         self._tolerance = config.execution.testnet.wallet_drift
         self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)  # part of each holding that isn't ours
         self._others = _ZERO  # and what was received for it, by `_cash_drift`
@@ -226,11 +228,38 @@ class VenueExchange(Exchange):
             self._emit(closing)
             self._send(closing, now)
 
+    def reissue(self, order_id: str, now: int, reason: str) -> bool:
+        """Another order has this id at the venue. An order that only reduces a position goes out again under a new id."""
+        sent = self.orders.get(order_id)
+        if sent is None or sent.ended:
+            return False
+        order = sent.order
+        sent.ended = True
+        sent.order = msgspec.structs.replace(order, qty=sent.filled)
+        self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, sent.filled, reason))
+        self._forget_when_done(sent)
+        position = self._portfolio.positions[order.symbol]
+        if order.reduce_only and not sent.cancelling and position.qty * order.side.sign < 0:
+            qty = self._instruments[order.symbol].round_qty(abs(position.qty))
+            if not sent.closes_position:
+                qty = min(qty, order.qty - sent.filled)
+            if qty > 0:
+                again = msgspec.structs.replace(order, id=self._new_id(), ts=now, qty=qty)
+                self._emit(again)
+                self._send(again, now, closes_position=sent.closes_position)
+        return True
+
     # -- reconciliation ----------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """The next account is right, whatever the ledger says."""
-        self._accepting = True
+        """The next account is right, whatever the ledger says; what others hold in it stays set aside unless something differs."""
+        self._accepting = bool(self.drift) or not self._ignores
+        self.unaccepted = False
+
+    def on_older_record(self) -> None:
+        """What the record has lost is booked as it is told; a person has to accept the account."""
+        self.losses += 1
+        self.unaccepted = True
 
     def on_account(self, account: Account) -> str:
         """Hold the ledger against the account; what differs, in words.

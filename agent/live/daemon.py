@@ -30,6 +30,7 @@ from agent.feeds.queue import EventQueue
 from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import open_predictor, wants_headlines
 from agent.listeners import Listener
+from agent.live import session
 from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.core import Core
 from agent.live.deadman import watch_silence
@@ -223,7 +224,6 @@ class Daemon:
     async def _live(self, stop: asyncio.Event, producers: Sequence[Producer]) -> None:
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())
-            await self._put("warm-up")
             if self.gateway is not None:
                 await self._put("reconciling")
             emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
@@ -261,6 +261,10 @@ class Daemon:
     async def _decide(self) -> None:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
         limit = self.config.live.batch
+        now, since = self._clock.now(), asyncio.get_running_loop().time()
+        life = Command("life", now, now, {"incarnation": session.new_incarnation()}, "daemon")
+        warm_up = Command("warm-up", now, now, {}, "daemon")
+        await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
         while not self._stopped:
             taken = await self.queue.take(limit)
             urgent: list[tuple[Event, float]] = []
@@ -486,6 +490,7 @@ class Daemon:
             risk_rule=engine.risk.rule,
             risk_detail=engine.risk.detail,
             risk_since=engine.risk.since,
+            flattening=engine.flattener.open,
             drawdown=drawdown_of(engine),
             abstain_rate=engine.signals.abstain_rate,
             events=core.journal.last_seq,

@@ -15,7 +15,8 @@ _AGAIN: Final = 30.0  # seconds until a heartbeat that changed nothing is repeat
 
 
 async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]) -> Never:
-    """Send a heartbeat when a symbol's data have gone stale or are back, and the core doesn't know; until cancelled.
+    """Send a heartbeat when a symbol's data have gone stale or are back and the core doesn't know, or when the next step of closing
+    a position is due; until cancelled.
 
     `heartbeat` returns once the core has handled it: what is stale is judged by the core, at its own time. If that time is ahead of the
     clock, a heartbeat can't move it, so it is the time that is judged by here too.
@@ -31,7 +32,7 @@ async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Aw
         wrong = {symbol for symbol in engine.tapes if engine.silent(symbol, now) is not (symbol in engine.risk.stale)}
         if not wrong:
             idle = wrong
-        elif not wrong <= idle or loop.time() - idle_at >= _AGAIN:
+        if engine.flattener.due(now) or (wrong and (not wrong <= idle or loop.time() - idle_at >= _AGAIN)):
             before = set(engine.risk.stale)
             await heartbeat()
             idle, idle_at = wrong if engine.risk.stale == before else set(), loop.time()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import secrets
 import time
 from typing import Final
 
@@ -23,6 +24,11 @@ from agent.store.runs import Run, RunKind, RunStatus
 from strategies import load_strategy, source_of
 
 _log: Final = structlog.get_logger(__name__)
+
+
+def new_incarnation() -> str:
+    """What tells a life of a run from all others, also from those that a restored store has forgotten."""
+    return secrets.token_hex(16)
 
 
 def open_run(config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None) -> tuple[Run, bool]:

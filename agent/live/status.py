@@ -56,6 +56,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     risk_rule: str
     risk_detail: str
     risk_since: int
+    flattening: list[str] = []  # symbols whose positions are being closed, and are not flat yet
     drawdown: float  # fraction of the equity's peak
     abstain_rate: float
     events: int

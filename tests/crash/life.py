@@ -137,7 +137,8 @@ async def live(fate: Fate) -> None:
     """Play the script to its end, and close the run. Raises what ends the daemon early."""
     config = settings(fate.folder)
     bursts, over, warm, clock = compose(fate.seed, fate.minutes), asyncio.Event(), threading.Event(), _StandingClock()
-    vars(session).update(new_run_id=lambda: fate.run_id)
+    # The lives of an uninterrupted run are another number, and its ids are to be the same
+    vars(session).update(new_run_id=lambda: fate.run_id, new_incarnation=lambda: "one")
     with closing(open_database(config.store.url)) as database:
         # A log that is folded into the file all the time is one more place to die in.
         sql.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"))

@@ -46,7 +46,13 @@ D = Decimal
 class World:
     """An engine in testnet mode whose account is known: 10,000 USDT, a mark of 100."""
 
-    def __init__(self, foreign: str = "refuse", category: str = "linear", holdings: tuple[Holding, ...] = ()) -> None:
+    def __init__(
+        self,
+        foreign: str = "refuse",
+        category: str = "linear",
+        holdings: tuple[Holding, ...] = (),
+        strategy: Strategy | None = None,
+    ) -> None:
         config = parse(
             {
                 "market": {"symbols": [SYMBOL], "category": category},
@@ -56,7 +62,7 @@ class World:
             where="test",
         )
         self.sink = ListSink()
-        self.strategy = Strategy()
+        self.strategy = strategy or Strategy()
         self.engine = Engine(config, self.strategy, self.sink, run_id="run")
         ledger = self.engine.exchange
         assert isinstance(ledger, VenueExchange)

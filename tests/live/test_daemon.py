@@ -40,8 +40,8 @@ async def test_a_life_is_journalled_recorded_and_verifies(sandbox: Sandbox, data
     assert run.status is RunStatus.COMPLETE
     events = assert_sound(database, run.id, config)
     actions = [event.action for event in of(Command, events)]
-    assert actions == ["warm-up", "warm-up-done", "stop"]
-    history = [e for e in events[: events.index(of(Command, events)[1])] if isinstance(e, Kline) and e.confirm]
+    assert actions == ["life", "warm-up", "warm-up-done", "stop"]
+    history = [e for e in events[: events.index(of(Command, events)[2])] if isinstance(e, Kline) and e.confirm]
     assert len(history) >= 120
     orders = [item for item in read_decisions(database, run.id) if isinstance(item.decision, Order)]
     assert orders
@@ -134,7 +134,7 @@ async def test_an_exchange_that_comes_late_delays_the_warm_up_only(database: Dat
         async with Sandbox(options(port=port)):
             await until(lambda: not daemon.status().warming_up)
     told = [event.action for event in of(Command, journal(database))]
-    assert [action for action in told if action != "alarm"] == ["warm-up", "warm-up-done", "stop"]
+    assert [action for action in told if action != "alarm"] == ["life", "warm-up", "warm-up-done", "stop"]
 
 
 async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ async def test_the_agent_lives_on(database: Database, tmp_path: Path, row: Row) 
             failures = [source["failures"] for source in daemon.status().producers]
     assert failures == [0, 0, 0]  # the sources themselves cope; no supervisor has to
     events = assert_sound(database, "latest", config)
-    assert [event.action for event in of(Command, events)] == ["model-in-use", "warm-up", "warm-up-done", "stop"]
+    assert [event.action for event in of(Command, events)] == ["life", "warm-up", "model-in-use", "warm-up-done", "stop"]
     assert bool(of(Gap, events)) == row.gaps
     assert_true_to(sandbox, events)
     assert len({news.id for news in of(News, events)}) == len(of(News, events))

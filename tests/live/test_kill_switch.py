@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.errors import ConfigError, SafetyError, StoreError
+from agent.errors import ConfigError, SafetyError, StoreError, TapewireError, UsageError
 from agent.events import Command, Event, RiskState
 from agent.feeds.queue import EventQueue
 from agent.live.control import Request, ask
@@ -60,8 +60,8 @@ async def test_killed_and_flattened_by_the_verb_it_stays_so_over_a_restart_until
 ) -> None:
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         answer = await invoke("kill", "--flatten", "--reason", "a drill")
-        assert answer["risk"] == "HALTED"
-        await until(lambda: not daemon.core.engine.portfolio.open)
+        assert (answer["risk"], answer["flat"], answer["open"]) == ("HALTED", True, {})
+        assert not daemon.core.engine.portfolio.open
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         status = await invoke("status")
         assert (status["risk"], status["risk_rule"]) == ("HALTED", "kill")
@@ -77,6 +77,21 @@ async def test_killed_and_flattened_by_the_verb_it_stays_so_over_a_restart_until
     events = assert_sound(database, "latest", config)
     words = [event.action for event in of(Command, events) if event.by.startswith("uid")]
     assert words == ["kill", "resume", "pause", "resume"]
+
+
+async def test_what_is_not_closed_in_time_is_printed_and_exit_code_1(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    thin = {"max_participation": 0.00001, "liquidity": "participation"}
+    async with agent(sandbox, database, tmp_path, paper=thin) as (daemon, invoke):
+        error = await invoke("kill", "--flatten", "--wait", "200ms")
+        assert isinstance(error, TapewireError)
+        assert error.exit_code == 1
+        assert error.message.startswith("not flat after 0.2 s: ")
+        for symbol in daemon.core.engine.flattener.open:
+            assert symbol in error.message
+        assert (await invoke("kill", "--flatten", "--wait", "0"))["risk"] == "HALTED"
+        assert isinstance(await invoke("kill", "--flatten", "--wait", "soon"), UsageError)
 
 
 async def test_when_halted_a_persons_flatten_works(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
@@ -100,7 +115,7 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
         refused = await invoke("resume", "--confirm", RESUME_FROM_KILL)
         assert isinstance(refused, SafetyError)
         assert refused.hint == "remove the file first"
-        assert len(of(Command, journal(database))) == 3  # warm-up, warm-up-done, kill: once, not at every look
+        assert len(of(Command, journal(database))) == 4  # life, warm-up, warm-up-done, kill: once, not at every look
     again = Daemon(daemon.config, database, load_model=load_words, clock=sandbox.clock)
     with pytest.raises(SafetyError, match=r"no start while .*KILL is there"):
         await again.run(asyncio.Event())

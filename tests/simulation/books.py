@@ -68,8 +68,9 @@ class PaperBooks(Invariants):
 class VenueBooks(Invariants):
     """A venue answers in its own time, in any order: each fill is held against its record, and in the end all of it was booked."""
 
-    def __init__(self, venue: Venue, store: Path, *of: Any, **more: Any) -> None:
+    def __init__(self, venue: Venue, store: Path, restored: bool, *of: Any, **more: Any) -> None:
         super().__init__(*of, **more)
+        self._restored = restored  # an older store: the venue has orders that nobody here remembers
         self._venue = venue
         self._store = store
         self._opened = False  # the account has been seen
@@ -99,6 +100,7 @@ class VenueBooks(Invariants):
             self._asked_at[decision.order_id] = self._market.loop.time()
         if isinstance(decision, Cancel):
             self._taken_back.add(decision.order_id)
+            self._check_taken_back(decision.order_id, decision.reason)
         if isinstance(decision, RiskEvent) and not decision.symbol:
             hold(decision.rule != "drift", f"an alarm without a reason: {decision}")
             halted = decision.state is RiskState.HALTED
@@ -115,6 +117,11 @@ class VenueBooks(Invariants):
         with closing(sqlite3.connect(f"file:{self._store}?mode=ro", uri=True)) as connection:
             (found,) = connection.execute("SELECT count(*) FROM orders WHERE id = ?", (order.id,)).fetchone()
         hold(found, f"an order leaves that is not in the store: {order}")
+        other = self._venue.orders.get(order.id)
+        hold(
+            other is None or other.asked.ts == order.ts,
+            f"an order leaves under the id of another one: {order}, {other and other.asked}",
+        )
         late = self._halted_at is not None and self._market.loop.time() - self._halted_at > _TAKEN_BACK
         hold(order.reduce_only or not late, f"halted since {self._halted_at}, and an entry leaves: {order}")
 
@@ -181,6 +188,9 @@ class VenueBooks(Invariants):
         of_ours = (e for e in venue.executions if e.client_id or e.ts >= since)
         trades = {e.id for e in of_ours if e.kind is ExecutionKind.TRADE}
         there = {name for name, placed in venue.orders.items() if not placed.now.status.final}
+        lost = venue.orders.keys() - self.orders.keys() - set(venue.strangers()) if self._restored else set()
+        if ledger.unaccepted:  # what protects stays until a person resumes
+            there -= {name for name in lost if venue.orders[name].now.reduce_only}
         here = {order_id for order_id in self.orders if not self._is_over(order_id)}
         entries = [name for name in there if not venue.orders[name].now.reduce_only]
         held = {symbol: qty for symbol in SYMBOLS if (qty := ledger.held(symbol))}
@@ -191,7 +201,7 @@ class VenueBooks(Invariants):
         overdue = {name for name in others | (there & self._taken_back) if now - self._asked_at.get(name, 0.0) > _DONE_BY}
         hold(not overdue, f"what was asked of these orders long ago is not done: {overdue}")
         for flaw, words in (
-            (venue.orders.keys() - self.orders.keys() - set(venue.strangers()), "orders that nobody has decided"),
+            (venue.orders.keys() - self.orders.keys() - set(venue.strangers()) - lost, "orders that nobody has decided"),
             (trades - self.fills, "executions that nobody has booked"),
             (there ^ here, "orders of which only one side thinks that they are open"),
             (there & self._taken_back, "orders that were taken back, and are open"),

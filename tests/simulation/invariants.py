@@ -35,6 +35,7 @@ AHEAD: Final = 10_000
 """ms by which the agent's time may be ahead of the venue's: what is tolerated, and half of the longest round trip."""
 
 _IDLE: Final = 3  # heartbeats in half a minute that change nothing
+_CLOSED_BY: Final = 5 * MINUTE_MS
 
 
 class Violation(AssertionError):
@@ -73,6 +74,8 @@ class Invariants:
         self._state = RiskState.ACTIVE
         self._warming = False
         self._sent: deque[int] = deque()
+        self._closing: dict[str, tuple[Decimal, int]] = {}  # symbol -> what is to be closed, and since when it was so much
+        self._alarmed: set[str] = set()  # symbols of which an alarm said that they can't be closed
         self.engine: Engine
 
     # -- inputs --------------------------------------------------------------------------------------------------------
@@ -145,6 +148,7 @@ class Invariants:
             case OrderUpdate():
                 hold(decision.order_id in self.orders, f"an update of no order: {decision}")
                 hold(decision.order_id not in self.ended, f"an update after the end: {decision}")
+                self._check_taken_back(decision.order_id, decision.reason)
                 if decision.status.final:
                     self.ended[decision.order_id] = decision
             case Fill():
@@ -160,6 +164,36 @@ class Invariants:
                 self._cash += decision.amount
             case RiskEvent(symbol=""):
                 self._state = decision.state
+            case RiskEvent(rule="flatten"):
+                self._alarmed.add(decision.symbol)
+
+    def _check_taken_back(self, order_id: str, reason: str) -> None:
+        """What closes a position is not taken back by a strategy."""
+        order = self.orders.get(order_id)
+        closes = order is not None and order.reason == "flatten" and order.symbol in self._closing
+        hold(not closes or reason != "replaced by a newer target", f"a strategy has taken back what closes: {order}")
+
+    def _check_closing(self, event: Event) -> None:
+        """A position that is to be closed shrinks, or an alarm says that it doesn't."""
+        match event:
+            case Command(action="flatten") | Command(action="kill", args={"flatten": "true"}):
+                for symbol in SYMBOLS:
+                    self._closing.setdefault(symbol, (self._positions[symbol], event.available_at))
+            case Command(action="resume") if self._state is not RiskState.HALTED:
+                self._closing.clear()
+                self._alarmed.clear()
+        looks = isinstance(event, Kline) or (isinstance(event, Command) and event.action == "heartbeat")
+        for symbol, (held, since) in list(self._closing.items()):
+            lot = self.engine.tapes[symbol].instrument.round_qty(abs(self._positions[symbol]))
+            now = self._positions[symbol] if lot else _ZERO  # no order can close less than a lot
+            if not now and self._state is not RiskState.HALTED:
+                del self._closing[symbol]
+                self._alarmed.discard(symbol)
+            elif now != held or not now or self._warming:
+                self._closing[symbol] = now, event.available_at
+            elif looks:  # and the core has looked, too
+                stuck = event.available_at - since > _CLOSED_BY
+                hold(not stuck or symbol in self._alarmed, f"{now} {symbol} is not closed since {since}, and no alarm says so")
 
     def _order(self, order: Order) -> None:
         hold(order.id not in self.orders, f"a client order id twice: {order}")
@@ -196,6 +230,7 @@ class Invariants:
                 self._idle.popleft()
             hold(len(self._idle) <= _IDLE, f"heartbeats that change nothing: {event}")
         engine.portfolio.reconcile()
+        self._check_closing(event)
         self._check_cash(event)
         for symbol, position in engine.portfolio.positions.items():
             hold(position.qty == self._positions[symbol], f"{symbol}: {position.qty}, by the fills {self._positions[symbol]}")

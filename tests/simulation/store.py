@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -104,6 +105,22 @@ class Store(Database):
         self._gate()
         with super().read() as connection:
             yield connection
+
+    def back_up(self, file: Path) -> bool:
+        """Copy it as it is, if an account has been seen: a record without one has no history to lose."""
+        with closing(sqlite3.connect(self._store)) as source, closing(sqlite3.connect(file)) as copy:
+            if not source.execute("SELECT count(*) FROM journal WHERE kind = 'Account'").fetchone()[0]:
+                return False
+            source.backup(copy)
+        return True
+
+    def put_back(self, file: Path) -> None:
+        """Let an older copy take its place, as `tapewire db restore` does."""
+        self.engine.dispose()
+        for rest in ("-wal", "-shm"):
+            self._store.with_name(self._store.name + rest).unlink(missing_ok=True)
+        shutil.copyfile(file, self._store)
+        self._note_loss()
 
     def _gate(self) -> None:
         if self.dead:

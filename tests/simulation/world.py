@@ -86,6 +86,9 @@ class World:
             refuses = self.config.execution.testnet.foreign == "refuse"
             if not refuses or self.dice.random() < 0.3:
                 self.venue.invite_strangers(MINUTES * 60.0, trade=not refuses)
+        self.archivist = random.Random(f"backups of {seed}")
+        self.backup = folder / "backup.db"
+        self.backed_up = self.restored = False
         self.seed = seed
         self.folder = folder
         self.lives = 0
@@ -152,6 +155,7 @@ class World:
             if self.venue is not None and self.store.lost:
                 await self._live_with_a_gap()
                 return None
+            self._perhaps_restore()
             await asyncio.sleep(self.dice.choice((0.1, 2, 30, 150)) * self.dice.random())
             if self.dice.random() < 0.3:  # when a bar closes, most is under way
                 await asyncio.sleep(60 - self.loop.time() % 60 + self.dice.uniform(-0.5, 1.5))
@@ -175,6 +179,18 @@ class World:
         hold(risk.state is not RiskState.ACTIVE, f"{risk.state.value} by {risk.rule}, though events are lost")
         await self._end(life)
 
+    def _perhaps_restore(self) -> None:
+        """Between two lives an older copy of the store may take its place: what happened since then is at the venue alone."""
+        dice = self.archivist
+        if self.venue is None or self.restored:
+            return
+        if self.backed_up and dice.random() < 0.2:
+            self.say("an older store is restored")
+            self.store.put_back(self.backup)
+            self.restored = self.dropped = True
+        elif dice.random() < 0.3:
+            self.backed_up = self.store.back_up(self.backup) or self.backed_up
+
     def _calm(self) -> None:
         self.say("quiet")
         self._turning.cancel()
@@ -194,7 +210,9 @@ class World:
             self.invariants = PaperBooks(self.config, self.market, given_up=self.lives > 1)
         else:
             books = RecordGap if gap else VenueBooks
-            self.invariants = books(self.venue, self.folder / "store.db", self.config, self.market, given_up=self.lives > 1)
+            self.invariants = books(
+                self.venue, self.folder / "store.db", self.restored, self.config, self.market, given_up=self.lives > 1
+            )
             port = self.port = Port(
                 self.venue,
                 self.market,
@@ -352,6 +370,7 @@ def _surroundings(world: World) -> Iterator[None]:
             (record, "store_lock", lambda *_: nullcontext()),
             (daemon_module, "control_socket", no_socket),
             (session, "new_run_id", lambda: runs),
+            (session, "new_incarnation", lambda: f"{world.dice.getrandbits(128):032x}"),
         ):
             stack.enter_context(patch.object(target, name, substitute))
         stack.enter_context(patch("ccxt.async_support.bybit", lambda options: Rest(world.market)))

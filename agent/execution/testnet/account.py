@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Final
 
 import structlog
@@ -16,7 +17,7 @@ from agent.execution.testnet.health import GatewayHealth
 from agent.execution.testnet.intents import Intents, IntentState
 from agent.execution.testnet.keeper import Keeper
 from agent.execution.testnet.line import Line
-from agent.execution.testnet.port import VenueOrder, VenuePosition, Wallet
+from agent.execution.testnet.port import OrderRef, Refused, VenueOrder, VenuePosition, Wallet
 from agent.execution.testnet.reports import EMERGENCY, Reports
 from agent.execution.venue import VenueExchange
 
@@ -41,6 +42,7 @@ class Auditor:
         self._coin = config.account.currency
         self._foreign = config.execution.testnet.foreign
         self._overlap = config.execution.testnet.overlap
+        self.sweeping = False  # after a kill all orders that the record has lost are taken back
         self._catching_up = asyncio.Lock()
         self._caught_up = 0  # how often
         self._looks = ledger.looks  # accounts that the core has, or will have been told
@@ -57,8 +59,7 @@ class Auditor:
                 return
             now = self._line.clock.now() + self._health.skew
             since = (max(self._complete, self._ledger.seen) or self._first()) - self._overlap
-            for execution in await self._line.ask(lambda: self._line.port.executions(since)):
-                self._reports.execution(execution)
+            self._reports.executions(await self._line.ask(lambda: self._line.port.executions(since)))
             self._reports.all_booked()
             self._complete = now
             self._caught_up += 1
@@ -79,7 +80,10 @@ class Auditor:
             if accepted and intent.order.id not in there:
                 await keeper.look(intent)
         ours = self._ledger.order_ids
-        foreign = [o for o in found if o.client_id not in ours and not o.client_id.startswith(EMERGENCY)]
+        unknown = [o for o in found if o.client_id not in ours and not o.client_id.startswith(EMERGENCY)]
+        lost = [order for order in unknown if self._reports.is_lost(order.client_id)]
+        await self._take_back(lost)
+        foreign = [order for order in unknown if order not in lost]
         names = [order.name for order in foreign]
         if names != self._health.foreign_orders:
             self._health.foreign_orders = names
@@ -89,6 +93,19 @@ class Auditor:
                     qty=str(order.qty),
                 )  # fmt: skip
         return foreign
+
+    async def _take_back(self, lost: list[VenueOrder]) -> None:
+        """Open orders that the record has lost: nobody looks after them. What protects stays until a person has resumed."""
+        names = [order.client_id for order in lost]
+        if new := [order for order in lost if order.client_id not in self._health.lost_orders]:
+            self._reports.lose(len(new), 0, min(order.created for order in new))
+        self._health.lost_orders = names
+        for order in lost:
+            if not order.reduce_only or self.sweeping or self._reports.accepted:
+                try:
+                    await self._line.ask(partial(self._line.port.cancel, OrderRef(order.symbol, order.client_id)))
+                except Refused as error:
+                    _log.warning("an order that the record has lost could not be taken back", reason=error.message)
 
     async def look(self) -> Account | None:
         """The account at a moment in which nothing changed; None where there was no such moment.

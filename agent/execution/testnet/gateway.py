@@ -60,8 +60,9 @@ class Gateway:
         self._intents = Intents()
         self._line = Line(port, settings, clock, self._health, self._rng)
         self._reports = Reports(
-            ledger, self._intents, config.market.symbols, clock, self._health, self._put, adopts=settings.foreign == "adopt"
-        )
+            ledger, self._intents, config.market.symbols, clock, self._health, self._put,
+            foreign=settings.foreign, spot=config.market.category == "spot",
+        )  # fmt: skip
         self._auditor = Auditor(self._line, config, ledger, self._intents, self._reports, self._health)
         self._keeper = Keeper(self._line, self._reports, settings, self._health, self._auditor.catch_up)
         self.reconciled = asyncio.Event()
@@ -91,8 +92,8 @@ class Gateway:
     # -- the core's side ---------------------------------------------------------------------------------------------
 
     def event(self, seq: int, event: Event) -> None:
-        """An input; a kill also takes back what the core does not know of."""
-        if isinstance(event, Command) and event.action == "kill" and self._settings.foreign != "ignore":
+        """An input; a kill also takes back what the core does not know of, and a resumption what its record has lost."""
+        if isinstance(event, Command) and event.action in ("kill", "resume"):
             self._waiting.append(event)
 
     def decision(self, seq: int, decision: Decision) -> None:
@@ -107,11 +108,12 @@ class Gateway:
         waiting, self._waiting = self._waiting, []
         for decision in waiting:
             if isinstance(decision, Command):
-                self._kill = True
-                self._work.set()
+                self._obey(decision)
             elif isinstance(decision, Order):
                 if decision.id in self._ledger.orders:  # else it broke a rule of ours, and was rejected
-                    self._intents.add(Intent(decision, self._now()))
+                    intent = Intent(decision, self._now())
+                    intent.after = self._clock.now() + self._health.skew - self._settings.max_skew
+                    self._intents.add(intent)
                     self._untended.append(decision.id)
                     self._work.set()
             elif (intent := self._intents.get(decision.order_id)) is None:
@@ -120,6 +122,15 @@ class Gateway:
                 self._keeper.cancel(intent, decision)
             else:
                 self._keeper.amend(intent, decision)
+
+    def _obey(self, command: Command) -> None:
+        if command.action == "kill":
+            self._auditor.sweeping = True
+            if self._settings.foreign != "ignore":
+                self._kill = True
+                self._work.set()
+        if self._health.lost_orders:
+            self._look.set()
 
     # -- the venue's side --------------------------------------------------------------------------------------------
 
@@ -170,6 +181,8 @@ class Gateway:
         age = max(0, self._clock.now() - sent.order.ts) / 1000
         intent = Intent(sent.order, now - age, IntentState.ENDED if sent.ended else IntentState.UNKNOWN)
         intent.doubted_at = now
+        if sent.order.ts <= self._clock.now():  # else the core's time was wrong, and proves nothing
+            intent.after = sent.order.ts + self._health.skew - self._settings.max_skew
         intent.cancelled = sent.cancelling
         intent.booked = sent.filled
         intent.filled = sent.order.qty if sent.ended else sent.told_filled

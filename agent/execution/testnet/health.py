@@ -21,6 +21,9 @@ class GatewayHealth(Health):
     unknown: int = 0  # requests whose outcome was not known at first
     resent: int = 0
     existed: int = 0  # resends that the venue knew already
+    taken_ids: int = 0  # ids that were another order's there
+    lost_executions: int = 0  # of this run, and not in its record
+    lost_orders: list[str] = msgspec.field(default_factory=list)  # the same of open orders
     slowed: int = 0  # refusals for too many requests
     fills: int = 0
     foreign_orders: list[str] = msgspec.field(default_factory=list)

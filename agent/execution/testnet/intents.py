@@ -16,7 +16,7 @@ from decimal import Decimal
 from enum import Enum
 
 from agent.events import Order, OrderStatus, OrderType, TimeInForce
-from agent.execution.testnet.port import OrderRef
+from agent.execution.testnet.port import OrderRef, VenueOrder
 
 
 class IntentState(str, Enum):
@@ -34,6 +34,8 @@ class Intent:
 
     def __init__(self, order: Order, since: float, state: IntentState = IntentState.WAITING) -> None:
         self.order = order  # as amended
+        self.decided = order  # as it was at first
+        self.after = 0  # an order that was created before is another one; UTC ms by the venue's clock, 0: not known
         self.since = since  # when it was decided
         self.state = state
         self.changed = asyncio.Event()  # something was decided or told about it
@@ -44,6 +46,7 @@ class Intent:
         self.cancel_asked = False  # and the venue was told so
         self.amend_qty: Decimal | None = None  # still to be asked for
         self.amend_price: Decimal | None = None
+        self.taken = 0  # times that its id was another order's, or its own, and no order was found
         self.missed_at = 0.0
         self.missed = 0  # looks in vain: for an order that was accepted, or for the fills of one that has ended
         self.status: OrderStatus | None = None  # as it was told to the core
@@ -54,6 +57,37 @@ class Intent:
     def ref(self) -> OrderRef:
         """Its name at the venue: by our id, whatever the venue calls it."""
         return OrderRef(self.order.symbol, self.order.id)
+
+    @property
+    def certain(self) -> bool:
+        """Whether the order that the venue has under this id is known to be this one."""
+        return self.state in (IntentState.ACCEPTED, IntentState.ENDED)
+
+    def differs(self, found: VenueOrder, *, spot: bool) -> str:
+        """What shows that an order under the same id is another one; empty if nothing does.
+
+        What protects a position follows it in its quantity, a venue may cut down an order that only reduces, and on spot no order
+        only reduces.
+        """
+        order, versions = self.order, (self.decided, self.order)
+        quantities = [version.qty for version in versions]
+        most = max(quantities)
+        flaws = (
+            ("symbol", found.symbol, order.symbol, found.symbol == order.symbol),
+            ("side", found.side.value, order.side.value, found.side is order.side),
+            (
+                "quantity",
+                found.qty,
+                order.qty,
+                order.trigger is not None or found.qty in quantities or (order.reduce_only and found.qty <= most),
+            ),
+            ("type", found.type.value, order.type.value, _is_limit(found) == (order.type is OrderType.LIMIT)),
+            ("price", found.price, order.price, found.price is None or found.price in [v.price for v in versions]),
+            ("trigger", found.trigger, order.trigger, found.trigger in (None, order.trigger)),
+            ("reduce-only", found.reduce_only, order.reduce_only, spot or found.reduce_only is order.reduce_only),
+            ("time", found.created, self.after, not found.created or found.created >= self.after),
+        )
+        return ", ".join(f"{name} {theirs} instead of {ours}" for name, theirs, ours, same in flaws if not same)
 
     @property
     def ended(self) -> bool:
@@ -70,6 +104,10 @@ class Intent:
         """Whether the venue ends it at once: what isn't filled then is cancelled."""
         order = self.order
         return order.trigger is None and (order.type is OrderType.MARKET or order.tif in (TimeInForce.IOC, TimeInForce.FOK))
+
+
+def _is_limit(order: VenueOrder) -> bool:
+    return order.type is OrderType.LIMIT
 
 
 class Intents:

@@ -136,8 +136,6 @@ class Keeper:
             asked = self._now()
             found = await self._find(intent)
             if found is not None:
-                if found.qty != intent.order.qty and intent.order.trigger is not None and not found.status.final:
-                    intent.amend_qty = intent.order.qty  # it was amended while nobody was there
                 self._reports.order(found)
                 break
             given_up = intent.cancelled or self._expired(intent)
@@ -147,7 +145,13 @@ class Keeper:
         return False
 
     async def _send(self, intent: Intent) -> None:
+        if intent.taken >= _MISSES:
+            await self._catch_up()
+            self._reports.disown(intent, "the venue says that its id is taken, and shows no order of it")
+            return
         await self._line.calm()
+        if intent.certain or intent.cancelled or self._expired(intent):  # while it waited
+            return
         intent.state = IntentState.SENDING
         intent.attempts += 1
         self._health.sent += 1
@@ -161,8 +165,8 @@ class Keeper:
             await self._line.mend(error)
         except Duplicate:
             self._health.existed += 1
-            self._reports.accept(intent, tell=False)
-            await self.look(intent)
+            intent.taken += 1
+            self._doubt(intent)  # by this order, or by another one: what the venue has is compared
         except (SlowDown, ClockOff) as error:
             self._unsent(intent)
             await self._line.mend(error, measured)

@@ -8,9 +8,11 @@ from decimal import Decimal
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
-from agent.clock import Clock
-from agent.events import Event, Fill, FillKind, OrderStatus, OrderUpdate, Settlement, Side
+from agent.clock import Clock, iso
+from agent.events import Command, Event, Fill, FillKind, OrderStatus, OrderUpdate, Settlement, Side
+from agent.execution.exchange import ID_PREFIX
 from agent.execution.testnet.health import GatewayHealth
 from agent.execution.testnet.intents import Intent, Intents, IntentState
 from agent.execution.testnet.port import Execution, ExecutionKind, VenueOrder
@@ -27,7 +29,7 @@ _RANK: Final = {OrderStatus.NEW: 0, OrderStatus.UNTRIGGERED: 0, OrderStatus.PART
 class Reports:
     """Translates, and hands each event to `put`. `ledger` is the core's, and only read: what it has booked is no news.
 
-    `adopts`: trades of others in the account are booked, too.
+    `foreign` is `execution.testnet.foreign`: with `adopt`, trades of others in the account are booked, too.
     """
 
     def __init__(
@@ -39,7 +41,8 @@ class Reports:
         health: GatewayHealth,
         put: Callable[[Event], None],
         *,
-        adopts: bool,
+        foreign: str,
+        spot: bool,
     ) -> None:
         self.began = 0  # UTC ms by the venue's clock
         self.count = 0  # executions that were news
@@ -51,7 +54,11 @@ class Reports:
         self._clock = clock
         self._health = health
         self._put = put
-        self._adopts = adopts
+        self._adopts = foreign == "adopt"
+        self._prefix = ledger.run_prefix if foreign == "ignore" else ID_PREFIX  # of orders that the record must have
+        self._spot = spot
+        self._losses = ledger.losses  # as many as the core has handled, or will have been told of
+        self._counted: set[str] = set()  # executions of lost orders of which the core was told already
         self._told: set[str] = set()  # executions that the core has yet to book
         self._passed_over: set[str] = set()  # and those of others, which it will not
 
@@ -67,6 +74,12 @@ class Reports:
         intent = self._intents.get(order.client_id)
         if intent is None or intent.ended:
             return
+        if not intent.certain:
+            if difference := intent.differs(order, spot=self._spot):
+                self.disown(intent, f"the venue has another order of this id: {difference}", order.created)
+                return
+            if order.qty != intent.order.qty and intent.order.trigger is not None and not order.status.final:
+                intent.amend_qty = intent.order.qty  # it was amended while nobody was there
         self.accept(intent, order.status, tell=False)
         intent.missed = 0
         if order.status.final:
@@ -99,6 +112,43 @@ class Reports:
         self._update(intent, status, intent.filled, reason, ts)
         self._intents.forget_done([intent])
 
+    def disown(self, intent: Intent, detail: str, created: int = 0) -> None:
+        """The venue's order of this id is another one, so that ours can't be placed under it: the core decides anew."""
+        if intent.ended:
+            return
+        order, now = intent.order, self._clock.now()
+        self._health.taken_ids += 1
+        _log.error("a client order id is taken by another order", order=order.id, symbol=order.symbol, detail=detail)
+        intent.state, intent.status, intent.filled = IntentState.ENDED, OrderStatus.REJECTED, intent.booked
+        intent.changed.set()
+        self._intents.forget_done([intent])
+        self.lose(1, 0, created or now)
+        args = {"order": order.id, "symbol": order.symbol, "detail": detail}
+        self._put(Command("taken-id", now, now, args, "gateway"))
+
+    # -- what the record has lost ------------------------------------------------------------------------------------
+
+    def is_lost(self, client_id: str) -> bool:
+        """Whether an order is of this run, or of this account's Tapewire, and the record does not have it: the record is older."""
+        known = client_id in self._ledger.order_ids
+        return self._ledger.opened and client_id.startswith(self._prefix) and not known
+
+    def lose(self, orders: int, executions: int, since: int) -> None:
+        """Let the core know, before anything else of it is told, that the record is older than the venue's history."""
+        self._losses += 1
+        now = self._clock.now()
+        detail = (
+            f"the venue has {executions} executions and {orders} orders since {iso(since)} that the record of this run has not; "
+            "executions are booked, and `tapewire resume` accepts the account as it is"
+        )
+        _log.error("the record is older than the venue's history", orders=orders, executions=executions, since=iso(since))
+        self._put(Command("older-record", now, now, {"detail": detail}, "gateway"))
+
+    @property
+    def accepted(self) -> bool:
+        """Whether a person has resumed since the record was last found to be older."""
+        return not self._ledger.unaccepted and self._ledger.losses >= self._losses
+
     def _update(self, intent: Intent, status: OrderStatus, filled: Decimal, reason: str, ts: int) -> None:
         now = self._clock.now()
         order = intent.order
@@ -106,14 +156,46 @@ class Reports:
 
     # -- executions --------------------------------------------------------------------------------------------------
 
+    def executions(self, executions: Iterable[Execution]) -> None:
+        """Many of them, oldest first; those of orders that the record has lost are counted before they are booked."""
+        found = list(executions)
+        lost = [e for e in found if self._is_news(e) and self._is_of_lost_order(e)]
+        if lost:
+            self._health.lost_executions += len(lost)
+            self.lose(len({e.order_name for e in lost}), len(lost), min(e.ts for e in lost))
+            self._counted |= {e.id for e in lost}
+        for execution in found:
+            self.execution(execution)
+        self._counted.clear()
+
+    def _is_news(self, e: Execution) -> bool:
+        return e.id not in self._told and e.id not in self._passed_over and e.id not in self._ledger.fill_ids
+
+    def _is_of_lost_order(self, e: Execution) -> bool:
+        """Whether it is a trade by an order that the record does not have, or that is another one under the same id."""
+        if e.kind is not ExecutionKind.TRADE or e.symbol not in self._symbols or e.ts < self.began:
+            return False
+        return self.is_lost(e.client_id) or self._is_of_another(e)
+
+    def _is_of_another(self, e: Execution) -> bool:
+        intent = self._intents.get(e.client_id)
+        if intent is None or intent.certain:
+            return False
+        order = intent.order
+        return e.symbol != order.symbol or e.side is not order.side or e.ts < intent.after
+
     def execution(self, execution: Execution) -> bool:
         """An execution; whether it was news. What others trade is booked where it is to be adopted."""
         e = execution
-        if e.id in self._told or e.id in self._passed_over or e.id in self._ledger.fill_ids:
+        if not self._is_news(e):
             return False
-        ours = e.client_id in self._ledger.order_ids
+        lost = self._is_of_lost_order(e)
+        ours = lost or e.client_id in self._ledger.order_ids
         if not ours and e.ts < self.began:
             return False
+        if lost and e.id not in self._counted:
+            self._health.lost_executions += 1
+            self.lose(1, 1, e.ts)
         self.count += 1
         self.heard_at = asyncio.get_running_loop().time()
         if e.symbol not in self._symbols:
@@ -131,10 +213,11 @@ class Reports:
                 return True
         self._told.add(e.id)
         self._health.fills += 1
+        another = lost and self._is_of_another(e)
         for fill in self._fills(e):
-            self._put(fill)
+            self._put(replace(fill, order_id=e.order_id) if another else fill)
         intent = self._intents.get(e.client_id)
-        if intent is not None:
+        if intent is not None and not another:
             self.accept(intent, tell=False)
             intent.booked += e.qty
             intent.changed.set()
