@@ -83,6 +83,8 @@ class Daemon:
         self._clock = clock or WallClock()
         self._new = new
         self._rng = rng or random.Random()
+        self.listeners: list[Listener] = []  # whose counts the status has
+        self.login_link: Callable[[], str] | None = None  # of the page that is served beside
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
         self._witnesses: list[Callable[[Run], Watcher]] = []
@@ -96,8 +98,6 @@ class Daemon:
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
-        self.listeners: list[Listener] = []  # whose counts the status has
-        self.login_link: Callable[[], str] | None = None  # of the page that is served beside
         self.kill_switch = KillSwitch(config.live.folder)
         self._swap = asyncio.Lock()  # one model is loaded at a time
         self._outside = Outside(config, self, self._clock, self._model)

@@ -70,6 +70,7 @@ class AgentMetrics(Collector):
         yield from self._flow(status)
         yield from self._durations()
         yield from _sources(status)
+        yield from _listeners(status)
         yield from _account(status)
         yield from _model(status)
 
@@ -90,7 +91,6 @@ class AgentMetrics(Collector):
         coalesced = {kind: stats.coalesced for kind, stats in kinds.items() if stats.coalesced}
         yield _counters("tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced)
         dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
-        yield from _listeners(status)
         yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
 
     def _durations(self) -> Iterator[Metric]:
