@@ -140,7 +140,10 @@ def _locate(module: str) -> Path | None:
         spec = PathFinder.find_spec(".".join(parts[: number + 1]), places)
         if spec is None:
             return None
-        places = spec.submodule_search_locations
+        if spec.origin is None and places is not None:  # a namespace package, whose own search needs its parent to be imported
+            places = [str(folder) for place in places if (folder := Path(place, parts[number])).is_dir()]
+        else:
+            places = spec.submodule_search_locations
     return Path(spec.origin).resolve() if spec is not None and spec.origin else None
 
 

@@ -94,6 +94,8 @@ class Daemon:
         self._time = Timekeeper(self._clock, config)
         self._new = new
         self._rng = rng or random.Random()
+        self.listeners: list[Listener] = []  # whose counts the status has
+        self.login_link: Callable[[], str] | None = None  # of the page that is served beside
         self._recent = Recent()
         self._watchers: list[Watcher] = [LogWatcher(), self._recent]
         self._witnesses: list[Callable[[Run], Watcher]] = []
@@ -107,8 +109,6 @@ class Daemon:
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
         self._began = 0.0  # of the event loop's clock
-        self.listeners: list[Listener] = []  # whose counts the status has
-        self.login_link: Callable[[], str] | None = None  # of the page that is served beside
         self._loop: asyncio.AbstractEventLoop
         self.kill_switch = KillSwitch(config.live.folder)
         self.guard: KillGuard | None = None  # once it runs, unless the port is given

@@ -72,6 +72,7 @@ class AgentMetrics(Collector):
         yield from self._flow(status)
         yield from self._durations()
         yield from _sources(status)
+        yield from _listeners(status)
         yield from _account(status)
         yield from _model(status)
 
@@ -98,7 +99,6 @@ class AgentMetrics(Collector):
         coalesced = {kind: stats.coalesced for kind, stats in kinds.items() if stats.coalesced}
         yield _counters("tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced)
         dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
-        yield from _listeners(status)
         lost = {"dropped": status.log.dropped, "suppressed": status.log.suppressed}
         yield _counters("tapewire_log_lost", "Lines of the log that were dropped, or suppressed as repetitions", "how", lost)
         yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pty
+import re
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -149,6 +152,25 @@ async def test_the_dashboard_of_the_running_agent_is_opened_logged_in(tmp_path: 
         _, log = await asyncio.wait_for(agent.communicate(), PATIENCE)
         assert agent.returncode == 0, log.decode()
         assert b"login=" not in log
+
+
+@pytest.mark.slow
+async def test_on_a_terminal_the_agent_prints_a_link_that_logs_in(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    async with Sandbox(options(speed=1)) as sandbox:
+        config = write_config(sandbox, tmp_path)
+        command = (sys.executable, "-c", MAIN, "run", "--config", str(config))
+        process = await asyncio.create_subprocess_exec(*command, stdout=theirs, stderr=theirs, env={"PYTHONPATH": str(ROOT)})
+        os.close(theirs)
+        printed = ""
+        async with asyncio.timeout(PATIENCE):
+            while (found := re.search(r"dashboard: (\S+\?login=\S+) ", printed)) is None:
+                printed += (await asyncio.to_thread(os.read, ours, 1 << 16)).decode()
+        async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as http, http.get(found[1]) as answer:
+            assert "<title>Tapewire</title>" in await answer.text()
+        process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(process.wait(), PATIENCE)
+    os.close(ours)
 
 
 @pytest.mark.slow
