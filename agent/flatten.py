@@ -119,7 +119,8 @@ class Flattener:
             if self._is_flat(symbol):
                 self._rest(symbol, pursuit, now)
             return
-        closing, others = [], []
+        closing: list[WorkingOrder] = []
+        others: list[WorkingOrder] = []
         for working in tape.book:
             if working.closes_position:
                 continue

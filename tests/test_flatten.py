@@ -111,6 +111,13 @@ def test_a_strategy_does_not_cut_a_flatten_short_and_trades_again_when_it_is_ove
     assert not engine.flattener.open
 
 
+def test_a_run_that_recorded_no_lives_decides_on_a_flatten_as_it_did() -> None:
+    _, sink = run(Insisting(), in_order(*thin(20), word(5.5, "flatten")), config(**THIN), finish=False)
+    closing = next(one for one in of(Order, sink.decisions) if one.reason == "flatten")
+    ends = [one for one in of(OrderUpdate, sink.decisions) if one.order_id == closing.id and one.status.final]
+    assert [(one.status, one.reason) for one in ends] == [(OrderStatus.CANCELLED, "replaced by a newer target")]
+
+
 def test_a_resumption_ends_a_flatten() -> None:
     words = (word(5.5, "kill", flatten="true"), word(7.5, "resume", confirm=RESUME_FROM_KILL))
     engine, _ = run(Insisting(), in_order(LIFE, *thin(8), *words), config(**THIN), finish=False)

@@ -15,6 +15,7 @@ from agent.events import DAY_MS, Command, Decision, Event, Fill, FillKind, RiskE
 from agent.feeds.producer import Emit, Health
 from agent.notify.courier import Courier
 from agent.notify.mailbox import Letter, Mailbox
+from agent.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
 from agent.secret import Secret
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 _LOOK: Final = 1.0  # seconds between two looks at the agent
 _FAREWELL: Final = 5.0  # seconds for the last message
 _IDLE: Final = ("disabled", "stopped")  # sources that nobody expects anything of
+_ALARMS: Final = (FLATTEN, OLDER_RECORD, TAKEN_ID)
+"""Rules that need a person, whatever the state."""
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -79,7 +82,7 @@ class Notifier:
             if decision.rule in ("drift", "unreconciled"):
                 self._mailbox.add("gateway", line, self._now(), urgent=True)
             else:
-                self._add_risk(line, urgent=decision.state is RiskState.HALTED)
+                self._add_risk(line, urgent=decision.state is RiskState.HALTED or decision.rule in _ALARMS)
 
     def _add_risk(self, line: str, *, urgent: bool) -> None:
         self._mailbox.add("risk", line, self._now(), urgent=urgent)

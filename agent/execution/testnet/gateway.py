@@ -111,9 +111,9 @@ class Gateway:
                 self._obey(decision)
             elif isinstance(decision, Order):
                 if decision.id in self._ledger.orders:  # else it broke a rule of ours, and was rejected
-                    intent = Intent(decision, self._now())
-                    intent.after = self._clock.now() + self._health.skew - self._settings.max_skew
-                    self._intents.add(intent)
+                    made = Intent(decision, self._now())
+                    made.after = self._clock.now() + self._health.skew - self._settings.max_skew
+                    self._intents.add(made)
                     self._untended.append(decision.id)
                     self._work.set()
             elif (intent := self._intents.get(decision.order_id)) is None:
