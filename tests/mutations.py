@@ -156,14 +156,14 @@ MUTATIONS: Final = (
         "agent/execution/paper.py",
         "self._taken[order.symbol] = (bar, taken + float(qty))",
         "self._taken[order.symbol] = (bar, taken)",
-        CORE,
+        MONEY,
     ),
     Mutation(
         "both-sides-of-an-oco-fill",
         "agent/execution/paper.py",
         "        if order.oco:\n            self.cancel(",
         "        if order.oco and False:\n            self.cancel(",
-        CORE,
+        MONEY,
     ),
     Mutation(
         "reduce-only-turns-the-position",
@@ -184,14 +184,14 @@ MUTATIONS: Final = (
         "agent/execution/margin.py",
         "carried = (equity * self.leverage[instrument.symbol] - others) / price",
         "carried = equity * self.leverage[instrument.symbol] / price",
-        CORE,
+        MONEY,
     ),
     Mutation(
         "others-need-no-margin",
         "agent/execution/margin.py",
         "- q * position.mark - others) / (rate",
         "- q * position.mark) / (rate",
-        CORE,
+        MONEY,
     ),
     Mutation(
         "shorts-realise-the-wrong-way",

@@ -214,3 +214,61 @@ def test_features_start_anew_after_bars_that_are_missing() -> None:
     assert second == 0.0
     assert isnan(after), "the return from a close before the gap is no return of one bar"
     assert later == pytest.approx(0.1)  # 121 / 110 - 1
+
+
+def test_a_stop_that_fills_takes_the_take_profit_with_it() -> None:
+    both = (100, 111, 94, 100)  # the bar reaches 95 and 110: the worse one counts
+    engine, sink = run(Once(0.5, stop=-0.05, take_profit=0.10), entered(both))
+    assert [one.reason for one in sink.decisions if isinstance(one, Fill)][1:] == ["stop"]
+    (taken_back,) = [one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status is OrderStatus.CANCELLED]
+    assert taken_back.reason == "the other side was filled"
+    assert not engine.portfolio.open
+
+
+def test_all_states_of_one_bar_share_its_volume() -> None:
+    # a tenth of a bar's volume of 100 is 10 coins, however often the running bar is updated; 50 are wanted
+    settings = config(paper={"liquidity": "participation", "max_participation": 0.1})
+    running = [replace(bar(1, 100, 100, 100, 100, volume=100.0), confirm=False, ts=T0 + (61 + n) * 1000) for n in range(3)]
+    engine, _ = run(Once(0.5), [bar(0, 100, 100, 100, 100), *running], settings, finish=False)
+    assert engine.portfolio.positions[SYMBOL].qty == 10
+    engine, _ = run(Once(0.5), [bar(0, 100, 100, 100, 100), *running, bar(1, 100, 100, 100, 100, volume=100.0)], settings)
+    assert engine.portfolio.positions[SYMBOL].qty == 10
+
+
+OTHER = "ETHUSDT"
+
+
+class Both(Strategy):
+    """One exposure in each of two symbols."""
+
+    def __init__(self, **weights: float) -> None:
+        super().__init__()
+        self._weights = weights
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if kline.symbol in self._weights:
+            self.target(kline.symbol, weight=self._weights.pop(kline.symbol))
+
+
+def of_both(*minutes: Sequence[float]) -> list[Kline]:
+    """Bars of the first symbol, and of the other one at 100."""
+    rows = [(n, symbol, four) for n, four in enumerate(minutes) for symbol in (SYMBOL, OTHER)]
+    flat = (100, 100, 100, 100)
+    return [bar(n, *(four if symbol == SYMBOL else flat), symbol=symbol) for n, symbol, four in rows]
+
+
+def test_what_is_affordable_is_less_by_the_other_positions() -> None:
+    # without leverage, 80 coins at 100 leave 2,000 of 10,000 for the other symbol: 20 coins, though 80 were wanted
+    settings = config(market={"symbols": [SYMBOL, OTHER]}, account={"leverage": 1})
+    flat = (100, 100, 100, 100)
+    engine, _ = run(Both(BTCUSDT=0.8, ETHUSDT=0.8), of_both(flat, flat, flat), settings)
+    assert sorted(float(position.qty) for position in engine.portfolio.positions.values()) == [20, 80]
+
+
+@pytest.mark.parametrize(("low", "liquidated"), [(60.8, False), (60.5, True)])
+def test_the_other_positions_margin_is_part_of_the_liquidation_price(low: float, liquidated: bool) -> None:
+    # 10,000 + 250 (p - 100) = 0.5 % of (250 p + 200 * 100) at p = 15,100 / 248.75 = 60.70; the other one alone would be at 60.30
+    settings = config(market={"symbols": [SYMBOL, OTHER]}, account={"leverage": 5}, paper={"liquidation_fee": 0})
+    flat = (100, 100, 100, 100)
+    engine, _ = run(Both(BTCUSDT=2.5, ETHUSDT=2.0), of_both(flat, flat, (100, 100, low, 100)), settings)
+    assert (not engine.portfolio.positions[SYMBOL].qty) is liquidated
