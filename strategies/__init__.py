@@ -9,7 +9,15 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+)
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -25,6 +33,8 @@ BUILT_IN: Final = {
     "sentiment": "strategies.sentiment:SentimentStrategy",
     "sma_cross": "strategies.sma_cross:SmaCross",
 }
+
+_LOADERS: Final = ((SourceFileLoader, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES))
 
 SOURCE_FILE: Final = "strategy_file"
 SOURCE_SHA256: Final = "strategy_sha256"
@@ -131,19 +141,19 @@ def _is_built_in(module: str) -> bool:
 
 def _locate(module: str) -> Path | None:
     """The file that importing `module` would run last; None if there is none."""
-    places: Sequence[str] | None = _search_path()
-    spec: ModuleSpec | None = None
-    parts = module.split(".")
-    for number in range(len(parts)):
-        if places is None:  # no package, but something is looked for in it
+    package, *inside = module.split(".")
+    spec = PathFinder.find_spec(package, _search_path())
+    for number in range(len(inside)):
+        if spec is None or spec.submodule_search_locations is None:  # no package, but something is looked for in it
             return None
-        spec = PathFinder.find_spec(".".join(parts[: number + 1]), places)
-        if spec is None:
-            return None
-        if spec.origin is None and places is not None:  # a namespace package, whose own search needs its parent to be imported
-            places = [str(folder) for place in places if (folder := Path(place, parts[number])).is_dir()]
-        else:
-            places = spec.submodule_search_locations
+        name = ".".join((package, *inside[: number + 1]))
+        # Not PathFinder: to look into a package without a file of its own it needs the parent to be imported
+        found = (FileFinder(place, *_LOADERS).find_spec(name) for place in spec.submodule_search_locations)
+        specs = [one for one in found if one is not None]
+        spec = next((one for one in specs if one.loader is not None), None)
+        if spec is None and specs:
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [place for one in specs for place in one.submodule_search_locations or ()]
     return Path(spec.origin).resolve() if spec is not None and spec.origin else None
 
 
