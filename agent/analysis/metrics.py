@@ -1,8 +1,8 @@
 """What a run was worth: the figures, their definitions, and why one is missing where it is.
 
 Returns are simple returns of equity per bar period, annualised by the number of periods in a year (365 days around the clock
-for crypto, 252 sessions for equities, 365/7 weeks and 12 months for both; see `instruments.periods_per_year`). The risk-free rate is 0. Definitions agree with the package quantstats
-except where said.
+for crypto, 252 sessions for equities, 365/7 weeks and 12 months for both; see `instruments.periods_per_year`). The risk-free rate
+is 0. Definitions agree with the package quantstats, except as stated.
 """
 
 from __future__ import annotations

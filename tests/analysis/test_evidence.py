@@ -20,8 +20,8 @@ from agent.analysis.report.readings import readings_of
 from agent.analysis.report.verdict import judge
 from agent.analysis.returns import periodic_returns
 from agent.analysis.significance import Difference, Interval, sharpe_interval
-from agent.config import Config
 from agent.analysis.trades import TradeBook
+from agent.config import Config
 from agent.events import DAY_MS, HOUR_MS
 from models.cards import Card, write_card
 from tests.analysis.stored import START, record_run

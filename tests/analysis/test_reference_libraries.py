@@ -138,4 +138,6 @@ def test_a_currency_pair_that_trades_five_days_around_the_clock_has_24_hourly_ba
     ts = np.array([START + hour * HOUR_MS for hour in range(1, 100 * 24) if (hour // 24) % 7 < 5])
     curve = EquityCurve(100.0, HOUR_MS)
     curve.extend(ts, 100 + np.sin(ts / 1e7))
-    assert compute(curve, TradeBook(), category="equity", interval=HOUR_MS).periods_per_year == pytest.approx(252 * 24, rel=0.01)
+    assert compute(curve, TradeBook(), category="equity", interval=HOUR_MS).periods_per_year == pytest.approx(
+        252 * 24, rel=0.01
+    )

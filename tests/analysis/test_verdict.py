@@ -41,7 +41,11 @@ def metrics_of(*, final: float, hold: float | None = 150.0, days: int = 400, tra
         ({"final": 200.0}, "good", "Made 100.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
         ({"final": 120.0}, "bad", "Made 20.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
         ({"final": 150.0}, "bad", "Made 50.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
-        ({"final": 90.0, "hold": 50.0}, "bad", "Lost 10.0\u00a0% after costs; buy-and-hold lost 50.0\u00a0%."),  # losing less is no reason to cheer
+        (
+            {"final": 90.0, "hold": 50.0},
+            "bad",
+            "Lost 10.0\u00a0% after costs; buy-and-hold lost 50.0\u00a0%.",
+        ),  # losing less is no reason to cheer
         ({"final": 120.0, "hold": None}, "plain", "Made 20.0\u00a0% after costs."),
         ({"final": 100.0, "trades": 0, "hold": 50.0}, "plain", "It never traded."),
         ({"final": -5.0}, "bad", "The account was lost."),
