@@ -82,7 +82,8 @@ _CONTEXT: Final = re.compile(
     r"subnets?|zkevm|evm|tvl|metaverse|market cap|cbdcs?|usdt|usdc|usdd|tether|digital (?:assets?|currenc(?:y|ies)|dollar|euro|yuan)|"
     r"binance|coinbase|kraken|bitfinex|bitstamp|bittrex|huobi|htx|okx|okex|bybit|upbit|bithumb|kucoin|gemini|ftx|grayscale|coinshares|"
     r"bitwise|moneygram|sec|cftc|garlinghouse|larsen|justin sun|odl|xrpl|xrp ledger|ripplenet|sandbox land|axelar|yield farm\w*|"
-    r"price|prices|ath|holders|meme|all-time high|rally|rallies|rallied|bulls|bears|layer one|layer two|hard fork|multi-?chain|cross-?chain|sidechain\w*|depeg\w*|rug pull|trading pairs?|perpetuals?|futures listing"
+    r"price|prices|ath|holders|meme|all-time high|rally|rallies|rallied|bulls|bears|layer one|layer two|hard fork|"
+    r"multi-?chain|cross-?chain|sidechain\w*|depeg\w*|rug pull|trading pairs?|perpetuals?|futures listing"
     r")(?![A-Za-z])",
     re.IGNORECASE,
 )

@@ -28,7 +28,8 @@ def significance_words(found: Significance, period: int) -> list[str]:
     words = []
     if found.sharpe is not None and found.probabilistic_sharpe is not None:
         words.append(
-            f"From {found.periods:,} {formats.frequency(period)} returns, the Sharpe ratio of {formats.number(found.sharpe.value)} lies between "
+            f"From {found.periods:,} {formats.frequency(period)} returns, "
+            f"the Sharpe ratio of {formats.number(found.sharpe.value)} lies between "
             f"{formats.number(found.sharpe.low)} and {formats.number(found.sharpe.high)} (95\u00a0%); it is above zero with a "
             f"probability of {formats.percent(found.probabilistic_sharpe, 0)}."
         )
