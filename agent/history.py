@@ -87,6 +87,10 @@ class History:
             if facts["gaps"] or facts["duplicates"]
         ]
         self.notes += [note for file in self.klines for note in file.notes]
+        if untraded := self.config.untraded_instruments():
+            self.notes.append(
+                f"the rules of {', '.join(untraded)} in the configuration apply to nothing: not traded in this run"
+            )
         self.inputs = [
             InputFile("klines", str(file.path), str(facts["sha256"]), file.symbol, int(str(facts["rows"])))
             for file, facts in zip(self.klines, described, strict=True)

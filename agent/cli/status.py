@@ -81,7 +81,7 @@ def show_last(config: Path | None, json: bool) -> None:
     from agent.store.runs import RunKind
 
     try:
-        with closing(open_database(load(config).store.url)) as database:
+        with closing(open_database(load(config).store.url, create=False)) as database:
             run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
             feeds = read_feed_health(database, run.id) if run else []
     except StoreError:
