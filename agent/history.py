@@ -70,6 +70,7 @@ class History:
                 "both headlines and scored headlines are named", hint="--news is scored by the model, --sentiment needs none"
             )
         self._plan = plan
+        self._scores: SentimentFile | None = None
         self.config = _adapted(config, self.klines)
         described = [file.describe() for file in self.klines]
         empty = next((file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None)
@@ -131,6 +132,10 @@ class History:
         names = ", ".join(f"{ticker} ({count:,})" for ticker, count in unknown.most_common(_SHOWN_TICKERS))
         return [f"{unknown.total():,} tickers are of no known coin and not traded: {names}"]
 
+    def notes_on_scores(self) -> list[str]:
+        """What the file of scores left out, once it has been replayed."""
+        return [] if self._scores is None else [f"{self._scores.path.name}: {note}" for note in self._scores.stats.notes()]
+
     @cached_property
     def predictor(self) -> FusionPredictor | None:
         """The fusion model that the configuration names. Raises what `open_predictor` raises."""
@@ -184,7 +189,7 @@ class History:
         """The sources of headlines and what was made of them; see `sources`. `text` is what of a headline the scorer reads."""
         plan, history = self._plan, self.config.history
         if plan.sentiment is not None:
-            scores = SentimentFile(
+            self._scores = SentimentFile(
                 plan.sentiment,
                 history.feed_delay,
                 history.inference_latency,
@@ -192,7 +197,7 @@ class History:
                 end=self.end,
                 timezone=plan.timezone,
             )
-            return [scores]
+            return [self._scores]
         if scorer is not None:
             check_scorer(self.predictor, scorer.fingerprint)
             embedded = self.predictor is not None and self.predictor.reads_embeddings
