@@ -20,7 +20,7 @@ from agent.config import Config, load, parse
 from agent.durations import format_duration
 from agent.errors import UsageError
 from agent.events import DAY_MS
-from agent.feeds.history.klines import symbol_of
+from agent.feeds.history.klines import KlineFile
 from agent.history import History, Plan
 from agent.research.material import scoring_by
 from agent.store.database import open_database
@@ -156,7 +156,7 @@ def _by_symbol(
     data: pd.DataFrame | str | Path | Mapping[str, pd.DataFrame | str | Path],
 ) -> Mapping[str, pd.DataFrame | str | Path]:
     if isinstance(data, str | Path):
-        return {symbol_of(Path(data)): data}
+        return {KlineFile(data).symbol: data}
     if isinstance(data, Mapping):
         return {symbol.upper(): one for symbol, one in data.items()}
     symbol = data.attrs.get("symbol")

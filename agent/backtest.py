@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -99,12 +99,29 @@ def backtest(
             final_equity=engine.portfolio.exact_equity(),
             metrics=msgspec.to_builtins(metrics),
         )
-    notes = history.notes + [f"{name}: {n}" for name, n in sorted({**engine.counts, **engine.signals.counts}.items()) if n]
+    counts = {**engine.counts, **engine.signals.counts}
+    notes = history.notes + history.notes_on_scores() + [_note(name, n) for name, n in sorted(counts.items()) if n]
     if engine.risk.state is not RiskState.ACTIVE and not history.closes_out:
         notes.append(
             f"the run ended {engine.risk.state.value} by {engine.risk.rule}: no new positions since {iso(engine.risk.since)}"
         )
     return Result(run, metrics, time.monotonic() - began, notes)
+
+
+_HEADLINES: Final = {
+    "voted": "were votes for a signal",
+    "unsure": "were scored below signals.threshold",
+    "unmapped": "named no traded symbol",
+    "duplicate": "repeated a story that had voted",
+    "abstained": "were left unscored by the model, which abstained",
+    "stale": "were too old to trade on",
+    "dropped": "were never scored: too many waited",
+}
+"""Outcomes of headlines, as the signal engine counts them, in words."""
+
+
+def _note(name: str, count: int) -> str:
+    return f"{count:,} headlines {_HEADLINES[name]}" if name in _HEADLINES else f"{name}: {count:,}"
 
 
 class Listener(DecisionSink, Protocol):

@@ -26,15 +26,23 @@ from agent.resources import resource
 from agent.section import Section
 
 Category = Literal["linear", "spot", "equity"]
+_SYMBOL: Final = re.compile(r"[\^]?[A-Z0-9]+(?:[.=-][A-Z0-9]+)*")
+_LARGEST: Final = {
+    "maker_fee": Decimal("0.02"), "taker_fee": Decimal("0.02"), "liquidation_fee": Decimal("0.02"), "funding_rate": Decimal("0.0075"),
+    "maintenance_margin": Decimal("0.25"),
+}  # fmt: skip
+"""Fractions beyond which a percentage was written: no venue asks so much."""
+
+_VARIABLE: Final = re.compile(r"\$\{[^}]*\}")
 _NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
 class MarketConfig(Section):
-    """What is traded and on which bars."""
+    """What is traded and on which bars. Symbols are as the venue writes them."""
 
     symbols: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), min_length=1)
     category: Category = "linear"
-    interval: Duration = 60_000
+    interval: Duration = Field(60_000, gt=0)
 
 
 class AccountConfig(Section):
@@ -65,7 +73,7 @@ class SignalsConfig(Section):
     window: Duration = Field(14_400_000, gt=0)  # votes older than this are forgotten
     fade_below: float = Field(0.25, gt=0)  # a signal has faded once its voters' weight is below this
     story_similarity: float = Field(0.6, gt=0, le=1)  # Jaccard of content words from which two headlines are one story
-    story_window: Duration = 86_400_000
+    story_window: Duration = Field(86_400_000, gt=0)
     macro_keywords: tuple[str, ...] = (
         "fed", "fomc", "federal reserve", "interest rate", "rate cut", "rate hike", "inflation", "cpi", "pce", "payrolls",
         "treasury yields", "tariff", "tariffs", "recession", "crypto market", "cryptocurrency", "cryptocurrencies", "crypto",
@@ -88,7 +96,7 @@ class RiskConfig(Section):
     max_daily_loss: float = Field(0.05, gt=0, le=1)  # since 00:00 UTC; REDUCING until the next day
     max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until a person resumes
     max_orders_per_minute: int = Field(60, gt=0)
-    stale_after: Duration = 300_000  # no bar of a symbol for this long beyond its due: no new exposure in it
+    stale_after: Duration = Field(300_000, gt=0)  # no bar of a symbol for this long beyond its due: no new exposure in it
     on_stale: Literal["hold", "cancel", "flatten"] = "cancel"  # what becomes of entries and of the position in it, live
     max_abstain_rate: float = Field(0.5, gt=0, le=1)  # of the last `abstain_window` headlines; REDUCING above it
     abstain_window: int = Field(50, gt=0)
@@ -111,7 +119,7 @@ class PaperConfig(Section):
     max_participation: float = Field(0.1, gt=0, le=1)  # of a bar's volume
     limit_fill: Literal["through", "touch"] = "through"
     funding_rate: Decimal = Decimal("0.0001")  # constant per stamp where no history is given; linear only
-    funding_interval: Duration = 28_800_000
+    funding_interval: Duration = Field(28_800_000, gt=0)
     liquidation_fee: Decimal = Field(Decimal("0.0005"), ge=0)
     rebalance_band: float = Field(0.1, ge=0, lt=1)  # a target nearer than this to the position is left alone
 
@@ -175,6 +183,29 @@ class Config(Section):
     def _upper_case(cls, value: dict[str, InstrumentConfig]) -> dict[str, InstrumentConfig]:
         return {symbol.upper(): rules for symbol, rules in value.items()}
 
+    def untraded_instruments(self) -> tuple[str, ...]:
+        """The symbols of `instruments` that are not traded, so that their rules apply to nothing."""
+        return tuple(symbol for symbol in self.instruments if symbol not in self.market.symbols)
+
+    def check_live(self) -> None:
+        """Raises ConfigError for rules of symbols that are not traded, and for contracts that settle in another currency."""
+        if untraded := self.untraded_instruments():
+            close = difflib.get_close_matches(untraded[0], self.market.symbols, n=1)
+            raise ConfigError(
+                f"instruments.{untraded[0]} is not traded, so its rules apply to nothing",
+                hint=f"did you mean instruments.{close[0]}?"
+                if close
+                else f"market.symbols are {', '.join(self.market.symbols)}",
+            )
+        if self.market.category == "linear":
+            currency = self.account.currency
+            foreign = next((symbol for symbol in self.market.symbols if not symbol.partition("-")[0].endswith(currency)), None)
+            if foreign is not None:
+                raise ConfigError(
+                    f"market.symbols: {foreign} does not settle in {currency}, which is the account's currency",
+                    hint=f"name perpetuals such as BTC{currency}",
+                )
+
     def token_file(self) -> Path:
         """Where the token of the control port is."""
         return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
@@ -198,8 +229,10 @@ class Config(Section):
 def load(path: Path | None = None) -> Config:
     """The configuration of `path`, else of ./config.toml, else the defaults that ship with the program.
 
-    Raises ConfigError naming file, key and what would be right.
+    Relative paths in it start from the folder of the file; in the defaults, from the working folder. Raises ConfigError naming file,
+    key and what would be right.
     """
+    folder = Path() if path is None else path.parent
     if path is None:
         path = Path("config.toml")
         if not path.is_file():
@@ -218,7 +251,86 @@ def load(path: Path | None = None) -> Config:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    return parse(raw, where=str(path))
+    _refuse_variables(raw, str(path))
+    config = parse(raw, where=str(path))
+    _check_written(config, raw, str(path))
+    return config if folder.resolve() == Path.cwd() else _anchored(config, folder)
+
+
+def _check_written(config: Config, raw: dict[str, Any], where: str) -> None:
+    """What a person writes is held to more than what a run has recorded: names as venues write them, fractions that can be."""
+    for key, names in (("market.symbols", config.market.symbols), ("instruments", tuple(raw.get("instruments", ())))):
+        for name in names:
+            if not _SYMBOL.fullmatch(name):
+                right = re.sub(r"[^A-Z0-9.^=-]", "", name.partition(":")[0].upper())
+                raise ConfigError(f"{where}: {key}: {name!r} is no symbol", hint=f"write {right}" if right else "e.g. BTCUSDT")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"{where}: {key}: a symbol is there twice")
+    sections = {"paper": config.paper} | {f"instruments.{symbol}": rules for symbol, rules in config.instruments.items()}
+    for section, values in sections.items():
+        for name, largest in _LARGEST.items():
+            value = getattr(values, name, None)
+            if value is not None and abs(value) > largest:
+                raise ConfigError(
+                    f"{where}: {section}.{name}: {value} is {value * 100:f} %, more than any venue's",
+                    hint=f"write fractions: {value / 100:f} is {value:f} %",
+                )
+
+
+def _refuse_variables(value: Any, where: str, key: str = "") -> None:
+    """Nothing replaces `${NAME}`: as it stands, it would be a folder of that name."""
+    if isinstance(value, dict):
+        for name, inside in value.items():
+            _refuse_variables(inside, where, f"{key}.{name}" if key else name)
+    elif isinstance(value, list):
+        for inside in value:
+            _refuse_variables(inside, where, key)
+    elif isinstance(value, str) and (found := _VARIABLE.search(value)):
+        raise ConfigError(
+            f"{where}: {key}: {found[0]} is not replaced", hint="write the value itself; ~ stands for your home folder"
+        )
+
+
+def _anchored(section: Any, folder: Path) -> Any:
+    """The section with relative paths made relative to `folder`."""
+    changed: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            changed[name] = _anchored(value, folder)
+        elif isinstance(value, Path):
+            changed[name] = _under(folder, value)
+        elif value and (type(section), name) in _PATHS:
+            changed[name] = (
+                tuple(_text_under(folder, one) for one in value) if isinstance(value, tuple) else _text_under(folder, value)
+            )
+    return section.model_copy(update=changed)
+
+
+def _under(folder: Path, path: Path) -> Path:
+    path = path.expanduser()
+    return path if path.is_absolute() else folder / path
+
+
+def _text_under(folder: Path, text: str) -> str:
+    """A path; `SYMBOL=PATH`; the file of an SQLite URL. A built-in model's name and other addresses stay as they are."""
+    scheme, separator, rest = text.partition(":///")
+    if separator and scheme == "sqlite" and rest and not rest.startswith((":memory:", "file:")):
+        return f"sqlite:///{_under(folder, Path(rest))}"
+    if ":" in text.partition("/")[0] or text in _BUILT_IN_MODELS:
+        return text
+    symbol, equals, path = text.partition("=")
+    if equals and _SYMBOL.fullmatch(symbol.upper()):
+        return f"{symbol}={_under(folder, Path(path))}"
+    return str(_under(folder, Path(text)))
+
+
+_BUILT_IN_MODELS: Final = ("starter",)
+_PATHS: Final = {
+    (StoreConfig, "url"), (ModelConfig, "path"), (FusionConfig, "path"), (ControlConfig, "token_file"),
+    (HistoryConfig, "klines"), (HistoryConfig, "news"), (HistoryConfig, "sentiment"), (HistoryConfig, "funding"),
+}  # fmt: skip
+"""Settings that are paths though they are texts."""
 
 
 def parse(raw: dict[str, Any], *, where: str) -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import cached_property
@@ -13,14 +14,16 @@ from agent.clock import iso
 from agent.config import Config
 from agent.durations import format_duration
 from agent.errors import DataError, UsageError
-from agent.events import Command, Event, News, Sentiment
+from agent.events import Command, Event, Funding, News, Sentiment
 from agent.feeds.history.columns import content_hash
-from agent.feeds.history.funding import FundingFile, constant_funding
+from agent.feeds.history.funding import FundingFile, complete, constant_funding
 from agent.feeds.history.klines import KlineFile
 from agent.feeds.history.news import NewsFile
 from agent.feeds.history.sentiment import NamedScorer, SentimentFile, scored
+from agent.feeds.history.symbol_names import symbol_of
 from agent.fusion import check_scorer, open_predictor
 from agent.store.runs import InputFile
+from agent.symbols import SymbolMapper
 
 if TYPE_CHECKING:
     from models.fusion.predictor import FusionPredictor
@@ -45,6 +48,8 @@ class Plan(NamedTuple):
     part_of: str = ""  # the walk-forward that this is a fold of
 
 
+_SHOWN_TICKERS: Final = 5
+
 CLOSING_BARS: Final = 2
 """Bars at the end of a window that is closed out: one to fill at, one in reserve."""
 
@@ -65,6 +70,7 @@ class History:
                 "both headlines and scored headlines are named", hint="--news is scored by the model, --sentiment needs none"
             )
         self._plan = plan
+        self._scores: SentimentFile | None = None
         self.config = _adapted(config, self.klines)
         described = [file.describe() for file in self.klines]
         empty = next((file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None)
@@ -81,6 +87,11 @@ class History:
             for file, facts in zip(self.klines, described, strict=True)
             if facts["gaps"] or facts["duplicates"]
         ]
+        self.notes += [note for file in self.klines for note in file.notes]
+        if untraded := self.config.untraded_instruments():
+            self.notes.append(
+                f"the rules of {', '.join(untraded)} in the configuration apply to nothing: not traded in this run"
+            )
         self.inputs = [
             InputFile("klines", str(file.path), str(facts["sha256"]), file.symbol, int(str(facts["rows"])))
             for file, facts in zip(self.klines, described, strict=True)
@@ -88,14 +99,42 @@ class History:
         history = config.history
         self.news: list[News] = []
         if plan.news is not None:
-            self.news = list(
-                NewsFile(plan.news, feed_delay=history.feed_delay, start=self.reads_from, end=self.end, timezone=timezone)
-            )
+            file = NewsFile(plan.news, feed_delay=history.feed_delay, start=self.reads_from, end=self.end, timezone=timezone)
+            self.news = list(file)
+            self.notes += [f"{plan.news.name}: {note}" for note in [*file.stats.notes(), *self._unknown_tickers()]]
             self.inputs.append(InputFile("news", str(plan.news), content_hash(plan.news), rows=len(self.news)))
         if plan.sentiment is not None:
             self.inputs.append(InputFile("sentiment", str(plan.sentiment), content_hash(plan.sentiment)))
         if plan.funding is not None:
             self.inputs.append(InputFile("funding", str(plan.funding), content_hash(plan.funding)))
+            self._funding = self._read_funding(plan.funding)
+
+    def _read_funding(self, path: Path) -> list[Funding]:
+        """The file's rates of what is traded; what it lacks is noted, and is the constant."""
+        symbols, paper = self.config.market.symbols, self.config.paper
+        file = FundingFile(
+            path, symbols[0] if len(symbols) == 1 and not symbol_of(path) else None, timezone=self._plan.timezone
+        )
+        rates, notes = complete(
+            file, symbols, float(paper.funding_rate), paper.funding_interval, self.start, self.end, name=path.name
+        )
+        self.notes += notes
+        if file.duplicates:
+            self.notes.append(f"{path.name}: {file.duplicates:,} identical rates dropped")
+        return rates
+
+    def _unknown_tickers(self) -> list[str]:
+        """Says which tickers of the headlines apply to nothing: neither known coins nor traded."""
+        mapper = SymbolMapper(self.config.market.symbols, self.config.instruments, ())
+        unknown = Counter(ticker for item in self.news for ticker in item.currencies if not mapper.knows(ticker))
+        if not unknown:
+            return []
+        names = ", ".join(f"{ticker} ({count:,})" for ticker, count in unknown.most_common(_SHOWN_TICKERS))
+        return [f"{unknown.total():,} tickers are of no known coin and not traded: {names}"]
+
+    def notes_on_scores(self) -> list[str]:
+        """What the file of scores left out, once it has been replayed."""
+        return [] if self._scores is None else [f"{self._scores.path.name}: {note}" for note in self._scores.stats.notes()]
 
     @cached_property
     def predictor(self) -> FusionPredictor | None:
@@ -129,7 +168,7 @@ class History:
         plan, paper = self._plan, self.config.paper
         sources: list[Iterable[Event]] = [*self.klines]
         if plan.funding is not None:
-            sources.append(FundingFile(plan.funding, start=self.start, end=self.end, timezone=plan.timezone))
+            sources.append(self._funding)
         elif self.config.market.category == "linear" and paper.funding_rate:
             sources.append(
                 constant_funding(
@@ -150,7 +189,7 @@ class History:
         """The sources of headlines and what was made of them; see `sources`. `text` is what of a headline the scorer reads."""
         plan, history = self._plan, self.config.history
         if plan.sentiment is not None:
-            scores = SentimentFile(
+            self._scores = SentimentFile(
                 plan.sentiment,
                 history.feed_delay,
                 history.inference_latency,
@@ -158,7 +197,7 @@ class History:
                 end=self.end,
                 timezone=plan.timezone,
             )
-            return [scores]
+            return [self._scores]
         if scorer is not None:
             check_scorer(self.predictor, scorer.fingerprint)
             embedded = self.predictor is not None and self.predictor.reads_embeddings

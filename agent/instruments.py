@@ -65,11 +65,19 @@ def instrument_for(symbol: str, config: Config) -> Instrument:
     return _BY_CATEGORY[category]._replace(symbol=symbol, **(_KNOWN.get((category, symbol), {}) | given))
 
 
-def periods_per_year(category: Category, interval: int) -> float:
+_YEAR_MS = 365 * DAY_MS
+
+
+def periods_per_year(category: Category, interval: int, per_session: float = 0.0) -> float:
     """Bars of `interval` ms in a year, for annualising: 365 days around the clock for crypto, 252 sessions for equities.
 
-    An intraday equity bar counts in sessions of 390 minutes.
+    Bars longer than a day count by the calendar in every category: 365/7 weeks, 12 months, 4 quarters. Intraday equity bars count
+    `per_session` a session, the average of the data at hand (0: sessions of 390 minutes).
     """
+    if interval > DAY_MS:
+        months = round(interval / (_YEAR_MS / 12))
+        is_months = months > 0 and abs(interval - months * _YEAR_MS / 12) <= 3 * DAY_MS
+        return 12 / months if is_months else _YEAR_MS / interval
     if category != "equity":
-        return 365 * DAY_MS / interval
-    return 252.0 if interval >= DAY_MS else 252 * 390 * MINUTE_MS / interval
+        return _YEAR_MS / interval
+    return 252.0 if interval == DAY_MS else 252 * (per_session or 390 * MINUTE_MS / interval)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -12,76 +12,114 @@ from agent.config import InstrumentConfig
 _COINS: Final[dict[str, str]] = {
     "BTC": "btc|xbt|bitcoin|bitcoins|₿",
     "ETH": "eth|ether|ethereum",
-    "XRP": "xrp|ripple",
+    "XRP": "xrp|Ripple?",
     "SOL": "SOL|solana",
     "BNB": "bnb|binance coin|binancecoin",
-    "DOGE": "doge|dogecoin",
+    "DOGE": "dogecoin|DOGE?|Doge?",
     "ADA": "ADA|cardano",
-    "TRX": "trx|tron",
+    "TRX": "trx|Tron?|TRON?",
     "TON": "TON|toncoin|the open network",
-    "AVAX": "avax|Avalanche",
+    "AVAX": "avax|Avalanche?",
     "SHIB": "shib|shiba inu",
     "DOT": "DOT|polkadot",
     "LINK": "LINK|chainlink",
     "BCH": "bch|bitcoin cash",
     "LTC": "ltc|litecoin",
-    "POL": "POL|matic|Polygon",
+    "POL": "POL|matic|Polygon?",
     "NEAR": "NEAR|near protocol",
     "UNI": "UNI|uniswap",
-    "APT": "APT|aptos",
-    "SUI": "sui",
-    "ICP": "ICP|internet computer",
-    "ETC": "ETC|ethereum classic",
-    "XLM": "xlm|stellar lumens",
+    "APT": "APT|Aptos",
+    "SUI": "SUI|Sui?",
+    "ICP": "ICP|Internet Computer?",
+    "ETC": "ETC?|ethereum classic",
+    "XLM": "xlm|stellar lumens|Stellar?",
     "XMR": "xmr|monero",
     "HBAR": "hbar|hedera",
-    "ATOM": "ATOM|Cosmos",
+    "ATOM": "ATOM|Cosmos?",
     "FIL": "FIL|filecoin",
     "ARB": "ARB|arbitrum",
-    "OP": "OP",
-    "INJ": "INJ|injective",
+    "OP": "OP?",
+    "INJ": "INJ|Injective?",
     "AAVE": "aave",
-    "MKR": "mkr|makerdao",
-    "LDO": "ldo|lido",
+    "MKR": "mkr|makerdao|Maker?",
+    "LDO": "ldo|Lido?|LIDO?",
     "ALGO": "ALGO|algorand",
     "VET": "VET|vechain",
     "XTZ": "xtz|tezos",
     "EOS": "EOS",
-    "PEPE": "pepe",
-    "BONK": "bonk",
-    "FLOKI": "floki",
+    "PEPE": "PEPE|Pepe?|pepecoin",
+    "BONK": "BONK|Bonk?",
+    "FLOKI": "FLOKI|Floki?|floki inu",
     "WIF": "WIF|dogwifhat",
     "KAS": "KAS|kaspa",
     "TIA": "TIA|celestia",
     "SEI": "SEI",
     "TAO": "TAO|bittensor",
     "WLD": "wld|worldcoin",
-    "ONDO": "ondo",
+    "ONDO": "ONDO|Ondo",
     "ENA": "ENA|ethena",
     "JUP": "JUP",
     "HYPE": "HYPE|hyperliquid",
     "RUNE": "RUNE|thorchain",
-    "STX": "stx",
-    "SAND": "SAND",
+    "STX": "STX?",
+    "SAND": "SAND|The Sandbox?",
     "MANA": "MANA|decentraland",
     "AXS": "axs|axie infinity",
-    "GALA": "GALA",
-    "ONE": "ONE",
-    "GAS": "GAS",
+    "GALA": "GALA|Gala Games",
+    "ONE": "ONE?",
+    "GAS": "GAS?",
     "ZEC": "zec|zcash",
     "BSV": "bsv|bitcoin sv",
 }
-"""Aliases of the major coins. One in lower case is found in any case; one with capitals only as it is written: otherwise it is
-an everyday word (link, near, one, avalanche), or too short to be sure of."""
+"""Aliases of the major coins. An alias in lower case matches in any case; one with capitals only as it is written: otherwise it is
+an everyday word (link, near), or too short to be sure of. An alias with a question mark is an everyday word even as it is written
+(Avalanche, Lido, DOGE): it matches only in a headline with `_CONTEXT` or another coin's name, and never hides a macro keyword."""
 
-_NOT_COINS: Final = ("ripple effect", "ripple effects", "crypto.com", "bitcoin.com")
+_CONTEXT: Final = re.compile(
+    r"(?<![A-Za-z])(?:"
+    r"crypto\w*|blockchains?|on-?chain|(?:stable|alt|meme)?coins?|tokens?|tokeni[sz]\w+|de-?fi|nfts?|web3|dapps?|daos?|dex|staking|"
+    r"stak(?:e|ed|er|ers)|wallets?|whales?|mainnet|testnet|airdrops?|smart contracts?|layer[- ]?[12]|l[12]|rollups?|validators?|hodl\w*|"
+    r"subnets?|zkevm|evm|tvl|metaverse|market cap|cbdcs?|usdt|usdc|usdd|tether|digital (?:assets?|currenc(?:y|ies)|dollar|euro|yuan)|"
+    r"binance|coinbase|kraken|bitfinex|bitstamp|bittrex|huobi|htx|okx|okex|bybit|upbit|bithumb|kucoin|gemini|ftx|grayscale|coinshares|"
+    r"bitwise|moneygram|sec|cftc|garlinghouse|larsen|justin sun|odl|xrpl|xrp ledger|ripplenet|sandbox land|axelar|yield farm\w*|"
+    r"price|prices|ath|holders|meme|all-time high|rally|rallies|rallied|bulls|bears|layer one|layer two|hard fork|"
+    r"multi-?chain|cross-?chain|sidechain\w*|depeg\w*|rug pull|trading pairs?|perpetuals?|futures listing"
+    r")(?![A-Za-z])",
+    re.IGNORECASE,
+)
+"""Terms of the field that make an everyday word the name of a coin."""
+
+_AFTERWARDS: Final = re.compile(
+    r"(?:['’]s)? (?:network|(?:development )?foundation|labs|studios|hub|finance|protocol|ecosystem|dao|inu coin|"
+    r"ceo|cto|cfo|co-?founder|founder|executive|lawyer|lawsuit|case|victory|ledger)\b",
+    re.IGNORECASE,
+)
+"""The same right behind the name: `Stellar Network`, `Ripple’s CEO`."""
+
+_NOT_COINS: Final = (
+    "ripple effect", "ripple effects", "ripple across", "ripple through", "sui generis", "into the ether", "through the ether",
+    "crypto.com", "bitcoin.com",
+)  # fmt: skip
 _SAME_COIN: Final = {"XBT": "BTC", "MATIC": "POL"}
-_PAIR: Final = re.compile(r"(?:10+)?([A-Z0-9]+?)(?:[-_]?(?:USDT|USDC|FDUSD|USD|EUR|BTC|PERP)(?![A-Z]).*|[/:].*)?")
+_QUOTES: Final = "USDT|USDC|FDUSD|USD|EUR|BTC|ETH|PERP"
+_PAIR: Final = re.compile(rf"(?:10+)?([A-Z0-9]+?)(?:10{{3,}})?(?:[-_]?(?:{_QUOTES})(?![A-Z]).*|[/:].*)?")
+_PAIR_IN_TEXT: Final = re.compile(rf"(?:10{{3,}})?([A-Z0-9]{{2,}}?)(?:10{{3,}})?(?:[-_/]?(?:{_QUOTES}))?")
+_UNSPACED: Final = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+)
+"""Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese; and Korean, whose particles
+follow a word directly. A word of another script ends at them."""
+
+_LETTER: Final = rf"[^\W{_UNSPACED}]"
+_WORD: Final = re.compile(rf"(?<!{_LETTER})[A-Z0-9][A-Z0-9_/-]*(?!{_LETTER})")
+_FULL_WIDTH: Final = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {ord("İ"): "I"}
+"""To letters with as many characters in either case, so that positions in a title and in its lower case are the same."""
 
 
 class _Meaning(NamedTuple):
     symbols: tuple[str, ...]
-    as_written: str  # the only spelling that counts; "" where case says nothing
+    spellings: tuple[str, ...]  # that count; () if case doesn't matter
+    everyday: tuple[str, ...]  # those of the spellings that need context
     macro: bool
 
 
@@ -98,12 +136,13 @@ def coin_names() -> tuple[str, ...]:
 
 
 class SymbolMapper:
-    """From a headline to the traded `symbols` that it is about.
+    """Maps a headline to the traded `symbols` that it is about.
 
-    A coin is found as a whole word by the names of the built-in table, by `$ticker`, by the symbol itself, and by the `aliases`
-    of its instrument in the configuration, which follow the table's rule of capitals and go before it. Where a whole headline
-    is in capitals, capitals say nothing. A headline that has one of `macro_keywords` and names no coin, traded or not, is
-    about every symbol: "Fed cuts rates" moves all, "Polkadot cuts inflation" does not.
+    A coin is found as a whole word by the names of the built-in table, by `$ticker`, by the symbol itself or another pair of it, and
+    by the `aliases` of its instrument in the configuration, which follow the table's rule of capitals and take precedence over it. In
+    Chinese, Japanese, Korean and other scripts without spaces, an alias matches anywhere. If a whole headline is in capitals,
+    capitals carry no information. A headline that has one of `macro_keywords` and names no coin, traded or not, is about every
+    symbol: "Fed cuts rates" moves all, "Polkadot cuts inflation" does not.
     """
 
     def __init__(
@@ -137,33 +176,74 @@ class SymbolMapper:
 
     def map(self, title: str, currencies: Iterable[str] = ()) -> tuple[str, ...]:
         """The symbols in traded order, () where the headline is about none; `currencies` are tickers that the source names."""
-        # The one letter whose lower case is two characters; without it, positions in both texts are the same
-        lowered = title.replace("İ", "I").lower()
+        title = title.translate(_FULL_WIDTH)
         found: set[str] = set()
-        named = macro = False
-        for match in self._find(lowered):
+        everyday: list[tuple[str, ...]] = []
+        named = macro = confirmed = False
+        for match in self._find(title.lower()):
             meaning = self._meanings.get(match.group())
             if meaning is None:
                 continue
-            symbols, as_written, is_macro = meaning
-            if as_written and (title[match.start() : match.end()] != as_written or title.isupper()):
+            spelling = title[match.start() : match.end()]
+            if meaning.spellings and (spelling not in meaning.spellings or title.isupper()):
                 continue
-            if is_macro:
+            if meaning.macro:
                 macro = True
+            elif spelling in meaning.everyday:
+                everyday.append(meaning.symbols)
+                confirmed = confirmed or _AFTERWARDS.match(title, match.end()) is not None
             else:
                 named = True
-                found.update(symbols)
+                found.update(meaning.symbols)
+        for symbols in self._pairs(title):
+            named = True
+            found.update(symbols)
+        if everyday and (named or confirmed or _CONTEXT.search(title)):
+            found.update(*everyday)
         if macro and not named:
             return self.symbols
         for ticker in currencies:
-            ticker = ticker.upper()
-            found.update(self._by_base.get(_SAME_COIN.get(ticker, ticker), ()))
+            found.update(self._by_base.get(self._base_of_ticker(ticker.upper()), ()))
         return tuple(sorted(found, key=self._order.__getitem__))
 
+    def knows(self, ticker: str) -> bool:
+        """True if `ticker`, as a source names it, is a coin of the table or is traded."""
+        base = self._base_of_ticker(ticker.upper())
+        return base in _COINS or base in self._by_base
+
+    def _base_of_ticker(self, ticker: str) -> str:
+        """`BTC`, and `BTC` of `XBT`, `BTCUSD`, `BTC_USDT`; `PEPE` of `1000PEPE`."""
+        if ticker in self._by_base or ticker in _COINS:
+            return ticker
+        return base_of(ticker)
+
+    def _pairs(self, title: str) -> Iterator[tuple[str, ...]]:
+        """The symbols of pairs and multiples written in capitals: `BTCUSD`, `ETHBTC`, `BTC_USDT`, `1000PEPE`, `SHIB1000`."""
+        for word in _WORD.findall(title):
+            match = _PAIR_IN_TEXT.fullmatch(word)
+            if match is None or match[1] == word:
+                continue
+            base = _SAME_COIN.get(match[1], match[1])
+            if base in self._by_base or base in _COINS:
+                yield self._by_base.get(base, ())
+
     def _learn(self, alias: str, symbols: tuple[str, ...], *, macro: bool = False) -> None:
-        key = alias.strip().lower()
-        if key:
-            self._meanings[key] = _Meaning(symbols, "" if alias == key else alias.strip(), macro)
+        text = alias.strip()
+        needs_context = len(text) > 1 and text.endswith("?")
+        text = text.removesuffix("?") if needs_context else text
+        key = text.lower()
+        if not key:
+            return
+        known = self._meanings.get(key)
+        same = known is not None and known.symbols == symbols and known.macro == macro  # another spelling of the same name
+        spellings = known.spellings if known is not None and same else ()
+        everyday = known.everyday if known is not None and same else ()
+        self._meanings[key] = _Meaning(
+            symbols,
+            () if text == key else (*spellings, text),
+            (*everyday, text) if needs_context else everyday,
+            macro,
+        )
 
 
 def _ticker(name: str) -> str:
@@ -172,15 +252,24 @@ def _ticker(name: str) -> str:
 
 
 def _pattern(aliases: Iterable[str]) -> re.Pattern[str]:
-    """Any alias as a whole word, longest first, grouped by first character so that most words are passed by at once."""
+    """Any alias as a whole word, longest first, grouped by first character so that most words fail at once."""
     ordered = sorted(set(aliases), key=lambda alias: (alias[0], -len(alias), alias))
     groups = (
-        re.escape(first) + "(?:" + "|".join(_whole(alias) for alias in group) + ")"
+        ("" if _is_unspaced(first) else f"(?<!{_LETTER})")
+        + re.escape(first)
+        + "(?:"
+        + "|".join(_rest(alias) for alias in group)
+        + ")"
         for first, group in groupby(ordered, key=lambda alias: alias[0])
     )
-    return re.compile(r"(?<!\w)(?:" + "|".join(groups) + ")")
+    return re.compile("|".join(groups))
 
 
-def _whole(alias: str) -> str:
-    """The rest of an alias after its first character; a sign such as ₿ may stand right before a number."""
-    return re.escape(alias[1:]) + (r"(?!\w)" if alias[-1].isalnum() else "")
+def _rest(alias: str) -> str:
+    """An alias after its first character; a sign such as ₿ may stand right before a number."""
+    ends_word = alias[-1].isalnum() and not _is_unspaced(alias[-1])
+    return re.escape(alias[1:]) + (f"(?!{_LETTER})" if ends_word else "")
+
+
+def _is_unspaced(letter: str) -> bool:
+    return re.fullmatch(f"[{_UNSPACED}]", letter) is not None

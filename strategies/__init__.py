@@ -78,6 +78,21 @@ def strategy_class(name: str) -> type[Strategy]:
     )
 
 
+def source_hash(name: str) -> str:
+    """SHA-256 of a strategy's source: its module, and those of its folder that the module imports. Raises ConfigError like above."""
+    module = sys.modules[strategy_class(name).__module__]
+    imported = [
+        value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", ""))
+        for value in vars(module).values()
+    ]
+    files = {Path(one.__file__) for one in (module, *imported) if one is not None and getattr(one, "__file__", None)}
+    folder = Path(module.__file__ or "").parent
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.parent == folder):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
 @contextmanager
 def blaming(strategy: Strategy) -> Iterator[None]:
     """What the strategy's own code raises leaves as a StrategyError that names its file and line."""

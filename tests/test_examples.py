@@ -51,7 +51,7 @@ async def test_02_asks_an_exchange_on_this_machine(tmp_path: Path) -> None:
 
 def test_03_writes_the_reports_of_both_markets(tmp_path: Path) -> None:
     printed = example("03", tmp_path)
-    assert "Crypto: Beat buy-and-hold after costs: −0.3\u00a0% against −1.9\u00a0%." in printed
+    assert "Crypto: Lost 0.3\u00a0% after costs; buy-and-hold lost 1.9\u00a0%." in printed
     assert "SPY (made up): " in printed
     assert {page.name for page in (tmp_path / "var/examples").glob("*.html")} == {"crypto.html", "spy.html"}
 

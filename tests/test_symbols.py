@@ -24,7 +24,7 @@ MAPPER = SymbolMapper(TRADED, {}, MACRO)
         ("BTCUSDT", "BTC"), ("BTCUSDC", "BTC"), ("BTC/USDT", "BTC"), ("BTC/USDT:USDT", "BTC"), ("BTC-USD", "BTC"),
         ("BTCPERP", "BTC"), ("BTCUSDT-27DEC24", "BTC"), ("XBTUSD", "BTC"), ("BTC", "BTC"), ("ethusdt", "ETH"), ("ETHBTC", "ETH"),
         ("USDCUSDT", "USDC"), ("WBTCUSDT", "WBTC"), ("1000PEPEUSDT", "PEPE"), ("10000SATSUSDT", "SATS"), ("1INCHUSDT", "1INCH"),
-        ("SPY", "SPY"), ("BRK.B", "BRK.B"),
+        ("SPY", "SPY"), ("BRK.B", "BRK.B"), ("SHIB1000USDT", "SHIB"), ("BTC_USDT", "BTC"), ("1000PEPE", "PEPE"),
     ],
 )  # fmt: skip
 def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
@@ -140,3 +140,105 @@ def test_real_headlines_are_mapped_plausibly(shared_data: Path) -> None:
     assert 0.05 < share["BTCUSDT", "ETHUSDT"] < 0.20, "macro news, and headlines that name both"
     bitcoin = news.title.str.contains(r"\bbitcoin\b(?! cash| sv|\.com)", case=False, na=False)
     assert all("BTCUSDT" in mapper.map(title) for title in news.title[bitcoin])
+
+
+EVERYDAY = (
+    "BTCUSDT",
+    "XRPUSDT",
+    "TRXUSDT",
+    "SUIUSDT",
+    "AVAXUSDT",
+    "LDOUSDT",
+    "ATOMUSDT",
+    "POLUSDT",
+    "PEPEUSDT",
+    "DOGEUSDT",
+    "XLMUSDT",
+)
+
+
+@pytest.mark.parametrize(
+    ("title", "symbols"),
+    [
+        # The everyday sense, in lower case, at the beginning of a sentence, and in a title that capitalises each word
+        ("Layoffs ripple across the industry", []),
+        ("Layoffs Ripple Across the Industry", []),
+        ("Tron: Ares opens weak at the box office", []),
+        ("A sui generis approach to bank regulation", []),
+        ("Avalanche kills three skiers in the Alps", []),
+        ("Venice Lido hotel sold to investors", []),
+        ("Cosmos satellite re-enters the atmosphere", []),
+        ("Polygon of exclusion announced off the coast", []),
+        ("Stellar earnings lift the index", []),
+        ("DOGE cuts the staff of two agencies", []),
+        ("Pepe Reina retires from football", []),
+        # The coin, by a term of the field, another coin, or what follows the name
+        ("Ripple wins its case against the SEC", ["XRPUSDT"]),
+        ("Ripple’s CEO sees more deals abroad", ["XRPUSDT"]),
+        ("Avalanche token jumps after the upgrade", ["AVAXUSDT"]),
+        ("Stellar Development Foundation names a new head", ["XLMUSDT"]),
+        ("Tron follows bitcoin down", ["BTCUSDT", "TRXUSDT"]),
+        ("Sui mainnet halts for two hours", ["SUIUSDT"]),
+        ("Lido staking share falls", ["LDOUSDT"]),
+        ("DOGE price slips below its average", ["DOGEUSDT"]),
+        ("$LIDO and $DOGE trend", ["LDOUSDT", "DOGEUSDT"]),
+        # Neither of them hides macro news
+        ("Fed decision will ripple through emerging markets", list(EVERYDAY)),
+        ("Fed meeting: Lido island summit", list(EVERYDAY)),
+        ("Recession fears ripple", list(EVERYDAY)),
+        ("Tariffs Ripple Across Global Markets", list(EVERYDAY)),
+        ("Inflation avalanche: prices rise", list(EVERYDAY)),
+    ],
+)
+def test_everyday_words_are_coins_only_in_context(title: str, symbols: list[str]) -> None:
+    assert SymbolMapper(EVERYDAY, {}, MACRO).map(title) == tuple(symbols)
+
+
+CJK = {
+    "BTCUSDT": InstrumentConfig(aliases=("比特币", "ビットコイン", "비트코인", "биткоин")),
+    "ETHUSDT": InstrumentConfig(aliases=("以太坊",)),
+}
+
+
+@pytest.mark.parametrize(
+    ("title", "symbols"),
+    [
+        ("比特币BTC突破10万美元", ["BTCUSDT"]),
+        ("ビットコインBTCが急騰", ["BTCUSDT"]),
+        ("BTC가 10만 달러 돌파", ["BTCUSDT"]),
+        ("今日比特币行情", ["BTCUSDT"]),
+        ("비트코인이 급등", ["BTCUSDT"]),
+        ("以太坊ETF获批", ["ETHUSDT"]),
+        ("ＢＴＣ急落", ["BTCUSDT"]),
+        ("美联储降息", ["BTCUSDT", "ETHUSDT"]),
+        ("биткоин вырос", ["BTCUSDT"]),
+        ("ставка на биткоинов", []),  # a script with spaces keeps its word boundaries
+        ("wBTC 와 stETH", []),
+    ],
+)
+def test_scripts_without_spaces(title: str, symbols: list[str]) -> None:
+    assert SymbolMapper(("BTCUSDT", "ETHUSDT"), CJK, (*MACRO, "美联储")).map(title) == tuple(symbols)
+
+
+@pytest.mark.parametrize(
+    ("title", "currencies", "symbols"),
+    [
+        ("BTCUSD slides to a low", (), ["BTCUSDT"]),
+        ("ETHBTC at its lowest in a year", (), ["ETHUSDT"]),
+        ("BTC_USDT and ETH-PERP funding turns", (), ["BTCUSDT", "ETHUSDT"]),
+        ("1000PEPE is listed", (), ["1000PEPEUSDT"]),
+        ("SHIB1000 margin is cut", (), ["SHIB1000USDT"]),
+        ("A listing", ("1000PEPE", "SHIB1000", "BTCUSD", "ETH/USDT"), ["BTCUSDT", "ETHUSDT", "1000PEPEUSDT", "SHIB1000USDT"]),
+        ("AUSD and STETHBTC move", (), []),
+    ],
+)
+def test_pairs_and_multiples(title: str, currencies: tuple[str, ...], symbols: list[str]) -> None:
+    traded = ("BTCUSDT", "ETHUSDT", "1000PEPEUSDT", "SHIB1000USDT")
+    assert SymbolMapper(traded, {}, MACRO).map(title, currencies) == tuple(symbols)
+
+
+@pytest.mark.parametrize(
+    ("ticker", "known"), [("BTC", True), ("btcusd", True), ("1000PEPE", True), ("['BTC']", False), ("XYZQ", False)]
+)
+def test_a_ticker_is_known_if_it_is_a_coin_or_is_traded(ticker: str, known: bool) -> None:
+    assert MAPPER.knows(ticker) is known

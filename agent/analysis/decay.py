@@ -118,7 +118,7 @@ def _fitted(measured: Decay, ic: Floats, draws: Floats, stretch: int) -> Decay:
         measured, initial=Interval(float(explained[best] * curves[best, 0]), float(low), float(high)), p_value=p_value
     )
     if p_value > 1 - LEVEL:
-        reason = f"the information coefficient can't be told from zero (p = {p_value:.2f})"
+        reason = f"the information coefficient is not distinguishable from zero (p = {p_value:.2f})"
         return msgspec.structs.replace(stated, reason=reason)
     drawn = draws @ curves.T * np.sign(explained[best])
     shortest, furthest = band(half_lives[drawn.argmax(axis=1)])

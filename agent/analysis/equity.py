@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from agent.analysis.months import month_of, months_of
 from agent.analysis.thinning import ThinnedCurve
+from agent.events import DAY_MS, HOUR_MS
 
 _BLOCK: Final = 4_096
+_REST_MS: Final = 3 * HOUR_MS  # a market that rests this long begins another session: longer than a lunch break
 
 
 class Drawdown(msgspec.Struct, frozen=True):
@@ -32,6 +34,7 @@ class EquitySummary(msgspec.Struct, frozen=True):
     end: int
     interval: int  # ms
     periods: int
+    sessions: int  # stretches of samples between rests of the market; one of more than a day counts as that many days
     mean: float  # of the returns
     deviation: float  # sample standard deviation of the returns (ddof 1)
     downside: float  # root of the mean of min(return, 0)² over all periods
@@ -62,6 +65,8 @@ class EquityCurve:
         self._end = 0
         self._final = initial
         self._periods = 0
+        self._sessions = 0
+        self._session_start = 0
         self._mean = 0.0
         self._squares = 0.0  # of deviations from the mean
         self._downside_squares = 0.0
@@ -108,6 +113,7 @@ class EquityCurve:
             end=self._end,
             interval=self._interval,
             periods=self._periods,
+            sessions=self._sessions + _days_in(self._end - self._session_start) if self._periods else 0,
             mean=self._mean,
             deviation=(self._squares / (self._periods - 1)) ** 0.5 if self._periods > 1 else 0.0,
             downside=(self._downside_squares / self._periods) ** 0.5 if self._periods else 0.0,
@@ -141,8 +147,9 @@ class EquityCurve:
         if not np.isfinite(equity).all():
             raise ValueError(f"equity is not a finite number at {int(ts[~np.isfinite(equity)][0])}")
         if self._start is None:
-            self._start = self._peak_ts = int(ts[0]) - self._interval
+            self._start = self._peak_ts = self._session_start = self._end = int(ts[0]) - self._interval
             self._deepest = Drawdown(0.0, self._start, self._start, None)
+        self._fold_sessions(ts)
         self._fold_returns(equity)
         self._fold_drawdown(ts, equity)
         self._fold_months(ts, equity)
@@ -152,6 +159,12 @@ class EquityCurve:
         self._sum += float(equity.sum())
         self._exposed_periods += exposed
         self._end, self._final = int(ts[-1]), float(equity[-1])
+
+    def _fold_sessions(self, ts: NDArray[np.int64]) -> None:
+        before = np.concatenate(((self._end,), ts[:-1]))
+        for row in np.flatnonzero(ts - before > max(_REST_MS, self._interval * 3 // 2)):
+            self._sessions += _days_in(int(before[row]) - self._session_start)
+            self._session_start = int(ts[row]) - self._interval
 
     def _fold_returns(self, equity: NDArray[np.float64]) -> None:
         before = np.concatenate(((self._final,), equity[:-1]))
@@ -196,3 +209,8 @@ class EquityCurve:
             for end in np.flatnonzero(months[1:] != months[:-1]):
                 self._month_ends[str(months[end])] = float(equity[end])
         self._month_ends[last] = float(equity[-1])
+
+
+def _days_in(duration: int) -> int:
+    """Days of a stretch of samples, `duration` in ms; at least one."""
+    return max(1, round(duration / DAY_MS))

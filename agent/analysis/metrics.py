@@ -1,8 +1,8 @@
 """What a run was worth: the figures, their definitions, and why one is missing where it is.
 
 Returns are simple returns of equity per bar period, annualised by the number of periods in a year (365 days around the clock
-for crypto, 252 sessions for equities). The risk-free rate is 0. Definitions agree with the package quantstats
-except where said.
+for crypto, 252 sessions for equities, 365/7 weeks and 12 months for both; see `instruments.periods_per_year`). The risk-free rate
+is 0. Definitions agree with the package quantstats, except as stated.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def compute(
 ) -> Metrics:
     """The figures of a run from what was folded while it went; `interval` is the bars' in ms."""
     summary, accounts = curve.summary(), book.accounts.values()
-    yearly = periods_per_year(category, interval)
+    yearly = periods_per_year(category, interval, summary.periods / summary.sessions if summary.sessions else 0.0)
     undefined: dict[str, str] = {}
     performance = measure(summary, yearly, undefined)
     figures = trade_figures(book.stats, undefined)

@@ -1,4 +1,4 @@
-"""The Sharpe ratio over a trailing window of days: whether a run earned steadily, or once."""
+"""The Sharpe ratio over a trailing window of periods: whether a run earned steadily, or once."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from agent.analysis.daily import Days
 
 
-def rolling_sharpe(returns: Days, window: int, days_per_year: float) -> Days:
-    """Mean over sample deviation of the last `window` daily returns × √(days a year), for each day that has so many.
+def rolling_sharpe(returns: Days, window: int, per_year: float) -> Days:
+    """Mean over sample deviation of the last `window` returns × √`per_year`, for each period that has so many before it.
 
     0 where nothing moved in the window, which is what a strategy that stayed out earned for its risk.
     """
@@ -18,5 +18,5 @@ def rolling_sharpe(returns: Days, window: int, days_per_year: float) -> Days:
     windows = sliding_window_view(returns.value, window)
     mean, deviation = windows.mean(axis=1), windows.std(axis=1, ddof=1)
     moved = deviation > 1e-12
-    ratio = np.where(moved, mean / np.where(moved, deviation, 1.0), 0.0) * days_per_year**0.5
+    ratio = np.where(moved, mean / np.where(moved, deviation, 1.0), 0.0) * per_year**0.5
     return Days(returns.day[window - 1 :], ratio)

@@ -25,6 +25,7 @@ def check(path: Annotated[Path | None, typer.Argument(help="Default: ./config.to
     from strategies import load_strategy
 
     config = load(path)
+    config.check_live()
     load_strategy(config.strategy.name, config.strategy.params)
     out.print(f"{path or 'the configuration'} is valid", highlight=False)
 

@@ -35,7 +35,7 @@ def slippage(
     from agent.store.database import open_database
     from agent.store.queries import find_run
 
-    with closing(open_database(load(config).store.url)) as database:
+    with closing(open_database(load(config).store.url, create=False)) as database:
         found = compare(database, find_run(database, run))
     if json:
         print_json(found)

@@ -106,7 +106,7 @@ def show_last(config: Path | None, json: bool) -> None:
 
     settled = load(config)
     try:
-        with closing(open_database(settled.store.url)) as database:
+        with closing(open_database(settled.store.url, create=False)) as database:
             run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
             feeds = read_feed_health(database, run.id) if run else []
             gap = find_gap(database, mark_path(database, settled.live.folder))

@@ -94,10 +94,15 @@ def tune(
     search = search_for.Search(material, found, inside, study or "", storage, trials, warm, prune, seed)
     search = search if study else search._replace(study=search_for.study_name(search))
     score_all(material)
-    with counting("trials", search_for.missing_trials(search)) as advance:
+    made = search_for.made_trials(search)
+    if made:
+        err.print(f"study {search.study}: {made:,} of {trials:,} trials were made by an earlier search", highlight=False)
+    with counting("trials", max(0, trials - made)) as advance:
         search_for.tune(search, workers=workers, advance=advance)
     with err.status("judging the best on held-out time"):
-        tuned = search_for.conclude(search, outside, Settings("none", warm, options.placebos(material, placebo), seed=seed))
+        tuned = search_for.conclude(
+            search, outside, Settings("none", warm, options.placebos(material, placebo), seed=seed), reused=made
+        )
     path = output or Path("var/tune") / f"{search.study}.toml"
     write_bytes(path, search_for.snippet(tuned, material.config.strategy.name).encode())
     if json:
@@ -109,6 +114,7 @@ def tune(
 def _print(tuned: Tuned, path: Path) -> None:
     inside = f"{iso(tuned.in_sample[0])[:10]} to {iso(tuned.in_sample[1])[:10]}"
     skipped = f", {tuned.invalid} invalid" if tuned.invalid else ""
+    skipped += f", {tuned.reused} reused from an earlier search" if tuned.reused else ""
     out.print(
         f"study {tuned.study}: {tuned.trials} trials, {tuned.pruned} of them pruned{skipped}; in sample {inside}",
         highlight=False,

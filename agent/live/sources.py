@@ -27,6 +27,7 @@ def check(config: Config) -> None:
         raise ConfigError(
             "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
         )
+    config.check_live()
     check_venue(config)
     if wants_headlines(config) and not config.news.feeds:
         raise ConfigError(

@@ -143,7 +143,9 @@ def verdict_on(evidence: Evidence) -> Verdict:
     if lost:
         headline, tone = f"No edge: it lost money out of sample, {own} after costs.", "bad"
     elif failed:
-        headline, tone = f"Not shown: it made {own} out of sample after costs, and luck can explain it.", "plain"
+        behind = len(failed) == 1 and evidence.versus_hold is not None and evidence.versus_hold.total_return.value <= 0
+        why = "holding made more" if behind else "chance can explain it"
+        headline, tone = f"Not shown: it made {own} out of sample after costs, and {why}.", "plain"
     else:
         headline, tone = f"Evidence of an edge: {own} out of sample after costs, and every test says it was not luck.", "good"
     warnings = []
@@ -165,8 +167,8 @@ def _tests(evidence: Evidence) -> tuple[list[str], list[str]]:
         (passed if fine else failed).append(sentence)
 
     if (interval := evidence.sharpe_interval) is not None:
-        where = "excludes" if interval.low > 0 else "includes"
-        note(interval.low > 0, f"The Sharpe ratio's interval {spread(interval)} {where} 0.")
+        place = "is above" if interval.low > 0 else "is below" if interval.high < 0 else "includes"
+        note(interval.low > 0, f"The Sharpe ratio's interval {spread(interval)} {place} 0.")
     if (deflated := evidence.deflated_sharpe) is not None:
         tries = "one try" if evidence.trials == 1 else f"{evidence.trials:,} tries"
         note(

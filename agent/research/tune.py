@@ -18,9 +18,11 @@ import numpy as np
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from agent import __version__
 from agent.analysis.overfitting import Overfitting, overfitting
 from agent.analysis.significance import deflated_sharpe, sharpe
 from agent.errors import ConfigError, StoreError, UsageError
+from agent.feeds.history.columns import content_hash
 from agent.research.evidence import PERIODS_PER_YEAR
 from agent.research.fitters import Fixed
 from agent.research.folds import Fold, Window, make_folds
@@ -29,7 +31,9 @@ from agent.research.rehearsal import Stage, with_params
 from agent.research.space import Range, Value
 from agent.research.walkforward import FOLDER, Settings, WalkForward, walk_forward
 from agent.research.workers import Advance, spread
-from strategies import load_strategy
+from models.cards import read_card
+from models.sentiment import model_dir
+from strategies import load_strategy, source_hash
 
 if TYPE_CHECKING:
     import optuna
@@ -54,20 +58,25 @@ class Search(NamedTuple):
 
     @property
     def described(self) -> dict[str, Any]:
-        """What makes two searches the same: they may share a study."""
-        plan = self.material.plan
-        config = self.material.config.recorded()
+        """What makes two searches the same, so that they may share a study: what their trials compute, and from what.
+
+        Files count by their content, models by their fingerprints, the strategy by its source, and the whole configuration.
+        """
+        plan, config = self.material.plan, self.material.config
         return {
-            "strategy": config["strategy"], "market": config["market"], "paper": config["paper"], "risk": config["risk"],
-            "signals": config["signals"], "folds": [list(fold.test) for fold in self.folds], "warmup": self.warmup,
-            "ranges": msgspec.to_builtins(self.ranges), "klines": [Path(path).name for path, _ in plan.klines],
-            "news": Path(plan.news or plan.sentiment or "").name,
+            "version": __version__, "config": config.recorded(), "strategy": source_hash(config.strategy.name),
+            "folds": [list(fold.test) for fold in self.folds], "warmup": self.warmup, "ranges": msgspec.to_builtins(self.ranges),
+            "klines": [[symbol, _hash_of(path)] for path, symbol in plan.klines], "timezone": plan.timezone,
+            **{role: _hash_of(path) for role, path in (("news", plan.news), ("sentiment", plan.sentiment), ("funding", plan.funding))},
+            "model": _fingerprint(model_dir(config.model.path)) if plan.news is not None else None,
+            "fusion": _fingerprint(Path(config.fusion.path).expanduser()) if config.fusion.path else None,
         }  # fmt: skip
 
 
 class Tuned(msgspec.Struct, frozen=True):
     """What a search found. `value` is the annual Sharpe ratio in sample of the best of `trials`; `pruned` of them were cut short.
 
+    - `reused`: how many of the trials an earlier search had made.
     - `deflated_sharpe`: probability that the best's true ratio is above what luck gives the best of so many.
     - `overfitting`: how the trials that ran to the end rank where they were not chosen; None for fewer than two.
     - `held_out`: the walk-forward over the time that no trial has seen, with the best parameters.
@@ -84,6 +93,25 @@ class Tuned(msgspec.Struct, frozen=True):
     deflated_sharpe: float | None
     overfitting: Overfitting | None
     held_out: WalkForward
+    reused: int = 0
+
+
+def _hash_of(path: Path | None) -> str | None:
+    """SHA-256 of a file, computed once as long as its size and time of change stay."""
+    if path is None:
+        return None
+    state = path.stat()
+    key = path, state.st_size, state.st_mtime_ns
+    if key not in _HASHES:
+        _HASHES[key] = content_hash(path)
+    return _HASHES[key]
+
+
+_HASHES: Final[dict[tuple[Path, int, int], str]] = {}
+
+
+def _fingerprint(folder: Path) -> str:
+    return read_card(folder).fingerprint
 
 
 def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tuple[list[Fold], Fold]:
@@ -114,13 +142,13 @@ def tune(search: Search, *, workers: int = 1, advance: Advance | None = None) ->
         _BENCHES.clear()
 
 
-def missing_trials(search: Search) -> int:
-    """How many trials the study still lacks."""
-    return max(0, search.trials - len(_open(search, create=True).get_trials(deepcopy=False)))
+def made_trials(search: Search) -> int:
+    """How many trials the study has from earlier searches that were the same."""
+    return len(_open(search, create=True).get_trials(deepcopy=False))
 
 
-def conclude(search: Search, held_out: Fold, settings: Settings, *, folder: Path = FOLDER) -> Tuned:
-    """Judge the study's best on the held-out time. Raises UsageError where no trial ran to the end."""
+def conclude(search: Search, held_out: Fold, settings: Settings, *, folder: Path = FOLDER, reused: int = 0) -> Tuned:
+    """Judge the study's best on the held-out time. Raises UsageError if no trial ran to the end."""
     import optuna
 
     study = _open(search, create=False)
@@ -157,6 +185,7 @@ def conclude(search: Search, held_out: Fold, settings: Settings, *, folder: Path
         deflated_sharpe=deflated_sharpe(best.user_attrs["returns"], len(tried), trial_sharpes=ratios),
         overfitting=overfitting(np.column_stack(returns)),
         held_out=judged,
+        reused=min(reused, search.trials),
     )
 
 
@@ -267,9 +296,17 @@ def _open(search: Search, *, create: bool, seed: int | None = None) -> optuna.St
             raise _unusable(search.storage, error) from None
     if study.user_attrs.get("search") != json.loads(json.dumps(msgspec.to_builtins(search.described))):
         raise UsageError(
-            f"study {search.study} in the storage is of another search", hint="name another --study, or repeat its options"
+            f"study {search.study} in the storage is of another search: {_differences(study.user_attrs.get('search'), search)} differ",
+            hint="name another --study, or repeat its files and options",
         )
     return study
+
+
+def _differences(stored: Any, search: Search) -> str:
+    """The parts of two descriptions of a search that differ."""
+    ours = json.loads(json.dumps(msgspec.to_builtins(search.described)))
+    theirs = stored if isinstance(stored, dict) else {}
+    return ", ".join(sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)))
 
 
 def _optuna() -> Any:

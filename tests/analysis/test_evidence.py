@@ -20,11 +20,13 @@ from agent.analysis.report.readings import readings_of
 from agent.analysis.report.verdict import judge
 from agent.analysis.returns import periodic_returns
 from agent.analysis.significance import Difference, Interval, sharpe_interval
+from agent.analysis.trades import TradeBook
 from agent.config import Config
-from agent.events import HOUR_MS
+from agent.events import DAY_MS, HOUR_MS
 from models.cards import Card, write_card
 from tests.analysis.stored import START, record_run
 from tests.analysis.test_report import Page
+from tests.analysis.test_trades import fill
 from tests.analysis.test_verdict import metrics_of
 
 NOTHING = Statements(np.empty(0, np.int64), np.empty(0, np.str_), np.empty(0, np.int64), np.empty(0))
@@ -67,7 +69,7 @@ def test_what_is_missing_has_its_reason() -> None:
     assert evidence.absent == {
         "significance": "the run has fewer than 20 days",
         "rolling": "the run has fewer than 45 days",
-        "regimes": "no day has the 31 days of closes before it that the rule needs",
+        "regimes": "no period has the 31 days of closes before it that the rule needs",
         "outcomes": "the run has no signal or prediction whose outcome is known",
         "event_study": "the run scored no headline about what it trades",
         "decay": "the run scored no headline about what it trades",
@@ -86,16 +88,16 @@ def test_a_headline_at_the_very_end_has_no_aftermath_to_study() -> None:
 
 def test_closes_from_before_the_run_give_its_first_day_a_regime() -> None:
     without, with_past = (evidence_of(facts(60, past=past)).regimes[""] for past in (0, 40))
-    assert without["unknown"].days == 31
+    assert without["unknown"].periods == 31
     assert "unknown" not in with_past
-    assert sum(group.days for group in with_past.values()) == 60
+    assert sum(group.periods for group in with_past.values()) == 60
 
 
 def test_regimes_years_and_symbols_share_the_same_days() -> None:
     evidence = evidence_of(facts(400, past=40))
     whole = 1.0
     for groups in (evidence.years, evidence.regimes[""]):
-        assert sum(group.days for group in groups.values()) == 400
+        assert sum(group.periods for group in groups.values()) == 400
         assert sum(group.share for group in groups.values()) == pytest.approx(1.0)
         whole = float(np.prod([1 + group.total_return for group in groups.values()]))
         assert whole == pytest.approx(1 + facts(400, past=40).net / 10_000)
@@ -107,7 +109,7 @@ def test_the_interval_is_that_of_the_daily_returns() -> None:
     given = facts(200)
     found = evidence_of(given).significance
     _, daily = periodic_returns(given.ts, given.equity, given.initial)
-    assert found.days == 200
+    assert found.periods == 200
     assert found.sharpe == sharpe_interval(daily, 365.0)
     assert found.against_hold is not None
     assert found.against_hold.total_return.value == pytest.approx(0.0, abs=1e-9)  # it held, and nothing else
@@ -118,8 +120,8 @@ def test_the_price_goes_where_the_headlines_say_or_it_is_said_that_it_does_not()
     assert led.event_study is not None
     assert led.event_study.classes["bullish"].mean[-1] == pytest.approx(0.02, abs=0.002)
     assert led.event_study.classes["bearish"].mean[-1] == pytest.approx(-0.02, abs=0.002)
-    assert "not to be told from zero" not in readings_of(led)["event_study"][0].rpartition(" after it moved ")[2]
-    assert "not to be told from zero" in readings_of(nothing)["event_study"][0].rpartition(" after it moved ")[2]
+    assert "not distinguishable from zero" not in readings_of(led)["event_study"][0].rpartition(" after it moved ")[2]
+    assert "not distinguishable from zero" in readings_of(nothing)["event_study"][0].rpartition(" after it moved ")[2]
 
 
 @pytest.mark.parametrize(("horizon", "bars"), [(6 * HOUR_MS, 6), (None, 1)])
@@ -141,8 +143,9 @@ def test_few_days_have_no_interval_in_words_or_drawing() -> None:
     ("sharpe", "lead", "warnings"),
     [
         (Interval(1.0, 0.2, 1.8), Interval(0.5, 0.1, 0.9), []),
-        (Interval(1.0, -0.2, 1.8), Interval(0.5, 0.1, 0.9), ["The Sharpe ratio can't be told from zero"]),
-        (Interval(1.0, 0.2, 1.8), Interval(0.5, -0.1, 0.9), ["Its lead over buy-and-hold can't be told from luck"]),
+        (Interval(1.0, -0.2, 1.8), Interval(0.5, 0.1, 0.9), ["The Sharpe ratio is not distinguishable from zero"]),
+        (Interval(-1.0, -1.8, -0.2), Interval(0.5, 0.1, 0.9), ["The Sharpe ratio is significantly below zero"]),
+        (Interval(1.0, 0.2, 1.8), Interval(0.5, -0.1, 0.9), ["Its lead over buy-and-hold is not distinguishable from luck"]),
     ],
 )
 def test_the_verdict_goes_by_the_intervals(sharpe: Interval, lead: Interval, warnings: list[str]) -> None:
@@ -194,3 +197,31 @@ def test_the_horizon_is_that_of_the_card_of_the_very_model(tmp_path: Path, finge
     notes: list[str] = []
     assert horizon_of(run, config, notes) == found
     assert bool(notes) == (found is None)
+
+
+def test_bars_longer_than_a_day_are_judged_by_their_own_periods() -> None:
+    """157 weeks: the interval is around mean / deviation of the weekly returns * sqrt(365 / 7), and every sentence counts weeks."""
+    rng, week = np.random.default_rng(5), 7 * DAY_MS
+    returns = rng.normal(0.005, 0.02, 157)
+    ts = START + (np.arange(157) + 1) * week
+    price = 100 * np.cumprod(1 + returns)
+    book = TradeBook()
+    trades = [
+        closed
+        for row in range(0, 156, 4)  # entered on the second day of a week, so on no day that has a sample
+        for text, at in (("+1@100", int(ts[row]) + 2 * DAY_MS), ("-1@101", int(ts[row + 1]) + 2 * DAY_MS))
+        if (closed := book.add(fill(text, at))) is not None
+    ]
+    run = facts(1)._replace(
+        config=Config.model_validate({"market": {"interval": "7d", "symbols": ["BTCUSDT"], "category": "equity"}}),
+        ts=ts, equity=100 * price, closes={"BTCUSDT": Closes(ts, price)}, trades=trades, headlines=headlines_of([]),
+    )  # fmt: skip
+    evidence = evidence_of(run)
+    found = evidence.significance
+    assert (evidence.period, found.periods) == (week, 157)
+    assert found.sharpe is not None
+    assert found.sharpe.value == pytest.approx(float(returns.mean() / returns.std(ddof=1)) * (365 / 7) ** 0.5, rel=1e-9)
+    assert readings_of(evidence)["significance"][0].startswith("From 157 weekly returns, the Sharpe ratio of ")
+    assert sum(group.periods for group in evidence.years.values()) == 157
+    assert sum(group.trades for group in evidence.years.values()) == len(trades) == 39
+    assert evidence.absent.keys() == {"outcomes", "event_study", "decay"}

@@ -10,8 +10,11 @@ import quantstats.stats as qs
 
 from agent.analysis.breakdown import DailyResult, break_down
 from agent.analysis.daily import Days
+from agent.analysis.equity import EquityCurve
+from agent.analysis.metrics import compute
 from agent.analysis.rolling import rolling_sharpe
-from agent.events import DAY_MS, HOUR_MS
+from agent.analysis.trades import TradeBook
+from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.analysis.test_metrics import START, metrics_of
 
 FIRST_DAY = START // DAY_MS
@@ -86,3 +89,55 @@ def test_ratios_of_daily_runs(length: int, drift: float, noise: float, per_year:
     assert found.total_return == pytest.approx(empyrical.cum_returns_final(series), rel=1e-9)
     if per_year == 365:  # of shares, empyrical counts sessions as a year's parts, and we count calendar time
         assert found.cagr == pytest.approx(empyrical.cagr(series, annualization=per_year), rel=1e-9)
+
+
+# Category, length of a bar (ms), and periods in a year by the calendar
+SPACINGS = [
+    ("linear", 7 * DAY_MS, 365 / 7),
+    ("spot", 7 * DAY_MS, 365 / 7),
+    ("equity", 7 * DAY_MS, 365 / 7),
+    ("equity", 14 * DAY_MS, 365 / 14),
+    ("equity", 30 * DAY_MS, 12),
+    ("linear", 31 * DAY_MS, 12),
+    ("linear", DAY_MS, 365),
+    ("linear", HOUR_MS, 365 * 24),
+    ("linear", MINUTE_MS, 365 * 1440),
+]
+
+
+@pytest.mark.parametrize(("category", "interval", "per_year"), SPACINGS)
+def test_ratios_follow_the_spacing_of_the_bars(category: str, interval: int, per_year: float) -> None:
+    returns = np.random.default_rng(7).normal(0.0004, 0.01, 3_000)
+    metrics = metrics_of(100 * np.cumprod(1 + returns), interval=interval, category=category)
+    assert metrics.periods_per_year == pytest.approx(per_year, rel=1e-12)
+    own, series = metrics.performance, pd.Series(returns)
+    assert own.sharpe == pytest.approx(qs.sharpe(series, periods=per_year), rel=1e-9)
+    assert own.sortino == pytest.approx(qs.sortino(series, periods=per_year), rel=1e-9)
+    assert own.volatility == pytest.approx(qs.volatility(series, periods=per_year, prepare_returns=False), rel=1e-9)
+
+
+# Opening time (minutes after midnight UTC) and bars a session: New York; Sydney in summer, whose session spans midnight UTC
+SESSIONS = [(14 * 60 + 30, 7, 60), (14 * 60 + 30, 390, 1), (23 * 60, 6, 60), (0, 6, 60), (13 * 60 + 30, 2, 240)]
+
+
+@pytest.mark.parametrize(("opens", "bars", "minutes"), SESSIONS)
+def test_intraday_equity_bars_count_as_many_as_a_session_has(opens: int, bars: int, minutes: int) -> None:
+    """252 sessions of seven hourly bars are 1,764 a year: not 252 * 6.5, as the last bar of a New York session is half an hour."""
+    nights = [day for day in range(120) if day % 7 < 5]
+    ts = np.array([START + day * DAY_MS + (opens + (bar + 1) * minutes) * MINUTE_MS for day in nights for bar in range(bars)])
+    returns = np.random.default_rng(3).normal(0.0, 0.002, len(ts))
+    curve = EquityCurve(100.0, minutes * MINUTE_MS)
+    curve.extend(ts[:50], 100 * np.cumprod(1 + returns)[:50])
+    curve.extend(ts[50:], 100 * np.cumprod(1 + returns)[50:])  # in blocks, as it is folded while a run goes
+    metrics = compute(curve, TradeBook(), category="equity", interval=minutes * MINUTE_MS)
+    assert metrics.periods_per_year == pytest.approx(252 * bars)
+    assert metrics.performance.sharpe == pytest.approx(qs.sharpe(pd.Series(returns), periods=252 * bars), rel=1e-9)
+
+
+def test_a_currency_pair_that_trades_five_days_around_the_clock_has_24_hourly_bars_a_session() -> None:
+    ts = np.array([START + hour * HOUR_MS for hour in range(1, 100 * 24) if (hour // 24) % 7 < 5])
+    curve = EquityCurve(100.0, HOUR_MS)
+    curve.extend(ts, 100 + np.sin(ts / 1e7))
+    assert compute(curve, TradeBook(), category="equity", interval=HOUR_MS).periods_per_year == pytest.approx(
+        252 * 24, rel=0.01
+    )

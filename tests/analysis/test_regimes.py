@@ -82,7 +82,7 @@ def test_days_are_told_apart_and_add_up() -> None:
     names = ["odd" if number % 2 else "even" for number in day]
     groups = break_down(names, daily, [trade], 365, order=("even", "odd", "never"))
     assert list(groups) == ["even", "odd"]
-    assert sum(group.days for group in groups.values()) == 50
+    assert sum(group.periods for group in groups.values()) == 50
     assert sum(group.pnl for group in groups.values()) == pytest.approx(daily.pnl.sum())
     grown = (1 + groups["even"].total_return) * (1 + groups["odd"].total_return)
     assert grown == pytest.approx(np.prod(1 + own))

@@ -132,7 +132,7 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts(data: ReportData) 
 def test_the_page_says_what_the_run_was(data: ReportData) -> None:
     text = " ".join(Page(render(data)).text.split())
     for words in (
-        "Lost to buy-and-hold after costs: +0.1 % against +46.5 %.",
+        "Made 0.1 % after costs; buy-and-hold made 46.5 %.",
         "1 round trip can't tell skill from luck: too few.",
         "2 d are too short a window",
         "sentiment: weight = 0.1",
@@ -224,7 +224,7 @@ def test_the_verb_writes_both_files_and_prints_one_object(tmp_path: Path) -> Non
     assert page.exists()
     assert Path(printed["data"]).exists()
     plain = CliRunner().invoke(build(), ["report", "--config", str(config), "-o", str(page)])
-    assert plain.stdout.startswith("Lost to buy-and-hold after costs")
+    assert plain.stdout.startswith("Made 0.1")
 
 
 def test_the_verb_refuses_another_ending() -> None:

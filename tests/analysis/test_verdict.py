@@ -38,14 +38,18 @@ def metrics_of(*, final: float, hold: float | None = 150.0, days: int = 400, tra
 @pytest.mark.parametrize(
     ("run", "tone", "headline"),
     [
-        ({"final": 200.0}, "good", "Beat buy-and-hold after costs: +100.0\u00a0% against +50.0\u00a0%."),
-        ({"final": 120.0}, "bad", "Lost to buy-and-hold after costs: +20.0\u00a0% against +50.0\u00a0%."),
-        ({"final": 150.0}, "bad", "Lost to"),
-        ({"final": 90.0, "hold": 50.0}, "plain", "Beat buy-and-hold"),  # losing less is no reason to cheer
-        ({"final": 120.0, "hold": None}, "plain", "It returned +20.0\u00a0% after costs."),
+        ({"final": 200.0}, "good", "Made 100.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
+        ({"final": 120.0}, "bad", "Made 20.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
+        ({"final": 150.0}, "bad", "Made 50.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
+        (
+            {"final": 90.0, "hold": 50.0},
+            "bad",
+            "Lost 10.0\u00a0% after costs; buy-and-hold lost 50.0\u00a0%.",
+        ),  # losing less is no reason to cheer
+        ({"final": 120.0, "hold": None}, "plain", "Made 20.0\u00a0% after costs."),
         ({"final": 100.0, "trades": 0, "hold": 50.0}, "plain", "It never traded."),
         ({"final": -5.0}, "bad", "The account was lost."),
-        ({"final": 200.0, "trades": 29}, "plain", "Beat"),
+        ({"final": 200.0, "trades": 29}, "plain", "Made 100.0"),
     ],
 )
 def test_headline_and_tone(run: dict[str, float], tone: str, headline: str) -> None:
@@ -60,6 +64,7 @@ def test_headline_and_tone(run: dict[str, float], tone: str, headline: str) -> N
         ({"final": 200.0, "trades": 29}, {}, "29 round trips can't tell skill from luck"),
         ({"final": 200.0, "days": 29}, {}, "29\u00a0d are too short a window"),
         ({"final": 101.0, "noise": 0.05}, {}, "chance alone could have done this"),
+        ({"final": 90.0, "hold": 50.0}, {}, "significantly below zero"),
         ({"final": 200.0}, {"stamps": ("LEAKED",)}, "has seen the answers"),
         ({"final": 200.0}, {"fills_at_close": True}, "own close: optimistic"),
         (

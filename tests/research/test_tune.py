@@ -14,6 +14,7 @@ from agent.config import load
 from agent.errors import UsageError
 from agent.events import DAY_MS
 from agent.research.tune import split
+from strategies import source_hash
 from tests.cli.conftest import Outcome
 from tests.research.world import START, write_klines
 
@@ -131,3 +132,58 @@ def test_in_sample_ends_before_the_embargo() -> None:
     assert held_out.test == (80, 100)
     with pytest.raises(UsageError):
         split(0, 100, holdout=100, embargo=0, folds=3)
+
+
+STRATEGY = """
+from strategies.sma_cross import SmaCross
+
+class Mine(SmaCross):
+    EDGE = {edge}
+"""
+
+
+def test_a_study_is_resumed_only_by_the_same_search(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
+    """The value of each change, made alone in a folder of its own, must come out where the first study is at hand."""
+
+    def search(*args: object, study: object = "") -> Outcome:
+        named = ("--study", study) if study else ()
+        ranges = ("--range", "fast=2:20", "--range", "slow=10:80", "--embargo", "1d", "--holdout", "15d", "--trials", 3)
+        return tapewire("tune", "--json", "--strategy", "mine:Mine", *ranges, *named, *args)
+
+    def studied(*args: object) -> tuple[str, int]:
+        done = search(*args)
+        assert done.code == 0, done.err
+        found = json.loads(done.out)
+        return found["study"], found["reused"]
+
+    Path("mine.py").write_text(STRATEGY.format(edge=1))
+    (tmp_path / "other").mkdir()
+    other = write_klines(tmp_path / "other" / klines.name, days=60, seed=9)
+    funding = tmp_path / "BTCUSDT-funding.csv"
+    funding.write_text("ts,rate\n" + "".join(f"{START + n * 8 * 3_600_000},0.001\n" for n in range(180)))
+    small = tmp_path / "small.toml"
+    small.write_text("[account]\ninitial_capital = 500\n")
+
+    first, reused = studied("--klines", klines)
+    assert reused == 0
+    assert studied("--klines", klines) == (first, 3)
+    changes = [("--klines", other), ("--klines", klines, "--funding", funding), ("--klines", klines, "-c", small)]
+    found = {first, *(study for study, reused in (studied(*args) for args in changes) if reused == 0)}
+    assert len(found) == 4
+    refused = search("--klines", other, study=first)
+    assert refused.code == 2
+    assert "is of another search: klines differ" in refused.err
+
+
+def test_another_source_of_the_strategy_is_another_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("one_of_mine.py").write_text(
+        "from strategies.sma_cross import SmaCross\nimport beside\n\nclass Mine(SmaCross): pass\n"
+    )
+    Path("beside.py").write_text("EDGE = 1\n")
+    before = source_hash("one_of_mine:Mine")
+    assert source_hash("one_of_mine:Mine") == before
+    Path("beside.py").write_text("EDGE = 2\n")
+    assert source_hash("one_of_mine:Mine") != before
+    assert source_hash("sma_cross") != source_hash("buy_and_hold")

@@ -14,7 +14,7 @@ from agent.analysis.regimes import RULE, RegimeRule
 from agent.analysis.significance import Difference, Interval
 from agent.analysis.trades import Trade
 from agent.config import Config, parse
-from agent.events import RiskEvent, RiskState
+from agent.events import DAY_MS, RiskEvent, RiskState
 from agent.store.runs import Run
 
 
@@ -45,14 +45,14 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Significance(msgspec.Struct, frozen=True):
-    """How far the result is from luck, from `days` daily returns. What can't be said is None.
+    """How far the result is from luck, from the returns of `periods` periods (`Evidence.period`). An undefined figure is None.
 
     - `sharpe`, `total_return`: with 95 % intervals of the stationary bootstrap.
     - `probabilistic_sharpe`: probability that the true Sharpe ratio is above zero.
-    - `against_hold`: the same days of buy-and-hold subtracted, resampled together.
+    - `against_hold`: the same periods of buy-and-hold subtracted, resampled together.
     """
 
-    days: int
+    periods: int
     sharpe: Interval | None = None
     total_return: Interval | None = None
     probabilistic_sharpe: float | None = None
@@ -60,7 +60,7 @@ class Significance(msgspec.Struct, frozen=True):
 
 
 class Rolling(msgspec.Struct, frozen=True):
-    """The Sharpe ratio of the last `window` days, of the run and of buy-and-hold."""
+    """The Sharpe ratio of the last `window` periods (`Evidence.period`), of the run and of buy-and-hold."""
 
     window: int
     own: Series
@@ -68,10 +68,15 @@ class Rolling(msgspec.Struct, frozen=True):
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What is computed beyond the metrics. `absent` says of each part that is missing why."""
+    """What is computed beyond the metrics. `absent` maps each missing part to its reason.
+
+    `period` (ms) is the length of the periods behind `significance`, `rolling`, `years` and `regimes`: a UTC day, or one bar if bars
+    are longer than a day.
+    """
 
     costs: Costs
     significance: Significance
+    period: int = DAY_MS
     rolling: Rolling | None = None
     years: dict[str, Group] = {}
     regime_rule: RegimeRule = RULE

@@ -16,6 +16,7 @@ from agent.analysis.event_study import EventStudy, Headlines, event_study
 from agent.analysis.outcomes import Outcomes, Statements, outcomes
 from agent.analysis.regimes import RULE, Regime, regimes
 from agent.analysis.report.data import Evidence, Rolling, Series, Significance
+from agent.analysis.report.formats import plural
 from agent.analysis.rolling import rolling_sharpe
 from agent.analysis.significance import MIN_PERIODS, difference, probabilistic_sharpe, return_interval, sharpe_interval
 from agent.analysis.trades import Trade
@@ -23,12 +24,19 @@ from agent.config import Config
 from agent.events import DAY_MS, HOUR_MS, Fill, FundingPayment
 from agent.instruments import periods_per_year
 
-PAST: Final = (RULE.lookback + 2) * DAY_MS
-"""Closes so long before a run's start give a regime to its first day (ms)."""
-
-_WINDOWS: Final = ((180, 90), (45, 30))  # days of a run -> of its rolling window
+_WINDOWS: Final = ((180, 90), (45, 30))  # periods of a run -> of its rolling window
 _STRETCHES: Final = 24
 _REACH: Final = 4 * HOUR_MS  # of an event study, where bars are short enough
+
+
+def period_of(interval: int) -> int:
+    """Length (ms) of the periods that a run with bars of `interval` ms is judged by: a day, or one bar if bars are longer."""
+    return max(interval, DAY_MS)
+
+
+def past_of(interval: int) -> int:
+    """How long (ms) before a run's start closes are needed, so that its first period has a regime."""
+    return (RULE.lookback + 2) * period_of(interval)
 
 
 class Facts(NamedTuple):
@@ -40,7 +48,7 @@ class Facts(NamedTuple):
     net: float  # change of equity
     ts: Ints  # samples of equity
     equity: Floats
-    closes: Mapping[str, Closes]  # `PAST` included, where it could be had
+    closes: Mapping[str, Closes]  # from `past_of` before the start on, if the files reach back so far
     moves: Mapping[str, Sequence[Fill | FundingPayment]]  # by symbol, as booked
     trades: Sequence[Trade]
     statements: Mapping[str, Statements]  # signals, predictions
@@ -51,7 +59,8 @@ class Facts(NamedTuple):
 def evidence_of(facts: Facts) -> Evidence:
     """All that can be said of a run; what can't has its reason in `absent`."""
     config, absent = facts.config, dict[str, str]()
-    per_year = periods_per_year(config.market.category, DAY_MS)
+    period = period_of(config.market.interval)
+    per_year = periods_per_year(config.market.category, period)
     equity = by_day(facts.ts, facts.equity)
     own = returns_of(equity, facts.initial)
     seen = {symbol: closes.since(facts.start) for symbol, closes in facts.closes.items()}
@@ -59,8 +68,9 @@ def evidence_of(facts: Facts) -> Evidence:
     study, decay = _news(facts, seen, absent)
     return Evidence(
         costs=costs_of((move for moves in facts.moves.values() for move in moves), config.paper.half_spread_bps, facts.net),
-        significance=_significance(own, hold, per_year, absent),
-        rolling=_rolling(own, hold, per_year, absent),
+        significance=_significance(own, hold, per_year, absent, plural(period)),
+        period=period,
+        rolling=_rolling(own, hold, per_year, absent, plural(period)),
         **_breakdowns(facts, equity, own, hold, per_year, absent)._asdict(),
         outcomes=_outcomes(facts, seen, absent),
         event_study=study,
@@ -77,16 +87,16 @@ def _held(closes: Mapping[str, Closes], days: Ints) -> Days | None:
     return returns_of(Days(days, np.mean([np.where(np.isnan(w), 1.0, w) for w in worth], axis=0)), 1.0)
 
 
-def _significance(own: Days, hold: Days | None, per_year: float, absent: dict[str, str]) -> Significance:
-    days = len(own.value)
-    if days < MIN_PERIODS:
-        absent["significance"] = f"the run has fewer than {MIN_PERIODS} days"
-        return Significance(days)
+def _significance(own: Days, hold: Days | None, per_year: float, absent: dict[str, str], units: str) -> Significance:
+    periods = len(own.value)
+    if periods < MIN_PERIODS:
+        absent["significance"] = f"the run has fewer than {MIN_PERIODS} {units}"
+        return Significance(periods)
     if not own.value.any():
         absent["significance"] = "equity never moved"
-        return Significance(days)
+        return Significance(periods)
     return Significance(
-        days,
+        periods,
         sharpe_interval(own.value, per_year),
         return_interval(own.value),
         probabilistic_sharpe(own.value),
@@ -94,11 +104,11 @@ def _significance(own: Days, hold: Days | None, per_year: float, absent: dict[st
     )
 
 
-def _rolling(own: Days, hold: Days | None, per_year: float, absent: dict[str, str]) -> Rolling | None:
-    days = len(own.value)
-    window = next((window for least, window in _WINDOWS if days >= least), None)
+def _rolling(own: Days, hold: Days | None, per_year: float, absent: dict[str, str], units: str) -> Rolling | None:
+    periods = len(own.value)
+    window = next((window for least, window in _WINDOWS if periods >= least), None)
     if window is None:
-        absent["rolling"] = f"the run has fewer than {_WINDOWS[-1][0]} days"
+        absent["rolling"] = f"the run has fewer than {_WINDOWS[-1][0]} {units}"
         return None
     return Rolling(
         window,
@@ -142,7 +152,8 @@ def _breakdowns(
         for symbol, result in results.items()
     }
     if all(set(groups) <= {Regime.UNKNOWN.value} for groups in grouped.values()):
-        absent["regimes"] = f"no day has the {RULE.lookback + 1} days of closes before it that the rule needs"
+        units = plural(period_of(facts.config.market.interval))
+        absent["regimes"] = f"no period has the {RULE.lookback + 1} {units} of closes before it that the rule needs"
         grouped = {}
     years = own.day.astype("datetime64[D]").astype("datetime64[Y]").astype(str).tolist()
     by_year = {symbol: break_down(years, result, trades[symbol], per_year) for symbol, result in results.items()}
@@ -160,7 +171,7 @@ def _by_day(prices: Days) -> dict[int, Regime]:
 
 
 def _market_regimes(closes: Mapping[str, Closes]) -> dict[int, Regime]:
-    """Of the symbols in equal parts, rebalanced daily: the mean of their log returns."""
+    """Of the symbols in equal parts, rebalanced each period: the mean of their log returns."""
     days = [by_day(*own) for own in closes.values() if len(own.ts)]
     if not days:
         return {}

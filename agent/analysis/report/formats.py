@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from math import isfinite
 
+from agent.durations import format_duration
 from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
 
 MISSING = "–"
@@ -61,3 +62,15 @@ def date(ms: int | None) -> str:
 def minute(ms: int | None) -> str:
     """`2024-03-01 12:30`, UTC."""
     return MISSING if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}"
+
+
+def frequency(period: int) -> str:
+    """Of returns over `period` ms: `daily`, `weekly`, `monthly`, else e.g. `4d`."""
+    return {"days": "daily", "weeks": "weekly", "months": "monthly"}.get(plural(period), format_duration(period))
+
+
+def plural(period: int) -> str:
+    """What periods of `period` ms are called: `days`, `weeks`, `months` (28 to 31 days), else `periods`."""
+    if 28 * DAY_MS <= period <= 31 * DAY_MS:
+        return "months"
+    return {DAY_MS: "days", 7 * DAY_MS: "weeks"}.get(period, "periods")

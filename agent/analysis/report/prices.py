@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.analysis.daily import Closes
-from agent.analysis.report.evidence import PAST
+from agent.analysis.report.evidence import past_of
 from agent.config import Config
 from agent.events import Kline
 from agent.feeds.history.columns import content_hash
@@ -18,7 +18,7 @@ from agent.store.runs import InputFile, Run, RunKind
 
 
 def closes_of(database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]) -> dict[str, Closes]:
-    """By symbol, up to `end` and from `PAST` before `start` (UTC ms) where they could be had; `notes` get what couldn't."""
+    """By symbol, up to `end` and from `past_of` before `start` (UTC ms) on, if the files reach back so far; `notes` get what is missing."""
     if run.kind is RunKind.LIVE:
         return _journalled(database, run, config, end)
     interval, open_always = config.market.interval, config.market.category != "equity"
@@ -31,7 +31,7 @@ def closes_of(database: Database, run: Run, config: Config, start: int, end: int
                 interval,
                 start=start,
                 end=end,
-                warmup_bars=PAST // interval,
+                warmup_bars=past_of(interval) // interval,
                 around_the_clock=open_always,
                 timezone=window.get("timezone"),
             ).closes()

@@ -15,7 +15,7 @@ from agent.durations import format_duration
 def readings_of(evidence: Evidence) -> dict[str, list[str]]:
     """Sentences by part of the evidence; a part that is missing has none."""
     found = {
-        "significance": significance_words(evidence.significance),
+        "significance": significance_words(evidence.significance, evidence.period),
         "outcomes": [outcome_words(one) for one in evidence.outcomes],
         "event_study": event_words(evidence.event_study) if evidence.event_study else [],
         "decay": [decay_words(evidence.decay)] if evidence.decay else [],
@@ -23,12 +23,13 @@ def readings_of(evidence: Evidence) -> dict[str, list[str]]:
     return {part: words for part, words in found.items() if words}
 
 
-def significance_words(found: Significance) -> list[str]:
-    """How far the result is from luck."""
+def significance_words(found: Significance, period: int) -> list[str]:
+    """How far the result is from luck; `period` (ms) is that of the returns."""
     words = []
     if found.sharpe is not None and found.probabilistic_sharpe is not None:
         words.append(
-            f"From {found.days:,} daily returns, the Sharpe ratio of {formats.number(found.sharpe.value)} lies between "
+            f"From {found.periods:,} {formats.frequency(period)} returns, "
+            f"the Sharpe ratio of {formats.number(found.sharpe.value)} lies between "
             f"{formats.number(found.sharpe.low)} and {formats.number(found.sharpe.high)} (95\u00a0%); it is above zero with a "
             f"probability of {formats.percent(found.probabilistic_sharpe, 0)}."
         )
@@ -55,7 +56,7 @@ def outcome_words(found: Outcomes) -> str:
     elif accuracy.high < found.chance:
         judged = "worse than"
     else:
-        judged = "not to be told from"
+        judged = "not distinguishable from"
     return (
         f"Of {found.count:,} {found.kind}, {formats.percent(accuracy.value)} named the next {ahead} rightly "
         f"({formats.percent(accuracy.low)} to {formats.percent(accuracy.high)}, 95\u00a0%): {judged} the {chance}."
@@ -84,7 +85,7 @@ def _moved(path: EventPath, row: int, *, turned: bool = False) -> str:
         value, low, high = -value, -high, -low
     if path.days < FEW_DAYS:
         return f"{formats.percent(value, 2, signed=True)} (too few days for an interval)"
-    doubt = ", not to be told from zero" if low <= 0 <= high else ""
+    doubt = ", not distinguishable from zero" if low <= 0 <= high else ""
     span = f"{formats.percent(low, 2, signed=True)} to {formats.percent(high, 2, signed=True)}"
     return f"{formats.percent(value, 2, signed=True)} ({span}{doubt})"
 
@@ -105,10 +106,12 @@ def decay_words(decay: Decay) -> str:
     )
 
 
-def rule_words(rule: RegimeRule) -> str:
-    """The rule that names a day's regime."""
+def rule_words(rule: RegimeRule, period: int) -> str:
+    """The rule that names the regime of a period (ms)."""
+    units = formats.plural(period)
+    one = units.removesuffix("s")
     least = "its volatility" if rule.threshold == 1 else f"{formats.number(rule.threshold, 1)} times its volatility"
     return (
-        f"A day is bull where the return of the {rule.lookback} days before it is above {least} over these days, bear where it is "
-        "below minus that, else sideways. What happens on the day itself plays no part."
+        f"A {one} is bull if the return of the {rule.lookback} {units} before it is above {least} over these {units}, bear if it is "
+        f"below minus that, else sideways. What happens in the {one} itself plays no part."
     )

@@ -10,7 +10,7 @@ from agent.analysis.metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.analysis.report import formats
 from agent.analysis.report.data import ReportData, Significance
 from agent.analysis.report.readings import significance_words
-from agent.events import RiskEvent
+from agent.events import DAY_MS, RiskEvent
 
 _SIGNIFICANT: Final = 2.0
 """t-value from which a mean return is called distinguishable from zero: about 95 %, two-sided."""
@@ -35,6 +35,7 @@ def verdict_of(data: ReportData) -> Verdict:
         fills_at_close=config.paper.fill == "close",
         halted=data.halted,
         significance=data.evidence.significance,
+        period=data.evidence.period,
     )
 
 
@@ -46,34 +47,56 @@ def judge(
     fills_at_close: bool = False,
     halted: RiskEvent | None = None,
     significance: Significance = Significance(0),  # noqa: B008
+    period: int = DAY_MS,
 ) -> Verdict:
     """The verdict on figures: `stamps` are the run's, `fills_at_close` says that it filled at the signal bar's own close.
 
-    `halted` is what ended its trading for good. Where `significance` has intervals they say how far luck could go, else the t-value
-    of the mean return does.
+    `halted` is what ended its trading for good. If `significance` (of returns over `period` ms) has intervals they bound what chance
+    can do, else the t-value of the mean return does. The headline states first whether money was made, then compares.
     """
     performance, hold = metrics.performance, metrics.buy_and_hold
-    own = formats.percent(performance.total_return, signed=True)
     if performance.total_return <= -1:
         headline = "The account was lost."
     elif not metrics.fills:
         headline = "It never traded."
-    elif hold is None:
-        headline = f"It returned {own} after costs."
     else:
-        word = "Beat" if performance.total_return > hold.total_return else "Lost to"
-        headline = f"{word} buy-and-hold after costs: {own} against {formats.percent(hold.total_return, signed=True)}."
+        headline = f"{_result(performance.total_return).capitalize()} after costs"
+        headline += "." if hold is None else f"; buy-and-hold {_result(hold.total_return)}."
     warnings = _warnings(metrics, significance, stamps, fills_at_close=fills_at_close)
     if halted is not None:
         warnings.insert(0, f"Risk halted trading on {formats.minute(halted.ts)} UTC and nobody resumed it: {halted.detail}.")
     beaten = hold is not None and performance.total_return <= hold.total_return
     tone: Literal["good", "bad", "plain"] = "plain"
-    if beaten or performance.total_return <= -1:
+    if beaten or performance.total_return <= -1 or _is_below_zero(metrics, significance):
         tone = "bad"
     elif hold is not None and metrics.fills and performance.total_return > 0 and not warnings:
         tone = "good"
-    words = significance_words(significance) if metrics.fills else []
+    words = significance_words(significance, period) if metrics.fills else []
     return Verdict(tone, headline, _sentences(metrics, currency) + words, warnings)
+
+
+def _result(total_return: float) -> str:
+    """`made 3.1 %`, `lost 5.1 %`, or `broke even` if the figure rounds to zero."""
+    size = formats.percent(abs(total_return))
+    if size == formats.percent(0.0):
+        return "broke even"
+    return f"{'made' if total_return > 0 else 'lost'} {size}"
+
+
+def _t_value(metrics: Metrics) -> float | None:
+    """Of the mean return: the annual Sharpe ratio times the root of the years (Lo 2002, i.i.d. returns)."""
+    sharpe = metrics.performance.sharpe
+    return None if sharpe is None else sharpe * ((metrics.end - metrics.start) / YEAR_MS) ** 0.5
+
+
+def _is_below_zero(metrics: Metrics, significance: Significance) -> bool:
+    """True if the strategy loses by more than chance: the Sharpe ratio's interval is negative, without one the t-value is."""
+    if not metrics.fills or metrics.end - metrics.start < MIN_YEARLY:
+        return False
+    if significance.sharpe is not None:
+        return significance.sharpe.high < 0
+    t = _t_value(metrics)
+    return t is not None and t <= -_SIGNIFICANT
 
 
 def _sentences(metrics: Metrics, currency: str) -> list[str]:
@@ -108,15 +131,14 @@ def _warnings(metrics: Metrics, significance: Significance, stamps: tuple[str, .
     duration = metrics.end - metrics.start
     if duration < MIN_YEARLY:
         warnings.append(f"{formats.duration(duration)} are too short a window to judge; nothing is extrapolated to a year.")
+    elif _is_below_zero(metrics, significance):
+        warnings.append("The Sharpe ratio is significantly below zero: the strategy loses money by more than chance.")
     elif metrics.fills and significance.sharpe is not None:
         warnings += _luck(metrics, significance)
-    elif (sharpe := metrics.performance.sharpe) is not None and metrics.fills:
-        # The t-value of the mean return is the annual Sharpe ratio times the root of the years (Lo 2002, i.i.d. returns).
-        t = sharpe * (duration / YEAR_MS) ** 0.5
-        if abs(t) < _SIGNIFICANT:
-            warnings.append(
-                f"The mean return can't be told from zero (t = {formats.number(t, 1)}): chance alone could have done this."
-            )
+    elif (t := _t_value(metrics)) is not None and metrics.fills and t < _SIGNIFICANT:
+        warnings.append(
+            f"The mean return is not distinguishable from zero (t = {formats.number(t, 1)}): chance alone could have done this."
+        )
     return warnings
 
 
@@ -125,11 +147,11 @@ def _luck(metrics: Metrics, significance: Significance) -> list[str]:
     sharpe, lead = significance.sharpe, significance.against_hold
     words = []
     if sharpe is not None and not sharpe.excludes(0.0):
-        words.append("The Sharpe ratio can't be told from zero: chance alone could have done this.")
+        words.append("The Sharpe ratio is not distinguishable from zero: chance alone could have done this.")
     hold = metrics.buy_and_hold
     led = hold is not None and metrics.performance.total_return > hold.total_return
     if led and lead is not None and not lead.total_return.excludes(0.0):
-        words.append("Its lead over buy-and-hold can't be told from luck.")
+        words.append("Its lead over buy-and-hold is not distinguishable from luck.")
     return words
 
 

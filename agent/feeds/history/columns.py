@@ -21,16 +21,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
+from agent.feeds.history.csv_dialect import DATE_TIME, detect
 from agent.untrusted import UNREADABLE
 
 BATCH_ROWS: Final = 16_384
 _BLOCK_BYTES: Final = 1 << 20
-_BINANCE: Final = (
-    "open_time", "open", "high", "low", "close", "volume", "close_time", "quote_volume",
-    "count", "taker_base", "taker_quote", "ignore",
-)  # fmt: skip
-"""The columns of data.binance.vision's kline files, which carry no header."""
-
+_HEAD_LINES: Final = 8  # that a layout is recognised by
 Aliases = Mapping[str, Sequence[str]]
 """Our name of a column -> the names that files give it, the preferred first."""
 
@@ -185,46 +181,55 @@ class ParquetTable:
 
 
 class CsvTable:
-    """A comma-separated file, plain or gzipped; every column is read as text."""
+    """A delimited file, plain or gzipped, laid out as `csv_dialect` knows; every column is read as text.
+
+    `symbol` is the one that the header names, else "".
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with pa.input_stream(str(path), compression="detect") as stream:
             head: bytes = stream.read(1 << 16)
+        lines = head.split(b"\n", _HEAD_LINES)[:_HEAD_LINES]
         try:
-            first = head.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
+            first = lines[0].decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise _not_utf8(path, f"byte {error.object[error.start]:#04x} at position {error.start}") from None
+        texts = [first, *(line.decode(errors="replace") for line in lines[1:])]
         try:
-            names = [name.strip() for name in next(csv.reader([first]), [])]
+            dialect = detect([line.rstrip("\r") for line in texts])
         except csv.Error as error:
             raise DataError(f"{path}: its first line can't be read: {error}", hint="end lines by a line feed") from None
-        self._header_lines = 1
-        if names and all(re.fullmatch(r"[-+.\deE]+", name) for name in names):
-            if len(names) != len(_BINANCE):
-                raise DataError(
-                    f"{path} has no header: its first line is {first[:80]!r}", hint="name the columns in a first line"
-                )
-            names, self._header_lines = list(_BINANCE), 0
-        self.names: Sequence[str] = names
+        if dialect is None:
+            raise DataError(f"{path} has no header: its first line is {first[:80]!r}", hint="name the columns in a first line")
+        self._dialect = dialect
+        self._header_lines = dialect.header_lines
+        self.symbol = dialect.symbol
+        joined = dialect.date_and_time
+        self.names: Sequence[str] = dialect.names if not joined else (DATE_TIME, *(n for n in dialect.names if n not in joined))
 
     def batches(self, columns: Mapping[str, str]) -> Iterator[Batch]:
         """As `ParquetTable.batches`."""
         import pyarrow.csv as pacsv
 
         row = 1
+        parts = self._dialect.date_and_time
+        sources = [part for name in columns.values() for part in (parts if parts and name == DATE_TIME else (name,))]
         try:
             with (
                 pa.input_stream(str(self.path), compression="detect") as stream,
                 pacsv.open_csv(
                     stream,
                     pacsv.ReadOptions(
-                        use_threads=False, block_size=_BLOCK_BYTES, column_names=self.names, skip_rows=self._header_lines
+                        use_threads=False,
+                        block_size=_BLOCK_BYTES,
+                        column_names=self._dialect.names,
+                        skip_rows=self._header_lines,
                     ),
-                    pacsv.ParseOptions(newlines_in_values=True),
+                    pacsv.ParseOptions(newlines_in_values=True, delimiter=self._dialect.delimiter),
                     pacsv.ConvertOptions(
-                        include_columns=list(columns.values()),
-                        column_types=dict.fromkeys(columns.values(), pa.string()),
+                        include_columns=sources,
+                        column_types=dict.fromkeys(sources, pa.string()),
                         null_values=[""],
                         strings_can_be_null=True,
                         quoted_strings_can_be_null=True,
@@ -232,17 +237,23 @@ class CsvTable:
                 ) as reader,
             ):
                 for batch in reader:
-                    yield row, {ours: batch.column(name) for ours, name in columns.items()}
+                    yield row, {ours: self._column(batch, name) for ours, name in columns.items()}
                     row += batch.num_rows
         except (OSError, EOFError, pa.ArrowException) as error:
             raise self._explain(error, row) from None
+
+    def _column(self, batch: pa.RecordBatch, name: str) -> pa.Array:
+        parts = self._dialect.date_and_time
+        if not parts or name != DATE_TIME:
+            return batch.column(name)
+        return pc.binary_join_element_wise(*(pc.utf8_trim_whitespace(batch.column(part)) for part in parts), " ")
 
     def _explain(self, error: Exception, row: int) -> DataError:
         text = str(error)
         stated = re.search(r"Row #(\d+)", text)
         where = f"row {int(stated[1]) - self._header_lines}" if stated else f"after row {row - 1}"
         if column := re.search(r"CSV column #(\d+)", text):
-            where += f", column {self.names[int(column[1])]}"
+            where += f", column {self._dialect.names[int(column[1])]}"
         if "UTF8" in text:
             return _not_utf8(self.path, where)
         if counts := re.search(r"Expected (\d+) columns, got (\d+)", text):
@@ -289,7 +300,7 @@ Table = ParquetTable | CsvTable | JsonLinesTable
 
 
 def _fold(name: str) -> str:
-    return name.lower().replace("_", "").replace(" ", "")
+    return name.strip("<>").lower().replace("_", "").replace(" ", "")
 
 
 def _not_utf8(path: Path, where: str) -> DataError:

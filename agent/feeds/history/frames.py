@@ -11,9 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from agent.events import DAY_MS
 from agent.feeds.history.atomic import write_parquet
 from agent.feeds.history.writer import SCHEMA, Row
 
+_WEEK_MS: Final = 7 * DAY_MS
+_MONDAY: Final = pd.Timestamp("1970-01-05", tz="UTC")
 _DIGITS: Final = 16  # of a file's hash in its name
 
 
@@ -27,11 +30,16 @@ def klines_frame(rows: Sequence[Row], symbol: str) -> pd.DataFrame:
 
 
 def coarser(frame: pd.DataFrame, fine: int, coarse: int) -> pd.DataFrame:
-    """Bars of `coarse` ms out of bars of `fine` ms, which divide it; UTC decides where they begin. Begun or cut ones are left out."""
+    """Bars of `coarse` ms out of bars of `fine` ms, which divide it; UTC decides where they begin. Begun or cut ones are left out.
+
+    Weeks begin on Monday.
+    """
     every = pd.Timedelta(coarse, unit="ms")
     how = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum", "turnover": "sum"}
     bars: pd.DataFrame = (
-        frame.resample(every, origin="epoch").agg({name: rule for name, rule in how.items() if name in frame}).dropna()
+        frame.resample(every, origin=_MONDAY if coarse % _WEEK_MS == 0 else "epoch")
+        .agg({name: rule for name, rule in how.items() if name in frame})
+        .dropna()
     )
     first, last = frame.index[0], frame.index[-1] + pd.Timedelta(fine, unit="ms") - every
     bars = bars[(bars.index >= first) & (bars.index <= last)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +14,8 @@ from agent.clock import iso
 from agent.errors import DataError
 from agent.events import Funding
 from agent.feeds.history.columns import Aliases, place
-from agent.feeds.history.klines import symbol_of
 from agent.feeds.history.rows import Rows
+from agent.feeds.history.symbol_names import normalise, symbol_of
 
 COLUMNS: Final[Aliases] = {
     "ts": ("ts", "timestamp", "fundingRateTimestamp", "funding_time", "calc_time", "time", "date", "datetime"),
@@ -26,11 +28,11 @@ _LARGEST_RATE: Final = 0.1  # a stamp; exchanges cap it at a few percent, so bey
 class FundingFile:
     """The rates of a parquet, CSV or JSON-lines file, by time; iterate it, as often as you like.
 
-    A rate is a fraction of the position's value per stamp (0.0001 = 0.01 %), known at its stamp. A file without a column
-    `symbol` is of `symbol`, or of what its name begins with. The window is [`start`, `end`) in UTC ms. Identical duplicates
-    are dropped and counted in `duplicates`.
+    A rate is a fraction of the position's value per stamp (0.0001 = 0.01 %), known at its stamp. Symbols are as venues write them,
+    also if the file has them as ccxt does. A file without a column `symbol` is of `symbol`, or of what its name states. The
+    window is [`start`, `end`) in UTC ms. Identical duplicates are dropped and counted in `duplicates`.
 
-    Raises DataError while iterating: no time, no rate, a rate beyond ±0.1, two rates for one stamp.
+    Raises DataError while iterating: no time, no rate, a rate beyond ±0.1, two rates for one stamp, no symbol.
     """
 
     def __init__(
@@ -59,16 +61,64 @@ class FundingFile:
             where = place(self.path, int(wrong.argmax()) + 1, rows.names["rate"])
             raise DataError(f"{where}: {rates[wrong.argmax()]} is no funding rate", hint="write fractions: 0.0001 is 0.01 %")
         fallback = self.symbol or symbol_of(self.path)
+        if not fallback and "symbol" not in rows.names:
+            raise DataError(
+                f"{self.name}: neither a column nor its name states the symbol", hint="name the file SYMBOL-funding.csv"
+            )
         known: dict[tuple[str, int], float] = {}
         order = np.argsort(stamps, kind="stable")
         for ts, rate, row in zip(stamps[order].tolist(), rates[order].tolist(), rows.texts(order), strict=True):
-            symbol = row.get("symbol") or fallback
+            symbol = normalise(row.get("symbol") or "") or fallback
             if known.setdefault((symbol, ts), rate) != rate:
                 raise DataError(f"{self.name}: two funding rates of {symbol} at {iso(ts)}: {known[symbol, ts]} and {rate}")
         self.duplicates = len(stamps) - len(known)
         for (symbol, ts), rate in known.items():
             if (self.start is None or ts >= self.start) and (self.end is None or ts < self.end):
                 yield Funding(symbol, ts, ts, rate)
+
+
+def complete(
+    rates: Iterable[Funding], symbols: Sequence[str], rate: float, interval: int, start: int, end: int, *, name: str
+) -> tuple[list[Funding], list[str]]:
+    """The `rates` of `symbols` at stamps in [`start`, `end`) (UTC ms), and notes on what they lack.
+
+    If a symbol has no rate for longer than the usual distance of its stamps, the constant `rate` applies meanwhile, at each multiple
+    of `interval` (ms). Raises DataError if the rates have no stamp of any of `symbols` in the window; `name` is the file's.
+    """
+    known: dict[str, list[Funding]] = {}
+    for one in rates:
+        known.setdefault(one.symbol, []).append(one)
+    inside = {symbol: [one for one in known.get(symbol, ()) if start <= one.ts < end] for symbol in symbols}
+    if not any(inside.values()):
+        found = (
+            "; ".join(f"{symbol} from {iso(own[0].ts)} to {iso(own[-1].ts)}" for symbol, own in sorted(known.items())) or "none"
+        )
+        raise DataError(
+            f"{name}: no rate of {', '.join(symbols)} between {iso(start)} and {iso(end)}; it has {found}",
+            hint="name a file of these symbols and this time, or none: the constant paper.funding_rate is paid then",
+        )
+    completed, notes = list[Funding](), list[str]()
+    for symbol, own in inside.items():
+        usual = _usual_distance([one.ts for one in known.get(symbol, ())]) or interval
+        # A stamp is missing if none lies within one and a half distances of the one before; the window's ends count as stamps
+        missing: list[Funding] = []
+        for before, after in pairwise([start - 1, *(one.ts for one in own), end]):
+            if after - before > usual * 3 // 2:
+                missing += constant_funding((symbol,), rate, interval, before + 1, after)
+        if missing:
+            notes.append(
+                f"{name}: {len(missing):,} stamps of {symbol} have no rate ({iso(missing[0].ts)} to {iso(missing[-1].ts)}): "
+                f"the constant {rate:.4%} is used"
+            )
+        completed += [*own, *missing]
+    completed.sort(key=lambda one: (one.ts, one.symbol))
+    return completed, notes
+
+
+def _usual_distance(stamps: Sequence[int]) -> int:
+    """The commonest distance of neighbours (ms); 0 with fewer than two."""
+    steps = Counter(after - before for before, after in pairwise(stamps) if after > before)
+    return min(steps, key=lambda step: (-steps[step], step)) if steps else 0
 
 
 def constant_funding(symbols: Sequence[str], rate: float, interval: int, start: int, end: int) -> Iterator[Funding]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from agent.clock import iso
@@ -22,13 +23,19 @@ from agent.errors import DataError, UsageError
 from agent.events import Gap, Kline
 from agent.feeds.history.bars import VALUES, BarCheck, Bars
 from agent.feeds.history.columns import Aliases, Batch, ParquetTable, content_hash, open_table, pick, place, to_floats
+from agent.feeds.history.symbol_names import normalise, symbol_of
 from agent.feeds.history.timestamps import TimeColumn
+from agent.symbols import base_of
 
 COLUMNS: Final[Aliases] = {
-    "open_time": ("open_time", "ts", "timestamp", "time", "date", "datetime", "start", "start_time"),
-    **{name: (name,) for name in VALUES},
+    "open_time": ("open_time", "ts", "timestamp", "unix", "time", "datetime", "date", "start", "start_time"),
+    **{name: (name, f"{name}_price") for name in VALUES},
+    "volume": ("volume", "vol", "tickvol"),
     "turnover": ("turnover", "quote_volume", "quote_asset_volume"),
+    "symbol": ("symbol", "pair", "ticker", "instrument"),
+    "adjusted": ("adj_close", "adjusted_close"),
 }
+_TEXTS: Final = ("symbol", "adjusted")  # columns that no bar is made of
 
 
 @dataclass(slots=True)
@@ -46,15 +53,16 @@ class KlineStats:
 class KlineFile:
     """The bars of one symbol in a parquet or CSV file; iterate it, as often as you like, for its events in order.
 
-    `symbol` defaults to the file's name up to the first `-`, `_` or `.` (`BTCUSDT-1m.parquet`), `interval` (ms) to the
-    commonest distance of the first bars; one that is given is checked. The window is [`start`, `end`) in UTC ms of open time,
-    and begins `warmup_bars` bars earlier where the file has them. `around_the_clock=False`: a market that closes, so nothing
-    missing is a gap. `timezone` names the zone of naive times.
+    `symbol` defaults to the file's own column of that name, else to what its name states (`BTCUSDT-1m.parquet`, see `symbol_of`);
+    `interval` (ms) to the commonest distance of the first bars. What is given is checked against the file. The window is
+    [`start`, `end`) in UTC ms of open time, and begins `warmup_bars` bars earlier if the file has them. `around_the_clock=False`: a
+    market that closes, so nothing missing is a gap. `timezone` names the zone of naive times.
 
     Every bar is confirmed and available at its close, start + interval; a `Gap` is known when the first bar after it closes.
-    `stats` counts what the latest pass has given out, a batch at a time.
+    `stats` counts what the latest pass has given out, a batch at a time; `notes` says what of the file is not used. A file that is
+    newest first is read whole and turned round.
 
-    Raises DataError, at once for what the first rows show, else while iterating.
+    Raises DataError, at once for what the first rows show, else while iterating; UsageError if nothing states the symbol.
     """
 
     def __init__(
@@ -71,13 +79,21 @@ class KlineFile:
     ) -> None:
         self.path = Path(path)
         self.name = str(path)
-        self.symbol = symbol or symbol_of(self.path)
+        self.notes: list[str] = []
         self.around_the_clock = around_the_clock
         self.start, self.end, self.warmup_bars = start, end, warmup_bars
         self.stats = KlineStats()
         self._timezone = timezone
         self._table = open_table(self.path)
-        self._columns = pick(self._table, COLUMNS, required=("open_time", *VALUES[:-1]))
+        picked = pick(self._table, COLUMNS, required=("open_time", *VALUES[:-1]))
+        self._columns = {column: name for column, name in picked.items() if column not in _TEXTS}
+        self._symbol_column = picked.get("symbol")
+        if "adjusted" in picked:
+            self.notes.append(
+                f"{self.path.name}: column {picked['adjusted']} is not used: prices are as traded, without dividends"
+            )
+        self.symbol = self._find_symbol(symbol)
+        self._newest_first = False
         self.interval, self.time_unit = self._infer_interval(interval)
 
     @staticmethod
@@ -159,13 +175,16 @@ class KlineFile:
             raise DataError(f"{self.name}: no bar opens in the window {window}", hint=f"bars were read up to {iso(seen)}")
 
     def _checked(self, stats: KlineStats) -> Iterator[Bars]:
-        check = BarCheck(self.name, self.interval, around_the_clock=self.around_the_clock)
+        name = f"{self.name} (rows counted from its end)" if self._newest_first else self.name
+        check = BarCheck(name, self.interval, around_the_clock=self.around_the_clock)
         times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
         for row, batch in self._read():
             start = times.read(batch["open_time"], row)
             if not start.all():
                 where = place(self.path, row + int(start.argmin()), self._columns["open_time"])
                 raise DataError(f"{where}: missing", hint="mend or remove the row")
+            if "symbol" in batch:
+                self._check_symbol(batch["symbol"], row)
             values = [to_floats(batch[name], self.path, self._columns[name], row) for name in VALUES if name in batch]
             bars = check.check(start, tuple(values), row)
             stats.duplicates = check.duplicates
@@ -174,8 +193,11 @@ class KlineFile:
 
     def _read(self) -> Iterator[Batch]:
         """Batches from the first that can matter: parquet row groups before the window and its warm-up are not touched."""
+        columns = self._columns | ({"symbol": self._symbol_column} if self._symbol_column else {})
+        if self._newest_first:
+            return iter(_turned_round(self._table.batches(columns)))
         if not isinstance(self._table, ParquetTable):
-            return self._table.batches(self._columns)
+            return self._table.batches(columns)
         times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
         first, spare = 0, 0
         groups = [] if self.start is None else self._table.latest(self._columns["open_time"])
@@ -186,7 +208,39 @@ class KlineFile:
         while first and spare < self.warmup_bars:
             first -= 1
             spare += groups[first][0]
-        return self._table.batches(self._columns, first_group=first)
+        return self._table.batches(columns, first_group=first)
+
+    def _find_symbol(self, stated: str | None) -> str:
+        """The symbol as it was given, as the file's own column or header has it, or as its name states it, in this order."""
+        own = getattr(self._table, "symbol", "")
+        if self._symbol_column:
+            _, batch = next(self._table.batches({"symbol": self._symbol_column}), (0, {}))
+            own = next((text for text in _texts(batch["symbol"]) if text), "") if batch else ""
+        if "," in own:
+            raise DataError(f"{self.name} holds several symbols: {own}", hint="write a file for each symbol")
+        own = normalise(own) if own else ""
+        if stated and own and normalise(stated) not in (own, base_of(own)) and own != base_of(stated):
+            raise DataError(f"{self.name} holds bars of {own}, not of {stated}", hint=f"name it {own}={self.name}")
+        symbol = stated or own or symbol_of(self.path)
+        if not symbol:
+            raise UsageError(f"{self.name}: neither its name nor a column states the symbol", hint=f"write SYMBOL={self.name}")
+        named = symbol_of(self.path)
+        if not stated and own and named and named != own:
+            self.notes.append(f"{self.path.name}: its column {self._symbol_column or 'header'} says {own}, which is taken")
+        self._own_symbol = own
+        return symbol
+
+    def _check_symbol(self, values: pa.Array, row: int) -> None:
+        """Raises DataError if a row is of another symbol than the first."""
+        texts = _texts(values)
+        if set(texts) - {"", None} <= {self._own_symbol}:
+            return
+        for index, text in enumerate(texts):
+            if text and normalise(text) != self._own_symbol:
+                raise DataError(
+                    f"{place(self.path, row + index, self._symbol_column or '')}: {text}, where the file is of {self._own_symbol}",
+                    hint="write a file for each symbol",
+                )
 
     def _infer_interval(self, stated: int | None) -> tuple[int, str]:
         """The commonest distance of the first batch's bars (ms), and how its times were understood."""
@@ -195,7 +249,9 @@ class KlineFile:
         if not batch:
             raise DataError(f"{self.name} holds no bar, only its header", hint="fetch it again")
         starts = times.read(batch["open_time"], row)
-        steps = np.abs(np.diff(starts[starts > 0]))  # what is unsorted is told by the check
+        steps = np.diff(starts[starts > 0])
+        self._newest_first = len(steps) > 0 and bool((steps <= 0).all() and (steps < 0).any())
+        steps = np.abs(steps)  # the check refuses what is unsorted
         steps, counts = np.unique(steps[steps > 0], return_counts=True)
         if not len(steps):
             if stated is None:
@@ -207,9 +263,16 @@ class KlineFile:
         return stated or commonest, times.unit
 
 
-def symbol_of(path: Path) -> str:
-    """The symbol that a file's name begins with: `BTCUSDT` of `btcusdt-1m.parquet`."""
-    return re.split(r"[-_.]", path.name, maxsplit=1)[0].upper()
+def _turned_round(batches: Iterator[Batch]) -> list[Batch]:
+    """All rows as one batch, the last first; none of a table without rows."""
+    parts = [batch for _, batch in batches]
+    if not parts:
+        return []
+    return [(1, {name: _reversed(pa.concat_arrays([part[name] for part in parts])) for name in parts[0]})]
+
+
+def _reversed(values: pa.Array) -> pa.Array:
+    return values.take(pa.array(range(len(values) - 1, -1, -1), pa.int64()))
 
 
 def _or(moment: int | None, default: int) -> int:
@@ -224,3 +287,9 @@ def _last(blocks: list[Bars], count: int) -> list[Bars]:
             kept.insert(0, bars[-count:])
         count -= len(bars)
     return kept
+
+
+def _texts(values: pa.Array) -> list[str | None]:
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return values.cast(pa.string()).to_pylist()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from agent.events import News
@@ -21,6 +22,7 @@ from agent.feeds.history.rows import Rows
 from agent.feeds.text import MAX_SUMMARY, news_id, plain
 
 Times = NDArray[np.int64]
+_MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a"})  # how exports write that there is none
 
 COLUMNS: Final[Aliases] = {
     "published_at": ("published_at", "published", "ts", "timestamp", "time", "date", "datetime"),
@@ -46,6 +48,8 @@ class NewsStats:
     duplicates: int = 0  # an id that came before
     untrusted: int = 0  # no time, or one that the file itself doesn't trust
     untitled: int = 0
+    dates: int = 0  # with a date and no time: known at the end of that day
+    shared_ids: int = 0  # whose id or address an earlier headline with another title has
 
     def count(self, ts: int) -> None:
         """One more given out, published at `ts`."""
@@ -53,13 +57,25 @@ class NewsStats:
         self.first = min(self.first or ts, ts)
         self.last = max(self.last, ts)
 
+    def notes(self) -> list[str]:
+        """What a run says of the file, for people."""
+        counts = {
+            "without a time, or with one that isn't trusted, left out": self.untrusted,
+            "without a title left out": self.untitled,
+            "that came before left out": self.duplicates,
+            "with a date and no time: known at the end of that day": self.dates,
+            "share their id or address with another headline: told apart by their titles": self.shared_ids,
+        }
+        return [f"{count:,} headlines {what}" for what, count in counts.items() if count]
+
 
 class NewsFile:
     """The headlines of a parquet, CSV or JSON-lines file; iterate it, as often as you like, for `News` sorted by availability.
 
     `available_at` is the file's own (never before publication) where it has the column, else publication + `feed_delay` (ms).
-    The window [`start`, `end`) is of availability, in UTC ms. Rows without a trusted time or a title, and ids that came
-    before, are left out and counted in `stats`. `timezone` names the zone of naive times. Memory grows with the file.
+    The window [`start`, `end`) is of availability, in UTC ms. Rows without a trusted time or a title, and headlines that came
+    before, are left out and counted in `stats`. An id or address that an earlier headline with another title has is no identity. A
+    date without a time is the end of its day. `timezone` names the zone of naive times. Memory grows with the file.
 
     Raises DataError while iterating.
     """
@@ -91,16 +107,17 @@ class NewsFile:
             required=("published_at", "title"),
             times=("published_at", "available_at"),
             timezone=self._timezone,
+            publications=True,
         )
-        published = rows.times["published_at"]
-        stats.rows = len(published)
+        published = rows.publications()
+        stats.rows, stats.dates = len(published), rows.dates
         available = published + self.feed_delay
         if "available_at" in rows.times:
             seen = rows.times["available_at"]
             available = np.where(seen > 0, np.maximum(seen, published), available)
         stats.untrusted = int((published == 0).sum())
         order = in_window(published, available, self.start, self.end)
-        known: set[str] = set()
+        known: dict[str, str] = {}
         for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
             if (row.get("trusted_time") or "true").lower() in ("false", "0"):
                 stats.untrusted += 1
@@ -108,12 +125,22 @@ class NewsFile:
             news = to_news(ts, available_at, row)
             if not news.title:
                 stats.untitled += 1
-            elif news.id in known:
+                continue
+            own = identified(news, known)
+            stats.shared_ids += own is not news
+            if own.id in known:
                 stats.duplicates += 1
             else:
-                known.add(news.id)
+                known[own.id] = own.title
                 stats.count(ts)
-                yield news
+                yield own
+
+
+def identified(news: News, known: Mapping[str, str]) -> News:
+    """`news`, under an id of its own if a headline with another title has its id; `known` maps ids to titles."""
+    if known.get(news.id, news.title) == news.title:
+        return news
+    return replace(news, id=news_id("", news.id, news.title, 0))
 
 
 def in_window(published: Times, available: Times, start: int | None, end: int | None) -> Times:
@@ -129,9 +156,10 @@ def in_window(published: Times, available: Times, start: int | None, end: int | 
 
 def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
     """The event of a row's texts, cleaned."""
-    title, publisher, url = plain(row.get("title")), plain(row.get("publisher")), plain(row.get("url"))
+    title, publisher, url, own = (plain(row.get(name)) for name in ("title", "publisher", "url", "id"))
+    publisher, url, own = ("" if text.lower() in _MISSING else text for text in (publisher, url, own))
     return News(
-        id=plain(row.get("id")) or news_id(url, publisher, title, ts),
+        id=own or news_id(url, publisher, title, ts),
         ts=ts,
         available_at=available_at,
         title=title,
@@ -143,6 +171,7 @@ def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
 
 
 def tickers(value: str | list[str | None] | None) -> tuple[str, ...]:
-    """`BTC, eth` or a list of such, as (`BTC`, `ETH`)."""
-    found = value if isinstance(value, list) else re.split(r"[,;|\s]+", value or "")
-    return tuple(dict.fromkeys(ticker.strip().upper() for ticker in found if ticker and ticker.strip()))
+    """`BTC, eth`, a list of such, or a list as text (`['BTC', 'ETH']`), as (`BTC`, `ETH`)."""
+    texts = value if isinstance(value, list) else [value]
+    found = [ticker.lstrip("$#").upper() for text in texts for ticker in re.split(r"[][(){}\"',;|\s]+", text or "")]
+    return tuple(dict.fromkeys(ticker for ticker in found if ticker and ticker.lower() not in _MISSING))

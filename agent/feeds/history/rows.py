@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agent.errors import DataError
 from agent.feeds.history.columns import Aliases, as_arrow, open_table, pick, to_floats
-from agent.feeds.history.timestamps import TimeColumn
+from agent.feeds.history.timestamps import TimeColumn, ends_of_days
 
 _BLOCK_ROWS: Final = 1_024
 _LISTS: Final = frozenset({"currencies", "symbols"})  # what may be several texts
@@ -20,7 +20,8 @@ _LISTS: Final = frozenset({"currencies", "symbols"})  # what may be several text
 
 class Rows:
     """The `wanted` columns of the file at `path`, by our names: `times` (UTC ms, 0 where missing), `numbers` (NaN where
-    missing), and all others as texts, or lists of texts where `_LISTS` names them. `names` maps our names to the file's.
+    missing), and all others as texts, or lists of texts if `_LISTS` names them. `names` maps our names to the file's. `publications`
+    says what `times` are (see `TimeColumn`).
 
     Raises DataError as `open_table` and `pick` do, where a time, number or text isn't one, and where a text is not UTF-8.
     """
@@ -34,11 +35,17 @@ class Rows:
         times: Collection[str],
         numbers: Collection[str] = (),
         timezone: str | None = None,
+        publications: bool = False,
     ) -> None:
         self.path = path
+        self._timezone = timezone
         table = open_table(path)
         self.names = pick(table, wanted, required=required)
-        readers = {column: TimeColumn(path, name, timezone=timezone) for column, name in self.names.items() if column in times}
+        readers = {
+            column: TimeColumn(path, name, timezone=timezone, publications=publications)
+            for column, name in self.names.items()
+            if column in times
+        }
         parts: dict[str, list[Any]] = {column: [] for column in self.names}
         for row, batch in table.batches(self.names):
             for column, values in batch.items():
@@ -50,9 +57,18 @@ class Rows:
                     parts[column].append(self._text(values, column))
         if not all(parts.values()):
             raise DataError(f"{path} holds no row, only its header", hint="fetch or export it again")
+        self.dates = sum(reader.dates for reader in readers.values())
+        """Times that state a date alone (see `TimeColumn`)."""
         self.times: dict[str, NDArray[np.int64]] = {c: np.concatenate(parts.pop(c)) for c in times if c in parts}
         self.numbers: dict[str, NDArray[np.float64]] = {c: np.concatenate(parts.pop(c)) for c in numbers if c in parts}
         self._texts = {column: pa.chunked_array(found) for column, found in parts.items()}
+
+    def publications(self) -> NDArray[np.int64]:
+        """`times["published_at"]`; if all of them are midnights, they are dates, and so the ends of their days."""
+        published = self.times["published_at"]
+        ends = ends_of_days(published, self._timezone)
+        self.dates += int((ends != published).sum())
+        return ends
 
     def texts(self, order: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
         """The texts (None where missing) of the rows with these indices, one row at a time, decoded a block at a time."""

@@ -16,7 +16,7 @@ from agent.errors import DataError, ModelError
 from agent.events import Event, News, Sentiment
 from agent.feeds.history.columns import Aliases, place
 from agent.feeds.history.news import COLUMNS as NEWS_COLUMNS
-from agent.feeds.history.news import NewsStats, in_window, tickers, to_news
+from agent.feeds.history.news import NewsStats, identified, in_window, tickers, to_news
 from agent.feeds.history.rows import Rows
 from agent.feeds.merge import merge
 from agent.feeds.text import news_id, plain
@@ -161,22 +161,28 @@ class SentimentFile:
             times=("published_at", "available_at"),
             numbers=_CLASSES,
             timezone=self._timezone,
+            publications=True,
         )
         if not {"title", "symbols"} & rows.names.keys():
             raise DataError(f"{self.name}: no column title and none of symbols", hint="say what each score is about")
-        published = rows.times["published_at"]
+        published = rows.publications()
         seen = rows.times.get("available_at", np.zeros_like(published))
         available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency)
-        stats.rows, stats.untrusted = len(published), int((published == 0).sum())
+        stats.rows, stats.untrusted, stats.dates = len(published), int((published == 0).sum()), rows.dates
         order = in_window(published, available, self.start, self.end)
         chances, abstained = self._probabilities(rows)
         news: dict[str, News] = {}
+        titles: dict[str, str] = {}
         scores: dict[tuple[str, tuple[str, ...]], Sentiment] = {}
         for index, row in zip(order.tolist(), rows.texts(order), strict=True):
             ts, known = int(published[index]), int(available[index])
             item = to_news(ts, min(ts + self.feed_delay, known), row)
             symbols = tickers(row.get("symbols"))
             if item.title:
+                own = identified(item, titles)
+                stats.shared_ids += own is not item
+                item = own
+                titles.setdefault(item.id, item.title)
                 news.setdefault(item.id, item)
             elif not symbols:
                 stats.untitled += 1

@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
-from agent.feeds.history.columns import as_numpy, first_uncastable, place, shown
+from agent.events import DAY_MS
+from agent.feeds.history.columns import as_arrow, as_numpy, first_uncastable, place, shown
 
 _UNITS: Final = {
     "s": (1, "seconds"),
@@ -27,14 +28,22 @@ _UNITS: Final = {
 """Unit -> how many make a second, and its name."""
 _EARLIEST_S: Final = 31_536_000  # 1971: a wrong unit reads as 1970
 _LATEST_S: Final = 4_102_444_800  # 2100: up to here the ranges of the four units don't overlap
+_FEWEST_DATES: Final = 5  # midnights that are dates rather than chance
 _HINT: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
 
 
 class TimeColumn:
-    """Reads one column of times, batch by batch. `unit` states what was understood: `seconds`, …, or `datetimes`."""
+    """Reads one column of times, batch by batch. `unit` states what was understood: `seconds`, …, or `datetimes`.
 
-    def __init__(self, path: Path, name: str, *, timezone: str | None = None) -> None:
+    With `publications` the column says when something was published. A date without a time is then the end of its day, as nothing
+    shows that it came earlier, and `dates` counts them; a local time that occurs twice, when clocks are set back, is the later of the
+    two moments. Otherwise a date is the day's beginning, and such a time is refused.
+    """
+
+    def __init__(self, path: Path, name: str, *, timezone: str | None = None, publications: bool = False) -> None:
         self.unit = ""
+        self.dates = 0
+        self._publications = publications
         self._path = path
         self._name = name
         self._timezone = timezone
@@ -45,14 +54,19 @@ class TimeColumn:
 
         Raises DataError naming the first row that is naive, no time at all, or outside of 1971 to 2100.
         """
-        missing = as_numpy(pc.is_null(values).cast(pa.uint8())).view(np.bool_)
+        missing = _mask(pc.is_null(values))
         if missing.all():
             return np.zeros(len(values), np.int64)
         if pa.types.is_dictionary(values.type):
             values = values.dictionary_decode()
         kind = values.type
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            values = self._parse(pc.utf8_trim_whitespace(values), first_row)
+            texts = _iso(pc.utf8_trim_whitespace(values))
+            if self._publications and (dated := _dates_of(texts)) is not None:
+                return self._ends_of_days(texts, dated, missing, first_row)
+            values = self._parse(texts, first_row)
+        elif self._publications and pa.types.is_date(kind):
+            return self._ends_of_days(values, pc.is_valid(values), missing, first_row)
         elif pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None):
             values = self._localise(values, first_row)
         elif not (pa.types.is_timestamp(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
@@ -82,10 +96,26 @@ class TimeColumn:
     def _localise(self, values: pa.Array, first_row: int) -> pa.Array:
         if self._timezone is None:
             raise self._naive(values, values.is_valid().index(True).as_py(), first_row)
+        local = values.cast(pa.timestamp("ms"), safe=False)
+        how = {"ambiguous": "latest", "nonexistent": "latest"} if self._publications else {}
         try:
-            return pc.assume_timezone(values.cast(pa.timestamp("ms"), safe=False), self._timezone)
+            return pc.assume_timezone(local, self._timezone, **how)
         except pa.ArrowException as error:
-            raise DataError(f"{self._path}: column {self._name} in the time zone {self._timezone}: {error}") from None
+            row = first_row + next((n for n in range(len(local)) if not _is_local(local.slice(n, 1), self._timezone)), 0)
+            where = place(self._path, row, self._name)
+            raise DataError(f"{where}: in the time zone {self._timezone}: {error}", hint=_HINT) from None
+
+    def _ends_of_days(self, values: pa.Array, dated: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
+        """Dates as the last millisecond of their day, the others as they are."""
+        days = pc.if_else(dated, values, pa.scalar(None, values.type))
+        self.dates += pc.sum(dated.cast(pa.int64())).as_py() or 0
+        following = pc.add(days.cast(pa.date32()).cast(pa.timestamp("ms")), pa.scalar(DAY_MS, pa.duration("ms")))
+        self.unit = "datetimes"
+        undated = _mask(pc.is_null(following))
+        ends = self._instants(self._localise(following, first_row), undated, first_row) - 1
+        others = pc.if_else(dated, pa.scalar(None, values.type), values)
+        rest = np.zeros(len(values), np.int64) if others.null_count == len(others) else self.read(others, first_row)
+        return np.where(missing, 0, np.where(undated, rest, ends))
 
     def _naive(self, values: pa.Array, index: int, first_row: int) -> DataError:
         where = place(self._path, first_row + index, self._name)
@@ -132,3 +162,52 @@ class TimeColumn:
             f"{where}: {value:.0f}, read as {self.unit}, is {moment}",
             hint="times are integers since 1970 in seconds, ms, µs or ns and lie between 1971 and 2100",
         )
+
+
+def _iso(texts: pa.Array) -> pa.Array:
+    """`2025-01-01 00:00:00 UTC` and `2025.01.01 00:00` as ISO 8601."""
+    sample = texts.drop_null()[0].as_py()
+    if sample.upper().endswith(("UTC", "GMT")):
+        texts = pc.replace_substring_regex(texts, r"(?i)\s*(UTC|GMT)$", "Z")
+    if re.match(r"\d{4}[./]\d{1,2}[./]\d{1,2}", sample):
+        texts = pc.replace_substring_regex(texts, r"^(\d{4})[./](\d{1,2})[./](\d{1,2})", r"\1-\2-\3")
+    return texts
+
+
+def _dates_of(texts: pa.Array) -> pa.Array | None:
+    """Which of `texts` are dates without a time; None if none is."""
+    dated = pc.match_substring_regex(texts, r"^\d{4}-\d{1,2}-\d{1,2}$")
+    return dated if pc.any(dated).as_py() else None
+
+
+def _mask(values: pa.Array) -> NDArray[np.bool_]:
+    return as_numpy(values.cast(pa.uint8())).view(np.bool_)
+
+
+def ends_of_days(moments: NDArray[np.int64], timezone: str | None) -> NDArray[np.int64]:
+    """The last millisecond of the day of each of `moments` (UTC ms, 0: missing), if all of them are midnights of `timezone`.
+
+    A file of dates that was written as moments looks like that. Otherwise, and with fewer than five, the moments as they are.
+    """
+    known = moments[moments > 0]
+    if len(known) < _FEWEST_DATES:
+        return moments
+    zone = timezone or "UTC"
+    local = pc.local_timestamp(as_arrow(known, pa.timestamp("ms", tz=zone)))
+    if (as_numpy(local.cast(pa.int64())) % DAY_MS).any():
+        return moments
+    following = pc.assume_timezone(
+        pc.add(local, pa.scalar(DAY_MS, pa.duration("ms"))), zone, ambiguous="latest", nonexistent="latest"
+    )
+    ends = moments.copy()
+    ends[moments > 0] = as_numpy(following.cast(pa.int64())) - 1
+    return ends
+
+
+def _is_local(moment: pa.Array, timezone: str) -> bool:
+    """False for a local time that `timezone` doesn't have, or has twice."""
+    try:
+        pc.assume_timezone(moment, timezone)
+    except pa.ArrowException:
+        return False
+    return True

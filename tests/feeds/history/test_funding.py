@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.errors import DataError
 from agent.events import HOUR_MS, Funding
-from agent.feeds.history.funding import FundingFile, constant_funding
+from agent.feeds.history.funding import FundingFile, complete, constant_funding
 
 T0 = 1_704_067_200_000  # 2024-01-01
 EIGHT = 8 * HOUR_MS
@@ -66,3 +66,59 @@ def test_a_constant_rate_falls_on_every_stamp_of_the_window(start: int, length: 
     assert [(event.ts, event.symbol) for event in events] == [
         (ts, symbol) for ts in stamps for symbol in ("BTCUSDT", "ETHUSDT")
     ]
+
+
+# -- a file against what is traded -----------------------------------------------------------------------------------
+
+
+def stamps(*numbers: int, symbol: str = "BTCUSDT", rate: float = 0.001) -> list[Funding]:
+    return [Funding(symbol, T0 + number * EIGHT, T0 + number * EIGHT, rate) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("rates", "window", "constant", "note"),
+    [
+        (stamps(0, 1, 2, 3), (0, 4), [], ""),
+        (stamps(1, 2, 3), (1, 4), [], ""),  # the window begins at the first stamp
+        (stamps(0, 1, 4, 5), (0, 6), [2, 3], "2 stamps of BTCUSDT have no rate (2024-01-01T16:00:00Z to 2024-01-02T00:00:00Z)"),
+        (stamps(2, 3), (0, 4), [0, 1], "2 stamps of BTCUSDT have no rate"),
+        (stamps(0, 1), (0, 4), [2, 3], "2 stamps of BTCUSDT have no rate"),
+        (stamps(-2, -1, 2, 3), (0, 4), [0, 1], "2 stamps of BTCUSDT have no rate"),
+    ],
+)
+def test_stretches_without_rates_use_the_constant_and_are_noted(
+    rates: list[Funding], window: tuple[int, int], constant: list[int], note: str
+) -> None:
+    start, end = (T0 + number * EIGHT for number in window)
+    found, notes = complete(rates, ("BTCUSDT",), 0.0001, EIGHT, start, end, name="f.csv")
+    assert [one.ts for one in found if one.rate == 0.0001] == [T0 + number * EIGHT for number in constant]
+    assert [one.ts for one in found] == list(range(start, end, EIGHT))
+    assert len(notes) == bool(note)
+    assert note in " ".join(notes)
+
+
+def test_a_symbol_that_the_file_lacks_has_the_constant_if_another_traded_one_is_there() -> None:
+    found, notes = complete(stamps(0, 1), ("BTCUSDT", "ETHUSDT"), 0.0001, EIGHT, T0, T0 + 2 * EIGHT, name="f.csv")
+    assert [(one.symbol, one.rate) for one in found] == [("BTCUSDT", 0.001), ("ETHUSDT", 0.0001)] * 2
+    assert notes == [
+        "f.csv: 2 stamps of ETHUSDT have no rate (2024-01-01T00:00:00Z to 2024-01-01T08:00:00Z): the constant 0.0100% is used"
+    ]
+
+
+@pytest.mark.parametrize(
+    "rates", [stamps(0, 1, symbol="ETHUSDT"), stamps(-9, -8), []], ids=["other symbol", "other time", "empty"]
+)
+def test_a_file_without_a_rate_of_what_is_traded_is_an_error(rates: list[Funding]) -> None:
+    with pytest.raises(DataError, match="no rate of BTCUSDT between 2024-01-01T00:00:00Z and 2024-01-02T00:00:00Z"):
+        complete(rates, ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 3 * EIGHT, name="f.csv")
+
+
+@pytest.mark.parametrize("symbol", ["BTC/USDT:USDT", "btcusdt", "BTC-USDT", "BYBIT:BTCUSDT.P"])
+def test_symbols_as_others_write_them_match(tmp_path: Path, symbol: str) -> None:
+    path = written(tmp_path, f"symbol,ts,rate\n{symbol},{T0},0.001\n", "rates.csv")
+    assert [one.symbol for one in FundingFile(path)] == ["BTCUSDT"]
+
+
+def test_a_file_that_states_no_symbol_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a column nor its name states the symbol"):
+        list(FundingFile(written(tmp_path, f"ts,rate\n{T0},0.001\n", "data.csv")))

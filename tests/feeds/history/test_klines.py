@@ -249,7 +249,7 @@ BAD = {
     "high below close": (text(line(0), line(1, "10,10.5,9,11")), ["row 2, column high: 10.5 is below", "close 11.0"]),
     "low above open": (text(line(0), line(1, "10,12,10.5,11")), ["row 2, column low: 10.5 is above", "open 10.0"]),
     "unsorted": (text(*map(line, (0, 1, 3, 2))), ["row 4, column open_time: 2024-01-01T00:02:00Z comes after", "sort"]),
-    "newest first": (text(*map(line, (3, 2, 1))), ["row 2, column open_time: 2024-01-01T00:02:00Z comes", "sort"]),
+    "newest first, but for one": (text(*map(line, (3, 2, 0, 1))), ["row 2, column open_time: 2024-01-01T00:02:00Z comes", "sort"]),
     "two bars of one moment": (
         text(line(0), line(1), line(1, "10,12,9,10")),
         ["row 3 is a second bar of 2024-01-01T00:01:00Z", "close 10.0", "has 11.0"],

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import DataError
-from agent.feeds.history.news import NewsFile
+from agent.events import DAY_MS
+from agent.feeds.history.news import NewsFile, tickers
 
 T0 = 1_704_067_200_000  # 2024-01-01
 ROWS: list[dict[str, Any]] = [
@@ -140,3 +142,66 @@ def test_the_real_headlines_read_whole(shared_data: Path) -> None:
     assert source.stats.rows == 64_704
     assert source.stats.news + source.stats.duplicates + source.stats.untrusted + source.stats.untitled == 64_704
     assert source.stats.duplicates < 700
+
+
+# -- dates, shared ids, lists of tickers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("published", "zone", "known"),
+    [
+        ("2025-03-03", "UTC", "2025-03-03T23:59:59.999Z"),
+        ("2025-03-03", "America/New_York", "2025-03-04T04:59:59.999Z"),  # midnight there is 05:00 UTC
+        ("2025-03-09", "America/New_York", "2025-03-10T03:59:59.999Z"),  # a day of 23 hours, as clocks go forward
+        ("2025-11-02 01:30:00", "America/New_York", "2025-11-02T06:30:00.000Z"),  # occurs twice: the later moment
+        ("2025-03-09 02:30:00", "America/New_York", "2025-03-09T07:00:00.000Z"),  # does not occur: when the clocks have changed
+        ("2025-03-03 10:00:00", "UTC", "2025-03-03T10:00:00.000Z"),
+    ],
+)
+def test_a_date_without_a_time_is_known_at_the_end_of_its_day(tmp_path: Path, published: str, zone: str, known: str) -> None:
+    (tmp_path / "news.csv").write_text(f"date,title\n{published},Bitcoin falls\n")
+    file = NewsFile(tmp_path / "news.csv", feed_delay=0, timezone=zone)
+    (news,) = file
+    assert news.available_at == news.ts
+    assert pd.Timestamp(news.ts, unit="ms", tz="UTC") == pd.Timestamp(known)
+    assert file.stats.dates == (len(published) == 10)
+
+
+def test_a_file_of_nothing_but_midnights_is_a_file_of_dates(tmp_path: Path) -> None:
+    days = pd.date_range("2025-03-03", periods=6, tz="UTC")
+    frame = pd.DataFrame({"published_at": days, "title": [f"Headline {n}" for n in range(6)]})
+    frame.to_parquet(tmp_path / "news.parquet")
+    file = NewsFile(tmp_path / "news.parquet", feed_delay=0)
+    assert [news.available_at for news in file] == [day.value // 1_000_000 + DAY_MS - 1 for day in days]
+    assert file.stats.notes() == ["6 headlines with a date and no time: known at the end of that day"]
+    frame.loc[2, "published_at"] += pd.Timedelta("1h")  # one of them has a time: so do the others
+    frame.to_parquet(tmp_path / "news.parquet")
+    assert next(news.available_at for news in NewsFile(tmp_path / "news.parquet", feed_delay=0)) == days[0].value // 1_000_000
+
+
+@pytest.mark.parametrize("column", ["url", "id"])
+@pytest.mark.parametrize("value", ["https://www.example.com/news", "nan", "7"])
+def test_an_address_that_headlines_share_is_no_identity(tmp_path: Path, column: str, value: str) -> None:
+    rows = [("00:00", "Bitcoin falls"), ("00:01", "Ether falls"), ("00:02", "Bitcoin falls"), ("00:03", "Solana falls")]
+    (tmp_path / "news.csv").write_text(
+        f"published_at,title,{column}\n" + "".join(f"2025-03-03T{at}:00Z,{title},{value}\n" for at, title in rows)
+    )
+    file = NewsFile(tmp_path / "news.csv")
+    found = list(file)
+    assert len({news.id for news in found}) == len(found)
+    if value == "nan":  # no identity at all: publication and title make a headline itself
+        assert [news.title for news in found] == [title for _, title in rows]
+    else:
+        assert [news.title for news in found] == ["Bitcoin falls", "Ether falls", "Solana falls"]
+        assert (file.stats.duplicates, file.stats.shared_ids) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("['BTC']", ("BTC",)), ('["BTC", "ETH"]', ("BTC", "ETH")), ("BTC", ("BTC",)), ("btc;eth", ("BTC", "ETH")), ("{BTC,ETH}", ("BTC", "ETH")),
+        ("$BTC #ETH", ("BTC", "ETH")), ("[]", ()), ("nan", ()), ("", ()), (None, ()), (["BTC", None, " eth "], ("BTC", "ETH")), ("('BTC',)", ("BTC",)),
+    ],
+)  # fmt: skip
+def test_tickers_however_a_list_of_them_is_written(text: str | list[str | None] | None, expected: tuple[str, ...]) -> None:
+    assert tickers(text) == expected

@@ -1,0 +1,93 @@
+"""How a CSV file is laid out: its delimiter, its header, and the exports that have none or one of their own.
+
+| export | layout |
+|---|---|
+| data.binance.vision | 12 columns, no header |
+| Kraken's OHLCVT files | 7 columns, no header: time, open, high, low, close, volume, trades; from its API 8, with vwap before volume |
+| CryptoDataDownload | the site's address above the header; `Volume BTC` and `Volume USDT` are volume and turnover |
+| yfinance, several tickers | three header lines: `Price,Close,…`, `Ticker,SPY,…`, `Date,,…` |
+| MetaTrader | date and time in two columns, names such as `<OPEN>`, tabs; its older exports have no header |
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+DATE_TIME: Final = "datetime"
+"""Name of the column that joins a date and a time of day kept in two columns."""
+
+_OHLC: Final = ("open", "high", "low", "close")
+_HEADERLESS: Final[dict[int, tuple[str, ...]]] = {
+    12: (
+        "open_time", *_OHLC, "volume", "close_time", "quote_volume",
+        "count", "taker_base", "taker_quote", "ignore",
+    ),
+    7: ("open_time", *_OHLC, "volume", "trades"),
+    8: ("open_time", *_OHLC, "vwap", "volume", "trades"),
+}  # fmt: skip
+_METATRADER: Final = ("date", "time", *_OHLC, "volume")
+_NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_DATE: Final = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}")
+_TIME: Final = re.compile(r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?")
+_VOLUME_OF: Final = re.compile(r"volume\s+([A-Za-z0-9]+)", re.IGNORECASE)
+_QUOTES: Final = ("USD", "USDT", "USDC", "BUSD", "TUSD", "FDUSD", "EUR", "GBP", "JPY")
+
+
+class Dialect(NamedTuple):
+    """`names` of the columns, `header_lines` to skip, and the delimiter.
+
+    `date_and_time` names the two columns that together are the time of a row, () if one column is; `symbol` is what the header
+    itself says the file is of.
+    """
+
+    names: tuple[str, ...]
+    header_lines: int
+    delimiter: str = ","
+    date_and_time: tuple[str, ...] = ()
+    symbol: str = ""
+
+
+def detect(lines: Sequence[str]) -> Dialect | None:
+    """The layout of a file that begins with `lines`; None if it has no header and is no known export. Raises csv.Error."""
+    skipped = 0
+    while len(lines) > skipped + 1 and _is_preamble(lines[skipped], lines[skipped + 1]):
+        skipped += 1
+    rest = lines[skipped : skipped + 4]
+    first = rest[0] if rest else ""
+    delimiter = max(",;\t|", key=lambda one: (first.count(one), one == ","))
+    rows = [[cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])] for line in rest]
+    names = rows[0] if rows else []
+    if names and all(_NUMBER.fullmatch(name) for name in names):
+        known = _HEADERLESS.get(len(names))
+        return None if known is None else Dialect(known, skipped, delimiter)
+    if len(names) == len(_METATRADER) and _DATE.fullmatch(names[0]) and _TIME.fullmatch(names[1]):
+        return Dialect(_METATRADER, skipped, delimiter, ("date", "time"))
+    if len(rows) > 2 and names[:1] == ["Price"] and rows[1][:1] == ["Ticker"] and rows[2][:1] == ["Date"]:
+        tickers = {cell for cell in rows[1][1:] if cell}
+        return Dialect(("Date", *names[1:]), skipped + 3, delimiter, symbol=",".join(sorted(tickers)))
+    return Dialect(_volumes(names), skipped + 1, delimiter, _date_and_time(names, rows[1] if len(rows) > 1 else []))
+
+
+def _is_preamble(line: str, following: str) -> bool:
+    """An address or a title above the header."""
+    return not any(one in line for one in ",;\t|") and any(following.count(one) > 3 for one in ",;\t|")
+
+
+def _volumes(names: Sequence[str]) -> tuple[str, ...]:
+    """`Volume BTC`, `Volume USDT` as volume and turnover."""
+    found = {name: match[1].upper() for name in names if (match := _VOLUME_OF.fullmatch(name))}
+    if len(found) != 2 or sum(coin in _QUOTES for coin in found.values()) != 1:
+        return tuple(names)
+    return tuple(name if name not in found else "turnover" if found[name] in _QUOTES else "volume" for name in names)
+
+
+def _date_and_time(names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
+    """The columns of a date and of a time of day, as the first row of values shows them."""
+    folded = {name.strip("<>").lower(): name for name in names}
+    if not {"date", "time"} <= folded.keys() or len(values) != len(names):
+        return ()
+    row = dict(zip(names, values, strict=True))
+    return (folded["date"], folded["time"]) if _TIME.fullmatch(row[folded["time"]]) and _DATE.match(row[folded["date"]]) else ()

@@ -1,0 +1,154 @@
+"""Files as other programs export them: read as they are, or refused with the step that mends them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.errors import DataError, TapewireError, UsageError
+from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.feeds.history.klines import KlineFile
+from agent.feeds.history.symbol_names import normalise, symbol_of
+
+T0 = 1_735_689_600_000  # 2025-01-01
+BAR = "95000,95100,94900,95050,12.5"  # open, high, low, close, volume
+
+
+def written(folder: Path, name: str, *lines: str) -> Path:
+    (folder / name).write_text("\n".join(lines) + "\n")
+    return folder / name
+
+
+EXPORTS = {
+    "Kraken": ("XBTUSD_1.csv", [f"{T0 // 1000},{BAR},35", f"{T0 // 1000 + 60},{BAR},22"], "XBTUSD", MINUTE_MS),
+    "Kraken's API": ("XBTUSD-1.csv", [f"{T0 // 1000 + n * 60},95000,95100,94900,95050,95010,12.5,22" for n in (0, 1)], "XBTUSD", MINUTE_MS),
+    "CryptoDataDownload, newest first": (
+        "Binance_BTCUSDT_1h.csv",
+        [
+            "https://www.CryptoDataDownload.com",
+            "Unix,Date,Symbol,Open,High,Low,Close,Volume BTC,Volume USDT,tradecount",
+            *(f"{T0 + n * HOUR_MS},2025-01-01 0{n}:00:00,BTCUSDT,{BAR},1187500,100" for n in (2, 1, 0)),
+        ],
+        "BTCUSDT",
+        HOUR_MS,
+    ),
+    "yfinance": (
+        "prices.csv",
+        ["Price,Open,High,Low,Close,Volume", "Ticker,SPY,SPY,SPY,SPY,SPY", "Date,,,,,", f"2025-01-01,{BAR}", f"2025-01-02,{BAR}"],
+        "SPY",
+        DAY_MS,
+    ),
+    "MetaTrader 5": (
+        "EURUSD_M1.csv",
+        ["<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>"]
+        + [f"2025.01.01\t00:0{n}:00\t" + BAR.replace(",", "\t") for n in (0, 1)],
+        "EURUSD",
+        MINUTE_MS,
+    ),
+    "MetaTrader 4": ("EURUSD1.csv", [f"2025.01.01,00:0{n},{BAR}" for n in (0, 1)], "EURUSD1", MINUTE_MS),
+    "date and time apart": ("SPY.csv", ["date,time,open,high,low,close,volume", *(f"2025-01-01,0{n}:00,{BAR}" for n in (0, 1))], "SPY", HOUR_MS),
+    "Bybit": (
+        "BTCUSDT.csv",
+        ["startTime,openPrice,highPrice,lowPrice,closePrice,volume,turnover", *(f"{T0 + n * MINUTE_MS},{BAR},1187500" for n in (0, 1))],
+        "BTCUSDT",
+        MINUTE_MS,
+    ),
+    "UTC as a word": ("BTCUSDT.csv", ["timestamp,open,high,low,close,volume", *(f"2025-01-01 00:0{n}:00 UTC,{BAR}" for n in (0, 1))], "BTCUSDT", MINUTE_MS),
+    "TradingView": ("BINANCE_BTCUSDT, 60.csv", ["time,open,high,low,close,Volume,EMA", *(f"{T0 // 1000 + n * 3600},{BAR},1" for n in (0, 1))], "BTCUSDT", HOUR_MS),
+    "semicolons": ("BTCUSDT.csv", ["open_time;open;high;low;close;volume", *(f"{T0 + n * MINUTE_MS};" + BAR.replace(",", ";") for n in (0, 1))], "BTCUSDT", MINUTE_MS),
+    "a column of pairs": ("data.csv", ["open_time,pair,open,high,low,close,volume", *(f"{T0 + n * MINUTE_MS},BTC/USDT:USDT,{BAR}" for n in (0, 1))], "BTCUSDT", MINUTE_MS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "lines", "symbol", "interval"), EXPORTS.values(), ids=EXPORTS)
+def test_common_exports_are_read(tmp_path: Path, name: str, lines: list[str], symbol: str, interval: int) -> None:
+    file = KlineFile(written(tmp_path, name, *lines), timezone="UTC")
+    bars = list(file)
+    assert (file.symbol, file.interval) == (symbol, interval)
+    assert [bar.start for bar in bars] == [T0 + n * interval for n in range(len(bars))]
+    assert {(bar.open, bar.high, bar.low, bar.close, bar.volume) for bar in bars} == {
+        (95_000.0, 95_100.0, 94_900.0, 95_050.0, 12.5)
+    }
+
+
+def test_turnover_is_the_volume_in_the_quote_currency(tmp_path: Path) -> None:
+    name, lines, _, _ = EXPORTS["CryptoDataDownload, newest first"]
+    assert next(iter(KlineFile(written(tmp_path, name, *lines)))).turnover == 1_187_500.0
+
+
+def test_adjusted_closes_are_noted_and_not_used(tmp_path: Path) -> None:
+    lines = [f"2025-01-0{n},{BAR.rsplit(',', 1)[0]},90000,12.5" for n in (1, 2)]
+    file = KlineFile(written(tmp_path, "SPY.csv", "Date,Open,High,Low,Close,Adj Close,Volume", *lines), timezone="UTC")
+    assert [bar.close for bar in file] == [95_050.0, 95_050.0]
+    assert file.notes == ["SPY.csv: column Adj Close is not used: prices are as traded, without dividends"]
+
+
+@pytest.mark.parametrize(
+    ("name", "symbol"),
+    [
+        ("BTCUSDT-1m.parquet", "BTCUSDT"), ("btcusdt.csv", "BTCUSDT"), ("Binance_BTCUSDT_1h.csv", "BTCUSDT"), ("BYBIT_BTCUSDT-1m.csv", "BTCUSDT"),
+        ("BINANCE_BTCUSDT, 60.csv", "BTCUSDT"), ("BTC_USDT-5m.csv", "BTCUSDT"), ("BTC_USDT_USDT-1h-futures.parquet", "BTCUSDT"), ("BTC-USD.csv", "BTCUSD"),
+        ("1000PEPEUSDT-1m.csv.gz", "1000PEPEUSDT"), ("SPY.csv", "SPY"), ("NASDAQ_AAPL, 1D.csv", "AAPL"), ("funding_BTCUSDT.csv", "BTCUSDT"),
+        ("data.csv", ""), ("binance.csv", ""), ("candles_export.csv", ""),
+    ],
+)  # fmt: skip
+def test_the_symbol_that_a_name_states(name: str, symbol: str) -> None:
+    assert symbol_of(Path(name)) == symbol
+
+
+@pytest.mark.parametrize(
+    ("text", "symbol"),
+    [
+        ("BTC/USDT:USDT", "BTCUSDT"), ("BTC/USDT", "BTCUSDT"), ("btc-usdt", "BTCUSDT"), ("BTC_USDT", "BTCUSDT"), ("BINANCE:BTCUSDT", "BTCUSDT"),
+        ("BYBIT:BTCUSDT.P", "BTCUSDT"), ("BTCUSDT", "BTCUSDT"), ("SPY", "SPY"), ("BRK-B", "BRK-B"), ("NASDAQ:AAPL", "AAPL"), ("ETH/BTC", "ETHBTC"),
+    ],
+)  # fmt: skip
+def test_symbols_as_others_write_them(text: str, symbol: str) -> None:
+    assert normalise(text) == symbol
+
+
+def bars_of(*symbols: str) -> list[str]:
+    return [
+        "open_time,symbol,open,high,low,close,volume",
+        *(f"{T0 + n * MINUTE_MS},{one},{BAR}" for n, one in enumerate(symbols)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "stated", "error", "fragments"),
+    [
+        ("data.csv", ["open_time,open,high,low,close,volume", f"{T0},{BAR}"], None, UsageError, ["neither its name nor a column", "SYMBOL="]),
+        ("BTCUSDT.csv", bars_of("ETHUSDT", "ETHUSDT"), "BTCUSDT", DataError, ["holds bars of ETHUSDT, not of BTCUSDT", "ETHUSDT="]),
+        ("all.csv", bars_of("BTCUSDT", "BTCUSDT", "ETHUSDT"), None, DataError, ["row 3, column symbol: ETHUSDT", "BTCUSDT"]),
+        (
+            "x.csv",
+            ["Price,Close,Close2,High", "Ticker,SPY,QQQ,SPY", "Date,,,", "2025-01-01,1,2,3"],
+            None,
+            TapewireError,
+            ["no column open"],
+        ),
+        ("BTCUSDT.csv", ["1,2,3,4,5", "1,2,3,4,5"], None, DataError, ["has no header", "name the columns"]),
+    ],
+)  # fmt: skip
+def test_contradictions_are_refused(
+    tmp_path: Path, name: str, lines: list[str], stated: str | None, error: type[Exception], fragments: list[str]
+) -> None:
+    with pytest.raises(error) as raised:
+        list(KlineFile(written(tmp_path, name, *lines), stated))
+    assert all(fragment in f"{raised.value} {getattr(raised.value, 'hint', '')}" for fragment in fragments), raised.value
+
+
+def test_a_column_goes_before_the_files_name(tmp_path: Path) -> None:
+    file = KlineFile(written(tmp_path, "BTCUSDT-1m.csv", *bars_of("ETHUSDT", "ETHUSDT")))
+    assert file.symbol == "ETHUSDT"
+    assert file.notes == ["BTCUSDT-1m.csv: its column symbol says ETHUSDT, which is taken"]
+
+
+def test_klines_in_an_hour_that_occurs_twice_are_refused_by_their_row(tmp_path: Path) -> None:
+    """New York, 2025-11-02: 01:30 is 05:30 UTC and again 06:30 UTC."""
+    lines = [f"2025-11-02 0{hour}:{minute:02}:00,{BAR}" for hour in (0, 1) for minute in (0, 30)]
+    with pytest.raises(DataError, match=r"row 3, column open_time: in the time zone America/New_York"):
+        list(
+            KlineFile(written(tmp_path, "SPY.csv", "open_time,open,high,low,close,volume", *lines), timezone="America/New_York")
+        )
