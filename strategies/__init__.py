@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import (
     EXTENSION_SUFFIXES,
