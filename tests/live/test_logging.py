@@ -75,3 +75,18 @@ def test_what_is_no_terminal_gets_json(stream: io.StringIO) -> None:
     configure(LogConfig(), stream)
     structlog.get_logger().info("begun")
     assert msgspec.json.decode(stream.getvalue())["event"] == "begun"
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_no_text_of_the_log_can_command_a_terminal(stream: io.StringIO, style: str) -> None:
+    dirty = "up \x1b[2J\x1b]0;owned\x07 \x9b31m \u202egnp\u2066 \x00\x08\r down"
+    configure(LogConfig(format=style), stream)  # type: ignore[arg-type]
+    try:
+        raise ValueError(dirty)
+    except ValueError as error:
+        structlog.get_logger().warning(dirty, title=dirty, deep={"x": [dirty]}, exc_info=error)
+    logging.getLogger("a.library").warning("it says %s", dirty)
+    text = stream.getvalue()
+    assert text.count("down") >= 4
+    assert not [c for c in text if not c.isprintable() and c not in "\n\t"]
+    assert not [escape for escape in ("\\u001b", "\\u202e", "\\u009b") if escape in text], "nor where JSON is printed decoded"

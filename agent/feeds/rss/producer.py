@@ -30,6 +30,7 @@ from agent.masking import mask, mask_also, secrets_in, without_secrets
 
 _LONGEST_LABEL: Final = 100
 _LONGEST_URL: Final = 2_000
+_SHORT_URL: Final = 90  # characters of it before an error
 _LONGEST_ERROR: Final = 400
 _log: Final = structlog.get_logger(__name__)
 
@@ -169,7 +170,7 @@ class _FeedReader:
         reason = self._clean(one_line(str(error), _LONGEST_ERROR) or type(error).__name__)
         if isinstance(error, ParseKilled):
             reason += f"; next try in {format_duration(round(wait) * 1000)}"
-        self.health.failed(f"{self.health.url}: {reason}", self._clock.now())
+        self.health.failed(f"{self.health.url[:_SHORT_URL]}: {reason}", self._clock.now())
         self._log.warning("feed failed", error=reason, kind=type(error).__name__, wait_s=round(wait, 3))
 
     def _clean(self, text: str) -> str:
@@ -244,7 +245,7 @@ class _FeedReader:
             self.health.over_limit += len(left_out)
             limit = "max_new_per_hour" if hour < self._config.max_new_per_poll else "max_new_per_poll"
             reason = f"{self.health.over_limit:,} headlines over the limit were not read (news.{limit})"
-            self.health.failed(f"{self.health.url}: {reason}", self._clock.now())
+            self.health.failed(f"{self.health.url[:_SHORT_URL]}: {reason}", self._clock.now())
             self._log.warning("headlines over the limit", left_out=len(left_out), total=self.health.over_limit, limit=limit)
         return fresh[len(left_out) :]
 
