@@ -256,7 +256,10 @@ async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(faults: lis
             await one.create(resting)
             await until(lambda: sandbox.venue.account.desks["linear"].open_legs() and sandbox.venue.account.open)
             sandbox.venue.faults.add([parse_fault(fault) for fault in faults])
-            exits = [EmergencyExit(config, p, sandbox.clock, random.Random(1), lambda: None) for p in (one, two)]
+            other = account(sandbox, tmp_path / "other")  # another folder: without a lock in common
+            exits = [
+                EmergencyExit(c, p, sandbox.clock, random.Random(1), lambda: None) for c, p in ((config, one), (other, two))
+            ]
             reports = await asyncio.gather(*(way_out.run(flatten=True, within=PATIENCE) for way_out in exits))
             assert [report.done for report in reports] == [True, True], reports
             assert clear(sandbox, flatten=True)

@@ -62,7 +62,7 @@ async def test_a_full_pipe_blocks_no_writer_and_the_reader_learns_what_was_lost(
         text = got.decode()
         assert text.startswith("line 0000")
         assert sum(int(n) for n in re.findall(r"tapewire: (\d+) lines of output were lost", text)) == lost
-        assert output.status().error == ""
+        await until(lambda: output.status().error == "")
     finally:
         output.close()
         os.close(reader)
