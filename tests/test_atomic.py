@@ -80,7 +80,8 @@ def test_killed_before_any_operation_a_folder_holds_the_old_files_or_the_new_one
     (pristine / "model" / "notes").mkdir()
     (pristine / "model" / "notes" / "mine").touch()
     (pristine / "model" / "stale").touch()
-    found, between = [], 0
+    between = 0
+    found: list[str] = []
     for operation in range(100):
         work = tmp_path / str(operation)
         shutil.copytree(pristine, work)

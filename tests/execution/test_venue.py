@@ -120,6 +120,13 @@ def test_an_order_leaves_as_a_decision_and_is_not_filled_by_bars() -> None:
     assert world.qty == 0
 
 
+def test_an_order_is_asked_back_once_however_often_a_person_says_so() -> None:
+    world = World()
+    order = world.order(0.1, limit=90.0)
+    halts = [Command(action, world.now, world.now, {}, "test") for action in ("kill", "halt", "kill")]
+    assert [one.order_id for one in of(Cancel, world.tell(*halts))] == [order.id]
+
+
 ANSWERS = ("NEW", "fill 4", "fill 6", "PARTIALLY_FILLED 4", "FILLED 10")
 
 
