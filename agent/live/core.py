@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -20,6 +20,7 @@ from agent.events import Event, Kline, Sentiment
 from agent.feeds.queue import OPEN_BAR
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
+from agent.live.snapshots import Snapshots
 from agent.live.storage import Storage, Write
 from agent.live.watchers import LiveSink, Watcher
 from agent.outlook import Predictor
@@ -27,6 +28,7 @@ from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
+from agent.store.snapshots import Snapshot, write_snapshot
 from models.sentiment.latency import LatencyHistogram
 from strategies import load_strategy
 
@@ -68,8 +70,10 @@ class Core:
         self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
         self.journal = Journal(database, run.id)
         self._sink = LiveSink(self._recorder, config.market.interval)
-        strategy = load_strategy(config.strategy.name, config.strategy.params)
-        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
+        self._make_engine: Callable[[], Engine] = partial(_engine, config, self._sink, run.id, predictor)
+        self.engine = self._make_engine()
+        self.snapshots = Snapshots(config, database, run.id)
+        self._keep = config.store.snapshots
         self._funding = FundingSchedule(config)
         self.storage = Storage(config.store, rng or random.Random())
 
@@ -100,14 +104,30 @@ class Core:
     def _fold(self) -> None:
         """Be where the journal ends."""
         self._sink.watchers = self._witnesses
-        for seq, event in read_journal(self._database, self.run.id):
+        start = self._resume() if self.journal.last_seq else 0
+        for seq, event in read_journal(self._database, self.run.id, start + 1):
             for witness in self._witnesses:
                 witness.event(seq, event)
             self._handle(seq, event)
+            if not start:
+                self.snapshots.check(seq, self.engine, self._recorder)
+        self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq
         if self.journal.last_seq:
             self._funding.passed(self.memory.now)
             self._recorder.flush()
-            _log.info("journal folded", events=self.journal.last_seq, unscored=len(self.memory.unscored))
+            _log.info("journal folded", events=self.journal.last_seq - start, unscored=len(self.memory.unscored))
+
+    def _resume(self) -> int:
+        """Load the newest snapshot that can be used; returns the number of its event, 0 without one."""
+        last = self.journal.last_seq
+        start, self.engine = self.snapshots.resume(
+            self.engine, self._make_engine, self._recorder, self._sink, self.memory, self._witnesses, last
+        )
+        return start
+
+    def _snapshot(self, now: float) -> Snapshot | None:
+        seq = self.journal.last_seq
+        return self.snapshots.take(now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses)
 
     async def feed(self, taken: Sequence[tuple[Event, float]]) -> list[Event]:
         """Journal events and decide on them; each comes with the event loop's time at which it arrived.
@@ -140,6 +160,9 @@ class Core:
                 self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
                 if event.news_id in traded:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
+        if self.snapshots.due(done, self.journal.last_seq) and (snapshot := self._snapshot(done)) is not None:
+            write = partial(write_snapshot, self._database, self.run.id, snapshot, self._keep)
+            self.snapshots.written(await self._write(write))
         return events
 
     async def _write(self, work: Write[_T]) -> _T:
@@ -160,6 +183,8 @@ class Core:
         self.storage.close()
         if complete:
             self.engine.finish()
+        else:
+            self._last_snapshot()
         return self._recorder.finish(
             first_event_at=self.memory.first_at,
             last_event_at=self.memory.now or None,
@@ -167,3 +192,17 @@ class Core:
             metrics={},
             status=RunStatus.COMPLETE if complete else RunStatus.INTERRUPTED,
         )
+
+    def _last_snapshot(self) -> None:
+        """At an orderly end, for the next life; without it that one folds more."""
+        try:
+            self._recorder.flush()
+            if self.journal.last_seq and self.snapshots.enabled and (snapshot := self._snapshot(0.0)) is not None:
+                write_snapshot(self._database, self.run.id, snapshot, self._keep)
+        except StoreError as error:
+            _log.warning("no last snapshot", reason=error.message)
+
+
+def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None) -> Engine:
+    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    return Engine(config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor)

@@ -401,6 +401,7 @@ class Daemon:
             feeds=self._news.feeds if self._news else [],
             queue=self.queue.stats(),
             storage=core.storage.status,
+            snapshots=replace(core.snapshots.status),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
             ignored=dict(engine.counts),

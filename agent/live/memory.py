@@ -18,7 +18,7 @@ class Memory:
         self.first_at: int | None = None
         self.now = 0  # available_at of the last event
         self.bars: dict[tuple[str, int], int] = {}  # (symbol, interval) -> start of the last closed or given-up bar
-        self.headlines: OrderedDict[str, News] = OrderedDict()  # by id
+        self.headlines: OrderedDict[str, None] = OrderedDict()  # ids
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
 
@@ -33,8 +33,9 @@ class Memory:
             case Gap():
                 self.bars[event.symbol, event.interval] = event.end - event.interval
             case News():
+                self.headlines[event.id] = None
+                self.unscored[event.id] = event
                 for remembered in (self.headlines, self.unscored):
-                    remembered[event.id] = event
                     if len(remembered) > HEADLINES:
                         remembered.popitem(last=False)
             case Sentiment():

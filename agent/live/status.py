@@ -14,6 +14,7 @@ from agent.events import RiskState
 from agent.feeds.producer import Health
 from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
+from agent.live.snapshots import SnapshotStatus
 from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
@@ -60,6 +61,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     feeds: list[FeedHealth]
     queue: QueueStats
     storage: StorageStatus
+    snapshots: SnapshotStatus
     latencies: dict[str, dict[str, float]]
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason

@@ -43,6 +43,11 @@ class Comparison:
         """How many were taken again."""
         return self._chain.count
 
+    @property
+    def digest(self) -> bytes:
+        """The head of the chain of what was taken again."""
+        return self._chain.digest
+
     def decision(self, decision: Decision) -> None:
         """Compared with the next that was recorded: by its digest, and by its row, which someone may have altered."""
         digest = self._chain.add(decision, self.event_seq)
