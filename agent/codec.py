@@ -24,7 +24,24 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder().decode
 _message: Final = msgspec.msgpack.Decoder(Event | Decision).decode
 
-_REF, _LIST, _TUPLE, _DICT, _SET, _FROZEN, _DEQUE, _DECIMAL, _ENUM, _MESSAGE, _STRUCT, _NAMED, _ARRAY, _NUMBER, _OBJECT, _INT = range(16)
+(
+    _REF,
+    _LIST,
+    _TUPLE,
+    _DICT,
+    _SET,
+    _FROZEN,
+    _DEQUE,
+    _DECIMAL,
+    _ENUM,
+    _MESSAGE,
+    _STRUCT,
+    _NAMED,
+    _ARRAY,
+    _NUMBER,
+    _OBJECT,
+    _INT,
+) = range(16)
 _DICTS: Final[tuple[type, ...]] = (dict, OrderedDict, Counter, defaultdict)
 _FACTORIES: Final[Mapping[str, Callable[[], Any]]] = {
     kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple, deque, Counter)

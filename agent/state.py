@@ -115,7 +115,11 @@ def fingerprint(config: Config, strategy: Strategy) -> str:
     seen.update(_sources())
     package = type(strategy).__module__.partition(".")[0]
     if package not in ("agent", "strategies"):
-        files = {getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if f"{name}.".startswith(f"{package}.")}
+        files = {
+            getattr(module, "__file__", None)
+            for name, module in list(sys.modules.items())
+            if f"{name}.".startswith(f"{package}.")
+        }
         for file in sorted(filter(None, files)):
             seen.update(_source(Path(file)))
     return seen.hexdigest()

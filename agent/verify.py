@@ -77,7 +77,14 @@ def verify(database: Database, run: Run, progress: Progress | None = None) -> Ve
             engine.finish()
     divergence = sink.finish()
     return Verification(
-        run.id, sink.event_seq, sink.decisions, run.chain_head, divergence, event if divergence else None, checked, tuple(differing)
+        run.id,
+        sink.event_seq,
+        sink.decisions,
+        run.chain_head,
+        divergence,
+        event if divergence else None,
+        checked,
+        tuple(differing),
     )
 
 

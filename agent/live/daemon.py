@@ -36,6 +36,7 @@ from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
 from agent.live.sentiment import SentimentConsumer
+from agent.live.sampling import OpenBars
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
 from agent.live.status import Status, drawdown_of, positions_of, producers_of
@@ -101,6 +102,7 @@ class Daemon:
         self._scores = self._outside.pool or self._model  # whom headlines are offered to
         self._watchers += self._outside.watchers
         self.queue: EventQueue
+        self.open_bars: OpenBars
         self.core: Core
         self.control_port = 0  # of loopback; 0: there is none
 
@@ -192,7 +194,8 @@ class Daemon:
             await self._put("warm-up")
             if self.gateway is not None:
                 await self._put("reconciling")
-            emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
+            self.open_bars = OpenBars(self.core.engine, self.config.live.open_bars_every)
+            emit = Gate(self.open_bars, self.core.memory, self.queue.put, self.core.storage.writable)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             if self._outside.pool is not None:
                 rim.append(tasks.create_task(self._supervise(self._outside.pool, emit, vital=False)))
@@ -374,6 +377,7 @@ class Daemon:
     def status(self) -> Status:
         """A snapshot."""
         core, engine, run, now = self.core, self.core.engine, self.core.run, self._clock.now()
+        left_out = self.open_bars.left_out if hasattr(self, "open_bars") else 0
         return Status(
             run=run.id,
             pid=os.getpid(),
@@ -404,7 +408,7 @@ class Daemon:
             snapshots=replace(core.snapshots.status),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
-            ignored=dict(engine.counts),
+            ignored=dict(engine.counts) | ({"open bars left out": left_out} if left_out else {}),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
         )

@@ -115,7 +115,11 @@ def _snapshot(database: Database) -> str:
     if run is None or run.status is RunStatus.COMPLETE:
         return ""
     newest = next(iter(list_snapshots(database, run.id)), None)
-    return f"; the last snapshot covers {newest.seq:,} events" if newest else "; without a snapshot: a restart folds the whole journal"
+    return (
+        f"; the last snapshot covers {newest.seq:,} events"
+        if newest
+        else "; without a snapshot: a restart folds the whole journal"
+    )
 
 
 def _model(config: Config) -> str:

@@ -27,7 +27,7 @@ from agent.state import capture, fingerprint, restore, state_digest
 from agent.store.chain import DIGEST_SIZE
 from agent.store.database import Database
 from agent.store.recorder import Position, Recorder
-from agent.store.snapshots import Snapshot, SnapshotInfo, list_snapshots, read_parts
+from agent.store.snapshots import Snapshot, SnapshotInfo, drop_after, list_snapshots, read_parts
 
 MOST_EVENTS: Final = 50_000
 """Events after which a snapshot is taken, however little time has passed."""
@@ -136,13 +136,20 @@ class Snapshots:
                         self._load(parts, info, fresh, recorder, sink, memory, named)
                         self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
                         self.status.resumed_from = info.seq
-                        _log.info("snapshot loaded", after_event=info.seq, events_to_fold=last_seq - info.seq, taken_at=iso(info.created_at))
+                        _log.info(
+                            "snapshot loaded",
+                            after_event=info.seq,
+                            events_to_fold=last_seq - info.seq,
+                            taken_at=iso(info.created_at),
+                        )
                         return info.seq, fresh
                 except (StateError, StoreError) as error:
                     problem = str(error)
                     recorder.go_on(_NOTHING)
                     fresh = another()
             self.status.problem = f"the snapshot after event {info.seq} is not used: {problem}"
+            if info.seq > last_seq:
+                drop_after(self._database, self._run_id, last_seq)
             _log.warning("a snapshot is not used", after_event=info.seq, reason=problem)
         return 0, fresh
 
@@ -205,4 +212,3 @@ _WITNESS_SPEC: Final = Spec(
     rebuild={},
     blank={},
 )
-

@@ -89,9 +89,7 @@ def _runs(database: Database, query: Select[Any]) -> list[Run]:
         return [Run(*values) for values in _readable(connection, tables.runs, query)]
 
 
-def _recorded(
-    connection: Connection, run_id: str, kind: type[Decision], table: Table, from_seq: int
-) -> Iterator[Recorded]:
+def _recorded(connection: Connection, run_id: str, kind: type[Decision], table: Table, from_seq: int) -> Iterator[Recorded]:
     columns = [table.c.seq, table.c.event_seq, table.c.digest, *(table.c[name] for name in kind.__struct_fields__)]
     for seq, event_seq, digest, *values in _stream(connection, table, run_id, columns, from_seq):
         yield Recorded(seq, event_seq, digest, kind(*values))

@@ -75,7 +75,7 @@ class Recorder:
     @property
     def position(self) -> Position:
         """Where it is now."""
-        rows = {table.name: self._counts[table] for table in (tables.news, tables.sentiments, tables.equity)}
+        rows = {str(table.name): self._counts[table] for table in (tables.news, tables.sentiments, tables.equity)}
         return Position(self._chain.digest, self._chain.count, rows)
 
     def go_on(self, position: Position) -> None:

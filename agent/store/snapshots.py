@@ -87,6 +87,12 @@ def read_parts(database: Database, run_id: str, info: SnapshotInfo) -> dict[str,
         raise damaged from None
 
 
+def drop_after(database: Database, run_id: str, seq: int) -> None:
+    """Delete the snapshots of events after `seq`, which the journal has lost: other events will get their numbers."""
+    with database.write() as connection:
+        connection.execute(delete(snapshots).where(snapshots.c.run_id == run_id, snapshots.c.seq > seq))
+
+
 def _digest(run_id: str, info: SnapshotInfo, payload: bytes) -> str:
     head = f"{run_id} {info.seq} {info.created_at} {info.fingerprint} {info.state} {info.boundary} ".encode()
     return blake2b(head + payload, digest_size=16).hexdigest()
