@@ -135,6 +135,7 @@ class StoreConfig(Section):
     patience: Duration = 1_800_000  # a store that can't be written halts the running agent, and after so long ends it
     retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # until then
     snapshot_every: Duration = 900_000  # how often the core's state is saved, so that a restart takes seconds; 0: never
+    segment: Duration = 2_592_000_000  # a finished one of the journal of a live run is moved to archive.folder; 0: never
     snapshots: int = Field(3, gt=0)  # of them kept, besides those that begin a segment
 
 

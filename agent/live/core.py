@@ -28,7 +28,7 @@ from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
-from agent.store.snapshots import Snapshot, write_snapshot
+from agent.store.snapshots import Snapshot, segment_begins, write_snapshot
 from models.sentiment.latency import LatencyHistogram
 from strategies import load_strategy
 
@@ -112,6 +112,7 @@ class Core:
             if not start:
                 self.snapshots.check(seq, self.engine, self._recorder)
         self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq
+        self.snapshots.begin(segment_begins(self._database, self.run.id))
         if self.journal.last_seq:
             self._funding.passed(self.memory.now)
             self._recorder.flush()
@@ -125,9 +126,11 @@ class Core:
         )
         return start
 
-    def _snapshot(self, now: float) -> Snapshot | None:
+    def _snapshot(self, now: float, *, boundary: bool = False) -> Snapshot | None:
         seq = self.journal.last_seq
-        return self.snapshots.take(now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses)
+        return self.snapshots.take(
+            now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses, boundary=boundary
+        )
 
     async def feed(self, taken: Sequence[tuple[Event, float]]) -> list[Event]:
         """Journal events and decide on them; each comes with the event loop's time at which it arrived.
@@ -160,10 +163,20 @@ class Core:
                 self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
                 if event.news_id in traded:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
-        if self.snapshots.due(done, self.journal.last_seq) and (snapshot := self._snapshot(done)) is not None:
+        await self._save(done)
+        return events
+
+    async def _save(self, now: float) -> None:
+        """Take a snapshot if one is due, or if a segment of the journal ends here."""
+        boundary = self.snapshots.ends_segment(self.memory.now)
+        if not boundary and not self.snapshots.due(now, self.journal.last_seq):
+            return
+        snapshot = self._snapshot(now, boundary=boundary)
+        if snapshot is not None:
             write = partial(write_snapshot, self._database, self.run.id, snapshot, self._keep)
             self.snapshots.written(await self._write(write))
-        return events
+            if boundary:
+                self.snapshots.begin(self.memory.now)
 
     async def _write(self, work: Write[_T]) -> _T:
         """Into the store, with patience; the time it takes is counted."""

@@ -61,6 +61,10 @@ class Snapshots:
         self._fingerprint = ""
         self._hopeless = False
         self._expected: dict[int, SnapshotInfo] = {}  # to be held against the fold
+        self._segment = config.store.segment
+        self._number = 0  # of the present segment: UTC ms by its length
+        self.boundaries = 0
+        """Segments that ended in this life."""
 
     # -- taking ------------------------------------------------------------------------------------------------------
 
@@ -75,6 +79,18 @@ class Snapshots:
             return False
         self._taken_at = self._taken_at or now
         return now - self._taken_at >= self._every or seq - self.status.event >= MOST_EVENTS
+
+    def begin(self, at: int | None) -> None:
+        """The present segment began at `at` (UTC ms); None: with the next event."""
+        if self._segment and at is not None:
+            self._number = at // self._segment
+
+    def ends_segment(self, at: int) -> bool:
+        """Whether a segment ends with the events up to `at` (UTC ms), once in each interval of `store.segment`."""
+        if not self._segment or not self.enabled:
+            return False
+        self._number = self._number or at // self._segment
+        return at // self._segment > self._number
 
     def take(
         self, now: float, seq: int, engine: Engine, recorder: Recorder, sink: LiveSink, memory: Memory,
@@ -93,7 +109,7 @@ class Snapshots:
             self._hopeless = True
             _log.warning("no snapshots are taken", reason=self.status.problem)
             return None
-        parts = {_CORE: core, _RIM: rim}
+        parts = {_CORE: core, _RIM: rim, "chain": msgspec.msgpack.encode((position.digest, position.decisions))}
         for name, witness in _named(witnesses):
             try:
                 parts[name] = encode([witness], _WITNESS_SPEC)
@@ -109,6 +125,8 @@ class Snapshots:
 
     def written(self, info: SnapshotInfo) -> None:
         """It is committed."""
+        if info.boundary:
+            self.boundaries += 1
         self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
 
     # -- going on ----------------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ from hashlib import blake2b
 from typing import Final
 
 import msgspec
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, func, insert, select
 
 from agent.errors import StoreError
 from agent.store.database import Database
-from agent.store.tables import snapshots
+from agent.store.tables import journal, snapshots
 
 _COLUMNS: Final = tuple(column for column in snapshots.c if column.name not in ("run_id", "payload"))
 _MOST: Final = 1 << 30  # bytes of a payload, unpacked
@@ -85,6 +85,15 @@ def read_parts(database: Database, run_id: str, info: SnapshotInfo) -> dict[str,
         return msgspec.msgpack.decode(unpacked, type=dict[str, bytes])
     except (zlib.error, msgspec.MsgspecError):
         raise damaged from None
+
+
+def segment_begins(database: Database, run_id: str) -> int | None:
+    """When the first event after the last boundary was handled, UTC ms; None if there is none yet."""
+    last = select(func.max(snapshots.c.seq)).where(snapshots.c.run_id == run_id, snapshots.c.boundary.is_(True))
+    with database.read() as connection:
+        after = connection.scalar(last) or 0
+        first = select(journal.c.available_at).where(journal.c.run_id == run_id, journal.c.seq > after)
+        return connection.scalar(first.order_by(journal.c.seq).limit(1))
 
 
 def drop_after(database: Database, run_id: str, seq: int) -> None:
