@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from agent.config import Config
+from agent.config import Config, StoreConfig
 from agent.engine import Engine
 from agent.events import (
     Account,
@@ -53,7 +53,7 @@ class Story:
 
     def __init__(self, seed: int, folder: Path, minutes: int = 60, predictor: Predictor | None = None) -> None:
         self._dice = random.Random(seed)
-        self.config: Config = settings(self._dice, folder)
+        self.config: Config = settings(self._dice, folder).model_copy(update={"store": StoreConfig()})
         self.predictor = predictor
         self.events: list[Event] = []
         engine, sink = self.fresh()

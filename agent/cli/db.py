@@ -105,13 +105,17 @@ def archive(
 
     Each file is read back and compared with the store before the store names it by its SHA-256, or lets go of a row. Archives
     that were moved are found again in the folder. Beside a running agent only without `--unfinished`.
+
+    Finished segments of runs that go on (`store.segment`) are moved first, each after it was decided again.
     """
-    from contextlib import closing, nullcontext
+    from contextlib import closing, nullcontext, suppress
 
     from msgspec.structs import asdict
 
     from agent.clock import WallClock
     from agent.config import load
+    from agent.errors import SafetyError
+    from agent.rollover import roll_over_all
     from agent.store.archive import archive_journal, candidates
     from agent.store.archive import prune as prune_journal
     from agent.store.database import open_database
@@ -123,6 +127,11 @@ def archive(
     also = policy.unfinished if unfinished is None else unfinished
     done = []
     with _no_agent(settled) if also else nullcontext(), closing(open_database(settled.store.url, create=False)) as database:
+        with suppress(SafetyError):  # the running agent is doing it
+            for run_id, segments in roll_over_all(database, to or policy.folder).items():
+                for one in segments:
+                    events = one.last - one.first + 1
+                    done.append({"run": run_id, "new": True, "pruned": events, "events": events, **asdict(one)})
         found = candidates(database, limit, unfinished=also)
         with _rows(sum(one.stored * (2 * (one.archive is None) + pruning) for one in found)) as progress:
             for one in found:

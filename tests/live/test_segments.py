@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from agent.clock import WallClock
 from agent.errors import StoreError
 from agent.live.core import Core
+from agent.live.daemon import Daemon
 from agent.rollover import check_segment, roll_over_all
+from agent.sandbox import Sandbox
 from agent.store.archive import candidates
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode, find_segments, read_journal
@@ -22,6 +23,7 @@ from agent.store.segments import boundaries
 from agent.store.snapshots import list_snapshots
 from agent.verify import verify
 from tests.live.test_snapshots import a_run, live
+from tests.live.world import assert_sound, handled, living, load_words, options, settings, until
 from tests.stories import Story
 
 SEGMENT = 30 * 60_000
@@ -172,4 +174,29 @@ async def test_a_segment_is_checked_from_the_boundary_before_it(store: Database,
     check_segment(store, find_run(store), last)
     assert len(list(read_decisions(store, "run-1")))
     assert len(list_snapshots(store, "run-1")) > len(boundaries(store, "run-1"))
-    assert WallClock().now()
+
+
+async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) -> None:
+    async with Sandbox(options()) as sandbox:
+        config = settings(
+            sandbox.rest_url,
+            tmp_path,
+            store={"url": f"sqlite:///{tmp_path / 'store.db'}", "segment": "20m"},
+            archive={"folder": str(tmp_path / "archive")},
+        )
+        with closing(open_database(config.store.url)) as database:
+            for _ in range(2):
+                daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+                async with living(daemon):
+                    run = daemon.core.run.id
+                    moved = len(find_segments(database, run))
+                    await until(lambda run=run, moved=moved: len(pruned(database, run)) > moved)
+                    begun = handled(daemon)
+                    await until(lambda daemon=daemon, begun=begun: handled(daemon) >= begun + 10)
+                    assert not daemon.status().snapshots.problem
+            assert_sound(database, run, config)
+            assert rows(database) < len(list(read_journal(database, run)))
+
+
+def pruned(database: Database, run: str) -> list[Any]:
+    return [one for one in find_segments(database, run) if one.pruned_at]
