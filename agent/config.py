@@ -18,7 +18,7 @@ from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config_operations import ArchiveConfig, ControlConfig
+from agent.config_operations import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
@@ -172,6 +172,7 @@ class Config(Section):
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()
     archive: ArchiveConfig = ArchiveConfig()
+    backup: BackupConfig = BackupConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -184,7 +185,7 @@ class Config(Section):
 
     def recorded(self) -> dict[str, Any]:
         """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, nor who looks on and what is archived."""
-        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive"}
+        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive", "backup"}
         return self.model_dump(mode="json", exclude=beside)
 
     def decisive(self) -> dict[str, Any]:

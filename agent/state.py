@@ -11,7 +11,7 @@ from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -57,15 +57,13 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _read_again(outlook: Any) -> None:
+def _read_again(outlook: Outlook) -> None:
     """What the model makes of the text so far is a pure function of it."""
-    assert isinstance(outlook, Outlook)
     outlook._reading = outlook.predictor.read(outlook.text.mean) if outlook.text.count else None
 
 
-def _index(stories: Any) -> None:
+def _index(stories: StoryIndex) -> None:
     """The inverted index over the stories."""
-    assert isinstance(stories, StoryIndex)
     stories._with = {}
     for story in stories._stories:
         for key in story.keys:

@@ -22,6 +22,7 @@ from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
 from agent.live.snapshots import Snapshots
 from agent.live.storage import Storage, Write
+from agent.live.systemd import ServiceManager
 from agent.live.watchers import LiveSink, Watcher
 from agent.outlook import Predictor
 from agent.store.database import Database
@@ -42,6 +43,9 @@ SENTIMENT_TO_ORDER: Final = "sentiment to order"
 
 STORE_WRITE: Final = "store write"
 """One commit: of a batch of events to the journal, or of what was decided on them."""
+
+_PATIENCE: Final = 20_000
+"""Events folded between two requests to a service manager for more time to start."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -104,11 +108,14 @@ class Core:
     def _fold(self) -> None:
         """Be where the journal ends."""
         self._sink.watchers = self._witnesses
+        manager = ServiceManager()
         start = self._resume() if self.journal.last_seq else 0
         for seq, event in read_journal(self._database, self.run.id, start + 1):
             for witness in self._witnesses:
                 witness.event(seq, event)
             self._handle(seq, event)
+            if seq % _PATIENCE == 0:
+                manager.tell(EXTEND_TIMEOUT_USEC="60000000")
             if not start:
                 self.snapshots.check(seq, self.engine, self._recorder)
         self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq

@@ -35,9 +35,9 @@ from agent.live.lock import LOCK, instance_lock
 from agent.live.memory import Memory
 from agent.live.orders import open_gateway, venue_port
 from agent.live.outside import Outside
-from agent.live.sentiment import SentimentConsumer
 from agent.live.rollover import watch_segments
 from agent.live.sampling import OpenBars
+from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
 from agent.live.status import Status, drawdown_of, positions_of, producers_of
@@ -206,9 +206,7 @@ class Daemon:
             rim.append(tasks.create_task(watch_silence(self.core.engine, self._clock, self._heartbeat)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             rim.append(tasks.create_task(self._keep_feed_health()))
-            rim.append(
-                tasks.create_task(watch_segments(self.config, self._database, self.core.run.id, self.core.snapshots))
-            )
+            rim.append(tasks.create_task(watch_segments(self.config, self._database, self.core.run.id, self.core.snapshots)))
             companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))

@@ -114,7 +114,7 @@ def test_the_market_above_meets_stops_limits_and_take_profits_between_two_sample
     reasons: set[str] = set()
     for seed in range(10):
         dice = random.Random(seed)
-        journal, decided, _ = live(a_config(), with_scores(dice, seconds(dice, 20)), 15_000, seed)
+        _, decided, _ = live(a_config(), with_scores(dice, seconds(dice, 20)), 15_000, seed)
         reasons |= {one.reason for one in decided if isinstance(one, Fill) and one.ts % MINUTE_MS % 15_000}
         assert [type(one) for one in decided if isinstance(one, Order | Fill | OrderUpdate)]
     assert {"stop", "take-profit"} <= reasons
