@@ -150,9 +150,16 @@ class _Encoder:
         self._numbers: dict[int, int] = {}
         self._alive: list[Any] = []  # an id is unique only as long as its object lives
         self._kinds: dict[type, Callable[[Any], Any]] = {
-            int: self._int, list: self._list, tuple: self._tuple, set: self._set, deque: self._deque, Decimal: self._decimal,
-            frozenset: lambda one: [_FROZEN, *self._sorted(one)],
-        } | dict.fromkeys(_DICTS, self._dict)  # fmt: skip
+            int: self._int,
+            list: self._list,
+            tuple: self._tuple,
+            set: self._set,
+            frozenset: self._frozen,
+            deque: self._deque,
+            Decimal: self._decimal,
+        }
+        for kind in _DICTS:
+            self._kinds[kind] = self._dict
 
     def value(self, one: Any) -> Any:
         kind = type(one)
@@ -198,6 +205,9 @@ class _Encoder:
 
     def _set(self, one: set[Any]) -> Any:
         return self._seen(one) or [_SET, *self._sorted(one)]
+
+    def _frozen(self, one: frozenset[Any]) -> Any:
+        return [_FROZEN, *self._sorted(one)]
 
     def _sorted(self, one: Iterable[Any]) -> list[Any]:
         return sorted(map(self.value, one), key=_pack)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Callable
 from decimal import Decimal
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -70,7 +71,7 @@ def _index(stories: StoryIndex) -> None:
             stories._with.setdefault(key, deque()).append(story)
 
 
-_REBUILD: Final = {"agent.outlook:Outlook": _read_again, "agent.stories:StoryIndex": _index}
+_REBUILD: Final[dict[str, Callable[[Any], None]]] = {"agent.outlook:Outlook": _read_again, "agent.stories:StoryIndex": _index}
 
 _ANY: Final = Order("", "", 0, Side.BUY, OrderType.MARKET, Decimal(1))
 _BLANK: Final = {

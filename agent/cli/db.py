@@ -164,9 +164,9 @@ def archive(
     with _no_agent(settled) if also else nullcontext(), closing(open_database(settled.store.url, create=False)) as database:
         with suppress(SafetyError):  # the running agent is doing it
             for run_id, segments in roll_over_all(database, to or policy.folder).items():
-                for one in segments:
-                    events = one.last - one.first + 1
-                    done.append({"run": run_id, "new": True, "pruned": events, "events": events, **asdict(one)})
+                for part in segments:
+                    events = part.last - part.first + 1
+                    done.append({"run": run_id, "new": True, "pruned": events, "events": events, **asdict(part)})
         found = candidates(database, limit, unfinished=also)
         with _rows(sum(one.stored * (2 * (one.archive is None) + pruning) for one in found)) as progress:
             for one in found:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.config import BackupConfig
+from agent.config_operations import BackupConfig
 from agent.errors import DataError, StoreError
 from agent.feeds.history.columns import content_hash
 from agent.store.backup import Holding, Progress, back_up

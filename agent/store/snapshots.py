@@ -44,10 +44,17 @@ class Snapshot(msgspec.Struct, frozen=True):
     boundary: bool = False
 
 
-def write_snapshot(database: Database, run_id: str, snapshot: Snapshot, keep: int, *, again: bool = False) -> SnapshotInfo:
+def write_snapshot(
+    database: Database,
+    run_id: str,
+    snapshot: Snapshot,
+    keep: int,
+    *,
+    again: bool = False,  # noqa: ARG001 - the second replaces the first
+) -> SnapshotInfo:
     """Commit `snapshot`, and let go of those before the last `keep` that begin no segment. Raises StoreError.
 
-    The same snapshot may be written twice (`again`): the second replaces the first.
+    The same snapshot may be written twice (`again`), if the answer to the first try was lost.
     """
     payload = zlib.compress(msgspec.msgpack.encode(snapshot.parts), 1)
     info = SnapshotInfo(
