@@ -114,14 +114,15 @@ def test_a_new_attribute_of_the_core_is_saved_without_further_ado() -> None:
     story_config = config()
     engine = Engine(story_config, Strategy(), NullSink(), run_id="r", equity_block=1)
     before = capture(engine)
-    engine.risk.novelty = {"BTCUSDT": 1}  # type: ignore[attr-defined]
+    stories = engine.signals._stories  # a class that is never compiled: an attribute can be added here
+    stories.novelty = {"BTCUSDT": 1}  # type: ignore[attr-defined]
     again = Engine(story_config, Strategy(), NullSink(), run_id="r", equity_block=1)
     saved = capture(engine)
     assert saved != before
     restore(again, saved)
-    assert again.risk.novelty == {"BTCUSDT": 1}  # type: ignore[attr-defined]
-    engine.risk.novelty = open  # type: ignore[attr-defined]
-    with pytest.raises(Unencodable, match=r"risk\.novelty is an object of"):
+    assert again.signals._stories.novelty == {"BTCUSDT": 1}  # type: ignore[attr-defined]
+    stories.novelty = open  # type: ignore[attr-defined]
+    with pytest.raises(Unencodable, match=r"signals\._stories\.novelty is an object of"):
         capture(engine)
 
 

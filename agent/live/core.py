@@ -134,7 +134,7 @@ class Core:
         return start
 
     def _snapshot(self, now: float, *, boundary: bool = False) -> Snapshot | None:
-        seq = self.journal.last_seq
+        seq = self._recorder.event_seq  # the journal may be ahead of what was handled
         return self.snapshots.take(
             now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses, boundary=boundary
         )
@@ -217,7 +217,7 @@ class Core:
         """At an orderly end, for the next life; without it that one folds more."""
         try:
             self._recorder.flush()
-            if self.journal.last_seq and self.snapshots.enabled and (snapshot := self._snapshot(0.0)) is not None:
+            if self._recorder.event_seq and self.snapshots.enabled and (snapshot := self._snapshot(0.0)) is not None:
                 write_snapshot(self._database, self.run.id, snapshot, self._keep)
         except StoreError as error:
             _log.warning("no last snapshot", reason=error.message)

@@ -86,6 +86,22 @@ async def test_a_restart_folds_only_what_came_after_the_snapshot(store: Database
     assert proof.snapshots == 1
 
 
+async def test_what_was_journalled_but_not_handled_is_not_in_the_last_snapshot(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    with Core(story.config, store, a_run(story.config), resume=False) as core:
+        await live(core, story, 0, HALF)
+        handled = core.journal.last_seq
+        core.journal.append(story.events[HALF : HALF + 5])  # and here the wait for the store was cancelled
+        core.end(complete=False)
+    assert list_snapshots(store, "run-1")[0].seq == handled
+    core = Core(story.config, store, find_run(store), resume=True)
+    numbers = heard(core)
+    with core:
+        assert numbers == list(range(handled + 1, handled + 6))
+        core.end(complete=True)
+    assert verify(store, find_run(store)).identical
+
+
 async def test_the_record_is_the_same_as_without_snapshots(tmp_path: Path) -> None:
     tables: dict[str, list[Any]] = {}
     for name, every in (("with", 1), ("without", 0)):
