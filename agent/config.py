@@ -18,7 +18,7 @@ from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
 from agent.config_live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config_operations import ArchiveConfig, ControlConfig
+from agent.config_operations import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
@@ -142,6 +142,9 @@ class StoreConfig(Section):
     url: str = "sqlite:///var/tapewire.db"
     patience: Duration = 1_800_000  # a store that can't be written halts the running agent, and after so long ends it
     retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # until then
+    snapshot_every: Duration = 900_000  # how often the core's state is saved, so that a restart takes seconds; 0: never
+    segment: Duration = 2_592_000_000  # a finished one of the journal of a live run is moved to archive.folder; 0: never
+    snapshots: int = Field(3, gt=0)  # of them kept, besides those that begin a segment
 
 
 class ModelConfig(Section):
@@ -177,6 +180,7 @@ class Config(Section):
     workers: WorkersConfig = WorkersConfig()
     notify: NotifyConfig = NotifyConfig()
     archive: ArchiveConfig = ArchiveConfig()
+    backup: BackupConfig = BackupConfig()
 
     @field_validator("instruments")
     @classmethod
@@ -216,7 +220,7 @@ class Config(Section):
 
     def recorded(self) -> dict[str, Any]:
         """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, nor who looks on and what is archived."""
-        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive"}
+        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive", "backup"}
         return self.model_dump(mode="json", exclude=beside)
 
     def decisive(self) -> dict[str, Any]:

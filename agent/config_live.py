@@ -154,7 +154,7 @@ class LiveConfig(Section):
     queue: int = Field(10_000, gt=0)  # events that may not be lost; beyond it producers wait
     queue_news: int = Field(1_000, gt=0)  # headlines; beyond it the oldest is dropped
     batch: int = Field(1_000, gt=0)  # events committed to the journal at once
-    open_bars_every: Duration = 0  # of a bar that is still open, one state in this time goes on; 0: all
+    open_bars_every: Duration = 15_000  # of a bar that is open, one state in this time, besides what can decide; 0: all
     score_batch: int = Field(32, gt=0)  # headlines scored at once
     score_wait: Duration = 50  # how long the first of them waits for the others
     score_within: Duration = 3_600_000  # headlines that waited longer for the model are left unscored

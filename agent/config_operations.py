@@ -46,3 +46,12 @@ class ArchiveConfig(Section):
     keep: Duration = Field(2_592_000_000, ge=0)  # journals of runs that ended within this time stay as they are
     prune: bool = False  # take out of the store what is archived
     unfinished: bool = False  # also runs that the agent could have gone on with; it won't, then
+
+
+class BackupConfig(Section):
+    """The backups that `tapewire db backup` makes without a file's name: which copies stay. The newest always does."""
+
+    folder: Path = Path("var/backups")
+    daily: int = Field(7, ge=0)  # the last copy of each of so many days
+    weekly: int = Field(4, ge=0)
+    monthly: int = Field(12, ge=0)

@@ -17,12 +17,14 @@ from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
 from agent.fusion import reopen_predictor
 from agent.history import History, Plan
+from agent.state import capture, fingerprint, state_digest
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.gap import find_gap, mark_path
 from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
+from agent.store.snapshots import list_snapshots
 from strategies import blaming, check_source, load_strategy
 
 _TICK = 16_384
@@ -37,11 +39,13 @@ class Verification(msgspec.Struct, frozen=True):
     chain_head: str
     divergence: Divergence | None
     event: Event | None  # of the divergence
+    snapshots: int = 0  # of a live run, held against the state that the fold has there
+    differing: tuple[int, ...] = ()  # events after which a snapshot is another state
 
     @property
     def identical(self) -> bool:
-        """Every decision came out the same, bit for bit."""
-        return self.divergence is None
+        """Every decision came out the same, bit for bit, and every snapshot is the state that the events lead to."""
+        return self.divergence is None and not self.differing
 
 
 def verify(database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False) -> Verification:
@@ -56,7 +60,11 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
     predictor = reopen_predictor(config, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor)
+    live = {"equity_block": 1} if run.kind is RunKind.LIVE else {}
+    engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor, **live)
+    snapshots = _snapshots(database, run, config, engine)
+    checked = 0
+    differing: list[int] = []
     event: Event | None = None
     tick = _TICK
     with blaming(strategy):
@@ -65,6 +73,10 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
                 break
             sink.event_seq, event = number, following
             engine.handle(event)
+            if number in snapshots and not sink.diverged():
+                checked += 1
+                if state_digest(capture(engine), sink.digest, sink.decisions) != snapshots[number]:
+                    differing.append(number)
             if progress and number >= tick:
                 tick += _TICK
                 progress(event.available_at)
@@ -75,7 +87,24 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
         gap = find_gap(database, mark_path(database), run.id)
         if gap is not None:
             raise StoreError(f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup")
-    return Verification(run.id, sink.event_seq, sink.decisions, run.chain_head, divergence, event if divergence else None)
+    return Verification(
+        run.id,
+        sink.event_seq,
+        sink.decisions,
+        run.chain_head,
+        divergence,
+        event if divergence else None,
+        checked,
+        tuple(differing),
+    )
+
+
+def _snapshots(database: Database, run: Run, config: Config, engine: Engine) -> dict[int, str]:
+    """The state after some events, as this program saved it; what another version saved can't be compared."""
+    if run.kind is not RunKind.LIVE:
+        return {}
+    ours = fingerprint(config, engine.strategy)
+    return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == ours}
 
 
 def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:

@@ -122,6 +122,16 @@ class Strategy:
         """Whether any of these `on_…` methods is overridden: what nobody hears needn't be computed."""
         return any(getattr(cls, method) is not getattr(Strategy, method) for method in methods)
 
+    def snapshot(self) -> Any:
+        """The strategy's state as plain data: numbers, texts, decimals, containers of these. Without it the attributes are saved.
+
+        Override it, with `restore`, where an attribute isn't plain data: else a restart has to read the whole journal.
+        """
+        return None
+
+    def restore(self, state: Any) -> None:
+        """Go on from what `snapshot` returned, instead of from the first event; `on_start` was called."""
+
     def on_start(self, market: Market) -> None:
         """Before the first event."""
 

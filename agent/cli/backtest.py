@@ -120,7 +120,12 @@ def verify(
     if json:
         print_json({"identical": result.identical, **{field: getattr(result, field) for field in result.__struct_fields__}})
     elif result.divergence is None:
-        out.print(f"identical: {result.events:,} events, {result.decisions:,} decisions", highlight=False)
+        checked = f", {result.snapshots:,} snapshots" if result.snapshots else ""
+        if result.differing:
+            numbers = ", ".join(f"{number:,}" for number in result.differing)
+            out.print(f"[bold red]different[/]: the snapshot after event {numbers} is another state", highlight=False)
+        else:
+            out.print(f"identical: {result.events:,} events, {result.decisions:,} decisions{checked}", highlight=False)
     else:
         found = result.divergence
         out.print(

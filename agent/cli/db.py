@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from agent.cli.console import err, out, print_json
 
@@ -50,17 +51,46 @@ def upgrade(
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="To write; it must not exist.")], config: _Config = None, as_json: _Json = False
+    file: Annotated[
+        Path | None, typer.Argument(help="To write; it must not exist. Left out: a copy named by the time.", show_default=False)
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="Folder of the copies; else backup.folder.", show_default=False)] = None,
+    config: _Config = None,
+    as_json: _Json = False,
 ) -> None:
-    """Copy the store, while the agent runs or not; the copy is of one moment, and looked through before it appears."""
+    """Copy the store, while the agent runs or not; the copy is of one moment, and looked through before it appears.
+
+    Without FILE the copy goes to a folder, with the archives that the store names, each of them once; of older copies there only those
+    stay that [backup] says. Exit code 1 if an archive is missing.
+    """
+    from datetime import UTC, datetime
+
     from agent.config import load
+    from agent.errors import UsageError
     from agent.store.backup import back_up
     from agent.store.database import store_file
+    from agent.store.rotation import rotate
 
-    source = store_file(load(config).store.url, "pg_dump --format=custom")
+    settled = load(config)
+    source = store_file(settled.store.url, "pg_dump --format=custom")
+    if file is not None:
+        if to is not None:
+            raise UsageError("a file and --to name two places", hint="give one of them")
+        with _pages("backing up") as progress:
+            holding = back_up(source, file, progress)
+        _tell(holding, as_json)
+        return
     with _pages("backing up") as progress:
-        holding = back_up(source, file, progress)
-    _tell(holding, as_json)
+        done = rotate(source, to or settled.backup.folder, settled.backup, datetime.now(UTC), progress)
+    if as_json:
+        print_json(done)
+    else:
+        _tell(done.holds, as_json=False)
+        out.print(f"{done.added:,} new archives, {len(done.removed):,} old copies removed.", highlight=False)
+        for path in done.missing:
+            err.print(f"[bold red]missing[/]: {escape(path)}, an archive of a journal", soft_wrap=True)
+    if done.missing:
+        raise typer.Exit(1)
 
 
 def restore(
@@ -68,16 +98,21 @@ def restore(
     config: _Config = None,
     as_json: _Json = False,
 ) -> None:
-    """Let a copy of a backup take the store's place; the present store is kept beside it. Not while an agent runs."""
+    """Let a copy of a backup take the store's place; the present store is kept beside it. Not while an agent runs.
+
+    Archives that the copy names and that are not there are put back too, if they lie in the folder `archives` beside it.
+    """
     from agent.config import load
     from agent.store.backup import put_back
     from agent.store.database import store_file
+    from agent.store.rotation import ARCHIVES, bring_archives
 
     settled = load(config)
     store = store_file(settled.store.url, "pg_restore --clean")
     with _no_agent(settled), _pages("restoring") as progress:
         holding, kept = put_back(file, store, progress)
-    _tell(holding, as_json, kept=kept)
+        brought, missing = bring_archives(store, file.parent / ARCHIVES)
+    _tell(holding, as_json, kept=kept, archives={"brought": list(map(str, brought)), "missing": missing})
 
 
 def archive(
@@ -105,13 +140,17 @@ def archive(
 
     Each file is read back and compared with the store before the store names it by its SHA-256, or lets go of a row. Archives
     that were moved are found again in the folder. Beside a running agent only without `--unfinished`.
+
+    Finished segments of runs that go on (`store.segment`) are moved first, each after it was decided again.
     """
-    from contextlib import closing, nullcontext
+    from contextlib import closing, nullcontext, suppress
 
     from msgspec.structs import asdict
 
     from agent.clock import WallClock
     from agent.config import load
+    from agent.errors import SafetyError
+    from agent.rollover import roll_over_all
     from agent.store.archive import archive_journal, candidates
     from agent.store.archive import prune as prune_journal
     from agent.store.database import open_database
@@ -123,6 +162,11 @@ def archive(
     also = policy.unfinished if unfinished is None else unfinished
     done = []
     with _no_agent(settled) if also else nullcontext(), closing(open_database(settled.store.url, create=False)) as database:
+        with suppress(SafetyError):  # the running agent is doing it
+            for run_id, segments in roll_over_all(database, to or policy.folder).items():
+                for part in segments:
+                    events = part.last - part.first + 1
+                    done.append({"run": run_id, "new": True, "pruned": events, "events": events, **asdict(part)})
         found = candidates(database, limit, unfinished=also)
         with _rows(sum(one.stored * (2 * (one.archive is None) + pruning) for one in found)) as progress:
             for one in found:
@@ -197,9 +241,9 @@ def _pages(title: str) -> Iterator[Progress]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _tell(holding: Holding, as_json: bool, kept: Path | None = None) -> None:
+def _tell(holding: Holding, as_json: bool, kept: Path | None = None, archives: dict[str, list[str]] | None = None) -> None:
     if as_json:
-        print_json({"holds": holding, "kept": str(kept) if kept else None})
+        print_json({"holds": holding, "kept": str(kept) if kept else None} | ({"archives": archives} if archives else {}))
         return
     text = f"{holding.file}: {holding.bytes / 1e6:,.1f} MB, sound; schema {holding.schema}, {holding.runs:,} run{'s' * (holding.runs != 1)}"
     text += f" (the newest {holding.newest})" if holding.newest else ""
@@ -209,3 +253,7 @@ def _tell(holding: Holding, as_json: bool, kept: Path | None = None) -> None:
     out.print(text, soft_wrap=True, highlight=False, markup=False)
     if kept:
         out.print(f"The store that was there is at {kept}.", soft_wrap=True, highlight=False, markup=False)
+    for what, paths in (archives or {}).items():
+        for path in paths:
+            verb = "put back" if what == "brought" else "missing"
+            out.print(f"{verb}: {path}, an archive of a journal", soft_wrap=True, highlight=False, markup=False)

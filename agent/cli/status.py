@@ -48,6 +48,11 @@ def show(status: Status) -> None:
     if log.dropped or log.suppressed or log.error:
         why = f", last error: {escape(log.last_error)}" if log.last_error else ""
         out.print(f"log: {log.dropped:,} lines dropped, {log.suppressed:,} repetitions suppressed{why}", highlight=False)
+    saved = status.snapshots
+    if saved.problem:
+        out.print(f"[yellow]snapshots[/]: {escape(saved.problem)}", highlight=False)
+    elif saved.event:
+        out.print(f"snapshot after event {saved.event:,}: {saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms", highlight=False)
     positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"

@@ -7,6 +7,7 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
@@ -20,7 +21,9 @@ from agent.events import Event, Kline, Sentiment
 from agent.feeds.queue import OPEN_BAR
 from agent.live.funding import FundingSchedule
 from agent.live.memory import Memory
+from agent.live.snapshots import Snapshots
 from agent.live.storage import Storage, Write
+from agent.live.systemd import ServiceManager
 from agent.live.watchers import LiveSink, Watcher
 from agent.outlook import Predictor
 from agent.store.database import Database
@@ -28,6 +31,7 @@ from agent.store.journal import Journal, read_journal
 from agent.store.mark import Mark, MarkFile
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
+from agent.store.snapshots import Snapshot, segment_begins, write_snapshot
 from models.sentiment.latency import LatencyHistogram
 from strategies import load_strategy
 
@@ -41,6 +45,9 @@ SENTIMENT_TO_ORDER: Final = "sentiment to order"
 
 STORE_WRITE: Final = "store write"
 """One commit: of a batch of events to the journal, or of what was decided on them."""
+
+_PATIENCE: Final = 20_000
+"""Events folded between two requests to a service manager for more time to start."""
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -105,9 +112,11 @@ class Core:
         self.journal = Journal(database, run.id)
         self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
-        strategy = load_strategy(config.strategy.name, config.strategy.params)
-        self.engine = Engine(config, strategy, self._sink, run_id=run.id, equity_block=1, predictor=predictor)
+        self._make_engine: Callable[[], Engine] = partial(_engine, config, self._sink, run.id, predictor)
+        self.engine = self._make_engine()
         self._latest = latest
+        self.snapshots = Snapshots(config, database, run.id)
+        self._keep = config.store.snapshots
         self._funding = FundingSchedule(config)
         self.storage = Storage(config.store, rng or random.Random())
 
@@ -140,14 +149,36 @@ class Core:
     def _fold(self) -> None:
         """Be where the journal ends."""
         self._sink.watchers = self._witnesses
-        for seq, event in read_journal(self._database, self.run.id):
+        manager = ServiceManager()
+        start = self._resume() if self.journal.last_seq else 0
+        for seq, event in read_journal(self._database, self.run.id, start + 1):
             for witness in self._witnesses:
                 witness.event(seq, event)
             self._handle(seq, event)
+            if seq % _PATIENCE == 0:
+                manager.tell(EXTEND_TIMEOUT_USEC="60000000")
+            if not start:
+                self.snapshots.check(seq, self.engine, self._recorder)
+        self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq
+        self.snapshots.begin(segment_begins(self._database, self.run.id))
         if self.journal.last_seq:
             self._funding.passed(max(self.memory.closed_at, self.memory.first_at or 0))
             self._recorder.flush()
-            _log.info("journal folded", events=self.journal.last_seq, unscored=len(self.memory.unscored))
+            _log.info("journal folded", events=self.journal.last_seq - start, unscored=len(self.memory.unscored))
+
+    def _resume(self) -> int:
+        """Load the newest snapshot that can be used; returns the number of its event, 0 without one."""
+        last = self.journal.last_seq
+        start, self.engine = self.snapshots.resume(
+            self.engine, self._make_engine, self._recorder, self._sink, self.memory, self._witnesses, last
+        )
+        return start
+
+    def _snapshot(self, now: float, *, boundary: bool = False) -> Snapshot | None:
+        seq = self._recorder.event_seq  # the journal may be ahead of what was handled
+        return self.snapshots.take(
+            now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses, boundary=boundary
+        )
 
     async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:
         """Journal events and decide on them; each comes with the event loop's time at which it arrived.
@@ -188,6 +219,7 @@ class Core:
                 self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
                 if event.news_id in traded:
                     self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
+        await self._save(done)
         return events
 
     def _record(self, *, again: bool = False) -> None:
@@ -198,6 +230,18 @@ class Core:
             self.mark.write(
                 Mark(self.run.id, journal.last_seq, journal.digest.hex(), self._recorder.decisions, self._recorder.head)
             )
+
+    async def _save(self, now: float) -> None:
+        """Take a snapshot if one is due, or if a segment of the journal ends here."""
+        boundary = self.snapshots.ends_segment(self.memory.now)
+        if not boundary and not self.snapshots.due(now, self.journal.last_seq):
+            return
+        snapshot = self._snapshot(now, boundary=boundary)
+        if snapshot is not None:
+            write = partial(write_snapshot, self._database, self.run.id, snapshot, self._keep)
+            self.snapshots.written(await self._write(write))
+            if boundary:
+                self.snapshots.begin(self.memory.now)
 
     async def _write(self, work: Write[_T], again: Callable[[], None] | None = None) -> _T:
         """Into the store, with patience; the time it takes is counted."""
@@ -217,6 +261,8 @@ class Core:
         self.storage.close()
         if complete:
             self.engine.finish()
+        else:
+            self._last_snapshot()
         self.journal.seal()
         return self._recorder.finish(
             first_event_at=self.memory.first_at,
@@ -225,3 +271,17 @@ class Core:
             metrics={},
             status=RunStatus.COMPLETE if complete else RunStatus.INTERRUPTED,
         )
+
+    def _last_snapshot(self) -> None:
+        """At an orderly end, for the next life; without it that one folds more."""
+        try:
+            self._recorder.flush()
+            if self._recorder.event_seq and self.snapshots.enabled and (snapshot := self._snapshot(0.0)) is not None:
+                write_snapshot(self._database, self.run.id, snapshot, self._keep)
+        except StoreError as error:
+            _log.warning("no last snapshot", reason=error.message)
+
+
+def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None) -> Engine:
+    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    return Engine(config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor)

@@ -43,6 +43,8 @@ from agent.live.memory import Memory
 from agent.live.orders import open_gateway, open_guard, venue_port
 from agent.live.outside import Outside
 from agent.live.record import Record, open_record
+from agent.live.rollover import watch_segments
+from agent.live.sampling import OpenBars
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
 from agent.live.sources import Gate, check, headlines, market_data
@@ -118,6 +120,7 @@ class Daemon:
         self._watchers += self._outside.watchers
         self.record = Record()
         self.queue: EventQueue
+        self.open_bars: OpenBars
         self.core: Core
         self.control_port = 0  # of loopback; 0: there is none
 
@@ -226,7 +229,8 @@ class Daemon:
             core = tasks.create_task(self._decide())
             if self.gateway is not None:
                 await self._put("reconciling")
-            emit = Gate(self.config.live, self.core.memory, self.queue.put, self.core.storage.writable)
+            self.open_bars = OpenBars(self.core.engine, self.config.live.open_bars_every)
+            emit = Gate(self.open_bars, self.core.memory, self.queue.put, self.core.storage.writable)
             rim = [tasks.create_task(self._supervise(producer, emit)) for producer in producers]
             if self._outside.pool is not None:
                 rim.append(tasks.create_task(self._supervise(self._outside.pool, emit, vital=False)))
@@ -237,6 +241,7 @@ class Daemon:
             rim.append(tasks.create_task(self._time.watch(self.core.memory, self._alarm)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             rim.append(tasks.create_task(self._keep_feed_health()))
+            rim.append(tasks.create_task(watch_segments(self.config, self._database, self.core.run.id, self.core.snapshots)))
             companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
@@ -470,6 +475,7 @@ class Daemon:
     def status(self) -> Status:
         """A snapshot."""
         core, engine, run, now = self.core, self.core.engine, self.core.run, self._clock.now()
+        left_out = self.open_bars.left_out if hasattr(self, "open_bars") else 0
         return Status(
             run=run.id,
             pid=os.getpid(),
@@ -501,9 +507,10 @@ class Daemon:
             queue=self.queue.stats(),
             storage=core.storage.status,
             log=log_status(),
+            snapshots=replace(core.snapshots.status),
             latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
             spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
-            ignored=dict(engine.counts),
+            ignored=dict(engine.counts) | ({"open bars left out": left_out} if left_out else {}),
             headlines=dict(engine.signals.counts),
             recent=list(self._recent.lines),
             record=self.record.problem,

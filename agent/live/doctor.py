@@ -13,8 +13,10 @@ import aiohttp
 import msgspec
 
 from agent.clock import Clock, WallClock, iso
+from agent.codec import Unencodable
 from agent.config import Config
 from agent.config_live import FeedConfig
+from agent.engine import Engine
 from agent.errors import ConfigError, DataError, NotRunning, TapewireError, VenueError
 from agent.execution.testnet.port import VenuePort
 from agent.execution.testnet.preparation import check_rules
@@ -35,7 +37,12 @@ from agent.instruments import instrument_for
 from agent.live.control import SOCKET, Request, ask
 from agent.live.orders import check_venue, venue_port
 from agent.masking import mask, mask_also, secrets_in, without_secrets
-from agent.store.database import open_database
+from agent.sink import NullSink
+from agent.state import capture
+from agent.store.database import Database, open_database
+from agent.store.queries import list_runs
+from agent.store.runs import RunKind, RunStatus
+from agent.store.snapshots import list_snapshots
 from agent.store.soundness import check_store
 from agent.untrusted import UNREADABLE
 from strategies import load_strategy
@@ -101,8 +108,13 @@ async def _check(name: str, look: Callable[[], Awaitable[str]]) -> Check:
 
 
 def _strategy(config: Config) -> str:
-    load_strategy(config.strategy.name, config.strategy.params)
-    return f"{config.strategy.name} on {', '.join(config.market.symbols)}"
+    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    found = f"{config.strategy.name} on {', '.join(config.market.symbols)}"
+    try:
+        capture(Engine(config, strategy, NullSink(), run_id="doctor"))
+    except Unencodable as error:
+        return f"{found}; a restart folds the whole journal, since its state can't be saved: {error}"
+    return found
 
 
 def _store(config: Config, *, full: bool) -> str:
@@ -111,7 +123,7 @@ def _store(config: Config, *, full: bool) -> str:
         with database.write():
             pass
         checked = check_store(database, config.live.folder, full=full)
-        return f"{database.name} is at this program's schema, and can be written; {checked}"
+        return f"{database.name} is at this program's schema, and can be written; {checked}{_snapshot(database)}"
 
 
 def _log(config: Config) -> str:
@@ -124,6 +136,19 @@ def _log(config: Config) -> str:
     if log["error"]:
         raise TapewireError(f"{lost}: {log['error']}", hint="give the agent's standard error space, or a reader that reads")
     return lost
+
+
+def _snapshot(database: Database) -> str:
+    """From where a restart of the last live run would go on."""
+    run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
+    if run is None or run.status is RunStatus.COMPLETE:
+        return ""
+    newest = next(iter(list_snapshots(database, run.id)), None)
+    return (
+        f"; the last snapshot covers {newest.seq:,} events"
+        if newest
+        else "; without a snapshot: a restart folds the whole journal"
+    )
 
 
 def _model(config: Config) -> str:

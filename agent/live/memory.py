@@ -22,7 +22,7 @@ class Memory:
             tuple[str, int], float
         ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
         self.closed_at = 0  # the latest close of a bar or stamp of funding
-        self.headlines: OrderedDict[str, News] = OrderedDict()  # by id
+        self.headlines: OrderedDict[str, None] = OrderedDict()  # ids
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
 
@@ -41,8 +41,9 @@ class Memory:
             case Gap():
                 self.bars[event.symbol, event.interval] = event.end - event.interval
             case News():
+                self.headlines[event.id] = None
+                self.unscored[event.id] = event
                 for remembered in (self.headlines, self.unscored):
-                    remembered[event.id] = event
                     if len(remembered) > HEADLINES:
                         remembered.popitem(last=False)
             case Sentiment():

@@ -7,9 +7,8 @@ import random
 
 from agent.clock import Clock
 from agent.config import Config
-from agent.config_live import LiveConfig
 from agent.errors import ConfigError
-from agent.events import Event, Kline, News
+from agent.events import Event, Kline, News, Sentiment
 from agent.features import WARM_UP_BARS
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
@@ -17,6 +16,7 @@ from agent.feeds.rss.producer import NewsProducer
 from agent.fusion import wants_headlines
 from agent.live.memory import Memory
 from agent.live.orders import check_venue
+from agent.live.sampling import OpenBars
 from agent.outlook import Predictor
 
 
@@ -55,26 +55,28 @@ def headlines(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:
 
 
 class Gate:
-    """Before the queue: a headline passes once in the life of a run, and of an open bar one state in `live.open_bars_every`.
+    """Before the queue: a headline passes once in the life of a run, and of an open bar the states that `OpenBars` picks.
 
     Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
     """
 
-    def __init__(self, config: LiveConfig, memory: Memory, emit: Emit, writable: asyncio.Event) -> None:
-        self._every = config.open_bars_every
+    def __init__(self, open_bars: OpenBars, memory: Memory, emit: Emit, writable: asyncio.Event) -> None:
+        self._open_bars = open_bars
         self._memory = memory
         self._emit = emit
         self._writable = writable
-        self._last: dict[str, int] = {}
 
     async def __call__(self, event: Event) -> None:
         """Pass on, or drop."""
+        if isinstance(event, Kline):
+            for bar in self._open_bars.on_bar(event):
+                await deliver(self._emit, bar)
+            return
         if isinstance(event, News):
             await self._writable.wait()  # a queue that nobody empties would drop them
             if event.id in self._memory.headlines:
                 return
-        elif self._every and isinstance(event, Kline) and not event.confirm:
-            if event.ts - self._last.get(event.symbol, 0) < self._every:
-                return
-            self._last[event.symbol] = event.ts
+        if isinstance(event, News | Sentiment):
+            for bar in self._open_bars.catch_up():
+                await deliver(self._emit, bar)
         await deliver(self._emit, event)

@@ -17,6 +17,7 @@ from agent.feeds.queue import QueueStats
 from agent.feeds.rss.producer import FeedHealth
 from agent.listeners import ListenerStatus
 from agent.live.output import OutputStatus
+from agent.live.snapshots import SnapshotStatus
 from agent.live.storage import StorageStatus
 from agent.live.supervisor import Supervision
 
@@ -67,6 +68,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     listeners: list[ListenerStatus] = []  # control, dashboard, metrics
     storage: StorageStatus
     log: OutputStatus
+    snapshots: SnapshotStatus
     latencies: dict[str, dict[str, float]]
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason

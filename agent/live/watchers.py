@@ -43,6 +43,15 @@ class LiveSink:
         self._every = every
         self._period = -1
 
+    @property
+    def position(self) -> tuple[int, int]:
+        """How far it has come: orders, and the last period of which a sample went on."""
+        return self.orders, self._period
+
+    @position.setter
+    def position(self, position: tuple[int, int]) -> None:
+        self.orders, self._period = position
+
     def decision(self, decision: Decision) -> None:
         """Passed on."""
         self._inner.decision(decision)

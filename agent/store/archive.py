@@ -23,7 +23,7 @@ from agent.feeds.history.atomic import write_parquet
 from agent.feeds.history.columns import content_hash
 from agent.store.database import Database
 from agent.store.files import PRIVATE_FILE, make_private_folder
-from agent.store.journal import JournalRow, find_archive, read_rows
+from agent.store.journal import JournalRow, find_archive, find_segments, read_rows
 from agent.store.queries import list_runs
 from agent.store.runs import Archive, Run, RunKind, RunStatus
 from agent.store.tables import archives, journal
@@ -56,7 +56,8 @@ class Candidate(msgspec.Struct, frozen=True):
 def candidates(database: Database, before: int, *, unfinished: bool = False) -> list[Candidate]:
     """Live runs that ended before `before` (UTC ms) and whose journal is in the store or in an archive, oldest first.
 
-    Of those that are not complete only the ones that ended orderly or failed, and only with `unfinished`.
+    Of those that are not complete only the ones that ended orderly or failed, and only with `unfinished`. Not of those that were cut
+    into segments: their last part, which is short, stays in the store.
     """
     ended = {RunStatus.COMPLETE} | ({RunStatus.INTERRUPTED, RunStatus.FAILED} if unfinished else set())
     counts = select(journal.c.run_id, func.count()).group_by(journal.c.run_id)
@@ -67,7 +68,7 @@ def candidates(database: Database, before: int, *, unfinished: bool = False) -> 
         at = run.finished_at
         if run.kind is RunKind.LIVE and run.status in ended and at is not None and at < before:
             found.append(Candidate(run, stored.get(run.id, 0), find_archive(database, run.id)))
-    return [one for one in found if one.stored or one.archive]
+    return [one for one in found if (one.stored or one.archive) and not find_segments(database, one.run.id)]
 
 
 def archive_journal(
@@ -81,11 +82,7 @@ def archive_journal(
     path = (folder / f"{run_id}.journal.parquet").absolute()
     if one.archive is not None:
         return _moved(database, run_id, one.archive, path)
-    details = {"format": FORMAT, "run": msgspec.json.encode(one.run).decode()}
-    rows = _tables(read_rows(database, run_id, stored=True), progress)
-    with suppress(OSError):  # reported by what writes the file
-        make_private_folder(path.parent)
-    write_parquet(path, _SCHEMA.with_metadata(details), rows, mode=PRIVATE_FILE)
+    write_rows(path, one.run, read_rows(database, run_id, stored=True), progress)
     archive = Archive(str(path), content_hash(path), one.stored, path.stat().st_size, clock.now())
     _compare(database, run_id, archive, progress)
     with database.write() as connection:
@@ -101,7 +98,7 @@ def prune(database: Database, run_id: str, clock: Clock, progress: Progress | No
     archive = find_archive(database, run_id)
     if archive is None:
         raise StoreError(f"the journal of run {run_id} is in no archive")
-    _check(archive, run_id)
+    check_file(Path(archive.path), archive.sha256, run_id)
     if archive.pruned_at is None:
         _compare(database, run_id, archive, None)
         with database.write() as connection:
@@ -120,18 +117,31 @@ def prune(database: Database, run_id: str, clock: Clock, progress: Progress | No
 
 def read_archive(archive: Archive, run_id: str, from_seq: int = 1) -> Iterator[JournalRow]:
     """The rows of the file from number `from_seq` on, streamed. Raises StoreError where it is gone or isn't what it was."""
-    _check(archive, run_id)
+    yield from read_file(Path(archive.path), archive.sha256, run_id, from_seq)
+
+
+def write_rows(path: Path, run: Run, rows: Iterable[JournalRow], progress: Progress | None = None) -> None:
+    """Write journal rows of `run` to a parquet file that is whole or not there. Raises StoreError."""
+    details = {"format": FORMAT, "run": msgspec.json.encode(run).decode()}
+    with suppress(OSError):  # reported by what writes the file
+        make_private_folder(path.parent)
+    write_parquet(path, _SCHEMA.with_metadata(details), _tables(rows, progress), mode=PRIVATE_FILE)
+
+
+def read_file(path: Path, sha256: str, run_id: str, from_seq: int = 1) -> Iterator[JournalRow]:
+    """The rows of a parquet file of `write_rows`, from number `from_seq` on. Raises StoreError if it isn't what it was."""
+    check_file(path, sha256, run_id)
     try:
-        with pq.ParquetFile(archive.path) as file:
+        with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(BATCH // 10, columns=list(JournalRow._fields)):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 yield from (JournalRow(*row) for row in rows if row[0] >= from_seq)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{archive.path}: the archive of run {run_id} can't be read: {error}", hint="restore it") from None
+        raise StoreError(f"{path}: the archive of run {run_id} can't be read: {error}", hint="restore it") from None
 
 
-def _check(archive: Archive, run_id: str) -> None:
-    path = Path(archive.path)
+def check_file(path: Path, sha256: str, run_id: str) -> None:
+    """Raises StoreError if an archive is gone or has changed."""
     if not path.is_file():
         raise StoreError(
             f"{path}, the archive of run {run_id}, is not there",
@@ -141,10 +151,8 @@ def _check(archive: Archive, run_id: str) -> None:
         found = content_hash(path)
     except DataError as error:
         raise StoreError(error.message) from None
-    if found != archive.sha256:
-        raise StoreError(
-            f"{path}, the archive of run {run_id}, has changed", hint=f"it was SHA-256 {archive.sha256}; restore it"
-        )
+    if found != sha256:
+        raise StoreError(f"{path}, the archive of run {run_id}, has changed", hint=f"it was SHA-256 {sha256}; restore it")
 
 
 def _moved(database: Database, run_id: str, archive: Archive, path: Path) -> Archive:
@@ -152,7 +160,7 @@ def _moved(database: Database, run_id: str, archive: Archive, path: Path) -> Arc
     if Path(archive.path).is_file() or not path.is_file():
         return archive
     found = msgspec.structs.replace(archive, path=str(path))
-    _check(found, run_id)
+    check_file(path, found.sha256, run_id)
     with database.write() as connection:
         connection.execute(update(archives).where(archives.c.run_id == run_id).values(path=found.path))
     return found

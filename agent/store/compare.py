@@ -34,6 +34,7 @@ class Comparison:
         self.event_seq = 0
         self.divergence: Divergence | None = None
         self._run = run
+        self._database = database
         self._chain = DecisionChain()
         self._recorded = read_decisions(database, run.id)
         self._expected = next(self._recorded, None)
@@ -42,6 +43,18 @@ class Comparison:
     def decisions(self) -> int:
         """How many were taken again."""
         return self._chain.count
+
+    def go_on(self, digest: bytes, decisions: int) -> None:
+        """As if the first `decisions` had been compared, up to the chain's head `digest`."""
+        self._chain.digest, self._chain.count = digest, decisions
+        self.divergence = None
+        self._recorded = read_decisions(self._database, self._run.id, decisions + 1)
+        self._expected = next(self._recorded, None)
+
+    @property
+    def digest(self) -> bytes:
+        """The head of the chain of what was taken again."""
+        return self._chain.digest
 
     def decision(self, decision: Decision) -> None:
         """Compared with the next that was recorded: by its digest, and by its row, which someone may have altered."""

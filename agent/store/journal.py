@@ -6,18 +6,19 @@ A restart folds it into a fresh engine and is where it was; `verify` does the sa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from agent.errors import StoreError
 from agent.events import Event
 from agent.store.bulk import insert_rows
 from agent.store.chain import BLOCK, DIGEST_SIZE, JournalDigest
 from agent.store.database import Database
-from agent.store.runs import Archive
-from agent.store.tables import archives, journal, journal_digests
+from agent.store.runs import Archive, Segment
+from agent.store.tables import archives, journal, journal_digests, segments
 
 encode: Final[Callable[[Event], bytes]] = msgspec.msgpack.Encoder().encode
 """An input as msgpack that names its kind."""
@@ -110,12 +111,14 @@ class Journal:
 
 
 def last_event(database: Database, run_id: str) -> int:
-    """Number of the last event in a run's journal, or in the archive that it was moved to; 0 if there is none."""
+    """Number of the last event in a run's journal, or in the archive or segments that it was moved to; 0 if there is none."""
     archive = find_archive(database, run_id)
     if archive is not None and archive.pruned_at is not None:
         return archive.events
     with database.read() as connection:
-        return connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == run_id)) or 0
+        last = connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == run_id))
+        moved = connection.scalar(select(func.max(segments.c.last)).where(segments.c.run_id == run_id))
+    return max(last or 0, moved or 0)
 
 
 def digest_at(database: Database, run_id: str, seq: int) -> bytes | None:
@@ -142,7 +145,7 @@ def _digest_at(database: Database, run_id: str, seq: int) -> tuple[JournalDigest
 
 
 def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator[tuple[int, Event]]:
-    """(number, event) of a run from number `from_seq` on, streamed, from its archive where it was pruned.
+    """(number, event) of a run from number `from_seq` on, streamed, from its archives as far as it was pruned.
 
     Raises StoreError where one is missing or damaged, or isn't what was committed.
     """
@@ -194,15 +197,33 @@ def read_rows(database: Database, run_id: str, from_seq: int = 1, *, stored: boo
 
         yield from read_archive(archive, run_id, from_seq)
         return
-    query = (
-        select(*(journal.c[name] for name in JournalRow._fields))
-        .where(journal.c.run_id == run_id, journal.c.seq >= from_seq)
-        .order_by(journal.c.seq)
-        .execution_options(yield_per=1000)
-    )
+    while True:
+        with database.read() as connection:
+            pruned = [] if stored else [one for one in _segments(connection, run_id) if one.pruned_at and one.last >= from_seq]
+            if not pruned:
+                query = select(*(journal.c[name] for name in JournalRow._fields)).where(
+                    journal.c.run_id == run_id, journal.c.seq >= from_seq
+                )
+                for row in connection.execute(query.order_by(journal.c.seq).execution_options(yield_per=1000)):
+                    yield JournalRow(*row)
+                return
+        from agent.store.archive import read_file
+
+        for segment in pruned:
+            yield from read_file(Path(segment.path), segment.sha256, run_id, from_seq)
+        from_seq = pruned[-1].last + 1
+
+
+def find_segments(database: Database, run_id: str) -> list[Segment]:
+    """The parts of the run's journal that are in files, from the first event on."""
     with database.read() as connection:
-        for row in connection.execute(query):
-            yield JournalRow(*row)
+        return _segments(connection, run_id)
+
+
+def _segments(connection: Connection, run_id: str) -> list[Segment]:
+    columns = [segments.c[name] for name in Segment.__struct_fields__]
+    rows = connection.execute(select(*columns).where(segments.c.run_id == run_id).order_by(segments.c.last))
+    return [Segment(*row) for row in rows]
 
 
 def find_archive(database: Database, run_id: str) -> Archive | None:

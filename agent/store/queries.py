@@ -65,10 +65,10 @@ def read_rows(database: Database, run_id: str, kind: type[_S]) -> Iterator[_S]:
             yield kind(*values)
 
 
-def read_decisions(database: Database, run_id: str) -> Iterator[Recorded]:
-    """All decisions of a run in the order in which they were taken, streamed: memory doesn't grow with their number."""
+def read_decisions(database: Database, run_id: str, from_seq: int = 1) -> Iterator[Recorded]:
+    """A run's decisions from number `from_seq` on, in the order in which they were taken, streamed: memory doesn't grow with them."""
     with database.read() as connection:
-        streams = (_recorded(connection, run_id, kind, table) for kind, table in tables.DECISIONS.items())
+        streams = (_recorded(connection, run_id, kind, table, from_seq) for kind, table in tables.DECISIONS.items())
         yield from merge(*streams, key=attrgetter("seq"))
 
 
@@ -89,16 +89,16 @@ def _runs(database: Database, query: Select[Any]) -> list[Run]:
         return [Run(*values) for values in _readable(connection, tables.runs, query)]
 
 
-def _recorded(connection: Connection, run_id: str, kind: type[Decision], table: Table) -> Iterator[Recorded]:
+def _recorded(connection: Connection, run_id: str, kind: type[Decision], table: Table, from_seq: int) -> Iterator[Recorded]:
     columns = [table.c.seq, table.c.event_seq, table.c.digest, *(table.c[name] for name in kind.__struct_fields__)]
-    for seq, event_seq, digest, *values in _stream(connection, table, run_id, columns):
+    for seq, event_seq, digest, *values in _stream(connection, table, run_id, columns, from_seq):
         yield Recorded(seq, event_seq, digest, kind(*values))
 
 
 def _stream(
-    connection: Connection, table: Table, run_id: str, columns: Sequence[ColumnElement[Any]]
+    connection: Connection, table: Table, run_id: str, columns: Sequence[ColumnElement[Any]], from_seq: int = 1
 ) -> Iterator[Sequence[Any]]:
-    query = select(*columns).where(table.c.run_id == run_id).order_by(table.c.seq)
+    query = select(*columns).where(table.c.run_id == run_id, table.c.seq >= from_seq).order_by(table.c.seq)
     return _readable(connection, table, query.execution_options(yield_per=1000))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from msgspec.structs import asdict, astuple, replace
 from sqlalchemy import Connection, Table, func, insert, select, update
@@ -28,6 +28,14 @@ BATCH = 5_000
 """Rows of a backtest kept in memory before they are committed."""
 
 _LONGEST: Final = 1_000  # characters of an error
+
+
+class Position(NamedTuple):
+    """How far a recorder has come: the chain's head, the decisions in it, and the rows of the other tables by their names."""
+
+    digest: bytes
+    decisions: int
+    rows: dict[str, int]
 
 
 class Recorder:
@@ -72,6 +80,25 @@ class Recorder:
     def head(self) -> str:
         """The digest of the last decision, in hex."""
         return self._chain.head
+
+    @property
+    def position(self) -> Position:
+        """Where it is now."""
+        rows = {str(table.name): self._counts[table] for table in (tables.news, tables.sentiments, tables.equity)}
+        return Position(self._chain.digest, self._chain.count, rows)
+
+    def go_on(self, position: Position) -> None:
+        """As if all up to `position` had been told again. Raises StoreError if the record doesn't lead there."""
+        recorded = read_decisions(self._database, self.run.id, max(position.decisions, 1))
+        last = next(recorded, None) if position.decisions else None
+        if position.decisions and (last is None or (last.seq, last.digest) != (position.decisions, position.digest)):
+            raise StoreError(f"run {self.run.id} has no decision {position.decisions} with the digest {position.digest.hex()}")
+        self._forget()
+        self._chain.digest, self._chain.count = position.digest, position.decisions
+        for table in (tables.news, tables.sentiments, tables.equity):
+            self._counts[table] = position.rows[table.name]
+        self._recorded = recorded
+        self._expected = next(recorded, None)
 
     def decision(self, decision: Decision) -> None:
         """One row in the table of its kind, chained to the decision before."""

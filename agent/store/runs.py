@@ -69,3 +69,15 @@ class Archive(msgspec.Struct, frozen=True):
     size: int  # bytes
     archived_at: int  # UTC ms of the machine's clock
     pruned_at: int | None = None
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A part of the journal of a run that goes on, in a file of its own: events `first` to `last`."""
+
+    last: int
+    first: int
+    path: str
+    sha256: str
+    size: int  # bytes
+    archived_at: int  # UTC ms of the machine's clock
+    pruned_at: int | None = None  # when the store let go of the rows

@@ -175,6 +175,32 @@ metadata = MetaData()
 runs = Table("runs", metadata, *_columns(Run))
 archives = Table("archives", metadata, Column("run_id", Text, ForeignKey("runs.id"), primary_key=True), *_columns(Archive))
 
+segments = Table(
+    "segments",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("last", BigInteger, primary_key=True, autoincrement=False),
+    Column("first", BigInteger, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("archived_at", BigInteger, nullable=False),
+    Column("pruned_at", BigInteger, nullable=True),
+)
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("boundary", Boolean, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+)
+
 
 def _table(name: str, *columns: Column[Any]) -> Table:
     """A table of rows (run, running number) -> `columns`."""

@@ -33,7 +33,7 @@ def settings(folder: str) -> Config:
             "bybit": {"endpoint": "http://127.0.0.1:9"},
             "news": {"feeds": [{"url": "http://127.0.0.1:9/feed"}]},
             "live": {"folder": folder, "batch": 3, "score_wait": "1ms"},
-            "store": {"url": f"sqlite:///{folder}/store.db"},
+            "store": {"url": f"sqlite:///{folder}/store.db", "snapshot_every": "30ms"},
         },
         where="tests/crash/script.py",
     )

@@ -11,19 +11,27 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from agent.live import core as core_module
+from agent.live.core import Core
 from agent.live.systemd import ServiceManager, report
 from agent.observability.health import why_dead
 from agent.sandbox import Sandbox
+from agent.store.database import open_database
+from agent.store.journal import Journal
+from agent.store.queries import find_run
+from agent.store.recorder import Recorder
 from tests.conftest import ROOT
 from tests.live.test_commands import MAIN, write_config
+from tests.live.test_snapshots import a_run
 from tests.live.world import PATIENCE, options, until
+from tests.stories import Story
 
 DEPLOY = ROOT / "deploy"
 
@@ -53,6 +61,19 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     listening = Manager(tmp_path / "notify")
     yield listening
     listening.socket.close()
+
+
+async def test_a_long_fold_asks_for_more_time_to_start(
+    tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(core_module, "_PATIENCE", 100)
+    story = Story(4, tmp_path, minutes=120)
+    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
+        Recorder(database, a_run(story.config))
+        Journal(database, "run-1").append(story.events[:350])
+        with Core(story.config, database, find_run(database), resume=True):
+            assert manager.said("EXTEND_TIMEOUT_USEC") == ["60000000"] * 3
 
 
 @pytest.mark.slow

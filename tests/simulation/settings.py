@@ -49,6 +49,7 @@ def settings(dice: random.Random, folder: Path) -> Config:
                 "batch": dice.choice((1, 1, 5, 1_000)), "open_bars_every": dice.choice((0, 20_000)),
                 "score_batch": dice.choice((1, 4, 32)), "score_wait": dice.choice((1, 500)),
             },
+            "store": {"snapshot_every": dice.choice((0, "5s", "3m"))},
         },
         where="tests/simulation/settings.py",
     )  # fmt: skip

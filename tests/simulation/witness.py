@@ -61,6 +61,7 @@ class CheckedCore(Core):
 
     def _fold(self) -> None:
         super()._fold()
+        hold("is not the state" not in self.snapshots.status.problem, self.snapshots.status.problem)
         self.invariants.live = True
 
     async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:

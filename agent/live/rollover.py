@@ -1,0 +1,63 @@
+"""When a segment of the journal ends, a process of its own moves it to a file: the running agent only waits for short transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, Final, Never
+
+import msgspec
+import structlog
+
+from agent.config import Config
+from agent.live.snapshots import Snapshots
+from agent.store.database import Database
+from agent.store.journal import find_segments
+from agent.store.segments import boundaries
+
+_LOOK: Final = 1.0  # seconds between two looks at whether a segment has ended
+_log: Final = structlog.get_logger(__name__)
+
+
+async def watch_segments(config: Config, database: Database, run_id: str, snapshots: Snapshots) -> Never:
+    """Move finished segments, those of an earlier life first; until cancelled."""
+    seen = -1
+    while True:
+        if snapshots.boundaries != seen:
+            seen = snapshots.boundaries
+            if await asyncio.to_thread(_pending, database, run_id):
+                await _move(config, snapshots)
+        await asyncio.sleep(_LOOK)
+
+
+def _pending(database: Database, run_id: str) -> bool:
+    ends = boundaries(database, run_id)
+    pruned = {segment.last for segment in find_segments(database, run_id) if segment.pruned_at} if ends else set()
+    return any(end.seq not in pruned for end in ends)
+
+
+async def _move(config: Config, snapshots: Snapshots) -> None:
+    order = msgspec.json.encode({"url": config.store.url, "folder": str(config.archive.folder)})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent.rollover", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        answer, _ = await process.communicate(order)
+    except asyncio.CancelledError:
+        process.terminate()  # what it had begun, the next call goes on with
+        await process.wait()
+        raise
+    found = _last(answer)
+    if process.returncode or "error" in found:
+        snapshots.status.problem = f"a segment was not moved: {found.get('error', f'exit code {process.returncode}')}"
+        _log.error("a segment of the journal stays in the store", reason=snapshots.status.problem)
+    elif found.get("segments"):
+        _log.info("segments moved", **found)
+
+
+def _last(answer: bytes) -> dict[str, Any]:
+    lines = answer.splitlines()
+    try:
+        return msgspec.json.decode(lines[-1], type=dict[str, Any]) if lines else {}
+    except msgspec.DecodeError:
+        return {}

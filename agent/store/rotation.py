@@ -1,0 +1,148 @@
+"""Backups night after night: a copy of the store each time, archives once, and fewer copies the older they are.
+
+Archives of journals never change, so each is in the backup folder once: as a hard link where it lies on the same file system, else as a
+copy. A copy of the store names the archives that belong to it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from agent.config_operations import BackupConfig
+from agent.errors import DataError, StoreError
+from agent.feeds.history.columns import content_hash
+from agent.store.backup import Holding, Progress, back_up
+
+ARCHIVES: Final = "archives"
+"""The folder beside the copies in which archives lie."""
+
+_NAME: Final = re.compile(r"\d{8}T\d{6}Z\.db")
+_STAMP: Final = "%Y%m%dT%H%M%SZ.db"
+
+
+class ArchiveFile(NamedTuple):
+    """An archive as a store names it."""
+
+    path: str
+    sha256: str
+
+
+class Rotation(msgspec.Struct, frozen=True):
+    """What one night's backup did."""
+
+    holds: Holding
+    added: int  # archives that were not in the backup folder before
+    missing: tuple[str, ...]  # archives that the store names, and that are nowhere
+    removed: tuple[str, ...]  # copies that made room
+
+
+def rotate(source: Path, folder: Path, policy: BackupConfig, now: datetime, progress: Progress | None = None) -> Rotation:
+    """Back up the store `source` and its archives to `folder`, then let go of old copies. Raises like `back_up`.
+
+    Copies are named by their time, UTC; other files in the folder are left alone.
+    """
+    holding = back_up(source, folder / now.astimezone(UTC).strftime(_STAMP), progress)
+    added, missing = 0, []
+    for archive in archive_files(Path(holding.file)):
+        place = folder / ARCHIVES / Path(archive.path).name
+        if place.is_file():
+            continue
+        if Path(archive.path).is_file():
+            put_archive(Path(archive.path), place, archive.sha256)
+            added += 1
+        else:
+            missing.append(archive.path)
+    removed = thin(folder, policy)
+    return Rotation(holding, added, tuple(missing), tuple(str(path) for path in removed))
+
+
+def archive_files(store: Path) -> list[ArchiveFile]:
+    """The archives that a store's file names. Raises StoreError if it can't be read."""
+    try:
+        with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")} & {"archives", "segments"}
+            return [
+                ArchiveFile(*row) for table in sorted(tables) for row in connection.execute(f"SELECT path, sha256 FROM {table}")
+            ]
+    except sqlite3.Error as error:
+        raise StoreError(f"{store}: {error}") from error
+
+
+def put_archive(source: Path, place: Path, sha256: str) -> None:
+    """Let `place` be the archive `source`, by a link if that is possible. Raises StoreError if it isn't what its hash says."""
+    unfinished = place.with_name(f".{place.name}.unfinished")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        try:
+            os.link(source, unfinished)
+        except OSError:
+            shutil.copy2(source, unfinished)
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+        if content_hash(unfinished) != sha256:
+            raise StoreError(f"{source}, an archive of a journal, has changed", hint=f"it was SHA-256 {sha256}; restore it")
+        unfinished.replace(place)
+    except (OSError, DataError) as error:
+        raise StoreError(f"{place} can't be written: {error}", hint="check free space and rights") from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def bring_archives(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
+    """Put archives that a restored store names, and that are not there, back from `folder`.
+
+    Returns what was put back, and what is missing. Raises StoreError if one isn't what its hash says.
+    """
+    brought, missing = [], []
+    for archive in archive_files(store):
+        place = Path(archive.path)
+        kept = folder / place.name
+        if place.is_file():
+            continue
+        if kept.is_file():
+            put_archive(kept, place, archive.sha256)
+            brought.append(place)
+        else:
+            missing.append(archive.path)
+    return brought, missing
+
+
+def thin(folder: Path, policy: BackupConfig) -> list[Path]:
+    """Remove copies that the policy doesn't keep; returns them. The newest stays whatever it says."""
+    copies = {
+        datetime.strptime(path.name, _STAMP).replace(tzinfo=UTC): path
+        for path in folder.iterdir()
+        if _NAME.fullmatch(path.name)
+    }
+    kept = chosen(list(copies), policy)
+    removed = [path for at, path in sorted(copies.items()) if at not in kept]
+    for path in removed:
+        path.unlink(missing_ok=True)
+    return removed
+
+
+def chosen(times: list[datetime], policy: BackupConfig) -> set[datetime]:
+    """Of copies taken at `times` those to keep: the newest of each of the last days, weeks (from Monday) and months."""
+    newest_first = sorted(times, reverse=True)
+    kept = set(newest_first[:1])
+    for number, key in (
+        (policy.daily, lambda at: at.date()),
+        (policy.weekly, lambda at: at.date() - timedelta(days=at.weekday())),
+        (policy.monthly, lambda at: (at.year, at.month)),
+    ):
+        periods: dict[object, datetime] = {}
+        for at in newest_first:
+            periods.setdefault(key(at), at)
+        kept |= set(list(periods.values())[:number])
+    return kept

@@ -1,0 +1,202 @@
+"""A run that goes on for long is cut into segments: a finished one is a verified file, and the run is read as a whole as before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from agent.errors import StoreError
+from agent.live.core import Core
+from agent.live.daemon import Daemon
+from agent.rollover import check_segment, roll_over_all
+from agent.sandbox import Sandbox
+from agent.store.archive import candidates
+from agent.store.database import Database, open_database
+from agent.store.journal import Journal, encode, find_segments, read_journal
+from agent.store.queries import find_run, read_decisions
+from agent.store.segments import boundaries
+from agent.store.snapshots import list_snapshots
+from agent.verify import verify
+from tests.live.test_snapshots import a_run, live
+from tests.live.world import assert_sound, handled, living, load_words, options, settings, until
+from tests.stories import Story
+
+SEGMENT = 30 * 60_000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Database]:
+    with closing(open_database(f"sqlite:///{tmp_path / 'segments.db'}")) as database:
+        yield database
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Story:
+    story = Story(4, tmp_path, minutes=120)
+    section = story.config.store.model_copy(update={"segment": SEGMENT})
+    story.config = story.config.model_copy(update={"store": section})
+    return story
+
+
+async def lived(store: Database, story: Story, end: int | None = None, *, complete: bool = False) -> None:
+    with Core(story.config, store, a_run(story.config), resume=False) as core:
+        await live(core, story, 0, end or len(story.events))
+        core.end(complete=complete)
+
+
+def rows(store: Database) -> int:
+    with store.read() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM journal")).scalar_one())
+
+
+async def test_a_run_that_was_rolled_over_is_read_verified_and_resumed_as_a_whole(
+    store: Database, story: Story, tmp_path: Path
+) -> None:
+    await lived(store, story, len(story.events) - 50)
+    before = [(seq, encode(event)) for seq, event in read_journal(store, "run-1")]
+    ends = [info.seq for info in boundaries(store, "run-1")]
+    assert len(ends) >= 3
+    moved = roll_over_all(store, tmp_path / "archive")["run-1"]
+    assert [(one.first, one.last) for one in moved] == list(zip([1, *(end + 1 for end in ends)], ends, strict=False))
+    assert rows(store) == len(before) - ends[-1]
+    assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1")] == before
+    assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1", ends[0])] == before[ends[0] - 1 :]
+    assert verify(store, find_run(store)).identical
+    assert roll_over_all(store, tmp_path / "archive") == {}
+    with Core(story.config, store, find_run(store), resume=True) as core:
+        assert core.journal.last_seq == len(before)
+        assert core.snapshots.status.resumed_from
+        await live(core, story, len(story.events) - 50, len(story.events))
+        core.end(complete=True)
+    proof = verify(store, find_run(store))
+    assert proof.identical
+    assert proof.snapshots >= len(ends)
+    assert not candidates(store, 1 << 60)
+
+
+async def test_without_a_usable_snapshot_the_fold_goes_through_the_archives(
+    store: Database, story: Story, tmp_path: Path
+) -> None:
+    await lived(store, story)
+    roll_over_all(store, tmp_path / "archive")
+    with store.write() as connection:
+        connection.execute(text("UPDATE snapshots SET fingerprint = 'older'"))
+    with Core(story.config, store, find_run(store), resume=True) as core:
+        assert not core.snapshots.status.resumed_from
+        core.end(complete=True)
+    assert verify(store, find_run(store)).identical
+
+
+async def test_a_run_of_which_all_is_archived_goes_on_with_the_next_number(
+    store: Database, story: Story, tmp_path: Path
+) -> None:
+    await lived(store, story)
+    end = boundaries(store, "run-1")[-1].seq
+    with store.write() as connection:
+        connection.execute(text(f"DELETE FROM journal WHERE seq > {end}"))
+    roll_over_all(store, tmp_path / "archive")
+    assert rows(store) == 0
+    assert Journal(store, "run-1").last_seq == end
+
+
+CHANGES: dict[str, str] = {
+    "a decision": "UPDATE orders SET reason = 'another' WHERE seq = (SELECT min(seq) FROM orders)",
+    "an input": "UPDATE journal SET payload = (SELECT payload FROM journal WHERE seq = 9) WHERE seq = 12",
+    "a lost input": "DELETE FROM journal WHERE seq = 20",
+    "a boundary's state": "UPDATE snapshots SET state = '00' WHERE boundary",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_segment_that_does_not_hold_stays_in_the_store(
+    store: Database, story: Story, tmp_path: Path, change: str
+) -> None:
+    await lived(store, story)
+    with store.write() as connection:
+        connection.execute(text(CHANGES[change]))
+    before = rows(store)
+    with pytest.raises(StoreError):
+        roll_over_all(store, tmp_path / "archive")
+    assert rows(store) == before
+
+
+async def test_an_archive_that_changes_between_two_calls_is_not_trusted(store: Database, story: Story, tmp_path: Path) -> None:
+    await lived(store, story)
+    with store.write() as connection:
+        connection.execute(text("UPDATE orders SET reason = 'x' WHERE seq = (SELECT min(seq) FROM orders)"))
+    with pytest.raises(StoreError, match="decided otherwise"):
+        roll_over_all(store, tmp_path / "archive")
+    (file,) = (tmp_path / "archive").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    with pytest.raises(StoreError, match="has changed"):
+        roll_over_all(store, tmp_path / "archive")
+    assert rows(store)
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+async def test_a_process_that_dies_in_between_leaves_it_to_the_next(
+    store: Database, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    await lived(store, story)
+    before = [(seq, encode(event)) for seq, event in read_journal(store, "run-1")]
+    count = 0
+    write = Database.write
+
+    def dying(self: Database) -> Any:
+        nonlocal count
+        count += 1
+        if count == at:
+            raise KeyboardInterrupt
+        return write(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Database, "write", dying)
+        try:
+            roll_over_all(store, tmp_path / "archive")
+        except KeyboardInterrupt:
+            assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1")] == before
+    roll_over_all(store, tmp_path / "archive")
+    assert rows(store) == len(before) - boundaries(store, "run-1")[-1].seq
+    assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1")] == before
+    assert verify(store, find_run(store)).identical
+
+
+async def test_a_segment_is_checked_from_the_boundary_before_it(store: Database, story: Story, tmp_path: Path) -> None:
+    await lived(store, story)
+    last = boundaries(store, "run-1")[-1]
+    with store.write() as connection:  # what came before is not looked at again
+        connection.execute(text("UPDATE journal SET payload = x'00' WHERE seq < 50"))
+    check_segment(store, find_run(store), last)
+    assert len(list(read_decisions(store, "run-1")))
+    assert len(list_snapshots(store, "run-1")) > len(boundaries(store, "run-1"))
+
+
+async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) -> None:
+    async with Sandbox(options()) as sandbox:
+        config = settings(
+            sandbox.rest_url,
+            tmp_path,
+            store={"url": f"sqlite:///{tmp_path / 'store.db'}", "segment": "20m"},
+            archive={"folder": str(tmp_path / "archive")},
+        )
+        with closing(open_database(config.store.url)) as database:
+            for _ in range(2):
+                daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+                async with living(daemon):
+                    run = daemon.core.run.id
+                    moved = len(find_segments(database, run))
+                    await until(lambda run=run, moved=moved: len(pruned(database, run)) > moved)
+                    begun = handled(daemon)
+                    await until(lambda daemon=daemon, begun=begun: handled(daemon) >= begun + 10)
+                    assert not daemon.status().snapshots.problem
+            assert_sound(database, run, config)
+            assert rows(database) < len(list(read_journal(database, run)))
+
+
+def pruned(database: Database, run: str) -> list[Any]:
+    return [one for one in find_segments(database, run) if one.pruned_at]

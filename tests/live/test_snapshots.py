@@ -1,0 +1,259 @@
+"""A restart goes on from the newest snapshot that belongs to it, and what can't be used costs time, never a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from agent.config import Config
+from agent.dashboard.picture import NOTHING, Picture
+from agent.dashboard.views import head_of
+from agent.events import Kline, News
+from agent.live.core import Core
+from agent.store.database import Database, open_database
+from agent.store.journal import Journal
+from agent.store.queries import find_run
+from agent.store.runs import Run, RunKind
+from agent.store.snapshots import list_snapshots
+from agent.verify import verify
+from strategies.base import Market, Strategy
+from tests.stories import Story
+
+HALF = 400
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Database]:
+    with closing(open_database(f"sqlite:///{tmp_path / 'snapshots.db'}")) as database:
+        yield database
+
+
+def a_story(tmp_path: Path, seed: int = 4, **strategy: Any) -> Story:
+    story = Story(seed, tmp_path, minutes=120)
+    if strategy:
+        section = story.config.strategy.model_copy(update=strategy)
+        story.config = story.config.model_copy(update={"strategy": section})
+    return story
+
+
+def a_run(config: Config) -> Run:
+    params = dict(config.strategy.params)
+    return Run("run-1", RunKind.LIVE, 0, config.strategy.name, params=params, config=config.recorded())
+
+
+async def live(core: Core, story: Story, start: int, end: int) -> None:
+    for at in range(start, end, 7):
+        await core.feed([(event, 0.0) for event in story.events[at : min(at + 7, end)]])
+
+
+async def first_life(store: Database, story: Story, *, witnesses: tuple[Any, ...] = ()) -> None:
+    with Core(story.config, store, a_run(story.config), resume=False, witnesses=witnesses) as core:
+        await live(core, story, 0, HALF)
+        core.end(complete=False)
+
+
+def heard(core: Core) -> list[int]:
+    """A list that fills with the numbers of the events that the core handles."""
+    numbers: list[int] = []
+    handle = core._handle
+    core._handle = lambda seq, event: (numbers.append(seq), handle(seq, event))[1]  # type: ignore[method-assign]
+    return numbers
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5, 11])
+async def test_a_restart_folds_only_what_came_after_the_snapshot(store: Database, tmp_path: Path, seed: int) -> None:
+    story = a_story(tmp_path, seed)
+    await first_life(store, story)
+    (info,) = list_snapshots(store, "run-1")
+    Journal(store, "run-1").append(story.events[HALF : HALF + 5])  # and here the process died
+    core = Core(story.config, store, find_run(store), resume=True)
+    numbers = heard(core)
+    with core:
+        assert numbers == list(range(info.seq + 1, core.journal.last_seq + 1))
+        assert core.snapshots.status.resumed_from == info.seq
+        assert not core.snapshots.status.problem
+        memory = core.memory
+        await live(core, story, HALF + 5, len(story.events))
+        core.end(complete=True)
+    assert set(memory.headlines) == {event.id for event in story.events if isinstance(event, News)}
+    proof = verify(store, find_run(store))
+    assert proof.identical
+    assert proof.snapshots == 1
+
+
+async def test_what_was_journalled_but_not_handled_is_not_in_the_last_snapshot(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    with Core(story.config, store, a_run(story.config), resume=False) as core:
+        await live(core, story, 0, HALF)
+        handled = core.journal.last_seq
+        core.journal.append(story.events[HALF : HALF + 5])  # and here the wait for the store was cancelled
+        core.end(complete=False)
+    assert list_snapshots(store, "run-1")[0].seq == handled
+    core = Core(story.config, store, find_run(store), resume=True)
+    numbers = heard(core)
+    with core:
+        assert numbers == list(range(handled + 1, handled + 6))
+        core.end(complete=True)
+    assert verify(store, find_run(store)).identical
+
+
+async def test_the_record_is_the_same_as_without_snapshots(tmp_path: Path) -> None:
+    tables: dict[str, list[Any]] = {}
+    for name, every in (("with", 1), ("without", 0)):
+        with closing(open_database(f"sqlite:///{tmp_path / name}.db")) as database:
+            story = a_story(tmp_path)
+            section = story.config.store.model_copy(update={"snapshot_every": every})
+            story.config = story.config.model_copy(update={"store": section})
+            await first_life(database, story)
+            with Core(story.config, database, find_run(database), resume=True) as core:
+                assert bool(core.snapshots.status.resumed_from) is bool(every)
+                await live(core, story, HALF, len(story.events))
+                core.end(complete=True)
+            with database.read() as connection:
+                for table in ("news", "sentiments", "equity", "orders", "fills", "risk_events", "signals"):
+                    rows = [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY seq"))]
+                    assert tables.setdefault(table, rows) == rows
+    assert tables["equity"]
+    assert tables["orders"]
+
+
+async def test_snapshots_are_taken_as_time_goes_by_and_three_are_kept(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    section = story.config.store.model_copy(update={"snapshot_every": 1})
+    story.config = story.config.model_copy(update={"store": section})
+    await first_life(store, story)
+    infos = list_snapshots(store, "run-1")
+    assert len(infos) == 3
+    assert infos[0].seq == Journal(store, "run-1").last_seq
+
+
+DECISIONS = ("orders", "order_updates", "fills", "risk_events", "signals", "cancels", "amends", "funding")
+DAMAGES = {
+    "a flipped byte": "UPDATE snapshots SET payload = substr(payload, 1, 99) || x'00' || substr(payload, 101)",
+    "another state": "UPDATE snapshots SET state = '00'",
+    "an older program": "UPDATE snapshots SET fingerprint = 'older'",
+    "a lost tail of the journal": "DELETE FROM journal WHERE seq > 390",
+    "cut": "UPDATE snapshots SET payload = substr(payload, 1, 50)",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_snapshot_that_cannot_be_used_costs_time_alone(store: Database, tmp_path: Path, damage: str) -> None:
+    story = a_story(tmp_path)
+    await first_life(store, story)
+    with store.write() as connection:
+        connection.execute(text(DAMAGES[damage]))
+        if "tail" in damage:
+            for table in DECISIONS:
+                connection.execute(text(f"DELETE FROM {table} WHERE event_seq > 390"))
+    core = Core(story.config, store, find_run(store), resume=True)
+    numbers = heard(core)
+    with core:
+        assert numbers == list(range(1, core.journal.last_seq + 1))
+        assert f"the snapshot after event {len(numbers) if 'tail' not in damage else ''}" in core.snapshots.status.problem
+        await live(core, story, core.journal.last_seq, len(story.events))
+        core.end(complete=True)
+    proof = verify(store, find_run(store))
+    assert proof.divergence is None
+    assert bool(proof.differing) is (damage == "another state")
+
+
+async def test_an_older_snapshot_is_used_if_the_newest_is_damaged(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    await first_life(store, story)
+    with Core(story.config, store, find_run(store), resume=True) as core:
+        await live(core, story, HALF, HALF + 200)
+        core.end(complete=False)
+    newest, older = list_snapshots(store, "run-1")
+    with store.write() as connection:
+        connection.execute(text(f"UPDATE snapshots SET payload = x'00' WHERE seq = {newest.seq}"))
+    with Core(story.config, store, find_run(store), resume=True) as core:
+        assert core.snapshots.status.resumed_from == older.seq
+        core.end(complete=True)
+    assert verify(store, find_run(store)).identical
+
+
+async def test_verify_notices_a_snapshot_that_is_not_what_the_journal_leads_to(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    await first_life(store, story)
+    (info,) = list_snapshots(store, "run-1")
+    with store.write() as connection:
+        connection.execute(text("UPDATE snapshots SET state = 'another'"))
+    proof = verify(store, find_run(store))
+    assert (proof.identical, proof.differing) == (False, (info.seq,))
+
+
+async def test_a_record_that_does_not_reach_the_snapshot_is_completed_by_a_whole_fold(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    await first_life(store, story)
+    with store.write() as connection:
+        for table in DECISIONS:
+            connection.execute(text(f"DELETE FROM {table} WHERE event_seq > 300"))
+    with Core(story.config, store, find_run(store), resume=True) as core:
+        assert "has no decision" in core.snapshots.status.problem
+        core.end(complete=True)
+    assert verify(store, find_run(store)).identical
+
+
+class Secretive(Strategy):
+    """Its state is no plain data."""
+
+    def on_start(self, market: Market) -> None:
+        self.stream = (value for value in ())
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self.target(kline.symbol, weight=0.2 if kline.start // kline.interval % 3 else 0.0)
+
+
+async def test_without_a_state_that_can_be_saved_the_whole_journal_is_folded_and_status_says_so(
+    store: Database, tmp_path: Path
+) -> None:
+    story = a_story(tmp_path, name="tests.live.test_snapshots:Secretive", params={})
+    with Core(story.config, store, a_run(story.config), resume=False) as core:
+        await live(core, story, 0, HALF)
+        core.end(complete=False)
+        assert core.snapshots.status.problem == (
+            "a restart folds the whole journal: strategy attribute stream is an object of builtins.generator"
+        )
+    assert not list_snapshots(store, "run-1")
+    with Core(story.config, store, find_run(store), resume=True) as core:
+        await live(core, story, HALF, len(story.events))
+        core.end(complete=True)
+    assert verify(store, find_run(store)).identical
+
+
+def a_picture(config: Config) -> Picture:
+    return Picture(head_of(a_run(config), config), config)
+
+
+async def test_the_dashboards_picture_goes_on_from_its_own_part_of_the_snapshot(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    before = a_picture(story.config)
+    await first_life(store, story, witnesses=(before,))
+    again, whole = a_picture(story.config), a_picture(story.config)
+    with Core(story.config, store, find_run(store), resume=True, witnesses=(again,)) as core:
+        assert core.snapshots.status.resumed_from
+        assert again.changes(NOTHING) == before.changes(NOTHING)
+        await live(core, story, HALF, len(story.events))
+        core.end(complete=True)
+    with store.write() as connection:
+        connection.execute(text("DELETE FROM snapshots"))
+    with Core(story.config, store, find_run(store), resume=True, witnesses=(whole,)) as core:
+        assert again.changes(NOTHING) == whole.changes(NOTHING)
+        assert again.account().equity == core.engine.portfolio.equity()
+
+
+async def test_a_picture_that_was_not_there_before_hears_the_whole_past(store: Database, tmp_path: Path) -> None:
+    story = a_story(tmp_path)
+    await first_life(store, story)
+    picture = a_picture(story.config)
+    with Core(story.config, store, find_run(store), resume=True, witnesses=(picture,)) as core:
+        assert not core.snapshots.status.resumed_from
+        assert "did not look on" in core.snapshots.status.problem
+        assert picture.account().equity == core.engine.portfolio.equity()
+        assert picture.seq == core.journal.last_seq
