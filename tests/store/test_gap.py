@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from contextlib import closing
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def record(database: Database, count: int, *, batch: int = 7, run: str = "run-1"
         Recorder(database, a_run(run, kind=RunKind.LIVE))
     lines, path = Journal(database, run), mark_path(database)
     assert path is not None
-    mark = MarkFile(path, sync_every=0)
+    mark = MarkFile(path, sync_every=inf)
     for first in range(0, count, batch):
         lines.append(words(first, min(batch, count - first)))
         mark.write(Mark(run, lines.last_seq, lines.digest.hex()))
@@ -169,7 +170,7 @@ def test_a_restored_backup_without_the_run_is_recognised(sqlite_database: Databa
 # -- digests -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 333, 1_000, 2_500, 4_000])
+@pytest.mark.parametrize("batch", [97, 1_000, 2_500])
 def test_the_digest_does_not_depend_on_the_commits(database: Database, batch: int) -> None:
     events = words(0, 2_345)
     Recorder(database, a_run("run-1", kind=RunKind.LIVE))
@@ -227,7 +228,7 @@ def test_bytes_that_changed_on_the_disk_are_found_wherever_they_change_an_input(
     sqlite_database.close()
     before, dice = payloads(store), random.Random(64)
     changed = 0
-    for number in range(60):
+    for number in range(24):
         copy = as_killed(store, tmp_path / f"copy-{number}")
         page = dice.randrange(1, copy.stat().st_size // 4096)
         flip_bytes(copy, page * 4096 + dice.randrange(4096 - 64), 64, dice)
@@ -236,7 +237,7 @@ def test_bytes_that_changed_on_the_disk_are_found_wherever_they_change_an_input(
         changed += 1
         with pytest.raises(TapewireError), closing(open_database(f"sqlite:///{copy}")) as database:
             check_store(database, tmp_path, full=True)
-    assert changed > 20
+    assert changed > 8
 
 
 # -- the doctor's look -------------------------------------------------------------------------------------------------
