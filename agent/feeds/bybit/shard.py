@@ -141,10 +141,10 @@ class Shard:
             await self._give(series.offer(bar))
             return
         self._health.withheld += 1
-        if not series.band.known:
-            return
         if bar.confirm:
             series.doubt(bar.start)
+        if not series.band.known:
+            return
         loop, what = asyncio.get_running_loop(), f"{'bar' if bar.confirm else 'price'} outside the band"
         if loop.time() - self._alarmed.get(series.symbol, -_REPEAT) < _REPEAT:
             return
