@@ -54,9 +54,12 @@ class PriceBand:
         return True
 
     def admits_bar(self, bar: Kline) -> bool:
-        """Judge a closed bar of the stream by the prices that were accepted while it was open."""
-        fits = self._low * (1 - self._width) <= bar.low and bar.high <= self._high * (1 + self._width)
-        if self._width and self._last is not None and not fits:
+        """Judge a closed bar of the stream by the prices that were accepted while it was open; without any by its open and close."""
+        low, high = self._low, self._high
+        if self._last is None:
+            low, high = min(bar.open, bar.close), max(bar.open, bar.close)
+        fits = low * (1 - self._width) <= bar.low and bar.high <= high * (1 + self._width)
+        if self._width and not fits:
             return False
         self._close(bar.close)
         return True

@@ -28,6 +28,7 @@ from agent.untrusted import UNREADABLE
 _log: Final = structlog.get_logger(__name__)
 _WORKERS: Final = 8  # histories asked for at a time; what limits them is the budget of requests
 _REPEAT: Final = 60.0  # seconds between two alarms about one symbol
+_STANDSTILL: Final = 1.0  # seconds past a deadline, which mean that the process stood still
 _SKEW: Final = -1_000  # ms; a message from so far in the future means a wrong clock
 
 
@@ -140,10 +141,10 @@ class Shard:
             await self._give(series.offer(bar))
             return
         self._health.withheld += 1
-        if not series.band.known:
-            return
         if bar.confirm:
             series.doubt(bar.start)
+        if not series.band.known:
+            return
         loop, what = asyncio.get_running_loop(), f"{'bar' if bar.confirm else 'price'} outside the band"
         if loop.time() - self._alarmed.get(series.symbol, -_REPEAT) < _REPEAT:
             return
@@ -205,6 +206,8 @@ class Shard:
                 await self._give(series.fill(bars, history.proven))
                 if series.live:
                     return
+            if loop.time() > deadline + _STANDSTILL:  # no time to try in
+                deadline = loop.time() + self._config.backfill_timeout / 1000
             if loop.time() + wait > deadline:
                 break
             await asyncio.sleep(wait)

@@ -87,6 +87,7 @@ def test_without_a_last_price_the_first_one_has_to_be_confirmed_too() -> None:
         False, False, False, True, False,
     ]  # fmt: skip
     assert band(last=None).admits_bar(bar(99, 101, 100))
+    assert not band(last=None).admits_bar(bar(50, 101, 100))
 
 
 def test_a_width_of_zero_turns_the_band_off() -> None:
