@@ -32,8 +32,8 @@ _FORMAT: Final = 1
 
 _MODULES: Final = (
     "agent.engine", "agent.events", "agent.execution.book", "agent.execution.exchange", "agent.execution.paper",
-    "agent.execution.venue", "agent.features", "agent.flatten", "agent.market", "agent.outlook", "agent.portfolio", "agent.risk", "agent.signals",
-    "agent.sizing", "agent.stories", "agent.textstate", "agent.votes", "strategies.",
+    "agent.execution.venue", "agent.features", "agent.flatten", "agent.market", "agent.outlook", "agent.portfolio", "agent.risk",
+    "agent.signals", "agent.sizing", "agent.stories", "agent.textstate", "agent.votes", "strategies.",
 )  # fmt: skip
 
 WIRING: Final[dict[str, tuple[str, ...]]] = {

@@ -85,7 +85,7 @@ def source_hash(name: str) -> str:
         value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", ""))
         for value in vars(module).values()
     ]
-    files = {Path(one.__file__) for one in (module, *imported) if one is not None and getattr(one, "__file__", None)}
+    files = {Path(file) for one in (module, *imported) if (file := getattr(one, "__file__", None))}
     folder = Path(module.__file__ or "").parent
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.parent == folder):

@@ -119,8 +119,8 @@ def show_last(config: Path | None, json: bool) -> None:
         return  # that no agent runs is what was asked
     if json:
         record = gap.message if gap else ""
-        last = {"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record}
-        print_json(masked(msgspec.to_builtins(last)))
+        found = {"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record}
+        print_json(masked(msgspec.to_builtins(found)))
     elif run is not None:
         out.print(
             f"the last live run, {run.id}, is {run.status.value}: {run.events:,} events, {run.decisions:,} decisions, "

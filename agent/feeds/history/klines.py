@@ -292,4 +292,5 @@ def _last(blocks: list[Bars], count: int) -> list[Bars]:
 def _texts(values: pa.Array) -> list[str | None]:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    return values.cast(pa.string()).to_pylist()
+    found: list[str | None] = values.cast(pa.string()).to_pylist()
+    return found
