@@ -36,6 +36,7 @@ from agent.store.queries import find_run, read_decisions
 from bench.orders import FAULTS
 from strategies.base import Market, Strategy, StrategyParams, TimeInForce
 from tests.execution.testnet.world import venue_settings
+from tests.live.killing import CASES, Case, kill_in
 from tests.live.world import load_words, options, settings
 from tests.market import SYMBOL, T0, bar, config
 
@@ -141,7 +142,17 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
     return Verdict(judge(made, flat=flat), f"{state}, {len(open_legs)} positions left")
 
 
-VARIANTS: Final[dict[str, Variant]] = {"paper": paper, "sandbox": sandbox}
+async def broken(dice: random.Random, folder: Path) -> Verdict:
+    """An agent in a process of its own, with a store that can't be written, a log that nobody reads, a core that hangs, or dead."""
+    case = dice.choice([case for case in (*CASES, Case("sound", "verb", True), Case("sound", "file", True)) if case.flatten])
+    try:
+        done = await kill_in(case, folder)
+    except AssertionError as error:
+        return Verdict("silent", f"{case}: {error}")
+    return Verdict("flat", f"{case}: {done.seconds:.1f} s")
+
+
+VARIANTS: Final[dict[str, Variant]] = {"paper": paper, "sandbox": sandbox, "broken": broken}
 
 
 def judge(decisions: list[Decision], *, flat: bool) -> str:
