@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from agent.clock import WallClock
 from agent.errors import StoreError
 from agent.live.core import Core
 from agent.live.daemon import Daemon
@@ -19,8 +20,9 @@ from agent.store.archive import candidates
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode, find_segments, read_journal
 from agent.store.queries import find_run, read_decisions
-from agent.store.segments import boundaries
-from agent.store.snapshots import list_snapshots
+from agent.store.runs import Run
+from agent.store.segments import boundaries, roll_over
+from agent.store.snapshots import SnapshotInfo, list_snapshots
 from agent.verify import verify
 from tests.live.test_snapshots import a_run, live
 from tests.live.world import assert_sound, handled, living, load_words, options, settings, until
@@ -136,6 +138,21 @@ async def test_an_archive_that_changes_between_two_calls_is_not_trusted(store: D
     with pytest.raises(StoreError, match="has changed"):
         roll_over_all(store, tmp_path / "archive")
     assert rows(store)
+
+
+async def test_the_file_is_held_against_the_store_row_by_row(store: Database, story: Story, tmp_path: Path) -> None:
+    def refuse(run: Run, end: SnapshotInfo) -> None:
+        raise StoreError("not yet")
+
+    await lived(store, story)
+    run, before = find_run(store), rows(store)
+    with pytest.raises(StoreError, match="not yet"):
+        roll_over(store, run, tmp_path / "archive", WallClock(), refuse)
+    with store.write() as connection:
+        connection.execute(text(CHANGES["an input"]))
+    with pytest.raises(StoreError, match="does not hold event 12 of run run-1 as the store does"):
+        roll_over(store, run, tmp_path / "archive", WallClock(), lambda run, end: None)
+    assert rows(store) == before
 
 
 @pytest.mark.parametrize("at", range(1, 9))

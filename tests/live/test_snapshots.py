@@ -135,6 +135,7 @@ async def test_snapshots_are_taken_as_time_goes_by_and_three_are_kept(store: Dat
 DECISIONS = ("orders", "order_updates", "fills", "risk_events", "signals", "cancels", "amends", "funding")
 DAMAGES = {
     "a flipped byte": "UPDATE snapshots SET payload = substr(payload, 1, 99) || x'00' || substr(payload, 101)",
+    "another time": "UPDATE snapshots SET created_at = 1",
     "another state": "UPDATE snapshots SET state = '00'",
     "an older program": "UPDATE snapshots SET fingerprint = 'older'",
     "a lost tail of the journal": "DELETE FROM journal WHERE seq > 390",
