@@ -27,14 +27,15 @@ def seconds(dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS,
     prices = dict.fromkeys(symbols, 100.0)
     for minute in range(minutes):
         start = T0 + minute * MINUTE_MS
-        bars = {symbol: [price] * 3 for symbol, price in prices.items()}  # open, high, low
+        bars = {symbol: (price, price, price) for symbol, price in prices.items()}  # open, high, low
         for second in range(1, 61):
             for number, symbol in enumerate(symbols):
                 at = start + second * 1000 - (500 - 300 * number if second < 60 else 0)
                 price = prices[symbol] = round(prices[symbol] * (1 + dice.gauss(0, step)), 2)
                 opened, high, low = bars[symbol]
-                bars[symbol] = [opened, max(high, price), min(low, price)]
-                yield Kline(symbol, MINUTE_MS, start, at, at, *bars[symbol], price, 10.0 * second, confirm=second == 60)
+                high, low = max(high, price), min(low, price)
+                bars[symbol] = (opened, high, low)
+                yield Kline(symbol, MINUTE_MS, start, at, at, opened, high, low, price, 10.0 * second, confirm=second == 60)
 
 
 class Wild(Strategy):
@@ -67,8 +68,8 @@ class Holder(Strategy):
 SCARCE = {"liquidity": "participation", "max_participation": 0.02, "slippage": "square_root", "limit_fill": "touch"}
 
 
-def a_config(paper: dict[str, Any] | None = None, **risk: Any) -> Config:
-    return config(market={"symbols": list(SYMBOLS)}, risk=risk, paper={"latency": 250} | (paper or {}))
+def a_config(paper: dict[str, Any] | None = None, risk: dict[str, Any] | None = None) -> Config:
+    return config(market={"symbols": list(SYMBOLS)}, risk=risk or {}, paper={"latency": 250} | (paper or {}))
 
 
 class Timed(ListSink):
@@ -140,7 +141,7 @@ def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
         events = list(seconds(dice, 40, step=0.002))
         moves = []
         for every in (0, 3_600_000):  # the sample alone would see next to nothing
-            _, decided, when = live(a_config(**{limit: 0.01}), events, every, strategy=Holder())
+            _, decided, when = live(a_config(risk={limit: 0.01}), events, every, strategy=Holder())
             halts = (
                 (one.ts, at)
                 for one, at in zip(decided, when, strict=True)

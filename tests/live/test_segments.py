@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from agent.clock import WallClock
 from agent.errors import StoreError
 from agent.live.core import Core
 from agent.live.daemon import Daemon
+from agent.live.doctor import examine
 from agent.rollover import check_segment, roll_over_all
 from agent.sandbox import Sandbox
 from agent.store.archive import candidates
@@ -207,9 +209,8 @@ async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) 
                 async with living(daemon):
                     run = daemon.core.run.id
                     moved = len(find_segments(database, run))
-                    await until(lambda run=run, moved=moved: len(pruned(database, run)) > moved)
-                    begun = handled(daemon)
-                    await until(lambda daemon=daemon, begun=begun: handled(daemon) >= begun + 10)
+                    await until(partial(has_moved, database, run, moved))
+                    await until(partial(has_handled, daemon, handled(daemon) + 10))
                     assert not daemon.status().snapshots.problem
             assert_sound(database, run, config)
             assert rows(database) < len(list(read_journal(database, run)))
@@ -217,3 +218,25 @@ async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) 
 
 def pruned(database: Database, run: str) -> list[Any]:
     return [one for one in find_segments(database, run) if one.pruned_at]
+
+
+def has_moved(database: Database, run: str, before: int) -> bool:
+    return len(pruned(database, run)) > before
+
+
+def has_handled(daemon: Daemon, count: int) -> bool:
+    return handled(daemon) >= count
+
+
+async def test_doctor_names_an_archive_that_is_gone(store: Database, story: Story, tmp_path: Path) -> None:
+    await lived(store, story)
+    moved = roll_over_all(store, tmp_path / "archive")["run-1"]
+    section = story.config.store.model_copy(update={"url": f"sqlite:///{store.file}"})
+    config = story.config.model_copy(update={"store": section})
+    found = {check.name: check for check in await examine(config)}
+    assert found["store"].ok
+    assert "the last snapshot covers" in found["store"].found
+    Path(moved[0].path).unlink()
+    found = {check.name: check for check in await examine(config)}
+    assert not found["store"].ok
+    assert moved[0].path in found["store"].found
