@@ -62,16 +62,17 @@ def market(symbols: Sequence[str], minutes: int, seed: int = 0) -> Iterator[Klin
     volumes = dict.fromkeys(symbols, 0.0)
     for minute in range(minutes):
         start = T0 + minute * MINUTE_MS
-        bars = {symbol: [price, price, price] for symbol, price in prices.items()}
+        bars = {symbol: (price, price, price) for symbol, price in prices.items()}
         for second in range(1, 61):
             for number, symbol in enumerate(symbols):
                 price = prices[symbol] = round(prices[symbol] * (1 + dice.gauss(0, 1e-4)), 1)
                 opened, high, low = bars[symbol]
-                bars[symbol] = [opened, max(high, price), min(low, price)]
+                high, low = max(high, price), min(low, price)
+                bars[symbol] = (opened, high, low)
                 volumes[symbol] += dice.expovariate(0.5)
                 at = start + second * 1000 - (0 if second == 60 else 900 - number * 800 // len(symbols))
                 volume = round(volumes[symbol], 3)
-                yield Kline(symbol, MINUTE_MS, start, at, at, *bars[symbol], price, volume, volume * price, second == 60)
+                yield Kline(symbol, MINUTE_MS, start, at, at, opened, high, low, price, volume, volume * price, second == 60)
         volumes = dict.fromkeys(symbols, 0.0)
 
 
@@ -144,10 +145,10 @@ def fill(database: Database, symbols: Sequence[str], days: int) -> int:
         cursor.execute("PRAGMA synchronous=OFF")
         for day in range(days):
             first = day * DAY_MINUTES * a_minute
-            rows = (
+            rows = [
                 ("past", first + number + 1, "Kline", T0 + day * 86_400_000 + number // a_minute * MINUTE_MS, payload)
                 for number in range(DAY_MINUTES * a_minute)
-            )
+            ]
             cursor.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
             connection.commit()
     return days * DAY_MINUTES * a_minute

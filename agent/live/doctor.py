@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -17,7 +18,7 @@ from agent.codec import Unencodable
 from agent.config import Config
 from agent.config_live import FeedConfig
 from agent.engine import Engine
-from agent.errors import ConfigError, DataError, NotRunning, TapewireError, VenueError
+from agent.errors import ConfigError, DataError, NotRunning, StoreError, TapewireError, VenueError
 from agent.execution.testnet.port import VenuePort
 from agent.execution.testnet.preparation import check_rules
 from agent.feeds.addresses import is_loopback
@@ -40,6 +41,7 @@ from agent.masking import mask, mask_also, secrets_in, without_secrets
 from agent.sink import NullSink
 from agent.state import capture
 from agent.store.database import Database, open_database
+from agent.store.journal import find_segments
 from agent.store.queries import list_runs
 from agent.store.runs import RunKind, RunStatus
 from agent.store.snapshots import list_snapshots
@@ -122,6 +124,7 @@ def _store(config: Config, *, full: bool) -> str:
     with closing(open_database(config.store.url)) as database:
         with database.write():
             pass
+        _archives(database)
         checked = check_store(database, config.live.folder, full=full)
         return f"{database.name} is at this program's schema, and can be written; {checked}{_snapshot(database)}"
 
@@ -136,6 +139,17 @@ def _log(config: Config) -> str:
     if log["error"]:
         raise TapewireError(f"{lost}: {log['error']}", hint="give the agent's standard error space, or a reader that reads")
     return lost
+
+
+def _archives(database: Database) -> None:
+    """Raises StoreError if a file is gone that holds a part of a run's journal."""
+    for run in list_runs(database):
+        for segment in find_segments(database, run.id) if run.kind is RunKind.LIVE else ():
+            if segment.pruned_at is not None and not Path(segment.path).is_file():
+                raise StoreError(
+                    f"{segment.path}, which holds events {segment.first} to {segment.last} of run {run.id}, is not there",
+                    hint="put it back, e.g. from the folder archives of a backup; verify and a whole fold need it",
+                )
 
 
 def _snapshot(database: Database) -> str:

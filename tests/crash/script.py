@@ -32,7 +32,7 @@ def settings(folder: str) -> Config:
             "paper": {"funding_interval": "30m", "funding_rate": "0.001", "max_participation": 0.02},
             "bybit": {"endpoint": "http://127.0.0.1:9"},
             "news": {"feeds": [{"url": "http://127.0.0.1:9/feed"}]},
-            "live": {"folder": folder, "batch": 3, "score_wait": "1ms"},
+            "live": {"folder": folder, "batch": 3, "score_wait": "1ms", "open_bars_every": 0},  # all that is played is handled
             "store": {"url": f"sqlite:///{folder}/store.db", "snapshot_every": "30ms"},
         },
         where="tests/crash/script.py",

@@ -27,14 +27,15 @@ def seconds(dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS,
     prices = dict.fromkeys(symbols, 100.0)
     for minute in range(minutes):
         start = T0 + minute * MINUTE_MS
-        bars = {symbol: [price] * 3 for symbol, price in prices.items()}  # open, high, low
+        bars = {symbol: (price, price, price) for symbol, price in prices.items()}  # open, high, low
         for second in range(1, 61):
             for number, symbol in enumerate(symbols):
                 at = start + second * 1000 - (500 - 300 * number if second < 60 else 0)
                 price = prices[symbol] = round(prices[symbol] * (1 + dice.gauss(0, step)), 2)
                 opened, high, low = bars[symbol]
-                bars[symbol] = [opened, max(high, price), min(low, price)]
-                yield Kline(symbol, MINUTE_MS, start, at, at, *bars[symbol], price, 10.0 * second, confirm=second == 60)
+                high, low = max(high, price), min(low, price)
+                bars[symbol] = (opened, high, low)
+                yield Kline(symbol, MINUTE_MS, start, at, at, opened, high, low, price, 10.0 * second, confirm=second == 60)
 
 
 class Wild(Strategy):
@@ -50,7 +51,7 @@ class Wild(Strategy):
         if self.dice.random() < 0.4:
             weight = self.dice.choice((0.3, -0.3, 0.0, 0.15))
             limit = kline.close * (1 - 0.001 * weight / 0.3) if weight and self.dice.random() < 0.5 else None
-            stop = -0.001 if weight > 0 else 0.001
+            stop = self.dice.choice((0.001, 0.03)) * (-1 if weight > 0 else 1)
             self.target(kline.symbol, weight=weight, limit=limit, stop=stop, take_profit=-2 * stop)
 
     def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
@@ -67,15 +68,23 @@ class Holder(Strategy):
 SCARCE = {"liquidity": "participation", "max_participation": 0.02, "slippage": "square_root", "limit_fill": "touch"}
 
 
-def a_config(paper: dict[str, Any] | None = None, **risk: Any) -> Config:
-    return config(market={"symbols": list(SYMBOLS)}, risk=risk, paper={"latency": 250} | (paper or {}))
+def a_config(paper: dict[str, Any] | None = None, risk: dict[str, Any] | None = None) -> Config:
+    return config(market={"symbols": list(SYMBOLS)}, risk=risk or {}, paper={"latency": 250} | (paper or {}))
+
+
+class Timed(ListSink):
+    """Knows when each decision was taken: at the arrival of which event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled_at: list[int] = []
 
 
 def live(
     settings: Config, events: Sequence[Event], every: int, seed: int = 0, strategy: Strategy | None = None
-) -> tuple[list[Event], list[Decision], Engine]:
-    """What is journalled and decided; each event is handled before the next arrives."""
-    sink = ListSink()
+) -> tuple[list[Event], list[Decision], list[int]]:
+    """What is journalled, what is decided, and when; each event is handled before the next arrives."""
+    sink = Timed()
     engine = Engine(settings, strategy or Wild(Wild.Params(seed=seed)), sink, run_id="run", equity_block=1)
     gate = OpenBars(engine, every)
     journal: list[Event] = []
@@ -83,9 +92,11 @@ def live(
         passed = gate.on_bar(event) if isinstance(event, Kline) else (*gate.catch_up(), event)
         for one in passed:
             journal.append(one)
+            before = len(sink.decisions)
             engine.handle(one)
+            sink.handled_at += [event.available_at] * (len(sink.decisions) - before)
     assert len(journal) + gate.left_out + len(gate._back) == len(events)
-    return journal, sink.decisions, engine
+    return journal, sink.decisions, sink.handled_at
 
 
 def with_scores(dice: random.Random, bars: Iterator[Kline]) -> list[Event]:
@@ -130,14 +141,22 @@ def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
         events = list(seconds(dice, 40, step=0.002))
         moves = []
         for every in (0, 3_600_000):  # the sample alone would see next to nothing
-            _, decided, _ = live(a_config(**{limit: 0.01}), events, every, strategy=Holder())
-            risk = (one.ts for one in decided if isinstance(one, RiskEvent) and one.state is not RiskState.ACTIVE)
-            moves.append(next(risk, None))
+            _, decided, when = live(a_config(risk={limit: 0.01}), events, every, strategy=Holder())
+            halts = (
+                (one.ts, at)
+                for one, at in zip(decided, when, strict=True)
+                if isinstance(one, RiskEvent) and one.state is not RiskState.ACTIVE
+            )
+            moves.append(next(halts, None))
+        (everything, sampled) = moves
         if limit == "max_daily_loss":  # from the day's first look, which both have
-            assert moves[0] == moves[1]
-        elif moves[0] is not None:  # from the peak, of which the sample sees no more than the closes
-            assert moves[1] is None or moves[1] >= moves[0]
-        bitten += moves[1] is not None
+            assert (everything is None) is (sampled is None)
+            if everything and sampled:
+                assert sampled[0] == everything[0]
+                assert sampled[1] <= everything[1] + 1_000  # at the next state, not at the next sample
+        elif everything and sampled:  # from the peak, of which the sample sees no more than the closes
+            assert sampled >= everything
+        bitten += sampled is not None
     assert bitten > 3
 
 

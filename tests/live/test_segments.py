@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from agent.clock import WallClock
 from agent.errors import StoreError
 from agent.live.core import Core
 from agent.live.daemon import Daemon
+from agent.live.doctor import examine
 from agent.rollover import check_segment, roll_over_all
 from agent.sandbox import Sandbox
 from agent.store.archive import candidates
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode, find_segments, read_journal
 from agent.store.queries import find_run, read_decisions
-from agent.store.segments import boundaries
-from agent.store.snapshots import list_snapshots
+from agent.store.runs import Run
+from agent.store.segments import boundaries, roll_over
+from agent.store.snapshots import SnapshotInfo, list_snapshots
 from agent.verify import verify
 from tests.live.test_snapshots import a_run, live
 from tests.live.world import assert_sound, handled, living, load_words, options, settings, until
@@ -138,6 +142,21 @@ async def test_an_archive_that_changes_between_two_calls_is_not_trusted(store: D
     assert rows(store)
 
 
+async def test_the_file_is_held_against_the_store_row_by_row(store: Database, story: Story, tmp_path: Path) -> None:
+    def refuse(run: Run, end: SnapshotInfo) -> None:
+        raise StoreError("not yet")
+
+    await lived(store, story)
+    run, before = find_run(store), rows(store)
+    with pytest.raises(StoreError, match="not yet"):
+        roll_over(store, run, tmp_path / "archive", WallClock(), refuse)
+    with store.write() as connection:
+        connection.execute(text(CHANGES["an input"]))
+    with pytest.raises(StoreError, match="does not hold event 12 of run run-1 as the store does"):
+        roll_over(store, run, tmp_path / "archive", WallClock(), lambda run, end: None)
+    assert rows(store) == before
+
+
 @pytest.mark.parametrize("at", range(1, 9))
 async def test_a_process_that_dies_in_between_leaves_it_to_the_next(
     store: Database, story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
@@ -190,9 +209,8 @@ async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) 
                 async with living(daemon):
                     run = daemon.core.run.id
                     moved = len(find_segments(database, run))
-                    await until(lambda run=run, moved=moved: len(pruned(database, run)) > moved)
-                    begun = handled(daemon)
-                    await until(lambda daemon=daemon, begun=begun: handled(daemon) >= begun + 10)
+                    await until(partial(has_moved, database, run, moved))
+                    await until(partial(has_handled, daemon, handled(daemon) + 10))
                     assert not daemon.status().snapshots.problem
             assert_sound(database, run, config)
             assert rows(database) < len(list(read_journal(database, run)))
@@ -200,3 +218,25 @@ async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) 
 
 def pruned(database: Database, run: str) -> list[Any]:
     return [one for one in find_segments(database, run) if one.pruned_at]
+
+
+def has_moved(database: Database, run: str, before: int) -> bool:
+    return len(pruned(database, run)) > before
+
+
+def has_handled(daemon: Daemon, count: int) -> bool:
+    return handled(daemon) >= count
+
+
+async def test_doctor_names_an_archive_that_is_gone(store: Database, story: Story, tmp_path: Path) -> None:
+    await lived(store, story)
+    moved = roll_over_all(store, tmp_path / "archive")["run-1"]
+    section = story.config.store.model_copy(update={"url": f"sqlite:///{store.file}"})
+    config = story.config.model_copy(update={"store": section})
+    found = {check.name: check for check in await examine(config)}
+    assert found["store"].ok
+    assert "the last snapshot covers" in found["store"].found
+    Path(moved[0].path).unlink()
+    found = {check.name: check for check in await examine(config)}
+    assert not found["store"].ok
+    assert moved[0].path in found["store"].found

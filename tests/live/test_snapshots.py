@@ -13,7 +13,7 @@ from sqlalchemy import text
 from agent.config import Config
 from agent.dashboard.picture import NOTHING, Picture
 from agent.dashboard.views import head_of
-from agent.events import Kline, News
+from agent.events import Event, Kline, News
 from agent.live.core import Core
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
@@ -61,7 +61,12 @@ def heard(core: Core) -> list[int]:
     """A list that fills with the numbers of the events that the core handles."""
     numbers: list[int] = []
     handle = core._handle
-    core._handle = lambda seq, event: (numbers.append(seq), handle(seq, event))[1]  # type: ignore[method-assign]
+
+    def noted(seq: int, event: Event) -> None:
+        numbers.append(seq)
+        handle(seq, event)
+
+    core._handle = noted  # type: ignore[method-assign]
     return numbers
 
 
@@ -135,6 +140,7 @@ async def test_snapshots_are_taken_as_time_goes_by_and_three_are_kept(store: Dat
 DECISIONS = ("orders", "order_updates", "fills", "risk_events", "signals", "cancels", "amends", "funding")
 DAMAGES = {
     "a flipped byte": "UPDATE snapshots SET payload = substr(payload, 1, 99) || x'00' || substr(payload, 101)",
+    "another time": "UPDATE snapshots SET created_at = 1",
     "another state": "UPDATE snapshots SET state = '00'",
     "an older program": "UPDATE snapshots SET fingerprint = 'older'",
     "a lost tail of the journal": "DELETE FROM journal WHERE seq > 390",
@@ -204,7 +210,7 @@ class Secretive(Strategy):
     """Its state is no plain data."""
 
     def on_start(self, market: Market) -> None:
-        self.stream = (value for value in ())
+        self.stream = iter(range(3))
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         self.target(kline.symbol, weight=0.2 if kline.start // kline.interval % 3 else 0.0)
@@ -218,7 +224,7 @@ async def test_without_a_state_that_can_be_saved_the_whole_journal_is_folded_and
         await live(core, story, 0, HALF)
         core.end(complete=False)
         assert core.snapshots.status.problem == (
-            "a restart folds the whole journal: strategy attribute stream is an object of builtins.generator"
+            "a restart folds the whole journal: strategy attribute stream is an object of builtins.range_iterator"
         )
     assert not list_snapshots(store, "run-1")
     with Core(story.config, store, find_run(store), resume=True) as core:
