@@ -143,7 +143,9 @@ class VenueBooks(Invariants):
 
     def _check_fill(self, fill: Fill) -> None:
         if fill.kind is FillKind.TRANSFER:
-            hold(self._foreign == "adopt" and not self._opened, f"a position is taken over: {fill}")
+            begins = self._foreign == "adopt" and not self._opened
+            # With an older record what strangers had done is lost, too: a person who resumes accepts the account as it is
+            hold(begins or self._restored, f"a position is taken over: {fill}")
             self.fills.remove(fill.id)  # it is no execution
             return
         truth = self._execution(fill.id)

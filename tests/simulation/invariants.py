@@ -223,7 +223,8 @@ class Invariants:
     def after(self, event: Event) -> None:
         """The event was handled."""
         engine = self.engine
-        if self.live and isinstance(event, Command) and event.action == "heartbeat" and engine.risk.stale == self._stale:
+        idle = engine.risk.stale == self._stale and not engine.flattener.pursuits
+        if self.live and isinstance(event, Command) and event.action == "heartbeat" and idle:
             now = self._market.loop.time()
             self._idle.append(now)
             while self._idle[0] < now - 30:

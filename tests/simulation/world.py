@@ -87,7 +87,7 @@ class World:
             if not refuses or self.dice.random() < 0.3:
                 self.venue.invite_strangers(MINUTES * 60.0, trade=not refuses)
         self.archivist = random.Random(f"backups of {seed}")
-        self.backup = folder / "backup.db"
+        self.backup = folder / "older.db"
         self.backed_up = self.restored = False
         self.seed = seed
         self.folder = folder
