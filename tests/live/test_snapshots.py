@@ -21,6 +21,7 @@ from agent.store.queries import find_run
 from agent.store.runs import Run, RunKind
 from agent.store.snapshots import list_snapshots
 from agent.verify import verify
+from strategies import source_of
 from strategies.base import Market, Strategy
 from tests.stories import Story
 
@@ -43,7 +44,8 @@ def a_story(tmp_path: Path, seed: int = 4, **strategy: Any) -> Story:
 
 def a_run(config: Config) -> Run:
     params = dict(config.strategy.params)
-    return Run("run-1", RunKind.LIVE, 0, config.strategy.name, params=params, config=config.recorded())
+    versions = source_of(config.strategy.name)
+    return Run("run-1", RunKind.LIVE, 0, config.strategy.name, params=params, config=config.recorded(), versions=versions)
 
 
 async def live(core: Core, story: Story, start: int, end: int) -> None:
@@ -155,6 +157,7 @@ async def test_a_snapshot_that_cannot_be_used_costs_time_alone(store: Database, 
     with store.write() as connection:
         connection.execute(text(DAMAGES[damage]))
         if "tail" in damage:
+            connection.execute(text("DELETE FROM journal_digests WHERE seq > 390"))
             for table in DECISIONS:
                 connection.execute(text(f"DELETE FROM {table} WHERE event_seq > 390"))
     core = Core(story.config, store, find_run(store), resume=True)

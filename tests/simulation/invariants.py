@@ -223,8 +223,8 @@ class Invariants:
     def after(self, event: Event) -> None:
         """The event was handled."""
         engine = self.engine
-        idle = engine.risk.stale == self._stale and not engine.flattener.pursuits
-        if self.live and isinstance(event, Command) and event.action == "heartbeat" and idle:
+        beats = self.live and isinstance(event, Command) and event.action == "heartbeat"
+        if beats and engine.risk.stale == self._stale and not engine.flattener.pursuits:
             now = self._market.loop.time()
             self._idle.append(now)
             while self._idle[0] < now - 30:
