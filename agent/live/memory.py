@@ -29,7 +29,7 @@ class Memory:
             tuple[str, int], float
         ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
         self.closed_at = 0  # the latest close of a bar or stamp of funding
-        self.headlines: OrderedDict[str, str | None] = OrderedDict()  # ids, and what each says; None of earlier versions' snapshots
+        self.headlines: OrderedDict[str, str | None] = OrderedDict()  # id -> `words_of`; None in snapshots of earlier versions
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
 

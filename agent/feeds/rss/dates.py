@@ -141,7 +141,8 @@ _FORMS: Final = tuple(
 )
 _COMMENT: Final = re.compile(r"\([^()]*\)")
 _NUMERIC: Final = re.compile(
-    r"(?:(?:etc/)?(?:gmt|utc|ut|z)\s*)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?(?:\s+[a-z]{1,5})?", re.IGNORECASE
+    r"(?:(?:etc/)?(?:gmt|utc|ut|z)\s*)?(?P<sign>[+-])(?P<hours>\d{1,2})(?::?(?P<minutes>\d{2}))?(?:\s+[a-z]{1,5})?",
+    re.IGNORECASE,
 )
 _PLACE: Final = re.compile(r"[A-Za-z]{2,20}(?:/[A-Za-z0-9_+-]{1,30}){1,2}")
 _SECONDS: Final = re.compile(r"\d{10}")
@@ -197,12 +198,12 @@ def _moment(parts: dict[str, str | None]) -> Moment | None:
         zone = "utc"  # as HTTP defines asctime's form; and a date without a time begins in UTC
     at = _in_utc(local, zone)
     if at is None:
-        return Moment(None, _milliseconds(local.replace(tzinfo=UTC) + _MOST_WEST))
+        return Moment(None, _milliseconds(local + _MOST_WEST))
     return Moment(_milliseconds(at))
 
 
 def _local(parts: dict[str, str | None]) -> datetime | None:
-    """Date and time as written, without a zone."""
+    """Date and time as written, as if in UTC."""
     month = _number(parts, "month", 1)
     if (name := parts.get("name")) is not None:
         known = _month(name)
@@ -221,7 +222,7 @@ def _local(parts: dict[str, str | None]) -> datetime | None:
         raise ValueError("an hour after noon with AM")
     if minute > 59 or second > 60 or hour > 24 or (hour == 24 and (minute or second)):
         raise ValueError("no such time")
-    day = datetime(year, month, _number(parts, "day", 1))
+    day = datetime(year, month, _number(parts, "day", 1), tzinfo=UTC)
     ordinal = _number(parts, "ordinal", 1)
     if not 1 <= ordinal <= 366:
         raise ValueError("no such day of a year")
@@ -247,10 +248,10 @@ def _in_utc(local: datetime, zone: str) -> datetime | None:
         if hours > 14 or minutes > 59:
             return None
         minutes += 60 * hours
-        return local.replace(tzinfo=UTC) - timedelta(minutes=-minutes if numeric["sign"] == "-" else minutes)
+        return local - timedelta(minutes=-minutes if numeric["sign"] == "-" else minutes)
     name = zone.lower().rstrip(".")
     if name in _OFFSETS:
-        return local.replace(tzinfo=UTC) - timedelta(minutes=_OFFSETS[name])
+        return local - timedelta(minutes=_OFFSETS[name])
     place = _DAYLIGHT.get(name, zone)
     if not _PLACE.fullmatch(place):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -37,8 +38,8 @@ def newest_first(entries: Sequence[Entry], limit: int, until: int) -> list[Entry
     """
     dates = [entry.published if entry.published is not None and entry.published <= until else None for entry in entries]
     known = [date for date in dates if date is not None]
-    rising = sum(one < other for one, other in zip(known, known[1:], strict=False))
-    falling = sum(one > other for one, other in zip(known, known[1:], strict=False))
+    rising = sum(one < other for one, other in pairwise(known))
+    falling = sum(one > other for one, other in pairwise(known))
     ordered = list(entries)
     if rising > falling:
         ordered.reverse()

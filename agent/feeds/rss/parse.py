@@ -11,12 +11,13 @@ from xml.sax import SAXException, SAXParseException
 
 import feedparser
 import feedparser.api
+import feedparser.encodings
 
 from agent.errors import DataError
 from agent.feeds.rss.dates import MAX_LENGTH, Moment, read_date
 from agent.feeds.rss.document import Document, Entry
 from agent.feeds.rss.jsonfeed import is_json, read_json_feed
-from agent.feeds.rss.references import mend, mend_text
+from agent.feeds.rss.references import mend, mend_text, mend_utf8
 from agent.feeds.text import one_line, plain, title_key
 
 MAX_TITLE: Final = 500
@@ -88,7 +89,8 @@ _to_utf8 = feedparser.api.convert_to_utf8
 
 def _to_mended_utf8(headers: Any, data: bytes, result: Any) -> bytes:
     """As feedparser's `convert_to_utf8`, whatever the encoding was; then the references are mended."""
-    return mend(_to_utf8(headers, data, result))
+    _, charset = feedparser.encodings.parse_content_type(headers.get("content-type") or "")
+    return mend(_to_utf8(headers, mend_utf8(data, charset), result))
 
 
 # `feedparser.parse` makes its parsers from these names of its module, and decodes with this one
@@ -116,7 +118,9 @@ def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
     except _STUMBLES as error:
         raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {one_line(str(error), 100)}") from error
     if not feed.get("version") and not feed.entries:
-        raise DataError("neither RSS nor Atom nor JSON Feed", hint=f"{len(body)} bytes")  # nothing of a page that is no feed is kept
+        raise DataError(
+            "neither RSS nor Atom nor JSON Feed", hint=f"{len(body)} bytes"
+        )  # nothing of a page that is no feed is kept
     if b"\0" in body and not str(feed.get("encoding", "")).lower().startswith(("utf-16", "utf-32")):
         # An entry whose id was hit would be news once more.
         raise DataError("the feed is damaged", hint="no text has NUL bytes")
@@ -190,6 +194,8 @@ def _is_web(link: str) -> bool:
 
 def _dates(raw: Any) -> Iterator[tuple[str, Moment]]:
     """When it was published, as the feed states it and as it is read; the first date that can be read, else the first one."""
-    stated = [(text, read_date(plain(text, MAX_LENGTH + 1))) for name in _DATES if (text := _text(raw, name) if name in raw else "")]
+    stated = [
+        (text, read_date(plain(text, MAX_LENGTH + 1))) for name in _DATES if (text := _text(raw, name) if name in raw else "")
+    ]
     stated.sort(key=lambda date: date[1].at is None)
     yield from stated

@@ -64,7 +64,9 @@ def test_fields(changed: dict[str, Any], field: str, value: object) -> None:
 
 
 def test_ids_are_texts_or_numbers_and_tell_items_apart() -> None:
-    keys = [entry.key for entry in parse(feed({"id": "1", "title": "A"}, {"id": 1, "title": "A"}, {"id": 2, "title": "A"})).entries]
+    keys = [
+        entry.key for entry in parse(feed({"id": "1", "title": "A"}, {"id": 1, "title": "A"}, {"id": 2, "title": "A"})).entries
+    ]
     assert keys[0] == keys[1] != keys[2]
 
 

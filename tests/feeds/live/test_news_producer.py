@@ -105,7 +105,12 @@ async def test_what_may_be_traded_on_and_whose_date_is_believed(
 @pytest.mark.parametrize(
     ("written", "ts", "actionable", "trusted"),
     [
-        ("Sat, 26 Sep 2026 09:59:00 CEST", T0 - MINUTE_MS, True, True),  # T0 is 08:00 in UTC, 10:00 in Berlin, 05:00 in Brasilia
+        (
+            "Sat, 26 Sep 2026 09:59:00 CEST",
+            T0 - MINUTE_MS,
+            True,
+            True,
+        ),  # T0 is 08:00 in UTC, 10:00 in Berlin, 05:00 in Brasilia
         ("Sat, 26 Sep 2026 04:59:00 BRT", T0 - MINUTE_MS, True, True),
         ("Sat, 26 Sep 2026 07:59:00 CEST", T0 - 121 * MINUTE_MS, False, True),  # older than max_age
         ("Sat, 26 Sep 2026 7:59:00 AM GMT", T0 - MINUTE_MS, True, True),

@@ -73,6 +73,33 @@ def test_in_every_encoding(encoding: str, name: str) -> None:
     assert titles(feed(f"{name} S&P & R&D &#xD800;", encoding=encoding)) == [f"{name} S&P & R&D", "Ether falls"]
 
 
+@pytest.mark.parametrize(
+    "declaration", ["<?xml version='1.0' encoding='UTF-8'?>", "<?xml version='1.0'?>", "", "\ufeff<?xml version='1.0'?>"]
+)
+@pytest.mark.parametrize("content_type", ["", "application/rss+xml", "text/xml", "application/xml; charset=UTF-8"])
+@pytest.mark.parametrize(
+    ("byte", "read"),
+    [
+        (b"\xff", "Coin \ufffd up"),
+        (b"\xe2\x80", "Coin \ufffd up"),
+        (b"\xed\xa0\xbd\xed\xba\x80", f"Coin {ROCKET} up"),  # 0xD83D and 0xDE80, each as if it were a character
+        (b"\xed\xa0\xbd", "Coin up"),
+    ],
+)
+def test_a_byte_that_is_no_utf8_changes_no_other_entry(declaration: str, content_type: str, byte: bytes, read: str) -> None:
+    body = declaration.encode() + (
+        b"<rss version='2.0'><channel><item><title>Coin " + byte + b" up</title></item><item><title>"
+        b"Caf\xc3\xa9 \xe2\x80\x94 d\xe2\x80\x99or</title></item></channel></rss>"
+    )
+    assert [entry.title for entry in parse(body, content_type=content_type).entries] == [read, "Caf\u00e9 \u2014 d\u2019or"]
+
+
+@pytest.mark.parametrize("declared", ["utf-8", "iso-8859-1", "windows-1252"])
+def test_a_document_that_is_no_utf8_at_all_is_read_as_before(declared: str) -> None:
+    body = f"<?xml version='1.0' encoding='{declared}'?><rss version='2.0'><channel><item><title>Caf\u00e9 d\u00e9j\u00e0 vu</title>"
+    assert titles((body + "</item></channel></rss>").encode("windows-1252")) == ["Caf\u00e9 d\u00e9j\u00e0 vu"]
+
+
 def test_entities_of_the_document_itself_stay() -> None:
     assert titles(feed("&x; & S&P", doctype="<!DOCTYPE r [<!ENTITY x 'Coin'>]>")) == ["Coin & S&P", "Ether falls"]
 
@@ -97,7 +124,13 @@ def test_mending_twice_is_mending_once(text: str) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.sampled_from(["&", "&amp;", "&#55357;", "&#56960;", "&#xD800;", "&#x110000;", "&#0;", "S&P", " ", "x", "&eacute;", "&#8217;"])))
+@given(
+    st.lists(
+        st.sampled_from(
+            ["&", "&amp;", "&#55357;", "&#56960;", "&#xD800;", "&#x110000;", "&#0;", "S&P", " ", "x", "&eacute;", "&#8217;"]
+        )
+    )
+)
 def test_what_a_title_holds_changes_no_other_entry(pieces: list[str]) -> None:
     entries = parse(feed("x" + "".join(pieces))).entries
     plain = parse(feed("x")).entries

@@ -17,7 +17,9 @@ LIMIT = len(FEED)
 HALVES = gzip.compress(FEED[:777]) + gzip.compress(FEED[777:])
 
 
-@pytest.mark.parametrize("name", ["none", "", "identity", "utf-8", "UTF-8", "aws-chunked", "binary", "8bit", "iso-8859-1", "null", "none, identity"])
+@pytest.mark.parametrize(
+    "name", ["none", "", "identity", "utf-8", "UTF-8", "aws-chunked", "binary", "8bit", "iso-8859-1", "null", "none, identity"]
+)
 def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
     assert unpack(FEED, name, LIMIT) == FEED
     assert unpack(gzip.compress(FEED), name, LIMIT) == FEED, "recognised by its first bytes"
