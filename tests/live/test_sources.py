@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from agent.events import Event, News
+from agent.live.daemon import Daemon
 from agent.live.memory import Memory
 from agent.live.sampling import OpenBars
 from agent.live.sources import Gate
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from tests.feeds.live.feeds import FeedServer, item, rss
+from tests.live.world import SENTIMENT, journal, living, load_words, of, settings, until
 
 AT = 1_790_424_000_000
 
@@ -92,3 +100,34 @@ async def test_a_snapshot_of_an_earlier_version_knows_ids_alone() -> None:
     memory = Memory()
     cast("Any", memory).headlines["id-a"] = None
     assert await passed(memory, A, news("id-a", OTHER)) == []
+
+
+async def test_each_headline_is_journalled_once_in_two_lives_of_a_run(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    """One feed whose only id is the site's address, and one that changes the id of its entry at each poll."""
+    feeds = FeedServer()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", feeds.handle)
+    site = {"guid": "https://news.test/", "link": "https://news.test/"}
+
+    def numbered(*numbers: int) -> list[bytes]:
+        return [rss(item(0, title=f"News {number}", **site)) for number in numbers]
+
+    def renamed(*ids: int) -> list[bytes]:
+        return [rss(item(0, title="Bank fails", guid=f"u#{id}")) for id in ids]
+
+    async with TestServer(application) as server:
+        feeds.url = str(server.make_url("")).rstrip("/")
+        paths = ("/numbered", "/renamed")
+        news = {"feeds": [{"url": feeds.url + path, "name": path, "interval": "20ms"} for path in paths]}
+        config = settings(sandbox.rest_url, tmp_path, news=news, strategy=SENTIMENT)
+        for life, numbers in enumerate(((0, 1), (1, 2, 3))):
+            feeds.at("/numbered", *numbered(*numbers))
+            feeds.at("/renamed", *renamed(*(3 * life + poll for poll in range(3))))
+            before = {path: feeds.asked(path) for path in paths}
+            async with living(Daemon(config, database, load_model=load_words, clock=sandbox.clock)):
+                await until(lambda: all(feeds.asked(path) >= before[path] + 5 for path in paths))  # noqa: B023
+    headlines = cast("list[News]", of(News, journal(database)))
+    assert sorted(headline.title for headline in headlines) == ["Bank fails", "News 0", "News 1", "News 2", "News 3"]
+    assert len({headline.id for headline in headlines}) == 5

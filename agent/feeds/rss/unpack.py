@@ -8,7 +8,7 @@ from typing import Final
 from agent.errors import DataError
 
 _GZIP: Final = ("gzip", "x-gzip")
-_UNSUPPORTED: Final = frozenset(
+_UNSUPPORTED: Final = frozenset(  # compressions, in which no feed can be read here
     ("br", "zstd", "compress", "x-compress", "dcb", "dcz", "sdch", "exi", "xz", "lzma", "bzip2", "x-bzip2", "pack200-gzip")
 )
 _GZIP_MAGIC: Final = b"\x1f\x8b\x08"
