@@ -109,10 +109,10 @@ async def test_each_headline_is_journalled_once_in_two_lives_of_a_run(
     feeds = FeedServer()
     application = web.Application()
     application.router.add_get("/{path:.*}", feeds.handle)
-    site = {"guid": "https://news.test/", "link": "https://news.test/"}
+    site = "https://news.test/"
 
     def numbered(*numbers: int) -> list[bytes]:
-        return [rss(item(0, title=f"News {number}", **site)) for number in numbers]
+        return [rss(item(0, title=f"News {number}", guid=site, link=site)) for number in numbers]
 
     def renamed(*ids: int) -> list[bytes]:
         return [rss(item(0, title="Bank fails", guid=f"u#{id}")) for id in ids]
