@@ -81,7 +81,7 @@ class BybitConfig(Section):
 
 
 class FeedConfig(Section):
-    """One RSS or Atom feed."""
+    """One RSS, Atom or JSON feed."""
 
     url: Annotated[str, AfterValidator(_web_url)]
     name: str = ""  # the host where it is left out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import html
 import re
+import unicodedata
 from typing import Final
 
 MAX_TITLE: Final = 1_000  # characters
@@ -16,6 +17,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
 )
 _SPACE = re.compile(r"\s+")
+_PLAIN_MARKS: Final = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2012\u2013\u2014", "''\"\"-----", ";")
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\u2066-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
@@ -35,6 +37,12 @@ def plain(text: str | None, limit: int = MAX_TITLE) -> str:
     if "<" in text:
         text = _MARKUP.sub(" ", text)
     return _SPACE.sub(" ", _INVISIBLE.sub("", text)).strip()[:limit].rstrip()
+
+
+def title_key(title: str) -> str:
+    """What two titles that differ by trifles alone share: case, spacing, semicolons, forms of quotes and dashes, full stops at the end."""
+    text = unicodedata.normalize("NFKC", title).casefold().translate(_PLAIN_MARKS)
+    return _SPACE.sub(" ", text).strip(" .!") or title
 
 
 def one_line(text: str, limit: int) -> str:

@@ -6,9 +6,16 @@ from collections import OrderedDict
 from typing import Final
 
 from agent.events import Command, Event, Funding, Gap, Kline, News, Sentiment
+from agent.feeds.text import news_id, title_key
 
 HEADLINES: Final = 20_000
 """Headlines remembered at most."""
+
+
+def words_of(news: News) -> str:
+    """Hashes of a headline's title, and of its feed, address and title: 32 hexadecimal digits each."""
+    title = title_key(news.title)
+    return news_id("", "", title, 0) + news_id("", news.feed, f"{news.url}\x1f{title}", 0)
 
 
 class Memory:
@@ -22,7 +29,7 @@ class Memory:
             tuple[str, int], float
         ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
         self.closed_at = 0  # the latest close of a bar or stamp of funding
-        self.headlines: OrderedDict[str, None] = OrderedDict()  # ids
+        self.headlines: OrderedDict[str, str | None] = OrderedDict()  # id -> `words_of`; None in snapshots of earlier versions
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
 
@@ -41,11 +48,12 @@ class Memory:
             case Gap():
                 self.bars[event.symbol, event.interval] = event.end - event.interval
             case News():
-                self.headlines[event.id] = None
+                self.headlines[event.id] = words_of(event)
                 self.unscored[event.id] = event
-                for remembered in (self.headlines, self.unscored):
-                    if len(remembered) > HEADLINES:
-                        remembered.popitem(last=False)
+                if len(self.headlines) > HEADLINES:
+                    self.headlines.popitem(last=False)
+                if len(self.unscored) > HEADLINES:
+                    self.unscored.popitem(last=False)
             case Sentiment():
                 self.unscored.pop(event.news_id, None)
             case Command(action="model-in-use"):

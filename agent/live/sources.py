@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 
+from msgspec.structs import replace
+
 from agent.clock import Clock
 from agent.config import Config
 from agent.errors import ConfigError
@@ -13,8 +15,9 @@ from agent.features import WARM_UP_BARS
 from agent.feeds.bybit.producer import KlineProducer
 from agent.feeds.producer import Emit, Producer, deliver
 from agent.feeds.rss.producer import NewsProducer
+from agent.feeds.text import news_id, title_key
 from agent.fusion import wants_headlines
-from agent.live.memory import Memory
+from agent.live.memory import Memory, words_of
 from agent.live.orders import check_venue
 from agent.live.sampling import OpenBars
 from agent.outlook import Predictor
@@ -65,6 +68,7 @@ class Gate:
         self._memory = memory
         self._emit = emit
         self._writable = writable
+        self._before = {words[32:] for words in memory.headlines.values() if words}
 
     async def __call__(self, event: Event) -> None:
         """Pass on, or drop."""
@@ -74,9 +78,27 @@ class Gate:
             return
         if isinstance(event, News):
             await self._writable.wait()  # a queue that nobody empties would drop them
-            if event.id in self._memory.headlines:
+            headline = self._new(event)
+            if headline is None:
                 return
+            event = headline
         if isinstance(event, News | Sentiment):
             for bar in self._open_bars.catch_up():
                 await deliver(self._emit, bar)
         await deliver(self._emit, event)
+
+    def _new(self, news: News) -> News | None:
+        """The headline, under an id of its own if the run has another title under its id; None if the run has it.
+
+        After a restart feeds know nothing of what they gave out: an id that entries share, or that a feed changes, tells nothing, and
+        then the same feed, address and title are the same headline.
+        """
+        words = words_of(news)
+        known = self._memory.headlines.get(news.id, "")
+        untitled = news.summary.startswith(news.title)  # then the id alone counts, for a summary changes
+        if known is None or known[:32] == words[:32] or (known and untitled) or words[32:] in self._before:
+            return None
+        if not known:
+            return news
+        own = replace(news, id=news_id("", news.id, title_key(news.title), 0))
+        return None if own.id in self._memory.headlines else own

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 
 class Entry(NamedTuple):
     """One item of a feed; texts are plain and bounded."""
 
-    key: str  # what makes it itself within its feed: a hash of its id, else of its link, else of title and link
+    key: str  # a hash of its id, else of its link, else of title and link; an id or link that others of the document share doesn't count
     title: str
     summary: str
     url: str  # "" if it is no http(s) address
     published_raw: str
     published: int | None  # UTC ms; None if the feed states no date that can be read
     publisher: str  # the original source, if the feed is an aggregation
+    names: tuple[str, ...] = ()  # hashes of its id and of its link, each with its title: an entry that shares one is the same
+    latest: int | None = None  # UTC ms; of a date that leaves its zone open, the latest moment that it can mean
 
 
 class Document(NamedTuple):
@@ -24,3 +28,27 @@ class Document(NamedTuple):
     entries: list[Entry]
     empty: int  # entries without text, left out
     cut_off: bool = False  # it ends too early, so its last entry, which may lack anything, is left out
+
+
+def newest_first(entries: Sequence[Entry], limit: int, until: int) -> list[Entry]:
+    """At most `limit` entries, the newest by date, in the document's order, which is turned round if the document begins with the oldest.
+
+    An entry without a date, or with one after `until` (UTC ms), counts as its next newer neighbour does, else as the newest
+    one with a date. A document without dates begins with the newest.
+    """
+    dates = [entry.published if entry.published is not None and entry.published <= until else None for entry in entries]
+    known = [date for date in dates if date is not None]
+    rising = sum(one < other for one, other in pairwise(known))
+    falling = sum(one > other for one, other in pairwise(known))
+    ordered = list(entries)
+    if rising > falling:
+        ordered.reverse()
+        dates.reverse()
+    if len(ordered) <= limit or not known:
+        return ordered[:limit]
+    last = next(date for date in dates if date is not None)
+    ages: list[tuple[int, int]] = []
+    for place, date in enumerate(dates):
+        last = last if date is None else date
+        ages.append((-last, place))
+    return [ordered[place] for place in sorted(place for _, place in sorted(ages)[:limit])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -14,18 +13,18 @@ import aiohttp
 
 from agent.clock import Clock
 from agent.config_live import NewsConfig
-from agent.errors import VenueError
+from agent.errors import DataError, VenueError
 from agent.feeds.rss.access import FeedAccess
+from agent.feeds.rss.unpack import unpack
 from agent.feeds.text import one_line
 
 _ACCEPT: Final = (
-    "application/atom+xml, application/rss+xml, application/rdf+xml, application/xml;q=0.9, text/xml;q=0.8, */*;q=0.1"
+    "application/atom+xml, application/rss+xml, application/rdf+xml, application/xml;q=0.9, text/xml;q=0.8, "
+    "application/feed+json;q=0.7, application/json;q=0.6, */*;q=0.1"
 )
 _PERMANENT: Final = (HTTPStatus.MOVED_PERMANENTLY, HTTPStatus.PERMANENT_REDIRECT)
 _REDIRECTS: Final = (*_PERMANENT, HTTPStatus.FOUND, HTTPStatus.SEE_OTHER, HTTPStatus.TEMPORARY_REDIRECT)
 _LONGEST_REASON: Final = 100  # characters
-_GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
-_RAW_DEFLATE: Final = -zlib.MAX_WBITS
 
 
 class FetchError(VenueError):
@@ -131,26 +130,13 @@ def _http_date(value: str) -> float:
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, int]:
     """The body decompressed, and the bytes received; not a byte is unpacked beyond the limit."""
-    encoding = response.headers.get("Content-Encoding", "identity").lower()
-    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise FetchError(f"compressed as {encoding[:50]!r}, which was not asked for", status=response.status)
-    unpacker = None if encoding == "identity" else zlib.decompressobj(_GZIP_OR_ZLIB)
-    body = bytearray()
-    received = 0
+    packed = bytearray()
     async for chunk in response.content.iter_any():
-        received += len(chunk)
-        if unpacker is None:
-            body += chunk
-        else:
-            try:
-                body += unpacker.decompress(chunk, limit + 1 - len(body))
-            except zlib.error:
-                if encoding != "deflate" or body:
-                    raise FetchError("the compressed document is damaged", status=response.status) from None
-                unpacker = zlib.decompressobj(_RAW_DEFLATE)  # some servers leave out zlib's header
-                body += unpacker.decompress(chunk, limit + 1)
-        if max(len(body), received) > limit:
+        packed += chunk
+        if len(packed) > limit:
             raise FetchError(f"larger than {limit} bytes", status=response.status)
-    if unpacker is not None and not unpacker.eof:
-        raise FetchError("the compressed document is cut off", status=response.status)
-    return bytes(body), received
+    encoding = ",".join(response.headers.getall("Content-Encoding", []))
+    try:
+        return unpack(bytes(packed), encoding, limit), len(packed)
+    except DataError as error:
+        raise FetchError(error.message, status=response.status) from None

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import calendar
 import hashlib
 import io
-from collections.abc import Iterator
-from time import struct_time
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 from xml.sax import SAXException, SAXParseException
 
 import feedparser
 import feedparser.api
+import feedparser.encodings
 
 from agent.errors import DataError
+from agent.feeds.rss.dates import MAX_LENGTH, Moment, read_date
 from agent.feeds.rss.document import Document, Entry
-from agent.feeds.text import one_line, plain
+from agent.feeds.rss.jsonfeed import is_json, read_json_feed
+from agent.feeds.rss.references import mend, mend_text, mend_utf8
+from agent.feeds.text import one_line, plain, title_key
 
 MAX_TITLE: Final = 500
 MAX_SUMMARY: Final = 2_000
 _MAX_URL: Final = 2_000
 _MAX_RAW_DATE: Final = 100
+_DATES: Final = ("published", "updated", "created")
 _STUMBLES: Final = (
     ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, SAXException, TypeError, ValueError,
 )  # fmt: skip
@@ -81,17 +84,30 @@ class _TooMuch(Exception):
     """A document beyond the limits."""
 
 
-# `feedparser.parse` makes its parsers from these two names of its module
+_to_utf8 = feedparser.api.convert_to_utf8
+
+
+def _to_mended_utf8(headers: Any, data: bytes, result: Any) -> bytes:
+    """As feedparser's `convert_to_utf8`, whatever the encoding was; then the references are mended."""
+    _, charset = feedparser.encodings.parse_content_type(headers.get("content-type") or "")
+    return mend(_to_utf8(headers, mend_utf8(data, charset), result))
+
+
+# `feedparser.parse` makes its parsers from these names of its module, and decodes with this one
+feedparser.api.convert_to_utf8 = _to_mended_utf8
 feedparser.api.StrictFeedParser = type("BoundedStrictFeedParser", (_Bounded, feedparser.api.StrictFeedParser), {})
 feedparser.api.LooseFeedParser = type("BoundedLooseFeedParser", (_Bounded, feedparser.api.LooseFeedParser), {})
 
 
 def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
-    """Read RSS or Atom of any version, as broken as it may be.
+    """Read RSS or Atom of any version, as broken as it may be, or JSON Feed.
 
-    Raises DataError where it is no feed, or too damaged to read. feedparser's `bozo` is no help there: it is set for feeds that
+    Raises DataError if it is no feed, or too damaged to read. feedparser's `bozo` is no help there: it is set for feeds that
     are merely untidy, and not for HTML pages, which have no version.
     """
+    if is_json(body):
+        title, items = read_json_feed(body)
+        return _document(title, items, cut_off=False)
     # Without a type feedparser reads UTF-8 that doesn't say so as Latin-1.
     headers = {"content-location": url, "content-type": content_type or "application/xml"}
     # As a stream: feedparser would take bytes that happen to name a file for that file.
@@ -102,19 +118,24 @@ def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
     except _STUMBLES as error:
         raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {one_line(str(error), 100)}") from error
     if not feed.get("version") and not feed.entries:
-        raise DataError("neither RSS nor Atom", hint=f"{len(body)} bytes")  # nothing of a page that is no feed is kept
+        raise DataError(
+            "neither RSS nor Atom nor JSON Feed", hint=f"{len(body)} bytes"
+        )  # nothing of a page that is no feed is kept
     if b"\0" in body and not str(feed.get("encoding", "")).lower().startswith(("utf-16", "utf-32")):
         # An entry whose id was hit would be news once more.
         raise DataError("the feed is damaged", hint="no text has NUL bytes")
     flaw = feed.get("bozo_exception")
     cut_off = isinstance(flaw, SAXParseException) and flaw.getMessage() in _CUT_OFF
-    raws = feed.entries[:-1] if cut_off else feed.entries
+    return _document(_text(feed.feed, "title"), feed.entries[:-1] if cut_off else feed.entries, cut_off=cut_off)
+
+
+def _document(title: str, raws: Sequence[Any], *, cut_off: bool) -> Document:
     ambiguous = _ambiguous(raws)
     entries = [entry for raw in raws if (entry := _entry(raw, ambiguous)) is not None]
-    return Document(plain(_text(feed.feed, "title"), MAX_TITLE), entries, len(raws) - len(entries), cut_off)
+    return Document(_plain(title, MAX_TITLE), entries, len(raws) - len(entries), cut_off)
 
 
-def _ambiguous(raws: list[Any]) -> set[str]:
+def _ambiguous(raws: Sequence[Any]) -> set[str]:
     """Ids and links that stand for entries with different titles: some feeds give all of them the address of the site."""
     titles: dict[str, str] = {}
     return {
@@ -126,23 +147,36 @@ def _ambiguous(raws: list[Any]) -> set[str]:
 
 
 def _entry(raw: Any, ambiguous: set[str]) -> Entry | None:
-    summary = plain(_text(raw, "summary"), MAX_SUMMARY)
-    title = plain(_text(raw, "title"), MAX_TITLE) or summary[:MAX_TITLE]  # posts of social networks have no title
+    summary = _plain(_text(raw, "summary"), MAX_SUMMARY)
+    own = _plain(_text(raw, "title"), MAX_TITLE)
+    title = own or summary[:MAX_TITLE]  # posts of social networks have no title
     if not title:
         return None
     link = _text(raw, "link")
-    identity = next((name for name in (_text(raw, "id"), link) if name and name not in ambiguous), f"{title}\x1f{link}")
-    published_raw, published = next(_dates(raw), ("", None))
+    stated = [name for name in (_text(raw, "id"), link) if name]
+    identity = next((name for name in stated if name not in ambiguous), f"{title}\x1f{link}")
+    words = title_key(own if stated else title)  # a summary changes, as counts of comments do
+    published_raw, published = next(_dates(raw), ("", Moment(None)))
     source = raw.get("source")
     return Entry(
-        hashlib.blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest(),
+        _hash(identity),
         title,
         summary,
         one_line(link, _MAX_URL) if len(link) <= _MAX_URL and _is_web(link) else "",
         plain(published_raw, _MAX_RAW_DATE),
-        published,
-        plain(_text(source, "title"), MAX_TITLE) if isinstance(source, dict) else "",
+        published.at,
+        _plain(_text(source, "title"), MAX_TITLE) if isinstance(source, dict) else "",
+        tuple(dict.fromkeys(_hash(f"{name}\x1f{words}") for name in stated or [""])),
+        published.latest,
     )
+
+
+def _hash(identity: str) -> str:
+    return hashlib.blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def _plain(text: str, limit: int) -> str:
+    return plain(mend_text(text[: 4 * limit]), limit)
 
 
 def _text(raw: Any, name: str) -> str:
@@ -158,9 +192,10 @@ def _is_web(link: str) -> bool:
     return url.scheme in ("http", "https") and bool(url.hostname)
 
 
-def _dates(raw: Any) -> Iterator[tuple[str, int | None]]:
-    """When it was published, as the feed says it and in UTC ms; the first one that can be read, else the first one."""
-    stated = [(_text(raw, name), raw.get(f"{name}_parsed")) for name in ("published", "updated", "created") if name in raw]
-    stated.sort(key=lambda date: date[1] is None)
-    for text, moment in stated:
-        yield text, 1000 * calendar.timegm(moment) if isinstance(moment, struct_time) else None
+def _dates(raw: Any) -> Iterator[tuple[str, Moment]]:
+    """When it was published, as the feed states it and as it is read; the first date that can be read, else the first one."""
+    stated = [
+        (text, read_date(plain(text, MAX_LENGTH + 1))) for name in _DATES if (text := _text(raw, name) if name in raw else "")
+    ]
+    stated.sort(key=lambda date: date[1].at is None)
+    yield from stated

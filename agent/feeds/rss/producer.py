@@ -21,7 +21,7 @@ from agent.events import HOUR_MS, News
 from agent.feeds.backoff import delays
 from agent.feeds.producer import Emit, Health, deliver
 from agent.feeds.rss.access import FeedAccess
-from agent.feeds.rss.document import Document, Entry
+from agent.feeds.rss.document import Document, Entry, newest_first
 from agent.feeds.rss.fetch import Answer, FetchError, fetch
 from agent.feeds.rss.pool import ParseKilled, ParserPool
 from agent.feeds.rss.seen import FeedMemory, MemorySeenStore, SeenStore
@@ -43,7 +43,7 @@ class FeedHealth(Health):
     unchanged: int = 0  # answers without a new document
     news: int = 0  # entries given out
     empty: int = 0  # entries without a word
-    distrusted: int = 0  # dates missing, in the future or ancient
+    distrusted: int = 0  # dates missing, in no known zone, in the future or ancient
     over_limit: int = 0  # entries beyond `max_new_per_poll` or `max_new_per_hour`, which were not given out
     killed: int = 0  # documents whose parsing had to be ended
     next_poll_at: int = 0  # UTC ms
@@ -209,16 +209,21 @@ class _FeedReader:
     async def _give_out(self, document: Document, answer: Answer, emit: Emit) -> None:
         """Emit what is new, oldest first, and remember it. The validators come last: with them, a crash would lose entries."""
         memory = self._memory
-        listed = {entry.key: entry for entry in document.entries[: self._config.max_entries]}
-        new = memory.unseen(listed)
+        now = self._clock.now()
+        listed = newest_first(document.entries, self._config.max_entries, now + self._config.max_ahead)
+        new: list[Entry] = []
+        names: set[str] = set()
+        for entry in reversed(listed):  # of two that are the same, the older one is given out
+            if not memory.knows(entry) and names.isdisjoint(entry.names):
+                new.append(entry)
+            names.update(entry.names)
         self.health.duplicates += len(listed) - len(new)
         self.health.empty += document.empty
-        now = self._clock.now()
-        fresh = [(self._news(listed[key], document, now), key) for key in reversed(listed) if key in new]
+        fresh = [(self._news(entry, document, now), entry) for entry in new]
         fresh.sort(key=lambda pair: pair[0].ts)
-        for news, key in self._within_limits(fresh, now):
+        for news, entry in self._within_limits(fresh, now):
             await deliver(emit, news)
-            memory.remember(key)
+            memory.remember(entry)
             self.health.news += 1
             self.health.distrusted += not news.trusted_time
         memory.forget(max(self._config.max_seen, 2 * len(listed)))
@@ -228,7 +233,7 @@ class _FeedReader:
             memory.etag, memory.last_modified = validators
             await self._seen.save(self._feed.url, memory)
 
-    def _within_limits(self, fresh: list[tuple[News, str]], now: int) -> list[tuple[News, str]]:
+    def _within_limits(self, fresh: list[tuple[News, Entry]], now: int) -> list[tuple[News, Entry]]:
         """The newest that the limits allow; the others are counted, and never given out. A first document is bounded by itself."""
         if not self._memory.read:
             return fresh
@@ -240,8 +245,8 @@ class _FeedReader:
             self._given.append((now, allowed))
         left_out = fresh[: len(fresh) - allowed]
         if left_out:
-            for _, key in left_out:
-                self._memory.remember(key)
+            for _, entry in left_out:
+                self._memory.remember(entry)
             self.health.over_limit += len(left_out)
             limit = "max_new_per_hour" if hour < self._config.max_new_per_poll else "max_new_per_poll"
             reason = f"{self.health.over_limit:,} headlines over the limit were not read (news.{limit})"
@@ -254,13 +259,14 @@ class _FeedReader:
         published = entry.published
         if published is None or published > now + self._config.max_ahead:
             # It is new to a feed that we know, so it is fresh; of a backlog nobody knows how old it is.
-            ts, trusted, actionable = now, False, self._memory.read
+            stale = entry.latest is not None and now - entry.latest > max_age
+            ts, trusted, actionable = now, False, self._memory.read and not stale
         elif published < now - self._config.ancient_after:
             ts, trusted, actionable = now, False, False
         else:
             ts, trusted, actionable = min(published, now), True, now - published <= max_age
         return News(
-            hashlib.blake2b(f"{self._feed.url}\x1f{entry.key}".encode(), digest_size=16).hexdigest(),
+            hashlib.blake2b(f"{self._feed.url}\x1f{self._memory.key_of(entry)}".encode(), digest_size=16).hexdigest(),
             ts,
             now,
             self._known(entry.title),

@@ -189,3 +189,13 @@ async def test_a_server_that_never_finishes_is_left(feed_server: FeedServer, clo
         with pytest.raises(TimeoutError):
             await fetch(session, feed_server.at("/feed", stall), NewsConfig(), clock)
     released.set()
+
+
+@pytest.mark.parametrize("encoding", ["none", "", "utf-8", "aws-chunked", "binary", "identity", None])
+async def test_a_feed_is_read_whatever_its_content_encoding_calls_no_compression(
+    get: Any, feed_server: FeedServer, encoding: str | None
+) -> None:
+    headers = {} if encoding is None else {"Content-Encoding": encoding}
+    for path, body in (("/plain", FEED), ("/packed", gzip.compress(FEED[:99]) + gzip.compress(FEED[99:]))):
+        answer = await get(feed_server.at(path, web.Response(body=body, headers=headers)))
+        assert (answer.body, answer.received) == (FEED, len(body))

@@ -102,6 +102,42 @@ async def test_what_may_be_traded_on_and_whose_date_is_believed(
     assert producer.feeds[0].distrusted == (not trusted)
 
 
+@pytest.mark.parametrize(
+    ("written", "ts", "actionable", "trusted"),
+    [
+        (
+            "Sat, 26 Sep 2026 09:59:00 CEST",
+            T0 - MINUTE_MS,
+            True,
+            True,
+        ),  # T0 is 08:00 in UTC, 10:00 in Berlin, 05:00 in Brasilia
+        ("Sat, 26 Sep 2026 04:59:00 BRT", T0 - MINUTE_MS, True, True),
+        ("Sat, 26 Sep 2026 07:59:00 CEST", T0 - 121 * MINUTE_MS, False, True),  # older than max_age
+        ("Sat, 26 Sep 2026 7:59:00 AM GMT", T0 - MINUTE_MS, True, True),
+        ("Fri, 25 Sep 2026 8:01:00 PM GMT", T0 - 719 * MINUTE_MS, False, True),
+        ("Sat, 26 Sep 2026 07:59:00 XYZ", T0, True, False),  # it may be of this minute
+        ("2026-09-26T07:59:00", T0, True, False),
+        ("Fri, 25 Sep 2026 18:59:00 XYZ", T0, False, False),  # in the westernmost zone 06:59 in UTC: older than max_age
+    ],
+)
+async def test_dates_in_zones_of_the_world(
+    feed_server: FeedServer,
+    clock: ManualClock,
+    listener: Listener,
+    background: Run,
+    written: str,
+    ts: int,
+    actionable: bool,
+    trusted: bool,
+) -> None:
+    producer = NewsProducer(config_of(feed(feed_server.at("/feed", rss(), rss(item(7, pubDate=written))))), clock)
+    background(producer.run(listener))
+    await until(lambda: len(listener.news) == 1)
+    (news,) = listener.news
+    assert (news.ts, news.actionable, news.trusted_time, news.published_raw) == (ts, actionable, trusted, written)
+    assert producer.feeds[0].distrusted == (not trusted)
+
+
 async def test_a_document_that_has_not_changed_is_not_sent_again(
     feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
 ) -> None:

@@ -1,0 +1,133 @@
+"""A live run's headlines over restarts: which pass is decided by the run's journal, for feeds remember nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agent.events import Event, News
+from agent.live.daemon import Daemon
+from agent.live.memory import Memory
+from agent.live.sampling import OpenBars
+from agent.live.sources import Gate
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from tests.feeds.live.feeds import FeedServer, item, rss
+from tests.live.world import SENTIMENT, journal, living, load_words, of, settings, until
+
+AT = 1_790_424_000_000
+
+
+class NoBars:
+    """In place of `OpenBars`: no bar is open."""
+
+    def catch_up(self) -> tuple[()]:
+        return ()
+
+
+def news(id: str, title: str, *, url: str = "https://news.test/1", feed: str = "wire", summary: str = "") -> News:
+    return News(id, AT, AT, title, summary, url=url, feed=feed)
+
+
+async def restarted(journal: Sequence[News], *listed: News) -> list[Event]:
+    """What passes of `listed` in a run whose journal holds `journal`."""
+    memory = Memory()
+    for headline in journal:
+        memory.hear(headline)
+    return await passed(memory, *listed)
+
+
+async def passed(memory: Memory, *listed: News) -> list[Event]:
+    writable = asyncio.Event()
+    writable.set()
+    events: list[Event] = []
+    gate = Gate(cast("OpenBars", NoBars()), memory, events.append, writable)
+    for headline in listed:
+        await gate(headline)
+    return events
+
+
+A = news("id-a", "SEC sues exchange")
+OTHER = "SEC sues exchange, shares fall 30%"
+
+
+@pytest.mark.parametrize(
+    "again",
+    [
+        A,
+        news("id-a", "SEC sues exchange", url="https://news.test/moved"),
+        news("id-a", "SEC sues  Exchange."),
+        news("id-other", "SEC sues exchange"),  # the feed changed its id
+    ],
+)
+async def test_what_the_journal_has_does_not_pass_again(again: News) -> None:
+    assert await restarted([A], again) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        news("id-b", OTHER),
+        news("id-b", "SEC sues exchange", url="https://news.test/2"),
+        news("id-b", "SEC sues exchange", feed="another wire"),
+    ],
+)
+async def test_what_the_journal_does_not_have_passes_as_it_is(other: News) -> None:
+    assert await restarted([A], other) == [other]
+
+
+async def test_another_title_under_a_known_id_passes_once_under_an_id_of_its_own() -> None:
+    (update,) = cast("list[News]", await restarted([A], news("id-a", OTHER)))
+    assert update.title == OTHER
+    assert update.id != "id-a"
+    assert await restarted([A, update], news("id-a", OTHER), A) == []
+    (third,) = cast("list[News]", await restarted([A, update], news("id-a", "SEC settles")))
+    assert len({A.id, update.id, third.id}) == 3
+
+
+async def test_an_untitled_entry_is_known_by_its_id_alone() -> None:
+    first = news("id-c", "1 comment", summary="1 comment")
+    assert await restarted([first], news("id-c", "2 comments", summary="2 comments")) == []
+
+
+async def test_a_snapshot_of_an_earlier_version_knows_ids_alone() -> None:
+    memory = Memory()
+    cast("Any", memory).headlines["id-a"] = None
+    assert await passed(memory, A, news("id-a", OTHER)) == []
+
+
+async def test_each_headline_is_journalled_once_in_two_lives_of_a_run(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    """One feed whose only id is the site's address, and one that changes the id of its entry at each poll."""
+    feeds = FeedServer()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", feeds.handle)
+    site = "https://news.test/"
+
+    def numbered(*numbers: int) -> list[bytes]:
+        return [rss(item(0, title=f"News {number}", guid=site, link=site)) for number in numbers]
+
+    def renamed(*ids: int) -> list[bytes]:
+        return [rss(item(0, title="Bank fails", guid=f"u#{id}")) for id in ids]
+
+    async with TestServer(application) as server:
+        feeds.url = str(server.make_url("")).rstrip("/")
+        paths = ("/numbered", "/renamed")
+        news = {"feeds": [{"url": feeds.url + path, "name": path, "interval": "20ms"} for path in paths]}
+        config = settings(sandbox.rest_url, tmp_path, news=news, strategy=SENTIMENT)
+        for life, numbers in enumerate(((0, 1), (1, 2, 3))):
+            feeds.at("/numbered", *numbered(*numbers))
+            feeds.at("/renamed", *renamed(*(3 * life + poll for poll in range(3))))
+            before = {path: feeds.asked(path) for path in paths}
+            async with living(Daemon(config, database, load_model=load_words, clock=sandbox.clock)):
+                await until(lambda: all(feeds.asked(path) >= before[path] + 5 for path in paths))  # noqa: B023
+    headlines = cast("list[News]", of(News, journal(database)))
+    assert sorted(headline.title for headline in headlines) == ["Bank fails", "News 0", "News 1", "News 2", "News 3"]
+    assert len({headline.id for headline in headlines}) == 5
