@@ -1,5 +1,5 @@
 // The two charts: candles with fills and headlines marked, and equity over its drawdown.
-import { arrow, digitsOf, duration, number, percent, price, quantity, second } from "/assets/format.js";
+import { arrow, digitsOf, duration, number, percent, price, quantity, second } from "./format.js";
 
 const SHOWN = 110; // candles in sight at first
 const TEXTS = 3; // of one candle, in the legend
