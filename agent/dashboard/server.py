@@ -261,7 +261,8 @@ class Dashboard:
         run = await self._archive.find(asked)
         why = str(error)
         if run is not None and isinstance(error, DataError) and (ended := failure(run)):
-            why = f"{ended} {error.message[0].upper()}{error.message[1:]}."
+            what = error.message.removesuffix(" yet")
+            why = f"{ended} {what[0].upper()}{what[1:]}."
         link = f'<a href="{{root}}runs/{quote(run.id)}">Look at the run</a>, or at' if run else "See"
         texts = {"<!-- run -->": escape(run.id if run else asked), "<!-- link -->": link, "<!-- why -->": escape(why)}
         return self._fill(request, "no-report.html", texts, status=_status_of(error))

@@ -116,6 +116,7 @@ def page(browser: Chrome) -> Page:
 
 
 SHOWN = "document.querySelector('#when')?.dataset.shown"
+OVERFLOW = "const box = document.querySelector(arguments[0]).parentElement; return box.scrollWidth - box.clientWidth"
 TIMES = "return [...document.querySelectorAll(`${arguments[0]} time`)].map(one => one.textContent)"
 
 
@@ -132,6 +133,8 @@ async def test_the_page_of_a_failed_run_says_so_and_its_lists_have_dates(
         assert "Begins, market time" in table
         assert "2025-01-01 00:00" in table  # of the complete one
         assert str(late.started_at) not in table
+        if screen is PHONE:  # nothing is hidden behind a scroll to the side
+            assert await page.run(OVERFLOW, "#run-table") <= 0
         began = await page.run(
             "return [...document.querySelectorAll('#run-table tbody tr')].map(row => row.cells[2].textContent)"
         )
@@ -151,6 +154,8 @@ async def test_the_page_of_a_failed_run_says_so_and_its_lists_have_dates(
             assert len({time[:10] for time in times}) > 1, rows
             assert all(time.startswith("2025-01-0") for time in times), rows
         assert await page.run("return document.documentElement.scrollWidth") <= screen["width"]
+        if screen is PHONE:
+            assert await page.run(OVERFLOW, "#trades") <= 0
         assert await page.complaints() == []
 
 

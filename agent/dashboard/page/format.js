@@ -79,8 +79,9 @@ export function table(element, columns, rows, empty) {
   const head = columns.map(([title, kind]) => el("th", { text: title, class: kind, scope: "col" }));
   const body = rows.map(({ cells, ...attributes }) =>
     el("tr", attributes, ...cells.map((cell, number) => {
-      const kind = columns[number][1];
-      return cell instanceof Node ? el("td", { class: kind }, cell) : el("td", { class: kind, text: cell });
+      const [title, kind] = columns[number];
+      const attributes = { class: kind, "data-title": title };
+      return cell instanceof Node ? el("td", attributes, cell) : el("td", { ...attributes, text: cell });
     })));
   element.replaceChildren(el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
 }
