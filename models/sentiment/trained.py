@@ -197,13 +197,18 @@ def _check_adapter(folder: Path, adapted: PeftModel) -> None:
     peft leaves weights that are missing as they were initialised, and ignores those that fit nowhere.
     """
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
-        found = set(file.keys())
+    path = folder / ADAPTER_WEIGHTS
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            found = set(file.keys())
+    else:  # as earlier versions of peft wrote it
+        path = folder / "adapter_model.bin"
+        found = set(torch.load(path, map_location="meta", weights_only=True))
     for what, names in (("lacks", expected - found), ("has, and the base has no place for,", found - expected)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(
-                f"{folder / ADAPTER_WEIGHTS} {what} {min(names)}{more}",
+                f"{path} {what} {min(names)}{more}",
                 hint="the adapter is not whole: copy it again, or train again",
             )
 

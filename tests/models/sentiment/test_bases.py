@@ -175,3 +175,9 @@ def test_an_adapter_that_is_not_whole_is_refused(
     save_file(whole | {"base_model.model.encoder.layers.9.lora_A.weight": torch.ones(2, 2)}, tmp_path / ADAPTER_WEIGHTS)
     with pytest.raises(ModelError, match=r"no place for, .*layers\.9"):
         load_trained(tmp_path)
+    (tmp_path / ADAPTER_WEIGHTS).unlink()
+    torch.save(whole, tmp_path / "adapter_model.bin")  # as earlier versions of peft wrote it
+    load_trained(tmp_path)
+    torch.save(dict(list(whole.items())[1:]), tmp_path / "adapter_model.bin")
+    with pytest.raises(ModelError, match=r"adapter_model\.bin lacks |cannot be loaded"):
+        load_trained(tmp_path)
