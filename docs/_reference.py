@@ -81,8 +81,8 @@ def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> It
         kind = "duration" if duration else _type(field.annotation)
         yield f"| `{key}` | {_cell(kind)} | {shown} | {_cell(comment or beside.get(key, ''))} |"
     yield ""
-    for path, kind in inner:
-        yield from _section(path, kind, said)
+    for path, inside in inner:
+        yield from _section(path, inside, said)
 
 
 def _comments(section: type) -> dict[str, str]:
@@ -97,7 +97,8 @@ def _comments(section: type) -> dict[str, str]:
 
 def _stated(text: str) -> dict[str, tuple[str, str]]:
     """Dotted key -> its value and the comment behind it, as config.toml writes them, also where a line is commented out."""
-    found, section = {}, ""
+    found: dict[str, tuple[str, str]] = {}
+    section = ""
     for line in text.splitlines():
         if header := re.match(r"#? ?\[+([\w.]+)\]+", line):
             section = header[1]
