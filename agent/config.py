@@ -56,13 +56,13 @@ class AccountConfig(Section):
 class InstrumentConfig(Section):
     """Overrides of one symbol's trading rules; what is left out comes from the category's defaults."""
 
-    tick_size: Decimal | None = Field(None, gt=0)
-    qty_step: Decimal | None = Field(None, gt=0)
-    min_qty: Decimal | None = Field(None, ge=0)
-    min_notional: Decimal | None = Field(None, ge=0)
-    maintenance_margin: Decimal | None = Field(None, ge=0, lt=1)
-    max_leverage: Decimal | None = Field(None, gt=0)
-    aliases: tuple[str, ...] = ()
+    tick_size: Decimal | None = Field(None, gt=0)  # the smallest step of a price
+    qty_step: Decimal | None = Field(None, gt=0)  # the smallest step of a quantity
+    min_qty: Decimal | None = Field(None, ge=0)  # of an order
+    min_notional: Decimal | None = Field(None, ge=0)  # the least value of an order
+    maintenance_margin: Decimal | None = Field(None, ge=0, lt=1)  # share of the notional; below it a position is liquidated
+    max_leverage: Decimal | None = Field(None, gt=0)  # that the venue allows
+    aliases: tuple[str, ...] = ()  # other names by which headlines call it
 
 
 class SignalsConfig(Section):
@@ -84,7 +84,7 @@ class StrategyConfig(Section):
     """Which strategy trades, and with which parameters."""
 
     name: str = "sentiment"  # a built-in's name, or package.module:Class
-    params: dict[str, Any] = {}
+    params: dict[str, Any] = {}  # of the strategy, by their names
 
 
 class RiskConfig(Section):
@@ -109,8 +109,8 @@ class PaperConfig(Section):
     latency: Duration = 250  # decision to exchange
     fees: Literal["maker_taker", "per_share", "none"] = "maker_taker"
     maker_fee: Decimal | None = None  # fraction of notional; default by category
-    taker_fee: Decimal | None = None
-    per_share_fee: Decimal = Field(Decimal("0.005"), ge=0)
+    taker_fee: Decimal | None = None  # share of the notional; left out: of the category
+    per_share_fee: Decimal = Field(Decimal("0.005"), ge=0)  # money a share, with the fee model of that name
     half_spread_bps: float = Field(0.5, ge=0)  # paid by takers, each side
     slippage: Literal["none", "fixed", "square_root"] = "square_root"
     slippage_bps: float = Field(1.0, ge=0)  # of `fixed`
@@ -130,9 +130,9 @@ class HistoryConfig(Section):
     feed_delay: Duration = 60_000  # publication to first seen
     inference_latency: Duration = 250  # first seen to scored
     klines: tuple[str, ...] = ()  # files to replay where the command line names none; none here either: the sample data
-    news: str = ""
+    news: str = ""  # file of headlines
     sentiment: str = ""  # headlines that are scored already
-    funding: str = ""
+    funding: str = ""  # file of funding rates
     timezone: str = ""  # of times in those files that name none
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agent.config_listeners import ListenerConfig, Networks
+
+
+def _base_path(value: str) -> str:
+    if value and not re.fullmatch(r"(/[\w.~-]+)+", value, re.ASCII):
+        raise ValueError(f"{value!r} is no path of an address: write e.g. /tapewire")
+    return value
 
 
 class DashboardConfig(ListenerConfig):
@@ -19,7 +26,8 @@ class DashboardConfig(ListenerConfig):
     login: Literal["always", "never"] = "always"  # never: no login on loopback, for anybody who can connect
     token_file: Path | None = None  # made at the first start, mode 0600; None: dashboard.token in live.folder
     allowed_hosts: tuple[str, ...] = ()  # names, beside addresses and localhost, by which browsers may call the page
-    trusted_proxies: Networks = ()  # whose X-Forwarded-For and X-Forwarded-Proto are believed
+    trusted_proxies: Networks = ()  # whose X-Forwarded-For, -Proto, -Host and -Prefix are believed
+    base_path: Annotated[str, AfterValidator(_base_path)] = ""  # served below this path too, for proxies that don't strip it
     session: int = Field(43_200, gt=0)  # seconds after which a browser has to log in again
     attempts: int = Field(10, gt=0)  # wrong tokens a minute of one client; a right one is always taken
     browsers: int = Field(20, gt=0)  # pages that may look on at once

@@ -44,9 +44,9 @@ PrivateHost = Annotated[str, AfterValidator(_private_host)]
 class BackoffConfig(Section):
     """Waits between tries: `first`, then `factor` times the last, at most `ceiling`."""
 
-    first: Duration = 500
-    factor: float = Field(2.0, ge=1)
-    ceiling: Duration = 60_000
+    first: Duration = 500  # the wait after the first failure
+    factor: float = Field(2.0, ge=1)  # by which each wait is longer than the one before
+    ceiling: Duration = 60_000  # the longest wait
     jitter: float = Field(0.5, ge=0, le=1)  # share of each wait that is left to chance, so that clients don't return as one
     stable_after: Duration = 60_000  # a connection that lived so long makes the next wait `first` again
 
@@ -83,9 +83,9 @@ class BybitConfig(Section):
 class FeedConfig(Section):
     """One RSS, Atom or JSON feed."""
 
-    url: Annotated[str, AfterValidator(_web_url)]
+    url: Annotated[str, AfterValidator(_web_url)]  # http or https
     name: str = ""  # the host where it is left out
-    interval: Duration = Field(60_000, gt=0)
+    interval: Duration = Field(60_000, gt=0)  # between two polls
     currencies: tuple[str, ...] = ()  # tickers that all of the feed is about
 
     @property

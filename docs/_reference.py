@@ -5,14 +5,19 @@ A mkdocs hook: `on_files` adds them as generated files.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+
+from agent.durations import Duration, format_duration
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def configuration() -> str:
-    """A table a section: every key with its type and default, and the words beside it in config.toml."""
+    """A table a section: every key with its type and default, and the comment beside it in config.toml or in the code."""
     from agent.config import Config
 
     lines = [
@@ -53,48 +58,90 @@ def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> It
     if not kinds:
         return
     (section,) = kinds
-    each = {True: f"{name}.NAME", False: name}[section is not annotation]
-    yield f"## `[{each}]`"
+    repeated = get_origin(annotation) is tuple
+    yield f"## `{f'[[{name}]]' if repeated else f'[{name}.NAME]' if get_origin(annotation) is dict else f'[{name}]'}`"
     yield ""
     yield _first_sentence(section.__doc__)
     yield ""
     yield "| key | type | default | |"
     yield "|---|---|---|---|"
     inner = []
+    beside = _comments(section)
     for key, field in section.model_fields.items():
         nested = [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type) and issubclass(k, Section)]
         if nested:
             inner.append((f"{name}.{key}", field.annotation))
             continue
         value, comment = said.get(f"{name}.{key}", ("", ""))
-        kind = "duration" if field.annotation is int and value.startswith('"') else _type(field.annotation)
-        default = "" if field.is_required() or field.default is None else _cell(value or _shown(field.default))
-        yield f"| `{key}` | {_cell(kind)} | {f'`{default}`' if default else ''} | {_cell(comment)} |"
+        duration = any(one in field.metadata for one in get_args(Duration))
+        default = "" if field.is_required() or field.default is None else _shown(field.default, duration=duration)
+        if not repeated and value and not field.is_required():  # as a user writes it; of a list the file has examples
+            default = value
+        shown = f"`{_cell(default)}`" if default else "required" if field.is_required() else ""
+        kind = "duration" if duration else _type(field.annotation)
+        yield f"| `{key}` | {_cell(kind)} | {shown} | {_cell(comment or beside.get(key, ''))} |"
     yield ""
-    for path, kind in inner:
-        yield from _section(path, kind, said)
+    for path, inside in inner:
+        yield from _section(path, inside, said)
+
+
+def _comments(section: type) -> dict[str, str]:
+    """Key -> the comment beside it in the source of a section, or of what it inherits from."""
+    found: dict[str, str] = {}
+    for kind in reversed([one for one in section.__mro__ if one.__module__.startswith("agent.")]):
+        for line in inspect.getsource(kind).splitlines():
+            if pair := re.match(r"    (\w+): .*?  # (?!noqa|type:)(.*)", line):
+                found[pair[1]] = pair[2]
+    return found
 
 
 def _stated(text: str) -> dict[str, tuple[str, str]]:
     """Dotted key -> its value and the comment behind it, as config.toml writes them, also where a line is commented out."""
-    found, section = {}, ""
+    found: dict[str, tuple[str, str]] = {}
+    section = ""
     for line in text.splitlines():
         if header := re.match(r"#? ?\[+([\w.]+)\]+", line):
             section = header[1]
         elif pair := re.match(r"(#?) ?(\w+) = (.*?)(?:\s+# (.*))?$", line):
-            found[f"{section}.{pair[2]}"] = "" if pair[1] else pair[3], pair[4] or ""
+            found.setdefault(f"{section}.{pair[2]}", ("" if pair[1] else pair[3], pair[4] or ""))
     return found
 
 
+_PLAIN: Final = {
+    str: "text", int: "integer", float: "number", Decimal: "decimal", bool: "true or false", Path: "path", Any: "value",
+    NoneType: "",
+}  # fmt: skip
+
+
 def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) and not get_args(annotation) else str(annotation)
-    if text.startswith("typing.Literal"):
-        return " or ".join(f'"{choice}"' for choice in get_args(annotation))
-    return re.sub(r"\b(?:typing|pathlib|decimal|_local|agent\.\w+)\.", "", text)
+    """A type as a person who writes TOML knows it."""
+    arguments, origin = get_args(annotation), get_origin(annotation)
+    if annotation in _PLAIN:
+        return _PLAIN[annotation]
+    if origin is Literal:
+        return " or ".join(f'"{choice}"' for choice in arguments)
+    if origin is Annotated:
+        return _type(arguments[0])
+    if origin in (tuple, list):
+        return f"list of {_type(arguments[0])}"
+    if origin is dict:
+        return "table"
+    if origin in (UnionType, Union):
+        return " or ".join(filter(None, map(_type, arguments)))
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
-def _shown(value: Any) -> str:
-    text = f'"{value}"' if isinstance(value, str | Path) else str(value)
+def _shown(value: Any, *, duration: bool = False) -> str:
+    if duration:
+        text = f'"{format_duration(value)}"'
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    elif isinstance(value, str | Path):
+        text = f'"{value}"'
+    elif isinstance(value, tuple | list):
+        text = json.dumps(value)
+    else:
+        text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
 
 
@@ -127,7 +174,7 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
         yield ""
     if inner is not None:
         for name in sorted(inner):
-            yield from _command(f"{path} {name}", inner[name], 2 if hasattr(inner[name], "commands") else 3)
+            yield from _command(f"{path} {name}", inner[name], level + path.count(" "))
         return
     rows = [p for p in command.params if p.name != "help"]
     if rows:
@@ -144,7 +191,7 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
 def _metavar(param: Any) -> str:
     if getattr(param, "is_flag", False):
         return ""
-    return _type(param.type_descriptor.annotation).replace(" | None", "")
+    return _type(param.type_descriptor.annotation)
 
 
 def _default(param: Any) -> str:

@@ -61,7 +61,9 @@ class Card(msgspec.Struct, kw_only=True):
     base: str
     """Name of the base model: "embedded", a hub id, or a folder's name."""
     base_sha256: str = ""
-    """Of the base's configuration and weights: an adapter is refused on another base."""
+    """Of the base's shape and input embeddings."""
+    base_weights_sha256: str = ""
+    """Of all weights of the base: an adapter is refused on another one. Empty: the card was written by an earlier version."""
     base_released: str = ""
     """ISO date of the base's release, where it is known: its own pre-training may know what came before."""
     method: str

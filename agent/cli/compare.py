@@ -98,4 +98,4 @@ def compare(
     for row in found.rows:
         table.add_row(*cells(row))
     out.print(table)
-    out.print(f"saved: {', '.join(map(str, paths))}", highlight=False)
+    out.print(f"saved: {', '.join(map(str, paths))}", highlight=False, markup=False)

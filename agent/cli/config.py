@@ -27,7 +27,7 @@ def check(path: Annotated[Path | None, typer.Argument(help="Default: ./config.to
     config = load(path)
     config.check_live()
     load_strategy(config.strategy.name, config.strategy.params)
-    out.print(f"{path or 'the configuration'} is valid", highlight=False)
+    out.print(f"{path or 'the configuration'} is valid", highlight=False, markup=False)
 
 
 def show(path: Annotated[Path | None, typer.Argument(help="Default: ./config.toml, else the one that ships.")] = None) -> None:

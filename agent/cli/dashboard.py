@@ -63,7 +63,7 @@ def _open_running(config: Config, *, json: bool) -> bool:
     if json:
         print_json({"url": url.partition("?")[0], "login": url})
     else:
-        out.print(f"dashboard of the running agent: {url}", highlight=False, soft_wrap=True)
+        out.print(f"dashboard of the running agent: {url}", highlight=False, soft_wrap=True, markup=False)
     _launch(str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"]), config.live.folder)
     return True
 
@@ -88,7 +88,7 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
-            out.print(f"{page.invitation()}; Ctrl-C ends it", highlight=False, soft_wrap=True)
+            out.print(f"{page.invitation()}; Ctrl-C ends it", highlight=False, soft_wrap=True, markup=False)
         if open_page:
             _launch(page.login_url(), config.live.folder)
         await stop.wait()

@@ -182,7 +182,7 @@ def _tell(data: ReportData, page: Path, proof: Verification) -> None:
     out.print(verdict.headline, style="bold", highlight=False, markup=False)
     for line in (*verdict.sentences, *verdict.warnings):
         out.print(line, highlight=False, markup=False)
-    out.print(f"report: {page}", highlight=False, soft_wrap=True)
+    out.print(f"report: {page}", highlight=False, soft_wrap=True, markup=False)
     out.print("tapewire dashboard: the same run again, moved through in time", highlight=False, soft_wrap=True)
     if proof.identical:
         out.print(f"[bold green]identical[/]: {proof.events:,} events, {proof.decisions:,} decisions", highlight=False)

@@ -35,7 +35,7 @@ def export(
     if json:
         print_json(found)
         return
-    out.print(f"{output}: {size / 1e6:.1f} MB, fingerprint {card.fingerprint[:12]}")
+    out.print(f"{output}: {size / 1e6:.1f} MB, fingerprint {card.fingerprint[:12]}", markup=False)
     for name, value in card.notes.items():
         if name.startswith("export_"):
-            out.print(f"  {name.removeprefix('export_').replace('_', ' ')}: {value}")
+            out.print(f"  {name.removeprefix('export_').replace('_', ' ')}: {value}", markup=False)

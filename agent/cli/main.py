@@ -10,6 +10,7 @@ import typer
 
 from agent import __version__
 from agent.cli.console import report_crash, run_guarded
+from agent.cli.help import literal_help
 
 VERB_GROUPS: tuple[str, ...] = (
     "backtest",
@@ -58,6 +59,7 @@ def build() -> typer.Typer:
 
     for group in VERB_GROUPS:
         importlib.import_module(f"agent.cli.{group}").register(app)
+    literal_help(app)
     return app
 
 

@@ -194,7 +194,7 @@ def _show(done: Trained) -> None:
     out.print(
         f"temperature {card.temperature:.3f}; trained until {card.trained_until_iso}; {done.seconds:.0f} s", highlight=False
     )
-    out.print(f"saved: {done.folder}", highlight=False, soft_wrap=True)
+    out.print(f"saved: {done.folder}", highlight=False, soft_wrap=True, markup=False)
 
 
 def _verdict(done: Trained) -> str:

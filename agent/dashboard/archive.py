@@ -84,6 +84,13 @@ class Archive:
                     self._reports.popitem(last=False)
         return page
 
+    async def find(self, run_id: str) -> Run | None:
+        """The run with this id, or with one that begins so; None if there is none."""
+        try:
+            return await self._in_thread(lambda: find_run(self._database, run_id))
+        except TapewireError:
+            return None
+
     async def open(self, run_id: str, *, again: bool = False) -> dict[str, Any]:
         """Where the slider goes from and to, once the run is read; until then, how far that is. `again`: to its present end."""
         run = await self._in_thread(lambda: find_run(self._database, run_id))
@@ -108,6 +115,7 @@ class Archive:
             "ends": recording.ends,
             "marks": recording.marks,
             "status": run.status,
+            "failure": failure(run),
         }
 
     async def at(self, run_id: str, moment: int, symbol: str) -> dict[str, Any]:
@@ -176,6 +184,15 @@ class _Opened:
         self.error: TapewireError | None = None
         self.lock = asyncio.Lock()
         self.task: asyncio.Task[None] | None = None
+
+
+def failure(run: Run) -> str:
+    """Why a run ended before its end; empty if it did not."""
+    ended = {RunStatus.FAILED: "failed", RunStatus.INTERRUPTED: "was interrupted"}.get(run.status)
+    if ended is None:
+        return ""
+    why = run.error.rstrip(".")
+    return f"The run {ended}: {why}." if why else f"The run {ended}."
 
 
 def _row(run: Run) -> RunRow:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from html import escape
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -22,11 +21,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent.clock import Clock
 from agent.config_dashboard import DashboardConfig
+from agent.dashboard.addresses import Addresses
 from agent.dashboard.login import Attempts, Links, Sessions, Token
 from agent.hosts import is_loopback_host, known_host
 from agent.listeners import client_key
 
-OPEN_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg")
+OPEN_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg", "/favicon.ico")
 """What is served before the login."""
 
 POLICY: Final = (
@@ -69,7 +69,7 @@ class Guard:
         self._links = Links(clock)
         self._sessions = Sessions(self._token, config.session, clock)
         self._attempts = Attempts(config.attempts, clock)
-        self._proxies = [ip_network(one, strict=False) for one in config.trusted_proxies]
+        self.addresses = Addresses(config)
         self._prove = prove
         self._deny = deny
         self._beyond = not is_loopback_host(config.host)  # other machines can connect
@@ -104,20 +104,17 @@ class Guard:
         return not self._asks(request) or self._sessions.holds(request.cookies.get(self._sessions.cookie, ""))
 
     def client(self, request: web.Request) -> str:
-        """Address of the client: of a trusted proxy's request the last address in X-Forwarded-For that is no such proxy."""
-        address = request.remote or ""
-        for one in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
-            if not self._trusts(address) or not _is_address(one.strip()):
-                break
-            address = one.strip()
-        return address
+        """Address of the client, behind trusted proxies too."""
+        return self.addresses.client(request)
 
     def _refusal(self, request: web.Request) -> web.Response | None:
-        if not known_host(request.host, self._config.allowed_hosts, addresses=self._beyond):
+        called = self.addresses.host(request)
+        # Both: a page of a rebound name could claim to be forwarded by this machine, which may be a trusted proxy
+        if not all(known_host(host, self._config.allowed_hosts, addresses=self._beyond) for host in (request.host, called)):
             return self._refuse(request, 421, "this page is not served under that name")
         changing = request.method not in ("GET", "HEAD")
-        if (changing or request.headers.get("Upgrade")) and not _from_here(request):
-            return self._refuse(request, 403, "that did not come from this page")
+        if (changing or request.headers.get("Upgrade")) and not _from(called, request):
+            return self._refuse(request, 403, "that did not come from this page (behind a proxy: it must pass Host on)")
         elsewhere = request.headers.get("Sec-Fetch-Site") in _ELSEWHERE
         if elsewhere and not _navigates(request):
             return self._refuse(request, 403, "another site may not load this")
@@ -126,12 +123,14 @@ class Guard:
         if self.allowed(request):
             self._prove(request)
             return None
-        if request.path in OPEN_PATHS:
+        if self.addresses.path(request) in OPEN_PATHS:
             return None
         if not _navigates(request):
             return web.Response(status=401, text="log in first\n")
         # A link on another site: that request has no cookie, the one that this page makes has
-        return _again(_local(request.path_qs)) if elsewhere else _redirect("/login")
+        if elsewhere:
+            return _again(self.addresses.here(request, request.rel_url.raw_query_string))
+        return _redirect(self.addresses.link(request, "/login"))
 
     def _refuse(self, request: web.Request, status: int, why: str) -> web.Response:
         self._deny(why, self.client(request))
@@ -144,36 +143,33 @@ class Guard:
             name.lower().startswith("x-forwarded") for name in request.headers
         )
 
-    def _trusts(self, address: str) -> bool:
-        return _is_address(address) and any(ip_address(address) in network for network in self._proxies)
-
     # -- login -------------------------------------------------------------------------------------------------------
 
     async def log_in(self, request: web.Request) -> web.Response:
         """Take the token from the form. The right one is always taken; wrong ones are answered with 429 after a minute's tries."""
         given = (await request.post()).get("token", "")
         if isinstance(given, str) and self._token.is_right(given.strip()):
-            return self._enter(request, "/")
+            return self._enter(request, self.addresses.link(request))
         client = client_key(self.client(request))
         wait = self._attempts.wait(client)
         self._attempts.wrong(client)
         self._deny("wrong token", client)
         if wait:
             return web.Response(status=429, text="too many wrong tokens\n", headers={"Retry-After": str(wait)})
-        return _redirect("/login?wrong")
+        return _redirect(self.addresses.link(request, "/login?wrong"))
 
     async def log_out(self, request: web.Request) -> web.Response:
         """End this browser's session."""
         self._sessions.end(request.cookies.get(self._sessions.cookie, ""))
-        response = _redirect("/login" if self._asks(request) else "/")
-        response.del_cookie(self._sessions.cookie, path="/", httponly=True, samesite="Strict")
+        response = _redirect(self.addresses.link(request, "/login" if self._asks(request) else "/"))
+        response.del_cookie(self._sessions.cookie, path=self.addresses.prefix(request), httponly=True, samesite="Strict")
         return response
 
     def _follow(self, request: web.Request) -> web.Response:
         """A login link: the cookie, and the same address without the code."""
         query = request.rel_url.query.copy()
         code = query.popall("login")[0]
-        clean = _local(str(request.rel_url.with_query(query)))
+        clean = self.addresses.here(request, request.rel_url.with_query(query).raw_query_string)
         if "prefetch" in request.headers.get("Sec-Purpose", request.headers.get("Purpose", "")):
             return web.Response(status=503, text="a login link is not fetched ahead\n")
         if self._links.use(code):
@@ -183,48 +179,34 @@ class Guard:
         client = client_key(self.client(request))
         self._attempts.wrong(client)
         self._deny("a login link that was used or is too old", client)
-        return _redirect("/login?link")
+        return _redirect(self.addresses.link(request, "/login?link"))
 
     def _enter(self, request: web.Request, to: str) -> web.Response:
         response = _again(to) if request.headers.get("Sec-Fetch-Site") in _ELSEWHERE else _redirect(to)
-        secure = self._trusts(request.remote or "") and request.headers.get("X-Forwarded-Proto", "").lower() == "https"
         response.set_cookie(
             self._sessions.cookie,
             self._sessions.begin(),
             max_age=self._sessions.seconds,
             httponly=True,
             samesite="Strict",
-            secure=secure,
-            path="/",
+            secure=self.addresses.is_https(request),
+            path=self.addresses.prefix(request),
         )
         return response
 
 
-def _from_here(request: web.Request) -> bool:
-    """`Origin` names the very host and port that was called; a proxy may have added TLS, so the scheme is left open."""
+def _from(host: str, request: web.Request) -> bool:
+    """True if `Origin` names the very host and port that was called; a proxy may have added TLS, so the scheme is left open."""
     try:
         origin = urlsplit(request.headers.get("Origin", ""))
     except ValueError:
         return False
-    return origin.scheme in ("http", "https") and bool(origin.netloc) and origin.netloc.lower() == request.host.lower()
+    return origin.scheme in ("http", "https") and bool(origin.netloc) and origin.netloc.lower() == host.lower()
 
 
 def _navigates(request: web.Request) -> bool:
     """A person opens the page, maybe by a link from elsewhere: no script sees what comes back."""
     return request.method == "GET" and request.headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _local(path: str) -> str:
-    """`path`, unless a browser would take it for another site's address."""
-    return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"
 
 
 def _redirect(to: str) -> web.Response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from operator import attrgetter
 from tempfile import TemporaryFile
 from typing import Any, Final, NamedTuple
@@ -23,7 +23,7 @@ from agent.events import Command, Decision, Event, Fill, RiskEvent
 from agent.live.control import COMMANDS
 from agent.store.database import Database
 from agent.store.queries import Recorded, read_decisions
-from agent.store.runs import Run, RunKind
+from agent.store.runs import Run, RunKind, RunStatus
 from agent.verify import inputs
 
 MARKS: Final = 2_000
@@ -72,6 +72,8 @@ class Recording:
         """Hear the whole run. Raises DataError or UsageError where its input files are gone or changed, StoreError."""
         config, events = inputs(self._database, self.run)
         self.head = head_of(self.run, config)
+        if self.run.status is not RunStatus.RUNNING:  # input files go on after the event on which a run failed
+            events = islice(events, self.run.events)
         picture = Picture(self.head, config, bars=bars)
         copies = max(_FEWEST, _COPIES // len(self.head.symbols))
         every, offset = 256, 0

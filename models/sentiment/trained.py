@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import msgspec
 import numpy as np
+import structlog
 import torch
 from peft import PeftModel
-from peft.utils import PeftType
-from safetensors import SafetensorError
+from peft.utils import PeftType, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
@@ -29,6 +31,7 @@ ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 FULL_WEIGHTS: Final = "model.safetensors"
 TOKENIZER: Final = "tokenizer.json"
+_log: Final = structlog.get_logger(__name__)
 
 
 class Served(nn.Module):  # type: ignore[misc]
@@ -167,16 +170,47 @@ def _check_origin(card: Card, folder: Path) -> None:
 
 def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
     base = load_base(base_name or card.base, four_bit=card.method == "qlora", pooling=cast(Pooling, card.pooling))
-    if base.sha256 != card.base_sha256:
+    recorded, found = (
+        (card.base_weights_sha256, base.weights_sha256) if card.base_weights_sha256 else (card.base_sha256, base.sha256)
+    )
+    if recorded != found:
+        same_shape = card.base_sha256 == base.sha256
         raise ModelError(
-            f"{folder} was trained on another base than {base.name}",
-            hint=f"its card names {card.base}: use that one, in the release it was trained on",
+            f"{folder} was trained on another base than {base.name}{': its layers have other weights' if same_shape else ''}",
+            hint=f"its card names {card.base}: use that one, in the release it was trained on, without an adapter merged into it",
         )
+    if not card.base_weights_sha256:
+        _log.warning("only the base's embeddings are checked", folder=str(folder), reason="its card is of an earlier version")
     if card.method == "qlora":  # merging into 4-bit weights would change predictions; into what they stand for, none
         base.encoder.dequantize()
     classifier = SentimentClassifier(base.encoder, base.pooling)
-    adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # checked below
+        adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=False)
+    _check_adapter(folder, adapted)
     return unwrap(adapted)
+
+
+def _check_adapter(folder: Path, adapted: PeftModel) -> None:
+    """Raise ModelError unless the adapter's file has exactly the weights that its configuration calls for on this base.
+
+    peft leaves weights that are missing as they were initialised, and ignores those that fit nowhere.
+    """
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    path = folder / ADAPTER_WEIGHTS
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            found = set(file.keys())
+    else:  # as earlier versions of peft wrote it
+        path = folder / "adapter_model.bin"
+        found = set(torch.load(path, map_location="meta", weights_only=True))
+    for what, names in (("lacks", expected - found), ("has, and the base has no place for,", found - expected)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"{path} {what} {min(names)}{more}",
+                hint="the adapter is not whole: copy it again, or train again",
+            )
 
 
 def unwrap(adapted: PeftModel) -> Served:

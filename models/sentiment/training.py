@@ -227,6 +227,7 @@ def _card(
     card = Card(
         base=base.name,
         base_sha256=base.sha256,
+        base_weights_sha256=base.weights_sha256,
         base_released=base.released,
         method=recipe.method,
         pooling=base.pooling,
@@ -246,6 +247,8 @@ def _card(
             for when, values in before_after(*answers[measured], temperature).items()
             for name, value in values.items()
         }
+    if base.padding:
+        card.notes["pad_token"] = base.padding
     card.notes |= {f"rows_{part}": rows for part, rows in split.sizes().items()}
     card.notes |= {f"labels_{label}": count for label, count in sorted(Counter(e.label for e in split.train).items())}
     return card

@@ -20,6 +20,7 @@ from agent.events import Decision, Event, Fill, RiskState
 from agent.risk import RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from tests.dashboard.proxy import proxy
 from tests.dashboard.world import Puppet, agent_with_page, bar, headline, served
 from tests.live.world import PATIENCE, handled, options, until
 
@@ -327,3 +328,30 @@ async def test_a_recorded_run_is_moved_through(page: Page, sandbox: Sandbox, dat
         await page.click("#after")
         await page.until("document.querySelectorAll('#trades [data-id]').length === 1")
         assert await page.complaints() == []
+
+
+async def test_below_a_path_of_a_reverse_proxy_the_page_works_and_is_live(page: Page, database: Database) -> None:
+    puppet = Puppet()
+    puppet.hear(*(bar(number) for number in range(3)))
+    async with served(database, puppet) as served_page, proxy(served_page.url) as url:
+        await page.open(f"{url}?{served_page.login_url().partition('?')[2]}")
+        await page.until("document.querySelector('#risk')?.textContent === 'ACTIVE'")
+        assert await page.run("return location.href") == url
+        await page.click("#to-runs")
+        await page.until("document.querySelector('#run-table td')?.textContent")
+        assert await page.run("return location.href") == f"{url}runs"
+        await page.click("#to-live")
+        await page.until("document.querySelector('#risk')?.textContent === 'ACTIVE'")
+        await page.click("#pause")
+        await page.click("#confirm-yes")
+        await until(lambda: [action for action, _, _ in puppet.told] == ["pause"])
+        await page.click("nav form button")  # log out
+        await page.until(f"location.href === '{url}login'")
+        assert await page.complaints() == []
+
+
+async def test_a_proxy_that_changes_host_is_named_as_what_stops_the_stream(page: Page, database: Database) -> None:
+    async with served(database, Puppet()) as served_page, proxy(served_page.url, keep_host=False) as url:
+        await page.open(f"{url}?{served_page.login_url().partition('?')[2]}")
+        await page.until("document.querySelector('#banner').textContent.includes('live connection is refused')")
+        assert "Host header" in await page.text("#banner")

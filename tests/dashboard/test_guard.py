@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from aiohttp import ClientSession, WSServerHandshakeError
@@ -194,12 +195,12 @@ async def test_a_login_link_works_once_for_ten_minutes(database: Database, tmp_p
         assert await status_of(http, path, headers={"Sec-Fetch-Mode": "no-cors"}) == 401
         assert await status_of(http, path, headers={"Host": "evil.example"}) == 421
         async with http.get(f"/runs{path[1:]}&at=5", allow_redirects=False) as answer:
-            assert (answer.status, answer.headers["Location"]) == (303, "/runs?at=5")
+            assert (answer.status, answer.headers["Location"]) == (303, "./runs?at=5")
         assert await status_of(http, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200
         async with http.get(path, allow_redirects=False) as answer:  # used, but this browser is logged in
-            assert (answer.status, answer.headers["Location"]) == (303, "/")
+            assert (answer.status, answer.headers["Location"]) == (303, "./")
         async with http.get(f"{page.url}/evil.example/{path[1:]}", allow_redirects=False) as answer:
-            assert answer.headers["Location"] == "/"
+            assert urljoin(page.url, answer.headers["Location"]) == f"{page.url}evil.example/"
         async with client(page.url) as other:
             async with other.get(path) as answer:
                 assert "used already" in await answer.text()
@@ -216,10 +217,10 @@ async def test_a_login_link_on_another_site_works_too(database: Database) -> Non
         link = page.login_url().removeprefix(page.url)
         async with http.get(f"/{link}", headers=foreign, allow_redirects=False) as answer:
             assert answer.status == 200
-            assert 'http-equiv="refresh" content="0; url=/"' in await answer.text()
+            assert 'http-equiv="refresh" content="0; url=./"' in await answer.text()
         assert await status_of(http, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200
         async with ClientSession(page.url) as stranger, stranger.get("/runs?a=<b>", headers=foreign) as answer:
-            assert 'url=/runs?a=%3Cb%3E"' in await answer.text()
+            assert 'url=./runs?a=%3Cb%3E"' in await answer.text()
 
 
 async def test_unused_login_links_are_bounded(database: Database) -> None:
@@ -228,7 +229,7 @@ async def test_unused_login_links_are_bounded(database: Database) -> None:
         assert [await status_of(http, f"/{link}") for link in (first, last)] == [303, 303]
         assert await status_of(http, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200
         async with client(page.url) as other, other.get(f"/{first}", allow_redirects=False) as answer:
-            assert answer.headers["Location"] == "/login?link"
+            assert answer.headers["Location"] == "./login?link"
 
 
 async def test_logging_out_ends_the_session_everywhere_and_for_good(database: Database, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 // The page: live over a WebSocket, or a recorded run as it was at the moment that the slider shows.
-import { Candles, Equity, keyText } from "/assets/charts.js";
-import { el, number, percent, quantity, second, tone, arrow } from "/assets/format.js";
-import * as panels from "/assets/panels.js";
+import { Candles, Equity, keyText } from "./charts.js";
+import { address, arrow, el, here, number, percent, quantity, second, tone } from "./format.js";
+import * as panels from "./panels.js";
 
 const RESUME_FROM_KILL = "resume from kill"; // agent/risk.py
 const KEPT = { bars: 300, headlines: 80, trades: 200, acts: 100 };
@@ -73,6 +73,10 @@ function take(message) {
 
 function warming() {
   if (live.lost) return;
+  if (recorded.failure) {
+    banner(`${recorded.failure} What is shown ends there, at ${second(recorded.ends)} (market time).`, "lost");
+    return;
+  }
   banner(state.account?.warming ? "Reading history to warm up; nothing is traded until that is done." : "");
 }
 
@@ -122,6 +126,7 @@ byId("market").addEventListener("click", (event) => {
 const live = {
   socket: null,
   lost: false,
+  opened: false,
   heard: 0,
   wait: 500,
 
@@ -132,9 +137,12 @@ const live = {
   },
 
   connect() {
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/live`);
+    const socket = new WebSocket(address("api/live").replace(/^http/, "ws"));
     this.socket = socket;
-    socket.onopen = () => this.wish();
+    socket.onopen = () => {
+      this.opened = true;
+      this.wish();
+    };
     socket.onmessage = (event) => {
       this.heard = Date.now();
       this.wait = 500;
@@ -150,8 +158,11 @@ const live = {
 
   async again() {
     try {
-      const answer = await fetch("/api/runs");
-      if (answer.status === 401) return location.assign("/login");
+      const answer = await fetch(address("api/runs"));
+      if (answer.status === 401) return location.assign(address("login"));
+      if (answer.ok && !this.opened) {
+        this.lose("The page loads, but its live connection is refused: a proxy between them must pass WebSockets and the Host header on. Trying again …");
+      }
     } catch {
       // not there yet: the socket will say so again
     }
@@ -259,7 +270,7 @@ async function send(action) {
   byId("confirm-yes").disabled = true;
   try {
     const body = JSON.stringify({ action, run: state.head.run, flatten: byId("confirm-flatten").checked, confirm: byId("confirm-typed").value.trim() });
-    const answer = await fetch("/api/command", { method: "POST", body, headers: { "Content-Type": "application/json" } });
+    const answer = await fetch(address("api/command"), { method: "POST", body, headers: { "Content-Type": "application/json" } });
     if (answer.ok) return byId("confirm").close();
     const said = answer.headers.get("Content-Type")?.includes("json") ? await answer.json() : { error: await answer.text() };
     error.textContent = said.hint ? `${said.error} (${said.hint})` : said.error;
@@ -282,22 +293,24 @@ const recorded = {
   begins: 0,
   marks: [],
   asked: 0,
+  failure: "",
   busy: false,
   playing: null,
 
   async start(run) {
     this.run = run;
     byId("health-panel").hidden = true;
-    byId("report").href = `/runs/${encodeURIComponent(run)}/report`;
+    byId("report").href = address(`runs/${encodeURIComponent(run)}/report`);
     pill("recorded", "quiet");
-    let opened = await read(`/api/runs/${encodeURIComponent(run)}?again`);
+    let opened = await read(`api/runs/${encodeURIComponent(run)}?again`);
     while (opened && !opened.ready) {
       banner(`Reading the run … ${opened.share ? percent(opened.share, 0) : ""}`);
       await new Promise((resolve) => setTimeout(resolve, 250));
-      opened = await read(`/api/runs/${encodeURIComponent(run)}`);
+      opened = await read(`api/runs/${encodeURIComponent(run)}`);
     }
     if (!opened) return;
-    banner("");
+    this.failure = opened.failure;
+    pill(opened.failure ? `recorded, ${opened.status}` : "recorded", opened.failure ? "lost" : "quiet");
     byId("to-live").hidden = !opened.live;
     this.begins = opened.begins;
     this.ends = opened.ends;
@@ -308,8 +321,8 @@ const recorded = {
     slider.max = opened.ends;
     slider.step = 1;
     byId("scrub").hidden = false;
-    const wanted = Number(new URLSearchParams(location.search).get("at"));
-    slider.value = wanted || opened.ends;
+    const wanted = new URLSearchParams(location.search).get("at") ?? "";  // UTC ms, or an ISO time
+    slider.value = Number(wanted) || Date.parse(wanted) || opened.ends;
     slider.addEventListener("input", () => (this.stop(), this.show()));
     slider.addEventListener("keydown", (event) => this.key(event));
     byId("before").addEventListener("click", () => this.jump(-1));
@@ -329,7 +342,7 @@ const recorded = {
       let shown = null;
       while (shown !== `${this.asked} ${state.symbol}`) {
         shown = `${this.asked} ${state.symbol}`;
-        const picture = await read(`/api/runs/${encodeURIComponent(this.run)}/at?ts=${this.asked}&symbol=${encodeURIComponent(state.symbol)}`);
+        const picture = await read(`api/runs/${encodeURIComponent(this.run)}/at?ts=${this.asked}&symbol=${encodeURIComponent(state.symbol)}`);
         if (!picture) break;
         for (const rows of [state.market, state.headlines, state.trades, state.acts]) rows.clear();
         candles.clear();
@@ -378,11 +391,11 @@ const recorded = {
   },
 };
 
-async function read(address) {
+async function read(path) {
   try {
-    const answer = await fetch(address);
+    const answer = await fetch(address(path));
     if (answer.status === 401) {
-      location.assign("/login");
+      location.assign(address("login"));
       return null;
     }
     const said = answer.headers.get("Content-Type")?.includes("json") ? await answer.json() : { error: await answer.text() };
@@ -401,14 +414,14 @@ async function listRuns() {
   byId("runs").hidden = false;
   pill("", "quiet");
   byId("link").hidden = true;
-  const listed = await read("/api/runs");
+  const listed = await read("api/runs");
   if (!listed) return;
   byId("to-live").hidden = !listed.live;
   document.title = "Runs · Tapewire";
   panels.runs(listed);
 }
 
-const [, place, run] = location.pathname.split("/");
+const [place, run] = here();
 if (place === "runs" && run) recorded.start(decodeURIComponent(run));
 else if (place === "runs") listRuns();
 else live.start();

@@ -1,5 +1,5 @@
 // The two charts: candles with fills and headlines marked, and equity over its drawdown.
-import { arrow, digitsOf, duration, number, percent, price, quantity, second } from "/assets/format.js";
+import { arrow, digitsOf, duration, number, percent, price, quantity, second } from "./format.js";
 
 const SHOWN = 110; // candles in sight at first
 const TEXTS = 3; // of one candle, in the legend
@@ -149,15 +149,21 @@ export class Candles {
 
 export class Equity {
   constructor(element) {
+    this.digits = 0;
     this.chart = LightweightCharts.createChart(element, themed());
     this.equity = this.chart.addSeries(LightweightCharts.AreaSeries, { lineWidth: 2, priceLineVisible: false }, 0);
     this.drawdown = this.chart.addSeries(LightweightCharts.AreaSeries, {
       lineWidth: 1, priceLineVisible: false, invertFilledArea: true,
       priceFormat: { type: "custom", formatter: (value) => percent(value, 1), minMove: 0.0001 },
+      autoscaleInfoProvider: (original) => {  // 0 is the top, also while nothing was lost
+        const info = original();
+        if (info?.priceRange) info.priceRange = { minValue: Math.min(info.priceRange.minValue, -0.001), maxValue: 0 };
+        return info;
+      },
     }, 1);
     this.chart.panes()[0].setStretchFactor(3);
     this.chart.panes()[1].setStretchFactor(1.2);
-    this.equity.applyOptions({ priceFormat: { type: "custom", formatter: (value) => number(value, 0), minMove: 0.01 } });
+    this.equity.applyOptions({ priceFormat: { type: "custom", formatter: (value) => number(value, this.digits), minMove: 0.01 } });
     whenColoursChange(() => this.#paint());
     this.#paint();
   }
@@ -173,6 +179,8 @@ export class Equity {
     times.forEach((ts, index) => points.set(seconds(ts), values[index]));
     const ordered = [...points].sort((a, b) => a[0] - b[0]);
     let peak = -Infinity;
+    const spread = Math.max(...values) - Math.min(...values);
+    this.digits = spread < 10 ? 2 : 0;
     this.equity.setData(ordered.map(([time, value]) => ({ time, value })));
     this.drawdown.setData(ordered.map(([time, value]) => {
       peak = Math.max(peak, value);

@@ -1,5 +1,11 @@
 // Figures as people read them, and elements from text. Nothing here or elsewhere makes markup of a text.
 
+/** Where the page is served: below a path, if a proxy serves it there. */
+const ROOT = new URL("../", import.meta.url);
+export const address = (path) => new URL(path, ROOT).href;
+/** The parts of this page's path, below where the page is served. */
+export const here = () => location.pathname.slice(ROOT.pathname.length).split("/");
+
 export const MISSING = "–";
 const known = (value) => typeof value === "number" && Number.isFinite(value);
 const formatters = new Map();
@@ -27,9 +33,16 @@ export const quantity = (value, options = {}) =>
   known(value) ? number(value, Math.min(8, (String(value).split(".")[1] ?? "").length), options) : MISSING;
 
 export const clock = (ms) => new Date(ms).toISOString().slice(11, 19);
-export const day = (ms) => new Date(ms).toISOString().slice(0, 10);
+const day = (ms) => new Date(ms).toISOString().slice(0, 10);
 export const minute = (ms) => (ms ? new Date(ms).toISOString().slice(0, 16).replace("T", " ") : MISSING);
 export const second = (ms) => new Date(ms).toISOString().slice(0, 19).replace("T", " ");
+
+/** Draws the times of a list's rows: with the date if they are of more than one day. */
+export function moments(rows) {
+  const dated = new Set(rows.map((row) => day(row.at))).size > 1;
+  const draw = (ms) => el("time", { datetime: new Date(ms).toISOString(), title: second(ms), text: dated ? second(ms) : clock(ms) });
+  return Object.assign(draw, { dated });
+}
 
 export function duration(ms) {
   const units = [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000], ["s", 1_000]];
@@ -66,8 +79,9 @@ export function table(element, columns, rows, empty) {
   const head = columns.map(([title, kind]) => el("th", { text: title, class: kind, scope: "col" }));
   const body = rows.map(({ cells, ...attributes }) =>
     el("tr", attributes, ...cells.map((cell, number) => {
-      const kind = columns[number][1];
-      return cell instanceof Node ? el("td", { class: kind }, cell) : el("td", { class: kind, text: cell });
+      const [title, kind] = columns[number];
+      const attributes = { class: kind, "data-title": title };
+      return cell instanceof Node ? el("td", attributes, cell) : el("td", { ...attributes, text: cell });
     })));
   element.replaceChildren(el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
 }

@@ -1,7 +1,7 @@
 // Everything on the page but the charts, drawn from the rows that the server sent.
 import {
-  MISSING, arrow, clock, day, duration, el, foreign, minute, number, percent, price, quantity, table, tone,
-} from "/assets/format.js";
+  MISSING, address, arrow, clock, duration, el, foreign, minute, moments, number, percent, price, quantity, table, tone,
+} from "./format.js";
 
 const byId = (id) => document.getElementById(id);
 const spent = (value, text) => el("span", { class: tone(value), text: `${arrow(value)} ${text}`.trim() });
@@ -68,6 +68,7 @@ export function headlines(rows, state) {
     list.replaceChildren(el("li", { class: "empty", text: state }));
     return;
   }
+  const time = moments(shown);
   list.replaceChildren(...shown.map((row) => {
     const title = row.url
       ? el("a", { href: row.url, target: "_blank", rel: "noopener noreferrer nofollow" }, foreign(row.title))
@@ -75,7 +76,7 @@ export function headlines(rows, state) {
     const about = row.symbols.length ? row.symbols.slice(0, 4).join(", ") : "no traded symbol";
     const late = row.actionable ? null : el("span", { class: "quiet", text: "too old to trade on" });
     return el("li", { "data-id": row.id }, el("p", { class: "title" }, title),
-      el("p", { class: "meta" }, el("time", { text: clock(row.at) }), foreign(row.source || "unnamed source"), el("span", { text: about }), late),
+      el("p", { class: "meta" }, time(row.at), foreign(row.source || "unnamed source"), el("span", { text: about }), late),
       opinion(row.opinion));
   }));
 }
@@ -87,8 +88,10 @@ export function acts(rows) {
     list.replaceChildren(el("li", { class: "empty", text: "Nothing yet: signals, orders, changes of risk and commands appear here." }));
     return;
   }
+  const time = moments(shown);
+  list.classList.toggle("dated", time.dated);
   list.replaceChildren(...shown.map((row) => el("li", { class: `act ${row.what.replaceAll(" ", "-")}` },
-    el("time", { text: clock(row.at), title: minute(row.at) }), el("b", { text: row.what }),
+    time(row.at), el("b", { text: row.what }),
     el("span", {}, row.symbol ? el("span", { class: "symbol", text: `${row.symbol} ` }) : null, foreign(row.text)))));
 }
 
@@ -127,10 +130,11 @@ function prediction(said) {
 
 export function orders(rows) {
   const columns = [["Symbol"], ["Side"], ["Type"], ["Quantity", "n"], ["Filled", "n"], ["Limit", "n"], ["Trigger", "n"], ["Since"], ["Why", "why"]];
+  const time = moments(rows);
   table(byId("orders"), columns, rows.map((row) => ({
     "data-id": row.id,
     cells: [row.symbol, side(row.side), `${row.type}${row.reduce_only ? ", reduces" : ""}`.replace("_", " ").toLowerCase(), quantity(row.qty), quantity(row.filled),
-      price(row.price), price(row.trigger), clock(row.at), foreign(row.reason)],
+      price(row.price), price(row.trigger), time(row.at), foreign(row.reason)],
   })), "No order is working.");
 }
 
@@ -139,10 +143,11 @@ const side = (name) => el("span", { class: name === "BUY" ? "up" : "down", text:
 export function trades(rows) {
   const columns = [["Time"], ["Symbol"], ["Side"], ["Quantity", "n"], ["Price", "n"], ["Fee", "n"], ["Profit", "n"], ["Why", "why"]];
   const shown = [...rows.values()].reverse().slice(0, 60);
+  const time = moments(shown);
   table(byId("trades"), columns, shown.map((row) => ({
     "data-id": row.id,
     "data-seq": String(row.seq),
-    cells: [el("time", { title: day(row.at), text: clock(row.at) }), row.symbol, side(row.side), quantity(row.qty), price(row.price), number(row.fee),
+    cells: [time(row.at), row.symbol, side(row.side), quantity(row.qty), price(row.price), number(row.fee),
       row.profit === null ? MISSING : spent(row.profit, number(row.profit, 2, { signed: true })), foreign(row.reason)],
   })), "No fill yet.");
 }
@@ -178,17 +183,18 @@ export function health(state, head) {
 }
 
 export function runs({ runs: rows, run: living }) {
-  const columns = [["Run"], ["Strategy"], ["Began"], ["Return", "n"], ["Drawdown", "n"], ["Sharpe", "n"], ["Round trips", "n"], ["Events", "n"], ["State"], ["Report"]];
+  const columns = [["Run"], ["Strategy"], ["Begins, market time"], ["Return", "n"], ["Drawdown", "n"], ["Sharpe", "n"], ["Round trips", "n"], ["Events", "n"], ["State"], ["Report"]];
   table(byId("run-table"), columns, rows.map((row) => ({
     cells: [
-      el("a", { href: `/runs/${encodeURIComponent(row.id)}`, text: row.id }),
+      el("a", { href: address(`runs/${encodeURIComponent(row.id)}`), text: row.id }),
       el("span", { title: row.symbols.join(", "), text: `${row.strategy}, ${row.kind}` }),
-      minute(row.first_event_at ?? row.started_at),
+      el("span", { title: `recorded at ${minute(row.started_at)} UTC`, text: minute(row.first_event_at) }),
       row.total_return === null ? MISSING : spent(row.total_return, percent(row.total_return, 2, { signed: true })),
       row.max_drawdown === null ? MISSING : percent(row.max_drawdown, 1),
       number(row.sharpe), number(row.trades, 0), row.events ? number(row.events, 0) : MISSING,
-      el("span", { title: row.error, text: [row.id === living ? "running here" : row.status, ...row.stamps].join(", ") }),
-      el("a", { href: `/runs/${encodeURIComponent(row.id)}/report`, target: "_blank", rel: "noopener", text: "report" }),
+      el("span", { class: row.error ? "why failed" : "" }, [row.id === living ? "running here" : row.status, ...row.stamps].join(", "),
+        row.error ? foreign(`: ${row.error}`) : null),
+      el("a", { href: address(`runs/${encodeURIComponent(row.id)}/report`), target: "_blank", rel: "noopener", text: "report" }),
     ],
   })), "Nothing is recorded yet: tapewire backtest or tapewire run make the first run.");
 }

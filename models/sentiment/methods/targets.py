@@ -6,6 +6,7 @@ import difflib
 from typing import Any, Final
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from agent.errors import UsageError
 
@@ -22,12 +23,12 @@ _QUERY_VALUE: Final = (
 
 
 def linear_names(encoder: Any) -> list[str]:
-    """Last parts of the names of the body's linear layers, poolers apart."""
+    """Last parts of the names of the body's linear layers, which GPT-2 calls Conv1D; poolers apart."""
     return sorted(
         {
             name.rpartition(".")[2]
             for name, module in encoder.named_modules()
-            if isinstance(module, nn.Linear) and "pooler" not in name
+            if isinstance(module, nn.Linear | Conv1D) and "pooler" not in name
         }
     )
 

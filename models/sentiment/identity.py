@@ -1,0 +1,73 @@
+"""Which base a model stands on: digests of a body's weights, by which an adapter is refused on another base."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils import cached_file
+
+_WEIGHTS: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_ABSENT: Final = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+
+
+def embeddings_sha256(encoder: PreTrainedModel) -> str:
+    """Digest of a body's shape and its input embeddings, which no method and no quantisation changes."""
+    config = encoder.config
+    embeddings = encoder.get_input_embeddings().weight.detach().float().cpu().contiguous()
+    shape = (config.model_type, config.num_hidden_layers, config.hidden_size, tuple(embeddings.shape))
+    return hashlib.sha256(repr(shape).encode() + embeddings.numpy().tobytes()).hexdigest()
+
+
+def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> str:
+    """Digest of every weight that the base brought for this body, in float32: names, shapes and values.
+
+    `missing` names weights that the base did not bring and that were drawn at random. The weights of a 4-bit body are read from the
+    base's files at `place`: their quantised form may differ between devices.
+    """
+    names = [name for name, _ in encoder.named_parameters() if name not in missing]
+    four_bit = bool(getattr(encoder, "is_loaded_in_4bit", False))
+    weights = _stored(place, encoder.base_model_prefix, names) if four_bit else _loaded(encoder, set(names))
+    rows = []
+    for name, weight in weights:
+        values = weight.detach().to("cpu", torch.float32).contiguous()
+        rows.append((name, tuple(values.shape), hashlib.sha256(values.numpy()).hexdigest()))
+    return hashlib.sha256(repr(sorted(rows)).encode()).hexdigest()
+
+
+def _loaded(encoder: PreTrainedModel, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+    return ((name, weight) for name, weight in encoder.named_parameters() if name in names)
+
+
+def _stored(place: str, prefix: str, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+    """The weights `names` out of the base's files, one at a time; out of a body in full precision if the files name them otherwise."""
+    with ExitStack() as opened:
+        where: dict[str, tuple[Any, str]] = {}
+        for path in _files(place):
+            file = opened.enter_context(safe_open(path, framework="pt"))
+            where |= {key.removeprefix(f"{prefix}."): (file, key) for key in file.keys()}  # noqa: SIM118 - no mapping
+        if set(names) <= set(where):
+            for name in names:
+                file, key = where[name]
+                yield name, file.get_tensor(key)
+            return
+    yield from _loaded(AutoModel.from_pretrained(place, dtype="auto", trust_remote_code=False), set(names))
+
+
+def _files(place: str) -> list[str]:
+    if single := cached_file(place, _WEIGHTS, **_ABSENT):
+        return [single]
+    index = cached_file(place, _INDEX, **_ABSENT)
+    if index is None:
+        return []
+    with open(index, encoding="utf-8") as stream:
+        parts = sorted(set(json.load(stream)["weight_map"].values()))
+    return [path for part in parts if (path := cached_file(place, part, **_ABSENT))]
