@@ -270,6 +270,7 @@ class Daemon:
         life = Command("life", now, now, {"incarnation": session.new_incarnation()}, "daemon")
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
+        await self._report_strategy_error()  # that a life before has left unreported
         while not self._stopped:
             taken = await self.queue.take(limit)
             urgent: list[tuple[Event, float]] = []
@@ -281,6 +282,7 @@ class Daemon:
             events = await self.core.feed(taken, ahead)
             while first := ahead():  # before anything is sent
                 events += await self.core.feed(first, ahead)
+            await self._report_strategy_error()
             for event in events:
                 match event:
                     case News() if self._scores is not None:
@@ -295,6 +297,15 @@ class Daemon:
                 waiting = self._handled.pop(id(event), None)
                 if waiting and not waiting[1].done():  # who waited may have been cancelled
                     waiting[1].set_result(None)
+
+    async def _report_strategy_error(self) -> None:
+        """The strategy has raised an error: halt, and journal why."""
+        guard = self.core.engine.guard
+        if guard is not None and guard.failure:
+            now = self._clock.now()
+            _log.error("halted: the strategy failed, and rests until a person resumes", reason=guard.failure)
+            command = Command("strategy-error", now, now, {"detail": guard.failure}, "daemon")
+            await self.core.feed([(command, asyncio.get_running_loop().time())])
 
     async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:
         supervision = Supervision(producer.name, vital)
