@@ -109,7 +109,7 @@ class PaperExchange(Exchange):
             self._pay_held(stamps, kline, start + kline.interval)
         for working in self._range_order(book, start):
             price = working.trigger
-            if working.born_inside and working.arrives_at > start:  # a gap through the entry's limit went through the stop, too
+            if working.born_inside and working.arrives_at > start:  # moved after an open that had passed it already
                 price = min(price, kline.open) if working.order.side is Side.SELL else max(price, kline.open)
             if working.is_limit:
                 if working.seen and self._rules.limit_fill.reached(kline, working.order.side, working.limit):

@@ -44,6 +44,7 @@ from agent.live.orders import open_gateway, open_guard, venue_port
 from agent.live.outside import Outside
 from agent.live.record import Record, open_record
 from agent.live.rollover import watch_segments
+from agent.live.rules import with_venue_rules
 from agent.live.sampling import OpenBars
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
@@ -159,6 +160,7 @@ class Daemon:
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
             orders = port is not None
             self.record = stack.enter_context(open_record(self.config, self._database, new=self._new, orders=orders))
+            self.config = await with_venue_rules(self.config, port, self._database)
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
