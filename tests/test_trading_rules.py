@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 
@@ -15,14 +17,16 @@ from agent.feeds.history.klines import KlineFile
 from agent.history import History, Plan
 from agent.instruments import instrument_for, with_first_rules
 from agent.live.rules import with_venue_rules
-from agent.sandbox import Sandbox
-from agent.store.database import open_database
+from agent.live.session import open_run
+from agent.sandbox import Sandbox, SandboxOptions
+from agent.store.database import Database, open_database
 from agent.store.queries import find_run
-from agent.trading_rules import derive, settle_rules
+from agent.store.recorder import Recorder
+from agent.store.runs import RunStatus
+from agent.trading_rules import derive, read_table, settle_rules
 from tests.cli.conftest import Outcome
 from tests.cli.conftest import tapewire as tapewire
 from tests.live.conftest import database as database
-from tests.live.conftest import sandbox as sandbox
 
 D = Decimal
 START = 1_735_689_600_000
@@ -63,7 +67,7 @@ def test_a_symbols_tick_and_lot(tmp_path: Path, symbol: str, prices: list[str], 
 
 
 def test_the_configuration_comes_first(tmp_path: Path) -> None:
-    path = write(tmp_path, "DOGEUSDT", ["0.17293"])
+    path = write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"])
 
     assert rules(path, instruments={"DOGEUSDT": {"tick_size": "0.0001", "qty_step": "10"}}) == (D("0.0001"), D(10))
 
@@ -76,7 +80,7 @@ def test_equities_trade_in_cents_unless_that_is_too_coarse(tmp_path: Path, symbo
 
 
 def test_a_tick_beyond_a_thousandth_of_the_price_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, "DOGEUSDT", ["0.17293"])
+    path = write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"])
 
     with pytest.raises(ConfigError, match=r"instruments.DOGEUSDT.tick_size is 0.01, which is more than 0.1 %") as refused:
         rules(path, instruments={"DOGEUSDT": {"tick_size": "0.01"}})
@@ -119,33 +123,73 @@ def test_a_run_that_recorded_no_rules_keeps_the_first_ones(tmp_path: Path) -> No
     old = with_first_rules(config)
 
     assert [instrument_for(symbol, old).tick_size for symbol in old.market.symbols] == [D("0.01"), D("0.10"), D("0.01")]
-    plan = Plan(((write(tmp_path, "DOGEUSDT", ["0.17293"]), None),))
+    plan = Plan(((write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"]), None),))
     assert instrument_for("DOGEUSDT", History(plan, old, recorded=True).config).tick_size == D("0.01")
 
 
-async def test_a_live_run_trades_by_the_rules_of_its_venue(sandbox: Sandbox, database: object, tmp_path: Path) -> None:
-    def at(url: str, symbol: str, **more: object) -> Config:
-        return parse({"market": {"symbols": [symbol]}, "bybit": {"endpoint": url}, **more}, where="test")
+@asynccontextmanager
+async def venue(folder: Path) -> AsyncIterator[str]:
+    """A sandbox that lists NEWUSDT at 0.173, in ticks of 0.00001 and lots of 1: its address."""
+    path = write(folder, "NEWUSDT", ["0.173"] * 600)
+    async with Sandbox(SandboxOptions(klines=(Path(f"NEWUSDT={path}"),), start=START + 6_000_000)) as running:
+        yield running.rest_url
 
-    url = sandbox.rest_url
-    theirs = sandbox.listing.instrument("linear", "ETHUSDT")
-    found = await with_venue_rules(at(url, "ETHUSDT"), None, database)  # type: ignore[arg-type]
-    assert instrument_for("ETHUSDT", found).tick_size == theirs.tick_size
-    given = at(url, "ETHUSDT", instruments={"ETHUSDT": {"tick_size": "0.05"}})
-    assert instrument_for("ETHUSDT", await with_venue_rules(given, None, database)).tick_size == D("0.05")  # type: ignore[arg-type]
-    nowhere = "http://127.0.0.1:9"
-    assert await with_venue_rules(at(nowhere, "ETHUSDT"), None, database)  # type: ignore[arg-type]
+
+def at(url: str, folder: Path, **more: object) -> Config:
+    """An agent that trades NEWUSDT at `url`."""
+    return parse(
+        {"market": {"symbols": ["NEWUSDT"]}, "bybit": {"endpoint": url}, "store": {"url": f"sqlite:///{folder / 'store.db'}"}} | more,
+        where="test",
+    )
+
+
+async def test_a_live_run_trades_by_the_rules_of_its_venue(database: Database, tmp_path: Path) -> None:
+    async with venue(tmp_path) as url:
+        found = instrument_for("NEWUSDT", await with_venue_rules(at(url, tmp_path), None, database))
+        config = at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": "0.0001"}})
+        given = instrument_for("NEWUSDT", await with_venue_rules(config, None, database))
+
+    assert (found.tick_size, found.qty_step, found.min_qty) == (D("0.00001"), D(1), D(1))
+    assert (given.tick_size, given.qty_step) == (D("0.0001"), D(1))
+
+
+async def test_without_an_answer_the_last_runs_rules_apply_or_none(database: Database, tmp_path: Path) -> None:
+    async with venue(tmp_path) as url:
+        known = await with_venue_rules(at(url, tmp_path), None, database)
+    nowhere = at("http://127.0.0.1:9", tmp_path)
     with pytest.raises(ConfigError, match="the tick and lot of NEWUSDT are not known"):
-        await with_venue_rules(at(nowhere, "NEWUSDT"), None, database)  # type: ignore[arg-type]
+        await with_venue_rules(nowhere, None, database)
+
+    run, _ = open_run(known, database)
+    with Recorder(database, run) as recorder:
+        recorder.finish(first_event_at=None, last_event_at=None, final_equity=D(1), metrics={}, status=RunStatus.INTERRUPTED)
+
+    assert (await with_venue_rules(nowhere, None, database)).instruments == known.instruments
+    shipped = parse({"bybit": {"endpoint": "http://127.0.0.1:9"}}, where="test")
+    assert (await with_venue_rules(shipped, None, database)).instruments == {}
 
 
-async def test_the_table_is_refreshed_from_a_venue(sandbox: Sandbox, tmp_path: Path) -> None:
-    from agent.feeds.bybit.instruments import fetch_rules
-    from agent.trading_rules import read_table, write_table
+def test_the_table_is_refreshed_from_a_venue(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
+    async def refresh() -> Outcome:
+        async with venue(tmp_path) as url:
+            return await asyncio.to_thread(tapewire, "download", "instruments", "--url", url)
 
-    found = await fetch_rules(sandbox.rest_url, "linear")
-    path = tmp_path / "var" / "instruments.json"
+    done = asyncio.run(refresh())
 
-    assert write_table(path, "linear", ((symbol, one._asdict()) for symbol, one in found.items())) == len(found) > 0
-    theirs = sandbox.listing.instrument("linear", "BTCUSDT")
-    assert read_table(path)["linear", "BTCUSDT"]["tick_size"] == theirs.tick_size
+    assert done.code == 0, done.err
+    assert "var/instruments.json: 1 instruments of linear" in done.out
+    made = tapewire("backtest", "--klines", tmp_path / "NEWUSDT-1m.csv", "--strategy", "buy_and_hold", "--json")
+    assert made.code == 0, made.err
+    assert not [note for note in json.loads(made.out)["notes"] if "trades in ticks" in note]
+    assert read_table(Path("var/instruments.json"))["linear", "NEWUSDT"]["tick_size"] == D("0.00001")
+
+
+def test_a_table_that_cannot_be_read_is_an_error(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
+    path = write(tmp_path, "NEWUSDT", ["0.173", "0.174"])
+    Path("var").mkdir()
+    Path("var/instruments.json").write_text("{")
+
+    failed = tapewire("backtest", "--klines", path, "--strategy", "buy_and_hold")
+
+    assert failed.code == 2
+    assert "var/instruments.json can't be read" in failed.err
