@@ -564,7 +564,11 @@ class Engine:
 
     def _move_protection(self, target: Target, tape: Tape) -> None:
         """A target for what is held, or on its way, moves its stop and take-profit."""
-        if (target.stop is None and target.take_profit is None) or not target.weight or not tape.book and not tape.position.qty:
+        if (
+            (target.stop is None and target.take_profit is None)
+            or not target.weight
+            or (not tape.book and not tape.position.qty)
+        ):
             return
         if self.risk.warming or self.risk.unreconciled:
             return

@@ -61,7 +61,9 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
             )
         default = instrument_for(symbol, config)
         if category == "equity":
-            own = {"tick_size": min(default.tick_size, shown.tick_size) if _coarse(default.tick_size, shown) else default.tick_size}
+            own = {
+                "tick_size": min(default.tick_size, shown.tick_size) if _coarse(default.tick_size, shown) else default.tick_size
+            }
         else:
             own = {"tick_size": shown.tick_size, "qty_step": shown.qty_step, "min_qty": shown.qty_step}
         if "tick_size" in known and _coarse(known["tick_size"], shown):
@@ -70,7 +72,12 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
         rules |= {name: value for name in _FIELDS if (value := getattr(given, name)) is not None}
         if given.qty_step is not None and given.min_qty is None and not known:
             rules["min_qty"] = given.qty_step
-        if "tick_size" in own and given.tick_size is None and "tick_size" not in known and rules["tick_size"] != default.tick_size:
+        if (
+            "tick_size" in own
+            and given.tick_size is None
+            and "tick_size" not in known
+            and rules["tick_size"] != default.tick_size
+        ):
             lot = f" and lots of {rules['qty_step']:f}" if "qty_step" in own and given.qty_step is None else ""
             notes.append(f"{symbol} trades in ticks of {rules['tick_size']:f}{lot}, as {file.path.name} shows")
         instruments[symbol] = given.model_copy(update=rules)
@@ -80,8 +87,8 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
 def derive(file: KlineFile) -> Derived:
     """Tick and lot from the first bars of a file, whatever its window.
 
-    The tick is the smallest power of ten that all prices are multiples of, at most 0.1 % of the lowest (0.01 % if all are whole); the lot is the largest power
-    of ten that is worth at most 1 at the median close.
+    The tick is the smallest power of ten that all prices are multiples of, at most 0.1 % of the lowest (0.01 % if all are whole); the
+    lot is the largest power of ten that is worth at most 1 at the median close.
     """
     whole = copy(file)
     whole.start = whole.end = None

@@ -64,7 +64,13 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
     strategy = load_strategy(run.strategy, run.params)
     live = run.kind is RunKind.LIVE
     engine = Engine(
-        config, strategy, sink, run_id=run.id, predictor=predictor, equity_block=1 if live else EQUITY_BLOCK, contain_errors=live
+        config,
+        strategy,
+        sink,
+        run_id=run.id,
+        predictor=predictor,
+        equity_block=1 if live else EQUITY_BLOCK,
+        contain_errors=live,
     )
     snapshots = _snapshots(database, run, config, engine)
     checked = 0

@@ -32,7 +32,12 @@ class Plan(Strategy):
 
 
 def pay(
-    hours: int, prices: Sequence[Sequence[float]], stamps: Sequence[float], plan: dict[int, dict[str, Any]], gap: int = 0, **paper: Any
+    hours: int,
+    prices: Sequence[Sequence[float]],
+    stamps: Sequence[float],
+    plan: dict[int, dict[str, Any]],
+    gap: int = 0,
+    **paper: Any,
 ) -> list[tuple[float, float]]:
     """Hour of the stamp and amount of each payment, at a rate of 0.1 %; `gap` bars are missing after the first two."""
     interval = hours * HOUR_MS
@@ -85,7 +90,9 @@ def test_a_short_receives_it() -> None:
     assert pay(24, [FLAT, FLAT], [32], {0: {"weight": -0.5}}) == [(32, 5.0)]
 
 
-@pytest.mark.parametrize(("hours", "stamps", "paid"), [(12, [8, 12, 16, 24], [16, 24]), (4, [1, 2, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8])])
+@pytest.mark.parametrize(
+    ("hours", "stamps", "paid"), [(12, [8, 12, 16, 24], [16, 24]), (4, [1, 2, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8])]
+)
 def test_bars_of_other_lengths(hours: int, stamps: list[int], paid: list[int]) -> None:
     # Bought at the open of the second bar
     assert pay(hours, [FLAT, FLAT], stamps, {0: {"weight": 0.5}}) == [(hour, -5.0) for hour in paid]

@@ -56,7 +56,9 @@ def engine(strategy: Strategy) -> tuple[Engine, ListSink]:
     return Engine(config(), strategy, sink, run_id="r", equity_block=1, contain_errors=True), sink
 
 
-def live(strategy: Strategy, count: int, start: int = 0, made: tuple[Engine, ListSink] | None = None) -> tuple[list[Event], Engine, ListSink]:
+def live(
+    strategy: Strategy, count: int, start: int = 0, made: tuple[Engine, ListSink] | None = None
+) -> tuple[list[Event], Engine, ListSink]:
     """Bars as the daemon feeds them: what failed is reported by a command behind the event."""
     one, sink = made or engine(strategy)
     events: list[Event] = []
@@ -68,7 +70,11 @@ def live(strategy: Strategy, count: int, start: int = 0, made: tuple[Engine, Lis
     for number in range(start, start + count):
         feed(bar(number, *CALM))
         if one.guard is not None and one.guard.failure:
-            feed(Command("strategy-error", events[-1].available_at, events[-1].available_at, {"detail": one.guard.failure}, "daemon"))
+            feed(
+                Command(
+                    "strategy-error", events[-1].available_at, events[-1].available_at, {"detail": one.guard.failure}, "daemon"
+                )
+            )
     return events, one, sink
 
 

@@ -53,7 +53,12 @@ def rules(path: Path, **sections: object) -> tuple[Decimal, Decimal]:
     ("symbol", "prices", "tick", "lot"),
     [
         ("BTCUSDT", ["95016.2", "95017"], "0.10", "0.001"),  # the table
-        ("DOGEUSDT", ["0.17", "0.173"], "0.00001", "1"),  # the table's tick is finer than the file's; 1 / 0.17 is 5.8, so lots of 1
+        (
+            "DOGEUSDT",
+            ["0.17", "0.173"],
+            "0.00001",
+            "1",
+        ),  # the table's tick is finer than the file's; 1 / 0.17 is 5.8, so lots of 1
         ("1000PEPEUSDT", ["0.0075016", "0.0075"], "0.0000001", "100"),
         ("PEPEUSDT", ["0.0000093011", "0.0000093"], "1E-10", "100000"),  # the file: ten decimals; 1 / 0.0000093 is 107,527
         ("NEWUSDT", ["2.3123", "2.31"], "0.0001", "0.1"),
@@ -108,7 +113,9 @@ def test_a_run_records_its_rules_and_verifies_by_them(tapewire: Callable[..., Ou
     assert run.versions["core"] == "2"
     assert tapewire("verify").code == 0
     # What a later table has is no matter
-    Path("var/instruments.json").write_text('{"linear": {"NEWUSDT": {"tick_size": "0.00001", "qty_step": "7", "min_qty": "7"}}}')
+    Path("var/instruments.json").write_text(
+        '{"linear": {"NEWUSDT": {"tick_size": "0.00001", "qty_step": "7", "min_qty": "7"}}}'
+    )
     assert tapewire("verify").code == 0
     again = tapewire("backtest", "--klines", path, "--strategy", "buy_and_hold", "--json")
     assert again.code == 0, again.err
@@ -138,7 +145,8 @@ async def venue(folder: Path) -> AsyncIterator[str]:
 def at(url: str, folder: Path, **more: object) -> Config:
     """An agent that trades NEWUSDT at `url`."""
     return parse(
-        {"market": {"symbols": ["NEWUSDT"]}, "bybit": {"endpoint": url}, "store": {"url": f"sqlite:///{folder / 'store.db'}"}} | more,
+        {"market": {"symbols": ["NEWUSDT"]}, "bybit": {"endpoint": url}, "store": {"url": f"sqlite:///{folder / 'store.db'}"}}
+        | more,
         where="test",
     )
 

@@ -45,7 +45,9 @@ async def with_venue_rules(config: Config, port: VenuePort | None, database: Dat
         }
         if open_fields:
             instruments[symbol] = given.model_copy(update=open_fields)
-            _log.info("trading rules are the venue's", symbol=symbol, **{name: str(value) for name, value in open_fields.items()})
+            _log.info(
+                "trading rules are the venue's", symbol=symbol, **{name: str(value) for name, value in open_fields.items()}
+            )
     return config.model_copy(update={"instruments": instruments})
 
 

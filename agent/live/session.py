@@ -57,7 +57,13 @@ def open_run(config: Config, database: Database, *, new: bool = False, predictor
         params=strategy.params.model_dump(mode="json"),
         config=config.recorded(),
         version=__version__,
-        versions={CORE: CORE_REVISION, "python": platform.python_version(), "numpy": np.__version__, **fusion, **source_of(config.strategy.name)},
+        versions={
+            CORE: CORE_REVISION,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **fusion,
+            **source_of(config.strategy.name),
+        },
         stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
     )
     return run, False

@@ -49,7 +49,11 @@ def test_a_target_that_cannot_be_meant_is_refused(target: dict[str, Any], words:
         strategy.ask(target)
 
     assert words in str(refused.value)
-    line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.strip() == "self.target(SYMBOL, **target)")
+    line = next(
+        n
+        for n, text in enumerate(Path(__file__).read_text().splitlines(), 1)
+        if text.strip() == "self.target(SYMBOL, **target)"
+    )
     assert f"{__file__}, line {line}: " in str(refused.value)
     assert "\n" not in str(refused.value)
     assert strategy.targets == []
