@@ -128,7 +128,8 @@ class PaperExchange(Exchange):
     def _meet_new_protection(self, kline: Kline, price: float, ts: int) -> None:
         """What an entry has attached meets the price that the entry met: a stop on its wrong side is carried out there."""
         for working in list(self.books[kline.symbol]):
-            if working.closes_position and not working.seen:
+            new = working.closes_position and not working.seen and working.arrives_at <= ts
+            if new and working.crossed(price, price):  # else the next price is its first
                 self._meet(working, kline, price, ts)
 
     def _range_order(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
@@ -394,9 +395,9 @@ class PaperExchange(Exchange):
     def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
         self._emit(order)
         # Moved inside a bar, a stop is taken to be hit if that bar's range reaches it
-        working = WorkingOrder(order, now, closes_position=True, born_inside=order.type is OrderType.STOP)
-        working.seen = True  # it was decided at a price on its right side
-        self.books[order.symbol].append(working)
+        self.books[order.symbol].append(
+            WorkingOrder(order, now, closes_position=True, born_inside=order.type is OrderType.STOP)
+        )
         self.cancel(old, now, MOVED)
 
     def _end(self, working: WorkingOrder, now: int, reason: str) -> None:
