@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -201,3 +202,19 @@ def test_a_table_that_cannot_be_read_is_an_error(tapewire: Callable[..., Outcome
 
     assert failed.code == 2
     assert "var/instruments.json can't be read" in failed.err
+
+
+def test_a_difference_in_a_run_of_an_earlier_core_names_the_changelog(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
+    path = write(tmp_path, "DOGEUSDT", [f"0.{17293 + n % 5}" for n in range(60)])
+    assert tapewire("backtest", "--klines", path, "--strategy", "buy_and_hold").code == 0
+    with sqlite3.connect("var/tapewire.db") as store:  # as an earlier version recorded it, but for the decisions
+        [config] = store.execute("select config from runs").fetchone()
+        store.execute("update runs set versions = '{}', config = ?", (json.dumps(json.loads(config) | {"instruments": {}}),))
+    store.close()
+
+    found = tapewire("verify")
+
+    assert found.code == 1
+    assert "different at decision" in found.out
+    assert "decided by revision 1 of the core" in found.out
+    assert "docs/changelog.md" in found.out
