@@ -110,13 +110,16 @@ class Exchange:
     def protect(self, symbol: str, side: Side, stop: Decimal | None, take_profit: Decimal | None, now: int) -> None:
         """Move the protection of a position on `side` to new triggers; None leaves what there is.
 
-        Entries that still work attach the new triggers. For a position the new order is placed before the old one is cancelled, so
-        that it is never without; one that is being carried out stays.
+        An entry that still works attaches the new triggers when it is filled, and leaves the protection of an earlier one. For a
+        position the new order is placed before the old one is cancelled, so that it is never without; one that is being carried out
+        stays.
         """
         book = self.books[symbol]
+        entries: list[str] = []
         for working in book:
             if working.order.side is side and not working.order.reduce_only:
                 entry = working.order
+                entries.append(entry.id)
                 working.order = msgspec.structs.replace(
                     entry,
                     stop=entry.stop if stop is None else stop,
@@ -127,9 +130,9 @@ class Exchange:
         if held * side.sign <= 0 or not qty:
             return
         protective = [w for w in book if w.closes_position and not w.cancelling]
-        if any(w.filled for w in protective):
-            return
         group = protective[0].order.oco if protective else ""
+        if any(w.filled for w in protective) or (entries and group not in entries):
+            return  # being carried out; or of an earlier entry, whose protection stays until the one that works is filled
         opposite = Side.SELL if side is Side.BUY else Side.BUY
         for kind, trigger in ((OrderType.STOP, stop), (OrderType.TAKE_PROFIT, take_profit)):
             old = [w for w in protective if w.order.type is kind]

@@ -153,6 +153,16 @@ def test_an_entry_that_still_works_attaches_the_newer_stop() -> None:
     assert fills == [("BUY", 98.0, ""), ("SELL", 93.1, "stop")]  # 98 * 0.95
 
 
+def test_an_entry_that_still_works_leaves_the_stop_of_what_is_held() -> None:
+    # 25 are held with a stop at 95; a limit at 80 for more has its stop at 40. The fall to 94 is sold at 95, before the limit
+    more = {"weight": 0.5, "limit": 80.0, "stop": -0.5}
+    bars = [FLAT, FLAT, FLAT, FLAT, (100, 100, 94, 94)]
+
+    fills = trade(bars, {0: {"weight": 0.25, "stop": -0.05}, 1: more, 2: more, 3: more})
+
+    assert fills == [("BUY", 100.0, ""), ("SELL", 95.0, "stop")]
+
+
 def test_a_stop_moved_inside_a_bar_is_never_better_than_its_open() -> None:
     """Decided half a minute into a bar that opened at 95, on the last mark, 100: the trigger is 99, the open is passed already."""
 
