@@ -24,7 +24,7 @@ from agent.analysis.metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
 from agent.clock import iso
 from agent.config import Config
-from agent.engine import Engine
+from agent.engine import CORE, CORE_REVISION, Engine
 from agent.errors import LeakageError
 from agent.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline, RiskState
 from agent.feeds.history.sentiment import NamedScorer
@@ -83,7 +83,7 @@ def backtest(
         params=strategy.params.model_dump(mode="json"),
         config=config.recorded() | {"window": history.window},
         version=__version__,
-        versions={"python": platform.python_version(), "numpy": np.__version__}
+        versions={CORE: CORE_REVISION, "python": platform.python_version(), "numpy": np.__version__}
         | source_of(config.strategy.name)
         | (versions or {}),
         inputs=tuple(history.inputs),
@@ -101,6 +101,7 @@ def backtest(
         )
     counts = {**engine.counts, **engine.signals.counts}
     notes = history.notes + history.notes_on_scores() + [_note(name, n) for name, n in sorted(counts.items()) if n]
+    notes += _notes_on_orders(engine)
     if engine.risk.state is not RiskState.ACTIVE and not history.closes_out:
         notes.append(
             f"the run ended {engine.risk.state.value} by {engine.risk.rule}: no new positions since {iso(engine.risk.since)}"
@@ -122,6 +123,29 @@ _HEADLINES: Final = {
 
 def _note(name: str, count: int) -> str:
     return f"{count:,} headlines {_HEADLINES[name]}" if name in _HEADLINES else f"{name}: {count:,}"
+
+
+def _notes_on_orders(engine: Engine) -> list[str]:
+    """Why orders were refused or not filled, and what can't be sold."""
+    exchange = engine.exchange
+    notes = [f"{n:,} orders rejected: {what}" for what, n in sorted(exchange.refusals.items())]
+    notes += [f"{n:,} orders refused by the limits of risk: {rule}" for rule, n in sorted(engine.risk.refusals.items())]
+    if idle := exchange.bars_without_volume:
+        share = "all" if idle == exchange.bars_met else f"{idle:,} of {exchange.bars_met:,}"
+        notes.append(
+            f'volume is 0 in {share} bars that orders met: liquidity = "participation" fills nothing in them '
+            '(paper.liquidity = "infinite" does)'
+        )
+    for symbol, tape in engine.tapes.items():
+        position, rules = tape.position, tape.instrument
+        value = abs(position.qty) * position.mark_decimal
+        small = value < rules.min_notional or abs(position.qty) < rules.min_qty
+        if position.qty and small and not rules.is_margined:
+            notes.append(
+                f"{position.qty} {symbol} are left, worth {value:.2f}: no order may be that small "
+                f"(minimum value {rules.min_notional}, quantity {rules.min_qty})"
+            )
+    return notes
 
 
 class Listener(DecisionSink, Protocol):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -36,6 +36,7 @@ from agent.events import (
     RiskState,
     Sentiment,
     Settlement,
+    Side,
 )
 from agent.execution.exchange import ID_PREFIX, Exchange, run_prefix
 from agent.execution.paper import PaperExchange
@@ -48,9 +49,17 @@ from agent.portfolio import Portfolio
 from agent.risk import TAKEN_ID, RiskManager
 from agent.signals import SignalEngine
 from agent.sink import DecisionSink
-from agent.sizing import size
+from agent.sizing import size, triggers
+from agent.strategy_guard import StrategyGuard
 from agent.symbols import SymbolMapper
 from strategies.base import Strategy, Target
+
+CORE: Final = "core"
+CORE_REVISION: Final = "2"
+"""`Run.versions` has the revision of what the core decides on the same input, under this key; a run without one is of revision 1."""
+
+EQUITY_BLOCK: Final = 4_096
+"""Samples of equity that the sink gets at once in replays."""
 
 _Bar = tuple[str, int, int, int, int, float, float, float, float, float, float, bool]
 """A kline's fields, in their order."""
@@ -67,7 +76,8 @@ class Engine:
         *,
         run_id: str,
         predictor: Predictor | None = None,
-        equity_block: int = 4_096,
+        equity_block: int = EQUITY_BLOCK,
+        contain_errors: bool = False,
     ) -> None:
         symbols = tuple(sorted(config.market.symbols))
         instruments = {symbol: instrument_for(symbol, config) for symbol in symbols}
@@ -96,6 +106,8 @@ class Engine:
                 tape.outlook = Outlook(symbol, predictor, config.market.interval)
         self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
         self.strategy = strategy
+        self.guard: StrategyGuard | None = StrategyGuard(strategy) if contain_errors else None
+        self._told: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
         self._sink = sink
         self._config = config
         self._run_id = run_id
@@ -112,7 +124,7 @@ class Engine:
         self._fills_at_close = config.paper.fill == "close"
         self._waiting: dict[str, Target] = {}  # by symbol: targets that orders being taken back stand in the way of
         self._targets = strategy.targets  # the strategy's own list, emptied in place
-        self._tell_kline = strategy.on_kline
+        self._tell_kline = self._told.on_kline
         self._hears_klines = strategy.hears("on_kline")
         self._hears_sentiment = strategy.hears("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
@@ -148,6 +160,10 @@ class Engine:
             self._close_period()
         if self._sample_ts:
             self._flush_samples()
+        for stamps in self.exchange.held_funding.values():  # no bar has come that contains them
+            for funding in stamps:
+                self.exchange.on_funding(funding)
+        self.exchange.held_funding.clear()
         self.portfolio.reconcile()
 
     # -- inputs ------------------------------------------------------------------------------------------------------
@@ -177,7 +193,7 @@ class Engine:
             return
         tape.last_start = start
         tape.next_start = start + interval
-        if tape.book:
+        if tape.book or self.exchange.held_funding:
             self.exchange.on_kline(kline)
         position = tape.position
         position.mark = close
@@ -225,7 +241,7 @@ class Engine:
         self._advance(news.available_at)
         note = self.signals.on_news(news)
         self._sink.news(news, note.symbols, note.story)
-        self.strategy.on_news(news, self.market)
+        self._told.on_news(news, self.market)
         self._act()
 
     def _on_sentiment(self, sentiment: Sentiment) -> None:
@@ -240,10 +256,10 @@ class Engine:
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
         if self._hears_sentiment:
-            self.strategy.on_sentiment(sentiment, self.market)
+            self._told.on_sentiment(sentiment, self.market)
         for signal in signals:
             self._decide(signal)
-            self.strategy.on_signal(signal, self.market)
+            self._told.on_signal(signal, self.market)
         for symbol in concerned:
             self._read(symbol, sentiment)
         if self._targets:
@@ -268,12 +284,18 @@ class Engine:
                 return
             tape.prediction = prediction
             self._decide(prediction)
-            self.strategy.on_prediction(prediction, self.market)
+            self._told.on_prediction(prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
-        if self._margined and funding.symbol in self.tapes:
-            self._advance(funding.available_at)
-            self.exchange.on_funding(funding)
+        tape = self.tapes.get(funding.symbol)
+        if not self._margined or tape is None:
+            return
+        if funding.available_at == funding.ts > tape.next_start >= 0 and (funding.ts - tape.next_start) % tape.interval:
+            # Strictly inside a bar that has yet to come: what is held then, only the bar shows
+            self.exchange.held_funding.setdefault(funding.symbol, []).append(funding)
+            return
+        self._advance(funding.available_at)
+        self.exchange.on_funding(funding)
 
     def _on_update(self, update: OrderUpdate) -> None:
         self._advance(update.available_at)
@@ -314,6 +336,8 @@ class Engine:
                 self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
                 if not self.risk.halted:
                     self.flattener.end()
+                    if self.guard is not None:
+                        self.guard.resume()
                     if accepts:
                         self.exchange.accept()
             case "pause":
@@ -345,6 +369,12 @@ class Engine:
             case "reconciling":
                 self.risk.unreconciled = self._config.execution.mode == "testnet"
                 return
+            case "strategy-error":
+                if self.guard is not None:
+                    self.guard.stop()
+                self._targets.clear()
+                self._waiting.clear()
+                self.risk.on_strategy_error(now, command.args.get("detail", ""))
             case "alarm":
                 alarm = command.args
                 self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
@@ -403,7 +433,7 @@ class Engine:
     def _fade(self, now: int) -> None:
         for signal in self.signals.pop_faded(now):
             self._decide(signal)
-            self.strategy.on_faded(signal, self.market)
+            self._told.on_faded(signal, self.market)
 
     # -- account -----------------------------------------------------------------------------------------------------
 
@@ -447,7 +477,7 @@ class Engine:
         """What the exchange reports: recorded, and trades are told to the strategy."""
         self._sink.decision(decision)
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
-            self.strategy.on_fill(decision, self.market)
+            self._told.on_fill(decision, self.market)
 
     def _new_id(self) -> str:
         """Client order id, 35 characters: hash(run, incarnation, decision), so that no life uses an id of another one."""
@@ -461,6 +491,8 @@ class Engine:
         """Turn the strategy's targets into orders; the latest word on a symbol holds."""
         if self.risk.state is RiskState.HALTED:
             self._cancel_entries("halted")
+        if self.guard is not None and self.guard.stopped:
+            self._targets.clear()  # what a strategy wanted before its error is not what it means
         if not self._targets:
             return
         targets = self._targets.copy()
@@ -480,10 +512,11 @@ class Engine:
     def _pursue(self, target: Target) -> None:
         tape = self.tapes.get(target.symbol)
         if tape is None:
-            raise ConfigError(
-                f"strategy {type(self.strategy).__name__} set a target for {target.symbol}, which is not traded",
-                hint=f"market.symbols are {', '.join(self.tapes)}",
-            )
+            problem = f"strategy {type(self.strategy).__name__} set a target for {target.symbol}, which is not traded"
+            if self.guard is not None:
+                self.guard.fail(problem)
+                return
+            raise ConfigError(problem, hint=f"market.symbols are {', '.join(self.tapes)}")
         now = self.market.now
         self._waiting.pop(target.symbol, None)
         position = tape.position
@@ -499,6 +532,7 @@ class Engine:
             if size(target, tape.instrument, coming, price, equity, band) is None and all(
                 w.limit == (target.limit or 0.0) and not w.cancelling for w in entries
             ):
+                self._move_protection(target, tape)
                 return  # what is asked for is on its way
             self.exchange.cancel(entries, now, "replaced by a newer target")
             if entries[0] in tape.book:  # a venue has to take them back first, and may fill them yet
@@ -506,6 +540,9 @@ class Engine:
                 return
         sized = size(target, tape.instrument, position.qty, price, equity, band)
         if sized is None:
+            self._move_protection(target, tape)
+            if target.weight and not position.qty:
+                self._count_untradable(target, tape)
             return
         notional = float(sized.qty) * price
         after = abs(float(sized.position_after)) * price
@@ -513,6 +550,7 @@ class Engine:
             now, target.symbol, reduces=sized.reduces, notional=notional, position_after=after,
             gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after, equity=equity, data_age=tape.overdue(now),
         ):  # fmt: skip
+            self._move_protection(target, tape)
             return
         order = Order(
             self._new_id(), target.symbol, now, sized.side, OrderType.MARKET if sized.limit is None else OrderType.LIMIT, sized.qty,
@@ -521,3 +559,28 @@ class Engine:
         )  # fmt: skip
         self._decide(order)
         self.exchange.submit(order, now)
+        if sized.reduces:
+            self._move_protection(target, tape)
+
+    def _move_protection(self, target: Target, tape: Tape) -> None:
+        """A target for what is held, or on its way, moves its stop and take-profit."""
+        if (
+            (target.stop is None and target.take_profit is None)
+            or not target.weight
+            or (not tape.book and not tape.position.qty)
+        ):
+            return
+        if self.risk.warming or self.risk.unreconciled:
+            return
+        side = Side.BUY if target.weight > 0 else Side.SELL
+        closing = Side.SELL if side is Side.BUY else Side.BUY
+        stop, take_profit = triggers(target, tape.instrument, tape.position.mark, closing)
+        self.exchange.protect(target.symbol, side, stop, take_profit, self.market.now)
+
+    def _count_untradable(self, target: Target, tape: Tape) -> None:
+        """Count a target that led to no order although nothing is held."""
+        rules = tape.instrument
+        if target.weight < 0 and not rules.is_margined:
+            self.counts[f"targets below 0 in {target.symbol}, which can't be sold short"] += 1
+        elif self.portfolio.equity() > 0:
+            self.counts[f"targets in {target.symbol} smaller than one lot, {rules.qty_step}"] += 1

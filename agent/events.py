@@ -222,7 +222,8 @@ class Command(Message, frozen=True):
     `incarnation` goes into its order ids; heartbeat, which brings the time where no data do; warm-up and warm-up-done around history
     that is read before, or after an absence; reconciling while a venue's account isn't known; older-record if the venue's history has
     orders or executions of the run that its journal lacks, record-behind if the store lacks events that the run had committed; taken-id
-    if another order has an order's id there; alarm, which records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+    if another order has an order's id there; strategy-error if the strategy has raised an error, which halts (`detail`); alarm, which
+    records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
 
     For the reader of the journal alone: use-model, model-in-use, model-refused, stop; emergency-kill, what the kill switch did at the
     venue.

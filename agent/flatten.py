@@ -108,7 +108,7 @@ class Flattener:
         tape = self._tapes[symbol]
         position = tape.position
         side = Side.SELL if position.qty > 0 else Side.BUY
-        lot = tape.instrument.round_qty(abs(position.qty))
+        lot = self._closable(tape)
         if position.qty != pursuit.held:
             pursuit.held = position.qty
             pursuit.progress_at = pursuit.due = now
@@ -169,10 +169,18 @@ class Flattener:
         market = order.type is OrderType.MARKET and not working.closes_position
         return market and order.reduce_only and order.side is side
 
+    @staticmethod
+    def _closable(tape: Tape) -> Decimal:
+        """How much of the position an order can close; on spot nothing if that is below the venue's minima."""
+        rules, position = tape.instrument, tape.position
+        lot = rules.round_qty(abs(position.qty))
+        small = lot < rules.min_qty or lot * position.mark_decimal < rules.min_notional
+        return _ZERO if small and not rules.is_margined and position.mark == position.mark else lot
+
     def _is_flat(self, symbol: str) -> bool:
         """Nothing is held that an order can sell, and nothing works that could change that."""
         tape = self._tapes[symbol]
-        if tape.instrument.round_qty(abs(tape.position.qty)):
+        if self._closable(tape):
             return False
         return all(working.closes_position for working in tape.book)
 

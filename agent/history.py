@@ -24,6 +24,7 @@ from agent.feeds.history.symbol_names import symbol_of
 from agent.fusion import check_scorer, open_predictor
 from agent.store.runs import InputFile
 from agent.symbols import SymbolMapper
+from agent.trading_rules import settle_rules
 
 if TYPE_CHECKING:
     from models.fusion.predictor import FusionPredictor
@@ -55,9 +56,13 @@ CLOSING_BARS: Final = 2
 
 
 class History:
-    """A plan's files, opened, checked and hashed; `sources` is what the engine will see."""
+    """A plan's files, opened, checked and hashed; `sources` is what the engine will see.
 
-    def __init__(self, plan: Plan, config: Config) -> None:
+    `config` becomes that of the run: the files state symbols and interval, and the trading rules are settled (`trading_rules`), unless
+    it is `recorded`.
+    """
+
+    def __init__(self, plan: Plan, config: Config, *, recorded: bool = False) -> None:
         timezone = plan.timezone
         around_the_clock = config.market.category != "equity"
         reads_from = None if plan.start is None else plan.start - plan.warmup
@@ -72,6 +77,9 @@ class History:
         self._plan = plan
         self._scores: SentimentFile | None = None
         self.config = _adapted(config, self.klines)
+        settled = list[str]()
+        if not recorded:
+            self.config, settled = settle_rules(self.config, self.klines)
         described = [file.describe() for file in self.klines]
         empty = next((file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None)
         if empty is not None:
@@ -87,7 +95,7 @@ class History:
             for file, facts in zip(self.klines, described, strict=True)
             if facts["gaps"] or facts["duplicates"]
         ]
-        self.notes += [note for file in self.klines for note in file.notes]
+        self.notes += settled + [note for file in self.klines for note in file.notes]
         if untraded := self.config.untraded_instruments():
             self.notes.append(
                 f"the rules of {', '.join(untraded)} in the configuration apply to nothing: not traded in this run"
@@ -209,7 +217,8 @@ class History:
     def under(self, config: Config) -> History:
         """The same files and window under another configuration, which must agree on `market` and `history`."""
         other = copy(self)
-        other.config = _on_paper(config.model_copy(update={"market": self.config.market}))
+        rules = self.config.instruments | config.instruments
+        other.config = _on_paper(config.model_copy(update={"market": self.config.market, "instruments": rules}))
         other.__dict__.pop("predictor", None)
         return other
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from agent.config import Category, Config
+from agent.config import Category, Config, InstrumentConfig
 from agent.events import DAY_MS, MINUTE_MS, Side
 
 
@@ -49,20 +51,46 @@ _LINEAR = Instrument(
 _SPOT = Instrument("", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1))
 _EQUITY = Instrument("", "equity", _D("0.01"), _D(1), _D(1), _D(0), _D(0), _D(0), _D(0), _D(1))
 _BY_CATEGORY: dict[Category, Instrument] = {"linear": _LINEAR, "spot": _SPOT, "equity": _EQUITY}
-_KNOWN: dict[tuple[Category, str], dict[str, Decimal]] = {
-    ("linear", "BTCUSDT"): {"tick_size": _D("0.10"), "qty_step": _D("0.001"), "min_qty": _D("0.001")},
-    ("linear", "ETHUSDT"): {"tick_size": _D("0.01"), "qty_step": _D("0.01"), "min_qty": _D("0.01")},
-}
+Rules = dict[str, Decimal]
+"""Fields of `Instrument` that are known of a symbol."""
+
+
+def _shipped() -> dict[tuple[str, str], Rules]:
+    raw = json.loads(Path(__file__).with_name("instruments.json").read_text(encoding="utf-8"))
+    return {
+        (category, symbol): {name: _D(text) for name, text in rules.items()}
+        for category, rows in raw.items()
+        for symbol, rules in rows.items()
+    }
+
+
+SHIPPED: Final = _shipped()
+"""Bybit's rules by category and symbol, as they ship with the program."""
+
+_FIRST_KNOWN: Final = (("linear", "BTCUSDT"), ("linear", "ETHUSDT"))
+"""What runs of the first revision of the core knew; all else had the category's defaults."""
+
+
+def with_first_rules(config: Config) -> Config:
+    """The configuration of a run that recorded no rules, with those that it had: the defaults of its category."""
+    category = config.market.category
+    instruments = dict(config.instruments)
+    for symbol in config.market.symbols:
+        if (category, symbol) in SHIPPED and (category, symbol) not in _FIRST_KNOWN:
+            given = instruments.get(symbol) or InstrumentConfig()
+            names = [name for name in SHIPPED[category, symbol] if getattr(given, name) is None]
+            instruments[symbol] = given.model_copy(update={name: getattr(_BY_CATEGORY[category], name) for name in names})
+    return config.model_copy(update={"instruments": instruments})
 
 
 def instrument_for(symbol: str, config: Config) -> Instrument:
-    """The rules of `symbol`: category defaults, what is known of the symbol, then the configuration's word."""
+    """The rules of `symbol`: category defaults, what is known of the symbol, then what the configuration states."""
     category = config.market.category
     overrides = config.instruments.get(symbol)
     given = overrides.model_dump(exclude={"aliases"}, exclude_none=True) if overrides else {}
     fees = {"maker_fee": config.paper.maker_fee, "taker_fee": config.paper.taker_fee}
     given |= {key: fee for key, fee in fees.items() if fee is not None}
-    return _BY_CATEGORY[category]._replace(symbol=symbol, **(_KNOWN.get((category, symbol), {}) | given))
+    return _BY_CATEGORY[category]._replace(symbol=symbol, **(SHIPPED.get((category, symbol), {}) | given))
 
 
 _YEAR_MS = 365 * DAY_MS

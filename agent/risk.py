@@ -5,7 +5,7 @@ Cancels and orders that only reduce a position pass in every state. Equity is lo
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
 
@@ -39,6 +39,9 @@ OLDER_RECORD = "older record"
 TAKEN_ID = "taken id"
 """The rule of an order whose client id another order has at the venue."""
 
+STRATEGY = "strategy"
+"""The rule that halts a live run whose strategy raised an error."""
+
 _MANUAL = "command"
 
 
@@ -62,6 +65,7 @@ class RiskManager:
         self._sent: deque[int] = deque()
         self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
         self._drifted = False  # the ledger differed from the last account
+        self.refusals: Counter[str] = Counter()  # orders refused, by rule
         self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
 
     @property
@@ -165,6 +169,14 @@ class RiskManager:
         self.floor = inf
         self._move(ts, RiskState.HALTED, KILL, detail)
 
+    def on_strategy_error(self, ts: int, detail: str) -> None:
+        """HALTED until a person resumes; a kill stays a kill."""
+        if self.state is RiskState.HALTED:
+            self._emit(RiskEvent(ts, self.state, STRATEGY, detail))
+        else:
+            self.floor = inf  # look at the next equity, whatever it is
+            self._move(ts, RiskState.HALTED, STRATEGY, detail)
+
     def note(self, ts: int, rule: str, detail: str, symbol: str = "") -> None:
         """Record an alarm that changes no state."""
         self._emit(RiskEvent(ts, self.state, rule, detail, symbol))
@@ -221,6 +233,7 @@ class RiskManager:
             sent.append(now)
             self._refused.pop(symbol, None)
             return True
+        self.refusals[f"{rule} ({detail})" if rule.startswith("state ") else rule] += 1
         if self._refused.get(symbol) != rule:
             self._refused[symbol] = rule
             self._emit(RiskEvent(now, self.state, rule, detail, symbol))

@@ -54,7 +54,9 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
     config, _ = inputs(database, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(config, strategy, sink, run_id=run.id, predictor=reopen_predictor(config, run), equity_block=1)
+    engine = Engine(
+        config, strategy, sink, run_id=run.id, predictor=reopen_predictor(config, run), equity_block=1, contain_errors=True
+    )
     ours = fingerprint(config, strategy)
     usable = [info for info in boundaries(database, run.id) if info.seq < end.seq and info.fingerprint == ours]
     start = 0

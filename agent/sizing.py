@@ -47,17 +47,26 @@ def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equ
     opposite = Side.SELL if side is Side.BUY else Side.BUY
     reduces = abs(wanted) < abs(held) and (same_side or not wanted)
 
-    def level(fraction: float | None) -> Decimal | None:
-        if fraction is None or reduces:
-            return None
-        return max(instrument.round_price(Decimal(repr(price * (1 + fraction))), opposite), instrument.tick_size)
-
+    stop, take_profit = (None, None) if reduces else triggers(target, instrument, mark, opposite)
     return Sizing(
         side,
         abs(delta),
         reduces,
         held + delta,
         None if target.limit is None else instrument.round_price(Decimal(repr(target.limit)), opposite),
-        level(target.stop),
-        level(target.take_profit),
+        stop,
+        take_profit,
     )
+
+
+def triggers(target: Target, instrument: Instrument, mark: float, side: Side) -> tuple[Decimal | None, Decimal | None]:
+    """Prices of the target's stop and take-profit, on the tick; `side` is that of the orders that carry them out."""
+    price = target.limit if target.limit is not None else mark
+    levels: list[Decimal | None] = []
+    for fraction in (target.stop, target.take_profit):
+        if fraction is None:
+            levels.append(None)
+        else:
+            exact = Decimal(repr(price * (1 + fraction)))
+            levels.append(max(instrument.round_price(exact, side), instrument.tick_size))
+    return levels[0], levels[1]

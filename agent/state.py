@@ -33,12 +33,12 @@ _FORMAT: Final = 1
 _MODULES: Final = (
     "agent.engine", "agent.events", "agent.execution.book", "agent.execution.exchange", "agent.execution.paper",
     "agent.execution.venue", "agent.features", "agent.flatten", "agent.market", "agent.outlook", "agent.portfolio", "agent.risk",
-    "agent.signals", "agent.sizing", "agent.stories", "agent.textstate", "agent.votes", "strategies.",
+    "agent.signals", "agent.sizing", "agent.stories", "agent.strategy_guard", "agent.textstate", "agent.votes", "strategies.",
 )  # fmt: skip
 
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.engine:Engine": (
-        "strategy", "_sink", "_config", "_run_id", "_equity_block", "_tell_kline", "_fields_of", "_kline", "_handlers",
+        "strategy", "_sink", "_config", "_run_id", "_equity_block", "_tell_kline", "_told", "_fields_of", "_kline", "_handlers",
     ),
     "agent.execution.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
     "agent.execution.paper:PaperExchange": ("margin", "_rules"),
@@ -47,6 +47,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.market:Tape": ("instrument",),
     "agent.outlook:Outlook": ("predictor", "_reading"),
     "agent.risk:RiskManager": ("_config", "_emit"),
+    "agent.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
     "agent.signals:SignalEngine": ("_mapper",),
     "agent.stories:StoryIndex": ("_with",),
     "strategies.base:Strategy": ("params",),

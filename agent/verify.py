@@ -10,13 +10,14 @@ import msgspec
 
 from agent.backtest import Progress
 from agent.config import Config, parse
-from agent.engine import Engine
+from agent.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
 from agent.errors import DataError, StoreError, UsageError
 from agent.events import Event, Sentiment
 from agent.feeds.history.columns import content_hash
 from agent.feeds.merge import merge
 from agent.fusion import reopen_predictor
 from agent.history import History, Plan
+from agent.instruments import with_first_rules
 from agent.state import capture, fingerprint, state_digest
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
@@ -41,6 +42,7 @@ class Verification(msgspec.Struct, frozen=True):
     event: Event | None  # of the divergence
     snapshots: int = 0  # of a live run, held against the state that the fold has there
     differing: tuple[int, ...] = ()  # events after which a snapshot is another state
+    hint: str = ""  # what may explain a difference
 
     @property
     def identical(self) -> bool:
@@ -60,8 +62,16 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
     predictor = reopen_predictor(config, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
-    live = {"equity_block": 1} if run.kind is RunKind.LIVE else {}
-    engine = Engine(config, strategy, sink, run_id=run.id, predictor=predictor, **live)
+    live = run.kind is RunKind.LIVE
+    engine = Engine(
+        config,
+        strategy,
+        sink,
+        run_id=run.id,
+        predictor=predictor,
+        equity_block=1 if live else EQUITY_BLOCK,
+        contain_errors=live,
+    )
     snapshots = _snapshots(database, run, config, engine)
     checked = 0
     differing: list[int] = []
@@ -96,6 +106,17 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
         event if divergence else None,
         checked,
         tuple(differing),
+        _explain(run) if divergence or differing else "",
+    )
+
+
+def _explain(run: Run) -> str:
+    recorded = run.versions.get(CORE, "1")
+    if recorded == CORE_REVISION:
+        return ""
+    return (
+        f"the run was decided by revision {recorded} of the core, this program is revision {CORE_REVISION}: "
+        "corrections of the core (docs/changelog.md) can be the reason"
     )
 
 
@@ -112,6 +133,8 @@ def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:
     settings = dict(run.config)
     window = settings.pop("window", {})
     config = parse(settings, where=f"run {run.id}")
+    if CORE not in run.versions:
+        config = with_first_rules(config)
     if run.kind is RunKind.LIVE:
         return config, _recorded_events(database, run)
     return config, _replayed_events(database, run, config, window)
@@ -130,7 +153,7 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
         _check_unchanged(item)
     klines = tuple((Path(item.path), item.symbol) for item in run.inputs if item.role == "klines")
     plan = Plan(klines, only("news"), only("sentiment"), only("funding"), **window)
-    history = History(plan, config)
+    history = History(plan, config, recorded=True)
     # The model's words are inputs: no model is needed to verify
     sentiments = read_rows(database, run.id, Sentiment) if plan.news is not None else ()
     return merge(history.sources(sentiments=sentiments))

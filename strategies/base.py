@@ -11,6 +11,9 @@ class NewsMomentum(Strategy):
 
 from __future__ import annotations
 
+from decimal import Decimal
+from math import isfinite
+from numbers import Real
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
@@ -40,6 +43,20 @@ class Target(NamedTuple):
     take_profit: float | None = None  # the same for the profit side, e.g. 0.04
     tif: TimeInForce = TimeInForce.GTC
     reason: str = ""
+
+
+_HIGHEST_PROFIT = 10.0
+"""A take-profit so many times its price above a long is an absolute price."""
+
+
+def _number(value: Any, name: str) -> float:
+    """A finite number, else ValueError or TypeError; texts and truth values are none."""
+    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
+        raise TypeError(f"{name}={value!r} is no number")
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{name}={value!r} is not finite")
+    return number
 
 
 class Market(Protocol):
@@ -113,9 +130,36 @@ class Strategy:
     ) -> None:
         """Ask for an exposure of `weight` (signed fraction of equity) in `symbol`; the latest word on a symbol holds.
 
-        A target replaces the working orders of its symbol; one near the present position changes nothing (see `rebalance_band`).
+        A target replaces the working orders of its symbol. One near the present position trades nothing (see `rebalance_band`), and
+        moves the working stop and take-profit to those that it gives. Raises ValueError or TypeError for numbers that are not
+        finite, a `limit` that is no price, and a `stop` or `take_profit` that is no fraction or on the wrong side.
         """
-        self.targets.append(Target(symbol, weight, limit, stop, take_profit, tif, reason))
+        side = "short" if _number(weight, "weight") < 0 else "long"
+        exact = Target(
+            symbol,
+            _number(weight, "weight"),
+            None if limit is None else _number(limit, "limit"),
+            None if stop is None else _number(stop, "stop"),
+            None if take_profit is None else _number(take_profit, "take_profit"),
+            tif,
+            reason,
+        )
+        if exact.limit is not None and exact.limit <= 0:
+            raise ValueError(f"limit={limit!r} is no price: it must be above 0")
+        for name, fraction, right in (("stop", exact.stop, -1), ("take_profit", exact.take_profit, 1)):
+            if fraction is None:
+                continue
+            if abs(fraction) >= (_HIGHEST_PROFIT if name == "take_profit" and side == "long" else 1):
+                raise ValueError(
+                    f"{name}={fraction:g} is no fraction of the price: write {right * 0.02:+g} for 2 % "
+                    f"{'below' if right < 0 else 'above'} a long's price"
+                )
+            right = -right if side == "short" else right
+            if exact.weight and fraction * right <= 0:
+                raise ValueError(
+                    f"{name}={fraction:g} is on the wrong side of a {side}: a {side}'s {name} is {'above' if right > 0 else 'below'} 0"
+                )
+        self.targets.append(exact)
 
     @classmethod
     def hears(cls, *methods: str) -> bool:

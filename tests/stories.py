@@ -66,7 +66,9 @@ class Story:
         """An engine that has heard nothing."""
         strategy = load_strategy(self.config.strategy.name, self.config.strategy.params)
         sink = Chained()
-        return Engine(self.config, strategy, sink, run_id="story", equity_block=1, predictor=self.predictor), sink
+        return Engine(
+            self.config, strategy, sink, run_id="story", equity_block=1, predictor=self.predictor, contain_errors=True
+        ), sink
 
     def play(self, engine: Engine, sink: Chained, start: int, end: int) -> None:
         """Let it hear the events after number `start`, up to `end`."""

@@ -134,6 +134,8 @@ def verify(
         )
         for title, what in (("event", result.event), ("recorded", found.recorded), ("again", found.again)):
             out.print(f"  {title:<9} {what if what is not None else 'nothing'}", highlight=False, markup=False, soft_wrap=True)
+        if result.hint:
+            out.print(f"  {result.hint}", highlight=False, markup=False, soft_wrap=True)
     if not result.identical:
         raise typer.Exit(1)
 

@@ -63,6 +63,33 @@ def register(app: typer.Typer) -> None:
         out.print(f"  gaps {found['gaps']} ({found['missing']} bars), rows that are no possible bar {unsound}")
         out.print(f"  sha256 {found['sha256']}", highlight=False)
 
+    @download.command()
+    def instruments(
+        category: Annotated[str, typer.Option(help="linear (perpetuals) or spot.")] = "linear",
+        url: Annotated[str, typer.Option(help="mainnet, testnet, or a sandbox such as http://127.0.0.1:8787.")] = "mainnet",
+        output: Annotated[Path | None, typer.Option(help="Default var/instruments.json, which `backtest` reads.")] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    ) -> None:
+        """Fetch tick, lot and minima of all of Bybit's instruments, so that backtests trade by its present rules."""
+        from agent.errors import UsageError
+        from agent.feeds.bybit.instruments import fetch_rules
+        from agent.feeds.bybit.venue import endpoint
+        from agent.trading_rules import REFRESHED, write_table
+
+        if category not in ("linear", "spot"):
+            raise UsageError(f"--category {category!r} is not known", hint="one of linear, spot")
+        try:
+            base = endpoint(url).rest
+        except ValueError as error:
+            raise UsageError(f"--url: {error}") from None
+        found = asyncio.run(fetch_rules(base, category))
+        path = output or REFRESHED
+        count = write_table(path, category, ((symbol, rules._asdict()) for symbol, rules in found.items()))
+        if as_json:
+            print_json({"path": str(path), "category": category, "instruments": count})
+            return
+        out.print(f"{path}: {count:,} instruments of {category}", soft_wrap=True)
+
     @importer.command()
     def news(
         file: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON lines with at least published_at and title.")],

@@ -6,10 +6,14 @@ compiled code calls its methods directly.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from hashlib import blake2b
 from math import nan
 from typing import Final
+
+import msgspec
 
 from agent.events import (
     Account,
@@ -20,9 +24,12 @@ from agent.events import (
     FundingPayment,
     Kline,
     Order,
+    OrderStatus,
+    OrderType,
     OrderUpdate,
     RiskEvent,
     Settlement,
+    Side,
 )
 from agent.execution.book import WorkingOrder
 from agent.instruments import Instrument
@@ -34,6 +41,10 @@ Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | RiskEven
 
 ID_PREFIX: Final = "tw-"
 """How each client order id of Tapewire begins."""
+
+
+MOVED: Final = "replaced by a newer trigger"
+"""Why a protective order is cancelled whose trigger has been moved."""
 
 
 def run_prefix(run_id: str) -> str:
@@ -57,6 +68,10 @@ class Exchange:
         self._emit = emit
         self._new_id = new_id
         self.run_prefix = ID_PREFIX  # how the ids of this run's orders begin
+        self.refusals: Counter[str] = Counter()  # orders that broke a rule or could not be paid, by what was wrong
+        self.bars_met = 0  # bars in which an order worked on paper, and those of them that had no volume to take
+        self.bars_without_volume = 0
+        self.held_funding: dict[str, list[Funding]] = {}  # by symbol: stamps strictly inside a bar that has yet to come
         self.unaccepted = False  # a venue's history has more than the record of this run, and no person has resumed since
 
     # -- orders ------------------------------------------------------------------------------------------------------
@@ -77,14 +92,63 @@ class Exchange:
             return f"quantity {order.qty} is not a positive multiple of {rules.qty_step}"
         if price is not None and (price <= 0 or price % rules.tick_size):
             return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
-        if order.reduce_only:
-            return ""
+        if order.reduce_only and rules.is_margined:
+            return ""  # a venue closes positions of any size; on spot it knows no order that only reduces
         if order.qty < rules.min_qty:
             return f"quantity {order.qty} is below the minimum {rules.min_qty}"
         reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal
         if reference and order.qty * reference < rules.min_notional:
             return f"value {order.qty * reference} is below the minimum {rules.min_notional}"
         return ""
+
+    def _reject(self, order: Order, now: int, flaw: str) -> None:
+        """Refuse an order for its `flaw`, and count it by the rule that it broke."""
+        what, _, rule = flaw.partition(" is ")
+        self.refusals[f"{what.partition(' ')[0]} {rule}"] += 1
+        self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
+
+    def protect(self, symbol: str, side: Side, stop: Decimal | None, take_profit: Decimal | None, now: int) -> None:
+        """Move the protection of a position on `side` to new triggers; None leaves what there is.
+
+        An entry that still works attaches the new triggers when it is filled, and leaves the protection of an earlier one. For a
+        position the new order is placed before the old one is cancelled, so that it is never without; one that is being carried out
+        stays.
+        """
+        book = self.books[symbol]
+        entries: list[str] = []
+        for working in book:
+            if working.order.side is side and not working.order.reduce_only:
+                entry = working.order
+                entries.append(entry.id)
+                working.order = msgspec.structs.replace(
+                    entry,
+                    stop=entry.stop if stop is None else stop,
+                    take_profit=entry.take_profit if take_profit is None else take_profit,
+                )
+        held = self._portfolio.positions[symbol].qty
+        qty = self._instruments[symbol].round_qty(abs(held))
+        if held * side.sign <= 0 or not qty:
+            return
+        protective = [w for w in book if w.closes_position and not w.cancelling]
+        group = protective[0].order.oco if protective else ""
+        if any(w.filled for w in protective) or (entries and group not in entries):
+            return  # being carried out; or of an earlier entry, whose protection stays until the one that works is filled
+        opposite = Side.SELL if side is Side.BUY else Side.BUY
+        for kind, trigger in ((OrderType.STOP, stop), (OrderType.TAKE_PROFIT, take_profit)):
+            old = [w for w in protective if w.order.type is kind]
+            if trigger is None or any(w.triggered for w in old) or (old and old[-1].order.trigger == trigger):
+                continue
+            new_id = self._new_id()
+            group = group or new_id
+            order = Order(
+                new_id, symbol, now, opposite, kind, qty, trigger=trigger, reduce_only=True, oco=group,
+                reason=kind.value.lower().replace("_", "-"),
+            )  # fmt: skip
+            self._place_protection(order, old, now)
+
+    def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
+        """Emit an order that closes the whole position, and have it work from now on instead of `old`."""
+        raise NotImplementedError
 
     # -- the market --------------------------------------------------------------------------------------------------
 

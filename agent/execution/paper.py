@@ -2,10 +2,11 @@
 
 A bar is met in four steps, each of them against the trader where the truth can't be known:
 
-1. open: orders that arrived before the bar began meet its open;
+1. open: orders that arrived before the bar began meet its open, and so does the protection that they attach;
 2. range: triggered stops first, then resting limits, then stops attached to entries of this very bar, then take-profits that
    were there before it;
 3. close: orders that arrived while the bar ran, and take-profits born in it, meet its close, the only price that surely came after;
+   protection attached there meets it, too;
 4. liquidation at the bar's worst price.
 """
 
@@ -31,7 +32,7 @@ from agent.events import (
     TimeInForce,
 )
 from agent.execution.book import WorkingOrder
-from agent.execution.exchange import Exchange, Report
+from agent.execution.exchange import MOVED, Exchange, Report
 from agent.execution.margin import MarginRules
 from agent.execution.rules import Rules
 from agent.instruments import Instrument
@@ -67,7 +68,7 @@ class PaperExchange(Exchange):
         """Accept an order; it reaches the market `latency` later. One that breaks the instrument's rules is rejected."""
         flaw = self._flaw(order)
         if flaw:
-            self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
+            self._reject(order, now, flaw)
             return
         self.books[order.symbol].append(WorkingOrder(order, now + self._latency))
 
@@ -94,13 +95,22 @@ class PaperExchange(Exchange):
     def on_kline(self, kline: Kline) -> None:
         """Meet a closed bar: open, range, close."""
         book = self.books[kline.symbol]
-        self._start_bar(kline)
         start = kline.start
+        stamps = self.held_funding.pop(kline.symbol, None) if self.held_funding else None
+        if stamps:
+            self._pay_held(stamps, kline, start + 1)
+        if book:
+            self._start_bar(kline)
         for working in list(book):
             if working.arrives_at <= start:
                 self._meet(working, kline, kline.open, max(start, working.arrives_at))
+        self._meet_new_protection(kline, kline.open, start)
+        if stamps:
+            self._pay_held(stamps, kline, start + kline.interval)
         for working in self._range_order(book, start):
             price = working.trigger
+            if working.born_inside and working.arrives_at > start:  # moved after an open that had passed it already
+                price = min(price, kline.open) if working.order.side is Side.SELL else max(price, kline.open)
             if working.is_limit:
                 if working.seen and self._rules.limit_fill.reached(kline, working.order.side, working.limit):
                     self._make(working, kline, kline.ts)
@@ -111,6 +121,16 @@ class PaperExchange(Exchange):
             if start < working.arrives_at < kline.ts:
                 working.born_inside = False
                 self._meet(working, kline, kline.close, kline.ts)
+        self._meet_new_protection(kline, kline.close, kline.ts)
+        if stamps:
+            self.held_funding[kline.symbol] = stamps
+
+    def _meet_new_protection(self, kline: Kline, price: float, ts: int) -> None:
+        """What an entry has attached meets the price that the entry met: a stop on its wrong side is carried out there."""
+        for working in list(self.books[kline.symbol]):
+            new = working.closes_position and not working.seen and working.arrives_at <= ts
+            if new and working.crossed(price, price):  # else the next price is its first
+                self._meet(working, kline, price, ts)
 
     def _range_order(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
         """The pessimistic order of step 2. Lazy: what an entry attaches is seen by the later groups."""
@@ -134,6 +154,7 @@ class PaperExchange(Exchange):
             if working.arrives_at < kline.ts:
                 working.born_inside = False
                 self._meet(working, kline, kline.close, kline.ts)
+        self._meet_new_protection(kline, kline.close, kline.ts)
 
     def at_close(self, kline: Kline) -> None:
         """Fill what was decided on this very bar at its own close (`fill = "close"`): for comparisons only."""
@@ -141,6 +162,7 @@ class PaperExchange(Exchange):
         for working in list(self.books[kline.symbol]):
             if not working.seen:
                 self._meet(working, kline, kline.close, kline.ts)
+        self._meet_new_protection(kline, kline.close, kline.ts)
 
     def check_margin(self, kline: Kline) -> None:
         """Liquidate the position in the bar's symbol if its worst price takes equity below the maintenance margin."""
@@ -190,12 +212,22 @@ class PaperExchange(Exchange):
 
     def on_funding(self, funding: Funding) -> None:
         """Book funding on the position held at the stamp: qty * mark * rate, paid by longs if positive."""
+        self._pay_funding(funding, self._portfolio.positions[funding.symbol].mark_decimal)
+
+    def _pay_held(self, stamps: list[Funding], kline: Kline, before: int) -> None:
+        """Book the stamps earlier than `before` and take them from `stamps`; within the bar the last price is its open."""
+        while stamps and stamps[0].ts < before:
+            funding = stamps.pop(0)
+            inside = funding.ts > kline.start
+            mark = self._portfolio.positions[funding.symbol].mark_decimal
+            self._pay_funding(funding, Decimal(repr(kline.open)) if inside else mark)
+
+    def _pay_funding(self, funding: Funding, mark: Decimal) -> None:
         position = self._portfolio.positions[funding.symbol]
         if not position.qty:
             return
         rate = Decimal(repr(funding.rate))
-        amount = -position.qty * position.mark_decimal * rate
-        payment = FundingPayment(funding.symbol, funding.ts, rate, position.qty, position.mark_decimal, amount)
+        payment = FundingPayment(funding.symbol, funding.ts, rate, position.qty, mark, -position.qty * mark * rate)
         self._portfolio.pay(payment)
         self._emit(payment)
 
@@ -207,6 +239,9 @@ class PaperExchange(Exchange):
             taken = 0.0
             self._taken[kline.symbol] = (kline.start, 0.0)
         self._budget = self._rules.liquidity.budget(kline) - taken
+        self.bars_met += 1
+        if not kline.volume > 0 and self._budget <= 0:
+            self.bars_without_volume += 1
 
     def _meet(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """One order meets one price."""
@@ -274,7 +309,14 @@ class PaperExchange(Exchange):
         elif wanted > opposite:
             wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price)))
             if not wanted:
+                self.refusals["insufficient balance"] += 1
                 self._end(working, kline.available_at, "insufficient balance")
+        if working.closes_position and wanted and not rules.is_margined and not working.filled:
+            value = wanted * price
+            if wanted < rules.min_qty or value < rules.min_notional:  # a venue takes no such order, whichever way it trades
+                self.refusals[f"protective order's value below the minimum {rules.min_notional}"] += 1
+                self._end(working, kline.available_at, f"value {value} is below the minimum {rules.min_notional}")
+                return _ZERO
         if float(wanted) > self._budget:
             if order.tif is TimeInForce.FOK:
                 return _ZERO
@@ -349,6 +391,14 @@ class PaperExchange(Exchange):
             )  # fmt: skip
             self._emit(order)
             book.append(WorkingOrder(order, min(ts, kline.ts - 1), closes_position=True, born_inside=ts > kline.start))
+
+    def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
+        self._emit(order)
+        # Moved inside a bar, a stop is taken to be hit if that bar's range reaches it
+        self.books[order.symbol].append(
+            WorkingOrder(order, now, closes_position=True, born_inside=order.type is OrderType.STOP)
+        )
+        self.cancel(old, now, MOVED)
 
     def _end(self, working: WorkingOrder, now: int, reason: str) -> None:
         book = self.books[working.order.symbol]

@@ -28,7 +28,7 @@ from agent.events import (
     Side,
 )
 from agent.execution.book import WorkingOrder
-from agent.execution.exchange import Exchange, Report
+from agent.execution.exchange import MOVED, Exchange, Report
 from agent.instruments import Instrument
 from agent.portfolio import Portfolio
 
@@ -88,7 +88,7 @@ class VenueExchange(Exchange):
         self.order_ids.add(order.id)
         flaw = self._flaw(order)
         if flaw:
-            self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
+            self._reject(order, now, flaw)
             return
         mark = self._portfolio.positions[order.symbol].mark
         sent = SentOrder(order, now, mark, closes_position=closes_position)
@@ -111,6 +111,8 @@ class VenueExchange(Exchange):
         if sent is None or sent.ended or update.symbol != sent.order.symbol:
             return False
         status = update.status
+        if not status.final and sent.closes_position:
+            self._retire(sent, update.available_at)
         if not status.final and _rank(status) <= _rank(sent.told) and update.filled <= sent.told_filled:
             return False
         sent.told, sent.told_filled = status, update.filled
@@ -193,6 +195,22 @@ class VenueExchange(Exchange):
             self._emit(order)
             self._send(order, now, closes_position=True)
 
+    def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
+        """The `old` ones work until the venue has accepted the new one: see `_retire`."""
+        self._emit(order)
+        self._send(order, now, closes_position=True)
+
+    def _retire(self, accepted: SentOrder, now: int) -> None:
+        """The venue has a protective order: earlier ones of its kind whose trigger it moves are cancelled."""
+        earlier: list[WorkingOrder] = []
+        for working in self.books[accepted.order.symbol]:
+            if working is accepted:
+                break
+            if working.closes_position and not working.cancelling and working.order.type is accepted.order.type:
+                earlier.append(working)
+        if earlier and not accepted.cancelling:
+            self.cancel(earlier, now, MOVED)
+
     def _follow(self, symbol: str, now: int) -> None:
         """Protective orders are for the whole position: their quantity follows it, and without one they go."""
         book = self.books[symbol]
@@ -219,6 +237,8 @@ class VenueExchange(Exchange):
             return
         qty = self._instruments[order.symbol].round_qty(abs(position.qty))
         others = [w for w in self.books[order.symbol] if w.closes_position]
+        if not reached and any(w.order.type is order.type and not w.cancelling for w in others):
+            return  # the trigger could not be moved: the order at the earlier one still works
         self.cancel(others, now, "the position is closed instead")
         if qty:
             reason = f"{order.reason} was refused"

@@ -33,7 +33,7 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
 from agent.store.snapshots import Snapshot, segment_begins, write_snapshot
 from models.sentiment.latency import LatencyHistogram
-from strategies import load_strategy
+from strategies import blaming, load_strategy
 
 _T = TypeVar("_T")
 
@@ -284,4 +284,5 @@ class Core:
 
 def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None) -> Engine:
     strategy = load_strategy(config.strategy.name, config.strategy.params)
-    return Engine(config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor)
+    with blaming(strategy):
+        return Engine(config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor, contain_errors=True)

@@ -44,6 +44,7 @@ from agent.live.orders import open_gateway, open_guard, venue_port
 from agent.live.outside import Outside
 from agent.live.record import Record, open_record
 from agent.live.rollover import watch_segments
+from agent.live.rules import with_venue_rules
 from agent.live.sampling import OpenBars
 from agent.live.sentiment import SentimentConsumer
 from agent.live.session import open_run
@@ -159,6 +160,7 @@ class Daemon:
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
             orders = port is not None
             self.record = stack.enter_context(open_record(self.config, self._database, new=self._new, orders=orders))
+            self.config = await with_venue_rules(self.config, port, self._database)
             run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
             run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
@@ -270,6 +272,7 @@ class Daemon:
         life = Command("life", now, now, {"incarnation": session.new_incarnation()}, "daemon")
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
+        await self._report_strategy_error()  # that a life before has left unreported
         while not self._stopped:
             taken = await self.queue.take(limit)
             urgent: list[tuple[Event, float]] = []
@@ -281,6 +284,7 @@ class Daemon:
             events = await self.core.feed(taken, ahead)
             while first := ahead():  # before anything is sent
                 events += await self.core.feed(first, ahead)
+            await self._report_strategy_error()
             for event in events:
                 match event:
                     case News() if self._scores is not None:
@@ -295,6 +299,15 @@ class Daemon:
                 waiting = self._handled.pop(id(event), None)
                 if waiting and not waiting[1].done():  # who waited may have been cancelled
                     waiting[1].set_result(None)
+
+    async def _report_strategy_error(self) -> None:
+        """The strategy has raised an error: halt, and journal why."""
+        guard = self.core.engine.guard
+        if guard is not None and guard.failure:
+            now = self._clock.now()
+            _log.error("halted: the strategy failed, and rests until a person resumes", reason=guard.failure)
+            command = Command("strategy-error", now, now, {"detail": guard.failure}, "daemon")
+            await self.core.feed([(command, asyncio.get_running_loop().time())])
 
     async def _supervise(self, producer: Producer, emit: Emit, *, vital: bool = True) -> None:
         supervision = Supervision(producer.name, vital)

@@ -13,9 +13,11 @@ import structlog
 from agent import __version__
 from agent.backtest import new_run_id
 from agent.config import Config, parse
+from agent.engine import CORE, CORE_REVISION
 from agent.errors import ConfigError
 from agent.feeds.addresses import is_loopback
 from agent.fusion import VERSION
+from agent.instruments import with_first_rules
 from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.journal import find_archive
@@ -55,7 +57,13 @@ def open_run(config: Config, database: Database, *, new: bool = False, predictor
         params=strategy.params.model_dump(mode="json"),
         config=config.recorded(),
         version=__version__,
-        versions={"python": platform.python_version(), "numpy": np.__version__, **fusion, **source_of(config.strategy.name)},
+        versions={
+            CORE: CORE_REVISION,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            **fusion,
+            **source_of(config.strategy.name),
+        },
         stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
     )
     return run, False
@@ -67,6 +75,8 @@ def _changes(config: Config, run: Run) -> list[str]:
         before = parse(run.config, where=f"run {run.id}")
     except ConfigError as error:
         return [error.message]
+    if CORE not in run.versions:
+        before = with_first_rules(before)
     old, new = before.decisive(), config.decisive()
     changed = [name for name in new if old[name] != new[name]]
     if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):

@@ -409,3 +409,90 @@ def test_a_fee_in_base_coin_is_a_little_less_of_it() -> None:
     assert not world.account((Holding(SYMBOL, D("9.99")),), usdt="9000")
     assert world.ledger.drift == ""
     assert not world.ledger.orders
+
+
+# -- moved stops -----------------------------------------------------------------------------------------------------
+
+
+def protected(world: World) -> Order:
+    """A filled entry of 10 at 100 whose stop at 95 the venue has; the stop."""
+    entry = world.order(stop=-0.05)
+    [stop] = [d for d in world.tell(world.fill(entry, str(entry.qty))) if isinstance(d, Order)]
+    world.tell(world.update(stop, OrderStatus.UNTRIGGERED))
+    return stop
+
+
+def moved(world: World, stop: float) -> tuple[list[Decision], Order]:
+    """What the same weight with another stop leads to, and its new order."""
+    world.strategy.target(SYMBOL, weight=0.1, stop=stop)
+    decisions = world.bar(100.0)
+    [order] = [d for d in decisions if isinstance(d, Order)]
+    return decisions, order
+
+
+def test_a_moved_stop_is_placed_first_and_the_old_one_cancelled_once_the_venue_has_it() -> None:
+    world = World()
+    old = protected(world)
+
+    decisions, new = moved(world, -0.02)
+
+    assert (new.type, new.trigger, new.qty, new.oco) == (OrderType.STOP, D("98.00"), old.qty, old.oco)
+    assert not [d for d in decisions if isinstance(d, Cancel)]
+    [cancel] = [d for d in world.tell(world.update(new, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)]
+    assert (cancel.order_id, cancel.reason) == (old.id, "replaced by a newer trigger")
+    world.tell(world.update(old, OrderStatus.CANCELLED))
+    assert [w.order.id for w in world.ledger.books[SYMBOL]] == [new.id]
+
+
+def test_a_moved_stop_that_the_venue_refuses_leaves_the_old_one_at_work() -> None:
+    world = World()
+    old = protected(world)
+    _, new = moved(world, -0.02)
+
+    decisions = world.tell(world.update(new, OrderStatus.REJECTED))
+
+    assert not [d for d in decisions if isinstance(d, Order | Cancel)]
+    assert [w.order.id for w in world.ledger.books[SYMBOL]] == [old.id]
+
+
+def test_a_moved_stop_that_was_reached_meanwhile_closes_the_position() -> None:
+    world = World()
+    protected(world)
+    _, new = moved(world, -0.02)
+    world.bar(97.0)
+
+    decisions = world.tell(world.update(new, OrderStatus.REJECTED))
+
+    [closing] = [d for d in decisions if isinstance(d, Order)]
+    assert (closing.type, closing.side, closing.reduce_only) == (OrderType.MARKET, Side.SELL, True)
+
+
+def test_a_stop_that_is_moved_twice_before_the_venue_has_it_leaves_the_newest() -> None:
+    world = World()
+    old = protected(world)
+    _, first = moved(world, -0.03)
+    _, second = moved(world, -0.02)
+
+    cancels = [d.order_id for d in world.tell(world.update(first, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)]
+    cancels += [d.order_id for d in world.tell(world.update(second, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)]
+
+    assert cancels == [old.id, first.id]
+
+
+def test_a_target_with_the_stop_that_works_changes_nothing() -> None:
+    world = World()
+    protected(world)
+
+    world.strategy.target(SYMBOL, weight=0.1, stop=-0.05)
+
+    assert world.bar(100.0) == []
+
+
+def test_history_moves_no_stop() -> None:
+    world = World()
+    protected(world)
+    world.tell(Command("warm-up", world.now, world.now, {}, "daemon"))
+
+    world.strategy.target(SYMBOL, weight=0.1, stop=-0.02)
+
+    assert not [d for d in world.bar(100.0) if isinstance(d, Order)]

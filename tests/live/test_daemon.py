@@ -9,7 +9,7 @@ import pytest
 
 from agent.analysis.report.load import load_report_data
 from agent.errors import ConfigError, ModelError, SafetyError
-from agent.events import Command, Fill, Funding, Kline, News, Order, Sentiment
+from agent.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -201,3 +201,40 @@ async def test_what_cannot_work_is_refused_at_the_start(
     with pytest.raises(error):
         await daemon.run(asyncio.Event())
     assert list_runs(database) == []
+
+
+async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
+    sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "from strategies.base import Strategy",
+        "class Failing(Strategy):",
+        "    bars = 0",
+        "    def on_kline(self, kline, market):",
+        "        self.bars += 1",
+        "        if market.risk_state == 'ACTIVE' and self.bars > 150:",
+        "            1 / 0",
+    ]
+    (tmp_path / "failing_on_klines.py").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    config = settings(sandbox.rest_url, tmp_path, strategy={"name": "failing_on_klines:Failing", "params": {}})
+
+    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon) as task:
+        await until(lambda: daemon.core.engine.risk.halted)
+        seen = handled(daemon)
+        await until(lambda: handled(daemon) >= seen + 20)  # it goes on, halted
+        assert not task.done()
+        status = daemon.status()
+    assert (status.risk, status.risk_rule) == (RiskState.HALTED, "strategy")
+    assert f"{tmp_path / 'failing_on_klines.py'}, line 7: ZeroDivisionError: division by zero" in status.risk_detail
+    assert [e.action for e in of(Command, journal(database))].count("strategy-error") == 1
+    assert_sound(database, "latest", config)
+
+    again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)  # no crash loop: halted still
+    async with living(again):
+        await until(lambda: handled(again) >= 10)
+        assert again.core.engine.risk.rule == "strategy"
+        await again.command("resume", by="a person")
+        await until(lambda: [e.action for e in of(Command, journal(database))].count("strategy-error") == 2)
+    assert_sound(database, "latest", config)

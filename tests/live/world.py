@@ -147,7 +147,9 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
     sink = ListSink()
     thinned = LiveSink(sink, config.market.interval)
     strategy = load_strategy(run.strategy, run.params)
-    engine = Engine(config, strategy, thinned, run_id=run.id, equity_block=1, predictor=open_predictor(config))
+    engine = Engine(
+        config, strategy, thinned, run_id=run.id, equity_block=1, predictor=open_predictor(config), contain_errors=True
+    )
     for event in events:
         engine.handle(event)
     assert [item.decision for item in read_decisions(database, run.id)] == sink.decisions

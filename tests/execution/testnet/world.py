@@ -33,8 +33,8 @@ class Churn(Strategy):
             kline.symbol,
             weight=weight,
             limit=kline.close if weight and self.params.limit and step % 16 >= 8 else None,
-            stop=-0.02 if guarded else None,
-            take_profit=0.02 if guarded else None,
+            stop=-0.02 * sign if guarded else None,
+            take_profit=0.02 * sign if guarded else None,
             reason=f"step {step} {sign:+d}",
         )
 

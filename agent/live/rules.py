@@ -1,0 +1,75 @@
+"""The trading rules of a live run: the venue's own, as far as the configuration leaves them open."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+
+from agent.config import Config, InstrumentConfig
+from agent.errors import ConfigError, TapewireError
+from agent.execution.testnet.port import VenuePort, VenueRules
+from agent.feeds.bybit.instruments import fetch_rules
+from agent.feeds.bybit.venue import endpoint
+from agent.instruments import SHIPPED, instrument_for
+from agent.store.database import Database
+from agent.store.queries import list_runs
+from agent.store.runs import RunKind
+
+_WITHIN: Final = 5.0  # seconds until the venue has to answer
+_FIELDS: Final = ("tick_size", "qty_step", "min_qty", "min_notional")
+_log: Final = structlog.get_logger(__name__)
+
+
+async def with_venue_rules(config: Config, port: VenuePort | None, database: Database) -> Config:
+    """The configuration with the venue's rules of every traded symbol, unless it has them already.
+
+    If the venue gives none, those of the last live run of the symbol apply, else the table that ships. Raises ConfigError for a
+    symbol of which nothing is known.
+    """
+    if config.market.category == "equity":
+        return config
+    instruments = dict(config.instruments)
+    for symbol in config.market.symbols:
+        given = config.instruments.get(symbol) or InstrumentConfig()
+        theirs = await _ask(config, port, symbol)
+        if theirs is None:
+            if given.tick_size is None and (config.market.category, symbol) not in SHIPPED:
+                instruments[symbol] = _recorded(config, database, symbol)
+            continue
+        ours = instrument_for(symbol, config)
+        open_fields = {
+            name: getattr(theirs, name)
+            for name in _FIELDS
+            if getattr(given, name) is None and getattr(ours, name) != getattr(theirs, name)
+        }
+        if open_fields:
+            instruments[symbol] = given.model_copy(update=open_fields)
+            _log.info(
+                "trading rules are the venue's", symbol=symbol, **{name: str(value) for name, value in open_fields.items()}
+            )
+    return config.model_copy(update={"instruments": instruments})
+
+
+async def _ask(config: Config, port: VenuePort | None, symbol: str) -> VenueRules | None:
+    try:
+        if port is not None:
+            return (await port.rules([symbol])).get(symbol)
+        base = endpoint(config.bybit.endpoint).rest
+        return (await fetch_rules(base, config.market.category, symbol, within=_WITHIN)).get(symbol)
+    except TapewireError as error:
+        _log.warning("the venue gives no trading rules", symbol=symbol, reason=error.message)
+        return None
+
+
+def _recorded(config: Config, database: Database, symbol: str) -> InstrumentConfig:
+    """The rules that the last live run of the symbol recorded."""
+    for run in list_runs(database):
+        recorded = run.config.get("instruments", {}).get(symbol)
+        if run.kind is RunKind.LIVE and recorded and run.config["market"]["category"] == config.market.category:
+            _log.warning("trading rules are those of an earlier run", symbol=symbol, run=run.id)
+            return InstrumentConfig.model_validate(recorded)
+    raise ConfigError(
+        f"the tick and lot of {symbol} are not known: the venue gives none, and no table has it",
+        hint=f"start again when {config.bybit.endpoint} answers, or write instruments.{symbol}.tick_size and qty_step",
+    )

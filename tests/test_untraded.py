@@ -1,0 +1,136 @@
+"""A run that trades nothing, or less than it wanted, states why; on spot what is below the venue's minimum stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.events import Command, Fill, Order, OrderStatus, OrderUpdate, RiskEvent
+from strategies.base import Market, Strategy
+from tests.cli.conftest import Outcome
+from tests.cli.conftest import tapewire as tapewire
+from tests.market import SYMBOL, T0, bars, config, run
+
+START = 1_735_689_600_000
+Tapewire = Callable[..., Outcome]
+
+
+def klines(folder: Path, price: float = 95_000.0, volume: float = 1e9, count: int = 100) -> Path:
+    rows = [f"{START + n * 60_000},{price},{price},{price},{price},{volume}" for n in range(count)]
+    path = folder / "BTCUSDT-1m.csv"
+    path.write_text("open_time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def notes(tapewire: Tapewire, settings: str, *args: str | Path, strategy: str = "buy_and_hold") -> list[str]:
+    """Of a backtest of nothing but flat bars; also those of the table in the terminal."""
+    Path("c.toml").write_text(settings)
+    done = tapewire("backtest", "-c", "c.toml", "--strategy", strategy, *args, "--json")
+    assert done.code == 0, done.err
+    found: list[str] = json.loads(done.out)["notes"]
+    shown = tapewire("backtest", "-c", "c.toml", "--strategy", strategy, *args)
+    words = " ".join((shown.out + shown.err).split())
+    assert all(" ".join(note.split()) in words for note in found)
+    return found
+
+
+def test_a_target_below_one_lot(tapewire: Tapewire, tmp_path: Path) -> None:
+    # 40 USDT are 0.00042 BTC; the lot is 0.001. Buy and hold asks on each of the 100 bars
+    found = notes(tapewire, "[account]\ninitial_capital = 40\n", "--klines", klines(tmp_path))
+
+    assert "targets in BTCUSDT smaller than one lot, 0.001: 100" in found
+
+
+def test_orders_below_the_minimum_value(tapewire: Tapewire, tmp_path: Path) -> None:
+    settings = "[account]\ninitial_capital = 4\n[instruments.BTCUSDT]\nqty_step = 0.00001\nmin_qty = 0.00001\n"
+
+    assert "100 orders rejected: value below the minimum 5" in notes(tapewire, settings, "--klines", klines(tmp_path))
+
+
+def test_bars_without_volume(tapewire: Tapewire, tmp_path: Path) -> None:
+    found = notes(tapewire, "", "--klines", klines(tmp_path, volume=0))
+
+    assert any("volume is 0 in all bars that orders met" in note and "fills nothing" in note for note in found)
+    # Infinite liquidity fills all of it
+    assert notes(tapewire, '[paper]\nliquidity = "infinite"\n', "--klines", klines(tmp_path, volume=0)) == []
+
+
+def test_a_limit_of_risk_by_its_name(tapewire: Tapewire, tmp_path: Path) -> None:
+    Path("greedy.py").write_text(
+        "from strategies.base import Strategy\nclass Greedy(Strategy):\n"
+        "    def on_kline(self, kline, market):\n        self.target(kline.symbol, weight=50)\n"
+    )
+
+    found = notes(tapewire, "", "--klines", klines(tmp_path), strategy="greedy:Greedy")
+
+    assert "100 orders refused by the limits of risk: max_order" in found
+
+
+def test_a_run_that_trades_has_none_of_these_notes(tapewire: Tapewire, tmp_path: Path) -> None:
+    assert notes(tapewire, "", "--klines", klines(tmp_path)) == []
+
+
+# -- below the minimum on spot ---------------------------------------------------------------------------------------
+
+SPOT = {"market": {"symbols": [SYMBOL], "category": "spot"}, "account": {"initial_capital": 12}}
+RULES = {"tick_size": "0.01", "qty_step": "0.000001", "min_qty": "0.000001", "min_notional": 5}
+FELL = [(50_000, 50_000, 50_000, 50_000)] * 3 + [(40_000, 40_000, 40_000, 40_000)] * 4
+
+
+class Plan(Strategy):
+    def __init__(self, stop: float | None = None) -> None:
+        super().__init__()
+        self.stop = stop
+        self.bars = 0
+
+    def on_kline(self, kline: object, market: Market) -> None:
+        self.bars += 1
+        if self.bars == 1:
+            self.target(SYMBOL, weight=0.5, stop=self.stop)
+        if self.bars == 5 and self.stop is None:
+            self.target(SYMBOL, weight=0.0)
+
+
+@pytest.mark.parametrize("category", ["spot", "linear"])
+def test_a_position_below_the_minimum_is_closed_on_margin_and_stays_on_spot(category: str) -> None:
+    # 6 of 12 USDT buy 0.00012 at 50,000; at 40,000 they are worth 4.80, and the least value is 5
+    settings = config(**{**SPOT, "market": {"symbols": [SYMBOL], "category": category}, "instruments": {SYMBOL: RULES}})
+
+    engine, sink = run(Plan(), bars(FELL), settings)
+
+    fills = [(f.side.value, float(f.qty), float(f.price)) for f in sink.decisions if isinstance(f, Fill)]
+    refused = [d.reason for d in sink.decisions if isinstance(d, OrderUpdate) and d.status is OrderStatus.REJECTED]
+    if category == "linear":
+        assert fills == [("BUY", 0.00012, 50_000.0), ("SELL", 0.00012, 40_000.0)]
+        assert refused == []
+    else:
+        assert fills == [("BUY", 0.00012, 50_000.0)]
+        assert [reason.endswith("is below the minimum 5") for reason in refused] == [True]
+        assert engine.exchange.refusals == {"value below the minimum 5": 1}
+
+
+def test_a_stop_below_the_minimum_sells_nothing_on_spot() -> None:
+    # The stop lies at 50,000 * 0.81 = 40,500, passed by the open at 40,000: 4.80 USDT
+    settings = config(**{**SPOT, "instruments": {SYMBOL: RULES}})
+
+    engine, sink = run(Plan(stop=-0.19), bars(FELL), settings)
+
+    assert [f.side.value for f in sink.decisions if isinstance(f, Fill)] == ["BUY"]
+    [ended] = [d for d in sink.decisions if isinstance(d, OrderUpdate) and d.status is OrderStatus.CANCELLED]
+    assert "is below the minimum 5" in ended.reason
+    assert engine.exchange.refusals == {"protective order's value below the minimum 5": 1}
+
+
+def test_a_flatten_does_not_pursue_what_no_order_can_sell() -> None:
+    settings = config(**{**SPOT, "instruments": {SYMBOL: RULES}})
+    events = bars(FELL)
+    life, flatten = (Command(name, T0 + 240_000, T0 + 240_000, {"incarnation": "a"}) for name in ("life", "flatten"))
+
+    engine, sink = run(Plan(stop=-0.5), [*events[:4], life, flatten, *events[4:]], settings)
+
+    assert [d for d in sink.decisions if isinstance(d, Order) and d.reason == "flatten"] == []
+    assert [d for d in sink.decisions if isinstance(d, RiskEvent)] == []
+    assert engine.flattener.open == []
