@@ -28,7 +28,6 @@ MODULES = (
     "agent/execution/venue.py",
     "agent/features.py",
     "agent/feeds/merge.py",
-    "agent/flatten.py",
     "agent/market.py",
     "agent/outlook.py",
     "agent/portfolio.py",

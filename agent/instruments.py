@@ -51,6 +51,7 @@ _LINEAR = Instrument(
 _SPOT = Instrument("", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1))
 _EQUITY = Instrument("", "equity", _D("0.01"), _D(1), _D(1), _D(0), _D(0), _D(0), _D(0), _D(1))
 _BY_CATEGORY: dict[Category, Instrument] = {"linear": _LINEAR, "spot": _SPOT, "equity": _EQUITY}
+RULES: Final = ("tick_size", "qty_step", "min_qty", "min_notional")
 Rules = dict[str, Decimal]
 """Fields of `Instrument` that are known of a symbol."""
 
@@ -80,6 +81,17 @@ def with_first_rules(config: Config) -> Config:
             given = instruments.get(symbol) or InstrumentConfig()
             names = [name for name in SHIPPED[category, symbol] if getattr(given, name) is None]
             instruments[symbol] = given.model_copy(update={name: getattr(_BY_CATEGORY[category], name) for name in names})
+    return config.model_copy(update={"instruments": instruments})
+
+
+def with_rules_of(other: Config, config: Config) -> Config:
+    """`config` with the trading rules that `other` states and `config` leaves open."""
+    instruments = dict(config.instruments)
+    for symbol, theirs in other.instruments.items():
+        ours = instruments.get(symbol) or InstrumentConfig()
+        stated = {name: value for name in RULES if getattr(ours, name) is None and (value := getattr(theirs, name)) is not None}
+        if stated:
+            instruments[symbol] = ours.model_copy(update=stated)
     return config.model_copy(update={"instruments": instruments})
 
 

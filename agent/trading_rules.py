@@ -21,7 +21,7 @@ from agent.config import Config, InstrumentConfig
 from agent.errors import ConfigError, DataError
 from agent.events import Kline
 from agent.feeds.history.klines import KlineFile
-from agent.instruments import SHIPPED, Rules, instrument_for
+from agent.instruments import RULES, SHIPPED, Rules, instrument_for
 
 REFRESHED: Final = Path("var") / "instruments.json"
 """The table that `tapewire download instruments` writes, in the working folder."""
@@ -31,7 +31,6 @@ COARSEST: Final = Decimal("0.001")
 
 _BARS: Final = 500  # so many first bars show a file's decimals
 _DIGITS: Final = 8  # significant digits of a price; more are noise of binary floating point
-_FIELDS: Final = ("tick_size", "qty_step", "min_qty", "min_notional")
 
 
 class Derived(NamedTuple):
@@ -68,8 +67,8 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
             own = {"tick_size": shown.tick_size, "qty_step": shown.qty_step, "min_qty": shown.qty_step}
         if "tick_size" in known and _coarse(known["tick_size"], shown):
             known = {}  # the file is of other prices than the venue's
-        rules = {name: known.get(name, own.get(name, getattr(default, name))) for name in _FIELDS}
-        rules |= {name: value for name in _FIELDS if (value := getattr(given, name)) is not None}
+        rules = {name: known.get(name, own.get(name, getattr(default, name))) for name in RULES}
+        rules |= {name: value for name in RULES if (value := getattr(given, name)) is not None}
         if given.qty_step is not None and given.min_qty is None and not known:
             rules["min_qty"] = given.qty_step
         if (

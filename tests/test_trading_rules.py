@@ -18,7 +18,7 @@ from agent.feeds.history.klines import KlineFile
 from agent.history import History, Plan
 from agent.instruments import instrument_for, with_first_rules
 from agent.live.rules import with_venue_rules
-from agent.live.session import open_run
+from agent.live.session import open_run, resumable
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run
@@ -175,7 +175,8 @@ async def test_without_an_answer_the_last_runs_rules_apply_or_none(database: Dat
 
     assert (await with_venue_rules(nowhere, None, database)).instruments == known.instruments
     shipped = parse({"bybit": {"endpoint": "http://127.0.0.1:9"}}, where="test")
-    assert (await with_venue_rules(shipped, None, database)).instruments == {}
+    known = instrument_for("BTCUSDT", await with_venue_rules(shipped, None, database))
+    assert (known.tick_size, known.qty_step) == (D("0.10"), D("0.001"))
 
 
 def test_the_table_is_refreshed_from_a_venue(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
@@ -218,3 +219,20 @@ def test_a_difference_in_a_run_of_an_earlier_core_names_the_changelog(tapewire: 
     assert "different at decision" in found.out
     assert "decided by revision 1 of the core" in found.out
     assert "docs/changelog.md" in found.out
+
+
+async def test_a_run_that_goes_on_keeps_its_rules(database: Database, tmp_path: Path) -> None:
+    """Whatever a venue or a new table says meanwhile: other rules would decide otherwise, and begin another run without its positions."""
+    async with venue(tmp_path) as url:
+        run, _ = open_run(await with_venue_rules(at(url, tmp_path), None, database), database)
+        with Recorder(database, run) as recorder:
+            recorder.finish(
+                first_event_at=None, last_event_at=None, final_equity=D(1), metrics={}, status=RunStatus.INTERRUPTED
+            )
+        found = resumable(at(url, tmp_path), database)
+        stated = resumable(at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": "0.0001"}}), database)
+
+    assert found is not None
+    assert found[0].id == run.id
+    assert instrument_for("NEWUSDT", found[1]).tick_size == D("0.00001")
+    assert stated is None  # a person has chosen others

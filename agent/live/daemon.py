@@ -47,7 +47,7 @@ from agent.live.rollover import watch_segments
 from agent.live.rules import with_venue_rules
 from agent.live.sampling import OpenBars
 from agent.live.sentiment import SentimentConsumer
-from agent.live.session import open_run
+from agent.live.session import open_run, resumable
 from agent.live.sources import Gate, check, headlines, market_data
 from agent.live.status import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
@@ -138,6 +138,15 @@ class Daemon:
         """The sentiment workers, where they are configured."""
         return self._outside.pool
 
+    async def _open_run(self, port: VenuePort | None) -> tuple[Run, bool]:
+        """The run to record and whether it is resumed; from now on the configuration has its trading rules."""
+        found = None if self._new else resumable(self.config, self._database, predictor=self._predictor)
+        if found is not None:
+            run, self.config = found
+            return run, True
+        self.config = await with_venue_rules(self.config, port, self._database)
+        return open_run(self.config, self._database, new=True, predictor=self._predictor)
+
     def account(self) -> Engine | None:
         """The core, to look at; None before it runs."""
         return self.core.engine if hasattr(self, "core") else None
@@ -160,8 +169,7 @@ class Daemon:
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
             orders = port is not None
             self.record = stack.enter_context(open_record(self.config, self._database, new=self._new, orders=orders))
-            self.config = await with_venue_rules(self.config, port, self._database)
-            run, resume = open_run(self.config, self._database, new=self._new, predictor=self._predictor)
+            run, resume = await self._open_run(port)
             run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self._model is None else await self._model.use(self.config.model.path)

@@ -44,9 +44,9 @@ class Record:
         return "; ".join(lines)
 
     def acknowledge(self) -> None:
-        """The gap is in the journal: the mark may be overwritten, and the next life won't report it again."""
+        """The gap is in the journal: the mark is overwritten, and the next life won't report it again."""
         if self.mark is not None:
-            self.mark.held = False
+            self.mark.release()
 
     def stamped(self, run: Run) -> Run:
         """The run, with a stamp for every report if the record has a hole."""

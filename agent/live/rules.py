@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -11,43 +12,36 @@ from agent.errors import ConfigError, TapewireError
 from agent.execution.testnet.port import VenuePort, VenueRules
 from agent.feeds.bybit.instruments import fetch_rules
 from agent.feeds.bybit.venue import endpoint
-from agent.instruments import SHIPPED, instrument_for
+from agent.instruments import RULES, SHIPPED, Instrument, instrument_for
 from agent.store.database import Database
 from agent.store.queries import list_runs
 from agent.store.runs import RunKind
 
 _WITHIN: Final = 5.0  # seconds until the venue has to answer
-_FIELDS: Final = ("tick_size", "qty_step", "min_qty", "min_notional")
 _log: Final = structlog.get_logger(__name__)
 
 
 async def with_venue_rules(config: Config, port: VenuePort | None, database: Database) -> Config:
-    """The configuration with the venue's rules of every traded symbol, unless it has them already.
+    """The configuration with tick, lot and minima of every traded symbol: the venue's, where it leaves them open.
 
-    If the venue gives none, those of the last live run of the symbol apply, else the table that ships. Raises ConfigError for a
-    symbol of which nothing is known.
+    If the venue gives none, the table that ships applies, else what the last live run of the symbol recorded. Raises ConfigError
+    for a symbol of which nothing is known.
     """
     if config.market.category == "equity":
         return config
     instruments = dict(config.instruments)
-    for symbol in config.market.symbols:
+    symbols = config.market.symbols
+    answers = await asyncio.gather(*(_ask(config, port, symbol) for symbol in symbols))
+    for symbol, theirs in zip(symbols, answers, strict=True):
         given = config.instruments.get(symbol) or InstrumentConfig()
-        theirs = await _ask(config, port, symbol)
-        if theirs is None:
-            if given.tick_size is None and (config.market.category, symbol) not in SHIPPED:
-                instruments[symbol] = _recorded(config, database, symbol)
-            continue
-        ours = instrument_for(symbol, config)
-        open_fields = {
-            name: getattr(theirs, name)
-            for name in _FIELDS
-            if getattr(given, name) is None and getattr(ours, name) != getattr(theirs, name)
-        }
-        if open_fields:
-            instruments[symbol] = given.model_copy(update=open_fields)
-            _log.info(
-                "trading rules are the venue's", symbol=symbol, **{name: str(value) for name, value in open_fields.items()}
-            )
+        ours: Instrument | VenueRules | InstrumentConfig = instrument_for(symbol, config)
+        if theirs is not None:
+            ours = theirs
+        elif given.tick_size is None and (config.market.category, symbol) not in SHIPPED:
+            ours = _recorded(config, database, symbol)
+        instruments[symbol] = given.model_copy(
+            update={name: getattr(ours, name) for name in RULES if getattr(given, name) is None}
+        )
     return config.model_copy(update={"instruments": instruments})
 
 

@@ -17,7 +17,7 @@ from agent.engine import CORE, CORE_REVISION
 from agent.errors import ConfigError
 from agent.feeds.addresses import is_loopback
 from agent.fusion import VERSION
-from agent.instruments import with_first_rules
+from agent.instruments import with_first_rules, with_rules_of
 from agent.outlook import Predictor
 from agent.store.database import Database
 from agent.store.journal import find_archive
@@ -33,21 +33,35 @@ def new_incarnation() -> str:
     return secrets.token_hex(16)
 
 
-def open_run(config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None) -> tuple[Run, bool]:
-    """The run to record, and whether it is to be resumed.
+def resumable(config: Config, database: Database, *, predictor: Predictor | None = None) -> tuple[Run, Config] | None:
+    """The live run that goes on, and the configuration with the trading rules that it began with.
 
-    The last live run that is neither complete nor archived goes on where its configuration decides the same on the same venue
-    with the same fusion model; `new` begins another.
+    It is the last one that is neither complete nor archived, where the configuration decides the same on the same venue with the
+    same fusion model. The venue isn't asked for rules again: others would decide otherwise in the middle of a run.
     """
-    fusion = {} if predictor is None else {VERSION: predictor.fingerprint}
     unfinished = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
-    last = None if new else next((run for run in unfinished if find_archive(database, run.id) is None), None)
-    if last is not None:
-        changed = _changes(config, last)
-        changed += ["the fusion model"] if last.versions.get(VERSION) != fusion.get(VERSION) else []
-        if not changed:
-            return last, True
+    last = next((run for run in unfinished if find_archive(database, run.id) is None), None)
+    if last is None:
+        return None
+    try:
+        before = parse(last.config, where=f"run {last.id}")
+    except ConfigError as error:
+        changed = [error.message]
+    else:
+        before = before if CORE in last.versions else with_first_rules(before)
+        config = with_rules_of(before, config)
+        changed = _changes(before, config)
+    changed += ["the fusion model"] if last.versions.get(VERSION) != _fusion(predictor).get(VERSION) else []
+    if changed:
         _log.warning("a new run begins", unfinished=last.id, changed=", ".join(changed))
+        return None
+    return last, config
+
+
+def open_run(config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None) -> tuple[Run, bool]:
+    """The run to record, and whether it is to be resumed: the `resumable` one, unless `new` begins another."""
+    if not new and (found := resumable(config, database, predictor=predictor)):
+        return found[0], True
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),
@@ -61,7 +75,7 @@ def open_run(config: Config, database: Database, *, new: bool = False, predictor
             CORE: CORE_REVISION,
             "python": platform.python_version(),
             "numpy": np.__version__,
-            **fusion,
+            **_fusion(predictor),
             **source_of(config.strategy.name),
         },
         stamps=("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else (),
@@ -69,14 +83,12 @@ def open_run(config: Config, database: Database, *, new: bool = False, predictor
     return run, False
 
 
-def _changes(config: Config, run: Run) -> list[str]:
-    """The sections that would decide otherwise than those that the run began with."""
-    try:
-        before = parse(run.config, where=f"run {run.id}")
-    except ConfigError as error:
-        return [error.message]
-    if CORE not in run.versions:
-        before = with_first_rules(before)
+def _fusion(predictor: Predictor | None) -> dict[str, str]:
+    return {} if predictor is None else {VERSION: predictor.fingerprint}
+
+
+def _changes(before: Config, config: Config) -> list[str]:
+    """The sections that decide otherwise than before."""
     old, new = before.decisive(), config.decisive()
     changed = [name for name in new if old[name] != new[name]]
     if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):

@@ -75,7 +75,8 @@ class MarkFile:
     def __init__(self, path: Path, *, sync_every: float = SYNC_EVERY) -> None:
         self.path = path
         self.held = False
-        """Whether nothing is written yet: the mark that is there has still to be dealt with."""
+        """Whether nothing is written yet: the mark that is there has still to be dealt with. See `release`."""
+        self._waits: Mark | None = None  # the latest, while it is held
         self.failures = 0
         """Writes that failed so far."""
         self.error = ""
@@ -88,6 +89,7 @@ class MarkFile:
     def write(self, mark: Mark) -> None:
         """Replace the older of the two slots."""
         if self.held:
+            self._waits = mark
             return
         try:
             if self._file is None:
@@ -106,6 +108,13 @@ class MarkFile:
             return
         self._writes += 1
         self.error = ""
+
+    def release(self) -> None:
+        """The mark that is there has been dealt with: replace it by the latest."""
+        self.held = False
+        if self._waits is not None:
+            self.write(self._waits)
+            self._waits = None
 
     def close(self) -> None:
         """Close the file."""

@@ -17,7 +17,7 @@ from agent.events import RiskState
 from agent.feeds.bybit import stream
 from agent.feeds.rss import producer as news_producer
 from agent.live import daemon as daemon_module
-from agent.live import record, session
+from agent.live import record, rules, session
 from agent.live.daemon import Daemon
 from agent.risk import RESUME_FROM_KILL
 from agent.store.queries import find_run
@@ -358,6 +358,9 @@ def _surroundings(world: World) -> Iterator[None]:
     async def no_socket(*_: object) -> Any:
         yield
 
+    async def no_rules(*_: object, **__: object) -> Any:
+        raise VenueError("no trading rules in this world: those that ship apply")
+
     with ExitStack() as stack:
         for target, name, substitute in (
             (stream, "connect", world.market.connect),
@@ -369,6 +372,7 @@ def _surroundings(world: World) -> Iterator[None]:
             (daemon_module, "instance_lock", lambda _: nullcontext()),
             (record, "store_lock", lambda *_: nullcontext()),
             (daemon_module, "control_socket", no_socket),
+            (rules, "fetch_rules", no_rules),
             (session, "new_run_id", lambda: runs),
             (session, "new_incarnation", lambda: f"{world.dice.getrandbits(128):032x}"),
         ):
