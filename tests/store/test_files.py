@@ -61,7 +61,8 @@ def _modes(folder: Path) -> dict[Path, int]:
 
 
 def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir(0o755)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o755)  # whatever the umask
     open_database(f"sqlite:///{tmp_path / 'shared' / 'store.db'}").close()
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
 

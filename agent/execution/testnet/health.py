@@ -24,6 +24,9 @@ class GatewayHealth(Health):
     taken_ids: int = 0  # ids that were another order's there
     lost_executions: int = 0  # of this run, and not in its record
     lost_orders: list[str] = msgspec.field(default_factory=list)  # the same of open orders
+    unknown_executions: list[str] = msgspec.field(
+        default_factory=list
+    )  # kinds that were met and not booked, as the venue names them
     slowed: int = 0  # refusals for too many requests
     fills: int = 0
     foreign_orders: list[str] = msgspec.field(default_factory=list)

@@ -27,7 +27,13 @@ _STATUS: Final = {
     "Deactivated": OrderStatus.CANCELLED,
     "Rejected": OrderStatus.REJECTED,
 }
-_KINDS: Final = {"Trade": ExecutionKind.TRADE, "BlockTrade": ExecutionKind.TRADE, "Funding": ExecutionKind.FUNDING}
+_KINDS: Final = {
+    "Trade": ExecutionKind.TRADE,
+    "BlockTrade": ExecutionKind.TRADE,
+    "Funding": ExecutionKind.FUNDING,
+    "BustTrade": ExecutionKind.LIQUIDATION,
+    "AdlTrade": ExecutionKind.LIQUIDATION,
+}
 
 
 class _Json(msgspec.Struct, rename="camel"):
@@ -112,8 +118,9 @@ class ExecutionJson(_Json):
             _number(self.exec_fee),
             self.fee_currency,
             self.is_maker,
-            _KINDS.get(self.exec_type, ExecutionKind.LIQUIDATION),
+            _KINDS.get(self.exec_type, ExecutionKind.UNKNOWN),
             _number(self.fee_rate),
+            self.exec_type,
         )
 
 

@@ -101,6 +101,7 @@ class ExecutionKind(str, Enum):
     TRADE = "TRADE"
     FUNDING = "FUNDING"
     LIQUIDATION = "LIQUIDATION"  # and auto-deleveraging: the venue's own trade
+    UNKNOWN = "UNKNOWN"  # a settlement of profit, a transfer of a position, whatever comes next: no trade that can be booked
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -119,6 +120,7 @@ class Execution(msgspec.Struct, frozen=True):
     maker: bool = False
     kind: ExecutionKind = ExecutionKind.TRADE
     rate: Decimal = Decimal(0)
+    venue_kind: str = ""  # as the venue writes it
 
     @property
     def order_name(self) -> str:

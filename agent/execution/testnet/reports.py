@@ -205,6 +205,16 @@ class Reports:
             self._told.add(e.id)
             self._put(self._settlement(e))
             return True
+        if e.kind is ExecutionKind.UNKNOWN:
+            _log.error(
+                "an execution of an unknown kind is not booked: compare the account",
+                kind=e.venue_kind,
+                symbol=e.symbol,
+                id=e.id,
+            )
+            self._health.unknown_executions = sorted({*self._health.unknown_executions, e.venue_kind or "without a kind"})
+            self._pass_over(e)
+            return True
         ours = ours or e.client_id.startswith(EMERGENCY)  # since `began`: an earlier run's kill is in the first account
         if not ours and e.kind is not ExecutionKind.LIQUIDATION:
             _log.warning("somebody else has traded in this account", symbol=e.symbol, qty=str(e.qty), adopted=self._adopts)

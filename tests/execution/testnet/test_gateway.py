@@ -6,6 +6,7 @@ A gateway trades for a core that is fed by hand. At the end of each row the ledg
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -252,6 +253,22 @@ async def test_an_order_that_is_taken_back_ends(fault: str, tmp_path: Path) -> N
         assert await given.ended(entry) is OrderStatus.CANCELLED
         await given.reconciled()
         given.assert_sound()
+
+
+@pytest.mark.parametrize("kind", ["SessionSettlePnL", "MovePosition", ""])
+async def test_an_execution_of_an_unknown_kind_is_reported_and_never_booked(kind: str, tmp_path: Path) -> None:
+    """A settlement of profit states the whole position as its quantity: booked as a trade, it would double it."""
+    async with desk(tmp_path) as given, given.trading():
+        entry = given.target(0.1)
+        assert await given.ended(entry) is OrderStatus.FILLED
+        account = given.sandbox.venue.account
+        held, fills = given.ledger.held("BTCUSDT"), given.gateway.health.fills
+        strange = dataclasses.replace(account.executions[-1], kind=kind, id="strange-1")
+        account.executions.append(strange)
+        given.sandbox.venue.private.on_execution(strange)
+        await until(lambda: given.gateway.health.unknown_executions == [kind or "without a kind"])
+        await given.reconciled()
+        assert (given.ledger.held("BTCUSDT"), given.gateway.health.fills) == (held, fills)
 
 
 async def test_a_kill_takes_back_also_what_the_core_does_not_know(tmp_path: Path) -> None:
