@@ -32,6 +32,7 @@ class Clocks:
         self._say = say
         self._rate = 1 + _PPM * weather.clock_drift * dice.choice((-1, 1))
         self._lost = 0.0
+        self._lost_before = 0.0
 
     def now(self) -> int:
         """The system clock, UTC ms."""
@@ -43,7 +44,13 @@ class Clocks:
 
     def disciplined(self) -> DisciplinedClock:
         """What a life of the agent makes of them."""
+        self._lost_before = self._lost
         return DisciplinedClock(self, self.steady)
+
+    @property
+    def stood_still(self) -> bool:
+        """Whether steady time has missed a part of this life: then a wrong system clock leaves no two sources that agree."""
+        return self._lost > self._lost_before
 
     @property
     def expected(self) -> set[str]:
