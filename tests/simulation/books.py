@@ -74,6 +74,7 @@ class VenueBooks(Invariants):
         self._venue = venue
         self._store = store
         self._opened = False  # the account has been seen
+        self._accepts = False  # a person has accepted the next one
         self._unreconciled = True
         self._halted_at: float | None = None  # of the loop's clock
         self._paid: set[tuple[str, int]] = set()
@@ -111,6 +112,7 @@ class VenueBooks(Invariants):
         super().after(event)
         if isinstance(event, Account) and not self._ledger.drift:
             self._unreconciled = False
+        self._accepts = self._ledger._accepting  # the next account, as it is
 
     def leaves(self, order: Order) -> None:
         """An order that is about to leave: it is safe in the store, as other eyes see it, and no halt stands against it."""
@@ -126,13 +128,15 @@ class VenueBooks(Invariants):
         hold(order.reduce_only or not late, f"halted since {self._halted_at}, and an entry leaves: {order}")
 
     def _check_cash(self, event: Event) -> None:
-        """As the base; the run's money is what the first account holds, and what strangers gain or lose in it is a transfer."""
+        """As the base; the run's money is what the first account holds, or one that a person accepts, and what strangers gain or
+        lose in it is a transfer."""
         if isinstance(event, Account):
             wallet, balance = self._ledger.wallet(), event.balances[COIN]
             flat = not event.holdings and not any(self._positions.values())
-            if event.foreign or not self._opened:
+            begins = event.foreign or not self._opened or self._accepts
+            if begins:
                 hold(wallet == balance, f"a wallet of {wallet} in the ledger, after an account of {balance}")
-            if event.foreign or not self._opened or (flat and wallet == balance):
+            if begins or (flat and wallet == balance):
                 self._cash, self._opened = self.engine.portfolio.cash, True
         super()._check_cash(event)
 
