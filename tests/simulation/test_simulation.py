@@ -38,6 +38,6 @@ def test_a_seed_does_the_same_again() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", CAUGHT_SOON)
 def test_a_product_with_a_fault_breaks_a_seed(mutant: str) -> None:
-    done = simulation("--seeds", "10", "--mutant", mutant)
+    done = simulation("--seeds", "80", "--mutant", mutant)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"--mutant {mutant}" in done.stdout
