@@ -30,7 +30,7 @@ SAMPLES = ROOT / "tests" / "sample_data"
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 NEWS_BEGIN = 1_741_011_900_000  # 2025-03-03T14:25Z: headlines follow each other closely
 SPEED = 1_200.0  # a bar in 50 ms
-PATIENCE = 30.0  # seconds after which a test that still waits has failed
+PATIENCE = 60.0  # seconds after which a test that still waits has failed
 
 FAST: dict[str, Any] = {
     "settle": "40s", "audit_interval": "200ms", "silence_timeout": "2s", "open_timeout": "2s", "ack_timeout": "2s",
