@@ -141,7 +141,7 @@ class TimeColumn:
         return raw
 
     def _integers(self, values: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
-        values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.float64())
+        values = self._cast(values, pa.int64() if pa.types.is_integer(values.type) else pa.float64(), first_row)
         raw = as_numpy(pc.fill_null(values, 0) if values.null_count else values)
         first = float(raw[missing.argmin()])
         self._key = self._key or next((unit for unit, (scale, _) in _UNITS.items() if first <= 1e10 * scale), "ns")

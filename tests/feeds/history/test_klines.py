@@ -312,8 +312,9 @@ def test_a_damaged_parquet_file_is_told_so(tmp_path: Path) -> None:
         (pa.array([True, False]), ["column open_time holds bool, which is no time"]),
         (pa.array([T0, None]), ["row 2, column open_time: missing"]),
         (pa.array([float("nan"), 1.0]), ["row 1, column open_time"]),
+        (pa.array([T0, 2**64 - 1], pa.uint64()), ["row 2, column open_time: 18446744073709551615 is no time"]),
     ],
-    ids=["naive", "wrong unit", "bool", "null", "NaN"],
+    ids=["naive", "wrong unit", "bool", "null", "NaN", "unsigned"],
 )
 def test_bad_parquet_times_are_told_what_where_and_how(tmp_path: Path, times: pa.Array, fragments: list[str]) -> None:
     with pytest.raises(DataError) as error:
