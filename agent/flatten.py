@@ -26,7 +26,7 @@ _ZERO = Decimal(0)
 class Pursuit:
     """One symbol that is to be flat. Times are the core's, UTC ms."""
 
-    __slots__ = ("alarmed", "due", "held", "progress_at", "reason", "since", "tries", "wake")
+    __slots__ = ("alarmed", "due", "held", "left", "progress_at", "reason", "since", "tries", "wake")
 
     def __init__(self, now: int, reason: str) -> None:
         self.reason = reason
@@ -37,6 +37,7 @@ class Pursuit:
         self.due = now  # from when on another order may go out
         self.wake = now  # when the next step is due though nothing happens
         self.alarmed = False
+        self.left = _ZERO  # of the position, too small to sell: as last noted
 
 
 class Flattener:
@@ -188,6 +189,12 @@ class Flattener:
         if pursuit.alarmed:
             pursuit.alarmed = False
             self._emit(RiskEvent(now, self._risk.state, FLATTEN, "flat after all", symbol))
+        left = self._tapes[symbol].position.qty
+        if left != pursuit.left:
+            pursuit.left = left
+            if left:
+                detail = f"{left} {symbol} stay: the venue takes no order that small"
+                self._emit(RiskEvent(now, self._risk.state, FLATTEN, detail, symbol))
         if not self._risk.halted:
             del self.pursuits[symbol]
             self._ignored.discard(symbol)

@@ -144,6 +144,24 @@ def test_a_market_without_volume_is_an_alarm_once_and_the_position_closes_when_t
     assert [one.detail for one in of(RiskEvent, sink.decisions) if one.rule == FLATTEN][1:] == ["flat after all"]
 
 
+def test_on_spot_what_is_too_small_to_sell_is_noted_once() -> None:
+    """0.06 for 6 USDT; at 50 they are worth 3, and the venue takes no order below 5."""
+    spot = {
+        "market": {"category": "spot"},
+        "instruments": {SYMBOL: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 5}},
+    }
+
+    class Small(Insisting):
+        weight = 0.0006
+
+    bars = flat_bars([100, 100, 100, 50, 50, 50, 50])
+    engine, sink = run(Small(), in_order(*bars, word(4.5, "kill", flatten="true")), config(**spot))
+    assert engine.portfolio.positions[SYMBOL].qty == Decimal("0.060")
+    told = [one.detail for one in of(RiskEvent, sink.decisions) if one.rule == FLATTEN]
+    assert told == ["0.060 BTCUSDT stay: the venue takes no order that small"]
+    assert not engine.flattener.open
+
+
 def test_without_data_a_heartbeat_raises_the_alarm() -> None:
     events = in_order(LIFE, *thin(5), word(5.5, "kill", flatten="true"))
     engine, sink = run(Insisting(), events, config(**THIN), finish=False)
