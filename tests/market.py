@@ -10,10 +10,24 @@ from agent.config import Config, parse
 from agent.engine import Engine
 from agent.events import MINUTE_MS, Event, Kline, Order, OrderType, Side, TimeInForce
 from agent.sink import ListSink
-from strategies.base import Strategy
+from strategies.base import Market, Strategy
 
 SYMBOL = "BTCUSDT"
 T0 = 1_735_689_600_000  # 2025-01-01T00:00Z
+
+
+class Plan(Strategy):
+    """Sets the target of each bar's number."""
+
+    def __init__(self, targets: dict[int, dict[str, Any]]) -> None:
+        super().__init__()
+        self.plan = targets
+        self.bars = 0
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if self.bars in self.plan:
+            self.target(SYMBOL, **self.plan[self.bars])
+        self.bars += 1
 
 
 def config(**sections: dict[str, Any]) -> Config:

@@ -11,24 +11,9 @@ from agent.engine import Engine
 from agent.events import HOUR_MS, Event, Fill, Funding, FundingPayment, Gap, Kline
 from agent.feeds.merge import merge
 from agent.sink import ListSink
-from strategies.base import Market, Strategy
-from tests.market import SYMBOL, T0, config
+from tests.market import SYMBOL, T0, Plan, config
 
 RATE = 0.001
-
-
-class Plan(Strategy):
-    """Sets the target of each bar's number."""
-
-    def __init__(self, targets: dict[int, dict[str, Any]]) -> None:
-        super().__init__()
-        self.plan = targets
-        self.bars = 0
-
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        if self.bars in self.plan:
-            self.target(SYMBOL, **self.plan[self.bars])
-        self.bars += 1
 
 
 def pay(

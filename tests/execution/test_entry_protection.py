@@ -13,25 +13,11 @@ from hypothesis import strategies as st
 from agent.config import Config
 from agent.events import Event, Fill, Gap, Kline, News, Order, OrderStatus, OrderType, OrderUpdate
 from strategies.base import Market, Strategy
-from tests.market import SYMBOL, T0, bar, config, run
+from tests.market import SYMBOL, T0, Plan, bar, config, run
 
 D = Decimal
 FLAT = (100, 100, 100, 100)
 DOWN, UP = (95, 96, 94, 95), (105, 106, 104, 105)
-
-
-class Plan(Strategy):
-    """Sets the target of each bar's number."""
-
-    def __init__(self, targets: dict[int, dict[str, Any]]) -> None:
-        super().__init__()
-        self.plan = targets
-        self.bars = 0
-
-    def on_kline(self, kline: Kline, market: Market) -> None:
-        if self.bars in self.plan:
-            self.target(SYMBOL, **self.plan[self.bars])
-        self.bars += 1
 
 
 def trade(
