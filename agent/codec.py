@@ -1,9 +1,9 @@
-"""Encode a graph of plain objects as data, and fill it into a fresh graph again: what snapshots of the core's state are made of.
+"""Encode a graph of plain objects as data, and restore it into a fresh graph: the format of snapshots of the core's state.
 
 The result is msgpack without code: numbers, texts, containers, and objects as lists of their attributes. Only classes that a `Spec`
 allows are made, without calling them. Every attribute of an object is saved unless the spec names it as wiring, so an attribute that
-is added later is saved or refused, and never forgotten. Floats keep their 64 bits, decimals their exponent, dictionaries their order;
-sets are sorted. An object that is reached twice is one object again.
+is added later is saved or refused, never silently omitted. Floats keep their 64 bits, decimals their exponent, dictionaries their order;
+sets are sorted. An object that is reached twice is restored as one object.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Unencodable(Exception):
         self.path = path
 
     def within(self, name: str) -> Unencodable:
-        """The same, seen from the object that has it as its attribute `name`."""
+        """The same error with `name`, the attribute of the enclosing object, prepended to its path."""
         return Unencodable(self.what, f"{name}.{self.path}" if self.path else name)
 
     def __str__(self) -> str:
@@ -130,7 +130,7 @@ def encode(roots: list[Any], spec: Spec) -> bytes:
 def fill(data: bytes, roots: list[Any], spec: Spec) -> list[Any]:
     """Give fresh `roots` the state in `data`, in place as far as objects are there already. Raises StateError.
 
-    After an error the roots are of no use. A root that is None is made.
+    After an error the roots must be discarded. A root that is None is created.
     """
     try:
         shapes, nodes = _unpack(data)
@@ -279,7 +279,7 @@ class _Decoder:
         )
 
     def value(self, node: Any, old: Any = None) -> Any:
-        """What `node` stands for; a container or an object of the same kind in its place is used again."""
+        """Decode `node`; `old`, a container or an object of the same kind, is reused."""
         return self._kinds[node[0]](node, old) if type(node) is list else node
 
     def _kept(self, one: Any) -> Any:

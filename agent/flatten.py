@@ -1,4 +1,4 @@
-"""Closing positions on a kill or a flatten: pursued until they are flat, whatever the strategy wants and the market refuses."""
+"""Closing positions on a kill or a flatten: retried until they are flat, regardless of the strategy and of rejected orders."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class Pursuit:
         self.held: Decimal | None = None  # the position then
         self.tries = 0  # orders since then
         self.due = now  # from when on another order may go out
-        self.wake = now  # when the next step is due though nothing happens
+        self.wake = now  # when the next step is due if no event arrives
         self.alarmed = False
         self.left = _ZERO  # of the position, too small to sell: as last noted
 
 
 class Flattener:
-    """Closes positions by reduce-only market orders. A pursuit ends when the position is flat; while the state is HALTED it only rests.
+    """Closes positions by reduce-only market orders. A pursuit ends when the position is flat; in state HALTED it is suspended.
 
-    `patience` is how long, in ms, an order may work without a fill before that is an alarm.
+    `patience` is how long, in ms, an order may work without a fill before an alarm is raised.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Flattener:
         self.pursue(now)
 
     def end(self) -> None:
-        """A person resumes: what is still open is the strategy's again."""
+        """End all pursuits when the user resumes: the strategy controls the positions that are still open again."""
         self.pursuits.clear()
         self._ignored.clear()
 
@@ -93,7 +93,7 @@ class Flattener:
         return True
 
     def is_own(self, working: WorkingOrder) -> bool:
-        """Whether it is an order by which a pursuit closes its position: nothing but its fill or a venue ends it."""
+        """Whether a pursuit closes its position by this order: only its fill or the venue ends it."""
         return working.order.symbol in self.pursuits and self._closes(working, working.order.side)
 
     def due(self, now: int) -> bool:
@@ -145,13 +145,13 @@ class Flattener:
             pursuit.wake = min(pursuit.wake, max(pursuit.due, now + _FIRST_WAIT))
 
     def _clear_the_way(self, tape: Tape, side: Side, now: int) -> None:
-        """Whatever else works is taken back, but for protection and orders that close at the market."""
+        """Cancel all other working orders, except protection and market orders that close."""
         others = [w for w in tape.book if not w.closes_position and not w.cancelling and not self._closes(w, side)]
         if others:
             self._exchange.cancel(others, now, "the position is being closed")
 
     def _must_wait(self, tape: Tape, pursuit: Pursuit, now: int) -> bool:
-        """Whether what is being taken back must be gone first: on spot no venue knows an order that only reduces."""
+        """Whether pending cancellations have to complete first: on spot venues have no reduce-only orders."""
         if not tape.instrument.is_margined:
             return True
         return not self._risk.killed and now - pursuit.since < self._patience
@@ -179,7 +179,7 @@ class Flattener:
         return _ZERO if small and not rules.is_margined and position.mark == position.mark else lot
 
     def _is_flat(self, symbol: str) -> bool:
-        """Nothing is held that an order can sell, and nothing works that could change that."""
+        """Whether no position that an order can close is left, and no working order could open one."""
         tape = self._tapes[symbol]
         if self._closable(tape):
             return False

@@ -1,15 +1,15 @@
 """Listening sockets with limits: the dashboard's, the metrics server's and the control socket's.
 
-asyncio's own servers accept whatever comes, up to the last file descriptor, and then log an error on every turn of the event
-loop. A `Listener` accepts by itself, so its limits hold before a byte is read:
+asyncio's own servers accept every connection, up to the last file descriptor, and then log an error on every turn of the event
+loop. A `Listener` accepts connections itself, so its limits apply before a byte is read:
 
-* At most `connections` are open, and `connections_per_client` of one address. A newcomer beyond that takes the place of the
-  oldest connection that has not logged in; if all have, the newcomer is closed.
+* At most `connections` are open, and `connections_per_client` from one address. A new connection beyond that displaces the
+  oldest one that has not logged in; if all have logged in, the new connection is closed.
 * A connection that completes no request head within `head_timeout`, or sends no further request within `idle_timeout`, is closed.
-* A part of the process's descriptors is left to market data, store and feeds: newcomers beyond it are handled as if the
-  listener were full.
+* Some of the process's descriptors are reserved for market data, store and feeds: a new connection that would use them is
+  handled as if the listener were full.
 
-What was closed is counted in `Listener.status`, and logged once a minute.
+Closed connections are counted in `Listener.status`, and logged once a minute.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from agent.throttle import Throttle
 _BACKLOG: Final = 128
 _AT_ONCE: Final = 32  # accepted in one turn of the event loop
 _CLOSING: Final = 2  # displaced connections that still hold a descriptor while the next is accepted
-_SHUTDOWN: Final = 0.5  # seconds that requests have when their server is closed
-_PAUSE: Final = 0.1  # seconds without accepting after the system had no descriptor to give
+_SHUTDOWN: Final = 0.5  # seconds that open requests get to finish when their server is closed
+_PAUSE: Final = 0.1  # seconds without accepting after the system ran out of descriptors
 _RESERVE: Final = 128  # descriptors that listeners leave to the rest of the process, at most half of all
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _log: Final = structlog.get_logger(__name__)
@@ -53,13 +53,13 @@ class ListenerStatus(msgspec.Struct):
     accepted: int = 0
     displaced: int = 0  # closed in favour of a newer one
     refused: int = 0  # closed at once
-    timed_out: int = 0  # closed for want of a request
+    timed_out: int = 0  # closed because no request arrived in time
     exhausted: int = 0  # times when descriptors ran short
     denied: int = 0  # requests with a wrong token, a foreign Host or Origin
 
 
 class Connection(asyncio.Protocol):
-    """One accepted connection: passes everything on to the server's own protocol, and keeps the time."""
+    """One accepted connection: forwards everything to the server's own protocol, and enforces the timeouts."""
 
     def __init__(self, listener: Listener, sock: socket.socket, client: str) -> None:
         self.client = client
@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
         self._inner: asyncio.BaseProtocol | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._requests = 0  # being answered
+        self._requests = 0  # in progress
         self._between = False  # two requests
         self._unsent = 0
         self._closed = False
@@ -77,27 +77,27 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is being answered."""
+        """Whether a request is in progress."""
         return self._requests > 0
 
     def prove(self) -> None:
-        """From now on no newcomer takes its place: its client has logged in."""
+        """Protect the connection from displacement: its client has logged in."""
         self.proven = True
 
     def began(self) -> None:
-        """A request head is complete: whatever follows takes as long as it takes."""
+        """A request head is complete: the rest of the request has no time limit."""
         self._requests += 1
         self._stop_timer()
 
     def ended(self) -> None:
-        """The request is answered."""
+        """The response is complete."""
         self._requests -= 1
         if not self._requests and not self._closed:
             self._between = True
             self._wait(self._listener.config.idle_timeout)
 
     def drop(self) -> None:
-        """Close at once, whatever was not sent yet."""
+        """Close at once and discard unsent data."""
         if self._closed:
             return
         self._closed = True
@@ -166,7 +166,7 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """Accepts connections for one server within `config`'s limits. `make_protocol` is called for each; `serve` gives one of HTTP.
+    """Accepts connections for one server within `config`'s limits. `make_protocol` is called for each; `serve` provides one for HTTP.
 
     `vital` marks the listener of commands, which may use most of the descriptors that the others leave.
     """
@@ -232,7 +232,7 @@ class Listener:
         self._start([sock])
 
     async def close(self) -> None:
-        """Stop listening, and close the connections that wait for a request; those being answered are their server's to end."""
+        """Stop listening, and close the connections that wait for a request; the server ends those in progress."""
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -247,7 +247,7 @@ class Listener:
             await asyncio.wait(self._adopting)
 
     def deny(self, reason: str, client: str = "") -> None:
-        """Count a request that is refused, and log one a minute."""
+        """Count a refused request; log at most one a minute."""
         self.status.denied += 1
         if count := self._denied.due():
             _log.warning("requests refused", listener=self.status.name, reason=reason, client=client, count=count)
@@ -257,7 +257,7 @@ class Listener:
         return None if transport is None else self.transports.get(transport)
 
     async def serve(self, app: web.Application) -> web.AppRunner:
-        """A runner whose server gets this listener's connections; `make_protocol` is not used."""
+        """Return a runner whose server receives this listener's connections; `make_protocol` is not used."""
         runner = web.AppRunner(app, access_log=None, logger=self._http_log(), shutdown_timeout=_SHUTDOWN)
         await runner.setup()
         server = runner.server
@@ -304,7 +304,7 @@ class Listener:
             self.transports.pop(transport, None)
 
     def released(self, connection: Connection) -> None:
-        """Called when its descriptor is given back."""
+        """Called when the connection's descriptor has been released."""
         self._closing.discard(connection)
         DESCRIPTORS.held -= 1
 
@@ -354,7 +354,7 @@ class Listener:
             task.add_done_callback(self._adopting.discard)
 
     def _make_room(self, client: str, excess: int) -> bool:
-        """Whether a newcomer may stay. It may only in the place of others if a limit is reached or `excess` descriptors are used."""
+        """Whether a new connection may stay. If a limit is reached or `excess` descriptors are used, it has to displace others."""
         mine = [one for one in self._connections if one.client == client]
         if excess > 0:
             self.status.exhausted += 1
@@ -382,7 +382,7 @@ class Listener:
         return bool(oldest)
 
     def _pause(self, error: OSError) -> None:
-        """Let the system recover: an accept that fails would be tried again at once, for ever."""
+        """Pause accepting: without a pause a failing accept would be retried at once, without end."""
         self.status.exhausted += 1
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
@@ -401,7 +401,7 @@ async def _adopt(connection: Connection, sock: socket.socket) -> None:
 
 
 def client_key(address: str) -> str:
-    """What stands for a client in limits: its address; of IPv6 the network of 64 bits, which one client has to itself."""
+    """The key of a client in limits: its IPv4 address, or its IPv6 /64 network, which usually belongs to one client."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

@@ -49,7 +49,7 @@ from agent.store.runs import RunKind
 LOCK: Final = "emergency.lock"
 """Its name in `live.folder`: one emergency path at a time, as long as its holder lives."""
 
-_LOCK_WAIT: Final = 5.0  # seconds for the other path; then it may be stopped, and this one goes on
+_LOCK_WAIT: Final = 5.0  # seconds to wait for the other path; then that one may be stopped, and this one continues
 _SMALLEST: Final = 1 << 10  # the smallest share of a position that an order is cut down to
 _LOOKS: Final = 2
 _ZERO: Final = Decimal(0)
@@ -76,14 +76,14 @@ class EmergencyReport(msgspec.Struct):
         return bool(self.cancelled or self.closed)
 
     def sentence(self) -> str:
-        """For people."""
+        """A summary for the user."""
         parts = [f"{len(self.cancelled)} orders cancelled at the venue", *(f"sent {order}" for order in self.closed)]
         parts += ["nothing is left"] if self.done else [f"STILL OPEN: {', '.join(self.left) or 'unknown'}"]
         return "; ".join(parts) + (f"; {self.error}" if self.error else "")
 
 
 class Share(msgspec.Struct, frozen=True):
-    """This run's part of an account that it does not have to itself: its order ids, booked executions and holdings.
+    """This run's part of an account that it shares with others: its order ids, booked executions and holdings.
 
     Executions since `since` (UTC ms) of its orders that are not booked yet are added to `held`.
     """
@@ -100,7 +100,7 @@ def has_account_to_itself(config: Config) -> bool:
 
 
 def share_of(engine: Engine, config: Config) -> Share | None:
-    """By the running core; it may be read from another thread. None on paper."""
+    """The share by the running core, which may be read from another thread. None on paper."""
     ledger = engine.exchange
     if not isinstance(ledger, VenueExchange):
         return None
@@ -111,7 +111,7 @@ def share_of(engine: Engine, config: Config) -> Share | None:
 
 
 def stored_share(database: Database, config: Config) -> Share | None:
-    """By the store: the last live run. None if there is none. Raises StoreError."""
+    """The share by the store's last live run; None without one. Raises StoreError."""
     run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
     if run is None:
         return None
@@ -130,8 +130,8 @@ class EmergencyExit:
     """Cancels orders, and closes positions by reduce-only market orders, through a port of its own.
 
     On linear with the account to itself (`foreign` is refuse or adopt): all orders and positions of the traded symbols. Else only
-    what is the run's by `share`, which is asked before each order; on spot at most what the wallet holds. Without a share nothing
-    is sold, and all orders of the traded symbols are cancelled.
+    what belongs to the run by `share`, which is called before each order; on spot at most what the wallet holds. Without a share
+    nothing is sold, and all orders of the traded symbols are cancelled.
     """
 
     def __init__(
@@ -149,20 +149,20 @@ class EmergencyExit:
         self._share = share
         self._line = Line(port, settings, clock, GatewayHealth("emergency"), rng)
         self._sent: dict[str, tuple[Order, Decimal]] = {}  # by id: our orders, and how far they were filled
-        self._parts: dict[str, int] = {}  # by symbol: an order that was refused is cut into so many
+        self._parts: dict[str, int] = {}  # by symbol: a rejected order is split into so many
 
     async def run(
         self, *, flatten: bool, within: float, by: str = "", wanted: Callable[[], bool] = lambda: True
     ) -> EmergencyReport:
-        """Work until nothing is left at two looks, `settle` apart, `within` seconds are over, or it is not `wanted` any more.
+        """Work until two checks, `settle` apart, find nothing left, `within` seconds are over, or it is not `wanted` any more.
 
-        Errors of the venue are in the report.
+        The report contains the venue's errors.
         """
         report = EmergencyReport(by)
         try:
             async with asyncio.timeout(within), _only_one(self._config.live.folder / LOCK):
                 await self._line.ask(self._line.measure)
-                clear = 0  # looks in a row that found nothing
+                clear = 0  # checks in a row that found nothing
                 while clear < _LOOKS and wanted():
                     await self._round(report, flatten)
                     clear = 0 if report.left else clear + 1
@@ -175,11 +175,11 @@ class EmergencyExit:
         return report
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         await self._port.close()
 
     async def _round(self, report: EmergencyReport, flatten: bool) -> None:
-        """Cancel, close, and see what is left."""
+        """Cancel, close, and check what is left."""
         share = None if self._whole else self._share()
         found = await self._orders(share)
         await asyncio.gather(*(self._cancel_symbol(symbol, share, found) for symbol in self._symbols))
@@ -212,11 +212,11 @@ class EmergencyExit:
         found = await self._line.ask(self._port.open_orders)
         ours = [order for order in found if order.symbol in self._symbols and order.client_id not in self._sent]
         if share is None or self._config.execution.testnet.foreign != "ignore":
-            return ours  # a kill takes back what others have in the account, too, unless it is to be ignored
+            return ours  # a kill also cancels foreign orders in the account, unless they are to be ignored
         return [order for order in ours if order.client_id in share.order_ids or order.client_id.startswith(EMERGENCY)]
 
     async def _cancel_symbol(self, symbol: str, share: Share | None, found: list[VenueOrder]) -> None:
-        """All at once; one by one if only some are ours."""
+        """Cancel all orders in one request; one by one if only some are ours."""
         if share is None or self._config.execution.testnet.foreign != "ignore":
             await self._cancel(partial(self._port.cancel_all, symbol))
             return
@@ -235,7 +235,7 @@ class EmergencyExit:
     # -- positions ---------------------------------------------------------------------------------------------------
 
     async def _open(self, share: Share | None) -> dict[str, Decimal]:
-        """What is to be closed, signed."""
+        """The signed quantities to close, by symbol."""
         if self._spot:
             coin = self._config.account.currency
             balances = (await self._line.ask(self._port.wallet)).balances
@@ -260,13 +260,13 @@ class EmergencyExit:
                 continue
             in_base = bool(one.fee_coin) and one.symbol.startswith(one.fee_coin)
             held[one.symbol] = held.get(one.symbol, _ZERO) + one.side.sign * one.qty - (one.fee if in_base else _ZERO)
-        for order, filled in self._sent.values():  # the list of executions may lag behind what is known of these
+        for order, filled in self._sent.values():  # the list of executions may lag behind what is known of these orders
             rest = filled - booked.get(order.id, _ZERO)
             held[order.symbol] = held.get(order.symbol, _ZERO) + order.side.sign * rest
         return held
 
     def _closing(self, symbol: str, qty: Decimal) -> Order | None:
-        """The order that closes it; None for less than can be traded."""
+        """The order that closes the position; None if `qty` is too small to trade."""
         rules = instrument_for(symbol, self._config)
         size = rules.round_qty(abs(qty) / self._parts.get(symbol, 1)) or rules.round_qty(abs(qty))
         if size <= 0 or (self._spot and size < rules.min_qty):
@@ -276,7 +276,10 @@ class EmergencyExit:
         return Order(name, symbol, self._clock.now(), side, OrderType.MARKET, size, reduce_only=True, reason="emergency")
 
     async def _submit(self, order: Order) -> None:
-        """Until it is there. The same id is sent again after an unknown outcome: it can't be there twice. Raises Refused."""
+        """Submit until the venue has the order. After an unknown outcome the same id is sent again, which can't create a duplicate.
+
+        Raises Refused.
+        """
         self._sent[order.id] = order, _ZERO
         for wait in delays(self._settings.retry, self._rng):
             await self._line.calm()
@@ -310,7 +313,7 @@ class EmergencyExit:
 
 
 def _smaller(there: Decimal, ours: Decimal) -> Decimal:
-    """The part of a holding that is ours: never more than is there, nothing on the other side."""
+    """The part of a holding that is ours: never more than the holding, 0 if ours has the opposite sign."""
     if there * ours <= 0:
         return _ZERO
     return there if abs(there) <= abs(ours) else ours
@@ -318,7 +321,7 @@ def _smaller(there: Decimal, ours: Decimal) -> Decimal:
 
 @asynccontextmanager
 async def _only_one(path: Path) -> AsyncIterator[None]:
-    """Hold the lock file if it can be had soon; an emergency does not wait for longer."""
+    """Hold the lock file if it is free in time; otherwise continue without it."""
     try:
         file = path.open("a")
     except OSError:

@@ -1,7 +1,7 @@
 """Snapshots of a running core: when they are taken, what they hold, and how a restart goes on from one.
 
-A restart takes the newest snapshot that belongs to this program and configuration and that is whole, and folds only the journal after
-it. If there is none, it folds the whole journal; each snapshot is then held against the state that the fold has at its event.
+A restart loads the newest undamaged snapshot of this program and configuration, and folds only the journal after it. Without one it
+folds the whole journal, and compares each snapshot with the state that the fold has at the snapshot's event.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class SnapshotStatus(msgspec.Struct):
-    """How snapshots go."""
+    """Status of snapshots."""
 
-    event: int = 0  # the last one covers the events up to this one; 0: there is none
+    event: int = 0  # number of the last event that the last snapshot covers; 0: no snapshot
     at: int = 0  # UTC ms of the machine's clock
     size: int = 0  # bytes in the store
-    took_ms: float = 0.0  # for the core, which waits meanwhile
+    took_ms: float = 0.0  # time for which the core waited
     resumed_from: int = 0  # this life loaded the snapshot after this event; 0: it folded the whole journal
     problem: str = ""  # why none is taken, or why one was not used
 
@@ -60,7 +60,7 @@ class Snapshots:
         self._taken_at = 0.0  # of the event loop's clock
         self._fingerprint = ""
         self._hopeless = False
-        self._expected: dict[int, SnapshotInfo] = {}  # to be held against the fold
+        self._expected: dict[int, SnapshotInfo] = {}  # to be compared with the fold
         self._segment = config.store.segment
         self._number = 0  # of the present segment: UTC ms by its length
         self.boundaries = 0
@@ -81,7 +81,7 @@ class Snapshots:
         return now - self._taken_at >= self._every or seq - self.status.event >= MOST_EVENTS
 
     def begin(self, at: int | None) -> None:
-        """The present segment began at `at` (UTC ms); None: with the next event."""
+        """Set the start of the present segment to `at` (UTC ms); None: to the next event."""
         if self._segment and at is not None:
             self._number = at // self._segment
 
@@ -96,7 +96,7 @@ class Snapshots:
         self, now: float, seq: int, engine: Engine, recorder: Recorder, sink: LiveSink, memory: Memory,
         witnesses: Iterable[Watcher], *, boundary: bool = False,
     ) -> Snapshot | None:  # fmt: skip
-        """The state after event `seq`, of which all is committed; None if it can't be saved, which `status` then explains."""
+        """The state after event `seq`, all of it committed; None if it can't be saved: `status` then has the reason."""
         began = time.perf_counter()
         self._taken_at = now
         position = recorder.position
@@ -124,7 +124,7 @@ class Snapshots:
         return made
 
     def written(self, info: SnapshotInfo) -> None:
-        """It is committed."""
+        """The snapshot is committed."""
         if info.boundary:
             self.boundaries += 1
         self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
@@ -135,7 +135,7 @@ class Snapshots:
         self, fresh: Engine, another: Callable[[], Engine], recorder: Recorder, sink: LiveSink, memory: Memory,
         witnesses: Iterable[Watcher], last_seq: int,
     ) -> tuple[int, Engine]:  # fmt: skip
-        """The event after which the fold goes on (0: from the first), and the engine that is there: `fresh`, or `another` one."""
+        """The event after which the fold continues (0: from the first), and the engine to use: `fresh`, or `another` one."""
         self._fingerprint = fingerprint(self._config, fresh.strategy)
         named = list(_named(witnesses))
         for info in list_snapshots(self._database, self._run_id):
@@ -195,7 +195,7 @@ class Snapshots:
             raise StateError(str(error)) from error
 
     def check(self, seq: int, engine: Engine, recorder: Recorder) -> None:
-        """During a whole fold: hold the state after event `seq` against the snapshot that was taken there."""
+        """During a fold of the whole journal: compare the state after event `seq` with the snapshot taken there."""
         info = self._expected.get(seq)
         if info is None:
             return

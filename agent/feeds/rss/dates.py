@@ -1,6 +1,6 @@
 """Dates of feed entries as UTC milliseconds: RFC 822 and its variants, ISO 8601, asctime, with the zone names that feeds use.
 
-A date is read only if its zone is known: a zone name that isn't in the tables, or a time without a zone, gives no moment. feedparser
+A date is read only if its zone is known: a zone name that isn't in the tables, or a time without a zone, yields no moment. feedparser
 reads both as UTC, and ignores AM and PM, so its own reading of a date isn't used.
 """
 
@@ -160,7 +160,7 @@ _UNREADABLE: Final = Moment(None)
 
 
 def read_date(text: str) -> Moment:
-    """Read a date as a feed states it. Total: what is no date, or a date with impossible values, has neither moment nor bound.
+    """Read a date as a feed states it. Never raises: text that isn't a date, or an impossible date, has neither moment nor bound.
 
     A date without a time is the beginning of that day in UTC. Two-digit years are those of RFC 2822 (00-49 are 2000-2049).
     """
@@ -187,7 +187,7 @@ def read_date(text: str) -> Moment:
 
 
 def _moment(parts: dict[str, str | None]) -> Moment | None:
-    """Of the parts of a date; None if it names no month. Raises ValueError if there is no such time."""
+    """The moment of a date's parts; None if its month is unknown. Raises ValueError for an impossible time."""
     local = _local(parts)
     if local is None:
         return None

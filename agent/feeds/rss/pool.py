@@ -1,7 +1,7 @@
 """Parses feed documents in processes of their own, so that a hostile one can be killed and never delays another feed.
 
-There are at most two: one for documents that are quick, as nearly all are, and one for a document that turns out to be slow.
-A worker is started when it is needed, and used again; one that was killed is replaced on demand.
+At most two run: one for quick documents, which nearly all are, and one for a document that turns out to be slow.
+A worker is started on demand and reused; a killed one is replaced on demand.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ QUICK: Final = 2.5
 """Seconds after which a document counts as slow: it leaves the quick lane to those that wait."""
 
 _START: Final = 30.0  # seconds for a worker to start, on a machine that is busy
-_LOOK: Final = 0.25  # seconds between two looks at who waits
+_LOOK: Final = 0.25  # seconds between two checks for waiting documents
 _HEAVY: Final = 64_000_000  # bytes; a worker that holds more is not kept, so that an idle one is small
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
 """What a worker needs of the environment; the rest, which may hold secrets, is not for the process that reads hostile input."""
@@ -38,7 +38,7 @@ _PROGRAM: Final = (
 
 
 class ParseKilled(DataError):
-    """A document that took too long, or took its worker down."""
+    """A document took too long, or crashed its worker."""
 
 
 class ParserPool:
@@ -63,7 +63,7 @@ class ParserPool:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Kill all workers: nothing of theirs is needed."""
+        """Kill all workers: their results aren't needed any more."""
         self._idle = None
         for worker in list(self._workers):
             await self._end(worker)
@@ -178,11 +178,11 @@ class _Worker:
         self._replies = process.stdout
 
     async def ready(self) -> None:
-        """Wait until it takes documents. Raises EOFError if it ended instead."""
+        """Wait until the worker accepts documents. Raises EOFError if it ended instead."""
         await self._replies.readexactly(len(READY))
 
     async def parse(self, request: Request, body: bytes) -> Reply:
-        """Raises ParseKilled if the worker dies of it."""
+        """Parse one document. Raises ParseKilled if the worker dies while it parses."""
         head = msgspec.msgpack.encode(request)
         try:
             self._documents.write(HEADER.pack(len(head), len(body)) + head)
@@ -196,7 +196,7 @@ class _Worker:
             raise ParseKilled("the parser died of the document") from None
 
     def kill(self) -> None:
-        """End it now."""
+        """Kill the worker."""
         with suppress(ProcessLookupError):
             self._process.kill()
 
