@@ -1,6 +1,6 @@
 """The live rim's clock: steady progress from an anchor that only two agreeing sources can move.
 
-Three sources tell the time: the system clock, the venue's clock, and steady progress since the anchor. The system clock can be
+Three sources provide the time: the system clock, the venue's clock, and steady progress since the anchor. The system clock can be
 stepped by hours, the venue can send a wrong stamp, and a steady clock drifts or stands still while the machine is suspended. The
 majority wins: one source that disagrees with the other two changes nothing but the status.
 """
@@ -25,7 +25,7 @@ SLOWEST: Final = 5_000
 
 _HEALED: Final = 1_000  # ms; a source that disagreed has to come this close before it agrees again
 _SLEW: Final = 0.0005  # of the time that passes: how fast a small difference is taken back
-_FORGOTTEN: Final = 900_000  # ms without the venue, after which steady progress is no source of its own any more
+_FORGOTTEN: Final = 900_000  # ms without the venue, after which steady progress doesn't count as a source
 _FRESH: Final = 300_000  # ms for which a measurement of the venue's time stands
 _FRAMES: Final = 5  # messages of the stream, of which the median counts
 _LATE: Final = 60_000  # ms by which messages of a new connection may be late
@@ -50,15 +50,15 @@ class ClockStatus(msgspec.Struct, frozen=True):
 class DisciplinedClock:
     """`wall` is the system clock; `steady` counts seconds and can't be set.
 
-    Pure but for these two: whoever asks the venue calls `measured`, the stream calls `heard` with each stamp, and somebody calls
-    `check` about once a second.
+    No other I/O: the caller passes each measurement of the venue's time to `measured` and each stamp of the stream to `heard`, and
+    calls `check` about once a second.
     """
 
     def __init__(self, wall: Clock, steady: Callable[[], float] = steady_time) -> None:
         self.confirmed = False
         """Whether the venue's time is known at all: until then this is the system clock's time."""
         self.steps = 0
-        self._anchored = False  # by a measurement, so that the time is a source of its own beside the system clock
+        self._anchored = False  # by a measurement, so that this time is a source beside the system clock
         self._wall = wall
         self._source = steady
         self._error = 0.0  # ms, of the measurement that the anchor rests on
@@ -85,7 +85,7 @@ class DisciplinedClock:
     # -- the venue's time ----------------------------------------------------------------------------------------------
 
     def measured(self, theirs: int, sent: float) -> bool:
-        """The venue answered `theirs` (UTC ms) to a request that left at `sent` (steady ms). False if it took too long."""
+        """The venue returned `theirs` (UTC ms) for a request sent at `sent` (steady ms). False if it took too long."""
         arrived = self.steady()
         if arrived - sent > SLOWEST:
             return False
@@ -94,7 +94,7 @@ class DisciplinedClock:
         return True
 
     def heard(self, stamp: int) -> None:
-        """A message of the stream carries `stamp` (UTC ms). It may be late, so a stamp of the past proves nothing."""
+        """A message of the stream carries `stamp` (UTC ms). It may be late, so a past stamp proves nothing."""
         self._frames.append(stamp - self.steady())
         if len(self._frames) < _FRAMES:
             return
@@ -104,7 +104,7 @@ class DisciplinedClock:
             self._frames.clear()
             self._judge(median, 0.0)
         elif not self.confirmed:
-            self.confirmed = True  # as far as messages can show that may be late
+            self.confirmed = True  # as far as possibly late messages can show
         elif ahead >= -TOLERANCE:
             self._heard_at = self.steady()
 
@@ -164,7 +164,7 @@ class DisciplinedClock:
         return ClockStatus(trouble, "; ".join(words), system, venue, self.steps)
 
     def _system(self) -> float:
-        """Offset of the system clock. Both clocks are read within a moment, or again."""
+        """Offset of the system clock. If too much time passes between reading both clocks, they are read again."""
         for _ in range(3):
             before = self.steady()
             wall = self._wall.now()

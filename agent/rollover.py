@@ -1,4 +1,4 @@
-"""Move the finished segments of live runs to files; each is decided again before the store lets go of its rows.
+"""Move the finished segments of live runs to files; each is decided again before the store deletes its rows.
 
 As a program of its own (`python -m agent.rollover`, with a JSON object on standard input) it works beside the running agent, which
 starts it when a segment ends.
@@ -60,7 +60,7 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
     ours = fingerprint(config, strategy)
     usable = [info for info in boundaries(database, run.id) if info.seq < end.seq and info.fingerprint == ours]
     start = 0
-    if usable:  # else from the first event: another version's state is not ours
+    if usable:  # else from the first event: another version's state can't be used
         parts = read_parts(database, run.id, usable[-1])
         restore(engine, parts["core"])
         sink.go_on(*msgspec.msgpack.decode(parts["chain"], type=tuple[bytes, int]))
@@ -84,7 +84,7 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
 
 
 class Order(msgspec.Struct):
-    """What the program is asked to do."""
+    """The program's input."""
 
     url: str
     folder: str

@@ -1,7 +1,7 @@
 """Keeps a strategy's errors out of the core: in a live run an error stops the strategy, never the agent.
 
-What led to the error is an input like any other, so the same event stops it again when the run is verified. That the account is halted
-is journalled apart, as the command `strategy-error`, whose text decides nothing.
+What led to the error is an input like any other, so the same event stops it again when the run is verified. The halt of the
+account is journalled separately, as the command `strategy-error`; its text affects no decision.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def describe_error(strategy: Strategy, error: Exception) -> str:
 
 
 class StrategyGuard(Strategy):
-    """Passes callbacks on to a strategy until one raises; then to nobody, until `resume`."""
+    """Forwards callbacks to a strategy until one raises; then drops them until `resume`."""
 
     def __init__(self, inner: Strategy) -> None:
         super().__init__(inner.params)
@@ -43,11 +43,11 @@ class StrategyGuard(Strategy):
             self.stopped, self.failure = True, detail
 
     def stop(self) -> None:
-        """The error was reported: the strategy rests."""
+        """The error was reported: the strategy stays stopped."""
         self.stopped, self.failure = True, ""
 
     def resume(self) -> None:
-        """A person has looked: the strategy goes on."""
+        """The user has checked the error: the strategy continues."""
         self.stopped, self.failure = False, ""
 
     def on_kline(self, kline: Kline, market: Market) -> None:

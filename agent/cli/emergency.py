@@ -60,7 +60,7 @@ async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
 
 
 def _journal(config: Config, args: dict[str, str]) -> bool:
-    """Append the kill to the last run's journal, as no agent does; whether that was possible. The next life handles it first."""
+    """Append the kill to the last run's journal, since no agent runs; return whether that was possible. The next life handles it first."""
     from agent.clock import WallClock, iso
     from agent.events import Command
     from agent.live.lock import LOCK, instance_lock
@@ -92,4 +92,4 @@ def _stored_share(config: Config) -> Share | None:
         with closing(open_database(config.store.url)) as database:
             return stored_share(database, config)
     except StoreError:
-        return None  # nothing is sold then, and the report says so
+        return None  # nothing is sold then, and the report states it

@@ -1,7 +1,7 @@
 """The kill switch's second way: a thread that finishes a kill at the venue if the core doesn't.
 
 It has an event loop and a connection of its own. A kill is first left to the core, which journals it; after `live.kill_within`, or at
-once while the store can't be written, the thread looks at the venue and cancels and closes what is left.
+once while the store can't be written, the thread queries the venue and cancels and closes what is left.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import structlog
 from agent.live.emergency import EmergencyExit, EmergencyReport
 from agent.live.kill import FLATTEN, KillSwitch
 
-_LOOK: Final = 0.25  # seconds between two looks
+_LOOK: Final = 0.25  # seconds between two checks
 _WITHIN: Final = 60.0  # seconds for one attempt at the venue
 _AGAIN: Final = 1.0  # seconds between two attempts
-_JOIN: Final = 15.0  # seconds that the end of the agent waits for an attempt
+_JOIN: Final = 15.0  # seconds that the agent waits for an attempt when it stops
 _log: Final = structlog.get_logger(__name__)
 
 
 class Pull:
-    """A kill that was asked for; `outcome` is what was done at the venue."""
+    """A requested kill; `outcome` is what was done at the venue."""
 
     def __init__(self, args: dict[str, str], by: str) -> None:
         self.args = args
@@ -46,9 +46,9 @@ class Pull:
 class KillGuard:
     """Watches `switch`, and takes pulls from the core's thread.
 
-    `killed` says whether the core has handled a kill, `unable` whether it can't now; both are asked from the thread. `way_out` is the
-    way to the venue, None on paper: there the kill is only kept in the file KILL until it is journalled. `done` gets each report in
-    which something was done, from the thread.
+    `killed` returns whether the core has handled a kill, `unable` whether it can't now; the thread calls both. `way_out` is the
+    connection to the venue, None on paper: there the kill is only kept in the file KILL until it is journalled. The thread calls
+    `done` with each report of something done.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class KillGuard:
         self._done = done
         self._pulls: SimpleQueue[Pull] = SimpleQueue()
         self._signals = switch.signals
-        self._file: bool | None = None  # whether the file that was seen asks to flatten; None: there was none
-        self._taken = False  # over, from a core that has not handled the kill
+        self._file: bool | None = None  # whether the file that was seen requests to flatten; None: no file
+        self._taken = False  # the kill was taken over from a core that has not handled it
         self._life = 0  # counts resumptions
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,11 +81,11 @@ class KillGuard:
         self._thread = threading.Thread(target=lambda: context.run(asyncio.run, self._watch()), name="kill guard", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Start the thread."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """End, after the attempt that is under way; may be called twice."""
+        """Stop after the attempt in progress; may be called twice."""
         self._stopping = True
         with suppress(RuntimeError):  # its loop has ended
             if self._loop is not None:
@@ -94,24 +94,24 @@ class KillGuard:
         self.settle()
 
     def pull(self, args: dict[str, str], by: str) -> Pull:
-        """A kill by a command; the core has it in its queue."""
+        """Register a kill by a command, which the core already has in its queue."""
         pull = Pull(args, by)
         self._pulls.put(pull)
         return pull
 
     def settle(self) -> None:
-        """Once the core has handled the kill, the file isn't needed, and the core decides again what is sent."""
+        """If the core has handled the kill, drop the file KILL and let the core send orders again."""
         if self._killed():
             self._taken = False
             self._switch.forget()
 
     def resumed(self) -> None:
-        """A person has resumed: what was asked for before is over."""
+        """The user has resumed: drop all earlier kill requests."""
         self._life += 1
         self._taken = False
 
     def holds(self) -> bool:
-        """Whether the core has yet to handle a kill that was carried out here: until then it must not send anything."""
+        """Whether the core has yet to handle a kill that was carried out here: until then it must not send orders."""
         return self._taken and not self._killed()
 
     # -- the thread --------------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class KillGuard:
                         await self._finish(pending)
                         pending = []
                     self.settle()
-                except Exception as error:  # noqa: BLE001 - the kill switch outlives whatever goes wrong
+                except Exception as error:  # noqa: BLE001 - the kill switch survives every error
                     _log.error("the kill switch failed, and tries again", reason=f"{type(error).__name__}: {error}")
                     await asyncio.sleep(_AGAIN)
         finally:
@@ -141,7 +141,7 @@ class KillGuard:
                 await self.way_out.close()
 
     def _new(self) -> list[Pull]:
-        """What was pulled since the last look."""
+        """The kills requested since the last check."""
         found: list[Pull] = []
         with suppress(Empty):
             while True:
@@ -159,7 +159,7 @@ class KillGuard:
         return found
 
     async def _finish(self, pending: list[Pull]) -> None:
-        """Keep the kill if the core has not handled it, and see to the venue until nothing is left there."""
+        """Keep the kill if the core has not handled it, and cancel and close at the venue until nothing is left there."""
         life, first = self._life, pending[0]
         self._keep(pending)
         way_out = self.way_out

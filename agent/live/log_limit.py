@@ -22,7 +22,7 @@ WINDOW: Final = 10.0
 """Seconds."""
 
 _KINDS: Final = 1_000  # remembered
-_KIND: Final = 100  # characters of a line that say of which kind it is
+_KIND: Final = 100  # characters of a line that determine its kind
 _TRACE: Final = 4_000  # characters of a traceback
 _TEXT: Final = 2_000  # characters of a library's message
 _GARBAGE: Final = "aiohttp.http_exceptions"
@@ -79,7 +79,7 @@ class RepeatLimit:
         return event
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """A filter of the standard library: the same for libraries, whose messages are bounded too.
+        """A filter for the standard library's logging: the same limit for libraries, with shortened messages.
 
         An HTTP client that sends garbage is one line, without the traceback of the parser.
         """

@@ -23,7 +23,7 @@ CAPACITY: Final = 4 << 20
 """Characters that may wait for one stream."""
 
 _LONGEST: Final = 256 << 10  # characters of one write; the rest is cut off
-_FLUSH: Final = 2.0  # seconds for what waits at the end
+_FLUSH: Final = 2.0  # seconds to write queued text at the end
 _SLOW: Final = 2.0  # seconds after which a write counts as stuck
 _PAUSE: Final = 0.1  # seconds after a write that failed
 
@@ -39,7 +39,7 @@ class OutputStatus(msgspec.Struct):
 
 
 def plain_notice(lost: int, reason: str) -> str:
-    """The line that follows a loss."""
+    """The line that reports lost lines."""
     return f"tapewire: {lost} lines of output were lost: {reason}\n"
 
 
@@ -53,7 +53,7 @@ class OutputWriter:
         self._queue: SimpleQueue[tuple[str, int] | None] = SimpleQueue()  # with `_overflowed` before it
         self._lock = threading.RLock()  # reentrant: a finalizer may log while this thread holds it
         self._waiting = 0
-        self._overflowed = 0  # lines for which there was no room
+        self._overflowed = 0  # lines that did not fit into the queue
         self._failed = 0  # lines that could not be written
         self._reported = 0  # of both
         self._error = self._last_error = ""
@@ -80,7 +80,7 @@ class OutputWriter:
         return OutputStatus(self._overflowed + self._failed, 0, self._error or stuck, self._last_error or stuck, self._waiting)
 
     def close(self, timeout: float = _FLUSH) -> None:
-        """Write what waits, for at most `timeout` seconds."""
+        """Write the queued text, for at most `timeout` seconds."""
         self._queue.put(None)
         self._thread.join(timeout)
 
@@ -104,13 +104,13 @@ class OutputWriter:
                 time.sleep(_PAUSE)
 
     def _put(self, text: str) -> str:
-        """Write all of it; returns what went wrong."""
+        """Write all of `text`; return the error, empty on success."""
         rest = memoryview((("\n" if self._torn else "") + text).encode("utf-8", "backslashreplace"))
         whole = len(rest)
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
-            except BlockingIOError:  # somebody has made it non-blocking
+            except BlockingIOError:  # the descriptor was made non-blocking from outside
                 select.select([], [self._descriptor], [], _PAUSE)
             except OSError as error:
                 self._torn = self._torn or len(rest) < whole
@@ -154,7 +154,7 @@ class GuardedStream(io.TextIOBase):
 
 
 def log_status() -> OutputStatus:
-    """State of this process's standard error; without a guard nothing is dropped."""
+    """State of this process's standard error; without a guard all counts are 0."""
     stream = sys.stderr
     return stream.writer.status() if isinstance(stream, GuardedStream) else OutputStatus()
 
@@ -181,7 +181,7 @@ def guard(name: str) -> OutputWriter | None:
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Guard both streams; standard error stays guarded, standard output is given back once what waits is written."""
+    """Guard both streams; standard error stays guarded, standard output is restored once the queued text is written."""
     original = sys.stdout
     guard("stderr")
     writer = guard("stdout")

@@ -55,7 +55,7 @@ class Record:
     async def keep_lock(self) -> None:
         """Take the store's lock again if its server has lost it. Raises SafetyError if another agent holds it by now."""
         if self._lock is not None and self._lock.on_server:
-            with suppress(StoreError):  # a server that is away is waited for by whoever writes
+            with suppress(StoreError):  # while the server is away, writes wait for it
                 await asyncio.to_thread(self._lock.renew)
 
 
@@ -63,7 +63,7 @@ class Record:
 def open_record(config: Config, database: Database, *, new: bool, orders: bool) -> Iterator[Record]:
     """Take the store for one live run, and compare it with the mark that the last life left.
 
-    With `new` a person has chosen to begin without the last run: a gap is logged only. With `orders`, which go to a venue, every
+    With `new` the user has chosen to begin without the last run: a gap is logged only. With `orders`, which go to a venue, every
     commit is on the disk when it returns, and the mark soon after. Raises StoreError if the store doesn't hold the last run at all, and
     SafetyError if another agent has the store, or if its server doesn't wait for its disk.
     """
@@ -76,7 +76,7 @@ def open_record(config: Config, database: Database, *, new: bool, orders: bool) 
 
 
 def _known_gap(database: Database, gap: StoreGap | None, *, new: bool) -> StoreGap | None:
-    """Log a gap. Raises StoreError if the run is gone, and nobody has restored a backup or begins a new run."""
+    """Log a gap. Raises StoreError if the run is gone, unless a backup was restored or a new run begins."""
     if gap is None or new:
         if gap is not None:
             _log.warning("a new run begins without the record of the last", reason=gap.message)

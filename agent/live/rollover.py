@@ -15,7 +15,7 @@ from agent.store.database import Database
 from agent.store.journal import find_segments
 from agent.store.segments import boundaries
 
-_LOOK: Final = 1.0  # seconds between two looks at whether a segment has ended
+_LOOK: Final = 1.0  # seconds between two checks for the end of a segment
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -44,7 +44,7 @@ async def _move(config: Config, snapshots: Snapshots) -> None:
     try:
         answer, _ = await process.communicate(order)
     except asyncio.CancelledError:
-        process.terminate()  # what it had begun, the next call goes on with
+        process.terminate()  # the next call continues its work
         await process.wait()
         raise
     found = _last(answer)

@@ -17,12 +17,12 @@ from agent.store.database import Database
 from agent.store.queries import list_runs
 from agent.store.runs import RunKind
 
-_WITHIN: Final = 5.0  # seconds until the venue has to answer
+_WITHIN: Final = 5.0  # seconds within which the venue has to respond
 _log: Final = structlog.get_logger(__name__)
 
 
 async def with_venue_rules(config: Config, port: VenuePort | None, database: Database) -> Config:
-    """The configuration with tick, lot and minima of every traded symbol: the venue's, where it leaves them open.
+    """The configuration with tick, lot and minima of every traded symbol: the venue's, if the configuration leaves them open.
 
     If the venue gives none, the table that ships applies, else what the last live run of the symbol recorded. Raises ConfigError
     for a symbol of which nothing is known.

@@ -1,9 +1,9 @@
 """Which states of a bar that is still open are journalled: those that can decide, and a sample of the others.
 
-Bybit pushes the open bar of each symbol up to once a second, and most of these states decide nothing: a bar's features, and what the
-strategy is asked, come from closed bars. A state can decide if it meets a working order of the paper exchange, or takes the equity to
-a limit of risk. What is left out moves no order, fill or limit; it leaves marks as old as the sample. So the last state of each symbol
-is kept back, and goes in before what a strategy decides on: a closed bar of another symbol, a headline, its score.
+Bybit pushes the open bar of each symbol up to once a second, and most of these states decide nothing: a bar's features, and the
+strategy's callbacks, come from closed bars. A state can decide if it meets a working order of the paper exchange, or takes the equity to
+a limit of risk. What is left out changes no order, fill or limit, but marks are as old as the sample. So the last state of each symbol
+is kept back, and journalled before what a strategy decides on: a closed bar of another symbol, a headline, its score.
 """
 
 from __future__ import annotations

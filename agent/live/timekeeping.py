@@ -22,7 +22,7 @@ from agent.live.memory import Memory
 _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
 _RETRY: Final = 0.5  # seconds between two tries then
 _MEASUREMENTS: Final = 2  # at the start: the first one's round trip includes making the connection
-_LOOK: Final = 1.0  # seconds between two looks
+_LOOK: Final = 1.0  # seconds between two checks
 _APART: Final = 5.0  # seconds between two alarms
 _FAR: Final = 60_000  # ms by which a run's time may be ahead of the clock
 _log: Final = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Timekeeper:
         self._config = config
 
     async def begin(self) -> None:
-        """Measure the venue's time before anything is stamped. Without an answer in time the system clock is believed for now."""
+        """Measure the venue's time before anything is stamped. If the venue doesn't respond in time, trust the system clock for now."""
         if self._clock is None:
             return
         market, bybit = self._config.market, self._config.bybit
