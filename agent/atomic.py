@@ -56,7 +56,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 def replaced_folder(folder: Path, *, keep: Callable[[str], bool] = lambda _: False) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `folder` if the block ends without an error.
 
-    Entries of the old folder whose names `keep` accepts and that the new one lacks are copied to the new one.
+    Entries of the old folder that `keep` accepts by name and that the new one lacks are copied to the new one.
     Raises StoreError if it can't be written; then `folder` is unchanged.
     """
     folder = folder.resolve()
@@ -94,7 +94,7 @@ def settled(folder: Path) -> Path:
         place = folder.resolve()
         if place.name and not place.exists() and (replaced := _replaced(place)).is_dir():
             return replaced
-    except ValueError:  # no path at all, such as one with a NUL: opening it reports that
+    except ValueError:  # not a path, such as one with a NUL: opening it reports that
         pass
     return folder
 

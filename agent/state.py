@@ -1,6 +1,7 @@
 """The core's state as data: everything that decides what it does next. `capture` it at one moment, `restore` it in a fresh engine.
 
-A restored engine decides as one that has handled all events up to that moment; `fingerprint` says for which program that holds.
+A restored engine decides like one that has handled all events up to that moment; `fingerprint` identifies the program for which
+that holds.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def capture(engine: Engine) -> bytes:
 
 
 def restore(engine: Engine, data: bytes) -> None:
-    """Bring a fresh `engine` to the state in `data`. Raises StateError, after which the engine is of no use."""
+    """Bring a fresh `engine` to the state in `data`. Raises StateError, after which the engine must be discarded."""
     strategy = engine.strategy
     own = type(strategy).snapshot is not Strategy.snapshot
     parts = fill(data, [engine, None, None if own else strategy], _spec(strategy))
@@ -106,12 +107,12 @@ def restore(engine: Engine, data: bytes) -> None:
 
 
 def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
-    """Names a state: what `capture` returned, the head of the decisions' chain, and their number."""
+    """Identify a state by what `capture` returned, the head of the decisions' chain, and their number."""
     return blake2b(core + chain + decisions.to_bytes(8, "big"), digest_size=16).hexdigest()
 
 
 def fingerprint(config: Config, strategy: Strategy) -> str:
-    """Names the program that a state belongs to: its version, its sources, the strategy's sources, and what it decides by."""
+    """Identify the program that a state belongs to by its version, its sources, the strategy's sources, and what it decides by."""
     seen = blake2b(digest_size=16)
     seen.update(f"{_FORMAT} {agent.__version__} ".encode())
     seen.update(msgspec.json.encode(config.decisive(), order="deterministic"))

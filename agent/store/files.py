@@ -51,7 +51,7 @@ def unfinished_copy(target: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove the unfinished copies in `folder` whose process ended; returns them.
+    """Remove the unfinished copies in `folder` that ended processes left; return them.
 
     A copy is abandoned if no process holds its lock and nothing was written to it for a minute.
     """

@@ -26,7 +26,7 @@ class StoreGap(msgspec.Struct, frozen=True):
 
     @property
     def args(self) -> dict[str, str]:
-        """The arguments of the command `record-behind`, which tells the core."""
+        """The arguments of the command `record-behind`, which informs the core."""
         return {
             "run": self.run, "expected": str(self.expected_seq), "found": str(self.found_seq), "restored": self.restored,
             "detail": self.message,
@@ -39,7 +39,7 @@ class StoreGap(msgspec.Struct, frozen=True):
 
 
 def mark_path(database: Database, folder: Path | None = None) -> Path | None:
-    """Where the mark of a store is: beside an SQLite file, in `folder` (live.folder) for a server, None in memory."""
+    """Path of a store's mark: beside an SQLite file, in `folder` (live.folder) for a server, None in memory."""
     if database.file is not None:
         return mark_beside(database.file)
     return None if database.is_sqlite or folder is None else folder / f"tapewire{SUFFIX}"

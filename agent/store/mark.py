@@ -1,4 +1,4 @@
-"""How far a live run was recorded, kept apart from the store: so that a record that lost its end is noticed.
+"""How far a live run was recorded, kept apart from the store, so that a truncated record is detected.
 
 SQLite takes a truncated or damaged write-ahead log for one that ends earlier, and a backup that was put back is an earlier
 state too: the store alone can't show what it lacks.
@@ -47,12 +47,12 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 def mark_beside(store: Path) -> Path:
-    """Where the mark of an SQLite store is."""
+    """Path of the mark of an SQLite store."""
     return store.resolve().with_name(store.resolve().name + SUFFIX)
 
 
 def read_mark(path: Path) -> Mark | None:
-    """The later of the sound slots; None if there is none. Raises StoreError if the file can't be read, or holds none."""
+    """The newest valid slot; None if the file is missing or blank. Raises StoreError if it can't be read or has no valid slot."""
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -110,7 +110,7 @@ class MarkFile:
         self.error = ""
 
     def release(self) -> None:
-        """The mark that is there has been dealt with: replace it by the latest."""
+        """The existing mark has been handled: replace it with the latest."""
         self.held = False
         if self._waits is not None:
             self.write(self._waits)

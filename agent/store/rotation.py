@@ -1,6 +1,6 @@
 """Backups night after night: a copy of the store each time, archives once, and fewer copies the older they are.
 
-Archives of journals never change, so each is in the backup folder once: as a hard link where it lies on the same file system, else as a
+Archives of journals never change, so each is in the backup folder once: as a hard link if both are on the same file system, else as a
 copy. A copy of the store names the archives that belong to it.
 """
 
@@ -41,12 +41,12 @@ class Rotation(msgspec.Struct, frozen=True):
 
     holds: Holding
     added: int  # archives that were not in the backup folder before
-    missing: tuple[str, ...]  # archives that the store names, and that are nowhere
-    removed: tuple[str, ...]  # copies that made room
+    missing: tuple[str, ...]  # archives that the store names, but that were not found
+    removed: tuple[str, ...]  # old copies that were removed
 
 
 def rotate(source: Path, folder: Path, policy: BackupConfig, now: datetime, progress: Progress | None = None) -> Rotation:
-    """Back up the store `source` and its archives to `folder`, then let go of old copies. Raises like `back_up`.
+    """Back up the store `source` and its archives to `folder`, then remove old copies. Raises like `back_up`.
 
     Copies are named by their time, UTC; other files in the folder are left alone.
     """
@@ -78,7 +78,7 @@ def archive_files(store: Path) -> list[ArchiveFile]:
 
 
 def put_archive(source: Path, place: Path, sha256: str) -> None:
-    """Let `place` be the archive `source`, by a link if that is possible. Raises StoreError if it isn't what its hash says."""
+    """Link the archive `source` at `place`, or copy it. Raises StoreError if it doesn't match its hash."""
     unfinished = place.with_name(f".{place.name}.unfinished")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def put_archive(source: Path, place: Path, sha256: str) -> None:
 def bring_archives(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
     """Put archives that a restored store names, and that are not there, back from `folder`.
 
-    Returns what was put back, and what is missing. Raises StoreError if one isn't what its hash says.
+    Returns what was put back, and what is missing. Raises StoreError if one doesn't match its hash.
     """
     brought, missing = [], []
     for archive in archive_files(store):
@@ -119,7 +119,7 @@ def bring_archives(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
 
 
 def thin(folder: Path, policy: BackupConfig) -> list[Path]:
-    """Remove copies that the policy doesn't keep; returns them. The newest stays whatever it says."""
+    """Remove copies that the policy doesn't keep; return them. The newest is always kept."""
     copies = {
         datetime.strptime(path.name, _STAMP).replace(tzinfo=UTC): path
         for path in folder.iterdir()

@@ -2,7 +2,7 @@
 
 A segment ends at a boundary, an event after which a snapshot was taken that is kept. It is moved in this order: the file is written,
 forced to disk and read back row by row against the store; the store names it; its decisions are decided again and compared; only then
-the store marks it as pruned and lets go of the rows. A process that dies in between leaves it to the next call.
+the store marks it as pruned and deletes the rows. If the process dies in between, the next call continues.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _compare(database: Database, run_id: str, segment: Segment) -> None:
 
 
 def _prune(database: Database, run_id: str, segment: Segment) -> int:
-    """Let go of the segment's rows, from its last one backwards, in short transactions; returns how many went."""
+    """Delete the segment's rows, from the last one backwards, in short transactions; return their number."""
     where = (journal.c.run_id == run_id, journal.c.seq >= segment.first, journal.c.seq <= segment.last)
     gone = 0
     while True:

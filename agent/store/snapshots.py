@@ -52,9 +52,9 @@ def write_snapshot(
     *,
     again: bool = False,  # noqa: ARG001 - the second replaces the first
 ) -> SnapshotInfo:
-    """Commit `snapshot`, and let go of those before the last `keep` that begin no segment. Raises StoreError.
+    """Commit `snapshot`, and delete those before the last `keep`, except those that begin a segment. Raises StoreError.
 
-    The same snapshot may be written twice (`again`), if the answer to the first try was lost.
+    The same snapshot may be written twice (`again`), if the result of the first attempt was lost.
     """
     payload = zlib.compress(msgspec.msgpack.encode(snapshot.parts), 1)
     info = SnapshotInfo(
@@ -95,7 +95,7 @@ def read_parts(database: Database, run_id: str, info: SnapshotInfo) -> dict[str,
 
 
 def segment_begins(database: Database, run_id: str) -> int | None:
-    """When the first event after the last boundary was handled, UTC ms; None if there is none yet."""
+    """When the first event after the last boundary was handled, UTC ms; None without such an event."""
     last = select(func.max(snapshots.c.seq)).where(snapshots.c.run_id == run_id, snapshots.c.boundary.is_(True))
     with database.read() as connection:
         after = connection.scalar(last) or 0
