@@ -31,7 +31,7 @@ class _Answer(msgspec.Struct):
 async def fetch_rules(base: str, category: str, symbol: str = "", *, within: float = 10.0) -> dict[str, VenueRules]:
     """The rules of `symbol`, of all symbols of `category` if it is empty, by symbol; empty if the venue doesn't know it.
 
-    `base` is the endpoint's URL without a path; `within` is in seconds. Raises VenueError if it gives no usable answer.
+    `base` is the endpoint's URL without a path; `within` is in seconds. Raises VenueError without a usable response.
     """
     known: dict[str, VenueRules] = {}
     cursor = ""

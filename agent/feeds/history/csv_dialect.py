@@ -39,8 +39,8 @@ _QUOTES: Final = ("USD", "USDT", "USDC", "BUSD", "TUSD", "FDUSD", "EUR", "GBP", 
 class Dialect(NamedTuple):
     """`names` of the columns, `header_lines` to skip, and the delimiter.
 
-    `date_and_time` names the two columns that together are the time of a row, () if one column is; `symbol` is what the header
-    itself says the file is of.
+    `date_and_time` names the two columns that together are the time of a row, () if one column is; `symbol` is the symbol
+    that the header itself states.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Dialect(NamedTuple):
 
 
 def detect(lines: Sequence[str]) -> Dialect | None:
-    """The layout of a file that begins with `lines`; None if it has no header and is no known export. Raises csv.Error."""
+    """The layout of a file that begins with `lines`; None if it has no header and isn't a known export. Raises csv.Error."""
     skipped = 0
     while len(lines) > skipped + 1 and _is_preamble(lines[skipped], lines[skipped + 1]):
         skipped += 1

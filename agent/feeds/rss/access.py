@@ -1,7 +1,7 @@
-"""Where the requests of a feed may go: to the public internet, and to private addresses only if the configuration names them.
+"""Destinations allowed for the requests of a feed: the public internet, and private addresses only if the configuration names them.
 
-A feed's server chooses where it redirects to and what its name resolves to, so the rule is applied to each address at the moment
-of connecting. Through a proxy of the environment the proxy resolves names: then literal addresses alone are checked here.
+A feed's server controls its redirects and what its name resolves to, so the rule is applied to each address when a connection is
+made. If the environment sets a proxy, the proxy resolves names: then only literal addresses are checked here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agent.errors import SafetyError
 from agent.feeds.addresses import Address, address_of, is_local_name, is_loopback, is_public
 
 _PORTS: Final = {"http": 80, "https": 443}
-_LOOKUPS: Final = 4  # of one feed at a time; more means that the resolver doesn't answer
+_LOOKUPS: Final = 4  # of one feed at a time; more means that the resolver doesn't respond
 
 _NOWHERE: Final = IPv4Address(0)
 
@@ -36,11 +36,11 @@ class AddressRefused(SafetyError):
 class FeedAccess(AbstractResolver):
     """The rule for one feed, and its resolver: `url` as configured, `allowed` is `news.allow_private`.
 
-    Names are looked up in a thread of their own, so that nothing else that blocks can delay them and they delay nothing else.
+    Each name is looked up in its own thread, so that no other blocking call can delay it and it delays no other.
     """
 
     def __init__(self, url: str, allowed: tuple[str, ...]) -> None:
-        self._proxied = not is_loopback(url)  # proxies of the environment are for the world outside
+        self._proxied = not is_loopback(url)  # proxies of the environment apply to remote hosts only
         host, self._port = _place(url)
         self._own = address_of(host)
         self._local = is_local_name(host) or (self._own is not None and self._own.is_loopback)
@@ -51,13 +51,13 @@ class FeedAccess(AbstractResolver):
         self._lookups = 0
 
     def session(self, config: NewsConfig) -> aiohttp.ClientSession:
-        """A session that connects to nothing else."""
+        """A session that connects only to allowed addresses."""
         timeout = aiohttp.ClientTimeout(total=config.total_timeout / 1000, sock_connect=config.connect_timeout / 1000)
         connector = aiohttp.TCPConnector(resolver=self, socket_factory=self._open)
         return aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=self._proxied, connector=connector)
 
     def check(self, url: str) -> None:
-        """Raises AddressRefused for a URL whose host is an address that isn't allowed, or means this machine by name."""
+        """Raise AddressRefused if the host of `url` is an address that isn't allowed, or a name of this machine."""
         host, port = _place(url)
         if is_local_name(host) and host not in self._names and not (self._local and port == self._port):
             raise _refused(host)
@@ -66,7 +66,7 @@ class FeedAccess(AbstractResolver):
             self._check(address, port)
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """The addresses of `host` that are allowed. Raises OSError if there is none."""
+        """The allowed addresses of `host`. Raises OSError without one."""
         infos = await self._look_up(host, port, family)
         exempt = host.lower() in self._names or (host.lower(), port) in self._proxies
         results: list[ResolveResult] = []
@@ -92,7 +92,7 @@ class FeedAccess(AbstractResolver):
         return results
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: the resolver holds no resources."""
 
     def _check(self, address: Address, port: int) -> None:
         mine = address == self._own or (self._local and address.is_loopback)
@@ -105,7 +105,7 @@ class FeedAccess(AbstractResolver):
             raise _refused(str(address))
 
     def _open(self, info: Any) -> socket.socket:
-        """Make the socket of a connection: the last look at where it goes."""
+        """Create the socket of a connection: the last check of its destination."""
         family, kind, protocol, _, place = info
         address = address_of(str(place[0]))
         if (str(place[0]), place[1]) not in self._proxies:
@@ -144,12 +144,12 @@ class FeedAccess(AbstractResolver):
         self._lookups += 1
         threading.Thread(
             target=work, name="feed-lookup", daemon=True
-        ).start()  # a daemon: it may hang, and must not hold the end
+        ).start()  # a daemon: it may hang, and must not delay the exit
         return await future
 
 
 def _place(url: str) -> tuple[str, int]:
-    """Host, in small letters, and port."""
+    """Host in lower case, and port."""
     parts = urlsplit(url)
     try:
         port = parts.port

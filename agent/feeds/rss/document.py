@@ -13,7 +13,7 @@ class Entry(NamedTuple):
     key: str  # a hash of its id, else of its link, else of title and link; an id or link that others of the document share doesn't count
     title: str
     summary: str
-    url: str  # "" if it is no http(s) address
+    url: str  # "" if it isn't an http(s) address
     published_raw: str
     published: int | None  # UTC ms; None if the feed states no date that can be read
     publisher: str  # the original source, if the feed is an aggregation

@@ -22,7 +22,7 @@ def is_json(body: bytes) -> bool:
 def read_json_feed(body: bytes) -> tuple[str, list[dict[str, str]]]:
     """Read the title and the items, each with the names that feedparser gives the fields.
 
-    Raises DataError if the document is no JSON Feed or is cut off.
+    Raises DataError if the document isn't a JSON Feed or is cut off.
     """
     try:
         feed = json.loads(body.removeprefix(_BOM))

@@ -1,7 +1,7 @@
-"""Mends what one entry can break for all: bare ampersands, references that name no character, and bytes that are no UTF-8.
+"""Repairs what one entry can break for a whole feed: bare ampersands, references to no character, and bytes that aren't UTF-8.
 
-The first two end a strict parser. feedparser's other one takes the word after a bare ampersand for an entity, and fails at surrogates
-and at numbers beyond Unicode. A single byte that isn't UTF-8 makes it read the whole document in another encoding.
+A strict parser stops at the first two. feedparser's other one takes the name after a bare ampersand for an entity, and fails at
+surrogates and at numbers beyond Unicode. A single byte that isn't UTF-8 makes it read the whole document in another encoding.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def mend(document: bytes) -> bytes:
 
 
 def mend_utf8(document: bytes, charset: str) -> bytes:
-    """Replace the bytes that are no UTF-8 in a document which otherwise is; surrogate pairs are joined.
+    """Replace the invalid bytes in a document that otherwise is UTF-8; surrogate pairs are joined.
 
     `charset` is the one of the HTTP header, if any. A document in another encoding, declared or not, stays as it is.
     """

@@ -1,7 +1,7 @@
 """The process in which feed documents are parsed: one document after another, with bounded memory and CPU time.
 
-It imports feedparser and little else, has no environment, and holds nothing: a document that is too much for it costs this
-process alone. It ends when its parent does: by the end of its input, and while it parses by the kernel's signal.
+It imports feedparser and little else, has no environment, and holds nothing: a document that exceeds its limits ends only
+this process. It ends with its parent: at the end of its input, and while it parses by the kernel's signal.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Request(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """What became of a document: it was read, or the reason why not."""
+    """The result for a document: its content, or the reason why it can't be read."""
 
     document: Document | None
     error: str = ""
@@ -63,7 +63,7 @@ def serve() -> None:
         _limit(kind, limit)
     documents = sys.stdin.buffer
     with os.fdopen(os.dup(1), "wb") as replies:
-        os.dup2(2, 1)  # what a library prints is no reply
+        os.dup2(2, 1)  # output of a library must not mix with replies
         replies.write(READY)
         replies.flush()
         while head := documents.read(HEADER.size):
@@ -119,5 +119,5 @@ def _end_with(parent: int) -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
+    if os.getppid() != parent:  # the parent died before the signal was set up
         sys.exit(1)
