@@ -45,7 +45,7 @@ class Descriptors:
             except FileNotFoundError:
                 self._others = newest + 1 - self.held  # the system gives the lowest free one
             except OSError:
-                return MOST  # none is left to count with
+                return MOST  # no descriptor is left to count with
             self._counted_at = now
         return self._others + self.held
 

@@ -11,7 +11,7 @@ MASK: Final = "***"
 """What is shown instead."""
 
 _LEAST: Final = 4  # characters of a secret that is looked for in other texts
-_LEAST_USER: Final = 8  # of a user's name, which may be a key; a shorter one may be any word
+_LEAST_USER: Final = 8  # of a user name, which may be a key; a shorter one may be ordinary text
 
 _PARAMETER: Final = re.compile(
     r"(?i)secret|token|passw|passphrase|pwd|credential|session|signature|cookie|hmac|jwt|\bapi\b|\bsig\b|\bsign\b"
@@ -72,7 +72,7 @@ def without_secrets(url: str) -> str:
 
 
 def masked(value: Any) -> Any:
-    """Plain data with every text masked, and the whole value if its name says that it is secret."""
+    """Plain data with every text masked, and the whole value if its name marks it as secret."""
     match value:
         case str():
             return mask(value)
@@ -122,7 +122,7 @@ def _path_part(part: re.Match[str], hide: Callable[[str], str]) -> str:
 
 
 def _looks_random(text: str) -> bool:
-    """Long, and a mixture as no word is: hexadecimal digits alone, or capitals, small letters and digits in one run."""
+    """Whether a text looks like a key: a long run of hexadecimal digits alone, or of capitals, small letters and digits mixed."""
     if re.fullmatch(r"[0-9a-fA-F]{32,}", text):
         return True
     return any(

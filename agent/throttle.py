@@ -1,4 +1,4 @@
-"""Bounds on what strangers can cause: a log line at once, then one in a while with a count; so many answers a minute."""
+"""Bounds on what unknown clients can cause: one log line at once, then one per interval with a count; a limited response rate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Throttle:
 
 
 class Allowance:
-    """Lets so many through in each `seconds`."""
+    """Admits a limited number in each interval of `seconds`."""
 
     def __init__(self, limit: int, seconds: float = EVERY, timer: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit

@@ -1,6 +1,6 @@
-"""Where the page is, as its browser sees it: below a path, behind a proxy, under another name.
+"""The page's address as its browser sees it: below a path, behind a proxy, under another name.
 
-All addresses that the server hands out are relative, so a proxy may serve the page under any path without being asked.
+All addresses that the server returns are relative, so a proxy may serve the page under any path without configuration here.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Addresses:
         return told.rpartition(",")[2].strip() or request.host
 
     def client(self, request: web.Request) -> str:
-        """Address of the client: of a trusted proxy's request the last address in X-Forwarded-For that is no such proxy."""
+        """Address of the client; behind a trusted proxy the last address in X-Forwarded-For that isn't a trusted proxy."""
         address = request.remote or ""
         for one in reversed(",".join(request.headers.getall("X-Forwarded-For", [])).split(",")):
             if not self.trusts(address) or not _is_address(one.strip()):

@@ -20,7 +20,7 @@ from agent.private import write_private
 LINK_LIFE: Final = 10 * MINUTE_MS
 """How long a login link can be used."""
 
-_CLIENTS: Final = 1_000  # whose attempts are remembered
+_CLIENTS: Final = 1_000  # clients with remembered attempts, at most
 _LINKS: Final = 32  # unused ones; the oldest is forgotten
 _log: Final = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Attempts:
 
 
 class Token:
-    """The token in `path`, which is made if there is none. A file that was replaced is read again: with the token all sessions end."""
+    """The token in `path`, created if missing. If the file is replaced, it is read again, and the new token ends all sessions."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,7 +58,7 @@ class Token:
         self._seen = _version(path)
 
     def value(self) -> str:
-        """The token that holds now."""
+        """The current token."""
         seen = _version(self.path)
         if seen != self._seen:
             self._seen = seen
@@ -89,7 +89,7 @@ class Links:
         return code
 
     def use(self, code: str) -> bool:
-        """Whether the code is good; it never is again."""
+        """Whether the code is valid; it is used up by this call."""
         return self._ends.pop(_digest(code), 0) > self._clock.now()
 
 
