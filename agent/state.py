@@ -1,4 +1,4 @@
-"""The core's state as data: everything that decides what it does next. `capture` it at one moment, `restore` it in a fresh engine.
+"""The core's state as data: everything that affects its next decisions. `capture` saves it, `restore` loads it into a fresh engine.
 
 A restored engine decides like one that has handled all events up to that moment; `fingerprint` identifies the program for which
 that holds.
@@ -63,12 +63,12 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
 
 
 def _read_again(outlook: Outlook) -> None:
-    """What the model makes of the text so far is a pure function of it."""
+    """Recompute the model's reading of the text so far, a pure function of it."""
     outlook._reading = outlook.predictor.read(outlook.text.mean) if outlook.text.count else None
 
 
 def _index(stories: StoryIndex) -> None:
-    """The inverted index over the stories."""
+    """Rebuild the inverted index over the stories."""
     stories._with = {}
     for story in stories._stories:
         for key in story.keys:

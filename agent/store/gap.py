@@ -34,7 +34,7 @@ class StoreGap(msgspec.Struct, frozen=True):
 
     @property
     def stamp(self) -> str:
-        """What every report of the run shows."""
+        """The warning that every report of the run shows."""
         return f"THE RECORD HAS A HOLE: {self.message}"
 
 
@@ -48,7 +48,7 @@ def mark_path(database: Database, folder: Path | None = None) -> Path | None:
 def find_gap(database: Database, path: Path | None, only: str = "") -> StoreGap | None:
     """Compare the store with the mark at `path`; None if nothing is missing, or if no run was recorded yet.
 
-    With `only` the mark of another run is passed over. Raises StoreError if the store can't be read.
+    With `only` the mark of another run is ignored. Raises StoreError if the store can't be read.
     """
     if path is None:
         return None
@@ -62,7 +62,7 @@ def find_gap(database: Database, path: Path | None, only: str = "") -> StoreGap 
 
 
 def compare(database: Database, mark: Mark) -> StoreGap | None:
-    """As `find_gap`, with a mark that was read already."""
+    """Like `find_gap`, with a mark that was already read."""
     with database.read() as connection:
         known = connection.scalar(select(func.count()).select_from(runs).where(runs.c.id == mark.run))
     found = last_event(database, mark.run) if known else 0

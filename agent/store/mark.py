@@ -1,7 +1,7 @@
 """How far a live run was recorded, kept apart from the store, so that a truncated record is detected.
 
-SQLite takes a truncated or damaged write-ahead log for one that ends earlier, and a backup that was put back is an earlier
-state too: the store alone can't show what it lacks.
+SQLite treats a truncated or damaged write-ahead log as one that ends earlier, and a restored backup is an earlier state
+too: the store alone can't show what is missing.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_mark(path: Path) -> Mark | None:
 class MarkFile:
     """Writes the mark. A write that fails is counted and logged, and stops nothing.
 
-    It survives the death of the process at once, and a power cut after at most `sync_every` seconds: 0 waits for the disk each time.
+    A write survives the death of the process at once, and a power cut after at most `sync_every` seconds: 0 waits for the disk each time.
     A store that syncs its commits loses none in a power cut; the mark is for what no sync prevents.
     """
 

@@ -1,4 +1,4 @@
-"""Backups night after night: a copy of the store each time, archives once, and fewer copies the older they are.
+"""Nightly backups: a copy of the store each night, each archive once, and fewer copies the older they are.
 
 Archives of journals never change, so each is in the backup folder once: as a hard link if both are on the same file system, else as a
 copy. A copy of the store names the archives that belong to it.
@@ -37,7 +37,7 @@ class ArchiveFile(NamedTuple):
 
 
 class Rotation(msgspec.Struct, frozen=True):
-    """What one night's backup did."""
+    """Result of one nightly backup."""
 
     holds: Holding
     added: int  # archives that were not in the backup folder before
@@ -100,9 +100,9 @@ def put_archive(source: Path, place: Path, sha256: str) -> None:
 
 
 def bring_archives(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
-    """Put archives that a restored store names, and that are not there, back from `folder`.
+    """Restore missing archives that a restored store names from `folder`.
 
-    Returns what was put back, and what is missing. Raises StoreError if one doesn't match its hash.
+    Returns the restored archives, and those still missing. Raises StoreError if one doesn't match its hash.
     """
     brought, missing = [], []
     for archive in archive_files(store):

@@ -1,4 +1,4 @@
-"""The journal of a run that goes on, cut into segments: a finished one is moved to a file, and the store stays small.
+"""The journal of a continuing run, cut into segments: a finished one is moved to a file, so the store stays small.
 
 A segment ends at a boundary, an event after which a snapshot was taken that is kept. It is moved in this order: the file is written,
 forced to disk and read back row by row against the store; the store names it; its decisions are decided again and compared; only then
@@ -26,7 +26,7 @@ from agent.store.runs import Run, Segment
 from agent.store.snapshots import SnapshotInfo, list_snapshots
 from agent.store.tables import journal, segments
 
-_BATCH: Final = 2_000  # rows of a transaction that deletes: the agent waits for it
+_BATCH: Final = 2_000  # rows per delete transaction: the agent waits for it
 _REST: Final = 0.02  # seconds between two of them
 
 Verify = Callable[[Run, SnapshotInfo], None]

@@ -22,7 +22,7 @@ _MOST: Final = 1 << 30  # bytes of a payload, unpacked
 
 
 class SnapshotInfo(msgspec.Struct, frozen=True):
-    """A snapshot without what it holds."""
+    """A snapshot without its payload."""
 
     seq: int  # number of the last event that it covers
     created_at: int  # UTC ms of the machine's clock
@@ -80,7 +80,7 @@ def list_snapshots(database: Database, run_id: str) -> list[SnapshotInfo]:
 
 
 def read_parts(database: Database, run_id: str, info: SnapshotInfo) -> dict[str, bytes]:
-    """What a snapshot holds. Raises StoreError if it is gone or damaged."""
+    """The parts of a snapshot. Raises StoreError if it is missing or damaged."""
     query = select(snapshots.c.payload).where(snapshots.c.run_id == run_id, snapshots.c.seq == info.seq)
     with database.read() as connection:
         payload = connection.scalar(query)
