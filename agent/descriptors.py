@@ -16,7 +16,7 @@ _OPEN_FILES: Final = "/dev/fd"
 
 
 def raise_descriptor_limit() -> int:
-    """Raise the soft limit of open files to the hard limit, 65,536 at most; return what holds."""
+    """Raise the soft limit of open files to the hard limit, 65,536 at most; return the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return MOST

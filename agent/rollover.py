@@ -1,7 +1,7 @@
 """Move the finished segments of live runs to files; each is decided again before the store deletes its rows.
 
-As a program of its own (`python -m agent.rollover`, with a JSON object on standard input) it works beside the running agent, which
-starts it when a segment ends.
+As a separate program (`python -m agent.rollover`, with a JSON object on standard input) it runs beside the agent, which starts it
+when a segment ends.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LOCK: Final = ".rollover.lock"
 
 
 def roll_over_all(database: Database, folder: Path, progress: Progress | None = None) -> dict[str, list[Segment]]:
-    """Move the finished segments of all live runs; returns them by run. Raises StoreError, and SafetyError if it is being done."""
+    """Move the finished segments of all live runs; returns them by run. Raises StoreError, and SafetyError if another process does it."""
     folder.mkdir(parents=True, exist_ok=True)
     moved = {}
     with instance_lock(folder / LOCK):
@@ -91,14 +91,14 @@ class Order(msgspec.Struct):
 
 
 def main() -> int:
-    """Do it at a low priority; prints one JSON object a line and returns the exit code."""
+    """Run at low priority; print one JSON object per line and return the exit code."""
     os.nice(10)
     order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
     try:
         with closing(open_database(order.url, create=False)) as database:
             moved = roll_over_all(database, Path(order.folder))
     except SafetyError:
-        return 0  # another process is doing it
+        return 0  # another process does it
     except TapewireError as error:
         sys.stdout.write(msgspec.json.encode({"error": error.message, "hint": error.hint}).decode() + "\n")
         return 1

@@ -1,7 +1,7 @@
-"""Tick, lot and minima of what a run trades, settled before it begins and recorded with its configuration.
+"""Tick, lot and minima of the instruments that a run trades, determined before it begins and recorded with its configuration.
 
-In order: the configuration, the table of Bybit's instruments (refreshed by `tapewire download instruments`, else the one that
-ships), then the decimals of the file's own first bars.
+Sources in order: the configuration, the table of Bybit's instruments (refreshed by `tapewire download instruments`, else the shipped
+one), then the decimals of the file's own first bars.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DIGITS: Final = 8  # significant digits of a price; more are noise of binary fl
 
 
 class Derived(NamedTuple):
-    """What the first bars of a file show."""
+    """Rules derived from the first bars of a file."""
 
     price: Decimal  # the median close
     tick_size: Decimal
@@ -66,7 +66,7 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
         else:
             own = {"tick_size": shown.tick_size, "qty_step": shown.qty_step, "min_qty": shown.qty_step}
         if "tick_size" in known and _coarse(known["tick_size"], shown):
-            known = {}  # the file is of other prices than the venue's
+            known = {}  # the file's prices aren't the venue's
         rules = {name: known.get(name, own.get(name, getattr(default, name))) for name in RULES}
         rules |= {name: value for name in RULES if (value := getattr(given, name)) is not None}
         if given.qty_step is not None and given.min_qty is None and not known:
@@ -110,7 +110,7 @@ def _coarse(tick: Decimal, shown: Derived) -> bool:
 
 
 def read_table(path: Path) -> dict[tuple[str, str], Rules]:
-    """A table as `write_table` writes it. Raises ConfigError if it can't be read."""
+    """Read a table that `write_table` wrote. Raises ConfigError if it can't be read."""
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, dict[str, Decimal]]])
     except (OSError, msgspec.MsgspecError) as error:
@@ -119,7 +119,7 @@ def read_table(path: Path) -> dict[tuple[str, str], Rules]:
 
 
 def write_table(path: Path, category: str, rules: Iterable[tuple[str, Mapping[str, Decimal]]]) -> int:
-    """Put the rules of a category's symbols into a table; returns how many."""
+    """Write the rules of a category's symbols to a table; return their number."""
     table: dict[str, dict[str, dict[str, str]]] = {}
     for (kind, symbol), known in (read_table(path) if path.is_file() else {}).items():
         if kind != category:

@@ -1,4 +1,4 @@
-"""Help texts as they are written: what stands in square brackets is text, not Rich markup."""
+"""Literal help texts: square brackets are text, not Rich markup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a browser logs in and out: the token, links that work once, sessions, and limits on wrong guesses."""
+"""Login and logout of browsers: the token, single-use links, sessions, and limits on wrong guesses."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class Record:
-    """What one life knows of it. `gap` is what the store lacked when the life began; None: nothing."""
+    """The record as one life sees it. `gap` is what the store lacked when the life began; None: nothing."""
 
     def __init__(self, gap: StoreGap | None = None, mark: MarkFile | None = None, lock: StoreLock | None = None) -> None:
         self.gap = gap
@@ -44,7 +44,7 @@ class Record:
         return "; ".join(lines)
 
     def acknowledge(self) -> None:
-        """The gap is in the journal: the mark is overwritten, and the next life won't report it again."""
+        """The gap is in the journal: allow the mark to be overwritten, so that the next life doesn't report it again."""
         if self.mark is not None:
             self.mark.release()
 

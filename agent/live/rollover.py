@@ -20,7 +20,7 @@ _log: Final = structlog.get_logger(__name__)
 
 
 async def watch_segments(config: Config, database: Database, run_id: str, snapshots: Snapshots) -> Never:
-    """Move finished segments, those of an earlier life first; until cancelled."""
+    """Until cancelled, move finished segments, those of an earlier life first."""
     seen = -1
     while True:
         if snapshots.boundaries != seen:

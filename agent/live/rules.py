@@ -24,8 +24,8 @@ _log: Final = structlog.get_logger(__name__)
 async def with_venue_rules(config: Config, port: VenuePort | None, database: Database) -> Config:
     """The configuration with tick, lot and minima of every traded symbol: the venue's, if the configuration leaves them open.
 
-    If the venue gives none, the table that ships applies, else what the last live run of the symbol recorded. Raises ConfigError
-    for a symbol of which nothing is known.
+    If the venue returns none, the shipped table applies, else what the last live run of the symbol recorded. Raises ConfigError
+    for a symbol without known rules.
     """
     if config.market.category == "equity":
         return config

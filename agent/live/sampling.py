@@ -17,17 +17,17 @@ from agent.execution.paper import PaperExchange
 
 
 class OpenBars:
-    """Looks at the core, and never changes it. `every` is the interval of the sample in ms; 0: all states."""
+    """Reads the core, and never changes it. `every` is the interval of the sample in ms; 0: all states."""
 
     def __init__(self, engine: Engine, every: int) -> None:
         self.left_out = 0
         """States so far that were not journalled."""
         self._engine = engine
         self._every = every
-        self._matches = isinstance(engine.exchange, PaperExchange)  # at a venue the orders wait there
+        self._matches = isinstance(engine.exchange, PaperExchange)  # else the orders wait at the venue
         self._last: dict[str, int] = {}  # ts of the last state that went on
         self._back: dict[str, Kline] = {}  # the state after it, kept back
-        self._look = False  # a limit is reached, and the core looks at the equity when the next event comes
+        self._look = False  # a limit is reached, and the core checks the equity at the next event
 
     def on_bar(self, bar: Kline) -> Iterator[Kline]:
         """What is to be journalled now that `bar` has come: nothing, the bar, or what was kept back of other symbols as well."""
@@ -50,7 +50,7 @@ class OpenBars:
             yield from self.catch_up()
 
     def catch_up(self) -> Iterator[Kline]:
-        """All that was kept back: the marks of now."""
+        """All bars that were kept back: the current marks."""
         for bar in list(self._back.values()):
             yield self._passed(bar)
 
@@ -66,7 +66,7 @@ class OpenBars:
         self.left_out += self._back.pop(symbol, None) is not None
 
     def _reaches_a_limit(self) -> bool:
-        """Whether the equity at the marks of now is at a limit of risk that the core, with its older marks, is above."""
+        """Whether the equity at the current marks is at a limit of risk that the core, with its older marks, is above."""
         equity = self._engine.portfolio.cash_float
         held = False
         for position in self._engine.portfolio.open:

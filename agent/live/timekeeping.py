@@ -29,7 +29,7 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class Timekeeper:
-    """Keeps a `DisciplinedClock`; any other clock, such as a sandbox's, is taken as it is."""
+    """Keeps a `DisciplinedClock`; any other clock, such as a sandbox's, is used unchanged."""
 
     def __init__(self, clock: Clock, config: Config) -> None:
         self._clock = clock if isinstance(clock, DisciplinedClock) else None
@@ -73,7 +73,7 @@ class Timekeeper:
         return replace(status, trouble="run", detail="; ".join(filter(None, (words, hint, status.detail))))
 
     async def watch(self, memory: Memory, alarm: Callable[[str], Awaitable[None]]) -> Never:
-        """Raise an alarm whenever another source is wrong, when all agree again, and when the time was moved; until cancelled."""
+        """Until cancelled, raise an alarm if another source is wrong, if all agree again, and if the time was moved."""
         loop = asyncio.get_running_loop()
         before, told_at = ClockStatus(steps=self.status(memory).steps), -_APART
         while True:

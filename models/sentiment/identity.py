@@ -1,4 +1,4 @@
-"""Which base a model stands on: digests of a body's weights, by which an adapter is refused on another base."""
+"""Identity of a model's base: digests of a body's weights, by which an adapter is refused on another base."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def embeddings_sha256(encoder: PreTrainedModel) -> str:
 
 
 def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> str:
-    """Digest of every weight that the base brought for this body, in float32: names, shapes and values.
+    """Digest of every weight that the base provides for this body, in float32: names, shapes and values.
 
-    `missing` names weights that the base did not bring and that were drawn at random. The weights of a 4-bit body are read from the
+    `missing` names weights that the base lacks and that were initialised at random. The weights of a 4-bit body are read from the
     base's files at `place`: their quantised form may differ between devices.
     """
     names = [name for name, _ in encoder.named_parameters() if name not in missing]

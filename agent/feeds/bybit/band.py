@@ -1,7 +1,7 @@
 """The price band: a price far from the last one has to be confirmed before it may fill a stop or move the account.
 
-Pure: prices with their times go in, a verdict comes out. What is refused here is not lost: a state is confirmed by later states that
-stand near it, a closed bar by the venue's history.
+Pure: it judges prices with their times. A refused price is not lost: a state is confirmed by later states near it, a closed bar by
+the venue's history.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is read out of a feed document."""
+"""The parsed content of a feed document."""
 
 from __future__ import annotations
 

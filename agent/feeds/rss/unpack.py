@@ -23,7 +23,7 @@ _MOST_LAYERS: Final = 2
 def unpack(body: bytes, content_encoding: str, limit: int) -> bytes:
     """Decompress a document; at most `limit` bytes come out.
 
-    Names that mean no compression (`none`, `utf-8`, `aws-chunked` …) are passed over, and a gzipped document is recognised without a
+    Names that mean no compression (`none`, `utf-8`, `aws-chunked` …) are ignored, and a gzipped document is recognised without a
     header. Raises DataError if it is damaged, cut off, too large, or compressed in a way that isn't supported.
     """
     names = [name.strip() for name in content_encoding.lower().split(",")]
