@@ -41,7 +41,8 @@ class Pursuit:
 
 
 class Flattener:
-    """Closes positions by reduce-only market orders. A pursuit ends when the position is flat; in state HALTED it is suspended.
+    """Closes positions by reduce-only market orders. A pursuit ends when the position is flat, but
+    in state HALTED: there it waits, and a fill that comes late is closed too.
 
     `patience` is how long, in ms, an order may work without a fill before an alarm is raised.
     """
