@@ -120,9 +120,10 @@ def name_of(kind: type) -> str:
 def encode(roots: list[Any], spec: Spec) -> bytes:
     """The graph behind `roots`. Raises Unencodable with the path to what isn't plain data."""
     encoder = _Encoder(spec)
-    node = [encoder.value(root) for root in roots]
     try:
-        return _pack([encoder.shapes, node])
+        return _pack([encoder.shapes, [encoder.value(root) for root in roots]])
+    except RecursionError:
+        raise Unencodable("nested too deep") from None
     except (UnicodeEncodeError, OverflowError) as error:
         raise Unencodable(f"text or a number that can't be stored ({error})") from None
 

@@ -156,14 +156,14 @@ class Engine:
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
-        if self._period:
-            self._close_period()
-        if self._sample_ts:
-            self._flush_samples()
         for stamps in self.exchange.held_funding.values():  # no bar has come that contains them
             for funding in stamps:
                 self.exchange.on_funding(funding)
         self.exchange.held_funding.clear()
+        if self._period:
+            self._close_period()
+        if self._sample_ts:
+            self._flush_samples()
         self.portfolio.reconcile()
 
     # -- inputs ------------------------------------------------------------------------------------------------------
@@ -559,7 +559,7 @@ class Engine:
         )  # fmt: skip
         self._decide(order)
         self.exchange.submit(order, now)
-        if sized.reduces:
+        if sized.reduces or not any(working.order is order for working in tape.book):  # else it attaches them itself
             self._move_protection(target, tape)
 
     def _move_protection(self, target: Target, tape: Tape) -> None:
@@ -571,6 +571,9 @@ class Engine:
         ):
             return
         if self.risk.warming or self.risk.unreconciled:
+            return
+        if self.risk.halted:
+            self.counts["stops and take-profits that stay where they are while HALTED"] += 1
             return
         side = Side.BUY if target.weight > 0 else Side.SELL
         closing = Side.SELL if side is Side.BUY else Side.BUY

@@ -95,6 +95,11 @@ class History:
             for file, facts in zip(self.klines, described, strict=True)
             if facts["gaps"] or facts["duplicates"]
         ]
+        self.notes += [
+            f"{file.path.name}: ends at {_moment(int(str(facts['last'])))}, before the run does: {file.symbol} keeps its last price"
+            for file, facts in zip(self.klines, described, strict=True)
+            if int(str(facts["last"])) < self.end - self.config.market.interval
+        ]
         self.notes += settled + [note for file in self.klines for note in file.notes]
         if untraded := self.config.untraded_instruments():
             self.notes.append(
@@ -114,6 +119,11 @@ class History:
         if plan.sentiment is not None:
             self.inputs.append(InputFile("sentiment", str(plan.sentiment), content_hash(plan.sentiment)))
         if plan.funding is not None:
+            if not recorded and self.config.market.category != "linear":
+                raise UsageError(
+                    f"{plan.funding.name}: market.category is {self.config.market.category}, which pays no funding",
+                    hint='leave --funding out, or write category = "linear" for perpetuals',
+                )
             self.inputs.append(InputFile("funding", str(plan.funding), content_hash(plan.funding)))
             self._funding = self._read_funding(plan.funding)
 

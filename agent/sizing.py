@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agent.events import Side
 from agent.instruments import Instrument
 from strategies.base import Target
 
 _ZERO = Decimal(0)
+_MOST_LOTS: Final = 1e15  # so that whatever a strategy asks for is a number; the limits of risk refuse it
 
 
 class Sizing(NamedTuple):
@@ -33,7 +34,7 @@ def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equ
     price = target.limit if target.limit is not None else mark
     wanted = _ZERO
     if target.weight and equity > 0 and price > 0:
-        lots = int(abs(target.weight) * equity / price / float(instrument.qty_step) + 1e-9)
+        lots = int(min(abs(target.weight) * equity / price / float(instrument.qty_step), _MOST_LOTS) + 1e-9)
         wanted = lots * instrument.qty_step if target.weight > 0 else -lots * instrument.qty_step
     if wanted < 0 and not instrument.is_margined:
         wanted = _ZERO  # what isn't margined can't be sold short

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 import agent
-from agent.codec import Spec, encode, fill
+from agent.codec import Spec, StateError, Unencodable, encode, fill
 from agent.config import Config
 from agent.engine import Engine
 from agent.events import Order, OrderType, Side
@@ -94,7 +94,11 @@ def capture(engine: Engine) -> bytes:
     """The state of `engine` and its strategy between two events. Raises Unencodable with the attribute that can't be saved."""
     strategy = engine.strategy
     own = type(strategy).snapshot is not Strategy.snapshot
-    return encode([engine, own, strategy.snapshot() if own else strategy], _spec(strategy))
+    try:
+        mine = strategy.snapshot() if own else strategy
+    except Exception as error:
+        raise Unencodable(f"not given: snapshot() raised {type(error).__name__}: {error}", "strategy") from error
+    return encode([engine, own, mine], _spec(strategy))
 
 
 def restore(engine: Engine, data: bytes) -> None:
@@ -103,7 +107,10 @@ def restore(engine: Engine, data: bytes) -> None:
     own = type(strategy).snapshot is not Strategy.snapshot
     parts = fill(data, [engine, None, None if own else strategy], _spec(strategy))
     if own:
-        strategy.restore(parts[2])
+        try:
+            strategy.restore(parts[2])
+        except Exception as error:
+            raise StateError(f"restore() of the strategy raised {type(error).__name__}: {error}") from error
 
 
 def state_digest(core: bytes, chain: bytes, decisions: int) -> str:

@@ -71,14 +71,14 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
         rules |= {name: value for name in RULES if (value := getattr(given, name)) is not None}
         if given.qty_step is not None and given.min_qty is None and not known:
             rules["min_qty"] = given.qty_step
-        if (
-            "tick_size" in own
-            and given.tick_size is None
-            and "tick_size" not in known
-            and rules["tick_size"] != default.tick_size
-        ):
-            lot = f" and lots of {rules['qty_step']:f}" if "qty_step" in own and given.qty_step is None else ""
-            notes.append(f"{symbol} trades in ticks of {rules['tick_size']:f}{lot}, as {file.path.name} shows")
+        taken = {
+            name for name in own if name not in known and getattr(given, name) is None and rules[name] != getattr(default, name)
+        }
+        shows = [
+            f"{words} of {rules[name]:f}" for name, words in (("tick_size", "ticks"), ("qty_step", "lots")) if name in taken
+        ]
+        if shows:
+            notes.append(f"{symbol} trades in {' and '.join(shows)}, as {file.path.name} shows")
         instruments[symbol] = given.model_copy(update=rules)
     return config.model_copy(update={"instruments": instruments}), notes
 

@@ -264,3 +264,38 @@ def test_a_strategys_own_state_goes_on(kind: type[Strategy]) -> None:
 def test_a_strategy_that_cannot_be_saved_is_named() -> None:
     with pytest.raises(Unencodable, match=r"^secret is an object of builtins\.range_iterator"):
         capture(Engine(config(), Secretive(), NullSink(), run_id="r"))
+
+
+class Hooked(Strategy):
+    """Saves and restores by hooks of its own, which fail."""
+
+    def snapshot(self) -> Any:
+        raise ZeroDivisionError("of the strategy")
+
+    def restore(self, state: Any) -> None:
+        raise AttributeError("of the strategy")
+
+
+class Restores(Hooked):
+    def snapshot(self) -> Any:
+        return {}
+
+
+class Nested(Strategy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep: Any = None
+        for _ in range(5_000):
+            self.deep = [self.deep]
+
+
+@pytest.mark.parametrize(("kind", "words"), [(Hooked, "ZeroDivisionError: of the strategy"), (Nested, "nested too deep")])
+def test_a_strategy_that_fails_to_be_saved_ends_nothing(kind: type[Strategy], words: str) -> None:
+    with pytest.raises(Unencodable, match=words):
+        capture(Engine(config(), kind(), NullSink(), run_id="test"))
+
+
+def test_a_strategy_that_fails_to_be_restored_is_folded_again() -> None:
+    data = capture(Engine(config(), Restores(), NullSink(), run_id="test"))
+    with pytest.raises(StateError, match=r"restore\(\) of the strategy raised AttributeError"):
+        restore(Engine(config(), Restores(), NullSink(), run_id="test"), data)

@@ -159,3 +159,48 @@ def test_a_kill_stays_a_kill() -> None:
     events: list[Decision] = [d for d in made[1].decisions if isinstance(d, RiskEvent) and d.rule == STRATEGY]
     assert len(events) == 1
     assert not [d for d in made[1].decisions if isinstance(d, Signal | Fill)]
+
+
+@pytest.mark.parametrize("wish", [{"weight": 1e24}, {"weight": 1e308}, {"weight": 0.5, "limit": 1e-305}], ids=str)
+@pytest.mark.parametrize("contained", [True, False])
+def test_a_target_beyond_all_measure_is_refused_and_ends_nothing(wish: dict[str, float], contained: bool) -> None:
+    """Weights by the inverse of a variance that is almost 0; the limit of risk says so."""
+
+    class Measureless(Strategy):
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            self.target(SYMBOL, **wish)
+
+    sink = ListSink()
+    running = Engine(config(risk={"max_order": 1}), Measureless(), sink, run_id="test", contain_errors=contained)
+    for minute in range(3):
+        running.handle(bar(minute, 100, 100, 100, 100))
+    assert not [one for one in sink.decisions if isinstance(one, Order)]
+    assert "max_order" in {one.rule for one in sink.decisions if isinstance(one, RiskEvent)}
+
+
+def test_while_halted_a_strategy_moves_no_stop() -> None:
+    class Loosens(Strategy):
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            self.target(SYMBOL, weight=0.5, stop=-0.01 if kline.ts < T0 + 180_000 else -0.5)
+
+    halt = Command("halt", T0 + 150_000, T0 + 150_000, {}, "test")
+    bars = [bar(minute, 100, 100, 100, 100) for minute in range(6)]
+    halted, _ = run(Loosens(), [*bars[:2], halt, *bars[2:]], config())
+    assert [float(w.order.trigger or 0) for w in halted.tapes[SYMBOL].book] == [99.0]
+    free, _ = run(Loosens(), bars, config())
+    assert [float(w.order.trigger or 0) for w in free.tapes[SYMBOL].book] == [50.0]
+
+
+def test_a_stop_moves_also_if_the_order_that_brings_it_is_rejected() -> None:
+    """Of 40 USDT a tenth more is 4, below the venue's 5."""
+    rules = {SYMBOL: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 5}}
+
+    class Trails(Strategy):
+        def on_kline(self, kline: Kline, market: Market) -> None:
+            late = kline.ts > T0 + 180_000
+            self.target(SYMBOL, weight=0.6 if late else 0.5, stop=-0.01 if late else -0.1)
+
+    bars = [bar(minute, 100, 100, 100, 100) for minute in range(6)]
+    done, _ = run(Trails(), bars, config(account={"initial_capital": 40}, instruments=rules))
+    assert done.exchange.refusals
+    assert [float(w.order.trigger or 0) for w in done.tapes[SYMBOL].book] == [99.0]

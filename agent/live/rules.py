@@ -18,6 +18,7 @@ from agent.store.queries import list_runs
 from agent.store.runs import RunKind
 
 _WITHIN: Final = 5.0  # seconds within which the venue has to respond
+_MOST_TICKS: Final = 100  # of the venue, in a configured tick
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -36,6 +37,7 @@ async def with_venue_rules(config: Config, port: VenuePort | None, database: Dat
         given = config.instruments.get(symbol) or InstrumentConfig()
         ours: Instrument | VenueRules | InstrumentConfig = instrument_for(symbol, config)
         if theirs is not None:
+            _check_tick(symbol, given, theirs)
             ours = theirs
         elif given.tick_size is None and (config.market.category, symbol) not in SHIPPED:
             ours = _recorded(config, database, symbol)
@@ -43,6 +45,16 @@ async def with_venue_rules(config: Config, port: VenuePort | None, database: Dat
             update={name: getattr(ours, name) for name in RULES if getattr(given, name) is None}
         )
     return config.model_copy(update={"instruments": instruments})
+
+
+def _check_tick(symbol: str, given: InstrumentConfig, theirs: VenueRules) -> None:
+    """Raises ConfigError if the configured tick can't be meant: prices would be rounded by more than a few of the venue's ticks."""
+    tick = given.tick_size
+    if tick is not None and (tick % theirs.tick_size or tick > _MOST_TICKS * theirs.tick_size):
+        raise ConfigError(
+            f"instruments.{symbol}.tick_size is {tick}, and the venue's is {theirs.tick_size}",
+            hint=f'leave it out, or write tick_size = "{theirs.tick_size:f}"',
+        )
 
 
 async def _ask(config: Config, port: VenuePort | None, symbol: str) -> VenueRules | None:
