@@ -29,7 +29,7 @@ from agent.store.runs import Run, RunKind, Segment
 from agent.store.segments import boundaries, roll_over
 from agent.store.snapshots import SnapshotInfo, read_parts
 from agent.verify import inputs
-from strategies import load_strategy
+from strategies import check_source, load_strategy
 
 LOCK: Final = ".rollover.lock"
 
@@ -51,6 +51,10 @@ def roll_over_all(database: Database, folder: Path, progress: Progress | None = 
 
 def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
     """Decide the segment that ends at `end` again, from the boundary before it. Raises StoreError if anything differs."""
+    try:
+        check_source(run.strategy, run.versions)  # no person has named this run: a store may come from somewhere else
+    except SafetyError as error:
+        raise StoreError(f"{error.message}: its segment stays in the store", hint=error.hint) from None
     config, _ = inputs(database, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)

@@ -141,6 +141,7 @@ def _sources() -> bytes:
     root = Path(agent.__file__).parent
     strategies = Path(sys.modules[Strategy.__module__].__file__ or "").parent
     files = [*root.glob("*.py"), *(root / "execution").glob("*.py"), *strategies.glob("*.py")]
+    files += [root / "live" / "memory.py", root / "feeds" / "text.py"]  # the rim's part
     return b"".join(_source(file) for file in sorted(files))
 
 

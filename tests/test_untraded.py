@@ -132,5 +132,6 @@ def test_a_flatten_does_not_pursue_what_no_order_can_sell() -> None:
     engine, sink = run(Plan(stop=-0.5), [*events[:4], life, flatten, *events[4:]], settings)
 
     assert [d for d in sink.decisions if isinstance(d, Order) and d.reason == "flatten"] == []
-    assert [d for d in sink.decisions if isinstance(d, RiskEvent)] == []
+    notes = [d.detail for d in sink.decisions if isinstance(d, RiskEvent)]
+    assert notes == ["0.000120 BTCUSDT stay: the venue takes no order that small"]  # 4.80 USDT, below 5
     assert engine.flattener.open == []

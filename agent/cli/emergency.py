@@ -63,14 +63,18 @@ def _journal(config: Config, args: dict[str, str]) -> bool:
     """Append the kill to the last run's journal, since no agent runs; return whether that was possible. The next life handles it first."""
     from agent.clock import WallClock, iso
     from agent.events import Command
-    from agent.live.lock import LOCK, instance_lock
+    from agent.live.lock import LOCK, instance_lock, store_lock
     from agent.store.database import open_database
     from agent.store.journal import Journal, find_archive
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind, RunStatus
 
     try:
-        with instance_lock(config.live.folder / LOCK), closing(open_database(config.store.url)) as database:
+        with (
+            instance_lock(config.live.folder / LOCK),
+            closing(open_database(config.store.url)) as database,
+            store_lock(database, config.live.folder),  # an agent with another folder may record in it
+        ):
             live = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
             run = next((run for run in live if find_archive(database, run.id) is None), None)
             if run is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.cli.console import out, print_json
+from agent.cli.console import err, out, print_json
 from agent.feeds.text import one_line
 from agent.masking import mask, masked
 
@@ -103,7 +103,7 @@ def show_last(config: Path | None, json: bool) -> None:
     from agent.clock import iso
     from agent.config import load
     from agent.errors import StoreError
-    from agent.store.database import open_database
+    from agent.store.database import open_database, sqlite_file
     from agent.store.feed_health import read_feed_health
     from agent.store.gap import find_gap, mark_path
     from agent.store.queries import list_runs
@@ -115,8 +115,11 @@ def show_last(config: Path | None, json: bool) -> None:
             run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
             feeds = read_feed_health(database, run.id) if run else []
             gap = find_gap(database, mark_path(database, settled.live.folder))
-    except StoreError:
-        return  # that no agent runs is what was asked
+    except StoreError as unreadable:
+        file = sqlite_file(settled.store.url)
+        if file is None or file.is_file():  # else nothing has been recorded yet
+            err.print(f"the record: {unreadable.message}", markup=False, soft_wrap=True)
+        return
     if json:
         record = gap.message if gap else ""
         found = {"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record}

@@ -115,7 +115,7 @@ class Core:
         self._make_engine: Callable[[], Engine] = partial(_engine, config, self._sink, run.id, predictor)
         self.engine = self._make_engine()
         self._latest = latest
-        self.snapshots = Snapshots(config, database, run.id)
+        self.snapshots = Snapshots(config, database, run.id, self.engine.strategy)
         self._keep = config.store.snapshots
         self._funding = FundingSchedule(config)
         self.storage = Storage(config.store, rng or random.Random())

@@ -111,6 +111,7 @@ class Daemon:
         self._supervised: list[tuple[Producer, Supervision]] = []
         self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
         self._stopped = False
+        self._emergencies: dict[int, tuple[EmergencyReport, asyncio.Task[None]]] = {}  # that the journal has yet to take in
         self._began = 0.0  # of the event loop's clock
         self._loop: asyncio.AbstractEventLoop
         self.kill_switch = KillSwitch(config.live.folder)
@@ -259,8 +260,8 @@ class Daemon:
                 task.cancel()
             await asyncio.wait(rim)
             if self.guard is not None:
-                await self.guard.stop()  # what it did is journalled before the end
-            last = tasks.create_task(self._put("stop"))
+                await self.guard.stop()
+            last = tasks.create_task(self._put_last())
             await asyncio.wait({core}, timeout=self.config.live.drain_timeout / 1000)
             if not core.done():
                 _log.error("stopped with events unhandled; their sources will be asked again", events=len(self.queue))
@@ -433,14 +434,30 @@ class Daemon:
     def _note_emergency(self, report: EmergencyReport) -> None:
         """From the guard's thread: let the journal say what it did."""
         with suppress(RuntimeError):  # the agent has ended
-            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._journal_emergency(report)))
+            self._loop.call_soon_threadsafe(self._take_emergency, report)
+
+    def _take_emergency(self, report: EmergencyReport) -> None:
+        self._emergencies[id(report)] = report, self._loop.create_task(self._journal_emergency(report))
 
     async def _journal_emergency(self, report: EmergencyReport) -> None:
         """Behind the kill itself."""
-        while not self._killed() and not self._stopped:
+        while not self._killed():
             await asyncio.sleep(_LOOK)
+        await self._put_emergency(report)
+
+    async def _put_emergency(self, report: EmergencyReport) -> None:
+        """Once."""
+        if self._emergencies.pop(id(report), None) is None:
+            return
         args = {"cancelled": " ".join(report.cancelled), "sent": "; ".join(report.closed), "left": "; ".join(report.left)}
         await self._put("emergency-kill", {name: text for name, text in args.items() if text}, report.by)
+
+    async def _put_last(self) -> None:
+        """What the guard did that the journal has yet to take in, though its kill may wait for the store, and the end."""
+        for report, task in list(self._emergencies.values()):
+            await self._put_emergency(report)
+            task.cancel()
+        await self._put("stop")
 
     async def _obeyed(self, action: str, handled: asyncio.Future[None]) -> None:
         """Until it is handled. Raises StoreUnavailable where that can't be now: it waits like everything else."""

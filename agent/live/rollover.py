@@ -10,12 +10,14 @@ import msgspec
 import structlog
 
 from agent.config import Config
+from agent.errors import StoreError
 from agent.live.snapshots import Snapshots
 from agent.store.database import Database
 from agent.store.journal import find_segments
 from agent.store.segments import boundaries
 
 _LOOK: Final = 1.0  # seconds between two checks for the end of a segment
+_RETRY: Final = 600.0  # seconds until another try, if one failed
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -24,9 +26,15 @@ async def watch_segments(config: Config, database: Database, run_id: str, snapsh
     seen = -1
     while True:
         if snapshots.boundaries != seen:
-            seen = snapshots.boundaries
-            if await asyncio.to_thread(_pending, database, run_id):
-                await _move(config, snapshots)
+            now = snapshots.boundaries
+            try:
+                done = not await asyncio.to_thread(_pending, database, run_id) or await _move(config, snapshots)
+            except (StoreError, OSError) as error:  # without memory or descriptors no process begins
+                done = _failed(snapshots, str(error))
+            if not done:
+                await asyncio.sleep(_RETRY)
+                continue
+            seen = now
         await asyncio.sleep(_LOOK)
 
 
@@ -36,7 +44,8 @@ def _pending(database: Database, run_id: str) -> bool:
     return any(end.seq not in pruned for end in ends)
 
 
-async def _move(config: Config, snapshots: Snapshots) -> None:
+async def _move(config: Config, snapshots: Snapshots) -> bool:
+    """Whether all finished segments are in files now."""
     order = msgspec.json.encode({"url": config.store.url, "folder": str(config.archive.folder)})
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agent.rollover", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
@@ -49,10 +58,16 @@ async def _move(config: Config, snapshots: Snapshots) -> None:
         raise
     found = _last(answer)
     if process.returncode or "error" in found:
-        snapshots.status.problem = f"a segment was not moved: {found.get('error', f'exit code {process.returncode}')}"
-        _log.error("a segment of the journal stays in the store", reason=snapshots.status.problem)
-    elif found.get("segments"):
+        return _failed(snapshots, found.get("error", f"exit code {process.returncode}"))
+    if found.get("segments"):
         _log.info("segments moved", **found)
+    return True
+
+
+def _failed(snapshots: Snapshots, reason: str) -> bool:
+    snapshots.status.problem = f"a segment was not moved: {reason}"
+    _log.error("a segment of the journal stays in the store", reason=snapshots.status.problem)
+    return False
 
 
 def _last(answer: bytes) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from agent.store.chain import DIGEST_SIZE
 from agent.store.database import Database
 from agent.store.recorder import Position, Recorder
 from agent.store.snapshots import Snapshot, SnapshotInfo, drop_after, list_snapshots, read_parts
+from strategies.base import Strategy
 
 MOST_EVENTS: Final = 50_000
 """Events after which a snapshot is taken, however little time has passed."""
@@ -51,14 +52,14 @@ class SnapshotStatus(msgspec.Struct):
 class Snapshots:
     """Of one run."""
 
-    def __init__(self, config: Config, database: Database, run_id: str) -> None:
+    def __init__(self, config: Config, database: Database, run_id: str, strategy: Strategy) -> None:
         self.status = SnapshotStatus()
         self._config = config
         self._database = database
         self._run_id = run_id
         self._every = config.store.snapshot_every / 1000
         self._taken_at = 0.0  # of the event loop's clock
-        self._fingerprint = ""
+        self._fingerprint = fingerprint(config, strategy)  # now: a file may change while its program runs
         self._hopeless = False
         self._expected: dict[int, SnapshotInfo] = {}  # to be compared with the fold
         self._segment = config.store.segment
@@ -115,8 +116,6 @@ class Snapshots:
                 parts[name] = encode([witness], _WITNESS_SPEC)
             except Unencodable as error:
                 self.status.problem = f"a restart folds the whole journal: {error}"
-        if not self._fingerprint:
-            self._fingerprint = fingerprint(self._config, engine.strategy)
         state = state_digest(core, position.digest, position.decisions)
         made = Snapshot(seq, time.time_ns() // 1_000_000, self._fingerprint, state, parts, boundary)
         self.status.event = seq
@@ -136,7 +135,6 @@ class Snapshots:
         witnesses: Iterable[Watcher], last_seq: int,
     ) -> tuple[int, Engine]:  # fmt: skip
         """The event after which the fold continues (0: from the first), and the engine to use: `fresh`, or `another` one."""
-        self._fingerprint = fingerprint(self._config, fresh.strategy)
         named = list(_named(witnesses))
         for info in list_snapshots(self._database, self._run_id):
             problem = ""

@@ -140,6 +140,8 @@ def _digest_at(database: Database, run_id: str, seq: int) -> tuple[JournalDigest
         for row in read_rows(database, run_id, base + 1):
             if row.seq > seq:
                 break
+            if not isinstance(row.payload, bytes):
+                raise StoreError(f"{database.name}: the journal of run {run_id}: event {row.seq} is damaged", hint=_HINT)
             found.add(row.payload)
     return found, stored is not None
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
+from agent.clock import WallClock
 from agent.errors import StoreError, TapewireError
-from agent.events import Command, Event
+from agent.events import DAY_MS, Command, Event
+from agent.store.archive import archive_journal, candidates, prune
 from agent.store.backup import back_up, put_back
 from agent.store.chain import JournalDigest
 from agent.store.database import Database, open_database
@@ -262,3 +264,21 @@ def test_a_damaged_page_is_found_by_the_quick_check(store: Path, sqlite_database
 def test_a_check_that_takes_too_long_says_so(store: Path, sqlite_database: Database, tmp_path: Path) -> None:
     record(sqlite_database, 20_000, batch=5_000)
     assert "0 s of the quick check found nothing" in check_store(sqlite_database, tmp_path, limit=0)
+
+
+def test_an_event_that_is_text_is_named_as_damaged_and_no_crash(store: Path, sqlite_database: Database) -> None:
+    with sqlite_database.write() as connection:
+        connection.exec_driver_sql("UPDATE journal SET payload = 'text' WHERE seq = 902")
+    with pytest.raises(StoreError, match="event 902 is damaged"):
+        Journal(sqlite_database, "run-1")
+
+
+def test_a_run_whose_archive_was_moved_away_stops_no_start(store: Path, sqlite_database: Database, tmp_path: Path) -> None:
+    """The archive has a hash of its own, for whoever reads it; the mark is for what the store holds."""
+    with sqlite_database.write() as connection:
+        connection.exec_driver_sql("UPDATE runs SET status = 'complete', finished_at = started_at, last_event_at = started_at")
+    (chosen,) = candidates(sqlite_database, T0 + 10 * DAY_MS)
+    made = archive_journal(sqlite_database, chosen, tmp_path, WallClock())
+    prune(sqlite_database, "run-1", WallClock())
+    Path(made.path).unlink()
+    assert gap_of(store) is None
