@@ -43,7 +43,7 @@ class Ear:
         return [payload for topic, payload, _ in self.heard if topic.startswith(f"tapewire/{branch}")]
 
 
-async def test_every_decision_goes_out_once_and_with_its_number(
+async def test_every_decision_goes_out_with_its_number(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     ear = Ear()
@@ -59,7 +59,8 @@ async def test_every_decision_goes_out_once_and_with_its_number(
     for kind, branch in ((Fill, "fills"), (Order, "orders"), (Signal, "signals")):
         expected = [item.event_seq for item in recorded if isinstance(item.decision, kind)]
         said = [one for one in ear.of(f"{branch}/") if one["run"] == run]
-        assert [one["seq"] for one in said] == expected, branch
+        first = [one for place, one in enumerate(said) if one not in said[:place]]  # QoS 1: a message may arrive twice
+        assert [one["seq"] for one in first] == expected, branch
     fill = ear.of("fills/")[0]["decision"]
     assert isinstance(fill["price"], str)
     assert ear.of("equity")[-1]["equity"] > 0
