@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
+from agent.config_checks import SYMBOL, check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
 from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
@@ -26,14 +27,6 @@ from agent.resources import resource
 from agent.section import Section
 
 Category = Literal["linear", "spot", "equity"]
-_SYMBOL: Final = re.compile(r"[\^]?[A-Z0-9]+(?:[.=-][A-Z0-9]+)*")
-_LARGEST: Final = {
-    "maker_fee": Decimal("0.02"), "taker_fee": Decimal("0.02"), "liquidation_fee": Decimal("0.02"), "funding_rate": Decimal("0.0075"),
-    "maintenance_margin": Decimal("0.25"),
-}  # fmt: skip
-"""Fractions beyond which a percentage was written: no venue asks so much."""
-
-_VARIABLE: Final = re.compile(r"\$\{[^}]*\}")
 _NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
@@ -255,7 +248,7 @@ def load(path: Path | None = None) -> Config:
         raw = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
-    _refuse_variables(raw, str(path))
+    refuse_variables(raw, str(path))
     config = parse(raw, where=str(path))
     _check_written(config, raw, str(path))
     return config if folder.resolve() == Path.cwd() else _anchored(config, folder)
@@ -263,36 +256,11 @@ def load(path: Path | None = None) -> Config:
 
 def _check_written(config: Config, raw: dict[str, Any], where: str) -> None:
     """What a person writes is held to more than what a run has recorded: names as venues write them, fractions that can be."""
-    for key, names in (("market.symbols", config.market.symbols), ("instruments", tuple(raw.get("instruments", ())))):
-        for name in names:
-            if not _SYMBOL.fullmatch(name):
-                right = re.sub(r"[^A-Z0-9.^=-]", "", name.partition(":")[0].upper())
-                raise ConfigError(f"{where}: {key}: {name!r} is no symbol", hint=f"write {right}" if right else "e.g. BTCUSDT")
-        if len(set(names)) < len(names):
-            raise ConfigError(f"{where}: {key}: a symbol is there twice")
-    sections = {"paper": config.paper} | {f"instruments.{symbol}": rules for symbol, rules in config.instruments.items()}
-    for section, values in sections.items():
-        for name, largest in _LARGEST.items():
-            value = getattr(values, name, None)
-            if value is not None and abs(value) > largest:
-                raise ConfigError(
-                    f"{where}: {section}.{name}: {value} is {value * 100:f} %, more than any venue's",
-                    hint=f"write fractions: {value / 100:f} is {value:f} %",
-                )
-
-
-def _refuse_variables(value: Any, where: str, key: str = "") -> None:
-    """Nothing replaces `${NAME}`: as it stands, it would be a folder of that name."""
-    if isinstance(value, dict):
-        for name, inside in value.items():
-            _refuse_variables(inside, where, f"{key}.{name}" if key else name)
-    elif isinstance(value, list):
-        for inside in value:
-            _refuse_variables(inside, where, key)
-    elif isinstance(value, str) and (found := _VARIABLE.search(value)):
-        raise ConfigError(
-            f"{where}: {key}: {found[0]} is not replaced", hint="write the value itself; ~ stands for your home folder"
-        )
+    category = config.market.category
+    check_symbols(f"{where}: market.symbols", config.market.symbols, category=category)
+    check_symbols(f"{where}: instruments", raw.get("instruments", ()), category=category)
+    check_fractions(where, config)
+    check_limits(where, config.risk, raw.get("risk", {}))
 
 
 def _anchored(section: Any, folder: Path) -> Any:
@@ -324,7 +292,7 @@ def _text_under(folder: Path, text: str) -> str:
     if ":" in text.partition("/")[0] or text in _BUILT_IN_MODELS:
         return text
     symbol, equals, path = text.partition("=")
-    if equals and _SYMBOL.fullmatch(symbol.upper()):
+    if equals and SYMBOL.fullmatch(symbol.upper()):
         return f"{symbol}={_under(folder, Path(path))}"
     return str(_under(folder, Path(text)))
 
@@ -342,7 +310,9 @@ def parse(raw: dict[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(item, where) for item in error.errors())) from None
+        items = error.errors()
+        hint = next((found for item in items if (found := fraction_hint(item))), "")
+        raise ConfigError("; ".join(_explain(item, where) for item in items), hint=hint) from None
 
 
 def _explain(item: Any, where: str) -> str:

@@ -41,11 +41,11 @@ class TestnetConfig(Section):
     reconcile_every: Duration = Field(60_000, gt=0)
     poll_every: Duration = Field(2_000, gt=0)  # while the private stream is down
     overlap: Duration = 60_000  # executions of so long before the last one are asked for again
-    max_skew: Duration = 10_000  # of this machine's clock; less is corrected, more is refused
+    max_skew: Duration = Field(10_000, gt=0)  # of this machine's clock; less is corrected, more is refused
     start_within: Duration = Field(60_000, gt=0)  # an account that isn't reconciled by then ends the start
     request_timeout: Duration = Field(10_000, gt=0)
     recv_window: Duration = Field(5_000, gt=0)  # how late a request may arrive, in the venue's eyes
-    ban_wait: Duration = 600_000  # after HTTP 403: the venue asks for ten minutes
+    ban_wait: Duration = Field(600_000, gt=0)  # after HTTP 403: the venue asks for ten minutes
     open_timeout: Duration = Field(10_000, gt=0)  # of the private stream
     ping_interval: Duration = Field(20_000, gt=0)
     pong_timeout: Duration = Field(10_000, gt=0)

@@ -44,11 +44,11 @@ PrivateHost = Annotated[str, AfterValidator(_private_host)]
 class BackoffConfig(Section):
     """Waits between tries: `first`, then `factor` times the last, at most `ceiling`."""
 
-    first: Duration = 500  # the wait after the first failure
+    first: Duration = Field(500, gt=0)  # the wait after the first failure
     factor: float = Field(2.0, ge=1)  # by which each wait is longer than the one before
-    ceiling: Duration = 60_000  # the longest wait
+    ceiling: Duration = Field(60_000, gt=0)  # the longest wait
     jitter: float = Field(0.5, ge=0, le=1)  # share of each wait that is left to chance, so that clients don't return as one
-    stable_after: Duration = 60_000  # a connection that lived so long makes the next wait `first` again
+    stable_after: Duration = Field(60_000, gt=0)  # a connection that lived so long makes the next wait `first` again
 
 
 class BybitConfig(Section):
@@ -66,10 +66,10 @@ class BybitConfig(Section):
     args_per_request: int = Field(100, gt=0)  # topics of one subscription; spot takes 10
     max_connects: int = Field(100, gt=0, le=MAX_CONNECTS)  # in five minutes
     max_requests: int = Field(200, gt=0, le=MAX_REQUESTS)  # in five seconds
-    ban_wait: Duration = 600_000  # after HTTP 403: the venue asks for ten minutes
-    throttle_wait: Duration = 60_000  # after HTTP 429 without Retry-After
+    ban_wait: Duration = Field(600_000, gt=0)  # after HTTP 403: the venue asks for ten minutes
+    throttle_wait: Duration = Field(60_000, gt=0)  # after HTTP 429 without Retry-After
     rest_timeout: Duration = Field(10_000, gt=0)
-    backfill_timeout: Duration = 60_000  # after this the stream goes on, and what is missing is a gap
+    backfill_timeout: Duration = Field(60_000, gt=0)  # after this the stream goes on, and what is missing is a gap
     settle: Duration = 2_000  # a bar of the REST history counts as closed so long after its end, in the market's time
     audit_interval: Duration = Field(10_000, gt=0)  # how often overdue bars are looked for
     max_ahead: Duration = 5_000  # error of the agent's clock: a bar that closes later than this from now is refused
@@ -132,7 +132,7 @@ class NewsConfig(Section):
     max_age: Duration = 3_600_000  # older entries are recorded, but nothing trades on them
     backlog_age: Duration = 300_000  # the same for a feed that was never read before
     max_ahead: Duration = 300_000  # dates further in the future are not trusted
-    ancient_after: Duration = 2_592_000_000  # nor are older ones
+    ancient_after: Duration = Field(2_592_000_000, gt=0)  # nor are older ones
     max_retry_after: Duration = 86_400_000  # a server can't ask for more patience
     allow_private: tuple[PrivateHost, ...] = ()  # addresses, networks and hosts on private networks that feeds may lead to
     user_agent: str = "tapewire (+RSS reader)"
@@ -157,7 +157,7 @@ class LiveConfig(Section):
     open_bars_every: Duration = 15_000  # of a bar that is open, one state in this time, besides what can decide; 0: all
     score_batch: int = Field(32, gt=0)  # headlines scored at once
     score_wait: Duration = 50  # how long the first of them waits for the others
-    score_within: Duration = 3_600_000  # headlines that waited longer for the model are left unscored
+    score_within: Duration = Field(3_600_000, gt=0)  # headlines that waited longer for the model are left unscored
     record_health: Duration = Field(30_000, gt=0)  # how often the feeds' health is written to the store
     kill_within: Duration = Field(3_000, gt=0)  # a kill that isn't done by then is carried out at the venue without the core
     drain_timeout: Duration = Field(10_000, gt=0)  # what waits when the agent is stopped is handled so long

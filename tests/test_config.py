@@ -26,7 +26,20 @@ ZERO = [
     ("signals", "story_window"),
     ("risk", "stale_after"),
     ("signals", "half_life"),
+    *(
+        (f"{of}.{wait}", key)
+        for of, wait in (("bybit", "reconnect"), ("store", "retry"), ("mqtt", "reconnect"), ("live", "restart"))
+        for key in ("first", "ceiling", "stable_after")
+    ),
+    ("bybit", "ban_wait"),
+    ("bybit", "throttle_wait"),
+    ("bybit", "backfill_timeout"),
+    ("execution.testnet", "ban_wait"),
+    ("execution.testnet", "max_skew"),
+    ("news", "ancient_after"),
+    ("live", "score_within"),
 ]
+"""A wait of 0 is a busy loop, and a patience of 0 lets nothing pass."""
 
 
 def test_without_a_file_the_one_that_ships_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +105,67 @@ def test_what_nobody_can_mean_is_refused_with_the_right_form(tmp_path: Path, tex
         load(tmp_path / "c.toml")
     assert message in error.value.message
     assert hint in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        # Percentages of usual fees and rates: 0.02 % = 0.0002, 0.01 % = 0.0001, 0.005 % = 0.00005
+        ("[paper]\nmaker_fee = 0.02", "paper.maker_fee: 0.02 is 2.00 %", "0.0002 is 0.02 %"),
+        ("[paper]\nmaker_fee = 0.01", "paper.maker_fee: 0.01 is 1.00 %", "0.0001 is 0.01 %"),
+        ("[paper]\ntaker_fee = 0.02", "paper.taker_fee: 0.02 is 2.00 %", "0.0002 is 0.02 %"),
+        ("[paper]\nfunding_rate = 0.005", "paper.funding_rate: 0.005 is 0.500 %", "0.00005 is 0.005 %"),
+        ("[signals]\nfade_below = 25", "signals.fade_below: 25.0 is 2500.0 %", "0.25 is 25.0 %"),
+        ("[bybit]\nmax_jump = 10", "bybit.max_jump: 10.0 is 1000.0 %", "0.1 is 10.0 %"),
+        # Fractions above 1: 5 / 100 = 0.05
+        ("[risk]\nmax_daily_loss = 5", "risk.max_daily_loss: Input should be less than or equal to 1", "0.05 is 5 %"),
+        ("[signals]\nthreshold = 70", "signals.threshold: Input should be less than 1", "0.7 is 70 %"),
+        ("[paper]\nmax_participation = 10.0", "paper.max_participation: ", "0.1 is 10 %"),
+        ("[news]\njitter = 500", "news.jitter: ", "0.05 is 5 %"),
+        # The leverage of all is 1, so one symbol has at most 1, and an order from -1 to +1 has 2
+        ("[risk]\nmax_position = 100", "risk.max_position: 100 is never reached: risk.max_leverage is 1", "max_position = 1"),
+        (
+            "[risk]\nmax_order = 2.5",
+            "risk.max_order: 2.5 is never reached: twice risk.max_leverage is 2",
+            "max_leverage = 1.25",
+        ),
+        # Names as other programs write them
+        ('[market]\nsymbols = ["BINANCE:BTCUSDT"]', "'BINANCE:BTCUSDT' is no symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BTC/USDT:USDT"]', "'BTC/USDT:USDT' is no symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["btc-usdt"]', "'btc-usdt' is no symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BTC-USDT"]', "'BTC-USDT' is no symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BYBIT:BTCUSDT.P"]', "'BYBIT:BTCUSDT.P' is no symbol", "write BTCUSDT"),
+        ('[instruments."BTC/USDT"]\ntick_size = 1', "instruments: 'BTC/USDT' is no symbol", "write BTCUSDT"),
+        # Variables of a shell at the beginning of a path
+        ('[store]\nurl = "sqlite:///$HOME/x.db"', "store.url: $HOME is not replaced", "~ stands for"),
+        ('[live]\nfolder = "$TAPEWIRE/var"', "live.folder: $TAPEWIRE is not replaced", "~ stands for"),
+        ('[history]\nklines = ["BTCUSDT=$DATA/btc.csv"]', "history.klines: $DATA is not replaced", "~ stands for"),
+        ('[mqtt]\nusername = "$MQTT_USER"', "mqtt.username: $MQTT_USER is not replaced", "write the value"),
+    ],
+)
+def test_slips_are_refused_with_the_right_form(tmp_path: Path, text: str, message: str, hint: str) -> None:
+    test_what_nobody_can_mean_is_refused_with_the_right_form(tmp_path, text, message, hint)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[paper]\nmaker_fee = 0.006\ntaker_fee = 0.012",  # the first tier of Coinbase Advanced
+        "[paper]\nmaker_fee = -0.0001\nfunding_rate = 0.003",
+        "[risk]\nmax_leverage = 0.5",  # what is not written, but a default, is not refused
+        "[risk]\nmax_leverage = 3\nmax_position = 3\nmax_order = 6",
+        "[risk]\nmax_daily_loss = 1",
+        '[store]\nurl = "postgresql://user:$ecret@localhost/db?password=$ecret"',
+        '[instruments.LINKUSDT]\naliases = ["$LINK"]\n[signals]\nmacro_keywords = ["$DXY"]',
+        '[[news.feeds]]\nurl = "https://localhost/x"\nname = "$MONEY daily"\ncurrencies = ["$BTC"]',
+        '[live]\nfolder = "var/a$b"',
+        '[market]\nsymbols = ["BTCUSDT-27DEC30", "BTCPERP", "1000PEPEUSDT"]',
+        '[market]\nsymbols = ["BTC-USD", "BRK-B", "^GSPC", "EURUSD=X"]\ncategory = "equity"',
+    ],
+)
+def test_what_is_meant_passes(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.toml").write_text(text + "\n")
+    load(tmp_path / "c.toml")
 
 
 def test_what_a_run_has_recorded_is_read_whatever_it_is() -> None:
