@@ -22,7 +22,10 @@ from agent.feeds.history.rows import Rows
 from agent.feeds.text import MAX_SUMMARY, news_id, plain
 
 Times = NDArray[np.int64]
-_MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a"})  # how exports write that there is none
+_MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a", "<na>"})  # how exports write that there is none
+_UNTRUSTED: Final = frozenset({"false", "0", "0.0", "no"})
+_CODE: Final = re.compile(r"""["'](?:code|symbol|ticker)["']\s*:\s*["']([^"']*)["']""", re.IGNORECASE)
+"""The ticker in a list of objects as text, as CryptoPanic's: JSON, or what Python prints of one."""
 
 COLUMNS: Final[Aliases] = {
     "published_at": ("published_at", "published", "ts", "timestamp", "time", "date", "datetime"),
@@ -119,7 +122,7 @@ class NewsFile:
         order = in_window(published, available, self.start, self.end)
         known: dict[str, str] = {}
         for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
-            if (row.get("trusted_time") or "true").lower() in ("false", "0"):
+            if (row.get("trusted_time") or "true").strip().lower() in _UNTRUSTED:
                 stats.untrusted += 1
                 continue
             news = to_news(ts, available_at, row)
@@ -156,14 +159,15 @@ def in_window(published: Times, available: Times, start: int | None, end: int | 
 
 def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
     """The event of a row's texts, cleaned."""
-    title, publisher, url, own = (plain(row.get(name)) for name in ("title", "publisher", "url", "id"))
-    publisher, url, own = ("" if text.lower() in _MISSING else text for text in (publisher, url, own))
+    texts = (plain(row.get(name)) for name in ("title", "publisher", "url", "id"))
+    title, publisher, url, own = ("" if text.lower() in _MISSING else text for text in texts)
+    summary = plain(row.get("summary"), MAX_SUMMARY)
     return News(
         id=own or news_id(url, publisher, title, ts),
         ts=ts,
         available_at=available_at,
         title=title,
-        summary=plain(row.get("summary"), MAX_SUMMARY),
+        summary="" if summary.lower() in _MISSING else summary,
         publisher=publisher,
         url=url,
         currencies=tickers(row.get("currencies")),
@@ -171,7 +175,8 @@ def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
 
 
 def tickers(value: str | list[str | None] | None) -> tuple[str, ...]:
-    """`BTC, eth`, a list of such, or a list as text (`['BTC', 'ETH']`), as (`BTC`, `ETH`)."""
-    texts = value if isinstance(value, list) else [value]
+    """`BTC, eth`, a list of such, or a list as text (`['BTC', 'ETH']`, `[{"code": "BTC"}, …]`), as (`BTC`, `ETH`)."""
+    values = value if isinstance(value, list) else [value]
+    texts = [" ".join(_CODE.findall(text)) or text if text and "{" in text else text for text in values]
     found = [ticker.lstrip("$#").upper() for text in texts for ticker in re.split(r"[][(){}\"',;|\s]+", text or "")]
     return tuple(dict.fromkeys(ticker for ticker in found if ticker and ticker.lower() not in _MISSING))

@@ -16,6 +16,7 @@ from agent.feeds.history.timestamps import TimeColumn, ends_of_days
 
 _BLOCK_ROWS: Final = 1_024
 _LISTS: Final = frozenset({"currencies", "symbols"})  # what may be several texts
+_CODES: Final = ("code", "symbol", "ticker")  # of an object in such a list, as CryptoPanic has them
 
 
 class Rows:
@@ -81,7 +82,9 @@ class Rows:
     def _text(self, values: pa.Array, column: str) -> pa.Array:
         kind, name = values.type, self.names[column]
         try:
-            if pa.types.is_list(kind) and column in _LISTS:
+            if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and column in _LISTS:
+                if pa.types.is_struct(kind.value_type):
+                    values = _codes(values)
                 values = values.cast(pa.list_(pa.large_string()))
             else:
                 values = values.cast(pa.large_string())
@@ -91,3 +94,13 @@ class Rows:
         except pa.ArrowException:
             raise DataError(f"{self.path} is not UTF-8: column {name}", hint="save its texts as UTF-8") from None
         return values
+
+
+def _codes(lists: pa.Array) -> pa.Array:
+    """Lists of objects as lists of their tickers. Without a field of tickers it is returned as it is, and is no text."""
+    fields = {lists.type.value_type.field(n).name for n in range(lists.type.value_type.num_fields)}
+    code = next((name for name in _CODES if name in fields), None)
+    if code is None:
+        return lists
+    found = [None if row is None else [None if item is None else item[code] for item in row] for row in lists.to_pylist()]
+    return pa.array(found, pa.list_(lists.type.value_type.field(code).type))

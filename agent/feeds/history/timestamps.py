@@ -31,6 +31,8 @@ _LATEST_S: Final = 4_102_444_800  # 2100: up to here the ranges of the four unit
 _FEWEST_DATES: Final = 5  # midnights that are dates rather than chance
 _HINT: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
 
+_WITH_OFFSET: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00-05:00, or in UTC, and state timezone="UTC"'
+
 
 class TimeColumn:
     """Reads one column of times, batch by batch. `unit` states what was understood: `seconds`, …, or `datetimes`.
@@ -101,9 +103,15 @@ class TimeColumn:
         try:
             return pc.assume_timezone(local, self._timezone, **how)
         except pa.ArrowException as error:
-            row = first_row + next((n for n in range(len(local)) if not _is_local(local.slice(n, 1), self._timezone)), 0)
-            where = place(self._path, row, self._name)
-            raise DataError(f"{where}: in the time zone {self._timezone}: {error}", hint=_HINT) from None
+            bad = next((n for n in range(len(local)) if not _is_local(local.slice(n, 1), self._timezone)), 0)
+            where, reason = place(self._path, first_row + bad, self._name), str(error).split("\n")[0]
+            for sign, what in (
+                ("ambiguous", "occurs twice, as clocks are set back"),
+                ("exist", "is left out, as clocks are set forward"),
+            ):
+                if sign in reason:
+                    reason = f"{shown(local[bad], str)} {what}"
+            raise DataError(f"{where}: in the time zone {self._timezone}, {reason}", hint=_WITH_OFFSET) from None
 
     def _ends_of_days(self, values: pa.Array, dated: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
         """Dates as the last millisecond of their day, the others as they are."""

@@ -145,10 +145,20 @@ def test_a_column_goes_before_the_files_name(tmp_path: Path) -> None:
     assert file.notes == ["BTCUSDT-1m.csv: its column symbol says ETHUSDT, which is taken"]
 
 
-def test_klines_in_an_hour_that_occurs_twice_are_refused_by_their_row(tmp_path: Path) -> None:
-    """New York, 2025-11-02: 01:30 is 05:30 UTC and again 06:30 UTC."""
-    lines = [f"2025-11-02 0{hour}:{minute:02}:00,{BAR}" for hour in (0, 1) for minute in (0, 30)]
-    with pytest.raises(DataError, match=r"row 3, column open_time: in the time zone America/New_York"):
-        list(
-            KlineFile(written(tmp_path, "SPY.csv", "open_time,open,high,low,close,volume", *lines), timezone="America/New_York")
-        )
+@pytest.mark.parametrize(
+    ("day", "hours", "zone", "message"),
+    [
+        # New York, 2025-11-02: 01:00 is 05:00 UTC and again 06:00 UTC; 2025-03-09: 01:59 is followed by 03:00
+        ("2025-11-02", (0, 1), "America/New_York", "2025-11-02 01:00:00 occurs twice, as clocks are set back"),
+        ("2025-03-09", (1, 2), "America/New_York", "2025-03-09 02:00:00 is left out, as clocks are set forward"),
+    ],
+)
+def test_local_times_that_are_no_moment_are_refused_by_their_row(
+    tmp_path: Path, day: str, hours: tuple[int, int], zone: str, message: str
+) -> None:
+    lines = [f"{day} 0{hour}:{minute:02}:00,{BAR}" for hour in hours for minute in (0, 30)]
+    path = written(tmp_path, "SPY.csv", "open_time,open,high,low,close,volume", *lines)
+    with pytest.raises(DataError) as error:
+        list(KlineFile(path, timezone=zone))
+    assert error.value.message == f"{path}: row 3, column open_time: in the time zone {zone}, {message}"
+    assert error.value.hint.startswith("write times with their offset")

@@ -205,3 +205,64 @@ def test_an_address_that_headlines_share_is_no_identity(tmp_path: Path, column: 
 )  # fmt: skip
 def test_tickers_however_a_list_of_them_is_written(text: str | list[str | None] | None, expected: tuple[str, ...]) -> None:
     assert tickers(text) == expected
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "None", "null", "NaT", "<NA>"])
+@pytest.mark.parametrize("write", [jsonl, as_csv, as_parquet])
+def test_a_title_that_is_how_an_export_writes_none_is_untitled(tmp_path: Path, write: Any, text: str) -> None:
+    rows = [
+        {"published_at": "2024-01-01T00:00:00Z", "title": text, "summary": "x"},
+        {"published_at": "2024-01-01T00:00:01Z", "title": "Nanotech falls", "summary": text},
+    ]
+    source = NewsFile(write(tmp_path, rows))
+    assert [(news.title, news.summary) for news in source] == [("Nanotech falls", "")]
+    assert source.stats.untitled == 1
+    assert source.stats.notes() == ["1 headlines without a title left out"]
+
+
+PANIC = [{"code": "BTC", "title": "Bitcoin", "slug": "bitcoin"}, {"code": "ETH", "title": "Ether's own", "slug": "ethereum"}]
+
+
+@pytest.mark.parametrize("column", ["currencies", "tickers"])
+@pytest.mark.parametrize(
+    ("write", "value", "other"),
+    [
+        (jsonl, PANIC, None), (jsonl, PANIC, []), (jsonl, json.dumps(PANIC), ""), (jsonl, str(PANIC), None),
+        (as_parquet, PANIC, None), (as_parquet, PANIC, []), (as_parquet, json.dumps(PANIC), None), (as_parquet, str(PANIC), ""),
+    ],
+)  # fmt: skip
+def test_lists_of_objects_give_their_tickers(tmp_path: Path, column: str, write: Any, value: Any, other: Any) -> None:
+    rows = [
+        {"published_at": T0, "title": "neither", column: other},
+        {"published_at": T0 + 1, "title": "both", column: value},
+        {
+            "published_at": T0 + 2,
+            "title": "one",
+            column: value[:1] if isinstance(value, list) else value[: value.index("}") + 1] + "]",
+        },
+    ]
+    assert [news.currencies for news in NewsFile(write(tmp_path, rows))] == [(), ("BTC", "ETH"), ("BTC",)]
+
+
+def test_lists_of_objects_in_csv_files_and_large_lists_give_their_tickers(tmp_path: Path) -> None:
+    pd.DataFrame({"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": [json.dumps(PANIC), str(PANIC)]}).to_csv(
+        tmp_path / "n.csv"
+    )
+    assert [news.currencies for news in NewsFile(tmp_path / "n.csv")] == [("BTC", "ETH"), ("BTC", "ETH")]
+    for name, values in (("objects", [PANIC, None]), ("texts", [["BTC", "ETH"], None])):
+        kind = pa.large_list(pa.array(values[:1]).type.value_type)
+        table = pa.table({"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": pa.array(values, kind)})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+        assert [news.currencies for news in NewsFile(tmp_path / f"{name}.parquet")] == [("BTC", "ETH"), ()]
+
+
+def test_objects_without_a_ticker_are_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, [{"published_at": T0, "title": "a", "currencies": [{"name": "Bitcoin"}]}])
+    with pytest.raises(DataError, match="column currencies holds list"):
+        list(NewsFile(path))
+
+
+@pytest.mark.parametrize("value", ["0.0", "False", "no", " 0 "])
+def test_an_untrusted_time_however_it_is_written(tmp_path: Path, value: str) -> None:
+    source = NewsFile(jsonl(tmp_path, [{"published_at": T0, "title": "a", "trusted_time": value}]))
+    assert (list(source), source.stats.untrusted) == ([], 1)
