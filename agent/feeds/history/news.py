@@ -52,6 +52,7 @@ class NewsStats:
     untrusted: int = 0  # no time, or one that the file itself doesn't trust
     untitled: int = 0
     dates: int = 0  # with a date and no time: known at the end of that day
+    outside: int = 0  # known before or after the window
     shared_ids: int = 0  # whose id or address an earlier headline with another title has
 
     def count(self, ts: int) -> None:
@@ -66,6 +67,7 @@ class NewsStats:
             "without a time, or with one that isn't trusted, left out": self.untrusted,
             "without a title left out": self.untitled,
             "that came before left out": self.duplicates,
+            "known before or after the window left out": self.outside,
             "with a date and no time: known at the end of that day": self.dates,
             "share their id or address with another headline: told apart by their titles": self.shared_ids,
         }
@@ -120,6 +122,7 @@ class NewsFile:
             available = np.where(seen > 0, np.maximum(seen, published), available)
         stats.untrusted = int((published == 0).sum())
         order = in_window(published, available, self.start, self.end)
+        stats.outside = stats.rows - stats.untrusted - len(order)
         known: dict[str, str] = {}
         for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
             if (row.get("trusted_time") or "true").strip().lower() in _UNTRUSTED:

@@ -170,6 +170,7 @@ class SentimentFile:
         available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency)
         stats.rows, stats.untrusted, stats.dates = len(published), int((published == 0).sum()), rows.dates
         order = in_window(published, available, self.start, self.end)
+        stats.outside = stats.rows - stats.untrusted - len(order)
         chances, abstained = self._probabilities(rows)
         news: dict[str, News] = {}
         titles: dict[str, str] = {}

@@ -100,6 +100,10 @@ def test_any_file_comes_out_sorted_whole_and_cut_to_the_window(
     source = NewsFile(path, feed_delay=5_000, start=T0 + 1_000 * start, end=T0 + 1_000 * end)
     expected = sorted((second + 5, number) for number, second in enumerate(seconds) if start <= second + 5 < end)
     assert [((news.available_at - T0) // 1_000, int(news.title.split()[1])) for news in source] == expected
+    assert source.stats.outside == len(rows) - len(expected)
+    assert (f"{source.stats.outside} headlines known before or after the window left out" in source.stats.notes()) == (
+        len(expected) < len(rows)
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_command_reports_what_it_read(source: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found == {
         "rows": 4, "news": 2, "first": T0, "last": T0 + 9_000, "duplicates": 1, "untrusted": 1, "untitled": 0,
-        "dates": 0, "shared_ids": 0, "output": str(output),
+        "dates": 0, "outside": 0, "shared_ids": 0, "output": str(output),
     }  # fmt: skip
 
 
