@@ -94,7 +94,7 @@ _TERM: Final = re.compile(rf"(?<![A-Za-z])(?:{_TERMS})(?![A-Za-z])", re.IGNORECA
 _ANY_TERM: Final = re.compile(rf"(?<![A-Za-z])(?:{_TERMS}|{_WEAK_TERMS})(?![A-Za-z])", re.IGNORECASE)
 _AFTER: Final = re.compile(
     rf"(?:['’]s?)?[ -](?:native )?(?:{_TERMS}|network|chain|(?:development )?foundation|labs|hub|protocol|ecosystem|dao|"
-    r"whales?|wallets?|etfs?|etps?|spot etfs?|price (?:prediction|analysis|forecast)|based|ceo|cto|co-?founder|ledger)(?![A-Za-z])",
+    r"whales?|wallets?|etfs?|etps?|spot etfs?|prices?|based|ceo|cto|co-?founder|ledger)(?![A-Za-z])",
     re.IGNORECASE,
 )
 """A term right behind the name: `Stellar Network`, `Ripple’s CEO`."""
@@ -106,6 +106,9 @@ _BEFORE: Final = re.compile(
     re.IGNORECASE,
 )
 """A term right before it: `stablecoin on Tron`, `crypto firm Ripple`, `altcoin Sui`."""
+
+_AS_WORDS: Final = frozenset(("maker", "ripple", "stellar"))
+"""Names that Title Case writes like the verb, the adjective and the noun: only a term next to them is evidence there."""
 
 _OWN_TERMS: Final = {
     "ripple": re.compile(r"\b(?:sec|garlinghouse|larsen|alderoty|odl|xrpl?)\b", re.IGNORECASE),
@@ -289,8 +292,8 @@ def _is_coin(title: str, mention: _Mention, *, titled: bool, named: bool) -> boo
     """Whether an everyday word that is written as a coin's name is one; `named` if the headline names another coin.
 
     A term of coins next to the word is evidence in any headline. What else is depends on what a capital means. In Title Case it means
-    nothing, unless all letters are capitals. At the beginning of a sentence a term of coins anywhere, or another coin, is needed;
-    inside a sentence any term will do.
+    nothing, unless all letters are capitals: a term that belongs to coins alone, or another coin, is needed, and no sign of a common noun.
+    At the beginning of a sentence likewise; inside a sentence any term will do.
     """
     word = title[mention.start : mention.end]
     if _AFTER.match(title, mention.end) or _BEFORE.search(title, 0, mention.start):
@@ -300,7 +303,8 @@ def _is_coin(title: str, mention: _Mention, *, titled: bool, named: bool) -> boo
         return True
     ticker = word.isupper()
     if titled and not ticker:
-        return False
+        counted = title[: mention.start].lower().endswith((" a ", " an ")) or title[mention.end :].lower().startswith(" of ")
+        return word.lower() not in _AS_WORDS and not counted and (named or _TERM.search(title) is not None)
     starts = not ticker and _SENTENCE_START.search(title, 0, mention.start) is not None
     return named or (_TERM if starts else _ANY_TERM).search(title) is not None
 
