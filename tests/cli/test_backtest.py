@@ -25,6 +25,7 @@ from tests.conftest import ROOT
 Tapewire = Callable[..., Outcome]
 SAMPLE = ROOT / "tests/sample_data"
 BTC, ETH = SAMPLE / "BTCUSDT-1m.csv", SAMPLE / "ETHUSDT-1m.csv"
+NEWS = SAMPLE / "headlines.csv"
 SMA = ("--strategy", "sma_cross", "--set", "fast=20", "--set", "slow=100")
 HEADER = "open_time,open,high,low,close,volume\n"
 GOOD = [f"2025-01-01T00:{minute:02}:00Z,100,101,99,100,5" for minute in range(10)]
@@ -160,6 +161,8 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
         (("--klines", BTC, *SMA, "--start", "2030-01-01"), 1, "no bar opens in the window"),
         (("--klines", BTC, *SMA, "--category", "options"), 2, "one of linear, spot, equity"),
         (("--klines", BTC, "--strategy", "sentiment"), 2, "none are named"),
+        (("--klines", BTC, "--strategy", "sentiment"), 2, "a strategy of prices alone: --strategy sma_cross"),
+        (("--klines", "none.csv", "--strategy", "sentiment"), 1, "no such file: none.csv"),
         (("--klines", BTC, "--strategy", "sentiment", "--news", "a.csv", "--sentiment", "b.csv"), 2, "--sentiment needs none"),
         (("--config", "none.toml"), 2, "no configuration file"),
     ],
@@ -169,6 +172,13 @@ def test_wrong_usage_says_what_would_be_right(tapewire: Tapewire, args: tuple[st
     assert outcome.code == code
     assert said in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_headlines_for_a_strategy_of_prices_are_not_dropped_in_silence(tapewire: Tapewire) -> None:
+    outcome = tapewire("backtest", "--klines", BTC, "--news", NEWS, *SMA)
+    assert outcome.code == 0
+    assert "headlines.csv is not read: strategy sma_cross uses no headlines" in outcome.err
+    assert "is not read" not in tapewire("backtest", "--klines", BTC, *SMA).err
 
 
 def test_news_of_another_encoding_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
