@@ -251,3 +251,27 @@ def test_history_is_traded_on_paper_wherever_the_agent_trades_live(tapewire: Tap
     assert ours["trades"] == paper["trades"] > 0
     assert ours["final_equity"] == paper["final_equity"]
     assert tapewire("verify", ours["run"], "--config", live).code == 0
+
+
+def test_funding_inside_the_last_bar_is_in_both_final_equities(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Four 4-hour bars at 100. With the default latency 98 are bought at the close of the second, 08:00: the stamps at 09:00 and 13:00 are
+    paid, 1 % of 9,800 each. The second lies inside the last bar, 12:00 to 16:00."""
+    day, hour = 1_735_689_600_000, 3_600_000
+    bars = "".join(f"{day + n * 4 * hour},100,100,100,100,1000000\n" for n in range(4))
+    klines, funding = tmp_path / "BTCUSDT-4h.csv", tmp_path / "BTCUSDT-funding.csv"
+    klines.write_text("open_time,open,high,low,close,volume\n" + bars)
+    funding.write_text("ts,rate\n" + "".join(f"{day + n * hour},0.01\n" for n in (1, 5, 9, 13)))
+    done = tapewire("backtest", "--klines", klines, "--funding", funding, "--strategy", "buy_and_hold", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    with sqlite3.connect("var/tapewire.db") as store:
+        paid = [(row[0], float(row[1])) for row in store.execute("select ts, amount from funding order by seq")]
+    store.close()
+    assert [(ts - day) // hour for ts, _ in paid] == [9, 13]
+    metrics = found["metrics"]
+    assert metrics["final_equity"] == pytest.approx(float(found["final_equity"]), abs=1e-9)
+    assert [amount for _, amount in paid] == [-98.0, -98.0]
+    assert metrics["funding"] == pytest.approx(-196.0, abs=1e-9)
+    assert metrics["final_equity"] == pytest.approx(
+        10_000 - 196 - 98 * 0.10 - 98 * 100.10 * 0.00055, abs=1e-6
+    )  # a tick, 0.055 %
