@@ -274,6 +274,7 @@ def refuse_leakage(trained_until: int, start: int, *, model: str, allow: bool) -
     if not allow:
         raise LeakageError(
             f"the backtest begins at {iso(start)}, but model {model} saw data up to {iso(trained_until)}: it knows the answers",
-            hint=f"--start {iso(trained_until)[:10]} or later; or --allow-leakage, and every report says LEAKED",
+            hint=f"--start {iso(trained_until)[:10]} or later; a model of undated texts: train it with --latest DATE; "
+            "or --allow-leakage, and every report says LEAKED",
         )
     return ("LEAKED",)

@@ -86,7 +86,8 @@ class FillKind(str, Enum):
 
 
 class RiskState(str, Enum):
-    """ACTIVE: all orders. REDUCING: only orders that shrink a position. HALTED: cancels and reductions asked by a person."""
+    """ACTIVE: all orders. REDUCING: only orders that shrink a position. HALTED: the same, until a person resumes; stops stay where they
+    are, and after a kill the strategy's targets are ignored: only a person's orders shrink a position then."""
 
     ACTIVE = "ACTIVE"
     REDUCING = "REDUCING"

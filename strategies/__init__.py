@@ -172,6 +172,15 @@ def _locate(module: str) -> Path | None:
     return Path(spec.origin).resolve() if spec is not None and spec.origin else None
 
 
+def _hint_of(name: str) -> str:
+    """Where module `name` was looked for; if the working folder has a package of the same name as an installed one, that."""
+    package, _, rest = name.partition(".")
+    own = Path(package, *rest.split(".")).with_suffix(".py")
+    if rest and own.is_file():
+        return f"{own} is there, but {package!r} is an installed package: put it into a folder of another name"
+    return f"searched {Path.cwd()} and the installed packages"
+
+
 def _search_path() -> list[str]:
     """`sys.path`, and the working folder last: its files never take the place of installed modules."""
     here = str(Path.cwd())
@@ -187,9 +196,7 @@ def _import(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise ConfigError(
-                f"no module {error.name!r} for strategy {name!r}", hint=f"searched {Path.cwd()} and the installed packages"
-            ) from None
+            raise ConfigError(f"no module {error.name!r} for strategy {name!r}", hint=_hint_of(name)) from None
         raise ConfigError(f"strategy module {name!r} needs {error.name!r}, which is not installed") from error
     except Exception as error:  # somebody else's code runs here: whatever it raises is theirs to mend
         frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -162,6 +162,17 @@ async def test_a_live_run_trades_by_the_rules_of_its_venue(database: Database, t
     assert (given.tick_size, given.qty_step) == (D("0.0001"), D(1))
 
 
+@pytest.mark.parametrize("tick", ["0.000015", "0.01"])  # no multiple of 0.00001; 5.8 % of the price
+async def test_a_tick_that_the_venue_does_not_have_is_refused_at_a_live_start(
+    database: Database, tmp_path: Path, tick: str
+) -> None:
+    async with venue(tmp_path) as url:
+        config = at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": tick}})
+        with pytest.raises(ConfigError, match=r"NEWUSDT\.tick_size is .*, and the venue's is 0\.00001") as refused:
+            await with_venue_rules(config, None, database)
+    assert refused.value.hint == 'leave it out, or write tick_size = "0.00001"'
+
+
 async def test_without_an_answer_the_last_runs_rules_apply_or_none(database: Database, tmp_path: Path) -> None:
     async with venue(tmp_path) as url:
         known = await with_venue_rules(at(url, tmp_path), None, database)

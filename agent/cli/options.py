@@ -13,7 +13,7 @@ from agent.cli.moments import parse_moment
 from agent.config import Category as Categories
 from agent.config import Config, load
 from agent.durations import parse_duration
-from agent.errors import UsageError
+from agent.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from agent.history import Plan
@@ -130,7 +130,7 @@ def make_plan(
     from agent.history import Plan
     from agent.resources import resource
 
-    history = config.history
+    history, given = config.history, (news, sentiment)
     named = klines or list(history.klines)
     if not named:
         samples = resource("sample_data")
@@ -138,6 +138,9 @@ def make_plan(
         news = news or (None if sentiment else samples / "headlines.csv")
         err.print(f"no kline files are named: replaying the sample data in {samples}", highlight=False, soft_wrap=True)
     files = tuple(KlineFile.parse_argument(text) for text in named)
+    for path, _ in files:
+        if not path.exists():
+            raise DataError(f"no such file: {path}")
     if symbols:
         by_symbol = {symbol or KlineFile(path).symbol: (path, symbol) for path, symbol in files}
         missing = [s for s in symbols if s.upper() not in by_symbol]
@@ -150,11 +153,15 @@ def make_plan(
         raise UsageError(f"--start {start} is not before --end {end}")
     news, sentiment = news or _path(history.news), sentiment or _path(history.sentiment)
     if not wants_headlines(config):
+        for unread in filter(None, given):
+            err.print(
+                f"note: {unread} is not read: strategy {config.strategy.name} uses no headlines", markup=False, soft_wrap=True
+            )
         news = sentiment = None
     elif news is None and sentiment is None:
         raise UsageError(
             f"strategy {config.strategy.name} or its model reads headlines, and none are named",
-            hint="--news FILE or --sentiment FILE",
+            hint="--news FILE or --sentiment FILE, or a strategy of prices alone: --strategy sma_cross",
         )
     return Plan(
         files,

@@ -197,7 +197,7 @@ class BybitKlines:
                 if wait is None or " 403 " in str(error):  # a ban of the address: asking again makes it longer
                     raise VenueError(
                         f"Bybit can't be reached at {self._base}: {brief(error)}",
-                        hint="what was fetched is kept: run the same command again to go on",
+                        hint="check the network, then run the same command again: it goes on after the last bar in the file",
                     ) from None
                 await self._sleep(wait)
 

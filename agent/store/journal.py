@@ -154,8 +154,7 @@ def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator
     where = f"{database.name}: the journal of run {run_id}"
     digests = _stored_digests(database, run_id, from_seq)
     following = next(digests, None)
-    known: JournalDigest | None = JournalDigest() if from_seq == 1 else None
-    checked = from_seq - 1
+    known, checked = _anchor(database, run_id, from_seq)
     for expected, (seq, _, _, payload) in enumerate(read_rows(database, run_id, from_seq), from_seq):
         if seq != expected:
             raise StoreError(f"{where} lacks event {expected}", hint=_HINT)
@@ -178,6 +177,19 @@ def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator
         except (msgspec.DecodeError, ValueError) as error:  # text that isn't UTF-8 is a ValueError of its own
             raise StoreError(f"{where} has a damaged event {seq}: {error}", hint=_HINT) from None
         yield seq, event
+
+
+def _anchor(database: Database, run_id: str, from_seq: int) -> tuple[JournalDigest | None, int]:
+    """The digest of all before `from_seq` (None if it can't be known), and the last event before it that was checked with it."""
+    if from_seq == 1:
+        return JournalDigest(), 0
+    try:
+        known, anchored = _digest_at(database, run_id, from_seq - 1)
+    except StoreError:  # a segment's file lies elsewhere, and what begins here doesn't need it
+        return None, from_seq - 1
+    if not anchored or known.seq != from_seq - 1:
+        return None, from_seq - 1
+    return known, known.seq // BLOCK * BLOCK
 
 
 def _stored_digests(database: Database, run_id: str, from_seq: int) -> Iterator[tuple[int, bytes]]:

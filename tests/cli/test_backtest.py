@@ -25,6 +25,7 @@ from tests.conftest import ROOT
 Tapewire = Callable[..., Outcome]
 SAMPLE = ROOT / "tests/sample_data"
 BTC, ETH = SAMPLE / "BTCUSDT-1m.csv", SAMPLE / "ETHUSDT-1m.csv"
+NEWS = SAMPLE / "headlines.csv"
 SMA = ("--strategy", "sma_cross", "--set", "fast=20", "--set", "slow=100")
 HEADER = "open_time,open,high,low,close,volume\n"
 GOOD = [f"2025-01-01T00:{minute:02}:00Z,100,101,99,100,5" for minute in range(10)]
@@ -160,6 +161,8 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
         (("--klines", BTC, *SMA, "--start", "2030-01-01"), 1, "no bar opens in the window"),
         (("--klines", BTC, *SMA, "--category", "options"), 2, "one of linear, spot, equity"),
         (("--klines", BTC, "--strategy", "sentiment"), 2, "none are named"),
+        (("--klines", BTC, "--strategy", "sentiment"), 2, "a strategy of prices alone: --strategy sma_cross"),
+        (("--klines", "none.csv", "--strategy", "sentiment"), 1, "no such file: none.csv"),
         (("--klines", BTC, "--strategy", "sentiment", "--news", "a.csv", "--sentiment", "b.csv"), 2, "--sentiment needs none"),
         (("--config", "none.toml"), 2, "no configuration file"),
     ],
@@ -169,6 +172,13 @@ def test_wrong_usage_says_what_would_be_right(tapewire: Tapewire, args: tuple[st
     assert outcome.code == code
     assert said in outcome.err
     assert "Traceback" not in outcome.err
+
+
+def test_headlines_for_a_strategy_of_prices_are_not_dropped_in_silence(tapewire: Tapewire) -> None:
+    outcome = tapewire("backtest", "--klines", BTC, "--news", NEWS, *SMA)
+    assert outcome.code == 0
+    assert "headlines.csv is not read: strategy sma_cross uses no headlines" in outcome.err
+    assert "is not read" not in tapewire("backtest", "--klines", BTC, *SMA).err
 
 
 def test_news_of_another_encoding_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
@@ -241,3 +251,27 @@ def test_history_is_traded_on_paper_wherever_the_agent_trades_live(tapewire: Tap
     assert ours["trades"] == paper["trades"] > 0
     assert ours["final_equity"] == paper["final_equity"]
     assert tapewire("verify", ours["run"], "--config", live).code == 0
+
+
+def test_funding_inside_the_last_bar_is_in_both_final_equities(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Four 4-hour bars at 100. With the default latency 98 are bought at the close of the second, 08:00: the stamps at 09:00 and 13:00 are
+    paid, 1 % of 9,800 each. The second lies inside the last bar, 12:00 to 16:00."""
+    day, hour = 1_735_689_600_000, 3_600_000
+    bars = "".join(f"{day + n * 4 * hour},100,100,100,100,1000000\n" for n in range(4))
+    klines, funding = tmp_path / "BTCUSDT-4h.csv", tmp_path / "BTCUSDT-funding.csv"
+    klines.write_text("open_time,open,high,low,close,volume\n" + bars)
+    funding.write_text("ts,rate\n" + "".join(f"{day + n * hour},0.01\n" for n in (1, 5, 9, 13)))
+    done = tapewire("backtest", "--klines", klines, "--funding", funding, "--strategy", "buy_and_hold", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    with sqlite3.connect("var/tapewire.db") as store:
+        paid = [(row[0], float(row[1])) for row in store.execute("select ts, amount from funding order by seq")]
+    store.close()
+    assert [(ts - day) // hour for ts, _ in paid] == [9, 13]
+    metrics = found["metrics"]
+    assert metrics["final_equity"] == pytest.approx(float(found["final_equity"]), abs=1e-9)
+    assert [amount for _, amount in paid] == [-98.0, -98.0]
+    assert metrics["funding"] == pytest.approx(-196.0, abs=1e-9)
+    assert metrics["final_equity"] == pytest.approx(
+        10_000 - 196 - 98 * 0.10 - 98 * 100.10 * 0.00055, abs=1e-6
+    )  # a tick, 0.055 %

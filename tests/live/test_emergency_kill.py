@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from agent.cli.emergency import _journal as append_kill
 from agent.config import Config
 from agent.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
 from agent.events import Command, Fill, Order, OrderType, RiskState, Side
@@ -24,6 +25,7 @@ from agent.live.control import Request, ask
 from agent.live.daemon import Daemon
 from agent.live.emergency import EmergencyExit, Share
 from agent.live.kill import FILE, KillSwitch
+from agent.live.lock import store_lock
 from agent.risk import KILL
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
@@ -127,6 +129,22 @@ async def test_a_kill_that_was_never_journalled_keeps_the_next_life_from_startin
     (tmp_path / "store.db").chmod(0o644)
     with pytest.raises(SafetyError, match="no start while"):
         await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+
+
+async def test_the_verb_writes_nothing_into_a_store_in_which_an_agent_of_another_folder_records(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    config = settings(sandbox.rest_url, tmp_path, live={"folder": str(other)})
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 10)
+    with store_lock(database, tmp_path):  # an agent that waits for its next bar
+        assert not append_kill(config, {})
+    assert "kill" not in [event.action for event in of(Command, journal(database))]
+    assert append_kill(config, {})
+    assert [event.action for event in of(Command, journal(database))][-1] == "kill"
 
 
 @pytest.mark.slow

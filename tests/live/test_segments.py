@@ -188,11 +188,31 @@ async def test_a_process_that_dies_in_between_leaves_it_to_the_next(
 async def test_a_segment_is_checked_from_the_boundary_before_it(store: Database, story: Story, tmp_path: Path) -> None:
     await lived(store, story)
     last = boundaries(store, "run-1")[-1]
-    with store.write() as connection:  # what came before is not looked at again
-        connection.execute(text("UPDATE journal SET payload = x'00' WHERE seq < 50"))
+    with store.write() as connection:  # what came before is not decided again
+        changed = connection.execute(text("UPDATE orders SET reason = 'x' WHERE event_seq < 50"))
+    assert changed.rowcount
     check_segment(store, find_run(store), last)
     assert len(list(read_decisions(store, "run-1")))
     assert len(list_snapshots(store, "run-1")) > len(boundaries(store, "run-1"))
+
+
+async def test_an_input_right_before_and_one_right_behind_a_boundary_are_checked_with_the_segment(
+    store: Database, story: Story
+) -> None:
+    """Both are of the block of events that the segment begins in, and its digest is of the whole block."""
+    await lived(store, story)
+    last = boundaries(store, "run-1")[-1]
+    start = boundaries(store, "run-1")[-2].seq
+    for seq in (start, start + 1):
+        with store.write() as connection:
+            (kept,) = connection.execute(text(f"SELECT payload FROM journal WHERE seq = {seq}")).scalars()
+            other = "(SELECT payload FROM journal WHERE seq = 3)"
+            connection.execute(text(f"UPDATE journal SET payload = {other} WHERE seq = {seq}"))
+        with pytest.raises(StoreError, match="an input is not what was committed"):
+            check_segment(store, find_run(store), last)
+        with store.write() as connection:
+            connection.execute(text("UPDATE journal SET payload = :kept WHERE seq = :seq"), {"kept": kept, "seq": seq})
+    check_segment(store, find_run(store), last)
 
 
 async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from agent.config import Config
 from agent.dashboard.picture import NOTHING, Picture
 from agent.dashboard.views import head_of
+from agent.errors import StoreError
 from agent.events import Event, Kline, News
 from agent.live.core import Core
 from agent.store.database import Database, open_database
@@ -207,6 +209,36 @@ async def test_a_record_that_does_not_reach_the_snapshot_is_completed_by_a_whole
         assert "has no decision" in core.snapshots.status.problem
         core.end(complete=True)
     assert verify(store, find_run(store)).identical
+
+
+OWN = """
+from strategies.base import Strategy
+
+
+class Own(Strategy):
+    def on_kline(self, kline, market):
+        self.target(kline.symbol, weight=0.2)
+"""
+
+
+async def test_a_strategy_edited_while_it_runs_gives_no_snapshot_to_its_new_code(
+    store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What runs is the code that was read at the start; the state of that code is not the new one's."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "edited_while_running.py"
+    file.write_text(OWN)
+    story = a_story(tmp_path, name="edited_while_running:Own", params={})
+    with Core(story.config, store, a_run(story.config), resume=False) as core:
+        await live(core, story, 0, HALF)
+        file.write_text(OWN.replace("weight=0.2", "weight=0.3"))
+        core.end(complete=False)
+    monkeypatch.delitem(sys.modules, "edited_while_running")
+    assert len(list_snapshots(store, "run-1")) == 1
+    # Folded from the first event on, where the new code decides otherwise; from the snapshot on nobody would notice
+    with pytest.raises(StoreError, match="the program or a strategy has changed since"):
+        Core(story.config, store, find_run(store), resume=True).__enter__()
+    monkeypatch.delitem(sys.modules, "edited_while_running")
 
 
 class Secretive(Strategy):

@@ -94,6 +94,13 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str, params: dict
     assert caught.value.exit_code == 2
 
 
+def test_a_folder_named_like_an_installed_package_is_named(folder: Path) -> None:
+    (folder / "strategies").mkdir()
+    (folder / "strategies" / "mine.py").write_text(MINE)
+    with pytest.raises(ConfigError, match=r"strategies/mine\.py is there, but 'strategies' is an installed package"):
+        load_strategy("strategies.mine:Mine")
+
+
 def test_files_of_the_working_folder_never_take_the_place_of_installed_modules(folder: Path) -> None:
     for name in ("plotly", "colorsys", "agent"):  # not imported by then, of the standard library, our own
         sys.modules.pop(name, None) if name == "colorsys" else None
