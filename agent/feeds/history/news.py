@@ -49,6 +49,7 @@ class NewsStats:
     untrusted: int = 0  # no time, or one that the file itself doesn't trust
     untitled: int = 0
     dates: int = 0  # with a date and no time: known at the end of that day
+    doubtful: str = ""  # how many may be dates of another time zone, and so known only a day later
     shared_ids: int = 0  # whose id or address an earlier headline with another title has
 
     def count(self, ts: int) -> None:
@@ -66,7 +67,12 @@ class NewsStats:
             "with a date and no time: known at the end of that day": self.dates,
             "share their id or address with another headline: told apart by their titles": self.shared_ids,
         }
-        return [f"{count:,} headlines {what}" for what, count in counts.items() if count]
+        notes = [f"{count:,} headlines {what}" for what, count in counts.items() if count]
+        if self.doubtful:
+            notes.append(
+                f"{self.doubtful}: if these are dates of another zone, they are known a day too early; state its timezone"
+            )
+        return notes
 
 
 class NewsFile:
@@ -110,7 +116,7 @@ class NewsFile:
             publications=True,
         )
         published = rows.publications()
-        stats.rows, stats.dates = len(published), rows.dates
+        stats.rows, stats.dates, stats.doubtful = len(published), rows.dates, rows.doubtful
         available = published + self.feed_delay
         if "available_at" in rows.times:
             seen = rows.times["available_at"]

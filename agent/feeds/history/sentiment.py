@@ -169,6 +169,7 @@ class SentimentFile:
         seen = rows.times.get("available_at", np.zeros_like(published))
         available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency)
         stats.rows, stats.untrusted, stats.dates = len(published), int((published == 0).sum()), rows.dates
+        stats.doubtful = rows.doubtful
         order = in_window(published, available, self.start, self.end)
         chances, abstained = self._probabilities(rows)
         news: dict[str, News] = {}

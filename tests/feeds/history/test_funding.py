@@ -158,6 +158,15 @@ def test_a_change_of_the_distance_of_stamps_is_no_hole(rates: tuple[int, ...], c
     assert len(notes) == bool(constant)
 
 
+@pytest.mark.parametrize("late", [0, 7])
+@pytest.mark.parametrize("interval", [1, 2, 4, 8])
+def test_a_change_to_four_hours_makes_no_constant_whatever_the_constants_interval_is(interval: int, late: int) -> None:
+    """Stamps every 8 h up to 24:00, then every 4 h: nothing is missing, also for a constant of 1, 2 or 4 h."""
+    rates = [Funding("BTCUSDT", one.ts + late, one.ts + late, 0.001) for one in hours(0, 8, 16, 24, *range(28, 64, 4))]
+    found, notes = complete(rates, ("BTCUSDT",), 0.0001, interval * HOUR_MS, T0, rates[-1].ts + 1, name="f.csv")
+    assert (found, notes) == (rates, [])
+
+
 def test_a_hole_that_is_too_short_for_a_constant_is_noted() -> None:
     """Hourly stamps, of which 3:00 to 6:00 are missing: no multiple of 8 h lies there, so nothing is paid."""
     found, notes = complete(hours(0, 1, 2, 7, 8, 9), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv")
