@@ -24,6 +24,8 @@ from agent.feeds.text import MAX_SUMMARY, news_id, plain
 Times = NDArray[np.int64]
 _MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a"})  # how exports write that there is none
 
+_TRUSTED: Final = _MISSING | {"", "true", "t", "yes", "y", "1", "1.0"}  # `trusted_time`; all else is not trusted
+
 COLUMNS: Final[Aliases] = {
     "published_at": ("published_at", "published", "ts", "timestamp", "time", "date", "datetime"),
     "available_at": ("available_at", "first_seen", "first_seen_at"),
@@ -50,6 +52,8 @@ class NewsStats:
     untitled: int = 0
     dates: int = 0  # with a date and no time: known at the end of that day
     doubtful: str = ""  # how many may be dates of another time zone, and so known only a day later
+    early: int = 0  # first seen before publication, as the file states it
+    abstained: int = 0  # of a file of scores: without probabilities
     shared_ids: int = 0  # whose id or address an earlier headline with another title has
 
     def count(self, ts: int) -> None:
@@ -65,6 +69,8 @@ class NewsStats:
             "without a title left out": self.untitled,
             "that came before left out": self.duplicates,
             "with a date and no time: known at the end of that day": self.dates,
+            "first seen before their publication: known at publication": self.early,
+            "without probabilities: no score": self.abstained,
             "share their id or address with another headline: told apart by their titles": self.shared_ids,
         }
         notes = [f"{count:,} headlines {what}" for what, count in counts.items() if count]
@@ -120,12 +126,13 @@ class NewsFile:
         available = published + self.feed_delay
         if "available_at" in rows.times:
             seen = rows.times["available_at"]
+            stats.early = int(((seen > 0) & (seen < published)).sum())
             available = np.where(seen > 0, np.maximum(seen, published), available)
         stats.untrusted = int((published == 0).sum())
         order = in_window(published, available, self.start, self.end)
         known: dict[str, str] = {}
         for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
-            if (row.get("trusted_time") or "true").lower() in ("false", "0"):
+            if not has_trusted_time(row):
                 stats.untrusted += 1
                 continue
             news = to_news(ts, available_at, row)
@@ -140,6 +147,11 @@ class NewsFile:
                 known[own.id] = own.title
                 stats.count(ts)
                 yield own
+
+
+def has_trusted_time(row: Mapping[str, Any]) -> bool:
+    """Whether the file trusts the row's time itself; it does if it states nothing."""
+    return (row.get("trusted_time") or "").strip().lower() in _TRUSTED
 
 
 def identified(news: News, known: Mapping[str, str]) -> News:

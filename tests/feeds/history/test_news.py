@@ -91,6 +91,36 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     assert (stats.first, stats.last) == (TEN, TEN + 1)
 
 
+@pytest.mark.parametrize(
+    ("stated", "trusted"),
+    [
+        ("true", True),
+        ("1.0", True),
+        ("", True),
+        ("nan", True),
+        ("False", False),
+        ("0.0", False),
+        ("no", False),
+        ("guess", False),
+    ],
+)
+def test_a_time_is_trusted_only_if_the_file_says_so_or_nothing(tmp_path: Path, stated: str, trusted: bool) -> None:
+    """pandas writes flags as 1.0 and 0.0 if some are missing."""
+    (tmp_path / "news.csv").write_text(f"published_at,title,trusted_time\n{TEN},Bitcoin falls,{stated}\n")
+    file = NewsFile(tmp_path / "news.csv")
+    assert (len(list(file)), file.stats.untrusted) == (trusted, not trusted)
+
+
+def test_headlines_first_seen_before_their_publication_are_noted(tmp_path: Path) -> None:
+    """The second was seen a second early, and is known at its publication."""
+    rows = [
+        {"published_at": TEN + n, "title": f"Headline {n}", "first_seen": TEN + n - early} for n, early in ((1, 0), (2, 1_000))
+    ]
+    file = NewsFile(jsonl(tmp_path, rows))
+    assert [news.available_at - TEN for news in file] == [1, 2]
+    assert file.stats.notes() == ["1 headlines first seen before their publication: known at publication"]
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30), st.integers(0, 60), st.integers(0, 60))
 def test_any_file_comes_out_sorted_whole_and_cut_to_the_window(

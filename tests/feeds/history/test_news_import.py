@@ -51,7 +51,7 @@ def test_the_command_reports_what_it_read(source: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found == {
         "rows": 4, "news": 2, "first": T0, "last": T0 + 9_000, "duplicates": 1, "untrusted": 1, "untitled": 0,
-        "dates": 0, "doubtful": "", "shared_ids": 0, "output": str(output),
+        "dates": 0, "doubtful": "", "early": 0, "abstained": 0, "shared_ids": 0, "output": str(output),
         "notes": [
             "1 headlines without a time, or with one that isn't trusted, left out", "1 headlines that came before left out",
         ],
