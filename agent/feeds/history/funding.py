@@ -108,10 +108,12 @@ def complete(
     completed, notes = list[Funding](), list[str]()
     for symbol, own in inside.items():
         stamps = [one.ts for one in known.get(symbol, ())]
+        usual = _usual_distance(stamps) or interval
+        longest = max(usual, interval, _LONGEST_DISTANCE) + MINUTE_MS
         missing: list[Funding] = []
         unpaid: list[tuple[int, int]] = []
         for before, after in pairwise([start - 1, *(one.ts for one in own), end]):  # the window's ends count as stamps
-            if own and after - before <= _distance_around(stamps, before, after, interval) * 3 // 2:
+            if own and after - before <= _distance_around(stamps, before, after, usual, longest) * 3 // 2:
                 continue
             # A venue may write a stamp a little late (08:00:00.007) or early: it is still the stamp of that multiple
             first = before + (1 if before < start else MINUTE_MS)
@@ -139,18 +141,15 @@ def complete(
     return completed, notes
 
 
-def _distance_around(stamps: Sequence[int], before: int, after: int, interval: int) -> int:
+def _distance_around(stamps: Sequence[int], before: int, after: int, usual: int, longest: int) -> int:
     """How far apart (ms) the sorted `stamps` next to the stretch from `before` to `after` are.
 
-    It is the largest of the two distances on each side, so that a change from 8 to 4 hours is no hole. Distances above the usual ones
-    are holes themselves and don't count. Without a distance on either side it is the file's commonest, else `interval`.
+    It is the largest of the two distances on each side, so that a change from 8 to 4 hours is no hole. Distances above `longest` are
+    holes themselves and don't count. Without a distance on either side it is `usual`.
     """
-    usual = _usual_distance(stamps)
-    longest = max(usual, interval, _LONGEST_DISTANCE) + MINUTE_MS
     past, coming = bisect_right(stamps, before), bisect_left(stamps, after)
     sides = stamps[max(past - _NEIGHBOURS - 1, 0) : past], stamps[coming : coming + _NEIGHBOURS + 1]
-    near = [later - earlier for side in sides for earlier, later in pairwise(side) if later - earlier <= longest]
-    return max(near, default=usual or interval)
+    return max((late - early for side in sides for early, late in pairwise(side) if late - early <= longest), default=usual)
 
 
 def _usual_distance(stamps: Sequence[int]) -> int:
