@@ -53,6 +53,7 @@ _EXCHANGE_OF_SHARE: Final = re.compile(r"(?!P\b|US\b)[A-Z]{1,2}")
 def symbol_of(path: Path) -> str:
     """The symbol that a file's name states, "" if it states none: `BTCUSDT` of `btcusdt-1m.parquet`."""
     stem = re.sub(r"\.(csv|parquet|pq|jsonl|ndjson)(\.gz)?$", "", path.name.lower())
+    stem = re.sub(r"(?<=[a-z])(?=20\d\d-\d\d(?!\d))", "-", stem)  # BTCUSDT2024-01-01, as Bybit names its files
     shape = _TRADINGVIEW.fullmatch(stem)
     if shape and shape[1].upper() not in _QUOTES:  # else it is a pair: BTC_USDT, 60
         return normalise(shape[1])

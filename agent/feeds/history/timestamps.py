@@ -224,7 +224,7 @@ def foreign_midnights(moments: NDArray[np.int64]) -> tuple[int, str]:
         both = count + counts[later]
         if both > best:
             best, times = both, (time, later) if counts[later] else (time,)
-    if not _most(best, len(known)) or times == (0,):
+    if not _most(best, len(known)):
         return 0, ""
     return best, " or ".join(f"{time // HOUR_MS:02}:{time % HOUR_MS // MINUTE_MS:02}" for time in times)
 

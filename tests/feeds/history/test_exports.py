@@ -128,7 +128,7 @@ def test_adjusted_closes_are_noted_and_not_used(tmp_path: Path) -> None:
         ("2024-01-BTCUSDT.csv", "BTCUSDT"), ("2024.01.15.BTCUSDT.csv", "BTCUSDT"), ("20240115_1m_BTCUSDT.csv", "BTCUSDT"), ("binance_1h_BTCUSDT.csv", "BTCUSDT"),
         ("BTCUSDT-1m-2024-01.csv", "BTCUSDT"), ("BTC-JPY.csv", "BTCJPY"), ("EUR_GBP-1h.csv", "EURGBP"), ("eth-usde.csv", "ETHUSDE"), ("BTC-USDT-SWAP.csv", "BTCUSDT"),
         ("BTC-USDT-SWAP-1m-2024-01.csv", "BTCUSDT"), ("BRK-B.csv", "BRK-B"), ("brk.b_1d.csv", "BRK.B"), ("BRK-B-1d.csv", "BRK-B"), ("SPY-D.csv", "SPY"),
-        ("7203.T.csv", "7203.T"), ("1925.T.csv", "1925.T"), ("aapl.us.csv", "AAPL"), ("SPY-240628.csv", "SPY"),
+        ("7203.T.csv", "7203.T"), ("1925.T.csv", "1925.T"), ("aapl.us.csv", "AAPL"), ("SPY-240628.csv", "SPY"), ("BTCUSDT2024-01-15.csv.gz", "BTCUSDT"),
         ("BTC-USDT-240628.csv", "BTCUSDT-240628"), ("BTCUSDT_240628-1m-2024-06.csv", "BTCUSDT-240628"), ("BTC-28JUN24.csv", "BTC-28JUN24"),
     ],
 )  # fmt: skip

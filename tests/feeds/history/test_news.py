@@ -264,6 +264,16 @@ def test_midnights_of_the_stated_zone_are_its_dates(tmp_path: Path) -> None:
     assert file.stats.notes() == ["6 headlines with a date and no time: known at the end of that day"]
 
 
+def test_midnights_of_utc_are_noted_if_another_zone_is_stated(tmp_path: Path) -> None:
+    """00:00 UTC is 19:00 of New York: no midnight there, so the moments stay as they are, and are noted."""
+    moments_of(tmp_path, [f"2025-01-0{n}T00:00:00Z" for n in range(1, 7)])
+    file = NewsFile(tmp_path / "news.parquet", feed_delay=0, timezone="America/New_York")
+    assert known_at(file) == [f"2025-01-0{n}T00:00:00" for n in range(1, 7)]
+    assert file.stats.notes() == [
+        "6 of 6 headlines stand at 00:00 UTC: if these are dates of another zone, they are known a day too early; state its timezone"
+    ]
+
+
 def test_dates_with_one_digit_months_and_days_are_dates(tmp_path: Path) -> None:
     """All of them without a time, but for the last, which is a moment."""
     rows = ["2025-3-4", "2025-3-14", "2025-12-5", "2025-01-2", "2025-1-2 09:30:00"]
