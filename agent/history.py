@@ -151,8 +151,17 @@ class History:
         return [f"{unknown.total():,} tickers are of no known coin and not traded: {names}"]
 
     def notes_on_scores(self) -> list[str]:
-        """What the file of scores left out, once it has been replayed."""
-        return [] if self._scores is None else [f"{self._scores.path.name}: {note}" for note in self._scores.stats.notes()]
+        """What the file of scores left out, once it has been replayed, and which of its symbols apply to nothing."""
+        if self._scores is None:
+            return []
+        notes = self._scores.stats.notes()
+        untraded = Counter(
+            {symbol: n for symbol, n in self._scores.symbols.items() if symbol not in self.config.market.symbols}
+        )
+        if untraded:
+            names = ", ".join(f"{symbol} ({count:,})" for symbol, count in untraded.most_common(_SHOWN_TICKERS))
+            notes.append(f"{untraded.total():,} scores name a symbol that is not traded: {names}")
+        return [f"{self._scores.path.name}: {note}" for note in notes]
 
     @cached_property
     def predictor(self) -> FusionPredictor | None:

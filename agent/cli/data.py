@@ -106,10 +106,9 @@ def register(app: typer.Typer) -> None:
             print_json(found)
             return
         out.print(f"{output}: {found['news']:,} headlines, {iso(found['first'])} to {iso(found['last'])}", soft_wrap=True)
-        out.print(
-            f"  of {found['rows']:,} rows: {found['duplicates']:,} duplicates, {found['untrusted']:,} without a trusted time, "
-            f"{found['untitled']:,} without a title"
-        )
+        out.print(f"  of {found['rows']:,} rows")
+        for note in found["notes"]:
+            out.print(f"  {note}", highlight=False, soft_wrap=True)
 
 
 def _wanted(symbol: str, start: str, end: str | None, interval: str, category: str, source: str) -> Wanted:

@@ -69,6 +69,25 @@ def test_scored_headlines_move_money_and_are_verified(tapewire: Tapewire, tmp_pa
     assert again["decisions"] > 100
 
 
+def test_scores_of_what_is_not_traded_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Two of the three scores name BTC, where BTCUSDT is traded."""
+    rows = [f"2025-03-03T1{n}:00:00Z,{symbol},0.1,0.1,0.8" for n, symbol in enumerate(("BTC", "BTCUSDT", "BTC"))]
+    (tmp_path / "scores.csv").write_text("published_at,symbol,bearish,neutral,bullish\n" + "\n".join(rows) + "\n")
+    result = run_json(
+        tapewire, "--klines", f"BTC/USDT:USDT={BTC}", "--sentiment", tmp_path / "scores.csv", "--strategy", "sentiment"
+    )
+    assert "scores.csv: 2 scores name a symbol that is not traded: BTC (2)" in result["notes"]
+    assert tapewire("verify", result["run"]).code == 0
+
+
+def test_headlines_that_may_be_dates_of_another_zone_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Midnight of New York is 05:00 UTC before 9 March 2025; of six headlines five have that time."""
+    rows = [f"2025-03-0{n}T05:00:00Z,Bitcoin rises {n}" for n in range(1, 6)] + ["2025-03-03T12:34:56Z,Bitcoin falls"]
+    (tmp_path / "news.csv").write_text("published_at,title\n" + "\n".join(rows) + "\n")
+    outcome = tapewire("backtest", "--klines", BTC, "--news", tmp_path / "news.csv", "--strategy", "sentiment", "--json")
+    assert "news.csv: 5 of 6 headlines stand at 05:00 UTC: if these are dates of another zone" in outcome.out + outcome.err
+
+
 def test_the_sample_data_is_replayed_where_no_file_is_named(tapewire: Tapewire) -> None:
     outcome = tapewire("backtest", *SMA)
     assert outcome.code == 0

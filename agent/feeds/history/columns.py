@@ -83,11 +83,15 @@ def to_floats(values: pa.Array, path: Path, column: str, first_row: int) -> NDAr
     """Numbers, whatever type they are stored as; missing ones are NaN. Raises DataError naming the first that is no number."""
     if not pa.types.is_float64(values.type):
         text = pa.types.is_string(values.type) or pa.types.is_large_string(values.type)
+        values = pc.utf8_trim_whitespace(values) if text else values
         try:
-            values = (pc.utf8_trim_whitespace(values) if text else values).cast(pa.float64(), safe=False)
+            values = values.cast(pa.float64(), safe=False)
         except pa.ArrowException:
             bad = first_uncastable(values, pa.float64())
-            raise DataError(f"{place(path, first_row + bad, column)}: {shown(values[bad])} is not a number") from None
+            raise DataError(
+                f"{place(path, first_row + bad, column)}: {shown(values[bad])} is not a number",
+                hint="write a point before decimals and nothing between thousands" if "," in shown(values[bad]) else "",
+            ) from None
     if values.null_count:
         values = pc.fill_null(values, np.nan)
     return as_numpy(values)
@@ -202,6 +206,10 @@ class CsvTable:
             raise DataError(f"{path}: its first line can't be read: {error}", hint="end lines by a line feed") from None
         if dialect is None:
             raise DataError(f"{path} has no header: its first line is {first[:80]!r}", hint="name the columns in a first line")
+        if "," in dialect.symbol:
+            raise DataError(
+                f"{path} holds several symbols: {dialect.symbol.replace(',', ', ')}", hint="write a file for each symbol"
+            )
         self._dialect = dialect
         self._header_lines = dialect.header_lines
         self.symbol = dialect.symbol

@@ -5,7 +5,7 @@
 | data.binance.vision | 12 columns, no header |
 | Kraken's OHLCVT files | 7 columns, no header: time, open, high, low, close, volume, trades; from its API 8, with vwap before volume |
 | CryptoDataDownload | the site's address above the header; `Volume BTC` and `Volume USDT` are volume and turnover |
-| yfinance, several tickers | three header lines: `Price,Close,…`, `Ticker,SPY,…`, `Date,,…` |
+| yfinance | three header lines: `Price,Close,…`, `Ticker,SPY,…`, `Date,,…` (`Datetime` if intraday); the first two in either order |
 | MetaTrader | date and time in two columns, names such as `<OPEN>`, tabs; its older exports have no header |
 """
 
@@ -15,6 +15,8 @@ import csv
 import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+
+from agent.feeds.history.symbol_names import CASH
 
 DATE_TIME: Final = "datetime"
 """Name of the column that joins a date and a time of day kept in two columns."""
@@ -28,12 +30,12 @@ _HEADERLESS: Final[dict[int, tuple[str, ...]]] = {
     7: ("open_time", *_OHLC, "volume", "trades"),
     8: ("open_time", *_OHLC, "vwap", "volume", "trades"),
 }  # fmt: skip
-_METATRADER: Final = ("date", "time", *_OHLC, "volume")
-_NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_METATRADER: Final = ("date", "time", *_OHLC, "tickvol")
+_NUMBER: Final = re.compile(r"[-+]?(?:\d+[.,]?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _DATE: Final = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}")
 _TIME: Final = re.compile(r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?")
 _VOLUME_OF: Final = re.compile(r"volume\s+([A-Za-z0-9]+)", re.IGNORECASE)
-_QUOTES: Final = ("USD", "USDT", "USDC", "BUSD", "TUSD", "FDUSD", "EUR", "GBP", "JPY")
+_YAHOO: Final = frozenset((*_OHLC, "adj close", "volume", "dividends", "stock splits", "capital gains", "repaired?"))
 
 
 class Dialect(NamedTuple):
@@ -57,7 +59,7 @@ def detect(lines: Sequence[str]) -> Dialect | None:
         skipped += 1
     rest = lines[skipped : skipped + 4]
     first = rest[0] if rest else ""
-    delimiter = max(",;\t|", key=lambda one: (first.count(one), one == ","))
+    delimiter = max(",;\t|", key=lambda one: (first.count(one), one == ";"))  # of two, a comma may be decimal
     rows = [[cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])] for line in rest]
     names = rows[0] if rows else []
     if names and all(_NUMBER.fullmatch(name) for name in names):
@@ -65,10 +67,17 @@ def detect(lines: Sequence[str]) -> Dialect | None:
         return None if known is None else Dialect(known, skipped, delimiter)
     if len(names) == len(_METATRADER) and _DATE.fullmatch(names[0]) and _TIME.fullmatch(names[1]):
         return Dialect(_METATRADER, skipped, delimiter, ("date", "time"))
-    if len(rows) > 2 and names[:1] == ["Price"] and rows[1][:1] == ["Ticker"] and rows[2][:1] == ["Date"]:
-        tickers = {cell for cell in rows[1][1:] if cell}
-        return Dialect(("Date", *names[1:]), skipped + 3, delimiter, symbol=",".join(sorted(tickers)))
+    if len(rows) > 2 and (prices := _yahoo(rows)):
+        tickers = {cell for row in rows[:2] if row[1:] != prices for cell in row[1:] if cell}
+        return Dialect((rows[2][0], *prices), skipped + 3, delimiter, symbol=",".join(sorted(tickers)))
     return Dialect(_volumes(names), skipped + 1, delimiter, _date_and_time(names, rows[1] if len(rows) > 1 else []))
+
+
+def _yahoo(rows: Sequence[list[str]]) -> list[str]:
+    """The names of the prices in yfinance's three header lines, which are in the first or the second; [] if it is no such header."""
+    if rows[2][:1] not in (["Date"], ["Datetime"]) or any(rows[2][1:]) or rows[0][:1] not in (["Price"], ["Ticker"], [""]):
+        return []
+    return next((row[1:] for row in rows[:2] if row[1:] and {cell.lower() for cell in row[1:]} <= _YAHOO), [])
 
 
 def _is_preamble(line: str, following: str) -> bool:
@@ -79,9 +88,9 @@ def _is_preamble(line: str, following: str) -> bool:
 def _volumes(names: Sequence[str]) -> tuple[str, ...]:
     """`Volume BTC`, `Volume USDT` as volume and turnover."""
     found = {name: match[1].upper() for name in names if (match := _VOLUME_OF.fullmatch(name))}
-    if len(found) != 2 or sum(coin in _QUOTES for coin in found.values()) != 1:
+    if len(found) != 2 or sum(coin in CASH for coin in found.values()) != 1:
         return tuple(names)
-    return tuple(name if name not in found else "turnover" if found[name] in _QUOTES else "volume" for name in names)
+    return tuple(name if name not in found else "turnover" if found[name] in CASH else "volume" for name in names)
 
 
 def _date_and_time(names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:

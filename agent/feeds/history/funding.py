@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import numpy as np
 
 from agent.clock import iso
 from agent.errors import DataError
-from agent.events import Funding
+from agent.events import HOUR_MS, MINUTE_MS, Funding
 from agent.feeds.history.columns import Aliases, place
 from agent.feeds.history.rows import Rows
 from agent.feeds.history.symbol_names import normalise, symbol_of
@@ -23,6 +25,9 @@ COLUMNS: Final[Aliases] = {
     "rate": ("rate", "fundingRate", "last_funding_rate"),
 }
 _LARGEST_RATE: Final = 0.1  # a stamp; exchanges cap it at a few percent, so beyond this the column holds percentages
+_USUAL_RATE: Final = 0.003  # a stamp; a file with a median above this probably holds percentages
+_LONGEST_DISTANCE: Final = 8 * HOUR_MS  # of stamps on the usual venues; longer ones count only if most of a file has them
+_NEIGHBOURS: Final = 2  # distances on each side of a stretch that show whether it is a hole
 
 
 class FundingFile:
@@ -69,6 +74,8 @@ class FundingFile:
         order = np.argsort(stamps, kind="stable")
         for ts, rate, row in zip(stamps[order].tolist(), rates[order].tolist(), rows.texts(order), strict=True):
             symbol = normalise(row.get("symbol") or "") or fallback
+            if not symbol:
+                raise DataError(f"{self.name}: the rate at {iso(ts)} has no symbol", hint="mend or remove the row")
             if known.setdefault((symbol, ts), rate) != rate:
                 raise DataError(f"{self.name}: two funding rates of {symbol} at {iso(ts)}: {known[symbol, ts]} and {rate}")
         self.duplicates = len(stamps) - len(known)
@@ -82,8 +89,9 @@ def complete(
 ) -> tuple[list[Funding], list[str]]:
     """The `rates` of `symbols` at stamps in [`start`, `end`) (UTC ms), and notes on what they lack.
 
-    If a symbol has no rate for longer than the usual distance of its stamps, the constant `rate` applies meanwhile, at each multiple
-    of `interval` (ms). Raises DataError if the rates have no stamp of any of `symbols` in the window; `name` is the file's.
+    If two stamps of a symbol are more than one and a half times as far apart as the stamps around them, the constant `rate` applies
+    meanwhile, at each multiple of `interval` (ms). The distance may change in the file, as a venue changes it. Raises DataError if the
+    rates have no stamp of any of `symbols` in the window; `name` is the file's.
     """
     known: dict[str, list[Funding]] = {}
     for one in rates:
@@ -99,25 +107,54 @@ def complete(
         )
     completed, notes = list[Funding](), list[str]()
     for symbol, own in inside.items():
-        usual = _usual_distance([one.ts for one in known.get(symbol, ())]) or interval
-        # A stamp is missing if none lies within one and a half distances of the one before; the window's ends count as stamps
+        stamps = [one.ts for one in known.get(symbol, ())]
+        usual = _usual_distance(stamps) or interval
+        longest = max(usual, interval, _LONGEST_DISTANCE) + MINUTE_MS
         missing: list[Funding] = []
-        for before, after in pairwise([start - 1, *(one.ts for one in own), end]):
-            if after - before > usual * 3 // 2:
-                missing += constant_funding((symbol,), rate, interval, before + 1, after)
+        unpaid: list[tuple[int, int]] = []
+        for before, after in pairwise([start - 1, *(one.ts for one in own), end]):  # the window's ends count as stamps
+            if own and after - before <= _distance_around(stamps, before, after, usual, longest) * 3 // 2:
+                continue
+            # A venue may write a stamp a little late (08:00:00.007) or early: it is still the stamp of that multiple
+            first = before + (1 if before < start else MINUTE_MS)
+            constant = list(constant_funding((symbol,), rate, interval, first, after - (0 if after == end else MINUTE_MS)))
+            missing += constant
+            if not constant:
+                unpaid.append((max(before, start), after))
         if missing:
             notes.append(
                 f"{name}: {len(missing):,} stamps of {symbol} have no rate ({iso(missing[0].ts)} to {iso(missing[-1].ts)}): "
                 f"the constant {rate:.4%} is used"
+            )
+        if unpaid:
+            notes.append(
+                f"{name}: {symbol} has no rate in {len(unpaid):,} stretches shorter than the constant's interval (the first from "
+                f"{iso(unpaid[0][0])} to {iso(unpaid[0][1])}): nothing is paid there"
+            )
+        if (typical := median([abs(one.rate) for one in own] or [0.0])) > _USUAL_RATE:
+            notes.append(
+                f"{name}: half of the rates of {symbol} are {typical:.2%} or more a stamp: are they percentages? "
+                "They are read as fractions (0.0001 is 0.01 %)"
             )
         completed += [*own, *missing]
     completed.sort(key=lambda one: (one.ts, one.symbol))
     return completed, notes
 
 
+def _distance_around(stamps: Sequence[int], before: int, after: int, usual: int, longest: int) -> int:
+    """How far apart (ms) the sorted `stamps` next to the stretch from `before` to `after` are.
+
+    It is the largest of the two distances on each side, so that a change from 8 to 4 hours is no hole. Distances above `longest` are
+    holes themselves and don't count. Without a distance on either side it is `usual`.
+    """
+    past, coming = bisect_right(stamps, before), bisect_left(stamps, after)
+    sides = stamps[max(past - _NEIGHBOURS - 1, 0) : past], stamps[coming : coming + _NEIGHBOURS + 1]
+    return max((late - early for side in sides for early, late in pairwise(side) if late - early <= longest), default=usual)
+
+
 def _usual_distance(stamps: Sequence[int]) -> int:
-    """The commonest distance of neighbours (ms); 0 with fewer than two."""
-    steps = Counter(after - before for before, after in pairwise(stamps) if after > before)
+    """The commonest distance of neighbours (ms, to the minute); 0 with fewer than two stamps."""
+    steps = Counter(round((after - before) / MINUTE_MS) * MINUTE_MS for before, after in pairwise(stamps))
     return min(steps, key=lambda step: (-steps[step], step)) if steps else 0
 
 

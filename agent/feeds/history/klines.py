@@ -6,7 +6,6 @@ there twice, value for value, is dropped and counted. What is missing becomes a 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, repeat
@@ -23,14 +22,16 @@ from agent.errors import DataError, UsageError
 from agent.events import Gap, Kline
 from agent.feeds.history.bars import VALUES, BarCheck, Bars
 from agent.feeds.history.columns import Aliases, Batch, ParquetTable, content_hash, open_table, pick, place, to_floats
-from agent.feeds.history.symbol_names import normalise, symbol_of
+from agent.feeds.history.symbol_names import is_symbol, normalise, symbol_of
 from agent.feeds.history.timestamps import TimeColumn
 from agent.symbols import base_of
 
+_TICKS: Final = ("tickvol", "tick_volume")
 COLUMNS: Final[Aliases] = {
     "open_time": ("open_time", "ts", "timestamp", "unix", "time", "datetime", "date", "start", "start_time"),
     **{name: (name, f"{name}_price") for name in VALUES},
-    "volume": ("volume", "vol", "tickvol"),
+    "volume": ("volume", "vol", *_TICKS),
+    "ticks": _TICKS,
     "turnover": ("turnover", "quote_volume", "quote_asset_volume"),
     "symbol": ("symbol", "pair", "ticker", "instrument"),
     "adjusted": ("adj_close", "adjusted_close"),
@@ -86,6 +87,10 @@ class KlineFile:
         self._timezone = timezone
         self._table = open_table(self.path)
         picked = pick(self._table, COLUMNS, required=("open_time", *VALUES[:-1]))
+        if "ticks" in picked:  # MetaTrader: the column beside it is 0 for most instruments
+            unused = f", column {picked['volume']} is not used" if picked["volume"] != picked["ticks"] else ""
+            self.notes.append(f"{self.path.name}: the volume is the number of ticks (column {picked['ticks']}){unused}")
+            picked["volume"] = picked.pop("ticks")
         self._columns = {column: name for column, name in picked.items() if column not in _TEXTS}
         self._symbol_column = picked.get("symbol")
         if "adjusted" in picked:
@@ -98,12 +103,16 @@ class KlineFile:
 
     @staticmethod
     def parse_argument(text: str) -> tuple[Path, str | None]:
-        """Path and symbol of a command line's `PATH` or `SYMBOL=PATH`. Raises UsageError where no path is named."""
-        named = re.fullmatch(r"([A-Za-z0-9.:]+)=(.*)", text)
-        path = named[2] if named else text
+        """Path and symbol of a command line's `PATH` or `SYMBOL=PATH`. Raises UsageError if it names no path.
+
+        The symbol may be written as in a column (`btcusdt`, `BTC/USDT:USDT`, `BRK.B`); a `/` must be part of a pair.
+        """
+        symbol, equals, path = text.partition("=")
+        if not equals or not is_symbol(symbol):
+            symbol, path = "", text
         if not path:
             raise UsageError(f"{text!r} names no kline file", hint="write PATH or SYMBOL=PATH")
-        return Path(path), named[1].upper() if named else None
+        return Path(path), normalise(symbol) or None
 
     def __iter__(self) -> Iterator[Kline | Gap]:
         self.stats = stats = KlineStats()

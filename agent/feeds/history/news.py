@@ -23,9 +23,10 @@ from agent.feeds.text import MAX_SUMMARY, news_id, plain
 
 Times = NDArray[np.int64]
 _MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a", "<na>"})  # how exports write that there is none
-_UNTRUSTED: Final = frozenset({"false", "0", "0.0", "no"})
 _CODE: Final = re.compile(r"""["'](?:code|symbol|ticker)["']\s*:\s*["']([^"']*)["']""", re.IGNORECASE)
 """The ticker in a list of objects as text, as CryptoPanic's: JSON, or what Python prints of one."""
+
+_TRUSTED: Final = _MISSING | {"", "true", "t", "yes", "y", "1", "1.0"}  # `trusted_time`; all else is not trusted
 
 COLUMNS: Final[Aliases] = {
     "published_at": ("published_at", "published", "ts", "timestamp", "time", "date", "datetime"),
@@ -53,6 +54,9 @@ class NewsStats:
     untitled: int = 0
     dates: int = 0  # with a date and no time: known at the end of that day
     outside: int = 0  # known before or after the window
+    doubtful: str = ""  # how many may be dates of another time zone, and so known only a day later
+    early: int = 0  # first seen before publication, as the file states it
+    abstained: int = 0  # of a file of scores: without probabilities
     shared_ids: int = 0  # whose id or address an earlier headline with another title has
 
     def count(self, ts: int) -> None:
@@ -69,9 +73,16 @@ class NewsStats:
             "that came before left out": self.duplicates,
             "known before or after the window left out": self.outside,
             "with a date and no time: known at the end of that day": self.dates,
+            "first seen before their publication: known at publication": self.early,
+            "without probabilities: no score": self.abstained,
             "share their id or address with another headline: told apart by their titles": self.shared_ids,
         }
-        return [f"{count:,} headlines {what}" for what, count in counts.items() if count]
+        notes = [f"{count:,} headlines {what}" for what, count in counts.items() if count]
+        if self.doubtful:
+            notes.append(
+                f"{self.doubtful}: if these are dates of another zone, they are known a day too early; state its timezone"
+            )
+        return notes
 
 
 class NewsFile:
@@ -115,17 +126,18 @@ class NewsFile:
             publications=True,
         )
         published = rows.publications()
-        stats.rows, stats.dates = len(published), rows.dates
+        stats.rows, stats.dates, stats.doubtful = len(published), rows.dates, rows.doubtful
         available = published + self.feed_delay
         if "available_at" in rows.times:
             seen = rows.times["available_at"]
+            stats.early = int(((seen > 0) & (seen < published)).sum())
             available = np.where(seen > 0, np.maximum(seen, published), available)
         stats.untrusted = int((published == 0).sum())
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         known: dict[str, str] = {}
         for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
-            if (row.get("trusted_time") or "true").strip().lower() in _UNTRUSTED:
+            if not has_trusted_time(row):
                 stats.untrusted += 1
                 continue
             news = to_news(ts, available_at, row)
@@ -140,6 +152,11 @@ class NewsFile:
                 known[own.id] = own.title
                 stats.count(ts)
                 yield own
+
+
+def has_trusted_time(row: Mapping[str, Any]) -> bool:
+    """Whether the file trusts the row's time itself; it does if it states nothing."""
+    return (row.get("trusted_time") or "").strip().lower() in _TRUSTED
 
 
 def identified(news: News, known: Mapping[str, str]) -> News:

@@ -27,14 +27,14 @@ _NOT_STATED: Final = -1  # a delay that no stated availability can show, for it 
 
 
 def import_news(path: Path, output: Path, *, timezone: str | None = None) -> dict[str, object]:
-    """Writes the usable headlines of `path` to `output`; counts of rows, news, duplicates, untrusted times, untitled rows, and
-    the range of publication (UTC ms).
+    """Writes the usable headlines of `path` to `output`; counts of rows, news, duplicates, untrusted times, untitled rows, the
+    range of publication (UTC ms), and notes for people.
 
     Raises DataError as `NewsFile`, and where nothing is usable; StoreError where `output` can't be written.
     """
     source = NewsFile(path, feed_delay=_NOT_STATED, timezone=timezone)
     write_parquet(output, SCHEMA, _tables(iter(source), path))
-    return asdict(source.stats) | {"output": str(output)}
+    return asdict(source.stats) | {"notes": source.stats.notes(), "output": str(output)}
 
 
 def _tables(news: Iterator[News], path: Path) -> Iterator[pa.Table]:

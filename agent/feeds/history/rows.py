@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from agent.errors import DataError
 from agent.feeds.history.columns import Aliases, as_arrow, open_table, pick, to_floats
-from agent.feeds.history.timestamps import TimeColumn, ends_of_days
+from agent.feeds.history.timestamps import TimeColumn, ends_of_days, foreign_midnights
 
 _BLOCK_ROWS: Final = 1_024
 _LISTS: Final = frozenset({"currencies", "symbols"})  # what may be several texts
@@ -60,15 +60,25 @@ class Rows:
             raise DataError(f"{path} holds no row, only its header", hint="fetch or export it again")
         self.dates = sum(reader.dates for reader in readers.values())
         """Times that state a date alone (see `TimeColumn`)."""
+        self.doubtful = ""
+        """How many publications may be dates of another time zone, "" if none."""
         self.times: dict[str, NDArray[np.int64]] = {c: np.concatenate(parts.pop(c)) for c in times if c in parts}
         self.numbers: dict[str, NDArray[np.float64]] = {c: np.concatenate(parts.pop(c)) for c in numbers if c in parts}
         self._texts = {column: pa.chunked_array(found) for column, found in parts.items()}
 
     def publications(self) -> NDArray[np.int64]:
-        """`times["published_at"]`; if all of them are midnights, they are dates, and so the ends of their days."""
+        """`times["published_at"]`; if most of them are midnights, these are dates, and so the ends of their days.
+
+        Adds to `dates`, and sets `doubtful`.
+        """
         published = self.times["published_at"]
         ends = ends_of_days(published, self._timezone)
-        self.dates += int((ends != published).sum())
+        dated = int((ends != published).sum())
+        self.dates += dated
+        if not dated:
+            count, time = foreign_midnights(published)
+            if count:
+                self.doubtful = f"{count:,} of {int((published > 0).sum()):,} headlines stand at {time} UTC"
         return ends
 
     def texts(self, order: NDArray[np.int64]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -16,7 +16,7 @@ from agent.errors import DataError, ModelError
 from agent.events import Event, News, Sentiment
 from agent.feeds.history.columns import Aliases, place
 from agent.feeds.history.news import COLUMNS as NEWS_COLUMNS
-from agent.feeds.history.news import NewsStats, identified, in_window, tickers, to_news
+from agent.feeds.history.news import NewsStats, has_trusted_time, identified, in_window, tickers, to_news
 from agent.feeds.history.rows import Rows
 from agent.feeds.merge import merge
 from agent.feeds.text import news_id, plain
@@ -129,7 +129,7 @@ class SentimentFile:
     Each row has a publication time, probabilities bearish, neutral and bullish (all empty: abstained), and a title, from which
     the agent finds the symbols and which comes out as `News` too, or symbols, which are then taken as they are, or both. The
     score is available at the row's `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The window
-    [`start`, `end`) is of the score's availability. Rows without a time and rows that repeat a headline's score are left out
+    [`start`, `end`) is of the score's availability. Rows without a trusted time and rows that repeat a headline's score are left out
     and counted in `stats`. `timezone` names the zone of naive times.
 
     Raises DataError while iterating: as `NewsFile`, and where probabilities don't sum to 1 (± 0.01).
@@ -150,10 +150,13 @@ class SentimentFile:
         self.feed_delay, self.inference_latency = feed_delay, inference_latency
         self.start, self.end = start, end
         self.stats = NewsStats()
+        self.symbols: Counter[str] = Counter()
+        """How many scores name each symbol themselves."""
         self._timezone = timezone
 
     def __iter__(self) -> Iterator[Event]:
         self.stats = stats = NewsStats()
+        self.symbols = Counter()
         rows = Rows(
             self.path,
             COLUMNS,
@@ -169,6 +172,7 @@ class SentimentFile:
         seen = rows.times.get("available_at", np.zeros_like(published))
         available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency)
         stats.rows, stats.untrusted, stats.dates = len(published), int((published == 0).sum()), rows.dates
+        stats.doubtful, stats.early = rows.doubtful, int(((seen > 0) & (seen < published)).sum())
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         chances, abstained = self._probabilities(rows)
@@ -176,6 +180,9 @@ class SentimentFile:
         titles: dict[str, str] = {}
         scores: dict[tuple[str, tuple[str, ...]], Sentiment] = {}
         for index, row in zip(order.tolist(), rows.texts(order), strict=True):
+            if not has_trusted_time(row):
+                stats.untrusted += 1
+                continue
             ts, known = int(published[index]), int(available[index])
             item = to_news(ts, min(ts + self.feed_delay, known), row)
             symbols = tickers(row.get("symbols"))
@@ -205,6 +212,8 @@ class SentimentFile:
                 stats.duplicates += 1
             else:
                 stats.count(ts)
+                self.symbols.update(symbols)
+                stats.abstained += score.abstained
         return merge([sorted(news.values(), key=attrgetter("available_at")), scores.values()])
 
     def _probabilities(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -1,7 +1,8 @@
 """The symbol of a history file, from the names that exports give it.
 
 `BTCUSDT-1m.parquet`, `Binance_BTCUSDT_1h.csv` (CryptoDataDownload), `BINANCE_BTCUSDT, 60.csv` (TradingView), `BTC_USDT-5m.csv`
-(freqtrade) are all of BTCUSDT; so are `BTC/USDT:USDT` (ccxt) and `BINANCE:BTCUSDT` in a column.
+(freqtrade), `BTC-USDT-SWAP.csv` (OKX) are all of BTCUSDT; so are `BTC/USDT:USDT` (ccxt) and `BINANCE:BTCUSDT` in a column. A contract
+with a date of delivery keeps the date: it is another instrument than the perpetual.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Final
 _EXCHANGES: Final = frozenset((
     "binance", "binanceus", "bybit", "coinbase", "coinbasepro", "kraken", "okx", "okex", "bitfinex", "bitstamp", "bitget", "bitmex",
     "bithumb", "upbit", "kucoin", "gate", "gateio", "huobi", "htx", "mexc", "gemini", "poloniex", "bittrex", "deribit", "phemex",
-    "cryptocom", "crypto", "nasdaq", "nyse", "amex", "arca", "lse", "xetr", "oanda", "forexcom", "fxcm", "fx", "idc", "index", "tvc",
-    "cme", "cboe", "tradingview", "ohlc", "ohlcv", "klines", "kline", "candles", "funding", "rates", "spot", "linear", "futures", "um",
+    "cryptocom", "crypto", "nasdaq", "nyse", "amex", "arca", "bats", "lse", "xetr", "oanda", "forexcom", "fxcm", "fx", "idc", "index",
+    "tvc", "cme", "cboe", "tradingview", "ohlc", "ohlcv", "klines", "kline", "candles", "funding", "rates", "spot", "linear", "futures",
+    "um",
 ))  # fmt: skip
 """Words in front of a symbol: exchanges as exports write them, and kinds of data."""
 
@@ -22,30 +24,103 @@ _NO_SYMBOLS: Final = frozenset((
     "data", "export", "download", "file", "output", "input", "prices", "price", "history", "historical", "bars", "bar", "chart", "test",
     "sample", "dataset", "df", "table", "untitled",
 ))  # fmt: skip
-_QUOTES: Final = frozenset(("USDT", "USDC", "USD", "FDUSD", "BUSD", "EUR", "BTC", "ETH", "PERP"))
-_INTERVAL: Final = re.compile(r"\d+(?:s|m|min|h|d|w|mo)?", re.IGNORECASE)
+CASH: Final = frozenset((
+    "USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDE", "USDS", "PYUSD", "DAI", "EUR", "EURC", "GBP", "JPY", "AUD", "CAD", "CHF", "NZD",
+    "TRY", "BRL", "KRW", "INR", "IDR", "MXN", "ZAR", "PLN", "UAH", "SEK", "NOK", "SGD", "HKD", "CNH",
+))  # fmt: skip
+"""Currencies and stablecoins that others are priced in."""
+
+_QUOTES: Final = CASH | {"BTC", "ETH", "BNB", "PERP"}
+_PERPETUAL: Final = frozenset(("SWAP", "PERP", "PERPETUAL"))
+_SPAN: Final = re.compile(
+    r"\d{1,4}(?:s|sec|m|min|mins|minutes?|h|hours?|d|days?|w|weeks?|mo|months?)|"
+    r"(?:minute|hour|dai|week|month|year)ly|intraday|eod|(?:19|20)\d{2}(?:[01]\d(?:[0-3]\d)?)?"
+)
+"""What a word in front of a symbol may be without being one: an interval, a year, a month (202401) or a day."""
+
+_YEAR: Final = re.compile(r"(?:19|20)\d{2}")
+_TRADINGVIEW: Final = re.compile(r"(?:(?:cme|cbot|comex|nymex)_mini|[a-z0-9]+)_(.+), ?(?:\d{1,4}[a-z]?|[a-z])(?:[ _(].*)?")
+_DELIVERY: Final = re.compile(r"\d{2}[01]\d[0-3]\d|\d{1,2}(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)\d{2}")
+"""The date of a contract: 240628 or 28JUN24."""
+
+_CLASS: Final = re.compile(r"(?![DWMHS]\b)[A-Z]")
+"""The class of a share behind a dash (BRK-B): one letter, but none that is an interval."""
+
+_EXCHANGE_OF_SHARE: Final = re.compile(r"(?!P\b|US\b)[A-Z]{1,2}")
+"""The class of a share, or its exchange, behind a dot (BRK.B, 7203.T, SAP.DE); `.P` marks a perpetual, `.US` is left out."""
 
 
 def symbol_of(path: Path) -> str:
     """The symbol that a file's name states, "" if it states none: `BTCUSDT` of `btcusdt-1m.parquet`."""
     stem = re.sub(r"\.(csv|parquet|pq|jsonl|ndjson)(\.gz)?$", "", path.name.lower())
-    words = [word for word in re.split(r"[-_,\s.]+", stem) if word]
-    while len(words) > 1 and words[0] in _EXCHANGES:
-        words.pop(0)
-    if not words or words[0] in _NO_SYMBOLS or (words[0] in _EXCHANGES and len(words) == 1):
+    stem = re.sub(r"(?<=[a-z])(?=20\d\d-\d\d(?!\d))", "-", stem)  # BTCUSDT2024-01-01, as Bybit names its files
+    shape = _TRADINGVIEW.fullmatch(stem)
+    if shape and shape[1].upper() not in _QUOTES:  # else it is a pair: BTC_USDT, 60
+        return normalise(shape[1])
+    words = [word for word in re.split(r"([-_,\s.]+)", stem) if word]
+    words = words[1:] if words and re.fullmatch(r"[-_,\s.]+", words[0]) else words
+    words, separators = words[::2], [*words[1::2], ""]
+    after_year = False
+    while words and (
+        words[0] in _EXCHANGES or _SPAN.fullmatch(words[0]) or (after_year and re.fullmatch(r"\d{1,2}", words[0]))
+    ):
+        if len(words) > 1 and separators[0] == "." and words[0].isdigit() and _EXCHANGE_OF_SHARE.fullmatch(words[1].upper()):
+            break  # an exchange that numbers its shares: 1925.T
+        after_year = after_year or _YEAR.fullmatch(words[0]) is not None
+        words, separators = words[1:], separators[1:]
+    if not words or words[0] in _NO_SYMBOLS:
         return ""
-    base = words[0].upper()
-    if len(words) > 1 and words[1].upper() in _QUOTES and not _INTERVAL.fullmatch(base):
-        return base + words[1].upper()
+    parts = [word.upper() for word in words]
+    base, following = parts[0], parts[1] if len(parts) > 1 else ""
+    if separators[0] == "-" and _CLASS.fullmatch(following):
+        return f"{base}-{following}"
+    if separators[0] == "." and _EXCHANGE_OF_SHARE.fullmatch(following):
+        return f"{base}.{following}"
+    dated = _DELIVERY.fullmatch(following) and (
+        _ends_with_cash(base) or not following.isdigit()
+    )  # SPY-240628 is a file of that day
+    if following in _QUOTES or following in _PERPETUAL or dated:
+        taken = 3 if following in _QUOTES and len(parts) > 2 and _is_contract(parts[2]) else 2
+        return normalise("-".join(parts[:taken]))
     return base
 
 
 def normalise(text: str) -> str:
-    """A symbol as venues write it, from how ccxt, TradingView and others do: `BTC/USDT:USDT`, `BINANCE:BTCUSDT.P`, `BTC-USDT`."""
+    """A symbol as venues write it, from how ccxt, TradingView and others do: `BTC/USDT:USDT`, `BINANCE:BTCUSDT.P`, `BTC-USDT-SWAP`.
+
+    A contract that is delivered keeps what states it: `BTC/USDT:USDT-240628` is `BTCUSDT-240628`.
+    """
     symbol = text.strip().upper()
     prefix, colon, rest = symbol.partition(":")
-    if colon and "/" not in prefix:  # of an exchange; after a pair a colon names the coin that it settles in
+    if colon and not re.search(r"[/-]", prefix):  # of an exchange; after a pair a colon names the coin that it settles in
         symbol = rest
-    symbol = symbol.partition(":")[0].removesuffix(".P")
-    base, _, quote = symbol.replace("/", "-").replace("_", "-").partition("-")
-    return base + quote if quote in _QUOTES else symbol
+    pair, _, settled = symbol.partition(":")
+    contract = settled.partition("-")[2]
+    symbol = pair.removesuffix(".P")
+    base, *others = re.split(r"[-/_]", symbol)
+    if others and others[0] in _QUOTES and (others[0] != "PERP" or not _ends_with_cash(base)):
+        joined, others = base + others[0], others[1:]
+    elif others and _ends_with_cash(base):  # BTCUSDT-SWAP
+        joined = base
+    else:
+        joined, others = symbol, []
+    others = [one for one in others if one not in _PERPETUAL and one not in _QUOTES and one != base]
+    if others and not _DELIVERY.fullmatch(others[0]):
+        joined, others = symbol, []
+    return "-".join([joined, *others, *([contract] if contract else [])])
+
+
+def is_symbol(text: str) -> bool:
+    """Whether `text` may be a symbol, as a person writes it before a path: a `/` is only between a coin and its quote."""
+    if "/" not in text:
+        return re.fullmatch(r"[A-Za-z0-9.:_^!-]*[A-Za-z0-9][A-Za-z0-9.:_^!-]*", text) is not None
+    pair = re.fullmatch(r"[A-Za-z0-9]+/([A-Za-z0-9]+)(?::[A-Za-z0-9-]+)?", text)
+    return pair is not None and pair[1].upper() in _QUOTES
+
+
+def _is_contract(word: str) -> bool:
+    return word in _PERPETUAL or word in _QUOTES or _DELIVERY.fullmatch(word) is not None
+
+
+def _ends_with_cash(word: str) -> bool:
+    return any(word.endswith(one) and word != one for one in CASH)

@@ -7,6 +7,7 @@ carry their offset from UTC, or the caller must say which time zone they are in.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from agent.errors import DataError
-from agent.events import DAY_MS
+from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
 from agent.feeds.history.columns import as_arrow, as_numpy, first_uncastable, place, shown
 
 _UNITS: Final = {
@@ -29,6 +30,7 @@ _UNITS: Final = {
 _EARLIEST_S: Final = 31_536_000  # 1971: a wrong unit reads as 1970
 _LATEST_S: Final = 4_102_444_800  # 2100: up to here the ranges of the four units don't overlap
 _FEWEST_DATES: Final = 5  # midnights that are dates rather than chance
+_OFFSET_STEP: Final = 15 * MINUTE_MS  # offsets of time zones from UTC are multiples of it
 _HINT: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
 
 _WITH_OFFSET: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00-05:00, or in UTC, and state timezone="UTC"'
@@ -117,7 +119,8 @@ class TimeColumn:
         """Dates as the last millisecond of their day, the others as they are."""
         days = pc.if_else(dated, values, pa.scalar(None, values.type))
         self.dates += pc.sum(dated.cast(pa.int64())).as_py() or 0
-        following = pc.add(days.cast(pa.date32()).cast(pa.timestamp("ms")), pa.scalar(DAY_MS, pa.duration("ms")))
+        dates = self._cast(days, pa.date32(), first_row)
+        following = pc.add(dates.cast(pa.timestamp("ms")), pa.scalar(DAY_MS, pa.duration("ms")))
         self.unit = "datetimes"
         undated = _mask(pc.is_null(following))
         ends = self._instants(self._localise(following, first_row), undated, first_row) - 1
@@ -173,12 +176,15 @@ class TimeColumn:
 
 
 def _iso(texts: pa.Array) -> pa.Array:
-    """`2025-01-01 00:00:00 UTC` and `2025.01.01 00:00` as ISO 8601."""
+    """`2025-01-01 00:00:00 UTC`, `2025.01.01 00:00` and `2025-1-1` as ISO 8601."""
     sample = texts.drop_null()[0].as_py()
     if sample.upper().endswith(("UTC", "GMT")):
         texts = pc.replace_substring_regex(texts, r"(?i)\s*(UTC|GMT)$", "Z")
     if re.match(r"\d{4}[./]\d{1,2}[./]\d{1,2}", sample):
         texts = pc.replace_substring_regex(texts, r"^(\d{4})[./](\d{1,2})[./](\d{1,2})", r"\1-\2-\3")
+    if not sample.isdigit() and pc.any(pc.match_substring_regex(texts, r"^\d{4}-(\d-|\d\d-\d(\D|$))")).as_py():
+        texts = pc.replace_substring_regex(texts, r"^(\d{4})-(\d)-", r"\1-0\2-")
+        texts = pc.replace_substring_regex(texts, r"^(\d{4}-\d\d)-(\d)(\D|$)", r"\1-0\2\3")
     return texts
 
 
@@ -193,23 +199,46 @@ def _mask(values: pa.Array) -> NDArray[np.bool_]:
 
 
 def ends_of_days(moments: NDArray[np.int64], timezone: str | None) -> NDArray[np.int64]:
-    """The last millisecond of the day of each of `moments` (UTC ms, 0: missing), if all of them are midnights of `timezone`.
+    """`moments` (UTC ms, 0: missing) with the midnights of `timezone` as the last millisecond of their day, if most are midnights.
 
-    A file of dates that was written as moments looks like that. Otherwise, and with fewer than five, the moments as they are.
+    A file of dates that was written as moments looks like that. Fewer than five midnights, or less than four fifths, stay as they are.
+    Ends of days count neither way: they are dates already.
     """
-    known = moments[moments > 0]
-    if len(known) < _FEWEST_DATES:
-        return moments
     zone = timezone or "UTC"
-    local = pc.local_timestamp(as_arrow(known, pa.timestamp("ms", tz=zone)))
-    if (as_numpy(local.cast(pa.int64())) % DAY_MS).any():
+    local = pc.local_timestamp(as_arrow(moments, pa.timestamp("ms", tz=zone)))
+    time_of_day = as_numpy(local.cast(pa.int64())) % DAY_MS
+    known = (moments > 0) & (time_of_day != DAY_MS - 1)
+    midnights = known & (time_of_day == 0)
+    if not _most(int(midnights.sum()), int(known.sum())):
         return moments
     following = pc.assume_timezone(
         pc.add(local, pa.scalar(DAY_MS, pa.duration("ms"))), zone, ambiguous="latest", nonexistent="latest"
     )
-    ends = moments.copy()
-    ends[moments > 0] = as_numpy(following.cast(pa.int64())) - 1
-    return ends
+    return np.where(midnights, as_numpy(following.cast(pa.int64())) - 1, moments)
+
+
+def foreign_midnights(moments: NDArray[np.int64]) -> tuple[int, str]:
+    """How many of `moments` (UTC ms, 0: missing) stand at one time of day that is the midnight of some other zone, and which time.
+
+    As clocks change, that may be two times an hour apart (`04:00 or 05:00`). (0, "") if there is no such time; as for `ends_of_days`,
+    it must be at least five moments and four fifths of all.
+    """
+    time_of_day = moments % DAY_MS
+    known = moments[(moments > 0) & (time_of_day != DAY_MS - 1)]
+    counts = Counter(((known % DAY_MS)[known % _OFFSET_STEP == 0]).tolist())
+    best, times = 0, tuple[int, ...]()
+    for time, count in sorted(counts.items()):
+        later = (time + HOUR_MS) % DAY_MS
+        both = count + counts[later]
+        if both > best:
+            best, times = both, (time, later) if counts[later] else (time,)
+    if not _most(best, len(known)):
+        return 0, ""
+    return best, " or ".join(f"{time // HOUR_MS:02}:{time % HOUR_MS // MINUTE_MS:02}" for time in times)
+
+
+def _most(count: int, total: int) -> bool:
+    return count >= _FEWEST_DATES and count * 5 >= total * 4
 
 
 def _is_local(moment: pa.Array, timezone: str) -> bool:

@@ -39,6 +39,38 @@ EXPORTS = {
         "SPY",
         DAY_MS,
     ),
+    "yfinance, intraday": (
+        "prices.csv",
+        ["Price,Open,High,Low,Close,Volume", "Ticker,SPY,SPY,SPY,SPY,SPY", "Datetime,,,,,"]
+        + [f"2025-01-01 0{n}:00:00+00:00,{BAR}" for n in (0, 1)],
+        "SPY",
+        HOUR_MS,
+    ),
+    "yfinance, group_by ticker": (
+        "prices.csv",
+        ["Ticker,SPY,SPY,SPY,SPY,SPY", "Price,Open,High,Low,Close,Volume", "Date,,,,,", f"2025-01-01,{BAR}", f"2025-01-02,{BAR}"],
+        "SPY",
+        DAY_MS,
+    ),
+    "yfinance, levels without names": (
+        "prices.csv",
+        [",Open,High,Low,Close,Volume", ",SPY,SPY,SPY,SPY,SPY", "Date,,,,,", f"2025-01-01,{BAR}", f"2025-01-02,{BAR}"],
+        "SPY",
+        DAY_MS,
+    ),
+    "MetaTrader 5, whole": (
+        "EURUSD_M1.csv",
+        ["<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>"]
+        + [f"2025.01.01\t00:0{n}:00\t" + BAR.replace(",", "\t") + "\t0\t3" for n in (0, 1)],
+        "EURUSD",
+        MINUTE_MS,
+    ),
+    "MetaTrader 5 in Python": (
+        "EURUSD.csv",
+        ["time,open,high,low,close,tick_volume,spread,real_volume", *(f"{T0 // 1000 + n * 60},{BAR},3,0" for n in (0, 1))],
+        "EURUSD",
+        MINUTE_MS,
+    ),
     "MetaTrader 5": (
         "EURUSD_M1.csv",
         ["<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>"]
@@ -90,7 +122,14 @@ def test_adjusted_closes_are_noted_and_not_used(tmp_path: Path) -> None:
         ("BTCUSDT-1m.parquet", "BTCUSDT"), ("btcusdt.csv", "BTCUSDT"), ("Binance_BTCUSDT_1h.csv", "BTCUSDT"), ("BYBIT_BTCUSDT-1m.csv", "BTCUSDT"),
         ("BINANCE_BTCUSDT, 60.csv", "BTCUSDT"), ("BTC_USDT-5m.csv", "BTCUSDT"), ("BTC_USDT_USDT-1h-futures.parquet", "BTCUSDT"), ("BTC-USD.csv", "BTCUSD"),
         ("1000PEPEUSDT-1m.csv.gz", "1000PEPEUSDT"), ("SPY.csv", "SPY"), ("NASDAQ_AAPL, 1D.csv", "AAPL"), ("funding_BTCUSDT.csv", "BTCUSDT"),
-        ("data.csv", ""), ("binance.csv", ""), ("candles_export.csv", ""),
+        ("data.csv", ""), ("binance.csv", ""), ("candles_export.csv", ""), ("1h.csv", ""), ("daily.csv", ""), ("2024-01.csv", ""),
+        ("BATS_SPY, 1D.csv", "SPY"), ("EIGHTCAP_EURUSD, 240.csv", "EURUSD"), ("NYSE_BRK.B, 1W (1).csv", "BRK.B"), ("BINANCE_BTCUSDT.P, 15_4e1d2.csv", "BTCUSDT"),
+        ("CME_MINI_ES1!, 1D.csv", "ES1!"), ("BTC_USDT, 60.csv", "BTCUSDT"), ("1h_BTCUSDT.csv", "BTCUSDT"), ("daily_SPY.csv", "SPY"), ("2024_SPY.csv", "SPY"),
+        ("2024-01-BTCUSDT.csv", "BTCUSDT"), ("2024.01.15.BTCUSDT.csv", "BTCUSDT"), ("20240115_1m_BTCUSDT.csv", "BTCUSDT"), ("binance_1h_BTCUSDT.csv", "BTCUSDT"),
+        ("BTCUSDT-1m-2024-01.csv", "BTCUSDT"), ("BTC-JPY.csv", "BTCJPY"), ("EUR_GBP-1h.csv", "EURGBP"), ("eth-usde.csv", "ETHUSDE"), ("BTC-USDT-SWAP.csv", "BTCUSDT"),
+        ("BTC-USDT-SWAP-1m-2024-01.csv", "BTCUSDT"), ("BRK-B.csv", "BRK-B"), ("brk.b_1d.csv", "BRK.B"), ("BRK-B-1d.csv", "BRK-B"), ("SPY-D.csv", "SPY"),
+        ("7203.T.csv", "7203.T"), ("1925.T.csv", "1925.T"), ("aapl.us.csv", "AAPL"), ("SPY-240628.csv", "SPY"), ("BTCUSDT2024-01-15.csv.gz", "BTCUSDT"),
+        ("BTC-USDT-240628.csv", "BTCUSDT-240628"), ("BTCUSDT_240628-1m-2024-06.csv", "BTCUSDT-240628"), ("BTC-28JUN24.csv", "BTC-28JUN24"),
     ],
 )  # fmt: skip
 def test_the_symbol_that_a_name_states(name: str, symbol: str) -> None:
@@ -102,10 +141,64 @@ def test_the_symbol_that_a_name_states(name: str, symbol: str) -> None:
     [
         ("BTC/USDT:USDT", "BTCUSDT"), ("BTC/USDT", "BTCUSDT"), ("btc-usdt", "BTCUSDT"), ("BTC_USDT", "BTCUSDT"), ("BINANCE:BTCUSDT", "BTCUSDT"),
         ("BYBIT:BTCUSDT.P", "BTCUSDT"), ("BTCUSDT", "BTCUSDT"), ("SPY", "SPY"), ("BRK-B", "BRK-B"), ("NASDAQ:AAPL", "AAPL"), ("ETH/BTC", "ETHBTC"),
+        ("BTC-USDT-SWAP", "BTCUSDT"), ("BTCUSDT-PERP", "BTCUSDT"), ("BTC_USDT_USDT", "BTCUSDT"), ("BTC-PERPETUAL", "BTC-PERPETUAL"), ("BRK.B", "BRK.B"),
+        ("USD/JPY", "USDJPY"), ("BTC/TRY", "BTCTRY"), ("BTC/USDT:USDT-240628", "BTCUSDT-240628"), ("BTC-USDT-240628", "BTCUSDT-240628"),
+        ("BTCUSDT-28JUN24", "BTCUSDT-28JUN24"), ("BTC/USD:BTC-240628-50000-C", "BTCUSD-240628-50000-C"), ("BTC-USDT:USDT", "BTCUSDT"),
     ],
 )  # fmt: skip
 def test_symbols_as_others_write_them(text: str, symbol: str) -> None:
     assert normalise(text) == symbol
+    assert normalise(symbol) == symbol
+
+
+@pytest.mark.parametrize(
+    ("export", "note"),
+    [
+        (
+            "MetaTrader 5, whole",
+            "EURUSD_M1.csv: the volume is the number of ticks (column <TICKVOL>), column <VOL> is not used",
+        ),
+        ("MetaTrader 5", "EURUSD_M1.csv: the volume is the number of ticks (column <TICKVOL>)"),
+        ("MetaTrader 5 in Python", "EURUSD.csv: the volume is the number of ticks (column tick_volume)"),
+        ("MetaTrader 4", "EURUSD1.csv: the volume is the number of ticks (column tickvol)"),
+    ],
+)
+def test_a_volume_that_counts_ticks_is_noted(tmp_path: Path, export: str, note: str) -> None:
+    """<VOL> is 0 in every row and <TICKVOL> 12.5, the volume of `BAR`, which `test_common_exports_are_read` expects."""
+    name, lines, _, _ = EXPORTS[export]
+    assert KlineFile(written(tmp_path, name, *lines), timezone="UTC").notes == [note]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ["Price,Close,Close,High,High", "Ticker,SPY,QQQ,SPY,QQQ", "Date,,,,"],
+        ["Ticker,SPY,SPY,QQQ,QQQ", "Price,Open,Close,Open,Close", "Datetime,,,,"],
+    ],
+)
+def test_several_tickers_in_a_file_are_refused_by_name(tmp_path: Path, header: list[str]) -> None:
+    with pytest.raises(DataError) as raised:
+        KlineFile(written(tmp_path, "prices.csv", *header, "2025-01-01,1,2,3,4"), timezone="UTC")
+    assert raised.value.message == f"{tmp_path / 'prices.csv'} holds several symbols: QQQ, SPY"
+    assert raised.value.hint == "write a file for each symbol"
+
+
+HEADER = ["open_time;open;high;low;close;volume;trades"]
+
+
+@pytest.mark.parametrize(("header", "price"), [(HEADER, "1234,5"), (HEADER, "1.234,5"), (HEADER, "1,234"), ([], "1234,5")])
+def test_a_decimal_comma_is_refused_with_what_to_write(tmp_path: Path, header: list[str], price: str) -> None:
+    lines = [f"{T0 // 1000 + n * 60};{price};1300;1200;1250;2;7" for n in (0, 1)]
+    with pytest.raises(DataError) as raised:
+        list(KlineFile(written(tmp_path, "BTCUSDT.csv", *header, *lines)))
+    assert f"row 1, column open: '{price}' is not a number" in raised.value.message
+    assert raised.value.hint == "write a point before decimals and nothing between thousands"
+
+
+def test_a_bad_number_is_named_by_its_own_row_if_others_have_spaces(tmp_path: Path) -> None:
+    lines = [f"{T0}, 1 ,1,1,1,1", f"{T0 + MINUTE_MS},one,1,1,1,1"]
+    with pytest.raises(DataError, match="row 2, column open: 'one' is not a number"):
+        list(KlineFile(written(tmp_path, "BTCUSDT.csv", "open_time,open,high,low,close,volume", *lines)))
 
 
 def bars_of(*symbols: str) -> list[str]:

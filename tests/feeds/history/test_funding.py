@@ -122,3 +122,77 @@ def test_symbols_as_others_write_them_match(tmp_path: Path, symbol: str) -> None
 def test_a_file_that_states_no_symbol_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a column nor its name states the symbol"):
         list(FundingFile(written(tmp_path, f"ts,rate\n{T0},0.001\n", "data.csv")))
+
+
+@pytest.mark.parametrize("late", [0, 7, -5])
+def test_a_stamp_written_late_or_early_has_no_constant_beside_it(late: int) -> None:
+    """Real stamps are 0, 1, 4 and 5 times 8 h (+ 7 ms, as Binance writes them): only 2 and 3 are missing, so two constants."""
+    rates = [Funding("BTCUSDT", one.ts + late, one.ts + late, 0.001) for one in stamps(0, 1, 4, 5)]
+    found, notes = complete(rates, ("BTCUSDT",), 0.0001, EIGHT, T0 - HOUR_MS, T0 + 6 * EIGHT, name="f.csv")
+    assert [one.ts - T0 for one in found if one.rate == 0.0001] == [2 * EIGHT, 3 * EIGHT]
+    assert [one.ts - T0 for one in found if one.rate == 0.001] == [number * EIGHT + late for number in (0, 1, 4, 5)]
+    assert len(notes) == 1
+
+
+def hours(*numbers: int) -> list[Funding]:
+    return [Funding("BTCUSDT", T0 + number * HOUR_MS, T0 + number * HOUR_MS, 0.001) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("rates", "constant"),
+    [
+        ((0, 8, 16, 20, 24, 28, 32, 36, 40, 44), []),  # from 8 to 4 hours, most of them 4
+        ((0, 8, 16, 24, 32, 36, 40, 44), []),
+        ((0, 4, 8, 12, 16, 20, 24, 32, 40), []),  # and back
+        ((0, 8, 16, *range(17, 25), 32, 40), []),  # an hour apart for a while
+        ((0, 8, 16, 20, 24, 28, 40, 44), [32]),  # 28 to 40 is 12 h between distances of 4: a hole that holds the multiple of 8
+        ((0, 8, 16, *range(80, 120, 4)), [24, 32, 40, 48, 56, 64, 72]),  # a hole of three days at the change
+        ((0, 8, 16, 88, 160, 168), [*range(24, 88, 8), *range(96, 160, 8)]),  # two holes beside each other
+    ],
+)
+def test_a_change_of_the_distance_of_stamps_is_no_hole(rates: tuple[int, ...], constant: list[int]) -> None:
+    """A constant is due at each multiple of 8 h strictly inside a hole, and nowhere else."""
+    end = T0 + (rates[-1] + 1) * HOUR_MS
+    found, notes = complete(hours(*rates), ("BTCUSDT",), 0.0001, EIGHT, T0, end, name="f.csv")
+    assert [(one.ts - T0) // HOUR_MS for one in found if one.rate == 0.0001] == constant
+    assert len(notes) == bool(constant)
+
+
+@pytest.mark.parametrize("late", [0, 7])
+@pytest.mark.parametrize("interval", [1, 2, 4, 8])
+def test_a_change_to_four_hours_makes_no_constant_whatever_the_constants_interval_is(interval: int, late: int) -> None:
+    """Stamps every 8 h up to 24:00, then every 4 h: nothing is missing, also for a constant of 1, 2 or 4 h."""
+    rates = [Funding("BTCUSDT", one.ts + late, one.ts + late, 0.001) for one in hours(0, 8, 16, 24, *range(28, 64, 4))]
+    found, notes = complete(rates, ("BTCUSDT",), 0.0001, interval * HOUR_MS, T0, rates[-1].ts + 1, name="f.csv")
+    assert (found, notes) == (rates, [])
+
+
+def test_a_hole_that_is_too_short_for_a_constant_is_noted() -> None:
+    """Hourly stamps, of which 3:00 to 6:00 are missing: no multiple of 8 h lies there, so nothing is paid."""
+    found, notes = complete(hours(0, 1, 2, 7, 8, 9), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv")
+    assert [one.rate for one in found] == [0.001] * 6
+    assert notes == [
+        "f.csv: BTCUSDT has no rate in 1 stretches shorter than the constant's interval (the first from 2024-01-01T02:00:00Z "
+        "to 2024-01-01T07:00:00Z): nothing is paid there"
+    ]
+
+
+def test_a_symbol_without_rates_has_the_constant_in_a_short_window_too() -> None:
+    """The window [0:00, 10:00) has the stamps 0:00 and 8:00."""
+    found, _ = complete(stamps(0, 1), ("BTCUSDT", "ETHUSDT"), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv")
+    assert [one.ts - T0 for one in found if one.symbol == "ETHUSDT"] == [0, EIGHT]
+
+
+def test_rates_that_look_like_percentages_are_noted() -> None:
+    """0.01 as a fraction is 1 % every 8 h, about 1,100 % a year; as a percentage it is the usual rate."""
+    _, notes = complete(stamps(0, 1, 2, rate=0.01), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 3 * EIGHT, name="f.csv")
+    assert notes == [
+        "f.csv: half of the rates of BTCUSDT are 1.00% or more a stamp: are they percentages? "
+        "They are read as fractions (0.0001 is 0.01 %)"
+    ]
+
+
+def test_a_row_without_a_symbol_is_refused_if_nothing_else_states_one(tmp_path: Path) -> None:
+    path = written(tmp_path, f"symbol,ts,rate\nBTCUSDT,{T0},0.001\n,{T0 + EIGHT},0.001\n", "rates.csv")
+    with pytest.raises(DataError, match="the rate at 2024-01-01T08:00:00Z has no symbol"):
+        list(FundingFile(path))

@@ -133,8 +133,20 @@ def test_the_symbol_is_the_callers_or_the_file_names(tmp_path: Path, name: str, 
 def test_a_command_line_argument_may_name_the_symbol() -> None:
     assert KlineFile.parse_argument("btcusdt=data/prices.csv") == (Path("data/prices.csv"), "BTCUSDT")
     assert KlineFile.parse_argument("data/a=b/prices.csv") == (Path("data/a=b/prices.csv"), None)
+    assert KlineFile.parse_argument("./BTCUSDT=1.csv") == (Path("./BTCUSDT=1.csv"), None)
     with pytest.raises(UsageError, match="names no kline file"):
         KlineFile.parse_argument("BTCUSDT=")
+
+
+@pytest.mark.parametrize(
+    ("written_as", "symbol"),
+    [
+        ("BTC/USDT:USDT", "BTCUSDT"), ("btc/usdt", "BTCUSDT"), ("BTC-USDT-SWAP", "BTCUSDT"), ("BYBIT:BTCUSDT.P", "BTCUSDT"), ("BRK.B", "BRK.B"),
+        ("brk-b", "BRK-B"), ("^GSPC", "^GSPC"), ("ES1!", "ES1!"), ("BTC/USDT:USDT-240628", "BTCUSDT-240628"),
+    ],
+)  # fmt: skip
+def test_an_argument_may_write_the_symbol_as_others_do(written_as: str, symbol: str) -> None:
+    assert KlineFile.parse_argument(f"{written_as}=data/a=b.csv") == (Path("data/a=b.csv"), symbol)
 
 
 # -- gaps and duplicates ---------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from agent.events import DAY_MS
 from agent.feeds.history.news import NewsFile, tickers
 
 T0 = 1_704_067_200_000  # 2024-01-01
+TEN = T0 + 10 * 3_600_000
 ROWS: list[dict[str, Any]] = [
     {
         "published_at": "2024-01-01T00:00:05Z", "title": "Bitcoin <b>rises</b>", "description": "On &amp; on",
@@ -75,19 +76,49 @@ def test_when_it_was_first_seen_is_believed_but_never_before_publication(tmp_pat
 
 def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
     rows = [
-        {"published_at": T0, "title": "one", "publisher": "P", "trusted_time": True},
-        {"published_at": T0, "title": "one", "publisher": "P", "trusted_time": True},
-        {"published_at": T0, "title": "one", "publisher": "Q", "trusted_time": True},
+        {"published_at": TEN, "title": "one", "publisher": "P", "trusted_time": True},
+        {"published_at": TEN, "title": "one", "publisher": "P", "trusted_time": True},
+        {"published_at": TEN, "title": "one", "publisher": "Q", "trusted_time": True},
         {"published_at": None, "title": "when?", "publisher": "P", "trusted_time": True},
-        {"published_at": T0, "title": "guessed", "publisher": "P", "trusted_time": False},
-        {"published_at": T0, "title": " <br> ", "publisher": "P", "trusted_time": True},
-        {"published_at": T0 + 1, "title": "two", "publisher": "P", "trusted_time": None},
+        {"published_at": TEN, "title": "guessed", "publisher": "P", "trusted_time": False},
+        {"published_at": TEN, "title": " <br> ", "publisher": "P", "trusted_time": True},
+        {"published_at": TEN + 1, "title": "two", "publisher": "P", "trusted_time": None},
     ]
     source = NewsFile(jsonl(tmp_path, rows))
     assert [news.title for news in source] == ["one", "one", "two"]
     stats = source.stats
     assert (stats.rows, stats.news, stats.duplicates, stats.untrusted, stats.untitled) == (7, 3, 1, 2, 1)
-    assert (stats.first, stats.last) == (T0, T0 + 1)
+    assert (stats.first, stats.last) == (TEN, TEN + 1)
+
+
+@pytest.mark.parametrize(
+    ("stated", "trusted"),
+    [
+        ("true", True),
+        ("1.0", True),
+        ("", True),
+        ("nan", True),
+        ("False", False),
+        ("0.0", False),
+        ("no", False),
+        ("guess", False),
+    ],
+)
+def test_a_time_is_trusted_only_if_the_file_says_so_or_nothing(tmp_path: Path, stated: str, trusted: bool) -> None:
+    """pandas writes flags as 1.0 and 0.0 if some are missing."""
+    (tmp_path / "news.csv").write_text(f"published_at,title,trusted_time\n{TEN},Bitcoin falls,{stated}\n")
+    file = NewsFile(tmp_path / "news.csv")
+    assert (len(list(file)), file.stats.untrusted) == (trusted, not trusted)
+
+
+def test_headlines_first_seen_before_their_publication_are_noted(tmp_path: Path) -> None:
+    """The second was seen a second early, and is known at its publication."""
+    rows = [
+        {"published_at": TEN + n, "title": f"Headline {n}", "first_seen": TEN + n - early} for n, early in ((1, 0), (2, 1_000))
+    ]
+    file = NewsFile(jsonl(tmp_path, rows))
+    assert [news.available_at - TEN for news in file] == [1, 2]
+    assert file.stats.notes() == ["1 headlines first seen before their publication: known at publication"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -95,11 +126,11 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_any_file_comes_out_sorted_whole_and_cut_to_the_window(
     tmp_path_factory: pytest.TempPathFactory, seconds: list[int], start: int, end: int
 ) -> None:
-    rows = [{"published_at": T0 + 1_000 * second, "title": f"headline {number}"} for number, second in enumerate(seconds)]
+    rows = [{"published_at": TEN + 1_000 * second, "title": f"headline {number}"} for number, second in enumerate(seconds)]
     path = jsonl(tmp_path_factory.mktemp("news"), rows)
-    source = NewsFile(path, feed_delay=5_000, start=T0 + 1_000 * start, end=T0 + 1_000 * end)
+    source = NewsFile(path, feed_delay=5_000, start=TEN + 1_000 * start, end=TEN + 1_000 * end)
     expected = sorted((second + 5, number) for number, second in enumerate(seconds) if start <= second + 5 < end)
-    assert [((news.available_at - T0) // 1_000, int(news.title.split()[1])) for news in source] == expected
+    assert [((news.available_at - TEN) // 1_000, int(news.title.split()[1])) for news in source] == expected
     assert source.stats.outside == len(rows) - len(expected)
     assert (f"{source.stats.outside} headlines known before or after the window left out" in source.stats.notes()) == (
         len(expected) < len(rows)
@@ -178,9 +209,92 @@ def test_a_file_of_nothing_but_midnights_is_a_file_of_dates(tmp_path: Path) -> N
     file = NewsFile(tmp_path / "news.parquet", feed_delay=0)
     assert [news.available_at for news in file] == [day.value // 1_000_000 + DAY_MS - 1 for day in days]
     assert file.stats.notes() == ["6 headlines with a date and no time: known at the end of that day"]
-    frame.loc[2, "published_at"] += pd.Timedelta("1h")  # one of them has a time: so do the others
-    frame.to_parquet(tmp_path / "news.parquet")
-    assert next(news.available_at for news in NewsFile(tmp_path / "news.parquet", feed_delay=0)) == days[0].value // 1_000_000
+
+
+def moments_of(folder: Path, moments: list[str]) -> NewsFile:
+    frame = pd.DataFrame(
+        {"published_at": pd.to_datetime(moments, utc=True), "title": [f"Headline {n}" for n in range(len(moments))]}
+    )
+    frame.to_parquet(folder / "news.parquet")
+    return NewsFile(folder / "news.parquet", feed_delay=0)
+
+
+def known_at(file: NewsFile) -> list[str]:
+    return [pd.Timestamp(news.available_at, unit="ms").isoformat() for news in file]
+
+
+@pytest.mark.parametrize(("midnights", "timed", "dates"), [(5, 1, 5), (8, 2, 8), (7, 2, 0), (4, 1, 0), (4, 0, 0)])
+def test_midnights_are_dates_if_four_fifths_of_a_file_and_at_least_five_are(
+    tmp_path: Path, midnights: int, timed: int, dates: int
+) -> None:
+    """5 of 6 and 8 of 10 are 80 % or more; 7 of 9 are 78 %, and 4 are fewer than five. A row with a time is known at that time."""
+    file = moments_of(
+        tmp_path,
+        [f"2025-03-{day:02}T00:00:00Z" for day in range(1, midnights + 1)] + [f"2025-03-{day:02}T10:00:00Z" for day in range(20, 20 + timed)],
+    )  # fmt: skip
+    at = "T23:59:59.999000" if dates else "T00:00:00"
+    assert known_at(file) == [f"2025-03-{day:02}{at}" for day in range(1, midnights + 1)] + [
+        f"2025-03-{day:02}T10:00:00" for day in range(20, 20 + timed)
+    ]
+    assert file.stats.dates == dates
+    assert bool(file.stats.notes()) == bool(dates)
+
+
+@pytest.mark.parametrize(
+    ("moments", "note"),
+    [
+        ([f"2025-01-0{n}T05:00:00Z" for n in range(1, 7)], "6 of 6 headlines stand at 05:00 UTC"),  # New York in winter
+        ([f"2025-03-{n:02}T05:00:00Z" for n in (7, 8, 9)] + [f"2025-03-{n}T04:00:00Z" for n in (10, 11, 12)],
+         "6 of 6 headlines stand at 04:00 or 05:00 UTC"),  # clocks went forward on 9 March
+        ([f"2025-01-0{n}T18:30:00Z" for n in range(1, 6)] + ["2025-01-09T10:00:00Z"], "5 of 6 headlines stand at 18:30 UTC"),  # India
+        ([f"2025-01-0{n}T05:00:0{n}Z" for n in range(1, 7)], ""),  # with seconds: times
+        ([f"2025-01-0{n}T0{n}:00:00Z" for n in range(1, 7)], ""),
+        ([f"2025-01-0{n}T05:00:00Z" for n in range(1, 5)], ""),  # fewer than five
+    ],
+)  # fmt: skip
+def test_moments_that_may_be_dates_of_another_zone_are_noted(tmp_path: Path, moments: list[str], note: str) -> None:
+    file = moments_of(tmp_path, moments)
+    assert len(list(file)) == len(moments)
+    assert file.stats.notes() == (
+        [f"{note}: if these are dates of another zone, they are known a day too early; state its timezone"] if note else []
+    )
+
+
+def test_midnights_of_the_stated_zone_are_its_dates(tmp_path: Path) -> None:
+    """05:00 UTC is midnight of New York in January; the day ends at 04:59:59.999 UTC of the next."""
+    moments_of(tmp_path, [f"2025-01-0{n}T05:00:00Z" for n in range(1, 7)])
+    file = NewsFile(tmp_path / "news.parquet", feed_delay=0, timezone="America/New_York")
+    assert known_at(file) == [f"2025-01-0{n + 1}T04:59:59.999000" for n in range(1, 7)]
+    assert file.stats.notes() == ["6 headlines with a date and no time: known at the end of that day"]
+
+
+def test_midnights_of_utc_are_noted_if_another_zone_is_stated(tmp_path: Path) -> None:
+    """00:00 UTC is 19:00 of New York: no midnight there, so the moments stay as they are, and are noted."""
+    moments_of(tmp_path, [f"2025-01-0{n}T00:00:00Z" for n in range(1, 7)])
+    file = NewsFile(tmp_path / "news.parquet", feed_delay=0, timezone="America/New_York")
+    assert known_at(file) == [f"2025-01-0{n}T00:00:00" for n in range(1, 7)]
+    assert file.stats.notes() == [
+        "6 of 6 headlines stand at 00:00 UTC: if these are dates of another zone, they are known a day too early; state its timezone"
+    ]
+
+
+def test_dates_with_one_digit_months_and_days_are_dates(tmp_path: Path) -> None:
+    """All of them without a time, but for the last, which is a moment."""
+    rows = ["2025-3-4", "2025-3-14", "2025-12-5", "2025-01-2", "2025-1-2 09:30:00"]
+    (tmp_path / "news.csv").write_text("date,title\n" + "".join(f"{at},Headline {n}\n" for n, at in enumerate(rows)))
+    file = NewsFile(tmp_path / "news.csv", feed_delay=0, timezone="UTC")
+    assert known_at(file) == [
+        "2025-01-02T09:30:00", "2025-01-02T23:59:59.999000", "2025-03-04T23:59:59.999000", "2025-03-14T23:59:59.999000",
+        "2025-12-05T23:59:59.999000",
+    ]  # fmt: skip
+    assert file.stats.dates == 4
+
+
+@pytest.mark.parametrize("bad", ["2025-02-30", "2025-13-01", "2025-2-30"])
+def test_a_date_that_does_not_exist_is_refused_by_its_row(tmp_path: Path, bad: str) -> None:
+    (tmp_path / "news.csv").write_text(f"date,title\n2025-02-28,Bitcoin falls\n{bad},Bitcoin rises\n")
+    with pytest.raises(DataError, match=r"row 2, column date: '2025-\d\d-\d\d' is no time"):
+        list(NewsFile(tmp_path / "news.csv", timezone="UTC"))
 
 
 @pytest.mark.parametrize("column", ["url", "id"])

@@ -51,8 +51,21 @@ def test_the_command_reports_what_it_read(source: Path, tmp_path: Path) -> None:
     found = json.loads(result.stdout)
     assert found == {
         "rows": 4, "news": 2, "first": T0, "last": T0 + 9_000, "duplicates": 1, "untrusted": 1, "untitled": 0,
-        "dates": 0, "outside": 0, "shared_ids": 0, "output": str(output),
+        "dates": 0, "doubtful": "", "early": 0, "abstained": 0, "outside": 0, "shared_ids": 0, "output": str(output),
+        "notes": [
+            "1 headlines without a time, or with one that isn't trusted, left out", "1 headlines that came before left out",
+        ],
     }  # fmt: skip
+
+
+def test_the_command_prints_that_dates_were_taken_as_ends_of_days(tmp_path: Path) -> None:
+    """The file has one date, 2025-03-03: of unknown hour, so known at the end of that day."""
+    source = tmp_path / "theirs.csv"
+    source.write_text("date,title\n2025-03-03,Bitcoin falls\n")
+    arguments = ["import", "news", str(source), "--output", str(tmp_path / "news.parquet"), "--timezone", "UTC"]
+    result = CliRunner().invoke(build(), arguments)
+    assert result.exit_code == 0, result.output
+    assert "  1 headlines with a date and no time: known at the end of that day" in result.output.splitlines()
 
 
 def test_nothing_usable_leaves_what_was_there(source: Path, tmp_path: Path) -> None:

@@ -117,6 +117,19 @@ def test_scores_with_symbols_stand_alone_and_keep_their_own_time(tmp_path: Path)
         (9_000, ("BTCUSDT",), False),
     ]
     assert (len(events), source.stats.news, source.stats.duplicates, source.stats.untrusted) == (2, 2, 1, 1)
+    assert source.stats.abstained == 1
+    assert source.symbols == {"BTCUSDT": 2, "ETHUSDT": 1}
+
+
+def test_scores_at_a_guessed_time_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Three rows, of which the second states that its time is a guess."""
+    rows = [
+        {"ts": T0 + n, "symbol": "BTCUSDT", "trusted_time": trusted, **chances(0.2, 0.3, 0.5)}
+        for n, trusted in enumerate((True, False, None))
+    ]
+    source = SentimentFile(written(tmp_path, rows), feed_delay=0, inference_latency=0)
+    assert [event.available_at - T0 for event in source] == [0, 2]
+    assert source.stats.untrusted == 1
 
 
 @pytest.mark.parametrize(
