@@ -130,7 +130,7 @@ _NOT_COINS: Final = (
     "sui generis", "into the ether", "through the ether", "crypto.com", "bitcoin.com",
 )  # fmt: skip
 _SAME_COIN: Final = {"XBT": "BTC", "MATIC": "POL"}
-_QUOTES: Final = "USDT|USDC|FDUSD|TUSD|BUSD|DAI|USD|EUR|GBP|JPY|AUD|CAD|CHF|TRY|BRL|KRW|BTC|ETH|PERP"
+_QUOTES: Final = "USDT|USDC|FDUSD|DAI|USD|EUR|GBP|JPY|AUD|CAD|CHF|TRY|BRL|KRW|BTC|ETH|PERP"
 _PAIR: Final = re.compile(rf"(?:10+)?([A-Z0-9]+?)(?:10{{3,}})?(?:[-_]?(?:{_QUOTES})(?![A-Z]).*|[/:].*)?")
 _PAIR_IN_TEXT: Final = re.compile(rf"(?:10{{3,}})?([A-Z0-9]{{2,}}?)(?:10{{3,}})?(?:[-_/]?(?:{_QUOTES}))?")
 _UNSPACED: Final = (

@@ -24,7 +24,8 @@ MAPPER = SymbolMapper(TRADED, {}, MACRO)
         ("BTCUSDT", "BTC"), ("BTCUSDC", "BTC"), ("BTC/USDT", "BTC"), ("BTC/USDT:USDT", "BTC"), ("BTC-USD", "BTC"),
         ("BTCPERP", "BTC"), ("BTCUSDT-27DEC24", "BTC"), ("XBTUSD", "BTC"), ("BTC", "BTC"), ("ethusdt", "ETH"), ("ETHBTC", "ETH"),
         ("USDCUSDT", "USDC"), ("WBTCUSDT", "WBTC"), ("1000PEPEUSDT", "PEPE"), ("10000SATSUSDT", "SATS"), ("1INCHUSDT", "1INCH"),
-        ("SPY", "SPY"), ("BRK.B", "BRK.B"), ("SHIB1000USDT", "SHIB"), ("BTC_USDT", "BTC"), ("1000PEPE", "PEPE"), ("BTCJPY", "BTC"), ("BTC/TRY", "BTC"), ("AUDIOUSDT", "AUDIO"),
+        ("SPY", "SPY"), ("BRK.B", "BRK.B"), ("SHIB1000USDT", "SHIB"), ("BTC_USDT", "BTC"), ("1000PEPE", "PEPE"), ("BTCJPY", "BTC"),
+        ("BTC/TRY", "BTC"), ("AUDIOUSDT", "AUDIO"), ("BNBUSD", "BNB"),
     ],
 )  # fmt: skip
 def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
