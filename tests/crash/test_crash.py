@@ -28,7 +28,7 @@ def test_after_every_kill_the_run_goes_on_as_if_there_had_been_none() -> None:
 def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
     done = harness("tests.crash", "--mutant", fault, "--kills", "50")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "LOST run 0" in done.stdout
+    assert "LOST run" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(" 1 lost")
 
 
@@ -47,5 +47,5 @@ def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill(faul
 def test_a_gateway_with_a_fault_is_found_out(fault: str) -> None:
     done = harness("tests.crash", "--testnet", "--mutant", fault, "--kills", "30")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "LOST run 0" in done.stdout
+    assert "LOST run" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(" 1 lost")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.analysis.report.load import load_report_data
+from agent.clock import WallClock
 from agent.errors import ConfigError, ModelError, SafetyError
 from agent.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
 from agent.live.daemon import Daemon
@@ -197,7 +198,7 @@ async def test_what_cannot_work_is_refused_at_the_start(
             raise ModelError(f"{folder} is no model")
         return Words()
 
-    daemon = Daemon(settings("http://127.0.0.1:9", tmp_path, **sections), database, load_model=load)
+    daemon = Daemon(settings("http://127.0.0.1:9", tmp_path, **sections), database, load_model=load, clock=WallClock())
     with pytest.raises(error):
         await daemon.run(asyncio.Event())
     assert list_runs(database) == []

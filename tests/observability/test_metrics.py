@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.clock import WallClock
 from agent.live.daemon import Daemon
 from agent.observability.server import MetricsServer
 from agent.sandbox import Sandbox
@@ -58,7 +59,7 @@ async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Databa
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         asked = Asked(daemon)
-        await until(lambda: asked.server.health.state == "live" and daemon.core.spans["sentiment to order"])
+        await until(lambda: asked.server.health.state == "live" and daemon.core.spans["sentiment to order"] and handled(daemon))
         samples = await asked.samples()
         status = daemon.status()
         engine = daemon.core.engine
@@ -85,7 +86,7 @@ async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Databa
 
 async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, **METRICS)
-    daemon = Daemon(config, database, load_model=load_words)
+    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())  # whose time no venue confirms
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -125,7 +126,7 @@ async def test_metrics_are_served_under_known_names_alone(
 ) -> None:
     metrics = {"host": bind, "allowed_hosts": ["tapewire"]}
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | metrics)
-    daemon = Daemon(config, database, load_model=load_words)
+    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())  # whose time no venue confirms
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -137,7 +138,7 @@ async def test_metrics_are_served_under_known_names_alone(
 
 async def test_connections_and_what_was_closed_are_counted(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | {"connections": 4})
-    daemon = Daemon(config, database, load_model=load_words)
+    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())  # whose time no venue confirms
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
