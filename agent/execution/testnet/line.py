@@ -83,8 +83,9 @@ class Line:
             sent = 0.0 if disciplined is None else disciplined.steady()
             before = self.clock.now()
             theirs = await self.port.server_time()
-            if disciplined is not None and disciplined.measured(theirs, sent):
-                before = round(self.clock.now() - (disciplined.steady() - sent))  # as the clock is now, if it was corrected
+            if disciplined is not None:
+                disciplined.measured(theirs, sent)
+                before = round(self.clock.now() - (disciplined.steady() - sent))  # as the clock is now, whatever corrected it
             after = self.clock.now()
             skew = theirs - (before + after) // 2
             if abs(skew) <= (after - before + 1) // 2:  # no more than the measure's own error
