@@ -160,7 +160,7 @@ class ParquetTable:
         try:
             for batch in self._file.iter_batches(BATCH_ROWS, groups, list(columns.values()), use_threads=False):
                 batch.validate(full=True)  # the reader takes texts that aren't UTF-8 as they are
-                yield row, {ours: batch.column(name) for ours, name in columns.items()}
+                yield row, {ours: _without_views(batch.column(name)) for ours, name in columns.items()}
                 row += batch.num_rows
         except (OSError, pa.ArrowException) as error:
             if "UTF8" in str(error):
@@ -182,6 +182,15 @@ class ParquetTable:
                 return []
             found.append((group.num_rows, as_arrow(np.array([chunk.statistics.max_raw], np.int64), kind)))
         return found
+
+
+def _without_views(values: pa.Array) -> pa.Array:
+    """Texts as most programs write them: for views, as polars does, Arrow lacks many functions."""
+    if pa.types.is_string_view(values.type):
+        return values.cast(pa.large_string())
+    if pa.types.is_list(values.type) and pa.types.is_string_view(values.type.value_type):
+        return values.cast(pa.list_(pa.large_string()))
+    return values
 
 
 class CsvTable:

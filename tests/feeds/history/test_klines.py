@@ -301,6 +301,16 @@ def test_a_bad_csv_file_is_told_what_where_and_how(tmp_path: Path, content: str 
     assert [fragment for fragment in fragments if fragment not in said] == [], said
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_texts_that_are_views_are_texts(tmp_path: Path, order: int) -> None:
+    """As polars writes them: for views Arrow has no `take`, by which a file that is newest first is turned round."""
+    times = pa.array([T0 + n * MINUTE_MS for n in range(3)][::order])
+    symbols = pa.array(["BTCUSDT"] * 3, pa.string_view())
+    path = parquet(tmp_path, times, "any.parquet", symbol=symbols, low=pa.array([" 9 "] * 3, pa.string_view()))
+    assert starts(KlineFile(path)) == [0, 1, 2]
+    assert [event.low for event in KlineFile(path)] == [9.0] * 3
+
+
 def test_a_damaged_parquet_file_is_told_so(tmp_path: Path) -> None:
     whole = parquet(tmp_path, pa.array([T0 + i * MINUTE_MS for i in range(1000)])).read_bytes()
     for content, said in (

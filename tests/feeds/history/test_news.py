@@ -367,6 +367,15 @@ def test_lists_of_objects_in_csv_files_and_large_lists_give_their_tickers(tmp_pa
         tmp_path / "n.csv"
     )
     assert [news.currencies for news in NewsFile(tmp_path / "n.csv")] == [("BTC", "ETH"), ("BTC", "ETH")]
+    views = pa.table(
+        {
+            "published_at": [T0],
+            "title": pa.array(["a"], pa.string_view()),
+            "currencies": pa.array([["BTC"]], pa.list_(pa.string_view())),
+        }
+    )
+    pq.write_table(views, tmp_path / "views.parquet")
+    assert [(news.title, news.currencies) for news in NewsFile(tmp_path / "views.parquet")] == [("a", ("BTC",))]
     for name, values in (("objects", [PANIC, None]), ("texts", [["BTC", "ETH"], None])):
         kind = pa.large_list(pa.array(values[:1]).type.value_type)
         table = pa.table({"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": pa.array(values, kind)})
