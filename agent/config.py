@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
-from agent.config_checks import SYMBOL, check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
+from agent.config_checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
 from agent.config_dashboard import DashboardConfig
 from agent.config_execution import ExecutionConfig
 from agent.config_fusion import FusionConfig
@@ -23,6 +23,7 @@ from agent.config_operations import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config_outside import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.durations import Duration
 from agent.errors import ConfigError
+from agent.feeds.history.symbol_names import is_symbol
 from agent.resources import resource
 from agent.section import Section
 
@@ -76,7 +77,7 @@ class SignalsConfig(Section):
 class StrategyConfig(Section):
     """Which strategy trades, and with which parameters."""
 
-    name: str = "sentiment"  # a built-in's name, or package.module:Class
+    name: str = "sentiment"  # a built-in's name, package.module:Class, or a file: mine.py, mine.py:Class
     params: dict[str, Any] = {}  # of the strategy, by their names
 
 
@@ -272,6 +273,9 @@ def _anchored(section: Any, folder: Path) -> Any:
             changed[name] = _anchored(value, folder)
         elif isinstance(value, Path):
             changed[name] = _under(folder, value)
+        elif isinstance(section, StrategyConfig) and name == "name":
+            module, colon, class_name = value.partition(":")
+            changed[name] = f"{_under(folder, Path(module))}{colon}{class_name}" if module.endswith(".py") else value
         elif value and (type(section), name) in _PATHS:
             changed[name] = (
                 tuple(_text_under(folder, one) for one in value) if isinstance(value, tuple) else _text_under(folder, value)
@@ -289,11 +293,11 @@ def _text_under(folder: Path, text: str) -> str:
     scheme, separator, rest = text.partition(":///")
     if separator and scheme == "sqlite" and rest and not rest.startswith((":memory:", "file:")):
         return f"sqlite:///{_under(folder, Path(rest))}"
+    symbol, equals, path = text.partition("=")
+    if equals and is_symbol(symbol):
+        return f"{symbol}={_under(folder, Path(path))}"
     if ":" in text.partition("/")[0] or text in _BUILT_IN_MODELS:
         return text
-    symbol, equals, path = text.partition("=")
-    if equals and SYMBOL.fullmatch(symbol.upper()):
-        return f"{symbol}={_under(folder, Path(path))}"
     return str(_under(folder, Path(text)))
 
 

@@ -144,7 +144,7 @@ class Engine:
         self._act()
 
     def handle(self, event: Event) -> None:
-        """Take one event in, in the total order of DESIGN §2, and decide."""
+        """Take one event in, in their total order (`available_at`, kind, source, number), and decide."""
         if type(event) is self._kline:
             self._on_kline(event)
         else:

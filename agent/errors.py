@@ -1,14 +1,21 @@
-"""What can go wrong, named by what the person should do about it.
+"""What can go wrong, named by what a person has to do about it.
 
 TapewireError                exit code 1: the work failed
 ├─ DataError                 a file or a stream holds what it must not: mend the data
-├─ StoreError                the database cannot be read or written: free space, rights, migrations
-│  ├─ StoreUnavailable       not now, perhaps later: the running agent halts, and tries again for `store.patience`
-│  └─ ReconciliationError    the ledger does not add up: stop trading, report a bug
-├─ VenueError                the exchange or a feed refused or failed: retry later
+├─ StoreError                the database can't be read or written: free space, rights, migrations
+│  └─ StoreUnavailable       not now, perhaps later: the running agent halts, and tries again for `store.patience`
+├─ ReconciliationError       the ledger does not add up: stop trading, report a bug
+├─ VenueError                the exchange or a feed refused or failed: retry later, unless it is one of these
+│  ├─ RequestRefused         never granted: mend the symbol or the parameter
+│  ├─ FetchError             a feed's server refused or failed: it is asked again after a wait
+│  ├─ StreamLost, HandshakeRefused   a WebSocket ended or wasn't opened: connect again after a wait
+│  └─ PortError              a request about orders; its classes state what is known: OutcomeUnknown, Refused (never again),
+│     │                      SlowDown and ClockOff (again, later)
+│     └─ KeysRefused         mend the keys or their permissions: nothing works with these
+├─ StrategyError             a strategy's own code failed: mend the strategy
 ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
-├─ NotRunning                no agent to speak to: start one
-├─ NoAnswer                  an agent that does not answer: it hangs, or is stopped
+├─ NotRunning                no agent is running: start one
+├─ NoAnswer                  an agent that doesn't respond: it hangs, or is stopped
 ├─ UsageError                exit code 2: mend the command line
 │  └─ ConfigError            exit code 2: mend the configuration
 └─ SafetyError               exit code 3: refused so that nobody is harmed
@@ -46,7 +53,7 @@ class StoreUnavailable(StoreError):
     """The disk is full, somebody else is writing, the file is read-only or gone: it may pass."""
 
 
-class ReconciliationError(StoreError):
+class ReconciliationError(TapewireError):
     """Cash, positions, fees and funding do not add up."""
 
 

@@ -46,7 +46,7 @@ _MANUAL = "command"
 
 
 class RiskManager:
-    """Limits of DESIGN §4.5. `emit` receives every change of state and every refusal."""
+    """Limits of `[risk]`. `emit` receives every change of state and every refusal."""
 
     def __init__(self, config: RiskConfig, emit: Callable[[RiskEvent], None]) -> None:
         self._config = config

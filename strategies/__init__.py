@@ -1,10 +1,11 @@
-"""The strategies: the built-in ones by name, anybody's by `package.module:Class`."""
+"""The strategies: the built-in ones by name, anybody's as `package.module:Class` or as a file, `mine.py` or `mine.py:Class`."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import importlib
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from importlib.machinery import (
     PathFinder,
     SourceFileLoader,
 )
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -42,7 +44,7 @@ SOURCE_SHA256: Final = "strategy_sha256"
 
 
 def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strategy:
-    """A built-in strategy, or the class that `package.module:Class` names, searched from the working folder too.
+    """Make a built-in strategy, or one of a user's own (see `strategy_class`).
 
     `params` may be texts, as a command line gives them. Raises ConfigError naming what does not exist or is not valid.
     """
@@ -54,23 +56,36 @@ def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strateg
 
 
 def strategy_class(name: str) -> type[Strategy]:
-    """The class behind a strategy's name. Raises ConfigError where there is none."""
-    path = BUILT_IN.get(name, name)
-    module_name, colon, class_name = path.partition(":")
-    if not (module_name and colon and class_name):
+    """Return the class behind a strategy's name. Raises ConfigError if there is none.
+
+    Beside the built-in names it may be `package.module:Class`, searched in the working folder too, or a file: `mine.py:Class`, or
+    `mine.py` if that file defines one strategy.
+    """
+    module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
+    file = _file_of(module_name)
+    if file is None and not (module_name and class_name):
         raise ConfigError(
             f"unknown strategy {name!r}",
-            hint=_suggest(name, BUILT_IN) + f"built in: {', '.join(BUILT_IN)}; or package.module:Class",
+            hint=_suggest(name, BUILT_IN)
+            + f"built in: {', '.join(BUILT_IN)}; or package.module:Class, or a file such as mine.py",
         )
-    module = _import(module_name)
-    found = getattr(module, class_name, None)
-    if isinstance(found, type) and issubclass(found, Strategy):
-        return found
+    module = _import(module_name) if file is None else _import_file(file)
     classes = [
         key
         for key, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, Strategy) and value is not Strategy
     ]
+    if file is not None and not class_name:
+        own = [key for key in classes if vars(module)[key].__module__ == module.__name__]
+        if len(own) != 1:
+            raise ConfigError(
+                f"strategy {name!r}: {module.__file__} defines {len(own) or 'no'} strategies{': ' if own else ''}{', '.join(own)}",
+                hint=f"name one: {name}:{own[0]}" if own else "a strategy is a class derived from strategies.base.Strategy",
+            )
+        class_name = own[0]
+    found = getattr(module, class_name, None)
+    if isinstance(found, type) and issubclass(found, Strategy):
+        return found
     what = "is not a Strategy" if found is not None else "does not exist"
     raise ConfigError(
         f"strategy {name!r}: {class_name} {what} in {module.__file__}",
@@ -116,7 +131,7 @@ def source_of(name: str) -> dict[str, str]:
     module = BUILT_IN.get(name, name).partition(":")[0]
     if _is_built_in(module):
         return {}
-    path = _locate(module)
+    path = _file_of(module) or _locate(module)
     if path is None:
         return {}
     try:
@@ -181,19 +196,58 @@ def _hint_of(name: str) -> str:
     return f"searched {Path.cwd()} and the installed packages"
 
 
-def _search_path() -> list[str]:
-    """`sys.path`, and the working folder last: its files never take the place of installed modules."""
-    here = str(Path.cwd())
+def _search_path(folder: Path | None = None) -> list[str]:
+    """`sys.path`, and the working folder (or `folder`) last: its files never take the place of installed modules."""
+    here = str(folder or Path.cwd())
     return sys.path if here in sys.path else [*sys.path, here]
 
 
-def _import(name: str) -> ModuleType:
-    before = list(sys.path)
-    if not _is_built_in(name):
-        sys.path[:] = _search_path()
-        importlib.invalidate_caches()
+def _file_of(module: str) -> Path | None:
+    """The file that `mine.py`, `./mine.py` or `folder/mine.py` names; None if `module` is the name of a module."""
+    return Path(module).expanduser().resolve() if module.endswith(".py") else None
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a file as the module of its name. Its folder is searched last, so that it may import its neighbours."""
+    if not file.is_file():
+        raise ConfigError(f"no such file: {file}", hint="a strategy is a file, mine.py, or package.module:Class")
+    name = re.sub(r"\W", "_", file.stem)
+    if (name in sys.modules and _loaded_from(name) != file) or name in sys.stdlib_module_names:
+        name += "_" + hashlib.sha256(bytes(file)).hexdigest()[:8]  # another module has the name
+    if _loaded_from(name) == file:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise AssertionError(f"{file} ends in .py")
+    module = sys.modules[name] = module_from_spec(spec)
     try:
+        with _importing(file.name, file.parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _loaded_from(name: str) -> Path | None:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return Path(file).resolve() if file else None
+
+
+def _import(name: str) -> ModuleType:
+    with _importing(name, None if _is_built_in(name) else Path.cwd()):
+        importlib.invalidate_caches()
         return importlib.import_module(name)
+
+
+@contextmanager
+def _importing(name: str, folder: Path | None) -> Iterator[None]:
+    """Search `folder` last; what goes wrong leaves as a ConfigError."""
+    before = list(sys.path)
+    if folder is not None:
+        sys.path[:] = _search_path(folder)
+    try:
+        yield
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
             raise ConfigError(f"no module {error.name!r} for strategy {name!r}", hint=_hint_of(name)) from None
@@ -205,9 +259,8 @@ def _import(name: str) -> ModuleType:
             f"strategy module {name!r} can't be imported: {file}, line {line}: {type(error).__name__}: {error}"
         ) from error
     finally:
-        here = str(Path.cwd())
-        if here not in before and here in sys.path:
-            sys.path.remove(here)
+        if str(folder) in sys.path and str(folder) not in before:
+            sys.path.remove(str(folder))
 
 
 def _explain(item: Any, name: str, strategy: type[Strategy]) -> str:

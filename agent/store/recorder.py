@@ -165,11 +165,13 @@ class Recorder:
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
         if self.run.status is not RunStatus.RUNNING:
             return
-        if isinstance(error, StoreError):  # what waits can't be written: don't lose the mark over it
-            self._forget()
+        status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED
         with suppress(StoreError):
-            status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED
-            self._end(status, error=_sentence(error))
+            try:
+                self._end(status, error=_sentence(error))  # with what waits: the evidence of a failed run
+            except StoreError:  # it can't be written: the status may be
+                self._forget()
+                self._end(status, error=_sentence(error))
 
     def _reopen(self, run: Run) -> Run:
         again = replace(run, status=RunStatus.RUNNING, finished_at=None, error="")

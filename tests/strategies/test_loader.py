@@ -61,6 +61,60 @@ def test_a_strategy_of_ones_own(folder: Path) -> None:
     assert load_strategy("desk_package.mine:Plain").targets == []
 
 
+ONE = """
+import beside
+from strategies.base import Strategy
+
+class Only(Strategy):
+    number = beside.NUMBER
+"""
+
+
+@pytest.mark.parametrize("name", ["one.py", "./one.py", "one.py:Only", "{}/one.py", "one:Only"])
+def test_a_file_is_a_strategy(folder: Path, name: str) -> None:
+    (folder / "one.py").write_text(ONE)
+    (folder / "beside.py").write_text("NUMBER = 7\n")
+    name = name.format(folder)
+    assert load_strategy(name).number == 7
+    assert type(load_strategy(name)) is type(load_strategy(name))
+    assert source_of(name)[SOURCE_FILE] == str(folder / "one.py")
+
+
+def test_files_of_one_name_and_of_a_modules_name_are_told_apart(folder: Path) -> None:
+    for place, number in (("a", 1), ("b", 2)):
+        (folder / place).mkdir()
+        for name in ("one", "json"):
+            (folder / place / f"{name}.py").write_text(ONE.replace("import beside", "").replace("beside.NUMBER", str(number)))
+    assert [load_strategy(f"{place}/one.py").number for place in "abab"] == [1, 2, 1, 2]
+    assert load_strategy("a/json.py").number == 1
+    assert not hasattr(sys.modules["json"], "Only")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("none.py", "no such file"),
+        ("desk_package/mine.py", "defines 2 strategies: Mine, Plain (name one: desk_package/mine.py:Mine)"),
+        ("desk_package/__init__.py", "defines no strategies"),
+        ("desk_package/mine.py:Mind", "did you mean Mine?"),
+        ("desk_package/typo.py", "typo.py, line 2"),
+    ],
+)
+def test_a_file_that_is_no_strategy_is_refused_in_one_line(folder: Path, name: str, says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_strategy(name)
+    assert says in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_that_failed_is_read_again_once_it_is_mended(folder: Path) -> None:
+    (folder / "one.py").write_text("raise RuntimeError\n")
+    with pytest.raises(ConfigError, match=r"one\.py, line 1: RuntimeError"):
+        load_strategy("one.py")
+    (folder / "one.py").write_text(MINE)
+    assert load_strategy("one.py:Mine").params.weight == 0.1
+
+
 @pytest.mark.parametrize(
     ("name", "params", "says"),
     [
