@@ -357,6 +357,7 @@ class Engine:
                 self.flattener.pursue(now)
             case "life":
                 self._incarnation = command.args.get("incarnation", "")
+                self.exchange.states_cash = command.args.get("cash") == "stated"
                 return
             case "older-record":
                 self.exchange.on_older_record()

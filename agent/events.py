@@ -351,6 +351,15 @@ class FundingPayment(Message, frozen=True):
     amount: Decimal
 
 
+class CashAdjustment(Message, frozen=True):
+    """Cash that came or went (negative) without a trade, a fee or funding: it changes the capital, and is no profit."""
+
+    ts: int
+    currency: str
+    amount: Decimal  # added to cash
+    reason: str
+
+
 class RiskEvent(Message, frozen=True):
     """A change of the risk state, or an order that risk refused."""
 
@@ -362,7 +371,7 @@ class RiskEvent(Message, frozen=True):
 
 
 Event = Kline | News | Sentiment | Funding | Gap | Command | OrderUpdate | Fill | Settlement | Account
-Decision = Signal | Prediction | Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | RiskEvent
+Decision = Signal | Prediction | Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
 
 PRIORITY: Final[dict[type, int]] = {
     Command: 0,

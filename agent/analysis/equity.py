@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -44,6 +45,24 @@ class EquitySummary(msgspec.Struct, frozen=True):
     longest_drawdown: int  # ms between a peak and its recovery or the end
     bankrupt: int | None  # UTC ms of the first sample at or below zero
     months: dict[str, float]  # "2024-03" -> return, UTC calendar months
+
+
+def without_flows(
+    ts: NDArray[np.int64], equity: NDArray[np.float64], flows: Iterable[tuple[int, float]], initial: float
+) -> tuple[float, NDArray[np.float64]]:
+    """`initial` capital and `equity`, shape (n,) at `ts` (UTC ms, rising), as if no money had come or gone: time-weighted returns.
+
+    A flow (UTC ms, amount) up to the first sample is part of the initial capital. A later one is left out of the return of the period
+    in which it came, and what follows is scaled to the capital before it.
+    """
+    scale = np.ones_like(equity)
+    for at, amount in flows:
+        row = int(np.searchsorted(ts, at))
+        if row == 0:
+            initial += amount
+        elif row < len(ts) and equity[row] > 0 and equity[row] > amount:
+            scale[row:] *= (equity[row] - amount) / equity[row]
+    return initial, equity * scale
 
 
 class EquityCurve:

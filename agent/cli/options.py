@@ -26,7 +26,9 @@ Sentiment = Annotated[Path | None, typer.Option("--sentiment", help="Headlines t
 Funding = Annotated[Path | None, typer.Option("--funding", help="History of funding rates.")]
 Start = Annotated[str | None, typer.Option("--start", help="First bar's open, e.g. 2025-01-31 or 2025-01-31T12:00Z (UTC).")]
 End = Annotated[str | None, typer.Option("--end", help="The same; bars that open at it or later are left out.")]
-Strategy = Annotated[str | None, typer.Option("--strategy", help="A built-in's name; a file, mine.py or mine.py:Class; or package.module:Class.")]
+Strategy = Annotated[
+    str | None, typer.Option("--strategy", help="A built-in's name; mine.py, mine.py:Class, or package.module:Class.")
+]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: a parameter of the strategy; may be repeated.")]
 Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Trade only these of the files' symbols; may be repeated.")]
 Category = Annotated[str | None, typer.Option("--category", help="linear, spot or equity.")]

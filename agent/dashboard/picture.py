@@ -38,6 +38,7 @@ from agent.events import (
     Account,
     Amend,
     Cancel,
+    CashAdjustment,
     Command,
     Decision,
     Direction,
@@ -105,6 +106,7 @@ class Picture:
         self._rule = self._detail = ""
         self._since = 0
         self._margined = config.market.category == "linear"
+        self._cash_stated = False  # the life that decides now records each change of cash
         self._accepting = config.execution.mode == "testnet"  # the next account as it is
 
     # -- what is heard -----------------------------------------------------------------------------------------------
@@ -130,6 +132,8 @@ class Picture:
             case Command(action="heartbeat"):
                 pass
             case Command() | Gap():
+                if isinstance(event, Command) and event.action == "life":
+                    self._cash_stated = event.args.get("cash") == "stated"
                 self._accepting |= isinstance(event, Command) and event.action == "resume" and self._rule == "drift"
                 self._note(event.available_at, event)
             case Account():
@@ -167,6 +171,9 @@ class Picture:
             case FundingPayment():
                 self._portfolio.pay(decision)
                 self._note(decision.ts, decision)
+            case CashAdjustment():
+                self._portfolio.transfer(decision.amount)
+                self._note(decision.ts, decision)
             case RiskEvent():
                 self._on_risk(decision)
 
@@ -201,7 +208,9 @@ class Picture:
         self._curve_version = self.version
 
     def _on_account(self, account: Account) -> None:
-        """Money that came from outside: with the first look at a venue's account, or by others' hands (`VenueExchange.on_account`)."""
+        """Money that came from outside, in lives that recorded no `CashAdjustment` (see `VenueExchange.on_account`)."""
+        if self._cash_stated:
+            return
         if self._accepting or account.foreign:
             ledger = self._portfolio
             wallet = ledger.initial + ledger.realised - ledger.fees + ledger.funding if self._margined else ledger.cash

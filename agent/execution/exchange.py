@@ -19,6 +19,7 @@ from agent.events import (
     Account,
     Amend,
     Cancel,
+    CashAdjustment,
     Fill,
     Funding,
     FundingPayment,
@@ -35,7 +36,7 @@ from agent.execution.book import WorkingOrder
 from agent.instruments import Instrument
 from agent.portfolio import Portfolio, Position
 
-Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | RiskEvent
+Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
 """What an exchange emits: decisions, all of them."""
 
 
@@ -72,6 +73,7 @@ class Exchange:
         self.bars_met = 0  # bars in which an order worked on paper, and those of them that had no volume to take
         self.bars_without_volume = 0
         self.held_funding: dict[str, list[Funding]] = {}  # by symbol: stamps strictly inside a bar that has yet to come
+        self.states_cash = False  # every change of cash is reported; the first lives of earlier runs did without
         self.unaccepted = False  # a venue's history has more than the record of this run, and no person has resumed since
 
     # -- orders ------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from agent.events import (
     Account,
     Amend,
     Cancel,
+    CashAdjustment,
     Fill,
     FillKind,
     FundingPayment,
@@ -308,7 +309,8 @@ class VenueExchange(Exchange):
                 held = holdings[symbol].qty if symbol in holdings else _ZERO
                 self._foreign[symbol] = held - self._portfolio.positions[symbol].qty
         balance = account.balances.get(self._coin, _ZERO)
-        self._portfolio.transfer(balance - self.wallet())
+        reason = "the account as it is, accepted by a person" if self._accepting else "the account's balance when the run began"
+        self._adjust_cash(balance - self.wallet(), account, reason)
         self._others = self._cash_drift(balance, holdings)
         self.opened, self._accepting = True, False
 
@@ -326,12 +328,12 @@ class VenueExchange(Exchange):
         balance = account.balances.get(self._coin, _ZERO)
         drift, by_cash = balance - self.wallet(), self._cash_drift(balance, holdings)
         if account.foreign:
-            self._portfolio.transfer(drift)
+            self._adjust_cash(drift, account, "trades and transfers of others in the account")
             self._others = by_cash - drift
         elif min(abs(drift), abs(by_cash - self._others)) > self._tolerance:
             differences.append(f"{self._coin}: {balance} at the venue, {self.wallet()} in the ledger")
         elif self._others and not holdings and not any(self._foreign.values()):  # nothing is mixed any more
-            self._portfolio.transfer(drift)
+            self._adjust_cash(drift, account, "what others' trades have left, once nothing of theirs is held")
             self._others = _ZERO
         return "; ".join(differences)
 
@@ -366,6 +368,12 @@ class VenueExchange(Exchange):
         elif position.qty != holding.qty or abs(position.cost - holding.qty * holding.entry) > self._tolerance:
             self._transfer("released", symbol, -position.qty, position.entry_price, account)
             self._transfer("adopted", symbol, holding.qty, holding.entry, account)
+
+    def _adjust_cash(self, amount: Decimal, account: Account, reason: str) -> None:
+        """Cash that comes or goes without a trade."""
+        if self.states_cash and amount:
+            self._emit(CashAdjustment(account.ts, self._coin, amount, reason))
+        self._portfolio.transfer(amount)
 
     def _transfer(self, what: str, symbol: str, qty: Decimal, price: Decimal, account: Account) -> None:
         """A part of a position that comes or goes without a trade."""

@@ -278,7 +278,7 @@ class Daemon:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
         limit = self.config.live.batch
         now, since = self._clock.now(), asyncio.get_running_loop().time()
-        life = Command("life", now, now, {"incarnation": session.new_incarnation()}, "daemon")
+        life = Command("life", now, now, {"incarnation": session.new_incarnation(), "cash": "stated"}, "daemon")
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
         await self._report_strategy_error()  # that a life before has left unreported

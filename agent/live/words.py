@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from agent.events import (
     Account,
     Amend,
     Cancel,
+    CashAdjustment,
     Command,
     Decision,
     Event,
@@ -19,6 +20,7 @@ from agent.events import (
     News,
     Order,
     OrderUpdate,
+    Prediction,
     RiskEvent,
     Sentiment,
     Settlement,
@@ -84,12 +86,24 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             }  # fmt: skip
         case FundingPayment():
             return {"what": "funding", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
+        case Prediction():
+            return {
+                "what": "prediction", "symbol": message.symbol, "down": round(message.down, 3), "flat": round(message.flat, 3),
+                "up": round(message.up, 3),
+            }  # fmt: skip
+        case CashAdjustment():
+            return {
+                "what": "cash adjusted",
+                "amount": f"{message.amount:.4f}",
+                "currency": message.currency,
+                "reason": message.reason,
+            }
         case RiskEvent():
             return {
                 "what": "risk", "state": message.state.value, "rule": message.rule, "detail": message.detail, "symbol": message.symbol,
             }  # fmt: skip
         case _:
-            return {"what": type(message).__name__.lower()}
+            assert_never(message)
 
 
 def sentence(message: Event | Decision) -> str:

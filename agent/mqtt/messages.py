@@ -10,7 +10,18 @@ from typing import Any, Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from agent.events import Decision, Fill, FundingPayment, Order, OrderUpdate, Prediction, RiskEvent, RiskState, Signal
+from agent.events import (
+    CashAdjustment,
+    Decision,
+    Fill,
+    FundingPayment,
+    Order,
+    OrderUpdate,
+    Prediction,
+    RiskEvent,
+    RiskState,
+    Signal,
+)
 
 VERSION: Final = 1
 
@@ -168,7 +179,7 @@ class Topics:
         if branch is None:
             return None
         symbol = getattr(decision, "symbol", "")
-        if branch == "risk" or not symbol:
+        if branch in OF_THE_ACCOUNT or not symbol:
             return f"{self.prefix}/{branch}"
         return f"{self.prefix}/{branch}/{symbol.translate(_ONE_LEVEL)}"
 
@@ -188,9 +199,13 @@ BRANCHES: Final[dict[type, str]] = {
     OrderUpdate: "order-updates",
     Fill: "fills",
     FundingPayment: "funding",
+    CashAdjustment: "cash",
     RiskEvent: "risk",
 }
 """The level below the prefix, by kind of decision."""
+
+OF_THE_ACCOUNT: Final = frozenset({"risk", "cash"})
+"""Branches without a level for the symbol."""
 
 RETAINED: Final = frozenset({Signal, Prediction})
 """Decisions of which the broker keeps the last one of each symbol for whoever comes later."""

@@ -10,6 +10,7 @@ import msgspec
 
 from agent.mqtt.messages import (
     BRANCHES,
+    OF_THE_ACCOUNT,
     RETAINED,
     VERSION,
     AgentHealth,
@@ -45,7 +46,7 @@ CHANNELS: Final = (
     Channel(_NAMES.health, AgentHealth, True, "agent"),
     *(
         Channel(
-            f"PREFIX/{branch}" if branch == "risk" else f"PREFIX/{branch}/SYMBOL",
+            f"PREFIX/{branch}" if branch in OF_THE_ACCOUNT else f"PREFIX/{branch}/SYMBOL",
             Decided[kind],  # type: ignore[valid-type]
             kind in RETAINED,
             "agent",

@@ -38,6 +38,7 @@ from sqlalchemy.types import TypeEngine
 from agent.events import (
     Amend,
     Cancel,
+    CashAdjustment,
     Decision,
     Fill,
     FundingPayment,
@@ -271,6 +272,7 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     OrderUpdate: _decision_table("order_updates", OrderUpdate),
     Fill: _decision_table("fills", Fill),
     FundingPayment: _decision_table("funding", FundingPayment),
+    CashAdjustment: _decision_table("cash_adjustments", CashAdjustment),
     RiskEvent: _decision_table("risk_events", RiskEvent),
 }
 """The table of each kind of decision."""

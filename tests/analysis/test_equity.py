@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.analysis.equity import EquityCurve
+from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.thinning import ThinnedCurve
 from agent.events import DAY_MS, MINUTE_MS
 
@@ -163,3 +163,20 @@ def test_a_thinned_curve_keeps_extremes_and_its_end_in_few_points(values: list[f
     assert [values[time] for time in times] == kept
     assert (max(kept), min(kept), kept[-1]) == (max(values), min(values), values[-1])
     assert len(kept) == len(values) or len(values) > 10
+
+
+def test_money_that_comes_or_goes_is_no_return() -> None:
+    """10,000 and 250 at the start; +1 %, then 1,000 is paid in and the rest gains 2 %, then −5 %, with 500 taken out: TWR by hand."""
+    ts = np.array([100, 200, 300])
+    first = 10_250 * 1.01
+    second = first * 1.02 + 1_000
+    third = second * 0.95 - 500
+    flows = [(50, 250.0), (200, 1_000.0), (250, -500.0)]
+    initial, equity = without_flows(ts, np.array([first, second, third]), flows, 10_000.0)
+    assert initial == 10_250
+    assert equity / initial == pytest.approx([1.01, 1.01 * 1.02, 1.01 * 1.02 * 0.95])
+
+
+def test_without_flows_nothing_changes() -> None:
+    initial, equity = without_flows(np.array([1, 2]), np.array([99.0, 101.0]), [], 100.0)
+    assert (initial, equity.tolist()) == (100.0, [99.0, 101.0])

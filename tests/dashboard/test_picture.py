@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +19,15 @@ from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import head_of
-from agent.events import Event, Prediction
+from agent.events import Account, Command, Event, Holding, Kline, Prediction
 from agent.history import History, Plan
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run
-from agent.store.runs import Run
+from agent.store.runs import Run, RunKind
 from tests.dashboard.world import ANY_PORT, Puppet, bar, headline
+from tests.execution.test_venue import SYMBOL, T0, World
 from tests.live.world import SAMPLES, SENTIMENT, SYMBOLS, handled, living, load_words, settings, until
 
 STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
@@ -194,3 +197,40 @@ def test_the_last_word_on_a_symbol_is_shown_beside_it() -> None:
     assert [(row.symbol, row.prediction.up) for row in news["market"]] == [("ETHUSDT", 0.5)]
     assert set(news) == {"version", "account", "market"}  # what did not change is not sent again
     assert puppet.picture.changes(news["version"]) == {"version": news["version"]}
+
+
+@pytest.mark.parametrize("states_cash", [True, False])
+def test_at_a_venue_the_page_has_the_ledgers_equity_after_a_person_has_accepted_the_account(states_cash: bool) -> None:
+    """Begun with 10,250 USDT; others then hold 3 BTC at 90 (mark 100) and spend 10: accepted, all of it is 10,240 + 30.
+
+    A life of an earlier version recorded no changes of cash: then the page derives them from the accounts.
+    """
+    world = World(states_cash=states_cash)
+    config = world.engine._config
+    picture = Picture(head_of(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.recorded()), config), config)
+    world.ledger.opened = False
+    world.sink.decisions.clear()
+    numbers = count(1)
+    picture.event(next(numbers), Command("life", T0, T0, {"incarnation": "a", **({"cash": "stated"} if states_cash else {})}))
+
+    def tell(*events: Event) -> None:
+        for event in events:
+            number = next(numbers)
+            picture.event(number, event)
+            for decision in world.tell(event):
+                picture.decision(number, decision)
+
+    def account(usdt: str, *held: Holding) -> Account:
+        return Account(world.now, world.now, {"USDT": Decimal(usdt)}, held)
+
+    tell(Kline(SYMBOL, 60_000, T0, T0 + 60_000, T0 + 60_000, 100, 100, 100, 100, 1))
+    tell(account("10250"))
+    assert picture.account().equity == world.engine.portfolio.equity() == 10_250
+    held = Holding(SYMBOL, Decimal(3), Decimal(90))
+    tell(
+        account("10240", held),
+        account("10240", held),
+        Command("resume", world.now, world.now, {}, "test"),
+        account("10240", held),
+    )
+    assert picture.account().equity == world.engine.portfolio.equity() == 10_270

@@ -17,6 +17,7 @@ from agent.events import (
     Account,
     Amend,
     Cancel,
+    CashAdjustment,
     Command,
     Decision,
     Event,
@@ -35,6 +36,7 @@ from agent.events import (
     Side,
 )
 from agent.execution.venue import VenueExchange
+from agent.portfolio import Portfolio
 from agent.sink import ListSink
 from strategies.base import Strategy
 from tests.netting import NetPosition
@@ -52,6 +54,8 @@ class World:
         category: str = "linear",
         holdings: tuple[Holding, ...] = (),
         strategy: Strategy | None = None,
+        *,
+        states_cash: bool = True,
     ) -> None:
         config = parse(
             {
@@ -69,6 +73,7 @@ class World:
         self.ledger = ledger
         self.now = T0
         self.balance = D(10_000)
+        self.tell(Command("life", T0, T0, {"incarnation": "a", "cash": "stated"} if states_cash else {"incarnation": "a"}))
         self.bar(100.0)
         self.account(holdings)
 
@@ -106,6 +111,26 @@ class World:
     @property
     def qty(self) -> Decimal:
         return self.engine.portfolio.positions[SYMBOL].qty
+
+
+def folded(world: World) -> Portfolio:
+    """The ledger as its decisions alone lead to it: what dashboard, report and MQTT see."""
+    ledger = Portfolio(D(10_000), [SYMBOL])
+    ledger.positions[SYMBOL].mark = world.engine.portfolio.positions[SYMBOL].mark
+    for decision in world.sink.decisions:
+        match decision:
+            case Fill():
+                ledger.apply(decision)
+            case FundingPayment():
+                ledger.pay(decision)
+            case CashAdjustment():
+                ledger.transfer(decision.amount)
+    return ledger
+
+
+def assert_folds(world: World) -> None:
+    ours, theirs = world.engine.portfolio, folded(world)
+    assert (theirs.initial, theirs.cash, theirs.equity()) == (ours.initial, ours.cash, ours.equity())
 
 
 def of(kind: type, decisions: list[Decision]) -> list[Any]:
@@ -165,6 +190,7 @@ def test_no_story_of_a_venue_books_a_fill_twice_or_leaves_the_ledger_unsound(sto
     world.engine.portfolio.reconcile()
     finals = [one for one in of(OrderUpdate, world.sink.decisions) if one.status.final]
     assert len(finals) <= 1
+    assert_folds(world)
 
 
 def test_a_cancel_that_meets_a_fill_loses_nothing() -> None:
@@ -256,6 +282,48 @@ def test_funding_counts_once() -> None:
 
 
 # -- the account -------------------------------------------------------------------------------------------------------
+
+
+def test_every_change_of_cash_is_a_decision() -> None:
+    """The account has 10,250 USDT at the start, 3 BTC are held by hand at 90, and a person accepts 10,240."""
+    world = World()
+    world.ledger.opened = False
+    world.account(usdt="10250")
+    (first,) = of(CashAdjustment, world.sink.decisions)
+    assert (first.amount, first.currency, first.reason) == (D(250), "USDT", "the account's balance when the run began")
+    held = (Holding(SYMBOL, D(3), D(90)),)
+    world.account(held, usdt="10240"), world.account(held, usdt="10240")
+    world.tell(Command("resume", world.now, world.now, {}, "test"))
+    world.account(held, usdt="10240")
+    (second,) = of(CashAdjustment, world.sink.decisions)[1:]
+    assert second.amount == D(-10)
+    assert world.engine.portfolio.exact_equity() == D(10_240) + 3 * 10
+    assert_folds(world)
+
+
+def test_a_life_of_an_earlier_version_decides_as_it_did() -> None:
+    world = World(states_cash=False)
+    world.ledger.opened = False
+    world.account(usdt="10250")
+    assert world.engine.portfolio.cash == D(10_250)
+    assert not of(CashAdjustment, world.sink.decisions)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["resume", "account", "strangers"]), st.integers(-5, 5), st.integers(9_900, 10_100)),
+        max_size=12,
+    ),
+    st.sampled_from(["adopt", "ignore", "refuse"]),
+)
+def test_the_decisions_lead_to_the_ledger_whatever_the_account_does(story: list[tuple[str, int, int]], foreign: str) -> None:
+    world = World(foreign)
+    for what, qty, usdt in story:
+        held = (Holding(SYMBOL, D(qty), D(95)),) if qty else ()
+        if what == "resume":
+            world.tell(Command("resume", world.now, world.now, {}, "test"))
+        world.account(held, usdt=str(usdt), foreign=what == "strangers")
+        assert_folds(world)
 
 
 def test_the_first_account_is_where_the_ledger_begins() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agent.events import (
     Amend,
     Cancel,
+    CashAdjustment,
     Decision,
     Direction,
     Event,
@@ -44,6 +45,7 @@ ONE_OF_EACH: tuple[Decision, ...] = (
     OrderUpdate("o1", "BTCUSDT", T0 + 250, T0 + 250, OrderStatus.NEW),
     Fill("f1", "o1", "BTCUSDT", T0 + 250, T0 + 250, Side.BUY, Decimal("0.010"), Decimal("43210.1"), Decimal("0.2376555")),
     FundingPayment("BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")),
+    CashAdjustment(T0 + 350, "USDT", Decimal("250.00"), "the account's balance when the run began"),
     RiskEvent(T0 + 400, RiskState.REDUCING, "max_daily_loss", "5.1 % lost since 00:00 UTC"),
 )
 

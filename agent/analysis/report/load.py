@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from agent.analysis.benchmark import BuyAndHold
 from agent.analysis.daily import Floats, Ints
-from agent.analysis.equity import EquityCurve
+from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.metrics import Metrics, compute
 from agent.analysis.outcomes import Statements
 from agent.analysis.report.data import ReportData, Series, recorded_config
@@ -23,7 +23,7 @@ from agent.analysis.trades import Trade, TradeBook
 from agent.config import Config
 from agent.durations import format_duration
 from agent.errors import DataError, ModelError
-from agent.events import Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
+from agent.events import CashAdjustment, Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
 from agent.fusion import VERSION
 from agent.risk import NOTES
 from agent.store.database import Database
@@ -43,15 +43,20 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     config, notes = recorded_config(run), list[str]()
     ts, equity, exposed = _samples(database, run)
     interval = int(np.median(np.diff(ts))) if len(ts) > 1 else config.market.interval
-    curve = EquityCurve(float(config.account.initial_capital), interval)
-    curve.extend(ts, equity, exposed)
     decided = _decisions(database, run.id)
+    initial, equity = without_flows(ts, equity, decided.flows, float(config.account.initial_capital))
+    if later := [amount for at, amount in decided.flows if at > ts[0]]:
+        notes.append(
+            f"{sum(later):+,.2f} {config.account.currency} came or went without a trade while it ran: the returns leave it out."
+        )
+    curve = EquityCurve(initial, interval)
+    curve.extend(ts, equity, exposed)
     recorded = msgspec.convert(run.metrics, Metrics) if run.metrics else None
     samples = curve.summary()
     start, end = (recorded.start, recorded.end) if recorded else (samples.start, samples.end)
     closes = closes_of(database, run, config, start, end, notes)
     seen = {symbol: own.since(start) for symbol, own in closes.items()}
-    hold = BuyAndHold(config.market.symbols, float(config.account.initial_capital), config.market.interval)
+    hold = BuyAndHold(config.market.symbols, initial, config.market.interval)
     hold.extend(seen)
     if recorded is None:
         every = format_duration(interval)
@@ -137,6 +142,7 @@ class _Decisions(NamedTuple):
     predictions: list[_Said]
     risk: list[RiskEvent]
     refusals: dict[str, int]
+    flows: list[tuple[int, float]]  # UTC ms and amount of cash that came or went without a trade
 
 
 def _decisions(database: Database, run_id: str) -> _Decisions:
@@ -145,6 +151,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
     latest: dict[str, tuple[int, tuple[str, ...]]] = {}
     sources: dict[str, tuple[str, ...]] = {}
     signals, predictions = list[_Said](), list[_Said]()
+    flows = list[tuple[int, float]]()
     for _, event_seq, _, decision in read_decisions(database, run_id):
         match decision:
             case Signal():
@@ -165,6 +172,8 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 risk.append(decision)
             case RiskEvent():
                 refusals[decision.rule] += 1
+            case CashAdjustment():
+                flows.append((decision.ts, float(decision.amount)))
             case FundingPayment():
                 moves.setdefault(decision.symbol, []).append(decision)
                 book.add_funding(decision)
@@ -173,7 +182,7 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 closed = book.add(decision)
                 if closed is not None:
                     trades.append(closed)
-    return _Decisions(book, moves, trades + book.open_trades(), sources, signals, predictions, risk, dict(refusals))
+    return _Decisions(book, moves, trades + book.open_trades(), sources, signals, predictions, risk, dict(refusals), flows)
 
 
 def _fades(signal: Signal) -> bool:
