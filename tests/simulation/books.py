@@ -132,12 +132,9 @@ class VenueBooks(Invariants):
         lose in it is a transfer."""
         if isinstance(event, Account):
             wallet, balance = self._ledger.wallet(), event.balances[COIN]
-            flat = not event.holdings and not any(self._positions.values())
-            begins = event.foreign or not self._opened or self._accepts
-            if begins:
+            if event.foreign or not self._opened or self._accepts:
                 hold(wallet == balance, f"a wallet of {wallet} in the ledger, after an account of {balance}")
-            if begins or (flat and wallet == balance):
-                self._cash, self._opened = self.engine.portfolio.cash, True
+                self._opened = True
         super()._check_cash(event)
 
     @property

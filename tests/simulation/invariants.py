@@ -10,6 +10,7 @@ from agent.config import Config
 from agent.engine import Engine
 from agent.events import (
     MINUTE_MS,
+    CashAdjustment,
     Command,
     Decision,
     Event,
@@ -161,6 +162,8 @@ class Invariants:
                 self._cash -= signed * decision.price + decision.fee
             case FundingPayment():
                 self._check_payment(decision)
+                self._cash += decision.amount
+            case CashAdjustment():
                 self._cash += decision.amount
             case RiskEvent(symbol=""):
                 self._state = decision.state
