@@ -248,7 +248,10 @@ def _lookahead_found(found: Lookahead) -> None:
             _say(not found.opened_inputs, f"while deciding it opened {file.path} (line {file.line})")
     else:
         _say(True, "while deciding it opened no file")
-    _verdict(found.passed, "It decides by what it is shown.", "It knows what it can't know: its results mean nothing.")
+    guilty = "It knows what it can't know: its results mean nothing."
+    if found.too_few and not (found.again or found.prefix or found.cut_files or found.other_future or found.opened_inputs):
+        guilty = f"{found.orders:,} orders are too few to tell whether it looks ahead: check a longer window."
+    _verdict(found.passed, "It decides by what it is shown.", guilty)
 
 
 def _slip(slip: Slip | None, fine: str, bad: str) -> None:

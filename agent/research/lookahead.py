@@ -20,7 +20,7 @@ import msgspec
 from agent.events import Decision, Event, Fill, Order
 from agent.feeds.merge import merge
 from agent.history import History
-from agent.research.cut_off import can_cut_files, decide_cut_off
+from agent.research.cut_off import CutOff, can_cut_files, decide_cut_off
 from agent.research.folds import Window
 from agent.research.foresight import Foresight, foresight
 from agent.research.material import Material, held_stage, release
@@ -35,6 +35,9 @@ from strategies import strategy_class
 
 CUTS: Final = 12
 WORLDS: Final = 2
+FEWEST: Final = 5
+"""Orders with which a strategy can be judged at all."""
+
 GUILTY: Final = 0.01
 """Chance of foresight, in each of the worlds, from which on it is no chance."""
 
@@ -56,10 +59,11 @@ class Slip(msgspec.Struct, frozen=True):
 class Lookahead(msgspec.Struct, frozen=True):
     """What the six ways found; None where nothing differs. `foresight` is of the least suspicious world, None with too few fills.
 
-    `files_cut`: whether this machine lets files be cut for a process.
+    `files_cut`: whether this machine lets files be cut for a process. `too_few`: orders, fewer than `FEWEST`, so nothing is proven.
     """
 
     passed: bool
+    too_few: bool
     strategy: str
     events: int
     decisions: int
@@ -101,15 +105,19 @@ def check_lookahead(
     tell()
     again = _difference(events, whole, stage.decide(events), None)
     tell()
-    places = _places(whole, len(events), cuts)
+    ordered = list(dict.fromkeys(seq for seq, decision in whole if isinstance(decision, Order)))
+    places = _places(ordered, len(events), cuts)
     tasks = [_Cut(material, place, _head(_until(whole, place))) for place in places]
     answers = spread(_examine, tasks, jobs=jobs, advance=advance)
     prefix = _first(events, whole, places, [answer.prefix for answer in answers])
     future = _first(events, whole, places, [answer.other_future for answer in answers])
     files_cut = can_cut_files(material)
-    cut_files = None
-    for place in _some(places, _file_cuts(cuts)) if files_cut else ():
-        cut_files = cut_files or _without_files(material, events, whole, place)
+    cut_files, tried = None, 0
+    for place in _some(ordered or places, _file_cuts(cuts)) if files_cut else ():
+        found = None if cut_files else decide_cut_off(material, events[place - 1].available_at)
+        if found is not None and found.events <= len(events):
+            tried += 1
+            cut_files = _without_files(events, whole, place, found)
         tell()
     seen = [_foresight(material, stage, seed + number, tell) for number in range(WORLDS)]
     told = [each for each in seen if each is not None]
@@ -117,18 +125,20 @@ def check_lookahead(
     inputs = [Path(item.path) for item in stage.history.inputs]
     reads_inputs = any(same_file(file.path, inputs) for file in opened)
     knows = known is not None and known.p_value <= GUILTY
+    orders = sum(isinstance(decision, Order) for _, decision in whole)
     release()
     return Lookahead(
-        passed=not (again or prefix or cut_files or future or knows or reads_inputs),
+        passed=orders >= FEWEST and not (again or prefix or cut_files or future or knows or reads_inputs),
+        too_few=orders < FEWEST,
         strategy=material.config.strategy.name,
         events=len(events),
         decisions=len(whole),
-        orders=sum(isinstance(decision, Order) for _, decision in whole),
+        orders=orders,
         cuts=[events[place - 1].available_at for place in places],
         again=again,
         prefix=prefix,
         cut_files=cut_files,
-        files_cut=files_cut,
+        files_cut=tried > 0,
         other_future=future,
         foresight=known,
         knows_the_market=knows,
@@ -156,19 +166,17 @@ def _examine(task: _Cut) -> _Answers:
 
 
 def _file_cuts(cuts: int) -> int:
-    return max(1, cuts // 4)  # each begins a process
+    return max(2, cuts // 4)  # each begins a process
 
 
 def _some(places: list[int], count: int) -> list[int]:
-    """`count` of them, the last one of as many equal parts each."""
-    return [places[(number + 1) * len(places) // count - 1] for number in range(min(count, len(places)))]
+    """`count` of them, the middle one of as many equal parts each."""
+    count = min(count, len(places))
+    return [places[(2 * number + 1) * len(places) // (2 * count)] for number in range(count)]
 
 
-def _without_files(material: Material, events: list[Event], whole: Sequence[Decided], place: int) -> Slip | None:
+def _without_files(events: list[Event], whole: Sequence[Decided], place: int, found: CutOff) -> Slip | None:
     end = events[place - 1].available_at
-    found = decide_cut_off(material, end)
-    if found is None or found.events > len(events):
-        return None
     if found.error:
         return Slip(end, end, events[place - 1], None, None, found.error)
     return _difference(events, _until(whole, found.events), found.decided, end)
@@ -186,11 +194,12 @@ def _events(stage: Stage) -> list[Event]:
     return list(merge([stage.tape, stage.wire]))
 
 
-def _places(whole: Sequence[Decided], events: int, cuts: int) -> list[int]:
-    """Where to cut: half of them right after an event on which it ordered, the others evenly."""
-    ordered = list(dict.fromkeys(seq for seq, decision in whole if isinstance(decision, Order)))
-    half = min(cuts // 2, len(ordered))
-    chosen = {ordered[number * len(ordered) // half] for number in range(half)}
+def _places(ordered: list[int], events: int, cuts: int) -> list[int]:
+    """Where to cut: half of the places right after an event on which it `ordered`, the others evenly.
+
+    Right after an order nothing of what it was decided by lies behind the cut, unless the strategy looks ahead.
+    """
+    chosen = set(_some(ordered, cuts // 2))
     rest = cuts - len(chosen)
     chosen |= {events * (number + 1) // (rest + 1) for number in range(rest)}
     return sorted(place for place in chosen if 0 < place <= events)

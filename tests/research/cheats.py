@@ -22,6 +22,10 @@ class Honest(Strategy):
         self.target(kline.symbol, weight=0.5 if kline.close > kline.open else 0.0)
 
 
+class Idle(Strategy):
+    """Never decides anything."""
+
+
 class ReadsTheFile(Strategy):
     """Looks up in the file that is replayed what comes after its order is filled."""
 
@@ -52,6 +56,22 @@ class ReadsItUnseen(ReadsTheFile):
         """Closes by the open time of their bar."""
         bars = pq.read_table(path).to_pydict()
         return dict(zip(bars["open_time"], bars["close"], strict=True))
+
+
+class ReadsItBeforehand(ReadsTheFile):
+    """Has read the file before anybody watches, looks one bar ahead, and changes sides now and then only."""
+
+    def __init__(self, params: StrategyParams | None = None) -> None:
+        super().__init__(params)
+        self.closes = self.read(Path(self.params.path))
+
+    def on_start(self, market: Market) -> None:
+        """Nothing to do any more."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        later = self.closes.get(kline.start + kline.interval)
+        if later and kline.start // kline.interval % 24 == 0:
+            self.target(kline.symbol, weight=0.4 if later > kline.close else -0.4)
 
 
 class Remembers(Strategy):

@@ -40,7 +40,7 @@ def checked(tapewire: Tapewire, *args: object, fails: bool) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("strategy", ["tests.research.cheats:Honest", "sma_cross", "buy_and_hold"])
+@pytest.mark.parametrize("strategy", ["tests.research.cheats:Honest", "sma_cross"])
 def test_an_honest_strategy_passes(tapewire: Tapewire, klines: Path, strategy: str) -> None:
     result = checked(tapewire, "--klines", klines, "--strategy", strategy, fails=False)
     assert [result[way] for way in ("again", "prefix", "cut_files", "other_future", "opened")] == [None, None, None, None, []]
@@ -69,6 +69,28 @@ def test_a_strategy_that_reads_the_future_from_the_file_is_found(tapewire: Tapew
         slip = result["cut_files"]
         assert slip["cut"] - 2 * HOUR_MS <= slip["at"] <= slip["cut"]  # it looks two bars ahead
         assert slip["expected"] != slip["found"]
+
+
+@pytest.mark.parametrize("cuts", [2, 4, 6])
+def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(tapewire: Tapewire, klines: Path, cuts: int) -> None:
+    """The files end right behind its orders: at any other moment it would mostly decide the same."""
+    done = tapewire(
+        "check", "lookahead", "--json", "-j", 1, "--cuts", cuts, "--klines", klines, "--strategy",
+        "tests.research.cheats:ReadsItBeforehand", "--set", f"path={klines}",
+    )  # fmt: skip
+    result = json.loads(done.out)
+    if not result["files_cut"]:
+        pytest.skip("this machine lets no process have its own view of files")
+    assert done.code == 1
+    assert result["cut_files"]["cut"] == result["cut_files"]["at"]
+
+
+@pytest.mark.parametrize("strategy", ["buy_and_hold", "tests.research.cheats:Idle"])
+def test_too_few_orders_prove_nothing(tapewire: Tapewire, klines: Path, strategy: str) -> None:
+    result = checked(tapewire, "--klines", klines, "--strategy", strategy, fails=True)
+    assert result["too_few"] is True
+    done = tapewire("check", "lookahead", "-j", 1, "--cuts", 2, "--klines", klines, "--strategy", strategy)
+    assert f"{result['orders']} orders are too few to tell whether it looks ahead: check a longer window." in done.out
 
 
 def test_it_is_found_by_what_it_knows_where_nobody_sees_it_read(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
