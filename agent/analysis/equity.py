@@ -52,8 +52,8 @@ def without_flows(
 ) -> tuple[float, NDArray[np.float64]]:
     """`initial` capital and `equity`, shape (n,) at `ts` (UTC ms, rising), as if no money had come or gone: time-weighted returns.
 
-    A flow (UTC ms, amount) up to the first sample is part of the initial capital. A later one is left out of the return of the period
-    in which it came, and what follows is scaled to the capital before it.
+    A flow (UTC ms, amount) is left out of the return of the period in which it came, and what was before is scaled to the capital
+    after it, so that the last equity is the account's. A flow up to the first sample is part of the initial capital.
     """
     scale = np.ones_like(equity)
     for at, amount in flows:
@@ -61,8 +61,8 @@ def without_flows(
         if row == 0:
             initial += amount
         elif row < len(ts) and equity[row] > 0 and equity[row] > amount:
-            scale[row:] *= (equity[row] - amount) / equity[row]
-    return initial, equity * scale
+            scale[:row] *= equity[row] / (equity[row] - amount)
+    return initial * float(scale[0]) if len(scale) else initial, equity * scale
 
 
 class EquityCurve:

@@ -12,12 +12,27 @@ from pathlib import Path
 
 import pytest
 
+from agent.analysis.report.load import load_report_data
 from agent.store.database import open_database, upgrade
 from agent.store.queries import find_run, read_decisions
 from agent.verify import verify
 from tests.conftest import ROOT
 
 STORES = sorted((ROOT / "tests" / "store" / "recorded").glob("*.db.gz"))
+
+
+def test_the_report_of_an_account_of_another_size_has_the_returns_of_what_was_there(tmp_path: Path) -> None:
+    """10,000 USDT in the account and `initial_capital = 8000`: the difference is no profit of 25 %."""
+    store = tmp_path / "store.db"
+    store.write_bytes(gzip.decompress((ROOT / "tests" / "store" / "recorded" / "live-0007.db.gz").read_bytes()))
+    upgrade(f"sqlite:///{store}")
+    with closing(open_database(f"sqlite:///{store}")) as database:
+        data = load_report_data(database)
+    metrics = data.metrics
+    assert metrics.initial_equity == pytest.approx(10_000)
+    assert metrics.performance.total_return == pytest.approx(metrics.final_equity / 10_000 - 1)
+    assert abs(metrics.performance.total_return) < 0.05
+    assert "+2,000.00 USDT came or went without a trade while it ran: the returns leave it out." in data.notes
 
 
 @pytest.mark.parametrize("recorded", STORES, ids=lambda path: path.name.partition(".")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +24,11 @@ from agent.analysis.trades import Trade, TradeBook
 from agent.config import Config
 from agent.durations import format_duration
 from agent.errors import DataError, ModelError
-from agent.events import CashAdjustment, Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
+from agent.events import Account, CashAdjustment, Command, Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
 from agent.fusion import VERSION
 from agent.risk import NOTES
 from agent.store.database import Database
+from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
 from agent.store.tables import equity as equity_table
@@ -44,6 +46,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     ts, equity, exposed = _samples(database, run)
     interval = int(np.median(np.diff(ts))) if len(ts) > 1 else config.market.interval
     decided = _decisions(database, run.id)
+    if config.execution.mode == "testnet":
+        decided.flows[:0] = _unrecorded_flow(database, run, config)
     initial, equity = without_flows(ts, equity, decided.flows, float(config.account.initial_capital))
     if later := [amount for at, amount in decided.flows if at > ts[0]]:
         notes.append(
@@ -109,6 +113,17 @@ def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
         )
         return None
     return int(card.hyper["horizon"] or 0)
+
+
+def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple[int, float]]:
+    """What the first look at the venue's account added to the configured capital, in runs that recorded no changes of cash."""
+    for number, (_, event) in enumerate(read_journal(database, run.id)):
+        if number == 0 and isinstance(event, Command) and event.args.get("cash") == "stated":
+            return []
+        if isinstance(event, Account):
+            balance = event.balances.get(config.account.currency, Decimal(0))
+            return [(event.ts, float(balance - config.account.initial_capital))]
+    return []
 
 
 def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
