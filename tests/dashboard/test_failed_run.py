@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from selenium.webdriver import Chrome
 from typer.testing import CliRunner
 
 from agent.cli.main import build
+from agent.dashboard.archive import _row
 from agent.store.database import Database, open_database
 from agent.store.queries import list_runs
-from agent.store.runs import RunStatus
+from agent.store.runs import Run, RunKind, RunStatus
 from tests.dashboard.test_browser import DESK, PHONE, Page
 from tests.dashboard.world import Puppet, bar, client, headline, served
 from tests.live.world import PATIENCE
@@ -171,3 +173,11 @@ async def test_headlines_of_one_day_have_times_and_of_more_days_dates(page: Page
         times = await page.run(TIMES, "#headlines")
         assert times == (["2025-03-04 14:25:02", "2025-03-03 14:25:01"] if days else ["14:25:02", "14:25:01"])
         assert await page.complaints() == []
+
+
+@pytest.mark.parametrize(("mode", "total"), [("paper", 0.25), ("testnet", None)])
+def test_a_run_at_a_venue_has_no_return_on_the_configured_capital(mode: str, total: float | None) -> None:
+    """Its account may hold another sum: what was there when it began is no profit."""
+    config = {"execution": {"mode": mode}, "account": {"initial_capital": "8000"}}
+    row = _row(Run("run", RunKind.LIVE, 0, "sma_cross", config=config, final_equity=Decimal(10_000)))
+    assert row.total_return == total
