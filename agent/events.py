@@ -206,7 +206,8 @@ class Account(Message, frozen=True):
     """A venue's account, looked at while nothing was under way: all fills up to here came before it.
 
     `balances` are by coin, without unrealised profit; `holdings` are those of the traded symbols that aren't flat. `foreign`: others
-    have traded in it since the last look, and by configuration that is none of our business.
+    have traded in it since the last look, and by configuration that is none of our business. `settled`: nothing was executed for as
+    long as the venue's views may lag behind, neither before the look nor after it.
     """
 
     ts: int
@@ -214,6 +215,7 @@ class Account(Message, frozen=True):
     balances: dict[str, Decimal]
     holdings: tuple[Holding, ...] = ()
     foreign: bool = False
+    settled: bool = True
 
 
 class Command(Message, frozen=True):

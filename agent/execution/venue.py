@@ -70,7 +70,7 @@ class VenueExchange(Exchange):
         self.drift = ""  # what differed when the account was last looked at
         self.opened = False  # the first account has been seen
         self.losses = 0  # how often the venue's history turned out to have more than the record of this run
-        self._accepting = False
+        self.accepting = False  # a person has accepted the account: the next settled look is where the ledger goes on
         self._coin = config.account.currency
         self._margined = config.market.category == "linear"
         self._adopts = config.execution.testnet.foreign == "adopt"
@@ -273,8 +273,8 @@ class VenueExchange(Exchange):
     # -- reconciliation ----------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """The next account is right, whatever the ledger says; what others hold in it stays set aside unless something differs."""
-        self._accepting = bool(self.drift) or not self._ignores
+        """The next settled account is right, whatever the ledger says; what others hold in it stays set aside unless something differs."""
+        self.accepting = bool(self.drift) or not self._ignores
         self.unaccepted = False
 
     def on_older_record(self) -> None:
@@ -292,7 +292,9 @@ class VenueExchange(Exchange):
         self.began = self.began or account.ts
         self.looks += 1
         holdings = {holding.symbol: holding for holding in account.holdings}
-        if self.opened and not self._accepting:
+        if self.accepting and not account.settled:  # it may not show what was just executed
+            self.drift = ""
+        elif self.opened and not self.accepting:
             self.drift = self._compare(account, holdings)
         else:
             self._begin_with(account, holdings)
@@ -302,17 +304,17 @@ class VenueExchange(Exchange):
     def _begin_with(self, account: Account, holdings: dict[str, Holding]) -> None:
         """The ledger is what the account is."""
         for symbol in self.books:
-            if self._margined and (self._adopts or self._accepting):
+            if self._margined and (self._adopts or self.accepting):
                 self._foreign[symbol] = _ZERO
                 self._take_over(symbol, holdings.get(symbol), account)
             else:
                 held = holdings[symbol].qty if symbol in holdings else _ZERO
                 self._foreign[symbol] = held - self._portfolio.positions[symbol].qty
         balance = account.balances.get(self._coin, _ZERO)
-        reason = "the account as it is, accepted by a person" if self._accepting else "the account's balance when the run began"
+        reason = "the account as it is, accepted by a person" if self.accepting else "the account's balance when the run began"
         self._adjust_cash(balance - self.wallet(), account, reason)
         self._others = self._cash_drift(balance, holdings)
-        self.opened, self._accepting = True, False
+        self.opened, self.accepting = True, False
 
     def _compare(self, account: Account, holdings: dict[str, Holding]) -> str:
         differences = []

@@ -89,10 +89,16 @@ class World:
         return self.tell(Kline(SYMBOL, MINUTE, start, self.now, self.now, price, price, price, price, 1.0))
 
     def account(
-        self, holdings: tuple[Holding, ...] = (), *, usdt: str | None = None, foreign: bool = False, **coins: str
+        self,
+        holdings: tuple[Holding, ...] = (),
+        *,
+        usdt: str | None = None,
+        foreign: bool = False,
+        settled: bool = True,
+        **coins: str,
     ) -> list[Decision]:
         balances = {"USDT": self.balance if usdt is None else D(usdt)} | {coin: D(qty) for coin, qty in coins.items()}
-        return self.tell(Account(self.now, self.now, balances, holdings, foreign=foreign))
+        return self.tell(Account(self.now, self.now, balances, holdings, foreign=foreign, settled=settled))
 
     def order(self, weight: float = 0.1, **more: Any) -> Order:
         """A strategy's target; the order that it leads to."""
@@ -348,6 +354,19 @@ def test_drift_is_an_alarm_when_it_stays_and_ends_by_itself_or_by_a_person() -> 
     world.tell(Command("resume", world.now, world.now, {}, "test"))
     world.account(held)
     assert (world.qty, world.ledger.drift) == (D(3), "")
+
+
+def test_a_person_accepts_no_account_that_may_not_show_the_last_executions() -> None:
+    """A stranger has just bought 1 of 3: the view still shows 2, and the settled look after it 3."""
+    world = World()
+    older, newer = (Holding(SYMBOL, D(2), D(100)),), (Holding(SYMBOL, D(3), D(100)),)
+    world.account(older), world.account(older)
+    world.tell(Command("resume", world.now, world.now, {}, "test"))
+    assert not of(Fill, world.account(older, settled=False))
+    assert (world.qty, world.ledger.drift, world.engine.risk.state) == (D(0), "", RiskState.ACTIVE)
+    world.account(newer)
+    assert (world.qty, world.ledger.drift) == (D(3), "")
+    assert not world.account(newer)
 
 
 def test_an_account_that_differs_does_not_open_trading() -> None:

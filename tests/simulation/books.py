@@ -112,7 +112,7 @@ class VenueBooks(Invariants):
         super().after(event)
         if isinstance(event, Account) and not self._ledger.drift:
             self._unreconciled = False
-        self._accepts = self._ledger._accepting  # the next account, as it is
+        self._accepts = self._ledger.accepting  # the next account, as it is
 
     def leaves(self, order: Order) -> None:
         """An order that is about to leave: it is safe in the store, as other eyes see it, and no halt stands against it."""
@@ -132,7 +132,7 @@ class VenueBooks(Invariants):
         lose in it is a transfer."""
         if isinstance(event, Account):
             wallet, balance = self._ledger.wallet(), event.balances[COIN]
-            if event.foreign or not self._opened or self._accepts:
+            if event.foreign or not self._opened or (self._accepts and event.settled):
                 hold(wallet == balance, f"a wallet of {wallet} in the ledger, after an account of {balance}")
                 self._opened = True
         super()._check_cash(event)

@@ -112,26 +112,29 @@ class Auditor:
 
         A difference is only told again, and what others have changed is only taken for theirs, where nothing was executed for as long
         as the venue's views may lag behind: neither before the look, which would not show it yet, nor after it, for it may not be listed.
-        The first account is where the ledger begins, and must be as good.
+        The first account is where the ledger begins, and must be as good; so must one that a person accepts.
         """
         for _ in range(_TRIES):
             await self.catch_up()
             before = self._reports.count
-            settle = self._line.config.settle / 1000 if self._is_doubtful() else 0.0
+            doubtful = self._is_doubtful()
+            settle = self._line.config.settle / 1000 if doubtful else 0.0
             await asyncio.sleep(self._reports.heard_at + settle - asyncio.get_running_loop().time())
             positions = await self._line.ask(self._line.port.positions)
             wallet = await self._line.ask(self._line.port.wallet)
             await asyncio.sleep(settle)
             await self.catch_up()
             if self._reports.count == before:
-                return self._account(positions, wallet)
+                return self._account(positions, wallet, settled=doubtful)
         return None
 
     def _is_doubtful(self) -> bool:
         ledger = self._ledger
-        return bool(not ledger.opened or ledger.drift or ledger.looks < self._looks or self._reports.foreign)
+        return bool(
+            not ledger.opened or ledger.accepting or ledger.drift or ledger.looks < self._looks or self._reports.foreign
+        )
 
-    def _account(self, positions: Sequence[VenuePosition], wallet: Wallet) -> Account:
+    def _account(self, positions: Sequence[VenuePosition], wallet: Wallet, *, settled: bool) -> Account:
         balances = wallet.balances
         if self._reports.all_booked():
             self._note_foreign(positions)
@@ -144,7 +147,8 @@ class Auditor:
         clock = self._line.clock
         now = clock.now()
         self._looks += 1
-        return Account(now + self._health.skew, now, balances, holdings, foreign=foreign and self._foreign != "refuse")
+        foreign = foreign and self._foreign != "refuse"
+        return Account(now + self._health.skew, now, balances, holdings, foreign=foreign, settled=settled)
 
     def _note_foreign(self, positions: Sequence[VenuePosition]) -> None:
         """A position that isn't ours: in another symbol, or more than the ledger has (0 as long as no account has been seen)."""

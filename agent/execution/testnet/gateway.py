@@ -129,7 +129,7 @@ class Gateway:
             if self._settings.foreign != "ignore":
                 self._kill = True
                 self._work.set()
-        if self._health.lost_orders:
+        if command.action == "resume" or self._health.lost_orders:
             self._look.set()
 
     # -- the venue's side --------------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ class Gateway:
             if self._look.is_set() or self._now() >= due:
                 self._look.clear()
                 known = await self._reconcile()
-                soon = not known or self._ledger.drift
+                soon = not known or self._ledger.drift or self._ledger.accepting
                 due = self._now() + (settings.settle if soon else settings.reconcile_every) / 1000
             else:
                 await self._auditor.survey(self._keeper)
