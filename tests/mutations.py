@@ -34,8 +34,8 @@ MUTATIONS: Final = (
     Mutation(
         "shorts-pay-funding",
         "agent/execution/paper.py",
-        "amount = -position.qty * position.mark_decimal * rate",
-        "amount = -abs(position.qty) * position.mark_decimal * rate",
+        "mark, -position.qty * mark * rate)",
+        "mark, -abs(position.qty) * mark * rate)",
         MONEY,
     ),
     Mutation(
@@ -77,8 +77,8 @@ MUTATIONS: Final = (
     Mutation(
         "a-halt-keeps-its-entries",
         "agent/engine.py",
-        '        if self.risk.state is RiskState.HALTED:\n            self._cancel_entries("halted")\n        if not self._targets',
-        "        if not self._targets",
+        '        if self.risk.state is RiskState.HALTED:\n            self._cancel_entries("halted")\n        if self.guard',
+        "        if self.guard",
         MONEY,
     ),
     Mutation(
@@ -237,7 +237,7 @@ MUTATIONS: Final = (
     Mutation(
         "a-retry-writes-twice",
         "agent/store/journal.py",
-        "if again and self._stored() == self.last_seq + len(events):",
+        "if again and last_event(self._database, self._run_id) == self.last_seq + len(rows):",
         "if again and False:",
         RECORD,
     ),
