@@ -73,6 +73,7 @@ class KillGuard:
         self._signals = switch.signals
         self._file: bool | None = None  # whether the file that was seen requests to flatten; None: no file
         self._taken = False  # the kill was taken over from a core that has not handled it
+        self._settled_at = 0.0  # monotonic: the core has handled all kills requested up to then
         self._life = 0  # counts resumptions
         self._stopping = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,6 +104,7 @@ class KillGuard:
         """If the core has handled the kill, drop the file KILL and let the core send orders again."""
         if self._killed():
             self._taken = False
+            self._settled_at = time.monotonic()
             self._switch.forget()
 
     def resumed(self) -> None:
@@ -129,6 +131,8 @@ class KillGuard:
                     if self._life != life:
                         life, pending = self._life, []
                     pending += self._new()
+                    if not self._killed():  # a kill that the core has handled was resumed from
+                        pending = [pull for pull in pending if pull.at > self._settled_at]
                     if pending and (self._unable() or time.monotonic() - pending[0].at >= self._within):
                         await self._finish(pending)
                         pending = []
@@ -186,7 +190,8 @@ class KillGuard:
                 pull.outcome.set_result(report)
 
     def _keep(self, pulls: list[Pull]) -> None:
-        if self._killed():
+        pulls = [pull for pull in pulls if pull.at > self._settled_at]
+        if self._killed() or not pulls:
             return
         self._taken = True
         chosen = next((pull for pull in pulls if pull.flatten), pulls[0])

@@ -16,6 +16,8 @@ import msgspec
 import pytest
 
 from agent.events import Command, Kline, News, Sentiment
+from agent.live.guard import KillGuard
+from agent.live.kill import KillSwitch
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import find_run, list_runs
@@ -77,3 +79,27 @@ async def test_lives_that_end_by_kill_9_add_up_to_one(tmp_path: Path) -> None:
             tape = sandbox.market.quotes[symbol].tape
             bars = [event for event in of(Kline, events) if event.confirm and event.symbol == symbol]
             assert [bar.close for bar in bars] == [tape.bar(tape.index_at(bar.start)).close for bar in bars]
+
+
+async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_store_then_fails(tmp_path: Path) -> None:
+    """The resumption is journalled, and the guard has yet to hear of it: that gap must not kill the agent again."""
+    switch = KillSwitch(tmp_path)
+    state = {"killed": False, "unable": False}
+    guard = KillGuard(
+        switch,
+        within=60.0,
+        killed=lambda: state["killed"],
+        unable=lambda: state["unable"],
+        way_out=None,
+        done=lambda report: None,
+    )
+    guard.start()
+    handled = guard.pull({}, "ann")
+    state["killed"] = True
+    guard.settle()  # the core has handled it
+    state.update(killed=False, unable=True)  # and a resumption, whose commit is not answered
+    newer = guard.pull({}, "bob")
+    await asyncio.wrap_future(newer.outcome)
+    assert not handled.outcome.done()
+    assert "by bob" in switch.file.read_text()
+    await guard.stop()
