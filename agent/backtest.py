@@ -136,6 +136,11 @@ def _notes_on_orders(engine: Engine) -> list[str]:
             f'volume is 0 in {share} bars that orders met: liquidity = "participation" fills nothing in them '
             '(paper.liquidity = "infinite" does)'
         )
+    if few := exchange.bars_below_a_lot:
+        notes.append(
+            f"in {few:,} of {exchange.bars_met:,} bars that orders met paper.max_participation of the volume is less than one lot: "
+            "nothing is filled in them"
+        )
     for symbol, tape in engine.tapes.items():
         position, rules = tape.position, tape.instrument
         value = abs(position.qty) * position.mark_decimal

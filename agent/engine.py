@@ -49,7 +49,7 @@ from agent.portfolio import Portfolio
 from agent.risk import TAKEN_ID, RiskManager
 from agent.signals import SignalEngine
 from agent.sink import DecisionSink
-from agent.sizing import size, triggers
+from agent.sizing import limit_of, size, triggers
 from agent.strategy_guard import StrategyGuard
 from agent.symbols import SymbolMapper
 from strategies.base import Strategy, Target
@@ -174,7 +174,7 @@ class Engine:
             self.counts["klines of other symbols"] += 1
             return
         # One call takes the bar apart: reading a struct's fields one by one costs compiled code more
-        _, interval, start, _, now, _, high, low, close, volume, _, confirm = self._fields_of(kline)
+        _, interval, start, _, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
         if (start != tape.next_start or interval != tape.interval) and not self._fits(tape, kline):
             return
         if now > self._period:
@@ -193,14 +193,16 @@ class Engine:
             return
         tape.last_start = start
         tape.next_start = start + interval
+        worst_long, worst_short, first = low, high, opened
         if tape.book or self.exchange.held_funding:
             self.exchange.on_kline(kline)
+            worst_long = worst_short = first = close  # the exchange has held its range against the margin
         position = tape.position
         position.mark = close
         if position.size and self._margined:
             price = self.exchange.liquidation_price(position)
-            if (low <= price) if position.size > 0.0 else (high >= price):
-                self.exchange.liquidate(kline, price)
+            if (worst_long <= price) if position.size > 0.0 else (worst_short >= price):
+                self.exchange.liquidate(kline, price, first)
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
         tape.tracker.advance(start, high, low, close, volume)
@@ -531,7 +533,7 @@ class Engine:
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
             if size(target, tape.instrument, coming, price, equity, band) is None and all(
-                w.limit == (target.limit or 0.0) and not w.cancelling for w in entries
+                w.limit == limit_of(target, tape.instrument, w.order.side) and not w.cancelling for w in entries
             ):
                 self._move_protection(target, tape)
                 return  # what is asked for is on its way

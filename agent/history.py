@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
 from operator import attrgetter
@@ -22,9 +22,10 @@ from agent.feeds.history.news import NewsFile
 from agent.feeds.history.sentiment import NamedScorer, SentimentFile, scored
 from agent.feeds.history.symbol_names import symbol_of
 from agent.fusion import check_scorer, open_predictor
+from agent.instruments import instrument_for
 from agent.store.runs import InputFile
 from agent.symbols import SymbolMapper
-from agent.trading_rules import settle_rules
+from agent.trading_rules import COARSEST, settle_rules
 
 if TYPE_CHECKING:
     from models.fusion.predictor import FusionPredictor
@@ -99,6 +100,11 @@ class History:
             f"{file.path.name}: ends at {_moment(int(str(facts['last'])))}, before the run does: {file.symbol} keeps its last price"
             for file, facts in zip(self.klines, described, strict=True)
             if int(str(facts["last"])) < self.end - self.config.market.interval
+        ]
+        self.notes += [
+            note
+            for file, facts in zip(self.klines, described, strict=True)
+            if (note := _coarse_tick(file.symbol, facts, self.config))
         ]
         self.notes += settled + [note for file in self.klines for note in file.notes]
         if untraded := self.config.untraded_instruments():
@@ -282,3 +288,11 @@ def _on_paper(config: Config) -> Config:
 
 def _moment(ms: int | None) -> str:
     return "the beginning" if ms is None else iso(ms)
+
+
+def _coarse_tick(symbol: str, facts: Mapping[str, object], config: Config) -> str:
+    """A note if the tick is more than a thousandth of the lowest price of the window; else empty."""
+    tick, lowest = float(instrument_for(symbol, config).tick_size), float(str(facts["lowest"]))
+    if tick <= float(COARSEST) * lowest:
+        return ""
+    return f"{symbol}: its tick, {tick:g}, is {tick / lowest:.1%} of its lowest price, {lowest:g}, and rounds fills there by as much"

@@ -54,10 +54,22 @@ def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equ
         abs(delta),
         reduces,
         held + delta,
-        None if target.limit is None else instrument.round_price(Decimal(repr(target.limit)), opposite),
+        _rounded(target.limit, instrument, side),
         stop,
         take_profit,
     )
+
+
+def limit_of(target: Target, instrument: Instrument, side: Side) -> float:
+    """The target's limit as an order on `side` has it, on the tick; 0.0 without one."""
+    limit = _rounded(target.limit, instrument, side)
+    return 0.0 if limit is None else float(limit)
+
+
+def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal | None:
+    """On the tick, never worse for the trader than asked for."""
+    opposite = Side.SELL if side is Side.BUY else Side.BUY
+    return None if limit is None else instrument.round_price(Decimal(repr(float(limit))), opposite)
 
 
 def triggers(target: Target, instrument: Instrument, mark: float, side: Side) -> tuple[Decimal | None, Decimal | None]:
@@ -68,6 +80,6 @@ def triggers(target: Target, instrument: Instrument, mark: float, side: Side) ->
         if fraction is None:
             levels.append(None)
         else:
-            exact = Decimal(repr(price * (1 + fraction)))
+            exact = Decimal(repr(float(price))) * (1 + Decimal(repr(float(fraction))))
             levels.append(max(instrument.round_price(exact, side), instrument.tick_size))
     return levels[0], levels[1]

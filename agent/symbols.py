@@ -139,6 +139,7 @@ _UNSPACED: Final = (
 """Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese; and Korean, whose particles
 follow a word directly. A word of another script ends at them."""
 
+_ANY_UNSPACED: Final = re.compile(f"[{_UNSPACED}]")
 _LETTER: Final = rf"[^\W{_UNSPACED}]"
 _WORD: Final = re.compile(rf"(?<!{_LETTER})[A-Z0-9][A-Z0-9_/-]*(?!{_LETTER})")
 _FULL_WIDTH: Final = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {ord("İ"): "I"}
@@ -216,12 +217,13 @@ class SymbolMapper:
         everyday: list[_Mention] = []
         mentions: list[_Mention] = []
         macro = False
+        shouted = title.isupper() and _ANY_UNSPACED.search(title) is None  # else its few Latin letters are tickers
         for match in self._find(title.lower()):
             meaning = self._meanings.get(match.group())
             if meaning is None:
                 continue
             spelling = title[match.start() : match.end()]
-            if meaning.spellings and (spelling not in meaning.spellings or title.isupper()):
+            if meaning.spellings and (spelling not in meaning.spellings or shouted):
                 continue
             if meaning.macro:
                 macro = True
@@ -257,7 +259,8 @@ class SymbolMapper:
         """`BTC`, and `BTC` of `XBT`, `BTCUSD`, `BTC_USDT`; `PEPE` of `1000PEPE`."""
         if ticker in self._by_base or ticker in _COINS:
             return ticker
-        return base_of(ticker)
+        base = base_of(ticker)
+        return base if len(base) > 1 or not ticker.isalnum() else ticker  # WBTC is no pair of W
 
     def _pairs(self, title: str) -> Iterator[tuple[str, ...]]:
         """The symbols of pairs and multiples written in capitals: `BTCUSD`, `ETHBTC`, `BTC_USDT`, `1000PEPE`, `SHIB1000`."""

@@ -41,8 +41,8 @@ MUTATIONS: Final = (
     Mutation(
         "liquidation-looks-at-the-close",
         "agent/engine.py",
-        "if (low <= price) if position.size > 0.0 else (high >= price):",
-        "if (close <= price) if position.size > 0.0 else (close >= price):",
+        "worst_long, worst_short, first = low, high, opened",
+        "worst_long, worst_short, first = close, close, opened",
         MONEY,
     ),
     Mutation(
@@ -139,7 +139,7 @@ MUTATIONS: Final = (
     Mutation(
         "liquidation-ignores-the-gap",
         "agent/execution/paper.py",
-        "price = min(price, kline.open) if position.size > 0 else max(price, kline.open)",
+        "price = min(price, first) if position.size > 0 else max(price, first)",
         "price = float(price)",
         CORE,
     ),

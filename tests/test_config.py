@@ -20,6 +20,12 @@ def test_the_file_that_ships_states_the_defaults() -> None:
     assert stated == Config()
 
 
+@pytest.mark.parametrize(("section", "key"), [("risk", "max_leverage"), ("paper", "half_spread_bps"), ("risk", "max_position")])
+def test_no_number_is_infinite(section: str, key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{section}.{key}: Input should be a finite number"):
+        parse({section: {key: float("inf")}}, where="test")
+
+
 ZERO = [
     ("market", "interval"),
     ("paper", "funding_interval"),

@@ -195,6 +195,22 @@ def test_everyday_words_are_coins_only_in_context(title: str, symbols: list[str]
     assert SymbolMapper(EVERYDAY, {}, MACRO).map(title) == tuple(symbols)
 
 
+def test_a_ticker_in_a_script_without_capitals_is_one() -> None:
+    mapper = SymbolMapper(("BTCUSDT", "SOLUSDT", "SUIUSDT", "LINKUSDT"), {}, ())
+    for title, symbol in (
+        ("SOLが上昇", "SOLUSDT"),
+        ("SOL突破200美元", "SOLUSDT"),
+        ("SUI上涨", "SUIUSDT"),
+        ("LINK 상승", "LINKUSDT"),
+    ):
+        assert mapper.map(title) == (symbol,)
+    assert mapper.map("SOL UP AGAIN TODAY") == ()  # all capitals: any word might be one
+
+
+def test_a_ticker_that_ends_like_a_pair_of_one_letter_is_itself() -> None:
+    assert SymbolMapper(("WUSDT", "BTCUSDT"), {}, ()).map("Wrapped coins grow", ["WBTC", "WETH"]) == ()
+
+
 CJK = {
     "BTCUSDT": InstrumentConfig(aliases=("比特币", "ビットコイン", "비트코인", "биткоин")),
     "ETHUSDT": InstrumentConfig(aliases=("以太坊",)),

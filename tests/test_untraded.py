@@ -10,6 +10,7 @@ import pytest
 
 from agent.events import Command, Fill, Order, OrderStatus, OrderUpdate, RiskEvent
 from strategies.base import Market, Strategy
+from strategies.buy_and_hold import BuyAndHold
 from tests.cli.conftest import Outcome
 from tests.cli.conftest import tapewire as tapewire
 from tests.market import SYMBOL, T0, bars, config, run
@@ -56,6 +57,39 @@ def test_bars_without_volume(tapewire: Tapewire, tmp_path: Path) -> None:
     assert any("volume is 0 in all bars that orders met" in note and "fills nothing" in note for note in found)
     # Infinite liquidity fills all of it
     assert notes(tapewire, '[paper]\nliquidity = "infinite"\n', "--klines", klines(tmp_path, volume=0)) == []
+
+
+def test_bars_of_which_less_than_one_lot_may_be_taken(tapewire: Tapewire, tmp_path: Path) -> None:
+    # 10 % of 0.005 BTC a bar are 0.0005, half a lot: bars 2 to 100 meet the order and fill nothing
+    found = notes(tapewire, "", "--klines", klines(tmp_path, volume=0.005))
+
+    assert (
+        "in 99 of 99 bars that orders met paper.max_participation of the volume is less than one lot: nothing is filled in them"
+        in found
+    )
+
+
+def test_a_tick_that_is_coarse_at_the_lowest_price(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Ticks of 0.01 as the first 500 bars at 80.12 show; the last bars are at 1.25, of which that is 0.8 %."""
+    rows = [f"{START + n * 60_000},{p},{p},{p},{p},1000" for n, p in enumerate([80.12] * 600 + [1.25] * 5)]
+    path = tmp_path / "NEWUSDT-1m.csv"
+    path.write_text("open_time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
+
+    found = notes(tapewire, "[market]\nsymbols = ['NEWUSDT']\n", "--klines", path)
+
+    assert "NEWUSDT: its tick, 0.01, is 0.8% of its lowest price, 1.25, and rounds fills there by as much" in found
+
+
+def test_what_can_be_bought_leaves_the_money_for_the_fees_that_are_charged() -> None:
+    # 10,000 at 100, 0.01 a share: 10,000 / 100.01 is 99.99, so 99 shares, which leaves 99.01
+    settings = config(
+        market={"symbols": [SYMBOL], "category": "equity"}, paper={"fees": "per_share", "per_share_fee": "0.01"},
+        instruments={SYMBOL: {"tick_size": "0.01", "qty_step": "1", "min_qty": "1"}},
+    )  # fmt: skip
+    engine, sink = run(BuyAndHold(BuyAndHold.Params(weight=1.0)), bars([(100, 100, 100, 100)] * 4), settings)
+
+    assert [float(f.qty) for f in sink.decisions if isinstance(f, Fill)] == [99.0]
+    assert float(engine.portfolio.cash) == 99.01
 
 
 def test_a_limit_of_risk_by_its_name(tapewire: Tapewire, tmp_path: Path) -> None:

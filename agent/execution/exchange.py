@@ -72,6 +72,7 @@ class Exchange:
         self.refusals: Counter[str] = Counter()  # orders that broke a rule or could not be paid, by what was wrong
         self.bars_met = 0  # bars in which an order worked on paper, and those of them that had no volume to take
         self.bars_without_volume = 0
+        self.bars_below_a_lot = 0  # of which less than one lot could be taken
         self.held_funding: dict[str, list[Funding]] = {}  # by symbol: stamps strictly inside a bar that has yet to come
         self.states_cash = False  # every change of cash is reported; the first lives of earlier runs did without
         self.unaccepted = False  # a venue's history has more than the record of this run, and no person has resumed since
@@ -132,8 +133,8 @@ class Exchange:
         if held * side.sign <= 0 or not qty:
             return
         protective = [w for w in book if w.closes_position and not w.cancelling]
-        group = protective[0].order.oco if protective else ""
-        if any(w.filled for w in protective) or (entries and group not in entries):
+        group = protective[0].order.oco if protective else "".join(entries[-1:])
+        if any(w.filled for w in protective) or (protective and entries and group not in entries):
             return  # being carried out; or of an earlier entry, whose protection stays until the one that works is filled
         opposite = Side.SELL if side is Side.BUY else Side.BUY
         for kind, trigger in ((OrderType.STOP, stop), (OrderType.TAKE_PROFIT, take_profit)):
@@ -167,7 +168,7 @@ class Exchange:
         """The mark at which `liquidate` is due; NaN where it never is."""
         return nan
 
-    def liquidate(self, kline: Kline, price: float) -> None:
+    def liquidate(self, kline: Kline, price: float, first: float) -> None:
         """Close the position in the bar's symbol."""
 
     def on_funding(self, funding: Funding) -> None:

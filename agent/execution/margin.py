@@ -18,15 +18,15 @@ class MarginRules:
         self._portfolio = portfolio
         self.leverage = {symbol: min(leverage, rules.max_leverage) for symbol, rules in instruments.items()}
 
-    def affordable(self, instrument: Instrument, side: Side, price: Decimal) -> Decimal:
-        """The largest quantity that may be traded at `price`: what reduces the position, then what the margin carries.
+    def affordable(self, instrument: Instrument, side: Side, price: Decimal, fee: Decimal) -> Decimal:
+        """The largest quantity that may be traded at `price`, at `fee` a unit: what reduces the position, then what the margin carries.
 
         For a perpetual the position after the trade must satisfy |qty| * price <= leverage * equity - the notional of the others.
         """
         portfolio = self._portfolio
         held = portfolio.positions[instrument.symbol]
         if not instrument.is_margined:
-            return portfolio.cash / (price * (1 + instrument.taker_fee)) if side is Side.BUY else held.qty
+            return portfolio.cash / (price + fee) if side is Side.BUY else held.qty
         equity = portfolio.exact_equity() - held.qty * (held.mark_decimal - price)
         others = sum((abs(p.qty) * p.mark_decimal for p in portfolio.open if p is not held), Decimal(0))
         carried = (equity * self.leverage[instrument.symbol] - others) / price

@@ -39,6 +39,7 @@ from agent.instruments import Instrument
 from agent.portfolio import Portfolio, Position
 
 _ZERO = Decimal(0)
+_ONE = Decimal(1)
 _AT_ONCE = (TimeInForce.IOC, TimeInForce.FOK)
 
 
@@ -101,13 +102,26 @@ class PaperExchange(Exchange):
             self._pay_held(stamps, kline, start + 1)
         if book:
             self._start_bar(kline)
-        for working in list(book):
+        for working in _in_turn(book):
             if working.arrives_at <= start:
                 self._meet(working, kline, kline.open, max(start, working.arrives_at))
         self._meet_new_protection(kline, kline.open, start)
         if stamps:
             self._pay_held(stamps, kline, start + kline.interval)
-        for working in self._range_order(book, start):
+        self._check_range(kline, start)
+        self._meet_range(self._before_profits(book, start), kline, start)
+        self._check_range(kline, start)
+        self._meet_range(self._profits(book, start), kline, start)
+        for working in _in_turn(book):
+            if start < working.arrives_at < kline.ts:
+                working.born_inside = False
+                self._meet(working, kline, kline.close, kline.ts)
+        self._meet_new_protection(kline, kline.close, kline.ts)
+        if stamps:
+            self.held_funding[kline.symbol] = stamps
+
+    def _meet_range(self, in_order: Iterator[WorkingOrder], kline: Kline, start: int) -> None:
+        for working in in_order:
             price = working.trigger
             if working.born_inside and working.arrives_at > start:  # moved after an open that had passed it already
                 price = min(price, kline.open) if working.order.side is Side.SELL else max(price, kline.open)
@@ -115,15 +129,8 @@ class PaperExchange(Exchange):
                 if working.seen and self._rules.limit_fill.reached(kline, working.order.side, working.limit):
                     self._make(working, kline, kline.ts)
             elif not working.triggered and working.crossed(kline.low, kline.high):
-                working.triggered = True
+                self._trigger(working, kline)
                 self._take(working, kline, price, kline.ts)
-        for working in list(book):
-            if start < working.arrives_at < kline.ts:
-                working.born_inside = False
-                self._meet(working, kline, kline.close, kline.ts)
-        self._meet_new_protection(kline, kline.close, kline.ts)
-        if stamps:
-            self.held_funding[kline.symbol] = stamps
 
     def _meet_new_protection(self, kline: Kline, price: float, ts: int) -> None:
         """What an entry has attached meets the price that the entry met: a stop on its wrong side is carried out there."""
@@ -132,8 +139,8 @@ class PaperExchange(Exchange):
             if new and working.crossed(price, price):  # else the next price is its first
                 self._meet(working, kline, price, ts)
 
-    def _range_order(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
-        """The pessimistic order of step 2. Lazy: what an entry attaches is seen by the later groups."""
+    def _before_profits(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
+        """The pessimistic order of step 2, up to take-profits. Lazy: what an entry attaches is seen by the later groups."""
         for working in list(book):
             if working.arrives_at <= start and working.order.type is OrderType.STOP and working in book:
                 yield working
@@ -143,6 +150,8 @@ class PaperExchange(Exchange):
         for working in list(book):
             if working.arrives_at > start and working.born_inside and working.order.type is OrderType.STOP and working in book:
                 yield working
+
+    def _profits(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
         for working in list(book):
             if working.arrives_at <= start and working.order.type is OrderType.TAKE_PROFIT and working in book:
                 yield working
@@ -171,12 +180,25 @@ class PaperExchange(Exchange):
             return
         price = self.liquidation_price(position)
         if kline.low <= price if position.size > 0 else kline.high >= price:
-            self.liquidate(kline, price)
+            self.liquidate(kline, price, kline.open)
 
-    def liquidate(self, kline: Kline, price: float) -> None:
-        """Close the position in the bar's symbol at `price`, or at the open where that gaps beyond."""
+    def _check_range(self, kline: Kline, start: int) -> None:
+        """Liquidate what is held within the bar, unless a stop that works lies before the liquidation price on the way there."""
         position = self._portfolio.positions[kline.symbol]
-        price = min(price, kline.open) if position.size > 0 else max(price, kline.open)
+        if not position.size or not self._instruments[kline.symbol].is_margined:
+            return
+        price = self.liquidation_price(position)
+        for working in self.books[kline.symbol]:
+            stops = working.closes_position and working.order.type is OrderType.STOP and not working.triggered
+            there = working.arrives_at <= start or working.born_inside
+            if stops and there and (working.trigger >= price if position.size > 0 else working.trigger <= price):
+                return
+        self.check_margin(kline)
+
+    def liquidate(self, kline: Kline, price: float, first: float) -> None:
+        """Close the position in the bar's symbol at `price`, or at `first`, the first price that it met, if that lies beyond."""
+        position = self._portfolio.positions[kline.symbol]
+        price = min(price, first) if position.size > 0 else max(price, first)
         self.cancel(self.books[kline.symbol], kline.available_at, "liquidation")
         side = Side.SELL if position.size > 0 else Side.BUY
         rules = self._instruments[kline.symbol]
@@ -242,6 +264,8 @@ class PaperExchange(Exchange):
         self.bars_met += 1
         if not kline.volume > 0 and self._budget <= 0:
             self.bars_without_volume += 1
+        elif taken == 0.0 and self._budget < float(self._instruments[kline.symbol].qty_step):
+            self.bars_below_a_lot += 1
 
     def _meet(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """One order meets one price."""
@@ -251,7 +275,7 @@ class PaperExchange(Exchange):
         order = working.order
         if not working.is_limit:
             if working.triggered or working.crossed(price, price):
-                working.triggered = True
+                self._trigger(working, kline)
                 self._take(working, kline, price, ts)
         elif not first:
             if working.marketable(price) and price != working.limit:
@@ -263,6 +287,13 @@ class PaperExchange(Exchange):
                 self._take(working, kline, price, ts)
         elif order.tif in _AT_ONCE:
             self._end(working, kline.available_at, f"{order.tif.value} order found no liquidity at its price")
+
+    def _trigger(self, working: WorkingOrder, kline: Kline) -> None:
+        """A stop that is carried out ends what is left of its entry, which would open again what the stop closes."""
+        if working.closes_position and working.order.type is OrderType.STOP and not working.triggered:
+            entry = [w for w in self.books[kline.symbol] if w.order.id == working.order.oco and not w.closes_position]
+            self.cancel(entry, kline.available_at, "its stop was triggered")
+        working.triggered = True
 
     def _take(self, working: WorkingOrder, kline: Kline, price: float, ts: int) -> None:
         """Execute at `price` plus half the spread plus our own impact, as far as liquidity and margin go."""
@@ -307,7 +338,12 @@ class PaperExchange(Exchange):
             if not wanted:
                 self._end(working, kline.available_at, "reduce-only order, but there is no position to reduce")
         elif wanted > opposite:
-            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price)))
+            wanted = min(
+                wanted,
+                rules.round_qty(
+                    self.margin.affordable(rules, order.side, price, self._rules.fees.fee(rules, _ONE, price, maker=False))
+                ),
+            )
             if not wanted:
                 self.refusals["insufficient balance"] += 1
                 self._end(working, kline.available_at, "insufficient balance")
@@ -368,7 +404,8 @@ class PaperExchange(Exchange):
         stranded = [w for w in book if w.closes_position and held * w.order.side.sign >= 0]
         if stranded:
             self.cancel(stranded, kline.available_at, "position closed")
-        if held and (order.stop is not None or order.take_profit is not None):
+        opened = held * order.side.sign > 0  # a reversal that is partly filled has only shrunk the old position
+        if opened and (order.stop is not None or order.take_profit is not None):
             self._protect(order, kline, ts)
 
     def _book(self, fill: Fill) -> None:
@@ -407,3 +444,8 @@ class PaperExchange(Exchange):
         book.remove(working)
         order = working.order
         self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.CANCELLED, working.filled, reason))
+
+
+def _in_turn(book: list[WorkingOrder]) -> list[WorkingOrder]:
+    """Orders as they meet one price: in order of arrival, but what has been triggered first, so that no later entry takes its volume."""
+    return [w for w in book if w.triggered] + [w for w in book if not w.triggered]

@@ -81,12 +81,68 @@ def test_the_stop_of_a_resting_limit_is_never_better_than_the_open(
 
 
 def test_a_part_of_an_entry_is_protected_at_its_own_price() -> None:
-    # 10 % of 100 units a bar: 10 of 50 are bought at 95, which uses the bar up; the stop (98) has triggered, and sells at the next open
+    # 10 % of 100 units a bar: 10 of 50 are bought at 95, which uses the bar up. The stop (98) has triggered: it ends the rest of the
+    # entry, and sells the 10 at the next open
     bars = [FLAT, (*DOWN, 100.0), (*DOWN, 100_000.0)]
     fills = trade(bars, {0: {"weight": 0.5, "stop": -0.02}}, liquidity="participation")
 
-    assert fills[:2] == [("BUY", 95.0, ""), ("BUY", 95.0, "")]
-    assert fills[2] == ("SELL", 95.0, "stop")
+    assert fills == [("BUY", 95.0, ""), ("SELL", 95.0, "stop")]
+
+
+def test_what_a_stop_closes_comes_before_what_is_left_of_its_entry() -> None:
+    # Stop 98. 10 of 50 are bought at 95, where the stop is due; the next bar sells these 10 at 95. 105 later is too late for both
+    bars = [FLAT, (*DOWN, 100.0), (*DOWN, 100.0), (*UP, 100.0), (*UP, 100.0)]
+    fills = trade(bars, {0: {"weight": 0.5, "stop": -0.02}}, liquidity="participation")
+
+    assert fills == [("BUY", 95.0, ""), ("SELL", 95.0, "stop")]
+
+
+def test_a_stop_hit_during_a_long_entry_ends_the_entry() -> None:
+    # 10 a bar of 50 at 100, stop 98: 30 are held when the range reaches 97, whose volume the third part has used up; sold at 97, 10 a bar
+    bars = [FLAT, (*FLAT, 100.0), (*FLAT, 100.0), (100, 100, 97, 97, 100.0), *[(97, 97, 97, 97, 100.0)] * 4]
+    fills = trade(bars, {0: {"weight": 0.5, "stop": -0.02}}, liquidity="participation")
+
+    assert fills == [("BUY", 100.0, "")] * 3 + [("SELL", 97.0, "stop")] * 3
+
+
+def test_a_reversal_that_is_partly_filled_leaves_the_stop_of_what_is_still_held() -> None:
+    # Long 50 at 100, stop 95. Turned round by a limit at 105, of which 5 fill; the fall to 80 sells the other 45 at 95
+    bars = [FLAT, FLAT, FLAT, (100, 106, 100, 100, 50.0), (100, 100, 80, 80, 1e6), (80, 80, 80, 80, 1e6)]
+    bars = [(*one, 1e6) if len(one) == 4 else one for one in bars]
+    plan = {0: {"weight": 0.5, "stop": -0.05}, 2: {"weight": -0.5, "limit": 105.0, "stop": 0.03}}
+    fills = trade(bars, plan, liquidity="participation")
+
+    assert fills[:3] == [("BUY", 100.0, ""), ("SELL", 105.0, ""), ("SELL", 95.0, "stop")]
+
+
+def test_protection_asked_for_while_an_entry_without_any_is_partly_filled_is_placed() -> None:
+    # 5 of 50.505 at the limit 99; then a take-profit of 3 % of the limit, 101.97: the bar up to 105 sells the 5 there
+    bars = [FLAT, (100, 100, 98, 100, 50.0), FLAT, (100, 105, 100, 105, 1e6)]
+    bars = [(*one, 1e6) if len(one) == 4 else one for one in bars]
+    entry = {"weight": 0.5, "limit": 99.0}
+    fills = trade(bars, {0: entry, 2: entry | {"take_profit": 0.03}}, liquidity="participation")
+
+    assert fills == [("BUY", 99.0, ""), ("SELL", 101.97, "take-profit")]
+
+
+def test_a_limit_off_the_tick_that_is_repeated_rests() -> None:
+    # 98.005 is 98.00 on the tick. Said again on every bar it is the same order, and the low of 97 fills it
+    target = {"weight": 0.5, "limit": 98.005}
+    bars = [FLAT, FLAT, FLAT, (100, 100, 97, 100), FLAT]
+
+    assert trade(bars, dict.fromkeys(range(4), target))[0] == ("BUY", 98.0, "")
+
+
+@pytest.mark.parametrize(
+    ("price", "stop", "trigger"), [(100, 0.1, "110.00"), (100, 0.15, "115.00"), (3, 0.1, "3.30"), (7, 0.07, "7.49")]
+)
+def test_a_trigger_is_the_price_by_the_fraction_exactly(price: float, stop: float, trigger: str) -> None:
+    # 100 * 1.1 is 110.00000000000001 in binary, which was rounded up to 110.01
+    flat = (price,) * 4
+    _, sink = run(Plan({0: {"weight": -0.5, "stop": stop}}), [bar(n, *flat) for n in range(3)])
+
+    (placed,) = [d for d in sink.decisions if isinstance(d, Order) and d.type is OrderType.STOP]
+    assert placed.trigger == D(trigger)
 
 
 def test_a_new_stop_for_an_unchanged_weight_moves_the_working_stop() -> None:

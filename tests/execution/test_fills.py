@@ -123,8 +123,10 @@ SCENARIOS = [
     Scenario("a liquidation that the open gaps through is filled at the open", [CALM, (70, 71, 60, 65)],
              [(0, order(1, BUY, MARKET, "1000"))], [(0, "BUY", "1000", "100"), (1, "SELL", "1000", "70")], account={"leverage": 10}),
     Scenario("spot can't be sold short", [CALM], [(0, order(1, SELL, MARKET, "1"))], [], {"o1": OrderStatus.CANCELLED}, category="spot"),
-    Scenario("spot can't be bought beyond cash: 10,000 / (100 * 1.001)", [CALM], [(0, order(1, BUY, MARKET, "200"))],
-             [(0, "BUY", "99.9", "100")], category="spot"),
+    Scenario("spot can't be bought beyond cash and its fee: 10,000 / (100 * 1.001)", [CALM], [(0, order(1, BUY, MARKET, "200"))],
+             [(0, "BUY", "99.9", "100")], paper={"fees": "maker_taker"}, category="spot"),
+    Scenario("… and without a fee to the last cent", [CALM], [(0, order(1, BUY, MARKET, "200"))], [(0, "BUY", "100", "100")],
+             category="spot"),
     Scenario("a quantity off the lot is rejected", [CALM], [(0, order(1, BUY, MARKET, "0.0005"))], [], {"o1": OrderStatus.REJECTED}),
     Scenario("a price off the tick is rejected", [CALM], [(0, order(1, BUY, LIMIT, "1", price="99.005"))], [], {"o1": OrderStatus.REJECTED}),
 ]  # fmt: skip
@@ -141,6 +143,7 @@ def test_bars_fill_orders(scenario: Scenario) -> None:
     )
     waiting = list(scenario.orders)
     klines = bars(scenario.bars)
+    portfolio.positions[SYMBOL].mark = klines[0].open
     fills: list[tuple[int, str, str, str]] = []
     for number, kline in enumerate(klines):
         for before, placed in scenario.orders:
@@ -150,8 +153,6 @@ def test_bars_fill_orders(scenario: Scenario) -> None:
         heard_before = len(heard)
         exchange.on_kline(kline)
         portfolio.positions[SYMBOL].mark = kline.close
-        if scenario.category == "linear":
-            exchange.check_margin(kline)
         for event in heard[heard_before:]:
             if isinstance(event, Fill):
                 fills.append((number, event.side.value, f"{event.qty.normalize():f}", f"{event.price.normalize():f}"))
@@ -168,11 +169,11 @@ def test_a_liquidation_is_marked_and_charged() -> None:
     portfolio = Portfolio(settings.account.initial_capital, [SYMBOL])
     heard: list[Any] = []
     exchange = PaperExchange(settings, {SYMBOL: instrument_for(SYMBOL, settings)}, portfolio, heard.append, lambda: "p")
+    portfolio.positions[SYMBOL].mark = 100.0
     exchange.submit(order(1, BUY, MARKET, "900"), T0)
     for kline in bars([CALM, (100, 101, 50, 60)]):
         exchange.on_kline(kline)
         portfolio.positions[SYMBOL].mark = kline.close
-        exchange.check_margin(kline)
     fill = next(e for e in heard if isinstance(e, Fill) and e.kind is FillKind.LIQUIDATION)
     assert fill.fee == fill.qty * fill.price * Decimal("0.00155")
     assert portfolio.positions[SYMBOL].qty == 0

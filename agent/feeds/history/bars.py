@@ -127,7 +127,7 @@ class BarCheck:
         return DataError(
             f"{self._name}: mixed intervals: row {row} comes {format_duration(step)} after the bar before it, "
             f"where bars are {format_duration(self._interval)} apart",
-            hint="keep bars of one interval in a file",
+            hint="keep bars of one interval in a file; calendar months differ in length: use daily or weekly bars",
         )
 
 

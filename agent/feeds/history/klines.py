@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice, repeat
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ COLUMNS: Final[Aliases] = {
     "symbol": ("symbol", "pair", "ticker", "instrument"),
     "adjusted": ("adj_close", "adjusted_close"),
 }
+_LOW: Final = VALUES.index("low")
 _TEXTS: Final = ("symbol", "adjusted")  # columns that no bar is made of
 
 
@@ -49,6 +51,7 @@ class KlineStats:
     gaps: int = 0
     missing: int = 0  # bars in the gaps
     duplicates: int = 0  # identical rows dropped from all that was read
+    lowest: float = inf  # price
 
 
 class KlineFile:
@@ -158,6 +161,7 @@ class KlineFile:
             breaks = breaks[breaks > 0]  # what is missing before the window's first bar is no gap in it
         stats.rows += len(bars)
         stats.last = int(bars.start[-1])
+        stats.lowest = min(stats.lowest, float(bars.values[_LOW].min()))
         stats.gaps += len(breaks)
         stats.missing += int((bars.step[breaks] // self.interval - 1).sum())
         return breaks.tolist()

@@ -87,12 +87,12 @@ _MONTHS: Final[tuple[str, ...]] = (
     "mar maerz mrt mrz μαρ μαω мар",
     "apr avr abr kwi nis απρ апр",
     "may mai mag mei maj mau μαι мая маи май",
-    "jun juin giu cze haz ιουν ιον июн",
+    "jun juin giu cze lipnj haz ιουν ιον июн",
     "jul juil lug lip tem ιουλ ιολ июл",
     "aug aou ago sie agu αυγ авг",
     "sep set wrz eyl sze σεπ сен",
     "oct okt ott out paz eki οκτ окт",
-    "nov lis kas νοε ноя",
+    "nov marr lis kas νοε ноя",
     "dec dez dic des gru ara δεκ дек",
 )
 """What the names of the months begin with in the languages of feeds, without accents."""

@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 from xml.sax import SAXException, SAXParseException
 
 import feedparser
@@ -39,6 +39,9 @@ MAX_ATTRIBUTES: Final = 200  # of one element, its namespaces included
 MAX_ELEMENTS: Final = 100_000
 MAX_NAMESPACES: Final = 200  # of one document
 """Beyond these, feedparser's time or memory grows by the square of the size; no feed of a publisher comes near them."""
+
+_TRACKING: Final = ("utm_", "fbclid=", "gclid=", "mc_cid=", "mc_eid=", "ref=", "cmpid=", "igshid=")
+"""Parameters of an address that tell where a reader comes from."""
 
 
 class _Bounded:
@@ -142,7 +145,8 @@ def _ambiguous(raws: Sequence[Any]) -> set[str]:
         identity
         for raw in raws
         for name in ("id", "link")
-        if (identity := _text(raw, name)) and titles.setdefault(identity, _text(raw, "title")) != _text(raw, "title")
+        if (identity := _canonical(_text(raw, name)))
+        and titles.setdefault(identity, _text(raw, "title")) != _text(raw, "title")
     }
 
 
@@ -153,7 +157,7 @@ def _entry(raw: Any, ambiguous: set[str]) -> Entry | None:
     if not title:
         return None
     link = _text(raw, "link")
-    stated = [name for name in (_text(raw, "id"), link) if name]
+    stated = [_canonical(name) for name in (_text(raw, "id"), link) if name]
     identity = next((name for name in stated if name not in ambiguous), f"{title}\x1f{link}")
     words = title_key(own if stated else title)  # a summary changes, as counts of comments do
     published_raw, published = next(_dates(raw), ("", Moment(None)))
@@ -169,6 +173,15 @@ def _entry(raw: Any, ambiguous: set[str]) -> Entry | None:
         tuple(dict.fromkeys(_hash(f"{name}\x1f{words}") for name in stated or [""])),
         published.latest,
     )
+
+
+def _canonical(name: str) -> str:
+    """An address without its scheme's `http` and without what only counts readers: the same article again is no news."""
+    if not name.startswith("http") or not _is_web(name):
+        return name
+    url = urlsplit(name)
+    kept = [one for one in url.query.split("&") if not one.lower().startswith(_TRACKING)] if url.query else []
+    return urlunsplit(("https", url.netloc, url.path, "&".join(kept), url.fragment))
 
 
 def _hash(identity: str) -> str:

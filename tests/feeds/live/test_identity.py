@@ -49,6 +49,13 @@ POLLS = {
     ),
     "an id that changes": ([[A | {"guid": f"u#{n}"}] for n in range(3)], [A["title"]]),
     "a link that changes": ([[A | {"link": f"https://news.test/?t={n}"}] for n in range(3)], [A["title"]]),
+    "a link that counts readers": (
+        [[LINKED | {"link": f"{scheme}://news.test/3?id=7{more}"}]
+         for scheme, more in (("https", ""), ("http", ""), ("https", "&utm_source=rss"), ("https", "&fbclid=x"))],
+        ["Fed holds"],
+    ),
+    "a link whose parameter says which": ([[LINKED | {"link": f"https://news.test/?p={n}", "title": f"Fed {n}"}] for n in (1, 2)],
+                                          ["Fed 1", "Fed 2"]),
     "an id that changes, and an update": ([[A], [A | {"guid": "u2"}], [B | {"guid": "u3"}]], [A["title"], B["title"]]),
     "trifles": ([[A], [A | {"title": "\u201cSEC  sues\u201d Exchange."}], [A | {"title": '"sec sues" exchange'}]],
                 [A["title"], "\u201cSEC sues\u201d Exchange."]),

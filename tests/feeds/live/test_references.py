@@ -94,6 +94,13 @@ def test_a_byte_that_is_no_utf8_changes_no_other_entry(declaration: str, content
     assert [entry.title for entry in parse(body, content_type=content_type).entries] == [read, "Caf\u00e9 \u2014 d\u2019or"]
 
 
+@pytest.mark.parametrize("declared", ["utf-16", "UTF-16LE"])
+def test_a_declaration_of_two_bytes_a_letter_in_a_document_of_one_is_passed_over(declared: str) -> None:
+    """As .NET writes a string into a UTF-8 stream: could the declaration be right, it could not be read."""
+    body = f'<?xml version="1.0" encoding="{declared}"?><rss version="2.0"><channel><item><title>Caf\u00e9</title></item></channel></rss>'
+    assert titles(body.encode()) == ["Caf\u00e9"]
+
+
 @pytest.mark.parametrize("declared", ["utf-8", "iso-8859-1", "windows-1252"])
 def test_a_document_that_is_no_utf8_at_all_is_read_as_before(declared: str) -> None:
     body = f"<?xml version='1.0' encoding='{declared}'?><rss version='2.0'><channel><item><title>Caf\u00e9 d\u00e9j\u00e0 vu</title>"
