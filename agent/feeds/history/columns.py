@@ -51,7 +51,7 @@ def open_table(path: Path) -> Table:
                 return JsonLinesTable(path)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:  # the last by a name in a parquet file's end
         raise _damaged(path, error) from None
     raise DataError(f"{path}: unknown kind of file", hint="accepted are .parquet, .csv, .csv.gz, .jsonl and .jsonl.gz")
 

@@ -311,6 +311,13 @@ def test_texts_that_are_views_are_texts(tmp_path: Path, order: int) -> None:
     assert [event.low for event in KlineFile(path)] == [9.0] * 3
 
 
+def test_a_parquet_file_whose_names_are_damaged_is_refused(tmp_path: Path) -> None:
+    path = parquet(tmp_path, pa.array([T0 + n * MINUTE_MS for n in range(3)]))
+    path.write_bytes(path.read_bytes().replace(b"volume", b"v\xe2\x28ume"))
+    with pytest.raises(DataError, match=r"BTCUSDT-1m\.parquet"):
+        KlineFile(path)
+
+
 def test_a_damaged_parquet_file_is_told_so(tmp_path: Path) -> None:
     whole = parquet(tmp_path, pa.array([T0 + i * MINUTE_MS for i in range(1000)])).read_bytes()
     for content, said in (
