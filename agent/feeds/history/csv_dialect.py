@@ -4,6 +4,7 @@
 |---|---|
 | data.binance.vision | 12 columns, no header |
 | Kraken's OHLCVT files | 7 columns, no header: time, open, high, low, close, volume, trades; from its API 8, with vwap before volume |
+| MEXC's API | 8 columns, no header, with the close time after volume |
 | CryptoDataDownload | the site's address above the header; `Volume BTC` and `Volume USDT` are volume and turnover |
 | yfinance | three header lines: `Price,Close,…`, `Ticker,SPY,…`, `Date,,…` (`Datetime` if intraday); the first two in either order |
 | MetaTrader | date and time in two columns, names such as `<OPEN>`, tabs; its older exports have no header |
@@ -28,8 +29,9 @@ _HEADERLESS: Final[dict[int, tuple[str, ...]]] = {
         "count", "taker_base", "taker_quote", "ignore",
     ),
     7: ("open_time", *_OHLC, "volume", "trades"),
-    8: ("open_time", *_OHLC, "vwap", "volume", "trades"),
 }  # fmt: skip
+_KRAKEN_API: Final = ("open_time", *_OHLC, "vwap", "volume", "trades")
+_MEXC: Final = ("open_time", *_OHLC, "volume", "close_time", "quote_volume")
 _METATRADER: Final = ("date", "time", *_OHLC, "tickvol")
 _NUMBER: Final = re.compile(r"[-+]?(?:\d+[.,]?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _DATE: Final = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}")
@@ -63,7 +65,7 @@ def detect(lines: Sequence[str]) -> Dialect | None:
     rows = [[cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])] for line in rest]
     names = rows[0] if rows else []
     if names and all(_NUMBER.fullmatch(name) for name in names):
-        known = _HEADERLESS.get(len(names))
+        known = _eight(rows) if len(names) == len(_KRAKEN_API) else _HEADERLESS.get(len(names))
         return None if known is None else Dialect(known, skipped, delimiter)
     if len(names) == len(_METATRADER) and _DATE.fullmatch(names[0]) and _TIME.fullmatch(names[1]):
         return Dialect(_METATRADER, skipped, delimiter, ("date", "time"))
@@ -71,6 +73,19 @@ def detect(lines: Sequence[str]) -> Dialect | None:
         tickers = {cell for row in rows[:2] if row[1:] != prices for cell in row[1:] if cell}
         return Dialect((rows[2][0], *prices), skipped + 3, delimiter, symbol=",".join(sorted(tickers)))
     return Dialect(_volumes(names), skipped + 1, delimiter, _date_and_time(names, rows[1] if len(rows) > 1 else []))
+
+
+def _eight(rows: Sequence[list[str]]) -> tuple[str, ...] | None:
+    """The names of 8 columns without a header, as the values show them; None if they show neither layout."""
+    full = [row for row in rows if len(row) == len(_MEXC) and all(_NUMBER.fullmatch(cell) for cell in row)]
+    values = [[float(cell.replace(",", ".")) for cell in row] for row in full]
+    if all(row[3] <= row[5] <= row[2] or row[5] == row[6] == 0 for row in values):  # Kraken: vwap is 0 without trades
+        return _KRAKEN_API
+    if len(values) > 1:
+        interval = abs(values[1][0] - values[0][0])
+        if interval and all(abs(row[6] - row[0] - interval) <= 1 for row in values):  # the close time may be 1 unit early
+            return _MEXC
+    return None
 
 
 def _yahoo(rows: Sequence[list[str]]) -> list[str]:

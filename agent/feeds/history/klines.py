@@ -29,7 +29,7 @@ from agent.symbols import base_of
 
 _TICKS: Final = ("tickvol", "tick_volume")
 COLUMNS: Final[Aliases] = {
-    "open_time": ("open_time", "ts", "timestamp", "unix", "time", "datetime", "date", "start", "start_time"),
+    "open_time": ("open_time", "start", "start_time", "ts", "timestamp", "unix", "time", "datetime", "date"),
     **{name: (name, f"{name}_price") for name in VALUES},
     "volume": ("volume", "vol", *_TICKS),
     "ticks": _TICKS,

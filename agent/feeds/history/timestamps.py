@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -155,6 +156,9 @@ class TimeColumn:
         values = self._cast(values, pa.int64() if pa.types.is_integer(values.type) else pa.float64(), first_row)
         raw = as_numpy(pc.fill_null(values, 0) if values.null_count else values)
         first = float(raw[missing.argmin()])
+        if not self._key and _is_calendar(f"{first:.0f}"):
+            where = place(self._path, first_row + int(missing.argmin()), self._name)
+            raise DataError(f"{where}: {first:.0f} is a date in digits, not a time since 1970", hint="write 2025-03-03T14:00")
         self._key = self._key or next((unit for unit, (scale, _) in _UNITS.items() if first <= 1e10 * scale), "ns")
         scale, self.unit = _UNITS[self._key]
         bad = ~((raw >= _EARLIEST_S * scale) & (raw <= _LATEST_S * scale)) & ~missing  # NaN is bad too
@@ -173,6 +177,15 @@ class TimeColumn:
             f"{where}: {value:.0f}, read as {self.unit}, is {moment}",
             hint="times are integers since 1970 in seconds, ms, µs or ns and lie between 1971 and 2100",
         )
+
+
+def _is_calendar(digits: str) -> bool:
+    """Whether an integer reads as YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS of 1971 to 2100."""
+    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
+    try:
+        return form is not None and 1971 <= datetime.strptime(digits, form).year <= 2100  # noqa: DTZ007
+    except ValueError:
+        return False
 
 
 def _iso(texts: pa.Array) -> pa.Array:

@@ -255,3 +255,27 @@ def test_local_times_that_are_no_moment_are_refused_by_their_row(
         list(KlineFile(path, timezone=zone))
     assert error.value.message == f"{path}: row 3, column open_time: in the time zone {zone}, {message}"
     assert error.value.hint.startswith("write times with their offset")
+
+
+def test_eight_columns_without_a_header_are_told_apart_by_their_values(tmp_path: Path) -> None:
+    ohlc = "95000,95100,94900,95050"
+    mexc = written(tmp_path, "BTCUSDT-m.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,{T0 + n * 60_000 + 60_000},1187500" for n in (0, 1)))
+    assert [bar.volume for bar in KlineFile(mexc)] == [12.5, 12.5]
+    unknown = written(tmp_path, "BTCUSDT-u.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,1187500,35" for n in (0, 1)))
+    with pytest.raises(DataError) as refused:
+        KlineFile(unknown)
+    assert refused.value.hint == "name the columns in a first line"
+
+
+@pytest.mark.parametrize("stamps", [("20250101", "20250102"), ("202501010000", "202501010001"), ("20250101000000", "20250101000100")])
+def test_a_date_in_digits_is_not_read_as_a_time_since_1970(tmp_path: Path, stamps: tuple[str, str]) -> None:
+    path = written(tmp_path, "BTCUSDT.csv", "time,open,high,low,close,volume", *(f"{stamp},{BAR}" for stamp in stamps))
+    with pytest.raises(DataError) as refused:
+        KlineFile(path)
+    assert refused.value.hint == "write 2025-03-03T14:00"
+
+
+def test_the_start_of_a_bar_comes_before_the_time_of_its_message(tmp_path: Path) -> None:
+    rows = [f"{T0 + n * 60_000},{BAR},{T0 + n * 60_000 + 59_123}" for n in (0, 1)]
+    path = written(tmp_path, "BTCUSDT.csv", "start,open,high,low,close,volume,timestamp", *rows)
+    assert [bar.start for bar in KlineFile(path)] == [T0, T0 + MINUTE_MS]

@@ -246,7 +246,7 @@ BAD = {
     "only a header": (text(), ["holds no bar"]),
     "no header": ("1,2,3,4,5,6\n1,2,3,4,5,6\n", ["has no header"]),
     "a column misspelt": (text(line(0), header="open_time,open,high,low,clsoe,volume"), ["no column close", "is it 'clsoe'?"]),
-    "no time column": (text(line(0), header="x,open,high,low,close,volume"), ["no column open_time or ts or timestamp"]),
+    "no time column": (text(line(0), header="x,open,high,low,close,volume"), ["no column open_time or start or start_time or ts or timestamp"]),
     "a column twice": (text(line(0), header="open_time,open,high,low,close,Close"), ["'close' and 'Close'"]),
     "cut off in a line": (text(line(0), line(1)) + f"{T0 + 120_000},10,1", ["row 3", "3 values", "6 columns"]),
     "text for a price": (text(line(0), line(1, "10,12,nine,11")), ["row 2, column low", "'nine' is not a number"]),
@@ -281,7 +281,7 @@ BAD = {
     ),
     "no time": (text("yesterday,1,1,1,1,1"), ["row 1, column open_time: 'yesterday' is no time"]),
     "time missing": (text(line(0), ",1,1,1,1,1", line(2)), ["row 2, column open_time: missing"]),
-    "a date as an integer": (text("20240101,1,1,1,1,1", "20240102,1,1,1,1,1"), ["20240101, read as seconds, is 1970-08-23"]),
+    "a date as an integer": (text("20240101,1,1,1,1,1", "20240102,1,1,1,1,1"), ["20240101 is a date in digits"]),
     "another unit half-way": (
         text(line(0), line(1), f"{(T0 + 120_000) * 1000},1,1,1,1,1"),
         ["row 3, column open_time", "is in microseconds, the rows before are in milliseconds"],
