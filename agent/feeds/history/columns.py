@@ -56,6 +56,10 @@ def open_table(path: Path) -> Table:
     raise DataError(f"{path}: unknown kind of file", hint="accepted are .parquet, .csv, .csv.gz, .jsonl and .jsonl.gz")
 
 
+_END: Final = re.compile("close.?time|end.?time|(?:time|ts|stamp)close|^end$|volumeto")
+"""Columns, folded, that are no near name of any other: the end of a bar, and the volume in quote currency."""
+
+
 def pick(table: Table, wanted: Aliases, *, required: Sequence[str]) -> dict[str, str]:
     """Our names of the `wanted` columns that `table` has -> the file's names; case, spaces and underscores don't matter.
 
@@ -69,8 +73,15 @@ def pick(table: Table, wanted: Aliases, *, required: Sequence[str]) -> dict[str,
         if names:
             found[column] = names[0]
         elif column in required:
-            rest = [name for name in table.names if name not in found.values()]
-            close = difflib.get_close_matches(aliases[0], rest, n=1, cutoff=0.5)
+            others = {_fold(alias) for name, known in wanted.items() if name != column for alias in known}
+            rest = [name for name in table.names if name not in found.values() and _fold(name) not in others]
+            ends = [name for name in rest if _END.search(_fold(name))]
+            close = difflib.get_close_matches(aliases[0], [name for name in rest if name not in ends], n=1, cutoff=0.5)
+            if ends and not close and column == "open_time":  # renamed as it is, it would be an interval late
+                raise DataError(
+                    f"{table.path}: no column {' or '.join(aliases)}, only {ends[0]}",
+                    hint="subtract the interval from it, and name it 'open_time'",
+                )
             advice = f"is it {close[0]!r}? Rename it" if close else "add or rename a column"
             raise DataError(
                 f"{table.path}: no column {' or '.join(aliases)}; its columns are {', '.join(table.names) or 'none'}",

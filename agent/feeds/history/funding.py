@@ -17,11 +17,11 @@ from agent.errors import DataError
 from agent.events import HOUR_MS, MINUTE_MS, Funding
 from agent.feeds.history.columns import Aliases, place
 from agent.feeds.history.rows import Rows
-from agent.feeds.history.symbol_names import normalise, symbol_of
+from agent.feeds.history.symbol_names import SYMBOL_COLUMNS, normalise, symbol_of
 
 COLUMNS: Final[Aliases] = {
     "ts": ("ts", "timestamp", "fundingRateTimestamp", "funding_time", "calc_time", "time", "date", "datetime"),
-    "symbol": ("symbol",),
+    "symbol": SYMBOL_COLUMNS,
     "rate": ("rate", "fundingRate", "last_funding_rate"),
 }
 _LARGEST_RATE: Final = 0.1  # a stamp; exchanges cap it at a few percent, so beyond this the column holds percentages

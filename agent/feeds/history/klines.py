@@ -23,7 +23,7 @@ from agent.errors import DataError, UsageError
 from agent.events import Gap, Kline
 from agent.feeds.history.bars import VALUES, BarCheck, Bars
 from agent.feeds.history.columns import Aliases, Batch, ParquetTable, content_hash, open_table, pick, place, to_floats
-from agent.feeds.history.symbol_names import is_symbol, normalise, symbol_of
+from agent.feeds.history.symbol_names import SYMBOL_COLUMNS, is_symbol, normalise, symbol_of
 from agent.feeds.history.timestamps import TimeColumn
 from agent.symbols import base_of
 
@@ -34,7 +34,7 @@ COLUMNS: Final[Aliases] = {
     "volume": ("volume", "vol", *_TICKS),
     "ticks": _TICKS,
     "turnover": ("turnover", "quote_volume", "quote_asset_volume"),
-    "symbol": ("symbol", "pair", "ticker", "instrument"),
+    "symbol": SYMBOL_COLUMNS,
     "adjusted": ("adj_close", "adjusted_close"),
 }
 _LOW: Final = VALUES.index("low")

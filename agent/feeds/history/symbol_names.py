@@ -20,6 +20,9 @@ _EXCHANGES: Final = frozenset((
 ))  # fmt: skip
 """Words in front of a symbol: exchanges as exports write them, and kinds of data."""
 
+SYMBOL_COLUMNS: Final = ("symbol", "pair", "ticker", "instrument", "inst_id", "instrument_name", "contract", "product_id")
+"""What exports call the column of the symbol."""
+
 _NO_SYMBOLS: Final = frozenset((
     "data", "export", "download", "file", "output", "input", "prices", "price", "history", "historical", "bars", "bar", "chart", "test",
     "sample", "dataset", "df", "table", "untitled",

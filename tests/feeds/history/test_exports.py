@@ -8,6 +8,7 @@ import pytest
 
 from agent.errors import DataError, TapewireError, UsageError
 from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.feeds.history.funding import FundingFile
 from agent.feeds.history.klines import KlineFile
 from agent.feeds.history.symbol_names import normalise, symbol_of
 
@@ -259,7 +260,9 @@ def test_local_times_that_are_no_moment_are_refused_by_their_row(
 
 def test_eight_columns_without_a_header_are_told_apart_by_their_values(tmp_path: Path) -> None:
     ohlc = "95000,95100,94900,95050"
-    mexc = written(tmp_path, "BTCUSDT-m.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,{T0 + n * 60_000 + 60_000},1187500" for n in (0, 1)))
+    mexc = written(
+        tmp_path, "BTCUSDT-m.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,{T0 + n * 60_000 + 60_000},1187500" for n in (0, 1))
+    )
     assert [bar.volume for bar in KlineFile(mexc)] == [12.5, 12.5]
     unknown = written(tmp_path, "BTCUSDT-u.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,1187500,35" for n in (0, 1)))
     with pytest.raises(DataError) as refused:
@@ -267,7 +270,9 @@ def test_eight_columns_without_a_header_are_told_apart_by_their_values(tmp_path:
     assert refused.value.hint == "name the columns in a first line"
 
 
-@pytest.mark.parametrize("stamps", [("20250101", "20250102"), ("202501010000", "202501010001"), ("20250101000000", "20250101000100")])
+@pytest.mark.parametrize(
+    "stamps", [("20250101", "20250102"), ("202501010000", "202501010001"), ("20250101000000", "20250101000100")]
+)
 def test_a_date_in_digits_is_not_read_as_a_time_since_1970(tmp_path: Path, stamps: tuple[str, str]) -> None:
     path = written(tmp_path, "BTCUSDT.csv", "time,open,high,low,close,volume", *(f"{stamp},{BAR}" for stamp in stamps))
     with pytest.raises(DataError) as refused:
@@ -279,3 +284,23 @@ def test_the_start_of_a_bar_comes_before_the_time_of_its_message(tmp_path: Path)
     rows = [f"{T0 + n * 60_000},{BAR},{T0 + n * 60_000 + 59_123}" for n in (0, 1)]
     path = written(tmp_path, "BTCUSDT.csv", "start,open,high,low,close,volume,timestamp", *rows)
     assert [bar.start for bar in KlineFile(path)] == [T0, T0 + MINUTE_MS]
+
+
+@pytest.mark.parametrize("column", ["instId", "instrument_name", "contract", "pair"])
+def test_a_symbol_column_by_any_name_comes_before_the_files_name(tmp_path: Path, column: str) -> None:
+    day = 1_735_689_600_000
+    klines = tmp_path / "ETHUSDT-1m.csv"
+    rows = "".join(f"{day + n * 60_000},BTC-USDT-SWAP,100,101,99,100,5\n" for n in range(3))
+    klines.write_text(f"open_time,{column},open,high,low,close,volume\n{rows}")
+    assert KlineFile(klines).symbol == "BTCUSDT"
+    funding = tmp_path / "BTCUSDT-funding.csv"
+    funding.write_text(f"ts,{column},rate\n{day},ETHUSDT,0.0001\n")
+    assert [one.symbol for one in FundingFile(funding)] == ["ETHUSDT"]
+
+
+def test_the_end_of_a_bar_is_never_suggested_as_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "BTCUSDT-1m.csv"
+    path.write_text("close_time,open,high,low,close,volume\n1735689660000,100,101,99,100,5\n")
+    with pytest.raises(DataError, match="only close_time") as refused:
+        KlineFile(path)
+    assert refused.value.hint == "subtract the interval from it, and name it 'open_time'"
