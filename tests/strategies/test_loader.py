@@ -62,18 +62,18 @@ def test_a_strategy_of_ones_own(folder: Path) -> None:
 
 
 ONE = """
-import beside
+import neighbour_of_one
 from strategies.base import Strategy
 
 class Only(Strategy):
-    number = beside.NUMBER
+    number = neighbour_of_one.NUMBER
 """
 
 
 @pytest.mark.parametrize("name", ["one.py", "./one.py", "one.py:Only", "{}/one.py", "one:Only"])
 def test_a_file_is_a_strategy(folder: Path, name: str) -> None:
     (folder / "one.py").write_text(ONE)
-    (folder / "beside.py").write_text("NUMBER = 7\n")
+    (folder / "neighbour_of_one.py").write_text("NUMBER = 7\n")
     name = name.format(folder)
     assert load_strategy(name).number == 7
     assert type(load_strategy(name)) is type(load_strategy(name))
@@ -84,7 +84,9 @@ def test_files_of_one_name_and_of_a_modules_name_are_told_apart(folder: Path) ->
     for place, number in (("a", 1), ("b", 2)):
         (folder / place).mkdir()
         for name in ("one", "json"):
-            (folder / place / f"{name}.py").write_text(ONE.replace("import beside", "").replace("beside.NUMBER", str(number)))
+            (folder / place / f"{name}.py").write_text(
+                ONE.replace("import neighbour_of_one", "").replace("neighbour_of_one.NUMBER", str(number))
+            )
     assert [load_strategy(f"{place}/one.py").number for place in "abab"] == [1, 2, 1, 2]
     assert load_strategy("a/json.py").number == 1
     assert not hasattr(sys.modules["json"], "Only")
