@@ -359,7 +359,7 @@ class Engine:
                 self.flattener.pursue(now)
             case "life":
                 self._incarnation = command.args.get("incarnation", "")
-                self.exchange.states_cash = command.args.get("cash") == "stated"
+                self.exchange.states_cash = command.states_cash
                 return
             case "older-record":
                 self.exchange.on_older_record()

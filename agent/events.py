@@ -222,11 +222,12 @@ class Command(Message, frozen=True):
     """A person's or a supervisor's word to the running agent.
 
     Handled by the core: pause, resume, halt, kill, flatten; life, the first input of each life of a live run, whose random
-    `incarnation` goes into its order ids; heartbeat, which brings the time where no data do; warm-up and warm-up-done around history
-    that is read before, or after an absence; reconciling while a venue's account isn't known; older-record if the venue's history has
-    orders or executions of the run that its journal lacks, record-behind if the store lacks events that the run had committed; taken-id
-    if another order has an order's id there; strategy-error if the strategy has raised an error, which halts (`detail`); alarm, which
-    records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+    `incarnation` goes into its order ids, and which records each change of cash if its `cash` is `stated`; heartbeat, which brings the
+    time where no data do; warm-up and warm-up-done around history that is read before, or after an absence; reconciling while a venue's
+    account isn't known; older-record if the venue's history has orders or executions of the run that its journal lacks, record-behind
+    if the store lacks events that the run had committed; taken-id if another order has an order's id there; strategy-error if the
+    strategy has raised an error, which halts (`detail`); alarm, which records a risk event (`rule`, `detail`, `symbol`) and changes
+    nothing.
 
     For the reader of the journal alone: use-model, model-in-use, model-refused, stop; emergency-kill, what the kill switch did at the
     venue.
@@ -238,8 +239,12 @@ class Command(Message, frozen=True):
     args: dict[str, str] = {}
     by: str = ""
 
+    # -- decisions -------------------------------------------------------------------------------------------------------
 
-# -- decisions -------------------------------------------------------------------------------------------------------
+    @property
+    def states_cash(self) -> bool:
+        """Whether this begins a life that records each change of cash as a `CashAdjustment`."""
+        return self.action == "life" and self.args.get("cash") == "stated"
 
 
 class Signal(Message, frozen=True):

@@ -199,9 +199,8 @@ def _row(run: Run) -> RunRow:
     performance, trades = run.metrics.get("performance", {}), run.metrics.get("trades", {})
     initial = float(run.config.get("account", {}).get("initial_capital") or 0)
     total = performance.get("total_return")
-    own_capital = (
-        run.config.get("execution", {}).get("mode") != "testnet"
-    )  # at a venue, returns begin with what the account had
+    # At a venue, returns begin with what the account had
+    own_capital = run.config.get("execution", {}).get("mode") != "testnet"
     if total is None and run.final_equity is not None and initial and own_capital:
         total = float(run.final_equity) / initial - 1
     return RunRow(

@@ -133,7 +133,7 @@ class Picture:
                 pass
             case Command() | Gap():
                 if isinstance(event, Command) and event.action == "life":
-                    self._cash_stated = event.args.get("cash") == "stated"
+                    self._cash_stated = event.states_cash
                 self._accepting |= isinstance(event, Command) and event.action == "resume" and self._rule == "drift"
                 self._note(event.available_at, event)
             case Account():

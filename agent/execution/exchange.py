@@ -133,7 +133,7 @@ class Exchange:
         if held * side.sign <= 0 or not qty:
             return
         protective = [w for w in book if w.closes_position and not w.cancelling]
-        group = protective[0].order.oco if protective else "".join(entries[-1:])
+        group = protective[0].order.oco if protective else entries[-1] if entries else ""
         if any(w.filled for w in protective) or (protective and entries and group not in entries):
             return  # being carried out; or of an earlier entry, whose protection stays until the one that works is filled
         opposite = Side.SELL if side is Side.BUY else Side.BUY

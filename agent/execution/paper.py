@@ -338,12 +338,8 @@ class PaperExchange(Exchange):
             if not wanted:
                 self._end(working, kline.available_at, "reduce-only order, but there is no position to reduce")
         elif wanted > opposite:
-            wanted = min(
-                wanted,
-                rules.round_qty(
-                    self.margin.affordable(rules, order.side, price, self._rules.fees.fee(rules, _ONE, price, maker=False))
-                ),
-            )
+            fee = self._rules.fees.fee(rules, _ONE, price, maker=False)
+            wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price, fee)))
             if not wanted:
                 self.refusals["insufficient balance"] += 1
                 self._end(working, kline.available_at, "insufficient balance")

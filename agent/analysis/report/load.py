@@ -118,7 +118,7 @@ def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
 def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple[int, float]]:
     """What the first look at the venue's account added to the configured capital, in runs that recorded no changes of cash."""
     for number, (_, event) in enumerate(read_journal(database, run.id)):
-        if number == 0 and isinstance(event, Command) and event.args.get("cash") == "stated":
+        if number == 0 and isinstance(event, Command) and event.states_cash:
             return []
         if isinstance(event, Account):
             balance = event.balances.get(config.account.currency, Decimal(0))
