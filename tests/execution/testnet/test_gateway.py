@@ -241,6 +241,19 @@ async def test_what_protects_a_position_follows_it_and_goes_with_it(tmp_path: Pa
         given.assert_sound()
 
 
+async def test_protection_that_works_at_the_venue_grows_with_the_position(tmp_path: Path) -> None:
+    async with desk(tmp_path) as given, given.trading():
+        given.target(0.1, stop=-0.05, take_profit=0.05)
+        await until(lambda: given.gateway.health.intents == {"accepted": 2})
+        before = given.ledger.held("BTCUSDT")
+        given.target(0.2)
+        await until(lambda: given.ledger.held("BTCUSDT") > before)
+        await until(lambda: {o.qty for o in given.sandbox.venue.account.open.values()} == {given.ledger.held("BTCUSDT")})
+        assert len(given.sandbox.venue.account.open) == 2
+        await given.reconciled()
+        given.assert_sound()
+
+
 @pytest.mark.parametrize(
     "fault", ["", "retcode,on=rest/v5/order/cancel,code=10000,count=2", "lost,on=rest/v5/order/cancel,count=1"]
 )
