@@ -54,6 +54,18 @@ def test_a_restarted_journal_goes_on_where_it_stopped(recorded: Database) -> Non
     assert [seq for seq, _ in read_journal(recorded, "run-1")] == [1, 2, 3, 4, 5]
 
 
+def test_events_whose_commit_was_not_answered_are_appended_once(recorded: Database) -> None:
+    """Another journal of the run has committed them, as the same process had before its answer was lost."""
+    unanswered = Journal(recorded, "run-1")
+    Journal(recorded, "run-1").append(BARS[:3])
+    assert unanswered.holds(3)
+    assert unanswered.append(BARS[:3], again=True) == 1
+    assert unanswered.append(BARS[3:]) == 4
+    assert [(seq, encode(event)) for seq, event in read_journal(recorded, "run-1")] == [
+        (seq, encode(event)) for seq, event in enumerate(BARS, 1)
+    ]
+
+
 def test_what_is_appended_is_committed_when_append_returns(recorded: Database) -> None:
     Journal(recorded, "run-1").append(BARS[:1])
     with recorded.engine.connect() as elsewhere:
