@@ -70,7 +70,7 @@ docs: .venv/.ready-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "var/site/index.html"
 
 starter: .venv/.ready-dev
-	$(BIN)/python -m models.sentiment.build_starter
+	$(BIN)/python -m tools.build_starter
 
 clean:
 	rm -rf .venv build dist *.egg-info *__mypyc*.so agent/_compiled.json

@@ -20,21 +20,21 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MODULES = (
-    "agent/engine.py",
-    "agent/execution/book.py",
-    "agent/execution/exchange.py",
-    "agent/execution/margin.py",
-    "agent/execution/paper.py",
-    "agent/execution/venue.py",
-    "agent/features.py",
-    "agent/feeds/merge.py",
-    "agent/market.py",
-    "agent/outlook.py",
-    "agent/portfolio.py",
-    "agent/risk.py",
-    "agent/signals.py",
-    "agent/sizing.py",
-    "agent/votes.py",
+    "agent/core/engine.py",
+    "agent/core/orders.py",
+    "agent/core/exchange.py",
+    "agent/core/margin.py",
+    "agent/core/paper.py",
+    "agent/core/venue.py",
+    "agent/core/features.py",
+    "agent/data/merge.py",
+    "agent/core/market.py",
+    "agent/core/fusion_inputs.py",
+    "agent/core/portfolio.py",
+    "agent/core/risk.py",
+    "agent/core/signals.py",
+    "agent/core/sizing.py",
+    "agent/core/votes.py",
 )
 MANIFEST = "agent/_compiled.json"
 _MYPY = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "--python-version=3.11"]

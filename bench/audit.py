@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from agent.events import Event, Gap, Kline, News, Sentiment
+from agent.core.events import Event, Gap, Kline, News, Sentiment
 
 
 class BarAudit(msgspec.Struct):

@@ -22,7 +22,7 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-from agent.events import Kline, Order, OrderType, Side
+from agent.core.events import Kline, Order, OrderType, Side
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.mark import SYNC_EVERY, Mark, MarkFile, mark_beside

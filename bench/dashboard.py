@@ -21,22 +21,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from agent.backtest import backtest
+from agent.replay.backtest import backtest
 from agent.config import Config, parse
-from agent.config_dashboard import DashboardConfig
+from agent.config.dashboard import DashboardConfig
 from agent.dashboard.picture import Picture
 from agent.dashboard.push import encode
 from agent.dashboard.recording import hear
 from agent.dashboard.server import Dashboard
 from agent.dashboard.views import head_of
-from agent.engine import Engine
-from agent.events import Event, Kline
-from agent.history import History, Plan
-from agent.sink import ListSink
+from agent.core.engine import Engine
+from agent.core.events import Event, Kline
+from agent.replay.history import History, Plan
+from agent.core.sinks import ListSink
 from agent.store.database import Database, open_database
 from agent.store.queries import read_decisions
 from agent.store.runs import Run
-from agent.verify import inputs
+from agent.replay.verify import inputs
 from strategies import load_strategy
 
 ROOT = Path(__file__).resolve().parent.parent

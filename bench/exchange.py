@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from agent.clock import Clock, iso
-from agent.errors import UsageError
-from agent.events import Kline
-from agent.feeds.history.klines import KlineFile
+from agent.system.clock import Clock, iso
+from agent.core.errors import UsageError
+from agent.core.events import Kline
+from agent.data.klines import KlineFile
 from agent.sandbox import Sandbox, SandboxOptions
 
 Cores = frozenset[int]

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from agent.config import parse
-from agent.engine import Engine
-from agent.events import HOUR_MS, MINUTE_MS, Event, Kline, News, Sentiment
-from agent.feeds.merge import merge
-from agent.outlook import Predictor
-from agent.sink import ListSink
+from agent.core.engine import Engine
+from agent.core.events import HOUR_MS, MINUTE_MS, Event, Kline, News, Sentiment
+from agent.data.merge import merge
+from agent.core.fusion_inputs import Predictor
+from agent.core.sinks import ListSink
 from strategies import load_strategy
 from tests.models.fusion.world import write_fusion
 
@@ -85,9 +85,9 @@ def main() -> None:
     options = parser.parse_args()
     import torch
 
-    from agent.features import Features
-    from models.fusion.network import FusionNetwork
-    from models.fusion.recipe import Recipe
+    from agent.core.features import Features
+    from models.fusion.train.network import FusionNetwork
+    from models.fusion.train.fusion_recipe import Recipe
 
     torch.set_num_threads(1)
     events = market(options.days)

@@ -25,11 +25,11 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from agent.config import Config, parse
-from agent.engine import Engine
-from agent.events import MINUTE_MS, Event, Kline
-from agent.live.core import Core
-from agent.live.sampling import OpenBars
-from agent.sink import NullSink
+from agent.core.engine import Engine
+from agent.core.events import MINUTE_MS, Event, Kline
+from agent.live.pipeline import Core
+from agent.live.event_filter import OpenBars
+from agent.core.sinks import NullSink
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode
 from agent.store.queries import find_run
@@ -37,7 +37,7 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
 from agent.store.snapshots import list_snapshots
 from strategies import load_strategy
-from strategies.base import Market, Strategy
+from agent.core.strategy import Market, Strategy
 
 T0: Final = 1_735_689_600_000
 DAY_MINUTES: Final = 1_440

@@ -35,15 +35,15 @@ if __name__ == "__main__":
     os.sched_setaffinity(0, {ONE})  # before any library starts its threads, which inherit it
 
 from agent.cli.console import print_json  # noqa: E402
-from agent.clock import Clock  # noqa: E402
+from agent.system.clock import Clock  # noqa: E402
 from agent.config import Config, parse  # noqa: E402
-from agent.errors import TapewireError  # noqa: E402
-from agent.events import Decision, Event, Kline, News, Sentiment  # noqa: E402
-from agent.feeds.queue import OPEN_BAR  # noqa: E402
+from agent.core.errors import TapewireError  # noqa: E402
+from agent.core.events import Decision, Event, Kline, News, Sentiment  # noqa: E402
+from agent.live.event_queue import OPEN_BAR  # noqa: E402
 from agent.live.daemon import Daemon  # noqa: E402
-from agent.live.logging import configure  # noqa: E402
-from agent.live.model import model_loader  # noqa: E402
-from agent.live.status import Status  # noqa: E402
+from agent.live.log import configure  # noqa: E402
+from agent.live.model_loader import model_loader  # noqa: E402
+from agent.live.status_report import Status  # noqa: E402
 from agent.sandbox import SandboxOptions  # noqa: E402
 from agent.sandbox.feeds import slug  # noqa: E402
 from agent.store.database import open_database  # noqa: E402

@@ -32,18 +32,18 @@ from typing import Any, Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from agent.config_live import LogConfig  # noqa: E402
-from agent.events import Fill, FillKind, Order  # noqa: E402
-from agent.execution.venue import VenueExchange  # noqa: E402
+from agent.config.live import LogConfig  # noqa: E402
+from agent.core.events import Fill, FillKind, Order  # noqa: E402
+from agent.core.venue import VenueExchange  # noqa: E402
 from agent.live.daemon import Daemon  # noqa: E402
-from agent.live.logging import configure  # noqa: E402
+from agent.live.log import configure  # noqa: E402
 from agent.sandbox import Sandbox, SandboxOptions  # noqa: E402
 from agent.sandbox.faults import Fault, parse_fault  # noqa: E402
 from agent.store.database import open_database  # noqa: E402
 from agent.store.queries import find_run, read_decisions  # noqa: E402
-from agent.verify import verify  # noqa: E402
-from tests.execution.testnet.world import churn, venue_settings  # noqa: E402
-from tests.live.world import settings  # noqa: E402
+from agent.replay.verify import verify  # noqa: E402
+from tests.live.gateway.churning_strategy import churn, venue_settings  # noqa: E402
+from tests.support.live import settings  # noqa: E402
 
 FAULTS: Final = (
     "retcode,on=rest/v5/order/*,code=10000,p=0.02",

@@ -58,15 +58,15 @@ def random_llama(shape: str, folder: Path) -> None:
 
 def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
     """Runs in a child: memory and speed of training steps on random tokens."""
-    from models.sentiment.quiet import hush
+    from models.sentiment.train.silence import hush
 
     hush()
     import torch
 
-    from models.sentiment.bases import load_base
-    from models.sentiment.methods import get_method
-    from models.sentiment.recipe import Recipe, resolve
-    from models.sentiment.training import build, count_parameters, peak_memory
+    from models.sentiment.train.bases import load_base
+    from models.sentiment.train.methods import get_method
+    from models.sentiment.train.recipe import Recipe, resolve
+    from models.sentiment.train.training import build, count_parameters, peak_memory
 
     name, checkpointing = MODES[mode]
     method = get_method(name)

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from agent import __version__
-from agent.backtest import BacktestSink, rare_collection
+from agent.replay.backtest import BacktestSink, rare_collection
 from agent.config import Config, parse
-from agent.engine import Engine
-from agent.events import MINUTE_MS, Decision, Fill, Kline, News, Sentiment
-from agent.feeds.merge import merge
-from agent.sink import NullSink
-from strategies.base import Market, Strategy
+from agent.core.engine import Engine
+from agent.core.events import MINUTE_MS, Decision, Fill, Kline, News, Sentiment
+from agent.data.merge import merge
+from agent.core.sinks import NullSink
+from agent.core.strategy import Market, Strategy
 from strategies.sma_cross import SmaCross
 
 SYMBOL = "BTCUSDT"

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from models.sentiment import model_dir
-from models.sentiment.scorer import Scorer, cores
+from models.sentiment.serve.scorer import Scorer, cores
 
 ROUNDS = 5
 """The contestants take turns, each with a part of its headlines: a busy moment of the machine hits them all. Medians count."""
@@ -32,7 +32,7 @@ FRESH = """
 import time; began = time.perf_counter()
 import resource, sys
 from pathlib import Path
-from models.sentiment.scorer import Scorer
+from models.sentiment.serve.scorer import Scorer
 Scorer.load(Path(sys.argv[1])).score(["Exchange lists the token"])
 print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
@@ -96,8 +96,8 @@ def plain_pipeline(adapter: Path, threads: int) -> Callable[..., Any]:
     import torch
     from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
-    from models.sentiment.bases import locate
-    from models.sentiment.trained import load_trained
+    from models.sentiment.train.bases import locate
+    from models.sentiment.train.trained_model import load_trained
 
     torch.set_num_threads(threads)
     trained = load_trained(adapter)
@@ -129,10 +129,10 @@ def latency(score: Callable[[str], Any], texts: Sequence[str]) -> dict[str, floa
 
 def faithfulness(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str, float]:
     """Macro-F1 of what is served and of the fp32 model, on text that taught neither."""
-    from models.sentiment.datasets import load
-    from models.sentiment.evaluation import truth_of
-    from models.sentiment.metrics import macro_f1, predictions
-    from models.sentiment.trained import load_trained
+    from models.sentiment.train.datasets import load
+    from models.sentiment.train.evaluation import truth_of
+    from models.classification_metrics import macro_f1, predictions
+    from models.sentiment.train.trained_model import load_trained
 
     examples = load(phrasebank, "phrasebank").examples
     texts, truth = [example.text for example in examples], truth_of(examples)

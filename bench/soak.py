@@ -28,21 +28,21 @@ import psutil
 from msgspec.structs import replace
 
 from agent.cli.console import print_json
-from agent.clock import Clock
+from agent.system.clock import Clock
 from agent.config import Config, parse
-from agent.errors import TapewireError
-from agent.events import HOUR_MS, MINUTE_MS
+from agent.core.errors import TapewireError
+from agent.core.events import HOUR_MS, MINUTE_MS
 from agent.live.daemon import Daemon
-from agent.live.logging import configure
-from agent.live.model import model_loader
-from agent.live.status import Status
+from agent.live.log import configure
+from agent.live.model_loader import model_loader
+from agent.live.status_report import Status
 from agent.sandbox import SandboxOptions
 from agent.sandbox.faults import Fault
 from agent.sandbox.feeds import slug
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.runs import Run
-from agent.verify import verify
+from agent.replay.verify import verify
 from bench.audit import audit_bars, audit_headlines
 from bench.exchange import PUBLISHERS, Exchange, Opened, excerpt, invent
 

@@ -31,21 +31,21 @@ from typing import Any, Final
 
 from agent.cli.console import print_json
 from agent.config import Config, parse
-from agent.errors import TapewireError
-from agent.events import Decision, Event, News, Sentiment
+from agent.core.errors import TapewireError
+from agent.core.events import Decision, Event, News, Sentiment
 from agent.live.daemon import Daemon
-from agent.live.logging import configure
-from agent.live.model import model_loader
-from agent.mqtt.pool import WorkerPool
+from agent.live.log import configure
+from agent.live.model_loader import model_loader
+from agent.live.services.mqtt.worker_pool import WorkerPool
 from agent.sandbox import SandboxOptions
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.runs import Run
-from agent.verify import verify
+from agent.replay.verify import verify
 from bench.exchange import Exchange, excerpt
 from models.sentiment import model_dir
-from models.sentiment.scorer import Scorer
-from tests.mqtt.broker import mosquitto
+from models.sentiment.serve.scorer import Scorer
+from tests.support.mosquitto import mosquitto
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SAMPLE: Final = ROOT / "tests/sample_data/BTCUSDT-1m.csv"

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from agent.durations import Duration, format_duration
+from agent.core.durations import Duration, format_duration
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,7 +52,7 @@ def configuration() -> str:
 
 
 def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> Iterator[str]:
-    from agent.section import Section
+    from agent.core.section import Section
 
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
     if not kinds:
@@ -235,7 +235,7 @@ def _first_sentence(text: str | None) -> str:
 
 def mqtt() -> str:
     """A table a message: its fields, their types and defaults."""
-    from agent.mqtt.schema import schema
+    from agent.live.services.mqtt.json_schema import schema
 
     lines = [
         "# MQTT messages",

@@ -13,13 +13,13 @@ import argparse
 import random
 from pathlib import Path
 
-from models.sentiment.datasets import Options, load
-from models.sentiment.export import CORPUS, export_model
-from models.sentiment.generator import SentimentSignalGenerator
-from models.sentiment.quiet import hush
-from models.sentiment.recipe import Recipe
-from models.sentiment.splits import Fractions, make_split
-from models.sentiment.training import train
+from models.sentiment.train.datasets import Options, load
+from models.sentiment.train.onnx_export import CORPUS, export_model
+from models.sentiment.serve.generator import SentimentSignalGenerator
+from models.sentiment.train.silence import hush
+from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.splits import Fractions, make_split
+from models.sentiment.train.training import train
 
 
 def main() -> None:

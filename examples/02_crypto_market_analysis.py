@@ -12,9 +12,9 @@ import argparse
 
 import numpy as np
 
-from agent.errors import TapewireError
-from agent.feeds.loaders import BybitDataLoader, FileDataLoader
-from models.sentiment.generator import SentimentSignalGenerator
+from agent.core.errors import TapewireError
+from agent.data.loaders import BybitDataLoader, FileDataLoader
+from models.sentiment.serve.generator import SentimentSignalGenerator
 
 HEADLINES = {
     "BTCUSDT": ("Bitcoin funds draw record inflows", "Miner sells its reserve of bitcoin to pay debts"),

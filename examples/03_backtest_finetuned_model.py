@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 from synthetic import spy
 
-from agent.api import BacktestResult, SentimentBacktester
-from agent.feeds.loaders import FileDataLoader
-from agent.resources import resource
-from models.sentiment.generator import SentimentSignalGenerator
+from tapewire.backtester import BacktestResult, SentimentBacktester
+from agent.data.loaders import FileDataLoader
+from agent.system.resources import resource
+from models.sentiment.serve.generator import SentimentSignalGenerator
 
 NEXT_DAY = {
     "market": {"category": "equity"},

@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
-from agent.atomic import settled, write_bytes
-from agent.clock import iso
-from agent.errors import ModelError
+from agent.system.atomic import settled, write_bytes
+from agent.system.clock import iso
+from agent.core.errors import ModelError
 from models.fusion import CLASSES
 from models.labels import LABELS
 

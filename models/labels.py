@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Final
 
-from agent.errors import DataError, ModelError
+from agent.core.errors import DataError, ModelError
 
 NOT_FINITE: Final = "the model's answer is not finite"
 NOT_READABLE: Final = "the model fails on this text"

@@ -26,8 +26,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from agent.errors import ConfigError, SafetyError, StrategyError, TapewireError
-from strategies.base import Strategy
+from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError
+from agent.core.strategy import Strategy
 
 BUILT_IN: Final = {
     "buy_and_hold": "strategies.buy_and_hold:BuyAndHold",
@@ -80,7 +80,7 @@ def strategy_class(name: str) -> type[Strategy]:
         if len(own) != 1:
             raise ConfigError(
                 f"strategy {name!r}: {module.__file__} defines {len(own) or 'no'} strategies{': ' if own else ''}{', '.join(own)}",
-                hint=f"name one: {name}:{own[0]}" if own else "a strategy is a class derived from strategies.base.Strategy",
+                hint=f"name one: {name}:{own[0]}" if own else "a strategy is a class derived from agent.core.strategy.Strategy",
             )
         class_name = own[0]
     found = getattr(module, class_name, None)

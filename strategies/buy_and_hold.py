@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agent.events import RiskState
-from strategies.base import Fill, Kline, Market, Strategy, StrategyParams
+from agent.core.events import RiskState
+from agent.core.strategy import Fill, Kline, Market, Strategy, StrategyParams
 
 
 class BuyAndHold(Strategy):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from agent.durations import Duration
-from strategies.base import Kline, Market, Prediction, Strategy, StrategyParams
+from agent.core.durations import Duration
+from agent.core.strategy import Kline, Market, Prediction, Strategy, StrategyParams
 
 
 class FusionStrategy(Strategy):

@@ -6,7 +6,7 @@ from math import isnan
 
 from pydantic import Field, model_validator
 
-from strategies.base import Kline, Market, Strategy, StrategyParams
+from agent.core.strategy import Kline, Market, Strategy, StrategyParams
 from strategies.rolling import RollingMean
 
 _ROUNDING = 1e-12

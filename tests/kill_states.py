@@ -22,23 +22,23 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agent.config_live import LogConfig
-from agent.engine import Engine
-from agent.events import MINUTE_MS, Command, Decision, Fill, Kline, Order, RiskEvent
+from agent.config.live import LogConfig
+from agent.core.engine import Engine
+from agent.core.events import MINUTE_MS, Command, Decision, Fill, Kline, Order, RiskEvent
 from agent.live.daemon import Daemon
-from agent.live.logging import configure
-from agent.risk import FLATTEN
+from agent.live.log import configure
+from agent.core.risk import FLATTEN
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
-from agent.sink import ListSink
+from agent.core.sinks import ListSink
 from agent.store.database import open_database
 from agent.store.queries import find_run, read_decisions
 from bench.orders import FAULTS
-from strategies.base import Market, Strategy, StrategyParams, TimeInForce
-from tests.execution.testnet.world import venue_settings
-from tests.live.killing import CASES, Case, kill_in
-from tests.live.world import load_words, options, settings
-from tests.market import SYMBOL, T0, bar, config
+from agent.core.strategy import Market, Strategy, StrategyParams, TimeInForce
+from tests.live.gateway.churning_strategy import venue_settings
+from tests.support.killing import CASES, Case, kill_in
+from tests.support.live import load_words, options, settings
+from tests.support.market import SYMBOL, T0, bar, config
 
 _PATIENCE: Final = 20.0  # seconds until a position at the sandbox must be closed, or an alarm be there
 

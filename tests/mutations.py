@@ -1,4 +1,4 @@
-"""The faults of `tests.mutation`: where, what text becomes what, and the tests that must notice."""
+"""The faults of `tests.support.mutation`: where, what text becomes what, and the tests that must notice."""
 
 from __future__ import annotations
 
@@ -15,53 +15,53 @@ class Mutation(NamedTuple):
     tests: tuple[str, ...]
 
 
-MONEY: Final = ("tests/test_engine_money.py",)
+MONEY: Final = ("tests/core/test_engine_money.py",)
 CORE: Final = (
-    "tests/test_engine_money.py", "tests/test_risk.py", "tests/execution/test_fills.py", "tests/test_stale.py", "tests/test_kill.py",
-    "tests/test_engine.py",
+    "tests/core/test_engine_money.py", "tests/core/test_risk.py", "tests/core/test_fills.py", "tests/core/test_stale.py", "tests/core/test_kill.py",
+    "tests/core/test_engine.py",
 )  # fmt: skip
-VENUE: Final = ("tests/execution/test_venue.py",)
+VENUE: Final = ("tests/core/test_venue.py",)
 RECORD: Final = (
     "tests/store/test_journal.py",
     "tests/store/test_recorder.py",
     "tests/store/test_compare.py",
     "tests/store/test_chain.py",
 )
-LATE: Final = ("tests/execution/testnet/test_gateway.py::test_an_order_that_reduces_a_position_is_sent_however_late_it_is",)
-GATEWAY: Final = ("tests/execution/testnet/test_gateway.py",)
+LATE: Final = ("tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_is_sent_however_late_it_is",)
+GATEWAY: Final = ("tests/live/gateway/test_gateway.py",)
 
 MUTATIONS: Final = (
     Mutation(
         "shorts-pay-funding",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         "mark, -position.qty * mark * rate)",
         "mark, -abs(position.qty) * mark * rate)",
         MONEY,
     ),
     Mutation(
         "liquidation-looks-at-the-close",
-        "agent/engine.py",
+        "agent/core/engine.py",
         "worst_long, worst_short, first = low, high, opened",
         "worst_long, worst_short, first = close, close, opened",
         MONEY,
     ),
     Mutation(
         "a-touched-trigger-rests",
-        "agent/execution/book.py",
+        "agent/core/orders.py",
         "return high >= self.trigger if rises else low <= self.trigger",
         "return high > self.trigger if rises else low < self.trigger",
         MONEY,
     ),
     Mutation(
         "daily-loss-from-the-high",
-        "agent/risk.py",
+        "agent/core/risk.py",
         "        if equity > self._peak:\n            self._peak = equity\n",
         "        if equity > self._peak:\n            self._peak = equity\n        self._day_open = max(self._day_open, equity)\n",
         MONEY,
     ),
     Mutation(
         "reductions-expire",
-        "agent/execution/testnet/keeper.py",
+        "agent/live/gateway/order_tracker.py",
         "return not intent.order.reduce_only and self._now()",
         "return self._now()",
         LATE,
@@ -69,163 +69,163 @@ MUTATIONS: Final = (
     # -- the core
     Mutation(
         "the-high-of-the-first-day-only",
-        "agent/risk.py",
+        "agent/core/risk.py",
         "            self._peak = self._day_open = 0.0\n            self.next_day = 0",
         "            self._day_open = 0.0\n            self.next_day = 0",
         CORE,
     ),
     Mutation(
         "a-halt-keeps-its-entries",
-        "agent/engine.py",
+        "agent/core/engine.py",
         '        if self.risk.state is RiskState.HALTED:\n            self._cancel_entries("halted")\n        if self.guard',
         "        if self.guard",
         MONEY,
     ),
     Mutation(
-        "gross-counts-shorts-negative", "agent/engine.py", "gross += value if value > 0 else -value", "gross += value", MONEY
+        "gross-counts-shorts-negative", "agent/core/engine.py", "gross += value if value > 0 else -value", "gross += value", MONEY
     ),
     Mutation(
         "gross-leaves-the-own-position-in",
-        "agent/engine.py",
+        "agent/core/engine.py",
         "gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after",
         "gross_after=self.portfolio.gross_notional() + after",
         MONEY,
     ),
     Mutation(
         "time-runs-backwards",
-        "agent/engine.py",
+        "agent/core/engine.py",
         "        if now > self.market.now:\n            self.market.now = now\n\n    def _fade",
         "        self.market.now = now\n\n    def _fade",
         MONEY,
     ),
     Mutation(
         "a-gap-keeps-the-features",
-        "agent/engine.py",
+        "agent/core/engine.py",
         '            self.counts["gaps"] += 1\n            tape.start_anew()\n            tape.next_start = gap.end',
         '            self.counts["gaps"] += 1\n            tape.next_start = gap.end',
         MONEY,
     ),
-    Mutation("open-bars-decide", "agent/engine.py", "        if not confirm:", "        if not confirm and now < 0:", MONEY),
+    Mutation("open-bars-decide", "agent/core/engine.py", "        if not confirm:", "        if not confirm and now < 0:", MONEY),
     Mutation(
         "stale-at-the-limit",
-        "agent/risk.py",
+        "agent/core/risk.py",
         "return overdue > self._config.stale_after",
         "return overdue >= self._config.stale_after",
         CORE,
     ),
     Mutation(
         "orders-a-minute-one-more",
-        "agent/risk.py",
+        "agent/core/risk.py",
         "len(sent) >= config.max_orders_per_minute",
         "len(sent) > config.max_orders_per_minute",
         CORE,
     ),
     Mutation(
         "kill-resumes-unconfirmed",
-        "agent/risk.py",
+        "agent/core/risk.py",
         "if self.rule == KILL and confirm != RESUME_FROM_KILL:",
         "if self.rule == KILL and not confirm and False:",
         CORE,
     ),
     Mutation(
         "a-new-day-does-not-resume",
-        "agent/risk.py",
+        "agent/core/risk.py",
         'if self.state is RiskState.REDUCING and self.rule == "max_daily_loss":',
         "if False:",
         CORE,
     ),
     # -- the paper exchange
-    Mutation("liquidation-fee-is-free", "agent/execution/paper.py", " + qty * exact * self._liquidation_fee", "", CORE),
+    Mutation("liquidation-fee-is-free", "agent/core/paper.py", " + qty * exact * self._liquidation_fee", "", CORE),
     Mutation(
         "liquidation-ignores-the-gap",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         "price = min(price, first) if position.size > 0 else max(price, first)",
         "price = float(price)",
         CORE,
     ),
     Mutation(
         "latency-is-forgotten",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         "WorkingOrder(order, now + self._latency)",
         "WorkingOrder(order, now)",
         CORE,
     ),
-    Mutation("post-only-takes", "agent/execution/paper.py", "if order.tif is TimeInForce.POST_ONLY:", "if False:", CORE),
+    Mutation("post-only-takes", "agent/core/paper.py", "if order.tif is TimeInForce.POST_ONLY:", "if False:", CORE),
     Mutation(
         "volume-is-not-shared",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         "self._taken[order.symbol] = (bar, taken + float(qty))",
         "self._taken[order.symbol] = (bar, taken)",
         MONEY,
     ),
     Mutation(
         "both-sides-of-an-oco-fill",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         "        if order.oco:\n            self.cancel(",
         "        if order.oco and False:\n            self.cancel(",
         MONEY,
     ),
     Mutation(
         "reduce-only-turns-the-position",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         '            wanted = min(wanted, opposite)\n            if not wanted:\n                self._end(working, kline.available_at, "reduce-only',
         '            if not opposite:\n                self._end(working, kline.available_at, "reduce-only',
         CORE,
     ),
     Mutation(
         "takers-get-half-the-spread",
-        "agent/execution/paper.py",
+        "agent/core/paper.py",
         "worse = price * self._rules.half_spread +",
         "worse = price * 0.5 * self._rules.half_spread +",
         CORE,
     ),
     Mutation(
         "affordable-ignores-other-positions",
-        "agent/execution/margin.py",
+        "agent/core/margin.py",
         "carried = (equity * self.leverage[instrument.symbol] - others) / price",
         "carried = equity * self.leverage[instrument.symbol] / price",
         MONEY,
     ),
     Mutation(
         "others-need-no-margin",
-        "agent/execution/margin.py",
+        "agent/core/margin.py",
         "- q * position.mark - others) / (rate",
         "- q * position.mark) / (rate",
         MONEY,
     ),
     Mutation(
         "shorts-realise-the-wrong-way",
-        "agent/portfolio.py",
+        "agent/core/portfolio.py",
         "if before > 0 else -closed * fill.price) - released",
         "if before > 0 else closed * fill.price) - released",
         CORE,
     ),
-    Mutation("fees-are-not-paid-in-cash", "agent/portfolio.py", "self.cash -= value + fill.fee", "self.cash -= value", CORE),
+    Mutation("fees-are-not-paid-in-cash", "agent/core/portfolio.py", "self.cash -= value + fill.fee", "self.cash -= value", CORE),
     # -- a venue
     Mutation(
         "fills-are-booked-twice",
-        "agent/execution/venue.py",
+        "agent/core/venue.py",
         "if fill.id in self.fill_ids or fill.symbol",
         "if fill.symbol",
         VENUE,
     ),
     Mutation(
         "settlements-are-booked-twice",
-        "agent/execution/venue.py",
+        "agent/core/venue.py",
         "if settlement.id in self.fill_ids or settlement.symbol",
         "if settlement.symbol",
         VENUE,
     ),
     Mutation(
         "cancels-are-asked-twice",
-        "agent/execution/venue.py",
+        "agent/core/venue.py",
         "if not sent.cancelling and not sent.ended:",
         "if not sent.ended:",
         VENUE,
     ),
     Mutation(
         "a-refused-stop-leaves-the-position",
-        "agent/execution/venue.py",
+        "agent/core/venue.py",
         "not (reached or order.type is OrderType.STOP)",
         "not reached",
         VENUE,
@@ -259,14 +259,14 @@ MUTATIONS: Final = (
     # -- the gateway
     Mutation(
         "foreign-trades-are-adopted",
-        "agent/execution/testnet/reports.py",
+        "agent/live/gateway/report_translator.py",
         "            if not self._adopts:\n",
         "            if False:\n",
         GATEWAY,
     ),
     Mutation(
         "an-amendment-is-forgotten",
-        "agent/execution/testnet/keeper.py",
+        "agent/live/gateway/order_tracker.py",
         "            intent.amend_qty = intent.amend_qty if amend.qty is None else amend.qty\n",
         "",
         GATEWAY,

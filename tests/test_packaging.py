@@ -14,9 +14,9 @@ from types import ModuleType
 
 import pytest
 
-import agent.features
+import agent.core.features
 from tests.conftest import ROOT
-from tests.market import flat_bars
+from tests.support.market import flat_bars
 
 MANIFEST = ROOT / "agent/_compiled.json"
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import msgspec
 
-from agent.events import Fill, FundingPayment
+from agent.core.events import Fill, FundingPayment
 
 _BPS = Decimal("0.0001")
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.events import DAY_MS, Fill, FundingPayment
+from agent.core.events import DAY_MS, Fill, FundingPayment
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agent.analysis.months import month_of, months_of
 from agent.analysis.thinning import ThinnedCurve
-from agent.events import DAY_MS, HOUR_MS
+from agent.core.events import DAY_MS, HOUR_MS
 
 _BLOCK: Final = 4_096
 _REST_MS: Final = 3 * HOUR_MS  # a market that rests this long begins another session: longer than a lunch break

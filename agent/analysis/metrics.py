@@ -17,8 +17,8 @@ from agent.analysis.benchmark import BuyAndHold
 from agent.analysis.equity import Drawdown, EquityCurve, EquitySummary
 from agent.analysis.trades import Account, TradeBook, TradeStats
 from agent.config import Category
-from agent.events import DAY_MS
-from agent.instruments import periods_per_year
+from agent.core.events import DAY_MS
+from agent.core.instruments import periods_per_year
 
 YEAR_MS: Final = 365 * DAY_MS
 MIN_YEARLY: Final = 30 * DAY_MS

@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.events import DAY_MS
+from agent.core.events import DAY_MS
 
 
 def months_of(ts: NDArray[np.int64]) -> NDArray[np.datetime64]:

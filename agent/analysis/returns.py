@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from agent.events import DAY_MS
+from agent.core.events import DAY_MS
 
 
 def periodic_returns(

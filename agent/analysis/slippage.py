@@ -15,11 +15,11 @@ from typing import Any, Final
 import msgspec
 
 from agent.config import Config, parse
-from agent.errors import UsageError
-from agent.events import Amend, Fill, FillKind, Kline, Order, OrderStatus, OrderUpdate
-from agent.execution.paper import PaperExchange
-from agent.instruments import Instrument, instrument_for
-from agent.portfolio import Portfolio
+from agent.core.errors import UsageError
+from agent.core.events import Amend, Fill, FillKind, Kline, Order, OrderStatus, OrderUpdate
+from agent.core.paper import PaperExchange
+from agent.core.instruments import Instrument, instrument_for
+from agent.core.portfolio import Portfolio
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import Recorded, read_decisions

@@ -13,7 +13,7 @@ from decimal import Decimal
 import msgspec
 
 from agent.analysis.months import month_of
-from agent.events import Fill, FundingPayment, Side
+from agent.core.events import Fill, FundingPayment, Side
 
 _ZERO = Decimal(0)
 

@@ -17,8 +17,8 @@ from agent.cli.console import err, out, print_json
 from agent.config import load
 
 if TYPE_CHECKING:
-    from agent.backtest import Result
-    from agent.history import History
+    from agent.replay.backtest import Result
+    from agent.replay.history import History
     from agent.store.database import Database
     from agent.store.runs import Run
 
@@ -49,8 +49,8 @@ def backtest(
     json: options.Json = False,
 ) -> None:
     """Replay history through the engine: paper trades with costs, recorded, measured, ready for `verify`."""
-    from agent import backtest as rim
-    from agent.history import History
+    from agent.replay import backtest as rim
+    from agent.replay.history import History
     from agent.research.material import NO_SCORING, configured_scoring
     from agent.store.database import open_database
 
@@ -108,7 +108,7 @@ def verify(
     """
     from agent.store.database import open_database
     from agent.store.queries import find_run
-    from agent.verify import verify as decide_again
+    from agent.replay.verify import verify as decide_again
 
     database = open_database(load(config).store.url, create=False)
     try:

@@ -11,12 +11,12 @@ from rich.table import Table
 from agent.cli import options
 from agent.cli.console import out, print_json
 from agent.cli.walkforward import counting, number, percent, score_all
-from agent.clock import iso
-from agent.durations import format_duration
-from agent.errors import UsageError
+from agent.system.clock import iso
+from agent.core.durations import format_duration
+from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.events import Decision, Message
+    from agent.core.events import Decision, Message
     from agent.research.costs import Costs
     from agent.research.lookahead import Lookahead, Slip
     from agent.research.masking import Masked

@@ -55,8 +55,8 @@ def compare(
     from rich.table import Table
 
     from agent.cli.train import needs_training_libraries
-    from models.sentiment.datasets import Options
-    from models.sentiment.splits import Fractions, make_split
+    from models.sentiment.train.datasets import Options
+    from models.sentiment.train.splits import Fractions, make_split
 
     options = Options(
         text_column=text_column,
@@ -70,11 +70,11 @@ def compare(
     examples = [example for dataset in loaded for example in dataset.examples]
     split = make_split(examples, Fractions(test=test), seed=seed)
     with needs_training_libraries(), err.status("") as status:
-        from models.sentiment.compare import COLUMNS, cells, save
-        from models.sentiment.compare import compare as run
-        from models.sentiment.methods import get_method
-        from models.sentiment.quiet import hush
-        from models.sentiment.recipe import Recipe
+        from models.sentiment.train.comparison import COLUMNS, cells, save
+        from models.sentiment.train.comparison import compare as run
+        from models.sentiment.train.methods import get_method
+        from models.sentiment.train.silence import hush
+        from models.sentiment.train.recipe import Recipe
 
         hush()
         wanted = [get_method(name.strip()).name for name in methods.split(",")]

@@ -9,7 +9,7 @@ import typer
 
 from agent.cli.console import out, print_json
 from agent.config import load
-from agent.masking import masked
+from agent.core.masking import masked
 
 
 def register(app: typer.Typer) -> None:

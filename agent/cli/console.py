@@ -15,9 +15,9 @@ import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from agent.errors import TapewireError
-from agent.feeds.text import escape_unprintable, printable
-from agent.masking import mask
+from agent.core.errors import TapewireError
+from agent.data.text import escape_unprintable, printable
+from agent.core.masking import mask
 
 
 class SafeConsole(Console):

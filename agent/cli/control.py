@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.console import out, print_json
-from agent.errors import SafetyError, TapewireError, UsageError
+from agent.core.errors import SafetyError, TapewireError, UsageError
 
 _ANSWER = 3.0  # seconds, beyond live.kill_within, that a kill waits for the agent
 _PATIENCE = "30s"
@@ -50,8 +50,8 @@ def status(config: _Config = None, json: _Json = False, at: _At = "", token_file
     import msgspec
 
     from agent.cli.status import show, show_last
-    from agent.errors import NotRunning
-    from agent.live.status import Status
+    from agent.core.errors import NotRunning
+    from agent.live.status_report import Status
 
     agent = _Agent(config, at, token_file)
     try:
@@ -81,7 +81,7 @@ def resume(
     ] = "",
 ) -> None:
     """Trade again after a pause or a halt; after a kill it has to be confirmed."""
-    from agent.risk import KILL, RESUME_FROM_KILL
+    from agent.core.risk import KILL, RESUME_FROM_KILL
 
     agent = _Agent(config, at, token_file)
     if not confirm and sys.stdin.isatty() and not json:
@@ -116,7 +116,7 @@ def kill(
     itself, and leaves the file KILL.
     """
     from agent.cli.emergency import kill_without_agent
-    from agent.errors import NoAnswer, NotRunning
+    from agent.core.errors import NoAnswer, NotRunning
 
     args = ({"flatten": "true"} if flatten else {}) | ({"reason": reason} if reason else {})
     agent, seconds = _Agent(config, at, token_file), _seconds(wait)
@@ -164,8 +164,8 @@ class _Agent:
 
     def __init__(self, config: Path | None, at: str, token_file: Path | None) -> None:
         from agent.config import load
-        from agent.config_operations import split_address
-        from agent.live.token import read_token
+        from agent.config.control import split_address
+        from agent.live.access_token import read_token
 
         settled = self.config = load(config)
         self._where: Path | tuple[str, int] = settled.live.folder
@@ -184,16 +184,16 @@ class _Agent:
             import asyncio
             import getpass
 
-            from agent.mqtt.commands import tell
+            from agent.live.services.mqtt.commands import tell
 
             return asyncio.run(tell(self._mqtt, do, args or {}, by=getpass.getuser(), timeout=timeout))
-        from agent.live.control import Request, ask
+        from agent.live.control_socket import Request, ask
 
         return ask(self._where, Request(do, args or {}, self._token), timeout=timeout)
 
 
 def _seconds(wait: str) -> float:
-    from agent.durations import parse_duration
+    from agent.core.durations import parse_duration
 
     try:
         return parse_duration(wait) / 1000 if wait != "0" else 0.0
@@ -246,7 +246,7 @@ def _show(answer: dict[str, Any], json: bool, do: str) -> None:
     elif "emergency" in answer:
         import msgspec
 
-        from agent.live.emergency import EmergencyReport
+        from agent.live.emergency_close import EmergencyReport
 
         report = msgspec.convert(answer["emergency"], EmergencyReport)
         why = f" without the agent, since {answer['why']}; {answer['file']}" if "why" in answer else ""

@@ -53,8 +53,8 @@ def dashboard(
 
 def _open_running(config: Config, *, json: bool) -> bool:
     """Open the page of the agent that runs in `live.folder`; False if none runs or it serves no page."""
-    from agent.errors import NotRunning, UsageError
-    from agent.live.control import Request, ask
+    from agent.core.errors import NotRunning, UsageError
+    from agent.live.control_socket import Request, ask
 
     try:
         url = str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"])
@@ -72,7 +72,7 @@ def _launch(url: str, folder: Path) -> None:
     """Open `url` by way of a file that only this user can read: every user sees the arguments of a browser's process."""
     from html import escape
 
-    from agent.private import write_private
+    from agent.system.private import write_private
 
     page = folder / "dashboard.html"
     write_private(page, f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(url)}">\n')

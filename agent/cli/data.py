@@ -11,7 +11,7 @@ import typer
 from agent.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
-    from agent.feeds.download import Progress, Wanted
+    from agent.data.download import Progress, Wanted
 
 
 def register(app: typer.Typer) -> None:
@@ -46,10 +46,10 @@ def register(app: typer.Typer) -> None:
         Bybit: the running bar is left out, and gaps are reported. Yahoo: adjusted for splits and dividends, so the file is
         always fetched whole; daily bars are stamped with their session's date.
         """
-        from agent.clock import iso
-        from agent.durations import format_duration
-        from agent.feeds.download import default_output
-        from agent.feeds.history.klines import KlineFile
+        from agent.system.clock import iso
+        from agent.core.durations import format_duration
+        from agent.data.download import default_output
+        from agent.data.klines import KlineFile
 
         wanted = _wanted(symbol, start, end, interval or ("1d" if source == "yahoo" else "1m"), category, source)
         path = output or default_output(wanted)
@@ -71,10 +71,10 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Fetch tick, lot and minima of all of Bybit's instruments, so that backtests trade by its present rules."""
-        from agent.errors import UsageError
-        from agent.feeds.bybit.instruments import fetch_rules
-        from agent.feeds.bybit.venue import endpoint
-        from agent.trading_rules import REFRESHED, write_table
+        from agent.core.errors import UsageError
+        from agent.live.gateway.instrument_rules import fetch_rules
+        from agent.config.bybit import endpoint
+        from agent.data.trading_rules import REFRESHED, write_table
 
         if category not in ("linear", "spot"):
             raise UsageError(f"--category {category!r} is not known", hint="one of linear, spot")
@@ -98,8 +98,8 @@ def register(app: typer.Typer) -> None:
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     ) -> None:
         """Clean a news file, drop its duplicates and sort it, ready for `backtest --news`."""
-        from agent.clock import iso
-        from agent.feeds.history.news_import import import_news
+        from agent.system.clock import iso
+        from agent.data.news_import import import_news
 
         found: dict[str, Any] = import_news(file, output, timezone=timezone)
         if as_json:
@@ -113,10 +113,10 @@ def register(app: typer.Typer) -> None:
 
 def _wanted(symbol: str, start: str, end: str | None, interval: str, category: str, source: str) -> Wanted:
     from agent.cli.moments import parse_moment
-    from agent.clock import WallClock
-    from agent.durations import parse_duration
-    from agent.errors import UsageError
-    from agent.feeds.download import Wanted
+    from agent.system.clock import WallClock
+    from agent.core.durations import parse_duration
+    from agent.core.errors import UsageError
+    from agent.data.download import Wanted
 
     for option, value, choices in (("--category", category, ("linear", "spot")), ("--source", source, ("bybit", "yahoo"))):
         if value not in choices:
@@ -137,9 +137,9 @@ def _fetch(wanted: Wanted, path: Path, source: str, url: str) -> int:
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    from agent.clock import WallClock
-    from agent.feeds.download import BybitKlines, yahoo_klines
-    from agent.feeds.history.writer import KlineWriter
+    from agent.system.clock import WallClock
+    from agent.data.download import BybitKlines, yahoo_klines
+    from agent.data.kline_writer import KlineWriter
 
     writer = KlineWriter(path, wanted.labels(source))
     if source == "yahoo":

@@ -66,7 +66,7 @@ def backup(
     from datetime import UTC, datetime
 
     from agent.config import load
-    from agent.errors import UsageError
+    from agent.core.errors import UsageError
     from agent.store.backup import back_up
     from agent.store.database import store_file
     from agent.store.rotation import rotate
@@ -147,10 +147,10 @@ def archive(
 
     from msgspec.structs import asdict
 
-    from agent.clock import WallClock
+    from agent.system.clock import WallClock
     from agent.config import load
-    from agent.errors import SafetyError
-    from agent.rollover import roll_over_all
+    from agent.core.errors import SafetyError
+    from agent.replay.segment_archiver import roll_over_all
     from agent.store.archive import archive_journal, candidates
     from agent.store.archive import prune as prune_journal
     from agent.store.database import open_database
@@ -185,7 +185,7 @@ def archive(
             soft_wrap=True, highlight=False, markup=False,
         )  # fmt: skip
     if not done:
-        from agent.clock import iso
+        from agent.system.clock import iso
 
         out.print(f"Nothing to do: no journal of a run that ended before {iso(limit)} is left to move.", highlight=False)
 
@@ -193,8 +193,8 @@ def archive(
 def _limit(before: str, keep: str, default: int, now: int) -> int:
     """UTC ms before which a run ended, to be archived."""
     from agent.cli.moments import parse_moment
-    from agent.durations import parse_duration
-    from agent.errors import UsageError
+    from agent.core.durations import parse_duration
+    from agent.core.errors import UsageError
 
     if before and keep:
         raise UsageError("--before and --keep say the same in two ways", hint="give one of them")

@@ -12,15 +12,15 @@ import typer
 from rich.live import Live
 
 from agent.cli.console import err, out, print_json
-from agent.events import DAY_MS, MINUTE_MS
+from agent.core.events import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
     from agent.analysis.report.data import ReportData
     from agent.config import Config
-    from agent.config_dashboard import DashboardConfig
+    from agent.config.dashboard import DashboardConfig
     from agent.store.database import Database
     from agent.store.runs import Run
-    from agent.verify import Verification
+    from agent.replay.verify import Verification
 
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 START: Final = 1_740_960_000_000  # 2025-03-03T00:00Z: the sample's second half, which has the headlines
@@ -76,7 +76,7 @@ def demo(
     from agent.live.output import guarded_output
     from agent.store.database import open_database
     from agent.store.queries import find_run
-    from agent.verify import verify
+    from agent.replay.verify import verify
 
     settled = load(config)
     with closing(open_database(settled.store.url)) as database:
@@ -112,10 +112,10 @@ async def _play(database: Database, seconds: float, model: str, dashboard: Dashb
     from agent.cli.dashboard import beside
     from agent.cli.run import stop_on_signals
     from agent.live.daemon import Daemon
-    from agent.live.logging import configure
-    from agent.live.model import model_loader
-    from agent.live.view import Lines, View
-    from agent.resources import resource
+    from agent.live.log import configure
+    from agent.live.model_loader import model_loader
+    from agent.live.terminal_view import Lines, View
+    from agent.system.resources import resource
     from agent.sandbox import Sandbox, SandboxOptions
 
     samples = resource("sample_data")

@@ -12,7 +12,7 @@ from agent.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.live.doctor import Check
+    from agent.live.system_check import Check
 
 
 def register(app: typer.Typer) -> None:
@@ -54,7 +54,7 @@ def doctor(
 
 async def _examine(config: Config, *, full: bool) -> list[Check]:
     """In the venue's time, as `run` would."""
-    from agent.live.doctor import examine
+    from agent.live.system_check import examine
     from agent.live.venue_clock import venue_clock
 
     return await examine(config, await venue_clock(config.bybit.endpoint), full=full)

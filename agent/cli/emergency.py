@@ -8,11 +8,11 @@ import random
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.errors import NotRunning, SafetyError, StoreError, TapewireError, VenueError
+from agent.core.errors import NotRunning, SafetyError, StoreError, TapewireError, VenueError
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.live.emergency import EmergencyReport, Share
+    from agent.live.emergency_close import EmergencyReport, Share
 
 _WITHIN: Final = 60.0  # seconds for the venue
 
@@ -22,7 +22,7 @@ def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError)
 
     Raises `why` if there is nothing to do here: on paper only the agent has orders. Raises VenueError for what could not be done.
     """
-    from agent.live.kill import KillSwitch
+    from agent.live.kill_file import KillSwitch
 
     switch = KillSwitch(config.live.folder)
     paper = config.execution.mode == "paper"
@@ -43,9 +43,9 @@ def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError)
 
 
 async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
-    from agent.clock import WallClock
-    from agent.live.emergency import EmergencyExit, has_account_to_itself
-    from agent.live.orders import venue_port
+    from agent.system.clock import WallClock
+    from agent.live.emergency_close import EmergencyExit, has_account_to_itself
+    from agent.live.order_routing import venue_port
 
     clock = WallClock()
     port = venue_port(config, clock)
@@ -61,8 +61,8 @@ async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
 
 def _journal(config: Config, args: dict[str, str]) -> bool:
     """Append the kill to the last run's journal, since no agent runs; return whether that was possible. The next life handles it first."""
-    from agent.clock import WallClock, iso
-    from agent.events import Command
+    from agent.system.clock import WallClock, iso
+    from agent.core.events import Command
     from agent.live.lock import LOCK, instance_lock, store_lock
     from agent.store.database import open_database
     from agent.store.journal import Journal, find_archive
@@ -89,7 +89,7 @@ def _journal(config: Config, args: dict[str, str]) -> bool:
 
 
 def _stored_share(config: Config) -> Share | None:
-    from agent.live.emergency import stored_share
+    from agent.live.emergency_close import stored_share
     from agent.store.database import open_database
 
     try:

@@ -32,8 +32,8 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled text: accuracy, F1, calibration, with 95 % confidence intervals."""
     from models.sentiment import model_dir
-    from models.sentiment.datasets import Options
-    from models.sentiment.evaluation import evaluate as measure
+    from models.sentiment.train.datasets import Options
+    from models.sentiment.train.evaluation import evaluate as measure
 
     options = Options(
         text_column=text_column,

@@ -25,7 +25,7 @@ def export(
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Merge an adapter, write it as ONNX, quantise it, and measure how far it then is from what was trained."""
-    from models.sentiment.export import export_model, reference_texts
+    from models.sentiment.train.onnx_export import export_model, reference_texts
 
     with err.status("exporting"):
         texts = reference_texts(reference)

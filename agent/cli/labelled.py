@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.errors import UsageError
+from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from models.sentiment.datasets import Dataset, Options
+    from models.sentiment.train.datasets import Dataset, Options
 
 FORMATS = "phrasebank, fiqa, semeval, tfns, cryptolin, csv, jsonl or parquet."
 
@@ -37,7 +37,7 @@ def load_all(files: Sequence[Path], formats: Sequence[str], options: Options, ev
     """Each file by its format. Raises UsageError where their numbers don't match, DataError as the loaders do."""
     import msgspec
 
-    from models.sentiment.datasets import load
+    from models.sentiment.train.datasets import load
 
     if len(formats) not in (1, len(files)):
         raise UsageError(

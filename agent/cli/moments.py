@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from agent.errors import UsageError
+from agent.core.errors import UsageError
 
 
 def parse_moment(text: str, option: str) -> int:

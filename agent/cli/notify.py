@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.console import out, print_json
-from agent.errors import ConfigError, VenueError
+from agent.core.errors import ConfigError, VenueError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,9 +29,9 @@ def send_test(
 ) -> None:
     """Send a line to every address, and say which of them took it; exit code 1 where one did not."""
     from agent.config import load
-    from agent.notify.courier import Courier
-    from agent.notify.mailbox import Letter
-    from agent.notify.urls import URLS, notify_urls
+    from agent.live.services.notifications.apprise_sender import Courier
+    from agent.live.services.notifications.batcher import Letter
+    from agent.live.services.notifications.notification_urls import URLS, notify_urls
 
     settled = load(config).notify
     urls = notify_urls(settled)

@@ -12,11 +12,11 @@ from agent.cli.console import err
 from agent.cli.moments import parse_moment
 from agent.config import Category as Categories
 from agent.config import Config, load
-from agent.durations import parse_duration
-from agent.errors import DataError, UsageError
+from agent.core.durations import parse_duration
+from agent.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from agent.history import Plan
+    from agent.replay.history import Plan
     from agent.research.material import Material
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Default: ./config.toml, else the one that ships.")]
@@ -53,7 +53,7 @@ def gather(
     timezone: str | None, model: str | None, allow_leakage: bool, fusion: str | None = None,
 ) -> Material:  # fmt: skip
     """What is to be judged, with its window and its symbols settled by the files. Raises UsageError, ConfigError, DataError."""
-    from agent.history import History
+    from agent.replay.history import History
     from agent.research.material import Material
 
     settled = settle(load(config), strategy, settings, category, model, fusion)
@@ -73,7 +73,7 @@ def window(material: Material) -> tuple[int, int]:
 
 def warm_up(material: Material, text: str | None) -> int:
     """Milliseconds of `--warmup`, or its default."""
-    from agent.events import DAY_MS
+    from agent.core.events import DAY_MS
     from agent.research.walkforward import WARMUP_BARS
 
     return max(DAY_MS, WARMUP_BARS * material.config.market.interval) if text is None else parse_span(text, "--warmup")
@@ -127,10 +127,10 @@ def make_plan(
     end: str | None, timezone: str | None, symbols: list[str] | None,
 ) -> Plan:  # fmt: skip
     """What to replay; headlines are left out where neither the strategy nor its model hears them, and missed where one does."""
-    from agent.feeds.history.klines import KlineFile
-    from agent.fusion import wants_headlines
-    from agent.history import Plan
-    from agent.resources import resource
+    from agent.data.klines import KlineFile
+    from agent.replay.fusion_model import wants_headlines
+    from agent.replay.history import Plan
+    from agent.system.resources import resource
 
     history, given = config.history, (news, sentiment)
     named = klines or list(history.klines)

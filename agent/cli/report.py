@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         from agent.analysis.report.verdict import verdict_of
         from agent.analysis.report.write import write_report
         from agent.config import load
-        from agent.errors import UsageError
+        from agent.core.errors import UsageError
         from agent.store.database import open_database
 
         if output is not None and output.suffix.lower() not in (".html", ".htm"):

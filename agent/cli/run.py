@@ -44,7 +44,7 @@ def run(
     somebody resumes.
     """
     from agent.config import load
-    from agent.live.logging import configure
+    from agent.live.log import configure
     from agent.live.output import guarded_output
     from agent.store.database import open_database
 
@@ -77,7 +77,7 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
 
     from agent.cli.dashboard import beside
     from agent.live.daemon import Daemon
-    from agent.live.model import model_loader
+    from agent.live.model_loader import model_loader
     from agent.live.venue_clock import venue_clock
 
     stop = stop_on_signals()

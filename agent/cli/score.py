@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from agent.cli.console import err, out, print_json
-from agent.feeds.text import MAX_TITLE, one_line
+from agent.data.text import MAX_TITLE, one_line
 
 if TYPE_CHECKING:
-    from models.sentiment.generator import SentimentSignal
+    from models.sentiment.serve.generator import SentimentSignal
 
 _LINES_AT_ONCE: Final = 256
 
@@ -32,8 +32,8 @@ def score(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Score headlines: calibrated probabilities of bearish, neutral and bullish."""
-    from models.sentiment.generator import SentimentSignalGenerator
-    from models.sentiment.scorer import providers_of
+    from models.sentiment.serve.generator import SentimentSignalGenerator
+    from models.sentiment.serve.scorer import providers_of
 
     generator = SentimentSignalGenerator.from_pretrained(
         model, threshold=threshold, threads=threads, providers=providers_of(device)

@@ -46,7 +46,7 @@ def slippage(
 def _print(found: Slippage) -> None:
     from rich.table import Table
 
-    from agent.clock import iso
+    from agent.system.clock import iso
 
     table = Table(
         "decided", "order", "filled", "mark", "paper", "venue", "excess", "ms", box=None, header_style="dim", pad_edge=False

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.cli.console import err, out, print_json
-from agent.feeds.text import one_line
-from agent.masking import mask, masked
+from agent.data.text import one_line
+from agent.core.masking import mask, masked
 
 if TYPE_CHECKING:
-    from agent.live.status import Status
+    from agent.live.status_report import Status
 
 _ERROR: Final = 160  # characters of an error that are shown
 
@@ -21,7 +21,7 @@ def show(status: Status) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.clock import iso
+    from agent.system.clock import iso
 
     warming = ", warming up" if status.warming_up else ""
     out.print(
@@ -100,11 +100,11 @@ def show_last(config: Path | None, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.clock import iso
+    from agent.system.clock import iso
     from agent.config import load
-    from agent.errors import StoreError
+    from agent.core.errors import StoreError
     from agent.store.database import open_database, sqlite_file
-    from agent.store.feed_health import read_feed_health
+    from agent.live.feed_health import read_feed_health
     from agent.store.gap import find_gap, mark_path
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind

@@ -25,12 +25,12 @@ from agent.cli.labelled import (
     load_all,
     to_ms,
 )
-from agent.errors import ConfigError
+from agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from models.sentiment.recipe import Recipe
-    from models.sentiment.splits import Split
-    from models.sentiment.training import Trained
+    from models.sentiment.train.recipe import Recipe
+    from models.sentiment.train.splits import Split
+    from models.sentiment.train.training import Trained
 
 
 def register(app: typer.Typer) -> None:
@@ -119,9 +119,9 @@ def sentiment(
     On several GPUs: `accelerate launch -m agent.cli.main train sentiment …`.
     """
     out.quiet = err.quiet = os.environ.get("RANK", "0") != "0"  # of several processes, one speaks
-    from agent.events import DAY_MS
-    from models.sentiment.datasets import Options
-    from models.sentiment.splits import Fractions, make_split
+    from agent.core.events import DAY_MS
+    from models.sentiment.train.datasets import Options
+    from models.sentiment.train.splits import Fractions, make_split
 
     options = Options(
         text_column=text_column,
@@ -142,11 +142,11 @@ def sentiment(
     )
     _show_split(split)
     with needs_training_libraries():
-        from models.sentiment.quiet import hush
+        from models.sentiment.train.silence import hush
 
         hush()  # before anything that it hushes is imported
-        from models.sentiment.recipe import parse
-        from models.sentiment.training import train
+        from models.sentiment.train.recipe import parse
+        from models.sentiment.train.training import train
 
         recipe = parse(
             method=method,

@@ -14,11 +14,11 @@ from agent.cli.console import err, out, print_json
 from agent.cli.moments import parse_moment
 from agent.cli.train import needs_training_libraries, train_group
 from agent.config import load
-from agent.durations import format_duration, parse_duration
-from agent.errors import ModelError, UsageError
+from agent.core.durations import format_duration, parse_duration
+from agent.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from models.fusion.training import Trained
+    from models.fusion.train.fusion_training import Trained
 
 
 def register(app: typer.Typer) -> None:
@@ -65,10 +65,10 @@ def fusion(
     Headlines are scored once, and remembered in the store. The last slices of the window, each after an embargo, stop the
     training, calibrate it and measure it.
     """
-    from agent.feeds.history.klines import KlineFile
-    from agent.history import Plan
-    from models.fusion.recipe import HALF_LIVES, Recipe
-    from models.fusion.sources import gather
+    from agent.data.klines import KlineFile
+    from agent.replay.history import Plan
+    from models.fusion.train.fusion_recipe import HALF_LIVES, Recipe
+    from models.fusion.train.fusion_sources import gather
 
     recipe = Recipe(
         ablation=ablation,  # type: ignore[arg-type]  # the recipe checks it
@@ -105,10 +105,10 @@ def fusion(
         timezone=settled.history.timezone or None,
     )  # fmt: skip
     with needs_training_libraries():
-        from models.sentiment.quiet import hush
+        from models.sentiment.train.silence import hush
 
         hush()  # before anything that it hushes is imported
-        from models.fusion.training import train
+        from models.fusion.train.fusion_training import train
 
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output) as scratch:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.atomic import write_bytes
+from agent.system.atomic import write_bytes
 from agent.cli import options
 from agent.cli.console import err, out, print_json
 from agent.cli.walkforward import counting, evidence_table, learned, score_all, show_verdict
-from agent.clock import iso
+from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.research.tune import Tuned
@@ -60,7 +60,7 @@ def tune(
     json: options.Json = False,
 ) -> None:
     """Search parameters in sample, and judge the best on held-out time: the value, what luck explains of it, and the truth."""
-    from agent.events import DAY_MS
+    from agent.core.events import DAY_MS
     from agent.research import tune as search_for
     from agent.research.space import parse_ranges
     from agent.research.walkforward import Settings

@@ -12,21 +12,21 @@ from rich.table import Table
 
 from agent.cli import options
 from agent.cli.console import err, out, print_json
-from agent.clock import iso
-from agent.durations import format_duration
-from agent.errors import UsageError
+from agent.system.clock import iso
+from agent.core.durations import format_duration
+from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.analysis.chance import ChanceTest
     from agent.analysis.report.verdict import Verdict
     from agent.analysis.significance import Interval
-    from agent.events import News
+    from agent.core.events import News
     from agent.research.evidence import Evidence
     from agent.research.fitters import Fitter
     from agent.research.material import Material
     from agent.research.space import Range
     from agent.research.walkforward import WalkForward
-    from models.fusion.recipe import Recipe
+    from models.fusion.train.fusion_recipe import Recipe
 
 
 def register(app: typer.Typer) -> None:
@@ -141,7 +141,7 @@ def _ranges(fit: str, ranges: list[str] | None, material: Material) -> list[Rang
 
 
 def _recipe(ablation: str, interval: str, horizon: str, seed: int) -> Recipe:
-    from models.fusion.recipe import Recipe
+    from models.fusion.train.fusion_recipe import Recipe
 
     return Recipe(
         ablation=ablation,  # type: ignore[arg-type]  # the recipe checks it
@@ -156,7 +156,7 @@ def _fitter(fit: str, material: Material, ranges: list[Range], points: int, warm
     from agent.research.fitters import Fixed, Refit
 
     if recipe is not None:
-        from models.fusion.fitter import FusionFitter
+        from models.fusion.train.fitter import FusionFitter
 
         return FusionFitter(material.plan, material.config, recipe)
     return Refit(material, ranges, points, warmup) if fit == "refit" else Fixed()
@@ -169,8 +169,8 @@ def score_all(material: Material, text: Callable[[News], str] | None = None, *, 
     """
     if material.plan.news is None:
         return
-    from agent.fusion import open_predictor
-    from models.sentiment.scoring import fill_cache
+    from agent.replay.fusion_model import open_predictor
+    from models.sentiment.serve.archive_scoring import fill_cache
 
     if material.config.fusion.path and not embedded:
         predictor = open_predictor(material.config)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from agent.cli.console import err
-from agent.errors import UsageError
+from agent.core.errors import UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -48,12 +48,12 @@ def sentiment(
 
     from agent.cli.run import stop_on_signals
     from agent.config import load
-    from agent.config_outside import MqttConfig
-    from agent.live.logging import configure
+    from agent.config.services import MqttConfig
+    from agent.live.log import configure
     from agent.live.output import guard
-    from agent.mqtt.worker import SentimentWorker
+    from agent.live.services.mqtt.sentiment_worker import SentimentWorker
     from models.sentiment import model_dir
-    from models.sentiment.scorer import Scorer
+    from models.sentiment.serve.scorer import Scorer
 
     settled = load(config)
     mqtt = settled.mqtt

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from agent.config_dashboard import DashboardConfig
+from agent.config.dashboard import DashboardConfig
 
 _PREFIX: Final = re.compile(r"(/[\w.~-]+)+/?", re.ASCII)
 """A prefix that is safe in a cookie's path."""

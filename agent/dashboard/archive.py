@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 
 from agent.dashboard.recording import Recording
-from agent.errors import TapewireError
+from agent.core.errors import TapewireError
 from agent.store.database import Database
 from agent.store.queries import find_run, frame, list_runs
 from agent.store.runs import Run, RunStatus

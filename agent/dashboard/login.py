@@ -11,11 +11,11 @@ from typing import Final
 
 import structlog
 
-from agent.clock import Clock
-from agent.errors import TapewireError
-from agent.events import MINUTE_MS
-from agent.live.token import make_token, read_token, same_token
-from agent.private import write_private
+from agent.system.clock import Clock
+from agent.core.errors import TapewireError
+from agent.core.events import MINUTE_MS
+from agent.live.access_token import make_token, read_token, same_token
+from agent.system.private import write_private
 
 LINK_LIFE: Final = 10 * MINUTE_MS
 """How long a login link can be used."""

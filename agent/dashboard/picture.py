@@ -33,7 +33,7 @@ from agent.dashboard.views import (
     trade_of,
     working_of,
 )
-from agent.events import (
+from agent.core.events import (
     DAY_MS,
     Account,
     Amend,
@@ -57,9 +57,9 @@ from agent.events import (
     Sentiment,
     Signal,
 )
-from agent.portfolio import Portfolio
-from agent.risk import KILL, NOTES
-from agent.symbols import SymbolMapper
+from agent.core.portfolio import Portfolio
+from agent.core.risk import KILL, NOTES
+from agent.core.symbols import SymbolMapper
 
 HEADLINES: Final = 80
 FILLS: Final = 200

@@ -15,7 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from agent.dashboard.live import Agent
 from agent.dashboard.picture import NOTHING
-from agent.untrusted import UNREADABLE
+from agent.system.untrusted import UNREADABLE
 
 TICK: Final = 0.1
 """Seconds between two messages to one browser, at least."""

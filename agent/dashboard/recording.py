@@ -19,12 +19,12 @@ import msgspec
 
 from agent.dashboard.picture import NOTHING, Picture
 from agent.dashboard.views import Head, head_of
-from agent.events import Command, Decision, Event, Fill, RiskEvent
-from agent.live.control import COMMANDS
+from agent.core.events import Command, Decision, Event, Fill, RiskEvent
+from agent.live.control_socket import COMMANDS
 from agent.store.database import Database
 from agent.store.queries import Recorded, read_decisions
 from agent.store.runs import Run, RunKind, RunStatus
-from agent.verify import inputs
+from agent.replay.verify import inputs
 
 MARKS: Final = 2_000
 """Moments of note that are listed at most."""

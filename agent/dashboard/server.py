@@ -15,16 +15,16 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from agent.clock import Clock, WallClock
-from agent.config_dashboard import DashboardConfig
+from agent.system.clock import Clock, WallClock
+from agent.config.dashboard import DashboardConfig
 from agent.dashboard.archive import Archive, Busy, failure
 from agent.dashboard.guard import Guard
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
-from agent.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
-from agent.listeners import Listener
+from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.live.listening_sockets import Listener
 from agent.store.database import Database
-from agent.untrusted import UNREADABLE
+from agent.system.untrusted import UNREADABLE
 
 PORTS: Final = 20
 """How many ports from the configured one on are tried before any other."""

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.config import Config
-from agent.events import Command, Decision, Event, Fill, News, Order, OrderUpdate, RiskEvent, RiskState, Sentiment, Signal
-from agent.feeds.text import one_line
-from agent.live.words import describe
+from agent.core.events import Command, Decision, Event, Fill, News, Order, OrderUpdate, RiskEvent, RiskState, Sentiment, Signal
+from agent.data.text import one_line
+from agent.live.formatting import describe
 from agent.store.runs import Run
 
 TITLE: Final = 300

@@ -14,53 +14,53 @@ import structlog
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from agent.clock import Clock, WallClock, iso
+from agent.system.clock import Clock, WallClock, iso
 from agent.config import Config
-from agent.config_operations import split_address
-from agent.discipline import DisciplinedClock
-from agent.durations import format_duration
-from agent.engine import Engine
-from agent.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError, VenueError, first_error
-from agent.events import Command, Event, News, RiskState
-from agent.execution.testnet.gateway import Gateway
-from agent.execution.testnet.port import VenuePort
-from agent.feeds.history.sentiment import NamedScorer
-from agent.feeds.producer import Emit, Producer
-from agent.feeds.queue import EventQueue
-from agent.feeds.rss.producer import NewsProducer
-from agent.fusion import open_predictor, wants_headlines
-from agent.listeners import Listener
+from agent.config.control import split_address
+from agent.live.clock_discipline import DisciplinedClock
+from agent.core.durations import format_duration
+from agent.core.engine import Engine
+from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError, VenueError, first_error
+from agent.core.events import Command, Event, News, RiskState
+from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.venue_port import VenuePort
+from agent.data.sentiment import NamedScorer
+from agent.live.producer import Emit, Producer
+from agent.live.event_queue import EventQueue
+from agent.live.news.news_producer import NewsProducer
+from agent.replay.fusion_model import open_predictor, wants_headlines
+from agent.live.listening_sockets import Listener
 from agent.live import session
-from agent.live.control import COMMANDS, SOCKET, Request, control_port, control_socket
-from agent.live.core import Core
-from agent.live.deadman import watch_silence
-from agent.live.emergency import EmergencyReport
-from agent.live.guard import KillGuard
-from agent.live.kill import KillSwitch
+from agent.live.control_socket import COMMANDS, SOCKET, Request, control_port, control_socket
+from agent.live.pipeline import Core
+from agent.live.stale_data_watchdog import watch_silence
+from agent.live.emergency_close import EmergencyReport
+from agent.live.kill_guard import KillGuard
+from agent.live.kill_file import KillSwitch
 from agent.live.lock import LOCK, instance_lock
-from agent.live.logging import status as log_status
-from agent.live.memory import Memory
-from agent.live.orders import open_gateway, open_guard, venue_port
-from agent.live.outside import Outside
-from agent.live.record import Record, open_record
-from agent.live.rollover import watch_segments
-from agent.live.rules import with_venue_rules
-from agent.live.sampling import OpenBars
-from agent.live.sentiment import SentimentConsumer
+from agent.live.log import status as log_status
+from agent.live.resume import Memory
+from agent.live.order_routing import open_gateway, open_guard, venue_port
+from agent.live.app import Outside
+from agent.live.run_record import Record, open_record
+from agent.live.archiver import watch_segments
+from agent.live.venue_rules import with_venue_rules
+from agent.live.event_filter import OpenBars
+from agent.live.scoring import SentimentConsumer
 from agent.live.session import open_run, resumable
 from agent.live.sources import Gate, check, headlines, market_data
-from agent.live.status import Status, drawdown_of, positions_of, producers_of
+from agent.live.status_report import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.timekeeping import Timekeeper
-from agent.live.token import make_token
-from agent.live.watchers import LogWatcher, Recent, Watcher
-from agent.risk import CLOCK, KILL, RESUME_FROM_KILL
+from agent.live.access_token import make_token
+from agent.live.observers import LogWatcher, Recent, Watcher
+from agent.core.risk import CLOCK, KILL, RESUME_FROM_KILL
 from agent.store.database import Database
-from agent.store.feed_health import write_feed_health
+from agent.live.feed_health import write_feed_health
 from agent.store.runs import Run
 
 if TYPE_CHECKING:
-    from agent.mqtt.pool import WorkerPool
+    from agent.live.services.mqtt.worker_pool import WorkerPool
 
 _AT_ONCE: Final = ("halt", "kill")  # before all that waits in the queue
 

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from agent.errors import SafetyError, StoreError
+from agent.core.errors import SafetyError, StoreError
 from agent.store.database import Database
 from agent.store.files import make_private_folder, open_private
 

@@ -32,7 +32,7 @@ class OutputStatus(msgspec.Struct):
     """State of standard error: counts are lines since the start."""
 
     dropped: int = 0  # the queue was full, or the write failed
-    suppressed: int = 0  # repeated too often (`agent.live.logging`)
+    suppressed: int = 0  # repeated too often (`agent.live.log`)
     error: str = ""  # of the last write that failed; empty again once a write succeeds
     last_error: str = ""
     waiting: int = 0  # characters

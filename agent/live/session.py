@@ -11,14 +11,14 @@ import numpy as np
 import structlog
 
 from agent import __version__
-from agent.backtest import new_run_id
+from agent.replay.backtest import new_run_id
 from agent.config import Config, parse
-from agent.engine import CORE, CORE_REVISION
-from agent.errors import ConfigError
-from agent.feeds.addresses import is_loopback
-from agent.fusion import VERSION
-from agent.instruments import with_first_rules, with_rules_of
-from agent.outlook import Predictor
+from agent.core.engine import CORE, CORE_REVISION
+from agent.core.errors import ConfigError
+from agent.system.addresses import is_loopback
+from agent.replay.fusion_model import VERSION
+from agent.core.instruments import with_first_rules, with_rules_of
+from agent.core.fusion_inputs import Predictor
 from agent.store.database import Database
 from agent.store.journal import find_archive
 from agent.store.queries import list_runs

@@ -7,20 +7,20 @@ import random
 
 from msgspec.structs import replace
 
-from agent.clock import Clock
+from agent.system.clock import Clock
 from agent.config import Config
-from agent.errors import ConfigError
-from agent.events import Event, Kline, News, Sentiment
-from agent.features import WARM_UP_BARS
-from agent.feeds.bybit.producer import KlineProducer
-from agent.feeds.producer import Emit, Producer, deliver
-from agent.feeds.rss.producer import NewsProducer
-from agent.feeds.text import news_id, title_key
-from agent.fusion import wants_headlines
-from agent.live.memory import Memory, words_of
-from agent.live.orders import check_venue
-from agent.live.sampling import OpenBars
-from agent.outlook import Predictor
+from agent.core.errors import ConfigError
+from agent.core.events import Event, Kline, News, Sentiment
+from agent.core.features import WARM_UP_BARS
+from agent.live.market_data.kline_producer import KlineProducer
+from agent.live.producer import Emit, Producer, deliver
+from agent.live.news.news_producer import NewsProducer
+from agent.data.text import news_id, title_key
+from agent.replay.fusion_model import wants_headlines
+from agent.live.resume import Memory, words_of
+from agent.live.order_routing import check_venue
+from agent.live.event_filter import OpenBars
+from agent.core.fusion_inputs import Predictor
 
 
 def check(config: Config) -> None:

@@ -9,10 +9,10 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.clock import Clock
-from agent.config_live import BackoffConfig
-from agent.feeds.backoff import Reconnection
-from agent.feeds.producer import Emit, Producer, shown
+from agent.system.clock import Clock
+from agent.config.live import BackoffConfig
+from agent.system.backoff import Reconnection
+from agent.live.producer import Emit, Producer, shown
 
 _log: Final = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, Never
 
 import structlog
 
-from agent.observability.health import why_dead
+from agent.live.services.metrics.probes import why_dead
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon

@@ -10,14 +10,14 @@ from typing import Final, Never
 import structlog
 from msgspec.structs import replace
 
-from agent.clock import Clock
+from agent.system.clock import Clock
 from agent.config import Config
-from agent.discipline import ClockStatus, DisciplinedClock, offset_in_words
-from agent.errors import VenueError
-from agent.feeds.backoff import Budget
-from agent.feeds.bybit.backfill import KlineHistory
-from agent.feeds.bybit.venue import REQUEST_WINDOW
-from agent.live.memory import Memory
+from agent.live.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
+from agent.core.errors import VenueError
+from agent.system.backoff import Budget
+from agent.live.market_data.backfill import KlineHistory
+from agent.config.bybit import REQUEST_WINDOW
+from agent.live.resume import Memory
 
 _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
 _RETRY: Final = 0.5  # seconds between two tries then

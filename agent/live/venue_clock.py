@@ -9,9 +9,9 @@ import aiohttp
 import msgspec
 import structlog
 
-from agent.clock import Clock, ScaledClock, WallClock
-from agent.feeds.addresses import is_loopback
-from agent.untrusted import UNREADABLE
+from agent.system.clock import Clock, ScaledClock, WallClock
+from agent.system.addresses import is_loopback
+from agent.system.untrusted import UNREADABLE
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=3)
 _LOOKS: Final = 3  # of which the one that took least counts

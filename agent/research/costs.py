@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from agent.config import Config
-from agent.events import DAY_MS
-from agent.instruments import instrument_for
+from agent.core.events import DAY_MS
+from agent.core.instruments import instrument_for
 from agent.research.material import Material, release
 from agent.research.variants import Outcome, Variant, rehearse, rehearse_all
 from agent.research.workers import Advance

@@ -17,10 +17,10 @@ from typing import Final, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from agent.errors import StrategyError
-from agent.feeds.history.klines import COLUMNS
-from agent.feeds.history.rows import Rows
-from agent.feeds.merge import merge
+from agent.core.errors import StrategyError
+from agent.data.klines import COLUMNS
+from agent.data.rows import Rows
+from agent.data.merge import merge
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import Decided

@@ -25,7 +25,7 @@ from agent.analysis.significance import (
     sharpe_interval,
 )
 from agent.analysis.trades import Trade
-from agent.events import DAY_MS
+from agent.core.events import DAY_MS
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.int64]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from agent.analysis.significance import sharpe
-from agent.atomic import write_bytes
+from agent.system.atomic import write_bytes
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import with_params

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from agent.events import Fill
+from agent.core.events import Fill
 from agent.research.evidence import Floats, Prices, Times
 
 LAGS: Final = (-1, 0, 1, 2, 5)

@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.events import Decision, Event, Fill, Order
-from agent.feeds.merge import merge
-from agent.history import History
+from agent.core.events import Decision, Event, Fill, Order
+from agent.data.merge import merge
+from agent.replay.history import History
 from agent.research.cut_off import CutOff, can_cut_files, decide_cut_off
 from agent.research.folds import Window
 from agent.research.foresight import Foresight, foresight

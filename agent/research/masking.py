@@ -14,15 +14,15 @@ import numpy as np
 
 from agent.analysis.significance import Difference, difference
 from agent.config import Config
-from agent.errors import UsageError
-from agent.events import Event, News, Sentiment
-from agent.feeds.history.sentiment import NamedScorer
-from agent.feeds.merge import merge
+from agent.core.errors import UsageError
+from agent.core.events import Event, News, Sentiment
+from agent.data.sentiment import NamedScorer
+from agent.data.merge import merge
 from agent.research.evidence import PERIODS_PER_YEAR
 from agent.research.material import Material
 from agent.research.rehearsal import Stage
 from agent.research.workers import Advance
-from agent.symbols import base_of, coin_names
+from agent.core.symbols import base_of, coin_names
 
 COIN: Final = "the coin"
 COMPANY: Final = "the company"

@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.backtest import refuse_leakage
+from agent.replay.backtest import refuse_leakage
 from agent.config import Config
-from agent.events import News
-from agent.feeds.history.news import NewsFile
-from agent.fusion import open_predictor
-from agent.history import Plan
+from agent.core.events import News
+from agent.data.news import NewsFile
+from agent.replay.fusion_model import open_predictor
+from agent.replay.history import Plan
 from agent.research.folds import Window
 from agent.research.rehearsal import Stage
 from agent.store.database import Database, open_database
 
 if TYPE_CHECKING:
-    from models.sentiment.cache import CachedScorer
-    from models.sentiment.scorer import Scorer
+    from models.sentiment.serve.score_cache import CachedScorer
+    from models.sentiment.serve.scorer import Scorer
 
 
 class Scoring(NamedTuple):
@@ -104,7 +104,7 @@ def release() -> None:
 def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
     """The model that `config` names, with its memory in `database`. Raises ModelError, and LeakageError (see `refuse_leakage`)."""
     from models.sentiment import model_dir
-    from models.sentiment.scorer import Scorer
+    from models.sentiment.serve.scorer import Scorer
 
     scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
     return scoring_by(scorer, config.model.path, database, start, allow_leakage=allow_leakage)
@@ -112,7 +112,7 @@ def configured_scoring(config: Config, database: Database, start: int, *, allow_
 
 def scoring_by(scorer: Scorer, name: str, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
     """The same with a model that is loaded already, and is called `name` in an error."""
-    from models.sentiment.cache import CachedScorer, SqlScoreCache
+    from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 
     stamps = refuse_leakage(scorer.card.trained_until, start, model=name, allow=allow_leakage)
     cached = CachedScorer(scorer, SqlScoreCache(database))

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from agent.events import Event, News, Sentiment
-from agent.feeds.merge import merge
+from agent.core.events import Event, News, Sentiment
+from agent.data.merge import merge
 
 
 class _Item(NamedTuple):

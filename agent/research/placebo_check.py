@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from agent.analysis.chance import ChanceTest
-from agent.errors import UsageError
+from agent.core.errors import UsageError
 from agent.research.evidence import SURE, placebo_test
 from agent.research.material import Material, release
 from agent.research.variants import Variant, rehearse_all

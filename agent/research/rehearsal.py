@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.returns import periodic_returns
-from agent.backtest import rare_collection, replay
+from agent.replay.backtest import rare_collection, replay
 from agent.config import Config, parse
-from agent.engine import Engine
-from agent.events import DAY_MS, Decision, Event, Fill, FundingPayment
-from agent.feeds.history.sentiment import NamedScorer
-from agent.feeds.merge import merge
-from agent.history import History, Plan
-from agent.sink import NullSink
+from agent.core.engine import Engine
+from agent.core.events import DAY_MS, Decision, Event, Fill, FundingPayment
+from agent.data.sentiment import NamedScorer
+from agent.data.merge import merge
+from agent.replay.history import History, Plan
+from agent.core.sinks import NullSink
 from strategies import blaming, load_strategy
 
 Moves = list[Fill | FundingPayment]

@@ -9,8 +9,8 @@ from typing import Any, Final, Literal, Protocol, get_args
 
 import msgspec
 
-from agent.durations import parse_duration
-from agent.errors import ConfigError, UsageError
+from agent.core.durations import parse_duration
+from agent.core.errors import ConfigError, UsageError
 from strategies import load_strategy, strategy_class
 
 Value = int | float | str | bool

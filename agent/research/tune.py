@@ -21,8 +21,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from agent import __version__
 from agent.analysis.overfitting import Overfitting, overfitting
 from agent.analysis.significance import deflated_sharpe, sharpe
-from agent.errors import ConfigError, StoreError, UsageError
-from agent.feeds.history.columns import content_hash
+from agent.core.errors import ConfigError, StoreError, UsageError
+from agent.data.columns import content_hash
 from agent.research.evidence import PERIODS_PER_YEAR
 from agent.research.fitters import Fixed
 from agent.research.folds import Fold, Window, make_folds

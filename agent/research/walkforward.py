@@ -19,12 +19,12 @@ from agent import __version__
 from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict
 from agent.analysis.trades import Trade, round_trips
-from agent.atomic import write_bytes
-from agent.backtest import backtest, new_run_id
-from agent.errors import UsageError
-from agent.events import DAY_MS, Fill, FundingPayment
-from agent.feeds.history.klines import KlineFile
-from agent.history import History
+from agent.system.atomic import write_bytes
+from agent.replay.backtest import backtest, new_run_id
+from agent.core.errors import UsageError
+from agent.core.events import DAY_MS, Fill, FundingPayment
+from agent.data.klines import KlineFile
+from agent.replay.history import History
 from agent.research.evidence import Evidence, Floats, Prices, Times, placebo_test, verdict_on, weigh
 from agent.research.fitters import Fitter
 from agent.research.folds import Fold, Window

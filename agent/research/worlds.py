@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.events import DAY_MS, Event, Kline, Sentiment
+from agent.core.events import DAY_MS, Event, Kline, Sentiment
 
 _AHEAD: Final = 5_000
 """Events of another future: more than any look ahead that pays needs."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Final
 
-from agent.events import Fill, FillKind, FundingPayment, Order, OrderStatus, OrderUpdate, Side
-from agent.execution.exchange import Report
+from agent.core.events import Fill, FillKind, FundingPayment, Order, OrderStatus, OrderUpdate, Side
+from agent.core.exchange import Report
 from agent.sandbox.audience import Audience
 from agent.sandbox.desk import Desk, Leg
 from agent.sandbox.errors import Refusal, by_category, no_such_order, parameter, too_little_money

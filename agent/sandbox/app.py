@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 import msgspec
 from aiohttp import web
 
-from agent.clock import Clock
-from agent.errors import SafetyError, TapewireError, UsageError, VenueError
+from agent.system.clock import Clock
+from agent.core.errors import SafetyError, TapewireError, UsageError, VenueError
 from agent.sandbox.channel import Channel
 from agent.sandbox.errors import Refusal
 from agent.sandbox.faults import fault_from, spoil
@@ -23,7 +23,7 @@ from agent.sandbox.public_ws import PublicStreams
 from agent.sandbox.rest import RestDoor, break_transport
 from agent.sandbox.trade_ws import TradeSocket
 from agent.sandbox.venue import Venue
-from agent.untrusted import UNREADABLE
+from agent.system.untrusted import UNREADABLE
 
 _FEED_FAULTS: Final = ("delay", "timeout", "close", "status")
 

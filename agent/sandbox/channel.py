@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from agent.sandbox.faults import Faults, spoil
-from agent.untrusted import UNREADABLE
+from agent.system.untrusted import UNREADABLE
 
 _MOST_WAITING: Final = 50_000
 _KINDS: Final = ("drop", "stall", "delay", "duplicate", "reorder", "corrupt", "truncate", "close")

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from agent.events import Funding, Kline, Side
-from agent.execution.book import WorkingOrder
-from agent.execution.exchange import Report
-from agent.execution.paper import PaperExchange
-from agent.instruments import Instrument
-from agent.portfolio import Portfolio, Position
+from agent.core.events import Funding, Kline, Side
+from agent.core.orders import WorkingOrder
+from agent.core.exchange import Report
+from agent.core.paper import PaperExchange
+from agent.core.instruments import Instrument
+from agent.core.portfolio import Portfolio, Position
 from agent.sandbox.listing import Listing
 from agent.sandbox.market import Quote
 from agent.sandbox.orders import VenueOrder

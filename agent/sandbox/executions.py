@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from agent.events import Fill, Side
-from agent.instruments import Instrument
+from agent.core.events import Fill, Side
+from agent.core.instruments import Instrument
 from agent.sandbox.orders import VenueOrder
 
 _ZERO = Decimal(0)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.errors import UsageError
+from agent.core.errors import UsageError
 
 KINDS: Final = {
     "drop": "a WebSocket message never arrives",

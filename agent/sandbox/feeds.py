@@ -13,9 +13,9 @@ from xml.etree import ElementTree as ET
 from aiohttp import web
 from msgspec import structs
 
-from agent.clock import iso
-from agent.events import News
-from agent.feeds.history.news import NewsFile
+from agent.system.clock import iso
+from agent.core.events import News
+from agent.data.news import NewsFile
 
 ALL: Final = "all"
 """The feed of every publisher."""

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.events import DAY_MS, MINUTE_MS
+from agent.core.events import DAY_MS, MINUTE_MS
 
 Times = NDArray[np.int64]
 

@@ -8,8 +8,8 @@ from math import floor, log10
 from typing import Any, Final
 
 from agent.config import AccountConfig, Config, InstrumentConfig, MarketConfig, PaperConfig
-from agent.events import MINUTE_MS, Side
-from agent.instruments import Instrument, instrument_for
+from agent.core.events import MINUTE_MS, Side
+from agent.core.instruments import Instrument, instrument_for
 from agent.sandbox.decimals import text
 from agent.sandbox.errors import by_category, parameter, unknown_symbol
 from agent.sandbox.market import Market, Quote

@@ -12,10 +12,10 @@ from math import ceil
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from agent.clock import ScaledClock, WallClock
-from agent.errors import DataError, UsageError
-from agent.events import DAY_MS, HOUR_MS
-from agent.feeds.history.klines import KlineFile
+from agent.system.clock import ScaledClock, WallClock
+from agent.core.errors import DataError, UsageError
+from agent.core.events import DAY_MS, HOUR_MS
+from agent.data.klines import KlineFile
 from agent.sandbox.options import SandboxOptions
 from agent.sandbox.tape import Bar, Move, Tape
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from decimal import ROUND_DOWN, Decimal
 from typing import Final
 
-from agent.events import Order, OrderType, Side, TimeInForce
-from agent.instruments import Instrument
+from agent.core.events import Order, OrderType, Side, TimeInForce
+from agent.core.instruments import Instrument
 from agent.sandbox.errors import Refusal, by_category, parameter
 from agent.sandbox.listing import PRICE_BAND
 from agent.sandbox.params import Params

@@ -14,7 +14,7 @@ from agent.sandbox.params import Params
 from agent.sandbox.private_rest import PRIVATE, allowed, weight
 from agent.sandbox.public_rest import PUBLIC
 from agent.sandbox.venue import Venue
-from agent.untrusted import UNREADABLE
+from agent.system.untrusted import UNREADABLE
 
 Json = dict[str, Any]
 _HTTP_FAULTS: Final = ("delay", "timeout", "close", "status")

@@ -6,7 +6,7 @@ from decimal import Decimal
 from math import isnan
 from typing import Any, Final
 
-from agent.events import Side
+from agent.core.events import Side
 from agent.sandbox.account import Account
 from agent.sandbox.decimals import owned, rounded, text
 from agent.sandbox.desk import Leg

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from agent.events import HOUR_MS
+from agent.core.events import HOUR_MS
 from agent.sandbox.decimals import rounded, text
 from agent.sandbox.listing import FUNDING_INTERVAL_MS, Listing
 from agent.sandbox.market import Market, Trade

@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from agent.errors import DataError
-from agent.events import DAY_MS, Gap, Kline
+from agent.core.errors import DataError
+from agent.core.events import DAY_MS, Gap, Kline
 from agent.sandbox.intervals import Times, bar_end, bar_starts, duration
 
 CLOSE_DELAY_MS: Final = 100

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.clock import WallClock
+from agent.system.clock import WallClock
 from agent.sandbox.account import Account
 from agent.sandbox.auth import Authenticator
 from agent.sandbox.faults import Faults

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-from agent.events import Side
+from agent.core.events import Side
 from agent.sandbox.desk import Desk, Leg
 from agent.sandbox.listing import SETTLE_COIN, split
 from agent.sandbox.orders import VenueOrder

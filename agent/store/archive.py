@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import delete, func, insert, select, update
 
-from agent.clock import Clock
-from agent.errors import DataError, StoreError
-from agent.feeds.history.atomic import write_parquet
-from agent.feeds.history.columns import content_hash
+from agent.system.clock import Clock
+from agent.core.errors import DataError, StoreError
+from agent.data.parquet_files import write_parquet
+from agent.data.columns import content_hash
 from agent.store.database import Database
 from agent.store.files import PRIVATE_FILE, make_private_folder
 from agent.store.journal import JournalRow, find_archive, find_segments, read_rows

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.errors import SafetyError, StoreError, UsageError
+from agent.core.errors import SafetyError, StoreError, UsageError
 from agent.store.files import SIDE_FILES, remove_abandoned, unfinished_copy
 from agent.store.mark import UNKNOWN_SEQ, Mark, MarkFile, mark_beside, read_mark
 from agent.store.schema import check_known

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from agent.events import Decision
+from agent.core.events import Decision
 
 DIGEST_SIZE = 16
 """Bytes of a digest."""

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from agent.errors import StoreError
-from agent.events import Decision, News, Sentiment
+from agent.core.errors import StoreError
+from agent.core.events import Decision, News, Sentiment
 from agent.store.chain import DecisionChain
 from agent.store.database import Database
 from agent.store.queries import read_decisions

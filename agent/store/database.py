@@ -16,8 +16,8 @@ from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from agent.errors import ConfigError, SafetyError, StoreError, StoreUnavailable, UsageError
-from agent.masking import mask
+from agent.core.errors import ConfigError, SafetyError, StoreError, StoreUnavailable, UsageError
+from agent.core.masking import mask
 from agent.store.backup import Progress, back_up, check_integrity
 from agent.store.files import make_private_folder, open_private, remove_abandoned
 from agent.store.mark import mark_beside, read_mark

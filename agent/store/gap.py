@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import func, select
 
-from agent.errors import StoreError
+from agent.core.errors import StoreError
 from agent.store.database import Database
 from agent.store.journal import digest_at, find_archive, last_event
 from agent.store.mark import SUFFIX, UNKNOWN_SEQ, Mark, mark_beside, read_mark

@@ -12,8 +12,8 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, func, select
 
-from agent.errors import StoreError
-from agent.events import Event
+from agent.core.errors import StoreError
+from agent.core.events import Event
 from agent.store.bulk import insert_rows
 from agent.store.chain import BLOCK, DIGEST_SIZE, JournalDigest
 from agent.store.database import Database

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from agent.errors import StoreError
+from agent.core.errors import StoreError
 from agent.store.files import make_private_folder, open_private
 
 SUFFIX: Final = ".mark"

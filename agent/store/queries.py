@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from msgspec import Struct
 from sqlalchemy import ColumnElement, Connection, Select, Table, Text, select, type_coerce
 
-from agent.errors import StoreError, UsageError
-from agent.events import Decision, News, Sentiment
+from agent.core.errors import StoreError, UsageError
+from agent.core.events import Decision, News, Sentiment
 from agent.store import tables
 from agent.store.database import Database
 from agent.store.runs import Run

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple, Self
 from msgspec.structs import asdict, astuple, replace
 from sqlalchemy import Connection, Table, func, insert, select, update
 
-from agent.clock import Clock, WallClock
-from agent.errors import StoreError, TapewireError
-from agent.events import Decision, News, Sentiment
-from agent.feeds.text import one_line
-from agent.masking import mask
+from agent.system.clock import Clock, WallClock
+from agent.core.errors import StoreError, TapewireError
+from agent.core.events import Decision, News, Sentiment
+from agent.data.text import one_line
+from agent.core.masking import mask
 from agent.store import tables
 from agent.store.bulk import insert_rows
 from agent.store.chain import DecisionChain

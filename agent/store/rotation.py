@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.config_operations import BackupConfig
-from agent.errors import DataError, StoreError
-from agent.feeds.history.columns import content_hash
+from agent.config.control import BackupConfig
+from agent.core.errors import DataError, StoreError
+from agent.data.columns import content_hash
 from agent.store.backup import Holding, Progress, back_up
 
 ARCHIVES: Final = "archives"

@@ -10,8 +10,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
-from agent.errors import StoreError
-from agent.resources import resource
+from agent.core.errors import StoreError
+from agent.system.resources import resource
 
 
 class SchemaState(NamedTuple):

@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
-from agent.clock import Clock
-from agent.errors import StoreError
-from agent.feeds.history.columns import content_hash
+from agent.system.clock import Clock
+from agent.core.errors import StoreError
+from agent.data.columns import content_hash
 from agent.store.archive import Progress, check_file, read_file, write_rows
 from agent.store.database import Database
 from agent.store.journal import find_segments, read_rows

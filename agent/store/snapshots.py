@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from sqlalchemy import delete, func, insert, select
 
-from agent.errors import StoreError
+from agent.core.errors import StoreError
 from agent.store.database import Database
 from agent.store.tables import journal, snapshots
 

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from agent.errors import StoreError
+from agent.core.errors import StoreError
 from agent.store.backup import check_integrity
 from agent.store.database import Database
 from agent.store.gap import find_gap, mark_path

@@ -1,4 +1,4 @@
-"""The tables. What a decision or a headline is, `agent.events` says: their columns are its fields, so no second list can drift.
+"""The tables. What a decision or a headline is, `agent.core.events` says: their columns are its fields, so no second list can drift.
 
 Every row carries its run and a running number of its kind. Rows of decisions share one sequence across their tables, and
 carry the number of the event that they were taken on and their digest in the run's hash chain. `migrations/` must lead to
@@ -35,7 +35,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from agent.events import (
+from agent.core.events import (
     Amend,
     Cancel,
     CashAdjustment,

@@ -109,7 +109,7 @@ def upgrade() -> None:
         *_needed(sa.BigInteger, "ts"),
     )
     op.create_table(
-        "scores",  # of models.sentiment.cache
+        "scores",  # of models.sentiment.serve.score_cache
         sa.Column("model", sa.String(64), primary_key=True),
         sa.Column("text_hash", sa.LargeBinary(16), primary_key=True),
         *_needed(sa.Float, "bearish", "neutral", "bullish"),

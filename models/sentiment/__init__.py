@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from agent.errors import ModelError
+from agent.core.errors import ModelError
 
 STARTER: Final = "starter"
 """The name, wherever a model folder is asked for, of the model that ships with the package."""

@@ -13,7 +13,7 @@ from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import compute
 from agent.analysis.trades import TradeBook
 from agent.config import Config
-from agent.events import (
+from agent.core.events import (
     HOUR_MS,
     Direction,
     Fill,
@@ -27,7 +27,7 @@ from agent.events import (
     Side,
     Signal,
 )
-from agent.feeds.history.columns import content_hash
+from agent.data.columns import content_hash
 from agent.store.database import Database, open_database
 from agent.store.recorder import Recorder
 from agent.store.runs import InputFile, Run, RunKind

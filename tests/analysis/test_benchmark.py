@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agent.analysis.benchmark import BuyAndHold
-from agent.events import MINUTE_MS
+from agent.core.events import MINUTE_MS
 
 
 def hold_of(*bars: tuple[str, int, float], symbols: tuple[str, ...] = ("A", "B")) -> BuyAndHold:

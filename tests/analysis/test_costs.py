@@ -7,7 +7,7 @@ from decimal import Decimal as D
 import pytest
 
 from agent.analysis.costs import costs_of
-from agent.events import Fill, FundingPayment, Side
+from agent.core.events import Fill, FundingPayment, Side
 
 
 def fill(side: Side, price: str, slippage: str, *, maker: bool = False) -> Fill:

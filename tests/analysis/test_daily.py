@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.analysis.daily import Closes, Days, by_day, pnl_of, returns_of
 from agent.analysis.trades import Account, TradeBook
-from agent.events import DAY_MS, HOUR_MS, Fill, FundingPayment, Side
+from agent.core.events import DAY_MS, HOUR_MS, Fill, FundingPayment, Side
 
 DAY0 = 19_723  # 2024-01-01
 START = DAY0 * DAY_MS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.analysis.equity import EquityCurve, without_flows
 from agent.analysis.thinning import ThinnedCurve
-from agent.events import DAY_MS, MINUTE_MS
+from agent.core.events import DAY_MS, MINUTE_MS
 
 START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
 

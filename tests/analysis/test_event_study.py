@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent.analysis.daily import Closes
 from agent.analysis.decay import sentiment_decay
 from agent.analysis.event_study import Headlines, event_study, headlines_of
-from agent.events import HOUR_MS
+from agent.core.events import HOUR_MS
 
 START = 1_704_067_200_000
 

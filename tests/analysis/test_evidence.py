@@ -22,7 +22,7 @@ from agent.analysis.returns import periodic_returns
 from agent.analysis.significance import Difference, Interval, sharpe_interval
 from agent.analysis.trades import TradeBook
 from agent.config import Config
-from agent.events import DAY_MS, HOUR_MS
+from agent.core.events import DAY_MS, HOUR_MS
 from models.cards import Card, write_card
 from tests.analysis.stored import START, record_run
 from tests.analysis.test_report import Page

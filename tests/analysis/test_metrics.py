@@ -14,7 +14,7 @@ from agent.analysis.benchmark import BuyAndHold
 from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
-from agent.events import DAY_MS, MINUTE_MS, Fill, FundingPayment, Side
+from agent.core.events import DAY_MS, MINUTE_MS, Fill, FundingPayment, Side
 
 START = 1_704_067_200_000  # 2024-01-01
 

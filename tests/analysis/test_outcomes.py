@@ -7,7 +7,7 @@ import pytest
 
 from agent.analysis.daily import Closes
 from agent.analysis.outcomes import Statements, outcomes
-from agent.events import HOUR_MS
+from agent.core.events import HOUR_MS
 
 START = 1_704_067_200_000
 STEPS = np.random.default_rng(9).normal(0, 0.01, 5_000)

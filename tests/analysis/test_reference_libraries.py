@@ -14,7 +14,7 @@ from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import compute
 from agent.analysis.rolling import rolling_sharpe
 from agent.analysis.trades import TradeBook
-from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.analysis.test_metrics import START, metrics_of
 
 FIRST_DAY = START // DAY_MS

@@ -13,7 +13,7 @@ from agent.analysis.breakdown import DailyResult, break_down
 from agent.analysis.daily import Days
 from agent.analysis.regimes import Regime, RegimeRule, regimes, trend
 from agent.analysis.trades import Trade
-from agent.events import DAY_MS, Side
+from agent.core.events import DAY_MS, Side
 
 RULE = RegimeRule(lookback=10, threshold=1.0)
 

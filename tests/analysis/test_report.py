@@ -19,8 +19,8 @@ from agent.analysis.report.html import SHOWN_TRADES, render
 from agent.analysis.report.load import load_report_data
 from agent.analysis.report.write import write_report
 from agent.cli.main import build
-from agent.errors import DataError, TapewireError, UsageError
-from agent.events import HOUR_MS
+from agent.core.errors import DataError, TapewireError, UsageError
+from agent.core.events import HOUR_MS
 from tests.analysis.stored import HOSTILE, START, record_run
 
 

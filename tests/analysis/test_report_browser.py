@@ -10,7 +10,7 @@ import pytest
 from agent.analysis.report.load import load_report_data
 from agent.analysis.report.write import write_report
 from tests.analysis.stored import HOSTILE, record_run
-from tests.browser import Browser, chromium
+from tests.support.browser import Browser, chromium
 
 _WIDER = "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, pre, svg, .js-plotly-plot')"
 _WIDER += " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"

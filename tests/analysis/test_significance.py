@@ -25,7 +25,7 @@ from agent.analysis.significance import (
     sharpe_confidence,
     sharpe_interval,
 )
-from agent.events import DAY_MS, HOUR_MS
+from agent.core.events import DAY_MS, HOUR_MS
 
 
 def series(n: int, *, seed: int, memory: float = 0.0, mean: float = 0.0) -> Floats:

@@ -11,15 +11,15 @@ import pytest
 
 from agent.analysis.slippage import slippage
 from agent.config import Config, parse
-from agent.engine import Engine
-from agent.errors import UsageError
-from agent.events import Account, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, Side
+from agent.core.engine import Engine
+from agent.core.errors import UsageError
+from agent.core.events import Account, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, Side
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.queries import find_run, read_rows
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
-from strategies.base import Market, Strategy
+from agent.core.strategy import Market, Strategy
 
 T0 = 1_735_689_600_000
 MINUTE = 60_000

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.analysis.trades import TradeBook, round_trips
-from agent.events import Fill, FundingPayment, Side
+from agent.core.events import Fill, FundingPayment, Side
 
 
 def fill(move: str, ts: int = 0, symbol: str = "BTCUSDT") -> Fill:

@@ -11,7 +11,7 @@ from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import Metrics, compute
 from agent.analysis.report.verdict import judge
 from agent.analysis.trades import TradeBook
-from agent.events import DAY_MS, RiskEvent, RiskState
+from agent.core.events import DAY_MS, RiskEvent, RiskState
 from tests.analysis.test_trades import fill
 
 START = 1_704_067_200_000

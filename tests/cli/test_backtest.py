@@ -242,7 +242,7 @@ def test_a_full_disk_is_one_clear_line_and_no_complete_run(tmp_path: Path) -> No
 
 def test_a_strategy_that_breaks_is_named_and_its_run_failed(tapewire: Tapewire, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from strategies.base import *\n\n\nclass Broken(Strategy):\n    def on_kline(self, kline, market):\n        1 / 0\n"
+        "from agent.core.strategy import *\n\n\nclass Broken(Strategy):\n    def on_kline(self, kline, market):\n        1 / 0\n"
     )
     outcome = tapewire("backtest", "--klines", BTC, "--strategy", "mine:Broken")
     assert outcome.code == 1
@@ -254,7 +254,7 @@ def test_a_strategy_that_breaks_is_named_and_its_run_failed(tapewire: Tapewire, 
 
 def test_a_strategy_of_ones_own_trades(tapewire: Tapewire, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
-        "from strategies.base import *\n\n\nclass Mine(Strategy):\n    class Params(StrategyParams):\n        weight: float = 0.5\n\n"
+        "from agent.core.strategy import *\n\n\nclass Mine(Strategy):\n    class Params(StrategyParams):\n        weight: float = 0.5\n\n"
         "    def on_kline(self, kline: Kline, market: Market) -> None:\n"
         "        self.target(kline.symbol, weight=self.params.weight if kline.close > kline.open else 0.0)\n"
     )

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 BTC = ROOT / "tests" / "sample_data" / "BTCUSDT-1m.csv"
 MINE = """
-from strategies.base import Strategy
+from agent.core.strategy import Strategy
 
 class Mine(Strategy):
     def on_kline(self, kline, market):

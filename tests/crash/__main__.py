@@ -30,7 +30,7 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agent.cli.console import err
-from tests import mutants
+from tests.support import mutants
 from tests.crash.audit import Loss, Transcript, check_prefix, check_whole, read
 from tests.crash.life import Fate
 from tests.crash.life import main as live

@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from agent.errors import StoreError
-from agent.events import Command, Event, Sentiment
+from agent.core.errors import StoreError
+from agent.core.events import Command, Event, Sentiment
 from agent.store import tables
 from agent.store.chain import DecisionChain
 from agent.store.database import Database, open_database
 from agent.store.journal import encode, read_journal
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
-from agent.verify import verify
+from agent.replay.verify import verify
 from tests.crash.script import AUTHOR
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from agent.clock import Clock
+from agent.system.clock import Clock
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
 from tests.conftest import ROOT

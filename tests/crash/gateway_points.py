@@ -12,11 +12,11 @@ import signal
 from functools import wraps
 from typing import Any, Final
 
-from agent.events import Account, Fill, OrderUpdate
-from agent.execution.testnet.bybit import BybitPort
-from agent.execution.testnet.gateway import Gateway
-from agent.execution.testnet.reports import Reports
-from agent.live.core import Core
+from agent.core.events import Account, Fill, OrderUpdate
+from agent.live.gateway.bybit_port import BybitPort
+from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.report_translator import Reports
+from agent.live.pipeline import Core
 from tests.crash import points
 from tests.crash.points import Moment, around
 

@@ -16,17 +16,17 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import event as sql
 
-from agent.config_live import LogConfig
-from agent.errors import TapewireError
-from agent.events import Decision, Event
-from agent.feeds.producer import Emit, Health, deliver
+from agent.config.live import LogConfig
+from agent.core.errors import TapewireError
+from agent.core.events import Decision, Event
+from agent.live.producer import Emit, Health, deliver
 from agent.live import daemon as daemon_module
 from agent.live import session
 from agent.live.daemon import Daemon
-from agent.live.logging import configure
+from agent.live.log import configure
 from agent.store.database import open_database
 from agent.store.journal import read_journal
-from models.sentiment.scorer import Score
+from models.sentiment.serve.scorer import Score
 from tests.crash.points import Moment, install
 from tests.crash.script import Burst, Words, compose, is_scripted, settings
 from tests.simulation.prices import T0

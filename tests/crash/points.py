@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection
 
-from agent.live.core import Core
+from agent.live.pipeline import Core
 from agent.store import database as database_module
 from agent.store.database import Database
 from agent.store.journal import Journal

@@ -10,12 +10,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.errors import StoreError
-from agent.events import Account, Event, Fill, FillKind, Order, OrderUpdate, Settlement
+from agent.core.errors import StoreError
+from agent.core.events import Account, Event, Fill, FillKind, Order, OrderUpdate, Settlement
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, list_runs, read_decisions
-from agent.verify import verify
+from agent.replay.verify import verify
 from tests.crash.audit import Loss
 from tests.crash.exchange import BALANCE, Books
 

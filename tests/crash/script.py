@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from agent.config import Config, parse
-from agent.events import MINUTE_MS, Command, Event, Gap, Kline, News
-from models.sentiment.scorer import Score
+from agent.core.events import MINUTE_MS, Command, Event, Gap, Kline, News
+from models.sentiment.serve.scorer import Score
 from tests.simulation.prices import SYMBOLS, headline, running, walk
 
 AUTHOR: Final = "script"

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests import mutants
+from tests.support import mutants
 from tests.conftest import ROOT
 
 

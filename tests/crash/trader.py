@@ -11,18 +11,18 @@ from typing import Any, Final
 
 from sqlalchemy import event as sql
 
-from agent.clock import Clock
+from agent.system.clock import Clock
 from agent.config import Config
-from agent.config_live import LogConfig
-from agent.errors import TapewireError
+from agent.config.live import LogConfig
+from agent.core.errors import TapewireError
 from agent.live.daemon import Daemon
-from agent.live.logging import configure
+from agent.live.log import configure
 from agent.store.database import open_database
 from tests.crash.exchange import BALANCE, SYMBOLS
 from tests.crash.gateway_points import install
 from tests.crash.points import Moment
-from tests.execution.testnet.world import churn, venue_settings
-from tests.live.world import settings
+from tests.live.gateway.churning_strategy import churn, venue_settings
+from tests.support.live import settings
 
 PATIENCE: Final = 60.0  # seconds until an account in which nothing is traded any more must be settled
 _LOOK: Final = 0.02

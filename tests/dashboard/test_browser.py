@@ -16,13 +16,13 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
 from agent.dashboard.views import TITLE
-from agent.events import Decision, Event, Fill, RiskState
-from agent.risk import RESUME_FROM_KILL
+from agent.core.events import Decision, Event, Fill, RiskState
+from agent.core.risk import RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from tests.dashboard.proxy import proxy
 from tests.dashboard.world import Puppet, agent_with_page, bar, headline, served
-from tests.live.world import PATIENCE, handled, options, until
+from tests.support.live import PATIENCE, handled, options, until
 
 T = TypeVar("T")
 PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}

@@ -21,14 +21,14 @@ from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
 from tests.dashboard.test_browser import DESK, PHONE, Page
 from tests.dashboard.world import Puppet, bar, client, headline, served
-from tests.live.world import PATIENCE
+from tests.support.live import PATIENCE
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 BEGIN = 1_735_689_600_000  # 2025-01-01
 FAILS_AFTER = 60  # bars, of 96
 STRATEGY = """
-from strategies.base import Strategy
+from agent.core.strategy import Strategy
 
 class Boom(Strategy):
     bars = 0

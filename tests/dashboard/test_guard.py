@@ -15,12 +15,12 @@ from aiohttp import ClientSession, WSServerHandshakeError
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.config_dashboard import DashboardConfig
+from agent.config.dashboard import DashboardConfig
 from agent.dashboard.login import LINK_LIFE, Attempts
 from agent.dashboard.server import Dashboard
-from agent.errors import SafetyError
-from agent.events import MINUTE_MS
-from agent.live.token import make_token
+from agent.core.errors import SafetyError
+from agent.core.events import MINUTE_MS
+from agent.live.access_token import make_token
 from agent.store.database import Database, open_database
 from tests.dashboard.world import Puppet, client, origin, served
 

@@ -12,23 +12,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.backtest import backtest
+from agent.replay.backtest import backtest
 from agent.config import parse
 from agent.dashboard.picture import HEADLINES, NOTHING, Picture
 from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import head_of
-from agent.events import Account, Command, Event, Holding, Kline, Prediction
-from agent.history import History, Plan
+from agent.core.events import Account, Command, Event, Holding, Kline, Prediction
+from agent.replay.history import History, Plan
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunKind
 from tests.dashboard.world import ANY_PORT, Puppet, bar, headline
-from tests.execution.test_venue import SYMBOL, T0, World
-from tests.live.world import SAMPLES, SENTIMENT, SYMBOLS, handled, living, load_words, settings, until
+from tests.core.test_venue import SYMBOL, T0, World
+from tests.support.live import SAMPLES, SENTIMENT, SYMBOLS, handled, living, load_words, settings, until
 
 STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, CookieJar, WSServerHandshakeError
 from pydantic import ValidationError
 
-from agent.config_dashboard import DashboardConfig
+from agent.config.dashboard import DashboardConfig
 from agent.store.database import Database
 from tests.dashboard.proxy import proxy
 from tests.dashboard.world import Puppet, client, origin, served

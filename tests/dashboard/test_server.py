@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.dashboard import push
-from agent.events import RiskState
-from agent.risk import RESUME_FROM_KILL
+from agent.core.events import RiskState
+from agent.core.risk import RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import frame
 from tests.dashboard.world import Puppet, agent_with_page, bar, client, cookie, headline, origin, served
 from tests.live.test_commands import start
-from tests.live.world import PATIENCE, SENTIMENT, Command, handled, journal, of, until
+from tests.support.live import PATIENCE, SENTIMENT, Command, handled, journal, of, until
 
 
 async def test_a_taken_port_is_passed_over_and_that_is_said(database: Database) -> None:

@@ -12,16 +12,16 @@ from aiohttp import ClientSession, CookieJar
 
 from agent.cli.dashboard import beside
 from agent.config import Config, parse
-from agent.config_dashboard import DashboardConfig
+from agent.config.dashboard import DashboardConfig
 from agent.dashboard.picture import Picture
 from agent.dashboard.server import Dashboard
 from agent.dashboard.views import head_of
-from agent.events import Kline, News
+from agent.core.events import Kline, News
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.runs import Run, RunKind
-from tests.live.world import SYMBOLS, living, load_words, settings
+from tests.support.live import SYMBOLS, living, load_words, settings
 
 BEGIN = 1_741_011_900_000
 ANY_PORT: dict[str, Any] = {"port": 0}

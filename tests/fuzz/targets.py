@@ -23,34 +23,34 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from agent.config import Config, load
-from agent.config_execution import TestnetConfig
-from agent.config_live import BybitConfig
-from agent.config_outside import MqttConfig, WorkersConfig
+from agent.config.execution import TestnetConfig
+from agent.config.live import BybitConfig
+from agent.config.services import MqttConfig, WorkersConfig
 from agent.dashboard.push import Viewer
-from agent.errors import ConfigError, DataError, TapewireError, VenueError
-from agent.events import Order, OrderType, Side
-from agent.execution.testnet.bybit import BybitPort
-from agent.execution.testnet.credentials import Credentials
-from agent.execution.testnet.port import OrderRef, PortError
-from agent.execution.testnet.stream import PrivateStream
-from agent.feeds.backoff import Budget
-from agent.feeds.bybit.backfill import KlineHistory
-from agent.feeds.bybit.health import KlineHealth
-from agent.feeds.bybit.series import Series
-from agent.feeds.bybit.shard import Shard
-from agent.feeds.bybit.stream import Stream
-from agent.feeds.history.funding import FundingFile
-from agent.feeds.history.klines import KlineFile
-from agent.feeds.history.news import NewsFile
-from agent.feeds.history.sentiment import SentimentFile
-from agent.feeds.rss.parse import parse
-from agent.live.control import Reply, Request, control_socket
-from agent.live.sentiment import SentimentHealth
-from agent.mqtt.link import MqttLink, Standing
-from agent.mqtt.messages import CommandBody, Topics
-from agent.mqtt.pool import WorkerPool
-from agent.mqtt.seal import ForgedError, Guard, _mac
-from agent.secret import Secret
+from agent.core.errors import ConfigError, DataError, TapewireError, VenueError
+from agent.core.events import Order, OrderType, Side
+from agent.live.gateway.bybit_port import BybitPort
+from agent.live.gateway.credentials import Credentials
+from agent.live.gateway.venue_port import OrderRef, PortError
+from agent.live.gateway.private_stream import PrivateStream
+from agent.system.backoff import Budget
+from agent.live.market_data.backfill import KlineHistory
+from agent.live.market_data.kline_health import KlineHealth
+from agent.live.market_data.kline_series import Series
+from agent.live.market_data.connection_shard import Shard
+from agent.live.market_data.public_stream import Stream
+from agent.data.funding import FundingFile
+from agent.data.klines import KlineFile
+from agent.data.news import NewsFile
+from agent.data.sentiment import SentimentFile
+from agent.live.news.parse import parse
+from agent.live.control_socket import Reply, Request, control_socket
+from agent.live.scoring import SentimentHealth
+from agent.live.services.mqtt.connection import MqttLink, Standing
+from agent.live.services.mqtt.mqtt_messages import CommandBody, Topics
+from agent.live.services.mqtt.worker_pool import WorkerPool
+from agent.live.services.mqtt.signing import ForgedError, Guard, _mac
+from agent.system.secret import Secret
 from tests.conftest import ROOT
 from tests.fuzz.damage import Damage, in_bytes, in_json, in_lines, in_words
 from tests.fuzz.parquet import in_columns

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.errors import DataError
+from agent.core.errors import DataError
 from tests.fuzz import search as searching
 from tests.fuzz.damage import Stroke, damaged, in_bytes, in_json, in_words
 from tests.fuzz.search import CORPUS, Survival, corpus, quiet, search, survive

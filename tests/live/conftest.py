@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from agent.config_live import LogConfig
-from agent.live.logging import configure
+from agent.config.live import LogConfig
+from agent.live.log import configure
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
-from tests.live.world import options
+from tests.support.live import options
 from tests.models.conftest import write_model
 
 __all__ = ["write_model"]

@@ -19,14 +19,14 @@ from aiohttp import ClientSession, CookieJar
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.errors import TapewireError
-from agent.live.control import Request, ask
+from agent.core.errors import TapewireError
+from agent.live.control_socket import Request, ask
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import list_runs
 from agent.store.runs import RunStatus
 from tests.conftest import ROOT
-from tests.live.world import PATIENCE, options
+from tests.support.live import PATIENCE, options
 
 MAIN = "from agent.cli.main import main; main()"
 
@@ -96,7 +96,7 @@ def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> N
 
 async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp_path: Path) -> None:
     from agent.live.daemon import Daemon
-    from tests.live.world import SENTIMENT, handled, living, load_words, settings, until
+    from tests.support.live import SENTIMENT, handled, living, load_words, settings, until
 
     async with Sandbox(options(news=True)) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)

@@ -14,15 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.errors import ConfigError, ModelError, SafetyError, TapewireError, UsageError
-from agent.events import Command, Order, RiskState, Sentiment
-from agent.live.control import SOCKET, Request, ask, control_socket
+from agent.core.errors import ConfigError, ModelError, SafetyError, TapewireError, UsageError
+from agent.core.events import Command, Order, RiskState, Sentiment
+from agent.live.control_socket import SOCKET, Request, ask, control_socket
 from agent.live.daemon import Daemon
-from agent.live.status import Status
+from agent.live.status_report import Status
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, read_decisions
-from tests.live.world import SENTIMENT, Words, assert_sound, handled, journal, living, load_words, of, settings, until
+from tests.support.live import SENTIMENT, Words, assert_sound, handled, journal, living, load_words, of, settings, until
 
 
 @asynccontextmanager

@@ -11,15 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import DataError, StoreError
-from agent.events import MINUTE_MS, Command, Event, Fill, Funding, News, Order, Sentiment
-from agent.live.core import Core
+from agent.core.errors import DataError, StoreError
+from agent.core.events import MINUTE_MS, Command, Event, Fill, Funding, News, Order, Sentiment
+from agent.live.pipeline import Core
 from agent.store.database import Database
 from agent.store.journal import Journal, encode, read_journal
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run, RunKind, RunStatus
-from agent.verify import verify
-from tests.market import SYMBOL, T0, config, flat_bars
+from agent.replay.verify import verify
+from tests.support.market import SYMBOL, T0, config, flat_bars
 
 CONFIG = config(strategy={"name": "sma_cross", "params": {"fast": 1, "slow": 2}}, paper={"funding_rate": 0})
 BARS = flat_bars([100.0 + 5 * (i % 3) for i in range(30)])

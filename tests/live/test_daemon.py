@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from agent.analysis.report.load import load_report_data
-from agent.clock import WallClock
-from agent.errors import ConfigError, ModelError, SafetyError
-from agent.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
+from agent.system.clock import WallClock
+from agent.core.errors import ConfigError, ModelError, SafetyError
+from agent.core.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
-from tests.live.world import (
+from tests.support.live import (
     SENTIMENT,
     SYMBOLS,
     Words,
@@ -208,7 +208,7 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
     sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [
-        "from strategies.base import Strategy",
+        "from agent.core.strategy import Strategy",
         "class Failing(Strategy):",
         "    bars = 0",
         "    def on_kline(self, kline, market):",

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agent.live.control import SOCKET, Request, ask
+from agent.live.control_socket import SOCKET, Request, ask
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import Fault
 from tests.conftest import ROOT
 from tests.live.test_commands import MAIN, status_of
-from tests.live.world import PATIENCE, options
+from tests.support.live import PATIENCE, options
 
 
 @pytest.mark.slow

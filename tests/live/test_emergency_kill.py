@@ -16,24 +16,24 @@ import pytest
 
 from agent.cli.emergency import _journal as append_kill
 from agent.config import Config
-from agent.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
-from agent.events import Command, Fill, Order, OrderType, RiskState, Side
-from agent.execution.testnet.bybit import BybitPort
-from agent.execution.testnet.credentials import Credentials
-from agent.execution.testnet.reports import EMERGENCY
-from agent.live.control import Request, ask
+from agent.core.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
+from agent.core.events import Command, Fill, Order, OrderType, RiskState, Side
+from agent.live.gateway.bybit_port import BybitPort
+from agent.live.gateway.credentials import Credentials
+from agent.live.gateway.report_translator import EMERGENCY
+from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
-from agent.live.emergency import EmergencyExit, Share
-from agent.live.kill import FILE, KillSwitch
+from agent.live.emergency_close import EmergencyExit, Share
+from agent.live.kill_file import FILE, KillSwitch
 from agent.live.lock import store_lock
-from agent.risk import KILL
+from agent.core.risk import KILL
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
-from agent.secret import Secret
+from agent.system.secret import Secret
 from agent.store.database import Database
-from tests.execution.testnet.world import venue_settings
-from tests.live.killing import KEYS, Case, clear, kill_in, start
-from tests.live.world import PATIENCE, assert_sound, handled, journal, living, load_words, of, options, settings, until
+from tests.live.gateway.churning_strategy import venue_settings
+from tests.support.killing import KEYS, Case, clear, kill_in, start
+from tests.support.live import PATIENCE, assert_sound, handled, journal, living, load_words, of, options, settings, until
 
 QUICK = {"patience": "1m", "retry": {"first": "5ms", "ceiling": "20ms"}}
 
@@ -153,7 +153,7 @@ async def test_a_kill_outlives_a_core_that_hangs_on_paper(pull: str, tmp_path: P
     async with Sandbox(options(speed=240)) as sandbox:
         path = tmp_path / "config.toml"
         path.write_text(
-            f'strategy = {{ name = "tests.live.hanging:Hanging", params = {{ trigger = "{tmp_path / "hang"}" }} }}\n'
+            f'strategy = {{ name = "tests.support.hanging_agent:Hanging", params = {{ trigger = "{tmp_path / "hang"}" }} }}\n'
             f'bybit = {{ endpoint = "{sandbox.rest_url}", warmup_bars = 20, settle = "40s" }}\ndashboard.enabled = false\n'
             f'live = {{ folder = "{tmp_path}", kill_within = "500ms" }}\nstore.url = "sqlite:///{tmp_path / "store.db"}"\n'
         )

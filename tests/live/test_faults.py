@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent.events import Command, Event, Gap, Kline, News, Sentiment
+from agent.core.events import Command, Event, Gap, Kline, News, Sentiment
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
 from agent.store.database import Database
-from tests.live.world import SENTIMENT, assert_sound, handled, journal, living, load_words, of, options, settings, until
+from tests.support.live import SENTIMENT, assert_sound, handled, journal, living, load_words, of, options, settings, until
 
 Sources = dict[str, dict[str, Any]]
 BARS = 24  # closed bars to live through

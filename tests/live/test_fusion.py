@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ConfigError, ModelError
-from agent.events import MINUTE_MS, Kline, Prediction
+from agent.core.errors import ConfigError, ModelError
+from agent.core.events import MINUTE_MS, Kline, Prediction
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
-from tests.live.world import assert_sound, handled, journal, living, load_words, options, settings, until
+from tests.support.live import assert_sound, handled, journal, living, load_words, options, settings, until
 from tests.models.fusion.world import write_fusion
 
 FUSION = {"name": "fusion", "params": {"round_trip": 0.0}}

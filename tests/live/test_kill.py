@@ -15,15 +15,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.events import Command, Kline, News, Sentiment
-from agent.live.guard import KillGuard
-from agent.live.kill import KillSwitch
+from agent.core.events import Command, Kline, News, Sentiment
+from agent.live.kill_guard import KillGuard
+from agent.live.kill_file import KillSwitch
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import find_run, list_runs
 from agent.store.runs import RunStatus
 from tests.conftest import ROOT
-from tests.live.world import PATIENCE, SENTIMENT, SPEED, assert_sound, of, options, settings
+from tests.support.live import PATIENCE, SENTIMENT, SPEED, assert_sound, of, options, settings
 
 
 def journalled(folder: Path) -> int:
@@ -37,7 +37,7 @@ async def spawn(sandbox: Sandbox, folder: Path) -> Process:
     now, anchor = sandbox.clock.now(), time.time_ns() // 1_000_000
     arguments = (sandbox.rest_url, folder, now, anchor, SPEED / 4)
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.live.child", *map(str, arguments), cwd=ROOT, stderr=PIPE
+        sys.executable, "-m", "tests.support.agent_child", *map(str, arguments), cwd=ROOT, stderr=PIPE
     )
 
 

@@ -16,18 +16,18 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.errors import ConfigError, SafetyError, StoreError, TapewireError, UsageError
-from agent.events import Command, Event, RiskState
-from agent.feeds.queue import EventQueue
-from agent.live.control import Request, ask
+from agent.core.errors import ConfigError, SafetyError, StoreError, TapewireError, UsageError
+from agent.core.events import Command, Event, RiskState
+from agent.live.event_queue import EventQueue
+from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
-from agent.live.kill import FILE
-from agent.live.token import make_token, read_token
-from agent.risk import KILL, RESUME_FROM_KILL
+from agent.live.kill_file import FILE
+from agent.live.access_token import make_token, read_token
+from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from tests.live.test_commands import start, status_of, write_config
-from tests.live.world import PATIENCE, assert_sound, journal, living, load_words, of, options, settings, until
+from tests.support.live import PATIENCE, assert_sound, journal, living, load_words, of, options, settings, until
 
 HOLD = {"name": "buy_and_hold", "params": {}}
 Invoke = Callable[..., Awaitable[Any]]

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 import structlog
 
-from agent.config_live import LogConfig
-from agent.live.logging import configure
+from agent.config.live import LogConfig
+from agent.live.log import configure
 
 SECRET = "s3cr3t-Value/9"
 

@@ -20,16 +20,16 @@ import pytest
 import structlog
 from aiohttp import web
 
-from agent.config_live import LogConfig
-from agent.errors import TapewireError
-from agent.live.control import Request, ask
+from agent.config.live import LogConfig
+from agent.core.errors import TapewireError
+from agent.live.control_socket import Request, ask
 from agent.live.log_limit import ALL_KINDS, REPEATS, WINDOW, RepeatLimit
-from agent.live.logging import configure
+from agent.live.log import configure
 from agent.live.output import OutputWriter
 from agent.sandbox import Sandbox
 from tests.conftest import ROOT
 from tests.live.test_commands import MAIN
-from tests.live.world import PATIENCE, options, until
+from tests.support.live import PATIENCE, options, until
 
 
 @pytest.fixture

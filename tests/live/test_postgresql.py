@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from agent.events import Command, Fill, News
+from agent.core.events import Command, Fill, News
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
 from tests.cli.conftest import Outcome, tapewire
-from tests.live.world import SAMPLES, SENTIMENT, assert_sound, handled, living, load_words, of, settings, until
+from tests.support.live import SAMPLES, SENTIMENT, assert_sound, handled, living, load_words, of, settings, until
 from tests.store.conftest import database_url, postgres_cluster
 
 __all__ = ["database_url", "postgres_cluster", "tapewire"]

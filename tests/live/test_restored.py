@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.events import Command, Fill, FillKind
+from agent.core.events import Command, Fill, FillKind
 from agent.live.daemon import Daemon
-from agent.risk import OLDER_RECORD
+from agent.core.risk import OLDER_RECORD
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
-from tests.execution.testnet.world import churn
+from tests.live.gateway.churning_strategy import churn
 from tests.live.test_testnet import ledger, testnet
-from tests.live.world import assert_sound, living, load_words, of, options, until
+from tests.support.live import assert_sound, living, load_words, of, options, until
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agent.errors import TapewireError
-from agent.live.control import Request, ask
+from agent.core.errors import TapewireError
+from agent.live.control_socket import Request, ask
 from agent.sandbox import Sandbox
 from tests.conftest import ROOT
-from tests.feeds.live.feeds import endless, item, rss
+from tests.support.feed_server import endless, item, rss
 from tests.live.test_commands import MAIN
-from tests.live.world import PATIENCE, options
+from tests.support.live import PATIENCE, options
 
 CANARY = "CANARY7h8I9j0K1l2M3"
 """The beginning of all secrets; each place has its own."""
@@ -166,7 +166,7 @@ def mqtt(tmp_path: Path) -> Iterator[str]:
     if which("mosquitto") is None:
         yield ""
         return
-    from tests.mqtt.broker import mosquitto
+    from tests.support.mosquitto import mosquitto
 
     with mosquitto(tmp_path.parent / f"{tmp_path.name}-broker") as broker:
         yield f'[mqtt]\nbroker = "{broker.url}"\nusername = "u"\nallow_plain_password = true\ncommands = true\n'

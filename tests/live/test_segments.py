@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from agent.clock import WallClock
-from agent.errors import StoreError
-from agent.live.core import Core
+from agent.system.clock import WallClock
+from agent.core.errors import StoreError
+from agent.live.pipeline import Core
 from agent.live.daemon import Daemon
-from agent.live.doctor import examine
-from agent.rollover import check_segment, roll_over_all
+from agent.live.system_check import examine
+from agent.replay.segment_archiver import check_segment, roll_over_all
 from agent.sandbox import Sandbox
 from agent.store.archive import candidates
 from agent.store.database import Database, open_database
@@ -25,10 +25,10 @@ from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
 from agent.store.segments import boundaries, roll_over
 from agent.store.snapshots import SnapshotInfo, list_snapshots
-from agent.verify import verify
+from agent.replay.verify import verify
 from tests.live.test_snapshots import a_run, live
-from tests.live.world import assert_sound, handled, living, load_words, options, settings, until
-from tests.stories import Story
+from tests.support.live import assert_sound, handled, living, load_words, options, settings, until
+from tests.support.stories import Story
 
 SEGMENT = 30 * 60_000
 

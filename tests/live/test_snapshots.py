@@ -14,18 +14,18 @@ from sqlalchemy import text
 from agent.config import Config
 from agent.dashboard.picture import NOTHING, Picture
 from agent.dashboard.views import head_of
-from agent.errors import StoreError
-from agent.events import Event, Kline, News
-from agent.live.core import Core
+from agent.core.errors import StoreError
+from agent.core.events import Event, Kline, News
+from agent.live.pipeline import Core
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunKind
 from agent.store.snapshots import list_snapshots
-from agent.verify import verify
+from agent.replay.verify import verify
 from strategies import source_of
-from strategies.base import Market, Strategy
-from tests.stories import Story
+from agent.core.strategy import Market, Strategy
+from tests.support.stories import Story
 
 HALF = 400
 
@@ -212,7 +212,7 @@ async def test_a_record_that_does_not_reach_the_snapshot_is_completed_by_a_whole
 
 
 OWN = """
-from strategies.base import Strategy
+from agent.core.strategy import Strategy
 
 
 class Own(Strategy):

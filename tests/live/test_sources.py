@@ -11,15 +11,15 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agent.events import Event, News
+from agent.core.events import Event, News
 from agent.live.daemon import Daemon
-from agent.live.memory import Memory
-from agent.live.sampling import OpenBars
+from agent.live.resume import Memory
+from agent.live.event_filter import OpenBars
 from agent.live.sources import Gate
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from tests.feeds.live.feeds import FeedServer, item, rss
-from tests.live.world import SENTIMENT, journal, living, load_words, of, settings, until
+from tests.support.feed_server import FeedServer, item, rss
+from tests.support.live import SENTIMENT, journal, living, load_words, of, settings, until
 
 AT = 1_790_424_000_000
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 
-from agent.clock import WallClock
-from agent.config_live import BackoffConfig
-from agent.errors import VenueError
-from agent.events import Command, Event
-from agent.feeds.producer import Emit, Health
+from agent.system.clock import WallClock
+from agent.config.live import BackoffConfig
+from agent.core.errors import VenueError
+from agent.core.events import Command, Event
+from agent.live.producer import Emit, Health
 from agent.live.supervisor import Supervision, supervise
-from tests.live.world import until
+from tests.support.live import until
 
 AT_ONCE = BackoffConfig(first=1, ceiling=1)
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from agent.live import core as core_module
-from agent.live.core import Core
+from agent.live import pipeline as core_module
+from agent.live.pipeline import Core
 from agent.live.systemd import ServiceManager, report
-from agent.observability.health import why_dead
+from agent.live.services.metrics.probes import why_dead
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.journal import Journal
@@ -30,8 +30,8 @@ from agent.store.recorder import Recorder
 from tests.conftest import ROOT
 from tests.live.test_commands import MAIN, write_config
 from tests.live.test_snapshots import a_run
-from tests.live.world import PATIENCE, options, until
-from tests.stories import Story
+from tests.support.live import PATIENCE, options, until
+from tests.support.stories import Story
 
 DEPLOY = ROOT / "deploy"
 

@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 
 from agent.config import Config, parse
-from agent.errors import ConfigError, SafetyError, VenueError
-from agent.events import Account, Command, Fill, Order, OrderUpdate
-from agent.execution.venue import VenueExchange
+from agent.core.errors import ConfigError, SafetyError, VenueError
+from agent.core.events import Account, Command, Fill, Order, OrderUpdate
+from agent.core.venue import VenueExchange
 from agent.live.daemon import Daemon
-from agent.live.orders import check_venue
+from agent.live.order_routing import check_venue
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run, read_decisions
 from tests.conftest import ROOT
-from tests.execution.testnet.world import churn, venue_settings
-from tests.live.world import assert_sound, journal, living, load_words, of, options, settings, until
+from tests.live.gateway.churning_strategy import churn, venue_settings
+from tests.support.live import assert_sound, journal, living, load_words, of, options, settings, until
 
 
 @pytest.fixture(autouse=True)

@@ -8,25 +8,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.clock import WallClock
-from agent.discipline import DisciplinedClock
-from agent.engine import Engine
-from agent.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
-from agent.feeds.queue import OPEN_BAR
-from agent.live.core import Core
+from agent.system.clock import WallClock
+from agent.live.clock_discipline import DisciplinedClock
+from agent.core.engine import Engine
+from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
+from agent.live.event_queue import OPEN_BAR
+from agent.live.pipeline import Core
 from agent.live.daemon import Daemon
-from agent.live.deadman import watch_silence
+from agent.live.stale_data_watchdog import watch_silence
 from agent.live.timekeeping import Timekeeper
-from agent.observability.health import why_not_ready
+from agent.live.services.metrics.probes import why_not_ready
 from agent.sandbox import Sandbox
-from agent.sink import ListSink
+from agent.core.sinks import ListSink
 from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.store.queries import find_run, read_rows
 from strategies import load_strategy
 from tests.live.test_core import BARS, CONFIG, a_run, at_once
-from tests.live.world import assert_sound, journal, living, load_words, of, options, settings, until
-from tests.market import SYMBOL, T0
+from tests.support.live import assert_sound, journal, living, load_words, of, options, settings, until
+from tests.support.market import SYMBOL, T0
 from tests.simulation.loop import VirtualLoop
 
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.errors import TapewireError
-from agent.events import Sentiment
-from agent.live.control import Request, ask
+from agent.core.errors import TapewireError
+from agent.core.events import Sentiment
+from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
-from agent.live.model import model_loader
+from agent.live.model_loader import model_loader
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from models.labels import NOT_FINITE
-from models.sentiment.scorer import MODEL_NAME, TOKENIZER_NAME, Score
-from tests.live.test_sentiment import Listening, headline
-from tests.live.world import SENTIMENT, Words, assert_sound, journal, living, of, settings, until
+from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, Score
+from tests.live.test_scoring import Listening, headline
+from tests.support.live import SENTIMENT, Words, assert_sound, journal, living, of, settings, until
 from tests.models.sentiment.hostile import catastrophic, everywhere, resealed, with_card, with_constant, with_tokenizer
 from tests.models.tiny import write_tiny
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agent.events import MINUTE_MS, Command, Event, Fill, Kline, Order, RiskEvent, RiskState
+from agent.core.events import MINUTE_MS, Command, Event, Fill, Kline, Order, RiskEvent, RiskState
 from strategies import load_strategy
-from strategies.base import Market, Strategy
-from tests.market import SYMBOL, T0, bar, config, flat_bars, run
+from agent.core.strategy import Market, Strategy
+from tests.support.market import SYMBOL, T0, bar, config, flat_bars, run
 
 
 def command(action: str, minute: int) -> Command:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import ModelError
+from agent.core.errors import ModelError
 from models.cards import Card, CoverageRow, DatasetRecord, Estimate, fingerprint, latest_of, read_card, write_card
 
 YEAR_2019 = 1546300800000

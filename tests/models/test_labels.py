@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import DataError, ModelError
+from agent.core.errors import DataError, ModelError
 from models.labels import LABELS, SCORE_CUT, canonical, from_score, head_order, index
 
 

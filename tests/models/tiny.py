@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from models.cards import Card, write_card
-from models.sentiment.scorer import INPUTS, MODEL_NAME, OUTPUTS, PRECISION, TOKENIZER_NAME, fingerprint
+from models.sentiment.serve.scorer import INPUTS, MODEL_NAME, OUTPUTS, PRECISION, TOKENIZER_NAME, fingerprint
 
 WORDS = ("[UNK]", "soars", "crashes", "meets", "bitcoin", "token", "the", "after", "record", "outflows", "inflows")
 LEAN = {"soars": 3.0, "inflows": 2.0, "record": 0.5, "crashes": -3.0, "outflows": -2.0}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from strategies.base import Kline, Market, Strategy, StrategyParams
+from agent.core.strategy import Kline, Market, Strategy, StrategyParams
 
 REMEMBERED: dict[int, float] = {}
 """Closes by the start of their bar, from whatever run."""

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.clock import iso
+from agent.system.clock import iso
 from agent.config import load
-from agent.events import HOUR_MS
-from agent.history import Plan
+from agent.core.events import HOUR_MS
+from agent.replay.history import Plan
 from agent.research.costs import dearer, zero_of
 from agent.research.masking import COIN, COMPANY, Masked, Masker, check_masked, masker_for
 from agent.research.material import Material

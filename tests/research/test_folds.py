@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from agent.errors import UsageError
-from agent.events import DAY_MS
+from agent.core.errors import UsageError
+from agent.core.events import DAY_MS
 from agent.research.folds import Window, make_folds
 
 SPANS = st.integers(0, 60)

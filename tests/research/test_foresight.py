@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from agent.events import MINUTE_MS, Fill, Side
+from agent.core.events import MINUTE_MS, Fill, Side
 from agent.research.evidence import Prices
 from agent.research.foresight import FEWEST, foresight
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.events import DAY_MS, HOUR_MS, Kline, Sentiment
+from agent.core.events import DAY_MS, HOUR_MS, Kline, Sentiment
 from agent.research.cut_off import cut_file
 from agent.research.worlds import elsewhere, other_future
 from tests.cli.conftest import Outcome

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent.errors import UsageError
-from agent.events import HOUR_MS
+from agent.core.errors import UsageError
+from agent.core.events import HOUR_MS
 from agent.research.space import Range, default_space, grid, parse_ranges
 
 

@@ -11,8 +11,8 @@ import optuna
 import pytest
 
 from agent.config import load
-from agent.errors import UsageError
-from agent.events import DAY_MS
+from agent.core.errors import UsageError
+from agent.core.events import DAY_MS
 from agent.research.tune import split
 from strategies import source_hash
 from tests.cli.conftest import Outcome

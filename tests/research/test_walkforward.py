@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.clock import iso
+from agent.system.clock import iso
 from agent.config import load
-from agent.events import DAY_MS, HOUR_MS, Fill
-from agent.history import Plan
+from agent.core.events import DAY_MS, HOUR_MS, Fill
+from agent.replay.history import Plan
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import overridden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.errors import DataError
+from agent.core.errors import DataError
 from agent.research.workers import spread
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.clock import iso
-from agent.events import DAY_MS, HOUR_MS
+from agent.system.clock import iso
+from agent.core.events import DAY_MS, HOUR_MS
 
 START = 1_704_067_200_000  # 2024-01-01
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from agent.clock import WallClock, iso
+from agent.system.clock import WallClock, iso
 from agent.sandbox import Sandbox, SandboxOptions
 
 KEY, SECRET = "key", "secret"

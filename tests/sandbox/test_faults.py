@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import UsageError
+from agent.core.errors import UsageError
 from agent.sandbox.faults import Fault, Faults, fault_from, parse_fault, spoil
 
 TIME = "/v5/market/time"

@@ -11,7 +11,7 @@ from typing import Any
 import feedparser
 import pytest
 
-from agent.clock import iso
+from agent.system.clock import iso
 
 FILE_START = 1_735_689_600_000
 MINUTE = 60_000

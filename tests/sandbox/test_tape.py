@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events import Kline
+from agent.core.events import Kline
 from agent.sandbox.intervals import bar_end, bar_starts
 from agent.sandbox.tape import Tape
 

@@ -21,7 +21,7 @@ from typing import Final
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agent.cli.console import err
-from tests import mutants
+from tests.support import mutants
 from tests.simulation.runner import prepare, run_seeds
 from tests.simulation.world import Outcome
 

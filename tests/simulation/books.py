@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from agent.events import (
+from agent.core.events import (
     Account,
     Amend,
     Cancel,
@@ -24,9 +24,9 @@ from agent.events import (
     RiskEvent,
     RiskState,
 )
-from agent.execution.book import WorkingOrder
-from agent.execution.testnet.port import Execution, ExecutionKind
-from agent.execution.venue import VenueExchange
+from agent.core.orders import WorkingOrder
+from agent.live.gateway.venue_port import Execution, ExecutionKind
+from agent.core.venue import VenueExchange
 from tests.simulation.invariants import Invariants, hold
 from tests.simulation.prices import SYMBOLS
 from tests.simulation.venue import COIN, Venue

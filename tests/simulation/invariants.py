@@ -7,8 +7,8 @@ from decimal import Decimal
 from typing import Final
 
 from agent.config import Config
-from agent.engine import Engine
-from agent.events import (
+from agent.core.engine import Engine
+from agent.core.events import (
     MINUTE_MS,
     CashAdjustment,
     Command,
@@ -26,7 +26,7 @@ from agent.events import (
     RiskState,
     Sentiment,
 )
-from agent.execution.book import WorkingOrder
+from agent.core.orders import WorkingOrder
 from tests.simulation.market import Market
 from tests.simulation.prices import SYMBOLS
 

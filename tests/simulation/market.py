@@ -16,7 +16,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.http11 import Response
 
-from agent.events import MINUTE_MS, Kline
+from agent.core.events import MINUTE_MS, Kline
 from tests.simulation.prices import SYMBOLS, T0, running, utc, walk
 from tests.simulation.weather import Blackout, Weather
 

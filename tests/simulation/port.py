@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Final, Never, TypeVar
 
-from agent.clock import Clock
-from agent.config_execution import TestnetConfig
-from agent.events import Order
-from agent.execution.testnet.port import (
+from agent.system.clock import Clock
+from agent.config.execution import TestnetConfig
+from agent.core.events import Order
+from agent.live.gateway.venue_port import (
     ClockOff,
     Execution,
     OrderRef,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
-from agent.events import MINUTE_MS, Kline
+from agent.core.events import MINUTE_MS, Kline
 
 T0: Final = 1_735_689_600_000  # 2025-01-01T00:00Z
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")

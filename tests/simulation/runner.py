@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from tests import mutants
+from tests.support import mutants
 from tests.simulation.world import Outcome, simulate
 
 _SILENT: Final = 50  # structlog's level critical

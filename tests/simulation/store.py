@@ -17,8 +17,8 @@ from typing import Final
 from sqlalchemy import Connection, make_url
 from sqlalchemy import event as sql
 
-from agent.errors import StoreError, StoreUnavailable
-from agent.events import Command, Event, Funding
+from agent.core.errors import StoreError, StoreUnavailable
+from agent.core.events import Command, Event, Funding
 from agent.store.backup import back_up, put_back
 from agent.store.database import Database, open_database
 from agent.store.mark import mark_beside, read_mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from strategies.base import Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
+from agent.core.strategy import Kline, Market, Signal, Strategy, StrategyParams, TimeInForce
 
 
 class Restless(Strategy):

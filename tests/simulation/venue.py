@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from agent.events import MINUTE_MS, Order, OrderStatus, OrderType, Side, TimeInForce
-from agent.execution.testnet.port import (
+from agent.core.events import MINUTE_MS, Order, OrderStatus, OrderType, Side, TimeInForce
+from agent.live.gateway.venue_port import (
     Duplicate,
     Execution,
     ExecutionKind,
@@ -25,7 +25,7 @@ from agent.execution.testnet.port import (
     VenuePosition,
     VenueRules,
 )
-from tests.netting import NetPosition
+from tests.support.netting import NetPosition
 from tests.simulation.market import Market
 from tests.simulation.prices import SYMBOLS, utc
 from tests.simulation.weather import Weather

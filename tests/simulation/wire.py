@@ -12,11 +12,11 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from agent.clock import Clock
-from agent.config_live import NewsConfig
-from agent.feeds.rss.document import Document
-from agent.feeds.rss.fetch import Answer, FetchError
-from agent.feeds.rss.parse import parse
+from agent.system.clock import Clock
+from agent.config.live import NewsConfig
+from agent.live.news.document import Document
+from agent.live.news.fetch import Answer, FetchError
+from agent.live.news.parse import parse
 from tests.simulation.market import Market
 from tests.simulation.prices import T0, headline
 
@@ -56,7 +56,7 @@ class Wire:
         last_modified: str = "",
         access: object,
     ) -> Answer:
-        """As `agent.feeds.rss.fetch.fetch`."""
+        """As `agent.live.news.fetch.fetch`."""
         market, dice, weather = self._market, self._market.dice, self._market.weather
         await asyncio.sleep(market.latency())
         if market.dark or dice.random() < weather.feed_timeout:

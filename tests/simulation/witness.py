@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from agent.events import Decision, Event, Gap, Kline
-from agent.feeds.queue import EventQueue
-from agent.live.core import Core, Urgent
-from agent.live.words import sentence
+from agent.core.events import Decision, Event, Gap, Kline
+from agent.live.event_queue import EventQueue
+from agent.live.pipeline import Core, Urgent
+from agent.live.formatting import sentence
 from tests.simulation.invariants import hold
 
 if TYPE_CHECKING:

@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
-from agent.errors import SafetyError, StoreError, VenueError
-from agent.events import RiskState
-from agent.feeds.bybit import stream
-from agent.feeds.rss import producer as news_producer
+from agent.core.errors import SafetyError, StoreError, VenueError
+from agent.core.events import RiskState
+from agent.live.market_data import public_stream
+from agent.live.news import news_producer as news_producer
 from agent.live import daemon as daemon_module
-from agent.live import record, rules, session
+from agent.live import session
+from agent.live import run_record
+from agent.live import venue_rules
 from agent.live.daemon import Daemon
-from agent.risk import RESUME_FROM_KILL
+from agent.core.risk import RESUME_FROM_KILL
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
-from agent.verify import verify
-from models.sentiment.scorer import Score
+from agent.replay.verify import verify
+from models.sentiment.serve.scorer import Score
 from tests.crash.script import Words
 from tests.simulation.books import PaperBooks, RecordGap, VenueBooks
 from tests.simulation.clocks import Clocks
@@ -365,16 +367,16 @@ def _surroundings(world: World) -> Iterator[None]:
 
     with ExitStack() as stack:
         for target, name, substitute in (
-            (stream, "connect", world.market.connect),
+            (public_stream, "connect", world.market.connect),
             (news_producer, "fetch", world.wire.fetch),
             (news_producer, "FeedAccess", NoAccess),
             (news_producer, "ParserPool", InlineParsers),
             (daemon_module, "Core", type("_Core", (CheckedCore,), {"world": world})),
             (daemon_module, "EventQueue", type("_Queue", (CheckedQueue,), {"world": world})),
             (daemon_module, "instance_lock", lambda _: nullcontext()),
-            (record, "store_lock", lambda *_: nullcontext()),
+            (run_record, "store_lock", lambda *_: nullcontext()),
             (daemon_module, "control_socket", no_socket),
-            (rules, "fetch_rules", no_rules),
+            (venue_rules, "fetch_rules", no_rules),
             (session, "new_run_id", lambda: runs),
             (session, "new_incarnation", lambda: f"{world.dice.getrandbits(128):032x}"),
         ):

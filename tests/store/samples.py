@@ -10,7 +10,7 @@ from typing import Any, get_args, get_type_hints
 import msgspec
 from hypothesis import strategies as st
 
-from agent.events import (
+from agent.core.events import (
     Amend,
     Cancel,
     CashAdjustment,

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from agent.errors import StoreError
-from agent.events import Command, Event
+from agent.core.errors import StoreError
+from agent.core.events import Command, Event
 from agent.store import archive as module
 from agent.store.archive import archive_journal, candidates, prune
 from agent.store.database import Database, open_database

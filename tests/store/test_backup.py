@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent.cli.main import build
-from agent.errors import SafetyError, StoreError, UsageError
-from agent.events import Command, Event
+from agent.core.errors import SafetyError, StoreError, UsageError
+from agent.core.events import Command, Event
 from agent.live.lock import LOCK, instance_lock
 from agent.store.backup import back_up, look_through, put_back
 from agent.store.database import Database, open_database

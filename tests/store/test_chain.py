@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events import RiskEvent, RiskState
+from agent.core.events import RiskEvent, RiskState
 from agent.store.chain import DecisionChain
 from tests.store.samples import DECISIONS, ONE_OF_EACH, structs
 

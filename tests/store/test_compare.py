@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from sqlalchemy import delete, update
 
-from agent.errors import StoreError
-from agent.events import Decision, Order, Prediction, RiskEvent, RiskState
+from agent.core.errors import StoreError
+from agent.core.events import Decision, Order, Prediction, RiskEvent, RiskState
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.queries import find_run

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from agent.errors import ConfigError, StoreError
+from agent.core.errors import ConfigError, StoreError
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run, list_runs
 from agent.store.recorder import Recorder

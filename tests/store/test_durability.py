@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from agent.errors import SafetyError, StoreUnavailable
-from agent.events import RiskEvent, RiskState
+from agent.core.errors import SafetyError, StoreUnavailable
+from agent.core.events import RiskEvent, RiskState
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder

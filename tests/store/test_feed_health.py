@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agent.feeds.producer import Health
+from agent.live.producer import Health
 from agent.store.database import Database
-from agent.store.feed_health import read_feed_health, write_feed_health
+from agent.live.feed_health import read_feed_health, write_feed_health
 from agent.store.recorder import Recorder
 from tests.store.samples import a_run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.clock import WallClock
+from agent.system.clock import WallClock
 from agent.live.lock import LOCK, file_lock, instance_lock
 from agent.store.archive import archive_journal, candidates
 from agent.store.backup import back_up, put_back

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
-from agent.clock import WallClock
-from agent.errors import StoreError, TapewireError
-from agent.events import DAY_MS, Command, Event
+from agent.system.clock import WallClock
+from agent.core.errors import StoreError, TapewireError
+from agent.core.events import DAY_MS, Command, Event
 from agent.store.archive import archive_journal, candidates, prune
 from agent.store.backup import back_up, put_back
 from agent.store.chain import JournalDigest

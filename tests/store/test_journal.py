@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import delete, insert, update
 
-from agent.errors import StoreError
-from agent.events import Command, Event, Gap, Kline, News
+from agent.core.errors import StoreError
+from agent.core.events import Command, Event, Gap, Kline, News
 from agent.store.database import Database
 from agent.store.journal import Journal, decode, encode, read_journal
 from agent.store.tables import journal, runs

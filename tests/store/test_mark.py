@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import StoreError
+from agent.core.errors import StoreError
 from agent.store.mark import Mark, MarkFile, mark_beside, read_mark
 
 SLOT = 512

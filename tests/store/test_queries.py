@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from sqlalchemy import insert, text
 
-from agent.errors import StoreError, UsageError
-from agent.events import Fill, Order
+from agent.core.errors import StoreError, UsageError
+from agent.core.events import Fill, Order
 from agent.store.database import Database
 from agent.store.queries import find_run, frame, list_runs, read_decisions, read_rows
 from agent.store.recorder import Recorder

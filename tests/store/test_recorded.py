@@ -15,7 +15,7 @@ import pytest
 from agent.analysis.report.load import load_report_data
 from agent.store.database import open_database, upgrade
 from agent.store.queries import find_run, read_decisions
-from agent.verify import verify
+from agent.replay.verify import verify
 from tests.conftest import ROOT
 
 STORES = sorted((ROOT / "tests" / "store" / "recorded").glob("*.db.gz"))

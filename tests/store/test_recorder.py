@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from agent.errors import DataError, StoreError
-from agent.events import News, RiskEvent, RiskState, Sentiment
-from agent.sink import DecisionSink
+from agent.core.errors import DataError, StoreError
+from agent.core.events import News, RiskEvent, RiskState, Sentiment
+from agent.core.sinks import DecisionSink
 from agent.store import tables
 from agent.store.chain import DecisionChain
 from agent.store.database import Database, open_database
@@ -259,7 +259,7 @@ def test_the_recorder_is_a_sink(database: Database) -> None:
 
 KILLED = """
 import os, signal, sys
-from agent.events import Gap, RiskEvent, RiskState
+from agent.core.events import Gap, RiskEvent, RiskState
 from agent.store.database import open_database
 from agent.store.journal import Journal
 from agent.store.recorder import Recorder

@@ -16,8 +16,8 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.config_operations import BackupConfig
-from agent.errors import StoreError
+from agent.config.control import BackupConfig
+from agent.core.errors import StoreError
 from agent.store.backup import put_back
 from agent.store.database import Database, open_database
 from agent.store.journal import encode, find_segments, read_journal

@@ -18,14 +18,14 @@ from sqlalchemy import inspect
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.errors import StoreError
-from agent.resources import resource
+from agent.core.errors import StoreError
+from agent.system.resources import resource
 from agent.store import schema
 from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
-from models.sentiment.cache import METADATA as SCORES_METADATA
+from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
 from tests.store.samples import a_run
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}

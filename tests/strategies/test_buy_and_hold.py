@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from agent.events import Fill
+from agent.core.events import Fill
 from strategies import load_strategy
-from tests.market import SYMBOL, bar, config, run
+from tests.support.market import SYMBOL, bar, config, run
 
 
 def test_buys_equal_parts_once_and_never_trades_again() -> None:

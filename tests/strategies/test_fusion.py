@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent.engine import Engine
-from agent.events import MINUTE_MS, Fill, Sentiment
-from agent.features import WARM_UP_BARS, Features
-from agent.outlook import Forecast
-from agent.sink import ListSink
+from agent.core.engine import Engine
+from agent.core.events import MINUTE_MS, Fill, Sentiment
+from agent.core.features import WARM_UP_BARS, Features
+from agent.core.fusion_inputs import Forecast
+from agent.core.sinks import ListSink
 from strategies import load_strategy
-from tests.market import T0, bar, config
+from tests.support.market import T0, bar, config
 
 UP, DOWN, EVEN = (0.1, 0.1, 0.8), (0.8, 0.1, 0.1), (0.3, 0.4, 0.3)
 MOVE = 0.01

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ConfigError, SafetyError
+from agent.core.errors import ConfigError, SafetyError
 from strategies import BUILT_IN, SOURCE_FILE, check_source, load_strategy, source_of
-from strategies.base import Strategy
+from agent.core.strategy import Strategy
 from strategies.sma_cross import SmaCross
 
 MINE = """
-from strategies.base import Strategy, StrategyParams
+from agent.core.strategy import Strategy, StrategyParams
 
 class Mine(Strategy):
     class Params(StrategyParams):
@@ -63,7 +63,7 @@ def test_a_strategy_of_ones_own(folder: Path) -> None:
 
 ONE = """
 import neighbour_of_one
-from strategies.base import Strategy
+from agent.core.strategy import Strategy
 
 class Only(Strategy):
     number = neighbour_of_one.NUMBER
@@ -161,7 +161,7 @@ def test_files_of_the_working_folder_never_take_the_place_of_installed_modules(f
     for name in ("plotly", "colorsys", "agent"):  # not imported by then, of the standard library, our own
         sys.modules.pop(name, None) if name == "colorsys" else None
         (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the folder ran')")
-    (folder / "uses.py").write_text("import colorsys, plotly, agent.events\n" + MINE)
+    (folder / "uses.py").write_text("import colorsys, plotly, agent.core.events\n" + MINE)
     before = list(sys.path)
     load_strategy("sma_cross")
     load_strategy("uses:Mine")

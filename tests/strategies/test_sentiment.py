@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agent.events import MINUTE_MS, Fill, Sentiment
+from agent.core.events import MINUTE_MS, Fill, Sentiment
 from strategies import load_strategy
-from tests.market import SYMBOL, T0, bar, config, run
+from tests.support.market import SYMBOL, T0, bar, config, run
 
 BULL, BEAR, CALM = (0.05, 0.05, 0.9), (0.9, 0.05, 0.05), (0.02, 0.96, 0.02)
 Scores = tuple[float, float, float]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.events import DAY_MS, Fill, Kline
+from agent.core.events import DAY_MS, Fill, Kline
 from strategies import load_strategy
-from strategies.base import Strategy
+from agent.core.strategy import Strategy
 from strategies.rolling import RollingMean
-from tests.market import T0, bar, config, flat_bars, run
+from tests.support.market import T0, bar, config, flat_bars, run
 
 UP_AND_DOWN = [100, 100, 100, 100, 104, 108, 112, 110, 104, 98, 94, 92, 92, 96, 102, 108, 110]
 

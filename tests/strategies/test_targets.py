@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.errors import StrategyError
+from agent.core.errors import StrategyError
 from strategies import blaming
-from strategies.base import Strategy
-from tests.market import SYMBOL
+from agent.core.strategy import Strategy
+from tests.support.market import SYMBOL
 
 _NAN = float("nan")
 

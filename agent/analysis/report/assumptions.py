@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from agent.analysis.report import formats
 from agent.config import Config
-from agent.durations import format_duration
-from agent.instruments import instrument_for
+from agent.core.durations import format_duration
+from agent.core.instruments import instrument_for
 
 
 def assumptions(config: Config) -> list[str]:

@@ -11,7 +11,7 @@ from agent.analysis.report import formats
 from agent.analysis.report.data import Mark, ReportData, Rolling, Series
 from agent.analysis.report.plot import Figure, axis, layout, line, markers, quoted
 from agent.analysis.trades import Trade
-from agent.events import RiskState, Side
+from agent.core.events import RiskState, Side
 
 MARKED_TRADES: Final = 200
 """Round trips drawn a symbol: those with the largest profit or loss. More would hide the price."""

@@ -10,7 +10,7 @@ from agent.analysis.event_study import EventStudy
 from agent.analysis.outcomes import Outcomes
 from agent.analysis.report import formats
 from agent.analysis.report.plot import Figure, axis, layout
-from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 
 _COLOURS: Final = {"bearish": "--loss", "neutral": "--muted", "bullish": "--gain"}
 

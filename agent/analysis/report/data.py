@@ -14,7 +14,7 @@ from agent.analysis.regimes import RULE, RegimeRule
 from agent.analysis.significance import Difference, Interval
 from agent.analysis.trades import Trade
 from agent.config import Config, parse
-from agent.events import DAY_MS, RiskEvent, RiskState
+from agent.core.events import DAY_MS, RiskEvent, RiskState
 from agent.store.runs import Run
 
 

@@ -21,8 +21,8 @@ from agent.analysis.rolling import rolling_sharpe
 from agent.analysis.significance import MIN_PERIODS, difference, probabilistic_sharpe, return_interval, sharpe_interval
 from agent.analysis.trades import Trade
 from agent.config import Config
-from agent.events import DAY_MS, HOUR_MS, Fill, FundingPayment
-from agent.instruments import periods_per_year
+from agent.core.events import DAY_MS, HOUR_MS, Fill, FundingPayment
+from agent.core.instruments import periods_per_year
 
 _WINDOWS: Final = ((180, 90), (45, 30))  # periods of a run -> of its rolling window
 _STRETCHES: Final = 24

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from math import isfinite
 
-from agent.durations import format_duration
-from agent.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.core.durations import format_duration
+from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 
 MISSING = "–"
 

@@ -22,7 +22,7 @@ from agent.analysis.report.data import ReportData
 from agent.analysis.report.plot import Figure
 from agent.analysis.report.readings import readings_of, rule_words
 from agent.analysis.report.verdict import verdict_of
-from agent.durations import format_duration
+from agent.core.durations import format_duration
 
 SHOWN_TRADES: Final = 50
 """Rows of the trades table from each end."""

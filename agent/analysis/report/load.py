@@ -22,17 +22,17 @@ from agent.analysis.report.news import as_headlines, marks_of, read_news, read_s
 from agent.analysis.report.prices import closes_of
 from agent.analysis.trades import Trade, TradeBook
 from agent.config import Config
-from agent.durations import format_duration
-from agent.errors import DataError, ModelError
-from agent.events import Account, CashAdjustment, Command, Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
-from agent.fusion import VERSION
-from agent.risk import NOTES
+from agent.core.durations import format_duration
+from agent.core.errors import DataError, ModelError
+from agent.core.events import Account, CashAdjustment, Command, Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
+from agent.replay.fusion_model import VERSION
+from agent.core.risk import NOTES
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
 from agent.store.tables import equity as equity_table
-from agent.votes import leading
+from agent.core.votes import leading
 from models.cards import read_card
 
 

@@ -11,11 +11,11 @@ from sqlalchemy import select
 from agent.analysis.daily import Closes
 from agent.analysis.event_study import CLASSES, Headlines, headlines_of
 from agent.analysis.report.data import Headline, Mark
-from agent.events import Sentiment
+from agent.core.events import Sentiment
 from agent.store.database import Database
 from agent.store.queries import read_rows
 from agent.store.tables import news as news_table
-from agent.votes import leading
+from agent.core.votes import leading
 
 MARKED_HEADLINES: Final = 200
 """Marked beside the price of each symbol: the surest, bearish or bullish. More would hide it."""

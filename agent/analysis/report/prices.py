@@ -9,9 +9,9 @@ import numpy as np
 from agent.analysis.daily import Closes
 from agent.analysis.report.evidence import past_of
 from agent.config import Config
-from agent.events import Kline
-from agent.feeds.history.columns import content_hash
-from agent.feeds.history.klines import KlineFile
+from agent.core.events import Kline
+from agent.data.columns import content_hash
+from agent.data.klines import KlineFile
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.runs import InputFile, Run, RunKind

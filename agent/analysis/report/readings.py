@@ -9,7 +9,7 @@ from agent.analysis.outcomes import Outcomes
 from agent.analysis.regimes import RegimeRule
 from agent.analysis.report import formats
 from agent.analysis.report.data import Evidence, Significance
-from agent.durations import format_duration
+from agent.core.durations import format_duration
 
 
 def readings_of(evidence: Evidence) -> dict[str, list[str]]:

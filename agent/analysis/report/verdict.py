@@ -10,7 +10,7 @@ from agent.analysis.metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.analysis.report import formats
 from agent.analysis.report.data import ReportData, Significance
 from agent.analysis.report.readings import significance_words
-from agent.events import DAY_MS, RiskEvent
+from agent.core.events import DAY_MS, RiskEvent
 
 _SIGNIFICANT: Final = 2.0
 """t-value from which a mean return is called distinguishable from zero: about 95 %, two-sided."""

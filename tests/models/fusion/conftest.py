@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pytest
 
 from agent.config import Config, load
-from agent.feeds.history.klines import KlineFile
-from agent.history import Plan
-from models.fusion.recipe import Recipe
-from models.fusion.sources import Gathered, gather
+from agent.data.klines import KlineFile
+from agent.replay.history import Plan
+from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.fusion_sources import Gathered, gather
 from tests.models.fusion.world import write_config, write_market
 from tests.research.world import START, day
 

@@ -7,18 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.backtest import backtest
+from agent.replay.backtest import backtest
 from agent.config import StrategyConfig
-from agent.config_fusion import FusionConfig
-from agent.engine import Engine
-from agent.events import HOUR_MS, Prediction
-from agent.feeds.merge import merge
-from agent.history import History
-from agent.sink import ListSink
+from agent.config.fusion import FusionConfig
+from agent.core.engine import Engine
+from agent.core.events import HOUR_MS, Prediction
+from agent.data.merge import merge
+from agent.replay.history import History
+from agent.core.sinks import ListSink
 from agent.store.database import open_database
-from models.fusion.sources import Gathered
-from models.sentiment.cache import CachedScorer, SqlScoreCache
-from models.sentiment.scorer import Scorer
+from models.fusion.train.fusion_sources import Gathered
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+from models.sentiment.serve.scorer import Scorer
 from strategies import load_strategy
 from tests.models.fusion.conftest import Place
 from tests.models.fusion.world import Witness, write_fusion

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import ModelError
-from agent.events import Sentiment
-from agent.features import Features
+from agent.core.errors import ModelError
+from agent.core.events import Sentiment
+from agent.core.features import Features
 from models.cards import Card, read_card, write_card
-from models.fusion.predictor import FusionPredictor, fingerprint
+from models.fusion.serve.predictor import FusionPredictor, fingerprint
 from tests.models.fusion.world import write_fusion
 
 ABLATIONS = ("full", "price", "text", "probabilities")
@@ -52,8 +52,8 @@ def test_probabilities_are_probabilities(
 
 def test_torch_computes_the_same(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from models.fusion.network import FusionNetwork
-    from models.fusion.recipe import Recipe
+    from models.fusion.train.network import FusionNetwork
+    from models.fusion.train.fusion_recipe import Recipe
 
     torch.manual_seed(3)
     network = FusionNetwork(Recipe(hidden=8), len(Features._fields), 2).eval()

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.errors import DataError, ModelError, UsageError
+from agent.core.errors import DataError, ModelError, UsageError
 from agent.store.database import open_database
-from models.fusion.recipe import Recipe
-from models.fusion.sources import Gathered, gather
-from models.fusion.splits import PARTS, split
-from models.sentiment.cache import CachedScorer, SqlScoreCache
-from models.sentiment.scorer import Scorer
-from models.sentiment.scoring import fill_cache
+from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.fusion_sources import Gathered, gather
+from models.fusion.train.purged_splits import PARTS, split
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+from models.sentiment.serve.scorer import Scorer
+from models.sentiment.serve.archive_scoring import fill_cache
 from tests.models.fusion.conftest import CUT, END, RECIPE, Place
 from tests.models.fusion.world import write_market
 from tests.research.world import START
@@ -27,7 +27,7 @@ from tests.research.world import START
 pytest.importorskip("torch")
 pytestmark = pytest.mark.train
 
-from models.fusion.training import Trained, train  # noqa: E402
+from models.fusion.train.fusion_training import Trained, train  # noqa: E402
 
 
 def teach(gathered: Gathered, folder: Path, recipe: Recipe = RECIPE, **more: object) -> Trained:
@@ -140,7 +140,7 @@ def test_a_model_without_embeddings_is_refused(place: Place, tmp_path: Path, wri
     del graph.graph.output[1]
     onnx.save(graph, bare / "model.onnx")
     from models.cards import read_card, write_card
-    from models.sentiment.scorer import fingerprint
+    from models.sentiment.serve.scorer import fingerprint
 
     card = read_card(bare)
     card.fingerprint = fingerprint(bare, card)

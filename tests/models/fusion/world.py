@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from agent.clock import iso
-from agent.events import HOUR_MS
-from agent.features import Features
-from agent.outlook import Predictor
+from agent.system.clock import iso
+from agent.core.events import HOUR_MS
+from agent.core.features import Features
+from agent.core.fusion_inputs import Predictor
 from models.cards import Card, write_card
 from models.fusion import CLASSES
-from models.fusion.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint
+from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint
 from tests.research.world import START, headlines, write_klines
 
 DAYS = 120

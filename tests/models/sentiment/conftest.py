@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models.sentiment.datasets import Example
+from models.sentiment.train.datasets import Example
 
 SUBJECTS = ("bitcoin", "ether", "the exchange", "the miner", "the lender", "the fund", "the token", "the wallet maker")
 VERBS = {

@@ -12,7 +12,7 @@ import onnx
 from onnx import numpy_helper
 
 from models.cards import read_card, write_card
-from models.sentiment.scorer import MODEL_NAME, TOKENIZER_NAME, fingerprint
+from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, fingerprint
 from tests.models.tiny import WORDS
 
 

@@ -46,7 +46,7 @@ def die_before(operation: int, below: Path, report: int) -> None:
 def main() -> None:
     output, snapshots, arguments = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:]
     from agent.cli.main import build
-    from models.sentiment import training
+    from models.sentiment.train import training
 
     around, pristine = output.parent, snapshots / "pristine"
     replaced_folder = training.replaced_folder

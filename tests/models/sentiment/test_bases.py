@@ -16,18 +16,18 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from agent.errors import ModelError
+from agent.core.errors import ModelError
 from models.cards import DatasetRecord, read_card, write_card
-from models.sentiment.bases import is_decoder, load_base
-from models.sentiment.datasets import Example
-from models.sentiment.export import export_model
-from models.sentiment.forgetting import check
-from models.sentiment.methods import METHODS
-from models.sentiment.recipe import Recipe
-from models.sentiment.scorer import Scorer
-from models.sentiment.splits import Fractions, Split, make_split
-from models.sentiment.trained import ADAPTER_WEIGHTS, load_trained
-from models.sentiment.training import train
+from models.sentiment.train.bases import is_decoder, load_base
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.onnx_export import export_model
+from models.sentiment.train.catastrophic_forgetting import check
+from models.sentiment.train.methods import METHODS
+from models.sentiment.train.recipe import Recipe
+from models.sentiment.serve.scorer import Scorer
+from models.sentiment.train.splits import Fractions, Split, make_split
+from models.sentiment.train.trained_model import ADAPTER_WEIGHTS, load_trained
+from models.sentiment.train.training import train
 
 pytestmark = pytest.mark.train
 

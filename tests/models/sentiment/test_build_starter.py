@@ -10,11 +10,11 @@ import pytest
 
 pytest.importorskip("torch")
 
-from agent.errors import DataError
-from models.sentiment import build_starter
-from models.sentiment.build_starter import CORPUS_REPEATS, mix, varied, wire, wire_key
-from models.sentiment.datasets import Example
-from models.sentiment.splits import Fractions, make_split
+from agent.core.errors import DataError
+from tools import build_starter
+from tools.build_starter import CORPUS_REPEATS, mix, varied, wire, wire_key
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.splits import Fractions, make_split
 
 pytestmark = pytest.mark.train
 

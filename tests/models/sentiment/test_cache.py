@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agent.store.database import open_database
-from models.sentiment.cache import CachedScorer, SqlScoreCache
-from models.sentiment.scorer import Scorer
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+from models.sentiment.serve.scorer import Scorer
 
 TEXTS = ["bitcoin soars", "the token crashes", "", "bitcoin soars", "\ud800 odd", "record outflows"]
 

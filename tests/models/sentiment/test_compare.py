@@ -12,10 +12,10 @@ import pytest
 pytest.importorskip("torch")
 
 from models.cards import DatasetRecord
-from models.sentiment.compare import COLUMNS, Comparison, compare, save
-from models.sentiment.datasets import Example
-from models.sentiment.recipe import Recipe
-from models.sentiment.splits import Fractions, make_split
+from models.sentiment.train.comparison import COLUMNS, Comparison, compare, save
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.splits import Fractions, make_split
 
 pytestmark = pytest.mark.train
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from agent.errors import DataError, UsageError
-from models.sentiment.datasets import Options, formats, load, year_end
+from agent.core.errors import DataError, UsageError
+from models.sentiment.train.datasets import Options, formats, load, year_end
 
 FIQA = {
     "1": {"sentence": "Acme soars, Bolt sinks", "info": [

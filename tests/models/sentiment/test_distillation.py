@@ -14,12 +14,12 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from agent.errors import ModelError
+from agent.core.errors import ModelError
 from models.cards import Card, read_card
-from models.sentiment.classifier import SentimentClassifier
-from models.sentiment.datasets import Example
-from models.sentiment.distillation import Student, distil, shallow_copy, trimmed_vocabulary, with_vocabulary
-from models.sentiment.trained import Served, TrainedClassifier, load_trained
+from models.sentiment.train.classifier import SentimentClassifier
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.distillation import Student, distil, shallow_copy, trimmed_vocabulary, with_vocabulary
+from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
 
 pytestmark = pytest.mark.train
 

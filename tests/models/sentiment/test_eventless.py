@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import DataError
-from models.sentiment.datasets import load
-from models.sentiment.eventless import check, violations
+from agent.core.errors import DataError
+from models.sentiment.train.datasets import load
+from models.sentiment.train.timeless_corpus import check, violations
 
 CORPUS = Path(__file__).resolve().parents[3] / "models" / "sentiment" / "corpus" / "headlines.csv"
 

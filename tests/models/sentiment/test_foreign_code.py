@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from agent.errors import SafetyError
-from models.sentiment.bases import EMBEDDED, load_base, locate
-from models.sentiment.trained import load_trained
+from agent.core.errors import SafetyError
+from models.sentiment.train.bases import EMBEDDED, load_base, locate
+from models.sentiment.train.trained_model import load_trained
 
 pytestmark = pytest.mark.train
 

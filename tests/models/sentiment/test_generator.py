@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.errors import UsageError
-from agent.events import BUY, HOLD, SELL
-from models.sentiment.generator import SentimentSignal, SentimentSignalGenerator
+from agent.core.errors import UsageError
+from agent.core.events import BUY, HOLD, SELL
+from models.sentiment.serve.generator import SentimentSignal, SentimentSignalGenerator
 
 SHARE = st.floats(0.001, 1.0)
 

@@ -18,13 +18,13 @@ pytest.importorskip("torch")
 
 from typer.testing import CliRunner
 
-from agent.atomic import settled
+from agent.system.atomic import settled
 from agent.cli.main import build
-from agent.errors import ModelError
+from agent.core.errors import ModelError
 from models.cards import Card, read_card, write_card
-from models.sentiment.datasets import Example
-from models.sentiment.scorer import Scorer
-from models.sentiment.trained import load_trained
+from models.sentiment.train.datasets import Example
+from models.sentiment.serve.scorer import Scorer
+from models.sentiment.train.trained_model import load_trained
 
 pytestmark = pytest.mark.train
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent.cli.main import build
-from agent.errors import ModelError, UsageError
+from agent.core.errors import ModelError, UsageError
 
 FIELDS = {"text", "bearish", "neutral", "bullish", "prediction", "confidence", "actionable", "abstained", "reason"}
 

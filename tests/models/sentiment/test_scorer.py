@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.errors import ModelError, UsageError
+from agent.core.errors import ModelError, UsageError
 from models.cards import read_card, write_card
-from models.sentiment.scorer import BATCH_TOLERANCE, CUDA, MODEL_NAME, ROWS_PER_RUN, Scorer
+from models.sentiment.serve.scorer import BATCH_TOLERANCE, CUDA, MODEL_NAME, ROWS_PER_RUN, Scorer
 
 UP, DOWN, SO_SO = "bitcoin soars after record inflows", "the token crashes", "bitcoin meets the token"
 
@@ -140,6 +140,6 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_named(folder: Path) -> None:
 
 
 def test_serving_imports_no_training_library() -> None:
-    code = "import sys, models.sentiment.generator, models.sentiment.cache; print(*sys.modules)"
+    code = "import sys, models.sentiment.serve.generator, models.sentiment.serve.score_cache; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "peft", "bitsandbytes", "sklearn", "onnx"} & set(loaded)

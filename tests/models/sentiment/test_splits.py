@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.errors import DataError, UsageError
-from agent.events import DAY_MS
+from agent.core.errors import DataError, UsageError
+from agent.core.events import DAY_MS
 from models.labels import LABELS
-from models.sentiment.datasets import Example
-from models.sentiment.splits import PARTS, SIMILAR, Fractions, deduplicate, make_split, story_groups, story_key
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.splits import PARTS, SIMILAR, Fractions, deduplicate, make_split, story_groups, story_key
 
 WORDS = [f"word{i}" for i in range(400)]
 

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent.events import BUY, SELL
+from agent.core.events import BUY, SELL
 from models.cards import read_card
 from models.sentiment import starter_dir
-from models.sentiment.generator import SentimentSignalGenerator
-from models.sentiment.scorer import MODEL_NAME
+from models.sentiment.serve.generator import SentimentSignalGenerator
+from models.sentiment.serve.scorer import MODEL_NAME
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.sentiment.statements import _GOOD, statements
-from models.sentiment.text import clean, why_abstain
+from tools.synthetic_headlines import _GOOD, statements
+from models.sentiment.serve.headline_text import clean, why_abstain
 
 pytestmark = pytest.mark.train
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sentiment.text import EMPTY, MAX_CHARACTERS, NOT_ENGLISH, clean, why_abstain
+from models.sentiment.serve.headline_text import EMPTY, MAX_CHARACTERS, NOT_ENGLISH, clean, why_abstain
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,20 @@ import pytest
 
 pytest.importorskip("torch")
 
-from agent.errors import ConfigError
+from agent.core.errors import ConfigError
 from models.cards import Card, DatasetRecord, read_card
-from models.sentiment.bases import load_base
-from models.sentiment.classifier import SentimentClassifier
-from models.sentiment.datasets import Example
-from models.sentiment.evaluation import truth_of
-from models.sentiment.forgetting import check, general_pairs
-from models.sentiment.methods import METHODS, get_method
-from models.sentiment.metrics import measure
-from models.sentiment.recipe import Recipe, resolve
-from models.sentiment.splits import Fractions, Split, make_split
-from models.sentiment.trained import Served, TrainedClassifier, load_trained
-from models.sentiment.trainer import bf16_supported, oversampled
-from models.sentiment.training import build, train
+from models.sentiment.train.bases import load_base
+from models.sentiment.train.classifier import SentimentClassifier
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.evaluation import truth_of
+from models.sentiment.train.catastrophic_forgetting import check, general_pairs
+from models.sentiment.train.methods import METHODS, get_method
+from models.classification_metrics import measure
+from models.sentiment.train.recipe import Recipe, resolve
+from models.sentiment.train.splits import Fractions, Split, make_split
+from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
+from models.sentiment.train.trainer import bf16_supported, oversampled
+from models.sentiment.train.training import build, train
 
 pytestmark = pytest.mark.train
 

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.errors import DataError, ModelError, TapewireError, UsageError
+from agent.core.errors import DataError, ModelError, TapewireError, UsageError
 from models.cards import read_card
-from models.sentiment.datasets import Example
+from models.sentiment.train.datasets import Example
 
 WORDS = [("token soars after record inflows", "positive"), ("token crashes", "negative"), ("the token meets", "neutral")] * 4
 

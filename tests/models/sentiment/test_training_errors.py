@@ -14,15 +14,15 @@ pytest.importorskip("torch")
 import torch
 from huggingface_hub import constants
 
-from agent.errors import ConfigError, ModelError, TapewireError, UsageError
+from agent.core.errors import ConfigError, ModelError, TapewireError, UsageError
 from models.cards import DatasetRecord, read_card, write_card
-from models.sentiment.bases import EMBEDDED, load_base, locate
-from models.sentiment.datasets import Example
-from models.sentiment.methods import get_method
-from models.sentiment.recipe import Recipe, parse
-from models.sentiment.splits import Fractions, Split, make_split
-from models.sentiment.trained import load_trained
-from models.sentiment.training import train
+from models.sentiment.train.bases import EMBEDDED, load_base, locate
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.methods import get_method
+from models.sentiment.train.recipe import Recipe, parse
+from models.sentiment.train.splits import Fractions, Split, make_split
+from models.sentiment.train.trained_model import load_trained
+from models.sentiment.train.training import train
 
 pytestmark = pytest.mark.train
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.errors import ModelError
+from agent.core.errors import ModelError
 from agent.store.database import open_database
 from models.labels import NOT_FINITE, NOT_READABLE
-from models.sentiment.cache import CachedScorer, SqlScoreCache
-from models.sentiment.scorer import TOKENIZER_NAME, Scorer
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+from models.sentiment.serve.scorer import TOKENIZER_NAME, Scorer
 from tests.models.sentiment.hostile import (
     catastrophic,
     everywhere,

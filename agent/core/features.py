@@ -1,0 +1,246 @@
+"""The ten price features, incremental: O(1) a bar, the same code for training, replay and live.
+
+All are free of the price's scale, so that one model serves every symbol. Each is NaN until it is warm (`WARM_UP_BARS` for all)
+and everything starts anew after a gap. Rolling sums are taken against a reference that is refreshed every 256 bars and are then
+recomputed exactly, so that rounding errors cannot pile up over millions of bars.
+"""
+
+from __future__ import annotations
+
+from math import fsum, isnan, nan, sqrt
+from typing import Final, NamedTuple
+
+from agent.core.events import DAY_MS, Kline
+
+WARM_UP_BARS: Final = 34
+"""Bars until every feature is defined; MACD's signal line is the last."""
+
+_RING: Final = 64  # bars kept, a power of two
+_MASK: Final = _RING - 1
+
+
+class Features(NamedTuple):
+    """The ten features at the close of one bar."""
+
+    return_1: float
+    """Simple return over 1 bar: close / close 1 bar ago - 1 (TA-Lib ROCP)."""
+    return_5: float
+    """Simple return over 5 bars."""
+    return_20: float
+    """Simple return over 20 bars."""
+    volume_ratio: float
+    """Volume / mean volume of the last 20 bars, this one included; 1 where none of them traded."""
+    volatility: float
+    """Population standard deviation of the last 20 one-bar returns, per bar (TA-Lib STDDEV of ROCP)."""
+    rsi: float
+    """Wilder's relative strength index over 14 bars, 0..100 (TA-Lib RSI; 50 instead of TA-Lib's 0 where nothing moved at all)."""
+    macd: float
+    """MACD(12, 26, 9) histogram / close (TA-Lib MACD, seeded with simple means as there)."""
+    bollinger: float
+    """(close - mean) / (2 population standard deviations) of the last 20 closes: -1 and 1 are the bands; 0 in a flat market."""
+    atr_ratio: float
+    """Wilder's average true range over 14 bars / close (TA-Lib ATR)."""
+    vwap_distance: float
+    """Close / volume-weighted average of the typical price (high + low + close) / 3 since 00:00 UTC, - 1; 0 before the first trade."""
+
+    @property
+    def warm(self) -> bool:
+        """Every feature is defined."""
+        return not any(map(isnan, self))
+
+
+COLD: Final = Features(*[nan] * 10)
+"""What is known before the first bar."""
+
+
+class FeatureTracker:
+    """The features of one symbol on one interval. Feed it every closed bar in order, `reset` it where bars are missing."""
+
+    __slots__ = (
+        "_atr", "_bars", "_closes", "_day_end", "_ema12", "_ema26", "_gain", "_kind", "_loss", "_make", "_previous", "_reference",
+        "_returns", "_signal", "_sum_close", "_sum_close2", "_sum_macd", "_sum_return", "_sum_return2", "_sum_volume", "_traded",
+        "_volume", "_volumes", "values",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        # A NamedTuple's own constructor costs three times as much; looked up once, since this is the hottest line of all
+        self._make = tuple.__new__
+        self._kind = Features
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next bar is the first."""
+        self.values: Features = COLD
+        self._bars: int = 0
+        self._closes: list[float] = [0.0] * _RING
+        self._volumes: list[float] = [0.0] * _RING
+        self._returns: list[float] = [0.0] * _RING
+        self._reference: float = 0.0
+        self._previous: float = 0.0
+        self._sum_close: float = 0.0  # of close - reference over 20 bars
+        self._sum_close2: float = 0.0
+        self._sum_volume: float = 0.0
+        self._sum_return: float = 0.0
+        self._sum_return2: float = 0.0
+        self._gain: float = 0.0
+        self._loss: float = 0.0
+        self._atr: float = 0.0
+        self._ema12: float = 0.0
+        self._ema26: float = 0.0
+        self._signal: float = 0.0
+        self._sum_macd: float = 0.0
+        self._day_end: int = 0
+        self._traded: float = 0.0  # value traded since 00:00 UTC, at typical prices
+        self._volume: float = 0.0
+
+    def update(self, kline: Kline) -> Features:
+        """The features at the close of `kline`."""
+        return self.advance(kline.start, kline.high, kline.low, kline.close, kline.volume)
+
+    def advance(self, start: int, high: float, low: float, close: float, volume: float) -> Features:
+        """The same, of a bar that opened at `start` (UTC ms), taken apart already."""
+        vwap_distance = self._trade(start, close, (high + low + close) / 3.0, volume)
+        n = self._bars
+        self._bars = n + 1
+        if n < WARM_UP_BARS:
+            return self._warm_up(n, close, high, low, volume, vwap_distance)
+
+        previous = self._previous
+        self._previous = close
+        change = close - previous
+        return_1 = change / previous
+        true_range = (high if high > previous else previous) - (low if low < previous else previous)
+        if change > 0.0:
+            self._gain += (change - self._gain) / 14.0
+            self._loss -= self._loss / 14.0
+        else:
+            self._gain -= self._gain / 14.0
+            self._loss -= (change + self._loss) / 14.0
+        self._atr += (true_range - self._atr) / 14.0
+        self._ema12 += (close - self._ema12) * (2.0 / 13.0)
+        self._ema26 += (close - self._ema26) * (2.0 / 27.0)
+        macd = self._ema12 - self._ema26
+        self._signal += (macd - self._signal) * 0.2
+
+        closes = self._closes
+        oldest = (n - 20) & _MASK
+        close_20 = closes[oldest]
+        old = close_20 - self._reference
+        new = close - self._reference
+        self._sum_close += new - old
+        self._sum_close2 += new * new - old * old
+        self._sum_volume += volume - self._volumes[oldest]
+        old = self._returns[oldest]
+        self._sum_return += return_1 - old
+        self._sum_return2 += return_1 * return_1 - old * old
+        self._keep(n, close, volume, return_1)
+        if n & 255 == 0:
+            self._resum(n, close)
+
+        moved = self._gain + self._loss
+        values: Features = self._make(
+            self._kind,
+            (
+                return_1,
+                close / closes[(n - 5) & _MASK] - 1.0,
+                close / close_20 - 1.0,
+                self._volume_ratio(volume),
+                self._volatility(),
+                100.0 * self._gain / moved if moved > 0.0 else 50.0,
+                (macd - self._signal) / close,
+                self._bollinger(close),
+                self._atr / close,
+                vwap_distance,
+            ),
+        )
+        self.values = values
+        return values
+
+    def _trade(self, start: int, close: float, typical: float, volume: float) -> float:
+        """Daily VWAP, by the UTC day in which the bar opened; returns the close's distance from it."""
+        if start >= self._day_end:
+            self._day_end = start - start % DAY_MS + DAY_MS
+            self._traded = typical * volume
+            self._volume = volume
+        else:
+            self._traded += typical * volume
+            self._volume += volume
+        return close * self._volume / self._traded - 1.0 if self._volume > 0.0 else 0.0
+
+    def _keep(self, n: int, close: float, volume: float, return_1: float) -> None:
+        at = n & _MASK
+        self._closes[at] = close
+        self._volumes[at] = volume
+        self._returns[at] = return_1
+
+    def _volume_ratio(self, volume: float) -> float:
+        return volume * 20.0 / self._sum_volume if self._sum_volume > 0.0 else 1.0
+
+    def _volatility(self) -> float:
+        mean = self._sum_return / 20.0
+        variance = self._sum_return2 / 20.0 - mean * mean
+        return sqrt(variance) if variance > 0.0 else 0.0
+
+    def _bollinger(self, close: float) -> float:
+        mean = self._sum_close / 20.0
+        variance = self._sum_close2 / 20.0 - mean * mean
+        # Below a billionth of the price it is rounding, not movement
+        return (close - self._reference - mean) / (2.0 * sqrt(variance)) if variance > 1e-18 * close * close else 0.0
+
+    def _resum(self, n: int, close: float) -> None:
+        """Recompute the rolling sums of the 20 bars up to number `n`, against a fresh reference."""
+        window = [i & _MASK for i in range(n - 19, n + 1)]
+        closes = [self._closes[i] - close for i in window]
+        returns = [self._returns[i] for i in window]
+        self._reference = close
+        self._sum_close = fsum(closes)
+        self._sum_close2 = fsum([c * c for c in closes])
+        self._sum_volume = fsum([self._volumes[i] for i in window])
+        self._sum_return = fsum(returns)
+        self._sum_return2 = fsum([r * r for r in returns])
+
+    def _warm_up(self, n: int, close: float, high: float, low: float, volume: float, vwap_distance: float) -> Features:
+        """The first 34 bars (`n` from 0) seed each average as TA-Lib does: with the simple mean of its first period."""
+        previous = self._previous if n else close
+        self._previous = close
+        change = close - previous
+        return_1 = change / previous
+        self._keep(n, close, volume, return_1)
+        up = change if change > 0.0 else 0.0
+        down = -change if change < 0.0 else 0.0
+        true_range = (high if high > previous else previous) - (low if low < previous else previous)
+        if n > 14:
+            self._gain += (up - self._gain) / 14.0
+            self._loss += (down - self._loss) / 14.0
+            self._atr += (true_range - self._atr) / 14.0
+        elif n > 0:
+            self._gain += up / 14.0
+            self._loss += down / 14.0
+            self._atr += true_range / 14.0
+        closes = self._closes
+        if n > 25:
+            self._ema26 += (close - self._ema26) * (2.0 / 27.0)
+            self._ema12 += (close - self._ema12) * (2.0 / 13.0)
+        elif n == 25:
+            self._ema26 = fsum(closes[:26]) / 26.0
+            self._ema12 = fsum(closes[14:26]) / 12.0
+        macd = self._ema12 - self._ema26
+        if n >= 25:
+            self._sum_macd += macd
+            self._signal = self._sum_macd / 9.0
+        if n >= 19:
+            self._resum(n, close)
+        moved = self._gain + self._loss
+        self.values = Features(
+            return_1 if n >= 1 else nan,
+            close / closes[n - 5] - 1.0 if n >= 5 else nan,
+            close / closes[n - 20] - 1.0 if n >= 20 else nan,
+            self._volume_ratio(volume) if n >= 19 else nan,
+            self._volatility() if n >= 20 else nan,
+            (100.0 * self._gain / moved if moved > 0.0 else 50.0) if n >= 14 else nan,
+            (macd - self._signal) / close if n >= 33 else nan,
+            self._bollinger(close) if n >= 19 else nan,
+            self._atr / close if n >= 14 else nan,
+            vwap_distance,
+        )
+        return self.values

@@ -1,0 +1,160 @@
+"""What bars must satisfy, checked over whole batches with numpy: prices that can be, and one bar an interval, in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.system.clock import iso
+from agent.core.durations import format_duration
+from agent.core.errors import DataError
+
+Floats = NDArray[np.float64]
+
+VALUES: Final = ("open", "high", "low", "close", "volume", "turnover")
+"""Columns of a bar; the last is not in every file."""
+
+_ROUNDING: Final = 1e-9  # high and low may miss open and close by this fraction: what back-adjusting a price leaves behind
+_MIXED_RUN: Final = 6  # so many equal steps in a row are another interval, not gaps
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Consecutive bars: open times and the distance of each from the one before it (ms), and the columns named by `VALUES`."""
+
+    start: NDArray[np.int64]
+    step: NDArray[np.int64]
+    values: tuple[Floats, ...]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, index: slice | NDArray[np.bool_]) -> Bars:
+        return Bars(self.start[index], self.step[index], tuple(column[index] for column in self.values))
+
+
+class BarCheck:
+    """Checks a file's bars batch by batch. `name` stands for the file in errors; `duplicates` counts what was dropped."""
+
+    def __init__(self, name: str, interval: int, *, around_the_clock: bool) -> None:
+        self.duplicates = 0
+        self._name = name
+        self._interval = interval
+        self._around_the_clock = around_the_clock
+        self._last: Bars | None = None  # the bar before the batch
+        self._bars = 0
+        self._odd_run = (0, 0, 0, 0)  # of steps that aren't the interval: last bar's number, step, length, row of the first
+
+    def check(self, start: NDArray[np.int64], values: tuple[Floats, ...], first_row: int) -> Bars:
+        """The batch as bars without duplicates. Raises DataError naming the first row that is wrong, and how."""
+        values = self._plausible(values, first_row)
+        before = int(self._last.start[0]) if self._last else int(start[0]) - self._interval
+        bars = Bars(start, np.diff(start, prepend=before), values)
+        if not (bars.step == self._interval).all():
+            bars = self._in_order(bars, first_row)
+        self._bars += len(bars)
+        self._last = bars[-1:] if len(bars) else self._last
+        return bars
+
+    # -- prices ------------------------------------------------------------------------------------------------------
+
+    def _plausible(self, values: tuple[Floats, ...], first_row: int) -> tuple[Floats, ...]:
+        opened, high, low, close, volume, *turnover = values
+        if _sane(opened, high, low, close, volume, *turnover).all():
+            return values
+        top, bottom = np.maximum(opened, close), np.minimum(opened, close)
+        high = np.where((high < top) & (high >= top * (1 - _ROUNDING)), top, high)
+        low = np.where((low > bottom) & (low <= bottom * (1 + _ROUNDING)), bottom, low)
+        sane = _sane(opened, high, low, close, volume, *turnover)
+        if not sane.all():
+            index = int(sane.argmin())
+            row = dict(
+                zip(("open", "high", "low", "close", "volume", "turnover"), (c[index].item() for c in values), strict=False)
+            )
+            raise DataError(f"{self._name}: row {first_row + index}, {_whats_wrong(row)}", hint="mend or remove the row")
+        return opened, high, low, close, volume, *turnover
+
+    # -- order -------------------------------------------------------------------------------------------------------
+
+    def _in_order(self, bars: Bars, first_row: int) -> Bars:
+        step = bars.step
+        if (step < 0).any():
+            index = int((step < 0).argmax())
+            now, before = int(bars.start[index]), int(bars.start[index] - step[index])
+            raise DataError(
+                f"{self._name}: row {first_row + index}, column open_time: {iso(now)} comes after {iso(before)}",
+                hint="sort the file by open time",
+            )
+        rows = np.arange(first_row, first_row + len(bars))
+        if (step == 0).any():
+            self._refuse_conflicts(bars, first_row)
+            kept = step > 0
+            bars, rows = bars[kept], rows[kept]
+            self.duplicates += int(len(step) - len(bars))
+        off = bars.step < self._interval
+        if self._around_the_clock:
+            off |= bars.step % self._interval != 0
+        if off.any():
+            raise self._mixed(int(rows[off.argmax()]), int(bars.step[off.argmax()]))
+        for index in np.flatnonzero(bars.step != self._interval).tolist():
+            self._count_odd(self._bars + index, int(bars.step[index]), int(rows[index]))
+        return bars
+
+    def _refuse_conflicts(self, bars: Bars, first_row: int) -> None:
+        """Raises DataError where bars of the same time differ in a value."""
+        for number, column in enumerate(bars.values):
+            before = np.concatenate((self._last.values[number] if self._last else column[:1], column[:-1]))
+            differs = (bars.step == 0) & (column != before) & ~(np.isnan(column) & np.isnan(before))
+            if differs.any():
+                index = int(differs.argmax())
+                raise DataError(
+                    f"{self._name}: row {first_row + index} is a second bar of {iso(int(bars.start[index]))}, "
+                    f"with {VALUES[number]} {column[index]} where the row before has {before[index]}",
+                    hint="keep the right one of the two",
+                )
+
+    def _count_odd(self, number: int, step: int, row: int) -> None:
+        """Raises DataError once so many bars in a row have the same other step that it must be their interval."""
+        last, last_step, length, first = self._odd_run
+        self._odd_run = (number, step, length + 1, first) if (number, step) == (last + 1, last_step) else (number, step, 1, row)
+        if self._odd_run[2] == _MIXED_RUN:
+            raise self._mixed(self._odd_run[3], step)
+
+    def _mixed(self, row: int, step: int) -> DataError:
+        return DataError(
+            f"{self._name}: mixed intervals: row {row} comes {format_duration(step)} after the bar before it, "
+            f"where bars are {format_duration(self._interval)} apart",
+            hint="keep bars of one interval in a file; calendar months differ in length: use daily or weekly bars",
+        )
+
+
+def _sane(opened: Floats, high: Floats, low: Floats, close: Floats, volume: Floats, *turnover: Floats) -> NDArray[np.bool_]:
+    """True where a bar can be; every comparison with NaN is False."""
+    sane: NDArray[np.bool_] = (
+        (low > 0) & (low <= opened) & (low <= close) & (high >= opened) & (high >= close) & (high < np.inf)
+    )
+    sane &= (volume >= 0) & (volume < np.inf)
+    for column in turnover:
+        sane &= ~((column < 0) | (column == np.inf))  # NaN: not known
+    return sane
+
+
+def _whats_wrong(row: dict[str, float]) -> str:
+    for name, value in row.items():
+        what = f"column {name}: {value}"
+        if value != value and name != "turnover":
+            return f"column {name}: missing or not a number"
+        if value in (np.inf, -np.inf):
+            return f"{what} is not finite"
+        if name in ("volume", "turnover") and value < 0:
+            return f"{what} is negative; it must be 0 or more"
+        if name not in ("volume", "turnover") and value <= 0:
+            return f"{what} is {'zero' if value == 0 else 'negative'}; a price must be above 0"
+    if row["high"] < row["low"]:
+        return f"column high: {row['high']} is below low {row['low']}"
+    if row["high"] < max(row["open"], row["close"]):
+        return f"column high: {row['high']} is below the bar's own open {row['open']} or close {row['close']}"
+    return f"column low: {row['low']} is above the bar's own open {row['open']} or close {row['close']}"

@@ -1,0 +1,78 @@
+"""When a segment of the journal ends, a process of its own moves it to a file: the running agent only waits for short transactions."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any, Final, Never
+
+import msgspec
+import structlog
+
+from agent.config import Config
+from agent.core.errors import StoreError
+from agent.live.snapshotter import Snapshots
+from agent.store.database import Database
+from agent.store.journal import find_segments
+from agent.store.segments import boundaries
+
+_LOOK: Final = 1.0  # seconds between two checks for the end of a segment
+_RETRY: Final = 600.0  # seconds until another try, if one failed
+_log: Final = structlog.get_logger(__name__)
+
+
+async def watch_segments(config: Config, database: Database, run_id: str, snapshots: Snapshots) -> Never:
+    """Until cancelled, move finished segments, those of an earlier life first."""
+    seen = -1
+    while True:
+        if snapshots.boundaries != seen:
+            now = snapshots.boundaries
+            try:
+                done = not await asyncio.to_thread(_pending, database, run_id) or await _move(config, snapshots)
+            except (StoreError, OSError) as error:  # without memory or descriptors no process begins
+                done = _failed(snapshots, str(error))
+            if not done:
+                await asyncio.sleep(_RETRY)
+                continue
+            seen = now
+        await asyncio.sleep(_LOOK)
+
+
+def _pending(database: Database, run_id: str) -> bool:
+    ends = boundaries(database, run_id)
+    pruned = {segment.last for segment in find_segments(database, run_id) if segment.pruned_at} if ends else set()
+    return any(end.seq not in pruned for end in ends)
+
+
+async def _move(config: Config, snapshots: Snapshots) -> bool:
+    """Whether all finished segments are in files now."""
+    order = msgspec.json.encode({"url": config.store.url, "folder": str(config.archive.folder)})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agent.replay.segment_archiver", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        answer, _ = await process.communicate(order)
+    except asyncio.CancelledError:
+        process.terminate()  # the next call continues its work
+        await process.wait()
+        raise
+    found = _last(answer)
+    if process.returncode or "error" in found:
+        return _failed(snapshots, found.get("error", f"exit code {process.returncode}"))
+    if found.get("segments"):
+        _log.info("segments moved", **found)
+    return True
+
+
+def _failed(snapshots: Snapshots, reason: str) -> bool:
+    snapshots.status.problem = f"a segment was not moved: {reason}"
+    _log.error("a segment of the journal stays in the store", reason=snapshots.status.problem)
+    return False
+
+
+def _last(answer: bytes) -> dict[str, Any]:
+    lines = answer.splitlines()
+    try:
+        return msgspec.json.decode(lines[-1], type=dict[str, Any]) if lines else {}
+    except msgspec.DecodeError:
+        return {}

@@ -1,0 +1,87 @@
+"""Which states of a bar that is still open are journalled: those that can decide, and a sample of the others.
+
+Bybit pushes the open bar of each symbol up to once a second, and most of these states decide nothing: a bar's features, and the
+strategy's callbacks, come from closed bars. A state can decide if it meets a working order of the paper exchange, or takes the equity to
+a limit of risk. What is left out changes no order, fill or limit, but marks are as old as the sample. So the last state of each symbol
+is kept back, and journalled before what a strategy decides on: a closed bar of another symbol, a headline, its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from agent.core.engine import Engine
+from agent.core.events import Kline
+from agent.core.orders import WorkingOrder
+from agent.core.paper import PaperExchange
+
+
+class OpenBars:
+    """Reads the core, and never changes it. `every` is the interval of the sample in ms; 0: all states."""
+
+    def __init__(self, engine: Engine, every: int) -> None:
+        self.left_out = 0
+        """States so far that were not journalled."""
+        self._engine = engine
+        self._every = every
+        self._matches = isinstance(engine.exchange, PaperExchange)  # else the orders wait at the venue
+        self._last: dict[str, int] = {}  # ts of the last state that went on
+        self._back: dict[str, Kline] = {}  # the state after it, kept back
+        self._look = False  # a limit is reached, and the core checks the equity at the next event
+
+    def on_bar(self, bar: Kline) -> Iterator[Kline]:
+        """What is to be journalled now that `bar` has come: nothing, the bar, or what was kept back of other symbols as well."""
+        tape = self._engine.tapes.get(bar.symbol)
+        if bar.confirm:
+            self._drop(bar.symbol)
+            yield from self.catch_up()
+        if bar.confirm or not self._every or tape is None or bar.interval != tape.interval:
+            yield bar
+            return
+        due = bar.ts - self._last.get(bar.symbol, -self._every) >= self._every
+        if due or self._look or (self._matches and any(meets(working, bar) for working in tape.book)):
+            self._look = False
+            yield self._passed(bar)
+            return
+        self._drop(bar.symbol)
+        self._back[bar.symbol] = bar
+        if self._reaches_a_limit():
+            self._look = True
+            yield from self.catch_up()
+
+    def catch_up(self) -> Iterator[Kline]:
+        """All bars that were kept back: the current marks."""
+        for bar in list(self._back.values()):
+            yield self._passed(bar)
+
+    def _passed(self, bar: Kline) -> Kline:
+        if self._back.get(bar.symbol) is bar:
+            del self._back[bar.symbol]
+        else:
+            self._drop(bar.symbol)
+        self._last[bar.symbol] = bar.ts
+        return bar
+
+    def _drop(self, symbol: str) -> None:
+        self.left_out += self._back.pop(symbol, None) is not None
+
+    def _reaches_a_limit(self) -> bool:
+        """Whether the equity at the current marks is at a limit of risk that the core, with its older marks, is above."""
+        equity = self._engine.portfolio.cash_float
+        held = False
+        for position in self._engine.portfolio.open:
+            bar = self._back.get(position.symbol)
+            equity += position.size * (position.mark if bar is None else bar.close)
+            held = held or bar is not None
+        return held and equity <= self._engine.risk.floor
+
+
+def meets(working: WorkingOrder, bar: Kline) -> bool:
+    """Whether the last price of an open bar does anything to a working order of the paper exchange (`PaperExchange.on_price`)."""
+    if working.arrives_at >= bar.ts:
+        return False
+    if not working.seen:
+        return True
+    if working.is_limit:
+        return working.marketable(bar.close) and bar.close != working.limit
+    return working.triggered or working.crossed(bar.close, bar.close)

@@ -1,0 +1,215 @@
+"""The one queue between the producers and the core: bounded, and able to tell how it fares.
+
+    what                              when it piles up
+    a bar that is still open          the newest state of each series is kept, in the place of the older one
+    news                              the oldest is dropped, and counted
+    everything else                   nothing is lost: the producer waits
+
+Events leave in the order of their arrival, but for those that were put first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from itertools import count, islice
+from typing import Final
+
+import msgspec
+
+from agent.core.events import Event, Kline, News
+
+OPEN_BAR: Final = "Kline (open)"
+"""What `QueueStats.kinds` calls bars that are still open."""
+
+RECENT: Final = 4_096
+"""Waits remembered of each kind."""
+
+
+class KindStats(msgspec.Struct):
+    """What became of the events of one kind; waits are in ms, of the last `RECENT` that were taken."""
+
+    put: int = 0
+    taken: int = 0
+    coalesced: int = 0
+    dropped: int = 0
+    waiting: int = 0
+    wait_p50: float = 0.0
+    wait_p99: float = 0.0
+    wait_max: float = 0.0
+
+
+class QueueStats(msgspec.Struct):
+    """A snapshot of the queue."""
+
+    depth: int
+    high_water: int
+    blocked: int  # how often a producer had to wait
+    kinds: dict[str, KindStats]
+
+
+class _Entry:
+    __slots__ = ("event", "kind", "since")
+
+    def __init__(self, event: Event, kind: str, since: float) -> None:
+        self.event = event
+        self.kind = kind
+        self.since = since
+
+
+class EventQueue:
+    """Many producers, one consumer, one event loop.
+
+    At most `capacity` events that may not be lost, `news_capacity` headlines, and one open bar of each series wait. `timer` is
+    a steady clock in seconds.
+    """
+
+    def __init__(
+        self, capacity: int = 10_000, news_capacity: int = 1_000, *, timer: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._capacity = capacity
+        self._news_capacity = news_capacity
+        self._timer = timer
+        self._numbers = count()
+        self._entries: OrderedDict[int, _Entry] = OrderedDict()
+        self._open_bars: dict[tuple[str, int], int] = {}
+        self._news: deque[int] = deque()
+        self._urgent: set[int] = set()  # numbers of events that were put first
+        self._filled = asyncio.Event()
+        self._space = asyncio.Event()
+        self._high_water = 0
+        self._blocked = 0
+        self._puts: Counter[str] = Counter()
+        self._coalesced: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._taken: Counter[str] = Counter()
+        self._waits: dict[str, deque[float]] = {}
+
+    def __len__(self) -> int:
+        """Events that wait."""
+        return len(self._entries)
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds for which the oldest event has waited; 0 where none does."""
+        oldest = next(iter(self._entries.values()), None)
+        return 0.0 if oldest is None else self._timer() - oldest.since
+
+    def put_first(self, event: Event) -> None:
+        """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
+        number = self._append(event, type(event).__name__)
+        self._entries.move_to_end(number, last=False)
+        self._urgent.add(number)
+
+    def take_first(self) -> list[tuple[Event, float]]:
+        """What was put first and waits: events, and when each came in."""
+        taken: list[tuple[Event, float]] = []
+        while self._urgent and (head := next(iter(self._entries))) in self._urgent:
+            since = self._entries[head].since
+            taken.append((self._take(), since))
+        return taken
+
+    async def put(self, event: Event) -> None:
+        """Take an event in; waits while the queue is full of events that may not be lost. Cancelled, it has taken nothing."""
+        if isinstance(event, Kline):
+            if not event.confirm:
+                self._put_open_bar(event)
+                return
+            await self._has_room()
+            self._close_bar(event)
+        elif isinstance(event, News):
+            if len(self._news) >= self._news_capacity:
+                oldest = self._entries.pop(self._news.popleft())
+                self._dropped[oldest.kind] += 1
+            self._news.append(self._append(event, "News"))
+            return
+        else:
+            await self._has_room()
+        self._append(event, type(event).__name__)
+
+    async def get(self) -> Event:
+        """The oldest event, once there is one."""
+        while not self._entries:
+            self._filled.clear()
+            await self._filled.wait()
+        return self._take()
+
+    async def take(self, limit: int) -> list[tuple[Event, float]]:
+        """All that waits, at most `limit`, once anything does: events in order, and when each came in, by `timer`."""
+        while not self._entries:
+            self._filled.clear()
+            await self._filled.wait()
+        since = [entry.since for entry in islice(self._entries.values(), limit)]
+        return [(self._take(), when) for when in since]
+
+    def get_nowait(self) -> Event | None:
+        """The oldest event, or None: for draining at the end."""
+        return self._take() if self._entries else None
+
+    def stats(self) -> QueueStats:
+        """Depths, counts and waits so far."""
+        kinds = {kind: KindStats(put=put) for kind, put in sorted(self._puts.items())}
+        for kind, stats in kinds.items():
+            stats.taken, stats.coalesced, stats.dropped = self._taken[kind], self._coalesced[kind], self._dropped[kind]
+            stats.waiting = stats.put - stats.taken - stats.coalesced - stats.dropped
+            if waits := sorted(self._waits.get(kind, ())):
+                stats.wait_p50, stats.wait_p99 = (1000 * waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99))
+                stats.wait_max = 1000 * waits[-1]
+        return QueueStats(len(self._entries), self._high_water, self._blocked, kinds)
+
+    def _put_open_bar(self, bar: Kline) -> None:
+        series = (bar.symbol, bar.interval)
+        number = self._open_bars.get(series)
+        if number is None:
+            self._open_bars[series] = self._append(bar, OPEN_BAR)
+            return
+        # In the older one's place: a busy symbol that went to the end of the line with each update would never get through.
+        self._entries[number].event = bar
+        self._puts[OPEN_BAR] += 1
+        self._coalesced[OPEN_BAR] += 1
+
+    def _close_bar(self, bar: Kline) -> None:
+        """An open state that still waits is overtaken by the close; left there, the next bar would take its place before it."""
+        number = self._open_bars.pop((bar.symbol, bar.interval), None)
+        if number is not None:
+            del self._entries[number]
+            self._coalesced[OPEN_BAR] += 1
+
+    async def _has_room(self) -> None:
+        if self._lasting < self._capacity:
+            return
+        self._blocked += 1
+        while self._lasting >= self._capacity:
+            self._space.clear()
+            await self._space.wait()
+
+    @property
+    def _lasting(self) -> int:
+        """Waiting events that may not be lost."""
+        return len(self._entries) - len(self._open_bars) - len(self._news)
+
+    def _append(self, event: Event, kind: str) -> int:
+        number = next(self._numbers)
+        self._entries[number] = _Entry(event, kind, self._timer())
+        self._puts[kind] += 1
+        self._high_water = max(self._high_water, len(self._entries))
+        self._filled.set()
+        return number
+
+    def _take(self) -> Event:
+        number, entry = self._entries.popitem(last=False)
+        self._urgent.discard(number)
+        kind = entry.kind
+        if kind == OPEN_BAR:
+            bar = entry.event
+            if isinstance(bar, Kline):
+                del self._open_bars[bar.symbol, bar.interval]
+        elif kind == "News":
+            self._news.popleft()
+        else:
+            self._space.set()
+        self._taken[kind] += 1
+        self._waits.setdefault(kind, deque(maxlen=RECENT)).append(self._timer() - entry.since)
+        return entry.event

@@ -1,0 +1,129 @@
+"""Where a private request may go: Bybit's testnet, its demo trading, and this machine. This list is code, so no configuration widens it.
+
+It is enforced where bytes leave: at the connection of every private request and of the private stream. There neither a proxy, a redirect,
+another `Host`, a trick with the URL nor an alias in the name service leads elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp import ClientTimeout
+from aiohttp.abc import ResolveResult
+from websockets.asyncio.client import ClientConnection, connect
+
+from agent.core.errors import SafetyError
+from agent.system.addresses import is_loopback
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+ALLOWED: Final = frozenset(
+    {
+        ("https", "api-testnet.bybit.com"),
+        ("wss", "stream-testnet.bybit.com"),
+        ("https", "api-demo.bybit.com"),
+        ("wss", "stream-demo.bybit.com"),
+    }
+)
+"""Scheme and host; the port is 443. Besides these, plain http and ws to any port of this machine."""
+
+_HINT: Final = "orders go to the testnet, to demo trading or to a sandbox of this machine; nothing can change that"
+_LOCAL: Final = "127.0.0.1"
+
+
+def check(url: str) -> str:
+    """The URL, with `localhost` as its number so that no name service is asked. Raises SafetyError where it leads elsewhere."""
+    if any(ord(letter) <= 32 or ord(letter) > 126 or letter == "\\" for letter in url):
+        raise _refusal(url)  # parsers disagree on what such a URL means
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        raise _refusal(url) from None
+    if "@" in parts.netloc:
+        raise _refusal(url)
+    if (parts.scheme, host) in ALLOWED and port in (None, 443):
+        return url
+    if parts.scheme in ("http", "ws") and is_loopback(url):
+        return parts._replace(netloc=parts.netloc.lower().replace("localhost", _LOCAL)).geturl()
+    raise _refusal(url)
+
+
+def _refusal(url: str) -> SafetyError:
+    parts = url.partition("?")[0].rpartition("@")[2]  # neither a query nor a password belongs in a message
+    return SafetyError(f"a private request to {parts!r} is refused", hint=_HINT)
+
+
+class GuardedConnector(aiohttp.TCPConnector):
+    """Connects to allowed hosts alone, directly, and where it isn't this machine with a verified certificate."""
+
+    def __init__(self) -> None:
+        super().__init__(ssl=ssl.create_default_context(), use_dns_cache=False)
+
+    async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
+        """Refuses by SafetyError before anything is sent."""
+        url = str(req.url)
+        check(url)
+        if req.proxy is not None:
+            raise SafetyError("a private request through a proxy is refused", hint=_HINT)
+        if req.ssl is not True or req.server_hostname not in (None, req.url.host):
+            raise SafetyError("a private request without a check of the certificate is refused", hint=_HINT)
+        if req.headers.get("Host", req.url.raw_authority).removesuffix(":443") != req.url.raw_authority.removesuffix(":443"):
+            raise SafetyError(f"a private request for the host {req.headers['Host']!r} is refused", hint=_HINT)
+        return await super().connect(req, traces, timeout)
+
+    async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:
+        """A local name has the address of this machine, whatever the name service says."""
+        found: list[ResolveResult] = await super()._resolve_host(_LOCAL if host == "localhost" else host, port, traces)
+        return found
+
+
+def guarded_session(timeout_ms: int) -> aiohttp.ClientSession:
+    """For private requests: no proxies of the environment, no cookies. Pass `allow_redirects=False` with each request."""
+    timeout = ClientTimeout(total=timeout_ms / 1000)
+    return aiohttp.ClientSession(
+        connector=GuardedConnector(), timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+    )
+
+
+async def guarded_connect(url: str, *, open_timeout: float, **options: Any) -> ClientConnection:
+    """As `websockets.connect`, to allowed hosts alone: over a socket of our own, hence without proxy and redirect.
+
+    Raises SafetyError, and whatever `websockets.connect` does.
+    """
+    url = check(url)
+    parts = urlsplit(url)
+    async with asyncio.timeout(open_timeout):
+        opened = await _dial(parts.hostname or "", parts.port or 443)
+    try:
+        return await connect(url, sock=opened, proxy=None, open_timeout=open_timeout, **options)
+    except BaseException:
+        opened.close()
+        raise
+
+
+async def _dial(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    failure = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        opened = socket.socket(family, kind, protocol)
+        try:
+            opened.setblocking(False)
+            await loop.sock_connect(opened, address)
+        except OSError as error:
+            opened.close()
+            failure = error
+        except BaseException:
+            opened.close()
+            raise
+        else:
+            return opened
+    raise failure

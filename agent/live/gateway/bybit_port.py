@@ -1,0 +1,391 @@
+"""`VenuePort` on Bybit v5: requests by ccxt, which signs them, over connections that reach allowed hosts alone; the private stream.
+
+What a return code means for an order is decided here and nowhere else: https://bybit-exchange.github.io/docs/v5/error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, Never
+
+import aiohttp
+import ccxt.async_support as ccxt
+import msgspec
+from yarl import URL
+
+from agent.system.clock import Clock
+from agent.config.execution import TestnetConfig
+from agent.core.errors import ConfigError
+from agent.core.events import DAY_MS, Order
+from agent.live.gateway.allowlist import check, guarded_session
+from agent.live.gateway.credentials import Credentials
+from agent.live.gateway.private_messages import ExecutionJson, InstrumentJson, OrderJson, PositionJson, WalletJson, read_list
+from agent.live.gateway.venue_port import (
+    ClockOff,
+    Duplicate,
+    Execution,
+    KeysRefused,
+    NoSuchOrder,
+    OrderRef,
+    OutcomeUnknown,
+    PortError,
+    PositionMode,
+    PrivateMessage,
+    Refused,
+    SlowDown,
+    VenueOrder,
+    VenuePosition,
+    VenueRules,
+    Wallet,
+)
+from agent.live.gateway.order_requests import named, order_request, text
+from agent.live.gateway.private_stream import PrivateStream
+from agent.system.backoff import Budget
+from agent.live.market_data.public_stream import HandshakeRefused, StreamLost
+from agent.system.secret import MASK
+from agent.system.untrusted import UNREADABLE
+
+Json = dict[str, Any]
+_BASES: Final = {
+    "testnet": ("https://api-testnet.bybit.com", "wss://stream-testnet.bybit.com"),
+    "demo": ("https://api-demo.bybit.com", "wss://stream-demo.bybit.com"),
+}
+_KEYS: Final = frozenset({10003, 10004, 10005, 10007, 10010, 10028, 10032, 33004})
+_UNKNOWN: Final = frozenset({10000, 10016, 170007, 170146, 170147})
+_LIMITS: Final = frozenset({10006, 10018, 10429, 110079})  # the last one: the order is still being worked on
+_DUPLICATE: Final = frozenset({110072, 170141})
+_GONE: Final = frozenset({110001, 110008, 110010, 170142, 170143, 170190, 170213})
+_UNCHANGED: Final = frozenset({110025, 110043})
+_PER_SECOND: Final = {"linear": 10, "spot": 20}
+"""Orders, cancels and so on, each; an answer's header may grant more. Queries: 50."""
+_QUERIES: Final = 50
+_SECOND: Final = 1.1  # requests may arrive closer to each other than they left
+_WINDOW_MS: Final = 7 * DAY_MS - 1  # of executions in one question
+_COIN: Final = "USDT"
+_MOST_PAGES: Final = 1_000
+
+
+class _Signer(ccxt.bybit):  # type: ignore[misc]
+    """ccxt's Bybit, with our transport under it. Its keys are looked up as they are needed, and our clock is its own."""
+
+    def __init__(self, port: BybitPort, base: str) -> None:
+        self._port = port
+        super().__init__({"enableRateLimit": False, "timeout": 60_000})
+        self.urls["api"] = {"public": base, "private": base}
+        self.options["recvWindow"] = port.config.recv_window
+
+    @property
+    def apiKey(self) -> str:
+        """As ccxt names it."""
+        return self._port.credentials.key.reveal()
+
+    @property
+    def secret(self) -> str:
+        """As ccxt names it."""
+        return self._port.credentials.secret.reveal()
+
+    def milliseconds(self) -> int:
+        """What requests are stamped with."""
+        return self._port.now()
+
+    async def fetch(
+        self, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: str | None = None
+    ) -> Json:
+        """The one way out: ccxt's own, with its proxies and redirects, is not taken."""
+        return await self._port.request(url, method, headers or {}, body)
+
+
+class BybitPort:
+    """One unified account in one category, `linear` or `spot`. Raises SafetyError for a venue that isn't allowed."""
+
+    def __init__(self, config: TestnetConfig, category: str, credentials: Credentials, clock: Clock) -> None:
+        self.config = config
+        self.credentials = credentials
+        rest, stream = _BASES.get(config.venue) or (config.venue, config.venue.replace("http", "ws", 1))
+        check(rest), check(stream)
+        self._category = category
+        self._clock = clock
+        self._skew = 0
+        self._stream_url = f"{stream.rstrip('/')}/v5/private"
+        self._signer: Any = _Signer(self, rest.rstrip("/"))
+        self._session: aiohttp.ClientSession | None = None
+        self._budgets: dict[str, Budget] = {}
+        self._limits: dict[str, int] = {}
+
+    # -- transport ---------------------------------------------------------------------------------------------------
+
+    def now(self) -> int:
+        """Our clock, corrected: what the venue's should say, UTC ms."""
+        return self._clock.now() + self._skew
+
+    async def request(self, url: str, method: str, headers: Mapping[str, str], body: str | None) -> Json:
+        """Send what ccxt has made; the decoded answer. Raises PortError, or SafetyError before anything is sent."""
+        check(url)
+        if self._session is None or self._session.closed:
+            self._session = guarded_session(self.config.request_timeout)
+        try:
+            async with self._session.request(
+                method,
+                URL(url, encoded=True),
+                data=body.encode() if body else None,
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                payload, status, answered = await response.read(), response.status, response.headers
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise OutcomeUnknown(f"no answer from the venue: {str(error) or type(error).__name__}") from None
+        return self._read(URL(url).path, status, answered, payload)
+
+    def _read(self, path: str, status: int, headers: Mapping[str, str], payload: bytes) -> Json:
+        if status == 403:
+            raise SlowDown("the venue has shut this address out (HTTP 403)", self.config.ban_wait / 1000, code=403, banned=True)
+        if status == 429:
+            raise SlowDown("too many requests (HTTP 429)", 1.0, code=429)
+        try:
+            answer = msgspec.json.decode(payload, type=dict[str, Any])
+            code = int(answer["retCode"])
+        except (*UNREADABLE, KeyError, TypeError, ValueError):
+            if 300 <= status < 400:
+                raise Refused("the venue answers with a redirect, which is not followed", code=status) from None
+            raise OutcomeUnknown(f"HTTP {status} and no answer that can be read", code=status) from None
+        self._heed(path, headers, answer, code)
+        if code:
+            raise self._error(code, self._masked(str(answer.get("retMsg", "")))[:200], headers, answer)
+        return answer
+
+    def _masked(self, text: str) -> str:
+        """Without our keys: the venue tells back what it was asked where a signature is wrong."""
+        for secret in self.credentials:
+            text = text.replace(secret.reveal(), MASK)
+        return text
+
+    def _heed(self, path: str, headers: Mapping[str, str], answer: Json, code: int) -> None:
+        """Keep to the limit that the answer states, and be silent until it is reset where nothing of it is left."""
+        limit, left = headers.get("X-Bapi-Limit", ""), headers.get("X-Bapi-Limit-Status", "")
+        if limit.isdecimal() and int(limit) > 0 and self._limits.get(path) != int(limit):
+            self._limits[path] = int(limit)
+            self._budgets[path] = Budget(int(limit), _SECOND)
+        if left == "0" or code == 10006:
+            wait = _until_reset(headers, answer)
+            self._budget(path).close(asyncio.get_running_loop().time() + wait)
+
+    def _budget(self, path: str) -> Budget:
+        if path not in self._budgets:
+            changing = path.startswith(("/v5/order/c", "/v5/order/a", "/v5/position/s"))
+            self._budgets[path] = Budget(_PER_SECOND[self._category] if changing else _QUERIES, _SECOND)
+        return self._budgets[path]
+
+    @staticmethod
+    def _error(code: int, text: str, headers: Mapping[str, str], answer: Json) -> PortError:
+        said = f"{text or 'refused'} (retCode {code})"
+        if code in _LIMITS:
+            return SlowDown(said, _until_reset(headers, answer), code=code)
+        kinds = (
+            (_KEYS, KeysRefused),
+            (_UNKNOWN, OutcomeUnknown),
+            (_DUPLICATE, Duplicate),
+            (_GONE, NoSuchOrder),
+            (frozenset({10002}), ClockOff),
+        )
+        return next((kind(said, code=code) for codes, kind in kinds if code in codes), Refused(said, code=code))
+
+    async def _ask(self, verb: str, path: str, params: Json) -> Any:
+        """One request; `result` of the answer."""
+        await self._budget(f"/v5/{path}").take()
+        private = "public" if path.startswith("market/") else "private"
+        answer = await self._signer.request(f"v5/{path}", [private], verb, params)
+        result = answer.get("result") or {}
+        if not isinstance(result, dict):
+            raise OutcomeUnknown(f"{path}: the answer's result is no object")
+        return result
+
+    async def _get(self, path: str, **params: object) -> Any:
+        return await self._ask("GET", path, {key: value for key, value in params.items() if value not in (None, "")})
+
+    async def _post(self, path: str, **params: object) -> Any:
+        stated = {key: value for key, value in params.items() if value is not None}
+        return await self._ask("POST", path, {"category": self._category, **stated})
+
+    async def _pages(self, kind: type[Any], path: str, limit: int, **params: object) -> list[Any]:
+        """All of a list, page by page, in the venue's order."""
+        found: list[Any] = []
+        cursor, seen = "", set[str]()
+        while True:
+            result = await self._get(path, category=self._category, limit=limit, cursor=cursor, **params)
+            found += self._read_list(kind, path, result)
+            cursor = str(result.get("nextPageCursor") or "")
+            if not cursor:
+                return found
+            if cursor in seen or len(seen) == _MOST_PAGES:
+                raise OutcomeUnknown(f"{path}: the list does not end")
+            seen.add(cursor)
+
+    def _read_list(self, kind: type[Any], path: str, result: Any) -> list[Any]:
+        try:
+            return read_list(kind, result.get("list", []), self._category)
+        except ValueError as error:
+            raise OutcomeUnknown(f"{path}: the answer can't be read: {error}") from None
+
+    # -- time and rules ----------------------------------------------------------------------------------------------
+
+    async def server_time(self) -> int:
+        """See `VenuePort`."""
+        result = await self._get("market/time")
+        try:
+            return int(result["timeNano"]) // 1_000_000
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise OutcomeUnknown("market/time: the answer states no time") from None
+
+    def correct_clock(self, skew: int) -> None:
+        """See `VenuePort`."""
+        self._skew = skew
+
+    async def rules(self, symbols: Sequence[str]) -> dict[str, VenueRules]:
+        """See `VenuePort`."""
+        known: dict[str, VenueRules] = {}
+        for symbol in symbols:
+            try:
+                result = await self._get("market/instruments-info", category=self._category, symbol=symbol)
+            except Refused:
+                continue
+            known |= dict(self._read_list(InstrumentJson, "market/instruments-info", result))
+        return known
+
+    # -- orders ------------------------------------------------------------------------------------------------------
+
+    async def create(self, order: Order) -> str:
+        """See `VenuePort`."""
+        result = await self._post("order/create", **order_request(order, self._category))
+        return str(result.get("orderId", ""))
+
+    async def amend(self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None) -> None:
+        """See `VenuePort`."""
+        try:
+            await self._post("order/amend", **named(order), qty=text(qty), price=text(price))
+        except Refused as error:
+            if "remains unchanged" not in error.message and "not modified" not in error.message:
+                raise
+
+    async def cancel(self, order: OrderRef) -> None:
+        """See `VenuePort`."""
+        await self._post("order/cancel", **named(order))
+
+    async def cancel_all(self, symbol: str) -> None:
+        """See `VenuePort`."""
+        await self._post("order/cancel-all", symbol=symbol)
+
+    async def find(self, order: OrderRef) -> VenueOrder | None:
+        """See `VenuePort`."""
+        for path in ("order/realtime", "order/history"):
+            found = await self._pages(OrderJson, path, 50, **named(order))
+            if found:
+                newest: VenueOrder = found[0]
+                return newest
+        return None
+
+    async def open_orders(self) -> list[VenueOrder]:
+        """See `VenuePort`."""
+        orders: list[VenueOrder] = await self._pages(OrderJson, "order/realtime", 50, openOnly=0, **self._scope())
+        return [order for order in orders if not order.status.final]
+
+    async def executions(self, since: int) -> list[Execution]:
+        """See `VenuePort`."""
+        found: list[Execution] = []
+        until = self.now() + 60_000
+        for start in range(since, until + 1, _WINDOW_MS + 1):
+            end = min(start + _WINDOW_MS, until)
+            page: list[Execution] = await self._pages(ExecutionJson, "execution/list", 100, startTime=start, endTime=end)
+            found += reversed(page)
+        return found
+
+    # -- account -----------------------------------------------------------------------------------------------------
+
+    async def positions(self) -> list[VenuePosition]:
+        """See `VenuePort`."""
+        if self._category == "spot":
+            return []
+        rows: list[VenuePosition] = await self._pages(PositionJson, "position/list", 200, **self._scope())
+        net: dict[str, VenuePosition] = {}
+        for row in rows:
+            if row.qty:
+                net[row.symbol] = row
+        return list(net.values())
+
+    async def wallet(self) -> Wallet:
+        """See `VenuePort`."""
+        result = await self._get("account/wallet-balance", accountType="UNIFIED")
+        wallets: list[Wallet] = self._read_list(WalletJson, "account/wallet-balance", result)
+        if len(wallets) != 1:
+            raise OutcomeUnknown(f"account/wallet-balance: one account was asked for, and {len(wallets)} are stated")
+        return wallets[0]
+
+    async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
+        """See `VenuePort`."""
+        await self._settled("position/set-leverage", symbol=symbol, buyLeverage=text(leverage), sellLeverage=text(leverage))
+
+    async def position_mode(self, symbol: str) -> PositionMode:
+        """See `VenuePort`."""
+        result = await self._get("position/list", category=self._category, symbol=symbol)
+        try:
+            return "hedge" if any(row.get("positionIdx") for row in result.get("list", [])) else "one-way"
+        except (AttributeError, TypeError):
+            raise OutcomeUnknown("position/list: the answer can't be read") from None
+
+    async def use_one_way(self, symbol: str) -> None:
+        """See `VenuePort`."""
+        await self._settled("position/switch-mode", symbol=symbol, mode=0)
+
+    async def _settled(self, path: str, **params: object) -> None:
+        """Ask for what may be so already."""
+        try:
+            await self._post(path, **params)
+        except Refused as error:
+            if error.code not in _UNCHANGED:
+                raise
+
+    def _scope(self) -> dict[str, str]:
+        return {"settleCoin": _COIN} if self._category == "linear" else {}
+
+    # -- the private stream ------------------------------------------------------------------------------------------
+
+    async def stream(self, hear: Callable[[PrivateMessage], None], ready: Callable[[], None]) -> Never:
+        """See `VenuePort`."""
+        stream = PrivateStream(self._stream_url, self._category, self.config, self._clock, self._sign_in, hear, ready)
+        try:
+            await stream.run()
+        except HandshakeRefused as error:
+            raise SlowDown(error.message, error.wait, banned=error.wait > 0) from error
+        except StreamLost as error:
+            if stream.refusal:
+                raise KeysRefused(f"the private stream refuses to sign in: {self._masked(stream.refusal)}") from None
+            raise OutcomeUnknown(error.message) from error
+
+    def _sign_in(self) -> list[object]:
+        expires = self.now() + self.config.open_timeout
+        key, secret = self.credentials
+        signed = hmac.new(secret.reveal().encode(), f"GET/realtime{expires}".encode(), hashlib.sha256)
+        return [key.reveal(), expires, signed.hexdigest()]
+
+    async def close(self) -> None:
+        """See `VenuePort`."""
+        if self._session is not None:
+            await self._session.close()
+
+
+def _until_reset(headers: Mapping[str, str], answer: Json) -> float:
+    """Seconds until the limit is reset, by the venue's own clock; a second where it doesn't say."""
+    reset, now = headers.get("X-Bapi-Limit-Reset-Timestamp", ""), answer.get("time")
+    if reset.isdecimal() and isinstance(now, int):
+        return min(max((int(reset) - now) / 1000, 0.05), 10.0)
+    return 1.0
+
+
+def open_port(config: TestnetConfig, category: str, credentials: Credentials, clock: Clock) -> BybitPort:
+    """The port of what is traded. Raises ConfigError for a category that has no private side."""
+    if category not in _PER_SECOND:
+        raise ConfigError(f"market.category is {category}, which no testnet trades", hint="linear or spot")
+    return BybitPort(config, category, credentials, clock)

@@ -1,0 +1,56 @@
+"""Trading rules from Bybit's public instruments endpoint."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from agent.core.errors import VenueError, brief
+from agent.live.gateway.private_messages import InstrumentJson, read_list
+from agent.live.gateway.venue_port import VenueRules
+from agent.system.addresses import is_loopback
+from agent.system.untrusted import UNREADABLE
+
+_PATH: Final = "/v5/market/instruments-info"
+_PAGES: Final = 20  # at most, of 1,000 instruments
+
+
+class _Result(msgspec.Struct):
+    list: Any = ()
+    nextPageCursor: str = ""
+
+
+class _Answer(msgspec.Struct):
+    retCode: int
+    retMsg: str = ""
+    result: _Result = msgspec.field(default_factory=_Result)
+
+
+async def fetch_rules(base: str, category: str, symbol: str = "", *, within: float = 10.0) -> dict[str, VenueRules]:
+    """The rules of `symbol`, of all symbols of `category` if it is empty, by symbol; empty if the venue doesn't know it.
+
+    `base` is the endpoint's URL without a path; `within` is in seconds. Raises VenueError without a usable response.
+    """
+    known: dict[str, VenueRules] = {}
+    cursor = ""
+    timeout = aiohttp.ClientTimeout(total=within)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
+            for _ in range(_PAGES):
+                wanted = {"category": category, "symbol": symbol, "limit": "" if symbol else "1000", "cursor": cursor}
+                params = {name: value for name, value in wanted.items() if value}
+                async with session.get(base + _PATH, params=params) as answer:
+                    page = msgspec.json.decode(await answer.read(), type=_Answer)
+                if page.retCode:
+                    if symbol:
+                        return {}
+                    raise VenueError(f"{base}{_PATH}: {page.retMsg} ({page.retCode})")
+                known |= dict(read_list(InstrumentJson, page.result.list, category))
+                cursor = page.result.nextPageCursor
+                if not cursor:
+                    break
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, *UNREADABLE) as error:
+        raise VenueError(f"{base}{_PATH} gives no trading rules: {brief(error)}") from None
+    return known

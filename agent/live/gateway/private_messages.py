@@ -1,0 +1,244 @@
+"""The venue's private JSON as typed structs, and as the port's own messages. REST and stream differ in a field or two.
+
+Field meanings: https://bybit-exchange.github.io/docs/v5/websocket/private/order and the pages beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+import msgspec
+
+from agent.core.events import OrderStatus, OrderType, Side
+from agent.live.gateway.venue_port import Execution, ExecutionKind, PrivateMessage, VenueOrder, VenuePosition, VenueRules, Wallet
+from agent.system.untrusted import UNREADABLE
+
+_STATUS: Final = {
+    "New": OrderStatus.NEW,
+    "Created": OrderStatus.NEW,
+    "Triggered": OrderStatus.NEW,
+    "Untriggered": OrderStatus.UNTRIGGERED,
+    "PartiallyFilled": OrderStatus.PARTIALLY_FILLED,
+    "Filled": OrderStatus.FILLED,
+    "Cancelled": OrderStatus.CANCELLED,
+    "PartiallyFilledCanceled": OrderStatus.CANCELLED,
+    "Deactivated": OrderStatus.CANCELLED,
+    "Rejected": OrderStatus.REJECTED,
+}
+_KINDS: Final = {
+    "Trade": ExecutionKind.TRADE,
+    "BlockTrade": ExecutionKind.TRADE,
+    "Funding": ExecutionKind.FUNDING,
+    "BustTrade": ExecutionKind.LIQUIDATION,
+    "AdlTrade": ExecutionKind.LIQUIDATION,
+}
+
+
+class _Json(msgspec.Struct, rename="camel"):
+    """Numbers are texts, and an empty text is none."""
+
+
+class OrderJson(_Json):
+    """An order."""
+
+    category: str = ""
+    order_id: str = ""
+    order_link_id: str = ""
+    symbol: str = ""
+    side: str = ""
+    order_type: str = ""
+    order_status: str = ""
+    qty: str = ""
+    cum_exec_qty: str = ""
+    price: str = ""
+    trigger_price: str = ""
+    reduce_only: bool = False
+    reject_reason: str = ""
+    created_time: str = ""
+    updated_time: str = ""
+
+    def message(self) -> VenueOrder:
+        """As the port tells it. An order that was refused after a part was filled is one that was cancelled."""
+        filled, trigger = _number(self.cum_exec_qty), _number(self.trigger_price)
+        status = _STATUS.get(self.order_status, OrderStatus.NEW)
+        if status is OrderStatus.REJECTED and filled:
+            status = OrderStatus.CANCELLED
+        kind = OrderType.LIMIT if self.order_type == "Limit" else OrderType.MARKET
+        return VenueOrder(
+            self.order_id,
+            self.order_link_id,
+            self.symbol,
+            _side(self.side),
+            OrderType.STOP if trigger else kind,
+            status,
+            _number(self.qty),
+            filled,
+            price=_number(self.price) if kind is OrderType.LIMIT else None,
+            trigger=trigger or None,
+            reduce_only=self.reduce_only,
+            reason="" if self.reject_reason == "EC_NoError" else self.reject_reason,
+            created=_moment(self.created_time),
+            updated=_moment(self.updated_time),
+        )
+
+
+class ExecutionJson(_Json):
+    """An execution."""
+
+    category: str = ""
+    exec_id: str = ""
+    order_id: str = ""
+    order_link_id: str = ""
+    symbol: str = ""
+    side: str = ""
+    exec_qty: str = ""
+    exec_price: str = ""
+    exec_fee: str = ""
+    fee_currency: str = ""
+    fee_rate: str = ""
+    exec_type: str = ""
+    exec_time: str = ""
+    is_maker: bool = False
+
+    def message(self) -> Execution:
+        """As the port tells it; of derivatives, whose fee has no currency stated, that is the settlement coin."""
+        if not self.exec_id or not self.exec_time:
+            raise ValueError("an execution without an id or a time")
+        return Execution(
+            self.exec_id,
+            self.order_id,
+            self.order_link_id,
+            self.symbol,
+            _moment(self.exec_time),
+            _side(self.side),
+            _number(self.exec_qty),
+            _number(self.exec_price),
+            _number(self.exec_fee),
+            self.fee_currency,
+            self.is_maker,
+            _KINDS.get(self.exec_type, ExecutionKind.UNKNOWN),
+            _number(self.fee_rate),
+            self.exec_type,
+        )
+
+
+class PositionJson(_Json):
+    """A position; the stream names its price entryPrice where REST says avgPrice."""
+
+    category: str = ""
+    symbol: str = ""
+    side: str = ""
+    size: str = ""
+    avg_price: str = ""
+    entry_price: str = ""
+    position_idx: int = 0
+
+    def message(self) -> VenuePosition:
+        """As the port tells it."""
+        sign = 1 if self.side == "Buy" else -1
+        return VenuePosition(self.symbol, sign * _number(self.size), _number(self.avg_price or self.entry_price))
+
+
+class _PriceFilterJson(_Json):
+    tick_size: str = ""
+
+
+class _LotSizeFilterJson(_Json):
+    qty_step: str = ""
+    base_precision: str = ""  # what spot says instead
+    min_order_qty: str = ""
+    min_notional_value: str = ""
+    min_order_amt: str = ""  # what spot says instead
+
+
+class InstrumentJson(_Json):
+    """What is traded, and by which rules; a step of nothing would be no rule."""
+
+    symbol: str
+    price_filter: _PriceFilterJson
+    lot_size_filter: _LotSizeFilterJson
+
+    def message(self) -> tuple[str, VenueRules]:
+        """Symbol and rules."""
+        lot = self.lot_size_filter
+        tick, step = _number(self.price_filter.tick_size), _number(lot.qty_step or lot.base_precision)
+        least, value = _number(lot.min_order_qty), _number(lot.min_notional_value or lot.min_order_amt)
+        if tick <= 0 or step <= 0 or least < 0 or value < 0:
+            raise ValueError(
+                f"{self.symbol}: tick {tick} and step {step} must be above 0, the minima {least} and {value} not below"
+            )
+        return self.symbol, VenueRules(tick, step, least, value)
+
+
+class _CoinJson(_Json):
+    coin: str = ""
+    wallet_balance: str = ""
+
+
+class WalletJson(_Json):
+    """A unified account."""
+
+    coin: list[_CoinJson] = []
+
+    def message(self) -> Wallet:
+        """As the port tells it."""
+        return Wallet({one.coin: _number(one.wallet_balance) for one in self.coin})
+
+
+_SHAPES: Final[Mapping[str, type[OrderJson | ExecutionJson | PositionJson | WalletJson]]] = {
+    "order": OrderJson,
+    "execution": ExecutionJson,
+    "position": PositionJson,
+    "wallet": WalletJson,
+}
+TOPICS: Final = tuple(_SHAPES)
+"""What the private stream is asked for."""
+
+_DECODERS: Final[dict[str, Callable[[bytes | msgspec.Raw], Any]]] = {
+    topic: msgspec.json.Decoder(list[shape]).decode  # type: ignore[valid-type]
+    for topic, shape in _SHAPES.items()
+}
+
+
+def read_private(topic: str, data: bytes | msgspec.Raw, category: str) -> list[PrivateMessage]:
+    """The messages of one frame that concern the category. Raises ValueError where it isn't what its topic says."""
+    decode = _DECODERS.get(topic)
+    if decode is None:
+        raise ValueError(f"topic {topic!r} was not asked for")
+    try:
+        return [item.message() for item in decode(data) if getattr(item, "category", category) == category]
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
+
+
+def read_list(kind: type[Any], answer: Any, category: str) -> list[Any]:
+    """The messages of a REST answer's `list`. Raises ValueError where it has another shape."""
+    try:
+        items: list[Any] = msgspec.convert(answer, list[kind])  # type: ignore[valid-type]
+        return [item.message() for item in items if getattr(item, "category", "") in ("", category)]
+    except UNREADABLE as error:
+        raise ValueError(str(error)) from error
+
+
+def _number(text: str) -> Decimal:
+    try:
+        number = Decimal(text or "0")
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is no number") from None
+    if not number.is_finite():
+        raise ValueError(f"{text!r} is no finite number")
+    return number
+
+
+def _moment(text: str) -> int:
+    if text and not text.isdecimal():
+        raise ValueError(f"{text!r} is no time")
+    return int(text or "0")
+
+
+def _side(text: str) -> Side:
+    if text not in ("Buy", "Sell"):
+        raise ValueError(f"{text!r} is no side")
+    return Side.BUY if text == "Buy" else Side.SELL

@@ -1,0 +1,149 @@
+"""The kill switch without a socket: a file in `live.folder`, and a signal. Both work from any shell, whatever else is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import structlog
+
+from agent.core.errors import SafetyError
+
+FILE: Final = "KILL"
+"""Its name in `live.folder`. Its text is the reason; with the word `flatten` in it, positions are closed too."""
+
+FLATTEN: Final = "flatten"
+"""The argument of a kill, and the word in the file."""
+
+_LOOK: Final = 0.25  # seconds between two looks for the file
+_LONGEST: Final = 500  # characters of a reason
+_log: Final = structlog.get_logger(__name__)
+
+Kill = Callable[[dict[str, str], str], Awaitable[Any]]
+"""Kills with arguments (`flatten`, `reason`) in somebody's name; returns once it is done."""
+
+
+class KillSwitch:
+    """Watches for the file, and hears of the signal. As long as the file is there the agent neither starts nor resumes.
+
+    Anything of that name counts: a directory, a FIFO, a dangling link, a file that can't be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / FILE
+        self.signals = 0
+        """How many have arrived; counted even while the event loop hangs."""
+        self.signal = ""  # name of the last one
+        self.kept = False
+        """The file is the agent's own (`keep`)."""
+        self._pulled = asyncio.Event()
+        self._by = ""
+
+    def refuse(self, what: str) -> None:
+        """Raises SafetyError where the file is there."""
+        if self.present():
+            raise SafetyError(f"{what} while {self.file} is there: somebody killed this agent", hint="remove the file first")
+
+    def present(self) -> bool:
+        """Whether anything is there by the file's name."""
+        return os.path.lexists(self.file)
+
+    def pull(self, by: str) -> None:
+        """Kill, as soon as the core runs; for handlers of signals."""
+        self._by = by
+        self._pulled.set()
+
+    def catch(self, number: signal.Signals) -> None:
+        """Let a signal pull it: in the running event loop, and beside it, which works even while the loop hangs."""
+        asyncio.get_running_loop().add_signal_handler(number, self.pull, number.name)
+
+        def count(_: int, __: FrameType | None) -> None:  # takes no lock, since it may interrupt anything
+            self.signal = number.name
+            self.signals += 1
+
+        signal.signal(number, count)
+
+    async def watch(self, kill: Kill, killed: Callable[[], bool]) -> None:
+        """Until cancelled. A file that stays there kills again whatever has been resumed meanwhile."""
+        flattened = False
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK):
+                    await self._pulled.wait()
+            except TimeoutError:
+                if self.kept or not self.present():
+                    flattened = False
+                    continue
+                args = self.words()
+                if killed() and (flattened or FLATTEN not in args):  # a text may be written after the file was made
+                    continue
+                by, flattened = f"file {self.file.name}", FLATTEN in args
+            else:
+                self._pulled.clear()
+                by, args = self._by, {}
+            _log.warning("kill", by=by, **args)
+            await kill(args, by)
+
+    def words(self) -> dict[str, str]:
+        """Arguments of a kill by the file's text; none if there is no text to read. Never blocks."""
+        try:
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would block
+            try:
+                regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+                text = os.read(descriptor, _LONGEST).decode("utf-8", "replace") if regular else ""
+            finally:
+                os.close(descriptor)
+        except OSError:
+            return {}
+        reason = " ".join(text.split())
+        flatten = {FLATTEN: "true"} if FLATTEN in reason.lower().split() else {}
+        return flatten | ({"reason": reason} if reason else {})
+
+    # -- a kill that can't be journalled yet -------------------------------------------------------------------------
+
+    def keep(self, args: dict[str, str], by: str) -> str:
+        """Make the file, so that a kill outlives this process before it is in the journal; returns why that failed.
+
+        A file that somebody else has made stays theirs; the word `flatten` is added to it if needed.
+        """
+        flatten = FLATTEN in args
+        text = " ".join([*([FLATTEN] if flatten else []), f"by {by}", args.get("reason", "")]).strip()
+        try:
+            descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            return self._add_flatten() if flatten and FLATTEN not in self.words() else ""
+        except OSError as error:
+            return error.strerror or str(error)
+        self.kept = True
+        try:
+            os.write(descriptor, text.encode() + b"\n")
+        except OSError as error:  # the file is there, and that is what counts; its text is not
+            return "" if not flatten else error.strerror or str(error)
+        finally:
+            os.close(descriptor)
+        return ""
+
+    def _add_flatten(self) -> str:
+        try:
+            descriptor = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(descriptor, f" {FLATTEN}\n".encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    def forget(self) -> None:
+        """Remove the file if it is the agent's own: the kill is in the journal."""
+        if self.kept:
+            self.kept = False
+            with suppress(OSError):
+                self.file.unlink()

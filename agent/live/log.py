@@ -1,0 +1,98 @@
+"""The daemon's log: structlog on standard error, as lines for people or JSON for programs, without secrets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import msgspec
+import structlog
+
+from agent.system.clock import WallClock, iso
+from agent.config.live import LogConfig
+from agent.data.text import printable
+from agent.live.log_limit import RepeatLimit, bound_trace
+from agent.live.output import GuardedStream, OutputStatus, log_status
+from agent.core.masking import MASK, is_secret_field, masked
+
+
+def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: secrets are masked, and no text holds a control character."""
+    for key, value in event.items():
+        event[key] = MASK if value and is_secret_field(key) else masked(_printable(value))
+    return event
+
+
+def _printable(value: Any) -> Any:
+    match value:
+        case str():
+            return printable(value)
+        case dict():
+            return {_printable(key): _printable(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_printable(item) for item in value]
+        case _:
+            return value
+
+
+_limit = RepeatLimit()
+
+
+def status() -> OutputStatus:
+    """How many lines of the log were lost or suppressed, and why."""
+    found = log_status()
+    found.suppressed = _limit.suppressed
+    return found
+
+
+def configure(config: LogConfig, stream: TextIO | None = None) -> None:
+    """Set the log of this process up; the libraries' own warnings go the same way.
+
+    It writes to `sys.stderr` as it is now: `agent.live.output.guard` it first, so that a full disk or a slow reader can't stop the
+    process.
+    """
+    global _limit
+    limit = _limit = RepeatLimit()
+    stream = stream or sys.stderr
+    as_json = config.format == "json" or (config.format == "auto" and not stream.isatty())
+    if as_json and isinstance(stream, GuardedStream):
+        stream.writer.notice = _lost
+    before: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    last: list[Any] = (
+        [structlog.processors.format_exc_info, bound_trace, redact, structlog.processors.JSONRenderer()]
+        if as_json
+        else [
+            structlog.processors.format_exc_info,
+            bound_trace,
+            redact,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=18),
+        ]
+    )
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    structlog.configure(
+        processors=[limit, *before, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(limit)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _lost(lost: int, reason: str) -> str:
+    """The line after a loss, as JSON."""
+    line = {"event": "lines of the log were lost", "lost": lost, "reason": reason, "level": "warning"}
+    return msgspec.json.encode(line | {"timestamp": iso(WallClock().now())}).decode() + "\n"

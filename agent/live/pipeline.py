@@ -1,0 +1,288 @@
+"""The core in the live rim: what comes in is journalled, then decided on, then recorded, in this order, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Final, Self, TypeVar
+
+import structlog
+from msgspec.structs import replace
+
+from agent.config import Config
+from agent.core.engine import Engine
+from agent.core.errors import StoreError
+from agent.core.events import Event, Kline, Sentiment
+from agent.live.event_queue import OPEN_BAR
+from agent.live.funding_stamps import FundingSchedule
+from agent.live.resume import Memory
+from agent.live.snapshotter import Snapshots
+from agent.live.store_retry import Storage, Write
+from agent.live.systemd import ServiceManager
+from agent.live.observers import LiveSink, Watcher
+from agent.core.fusion_inputs import Predictor
+from agent.store.database import Database
+from agent.store.journal import Journal, read_journal
+from agent.store.mark import Mark, MarkFile
+from agent.store.recorder import Recorder
+from agent.store.runs import Run, RunStatus
+from agent.store.snapshots import Snapshot, segment_begins, write_snapshot
+from agent.system.latency_histogram import LatencyHistogram
+from strategies import blaming, load_strategy
+
+_T = TypeVar("_T")
+
+HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
+"""From being handed to the model to the sentiment, waits included."""
+
+SENTIMENT_TO_ORDER: Final = "sentiment to order"
+"""From the arrival in the queue to the order being recorded, for sentiments that led to one."""
+
+STORE_WRITE: Final = "store write"
+"""One commit: of a batch of events to the journal, or of what was decided on them."""
+
+_PATIENCE: Final = 20_000
+"""Events folded between two requests to a service manager for more time to start."""
+
+_log: Final = structlog.get_logger(__name__)
+
+
+Urgent = Callable[[], list[tuple[Event, float]]]
+"""Takes from the queue what was put first, with the event loop's time at which each arrived."""
+
+
+class Batch:
+    """Events to append at once. As long as they are not in the journal, others can be put before them."""
+
+    def __init__(self, journal: Journal, now: int, events: list[Event]) -> None:
+        self.events = events
+        self.waiting: list[Event] = []
+        self._journal = journal
+        self._now = now  # UTC ms: time of the last event that was handled
+
+    def put_first(self, events: list[Event]) -> None:
+        """Before the next try; not while one is under way."""
+        self.waiting += events
+
+    def __call__(self, *, again: bool) -> int:
+        """Append; number of the first. Raises StoreError."""
+        if again and self.waiting and not self._journal.holds(len(self.events)):
+            now, ordered = self._now, []
+            for event in (*self.waiting, *self.events):
+                now = max(now, event.available_at)
+                ordered.append(_at(event, now))
+            self.events, self.waiting = ordered, []
+        return self._journal.append(self.events, again=again)
+
+
+def _at(event: Event, now: int) -> Event:
+    return event if event.available_at == now else replace(event, available_at=now)
+
+
+class Core:
+    """A run's engine, journal and recorder. Use it as a context: what leaves without `end` is marked failed or interrupted.
+
+    While the store can't be written (`storage`) nothing is handled, and what came in waits.
+
+    With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
+    after it, `witnesses` of the fold as well. `latest` is the UTC ms that the core's time must not pass now, None while the time is not
+    confirmed: then it stands still, but for bars. All raise StoreError.
+    """
+
+    def __init__(
+        self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
+        witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
+        latest: Callable[[], int | None] = lambda: sys.maxsize,
+        mark: MarkFile | None = None,
+    ) -> None:  # fmt: skip
+        self.memory = Memory()
+        self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        """From the arrival in the queue to being handled, ms, by kind."""
+        self.spans: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
+        """Other durations in ms: `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
+        self._witnesses: list[Watcher] = list(witnesses)
+        self.watchers: list[Watcher] = [*watchers, *self._witnesses]
+        self._database = database
+        self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
+        self.journal = Journal(database, run.id)
+        self.mark = mark
+        self._sink = LiveSink(self._recorder, config.market.interval)
+        self._make_engine: Callable[[], Engine] = partial(_engine, config, self._sink, run.id, predictor)
+        self.engine = self._make_engine()
+        self._latest = latest
+        self.snapshots = Snapshots(config, database, run.id, self.engine.strategy)
+        self._keep = config.store.snapshots
+        self._funding = FundingSchedule(config)
+        self.storage = Storage(config.store, rng or random.Random())
+
+    @property
+    def run(self) -> Run:
+        """The run's row as it was last written."""
+        return self._recorder.run
+
+    @property
+    def decisions(self) -> int:
+        """How many there are so far."""
+        return self._recorder.decisions
+
+    def __enter__(self) -> Self:
+        self._recorder.__enter__()
+        try:
+            self._fold()
+        except StoreError as error:
+            self.__exit__(type(error), error, None)
+            raise
+        self._sink.watchers = self.watchers
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.storage.close()
+        if self.mark is not None:
+            self.mark.close()
+        self._recorder.__exit__(kind, error, trace)
+
+    def _fold(self) -> None:
+        """Be where the journal ends."""
+        self._sink.watchers = self._witnesses
+        manager = ServiceManager()
+        start = self._resume() if self.journal.last_seq else 0
+        for seq, event in read_journal(self._database, self.run.id, start + 1):
+            for witness in self._witnesses:
+                witness.event(seq, event)
+            self._handle(seq, event)
+            if seq % _PATIENCE == 0:
+                manager.tell(EXTEND_TIMEOUT_USEC="60000000")
+            if not start:
+                self.snapshots.check(seq, self.engine, self._recorder)
+        self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq
+        self.snapshots.begin(segment_begins(self._database, self.run.id))
+        if self.journal.last_seq:
+            self._funding.passed(max(self.memory.closed_at, self.memory.first_at or 0))
+            self._recorder.flush()
+            _log.info("journal folded", events=self.journal.last_seq - start, unscored=len(self.memory.unscored))
+
+    def _resume(self) -> int:
+        """Load the newest snapshot that can be used; returns the number of its event, 0 without one."""
+        last = self.journal.last_seq
+        start, self.engine = self.snapshots.resume(
+            self.engine, self._make_engine, self._recorder, self._sink, self.memory, self._witnesses, last
+        )
+        return start
+
+    def _snapshot(self, now: float, *, boundary: bool = False) -> Snapshot | None:
+        seq = self._recorder.event_seq  # the journal may be ahead of what was handled
+        return self.snapshots.take(
+            now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses, boundary=boundary
+        )
+
+    async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:
+        """Journal events and decide on them; each comes with the event loop's time at which it arrived.
+
+        `urgent` gives what can't wait: it is asked while the store can't be written, and goes before `taken`. Returns the events as
+        they were handled: in order, `available_at` never running backwards, with the funding that was due.
+        """
+        loop = asyncio.get_running_loop()
+        events: list[Event] = []
+        now, latest = self.memory.now, self._latest()
+        for event, _ in taken:
+            limit = (now or event.available_at) if latest is None else latest
+            now = max(now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit))
+            events.append(_at(event, now))
+            self._funding.begin(now)
+            if isinstance(event, Kline) and event.confirm:
+                events += self._funding.due(event.ts, now)
+        history = self.engine.risk.warming
+        batch = Batch(self.journal, self.memory.now, events)
+        first = await self._write(batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()]))
+        events = batch.events
+        traded: set[str] = set()  # headlines whose sentiment led to an order
+        for seq, event in enumerate(events, first):
+            for watcher in self.watchers:
+                watcher.event(seq, event)
+            orders = self._sink.orders
+            self._handle(seq, event)
+            if self._sink.orders > orders and isinstance(event, Sentiment):
+                traded.add(event.news_id)
+        await self._write(self._record)
+        if batch.waiting:  # the batch was in the journal already, only its answer was lost
+            events += await self.feed([(event, loop.time()) for event in batch.waiting], urgent)
+        done = loop.time()
+        for event, since in () if history else taken:  # history in bulk says nothing of the present
+            kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
+            self.latencies[kind].add((done - since) * 1000)
+            if isinstance(event, Sentiment):
+                self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)
+                if event.news_id in traded:
+                    self.spans[SENTIMENT_TO_ORDER].add((done - since) * 1000)
+        await self._save(done)
+        return events
+
+    def _record(self, *, again: bool = False) -> None:
+        """Commit what was decided, then note apart from the store how far it goes."""
+        self._recorder.flush(again=again)
+        if self.mark is not None:
+            journal = self.journal
+            self.mark.write(
+                Mark(self.run.id, journal.last_seq, journal.digest.hex(), self._recorder.decisions, self._recorder.head)
+            )
+
+    async def _save(self, now: float) -> None:
+        """Take a snapshot if one is due, or if a segment of the journal ends here."""
+        boundary = self.snapshots.ends_segment(self.memory.now)
+        if not boundary and not self.snapshots.due(now, self.journal.last_seq):
+            return
+        snapshot = self._snapshot(now, boundary=boundary)
+        if snapshot is not None:
+            write = partial(write_snapshot, self._database, self.run.id, snapshot, self._keep)
+            self.snapshots.written(await self._write(write))
+            if boundary:
+                self.snapshots.begin(self.memory.now)
+
+    async def _write(self, work: Write[_T], again: Callable[[], None] | None = None) -> _T:
+        """Into the store, with patience; the time it takes is counted."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        result = await self.storage.write(work, again)
+        self.spans[STORE_WRITE].add((loop.time() - began) * 1000)
+        return result
+
+    def _handle(self, seq: int, event: Event) -> None:
+        self._recorder.event_seq = self._sink.event_seq = seq
+        self.memory.hear(event)
+        self.engine.handle(event)
+
+    def end(self, *, complete: bool) -> Run:
+        """Record the end: a complete run is closed for good, another one can be resumed."""
+        self.storage.close()
+        if complete:
+            self.engine.finish()
+        else:
+            self._last_snapshot()
+        self.journal.seal()
+        return self._recorder.finish(
+            first_event_at=self.memory.first_at,
+            last_event_at=self.memory.now or None,
+            final_equity=self.engine.portfolio.exact_equity(),
+            metrics={},
+            status=RunStatus.COMPLETE if complete else RunStatus.INTERRUPTED,
+        )
+
+    def _last_snapshot(self) -> None:
+        """At an orderly end, for the next life; without it that one folds more."""
+        try:
+            self._recorder.flush()
+            if self._recorder.event_seq and self.snapshots.enabled and (snapshot := self._snapshot(0.0)) is not None:
+                write_snapshot(self._database, self.run.id, snapshot, self._keep)
+        except StoreError as error:
+            _log.warning("no last snapshot", reason=error.message)
+
+
+def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None) -> Engine:
+    strategy = load_strategy(config.strategy.name, config.strategy.params)
+    with blaming(strategy):
+        return Engine(config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor, contain_errors=True)

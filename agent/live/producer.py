@@ -1,0 +1,69 @@
+"""What a producer is: something that runs for ever, emits events as it hears of them, and can say how it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from agent.core.events import Event
+from agent.data.text import one_line
+from agent.core.masking import mask
+
+_LONGEST_ERROR: Final = 500
+
+Emit = Callable[[Event], Awaitable[None] | None]
+"""Takes an event in; may make the producer wait."""
+
+State = Literal["stopped", "connecting", "catching up", "live", "waiting", "disabled"]
+
+
+class Health(msgspec.Struct):
+    """How a producer is; the counts are since it was made. Times are UTC ms, 0 where there was none yet."""
+
+    name: str
+    state: State = "stopped"
+    last_message_at: int = 0
+    connects: int = 0
+    reconnects: int = 0
+    messages: int = 0
+    bytes: int = 0
+    gaps: int = 0
+    duplicates: int = 0
+    errors: int = 0
+    last_error: str = ""
+    last_error_at: int = 0
+
+    def failed(self, error: object, at: int) -> None:
+        """Count an error and remember its text on one line, without secrets and control characters."""
+        self.errors += 1
+        self.last_error = shown(error)
+        self.last_error_at = at
+
+
+def shown(error: object) -> str:
+    """The text of an error, or its kind if it has none, as it may be shown and stored."""
+    return mask(one_line(str(error), _LONGEST_ERROR)) or type(error).__name__
+
+
+class Producer(Protocol):
+    """A source of live events."""
+
+    name: str
+
+    @property
+    def health(self) -> Health:
+        """A snapshot."""
+        ...
+
+    async def run(self, emit: Emit) -> None:
+        """Emit events until cancelled; what fails outside is retried, never raised. May be called again after it ended."""
+        ...
+
+
+async def deliver(emit: Emit, event: Event) -> None:
+    """Hand over one event, and wait where the taker asks for it."""
+    waiting = emit(event)
+    if waiting is not None:
+        await waiting

@@ -1,0 +1,60 @@
+"""What the rim must know of a run's inputs, learnt while its journal is folded: where each source has to go on."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from agent.core.events import Command, Event, Funding, Gap, Kline, News, Sentiment
+from agent.data.text import news_id, title_key
+
+HEADLINES: Final = 20_000
+"""Headlines remembered at most."""
+
+
+def words_of(news: News) -> str:
+    """Hashes of a headline's title, and of its feed, address and title: 32 hexadecimal digits each."""
+    title = title_key(news.title)
+    return news_id("", "", title, 0) + news_id("", news.feed, f"{news.url}\x1f{title}", 0)
+
+
+class Memory:
+    """`hear` every event in order. Times are UTC ms."""
+
+    def __init__(self) -> None:
+        self.first_at: int | None = None
+        self.now = 0  # available_at of the last event
+        self.bars: dict[tuple[str, int], int] = {}  # (symbol, interval) -> start of the last closed or given-up bar
+        self.closes: dict[
+            tuple[str, int], float
+        ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
+        self.closed_at = 0  # the latest close of a bar or stamp of funding
+        self.headlines: OrderedDict[str, str | None] = OrderedDict()  # id -> `words_of`; None in snapshots of earlier versions
+        self.unscored: OrderedDict[str, News] = OrderedDict()
+        self.model = ""  # folder of the model that a person chose while the agent ran
+
+    def hear(self, event: Event) -> None:
+        """Take one event of the journal in."""
+        self.now = event.available_at
+        if self.first_at is None:
+            self.first_at = self.now
+        match event:
+            case Kline(confirm=True):
+                self.bars[event.symbol, event.interval] = event.start
+                self.closes[event.symbol, event.interval] = event.close
+                self.closed_at = max(self.closed_at, event.ts)
+            case Funding():
+                self.closed_at = max(self.closed_at, event.ts)
+            case Gap():
+                self.bars[event.symbol, event.interval] = event.end - event.interval
+            case News():
+                self.headlines[event.id] = words_of(event)
+                self.unscored[event.id] = event
+                if len(self.headlines) > HEADLINES:
+                    self.headlines.popitem(last=False)
+                if len(self.unscored) > HEADLINES:
+                    self.unscored.popitem(last=False)
+            case Sentiment():
+                self.unscored.pop(event.news_id, None)
+            case Command(action="model-in-use"):
+                self.model = event.args.get("chosen", "")

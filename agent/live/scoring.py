@@ -1,0 +1,160 @@
+"""The model beside the event loop: headlines in micro-batches to a thread, sentiments back as events. Klines never wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from math import isfinite
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import structlog
+
+from agent.system.clock import Clock
+from agent.config.live import LiveConfig
+from agent.core.events import News, Sentiment
+from agent.data.sentiment import NamedScorer, Score, judge
+from agent.live.producer import Emit, Health, deliver
+from agent.replay.fusion_model import check_scorer
+from models.labels import NOT_FINITE, UNSOUND
+
+if TYPE_CHECKING:
+    from models.fusion.serve.predictor import FusionPredictor
+
+_log: Final = structlog.get_logger(__name__)
+
+
+THIRDS: Final = (1 / 3, 1 / 3, 1 / 3)
+"""Probabilities of an abstention."""
+
+
+def unsound(score: Score, embedding: bytes) -> str:
+    """Why the model's answer can't be used although the text may be; empty if it can, or if the text is the reason."""
+    if score.abstained:
+        reason = str(getattr(score, "reason", ""))
+        return reason if reason in UNSOUND else ""
+    chances = (score.bearish, score.neutral, score.bullish)
+    if not (all(isfinite(chance) and chance >= 0.0 for chance in chances) and abs(sum(chances) - 1.0) <= 0.01):
+        return NOT_FINITE
+    return "" if np.isfinite(np.frombuffer(embedding, "<f2")).all() else NOT_FINITE
+
+
+class SentimentHealth(Health):
+    """`Health` of the model; messages are the headlines that it was given."""
+
+    model: str = ""  # fingerprint
+    folder: str = ""
+    waiting: int = 0
+    scored: int = 0
+    abstained: int = 0
+    dropped: int = 0  # oldest first, when too many waited
+    expired: int = 0  # waited for so long that their score would be no news
+    unsound: int = 0  # of those abstained: the model failed on the text or its answer was not finite
+
+
+class SentimentConsumer:
+    """A `Producer` of `Sentiment`. `load` opens a model folder and may take its time; it raises ModelError.
+    `predictor` is the fusion model that reads what it writes.
+
+    A headline is forgotten only once its sentiment was taken in, so that a failure loses none.
+    """
+
+    name = "sentiment"
+
+    def __init__(
+        self, config: LiveConfig, clock: Clock, load: Callable[[str], NamedScorer], predictor: FusionPredictor | None = None
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._load = load
+        self._predictor = predictor
+        self.embedded = predictor is not None and predictor.reads_embeddings
+        """Whether sentiments carry their headline's embedding."""
+        self._scorer: NamedScorer | None = None
+        self._waiting: OrderedDict[str, tuple[News, float]] = OrderedDict()
+        self._filled = asyncio.Event()
+        self._health = SentimentHealth(self.name)
+
+    @property
+    def health(self) -> SentimentHealth:
+        """A snapshot."""
+        self._health.waiting = len(self._waiting)
+        return self._health
+
+    async def use(self, folder: str) -> str:
+        """Load a model beside the running one and let it score from now on; returns its fingerprint.
+
+        Raises ModelError, or ConfigError where the fusion model doesn't understand it, after which the old one goes on.
+        Headlines that are being scored keep the old one's.
+        """
+        scorer = await asyncio.to_thread(self._load, folder)
+        check_scorer(self._predictor, scorer.fingerprint)
+        self._scorer = scorer
+        self._health.model, self._health.folder, self._health.state = scorer.fingerprint, folder, "live"
+        return scorer.fingerprint
+
+    def offer(self, news: News) -> None:
+        """A headline to score; where too many wait, the oldest is dropped."""
+        self._health.messages += 1
+        self._health.last_message_at = news.available_at
+        self._waiting[news.id] = news, asyncio.get_running_loop().time()
+        if len(self._waiting) > self._config.queue_news:
+            self._waiting.popitem(last=False)
+            self._health.dropped += 1
+        self._filled.set()
+
+    async def run(self, emit: Emit) -> None:
+        """Score until cancelled. A failure of the model is raised, and its headlines are scored by the next run."""
+        while True:
+            batch = await self._collect()
+            scorer = self._scorer
+            if scorer is None or not batch:
+                continue
+            try:
+                titles = [news.title for news, _ in batch]
+                judged = await asyncio.to_thread(judge, scorer, titles, embedded=self.embedded)
+            except Exception as error:
+                self._health.failed(error, self._clock.now())
+                raise
+            done, now = asyncio.get_running_loop().time(), self._clock.now()
+            for (news, since), (score, embedding) in zip(batch, judged, strict=True):
+                reason = unsound(score, embedding)
+                if reason:
+                    self._note_unsound(news, scorer.fingerprint, reason, now)
+                chances = THIRDS if reason else (score.bearish, score.neutral, score.bullish)
+                abstained = score.abstained or bool(reason)
+                self._health.scored += 1
+                self._health.abstained += abstained
+                sentiment = Sentiment(
+                    news.id, now, now, *chances, scorer.fingerprint, abstained,
+                    (done - since) * 1000, embedding=b"" if abstained else embedding,
+                )  # fmt: skip
+                await deliver(emit, sentiment)
+                self._waiting.pop(news.id, None)
+
+    def _note_unsound(self, news: News, model: str, reason: str, now: int) -> None:
+        self._health.unsound += 1
+        self._health.failed(f"model {model[:12]}: {reason}", now)
+        _log.warning("the model abstains", news=news.id, model=model[:12], reason=reason)
+
+    async def _collect(self) -> list[tuple[News, float]]:
+        """What waits, once there is enough of it or the first has waited long enough."""
+        await self._more_than(0)
+        try:
+            async with asyncio.timeout(self._config.score_wait / 1000):
+                await self._more_than(self._config.score_batch - 1)
+        except TimeoutError:
+            pass
+        latest = self._clock.now() - self._config.score_within
+        for news, _ in list(self._waiting.values()):
+            if news.available_at < latest:
+                del self._waiting[news.id]
+                self._health.expired += 1
+                _log.warning("headline too old to be scored", news=news.id)
+        return list(self._waiting.values())[: self._config.score_batch]
+
+    async def _more_than(self, number: int) -> None:
+        while len(self._waiting) <= number:
+            self._filled.clear()
+            await self._filled.wait()

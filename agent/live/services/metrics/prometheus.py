@@ -1,0 +1,206 @@
+"""The running agent as Prometheus sees it. Almost nothing is done per event: all is read off when somebody asks.
+
+Names begin with `tapewire_`, times are in seconds, money is in the account's currency.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent import __version__
+from agent.core.events import Decision, Event, RiskState
+from agent.live.pipeline import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE
+from agent.system.latency_histogram import LatencyHistogram
+
+if TYPE_CHECKING:
+    from agent.live.daemon import Daemon
+    from agent.live.status_report import Status
+
+BUCKET_STEP: Final = 10
+"""Of a histogram's 121 bounds every tenth goes out: 0.1 ms to 9.3 s, each 2.6 times the last."""
+
+_SOURCE_COUNTS: Final = (
+    ("messages", "Messages received"),
+    ("errors", "Errors"),
+    ("reconnects", "Connections made again"),
+    ("gaps", "Stretches of missing bars"),
+    ("ahead", "Bars and messages from the future, which are refused"),
+    ("withheld", "Prices outside the band, held back until they are confirmed"),
+    ("dropped", "What was dropped because too much waited"),
+    ("forged", "Commands that were not signed with our secret, or copies of such"),
+    ("refused", "Signed commands that were not carried out, answers of workers that were not believed"),
+)
+"""Fields of `Health` and of what extends it; a source has those that it counts."""
+
+
+class AgentMetrics(Collector):
+    """A watcher that counts decisions, and a collector that reads the rest off the agent, in its event loop."""
+
+    def __init__(self, agent: Daemon) -> None:
+        self._agent = agent
+        self._decisions: Counter[type] = Counter()
+
+    def event(self, seq: int, event: Event) -> None:
+        """The queue has counted it."""
+
+    def decision(self, seq: int, decision: Decision) -> None:
+        """Counted by kind."""
+        self._decisions[decision.__class__] += 1
+
+    def registry(self) -> CollectorRegistry:
+        """A registry of the agent and of this process: nobody else's metrics are in it."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        return registry
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not ask an agent that isn't running yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as of now."""
+        status = self._agent.status()
+        yield from self._flow(status)
+        yield from self._durations()
+        yield from _sources(status)
+        yield from _listeners(status)
+        yield from _account(status)
+        yield from _model(status)
+
+    def _flow(self, status: Status) -> Iterator[Metric]:
+        queue, kinds = status.queue, status.queue.kinds
+        about = {"version": __version__, "run": status.run, "strategy": status.strategy, "endpoint": status.endpoint}
+        yield InfoMetricFamily("tapewire_run", "What is running", about)
+        yield _gauge("tapewire_warming_up", "1 while history is being read", status.warming_up)
+        yield _gauge("tapewire_uptime_seconds", "Since this life of the agent began", status.uptime_s)
+        clock = status.clock
+        yield _gauge(
+            "tapewire_clock_trouble", "1 while the sources of time disagree, or the venue's is not known", bool(clock.trouble)
+        )
+        yield _gauge("tapewire_clock_system_offset_seconds", "System clock minus the agent's time", clock.system_ms / 1000)
+        yield CounterMetricFamily("tapewire_clock_steps", "How often the agent's time was moved at once", value=clock.steps)
+        yield _counters("tapewire_events", "Events handled", "kind", {k: s.taken for k, s in kinds.items()})
+        yield _counters(
+            "tapewire_decisions", "Decisions made", "kind", {kind.__name__: n for kind, n in self._decisions.items()}
+        )
+        yield _counters("tapewire_ignored", "Inputs that the core ignored", "reason", status.ignored)
+        yield _gauge("tapewire_queue_depth", "Events that wait for the core", queue.depth)
+        yield _gauge("tapewire_queue_high_water", "The most that ever waited", queue.high_water)
+        yield CounterMetricFamily("tapewire_queue_blocked", "How often a source had to wait for room", value=queue.blocked)
+        coalesced = {kind: stats.coalesced for kind, stats in kinds.items() if stats.coalesced}
+        yield _counters("tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced)
+        dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
+        lost = {"dropped": status.log.dropped, "suppressed": status.log.suppressed}
+        yield _counters("tapewire_log_lost", "Lines of the log that were dropped, or suppressed as repetitions", "how", lost)
+        yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
+
+    def _durations(self) -> Iterator[Metric]:
+        core = self._agent.core
+        handled = HistogramMetricFamily(
+            "tapewire_handled_seconds", "From the arrival in the queue to handled and recorded", labels=["kind"]
+        )
+        for kind, histogram in sorted(core.latencies.items()):
+            handled.add_metric([kind], *_buckets(histogram))
+        yield handled
+        for name, span, text in (
+            ("tapewire_headline_to_sentiment_seconds", HEADLINE_TO_SENTIMENT, "From a headline to its sentiment, waits included"),
+            ("tapewire_sentiment_to_order_seconds", SENTIMENT_TO_ORDER, "From a sentiment's arrival to the recorded order"),
+            ("tapewire_store_write_seconds", STORE_WRITE, "One commit of the journal or of decisions"),
+        ):  # fmt: skip
+            buckets, total = _buckets(core.spans.get(span) or LatencyHistogram())
+            yield HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
+
+
+def _sources(status: Status) -> Iterator[Metric]:
+    """Market data, feeds, the model, MQTT: whatever is supervised, and each feed of its own."""
+    rows: list[dict[str, Any]] = status.producers
+    up = GaugeMetricFamily("tapewire_source_up", "1 where the source is live", labels=["source"])
+    seen = GaugeMetricFamily("tapewire_source_last_message_timestamp_seconds", "Of its last message", labels=["source"])
+    waiting = GaugeMetricFamily("tapewire_source_waiting", "What waits inside of it", labels=["source"])
+    for row in rows:
+        up.add_metric([row["name"]], row["state"] == "live")
+        seen.add_metric([row["name"]], row["last_message_at"] / 1000)
+        if "waiting" in row:
+            waiting.add_metric([row["name"]], row["waiting"])
+    yield from (up, seen, waiting)
+    for field, text in _SOURCE_COUNTS:
+        yield _counters(f"tapewire_source_{field}", text, "source", {row["name"]: row[field] for row in rows if field in row})
+    restarts = {row["name"]: row["failures"] for row in rows}
+    yield _counters("tapewire_source_restarts", "How often it failed and was started again", "source", restarts)
+    feeds = [(feed.name, msgspec.structs.asdict(feed)) for feed in status.feeds]
+    yield _gauges("tapewire_feed_up", "1 where the feed answers", "feed", {n: f["state"] == "live" for n, f in feeds})
+    yield _counters("tapewire_feed_errors", "Failed polls", "feed", {n: f["errors"] for n, f in feeds})
+    yield _counters("tapewire_feed_headlines", "Headlines given out", "feed", {n: f["news"] for n, f in feeds})
+    answers = {n: f["last_message_at"] / 1000 for n, f in feeds}
+    yield _gauges("tapewire_feed_last_answer_timestamp_seconds", "Of its last answer", "feed", answers)
+
+
+def _listeners(status: Status) -> Iterator[Metric]:
+    """Connections to this process's own servers."""
+    rows = status.listeners
+    yield _gauges("tapewire_connections_open", "Connections to a listener", "listener", {row.name: row.open for row in rows})
+    closed = CounterMetricFamily("tapewire_connections_closed", "Connections closed by a limit", labels=["listener", "reason"])
+    for row in rows:
+        for reason in ("displaced", "refused", "timed_out"):
+            closed.add_metric([row.name, reason], getattr(row, reason))
+    yield closed
+    yield _counters(
+        "tapewire_requests_denied", "Wrong tokens, foreign Host or Origin", "listener", {r.name: r.denied for r in rows}
+    )
+    short = {row.name: row.exhausted for row in rows}
+    yield _counters("tapewire_descriptors_short", "Connections met by a lack of file descriptors", "listener", short)
+
+
+def _account(status: Status) -> Iterator[Metric]:
+    positions = status.positions
+    yield _gauge("tapewire_equity", "Cash and positions at their marks", status.equity)
+    yield _gauge("tapewire_cash", "Cash", status.cash)
+    yield _gauge("tapewire_exposure", "Gross notional of all positions", sum(abs(one.value) for one in positions))
+    yield _gauge("tapewire_drawdown_ratio", "How far the equity is below its peak", status.drawdown)
+    values = {one.symbol: one.value for one in positions}
+    yield _gauges("tapewire_position_value", "Signed value at the mark", "symbol", values)
+    orders = {one.symbol: one.open_orders for one in positions}
+    yield _gauges("tapewire_open_orders", "Working orders", "symbol", orders)
+    overdue = {one.symbol: one.overdue_ms / 1000 for one in positions}
+    yield _gauges("tapewire_bar_overdue_seconds", "How long the next bar is overdue", "symbol", overdue)
+    states = {state.value: state is status.risk for state in RiskState}
+    yield _gauges("tapewire_risk_state", "1 for the state that holds", "state", states)
+
+
+def _model(status: Status) -> Iterator[Metric]:
+    yield InfoMetricFamily("tapewire_model", "The sentiment model that scores", {"fingerprint": status.model})
+    yield _gauge("tapewire_abstain_rate", "Share of recent headlines on which the model abstained", status.abstain_rate)
+    yield _counters("tapewire_sentiments", "What became of sentiments", "outcome", status.headlines)
+
+
+def _buckets(histogram: LatencyHistogram) -> tuple[list[tuple[str, float]], float]:
+    """Cumulative buckets and sum, in seconds."""
+    bounds = histogram.cumulative(BUCKET_STEP)
+    return [("+Inf" if ms == float("inf") else f"{ms / 1000:.4g}", count) for ms, count in bounds], histogram.total_ms / 1000
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], float(value))
+    return family
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

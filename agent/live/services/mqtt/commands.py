@@ -1,0 +1,124 @@
+"""Signed commands from the broker to the agent, and their signed answers back. The same words as on the control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import aiomqtt
+import msgspec
+import structlog
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from agent.system.clock import WallClock
+from agent.config.services import MqttConfig
+from agent.core.errors import SafetyError, TapewireError, VenueError, told
+from agent.live.services.mqtt.broker import broker_of, shared_secret
+from agent.live.services.mqtt.connection import QOS, MqttLink
+from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, Topics, encode
+from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
+from agent.live.throttle import Allowance, Throttle
+from agent.system.untrusted import UNREADABLE
+
+if TYPE_CHECKING:
+    from agent.live.daemon import Daemon
+
+_AT_ONCE: Final = 8  # commands being carried out
+_REFUSALS: Final = 60  # a minute that are answered: an old command can be sent again by all who read the topic
+_log: Final = structlog.get_logger(__name__)
+
+
+class CommandDesk:
+    """Listens on `link`. Commands are judged by the machine's clock, also where a sandbox runs a faster market."""
+
+    def __init__(self, config: MqttConfig, link: MqttLink, agent: Daemon) -> None:
+        self._forged = Throttle()
+        self._refused = Throttle()
+        self._refusals = Allowance(_REFUSALS)
+        self._topics = Topics(config.prefix)
+        self._secret = shared_secret(config)
+        self._wall = WallClock()
+        self._guard = Guard(self._secret, config.prefix, config.command_window, self._wall.now())
+        self._link = link
+        self._agent = agent
+        self._tasks: set[asyncio.Task[None]] = set()
+        link.listen(self._topics.commands, self._hear)
+
+    def _hear(self, payload: bytes, retained: bool) -> None:
+        try:
+            command, refusal = self._guard.admit(payload, self._wall.now())
+        except ForgedError as error:
+            self._link.health.forged += 1
+            if count := self._forged.due():
+                _log.warning("command ignored", reason=error.message, count=count)
+            return
+        if retained:  # it would come again with every connection
+            refusal = SafetyError("a retained command is not obeyed", hint="publish it without the retain flag")
+        elif refusal is None and len(self._tasks) >= _AT_ONCE:
+            refusal = SafetyError(f"{_AT_ONCE} commands are being carried out already")
+        if refusal is not None:
+            self._link.health.refused += 1
+            if count := self._refused.due():
+                _log.warning(
+                    "command refused", action=command.action[:64], by=command.by[:64], reason=refusal.message, count=count
+                )
+            if self._refusals.take():
+                self._answer(AnswerBody(command.nonce, False, None, refusal.message, refusal.hint, refusal.exit_code))
+            return
+        task = asyncio.create_task(self._obey(command))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _obey(self, command: CommandBody) -> None:
+        try:
+            by = f"mqtt {command.by}".rstrip()
+            if command.action == "status":
+                result: Any = self._agent.status()
+            else:
+                result = await self._agent.command(command.action, command.args, by)
+            answer = AnswerBody(command.nonce, True, result)
+        except TapewireError as error:
+            answer = AnswerBody(command.nonce, False, None, error.message, error.hint, error.exit_code)
+        self._answer(answer)
+
+    def _answer(self, answer: AnswerBody) -> None:
+        self._link.outbox.put(self._topics.answers, seal(self._secret, "answer", answer))
+
+
+async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: str, timeout: float) -> Any:
+    """Send one signed command, and return the agent's result, once it says that it was carried out.
+
+    Raises what the agent refused with; VenueError where the broker can't be reached or nobody answers within `timeout` seconds.
+    """
+    secret, topics = shared_secret(config), Topics(config.prefix)
+    command = CommandBody(config.prefix, action, WallClock().now(), secrets.token_hex(16), dict(args), by)
+    broker = broker_of(config)
+    try:
+        async with broker.client(f"{config.prefix}-tell-{command.nonce[:8]}") as client:
+            await client.subscribe(topics.answers, options=SubscribeOptions(qos=QOS))
+            async with asyncio.timeout(timeout):
+                await client.publish(topics.commands, encode(seal(secret, "command", command)), QOS)
+                answer = await _answer_to(client, command.nonce, lambda payload: unseal(secret, "answer", payload))
+    except aiomqtt.MqttError as error:
+        raise VenueError(f"{config.broker}: {error}", hint="is the broker there, and the password right?") from None
+    except TimeoutError:
+        raise VenueError(
+            f"nobody answered on {topics.answers} within {timeout:g} s",
+            hint="is the agent running with mqtt.commands, this prefix and this secret?",
+        ) from None
+    if answer.ok:
+        return answer.result
+    raise told(answer.exit_code, answer.error, answer.hint)
+
+
+async def _answer_to(client: aiomqtt.Client, nonce: str, opened: Callable[[bytes], str]) -> AnswerBody:
+    async for message in client.messages:
+        try:
+            answer = msgspec.json.decode(opened(bytes(message.payload)), type=AnswerBody)
+        except (ForgedError, *UNREADABLE):
+            continue
+        if answer.nonce == nonce:
+            return answer
+    raise VenueError("the broker closed the connection before an answer came")

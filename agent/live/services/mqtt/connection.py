@@ -1,0 +1,178 @@
+"""One connection to a broker, kept up: subscriptions are made again, and what waits in the outbox is sent at least once."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+import aiomqtt
+import msgspec
+import structlog
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from agent.system.clock import Clock
+from agent.config.services import MqttConfig
+from agent.core.errors import VenueError
+from agent.system.backoff import Reconnection
+from agent.live.producer import Emit, Health
+from agent.live.services.mqtt.broker import broker_of
+from agent.live.services.mqtt.mqtt_messages import encode
+from agent.live.services.mqtt.outbox import Outbox
+
+QOS: Final = 1
+"""Of everything: delivered at least once."""
+
+_AT_ONCE: Final = 20  # messages on their way to the broker
+_FAREWELL: Final = 2.0  # seconds for what still waits when the link ends
+_LONGEST: Final = 1 << 18  # bytes of a message that is read
+_REFUSED: Final = 128  # reason codes from here on are failures
+_log: Final = structlog.get_logger(__name__)
+
+Handler = Callable[[bytes, bool], None]
+"""Hears a payload, and whether the broker had retained it. It must not take long; what it can't read it ignores."""
+
+
+class LinkHealth(Health):
+    """`Health` of the connection; messages are those that came in."""
+
+    published: int = 0
+    waiting: int = 0
+    dropped: int = 0
+    oversized: int = 0  # messages that came in, and were not read
+    forged: int = 0  # commands not signed with our secret, or copies
+    refused: int = 0  # commands that were signed, and not carried out
+
+
+class Standing(NamedTuple):
+    """What the broker keeps at `topic` while we are there, and puts in its place when it loses us (the last will)."""
+
+    topic: str
+    there: msgspec.Struct
+    gone: msgspec.Struct
+
+
+class MqttLink:
+    """A supervised companion of the agent, and the whole of a worker's network. `identifier` must stay the same for its life."""
+
+    name = "mqtt"
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        clock: Clock,
+        identifier: str,
+        standing: Callable[[], Standing],
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.outbox = Outbox(config.outbox)
+        self.connected_since: float | None = None
+        """Time of the event loop's clock; None while there is no connection."""
+        self._config = config
+        self._broker = broker_of(config)
+        self._clock = clock
+        self._identifier = identifier
+        self._standing = standing
+        self._rng = rng or random.Random()
+        self._handlers: dict[str, Handler] = {}
+        self._client: aiomqtt.Client | None = None
+        self._health = LinkHealth(self.name)
+
+    @property
+    def health(self) -> LinkHealth:
+        """A snapshot."""
+        self._health.waiting, self._health.dropped = len(self.outbox), self.outbox.dropped
+        return self._health
+
+    def listen(self, pattern: str, handler: Handler) -> None:
+        """Subscribe, from the next connection on; `pattern` may have wildcards, and a group of a shared subscription."""
+        self._handlers[pattern] = handler
+
+    async def replace(self, old: str, new: str, handler: Handler) -> None:
+        """Listen at `new` instead of `old`, now."""
+        self._handlers.pop(old, None)
+        self._handlers[new] = handler
+        if self._client is not None:
+            with suppress(aiomqtt.MqttError):
+                await self._client.unsubscribe(old)
+                await self._client.subscribe(new, options=SubscribeOptions(qos=QOS))
+
+    async def run(self, emit: Emit) -> None:
+        """Stay connected until cancelled; then say farewell."""
+        loop = asyncio.get_running_loop()
+        restart = Reconnection(self._config.reconnect, self._rng)
+        while True:
+            self._health.state = "connecting"
+            connected, standing = 0.0, self._standing()
+            will = aiomqtt.Will(standing.topic, encode(standing.gone), QOS, retain=True)
+            try:
+                async with self._broker.client(self._identifier, will) as client:
+                    connected = loop.time()
+                    await self._greet(client, standing)
+                    try:
+                        await self._exchange(client)
+                    except asyncio.CancelledError:
+                        await self._farewell(client, standing)
+                        raise
+            except (aiomqtt.MqttError, VenueError) as error:
+                self._health.failed(error, self._clock.now())
+                _log.warning("broker away", broker=self._config.broker, reason=str(error))
+            finally:
+                self.connected_since, self._client, self._health.state = None, None, "waiting"
+            await asyncio.sleep(restart.after(loop.time() - connected if connected else 0.0))
+
+    async def _greet(self, client: aiomqtt.Client, standing: Standing) -> None:
+        for pattern in self._handlers:
+            codes = await client.subscribe([(pattern, SubscribeOptions(qos=QOS))])
+            if any(not isinstance(code, int) and code.value >= _REFUSED for code in codes):
+                raise VenueError(f"the broker refuses a subscription to {pattern}", hint="look at its access list")
+        await client.publish(standing.topic, encode(standing.there), QOS, retain=True)
+        self._health.reconnects += self._health.connects > 0
+        self._health.connects += 1
+        self._health.state = "live"
+        self.connected_since, self._client = asyncio.get_running_loop().time(), client
+        _log.info("broker connected", broker=self._config.broker)
+
+    async def _exchange(self, client: aiomqtt.Client) -> None:
+        """Read and send, until either fails."""
+        tasks = [asyncio.create_task(self._read(client)), asyncio.create_task(self._send(client))]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _read(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            self._health.messages += 1
+            self._health.last_message_at = self._clock.now()
+            if not isinstance(message.payload, bytes) or len(message.payload) > _LONGEST:
+                self._health.oversized += 1
+                continue
+            self._health.bytes += len(message.payload)
+            for pattern, handler in list(self._handlers.items()):
+                if message.topic.matches(pattern):
+                    handler(message.payload, message.retain)
+
+    async def _send(self, client: aiomqtt.Client) -> None:
+        while True:
+            messages = await self.outbox.take(_AT_ONCE)
+            # Side by side: one at a time would wait for the way there and back with each
+            await asyncio.gather(*(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages))
+            self.outbox.sent(messages)
+            self._health.published += len(messages)
+
+    async def _farewell(self, client: aiomqtt.Client, standing: Standing) -> None:
+        with suppress(aiomqtt.MqttError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                while self.outbox:
+                    messages = await self.outbox.take(_AT_ONCE)
+                    await asyncio.gather(*(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages))
+                    self.outbox.sent(messages)
+                await client.publish(standing.topic, encode(standing.gone), QOS, retain=True)

@@ -1,0 +1,148 @@
+"""A sentiment worker: takes headlines off a shared subscription, scores them in batches beside the event loop, answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final, Never
+
+import msgspec
+import structlog
+
+from agent.system.clock import Clock, WallClock
+from agent.config.services import MqttConfig
+from agent.core.errors import first_error
+from agent.data.sentiment import NamedScorer
+from agent.live.services.mqtt.connection import LinkHealth, MqttLink, Standing
+from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.system.untrusted import UNREADABLE
+
+GROUP: Final = "tapewire"
+"""Of the shared subscription: each headline goes to one of the workers."""
+
+_ANSWERED: Final = 4_096  # answers remembered, for headlines that are asked for again
+_WAITING: Final = 10_000  # headlines; beyond it the oldest is left to the agent's own model
+_log: Final = structlog.get_logger(__name__)
+
+
+class SentimentWorker:
+    """Works for the agents under `config.prefix` that use `scorer`'s model. `name` must be its own on the broker."""
+
+    def __init__(
+        self,
+        config: MqttConfig,
+        scorer: NamedScorer,
+        name: str,
+        *,
+        batch: int = 32,
+        report_every: float = 10.0,
+        clock: Clock | None = None,
+    ) -> None:
+        self.scored = 0
+        self.repeated = 0
+        """Headlines that were asked for again and answered from memory."""
+        self._scorer = scorer
+        self._name = name
+        self._batch = batch
+        self._report_every = report_every
+        self._topics = Topics(config.prefix)
+        self._waiting: OrderedDict[str, str] = OrderedDict()  # id -> title
+        self._answered: OrderedDict[str, Score] = OrderedDict()
+        self._filled = asyncio.Event()
+        self._link = MqttLink(config, clock or WallClock(), f"{config.prefix}-worker-{name}", self._standing)
+        self._link.listen(f"$share/{GROUP}/{self._topics.headlines(scorer.fingerprint)}", self._hear)
+        self._link.listen(self._topics.model, self._hear_model)
+
+    @property
+    def health(self) -> LinkHealth:
+        """Of the connection."""
+        return self._link.health
+
+    async def run(self) -> None:
+        """Work until cancelled; what is unanswered then, the agent asks others for. Raises what the model raises."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                working = [tasks.create_task(self._work()), tasks.create_task(self._report())]
+                try:
+                    await self._link.run(_nothing)
+                finally:
+                    for task in working:
+                        task.cancel()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
+
+    def _standing(self) -> Standing:
+        def presence(state: str) -> WorkerPresence:
+            online = state == "online"
+            return WorkerPresence(worker=self._name, state="online" if online else "offline", model=self._scorer.fingerprint)
+
+        return Standing(self._topics.worker(self._name), presence("online"), presence("offline"))
+
+    def _hear(self, payload: bytes, retained: bool) -> None:
+        try:
+            headline = msgspec.json.decode(payload, type=Headline)
+        except UNREADABLE as error:
+            _log.warning("no headline", reason=str(error))
+            return
+        self._waiting[headline.id] = headline.title
+        if len(self._waiting) > _WAITING:
+            self._waiting.popitem(last=False)
+        self._filled.set()
+
+    def _hear_model(self, payload: bytes, retained: bool) -> None:
+        try:
+            model = msgspec.json.decode(payload, type=ModelInUse).model
+        except UNREADABLE:
+            return
+        if model == self._scorer.fingerprint:
+            _log.info("the agent uses this model")
+        else:
+            _log.warning(
+                "the agent uses another model, and asks this worker for nothing", agent=model, here=self._scorer.fingerprint
+            )
+
+    async def _work(self) -> Never:
+        while True:
+            while not self._waiting:
+                self._filled.clear()
+                await self._filled.wait()
+            batch = dict(islice(self._waiting.items(), self._batch))
+            for key in batch:
+                del self._waiting[key]
+            await self._answer(batch)
+
+    async def _answer(self, batch: dict[str, str]) -> None:
+        fresh = {key: title for key, title in batch.items() if key not in self._answered}
+        if fresh:
+            judged = await asyncio.to_thread(self._scorer.score, list(fresh.values()))
+            for key, one in zip(fresh, judged, strict=True):
+                self._answered[key] = Score(key, one.bearish, one.neutral, one.bullish, one.abstained)
+        self.scored += len(fresh)
+        self.repeated += len(batch) - len(fresh)
+        scores: Sequence[Score] = [self._answered[key] for key in batch]
+        while len(self._answered) > _ANSWERED:
+            self._answered.popitem(last=False)
+        answer = Scores(worker=self._name, model=self._scorer.fingerprint, scores=tuple(scores))
+        self._link.outbox.put(self._topics.scores, answer)
+
+    async def _report(self) -> Never:
+        loop = asyncio.get_running_loop()
+        scored, since = 0, loop.time()
+        while True:
+            await asyncio.sleep(self._report_every)
+            now, done = loop.time(), self.scored
+            if done > scored:
+                _log.info(
+                    "scored",
+                    headlines=done - scored,
+                    per_s=round((done - scored) / (now - since), 1),
+                    total=done,
+                    waiting=len(self._waiting),
+                )
+            scored, since = done, now
+
+
+def _nothing(_: object) -> None:
+    """A worker emits no events: its answers go to the broker."""

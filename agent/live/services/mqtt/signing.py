@@ -1,0 +1,92 @@
+"""Commands that only who knows the shared secret can give, and only once: HMAC-SHA256 over time and nonce too."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import deque
+from typing import Final, Literal
+
+import msgspec
+
+from agent.system.clock import iso
+from agent.core.durations import format_duration
+from agent.core.errors import SafetyError
+from agent.live.services.mqtt.mqtt_messages import CommandBody, Sealed
+from agent.system.secret import Secret
+from agent.system.untrusted import UNREADABLE
+
+Purpose = Literal["command", "answer"]
+
+_LONGEST_NONCE: Final = 64
+_LONGEST_NAME: Final = 64
+
+
+class ForgedError(SafetyError):
+    """What wasn't signed with our secret, or is a copy of what was. It gets no answer."""
+
+
+def seal(secret: Secret, purpose: Purpose, body: msgspec.Struct) -> Sealed:
+    """`body`, signed."""
+    text = msgspec.json.encode(body).decode()
+    return Sealed(text, _mac(secret, purpose, text))
+
+
+def unseal(secret: Secret, purpose: Purpose, payload: bytes) -> str:
+    """The body's text. Raises ForgedError where it isn't signed for this purpose."""
+    try:
+        sealed = msgspec.json.decode(payload, type=Sealed)
+    except UNREADABLE as error:
+        raise ForgedError(f"no signed message: {error}") from None
+    if not hmac.compare_digest(_mac(secret, purpose, sealed.body).encode(), sealed.mac.encode()):
+        raise ForgedError("the signature is wrong", hint="both sides need the same secret")
+    return sealed.body
+
+
+def _mac(secret: Secret, purpose: Purpose, text: str) -> str:
+    return hmac.new(secret.reveal().encode(), f"{purpose}\n{text}".encode(), hashlib.sha256).hexdigest()
+
+
+class Guard:
+    """Lets each signed command through once, while it is fresh. `began` (UTC ms) is the start of this life.
+
+    A command is for now: one whose time is further off than `window` ms is refused, in both directions, and so is one from before this
+    life, whose nonce an earlier life may have seen. So nonces need to be remembered for two windows only.
+    """
+
+    def __init__(self, secret: Secret, prefix: str, window: int, began: int) -> None:
+        self._secret = secret
+        self._prefix = prefix
+        self._window = window
+        self._began = began
+        self._seen: set[str] = set()
+        self._order: deque[tuple[int, str]] = deque()
+
+    def admit(self, payload: bytes, now: int) -> tuple[CommandBody, SafetyError | None]:
+        """The command, and why it is refused, if it is. Raises ForgedError for what must be ignored."""
+        text = unseal(self._secret, "command", payload)
+        try:
+            body = msgspec.json.decode(text, type=CommandBody)
+        except UNREADABLE as error:
+            raise ForgedError(f"signed, but no command: {error}") from None
+        return body, self._refusal(body, now)
+
+    def _refusal(self, body: CommandBody, now: int) -> SafetyError | None:
+        if body.to != self._prefix:
+            return SafetyError(f"a command to {body.to!r}, and this is {self._prefix!r}")
+        if not 0 < len(body.nonce) <= _LONGEST_NONCE or len(body.by) > _LONGEST_NAME:
+            return SafetyError(f"a nonce has 1 to {_LONGEST_NONCE} characters, a name at most {_LONGEST_NAME}")
+        if abs(now - body.at) > self._window:
+            return SafetyError(
+                f"its time {iso(body.at)} is more than {format_duration(self._window)} from {iso(now)}",
+                hint="set the clocks right",
+            )
+        if body.at < self._began:
+            return SafetyError("it was sent before this agent began", hint="send it again")
+        while self._order and self._order[0][0] < now - 2 * self._window:
+            self._seen.discard(self._order.popleft()[1])
+        if body.nonce in self._seen:
+            raise ForgedError("its nonce was used before", hint="each command needs a fresh one")
+        self._seen.add(body.nonce)
+        self._order.append((now, body.nonce))
+        return None

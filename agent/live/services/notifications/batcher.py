@@ -1,0 +1,62 @@
+"""Lines become messages: what happens together is said together, and no storm of events becomes a storm of messages."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Final, NamedTuple
+
+from agent.config.services import NotifyConfig, Subject
+
+_HOUR: Final = 3_600.0
+_CLIP: Final = 400  # characters of a line
+
+
+class Letter(NamedTuple):
+    """One message. `urgent` where trading stopped, or a person is needed."""
+
+    title: str
+    body: str
+    urgent: bool
+
+
+class Mailbox:
+    """Lines that wait; times are seconds of any steady clock.
+
+    A message is due `coalesce` after its first line, unless `max_per_hour` went out within the last hour. The first `max_lines` lines
+    are kept, the others counted by subject: what waits is bounded.
+    """
+
+    def __init__(self, config: NotifyConfig) -> None:
+        self._config = config
+        self._lines: list[str] = []
+        self._more: Counter[Subject] = Counter()
+        self._urgent = False
+        self._first = 0.0
+        self._sent: deque[float] = deque()
+
+    def add(self, subject: Subject, line: str, now: float, *, urgent: bool = False) -> None:
+        """Take a line in; one about a subject that nobody asked for is ignored."""
+        if subject not in self._config.events:
+            return
+        if not self._lines:
+            self._first = now
+        self._urgent |= urgent
+        if len(self._lines) < self._config.max_lines:
+            self._lines.append(line if len(line) <= _CLIP else f"{line[:_CLIP]}…")
+        else:
+            self._more[subject] += 1
+
+    def due(self, now: float, *, closing: bool = False) -> Letter | None:
+        """The message whose time has come; `closing` waits for nothing more, the hour's limit still holds."""
+        if not self._lines or (not closing and now < self._first + self._config.coalesce / 1000):
+            return None
+        while self._sent and self._sent[0] <= now - _HOUR:
+            self._sent.popleft()
+        if len(self._sent) >= self._config.max_per_hour:
+            return None
+        self._sent.append(now)
+        more = [f"… and {count:,} more of {subject}" for subject, count in self._more.items()]
+        title = self._lines[0] if len(self._lines) == 1 and not more else f"{len(self._lines) + self._more.total():,} events"
+        letter = Letter(f"Tapewire: {title}"[:120], "\n".join(self._lines + more), self._urgent)
+        self._lines, self._more, self._urgent = [], Counter(), False
+        return letter

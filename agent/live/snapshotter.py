@@ -1,0 +1,230 @@
+"""Snapshots of a running core: when they are taken, what they hold, and how a restart goes on from one.
+
+A restart loads the newest undamaged snapshot of this program and configuration, and folds only the journal after it. Without one it
+folds the whole journal, and compares each snapshot with the state that the fold has at the snapshot's event.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from agent.system.clock import iso
+from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
+from agent.config import Config
+from agent.core.engine import Engine
+from agent.core.errors import StoreError
+from agent.live.resume import Memory
+from agent.live.observers import LiveSink, Watcher
+from agent.replay.engine_state import capture, fingerprint, restore, state_digest
+from agent.store.chain import DIGEST_SIZE
+from agent.store.database import Database
+from agent.store.recorder import Position, Recorder
+from agent.store.snapshots import Snapshot, SnapshotInfo, drop_after, list_snapshots, read_parts
+from agent.core.strategy import Strategy
+
+MOST_EVENTS: Final = 50_000
+"""Events after which a snapshot is taken, however little time has passed."""
+
+_NOTHING: Final = Position(bytes(DIGEST_SIZE), 0, dict.fromkeys(("news", "sentiments", "equity"), 0))
+_CORE, _RIM, _WITNESS = "core", "rim", "witness "
+_log: Final = structlog.get_logger(__name__)
+
+
+class SnapshotStatus(msgspec.Struct):
+    """Status of snapshots."""
+
+    event: int = 0  # number of the last event that the last snapshot covers; 0: no snapshot
+    at: int = 0  # UTC ms of the machine's clock
+    size: int = 0  # bytes in the store
+    took_ms: float = 0.0  # time for which the core waited
+    resumed_from: int = 0  # this life loaded the snapshot after this event; 0: it folded the whole journal
+    problem: str = ""  # why none is taken, or why one was not used
+
+
+class Snapshots:
+    """Of one run."""
+
+    def __init__(self, config: Config, database: Database, run_id: str, strategy: Strategy) -> None:
+        self.status = SnapshotStatus()
+        self._config = config
+        self._database = database
+        self._run_id = run_id
+        self._every = config.store.snapshot_every / 1000
+        self._taken_at = 0.0  # of the event loop's clock
+        self._fingerprint = fingerprint(config, strategy)  # now: a file may change while its program runs
+        self._hopeless = False
+        self._expected: dict[int, SnapshotInfo] = {}  # to be compared with the fold
+        self._segment = config.store.segment
+        self._number = 0  # of the present segment: UTC ms by its length
+        self.boundaries = 0
+        """Segments that ended in this life."""
+
+    # -- taking ------------------------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> bool:
+        """Whether they are configured, and the state can be saved."""
+        return bool(self._every) and not self._hopeless
+
+    def due(self, now: float, seq: int) -> bool:
+        """Whether one is to be taken after event `seq`; `now` is the event loop's time."""
+        if not self.enabled:
+            return False
+        self._taken_at = self._taken_at or now
+        return now - self._taken_at >= self._every or seq - self.status.event >= MOST_EVENTS
+
+    def begin(self, at: int | None) -> None:
+        """Set the start of the present segment to `at` (UTC ms); None: to the next event."""
+        if self._segment and at is not None:
+            self._number = at // self._segment
+
+    def ends_segment(self, at: int) -> bool:
+        """Whether a segment ends with the events up to `at` (UTC ms), once in each interval of `store.segment`."""
+        if not self._segment or not self.enabled:
+            return False
+        self._number = self._number or at // self._segment
+        return at // self._segment > self._number
+
+    def take(
+        self, now: float, seq: int, engine: Engine, recorder: Recorder, sink: LiveSink, memory: Memory,
+        witnesses: Iterable[Watcher], *, boundary: bool = False,
+    ) -> Snapshot | None:  # fmt: skip
+        """The state after event `seq`, all of it committed; None if it can't be saved: `status` then has the reason."""
+        began = time.perf_counter()
+        self._taken_at = now
+        position = recorder.position
+        try:
+            core = capture(engine)
+            rim = encode([memory, sink.position, list(position)], _RIM_SPEC)
+        except Unencodable as error:
+            where = f"strategy attribute {error.path}" if _of_strategy(engine, error.path) else f"{error.path} of the core"
+            self.status.problem = f"a restart folds the whole journal: {where} is {error.what}"
+            self._hopeless = True
+            _log.warning("no snapshots are taken", reason=self.status.problem)
+            return None
+        parts = {_CORE: core, _RIM: rim, "chain": msgspec.msgpack.encode((position.digest, position.decisions))}
+        for name, witness in _named(witnesses):
+            try:
+                parts[name] = encode([witness], _WITNESS_SPEC)
+            except Unencodable as error:
+                self.status.problem = f"a restart folds the whole journal: {error}"
+        state = state_digest(core, position.digest, position.decisions)
+        made = Snapshot(seq, time.time_ns() // 1_000_000, self._fingerprint, state, parts, boundary)
+        self.status.event = seq
+        self.status.took_ms = round((time.perf_counter() - began) * 1000, 3)
+        return made
+
+    def written(self, info: SnapshotInfo) -> None:
+        """The snapshot is committed."""
+        if info.boundary:
+            self.boundaries += 1
+        self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
+
+    # -- going on ----------------------------------------------------------------------------------------------------
+
+    def resume(
+        self, fresh: Engine, another: Callable[[], Engine], recorder: Recorder, sink: LiveSink, memory: Memory,
+        witnesses: Iterable[Watcher], last_seq: int,
+    ) -> tuple[int, Engine]:  # fmt: skip
+        """The event after which the fold continues (0: from the first), and the engine to use: `fresh`, or `another` one."""
+        named = list(_named(witnesses))
+        for info in list_snapshots(self._database, self._run_id):
+            problem = ""
+            if info.seq > last_seq:
+                problem = "the journal ends before it"
+            elif info.fingerprint != self._fingerprint:
+                problem = "it belongs to another version of the program, the strategy or the configuration"
+            else:
+                self._expected[info.seq] = info
+                try:
+                    parts = read_parts(self._database, self._run_id, info)
+                    if any(name not in parts for name, _ in named):
+                        problem = "it was taken while something did not look on that looks on now"
+                    else:
+                        self._load(parts, info, fresh, recorder, sink, memory, named)
+                        self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
+                        self.status.resumed_from = info.seq
+                        _log.info(
+                            "snapshot loaded",
+                            after_event=info.seq,
+                            events_to_fold=last_seq - info.seq,
+                            taken_at=iso(info.created_at),
+                        )
+                        return info.seq, fresh
+                except (StateError, StoreError) as error:
+                    problem = str(error)
+                    recorder.go_on(_NOTHING)
+                    fresh = another()
+            self.status.problem = f"the snapshot after event {info.seq} is not used: {problem}"
+            if info.seq > last_seq:
+                drop_after(self._database, self._run_id, last_seq)
+            _log.warning("a snapshot is not used", after_event=info.seq, reason=problem)
+        return 0, fresh
+
+    def _load(
+        self, parts: dict[str, bytes], info: SnapshotInfo, engine: Engine, recorder: Recorder, sink: LiveSink, memory: Memory,
+        witnesses: list[tuple[str, Watcher]],
+    ) -> None:  # fmt: skip
+        blank = [encode([one], _WITNESS_SPEC) for _, one in witnesses]
+        began, nothing = Memory(), sink.position
+        try:
+            restore(engine, parts[_CORE])
+            _, sink_position, position = fill(parts[_RIM], [memory, None, None], _RIM_SPEC)
+            digest, decisions, rows = position
+            if state_digest(parts[_CORE], digest, decisions) != info.state:
+                raise StateError("its parts don't belong together")
+            sink.position = sink_position
+            for name, witness in witnesses:
+                fill(parts[name], [witness], _WITNESS_SPEC)
+            recorder.go_on(Position(digest, decisions, rows))
+        except (StateError, StoreError, LookupError, TypeError, ValueError) as error:
+            for (_, witness), state in zip(witnesses, blank, strict=True):
+                fill(state, [witness], _WITNESS_SPEC)
+            vars(memory).update(vars(began))
+            sink.position = nothing
+            raise StateError(str(error)) from error
+
+    def check(self, seq: int, engine: Engine, recorder: Recorder) -> None:
+        """During a fold of the whole journal: compare the state after event `seq` with the snapshot taken there."""
+        info = self._expected.get(seq)
+        if info is None:
+            return
+        position = recorder.position
+        if state_digest(capture(engine), position.digest, position.decisions) != info.state:
+            self.status.problem = f"the snapshot after event {seq} is not the state that the journal leads to"
+            _log.error("a snapshot differs from the fold of the journal", after_event=seq)
+
+
+def _of_strategy(engine: Engine, path: str) -> bool:
+    return hasattr(engine.strategy, path.partition(".")[0])
+
+
+def _named(witnesses: Iterable[Watcher]) -> Iterable[tuple[str, Watcher]]:
+    """Each with a name that changes with its class and source."""
+    for witness in witnesses:
+        kind = type(witness)
+        source = Path(getattr(sys.modules[kind.__module__], "__file__", "") or "")
+        text = source.read_bytes() if source.is_file() else b""
+        yield f"{_WITNESS}{kind.__module__}:{kind.__qualname__} {blake2b(text, digest_size=8).hexdigest()}", witness
+
+
+_RIM_SPEC: Final = Spec(("agent.live.resume",), wiring={}, first={}, rebuild={}, blank={})
+_PICTURE: Final[dict[str, tuple[str, ...]]] = {
+    "agent.dashboard.picture:Picture": ("head", "_mapper", "_bars_kept"),
+    "agent.dashboard.rows:Rows": ("_limit",),
+}
+_WITNESS_SPEC: Final = Spec(
+    ("agent.dashboard.", "agent.analysis.thinning", "agent.core.portfolio", "agent.core.events"),
+    wiring=_PICTURE,
+    first={"agent.core.portfolio:Portfolio": ("positions",)},
+    rebuild={},
+    blank={},
+)

@@ -1,0 +1,178 @@
+"""The agent on a terminal: bars, headlines with their sentiment, signals, fills and equity, as they happen.
+
+`View` is for a terminal, `Lines` for anything else; both are watchers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from agent.core.engine import Engine
+from agent.core.events import HOUR_MS, Decision, Direction, Event, Fill, Kline, News, RiskEvent, Sentiment, Side, Signal
+from agent.data.text import MAX_TITLE, one_line, printable
+
+_BARS: Final = 48  # closes in a sparkline
+_BLOCKS: Final = "▁▂▃▄▅▆▇█"
+_STYLES: Final = {Direction.BUY: "green", Direction.SELL: "red", Direction.HOLD: "dim", Side.BUY: "green", Side.SELL: "red"}
+
+
+def sparkline(values: list[float]) -> str:
+    """One character a value, from the lowest to the highest block."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BLOCKS[round((value - low) * scale)] for value in values)
+
+
+def moment(ms: int) -> str:
+    """Hours and minutes, UTC."""
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%H:%M}"
+
+
+class View:
+    """Draws what it has heard; give it to `rich.live.Live`. `engine` is asked for the account, `title` stands on top."""
+
+    def __init__(self, title: str, engine: Callable[[], Engine | None], *, rows: int = 8) -> None:
+        self._title = title
+        self._engine = engine
+        self._now = 0
+        self._closes: dict[str, deque[float]] = {}
+        self._marks: dict[str, float] = {}
+        self._equity: deque[float] = deque(maxlen=_BARS)
+        self._headlines: deque[News] = deque(maxlen=rows)
+        self._sentiments: dict[str, Sentiment] = {}
+        self._acts: deque[tuple[int, Text]] = deque(maxlen=rows)
+        self.fills = 0
+
+    def event(self, seq: int, event: Event) -> None:
+        """Remember what is drawn."""
+        self._now = max(self._now, event.available_at)
+        match event:
+            case Kline():
+                self._marks[event.symbol] = event.close
+                if event.confirm:
+                    self._closes.setdefault(event.symbol, deque(maxlen=_BARS)).append(event.close)
+                    engine = self._engine()
+                    if engine is not None and not engine.risk.warming:
+                        self._equity.append(engine.portfolio.equity())
+            case News():
+                self._headlines.append(event)
+                self._sentiments = {news.id: s for news in self._headlines if (s := self._sentiments.get(news.id))}
+            case Sentiment():
+                self._sentiments[event.news_id] = event
+
+    def decision(self, seq: int, decision: Decision) -> None:
+        """Remember signals, fills and changes of the risk state."""
+        match decision:
+            case Signal(actionable=True) | Signal(direction=Direction.HOLD):
+                text = Text(f"signal {decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}")
+                text.stylize(_STYLES[decision.direction])
+            case Fill():
+                self.fills += 1
+                text = Text(f"fill   {decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}")
+                text.stylize(f"bold {_STYLES[decision.side]}")
+            case RiskEvent(rule="warm-up"):
+                return
+            case RiskEvent():
+                text = Text(f"risk   {decision.state.value} {decision.rule} {decision.symbol}", "yellow")
+            case _:
+                return
+        self._acts.append((decision.ts, text))
+
+    def __rich__(self) -> RenderableType:
+        """Draw."""
+        return Group(self._prices(), self._wire(), self._account())
+
+    def _prices(self) -> Panel:
+        table = Table.grid(padding=(0, 2))
+        for symbol, mark in self._marks.items():
+            closes = list(self._closes.get(symbol, ()))
+            change = mark / closes[0] - 1 if closes else 0.0
+            style = "green" if change >= 0 else "red"
+            table.add_row(
+                Text(symbol, "bold"), Text(f"{mark:,.2f}"), Text(f"{change:+.2%}", style), Text(sparkline(closes), style)
+            )
+        day = f"{datetime.fromtimestamp(self._now / 1000, UTC):%Y-%m-%d %H:%M}" if self._now else "connecting"
+        return Panel(table, title=f"{self._title} · {day} UTC", title_align="left")
+
+    def _wire(self) -> Panel:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(min_width=5, no_wrap=True)
+        table.add_column(min_width=12, no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for news in self._headlines:
+            title = Text(one_line(news.title, MAX_TITLE))
+            table.add_row(Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), title)
+        return Panel(table, title="headlines", title_align="left")
+
+    def _account(self) -> Panel:
+        acts = Table.grid(padding=(0, 1))
+        for ts, text in self._acts:
+            acts.add_row(Text(moment(ts), "dim"), text)
+        lines: list[RenderableType] = [acts]
+        engine = self._engine()
+        if engine is not None:
+            held = "  ".join(f"{symbol} {p.qty:+}" for symbol, p in engine.portfolio.positions.items() if p.qty) or "flat"
+            start = self._equity[0] if self._equity else engine.portfolio.equity()
+            equity = engine.portfolio.equity()
+            style = "green" if equity >= start else "red"
+            lines.append(Text.assemble("equity ", (f"{equity:,.2f}", f"bold {style}"), f"  {held}  fills {self.fills}"))
+            lines.append(Text(sparkline(list(self._equity)), style))
+        return Panel(Group(*lines), title="signals, fills, equity", title_align="left")
+
+
+class Lines:
+    """The same as plain lines, for logs and pipes: headlines once they are scored, signals, fills, and the equity every hour."""
+
+    def __init__(self, console: Console, engine: Callable[[], Engine | None]) -> None:
+        self._console = console
+        self._engine = engine
+        self._titles: dict[str, str] = {}
+        self._hour = 0
+        self.fills = 0
+
+    def event(self, seq: int, event: Event) -> None:
+        """Print it, if it is worth a line."""
+        match event:
+            case News():
+                self._titles[event.id] = one_line(event.title, MAX_TITLE)
+            case Sentiment():
+                self._say(event.available_at, f"{_leaning(event).plain} {self._titles.pop(event.news_id, '')}")
+            case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
+                first, self._hour = not self._hour, event.ts // HOUR_MS
+                engine = self._engine()
+                if engine is not None and not first and not engine.risk.warming:
+                    self._say(event.ts, f"equity {engine.portfolio.equity():,.2f}")
+
+    def decision(self, seq: int, decision: Decision) -> None:
+        """Print signals that may be traded on, fills and changes of the risk state."""
+        match decision:
+            case Signal(actionable=True):
+                self._say(decision.ts, f"signal {decision.direction.value} {decision.symbol} {decision.confidence:.2f}")
+            case Fill():
+                self.fills += 1
+                self._say(decision.ts, f"fill {decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}")
+            case RiskEvent() if decision.rule != "warm-up":
+                self._say(decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip())
+
+    def _say(self, ms: int, line: str) -> None:
+        self._console.print(printable(f"{moment(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True)
+
+
+def _leaning(sentiment: Sentiment | None) -> Text:
+    """The likeliest class and its probability."""
+    if sentiment is None:
+        return Text("…", "dim")
+    if sentiment.abstained:
+        return Text("abstained", "dim")
+    share, name, style = max(
+        (sentiment.bearish, "bearish", "red"), (sentiment.neutral, "neutral", "dim"), (sentiment.bullish, "bullish", "green")
+    )
+    return Text(f"{name} {share:.2f}", style)

@@ -1,0 +1,152 @@
+"""The core's state as data: everything that affects its next decisions. `capture` saves it, `restore` loads it into a fresh engine.
+
+A restored engine decides like one that has handled all events up to that moment; `fingerprint` identifies the program for which
+that holds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+from decimal import Decimal
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+import agent
+from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
+from agent.config import Config
+from agent.core.engine import Engine
+from agent.core.events import Order, OrderType, Side
+from agent.core.orders import WorkingOrder
+from agent.core.venue import SentOrder
+from agent.core.flatten import Pursuit
+from agent.core.fusion_inputs import Outlook
+from agent.core.deduplication import StoryIndex
+from agent.core.strategy import Strategy
+
+_FORMAT: Final = 1
+
+_MODULES: Final = (
+    "agent.core.engine", "agent.core.events", "agent.core.orders", "agent.core.exchange", "agent.core.paper",
+    "agent.core.venue", "agent.core.features", "agent.core.flatten", "agent.core.market", "agent.core.fusion_inputs", "agent.core.portfolio", "agent.core.risk",
+    "agent.core.signals", "agent.core.sizing", "agent.core.deduplication", "agent.core.strategy_guard", "agent.core.text_embedding", "agent.core.votes", "strategies.",
+)  # fmt: skip
+
+WIRING: Final[dict[str, tuple[str, ...]]] = {
+    "agent.core.engine:Engine": (
+        "strategy", "_sink", "_config", "_run_id", "_equity_block", "_tell_kline", "_told", "_fields_of", "_kline", "_handlers",
+    ),
+    "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
+    "agent.core.paper:PaperExchange": ("margin", "_rules"),
+    "agent.core.flatten:Flattener": ("_emit", "_new_id"),
+    "agent.core.features:FeatureTracker": ("_make", "_kind"),
+    "agent.core.market:Tape": ("instrument",),
+    "agent.core.fusion_inputs:Outlook": ("predictor", "_reading"),
+    "agent.core.risk:RiskManager": ("_config", "_emit"),
+    "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
+    "agent.core.signals:SignalEngine": ("_mapper",),
+    "agent.core.deduplication:StoryIndex": ("_with",),
+    "agent.core.strategy:Strategy": ("params",),
+}  # fmt: skip
+"""Attributes that aren't state: configuration and callables that a fresh engine has, and what `_REBUILD` derives from the rest."""
+
+_FIRST: Final[dict[str, tuple[str, ...]]] = {
+    "agent.core.engine:Engine": ("portfolio", "exchange", "_targets"),
+    "agent.core.exchange:Exchange": ("_portfolio", "books"),
+    "agent.core.portfolio:Portfolio": ("positions",),
+}
+
+
+def _read_again(outlook: Outlook) -> None:
+    """Recompute the model's reading of the text so far, a pure function of it."""
+    outlook._reading = outlook.predictor.read(outlook.text.mean) if outlook.text.count else None
+
+
+def _index(stories: StoryIndex) -> None:
+    """Rebuild the inverted index over the stories."""
+    stories._with = {}
+    for story in stories._stories:
+        for key in story.keys:
+            stories._with.setdefault(key, deque()).append(story)
+
+
+_REBUILD: Final[dict[str, Callable[[Any], None]]] = {"agent.core.fusion_inputs:Outlook": _read_again, "agent.core.deduplication:StoryIndex": _index}
+
+_ANY: Final = Order("", "", 0, Side.BUY, OrderType.MARKET, Decimal(1))
+_BLANK: Final = {
+    "agent.core.orders:WorkingOrder": lambda: WorkingOrder(_ANY, 0),
+    "agent.core.venue:SentOrder": lambda: SentOrder(_ANY, 0, 0.0),
+    "agent.core.flatten:Pursuit": lambda: Pursuit(0, ""),
+}
+
+
+def _spec(strategy: Strategy) -> Spec:
+    package = type(strategy).__module__.partition(".")[0]
+    return Spec((*_MODULES, f"{package}."), wiring=WIRING, first=_FIRST, rebuild=_REBUILD, blank=_BLANK)
+
+
+def capture(engine: Engine) -> bytes:
+    """The state of `engine` and its strategy between two events. Raises Unencodable with the attribute that can't be saved."""
+    strategy = engine.strategy
+    own = type(strategy).snapshot is not Strategy.snapshot
+    try:
+        mine = strategy.snapshot() if own else strategy
+    except Exception as error:
+        raise Unencodable(f"not given: snapshot() raised {type(error).__name__}: {error}", "strategy") from error
+    return encode([engine, own, mine], _spec(strategy))
+
+
+def restore(engine: Engine, data: bytes) -> None:
+    """Bring a fresh `engine` to the state in `data`. Raises StateError, after which the engine must be discarded."""
+    strategy = engine.strategy
+    own = type(strategy).snapshot is not Strategy.snapshot
+    parts = fill(data, [engine, None, None if own else strategy], _spec(strategy))
+    if own:
+        try:
+            strategy.restore(parts[2])
+        except Exception as error:
+            raise StateError(f"restore() of the strategy raised {type(error).__name__}: {error}") from error
+
+
+def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
+    """Identify a state by what `capture` returned, the head of the decisions' chain, and their number."""
+    return blake2b(core + chain + decisions.to_bytes(8, "big"), digest_size=16).hexdigest()
+
+
+def fingerprint(config: Config, strategy: Strategy) -> str:
+    """Identify the program that a state belongs to by its version, its sources, the strategy's sources, and what it decides by."""
+    seen = blake2b(digest_size=16)
+    seen.update(f"{_FORMAT} {agent.__version__} ".encode())
+    seen.update(msgspec.json.encode(config.decisive(), order="deterministic"))
+    seen.update(_sources())
+    package = type(strategy).__module__.partition(".")[0]
+    if package not in ("agent", "strategies"):
+        files = {
+            getattr(module, "__file__", None)
+            for name, module in list(sys.modules.items())
+            if f"{name}.".startswith(f"{package}.")
+        }
+        for file in sorted(filter(None, files)):
+            seen.update(_source(Path(file)))
+    return seen.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def _sources() -> bytes:
+    root = Path(agent.__file__).parent
+    strategies = Path(sys.modules[Strategy.__module__].__file__ or "").parent
+    files = [*root.glob("*.py"), *(root / "execution").glob("*.py"), *strategies.glob("*.py")]
+    files += [root / "live" / "memory.py", root / "feeds" / "text.py"]  # the rim's part
+    return b"".join(_source(file) for file in sorted(files))
+
+
+def _source(file: Path) -> bytes:
+    try:
+        return blake2b(file.name.encode() + b"\0" + file.read_bytes(), digest_size=16).digest()
+    except OSError:
+        return b""

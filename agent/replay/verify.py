@@ -1,0 +1,167 @@
+"""Is a recorded run what the engine decides? Its inputs go through a fresh engine, and the two hash chains are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.replay.backtest import Progress
+from agent.config import Config, parse
+from agent.core.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
+from agent.core.errors import DataError, StoreError, UsageError
+from agent.core.events import Event, Sentiment
+from agent.data.columns import content_hash
+from agent.data.merge import merge
+from agent.replay.fusion_model import reopen_predictor
+from agent.replay.history import History, Plan
+from agent.core.instruments import with_first_rules
+from agent.replay.engine_state import capture, fingerprint, state_digest
+from agent.store.compare import Comparison, Divergence
+from agent.store.database import Database
+from agent.store.gap import find_gap, mark_path
+from agent.store.journal import read_journal
+from agent.store.queries import read_rows
+from agent.store.runs import InputFile, Run, RunKind
+from agent.store.snapshots import list_snapshots
+from strategies import blaming, check_source, load_strategy
+
+_TICK = 16_384
+
+
+class Verification(msgspec.Struct, frozen=True):
+    """What came of deciding a run again; `divergence` is None where it is identical."""
+
+    run: str
+    events: int
+    decisions: int
+    chain_head: str
+    divergence: Divergence | None
+    event: Event | None  # of the divergence
+    snapshots: int = 0  # of a live run, held against the state that the fold has there
+    differing: tuple[int, ...] = ()  # events after which a snapshot is another state
+    hint: str = ""  # what may explain a difference
+
+    @property
+    def identical(self) -> bool:
+        """Every decision came out the same, bit for bit, and every snapshot is the state that the events lead to."""
+        return self.divergence is None and not self.differing
+
+
+def verify(database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False) -> Verification:
+    """Decide `run` again.
+
+    Raises DataError if an input file has changed since, StoreError if the record contradicts itself, and SafetyError if the run's
+    strategy is neither built in nor the file that the run was made with; with `trust_strategy` it is imported anyway.
+    """
+    if not trust_strategy:
+        check_source(run.strategy, run.versions)
+    config, events = inputs(database, run)
+    predictor = reopen_predictor(config, run)
+    sink = Comparison(database, run)
+    strategy = load_strategy(run.strategy, run.params)
+    live = run.kind is RunKind.LIVE
+    engine = Engine(
+        config,
+        strategy,
+        sink,
+        run_id=run.id,
+        predictor=predictor,
+        equity_block=1 if live else EQUITY_BLOCK,
+        contain_errors=live,
+    )
+    snapshots = _snapshots(database, run, config, engine)
+    checked = 0
+    differing: list[int] = []
+    event: Event | None = None
+    tick = _TICK
+    with blaming(strategy):
+        for number, following in enumerate(events, 1):
+            if sink.diverged():  # what the end of the run adds belongs to the last event: look before the next
+                break
+            sink.event_seq, event = number, following
+            engine.handle(event)
+            if number in snapshots and not sink.diverged():
+                checked += 1
+                if state_digest(capture(engine), sink.digest, sink.decisions) != snapshots[number]:
+                    differing.append(number)
+            if progress and number >= tick:
+                tick += _TICK
+                progress(event.available_at)
+        else:
+            engine.finish()
+    divergence = sink.finish()
+    if divergence is None and run.kind is RunKind.LIVE:
+        gap = find_gap(database, mark_path(database), run.id)
+        if gap is not None:
+            raise StoreError(f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup")
+    return Verification(
+        run.id,
+        sink.event_seq,
+        sink.decisions,
+        run.chain_head,
+        divergence,
+        event if divergence else None,
+        checked,
+        tuple(differing),
+        _explain(run) if divergence or differing else "",
+    )
+
+
+def _explain(run: Run) -> str:
+    recorded = run.versions.get(CORE, "1")
+    if recorded == CORE_REVISION:
+        return ""
+    return (
+        f"the run was decided by revision {recorded} of the core, this program is revision {CORE_REVISION}: "
+        "corrections of the core (docs/changelog.md) can be the reason"
+    )
+
+
+def _snapshots(database: Database, run: Run, config: Config, engine: Engine) -> dict[int, str]:
+    """The state after some events, as this program saved it; what another version saved can't be compared."""
+    if run.kind is not RunKind.LIVE:
+        return {}
+    ours = fingerprint(config, engine.strategy)
+    return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == ours}
+
+
+def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:
+    """What `run` was decided on: its configuration, and its events in order, the first of them number 1. Raises like `verify`."""
+    settings = dict(run.config)
+    window = settings.pop("window", {})
+    config = parse(settings, where=f"run {run.id}")
+    if CORE not in run.versions:
+        config = with_first_rules(config)
+    if run.kind is RunKind.LIVE:
+        return config, _recorded_events(database, run)
+    return config, _replayed_events(database, run, config, window)
+
+
+def _recorded_events(database: Database, run: Run) -> Iterator[Event]:
+    for _, event in read_journal(database, run.id):
+        yield event
+
+
+def _replayed_events(database: Database, run: Run, config: Config, window: dict[str, Any]) -> Iterator[Event]:
+    def only(role: str) -> Path | None:
+        return next((Path(item.path) for item in run.inputs if item.role == role), None)
+
+    for item in run.inputs:
+        _check_unchanged(item)
+    klines = tuple((Path(item.path), item.symbol) for item in run.inputs if item.role == "klines")
+    plan = Plan(klines, only("news"), only("sentiment"), only("funding"), **window)
+    history = History(plan, config, recorded=True)
+    # The model's words are inputs: no model is needed to verify
+    sentiments = read_rows(database, run.id, Sentiment) if plan.news is not None else ()
+    return merge(history.sources(sentiments=sentiments))
+
+
+def _check_unchanged(item: InputFile) -> None:
+    path = Path(item.path)
+    if not path.is_file():
+        raise UsageError(f"{path}, which this run replayed, is not there", hint="verify needs its input files where they were")
+    if content_hash(path) != item.sha256:
+        raise DataError(f"{path} has changed since the run", hint=f"it needs the file with SHA-256 {item.sha256}")

@@ -1,0 +1,218 @@
+"""The fusion model at work: numpy alone, one question or a block of them through the same lines.
+
+    features -> standardised -> linear, LayerNorm, GELU                                  ─┐
+    text mean -> standardised -> linear, LayerNorm, GELU -> g · it + (1 - g) · "nothing" ─┤-> linear, LayerNorm, GELU -> linear
+    g = mass / (1 + mass)                                                                ─┘   -> softmax at a temperature
+
+As what was read fades (mass -> 0), its code moves towards a learned one that stands for no news. The sums are computed in double
+precision and the probabilities rounded to `ROUNDING`, far above what the order of a sum changes: a question has the same answer
+alone, in a block, and on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite, pi, sqrt
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.system.atomic import settled
+from agent.core.errors import ModelError
+from agent.core.events import Sentiment
+from agent.core.features import Features
+from agent.core.fusion_inputs import Forecast
+from agent.core.text_embedding import Vector
+from models.cards import Card, check_files, read_card, sha256_files
+from models.fusion import CLASSES
+
+WEIGHTS_NAME: Final = "weights.npz"
+ROUNDING: Final = 6
+"""Decimals of a probability."""
+CLIP: Final = 6.0
+"""Standardised inputs are held within ± this."""
+EPSILON: Final = 1e-5
+"""Of LayerNorm."""
+
+_LARGEST: Final = 1e12
+"""Weights beyond it are the result of a training that diverged."""
+_AGAIN: Final = "train it again: tapewire train fusion"
+_GELU: Final = sqrt(2.0 / pi)
+
+Floats = NDArray[np.float64]
+
+
+def fingerprint(folder: Path, card: Card) -> str:
+    """SHA-256 of all that a prediction depends on."""
+    hyper = " ".join(
+        f"{key}={card.hyper.get(key)}" for key in ("ablation", "half_life", "horizon", "interval", "move", "scorer")
+    )
+    return sha256_files([folder / WEIGHTS_NAME], salt=f"temperature={card.temperature!r} {hyper}")
+
+
+class FusionPredictor:
+    """An `agent.core.fusion_inputs.Predictor` from a folder written by `tapewire train fusion`."""
+
+    def __init__(self, card: Card, weights: Mapping[str, NDArray[Any]]) -> None:
+        self.card = card
+        self.fingerprint = card.fingerprint
+        self.ablation = str(card.hyper["ablation"])
+        self.interval = int(card.hyper["interval"] or 0)
+        self.horizon = int(card.hyper["horizon"] or 0)
+        self.half_life = int(card.hyper["half_life"] or 0)
+        self.scorer = str(card.hyper["scorer"] or "")
+        """Fingerprint of the sentiment model whose words it understands; empty where it reads none."""
+        self._move = float(card.hyper["move"] or 0.0) * sqrt(self.horizon / self.interval)
+        exact = {name: np.ascontiguousarray(value, np.float64) for name, value in weights.items()}
+        self._price = _Encoder.named("price", exact)
+        self._text = _Encoder.named("text", exact)
+        self._nothing = exact.get("nothing", np.zeros(0))
+        self._join = _Layer.named("join", exact)
+        self._out, self._bias = exact["out.weight"], exact["out.bias"]
+
+    @classmethod
+    def load(cls, folder: Path) -> FusionPredictor:
+        """Open a model folder.
+
+        Raises ModelError if it is missing, incomplete, damaged or no fusion model, and if a prediction could be other than finite.
+        """
+        folder = settled(folder)
+        card = read_card(folder, kind="fusion")
+        path = folder / WEIGHTS_NAME
+        if not path.is_file():
+            raise ModelError(f"{folder} holds no {WEIGHTS_NAME}", hint=_AGAIN)
+        check_files(card, folder, (WEIGHTS_NAME,))
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                weights = {name: stored[name] for name in stored.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise ModelError(f"{path}: {error}", hint="the file is damaged: train it again") from None
+        if card.fingerprint != fingerprint(folder, card):
+            raise ModelError(f"{folder}: the weights are not those that its card was written for", hint="copy the whole folder")
+        for name, value in weights.items():
+            if not (value.dtype.kind == "f" and (np.abs(value) <= _LARGEST).all()):
+                raise ModelError(f"{path}: {name} holds what is no finite number", hint=_AGAIN)
+        try:
+            predictor = cls(card, weights)
+            sound = predictor._is_sound()
+        except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+            raise ModelError(f"{folder}: weights and card don't fit together: {error}", hint=_AGAIN) from None
+        if not sound:
+            raise ModelError(f"{folder}: its predictions are no probabilities", hint=_AGAIN)
+        return predictor
+
+    def _is_sound(self) -> bool:
+        """Whether answers at the bounds of the standardised inputs are probabilities.
+
+        The weights are finite and bounded, so no sum of the network overflows for inputs between them.
+        """
+        if self.interval <= 0 or self.horizon <= 0 or self.half_life <= 0 or not isfinite(self._move):
+            return False
+        readings = None
+        bounds = np.repeat([[-1e30], [0.0], [1e30]], len(Features._fields), axis=1)
+        if self._text is not None:
+            readings = self.read_block(np.repeat([[-1e30], [0.0], [1e30]], len(self._text.mean), axis=1))
+        found = [self.predict_block(bounds, reading, np.array((0.0, 1.0, 1e6))) for reading in (None, readings)]
+        return all(
+            rows.shape == (3, len(CLASSES)) and (rows >= 0.0).all() and (np.abs(rows.sum(axis=1) - 1.0) < 1e-5).all()
+            for rows in found
+        )
+
+    @property
+    def reads_text(self) -> bool:
+        """Headlines are an input."""
+        return self._text is not None
+
+    @property
+    def reads_embeddings(self) -> bool:
+        """Sentiments must come with their embedding."""
+        return self.reads_text and self.ablation != "probabilities"
+
+    def vector(self, sentiment: Sentiment) -> Vector | None:
+        """The embedding, or the three probabilities; None if another model wrote it, there is none, or it is not finite."""
+        if self._text is None or sentiment.model != self.scorer:
+            return None
+        if self.ablation == "probabilities":
+            found = np.array((sentiment.bearish, sentiment.neutral, sentiment.bullish), np.float64)
+        elif len(sentiment.embedding) == 2 * len(self._text.mean):
+            found = np.frombuffer(sentiment.embedding, "<f2").astype(np.float64)
+        else:
+            return None
+        return found if np.isfinite(found).all() else None
+
+    def read(self, mean: Vector) -> Floats:
+        """The code of what was read, (1, hidden)."""
+        return self.read_block(mean[None])
+
+    def predict(self, features: Features, reading: Floats | None, mass: float) -> Forecast:
+        """The answer to one question."""
+        rows = np.array((features,), np.float64)
+        ((down, flat, up),) = self.predict_block(rows, reading, np.array((mass,))).tolist()
+        return Forecast(down, flat, up, self._move * features.volatility)
+
+    def read_block(self, means: Floats) -> Floats:
+        """Codes (n, hidden) of means (n, dimensions); of no width where no text is read."""
+        return np.zeros((len(means), 0)) if self._text is None else self._text.encode(means)
+
+    def predict_block(self, features: Floats, readings: Floats | None, mass: Floats) -> Floats:
+        """Probabilities (n, 3) of features (n, 10), codes (n, hidden) of what was read, and its mass (n,)."""
+        parts = []
+        if self._price is not None:
+            parts.append(self._price.encode(features))
+        if self._text is not None:
+            gate = (mass / (1.0 + mass))[:, None]
+            code = self._nothing if readings is None else self._nothing + gate * (readings - self._nothing)
+            parts += [np.broadcast_to(code, (len(gate), len(self._nothing))), gate]
+        hidden = self._join.apply(np.concatenate(parts, axis=1))
+        logits = (hidden @ self._out + self._bias) / self.card.temperature
+        raised = np.exp(logits - logits.max(axis=1, keepdims=True))
+        rounded: Floats = np.round(raised / raised.sum(axis=1, keepdims=True), ROUNDING)
+        rounded[:, 1] = np.round(1.0 - rounded[:, 0] - rounded[:, 2], ROUNDING)
+        return rounded
+
+
+class _Layer(NamedTuple):
+    """linear, LayerNorm (Ba, Kiros and Hinton 2016), GELU in its tanh form (Hendrycks and Gimpel 2016)."""
+
+    weight: Floats
+    bias: Floats
+    gain: Floats
+    shift: Floats
+
+    @classmethod
+    def named(cls, name: str, weights: Mapping[str, Floats]) -> _Layer:
+        return cls(*(weights[f"{name}.{field}"] for field in cls._fields))
+
+    def apply(self, values: Floats) -> Floats:
+        """(n, inputs) -> (n, hidden)."""
+        linear = values @ self.weight + self.bias
+        centred = linear - linear.mean(axis=1, keepdims=True)
+        variance = (centred * centred).mean(axis=1, keepdims=True)
+        x = centred / np.sqrt(variance + EPSILON) * self.gain + self.shift
+        return np.asarray(0.5 * x * (1.0 + np.tanh(_GELU * (x + 0.044715 * x * x * x))))
+
+
+class _Encoder(NamedTuple):
+    """A layer behind the standardisation of its inputs."""
+
+    mean: Floats
+    scale: Floats
+    layer: _Layer
+
+    @classmethod
+    def named(cls, name: str, weights: Mapping[str, Floats]) -> _Encoder | None:
+        if f"{name}.weight" not in weights:
+            return None
+        return cls(weights[f"{name}.mean"], weights[f"{name}.scale"], _Layer.named(name, weights))
+
+    def encode(self, values: Floats) -> Floats:
+        """(n, inputs) -> (n, hidden)."""
+        return self.layer.apply(standardise(values, self.mean, self.scale))
+
+
+def standardise(values: Floats, mean: Floats, scale: Floats) -> Floats:
+    """(values - mean) · scale, held within ± `CLIP`."""
+    return np.clip((values - mean) * scale, -CLIP, CLIP)

@@ -1,0 +1,111 @@
+"""What a base forgets of general language while it learns sentiment: a check before and after.
+
+Where the base has a language-model head: its loss on general text (masked tokens for an encoder, next tokens for a decoder).
+Else: Spearman's rank correlation of sentence-pair similarities before and after; 1 means that nothing moved.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from models.sentiment.train.bases import fit_embeddings, is_decoder, load_base, locate
+from models.sentiment.train.classifier import SentimentClassifier
+from models.classification_metrics import Floats
+from models.sentiment.train.trained_model import Served, TrainedClassifier
+
+MASKED: Final = 0.15
+"""Share of tokens hidden from a masked language model, the same ones before and after."""
+
+
+def general_pairs() -> list[tuple[str, str]]:
+    """Forty pairs of everyday sentences, some alike in meaning, some not, none about markets."""
+    text = files("models.sentiment").joinpath("general_pairs.csv").read_text(encoding="utf-8")
+    return [(row["first"], row["second"]) for row in csv.DictReader(text.splitlines())]
+
+
+def check(trained: TrainedClassifier, base: str | None = None) -> dict[str, float]:
+    """`{mlm_loss_before, mlm_loss_after}`, `{perplexity_before, perplexity_after}` or `{similarity_rank_correlation}`."""
+    name = base or trained.card.base
+    place = locate(name)
+    config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+    architectures = " ".join(config.architectures or ())
+    if "ForMaskedLM" in architectures or "ForPreTraining" in architectures:
+        model = AutoModelForMaskedLM.from_pretrained(place, trust_remote_code=False)
+        measure, kind = _masked_loss, "mlm_loss"
+    elif is_decoder(config) and ("ForCausalLM" in architectures or "LMHeadModel" in architectures):
+        model = AutoModelForCausalLM.from_pretrained(place, trust_remote_code=False)
+        measure, kind = _perplexity, "perplexity"
+    else:
+        return {"similarity_rank_correlation": _drift(trained, name)}
+    fit_embeddings(model, trained.tokenizer)
+    model.eval().to(trained.device)
+    before = measure(model, trained.tokenizer)
+    setattr(model, model.base_model_prefix, _Body(trained.model))
+    return {f"{kind}_before": before, f"{kind}_after": measure(model, trained.tokenizer)}
+
+
+class _Body(nn.Module):  # type: ignore[misc]
+    """The tuned body in the place of a language model's own."""
+
+    def __init__(self, served: Served) -> None:
+        super().__init__()
+        self.served = served
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.served.hidden(input_ids, attention_mask))
+
+
+def _sentences() -> list[str]:
+    return [sentence for pair in general_pairs() for sentence in pair]
+
+
+def _masked_loss(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
+    """Mean cross-entropy in nats of the masked tokens."""
+    batch = tokenizer(_sentences(), padding=True, return_tensors="pt", return_special_tokens_mask=True).to(model.device)
+    chance = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    hidden = (chance < MASKED) & ~batch.pop("special_tokens_mask").bool()
+    labels = batch["input_ids"].masked_fill(~hidden, -100)
+    with torch.inference_mode():
+        found = model(
+            input_ids=batch["input_ids"].masked_fill(hidden, tokenizer.mask_token_id), attention_mask=batch["attention_mask"]
+        )
+        return float(nn.functional.cross_entropy(found.logits.flatten(0, 1), labels.flatten(), ignore_index=-100))
+
+
+def _perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
+    """exp(mean cross-entropy in nats of each next token)."""
+    batch = tokenizer(_sentences(), padding=True, return_tensors="pt").to(model.device)
+    labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
+    with torch.inference_mode():
+        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        return float(nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100).exp())
+
+
+def _drift(trained: TrainedClassifier, name: str) -> float:
+    base = load_base(name)
+    untouched = TrainedClassifier(
+        Served(SentimentClassifier(base.encoder, base.pooling)).eval().to(trained.device), base.tokenizer, trained.card
+    )
+    return spearman(
+        _similarities(lambda texts: untouched.logits(texts)[1]), _similarities(lambda texts: trained.logits(texts)[1])
+    )
+
+
+def _similarities(embed: Callable[[Sequence[str]], Floats]) -> Floats:
+    """Cosine similarity of each general pair."""
+    first, second = (embed(side) for side in zip(*general_pairs(), strict=True))
+    return np.asarray((first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1))
+
+
+def spearman(a: Floats, b: Floats) -> float:
+    """Rank correlation of two series without ties."""
+    return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])

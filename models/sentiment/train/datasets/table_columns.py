@@ -1,0 +1,88 @@
+"""Rows of a CSV, TSV, JSON, JSONL or parquet file as dictionaries, with the row's place for error messages."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.core.errors import DataError
+
+Row = dict[str, Any]
+
+
+def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Row]]:
+    """(place, row) of each row. The format is known by the suffix; what is unknown is read as CSV.
+
+    Raises DataError for a damaged file, UnicodeDecodeError where the bytes are not of `encoding`.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        yield from _parquet(path)
+        return
+    text = path.read_bytes().decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+    if "\0" in text:
+        raise DataError(f"{path}: holds NUL characters", hint="perhaps UTF-16 without its mark: pass --encoding utf-16-le")
+    if suffix == ".json":
+        for number, row in enumerate(_json(path, text, list[dict[str, Any]]), 1):
+            yield f"{path}: entry {number}", row
+    elif suffix in (".jsonl", ".ndjson"):
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.strip():
+                yield f"{path}:{number}", _json(path, line, dict[str, Any], number)
+    else:
+        yield from _csv(path, text, "\t" if suffix == ".tsv" else ",")
+
+
+def column(row: Row, names: Iterable[str], where: str) -> Any:
+    """The value of the first of `names` that the row has. Raises DataError with what is there and the closest name."""
+    wanted = list(names)
+    for name in wanted:
+        if name in row:
+            return row[name]
+    close = difflib.get_close_matches(wanted[0], row, n=1)
+    meant = f"did you mean {close[0]!r}? " if close else ""
+    raise DataError(
+        f"{where}: no column {wanted[0]!r}",
+        hint=f"{meant}the file has {', '.join(map(repr, row))}: name yours with --text-column, --label-column, --date-column",
+    )
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Row]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: not parquet: {error}", hint="write it again") from None
+    for number, row in enumerate(rows, 1):
+        yield f"{path}: row {number}", row
+
+
+def _json(path: Path, text: str, shape: Any, line: int | None = None) -> Any:
+    try:
+        return msgspec.json.decode(text, type=shape)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path}{f':{line}' if line else ''}: {error}", hint="JSON: a list of objects; JSONL: one object a line"
+        ) from None
+
+
+def _csv(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Row]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise DataError(
+                    f"{path}:{reader.line_num}: {'more' if None in row else 'fewer'} fields than the header names",
+                    hint="quote texts that hold a comma or a line break",
+                )
+            yield f"{path}:{reader.line_num}", row
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}", hint="is it really CSV?") from None

@@ -1,0 +1,56 @@
+"""Which layers of an architecture get an adapter."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Final
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from agent.core.errors import UsageError
+
+_QUERY_VALUE: Final = (
+    ("query", "value"),  # BERT, RoBERTa, MiniLM, ELECTRA
+    ("q_proj", "v_proj"),  # Llama, Qwen, Mistral, OPT
+    ("q_lin", "v_lin"),  # DistilBERT
+    ("query_proj", "value_proj"),  # DeBERTa
+    ("q", "v"),  # MPNet
+    ("Wqkv",),  # ModernBERT
+    ("query_key_value",),  # Falcon, BLOOM, NeoX
+    ("c_attn",),  # GPT-2
+)
+
+
+def linear_names(encoder: Any) -> list[str]:
+    """Last parts of the names of the body's linear layers, which GPT-2 calls Conv1D; poolers apart."""
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in encoder.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and "pooler" not in name
+        }
+    )
+
+
+def target_modules(encoder: Any, wanted: str) -> list[str] | str:
+    """Names for `target_modules`: "auto" is query and value, "all" every linear layer of the blocks, else names with commas.
+
+    Raises UsageError for a name that the body doesn't have.
+    """
+    names = linear_names(encoder)
+    if wanted == "all":
+        return rf"(?!.*\bpooler\b)encoder\..*\.(?:{'|'.join(names)})"  # a pattern, since poolers are called "dense" too
+    if wanted == "auto":
+        every = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
+        found = next((pair for pair in _QUERY_VALUE if set(pair) <= every), None)
+        return list(found) if found else target_modules(encoder, "all")
+    chosen = [name.strip() for name in wanted.split(",")]
+    for name in chosen:
+        if name not in names:
+            close = difflib.get_close_matches(name, names, n=1)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise UsageError(
+                f"target module {name!r} is no linear layer of this base", hint=f"{meant}known: auto, all, {', '.join(names)}"
+            )
+    return chosen

@@ -1,0 +1,159 @@
+"""From what was trained to what is served: one ONNX graph, its tokenizer and its card, checked against torch.
+
+The graph maps (input_ids, attention_mask) to (logits, pooled), with every adapter merged and every soft prompt inside. Quantised,
+its matrix products run in int8: weights per output channel in 7 bits (AVX2 without VNNI would overflow on 8), activations by
+one scale a run, taken as they come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from torch.export import Dim
+
+from agent.system.atomic import replaced_folder
+from agent.core.errors import DataError, UsageError
+from models.cards import CARD_NAME, Card, seal
+from models.labels import LABELS
+from models.calibration import softmax
+from models.sentiment.serve.scorer import (
+    BATCH_TOLERANCE,
+    INPUTS,
+    MODEL_NAME,
+    OUTPUTS,
+    PRECISION,
+    ROWS_PER_RUN,
+    TOKENIZER_NAME,
+    Scorer,
+    fingerprint,
+)
+from models.sentiment.train.trained_model import TrainedClassifier, load_trained
+
+CORPUS: Final = Path(__file__).parent / "corpus" / "headlines.csv"
+OPSET: Final = 18
+_REFERENCE_ROWS: Final = 300
+_EXPORTED: Final = (MODEL_NAME, TOKENIZER_NAME, CARD_NAME)
+
+
+def reference_texts(path: Path | None = None) -> list[str]:
+    """Texts to compare an export with its reference on: a file's lines, by default a sample of the project's own corpus."""
+    try:
+        if path is not None:
+            texts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        else:
+            with CORPUS.open(encoding="utf-8", newline="") as stream:
+                texts = [row["text"] for row in csv.DictReader(stream)]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path or CORPUS}: {error}", hint="a UTF-8 file with one text a line") from None
+    if not texts:
+        raise DataError(f"{path} holds no text", hint="one text a line")
+    return texts[:: max(1, len(texts) // _REFERENCE_ROWS)]
+
+
+def export_model(
+    adapter: Path,
+    output: Path,
+    *,
+    base: str | None = None,
+    quantise: bool = True,
+    reference: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Card:
+    """Export the folder `adapter` to the folder `output`, and answer the card written there.
+
+    `reference`: texts on which the export is compared with fp32 torch; the agreement goes into the card's notes. Raises
+    ModelError as `load_trained` does, UsageError where `output` holds anything that must not be overwritten.
+    """
+    _require_room(output, overwrite)
+    trained = load_trained(adapter, "cpu", base=base)
+    with replaced_folder(output, keep=lambda name: name not in _EXPORTED) as folder:
+        _write_graph(trained.model, folder / MODEL_NAME)
+        if quantise:
+            _quantise(folder / MODEL_NAME)
+        trained.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER_NAME))
+        card = trained.card
+        card.notes |= {PRECISION: "int8" if quantise else "fp32"}
+        card.fingerprint = fingerprint(folder, card)
+        seal(card, folder, (MODEL_NAME, TOKENIZER_NAME))
+        scorer = Scorer.load(folder)
+        if reference:
+            card.notes |= agreement(scorer, trained, reference)
+            seal(card, folder, card.files)
+    return card
+
+
+def agreement(scorer: Scorer, trained: TrainedClassifier, texts: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+    """How an export reads `texts` against the fp32 torch model that it was made of, and whether company changes a score."""
+    scores = scorer.score(texts)
+    judged = [number for number, score in enumerate(scores) if not score.abstained]
+    served = np.array([scores[number].probabilities for number in judged]).reshape(-1, len(LABELS))
+    truth = softmax(trained.logits([texts[number] for number in judged])[0], trained.card.temperature)
+    alone = np.array([scorer.score([texts[number]])[0].probabilities for number in judged[:ROWS_PER_RUN]])
+    return {
+        "export_reference_texts": len(judged),
+        "export_same_prediction": round(float((served.argmax(1) == truth.argmax(1)).mean()), 4),
+        "export_mean_probability_difference": round(float(np.abs(served - truth).mean()), 5),
+        "export_largest_probability_difference": round(float(np.abs(served - truth).max()), 5),
+        "export_batch_dependence": float(np.abs(alone - served[:ROWS_PER_RUN]).max()),
+        "export_batch_tolerance": 0.0 if scorer.card.notes[PRECISION] == "int8" else BATCH_TOLERANCE,
+    }
+
+
+def _require_room(output: Path, overwrite: bool) -> None:
+    there = [name for name in _EXPORTED if (output / name).exists()]
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file", hint="name a folder to write")
+    if there and not overwrite:
+        raise UsageError(f"{output} holds {', '.join(there)} already", hint="name another folder, or pass --force")
+
+
+def _write_graph(model: torch.nn.Module, path: Path) -> None:
+    """The whole network as one file, with a dynamic batch and a dynamic number of tokens."""
+    ids = torch.ones(2, 7, dtype=torch.long)
+    shape = {0: Dim("batch", min=1, max=4096), 1: Dim("tokens", min=2, max=512)}
+    with _quiet(), torch.inference_mode():
+        program = torch.onnx.export(
+            model.eval(),
+            (ids, torch.ones_like(ids)),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=list(OUTPUTS),
+            dynamic_shapes=(shape, shape),
+            external_data=False,
+            verbose=False,
+        )
+    graph = program.model_proto
+    del graph.graph.value_info[:]  # torch's shapes of intermediate values contradict those that quantisation infers
+    onnx.save(graph, path)
+
+
+def _quantise(path: Path) -> None:
+    full = path.with_suffix(".fp32.onnx")
+    path.rename(full)
+    with _quiet():
+        quantize_dynamic(full, path, per_channel=True, reduce_range=True, weight_type=QuantType.QInt8)
+    full.unlink()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[Any]:
+    """Exporters warn of their own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,252 @@
+"""A trained folder, back in torch: for evaluation, and for the export to the serving format."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+import numpy as np
+import structlog
+import torch
+from peft import PeftModel
+from peft.utils import PeftType, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+
+from agent.system.atomic import settled
+from agent.core.errors import ModelError
+from models.cards import CARD_NAME, Card, check_files, fingerprint, read_card
+from models.sentiment.train.bases import load_base, refuse_code
+from models.calibration import softmax
+from models.sentiment.train.classifier import Pooling, SentimentClassifier
+from models.classification_metrics import Floats
+from models.sentiment.serve.headline_text import clean
+
+ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
+FULL_WEIGHTS: Final = "model.safetensors"
+TOKENIZER: Final = "tokenizer.json"
+_log: Final = structlog.get_logger(__name__)
+
+
+class Served(nn.Module):  # type: ignore[misc]
+    """(input_ids, attention_mask) → (logits (batch, 3), embedding (batch, hidden)), with no trace of peft left.
+
+    LoRA-like updates are merged beforehand. A soft `prompt` (tokens, hidden), or `prefixes`, a (key, value) of
+    (heads, tokens, head size) for each layer, become constants of the graph.
+    """
+
+    def __init__(
+        self, classifier: SentimentClassifier, prompt: Tensor | None = None, prefixes: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.register_buffer("prompt", prompt)
+        self.layers = len(prefixes)
+        for layer, (key, value) in enumerate(prefixes):
+            self.register_buffer(f"key_{layer}", key)
+            self.register_buffer(f"value_{layer}", value)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Token ids and their mask (batch, tokens)."""
+        output = self.classifier(**self._inputs(input_ids, attention_mask))
+        return output.logits, output.embedding
+
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Last hidden states of the text's own tokens (batch, tokens, hidden)."""
+        states = self.classifier.encoder(**self._inputs(input_ids, attention_mask)).last_hidden_state
+        return states[:, -input_ids.shape[1] :]
+
+    def _inputs(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Any]:
+        batch = input_ids.shape[0]
+        if self.prompt is not None:
+            words = self.classifier.get_input_embeddings()(input_ids)
+            soft = self.prompt.to(words.dtype).unsqueeze(0).expand(batch, -1, -1)
+            return {
+                "inputs_embeds": torch.cat([soft, words], dim=1),
+                "attention_mask": _longer(attention_mask, self.prompt.shape[0]),
+            }
+        if self.layers:
+            pairs = [(getattr(self, f"key_{layer}"), getattr(self, f"value_{layer}")) for layer in range(self.layers)]
+            return {
+                "input_ids": input_ids,
+                "attention_mask": _longer(attention_mask, pairs[0][0].shape[-2]),
+                "past_key_values": DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs]),
+            }
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+class TrainedClassifier(msgspec.Struct):
+    """A model ready to read, in evaluation mode and full precision."""
+
+    model: Served
+    tokenizer: PreTrainedTokenizerBase
+    card: Card
+    device: str = "cpu"
+
+    def logits(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
+        """(logits (n, 3), embeddings (n, hidden)) of raw texts."""
+        return embed(
+            self.model, self.tokenizer, texts, max_length=self.card.max_length, batch_size=batch_size, device=self.device
+        )
+
+    def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
+        """Calibrated probabilities (n, 3)."""
+        return softmax(self.logits(texts, batch_size)[0], self.card.temperature)
+
+
+def embed(
+    model: Served,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    max_length: int,
+    batch_size: int = 32,
+    device: str = "cpu",
+) -> tuple[Floats, Floats]:
+    """(logits (n, 3), embeddings (n, hidden)) of raw texts, which are cleaned first, in batches of like lengths."""
+    encoded = [tokenizer(clean(text), truncation=True, max_length=max_length)["input_ids"] for text in texts]
+    order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            ids = [encoded[i] for i in order[start : start + batch_size]]
+            padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
+            found.append([part.double().cpu().numpy() for part in model(padded["input_ids"], padded["attention_mask"])])
+    back = np.argsort(order)
+    logits, embeddings = (np.concatenate(parts)[back] for parts in zip(*found, strict=True))
+    return logits, embeddings
+
+
+def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:
+    """Loads a folder written by `tapewire train sentiment`, merged, on `base` or the base that its card names.
+
+    Raises ModelError if the folder is damaged, holds an export and no adapter, or was trained on another base; if its files are
+    not those that its card was written for; and if its answers are not finite.
+    """
+    folder = settled(folder)
+    card = read_card(folder)
+    _check_origin(card, folder)
+    refuse_code(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if (folder / ADAPTER_CONFIG).is_file():
+            served = _with_adapter(folder, card, base)
+        elif (folder / FULL_WEIGHTS).is_file():
+            served = Served(_fully_tuned(folder, card))
+        else:
+            raise ModelError(
+                f"{folder} holds neither an adapter nor full weights", hint="name a folder written by `tapewire train`"
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded: {first}", hint="the folder is damaged: train again") from error
+    served.eval().to(device)
+    trained = TrainedClassifier(served, tokenizer, card, device)
+    if not all(np.isfinite(part).all() for part in trained.logits(["Markets are open"])):
+        raise ModelError(f"{folder}: the model's answers are not finite numbers", hint="train again, at a lower learning rate")
+    return trained
+
+
+def _check_origin(card: Card, folder: Path) -> None:
+    """Raise ModelError unless the weights and the tokenizer are those that the card was written for."""
+    weights = next((name for name in (ADAPTER_WEIGHTS, FULL_WEIGHTS) if (folder / name).is_file()), "")
+    if card.files:
+        check_files(card, folder, filter(None, (weights, ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else "", TOKENIZER)))
+        return
+    if not (card.fingerprint and weights and (folder / TOKENIZER).is_file()):
+        return
+    if card.fingerprint != fingerprint([folder / weights, folder / TOKENIZER], card.temperature):
+        raise ModelError(
+            f"{folder}: {weights}, {TOKENIZER} or the temperature are not those that {CARD_NAME} was written for",
+            hint="copy the whole folder again, or train again",
+        )
+
+
+def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
+    base = load_base(base_name or card.base, four_bit=card.method == "qlora", pooling=cast(Pooling, card.pooling))
+    recorded, found = (
+        (card.base_weights_sha256, base.weights_sha256) if card.base_weights_sha256 else (card.base_sha256, base.sha256)
+    )
+    if recorded != found:
+        same_shape = card.base_sha256 == base.sha256
+        raise ModelError(
+            f"{folder} was trained on another base than {base.name}{': its layers have other weights' if same_shape else ''}",
+            hint=f"its card names {card.base}: use that one, in the release it was trained on, without an adapter merged into it",
+        )
+    if not card.base_weights_sha256:
+        _log.warning("only the base's embeddings are checked", folder=str(folder), reason="its card is of an earlier version")
+    if card.method == "qlora":  # merging into 4-bit weights would change predictions; into what they stand for, none
+        base.encoder.dequantize()
+    classifier = SentimentClassifier(base.encoder, base.pooling)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # checked below
+        adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=False)
+    _check_adapter(folder, adapted)
+    return unwrap(adapted)
+
+
+def _check_adapter(folder: Path, adapted: PeftModel) -> None:
+    """Raise ModelError unless the adapter's file has exactly the weights that its configuration calls for on this base.
+
+    peft leaves weights that are missing as they were initialised, and ignores those that fit nowhere.
+    """
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    path = folder / ADAPTER_WEIGHTS
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            found = set(file.keys())
+    else:  # as earlier versions of peft wrote it
+        path = folder / "adapter_model.bin"
+        found = set(torch.load(path, map_location="meta", weights_only=True))
+    for what, names in (("lacks", expected - found), ("has, and the base has no place for,", found - expected)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"{path} {what} {min(names)}{more}",
+                hint="the adapter is not whole: copy it again, or train again",
+            )
+
+
+def unwrap(adapted: PeftModel) -> Served:
+    """What peft added, folded into the weights or made constants. The PeftModel must not be used afterwards."""
+    config = adapted.active_peft_config
+    if not config.is_prompt_learning:
+        return Served(adapted.merge_and_unload())
+    with torch.no_grad():
+        learned = adapted.get_prompt(batch_size=1)
+    classifier = adapted.base_model
+    _unwrap_head(classifier)
+    if config.peft_type == PeftType.PREFIX_TUNING:
+        return Served(
+            classifier, prefixes=[(layer.keys[0].clone(), layer.values[0].clone()) for layer in _self_attention(learned).layers]
+        )
+    return Served(classifier, prompt=learned[0].clone())
+
+
+def _self_attention(cache: Any) -> Any:
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def _unwrap_head(classifier: SentimentClassifier) -> None:
+    wrapper: Any = classifier.classifier
+    if hasattr(wrapper, "modules_to_save"):
+        classifier.classifier = wrapper.modules_to_save[wrapper.active_adapter]
+
+
+def _fully_tuned(folder: Path, card: Card) -> SentimentClassifier:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    encoder = AutoModel.from_config(config, trust_remote_code=False)
+    classifier = SentimentClassifier(encoder, cast(Pooling, card.pooling))
+    classifier.load_state_dict(load_file(folder / FULL_WEIGHTS))
+    return classifier
+
+
+def _longer(mask: Tensor, tokens: int) -> Tensor:
+    """The mask (batch, text tokens) with `tokens` ones before it."""
+    return torch.cat([mask.new_ones(mask.shape[0], tokens), mask], dim=1)

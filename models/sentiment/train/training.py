@@ -1,0 +1,280 @@
+"""One training: base + method + data → a folder with adapter, tokenizer, card and reliability plot."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+import torch
+from accelerate import PartialState
+from peft import PeftModel, get_peft_model, prepare_model_for_kbit_training
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedTokenizerBase, Trainer, set_seed
+
+from agent.system.atomic import replaced_folder, write_bytes
+from agent.core.errors import ModelError, UsageError
+from models.cards import CARD_NAME, Card, DatasetRecord, fingerprint, latest_of, read_card, seal
+from models.sentiment.train.bases import EMBEDDED, Base, load_base
+from models.calibration import before_after, fit_temperature, plot_reliability, softmax
+from models.sentiment.train.classifier import SentimentClassifier
+from models.sentiment.train.evaluation import truth_of
+from models.sentiment.train.catastrophic_forgetting import check as check_forgetting
+from models.sentiment.train.methods import Method, Plan, get_method
+from models.classification_metrics import Floats, Ints, coverage, estimates
+from models.sentiment.train.recipe import Recipe, resolve
+from models.sentiment.train.splits import Split
+from models.sentiment.train.trained_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, TOKENIZER, load_trained
+from models.sentiment.train.trainer import Encoded, Progress, encoded, last_checkpoint, make_trainer, objective_of
+
+Answers = tuple[Floats, Ints]
+"""(logits (n, 3), true classes (n,))."""
+
+CHECKPOINTS: Final = ".checkpoints"
+"""Suffix of the folder beside the output that holds the checkpoints until the training is complete."""
+RELIABILITY: Final = "reliability.png"
+_REPLACED: Final = frozenset(
+    {
+        CARD_NAME, ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin", FULL_WEIGHTS, "config.json", TOKENIZER,
+        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+        "tokenizer.model", "chat_template.jinja", RELIABILITY, "checkpoints",
+    }
+)  # fmt: skip
+"""What a training writes, whatever its method, and earlier versions wrote; other entries of the folder are kept."""
+_VERSIONS: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
+_OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """What a training answers. `trainable` and `parameters` are counts of weights."""
+
+    folder: Path
+    card: Card
+    recipe: Recipe
+    trainable: int
+    parameters: int
+    seconds: float
+    peak_memory: int
+    """Bytes: of the accelerator if there is one, else of this process."""
+
+
+def train(
+    recipe: Recipe,
+    split: Split,
+    datasets: Sequence[DatasetRecord],
+    output: Path,
+    *,
+    base: str = EMBEDDED,
+    resume: bool = False,
+    threshold: float = 0.7,
+    progress: Progress | None = None,
+    announce: Callable[[Recipe, int, int], None] | None = None,
+    forgetting: bool = False,
+) -> Trained:
+    """Fine-tunes `base` on `split.train`; stops early by its validation, fits the temperature on its calibration part, and
+    measures on its test part. `announce` is told (resolved recipe, trainable weights, all weights) before the first step;
+    `forgetting` adds the check of general language to the card.
+
+    Raises ModelError for a base that cannot be loaded or memory that does not suffice, UsageError and ConfigError for choices
+    that cannot work here.
+    """
+    set_seed(recipe.seed)
+    method = get_method(recipe.method)
+    recipe = resolve(recipe, method.defaults, len(split.train))
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    checkpoints = checkpoints_of(output)
+    if processes.is_main_process:
+        _prepare(output, recipe, datasets, resume)
+    processes.wait_for_everyone()
+    try:
+        loaded = load_base(base, four_bit=method.four_bit)
+        model = build(
+            loaded,
+            recipe,
+            method,
+            steps=steps_of(recipe, len(split.train) // processes.num_processes),
+            labels=truth_of(split.train),
+        )
+        trainable, parameters = count_parameters(model)
+        if announce:
+            announce(recipe, trainable, parameters)
+        trainer = make_trainer(model, loaded.tokenizer, recipe, split, checkpoints, progress)
+        began = time.monotonic()
+        trainer.train(
+            resume_from_checkpoint=str(last_checkpoint(checkpoints)) if resume else None, ignore_keys_for_eval=["embedding"]
+        )
+        seconds = time.monotonic() - began
+        answers = {
+            part: _answers(trainer, encoded(getattr(split, part), loaded.tokenizer, recipe))
+            for part in ("validation", "calibration", "test")
+            if getattr(split, part)
+        }
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise _out_of_memory(error, recipe) from error
+    except RuntimeError as error:  # the CPU allocator has no class of its own
+        if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
+            raise _out_of_memory(error, recipe) from error
+        raise
+    card = _card(loaded, recipe, split, datasets, answers, threshold)
+    card.notes |= {"seconds": round(seconds, 1), "trainable_parameters": trainable, "peak_memory_bytes": peak_memory()}
+    if trainer.is_world_process_zero():
+        with replaced_folder(output, keep=lambda name: name not in _REPLACED) as folder:
+            _save(model, loaded.tokenizer, card, folder, answers)
+            if forgetting:
+                card.notes |= check_forgetting(load_trained(folder), base)
+                seal(card, folder, card.files)
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return Trained(output, card, recipe, trainable, parameters, seconds, peak_memory())
+
+
+def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Ints | None = None) -> nn.Module:
+    """The base with its head, wrapped by the method. `recipe` must be resolved; `labels` (n,) serve the class weights."""
+    if method.four_bit:
+        prepare_model_for_kbit_training(base.encoder, use_gradient_checkpointing=recipe.checkpointing)
+    classifier = SentimentClassifier(base.encoder, base.pooling)
+    if base.head is not None and base.pooling != "mean":  # a mean of tokens is not what that head learned to read
+        weight, bias = base.head
+        classifier.classifier.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    classifier.objective = objective_of(recipe, labels)
+    config = method.configure(recipe, Plan(base.encoder, steps))
+    if config is None:
+        return classifier
+    try:
+        return get_peft_model(classifier, config)
+    except ValueError as error:
+        raise UsageError(
+            f"{recipe.method} does not fit base model {base.name}: {error}", hint="choose other --targets or method"
+        ) from error
+
+
+def checkpoints_of(output: Path) -> Path:
+    """The folder of the checkpoints of a training whose result goes to `output`."""
+    return output.resolve().with_name(output.resolve().name + CHECKPOINTS)
+
+
+def steps_of(recipe: Recipe, samples: int) -> int:
+    """Optimiser steps of the whole training on so many samples a process."""
+    return math.ceil(math.ceil(samples / recipe.batch_size / recipe.accumulation) * (recipe.epochs or 1))
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """(trainable, all) weights; 4-bit ones count as what they stand for."""
+    if isinstance(model, PeftModel):
+        trainable, every = model.get_nb_trainable_parameters()
+        return int(trainable), int(every)
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, learns in sizes if learns), sum(size for size, _ in sizes)
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator since the process began, else the largest resident set of this process."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated())
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _answers(trainer: Trainer, rows: Encoded) -> Answers:
+    """Trainer's sampler sorts by length, also when it predicts: the truth must come from the same hand as the logits."""
+    found = trainer.predict(rows, ignore_keys=["embedding"])
+    return np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids, dtype=np.int64)
+
+
+def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> None:
+    """Makes the folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
+    checkpoints = checkpoints_of(output)
+    told = msgspec.json.format(
+        msgspec.json.encode({"recipe": recipe, "data": [record.sha256 for record in datasets]}), indent=1
+    )
+    note = checkpoints / "recipe.json"
+    if resume:
+        if last_checkpoint(checkpoints) is None or not note.is_file():
+            raise UsageError(f"{checkpoints} holds no checkpoint to resume from", hint="train without --resume")
+        if note.read_bytes() != told:
+            raise UsageError(
+                f"{checkpoints}: these are checkpoints of another recipe or other data",
+                hint="resume with what it was begun with",
+            )
+        return
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):
+        raise UsageError(f"--output {output} holds something else", hint="name a new or empty folder")
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    checkpoints.mkdir(parents=True)
+    write_bytes(note, told)
+
+
+def _ours(output: Path) -> bool:
+    try:
+        return read_card(output).kind == "sentiment"
+    except ModelError:
+        return False
+
+
+def _card(
+    base: Base, recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], answers: dict[str, Answers], threshold: float
+) -> Card:
+    temperature = fit_temperature(*answers["calibration"]) if "calibration" in answers else 1.0
+    measured = next((part for part in ("test", "calibration") if part in answers), None)
+    card = Card(
+        base=base.name,
+        base_sha256=base.sha256,
+        base_weights_sha256=base.weights_sha256,
+        base_released=base.released,
+        method=recipe.method,
+        pooling=base.pooling,
+        max_length=recipe.max_length,
+        hyper=recipe.to_dict(),
+        datasets=tuple(datasets),
+        temperature=temperature,
+        threshold=threshold,
+        coverage=coverage(softmax(answers[measured][0], temperature), answers[measured][1]) if measured else (),
+        metrics={part: estimates(softmax(logits, temperature), truth) for part, (logits, truth) in answers.items()},
+        versions={name: importlib.metadata.version(name) for name in _VERSIONS},
+        trained_until=latest_of(datasets),
+    )
+    if measured:
+        card.notes |= {
+            f"{measured}_{name}_{when}": value
+            for when, values in before_after(*answers[measured], temperature).items()
+            for name, value in values.items()
+        }
+    if base.padding:
+        card.notes["pad_token"] = base.padding
+    card.notes |= {f"rows_{part}": rows for part, rows in split.sizes().items()}
+    card.notes |= {f"labels_{label}": count for label, count in sorted(Counter(e.label for e in split.train).items())}
+    return card
+
+
+def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, folder: Path, answers: dict[str, Answers]) -> None:
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = card.base
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; ours is card.json
+        weights = folder / ADAPTER_WEIGHTS
+    else:
+        weights = folder / FULL_WEIGHTS
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+        model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    card.fingerprint = fingerprint([weights, folder / TOKENIZER], card.temperature)
+    seal(card, folder, [path.name for path in folder.iterdir() if path.is_file()])
+    part = next((part for part in ("test", "calibration") if part in answers), None)
+    if part:
+        plot_reliability(*answers[part], card.temperature, folder / RELIABILITY)
+
+
+def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:
+    half = max(recipe.batch_size // 2, 1)
+    return ModelError(
+        f"out of memory while training ({str(error).partition('.')[0][:120] or type(error).__name__})",
+        hint=f"--batch-size {half} --accumulation {recipe.accumulation * 2}, --checkpointing, --max-length 64, --method qlora",
+    )

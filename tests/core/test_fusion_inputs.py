@@ -1,0 +1,97 @@
+"""A symbol as the fusion model sees it: bars made of bars, and a memory of headlines that fades."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.errors import ConfigError
+from agent.core.events import MINUTE_MS, Sentiment
+from agent.core.features import Features, FeatureTracker
+from agent.core.fusion_inputs import Forecast, Outlook
+from agent.core.text_embedding import TextState
+
+HOUR = 60 * MINUTE_MS
+
+
+class Even:
+    """It finds all classes equally likely."""
+
+    fingerprint = "even"
+    half_life = HOUR
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+
+    def vector(self, sentiment: Sentiment) -> np.ndarray | None:
+        return np.array((sentiment.bullish,))
+
+    def read(self, mean: Any) -> Any:
+        return mean
+
+    def predict(self, features: Features, reading: Any, mass: float) -> Forecast:
+        return Forecast(1 / 3, 1 / 3, 1 / 3, 0.01)
+
+
+def path(n: int) -> np.ndarray:
+    return 100 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.001, n)))
+
+
+def feed(outlook: Outlook, closes: np.ndarray, begin: int = 0) -> list[bool]:
+    """One-minute bars from `begin` on, each as high and low as its close."""
+    return [
+        outlook.on_bar((begin + minute) * MINUTE_MS, close, close, close, 1.0) for minute, close in enumerate(closes.tolist())
+    ]
+
+
+def test_bars_of_the_model_are_made_of_the_markets_bars() -> None:
+    closes = path(5 * 60)
+    outlook = Outlook("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
+    asked = feed(outlook, closes)
+    tracker = FeatureTracker()
+    for bar in range(60):
+        part = closes[5 * bar : 5 * bar + 5]
+        expected = tracker.advance(5 * bar * MINUTE_MS, part.max(), part.min(), part[-1], 5.0)
+    assert outlook.features == expected
+    assert [number for number, yes in enumerate(asked) if yes] == [5 * bar + 4 for bar in range(33, 60)]
+
+
+def test_a_bar_that_was_not_seen_from_its_beginning_is_none() -> None:
+    closes = path(5 * 60 + 2)
+    late = Outlook("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
+    feed(late, closes, begin=3)
+    whole = Outlook("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
+    feed(whole, closes[2:], begin=5)
+    assert late.features == whole.features
+
+
+def test_missing_bars_start_the_features_anew_but_not_the_memory() -> None:
+    outlook = Outlook("BTCUSDT", Even(MINUTE_MS), MINUTE_MS)
+    feed(outlook, path(60))
+    outlook.on_headline(Sentiment("n", 0, 0, 0.1, 0.1, 0.8), 60 * MINUTE_MS)
+    assert outlook.features.warm
+    outlook.reset()
+    assert not outlook.features.warm
+    assert outlook.text.mass(60 * MINUTE_MS) == 1.0
+
+
+@pytest.mark.parametrize("interval", [MINUTE_MS // 2, MINUTE_MS + 1])
+def test_bars_that_can_not_be_made_are_refused(interval: int) -> None:
+    with pytest.raises(ConfigError, match="can't be made of bars of 1m"):
+        Outlook("BTCUSDT", Even(interval), MINUTE_MS)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4 * HOUR), st.floats(-5, 5)), min_size=1, max_size=30), st.integers(0, HOUR))
+def test_the_memory_is_the_decayed_mean(heard: list[tuple[int, float]], later: int) -> None:
+    state = TextState(HOUR)
+    heard = sorted(heard)
+    for ts, value in heard:
+        state.hear(np.array((value,)), ts)
+    now = heard[-1][0] + later
+    weights = np.array([2.0 ** (-(now - ts) / HOUR) for ts, _ in heard])
+    assert state.mass(now) == pytest.approx(weights.sum(), rel=1e-9)
+    assert state.mean[0] == pytest.approx((weights * [value for _, value in heard]).sum() / weights.sum(), rel=1e-9, abs=1e-9)

@@ -1,0 +1,407 @@
+"""From headlines and their sentiment to signals."""
+
+from __future__ import annotations
+
+from math import nan
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config import SignalsConfig
+from agent.core.events import BUY, DAY_MS, HOLD, HOUR_MS, MINUTE_MS, SELL, Direction, News, Sentiment, Signal
+from agent.core.signals import MAX_WAITING, SignalEngine
+from agent.core.symbols import SymbolMapper
+from agent.core.votes import MAX_SOURCES, NEVER
+
+BTC = "BTCUSDT"
+BULL, BEAR, CALM = (0.05, 0.05, 0.9), (0.9, 0.05, 0.05), (0.05, 0.9, 0.05)
+WEAK = (0.2, 0.2, 0.6)
+Scores = tuple[float, float, float]
+
+
+def engine(abstain_window: int = 50, **settings: object) -> SignalEngine:
+    config = SignalsConfig.model_validate(
+        {"threshold": 0.7, "half_life": "30m", "window": "4h", "fade_below": 0.25, **settings}
+    )
+    return SignalEngine(config, SymbolMapper((BTC, "ETHUSDT"), {}, config.macro_keywords), abstain_window=abstain_window)
+
+
+def sentiment(id: str, minute: float, scores: Scores, symbols: tuple[str, ...] = (BTC,), abstained: bool = False) -> Sentiment:
+    at = round(minute * MINUTE_MS)
+    return Sentiment(id, at, at, *scores, symbols=symbols, abstained=abstained)
+
+
+def at(id: str, now: int, p: Scores) -> Sentiment:
+    return Sentiment(id, now, now, *p, symbols=(BTC,))
+
+
+def news(id: str, minute: float, title: str, *, actionable: bool = True, currencies: tuple[str, ...] = ()) -> News:
+    at = round(minute * MINUTE_MS)
+    return News(id, at, at, title, actionable=actionable, currencies=currencies)
+
+
+# -- the vote --------------------------------------------------------------------------------------------------------
+
+Row = tuple[float, Scores, Direction, float, bool]  # minute, scores; direction, confidence, actionable
+SCENARIOS: dict[str, list[Row]] = {
+    "one sure headline is a signal": [(0, BULL, BUY, 0.9, True)],
+    "bad news sells": [(0, BEAR, SELL, 0.9, True)],
+    "sure of being neutral is a vote to hold": [(0, CALM, HOLD, 0.9, False)],
+    "exactly the threshold is enough": [(0, (0.1, 0.2, 0.7), BUY, 0.7, True)],
+    "equals cancel": [(0, BULL, BUY, 0.9, True), (0, BEAR, HOLD, 0.05, False)],
+    # Weights 0.45 and 0.9: bullish (0.45 * 0.9 + 0.9 * 0.05) / 1.35 = 1/3, bearish 0.61666
+    "half a life later the new one weighs double": [(0, BULL, BUY, 0.9, True), (30, BEAR, SELL, 37 / 60, False)],
+    # 0.9 / 16 of the old is left: (0.05625 * 0.05 + 0.9 * 0.9) / 0.95625
+    "an old vote hardly counts": [(0, BULL, BUY, 0.9, True), (120, BEAR, SELL, 0.85, True)],
+    "after the window it doesn't count at all": [(0, BULL, BUY, 0.9, True), (240, BEAR, SELL, 0.9, True)],
+    # Weights 0.9, 0.9, 0.7: bullish (0.9 * 0.9 * 2 + 0.7 * 0.1) / 2.5
+    "confidence is weight": [(0, BULL, BUY, 0.9, True), (0, BULL, BUY, 0.9, True), (0, (0.7, 0.2, 0.1), BUY, 0.676, False)],
+}
+
+
+@pytest.mark.parametrize("rows", SCENARIOS.values(), ids=SCENARIOS)
+def test_votes(rows: list[Row]) -> None:
+    signals = engine()
+    for number, (minute, scores, direction, confidence, actionable) in enumerate(rows):
+        (signal,) = signals.on_sentiment(sentiment(f"n{number}", minute, scores))
+        assert (signal.direction, signal.actionable) == (direction, actionable)
+        assert signal.confidence == pytest.approx(confidence, abs=1e-9)
+        assert signal.ts == minute * MINUTE_MS
+        assert signals.current(BTC) is signal
+
+
+def test_below_the_threshold_a_headline_has_no_vote() -> None:
+    signals = engine()
+    assert signals.on_sentiment(sentiment("a", 0, WEAK)) == []
+    assert signals.current(BTC) is None
+    assert signals.counts["unsure"] == 1
+
+
+@pytest.mark.parametrize("scores", [(nan, nan, nan), (0.0, 0.0, 0.0), (0.9, 0.9, 0.9), (nan, 0.1, 0.9)])
+def test_figures_that_are_no_probabilities_abstain(scores: Scores) -> None:
+    signals = engine()
+    assert signals.on_sentiment(sentiment("a", 0, scores)) == []
+    assert signals.counts["abstained"] == signals.abstained == 1
+
+
+def test_voters_outside_the_window_are_no_sources() -> None:
+    signals = engine()
+    for number in range(20):
+        (signal,) = signals.on_sentiment(sentiment(f"n{number}", number, BULL))
+    assert signal.sources == tuple(f"n{number}" for number in range(20 - MAX_SOURCES, 20))
+    (signal,) = signals.on_sentiment(sentiment("later", 240 + 17, BULL))
+    assert signal.sources == ("n18", "n19", "later")
+
+
+# -- headlines -------------------------------------------------------------------------------------------------------
+
+
+def test_symbols_come_from_the_headline_where_the_sentiment_has_none() -> None:
+    signals = engine()
+    assert signals.on_news(news("a", 0, "Ether and bitcoin wake up")).symbols == (BTC, "ETHUSDT")
+    assert [signal.symbol for signal in signals.on_sentiment(sentiment("a", 1, BULL, ()))] == [BTC, "ETHUSDT"]
+    signals.on_news(news("b", 2, "Ether and bitcoin sleep in"))
+    assert [signal.symbol for signal in signals.on_sentiment(sentiment("b", 3, BEAR, ("ETHUSDT",)))] == ["ETHUSDT"]
+
+
+def test_a_headline_about_nothing_that_is_traded_votes_nowhere() -> None:
+    signals = engine()
+    assert signals.on_news(news("a", 0, "Painters meet in Lisbon")).symbols == ()
+    assert signals.on_sentiment(sentiment("a", 1, BULL, ())) == []
+    assert signals.on_sentiment(sentiment("unheard of", 1, BULL, ())) == []
+    assert signals.on_sentiment(sentiment("b", 1, BULL, ("DOGEUSDT",))) == []
+    assert signals.counts["unmapped"] == 3
+
+
+def test_a_story_votes_once() -> None:
+    signals = engine()
+    first = signals.on_news(news("a", 0, "Regulator approves first spot bitcoin fund"))
+    again = signals.on_news(news("b", 5, "BREAKING: regulator approves the first spot bitcoin fund"))
+    assert (first.story, first.duplicate) == ("a", False)
+    assert (again.story, again.duplicate) == ("a", True)
+    assert len(signals.on_sentiment(sentiment("a", 6, BULL, ()))) == 1
+    assert signals.on_sentiment(sentiment("b", 7, BULL, ())) == []
+    assert signals.counts["duplicate"] == 1
+    signals.on_news(news("c", 8, "Regulator rejects first spot bitcoin fund"))
+    assert len(signals.on_sentiment(sentiment("c", 9, BEAR, ()))) == 1, "the contrary is another story"
+
+
+@pytest.mark.parametrize("first", [WEAK, (nan, nan, nan)], ids=["unsure", "abstained"])
+def test_a_repeat_may_vote_where_the_first_headline_did_not(first: Scores) -> None:
+    signals = engine()
+    signals.on_news(news("a", 0, "Regulator approves first spot bitcoin fund"))
+    signals.on_news(news("b", 5, "Regulator approves the first spot bitcoin fund"))
+    assert signals.on_sentiment(sentiment("a", 6, first, ())) == []
+    assert len(signals.on_sentiment(sentiment("b", 7, BULL, ()))) == 1
+
+
+def test_a_story_counts_once_for_each_symbol() -> None:
+    signals = engine()
+    signals.on_news(news("a", 0, "Custody bank opens its doors to big bitcoin funds"))
+    signals.on_news(news("b", 1, "Custody bank opens its doors to big bitcoin and ether funds"))
+    assert [signal.symbol for signal in signals.on_sentiment(sentiment("a", 2, BULL, ()))] == [BTC]
+    assert [signal.symbol for signal in signals.on_sentiment(sentiment("b", 3, BULL, ()))] == ["ETHUSDT"]
+
+
+def test_a_headline_scored_twice_votes_once() -> None:
+    signals = engine()
+    signals.on_news(news("a", 0, "Bitcoin wakes up"))
+    assert len(signals.on_sentiment(sentiment("a", 1, BULL, ()))) == 1
+    assert signals.on_sentiment(sentiment("a", 2, BULL)) == []
+
+
+def test_a_story_may_vote_again_after_its_window() -> None:
+    signals = engine(story_window="2h")
+    assert len(signals.on_sentiment(sentiment("a", 0, BULL))) == 1
+    assert signals.on_sentiment(sentiment("a", 119, BULL)) == []
+    assert len(signals.on_sentiment(sentiment("a", 120, BULL))) == 1
+
+
+def test_a_stale_headline_is_noted_but_has_no_vote() -> None:
+    signals = engine()
+    assert not signals.on_news(news("a", 0, "Bitcoin wakes up", actionable=False)).actionable
+    assert signals.on_sentiment(sentiment("a", 1, BULL)) == []
+    assert signals.counts["stale"] == 1
+    signals.on_news(news("b", 2, "Bitcoin wakes up"))
+    assert len(signals.on_sentiment(sentiment("b", 3, BULL, ()))) == 1
+
+
+def test_headlines_that_nobody_scores_are_dropped_oldest_first() -> None:
+    signals = engine()
+    for number in range(MAX_WAITING + 2):
+        signals.on_news(news(f"n{number}", number, f"Bitcoin tale{number} told{number} anew{number}"))
+    assert signals.counts["dropped"] == 2
+    assert signals.on_sentiment(sentiment("n1", MAX_WAITING, BULL, ())) == []
+    assert len(signals.on_sentiment(sentiment("n2", MAX_WAITING, BULL, ()))) == 1
+
+
+# -- fading ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_fades_when_its_side_is_too_light() -> None:
+    signals = engine(half_life="30m", fade_below=0.225)
+    (signal,) = signals.on_sentiment(sentiment("a", 0, BULL))  # 0.9 is a quarter after two half-lives
+    assert signals.next_fade == signals.fade_at(BTC) == HOUR_MS + 1
+    assert signals.pop_faded(HOUR_MS) == []
+    assert signals.current(BTC) is signal
+    (faded,) = signals.pop_faded(HOUR_MS + 500)
+    assert (faded.symbol, faded.ts, faded.direction, faded.actionable) == (BTC, HOUR_MS + 500, HOLD, False)
+    assert (faded.bullish, faded.sources) == (signal.bullish, signal.sources)
+    assert signals.current(BTC) is None
+    assert signals.next_fade == NEVER
+    assert signals.pop_faded(DAY_MS) == []
+
+
+def test_a_signal_fades_when_its_voters_leave_the_window() -> None:
+    signals = engine(half_life="10d", window="1h")
+    signals.on_sentiment(sentiment("a", 0, BULL))
+    signals.on_sentiment(sentiment("b", 10, BULL))
+    assert signals.pop_faded(69 * MINUTE_MS) == [], "one has left, one still stands"
+    assert len(signals.pop_faded(70 * MINUTE_MS)) == 1
+
+
+def test_an_agreeing_headline_keeps_a_signal_alive() -> None:
+    signals = engine()
+    signals.on_sentiment(sentiment("a", 0, BULL))
+    alone = signals.fade_at(BTC)
+    signals.on_sentiment(sentiment("b", 10, BULL))
+    assert signals.fade_at(BTC) > alone
+    assert signals.pop_faded(alone) == []
+
+
+def test_forgetting_ends_signals_and_makes_none() -> None:
+    signals = engine(half_life="10d", window="1h")
+    for id, minute, scores in [("a", 0, BEAR), ("b", 1, BEAR), ("c", 2, BULL), ("d", 3, BULL), ("e", 4, BULL)]:
+        signals.on_sentiment(sentiment(id, minute, scores))
+    assert signals.current(BTC) is not None
+    assert not signals.current(BTC).actionable  # type: ignore[union-attr]
+    signals.pop_faded(10 * MINUTE_MS)
+    assert signals.pop_faded(61 * MINUTE_MS) == [], "only bulls are left, but nobody has said anything new"
+
+
+def test_indecision_after_a_signal_ends_it_at_once() -> None:
+    signals = engine()
+    signals.on_sentiment(sentiment("a", 0, BULL))
+    (undecided,) = signals.on_sentiment(sentiment("b", 1, BEAR))
+    assert not undecided.actionable
+    (faded,) = signals.pop_faded(MINUTE_MS)
+    assert faded.direction is HOLD
+    assert signals.current(BTC) is undecided
+    assert signals.pop_faded(DAY_MS) == [], "told once"
+    assert signals.current(BTC) is None
+
+
+def test_a_contrary_signal_takes_over_without_a_fade() -> None:
+    signals = engine()
+    signals.on_sentiment(sentiment("a", 0, (0.1, 0.2, 0.7)))
+    (signal,) = signals.on_sentiment(sentiment("b", 44, (0.99, 0.005, 0.005)))
+    assert (signal.direction, signal.actionable) == (SELL, True)
+    assert signals.pop_faded(60 * MINUTE_MS) == []
+
+
+def test_fades_of_many_symbols_come_in_time_order() -> None:
+    signals = engine()
+    signals.on_sentiment(sentiment("a", 0, (0.0, 0.0, 1.0), ("ETHUSDT",)))
+    signals.on_sentiment(sentiment("b", 0, BULL, (BTC,)))
+    assert signals.next_fade == signals.fade_at(BTC) < signals.fade_at("ETHUSDT")
+    assert [faded.symbol for faded in signals.pop_faded(DAY_MS)] == [BTC, "ETHUSDT"]
+
+
+# -- abstaining ------------------------------------------------------------------------------------------------------
+
+
+def test_the_abstain_rate_is_of_the_last_headlines_once_half_of_them_are_seen() -> None:
+    signals = engine(abstain_window=4)
+    rates = []
+    for number, abstained in enumerate([True, True, False, False, False, True, True, True, True]):
+        assert not (signals.on_sentiment(sentiment(f"n{number}", number, BULL, abstained=abstained)) and abstained)
+        rates.append(signals.abstain_rate)
+    assert rates == [0.0, 1.0, 2 / 3, 0.5, 0.25, 0.25, 0.5, 0.75, 1.0]
+    assert signals.abstained == signals.counts["abstained"] == 6
+
+
+# -- invariants ------------------------------------------------------------------------------------------------------
+
+scores = (
+    st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+    .filter(lambda p: sum(p) > 0.01)
+    .map(lambda p: tuple(x / sum(p) for x in p))
+)
+votes = st.lists(st.tuples(st.integers(0, 3 * HOUR_MS), scores), min_size=1, max_size=40)
+settings = st.fixed_dictionaries(
+    {
+        "threshold": st.sampled_from([0.34, 0.5, 0.7]),
+        "half_life": st.sampled_from([1, 1_000, 1_800_000, 10 * DAY_MS]),
+        "window": st.sampled_from([1, MINUTE_MS, 4 * HOUR_MS, 10 * DAY_MS]),
+        "fade_below": st.sampled_from([0.01, 0.25, 0.8, 3.0]),
+    }
+)
+Voter = tuple[str, int, Scores]
+
+
+def by_hand(voters: list[Voter], now: int, half_life: int) -> tuple[list[float], list[float]]:
+    """Mean probabilities, and the weight on each side, summed anew from all voters."""
+    means, sides, total = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0.0
+    for _, at, p in voters:
+        weight = max(p) * 2.0 ** (-(now - at) / half_life)
+        total += weight
+        means = [mean + weight * x for mean, x in zip(means, p, strict=True)]
+        leaders = [side for side in range(3) if p[side] == max(p)]
+        sides[leaders[0] if len(leaders) == 1 else 1] += weight
+    return [mean / total if total else 0.0 for mean in means], sides
+
+
+@given(votes, settings)
+def test_every_signal_is_what_summing_by_hand_gives(casts: list[tuple[int, Scores]], given_settings: dict[str, float]) -> None:
+    signals = engine(**given_settings)
+    window, half_life, threshold, fade_below = (
+        given_settings[key] for key in ("window", "half_life", "threshold", "fade_below")
+    )
+    voters: list[Voter] = []
+    announced = False
+    now = 0
+    for number, (pause, p) in enumerate(casts):
+        now += pause
+        while signals.next_fade <= now:
+            due = signals.next_fade
+            assert signals.pop_faded(due - 1) == []
+            standing = signals.current(BTC)
+            assert standing is not None
+            faded = signals.pop_faded(due)
+            present = [voter for voter in voters if due - voter[1] < window]
+            means, sides = by_hand(present, due, int(half_life))
+            side = [SELL, HOLD, BUY].index(standing.direction)
+            weak = sides[side] < fade_below
+            if abs(sides[side] - fade_below) > 1e-9 and standing.actionable:
+                changed = max(means) != means[side] or means[side] < threshold - 1e-9
+                assert bool(faded) == (weak or changed)
+            if faded:
+                assert announced
+                announced = False
+        made = signals.on_sentiment(at(f"n{number}", now, p))
+        if max(p) < threshold:
+            assert made == []
+            continue
+        voters.append((f"n{number}", now, p))
+        voters = [voter for voter in voters if now - voter[1] < window]
+        (signal,) = made
+        means, sides = by_hand(voters, now, int(half_life))
+        assert [signal.bearish, signal.neutral, signal.bullish] == pytest.approx(means, abs=1e-9)
+        assert 0.0 <= signal.confidence <= 1.0
+        assert signal.sources == tuple(id for id, _, _ in voters)[-MAX_SOURCES:]
+        side = [SELL, HOLD, BUY].index(signal.direction)
+        assert signal.confidence == [signal.bearish, signal.neutral, signal.bullish][side]
+        assert means[side] == pytest.approx(max(means), abs=1e-9) or side == 1
+        if abs(sides[side] - fade_below) > 1e-9 and abs(means[side] - threshold) > 1e-9:
+            assert signal.actionable == (side != 1 and means[side] >= threshold and sides[side] >= fade_below)
+        announced = announced or signal.actionable
+        assert signals.fade_at(BTC) <= voters[0][1] + window
+
+
+@given(st.lists(scores, min_size=1, max_size=8).flatmap(lambda cast: st.tuples(st.just(cast), st.permutations(cast))))
+def test_the_order_of_votes_at_one_moment_is_no_matter(orders: tuple[list[Scores], list[Scores]]) -> None:
+    def last(cast: list[Scores]) -> Signal:
+        signals = engine(threshold=0.3)
+        return [signals.on_sentiment(at(f"n{number}", HOUR_MS, p))[0] for number, p in enumerate(cast)][-1]
+
+    one, other = map(last, orders)
+    assert (one.bearish, one.neutral, one.bullish) == pytest.approx((other.bearish, other.neutral, other.bullish), abs=1e-9)
+
+
+@given(votes, settings, st.integers(1, 39))
+def test_what_comes_later_changes_nothing_before(
+    casts: list[tuple[int, Scores]], given_settings: dict[str, float], cut: int
+) -> None:
+    def run(ballots: list[tuple[int, Scores]]) -> list[list[Signal]]:
+        signals = engine(**given_settings)
+        now, out = 0, []
+        for number, (pause, p) in enumerate(ballots):
+            now += pause
+            out.append(signals.pop_faded(now) + signals.on_sentiment(at(f"n{number}", now, p)))
+        return out
+
+    assert run(casts)[:cut] == run(casts[:cut])
+
+
+def test_centuries_of_votes_neither_drift_nor_grow() -> None:
+    signals = engine(half_life="1d", window="1h", threshold=0.5)
+    recent: list[Voter] = []
+    now = 0
+    for number in range(20_000):
+        now += 30_000 if number % 1000 else 20_000 * DAY_MS
+        p = [BULL, BEAR, CALM, (0.3, 0.1, 0.6)][number * 7 % 11 % 4]
+        (signal,) = signals.on_sentiment(at(f"n{number}", now, p))
+        recent = [voter for voter in [*recent, (f"n{number}", now, p)] if now - voter[1] < HOUR_MS]
+    means, _ = by_hand(recent, now, DAY_MS)
+    assert [signal.bearish, signal.neutral, signal.bullish] == pytest.approx(means, abs=1e-11)
+    tally = signals._tallies[BTC]
+    assert len(tally._votes) == len(recent) == 120
+    assert len(tally._told) == len(tally._stories) <= 24 * 120
+
+
+@pytest.mark.shared
+def test_real_headlines_make_signals(shared_data: Path) -> None:
+    """The publisher's own words stand in for a model: what matters here is the flow, not the sentiment."""
+    table = pd.read_parquet(shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title", "currencies"])
+    table = table.sort_values("published_at", kind="stable").tail(5_000)
+    stamps = (table.published_at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
+    signals = engine()
+    made: list[Signal] = []
+    faded = 0
+    for number, (ms, title, tickers) in enumerate(
+        zip(stamps, table.title.fillna(""), table.currencies.fillna(""), strict=True)
+    ):
+        faded += len(signals.pop_faded(ms))
+        signals.on_news(News(str(number), ms, ms, title, currencies=tuple(tickers.split(","))))
+        words = title.lower()
+        p = BULL if "surge" in words or "gain" in words else BEAR if "fall" in words or "drop" in words else WEAK
+        made += signals.on_sentiment(Sentiment(str(number), ms, ms, *p))
+    print(signals.counts, len(made), faded)
+    assert sum(signals.counts.values()) == len(table)
+    assert signals.counts["voted"] > 100
+    assert signals.counts["duplicate"] > 0
+    assert {signal.symbol for signal in made} == {BTC, "ETHUSDT"}
+    assert 0 < faded <= sum(signal.actionable for signal in made)

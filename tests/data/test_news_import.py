@@ -1,0 +1,87 @@
+"""`tapewire import news`: any news file as one of ours."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.cli.main import build
+from agent.core.errors import DataError
+from agent.data.news import NewsFile
+from agent.data.news_import import import_news
+
+T0 = 1_704_067_200_000  # 2024-01-01
+ROWS = [
+    {
+        "published_at": T0 + 9_000,
+        "headline": "Later &amp; louder",
+        "currencies": ["btc", "eth"],
+        "first_seen": T0 + 70_000,
+        "link": "u",
+    },
+    {"published_at": T0, "headline": "First", "currencies": None, "first_seen": None, "link": None},
+    {"published_at": T0, "headline": "First", "currencies": None, "first_seen": None, "link": None},
+    {"published_at": None, "headline": "When?", "currencies": None, "first_seen": None, "link": None},
+]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "theirs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def test_an_imported_file_replays_as_the_original_does(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "made" / "news.parquet"
+    counts = import_news(source, output)
+    assert (counts["rows"], counts["news"], counts["duplicates"], counts["untrusted"]) == (4, 2, 1, 1)
+    for delay in (0, 60_000):  # the delay still applies to what doesn't state when it was seen, and only to that
+        assert list(NewsFile(output, delay)) == list(NewsFile(source, delay))
+    assert import_news(output, output)["news"] == 2  # onto itself, too
+
+
+def test_the_command_reports_what_it_read(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "news.parquet"
+    result = CliRunner().invoke(build(), ["import", "news", str(source), "--output", str(output), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found == {
+        "rows": 4, "news": 2, "first": T0, "last": T0 + 9_000, "duplicates": 1, "untrusted": 1, "untitled": 0,
+        "dates": 0, "doubtful": "", "early": 0, "abstained": 0, "outside": 0, "shared_ids": 0, "output": str(output),
+        "notes": [
+            "1 headlines without a time, or with one that isn't trusted, left out", "1 headlines that came before left out",
+        ],
+    }  # fmt: skip
+
+
+def test_the_command_prints_that_dates_were_taken_as_ends_of_days(tmp_path: Path) -> None:
+    """The file has one date, 2025-03-03: of unknown hour, so known at the end of that day."""
+    source = tmp_path / "theirs.csv"
+    source.write_text("date,title\n2025-03-03,Bitcoin falls\n")
+    arguments = ["import", "news", str(source), "--output", str(tmp_path / "news.parquet"), "--timezone", "UTC"]
+    result = CliRunner().invoke(build(), arguments)
+    assert result.exit_code == 0, result.output
+    assert "  1 headlines with a date and no time: known at the end of that day" in result.output.splitlines()
+
+
+def test_nothing_usable_leaves_what_was_there(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "news.parquet"
+    import_news(source, output)
+    before = output.read_bytes()
+    source.write_text(json.dumps(ROWS[3]) + "\n")
+    with pytest.raises(DataError, match="holds no headline with a trusted time"):
+        import_news(source, output)
+    assert output.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["news.parquet", "theirs.jsonl"]
+
+
+@pytest.mark.shared
+def test_the_real_headlines_import(shared_data: Path, tmp_path: Path) -> None:
+    original = shared_data / "data" / "news" / "crypto-headlines.parquet"
+    counts = import_news(original, tmp_path / "news.parquet")
+    assert counts["rows"] == 64_704
+    assert sum(1 for _ in NewsFile(tmp_path / "news.parquet")) == counts["news"]

@@ -1,0 +1,41 @@
+"""Measuring the venue's clock while something else corrects ours."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from agent.config.execution import TestnetConfig as Settings
+from agent.core.events import DAY_MS
+from agent.live.gateway.gateway_health import GatewayHealth
+from agent.live.gateway.throttled_client import Line
+from tests.live.test_clock_discipline import T0, World
+
+
+class Port:
+    """Answers after `took` ms, in the middle of which the market's history measures the venue's time as well."""
+
+    def __init__(self, world: World, took: float) -> None:
+        self.world, self.took, self.corrected = world, took, None
+
+    async def server_time(self) -> int:
+        self.world.time += self.took / 2
+        stamp = round(T0 + self.world.time + self.world.venue)
+        self.world.measure()
+        self.world.time += self.took / 2
+        return stamp
+
+    def correct_clock(self, skew: int) -> None:
+        self.corrected = skew
+
+
+@pytest.mark.parametrize("took", [100.0, 8_000.0])  # the second is too long to be a measurement of its own
+async def test_a_clock_that_is_corrected_while_the_venue_responds_is_not_refused(took: float) -> None:
+    world = World(system=DAY_MS)
+    port: Any = Port(world, took)
+    health = GatewayHealth("gateway")
+    skew = await Line(port, Settings(), world.clock, health, random.Random(0)).measure()
+    assert abs(skew) < 100
+    assert port.corrected == skew

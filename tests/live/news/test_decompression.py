@@ -1,0 +1,78 @@
+"""Compressed documents: recognised by their header or by themselves, read whole, never beyond the limit."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.errors import DataError
+from agent.live.news.decompression import unpack
+
+FEED = b"<rss>" + b"".join(b"<item>%d</item>" % number for number in range(1_000)) + b"</rss>"
+LIMIT = len(FEED)
+HALVES = gzip.compress(FEED[:777]) + gzip.compress(FEED[777:])
+
+
+@pytest.mark.parametrize(
+    "name", ["none", "", "identity", "utf-8", "UTF-8", "aws-chunked", "binary", "8bit", "iso-8859-1", "null", "none, identity"]
+)
+def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
+    assert unpack(FEED, name, LIMIT) == FEED
+    assert unpack(gzip.compress(FEED), name, LIMIT) == FEED, "recognised by its first bytes"
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (gzip.compress(FEED), "gzip, identity"),
+        (gzip.compress(FEED), "aws-chunked,GZIP"),
+        (gzip.compress(FEED), "x-gzip"),
+        (gzip.compress(FEED), "deflate"),
+        (zlib.compress(FEED), "deflate"),
+        (gzip.compress(gzip.compress(FEED)), "gzip, gzip"),
+        (gzip.compress(gzip.compress(FEED)), "gzip"),
+        (gzip.compress(zlib.compress(FEED)), "deflate, gzip"),
+        (HALVES, "gzip"),
+        (HALVES, ""),
+        (gzip.compress(FEED) + gzip.compress(b""), "gzip"),
+        (HALVES + bytes(10_000), "gzip"),
+        (gzip.compress(FEED[:777]) + bytes(9_000) + gzip.compress(FEED[777:]), "gzip"),
+        (gzip.compress(FEED) + b"what follows", "gzip"),
+    ],
+)
+def test_compressed_documents_are_read_whole(body: bytes, name: str) -> None:
+    assert unpack(body, name, LIMIT) == FEED
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "reason"),
+    [
+        (FEED, "br", "compressed as 'br'"),
+        (FEED, "gzip, zstd", "compressed as 'zstd'"),
+        (b"\x8b\x0f\x80", "unheard-of", "compressed as 'unheard-of'"),
+        (gzip.compress(FEED)[:-9], "", "cut off"),
+        (HALVES[:-9], "gzip", "cut off"),
+        (HALVES[:-9] + b"\xff" * 9, "gzip", "damaged"),
+        (FEED, "gzip", "damaged"),
+        (b"\xff" * 9, "deflate", "damaged"),
+        (FEED + b" ", "gzip, gzip, gzip", "compressed 3 times"),
+        (gzip.compress(FEED + b" "), "gzip", f"larger than {LIMIT} bytes"),
+        (HALVES + gzip.compress(b" "), "gzip", f"larger than {LIMIT} bytes"),
+        (gzip.compress(gzip.compress(b" " * 50_000_000)), "gzip", f"larger than {LIMIT} bytes"),
+        (gzip.compress(b"") * 90_000, "gzip", "more than 1000 pieces"),
+    ],
+)
+def test_what_is_refused(body: bytes, name: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        unpack(body, name, LIMIT)
+
+
+@given(st.lists(st.binary(max_size=9_000), min_size=1, max_size=5))
+def test_members_of_any_size_are_read_one_after_the_other(parts: list[bytes]) -> None:
+    whole = b"<" + b"".join(parts)
+    packed = gzip.compress(b"<") + b"".join(gzip.compress(part, 1) for part in parts)
+    assert unpack(packed, "gzip", len(whole)) == whole

@@ -1,0 +1,178 @@
+"""Dates of feeds: read exactly, or not at all."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.live.news.feed_dates import MAX_LENGTH, Moment, read_date
+
+DATE = "Tue, 01 Jul 2025 "  # in summer; noon there is 12:00 minus the offset of the zone in UTC
+
+# zone: noon on 1 July 2025 in that zone, in UTC, by the offset that follows
+ZONES = {
+    "GMT": "12:00", "UT": "12:00", "UTC": "12:00", "Z": "12:00", "z": "12:00", "WET": "12:00",
+    "BST": "11:00",  # British Summer Time, +1
+    "CET": "11:00", "MEZ": "11:00", "WAT": "11:00", "WEST": "11:00",  # +1
+    "CEST": "10:00", "MESZ": "10:00", "EET": "10:00", "SAST": "10:00",  # +2
+    "EEST": "09:00", "MSK": "09:00", "TRT": "09:00", "EAT": "09:00", "IDT": "09:00",  # +3
+    "IRST": "08:30",  # +3:30
+    "GST": "08:00",  # the Gulf, +4
+    "PKT": "07:00",  # +5
+    "IST": "06:30",  # India, +5:30
+    "NPT": "06:15",  # +5:45
+    "ICT": "05:00", "WIB": "05:00",  # +7
+    "HKT": "04:00", "SGT": "04:00", "AWST": "04:00", "WITA": "04:00", "MYT": "04:00", "PHT": "04:00",  # +8
+    "JST": "03:00", "KST": "03:00", "WIT": "03:00",  # +9
+    "ACST": "02:30",  # +9:30
+    "AEST": "02:00",  # +10
+    "AEDT": "01:00",  # +11
+    "NZST": "00:00",  # +12
+    "BRT": "15:00", "ART": "15:00", "ADT": "15:00",  # -3
+    "NST": "15:30",  # Newfoundland, -3:30
+    "AST": "16:00", "CLT": "16:00", "EDT": "16:00",  # Atlantic, Chile, -4
+    "EST": "17:00", "CDT": "17:00", "COT": "17:00", "PET": "17:00",  # -5
+    "CST": "18:00", "MDT": "18:00",  # Central of North America, -6
+    "MST": "19:00", "PDT": "19:00",  # -7
+    "PST": "20:00", "AKDT": "20:00",  # -8
+    "HST": "22:00",  # -10
+    "ET": "16:00", "CT": "17:00", "MT": "18:00", "PT": "19:00",  # daylight saving time on that day
+    "America/New_York": "16:00", "Europe/London": "11:00", "Asia/Kolkata": "06:30", "Etc/GMT+5": "17:00",
+    "+0200": "10:00", "+02:00": "10:00", "+2": "10:00", "+02": "10:00", "-0330": "15:30", "+0530": "06:30", "-0000": "12:00",
+    "GMT+0200": "10:00", "GMT+2": "10:00", "UTC+2": "10:00", "UTC-03:00": "15:00", "+0000 (UTC)": "12:00",
+    "GMT+0200 (Central European Summer Time)": "10:00", "+0200 CEST": "10:00", "CEST.": "10:00",
+}  # fmt: skip
+
+
+def at(moment: str) -> int:
+    """UTC ms of `YYYY-MM-DD HH:MM[:SS[.fff]]` in UTC."""
+    return round(datetime.fromisoformat(moment).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_zones_of_the_world(zone: str) -> None:
+    expected = f"2025-07-01 {ZONES[zone]}"
+    assert read_date(f"{DATE}12:00:00 {zone}") == Moment(at(expected))
+    assert read_date(f"{DATE}12:00 {zone}") == Moment(at(expected)), "without seconds"
+    assert read_date(f"2025-07-01T12:00:00 {zone}") == Moment(at(expected))
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        "",
+        "XYZ",
+        "LOCAL",
+        "AMT",
+        "SST",
+        "WST",
+        "ECT",
+        "ACT",
+        "A",
+        "N",
+        "+9900",
+        "+0260",
+        "Nowhere/Else",
+        "../etc/passwd",
+        "GMT+",
+        "UTC 2",
+    ],
+)
+def test_a_time_in_no_known_zone_has_a_bound_alone(zone: str) -> None:
+    """Noon in the westernmost zone, UTC-12, is midnight in UTC."""
+    assert read_date(f"{DATE}12:00:00 {zone}") == Moment(None, at("2025-07-02 00:00"))
+    assert read_date(f"2025-07-01T12:00:00 {zone}".strip()) == Moment(None, at("2025-07-02 00:00"))
+
+
+DATES = [
+    # 12-hour clocks
+    ("Tue, 01 Jul 2025 2:30:00 PM GMT", "2025-07-01 14:30"),
+    ("Tue, 01 Jul 2025 2:30 p.m. GMT", "2025-07-01 14:30"),
+    ("Tue, 01 Jul 2025 2:30:00PM GMT", "2025-07-01 14:30"),
+    ("Tue, 01 Jul 2025 12:00:00 AM GMT", "2025-07-01 00:00"),
+    ("Tue, 01 Jul 2025 12:00:00 PM GMT", "2025-07-01 12:00"),
+    ("Tue, 01 Jul 2025 14:30:00 PM GMT", "2025-07-01 14:30"),
+    ("July 1, 2025 12:00 PM EDT", "2025-07-01 16:00"),
+    ("July 1st, 2025 at 2:30 PM ET", "2025-07-01 18:30"),
+    ("7:00 AM", None),
+    ("Tue, 01 Jul 2025 14:30:00 AM GMT", None),
+    # winter and summer of one name; of the hour that comes twice the later one
+    ("Wed, 01 Jan 2025 12:00:00 ET", "2025-01-01 17:00"),
+    ("Sun, 02 Nov 2025 01:30:00 ET", "2025-11-02 06:30"),
+    # ISO 8601
+    ("2025-07-01T12:00:00Z", "2025-07-01 12:00"),
+    ("2025-07-01T12:00Z", "2025-07-01 12:00"),
+    ("2025-07-01T12:00:00.123456789Z", "2025-07-01 12:00:00.123"),
+    ("2025-07-01T12:00:00+0530", "2025-07-01 06:30"),
+    ("2025-07-01T12:00:00-03:30", "2025-07-01 15:30"),
+    ("2025-07-01 12:00:00 +02:00", "2025-07-01 10:00"),
+    ("20250701T120000Z", "2025-07-01 12:00"),
+    ("2025-07-01", "2025-07-01 00:00"),
+    ("2025-07", "2025-07-01 00:00"),
+    ("2025-182", "2025-07-01 00:00"),  # 31 + 28 + 31 + 30 + 31 + 30 = 181 days before July
+    # RFC 822 and what is made of it
+    ("Tue, 01 Jul 25 12:00:00 GMT", "2025-07-01 12:00"),
+    ("Wed, 01 Jul 98 12:00:00 GMT", "1998-07-01 12:00"),
+    ("1 July 2025 12:00:00 GMT", "2025-07-01 12:00"),
+    ("Tuesday, 01-Jul-2025 12:00:00 GMT", "2025-07-01 12:00"),
+    ("Tue,01 Jul 2025 12:00:00 GMT", "2025-07-01 12:00"),
+    ("Tue, Jul 1, 2025 12:00:00 GMT", "2025-07-01 12:00"),
+    ("Tue, 01 Jul 2025", "2025-07-01 00:00"),
+    ("Tue, 01 Jul 2025 24:00:00 GMT", "2025-07-02 00:00"),
+    ("Sat, 31 Dec 2016 23:59:60 GMT", "2017-01-01 00:00"),
+    ("Tue Jul  1 12:00:00 2025", "2025-07-01 12:00"),
+    ("Tue Jul  1 12:00:00 EDT 2025", "2025-07-01 16:00"),
+    ("Tue Jul 01 2025 12:00:00 GMT+0200 (CEST)", "2025-07-01 10:00"),
+    ("Fri, 2006/09/15 08:19:53 EDT", "2006-09-15 12:19:53"),
+    ("1751371200", "2025-07-01 12:00"),  # 20,270 days and 12 h: 20,270 * 86,400 + 43,200
+    ("1751371200000", "2025-07-01 12:00"),
+    # other languages
+    ("Di, 01 Jul 2025 12:00:00 +0200", "2025-07-01 10:00"),
+    ("1. März 2025 12:00 MEZ", "2025-03-01 11:00"),
+    ("mar., 01 juil. 2025 12:00:00 +0200", "2025-07-01 10:00"),
+    ("dim., 01 juin 2025 12:00:00 +0200", "2025-06-01 10:00"),
+    ("Seg, 24 Set 2018 19:42:40 -0300", "2018-09-24 22:42:40"),
+    ("1 de diciembre de 2025 12:00 -0300", "2025-12-01 15:00"),
+    ("Вт, 01 июл 2025 12:00:00 +0300", "2025-07-01 09:00"),
+    ("Κυρ, 11 Ιούλ 2004 12:00:00 EST", "2004-07-11 17:00"),
+    ("2004-július-13T9:15-05:00", "2004-07-13 14:15"),
+    ("12 marraskuuta 2025 12:00 +0200", "2025-11-12 10:00"),  # Finnish: November, and March is maaliskuuta
+    ("12 lipnja 2025 12:00 +0200", "2025-06-12 10:00"),  # Croatian: June, and in Polish lipca is July
+    ("12 lipca 2025 12:00 +0200", "2025-07-12 10:00"),
+    ("2004년 05월 28일 01:31:15", "2004-05-27 16:31:15"),  # Korea, +9
+    ("2004-05-25 오후 11:23:17", "2004-05-25 14:23:17"),
+    # no dates
+    ("01/07/2025 12:00:00", None),  # January or July
+    ("yesterday", None),
+    ("", None),
+    ("2025-02-30T12:00:00Z", None),
+    ("Tue, 01 Jul 2025 25:00:00 GMT", None),
+    ("Tue, 01 Jul 2025 12:60:00 GMT", None),
+    ("9999-12-31T23:59:59-12:00", None),
+    ("0000-01-01", None),
+    ("Tue, 01 Xyz 2025 12:00:00 GMT", None),
+    (DATE + "12:00:00 GMT" + " " * MAX_LENGTH, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "moment"), DATES)
+def test_dates(text: str, moment: str | None) -> None:
+    assert read_date(text).at == (None if moment is None else at(moment))
+
+
+@given(st.text(alphabet=st.sampled_from("0123456789:-/,. +()TZapmJulTueGMTesDé\t\u2212日"), max_size=MAX_LENGTH))
+def test_any_text_is_a_date_or_none(text: str) -> None:
+    assert isinstance(read_date(text), Moment)
+
+
+@given(st.integers(at("1971-01-01 00:00") // 1000, at("2099-12-31 00:00") // 1000), st.integers(-12 * 60, 14 * 60))
+def test_a_date_in_any_zone_is_the_same_moment(seconds: int, offset: int) -> None:
+    local = datetime.fromtimestamp(seconds, UTC)
+    zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02}{abs(offset) % 60:02}"
+    expected = Moment(1000 * seconds - offset * 60_000)
+    assert read_date(local.strftime("%a, %d %b %Y %H:%M:%S ") + zone) == expected
+    assert read_date(local.strftime("%Y-%m-%dT%H:%M:%S") + zone) == expected
+    assert read_date(local.strftime("%B %d, %Y %I:%M:%S %p ") + zone) == expected

@@ -1,0 +1,177 @@
+"""What makes an entry itself: its id or its link, and its title. And which entries of a long document count."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
+from agent.core.events import MINUTE_MS
+from agent.live.news.document import Entry, newest_first
+from agent.live.news.parse import parse
+from agent.live.news.news_producer import NewsProducer
+from agent.live.news.seen_entries import FeedMemory, MemorySeenStore
+from tests.support.producers import T0, Listener, ManualClock, until
+from tests.support.feed_server import FeedServer, item, rss
+
+Run = Callable[[Any], asyncio.Task[None]]
+
+A = {"title": "SEC sues exchange", "guid": "g1", "link": "https://news.test/1"}
+B = A | {"title": "SEC sues exchange, shares fall 30%"}
+C = {"title": "Other", "guid": "g2", "link": "https://news.test/2"}
+SITE = {"guid": "https://news.test/", "link": "https://news.test/"}
+UNTITLED = {"title": "", "guid": "g1", "description": "1 comment"}
+LINKED = {"title": "Fed holds", "guid": "", "link": "https://news.test/3"}
+BARE = {"title": "Fed holds", "guid": "", "link": ""}
+
+
+def listing(*entries: dict[str, str]) -> bytes:
+    """Newest first; the first one is the youngest by a minute each."""
+    return rss(*(item(0, published=T0 - (place + 1) * MINUTE_MS, **entry) for place, entry in enumerate(entries)))
+
+
+# the listings of successive polls, and the titles that are given out, in their order
+POLLS = {
+    "an update beside the entry": ([[A, C], [B, A, C], [B, C]], ["Other", A["title"], B["title"]]),
+    "an update in its place": ([[A], [B], [B]], [A["title"], B["title"]]),
+    "back and forth": ([[A], [B], [A], [B]], [A["title"], B["title"]]),
+    "one id for all": ([[SITE | {"title": f"News {n}"}] for n in range(3)], ["News 0", "News 1", "News 2"]),
+    "one id for all, several listed": (
+        [[SITE | {"title": f"News {n}"} for n in (m + 1, m)] for m in range(3)],
+        ["News 0", "News 1", "News 2", "News 3"],
+    ),
+    "an id that changes": ([[A | {"guid": f"u#{n}"}] for n in range(3)], [A["title"]]),
+    "a link that changes": ([[A | {"link": f"https://news.test/?t={n}"}] for n in range(3)], [A["title"]]),
+    "a link that counts readers": (
+        [[LINKED | {"link": f"{scheme}://news.test/3?id=7{more}"}]
+         for scheme, more in (("https", ""), ("http", ""), ("https", "&utm_source=rss"), ("https", "&fbclid=x"))],
+        ["Fed holds"],
+    ),
+    "a link whose parameter says which": ([[LINKED | {"link": f"https://news.test/?p={n}", "title": f"Fed {n}"}] for n in (1, 2)],
+                                          ["Fed 1", "Fed 2"]),
+    "an id that changes, and an update": ([[A], [A | {"guid": "u2"}], [B | {"guid": "u3"}]], [A["title"], B["title"]]),
+    "trifles": ([[A], [A | {"title": "\u201cSEC  sues\u201d Exchange."}], [A | {"title": '"sec sues" exchange'}]],
+                [A["title"], "\u201cSEC sues\u201d Exchange."]),
+    "a sign is no trifle": ([[A | {"title": "Ether -5%"}], [A | {"title": "Ether +5%"}]], ["Ether -5%", "Ether +5%"]),
+    "a summary that changes": ([[A | {"description": "1"}], [A | {"description": "2"}]], [A["title"]]),
+    "an untitled entry": ([[UNTITLED], [UNTITLED | {"description": "2 comments"}]], ["1 comment"]),
+    "known by its link": ([[LINKED], [LINKED | {"title": "Fed cuts"}], [LINKED]], ["Fed holds", "Fed cuts"]),
+    "known by its title": ([[BARE], [BARE | {"title": "Fed cuts"}, BARE], [BARE]], ["Fed holds", "Fed cuts"]),
+    "twice in one listing": ([[A, A, C], [C, A]], ["Other", A["title"]]),
+    "one story under two ids in one listing": ([[A | {"guid": "u2"}, A]], [A["title"]]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", POLLS)
+async def test_each_headline_is_given_out_once(
+    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, name: str
+) -> None:
+    polls, expected = POLLS[name]
+    url = feed_server.at("/feed", *(listing(*entries) for entries in polls))
+    feed = FeedConfig(url=url, name="wire", interval=5)
+    quick = BackoffConfig(first=1, ceiling=4, jitter=0)
+    background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0, retry=quick), clock).run(listener))
+    await until(lambda: feed_server.asked("/feed") >= len(polls) + 2)
+    assert [news.title for news in listener.news] == expected
+    assert len({news.id for news in listener.news}) == len(expected)
+
+
+async def run_polls(
+    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, seen: MemorySeenStore, *polls: bytes
+) -> None:
+    """One life of a producer, which reads these documents."""
+    url = feed_server.at("/feed", *polls)
+    before = feed_server.asked("/feed")
+    feed = FeedConfig(url=url, name="wire", interval=5)
+    task = background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock, seen=seen).run(listener))
+    await until(lambda: feed_server.asked("/feed") >= before + len(polls) + 2)
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def test_what_was_given_out_is_known_after_a_restart(
+    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+) -> None:
+    seen = MemorySeenStore()
+    await run_polls(feed_server, clock, listener, background, seen, listing(A, C), listing(B, A, C))
+    await run_polls(feed_server, clock, listener, background, seen, listing(B, C), listing(A | {"guid": "u2"}, C))
+    assert [news.title for news in listener.news] == ["Other", A["title"], B["title"]]
+
+
+async def test_a_memory_of_an_earlier_version_knows_what_it_gave_out(
+    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+) -> None:
+    """It holds keys without titles: nothing of them is given out again, and what is new afterwards has an id of its own."""
+    url = feed_server.at("/feed")
+    keys = [entry.key for entry in parse(listing(A, C), url=url).entries]
+    seen = MemorySeenStore()
+    written = msgspec.json.encode({"read": True, "etag": "", "last_modified": "", "keys": dict.fromkeys(keys)})
+    await seen.save(url, msgspec.json.decode(written, type=FeedMemory))
+    await run_polls(feed_server, clock, listener, background, seen, listing(A, C), listing(B, C))
+    assert [news.title for news in listener.news] == [B["title"]]
+
+
+def test_a_memory_is_bounded() -> None:
+    memory = FeedMemory()
+    for number in range(50):
+        (entry,) = parse(rss(item(number))).entries
+        assert not memory.knows(entry)
+        memory.remember(entry)
+        memory.forget(10)
+    assert (len(memory.keys), len(memory.names)) == (10, 20)
+    known = [memory.knows(parse(rss(item(number))).entries[0]) for number in range(50)]
+    assert known == [False] * 40 + [True] * 10
+
+
+# -- long documents --------------------------------------------------------------------------------------------------
+
+FAR = 10**15
+
+
+def entries(*dates: int | None) -> list[Entry]:
+    """Entries that are called by their place."""
+    return [Entry(str(place), str(place), "", "", "", date, "") for place, date in enumerate(dates)]
+
+
+@pytest.mark.parametrize(
+    ("dates", "limit", "kept"),
+    [
+        ([5, 4, 3, 2, 1], 3, "012"),  # newest first
+        ([1, 2, 3, 4, 5], 3, "432"),  # oldest first, and turned round
+        ([1, 2, 3, 4, 5], 9, "43210"),
+        ([None, None, None, None], 2, "01"),  # without dates the first are the newest
+        ([9, None, 7, None, 5, 4], 4, "0123"),
+        ([1, None, 3, None, 5, 6], 4, "5432"),  # 3 counts as 5, its next newer neighbour
+        ([1, 9, 8, 7, 6], 3, "123"),  # an old entry on top
+        ([5, 5, 5, 5], 2, "01"),
+        ([FAR + 1, 1, 2, 3, 4], 3, "432"),  # a date in the far future is none: 0 counts as 1
+        ([], 3, ""),
+    ],
+)
+def test_the_newest_of_a_document(dates: list[int | None], limit: int, kept: str) -> None:
+    assert "".join(entry.key for entry in newest_first(entries(*dates), limit, FAR)) == kept
+
+
+@given(st.lists(st.integers(0, 1_000), unique=True), st.integers(1, 20), st.randoms())
+def test_the_newest_count_in_whatever_order_a_document_is(dates: list[int], limit: int, rng: random.Random) -> None:
+    rng.shuffle(dates)
+    kept = [entry.published for entry in newest_first(entries(*dates), limit, FAR)]
+    assert sorted(kept, key=str) == sorted(sorted(dates, reverse=True)[:limit], key=str)
+
+
+async def test_the_newest_of_a_feed_that_lists_the_oldest_first_are_given_out(
+    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+) -> None:
+    """700 items, a second apart, the newest at the end: 500 count, aged 0 to 499 s."""
+    body = rss(*(item(age, published=T0 - 1_000 * age) for age in range(699, -1, -1)))
+    feed = FeedConfig(url=feed_server.at("/feed", body), name="wire", interval=5)
+    background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock).run(listener))
+    await until(lambda: feed_server.asked("/feed") >= 3)
+    assert [(T0 - news.ts) // 1_000 for news in listener.news] == list(range(499, -1, -1))

@@ -1,0 +1,139 @@
+"""Whatever workers do, and whenever: a headline ends with one sentiment, or goes to the agent's own model, never both and never twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.system.clock import WallClock
+from agent.config.live import LiveConfig
+from agent.config.services import MqttConfig, WorkersConfig
+from agent.core.events import Event, News, Sentiment
+from agent.live.scoring import SentimentConsumer
+from agent.live.services.mqtt.connection import MqttLink, Standing
+from agent.live.services.mqtt.mqtt_messages import Headline, Presence, Score, Scores, Topics, WorkerPresence, encode
+from agent.live.services.mqtt.worker_pool import WorkerPool
+from tests.support.live import load_words
+
+MODEL = "model"
+
+STEPS = st.one_of(
+    st.just(("offer",)),
+    st.tuples(st.just("worker"), st.sampled_from("ab"), st.booleans(), st.sampled_from([MODEL, MODEL, "another"])),
+    st.tuples(st.just("answer"), st.integers(0, 30), st.sampled_from([MODEL, MODEL, "another"]), st.booleans()),
+    st.tuples(st.just("core takes"), st.booleans()),
+    st.tuples(st.just("turn"), st.integers(1, 5)),
+)
+
+
+class World:
+    """A pool whose broker is played here, and a core that takes events when it likes."""
+
+    def __init__(self) -> None:
+        self.topics = Topics("tapewire")
+        standing = Standing(self.topics.agent, Presence(state="online", run=""), Presence(state="offline", run=""))
+        self.link = MqttLink(MqttConfig(broker="mqtt://127.0.0.1:1"), WallClock(), "agent", lambda: standing)
+        self.own = SentimentConsumer(LiveConfig(), WallClock(), load_words)
+        config = WorkersConfig(enabled=True, answer_within=600_000, inflight=2)
+        self.pool = WorkerPool(config, self.link, self.topics, self.own, WallClock(), capacity=4)
+        self.offered = 0
+        self.asked: list[str] = []
+        self.taken: list[str] = []
+        self.takes = asyncio.Event()
+        self.takes.set()
+
+    async def emit(self, event: Event) -> None:
+        await self.takes.wait()
+        assert isinstance(event, Sentiment)
+        self.taken.append(event.news_id)
+
+    def offer(self) -> None:
+        self.pool.offer(News(f"n{self.offered}", 0, 0, f"Bitcoin {self.offered}"))
+        self.offered += 1
+
+    def worker(self, name: str, online: bool, model: str) -> None:
+        presence = WorkerPresence(worker=name, state="online" if online else "offline", model=model)
+        self.link._handlers[self.topics.workers](encode(presence), False)
+
+    async def answer(self, which: int, model: str, sound: bool) -> None:
+        """To something that was asked, perhaps long ago."""
+        while len(self.link.outbox):
+            messages = await self.link.outbox.take(100)
+            self.asked += [one.message.id for one in messages if isinstance(one.message, Headline)]
+            self.link.outbox.sent(messages)
+        if self.asked:
+            score = Score(self.asked[which % len(self.asked)], 0.2, 0.3, 0.5 if sound else 7.0)
+            self.link._handlers[self.topics.scores](encode(Scores(worker="a", model=model, scores=(score,))), False)
+
+    async def step(self, kind: str, *what: Any) -> None:
+        match kind:
+            case "offer":
+                self.offer()
+            case "worker":
+                self.worker(*what)
+            case "answer":
+                await self.answer(*what)
+            case "core takes":
+                self.takes.set() if what[0] else self.takes.clear()
+            case _:
+                await turn(what[0])
+
+    def ends(self) -> Counter[str]:
+        return Counter(self.taken) + Counter(list(self.own._waiting))
+
+
+async def turn(times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def play(steps: list[tuple[Any, ...]]) -> None:
+    world = World()
+    await world.own.use(MODEL)
+    running = asyncio.create_task(world.pool.run(world.emit))
+    for step in steps:
+        await world.step(*step)
+        assert not [one for one, times in world.ends().items() if times > 1]
+    world.takes.set()
+    for name in "ab":
+        world.worker(name, True, MODEL)
+    for _ in range(4 * world.offered + 4):  # everything is answered now, the latest first
+        await turn(4)
+        for which in range(len(world.asked) + 4):
+            await world.answer(-1 - which, MODEL, True)
+        await turn(4)
+    running.cancel()
+    assert world.ends() == Counter(f"n{number}" for number in range(world.offered))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(STEPS, max_size=40))
+def test_a_headline_has_one_end(steps: list[tuple[Any, ...]]) -> None:
+    asyncio.run(play(steps))
+
+
+def test_a_worker_that_dies_while_the_core_takes_its_answer_costs_no_second_one() -> None:
+    asyncio.run(
+        play([
+            ("worker", "a", True, MODEL), ("offer",), ("turn", 3), ("core takes", False), ("answer", 0, MODEL, True), ("turn", 3),
+            ("worker", "a", False, MODEL), ("worker", "b", True, MODEL), ("turn", 3), ("core takes", True), ("turn", 5),
+            ("answer", 0, MODEL, True), ("turn", 3),
+        ])
+    )  # fmt: skip
+
+
+async def test_whoever_invents_workers_and_answers_fills_no_memory() -> None:
+    world = World()
+    await world.own.use(MODEL)
+    for number in range(1_200):
+        world.worker(f"w{number}", True, "another")
+    assert world.pool.health.others == 1_000
+    answer = encode(Scores(worker="w", model="another", scores=()))
+    for _ in range(10_050):
+        world.link._handlers[world.topics.scores](answer, False)
+    assert len(world.pool._answers) == 10_000
+    assert world.pool.health.refused == 250

@@ -1,0 +1,195 @@
+"""Headlines through a broker to workers and back: each gets one sentiment, whoever dies, lies or is late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.config import Config, ModelConfig
+from agent.config.services import MqttConfig
+from agent.core.errors import ConfigError, ModelError
+from agent.core.events import News, Sentiment
+from agent.live.daemon import Daemon
+from agent.live.model_loader import LazyScorer, model_loader
+from agent.live.services.mqtt.sentiment_worker import SentimentWorker
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from models.sentiment import model_dir
+from models.sentiment.serve.scorer import Score, Scorer
+from tests.cli.conftest import Outcome, tapewire
+from tests.support.live import SENTIMENT, Words, handled, journal, living, load_words, of, options, settings, until
+from tests.models.fusion.world import write_fusion
+from tests.support.mosquitto import Mosquitto, needs_mosquitto
+
+__all__ = ["tapewire"]
+
+pytestmark = needs_mosquitto
+MODEL = "starter"  # what `load_words` calls the configured model
+
+
+class Slow(Words):
+    """It takes its time, and then says nothing any more."""
+
+    def score(self, texts: Sequence[str]) -> list[Score]:
+        import time
+
+        time.sleep(0.05)
+        return super().score(texts)
+
+
+@asynccontextmanager
+async def working(broker: Mosquitto, scorer: Words, name: str) -> Any:
+    worker = SentimentWorker(MqttConfig(**broker.settings()), scorer, name)
+    task = asyncio.create_task(worker.run())
+    try:
+        await until(lambda: worker.health.state == "live")
+        yield worker, task
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def config_for(sandbox: Sandbox, broker: Mosquitto, folder: Path, **workers: Any) -> Config:
+    return settings(
+        sandbox.rest_url,
+        folder,
+        strategy=SENTIMENT,
+        mqtt=broker.settings(),
+        workers={"enabled": True, "answer_within": "20s"} | workers,
+    )
+
+
+def assert_each_once(database: Database) -> None:
+    events = journal(database)
+    headlines = [one.id for one in of(News, events) if one.actionable]
+    scored = [one.news_id for one in of(Sentiment, events)]
+    assert len(scored) == len(set(scored))
+    assert set(scored) <= {one.id for one in of(News, events)}
+    assert set(headlines) - set(scored) <= set(headlines[-3:])  # the last ones may have come when the agent was stopped
+
+
+async def test_workers_score_and_the_agents_model_is_idle(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
+    own = Words(MODEL)
+    daemon = Daemon(config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock)
+    async with AsyncExitStack() as stack:
+        for name in ("one", "two"):
+            await stack.enter_async_context(working(broker, Words(MODEL), name))
+        async with living(daemon):
+            pool = daemon.pool
+            assert pool is not None
+            await until(lambda: pool.health.workers == 2)
+            await until(lambda: pool.health.scored >= 5)
+            assert not own.batches
+            await until(lambda: handled(daemon) > 0 and not daemon.core.memory.unscored)
+    assert_each_once(database)
+
+
+async def test_a_worker_that_dies_loses_nothing(database: Database, broker: Mosquitto, tmp_path: Path) -> None:
+    own = Words(MODEL)
+    async with Sandbox(options(news=True)) as sandbox:
+        daemon = Daemon(config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock)
+        async with working(broker, Slow(MODEL), "doomed") as (doomed, task), living(daemon):
+            pool = daemon.pool
+            assert pool is not None
+            await until(lambda: doomed.scored >= 1)
+            task.cancel()
+            async with working(broker, Words(MODEL), "heir") as (heir, _):
+                await until(lambda: heir.scored + own_count(own) >= 5 and not daemon.core.memory.unscored)
+    assert_each_once(database)
+
+
+def own_count(words: Words) -> int:
+    return sum(map(len, words.batches))
+
+
+async def test_without_workers_the_own_model_scores(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
+    own = Words(MODEL)
+    config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
+    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: own_count(own) >= 5 and not daemon.core.memory.unscored)
+    assert_each_once(database)
+
+
+async def test_a_worker_with_another_model_is_never_asked(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
+    own, foreign = Words(MODEL), Words("another")
+    config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
+    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    async with working(broker, foreign, "stranger"), living(daemon):
+        pool = daemon.pool
+        assert pool is not None
+        await until(lambda: pool.health.others == 1 and len(of(Sentiment, journal(database))) >= 3)
+    assert not foreign.batches
+    assert {one.model for one in of(Sentiment, journal(database))} == {MODEL}
+
+
+def test_workers_need_a_broker(database: Database, tmp_path: Path) -> None:
+    config = settings("http://127.0.0.1:1", tmp_path, strategy=SENTIMENT, workers={"enabled": True})
+    with pytest.raises(ConfigError, match=r"mqtt\.broker names none"):
+        Daemon(config, database, load_model=load_words)
+
+
+def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(database: Database, tmp_path: Path) -> None:
+    write_fusion(tmp_path / "fusion", scorer=MODEL, interval=60_000)
+    config = settings(
+        "http://127.0.0.1:1", tmp_path, strategy={"name": "fusion"}, fusion={"path": str(tmp_path / "fusion")},
+        mqtt={"broker": "mqtt://127.0.0.1:1"}, workers={"enabled": True},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="reads embeddings"):
+        Daemon(config, database, load_model=load_words)
+
+
+async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes_on(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
+    class Broken(Words):
+        def score(self, texts: Sequence[str]) -> list[Score]:
+            raise ModelError("the model has no more memory")
+
+    own = Words(MODEL)
+    config = config_for(sandbox, broker, tmp_path, answer_within="2s")
+    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    worker = asyncio.create_task(SentimentWorker(MqttConfig(**broker.settings()), Broken(MODEL), "broken").run())
+    async with living(daemon):
+        with pytest.raises(ModelError, match="no more memory"):
+            await worker
+        await until(lambda: own_count(own) >= 3 and not daemon.core.memory.unscored)
+    assert_each_once(database)
+
+
+def test_the_own_model_is_named_by_its_card_and_loaded_when_it_has_to_score(database: Database) -> None:
+    scorer = model_loader(ModelConfig(), database, lazy=True)("starter")
+    assert isinstance(scorer, LazyScorer)
+    assert scorer.fingerprint == Scorer.load(model_dir("starter"), threads=1).fingerprint
+    assert not scorer.loaded
+    assert len(scorer.score(["Bitcoin rallies", "Ether slides"])) == 2
+    assert scorer.loaded
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "no broker is configured"),
+        (("--broker", "http://127.0.0.1"), "a broker is written mqtt://HOST"),
+        (("--broker", "mqtt://me:secret@127.0.0.1"), "mqtt.username"),
+    ],
+)
+def test_what_a_worker_is_told_at_the_keyboard(
+    tapewire: Callable[..., Outcome], arguments: tuple[str, ...], words: str
+) -> None:
+    outcome = tapewire("worker", "sentiment", *arguments)
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert "secret" not in outcome.err

@@ -1,0 +1,178 @@
+"""Of the states of an open bar those are journalled that can decide: orders, fills and limits are the same as with all of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.config import Config
+from agent.core.engine import Engine
+from agent.core.events import MINUTE_MS, Decision, Event, Fill, Kline, Order, OrderUpdate, RiskEvent, RiskState, Sentiment
+from agent.live.event_filter import OpenBars
+from agent.core.sinks import ListSink
+from agent.core.strategy import Market, Strategy, StrategyParams
+from tests.support.market import SYMBOL, T0, config
+
+SYMBOLS = (SYMBOL, "ETHUSDT")
+
+
+def seconds(dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS, step: float = 0.0004) -> Iterator[Kline]:
+    """A state of each symbol's bar a second, and its close."""
+    prices = dict.fromkeys(symbols, 100.0)
+    for minute in range(minutes):
+        start = T0 + minute * MINUTE_MS
+        bars = {symbol: (price, price, price) for symbol, price in prices.items()}  # open, high, low
+        for second in range(1, 61):
+            for number, symbol in enumerate(symbols):
+                at = start + second * 1000 - (500 - 300 * number if second < 60 else 0)
+                price = prices[symbol] = round(prices[symbol] * (1 + dice.gauss(0, step)), 2)
+                opened, high, low = bars[symbol]
+                high, low = max(high, price), min(low, price)
+                bars[symbol] = (opened, high, low)
+                yield Kline(symbol, MINUTE_MS, start, at, at, opened, high, low, price, 10.0 * second, confirm=second == 60)
+
+
+class Wild(Strategy):
+    """Every few bars another exposure, at the market or a limit, with a stop and a take-profit; on a score a small one."""
+
+    class Params(StrategyParams):
+        seed: int = 0
+
+    def on_start(self, market: Market) -> None:
+        self.dice = random.Random(self.params.seed)
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        if self.dice.random() < 0.4:
+            weight = self.dice.choice((0.3, -0.3, 0.0, 0.15))
+            limit = kline.close * (1 - 0.001 * weight / 0.3) if weight and self.dice.random() < 0.5 else None
+            stop = self.dice.choice((0.001, 0.03)) * (-1 if weight > 0 else 1)
+            self.target(kline.symbol, weight=weight, limit=limit, stop=stop, take_profit=-2 * stop)
+
+    def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
+        self.target(SYMBOL, weight=0.1, stop=-0.002)
+
+
+class Holder(Strategy):
+    """Long of both, without a stop."""
+
+    def on_kline(self, kline: Kline, market: Market) -> None:
+        self.target(kline.symbol, weight=0.6)
+
+
+SCARCE = {"liquidity": "participation", "max_participation": 0.02, "slippage": "square_root", "limit_fill": "touch"}
+
+
+def a_config(paper: dict[str, Any] | None = None, risk: dict[str, Any] | None = None) -> Config:
+    return config(market={"symbols": list(SYMBOLS)}, risk=risk or {}, paper={"latency": 250} | (paper or {}))
+
+
+class Timed(ListSink):
+    """Knows when each decision was taken: at the arrival of which event."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handled_at: list[int] = []
+
+
+def live(
+    settings: Config, events: Sequence[Event], every: int, seed: int = 0, strategy: Strategy | None = None
+) -> tuple[list[Event], list[Decision], list[int]]:
+    """What is journalled, what is decided, and when; each event is handled before the next arrives."""
+    sink = Timed()
+    engine = Engine(settings, strategy or Wild(Wild.Params(seed=seed)), sink, run_id="run", equity_block=1)
+    gate = OpenBars(engine, every)
+    journal: list[Event] = []
+    for event in events:
+        passed = gate.on_bar(event) if isinstance(event, Kline) else (*gate.catch_up(), event)
+        for one in passed:
+            journal.append(one)
+            before = len(sink.decisions)
+            engine.handle(one)
+            sink.handled_at += [event.available_at] * (len(sink.decisions) - before)
+    assert len(journal) + gate.left_out + len(gate._back) == len(events)
+    return journal, sink.decisions, sink.handled_at
+
+
+def with_scores(dice: random.Random, bars: Iterator[Kline]) -> list[Event]:
+    events: list[Event] = []
+    for bar in bars:
+        events.append(bar)
+        if dice.random() < 0.002:
+            events.append(Sentiment(f"n{len(events)}", bar.ts, bar.ts, 0.1, 0.1, 0.8))
+    return events
+
+
+@given(seed=st.integers(0, 10_000), scarce=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_orders_and_fills_are_those_of_all_states(seed: int, scarce: bool) -> None:
+    dice = random.Random(seed)
+    events = with_scores(dice, seconds(dice, 20))
+    paper = SCARCE if scarce else {}
+    everything, decided, _ = live(a_config(paper), events, 0, seed)
+    sampled, again, _ = live(a_config(paper), events, 15_000, seed)
+    assert everything == events
+    assert scarce or len(sampled) < len(events) / 3  # what waits for volume meets all states
+    assert again == decided
+    closed = [one for one in events if not isinstance(one, Kline) or one.confirm]
+    assert [one for one in sampled if not isinstance(one, Kline) or one.confirm] == closed
+
+
+def test_the_market_above_meets_stops_limits_and_take_profits_between_two_samples() -> None:
+    reasons: set[str] = set()
+    for seed in range(10):
+        dice = random.Random(seed)
+        _, decided, _ = live(a_config(), with_scores(dice, seconds(dice, 20)), 15_000, seed)
+        reasons |= {one.reason for one in decided if isinstance(one, Fill) and one.ts % MINUTE_MS % 15_000}
+        assert [type(one) for one in decided if isinstance(one, Order | Fill | OrderUpdate)]
+    assert {"stop", "take-profit"} <= reasons
+
+
+@pytest.mark.parametrize("limit", ["max_daily_loss", "max_drawdown"])
+def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
+    bitten = 0
+    for seed in range(12):
+        dice = random.Random(seed)
+        events = list(seconds(dice, 40, step=0.002))
+        moves = []
+        for every in (0, 3_600_000):  # the sample alone would see next to nothing
+            _, decided, when = live(a_config(risk={limit: 0.01}), events, every, strategy=Holder())
+            halts = (
+                (one.ts, at)
+                for one, at in zip(decided, when, strict=True)
+                if isinstance(one, RiskEvent) and one.state is not RiskState.ACTIVE
+            )
+            moves.append(next(halts, None))
+        (everything, sampled) = moves
+        if limit == "max_daily_loss":  # from the day's first look, which both have
+            assert (everything is None) is (sampled is None)
+            if everything and sampled:
+                assert sampled[0] == everything[0]
+                assert sampled[1] <= everything[1] + 1_000  # at the next state, not at the next sample
+        elif everything and sampled:  # from the peak, of which the sample sees no more than the closes
+            assert sampled >= everything
+        bitten += sampled is not None
+    assert bitten > 3
+
+
+def test_the_sample_has_a_state_of_each_symbol_in_each_interval() -> None:
+    events = list(seconds(random.Random(1), 10))
+    engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
+    gate = OpenBars(engine, 15_000)
+    passed = [one for event in events for one in gate.on_bar(event)]
+    for _, states in groupby((one for one in passed if one.symbol == SYMBOL), key=lambda one: one.start):
+        times = [one.ts % MINUTE_MS for one in states]
+        assert len(times) in (4, 5)
+    assert gate.left_out > 1000
+
+
+def test_with_an_interval_of_nothing_all_states_go_on() -> None:
+    events = list(seconds(random.Random(1), 2))
+    engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
+    gate = OpenBars(engine, 0)
+    assert [one for event in events for one in gate.on_bar(event)] == events

@@ -1,0 +1,227 @@
+"""A record that lost its end, or was restored, is noticed when the next life begins; and a store has one agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agent.config import Config
+from agent.core.errors import SafetyError, StoreError
+from agent.core.events import Command, Order, RiskState
+from agent.live.daemon import Daemon
+from agent.sandbox import Sandbox
+from agent.store.backup import back_up, put_back
+from agent.store.database import Database, open_database
+from agent.store.mark import mark_beside, read_mark
+from agent.store.queries import find_run, list_runs, read_decisions
+from agent.replay.verify import verify
+from tests.conftest import ROOT
+from tests.live.gateway.churning_strategy import churn, venue_settings
+from tests.support.live import handled, journal, living, load_words, of, options, settings, until
+from tests.store.conftest import database_url, postgres_cluster
+from tests.store.damage import as_killed, halve_wal, wal_of
+
+__all__ = ["database_url", "postgres_cluster"]
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")
+    monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
+
+
+async def lived(config: Config, sandbox: Sandbox, bars: int = 20) -> Path:
+    """One life on paper; returns its store as kill -9 would have left it in the middle."""
+    store = config.live.folder / "store.db"
+    killed = config.live.folder / "killed"
+    with closing(open_database(config.store.url)) as database:
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            await until(lambda: handled(daemon) >= bars)
+            as_killed(store, killed)
+    for file in store.parent.glob("store.db*"):
+        if file.name != "store.db.lock":
+            file.unlink()
+    for file in killed.iterdir():
+        shutil.move(file, store.parent / file.name)
+    return store
+
+
+async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path)
+    store = await lived(config, sandbox)
+    halve_wal(store)
+    mark = read_mark(mark_beside(store))
+    assert mark is not None
+    with closing(open_database(config.store.url)) as database:
+        with pytest.raises(StoreError, match="the store lacks the last"):
+            verify(database, find_run(database))
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            await until(lambda: handled(daemon) >= 5)
+            status = daemon.status()
+        assert status.record.startswith("the store lacks the last")
+        assert status.risk is RiskState.ACTIVE
+        (run,) = list_runs(database)
+        assert run.id == mark.run
+        assert run.stamps[-1] == f"THE RECORD HAS A HOLE: {status.record}"
+        (behind,) = (event for event in of(Command, journal(database)) if event.action == "record-behind")
+        assert behind.args["expected"] == str(mark.seq)
+        assert verify(database, run).identical
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):
+            assert daemon.status().record == ""  # it was said, and the record goes on from there
+
+
+async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
+    config = settings(sandbox.rest_url, tmp_path)
+    store = await lived(config, sandbox)
+    wal_of(store).unlink()
+    with pytest.raises(StoreError, match="there is nothing in it, though"):
+        open_database(config.store.url)
+    store.unlink()
+    mark_beside(store).rename(tmp_path / "mark")
+    open_database(config.store.url).close()
+    (tmp_path / "mark").rename(mark_beside(store))
+    with closing(open_database(config.store.url)) as database:  # another store in its place
+        with pytest.raises(StoreError, match="the store does not hold run"):
+            await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock, new=True)
+        async with living(daemon):
+            await until(lambda: handled(daemon) >= 2)
+            assert daemon.status().record == ""
+
+
+async def test_a_mark_that_cannot_be_written_is_shown_and_stops_nothing(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    (tmp_path / "store.db.mark").mkdir()
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+        said = daemon.status().record
+        assert "store.db.mark can't be read" in said
+        assert "store.db.mark can't be written" in said
+        (tmp_path / "store.db.mark").rmdir()
+        before = handled(daemon)
+        await until(lambda: handled(daemon) >= before + 2)
+        assert "can't be written" not in daemon.status().record
+
+
+# -- at a venue ----------------------------------------------------------------------------------------------------------
+
+
+def entries(database: Database, after: int) -> list[Order]:
+    """Orders that open something, decided after event `after`."""
+    decided = (item for item in read_decisions(database, find_run(database).id) if item.event_seq > after)
+    return [item.decision for item in decided if isinstance(item.decision, Order) and not item.decision.reduce_only]
+
+
+@pytest.mark.parametrize("restored", [True, False])
+async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(tmp_path: Path, restored: bool) -> None:
+    async with Sandbox(options(speed=240)) as sandbox:
+        config = settings(sandbox.rest_url, tmp_path, **venue_settings(sandbox.rest_url, strategy=churn()))
+        store = tmp_path / "store.db"
+        with closing(open_database(config.store.url)) as database:
+            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            async with living(daemon):
+                await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 4)
+                assert database.synced
+                back_up(store, tmp_path / "copy.db")
+                await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 6)
+                await daemon.command("flatten", by="test")
+                await daemon.command("halt", by="test")
+                await until(lambda: not any(position.qty for position in daemon.status().positions))
+        if restored:
+            put_back(tmp_path / "copy.db", store)
+        else:
+            for file in tmp_path.glob("store.db-*"):
+                file.unlink()
+            shutil.copy(tmp_path / "copy.db", store)
+        with closing(open_database(config.store.url)) as database:
+            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            async with living(daemon):
+                await until(lambda: handled(daemon) >= 20)
+                status = daemon.status()
+                risk = daemon.core.engine.risk
+                begun = next(
+                    seq
+                    for seq, event in enumerate(journal(database), 1)
+                    if isinstance(event, Command) and event.action == "record-behind"
+                )
+                assert (risk.state, risk.rule) == (RiskState.REDUCING, "older record")
+                assert ("the store was restored from a backup of" in status.record) is restored
+                assert entries(database, begun) == []
+            assert verify(database, find_run(database)).identical
+
+
+# -- one agent a store -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [False, True])
+async def test_two_agents_in_two_folders_on_one_store_are_one_too_many(
+    sandbox: Sandbox, database: Database, tmp_path: Path, link: bool
+) -> None:
+    first = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
+    url = f"sqlite:///{tmp_path / ('link.db' if link else 'store.db')}"
+    other = settings(sandbox.rest_url, tmp_path / "other", store={"url": url})
+    async with living(first):
+        with closing(open_database(url)) as again, pytest.raises(SafetyError) as refused:
+            await Daemon(other, again, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+        assert f"in use by another agent, process {os.getpid()}, live.folder {tmp_path}" in refused.value.message
+        assert refused.value.exit_code == 3
+        await until(lambda: handled(first) >= 2)
+    assert len(list_runs(database)) == 1
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp_path: Path) -> None:
+    with closing(open_database(database_url)) as one, closing(open_database(database_url)) as two:
+        config = settings(sandbox.rest_url, tmp_path, store={"url": database_url})
+        other = settings(sandbox.rest_url, tmp_path / "other", store={"url": database_url})
+        first = Daemon(config, one, load_model=load_words, clock=sandbox.clock)
+        async with living(first):
+            with pytest.raises(SafetyError, match=rf"process {os.getpid()}, live\.folder "):
+                await Daemon(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+            with one.engine.connect() as connection:  # the server ends the connection that holds the lock
+                connection.exec_driver_sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 31391"
+                )
+            await first.record.keep_lock()
+            with pytest.raises(SafetyError):
+                await Daemon(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+        daemon = Daemon(other, two, load_model=load_words, clock=sandbox.clock)
+        async with living(daemon):  # the lock went with the first
+            await until(lambda: handled(daemon) >= 2)
+
+
+async def test_tools_work_beside_an_agent_and_those_that_replace_the_store_are_refused(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    daemon = Daemon(settings(sandbox.rest_url, tmp_path / "live", store={"url": f"sqlite:///{tmp_path / 'store.db'}"}), database,
+                    load_model=load_words, clock=sandbox.clock)  # fmt: skip
+    config = tmp_path / "config.toml"
+    config.write_text(f'[live]\nfolder = "{tmp_path / "tool"}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
+
+    async def tapewire(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "agent.cli.main", *arguments, "--config", str(config)]
+        done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    async with living(daemon):
+        await until(lambda: handled(daemon) >= 5)
+        for arguments in (("verify",), ("db", "backup", str(tmp_path / "copy.db"))):
+            code, said = await tapewire(*arguments)
+            assert code == 0, said
+        for arguments in (("db", "restore", str(tmp_path / "copy.db")), ("db", "upgrade"), ("run", "--seconds", "1")):
+            code, said = await tapewire(*arguments)
+            assert code == 3, said
+            assert f"process {os.getpid()}" in " ".join(said.split())
