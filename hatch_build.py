@@ -58,7 +58,9 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
                 clean(out)
                 built = compile_modules(root, out)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a compiler or its absence does, Python remains
-            self.app.display_warning(f"tapewire: the hot path stays interpreted, since it could not be compiled: {error}")
+            self.app.display_warning(
+                f"tapewire: the hot path stays interpreted, since it could not be compiled: {error}"
+            )
             return
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
@@ -78,14 +80,18 @@ def up_to_date(root: Path, out: Path) -> list[str]:
         manifest = json.loads((out / MANIFEST).read_text())
     except (OSError, ValueError):
         return []
-    same = manifest.get("sources") == digests(root) and manifest.get("suffix") == sysconfig.get_config_var("EXT_SUFFIX")
+    same = manifest.get("sources") == digests(root) and manifest.get("suffix") == sysconfig.get_config_var(
+        "EXT_SUFFIX"
+    )
     files = [*manifest.get("files", []), MANIFEST]
     return files if same and all((out / file).is_file() for file in files) else []
 
 
 def digests(root: Path) -> dict[str, str]:
     """SHA-256 of each compiled module and of this file."""
-    return {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in (*MODULES, "hatch_build.py")}
+    return {
+        name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in (*MODULES, "hatch_build.py")
+    }
 
 
 def compile_modules(root: Path, out: Path) -> list[str]:
@@ -99,7 +105,9 @@ def compile_modules(root: Path, out: Path) -> list[str]:
         os.chdir(root)
         sys.argv = argv[:1]
         try:
-            extensions = mypycify([*_MYPY, *MODULES], opt_level="2", group_name="tapewire", target_dir=scratch)
+            extensions = mypycify(
+                [*_MYPY, *MODULES], opt_level="2", group_name="tapewire", target_dir=scratch
+            )
             for extension in extensions:
                 extension.extra_compile_args += _CFLAGS
             command = build_ext(Distribution({"name": "tapewire", "ext_modules": extensions}))

@@ -37,7 +37,18 @@ def row(ablation: str, files: list[str], news: list[str], work: Path) -> dict[st
         "--output", str(folder),
     )  # fmt: skip
     traded = ask(
-        "backtest", *config, *files, *news, "--start", CUT, "--end", END, "--strategy", "fusion", "--fusion", str(folder)
+        "backtest",
+        *config,
+        *files,
+        *news,
+        "--start",
+        CUT,
+        "--end",
+        END,
+        "--strategy",
+        "fusion",
+        "--fusion",
+        str(folder),
     )
     return {"ablation": ablation, "trained": trained, "traded": traded}
 
@@ -50,9 +61,14 @@ def table(rows: list[dict[str, Any]], benchmark: dict[str, Any]) -> str:
     ]
     for item in rows:
         metrics, traded = item["trained"]["metrics"], item["traded"]["metrics"]
-        network = [f"{metrics['network'][name]['value']:.4f}" for name in ("accuracy", "macro_f1", "nll", "brier", "ece")]
+        network = [
+            f"{metrics['network'][name]['value']:.4f}"
+            for name in ("accuracy", "macro_f1", "nll", "brier", "ece")
+        ]
         others = [f"{metrics[name]['nll']['value']:.4f}" for name in ("boosting", "shares")]
-        lines.append(f"| {item['ablation']} | {' | '.join(network + others)} | {' | '.join(earned(traded))} |")
+        lines.append(
+            f"| {item['ablation']} | {' | '.join(network + others)} | {' | '.join(earned(traded))} |"
+        )
     lines.append(f"| buy and hold |{'  |' * 7} {' | '.join(earned(benchmark['metrics']))} |")
     return "\n".join(lines) + "\n"
 
@@ -71,7 +87,9 @@ def earned(metrics: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     root = Path(__file__).resolve().parent.parent
     parser.add_argument("--data", type=Path, default=root.parent / "shared" / "data")
     parser.add_argument("--output", type=Path, default=root / "bench" / "results")
@@ -79,7 +97,9 @@ def main() -> None:
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
     (options.work / "config.toml").write_text(f'[store]\nurl = "sqlite:///{options.work}/ablations.db"\n')
-    files = [part for s in ("BTCUSDT", "ETHUSDT") for part in ("--klines", f"{options.data}/klines/{s}-1m.parquet")]
+    files = [
+        part for s in ("BTCUSDT", "ETHUSDT") for part in ("--klines", f"{options.data}/klines/{s}-1m.parquet")
+    ]
     news = ["--news", f"{options.data}/news/crypto-headlines.parquet"]
     rows = [row(ablation, files, news if ablation != "price" else [], options.work) for ablation in ABLATIONS]
     held = ask(
@@ -89,7 +109,13 @@ def main() -> None:
     for item in rows:
         for part in ("trained", "traded"):
             item[part].pop("folder", None)
-    result = {"benchmark": "fusion ablations", "train": [START, CUT], "test": [CUT, END], "rows": rows, "buy_and_hold": held}
+    result = {
+        "benchmark": "fusion ablations",
+        "train": [START, CUT],
+        "test": [CUT, END],
+        "rows": rows,
+        "buy_and_hold": held,
+    }
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "ablations.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.output / "ablations.md").write_text(table(rows, held))

@@ -56,7 +56,9 @@ def audit_bars(
     """
     audit = BarAudit()
     for symbol, bars in truth.items():
-        closed = [e for e in events if isinstance(e, Kline) and e.confirm and e.symbol == symbol and e.start <= last]
+        closed = [
+            e for e in events if isinstance(e, Kline) and e.confirm and e.symbol == symbol and e.start <= last
+        ]
         gaps = [e for e in events if isinstance(e, Gap) and e.symbol == symbol]
         first = closed[0].start if closed else 0
         expected = {bar.start: _values(bar) for bar in bars if first <= bar.start <= last}
@@ -73,7 +75,9 @@ def audit_bars(
     return audit
 
 
-def audit_headlines(events: Sequence[Event], titles: Mapping[str, int], first: int, last: int, reasons: int) -> HeadlineAudit:
+def audit_headlines(
+    events: Sequence[Event], titles: Mapping[str, int], first: int, last: int, reasons: int
+) -> HeadlineAudit:
     """News and sentiments against the publication (UTC ms) by title, of what came out from `first` to `last`.
 
     `reasons` is how many headlines the model's consumer says that it left unscored.

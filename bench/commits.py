@@ -58,7 +58,9 @@ class Store:
         self.recorder.decision(order)
         self.recorder.flush()
         committed = time.perf_counter()
-        self.mark.write(Mark("bench", seq, self.journal.digest.hex(), self.recorder.decisions, self.recorder.head))
+        self.mark.write(
+            Mark("bench", seq, self.journal.digest.hex(), self.recorder.decisions, self.recorder.head)
+        )
         ended = time.perf_counter()
         self.times.append((ended - began) * 1000)
         self.marks.append((ended - committed) * 1000)
@@ -76,7 +78,9 @@ def percentile(values: list[float], share: float) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--batches", type=int, default=2_000)
     parser.add_argument("--folder", type=Path, default=Path("var"))
     args = parser.parse_args()
@@ -99,7 +103,10 @@ def main() -> None:
         for name, side in (("full", full), ("normal", normal))
         for label, share in shares.items()
     }
-    ratios = {f"ratio_{label}": round(figures[f"full_{label}_ms"] / figures[f"normal_{label}_ms"], 2) for label in shares}
+    ratios = {
+        f"ratio_{label}": round(figures[f"full_{label}_ms"] / figures[f"normal_{label}_ms"], 2)
+        for label in shares
+    }
     print(
         json.dumps(
             {

@@ -30,7 +30,9 @@ def last_line(command: list[str], cwd: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, check that both agree, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peers", type=Path, default=ROOT.parent / "shared/bench/peers")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -45,7 +47,10 @@ def main() -> None:
         ours = [sys.executable, str(ROOT / "bench/replay.py"), "w2", "--bars", str(peers / "data/bars.npz")]
         pairs = [(last_line(floor, peers), last_line(ours, ROOT)) for _ in range(args.rounds)]
     for theirs, mine in pairs:
-        assert (theirs["trades"], theirs["final_equity"]) == (mine["trades"], mine["final_equity"]), (theirs, mine)
+        assert (theirs["trades"], theirs["final_equity"]) == (mine["trades"], mine["final_equity"]), (
+            theirs,
+            mine,
+        )
     ratios = [theirs["cpu_seconds"] / mine["cpu_seconds"] for theirs, mine in pairs]
     fastest = min((mine for _, mine in pairs), key=lambda line: line["cpu_seconds"])
     print(

@@ -21,22 +21,22 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from agent.replay.backtest import backtest
 from agent.config import Config, parse
 from agent.config.dashboard import DashboardConfig
+from agent.core.engine import Engine
+from agent.core.events import Event, Kline
+from agent.core.sinks import ListSink
 from agent.dashboard.picture import Picture
 from agent.dashboard.push import encode
 from agent.dashboard.recording import hear
 from agent.dashboard.server import Dashboard
 from agent.dashboard.views import head_of
-from agent.core.engine import Engine
-from agent.core.events import Event, Kline
+from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
-from agent.core.sinks import ListSink
+from agent.replay.verify import inputs
 from agent.store.database import Database, open_database
 from agent.store.queries import read_decisions
 from agent.store.runs import Run
-from agent.replay.verify import inputs
 from strategies import load_strategy
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,7 +83,11 @@ def messages(run: Run, config: Config, heard: list[tuple[int, Any, bool]]) -> tu
             costs.append(time.process_time() - began)
             sizes.append(len(sent))
             seen = picture.version
-    return statistics.median(costs) * 1e6, statistics.median(sizes), len(encode(picture.changes(-1, SYMBOLS[0], -1)))
+    return (
+        statistics.median(costs) * 1e6,
+        statistics.median(sizes),
+        len(encode(picture.changes(-1, SYMBOLS[0], -1))),
+    )
 
 
 async def server_ms(database: Database) -> float:
@@ -96,11 +100,16 @@ async def server_ms(database: Database) -> float:
 
 def main() -> None:
     """Measure, alternating, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
     samples = ROOT / "tests/sample_data"
-    with tempfile.TemporaryDirectory() as scratch, closing(open_database(f"sqlite:///{scratch}/store.db")) as database:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        closing(open_database(f"sqlite:///{scratch}/store.db")) as database,
+    ):
         settings = {"strategy": {"name": "sma_cross", "params": {"fast": 5, "slow": 20}}}
         plan = Plan(tuple((samples / f"{symbol}-1m.csv", symbol) for symbol in SYMBOLS))
         run = backtest(History(plan, parse(settings, where="bench")), database).run
@@ -114,11 +123,16 @@ def main() -> None:
             for seq, event in enumerate(events, 1)
             for place, message in enumerate((event, *decisions.get(seq, ())))
         ]
-        pairs = [(picture_seconds(run, config, heard), engine_seconds(run, config, events)) for _ in range(rounds)]
+        pairs = [
+            (picture_seconds(run, config, heard), engine_seconds(run, config, events)) for _ in range(rounds)
+        ]
         cost, size, first = messages(run, config, heard)
         started = statistics.median(asyncio.run(server_ms(database)) for _ in range(rounds))
         imported = [
-            [float(word) for word in subprocess.check_output([sys.executable, "-c", IMPORTS], text=True).split()]
+            [
+                float(word)
+                for word in subprocess.check_output([sys.executable, "-c", IMPORTS], text=True).split()
+            ]
             for _ in range(rounds)
         ]
     print(

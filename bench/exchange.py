@@ -15,28 +15,58 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
-from agent.system.clock import Clock, iso
 from agent.core.errors import UsageError
 from agent.core.events import Kline
 from agent.data.klines import KlineFile
 from agent.sandbox import Sandbox, SandboxOptions
+from agent.system.clock import Clock, iso
 
 Cores = frozenset[int]
 """Numbers of processor cores; empty: all that there are."""
 
 PUBLISHERS: Final = ("Soak Wire", "Soak Ledger")
 _COINS: Final = (("Bitcoin", "BTC"), ("Ether", "ETH"))
-_WHO: Final = ("miners", "funds", "options desks", "lenders", "custodians", "wallets", "futures", "payment firms")
+_WHO: Final = (
+    "miners",
+    "funds",
+    "options desks",
+    "lenders",
+    "custodians",
+    "wallets",
+    "futures",
+    "payment firms",
+)
 _WHAT: Final = ("gain", "lose", "add", "shed", "recover", "give back", "report", "halt", "double", "warn of")
-_OF_WHAT: Final = ("deposits", "clients", "open interest", "staff", "reserves", "fee income", "hash rate", "volume")
-_WHERE: Final = ("Norholm", "Vasterby", "Port Ellery", "Quillmere", "Tarnford", "Osk", "Lower Brenn", "Saltmarch")
+_OF_WHAT: Final = (
+    "deposits",
+    "clients",
+    "open interest",
+    "staff",
+    "reserves",
+    "fee income",
+    "hash rate",
+    "volume",
+)
+_WHERE: Final = (
+    "Norholm",
+    "Vasterby",
+    "Port Ellery",
+    "Quillmere",
+    "Tarnford",
+    "Osk",
+    "Lower Brenn",
+    "Saltmarch",
+)
 
 
 def excerpt(source: Path, target: Path, bars: int) -> list[Kline]:
     """Copy the first bars of a kline file to a CSV file, and return them. Raises UsageError where there are fewer."""
     head = list(islice((event for event in KlineFile(source) if isinstance(event, Kline)), bars))
     if len(head) < bars:
-        raise UsageError(f"{source} has {len(head):,} bars, and {bars:,} are needed", hint="fewer --hours, or a longer file")
+        raise UsageError(
+            f"{source} has {len(head):,} bars, and {bars:,} are needed",
+            hint="fewer --hours, or a longer file",
+        )
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("open_time", "open", "high", "low", "close", "volume"))
@@ -44,7 +74,9 @@ def excerpt(source: Path, target: Path, bars: int) -> list[Kline]:
     return head
 
 
-def invent(target: Path, times: Sequence[int], seed: int, publishers: Sequence[str] = PUBLISHERS) -> dict[str, int]:
+def invent(
+    target: Path, times: Sequence[int], seed: int, publishers: Sequence[str] = PUBLISHERS
+) -> dict[str, int]:
     """Write a news file of invented headlines, one at each of `times` (UTC ms, to the second); publication by title."""
     dice = random.Random(seed)
     titles: dict[str, int] = {}
@@ -55,7 +87,8 @@ def invent(target: Path, times: Sequence[int], seed: int, publishers: Sequence[s
             coin, ticker = dice.choice(_COINS)
             words = (dice.choice(choices) for choices in (_WHO, _WHAT, _OF_WHAT, _WHERE))
             who, what, things, where = words
-            title = f"{coin} {who} {what} {things} in {where}, bulletin {number}"  # the number makes each title the only one
+            # the number makes each title the only one
+            title = f"{coin} {who} {what} {things} in {where}, bulletin {number}"
             titles[title] = moment // 1000 * 1000
             writer.writerow((iso(titles[title]), title, "", publishers[number % len(publishers)], ticker))
     return titles
@@ -99,7 +132,9 @@ class Exchange:
         closed: Closed = self._pipe.recv()
         return closed
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pipe.close()
         self._process.join()
 

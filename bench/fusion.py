@@ -23,9 +23,9 @@ import numpy as np
 from agent.config import parse
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, Event, Kline, News, Sentiment
-from agent.data.merge import merge
 from agent.core.fusion_inputs import Predictor
 from agent.core.sinks import ListSink
+from agent.data.merge import merge
 from strategies import load_strategy
 from tests.models.fusion.world import write_fusion
 
@@ -50,7 +50,9 @@ def market(days: int) -> list[Event]:
     for minute, close in enumerate(closes.tolist()):
         start = T0 + minute * MINUTE_MS
         end = start + MINUTE_MS
-        bars.append(Kline("BTCUSDT", MINUTE_MS, start, end, end, close, close * 1.0002, close * 0.9998, close, 10.0))
+        bars.append(
+            Kline("BTCUSDT", MINUTE_MS, start, end, end, close, close * 1.0002, close * 0.9998, close, 10.0)
+        )
     wire: list[Event] = []
     for number in range(0, n, 5):
         at = T0 + number * MINUTE_MS + 30_000
@@ -79,15 +81,17 @@ def median(work: Callable[[], float]) -> float:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--questions", type=int, default=20_000)
     options = parser.parse_args()
     import torch
 
     from agent.core.features import Features
-    from models.fusion.train.network import FusionNetwork
     from models.fusion.train.fusion_recipe import Recipe
+    from models.fusion.train.network import FusionNetwork
 
     torch.set_num_threads(1)
     events = market(options.days)

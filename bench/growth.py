@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.events import MINUTE_MS, Event, Kline
-from agent.live.pipeline import Core
-from agent.live.event_filter import OpenBars
 from agent.core.sinks import NullSink
+from agent.core.strategy import Market, Strategy
+from agent.live.event_filter import OpenBars
+from agent.live.pipeline import Core
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode
 from agent.store.queries import find_run
@@ -37,7 +38,6 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
 from agent.store.snapshots import list_snapshots
 from strategies import load_strategy
-from agent.core.strategy import Market, Strategy
 
 T0: Final = 1_735_689_600_000
 DAY_MINUTES: Final = 1_440
@@ -72,7 +72,20 @@ def market(symbols: Sequence[str], minutes: int, seed: int = 0) -> Iterator[Klin
                 volumes[symbol] += dice.expovariate(0.5)
                 at = start + second * 1000 - (0 if second == 60 else 900 - number * 800 // len(symbols))
                 volume = round(volumes[symbol], 3)
-                yield Kline(symbol, MINUTE_MS, start, at, at, opened, high, low, price, volume, volume * price, second == 60)
+                yield Kline(
+                    symbol,
+                    MINUTE_MS,
+                    start,
+                    at,
+                    at,
+                    opened,
+                    high,
+                    low,
+                    price,
+                    volume,
+                    volume * price,
+                    second == 60,
+                )
         volumes = dict.fromkeys(symbols, 0.0)
 
 
@@ -117,7 +130,11 @@ def a_day(symbols: Sequence[str], hours: float, folder: Path) -> dict[str, Any]:
     """MB and events a day, before and after."""
     config = settings(symbols)
     found: dict[str, Any] = {}
-    for name, weight, stop in (("flat", 0.0, None), ("holding", 0.5, None), ("holding with a stop", 0.5, -0.05)):
+    for name, weight, stop in (
+        ("flat", 0.0, None),
+        ("holding", 0.5, None),
+        ("holding with a stop", 0.5, -0.05),
+    ):
         for mode, every in (("all", 0), ("sampled", config.live.open_bars_every)):
             if mode == "all" and name != "flat":
                 continue  # the same
@@ -146,7 +163,13 @@ def fill(database: Database, symbols: Sequence[str], days: int) -> int:
         for day in range(days):
             first = day * DAY_MINUTES * a_minute
             rows = [
-                ("past", first + number + 1, "Kline", T0 + day * 86_400_000 + number // a_minute * MINUTE_MS, payload)
+                (
+                    "past",
+                    first + number + 1,
+                    "Kline",
+                    T0 + day * 86_400_000 + number // a_minute * MINUTE_MS,
+                    payload,
+                )
                 for number in range(DAY_MINUTES * a_minute)
             ]
             cursor.executemany("INSERT INTO journal VALUES (?, ?, ?, ?, ?)", rows)
@@ -154,9 +177,18 @@ def fill(database: Database, symbols: Sequence[str], days: int) -> int:
     return days * DAY_MINUTES * a_minute
 
 
-async def a_life(config: Config, database: Database, events: Sequence[Event], *, first: bool) -> dict[str, float]:
+async def a_life(
+    config: Config, database: Database, events: Sequence[Event], *, first: bool
+) -> dict[str, float]:
     """Seconds until the core is there, then hear `events`; ends by a kill, unless it is the first."""
-    run = Run("life", RunKind.LIVE, T0, config.strategy.name, params=dict(config.strategy.params), config=config.recorded())
+    run = Run(
+        "life",
+        RunKind.LIVE,
+        T0,
+        config.strategy.name,
+        params=dict(config.strategy.params),
+        config=config.recorded(),
+    )
     began = time.perf_counter()
     core = Core(config, database, run if first else find_run(database, "life"), resume=not first)
     try:
@@ -177,9 +209,15 @@ async def a_life(config: Config, database: Database, events: Sequence[Event], *,
 def restart(symbols: Sequence[str], days: int, hours: float, folder: Path) -> dict[str, Any]:
     """A store with a past, a life that left a snapshot, 15 minutes after it, and the next start."""
     config = settings(
-        symbols, strategy={"name": "sma_cross", "params": {"fast": 20, "slow": 50}}, store={"snapshot_every": "15m"}
+        symbols,
+        strategy={"name": "sma_cross", "params": {"fast": 20, "slow": 50}},
+        store={"snapshot_every": "15m"},
     )
-    sampled = list(passed(config, market(symbols, int(hours * 60)), config.live.open_bars_every, load_strategy("sma_cross")))
+    sampled = list(
+        passed(
+            config, market(symbols, int(hours * 60)), config.live.open_bars_every, load_strategy("sma_cross")
+        )
+    )
     tail = 15 * 5 * len(symbols)
     file = folder / "restart.db"
     with closing(open_database(f"sqlite:///{file}")) as database:
@@ -191,14 +229,18 @@ def restart(symbols: Sequence[str], days: int, hours: float, folder: Path) -> di
         with database.write() as connection:
             connection.exec_driver_sql("DELETE FROM snapshots")
         found["folding_all"] = whole = asyncio.run(a_life(config, database, [], first=False))
-        found["folding_a_year_s"] = round(whole["seconds"] / max(whole["folded"], 1) * 5 * DAY_MINUTES * 365 * len(symbols))
+        found["folding_a_year_s"] = round(
+            whole["seconds"] / max(whole["folded"], 1) * 5 * DAY_MINUTES * 365 * len(symbols)
+        )
         found["folding_a_year_of_all_states_s"] = round(found["folding_a_year_s"] * 12)
     return found
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--symbols", type=int, default=2)
     parser.add_argument("--days", type=int, default=365, help="of journal in the store")
     parser.add_argument("--hours", type=float, default=2.0, help="of market that are generated")

@@ -30,20 +30,27 @@ MEASURED = ("wall_seconds", "cpu_seconds", "peak_mb")
 
 def main() -> None:
     """Run, gather, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--klines", action="append", required=True)
     parser.add_argument("--news", required=True)
     parser.add_argument("--start", default="2023-11-01", help="learning begins")
     parser.add_argument("--judge", default="2024-10-01", help="judging begins")
     parser.add_argument("--end", default="2025-05-31")
-    parser.add_argument("--model", action="append", choices=(*ABLATIONS, SENTIMENT), help="only these; may be repeated")
+    parser.add_argument(
+        "--model", action="append", choices=(*ABLATIONS, SENTIMENT), help="only these; may be repeated"
+    )
     parser.add_argument("--placebo", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, default=Path("var/judge"))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     results = {name: judged(name, args) for name in args.model or (*ABLATIONS, SENTIMENT)}
-    table = {name: brief(found["result"]) | {key: found[key] for key in MEASURED} for name, found in results.items()}
+    table = {
+        name: brief(found["result"]) | {key: found[key] for key in MEASURED}
+        for name, found in results.items()
+    }
     summary = {
         "learned_from": args.start,
         "judged": [args.judge, args.end],
@@ -119,7 +126,18 @@ def cpu() -> float:
 def brief(result: dict[str, Any]) -> dict[str, Any]:
     """What of a walk-forward is worth keeping: no paths, no daily returns."""
     folds = [
-        {key: fold[key] for key in ("number", "test", "total_return", "buy_and_hold", "trades", "fit_seconds", "test_seconds")}
+        {
+            key: fold[key]
+            for key in (
+                "number",
+                "test",
+                "total_return",
+                "buy_and_hold",
+                "trades",
+                "fit_seconds",
+                "test_seconds",
+            )
+        }
         for fold in result["folds"]
     ]
     return {
@@ -158,11 +176,15 @@ def markdown(summary: dict[str, Any]) -> str:
                     f"fusion, {name}" if name != SENTIMENT else "sentiment alone",
                     spread(evidence["total_return_interval"], percent),
                     spread(evidence["sharpe_interval"], number),
-                    "–" if evidence["deflated_sharpe"] is None else f"{evidence['deflated_sharpe'] * 100:.0f} %",
+                    "–"
+                    if evidence["deflated_sharpe"] is None
+                    else f"{evidence['deflated_sharpe'] * 100:.0f} %",
                     spread(versus["total_return"], percent) if versus else "–",
                     f"{evidence['trades']:,}",
                     "–" if evidence["cost"] is None else f"{evidence['cost'] * 1e4:.1f} bps",
-                    f"{percent(placebo['median'])}, {placebo['p_value']:.2f} of {placebo['draws']}" if placebo else "–",
+                    f"{percent(placebo['median'])}, {placebo['p_value']:.2f} of {placebo['draws']}"
+                    if placebo
+                    else "–",
                     f"{random['p_value']:.2f}" if random else "–",
                     f"{found['cpu_seconds'] / 60:.1f} ({found['wall_seconds'] / 60:.1f})",
                 )
@@ -172,7 +194,9 @@ def markdown(summary: dict[str, Any]) -> str:
     lines += ["", f"Buy and hold, equal weights: {percent(hold)}.", "", "## The verdicts", ""]
     for name, found in summary["models"].items():
         verdict = found["verdict"]
-        lines.append(f"- **{name}**: {verdict['headline']} {' '.join([*verdict['warnings'], *verdict['sentences']])}")
+        lines.append(
+            f"- **{name}**: {verdict['headline']} {' '.join([*verdict['warnings'], *verdict['sentences']])}"
+        )
     lines += [
         "",
         "## Fold by fold",
@@ -200,7 +224,9 @@ def number(value: float) -> str:
 
 def spread(interval: dict[str, float] | None, show: Any) -> str:
     """A figure with its interval."""
-    return f"{show(interval['value'])} [{show(interval['low'])}, {show(interval['high'])}]" if interval else "–"
+    return (
+        f"{show(interval['value'])} [{show(interval['low'])}, {show(interval['high'])}]" if interval else "–"
+    )
 
 
 if __name__ == "__main__":

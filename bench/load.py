@@ -35,18 +35,18 @@ if __name__ == "__main__":
     os.sched_setaffinity(0, {ONE})  # before any library starts its threads, which inherit it
 
 from agent.cli.console import print_json  # noqa: E402
-from agent.system.clock import Clock  # noqa: E402
 from agent.config import Config, parse  # noqa: E402
 from agent.core.errors import TapewireError  # noqa: E402
 from agent.core.events import Decision, Event, Kline, News, Sentiment  # noqa: E402
-from agent.live.event_queue import OPEN_BAR  # noqa: E402
 from agent.live.daemon import Daemon  # noqa: E402
+from agent.live.event_queue import OPEN_BAR  # noqa: E402
 from agent.live.log import configure  # noqa: E402
 from agent.live.model_loader import model_loader  # noqa: E402
 from agent.live.status_report import Status  # noqa: E402
 from agent.sandbox import SandboxOptions  # noqa: E402
 from agent.sandbox.feeds import slug  # noqa: E402
 from agent.store.database import open_database  # noqa: E402
+from agent.system.clock import Clock  # noqa: E402
 from bench.exchange import Exchange, Opened, excerpt, invent  # noqa: E402
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -102,9 +102,13 @@ class Stopwatch:
         }  # fmt: skip
 
 
-def settings(opened: Opened, symbols: Sequence[str], publishers: Sequence[str], folder: Path, model: str) -> Config:
+def settings(
+    opened: Opened, symbols: Sequence[str], publishers: Sequence[str], folder: Path, model: str
+) -> Config:
     """The daemon's configuration: the defaults, but for what the task asks."""
-    feeds = [{"url": f"{opened.url}/feeds/{slug(name)}.rss", "name": name, "interval": "1s"} for name in publishers]
+    feeds = [
+        {"url": f"{opened.url}/feeds/{slug(name)}.rss", "name": name, "interval": "1s"} for name in publishers
+    ]
     return parse(
         {
             "market": {"symbols": list(symbols)},
@@ -158,16 +162,26 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     bars = excerpt(SAMPLE, file, WARM_UP + length // 60 + 2)
     start = bars[WARM_UP].start
     count = length * given.headlines
-    invent(folder / "headlines.csv", [start + number * 1_000 // given.headlines for number in range(count)], 1, publishers)
+    invent(
+        folder / "headlines.csv",
+        [start + number * 1_000 // given.headlines for number in range(count)],
+        1,
+        publishers,
+    )
     options = SandboxOptions(
         klines=tuple(Path(f"{symbol}={file}") for symbol in symbols), news=folder / "headlines.csv", start=start,
         feed_items=max(10, 3 * given.headlines // given.feeds),
     )  # fmt: skip
-    with closing(open_database(f"sqlite:///{folder / 'load.db'}")) as database, Exchange(options, OTHERS) as exchange:
+    with (
+        closing(open_database(f"sqlite:///{folder / 'load.db'}")) as database,
+        Exchange(options, OTHERS) as exchange,
+    ):
         opened = exchange.opened
         config = settings(opened, symbols, publishers, folder, given.model)
         configure(config.log)
-        daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True)
+        daemon = Daemon(
+            config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True
+        )
         watch = Stopwatch(opened.clock)
         daemon.watch(watch)
         status, deepest, share = asyncio.run(live(daemon, watch, given.seconds))
@@ -188,11 +202,15 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Run it and print its line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--symbols", type=int, default=200)
     parser.add_argument("--headlines", type=int, default=20, help="a second")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--feeds", type=int, default=4, help="that the headlines come from; each is asked once a second")
+    parser.add_argument(
+        "--feeds", type=int, default=4, help="that the headlines come from; each is asked once a second"
+    )
     parser.add_argument("--model", default="starter")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:

@@ -37,11 +37,11 @@ from agent.core.events import Fill, FillKind, Order  # noqa: E402
 from agent.core.venue import VenueExchange  # noqa: E402
 from agent.live.daemon import Daemon  # noqa: E402
 from agent.live.log import configure  # noqa: E402
+from agent.replay.verify import verify  # noqa: E402
 from agent.sandbox import Sandbox, SandboxOptions  # noqa: E402
 from agent.sandbox.faults import Fault, parse_fault  # noqa: E402
 from agent.store.database import open_database  # noqa: E402
 from agent.store.queries import find_run, read_decisions  # noqa: E402
-from agent.replay.verify import verify  # noqa: E402
 from tests.live.gateway.churning_strategy import churn, venue_settings  # noqa: E402
 from tests.support.live import settings  # noqa: E402
 
@@ -92,7 +92,9 @@ async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path)
     )
     async with Sandbox(options) as sandbox:
         rules = sandbox.venue.listing.instruments["linear"]
-        sections = venue_settings(sandbox.rest_url, execution={"start_within": "2m"}, strategy=churn(weight=0.02))
+        sections = venue_settings(
+            sandbox.rest_url, execution={"start_within": "2m"}, strategy=churn(weight=0.02)
+        )
         config = settings(
             sandbox.rest_url, folder, market={"symbols": symbols}, account={"initial_capital": 1_000_000},
             instruments={
@@ -156,7 +158,9 @@ def account(sandbox: Sandbox, ledger: VenueExchange, decisions: list[Any]) -> di
         "lost_fills": len(happened ^ set(booked)) + sum(count > 1 for count in booked.values()),
         "fills": len(happened),
         "drift": f"{drift:.2f}",
-        "positions_agree": all(ledger.held(symbol) == held.get(symbol, 0) for symbol in sandbox.venue.listing.symbols),
+        "positions_agree": all(
+            ledger.held(symbol) == held.get(symbol, 0) for symbol in sandbox.venue.listing.symbols
+        ),
     }
 
 

@@ -53,7 +53,9 @@ def random_llama(shape: str, folder: Path) -> None:
         LlamaForCausalLM(LlamaConfig(**SHAPES[shape])).save_pretrained(folder, max_shard_size="2GB")
         torch.set_default_dtype(torch.float32)
     words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>").save_pretrained(
+        folder
+    )
 
 
 def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
@@ -108,7 +110,9 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
 
 def main() -> None:
     """Measures every mode and prints the ratios to plain LoRA."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--base", help="base model [embedded; with CUDA a random Llama]")
     parser.add_argument("--shape", choices=SHAPES, help="of a random Llama, instead of --base")
     parser.add_argument("--steps", type=int, default=20)
@@ -125,12 +129,15 @@ def main() -> None:
         base = given.base or "embedded"
         if shape:
             base = folder
-            with ProcessPoolExecutor(1, mp_context=context) as pool:  # so that the model's own memory is gone afterwards
+            # so that the model's own memory is gone afterwards
+            with ProcessPoolExecutor(1, mp_context=context) as pool:
                 pool.submit(random_llama, shape, Path(folder)).result()
         found = {}
         for mode in MODES:
             with ProcessPoolExecutor(1, mp_context=context) as pool:
-                found[mode] = pool.submit(measure, base, mode, given.steps, given.batch, given.tokens).result()
+                found[mode] = pool.submit(
+                    measure, base, mode, given.steps, given.batch, given.tokens
+                ).result()
     print(
         json.dumps(
             {
@@ -141,7 +148,8 @@ def main() -> None:
                 "modes": found,
                 "to_lora": {
                     mode: {
-                        key: round(row[key] / found["lora"][key], 3) for key in ("peak_memory_mb", "weights_mb", "tokens_per_s")
+                        key: round(row[key] / found["lora"][key], 3)
+                        for key in ("peak_memory_mb", "weights_mb", "tokens_per_s")
                     }
                     for mode, row in found.items()
                 },

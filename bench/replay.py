@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 
 from agent import __version__
-from agent.replay.backtest import BacktestSink, rare_collection
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.events import MINUTE_MS, Decision, Fill, Kline, News, Sentiment
-from agent.data.merge import merge
 from agent.core.sinks import NullSink
 from agent.core.strategy import Market, Strategy
+from agent.data.merge import merge
+from agent.replay.backtest import BacktestSink, rare_collection
 from strategies.sma_cross import SmaCross
 
 SYMBOL = "BTCUSDT"
@@ -108,20 +108,28 @@ def configuration(fill: str) -> Config:
 
 def main() -> None:
     """Run one workload and print its line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workload", choices=["w1", "w2"])
-    parser.add_argument("--bars", type=Path, required=True, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)")
+    parser.add_argument(
+        "--bars", type=Path, required=True, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)"
+    )
     parser.add_argument("--fill", choices=["open", "close"], default="open")
     parser.add_argument("--metrics", action="store_true", help="fold a backtest's metrics, too")
     args = parser.parse_args()
     with np.load(args.bars) as arrays:
         data = {key: arrays[key] for key in arrays.files}
     strategy: Strategy = (
-        SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT)) if args.workload == "w1" else ScoreMomentum()
+        SmaCross(SmaCross.Params(fast=20, slow=100, weight=WEIGHT))
+        if args.workload == "w1"
+        else ScoreMomentum()
     )
     settings = configuration(args.fill)
     tally = Tally()
-    engine = Engine(settings, strategy, BacktestSink(tally, settings) if args.metrics else tally, run_id="bench")
+    engine = Engine(
+        settings, strategy, BacktestSink(tally, settings) if args.metrics else tally, run_id="bench"
+    )
     handle = engine.handle
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()

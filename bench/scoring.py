@@ -40,7 +40,9 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 def main() -> None:
     """Run it all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", default="starter")
     parser.add_argument("--headlines", type=int, default=5_000)
@@ -61,11 +63,14 @@ def main() -> None:
         "pipeline_32": (lambda texts: pipeline(texts, batch_size=32), few),
     }
     rounds = [
-        {name: rate(score, texts[turn::ROUNDS]) for name, (score, texts) in contestants.items()} for turn in range(ROUNDS)
+        {name: rate(score, texts[turn::ROUNDS]) for name, (score, texts) in contestants.items()}
+        for turn in range(ROUNDS)
     ]
     rates = {name: statistics.median(row[name] for row in rounds) for name in contestants}
     single = {"scorer": latency(lambda text: scorer.score([text]), few), "pipeline": latency(pipeline, few)}
-    quality = faithfulness(scorer, folder / "adapter", given.data / "sentiment/phrasebank/Sentences_50Agree.txt")
+    quality = faithfulness(
+        scorer, folder / "adapter", given.data / "sentiment/phrasebank/Sentences_50Agree.txt"
+    )
     print(
         json.dumps(
             {
@@ -129,22 +134,27 @@ def latency(score: Callable[[str], Any], texts: Sequence[str]) -> dict[str, floa
 
 def faithfulness(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str, float]:
     """Macro-F1 of what is served and of the fp32 model, on text that taught neither."""
+    from models.classification_metrics import macro_f1, predictions
     from models.sentiment.train.datasets import load
     from models.sentiment.train.evaluation import truth_of
-    from models.classification_metrics import macro_f1, predictions
     from models.sentiment.train.trained_model import load_trained
 
     examples = load(phrasebank, "phrasebank").examples
     texts, truth = [example.text for example in examples], truth_of(examples)
     served = np.array([score.probabilities for score in scorer.score(texts)])
     full = load_trained(adapter).probabilities(texts)
-    found = {"macro_f1_served": macro_f1(predictions(served), truth), "macro_f1_fp32": macro_f1(predictions(full), truth)}
+    found = {
+        "macro_f1_served": macro_f1(predictions(served), truth),
+        "macro_f1_fp32": macro_f1(predictions(full), truth),
+    }
     return {**found, "macro_f1_points_lost": 100 * (found["macro_f1_fp32"] - found["macro_f1_served"])}
 
 
 def fresh(folder: Path) -> tuple[float, float]:
     """Seconds from import to the first score, and peak resident MB, of a new process."""
-    done = subprocess.run([sys.executable, "-c", FRESH, str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, str(folder)], capture_output=True, text=True, check=True
+    )
     seconds, megabytes = map(float, done.stdout.split())
     return seconds, megabytes
 
@@ -152,7 +162,9 @@ def fresh(folder: Path) -> tuple[float, float]:
 def processor() -> str:
     """The processor's name."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ import psutil
 from msgspec.structs import replace
 
 from agent.cli.console import print_json
-from agent.system.clock import Clock
 from agent.config import Config, parse
 from agent.core.errors import TapewireError
 from agent.core.events import HOUR_MS, MINUTE_MS
@@ -36,19 +35,21 @@ from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.live.model_loader import model_loader
 from agent.live.status_report import Status
+from agent.replay.verify import verify
 from agent.sandbox import SandboxOptions
 from agent.sandbox.faults import Fault
 from agent.sandbox.feeds import slug
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.runs import Run
-from agent.replay.verify import verify
+from agent.system.clock import Clock
 from bench.audit import audit_bars, audit_headlines
 from bench.exchange import PUBLISHERS, Exchange, Opened, excerpt, invent
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 WARM_UP: Final = 200  # bars
-TAIL: Final = 60  # bars after the last one that counts: were that one withheld, its gap would show by a later bar only
+# bars after the last one that counts: were that one withheld, its gap would show by a later bar only
+TAIL: Final = 60
 LAUNCH: Final = 10.0  # seconds until the daemon is connected and warm, at most
 PATIENCE: Final = 20.0  # seconds for what is still on its way when the market's time is over
 
@@ -87,7 +88,17 @@ FAULTS: Final = (
 )
 """What goes wrong, and how likely it is each time."""
 
-STREAM: Final = ("connects", "reconnects", "messages", "errors", "corrupt", "duplicates", "stale", "backfilled", "gaps")
+STREAM: Final = (
+    "connects",
+    "reconnects",
+    "messages",
+    "errors",
+    "corrupt",
+    "duplicates",
+    "stale",
+    "backfilled",
+    "gaps",
+)
 FEED: Final = ("connects", "errors", "duplicates")
 
 
@@ -160,7 +171,9 @@ async def live(daemon: Daemon, clock: Clock, minutes: int, speed: float, titles:
     await until(over, 2 * planned + PATIENCE, look=min(1.0, planned / 100))
     seconds = time.monotonic() - began
     due = {title for title, published in titles.items() if origin <= published <= last}
-    await until(lambda: not memory.unscored and due <= {news.title for news in memory.headlines.values()}, PATIENCE)
+    await until(
+        lambda: not memory.unscored and due <= {news.title for news in memory.headlines.values()}, PATIENCE
+    )
     status = daemon.status()
     stop.set()
     return Seen(await life, status, origin, last, samples, seconds)
@@ -186,7 +199,9 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     played = [excerpt(source, target, bars) for source, target in files.items()]
     truth = {bars[0].symbol: bars for bars in played}
     start = played[0][WARM_UP].start
-    titles = invent(folder / "headlines.csv", [start + minute * MINUTE_MS for minute in range(bars - WARM_UP)], given.seed)
+    titles = invent(
+        folder / "headlines.csv", [start + minute * MINUTE_MS for minute in range(bars - WARM_UP)], given.seed
+    )
     options = SandboxOptions(
         klines=tuple(files.values()), news=folder / "headlines.csv", start=start, speed=given.speed, seed=given.seed, feed_items=100,
         faults=tuple(replace(fault, p=min(1.0, fault.p * given.faults)) for fault in FAULTS),
@@ -196,15 +211,22 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         config = settings(opened, list(truth), folder, given.speed, given.model)
         configure(config.log)
         titles = {title: published + opened.shift for title, published in titles.items()}
-        daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True)
+        daemon = Daemon(
+            config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True
+        )
         seen = asyncio.run(live(daemon, opened.clock, minutes, given.speed, titles))
         closed = exchange.close()
         events = [event for _, event in read_journal(database, seen.run.id)]
         proof = verify(database, seen.run)
-    moved = {symbol: [replace(bar, start=bar.start + opened.shift) for bar in original] for symbol, original in truth.items()}
+    moved = {
+        symbol: [replace(bar, start=bar.start + opened.shift) for bar in original]
+        for symbol, original in truth.items()
+    }
     queue, (market, feeds, model) = seen.status.queue, seen.status.producers
     bar_audit = audit_bars(events, moved, closed.withheld, seen.last)
-    headlines = audit_headlines(events, titles, seen.first, seen.last, model["dropped"] + model["expired"] + model["waiting"])
+    headlines = audit_headlines(
+        events, titles, seen.first, seen.last, model["dropped"] + model["expired"] + model["waiting"]
+    )
     hits: Counter[str] = Counter()
     for fault in closed.faults:
         hits[fault["kind"]] += fault["hits"]
@@ -231,12 +253,16 @@ def default_klines() -> list[Path]:
 
 def main() -> None:
     """Run it and print its line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hours", type=float, default=24.0, help="of market, after the warm-up")
     parser.add_argument("--speed", type=float, default=1_200.0, help="1200: a minute in 50 ms")
     parser.add_argument("--faults", type=float, default=1.0, help="factor on the probability of every fault")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--klines", type=Path, nargs="+", default=default_klines(), help="SYMBOL-1m files, parquet or CSV")
+    parser.add_argument(
+        "--klines", type=Path, nargs="+", default=default_klines(), help="SYMBOL-1m files, parquet or CSV"
+    )
     parser.add_argument("--model", default="starter")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:

@@ -37,11 +37,11 @@ from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.live.model_loader import model_loader
 from agent.live.services.mqtt.worker_pool import WorkerPool
+from agent.replay.verify import verify
 from agent.sandbox import SandboxOptions
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.runs import Run
-from agent.replay.verify import verify
 from bench.exchange import Exchange, excerpt
 from models.sentiment import model_dir
 from models.sentiment.serve.scorer import Scorer
@@ -54,8 +54,25 @@ PATIENCE: Final = 200.0  # seconds for a phase
 BATCH: Final = 32
 PHASES: Final = ("one", "two", "killed")
 
-_SUBJECTS: Final = ("Bitcoin", "Ether", "The exchange", "A miner", "The lender", "A fund", "The regulator", "A wallet maker")
-_VERBS: Final = ("rallies", "slides", "pauses withdrawals", "wins approval", "beats forecasts", "faces a lawsuit", "opens shop")
+_SUBJECTS: Final = (
+    "Bitcoin",
+    "Ether",
+    "The exchange",
+    "A miner",
+    "The lender",
+    "A fund",
+    "The regulator",
+    "A wallet maker",
+)
+_VERBS: Final = (
+    "rallies",
+    "slides",
+    "pauses withdrawals",
+    "wins approval",
+    "beats forecasts",
+    "faces a lawsuit",
+    "opens shop",
+)
 
 
 def titles(n: int, phase: str) -> list[str]:
@@ -107,7 +124,9 @@ class Crew:
         log = (self._folder / f"worker-{len(self._running)}.log").open("wb")
         with log:
             self._running.append(
-                Popen(self._command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
+                Popen(
+                    self._command, cwd=ROOT, stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+                )
             )
 
     def kill(self) -> None:
@@ -144,7 +163,9 @@ def settings(url: str, broker: str, model: str, folder: Path, n: int) -> Config:
     )
 
 
-async def phase(daemon: Daemon, pool: WorkerPool, done: Done, crew: Crew, n: int, name: str) -> dict[str, Any]:
+async def phase(
+    daemon: Daemon, pool: WorkerPool, done: Done, crew: Crew, n: int, name: str
+) -> dict[str, Any]:
     """So many headlines, all at once; in the phase `killed` one worker dies halfway."""
     scored = n * PHASES.index(name)
     async with asyncio.timeout(PATIENCE):
@@ -238,7 +259,9 @@ def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
         daemon = Daemon(config, database, load_model=load, clock=exchange.opened.clock, new=True)
         run, phases = asyncio.run(live(daemon, crew, n))
         exchange.close()
-        counts = Counter(event.news_id for _, event in read_journal(database, run.id) if isinstance(event, Sentiment))
+        counts = Counter(
+            event.news_id for _, event in read_journal(database, run.id) if isinstance(event, Sentiment)
+        )
         identical = verify(database, run).identical
     for name, line in phases.items():
         line["once"] = sum(counts[f"{name}-{number}"] == 1 for number in range(n))
@@ -254,7 +277,9 @@ def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
 
 def main() -> None:
     """Run it and print its line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--headlines", type=int, default=1_500, help="a phase")
     parser.add_argument("--model", default="starter")
     given = parser.parse_args()

@@ -54,7 +54,11 @@ def configuration() -> str:
 def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> Iterator[str]:
     from agent.core.section import Section
 
-    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type) and issubclass(kind, Section)]
+    kinds = [
+        kind
+        for kind in (annotation, *get_args(annotation))
+        if isinstance(kind, type) and issubclass(kind, Section)
+    ]
     if not kinds:
         return
     (section,) = kinds
@@ -68,14 +72,21 @@ def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> It
     inner = []
     beside = _comments(section)
     for key, field in section.model_fields.items():
-        nested = [k for k in (field.annotation, *get_args(field.annotation)) if isinstance(k, type) and issubclass(k, Section)]
+        nested = [
+            k
+            for k in (field.annotation, *get_args(field.annotation))
+            if isinstance(k, type) and issubclass(k, Section)
+        ]
         if nested:
             inner.append((f"{name}.{key}", field.annotation))
             continue
         value, comment = said.get(f"{name}.{key}", ("", ""))
         duration = any(one in field.metadata for one in get_args(Duration))
-        default = "" if field.is_required() or field.default is None else _shown(field.default, duration=duration)
-        if not repeated and value and not field.is_required():  # as a user writes it; of a list the file has examples
+        default = (
+            "" if field.is_required() or field.default is None else _shown(field.default, duration=duration)
+        )
+        # as a user writes it; of a list the file has examples
+        if not repeated and value and not field.is_required():
             default = value
         shown = f"`{_cell(default)}`" if default else "required" if field.is_required() else ""
         kind = "duration" if duration else _type(field.annotation)
@@ -182,7 +193,11 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
         yield "|---|---|---|---|"
     for param in rows:
         option = param.param_type_name == "option"
-        names = ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts)) if option else f"`{param.name.upper()}`"
+        names = (
+            ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
+            if option
+            else f"`{param.name.upper()}`"
+        )
         default = "required" if param.required else _default(param)
         yield f"| {names} | {_cell(_metavar(param))} | {_cell(default)} | {_cell(getattr(param, 'help', '') or '')} |"
     yield ""
@@ -196,7 +211,11 @@ def _metavar(param: Any) -> str:
 
 def _default(param: Any) -> str:
     value = param.default
-    if value in (None, False, "", (), []) or callable(value) or value.__class__.__name__ in ("Sentinel", "_Missing"):
+    if (
+        value in (None, False, "", (), [])
+        or callable(value)
+        or value.__class__.__name__ in ("Sentinel", "_Missing")
+    ):
         return ""
     return str(value)
 

@@ -13,17 +13,19 @@ import argparse
 import random
 from pathlib import Path
 
+from models.sentiment.serve.generator import SentimentSignalGenerator
 from models.sentiment.train.datasets import Options, load
 from models.sentiment.train.onnx_export import CORPUS, export_model
-from models.sentiment.serve.generator import SentimentSignalGenerator
-from models.sentiment.train.silence import hush
 from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.silence import hush
 from models.sentiment.train.splits import Fractions, make_split
 from models.sentiment.train.training import train
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="train for real")
     parser.add_argument("--texts", type=int, default=240, help="how many to learn from, without --full")
     parser.add_argument("--data", type=Path, default=CORPUS)
@@ -35,7 +37,11 @@ def main() -> None:
 
     # 1. Labelled text, and parts of it that never see each other. The corpus names no event, so it teaches no dates.
     data = load(args.data, "csv", Options(eventless=args.data == CORPUS))
-    examples = data.examples if args.full else random.Random(1).sample(data.examples, min(args.texts, len(data.examples)))
+    examples = (
+        data.examples
+        if args.full
+        else random.Random(1).sample(data.examples, min(args.texts, len(data.examples)))
+    )
     split = make_split(examples, Fractions(validation=0.1, calibration=0.1, test=0.2), seed=42)
     print("texts:", split.sizes())
 
@@ -57,9 +63,15 @@ def main() -> None:
 
     # 4. Signals.
     generator = SentimentSignalGenerator.from_pretrained(served)
-    for text in ("Exchange halts withdrawals after a hack", "Regulator approves the fund", "Council meets in spring"):
+    for text in (
+        "Exchange halts withdrawals after a hack",
+        "Regulator approves the fund",
+        "Council meets in spring",
+    ):
         signal = generator.generate_signal(text)
-        print(f"{signal.prediction.value:4} {signal.confidence:4.0%}{'' if signal.actionable else ' (unsure)'}  {text}")
+        print(
+            f"{signal.prediction.value:4} {signal.confidence:4.0%}{'' if signal.actionable else ' (unsure)'}  {text}"
+        )
     print(f"next: python examples/03_backtest_finetuned_model.py --model {served}")
 
 

@@ -23,7 +23,9 @@ HEADLINES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--endpoint", default="mainnet", help="mainnet, testnet or the URL of a sandbox")
     parser.add_argument("--offline", action="store_true", help="use the sample data")
     parser.add_argument("--interval", default="15m")
@@ -45,7 +47,9 @@ def main() -> None:
         print(
             f"  close {close.iloc[-1]:,.2f}, moved {close.iloc[-1] / close.iloc[0] - 1:+.2%}, at worst {fall.min():.2%} from its peak"
         )
-        print(f"  a bar moves {returns[symbol].std():.3%}, the largest moved {returns[symbol].abs().max():.2%}")
+        print(
+            f"  a bar moves {returns[symbol].std():.3%}, the largest moved {returns[symbol].abs().max():.2%}"
+        )
         signals = generator.batch_signals(headlines)
         for text, signal in zip(headlines, signals, strict=True):
             print(f"  {signal.prediction.value:4} {signal.confidence:4.0%}  {text}")

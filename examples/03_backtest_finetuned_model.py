@@ -15,10 +15,10 @@ from pathlib import Path
 import pandas as pd
 from synthetic import spy
 
-from tapewire.backtester import BacktestResult, SentimentBacktester
 from agent.data.loaders import FileDataLoader
 from agent.system.resources import resource
 from models.sentiment.serve.generator import SentimentSignalGenerator
+from tapewire.backtester import BacktestResult, SentimentBacktester
 
 NEXT_DAY = {
     "market": {"category": "equity"},
@@ -32,12 +32,16 @@ NEXT_DAY = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="starter", help="starter, or an exported folder")
     parser.add_argument("--spy", type=Path, help="daily bars: date, open, high, low, close, volume")
     parser.add_argument("--spy-news", type=Path, help="headlines: published_at, title, currencies (SPY)")
     parser.add_argument("--reports", type=Path, default=Path("var/examples"))
-    parser.add_argument("--allow-leakage", action="store_true", help="run although the model may know the answers")
+    parser.add_argument(
+        "--allow-leakage", action="store_true", help="run although the model may know the answers"
+    )
     args = parser.parse_args()
 
     generator = SentimentSignalGenerator.from_pretrained(args.model)
@@ -46,7 +50,11 @@ def main() -> None:
     prices = {symbol: loader.get_klines(symbol, "1m", 10_000) for symbol in ("BTCUSDT", "ETHUSDT")}
     headlines = pd.read_csv(resource("sample_data") / "headlines.csv")
     crypto = SentimentBacktester(
-        generator, initial_capital=10_000, position_size=0.1, confidence_threshold=0.7, allow_leakage=args.allow_leakage
+        generator,
+        initial_capital=10_000,
+        position_size=0.1,
+        confidence_threshold=0.7,
+        allow_leakage=args.allow_leakage,
     )
     show("Crypto", crypto.run(prices, headlines, signal_aggregation="weighted"), args.reports / "crypto.html")
 

@@ -11,10 +11,27 @@ WORDS = {
         "Stocks rally on strong earnings",
         "Factory orders surge past estimates",
     ),
-    0: ("Index committee publishes its meeting dates", "Fund house names a new spokesman", "Exchange keeps its trading hours"),
-    -1: ("Stocks slump as lenders warn of losses", "Layoffs spread and profits miss forecasts", "Factory orders plunge again"),
+    0: (
+        "Index committee publishes its meeting dates",
+        "Fund house names a new spokesman",
+        "Exchange keeps its trading hours",
+    ),
+    -1: (
+        "Stocks slump as lenders warn of losses",
+        "Layoffs spread and profits miss forecasts",
+        "Factory orders plunge again",
+    ),
 }
-PLACES = ("in the north", "in the south", "on the coast", "abroad", "at home", "in the valley", "at the port", "in the capital")
+PLACES = (
+    "in the north",
+    "in the south",
+    "on the coast",
+    "abroad",
+    "at home",
+    "in the valley",
+    "at the port",
+    "in the capital",
+)
 
 
 def spy(days: int = 500, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -27,7 +44,9 @@ def spy(days: int = 500, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
     opened = np.concatenate(((500.0,), close[:-1])) * np.exp(0.002 * rng.standard_normal(days))
     high = np.maximum(opened, close) * (1 + 0.003 * rng.random(days))
     low = np.minimum(opened, close) * (1 - 0.003 * rng.random(days))
-    bars = pd.DataFrame({"open": opened, "high": high, "low": low, "close": close, "volume": 5e7}, index=dates).round(2)
+    bars = pd.DataFrame(
+        {"open": opened, "high": high, "low": low, "close": close, "volume": 5e7}, index=dates
+    ).round(2)
     told = [
         f"{rng.choice(WORDS[mood])} {rng.choice(PLACES)}, survey of {date:%d %B} finds"
         for mood, date in zip(moods, dates, strict=True)

@@ -15,7 +15,8 @@ RANGE: Final = (0.05, 20.0)
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
     """Probabilities (n, classes) of logits (n, classes) at a temperature."""
-    with np.errstate(over="ignore", invalid="ignore"):  # logits that are not finite have no probabilities: NaN
+    # logits that are not finite have no probabilities: NaN
+    with np.errstate(over="ignore", invalid="ignore"):
         scaled = logits / temperature
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
@@ -58,13 +59,17 @@ def plot_reliability(logits: Floats, truth: Ints, temperature: float, path: Path
     figure = Figure(figsize=(8, 4), layout="constrained")
     shared: dict[str, Any] = {"sharex": True, "sharey": True}
     for axes, (title, at) in zip(
-        figure.subplots(1, 2, **shared), (("before", 1.0), (f"after, T = {temperature:.2f}", temperature)), strict=True
+        figure.subplots(1, 2, **shared),
+        (("before", 1.0), (f"after, T = {temperature:.2f}", temperature)),
+        strict=True,
     ):
         probabilities = softmax(logits, at)
         rows = reliability(probabilities, truth)
         axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
         axes.scatter(
-            [sure for _, sure, _ in rows], [right for *_, right in rows], s=[8 + 200 * n / len(truth) for n, *_ in rows]
+            [sure for _, sure, _ in rows],
+            [right for *_, right in rows],
+            s=[8 + 200 * n / len(truth) for n, *_ in rows],
         )
         axes.set(
             title=f"{title}: ECE {measure(probabilities, truth)['ece']:.3f}",

@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
+from agent.core.errors import ModelError
 from agent.system.atomic import settled, write_bytes
 from agent.system.clock import iso
-from agent.core.errors import ModelError
 from models.fusion import CLASSES
 from models.labels import LABELS
 
@@ -111,22 +111,30 @@ def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
         card = msgspec.json.decode(path.read_bytes(), type=Card)
     except FileNotFoundError:
         what = "holds no card.json" if folder.is_dir() else "does not exist"
-        raise ModelError(f"{folder} {what}", hint="name a folder written by `tapewire train` or `tapewire export`") from None
+        raise ModelError(
+            f"{folder} {what}", hint="name a folder written by `tapewire train` or `tapewire export`"
+        ) from None
     except (msgspec.DecodeError, OSError, ValueError) as error:  # ValueError: no UTF-8, or a NUL in the path
-        raise ModelError(f"{str(path)!r}: {error}", hint="the card is damaged: train or export again") from None
+        raise ModelError(
+            f"{str(path)!r}: {error}", hint="the card is damaged: train or export again"
+        ) from None
     if card.format > CARD_FORMAT:
         raise ModelError(
-            f"{path}: card format {card.format} is newer than this version reads ({CARD_FORMAT})", hint="update tapewire"
+            f"{path}: card format {card.format} is newer than this version reads ({CARD_FORMAT})",
+            hint="update tapewire",
         )
     if card.kind != kind:
         raise ModelError(
-            f"{folder} holds a model of {card.kind}, not of {kind}", hint=f"name one made by `tapewire train {kind}`"
+            f"{folder} holds a model of {card.kind}, not of {kind}",
+            hint=f"name one made by `tapewire train {kind}`",
         )
     labels = LABELS_OF[kind]
     if card.labels != labels:
         raise ModelError(f"{path}: labels {card.labels}", hint=f"this version reads {labels} in that order")
     if not (math.isfinite(card.temperature) and card.temperature > 0):
-        raise ModelError(f"{path}: temperature {card.temperature}", hint="it must be above 0: train or export again")
+        raise ModelError(
+            f"{path}: temperature {card.temperature}", hint="it must be above 0: train or export again"
+        )
     return card
 
 

@@ -28,7 +28,9 @@ _CHUNK: Final = 100
 def predictions(probabilities: Floats) -> Ints:
     """The most probable class of each row, or `ABSTAINED`."""
     silent: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
-    return np.where(silent, ABSTAINED, np.where(silent[:, None], 0.0, probabilities).argmax(axis=1)).astype(np.int64)
+    return np.where(silent, ABSTAINED, np.where(silent[:, None], 0.0, probabilities).argmax(axis=1)).astype(
+        np.int64
+    )
 
 
 def measure(probabilities: Floats, truth: Ints) -> dict[str, float]:
@@ -51,7 +53,9 @@ def estimates(
     """
     addends = _addends(probabilities, truth)
     if blocks is not None:
-        addends = np.add.reduceat(addends[np.argsort(blocks, kind="stable")], _starts(np.sort(blocks)), axis=0)
+        addends = np.add.reduceat(
+            addends[np.argsort(blocks, kind="stable")], _starts(np.sort(blocks)), axis=0
+        )
     rows = len(addends)
     rng = np.random.default_rng(seed)
     sums = []
@@ -72,7 +76,11 @@ def _starts(ordered: Ints) -> Ints:
 def confusion(predicted: Ints, truth: Ints) -> Ints:
     """Counts (3, 3): row the true class, column the predicted one. Abstentions are in no column."""
     said = predicted != ABSTAINED
-    return np.bincount(truth[said] * CLASSES + predicted[said], minlength=CLASSES**2).reshape(CLASSES, CLASSES).astype(np.int64)
+    return (
+        np.bincount(truth[said] * CLASSES + predicted[said], minlength=CLASSES**2)
+        .reshape(CLASSES, CLASSES)
+        .astype(np.int64)
+    )
 
 
 def macro_f1(predicted: Ints, truth: Ints) -> float:
@@ -85,7 +93,9 @@ def reliability(probabilities: Floats, truth: Ints) -> list[tuple[int, float, fl
     """(rows, mean confidence, accuracy) of each confidence bin that holds something."""
     *_, rows, confidence, right = _parts(_addends(probabilities, truth).sum(axis=0, keepdims=True))
     return [
-        (int(n), float(sure / n), float(hits / n)) for n, sure, hits in zip(rows[0], confidence[0], right[0], strict=True) if n
+        (int(n), float(sure / n), float(hits / n))
+        for n, sure, hits in zip(rows[0], confidence[0], right[0], strict=True)
+        if n
     ]
 
 
@@ -98,7 +108,9 @@ def coverage(
     rows = []
     for threshold in thresholds:
         acted = confidence >= threshold
-        rows.append(CoverageRow(threshold, float(acted.mean()), float(right[acted].mean()) if acted.any() else None))
+        rows.append(
+            CoverageRow(threshold, float(acted.mean()), float(right[acted].mean()) if acted.any() else None)
+        )
     return tuple(rows)
 
 
@@ -115,7 +127,12 @@ def report(probabilities: Floats, truth: Ints, *, resamples: int = 1000) -> dict
         "abstained": int((predicted == ABSTAINED).sum()),
         "confidence_intervals": {name: [estimate.low, estimate.high] for name, estimate in found.items()},
         "classes": {
-            label: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "support": int(true[i])}
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(true[i]),
+            }
             for i, label in enumerate(LABELS)
         },
         "confusion": table.tolist(),

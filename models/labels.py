@@ -63,7 +63,9 @@ def head_order(id2label: Mapping[int, str]) -> tuple[int, ...]:
     try:
         names = {canonical(name): int(row) for row, name in id2label.items()}
     except DataError as error:
-        raise ModelError(f"the base model's head names no sentiment: {dict(id2label)}", hint=error.message) from None
+        raise ModelError(
+            f"the base model's head names no sentiment: {dict(id2label)}", hint=error.message
+        ) from None
     if len(id2label) != len(LABELS) or set(names) != set(LABELS):
         raise ModelError(
             f"the base model's head does not name each class once: {dict(id2label)}",

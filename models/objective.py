@@ -23,6 +23,8 @@ class Objective(nn.Module):  # type: ignore[misc]
         logits = logits.float()
         if not self.gamma:
             return functional.cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing)
-        each = functional.cross_entropy(logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none")
+        each = functional.cross_entropy(
+            logits, labels, weight=weights, label_smoothing=self.smoothing, reduction="none"
+        )
         right = logits.softmax(-1).gather(1, labels[:, None]).squeeze(1)
         return ((1 - right) ** self.gamma * each).mean()

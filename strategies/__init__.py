@@ -80,7 +80,9 @@ def strategy_class(name: str) -> type[Strategy]:
         if len(own) != 1:
             raise ConfigError(
                 f"strategy {name!r}: {module.__file__} defines {len(own) or 'no'} strategies{': ' if own else ''}{', '.join(own)}",
-                hint=f"name one: {name}:{own[0]}" if own else "a strategy is a class derived from agent.core.strategy.Strategy",
+                hint=f"name one: {name}:{own[0]}"
+                if own
+                else "a strategy is a class derived from agent.core.strategy.Strategy",
             )
         class_name = own[0]
     found = getattr(module, class_name, None)
@@ -115,7 +117,9 @@ def blaming(strategy: Strategy) -> Iterator[None]:
         yield
     except Exception as error:
         file = sys.modules[type(strategy).__module__].__file__
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        lines = [
+            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
+        ]
         if not lines or isinstance(error, TapewireError):
             raise
         raise StrategyError(
@@ -174,7 +178,8 @@ def _locate(module: str) -> Path | None:
     package, *inside = module.split(".")
     spec = PathFinder.find_spec(package, _search_path())
     for number in range(len(inside)):
-        if spec is None or spec.submodule_search_locations is None:  # no package, but something is looked for in it
+        # no package, but something is looked for in it
+        if spec is None or spec.submodule_search_locations is None:
             return None
         name = ".".join((package, *inside[: number + 1]))
         # Not PathFinder: to look into a package without a file of its own it needs the parent to be imported
@@ -183,7 +188,9 @@ def _locate(module: str) -> Path | None:
         spec = next((one for one in specs if one.loader is not None), None)
         if spec is None and specs:
             spec = ModuleSpec(name, None, is_package=True)
-            spec.submodule_search_locations = [place for one in specs for place in one.submodule_search_locations or ()]
+            spec.submodule_search_locations = [
+                place for one in specs for place in one.submodule_search_locations or ()
+            ]
     return Path(spec.origin).resolve() if spec is not None and spec.origin else None
 
 
@@ -192,7 +199,9 @@ def _hint_of(name: str) -> str:
     package, _, rest = name.partition(".")
     own = Path(package, *rest.split(".")).with_suffix(".py")
     if rest and own.is_file():
-        return f"{own} is there, but {package!r} is an installed package: put it into a folder of another name"
+        return (
+            f"{own} is there, but {package!r} is an installed package: put it into a folder of another name"
+        )
     return f"searched {Path.cwd()} and the installed packages"
 
 
@@ -210,7 +219,9 @@ def _file_of(module: str) -> Path | None:
 def _import_file(file: Path) -> ModuleType:
     """Import a file as the module of its name. Its folder is searched last, so that it may import its neighbours."""
     if not file.is_file():
-        raise ConfigError(f"no such file: {file}", hint="a strategy is a file, mine.py, or package.module:Class")
+        raise ConfigError(
+            f"no such file: {file}", hint="a strategy is a file, mine.py, or package.module:Class"
+        )
     name = re.sub(r"\W", "_", file.stem)
     if (name in sys.modules and _loaded_from(name) != file) or name in sys.stdlib_module_names:
         name += "_" + hashlib.sha256(bytes(file)).hexdigest()[:8]  # another module has the name
@@ -250,11 +261,17 @@ def _importing(name: str, folder: Path | None) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise ConfigError(f"no module {error.name!r} for strategy {name!r}", hint=_hint_of(name)) from None
+            raise ConfigError(
+                f"no module {error.name!r} for strategy {name!r}", hint=_hint_of(name)
+            ) from None
         raise ConfigError(f"strategy module {name!r} needs {error.name!r}, which is not installed") from error
     except Exception as error:  # somebody else's code runs here: whatever it raises is theirs to mend
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frame.filename, frame.lineno)
+        file, line = (
+            (error.filename, error.lineno)
+            if isinstance(error, SyntaxError)
+            else (frame.filename, frame.lineno)
+        )
         raise ConfigError(
             f"strategy module {name!r} can't be imported: {file}, line {line}: {type(error).__name__}: {error}"
         ) from error

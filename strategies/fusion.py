@@ -58,7 +58,11 @@ class FusionStrategy(Strategy):
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         """Leave when the time is over."""
-        if self._until and market.now >= self._until.get(kline.symbol, market.now + 1) and market.position(kline.symbol):
+        if (
+            self._until
+            and market.now >= self._until.get(kline.symbol, market.now + 1)
+            and market.position(kline.symbol)
+        ):
             self._leave(kline.symbol, market, "held long enough")
 
     def _leave(self, symbol: str, market: Market, reason: str) -> None:

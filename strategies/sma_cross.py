@@ -56,7 +56,11 @@ class SmaCross(Strategy):
             if position <= 0:
                 self.target(symbol, weight=params.weight, reason="fast average above slow")
         elif position > 0 or (params.allow_short and position == 0):
-            self.target(symbol, weight=-params.weight if params.allow_short else 0.0, reason="fast average not above slow")
+            self.target(
+                symbol,
+                weight=-params.weight if params.allow_short else 0.0,
+                reason="fast average not above slow",
+            )
 
 
 class _Trend:

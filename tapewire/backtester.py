@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict, verdict_of
-from agent.replay.backtest import backtest
 from agent.config import Config, load, parse
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
 from agent.core.events import DAY_MS
 from agent.data.klines import KlineFile
+from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
 from agent.research.material import scoring_by
 from agent.store.database import open_database
@@ -131,15 +131,23 @@ class SentimentBacktester:
         Raises DataError for data that can't be read, LeakageError where the model was trained on text of this window, UsageError.
         """
         if signal_aggregation not in AGGREGATIONS:
-            raise UsageError(f"signal_aggregation {signal_aggregation!r}", hint=f"one of {', '.join(AGGREGATIONS)}")
+            raise UsageError(
+                f"signal_aggregation {signal_aggregation!r}", hint=f"one of {', '.join(AGGREGATIONS)}"
+            )
         votes = {"signals": AGGREGATIONS[signal_aggregation]}
         config = parse(_laid_over(self.config.model_dump(mode="json"), votes), where="SentimentBacktester")
-        klines = tuple((self._file(data, symbol, "open_time"), symbol) for symbol, data in _by_symbol(price_data).items())
+        klines = tuple(
+            (self._file(data, symbol, "open_time"), symbol) for symbol, data in _by_symbol(price_data).items()
+        )
         news = self._file(news_data, "headlines", "published_at")
         history = History(Plan(klines, news, timezone=config.history.timezone or None), config)
         with closing(open_database(config.store.url)) as database:
             scorer, stamps, versions = scoring_by(
-                self.generator.scorer, self.generator.name, database, history.start, allow_leakage=self._allow_leakage
+                self.generator.scorer,
+                self.generator.name,
+                database,
+                history.start,
+                allow_leakage=self._allow_leakage,
             )
             done = backtest(history, database, scorer=scorer, stamps=stamps, versions=versions)
         return BacktestResult(done.run, done.metrics, done.notes, config.store.url)
@@ -161,7 +169,10 @@ def _by_symbol(
         return {symbol.upper(): one for symbol, one in data.items()}
     symbol = data.attrs.get("symbol")
     if not symbol:
-        raise UsageError("the frame doesn't say whose prices it has", hint='pass {"SPY": frame}, or set frame.attrs["symbol"]')
+        raise UsageError(
+            "the frame doesn't say whose prices it has",
+            hint='pass {"SPY": frame}, or set frame.attrs["symbol"]',
+        )
     return {str(symbol): data}
 
 
@@ -170,5 +181,7 @@ def _laid_over(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
     merged = dict(base)
     for key, value in above.items():
         inside = merged.get(key)
-        merged[key] = _laid_over(inside, value) if isinstance(value, Mapping) and isinstance(inside, Mapping) else value
+        merged[key] = (
+            _laid_over(inside, value) if isinstance(value, Mapping) and isinstance(inside, Mapping) else value
+        )
     return merged

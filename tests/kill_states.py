@@ -25,16 +25,16 @@ from typing import Any, Final, NamedTuple
 from agent.config.live import LogConfig
 from agent.core.engine import Engine
 from agent.core.events import MINUTE_MS, Command, Decision, Fill, Kline, Order, RiskEvent
+from agent.core.risk import FLATTEN
+from agent.core.sinks import ListSink
+from agent.core.strategy import Market, Strategy, StrategyParams, TimeInForce
 from agent.live.daemon import Daemon
 from agent.live.log import configure
-from agent.core.risk import FLATTEN
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
-from agent.core.sinks import ListSink
 from agent.store.database import open_database
 from agent.store.queries import find_run, read_decisions
 from bench.orders import FAULTS
-from agent.core.strategy import Market, Strategy, StrategyParams, TimeInForce
 from tests.live.gateway.churning_strategy import venue_settings
 from tests.support.killing import CASES, Case, kill_in
 from tests.support.live import load_words, options, settings
@@ -91,7 +91,11 @@ class Insisting(Strategy):
 
 async def paper(dice: random.Random, folder: Path) -> Verdict:
     """The core alone, on bars with much, little or no volume."""
-    minutes, volume, after = dice.randrange(3, 60), dice.choice((50.0, 500.0)), dice.choice((0.0, 50.0, 5_000.0))
+    minutes, volume, after = (
+        dice.randrange(3, 60),
+        dice.choice((50.0, 500.0)),
+        dice.choice((0.0, 50.0, 5_000.0)),
+    )
     latency = dice.choice((0, 250, 90_000))
     state = f"paper: killed at minute {minutes}, volume {volume:g} and then {after:g}, latency {latency} ms"
     exchange = {"liquidity": "participation", "max_participation": 0.1, "latency": latency}
@@ -110,7 +114,9 @@ async def paper(dice: random.Random, folder: Path) -> Verdict:
             killed = len(sink.decisions)
             engine.handle(Command("kill", now, now, {"flatten": "true"}, "harness"))
     held = engine.portfolio.positions[SYMBOL].qty
-    return Verdict(judge(sink.decisions[killed:], flat=not held and not engine.flattener.open), f"{state}, {held} left")
+    return Verdict(
+        judge(sink.decisions[killed:], flat=not held and not engine.flattener.open), f"{state}, {held} left"
+    )
 
 
 async def sandbox(dice: random.Random, folder: Path) -> Verdict:
@@ -119,7 +125,10 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
     wait = dice.uniform(0.0, 2.0)
     state = f"sandbox: killed after {wait:.2f} s, faults {faults}"
     async with Sandbox(options(speed=240)) as venue:
-        strategy = {"name": "tests.kill_states:Insisting", "params": {"seed": dice.randrange(1 << 30), "largest": 0.2}}
+        strategy = {
+            "name": "tests.kill_states:Insisting",
+            "params": {"seed": dice.randrange(1 << 30), "largest": 0.2},
+        }
         given = settings(venue.rest_url, folder, **venue_settings(venue.rest_url, strategy=strategy))
         with closing(open_database(given.store.url)) as database:
             daemon = Daemon(given, database, load_model=load_words, clock=venue.clock)
@@ -131,7 +140,11 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
             await asyncio.sleep(wait)
             seq = (await daemon.command("kill", {"flatten": "true"}, "harness"))["event"]
             flat = await _until(
-                lambda: not account.desks["linear"].open_legs() and not account.open and not daemon.status().flattening
+                lambda: (
+                    not account.desks["linear"].open_legs()
+                    and not account.open
+                    and not daemon.status().flattening
+                )
             )
             venue.venue.faults.clear()
             stop.set()
@@ -144,7 +157,9 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
 
 async def broken(dice: random.Random, folder: Path) -> Verdict:
     """An agent in a process of its own, with a store that can't be written, a log that nobody reads, a core that hangs, or dead."""
-    case = dice.choice([case for case in (*CASES, Case("sound", "verb", True), Case("sound", "file", True)) if case.flatten])
+    case = dice.choice(
+        [case for case in (*CASES, Case("sound", "verb", True), Case("sound", "file", True)) if case.flatten]
+    )
     try:
         done = await kill_in(case, folder)
     except AssertionError as error:
@@ -190,7 +205,9 @@ async def kill_states(states: int, seed: int, variants: list[str]) -> Counter[st
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.kill_states", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.kill_states",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--states", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
@@ -200,7 +217,9 @@ def main() -> int:
     os.environ.setdefault("TAPEWIRE_API_KEY", "sandbox-key")
     os.environ.setdefault("TAPEWIRE_API_SECRET", "sandbox-secret")
     counts = asyncio.run(kill_states(given.states, given.seed, given.variants.split(",")))
-    print(f"{given.states} states: {counts['flat']} flat, {counts['alarmed']} alarmed, {counts['silent']} silent")
+    print(
+        f"{given.states} states: {counts['flat']} flat, {counts['alarmed']} alarmed, {counts['silent']} silent"
+    )
     return int(bool(counts["silent"]))
 
 

@@ -27,7 +27,9 @@ RECORD: Final = (
     "tests/store/test_compare.py",
     "tests/store/test_chain.py",
 )
-LATE: Final = ("tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_is_sent_however_late_it_is",)
+LATE: Final = (
+    "tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_is_sent_however_late_it_is",
+)
 GATEWAY: Final = ("tests/live/gateway/test_gateway.py",)
 
 MUTATIONS: Final = (
@@ -82,7 +84,11 @@ MUTATIONS: Final = (
         MONEY,
     ),
     Mutation(
-        "gross-counts-shorts-negative", "agent/core/engine.py", "gross += value if value > 0 else -value", "gross += value", MONEY
+        "gross-counts-shorts-negative",
+        "agent/core/engine.py",
+        "gross += value if value > 0 else -value",
+        "gross += value",
+        MONEY,
     ),
     Mutation(
         "gross-leaves-the-own-position-in",
@@ -105,7 +111,13 @@ MUTATIONS: Final = (
         '            self.counts["gaps"] += 1\n            tape.next_start = gap.end',
         MONEY,
     ),
-    Mutation("open-bars-decide", "agent/core/engine.py", "        if not confirm:", "        if not confirm and now < 0:", MONEY),
+    Mutation(
+        "open-bars-decide",
+        "agent/core/engine.py",
+        "        if not confirm:",
+        "        if not confirm and now < 0:",
+        MONEY,
+    ),
     Mutation(
         "stale-at-the-limit",
         "agent/core/risk.py",
@@ -135,7 +147,9 @@ MUTATIONS: Final = (
         CORE,
     ),
     # -- the paper exchange
-    Mutation("liquidation-fee-is-free", "agent/core/paper.py", " + qty * exact * self._liquidation_fee", "", CORE),
+    Mutation(
+        "liquidation-fee-is-free", "agent/core/paper.py", " + qty * exact * self._liquidation_fee", "", CORE
+    ),
     Mutation(
         "liquidation-ignores-the-gap",
         "agent/core/paper.py",
@@ -150,7 +164,9 @@ MUTATIONS: Final = (
         "WorkingOrder(order, now)",
         CORE,
     ),
-    Mutation("post-only-takes", "agent/core/paper.py", "if order.tif is TimeInForce.POST_ONLY:", "if False:", CORE),
+    Mutation(
+        "post-only-takes", "agent/core/paper.py", "if order.tif is TimeInForce.POST_ONLY:", "if False:", CORE
+    ),
     Mutation(
         "volume-is-not-shared",
         "agent/core/paper.py",
@@ -200,7 +216,13 @@ MUTATIONS: Final = (
         "if before > 0 else closed * fill.price) - released",
         CORE,
     ),
-    Mutation("fees-are-not-paid-in-cash", "agent/core/portfolio.py", "self.cash -= value + fill.fee", "self.cash -= value", CORE),
+    Mutation(
+        "fees-are-not-paid-in-cash",
+        "agent/core/portfolio.py",
+        "self.cash -= value + fill.fee",
+        "self.cash -= value",
+        CORE,
+    ),
     # -- a venue
     Mutation(
         "fills-are-booked-twice",
@@ -232,7 +254,11 @@ MUTATIONS: Final = (
     ),
     # -- the record
     Mutation(
-        "the-chain-forgets-its-past", "agent/store/chain.py", "self.digest + event_seq.to_bytes", "event_seq.to_bytes", RECORD
+        "the-chain-forgets-its-past",
+        "agent/store/chain.py",
+        "self.digest + event_seq.to_bytes",
+        "event_seq.to_bytes",
+        RECORD,
     ),
     Mutation(
         "a-retry-writes-twice",
@@ -241,7 +267,13 @@ MUTATIONS: Final = (
         "if again and False:",
         RECORD,
     ),
-    Mutation("a-missing-event-is-skipped", "agent/store/journal.py", "if seq != expected:", "if seq < expected:", RECORD),
+    Mutation(
+        "a-missing-event-is-skipped",
+        "agent/store/journal.py",
+        "if seq != expected:",
+        "if seq < expected:",
+        RECORD,
+    ),
     Mutation(
         "verify-ignores-the-chain-head",
         "agent/store/compare.py",

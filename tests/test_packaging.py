@@ -26,7 +26,9 @@ def test_no_compiled_module_is_older_than_its_source() -> None:
     if not extensions:
         pytest.skip("nothing is compiled here: everything runs as Python")
     for name, digest in json.loads(MANIFEST.read_text())["sources"].items():
-        assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest, f"{name} has changed since: run `make setup`"
+        assert hashlib.sha256((ROOT / name).read_bytes()).hexdigest() == digest, (
+            f"{name} has changed since: run `make setup`"
+        )
 
 
 def interpreted(name: str) -> ModuleType:
@@ -59,12 +61,20 @@ def test_a_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     site, work = tmp_path / "site", tmp_path / "work"
     work.mkdir()
     zipfile.ZipFile(wheel).extractall(site)
-    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {"agent", "models", "strategies"}
+    assert {path.name for path in site.iterdir() if not path.name.endswith(".dist-info")} == {
+        "agent",
+        "models",
+        "strategies",
+    }
 
     def tapewire(*args: str) -> str:
         call = "import sys; sys.path.insert(0, sys.argv.pop(1)); from agent.cli.main import main; main()"
         done = subprocess.run(
-            [sys.executable, "-P", "-c", call, str(site), *args], cwd=work, capture_output=True, text=True, check=False
+            [sys.executable, "-P", "-c", call, str(site), *args],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr

@@ -9,14 +9,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tapewire.backtester import SentimentBacktester
 from agent.core.errors import ConfigError, LeakageError, UsageError
 from agent.data.frames import save_frame
 from agent.data.loaders import FileDataLoader
+from agent.replay.verify import verify
 from agent.store.database import open_database
 from agent.store.queries import find_run
-from agent.replay.verify import verify
 from models.sentiment.serve.generator import SentimentSignalGenerator
+from tapewire.backtester import SentimentBacktester
 from tests.cli.conftest import Outcome, tapewire
 from tests.conftest import ROOT
 
@@ -38,13 +38,17 @@ def _empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_frames_give_the_result_of_the_command_line(
     generator: SentimentSignalGenerator, tapewire: Callable[..., Outcome]
 ) -> None:
-    backtester = SentimentBacktester(generator, initial_capital=5_000, position_size=0.2, confidence_threshold=0.6)
+    backtester = SentimentBacktester(
+        generator, initial_capital=5_000, position_size=0.2, confidence_threshold=0.6
+    )
     loader = FileDataLoader()
     prices = {symbol: loader.get_klines(symbol, "1m", 10_000) for symbol in ("BTCUSDT", "ETHUSDT")}
     result = backtester.run(prices, pd.read_csv(NEWS), signal_aggregation="weighted")
     Path("own.toml").write_text("[account]\ninitial_capital = 5000\n[signals]\nthreshold = 0.6\n")
     sets = ("--set", "position_size=0.2", "--set", "confidence_threshold=0.6")
-    printed = tapewire("backtest", "-c", "own.toml", "--klines", BTC, "--klines", ETH, "--news", NEWS, *sets, "--json")
+    printed = tapewire(
+        "backtest", "-c", "own.toml", "--klines", BTC, "--klines", ETH, "--news", NEWS, *sets, "--json"
+    )
     command = json.loads(printed.out)
     assert command["trades"] > 5
     assert json.loads(json.dumps(command["metrics"])) == json.loads(_json(result.metrics))
@@ -78,7 +82,11 @@ def test_files_and_frames_are_the_same(generator: SentimentSignalGenerator) -> N
 def test_aggregations_differ_in_what_age_counts(generator: SentimentSignalGenerator) -> None:
     backtester = SentimentBacktester(generator, settings={"signals": {"half_life": "5m", "window": "2h"}})
     news = pd.DataFrame(
-        {"published_at": ["2025-03-03T05:00:00Z"], "title": ["Bitcoin funds draw record inflows"], "currencies": ["BTC"]}
+        {
+            "published_at": ["2025-03-03T05:00:00Z"],
+            "title": ["Bitcoin funds draw record inflows"],
+            "currencies": ["BTC"],
+        }
     )
     fading, steady = (backtester.run(BTC, news, how) for how in ("weighted", "window"))
     (faded,), (stayed,) = fading.data.trades, steady.data.trades
@@ -91,28 +99,39 @@ def test_aggregations_differ_in_what_age_counts(generator: SentimentSignalGenera
 
 def test_a_window_that_the_model_knows_is_refused_or_stamped(generator: SentimentSignalGenerator) -> None:
     bars = pd.read_csv(BTC).assign(open_time=lambda frame: frame["open_time"].str.replace("2025", "2023"))
-    news = pd.read_csv(NEWS).assign(published_at=lambda frame: frame["published_at"].str.replace("2025", "2023"))
+    news = pd.read_csv(NEWS).assign(
+        published_at=lambda frame: frame["published_at"].str.replace("2025", "2023")
+    )
     with pytest.raises(LeakageError, match="model starter saw data up to 2024-01-01"):
         SentimentBacktester(generator).run({"BTCUSDT": bars}, news)
-    assert SentimentBacktester(generator, allow_leakage=True).run({"BTCUSDT": bars}, news).run.stamps == ("LEAKED",)
+    assert SentimentBacktester(generator, allow_leakage=True).run({"BTCUSDT": bars}, news).run.stamps == (
+        "LEAKED",
+    )
 
 
 def test_what_is_said_on_a_day_is_held_over_the_next(generator: SentimentSignalGenerator) -> None:
     days = pd.bdate_range("2025-03-03", periods=40)
     opens = pd.Series([100.0 + number for number in range(40)])
-    bars = pd.DataFrame({"date": days.strftime("%Y-%m-%d"), "open": opens, "high": opens + 0.6, "low": opens - 0.2})
+    bars = pd.DataFrame(
+        {"date": days.strftime("%Y-%m-%d"), "open": opens, "high": opens + 0.6, "low": opens - 0.2}
+    )
     bars = bars.assign(close=opens + 0.4, volume=1e6)
     said = "Profits beat forecasts and the dividend rises"
-    news = pd.DataFrame({"published_at": [f"{days[20]:%Y-%m-%d}T15:00:00Z"], "title": [said], "currencies": ["SPY"]})
+    news = pd.DataFrame(
+        {"published_at": [f"{days[20]:%Y-%m-%d}T15:00:00Z"], "title": [said], "currencies": ["SPY"]}
+    )
     settings = {
         "market": {"category": "equity"},
         "history": {"timezone": "UTC"},
         "paper": {"latency": 0},
         "signals": {"half_life": "1d", "window": "1d"},
     }
-    result = SentimentBacktester(generator, confidence_threshold=0.5, settings=settings).run({"SPY": bars}, news)
+    result = SentimentBacktester(generator, confidence_threshold=0.5, settings=settings).run(
+        {"SPY": bars}, news
+    )
     (trade,) = result.data.trades
-    assert float(trade.entry_price) == pytest.approx(120.4, rel=2e-4)  # the close of day 20: its open was before the headline
+    # the close of day 20: its open was before the headline
+    assert float(trade.entry_price) == pytest.approx(120.4, rel=2e-4)
     assert float(trade.exit_price or 0) == pytest.approx(122.0, rel=2e-4)  # the open after day 21
 
 

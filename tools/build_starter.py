@@ -32,22 +32,31 @@ from safetensors.torch import load_file, save_file
 
 from agent.cli.console import err, out
 from agent.core.errors import DataError
-from models.cards import Card, DatasetRecord, fingerprint, latest_of, read_card, seal, sha256_files, write_card
-from models.sentiment import starter_dir
-from tools import synthetic_headlines as grammar
 from models.calibration import fit_temperature, softmax
+from models.cards import (
+    Card,
+    DatasetRecord,
+    fingerprint,
+    latest_of,
+    read_card,
+    seal,
+    sha256_files,
+    write_card,
+)
+from models.classification_metrics import coverage, estimates
+from models.sentiment import starter_dir
+from models.sentiment.serve.headline_text import clean
+from models.sentiment.serve.scorer import Score, Scorer
 from models.sentiment.train.datasets import Example, Options, load
 from models.sentiment.train.distillation import Student, distil
 from models.sentiment.train.evaluation import truth_of
 from models.sentiment.train.onnx_export import CORPUS, export_model, reference_texts
-from models.classification_metrics import coverage, estimates
 from models.sentiment.train.recipe import Recipe
-from models.sentiment.serve.scorer import Score, Scorer
 from models.sentiment.train.splits import Fractions, Split, make_split, story_key
-from tools.synthetic_headlines import statements
-from models.sentiment.serve.headline_text import clean
 from models.sentiment.train.trained_model import TrainedClassifier, load_trained
 from models.sentiment.train.training import train
+from tools import synthetic_headlines as grammar
+from tools.synthetic_headlines import statements
 
 CALIBRATED_FROM: Final = datetime(2023, 12, 10, tzinfo=UTC)
 CALIBRATED_UNTIL: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -56,7 +65,14 @@ WIRE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
 TEACHER: Final = Recipe(
-    method="lora", rank=16, targets="all", learning_rate=1e-3, epochs=2, dropout=0.1, smoothing=0.05, patience=0
+    method="lora",
+    rank=16,
+    targets="all",
+    learning_rate=1e-3,
+    epochs=2,
+    dropout=0.1,
+    smoothing=0.05,
+    patience=0,
 )
 LABELLED: Final = {
     "tfns": ("sentiment/tfns/sent_train.csv", "tfns", 1),
@@ -97,28 +113,40 @@ _COIN: Final = re.compile(rf"\b({'|'.join(_COINS)})\b", re.IGNORECASE)
 def build(
     data: Annotated[Path, typer.Option(help="Folder of the public data sets.")] = Path("../shared/data"),
     output: Annotated[Path, typer.Option(help="Where the model is to lie.")] = starter_dir(),  # noqa: B008 - a fixed path
-    work: Annotated[Path, typer.Option(help="For teachers and student; teachers found there are not trained again.")] = Path(
-        "var/starter"
-    ),
+    work: Annotated[
+        Path, typer.Option(help="For teachers and student; teachers found there are not trained again.")
+    ] = Path("var/starter"),
     teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 1,
-    layers: Annotated[str, typer.Option(help="Layers of the teacher that the student begins with.")] = "0,1,2,3,4,5",
+    layers: Annotated[
+        str, typer.Option(help="Layers of the teacher that the student begins with.")
+    ] = "0,1,2,3,4,5",
     epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 0,
 ) -> None:
     """Train the teachers, distil the student, calibrate, export, measure."""
     student = Student(layers=tuple(int(layer) for layer in layers.split(",")), epochs=epochs)
     sets = {name: load(data / path, format) for name, (path, format, _) in LABELLED.items()}
     sets["corpus"] = load(CORPUS, "csv", Options(eventless=True))
-    splits = {name: make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True) for name, found in sets.items()}
+    splits = {
+        name: make_split(found.examples, FRACTIONS, seed=SPLIT_SEED, stratified=True)
+        for name, found in sets.items()
+    }
     records = [*(found.record for found in sets.values()), COMPOSED]
     composed = statements(STATEMENTS, SPLIT_SEED)
     mixed = mix(splits, composed)
     trained = [
-        _teacher(work / f"teacher-{seed}", mixed, records, seed) for seed in range(TEACHER.seed, TEACHER.seed + teachers)
+        _teacher(work / f"teacher-{seed}", mixed, records, seed)
+        for seed in range(TEACHER.seed, TEACHER.seed + teachers)
     ]
     headlines, labelled, record = wire(data / "news/crypto-headlines.parquet")
     own = [example.text for name in ("fiqa", "corpus") for example in splits[name].train]
     more = [example.text for example in statements(DISTILLED_STATEMENTS, SPLIT_SEED)]
-    texts = [example.text for example in splits["tfns"].train] + headlines + more + own + varied(own, seed=SPLIT_SEED)
+    texts = (
+        [example.text for example in splits["tfns"].train]
+        + headlines
+        + more
+        + own
+        + varied(own, seed=SPLIT_SEED)
+    )
     with err.status(f"distilling on {len(texts)} texts"):
         distil(trained, texts, work / "student", student, progress=_told("student"))
     _calibrate(work / "student", labelled, [*records, record])
@@ -132,7 +160,9 @@ def build(
 def mix(splits: dict[str, Split], composed: Sequence[Example] = ()) -> Split:
     """One split of all: small sets are shown more often than once an epoch; composed text only teaches."""
     repeats = {name: times for name, (_, _, times) in LABELLED.items()} | {"corpus": CORPUS_REPEATS}
-    shown = tuple(example for name, split in splits.items() for _ in range(repeats[name]) for example in split.train)
+    shown = tuple(
+        example for name, split in splits.items() for _ in range(repeats[name]) for example in split.train
+    )
     return Split(
         train=(*shown, *composed),
         validation=tuple(example for split in splits.values() for example in split.validation),
@@ -155,7 +185,9 @@ def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
     texts = frame["text"].tolist()
     labelled = [Example(text, labels[key]) for text in texts if (key := wire_key(text)) in labels]
     if len(labelled) < len(labels):
-        raise DataError(f"{path} lacks {len(labels) - len(labelled)} of the headlines that {WIRE_LABELS.name} labels")
+        raise DataError(
+            f"{path} lacks {len(labels) - len(labelled)} of the headlines that {WIRE_LABELS.name} labels"
+        )
     stories = {story_key(example.text) for example in labelled}
     earlier = frame.loc[frame["published_at"] < CALIBRATED_FROM, "text"]
     record = DatasetRecord(
@@ -212,7 +244,9 @@ def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[Data
     write_card(card, folder)
 
 
-def measure(card: Card, folder: Path, held_out: dict[str, Sequence[Example]], teacher: TrainedClassifier) -> None:
+def measure(
+    card: Card, folder: Path, held_out: dict[str, Sequence[Example]], teacher: TrainedClassifier
+) -> None:
     """Measures the export, and beside it its fp32 teacher, on each held-out set; writes the figures into the card."""
     scorer = Scorer.load(folder)
     for name, examples in held_out.items():

@@ -32,7 +32,18 @@ _NAMES: Final = (
     "Halvard", "Norvane", "Torvex", "Quillex", "Pelagon", "Sarnholm", "Oskari Steel", "Vantolin", "Merisalo", "Brightquay",
     "Kestrion", "Lumivaara", "Aldergate", "Rautio Group", "Fenmark", "Tivola", "Corvane", "Ellswick", "Ostrava Tools", "Numerra",
 )  # fmt: skip
-_COINS: Final = ("bitcoin", "ether", "Solana", "Cardano", "stablecoin", "XRP", "crypto", "NFT", "DeFi", "token")
+_COINS: Final = (
+    "bitcoin",
+    "ether",
+    "Solana",
+    "Cardano",
+    "stablecoin",
+    "XRP",
+    "crypto",
+    "NFT",
+    "DeFi",
+    "token",
+)
 _GOODS: Final = (
     "cranes",
     "engines",
@@ -44,8 +55,24 @@ _GOODS: Final = (
     "turbines",
     "chargers",
 )
-_BRANCHES: Final = ("a bank", "a city", "a shipyard", "a power company", "a retail chain", "the defence forces", "a hospital")
-_REGULATORS: Final = ("Regulator", "Central bank", "Watchdog", "Tax authority", "Court", "Financial supervisor", "Prosecutors")
+_BRANCHES: Final = (
+    "a bank",
+    "a city",
+    "a shipyard",
+    "a power company",
+    "a retail chain",
+    "the defence forces",
+    "a hospital",
+)
+_REGULATORS: Final = (
+    "Regulator",
+    "Central bank",
+    "Watchdog",
+    "Tax authority",
+    "Court",
+    "Financial supervisor",
+    "Prosecutors",
+)
 _UP: Final = ("rose", "increased", "grew", "climbed", "went up", "improved")
 _DOWN: Final = ("fell", "decreased", "declined", "dropped", "went down", "slipped")
 _WIDENED: Final = ("widened", "increased", "grew")
@@ -135,7 +162,9 @@ def _compared(rng: random.Random, *, better: bool) -> str:
     high = max(high, low * 1.08)
     unit = rng.choice(("EUR {} mn", "{} million euros", "$ {} million", "EUR{} m", "{} million"))
     now, before = (unit.format(f"{figure:.1f}") for figure in ((high, low) if rises else (low, high)))
-    what, name, period, earlier = (rng.choice(some) for some in (_BAD if bad else _GOOD, _NAMES, _PERIODS, _BEFORE))
+    what, name, period, earlier = (
+        rng.choice(some) for some in (_BAD if bad else _GOOD, _NAMES, _PERIODS, _BEFORE)
+    )
     verb = rng.choice((_WIDENED if rises else _NARROWED) if bad else _UP if rises else _DOWN)
     inner = what.removeprefix("The ")
     inner = inner if inner.isupper() else inner[0].lower() + inner[1:]

@@ -69,7 +69,11 @@ class BuyAndHold:
     def symbols(self) -> dict[str, EquityCurve]:
         """All the capital in one symbol, for each that had a bar."""
         self._flush()
-        return {symbol: curve for symbol, curve in self._curves.items() if not np.isnan(self._first[self._index[symbol]])}
+        return {
+            symbol: curve
+            for symbol, curve in self._curves.items()
+            if not np.isnan(self._first[self._index[symbol]])
+        }
 
     @property
     def last_closes(self) -> dict[str, float]:
@@ -100,7 +104,9 @@ class BuyAndHold:
             values[:, column] = self._fold(symbol, column, times, closes[:, column])
         self._portfolio.extend(times, values.mean(axis=1))
 
-    def _fold(self, symbol: str, column: int, times: NDArray[np.int64], closes: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _fold(
+        self, symbol: str, column: int, times: NDArray[np.int64], closes: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Fold one symbol's closes, NaN where it had no bar; returns what the capital is worth at each time."""
         seen = ~np.isnan(closes)
         if not seen.any():

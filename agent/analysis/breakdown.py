@@ -46,7 +46,11 @@ FEW_PERIODS = 20
 
 
 def break_down(
-    names: Sequence[str], daily: DailyResult, trades: Iterable[Trade], per_year: float, order: Sequence[str] = ()
+    names: Sequence[str],
+    daily: DailyResult,
+    trades: Iterable[Trade],
+    per_year: float,
+    order: Sequence[str] = (),
 ) -> dict[str, Group]:
     """The groups of periods with the same of `names` (one a period): in `order`, then the others in order of appearance.
 
@@ -63,7 +67,9 @@ def break_down(
     return {name: _group(labels == name, daily, wins, per_year) for name in found}
 
 
-def _group(which: NDArray[np.bool_], daily: DailyResult, wins: dict[int, list[bool]], per_year: float) -> Group:
+def _group(
+    which: NDArray[np.bool_], daily: DailyResult, wins: dict[int, list[bool]], per_year: float
+) -> Group:
     own, hold = daily.own[which], daily.hold[which]
     won = [win for period in np.flatnonzero(which).tolist() for win in wins.get(period, ())]
     growth = np.concatenate(((1.0,), np.cumprod(1 + own)))

@@ -96,7 +96,9 @@ def _test(symbols: Sequence[HeldTrades], place: _Placing, draws: int, seed: int)
     drawn = np.array([_growth(symbols, place(random)) for _ in range(draws)])
     low, median, high = np.expm1(np.quantile(drawn, (0.025, 0.5, 0.975)))
     at_least = int((drawn >= real - 1e-12).sum())
-    return ChanceTest(float(np.expm1(real)), float(median), float(low), float(high), (1 + at_least) / (1 + draws), draws)
+    return ChanceTest(
+        float(np.expm1(real)), float(median), float(low), float(high), (1 + at_least) / (1 + draws), draws
+    )
 
 
 def _growth(symbols: Sequence[HeldTrades], times: Sequence[tuple[Ints, Ints]]) -> float:
@@ -108,6 +110,8 @@ def _growth(symbols: Sequence[HeldTrades], times: Sequence[tuple[Ints, Ints]]) -
         move = closes[np.where(beyond, last, ends)] / closes[starts]
         move = np.where(beyond, move * closes[np.where(beyond, ends - last, 0)] / closes[0], move)
         total += float(
-            np.log1p(np.maximum(trades.weights * (move - 1) - np.abs(trades.weights) * trades.costs, -1 + 1e-12)).sum()
+            np.log1p(
+                np.maximum(trades.weights * (move - 1) - np.abs(trades.weights) * trades.costs, -1 + 1e-12)
+            ).sum()
         )
     return total

@@ -33,7 +33,9 @@ class DayBootstrap:
         days, self._row = np.unique(day_of(ts), return_inverse=True)
         self.days = len(days)
         rng = np.random.default_rng(_SEED)
-        self._weights: Floats = rng.multinomial(self.days, np.full(self.days, 1 / max(self.days, 1)), draws).astype(float)
+        self._weights: Floats = rng.multinomial(
+            self.days, np.full(self.days, 1 / max(self.days, 1)), draws
+        ).astype(float)
 
     def totals(self, values: Floats) -> Floats:
         """Sums of `values`, shape (n,) or (n, k), over the observations of each draw -> (draws,) or (draws, k)."""

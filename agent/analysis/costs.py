@@ -50,7 +50,9 @@ class CostCounter:
 
     def costs(self, net: float) -> Costs:
         """The account of a run that changed equity by `net`."""
-        spread, beyond, fees, funding = (-float(x) for x in (self._spread, self._beyond, self._fees, -self._funding))
+        spread, beyond, fees, funding = (
+            -float(x) for x in (self._spread, self._beyond, self._fees, -self._funding)
+        )
         return Costs(net - spread - beyond - fees - funding, spread, beyond, fees, funding, net)
 
 

@@ -39,7 +39,11 @@ class Days(NamedTuple):
     def at(self, days: Ints) -> Floats:
         """The value at the end of each of `days`: where a day has none, the one before it; NaN before the first."""
         row = np.searchsorted(self.day, days, side="right") - 1
-        return np.where(row < 0, np.nan, self.value[np.maximum(row, 0)]) if len(self.day) else np.full(len(days), np.nan)
+        return (
+            np.where(row < 0, np.nan, self.value[np.maximum(row, 0)])
+            if len(self.day)
+            else np.full(len(days), np.nan)
+        )
 
 
 def day_of(ts: Ints) -> Ints:

@@ -69,7 +69,9 @@ def sentiment_decay(
     for symbol, own in closes.items():
         mine = headlines.symbol[which] == symbol
         moves[mine] = np.diff(np.log(own.price)[rows[which[mine]][:, None] + edges], axis=1)
-    ic, draws = _coefficients(_ranks(headlines.score[which]), np.apply_along_axis(_ranks, 0, moves), bootstrap)
+    ic, draws = _coefficients(
+        _ranks(headlines.score[which]), np.apply_along_axis(_ranks, 0, moves), bootstrap
+    )
     low, high = band(draws)
     ages = (edges[1:] * interval).tolist()
     measured = Decay(len(which), bootstrap.days, ages, ic.tolist(), low.tolist(), high.tolist())
@@ -82,7 +84,9 @@ def _coefficients(scores: Floats, moves: Floats, bootstrap: DayBootstrap) -> tup
     own = (ones, scores, scores**2)
     columns = (moves, moves**2, moves * scores[:, None])
     whole = _correlation(*(x.sum(axis=0) for x in (*own, *columns)))
-    drawn = _correlation(*(bootstrap.totals(x)[:, None] for x in own), *(bootstrap.totals(x) for x in columns))
+    drawn = _correlation(
+        *(bootstrap.totals(x)[:, None] for x in own), *(bootstrap.totals(x) for x in columns)
+    )
     return whole, drawn
 
 
@@ -108,14 +112,17 @@ def _fitted(measured: Decay, ic: Floats, draws: Floats, stretch: int) -> Decay:
     longest = 10 * stretch * len(ic)
     half_lives = np.geomspace(stretch / 4, longest, _GRID)
     curves = 2.0 ** (-when / half_lives[:, None])
-    curves /= np.sqrt((curves**2).sum(axis=1))[:, None]  # the squared projection on one is what the fit explains
+    # the squared projection on one is what the fit explains
+    curves /= np.sqrt((curves**2).sum(axis=1))[:, None]
     explained = curves @ ic
     best = int((explained**2).argmax())
     low, high = band(draws @ curves[best] * curves[best, 0])
     by_chance = ((draws - ic) @ curves.T) ** 2
     p_value = float((by_chance.max(axis=1) >= explained[best] ** 2).mean())
     stated = msgspec.structs.replace(
-        measured, initial=Interval(float(explained[best] * curves[best, 0]), float(low), float(high)), p_value=p_value
+        measured,
+        initial=Interval(float(explained[best] * curves[best, 0]), float(low), float(high)),
+        p_value=p_value,
     )
     if p_value > 1 - LEVEL:
         reason = f"the information coefficient is not distinguishable from zero (p = {p_value:.2f})"

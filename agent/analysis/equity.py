@@ -14,7 +14,8 @@ from agent.analysis.thinning import ThinnedCurve
 from agent.core.events import DAY_MS, HOUR_MS
 
 _BLOCK: Final = 4_096
-_REST_MS: Final = 3 * HOUR_MS  # a market that rests this long begins another session: longer than a lunch break
+# a market that rests this long begins another session: longer than a lunch break
+_REST_MS: Final = 3 * HOUR_MS
 
 
 class Drawdown(msgspec.Struct, frozen=True):
@@ -35,7 +36,8 @@ class EquitySummary(msgspec.Struct, frozen=True):
     end: int
     interval: int  # ms
     periods: int
-    sessions: int  # stretches of samples between rests of the market; one of more than a day counts as that many days
+    # stretches of samples between rests of the market; one of more than a day counts as that many days
+    sessions: int
     mean: float  # of the returns
     deviation: float  # sample standard deviation of the returns (ddof 1)
     downside: float  # root of the mean of min(return, 0)² over all periods
@@ -107,7 +109,9 @@ class EquityCurve:
         if len(samples) > _BLOCK:
             self._flush(keep_last=True)
 
-    def extend(self, ts: NDArray[np.int64], equity: NDArray[np.float64], exposed: NDArray[np.bool_] | bool = True) -> None:
+    def extend(
+        self, ts: NDArray[np.int64], equity: NDArray[np.float64], exposed: NDArray[np.bool_] | bool = True
+    ) -> None:
         """Add samples of strictly rising times, all of shape (n,)."""
         self._flush()
         self._fold(ts, equity, int(np.count_nonzero(np.broadcast_to(exposed, ts.shape))))
@@ -191,7 +195,9 @@ class EquityCurve:
         count, total = len(returns), self._periods + len(returns)
         mean = float(returns.mean())
         shift = mean - self._mean
-        self._squares += float(np.square(returns - mean).sum()) + shift * shift * self._periods * count / total
+        self._squares += (
+            float(np.square(returns - mean).sum()) + shift * shift * self._periods * count / total
+        )
         self._mean += shift * count / total
         self._downside_squares += float(np.square(np.minimum(returns, 0.0)).sum())
         self._periods = total
@@ -205,7 +211,9 @@ class EquityCurve:
         fallen_from = np.concatenate(((self._peak_ts,), peak_ts[:-1]))
         underwater = ~at_peak
         was_underwater = np.concatenate(((self._underwater,), underwater[:-1]))
-        self._longest = max(self._longest, int(np.where(underwater | was_underwater, ts - fallen_from, 0).max()))
+        self._longest = max(
+            self._longest, int(np.where(underwater | was_underwater, ts - fallen_from, 0).max())
+        )
         self._recover(ts[at_peak])
         depth = equity / peaks - 1
         trough = int(depth.argmin())

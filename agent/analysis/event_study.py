@@ -82,7 +82,9 @@ def bars_at(headlines: Headlines, closes: Mapping[str, Closes]) -> Ints:
     return rows
 
 
-def _path(headlines: Headlines, closes: Mapping[str, Closes], which: Ints, rows: Ints, offsets: Ints) -> EventPath:
+def _path(
+    headlines: Headlines, closes: Mapping[str, Closes], which: Ints, rows: Ints, offsets: Ints
+) -> EventPath:
     days = DayBootstrap(headlines.ts[which])
     sums = np.zeros((days.days, len(offsets)))
     for symbol, own in closes.items():
@@ -97,10 +99,17 @@ def _path(headlines: Headlines, closes: Mapping[str, Closes], which: Ints, rows:
             np.add.at(sums, days.row_of(block), logs[at[:, None] + offsets] - logs[at][:, None] - normal)
     counts = np.bincount(days.row_of(slice(None)), minlength=days.days).astype(float)
     low, high = band(days.of_day_sums(sums) / days.of_day_sums(counts)[:, None])
-    return EventPath(len(which), days.days, (sums.sum(axis=0) / len(which)).tolist(), low.tolist(), high.tolist())
+    return EventPath(
+        len(which), days.days, (sums.sum(axis=0) / len(which)).tolist(), low.tolist(), high.tolist()
+    )
 
 
 def headlines_of(rows: Sequence[tuple[int, str, float, int]]) -> Headlines:
     """From (availability, symbol, score, predicted class) each."""
     ts, symbol, score, predicted = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Headlines(np.array(ts, np.int64), np.array(symbol, np.str_), np.array(score, float), np.array(predicted, np.int64))
+    return Headlines(
+        np.array(ts, np.int64),
+        np.array(symbol, np.str_),
+        np.array(score, float),
+        np.array(predicted, np.int64),
+    )

@@ -126,15 +126,26 @@ class Metrics(msgspec.Struct, frozen=True):
 
 
 def compute(
-    curve: EquityCurve, book: TradeBook, *, category: Category, interval: int, benchmark: BuyAndHold | None = None
+    curve: EquityCurve,
+    book: TradeBook,
+    *,
+    category: Category,
+    interval: int,
+    benchmark: BuyAndHold | None = None,
 ) -> Metrics:
     """The figures of a run from what was folded while it went; `interval` is the bars' in ms."""
     summary, accounts = curve.summary(), book.accounts.values()
-    yearly = periods_per_year(category, interval, summary.periods / summary.sessions if summary.sessions else 0.0)
+    yearly = periods_per_year(
+        category, interval, summary.periods / summary.sessions if summary.sessions else 0.0
+    )
     undefined: dict[str, str] = {}
     performance = measure(summary, yearly, undefined)
     figures = trade_figures(book.stats, undefined)
-    turnover = float(sum(account.notional for account in accounts)) / summary.average if summary.average > 0 else None
+    turnover = (
+        float(sum(account.notional for account in accounts)) / summary.average
+        if summary.average > 0
+        else None
+    )
     if turnover is None:
         undefined["turnover"] = "average equity is not positive"
     duration = summary.end - summary.start
@@ -192,7 +203,9 @@ def measure(summary: EquitySummary, yearly: float, undefined: dict[str, str]) ->
         if summary.deviation > 1e-12 * abs(summary.mean):
             sharpe = summary.mean / summary.deviation * yearly**0.5
         else:
-            undefined["sharpe"] = "equity never moved" if summary.mean == 0 else "every period returned the same"
+            undefined["sharpe"] = (
+                "equity never moved" if summary.mean == 0 else "every period returned the same"
+            )
         if summary.downside > 0:
             sortino = summary.mean / summary.downside * yearly**0.5
         else:
@@ -207,7 +220,9 @@ def measure(summary: EquitySummary, yearly: float, undefined: dict[str, str]) ->
         calmar=calmar,
         max_drawdown=fall.depth,
         drawdown=fall,
-        drawdown_length=(summary.end if fall.recovery is None else fall.recovery) - fall.peak if fall.depth < 0 else 0,
+        drawdown_length=(summary.end if fall.recovery is None else fall.recovery) - fall.peak
+        if fall.depth < 0
+        else 0,
         longest_drawdown=summary.longest_drawdown,
     )
 
@@ -250,7 +265,9 @@ def _symbols(book: TradeBook, benchmark: BuyAndHold | None) -> dict[str, SymbolF
     return figures
 
 
-def _months(summary: EquitySummary, hold: EquitySummary | None, months: Mapping[str, TradeStats]) -> dict[str, MonthFigures]:
+def _months(
+    summary: EquitySummary, hold: EquitySummary | None, months: Mapping[str, TradeStats]
+) -> dict[str, MonthFigures]:
     figures = {}
     for month, total_return in summary.months.items():
         stats = months.get(month, TradeStats())

@@ -57,7 +57,9 @@ class Outcomes(msgspec.Struct, frozen=True):
     left_out: int  # too near the end of the run to know, or before its first bar
 
 
-def outcomes(kind: str, statements: Statements, closes: Mapping[str, Closes], interval: int, horizon: int) -> Outcomes | None:
+def outcomes(
+    kind: str, statements: Statements, closes: Mapping[str, Closes], interval: int, horizon: int
+) -> Outcomes | None:
     """Compare `statements` with the moves over the next `horizon` bars; None where nothing can be compared."""
     happened = np.full(len(statements.ts), -1)
     flat: dict[str, float] = {}

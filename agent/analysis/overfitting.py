@@ -48,7 +48,10 @@ def overfitting(returns: ArrayLike, *, blocks: int = BLOCKS) -> Overfitting | No
         return None
     parts = table[-length * blocks :].reshape(blocks, length, trials)
     sums, squares = parts.sum(axis=1), np.square(parts).sum(axis=1)
-    chosen = np.array([[block in half for block in range(blocks)] for half in combinations(range(blocks), blocks // 2)], float)
+    chosen = np.array(
+        [[block in half for block in range(blocks)] for half in combinations(range(blocks), blocks // 2)],
+        float,
+    )
     size = length * blocks // 2
     inside = _sharpes(chosen @ sums, chosen @ squares, size)
     outside = _sharpes((1 - chosen) @ sums, (1 - chosen) @ squares, size)

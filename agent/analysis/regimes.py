@@ -38,7 +38,9 @@ class RegimeRule(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if self.lookback < 2 or not self.threshold > 0:
-            raise ValueError(f"no rule: lookback {self.lookback} (2 or more), threshold {self.threshold} (above 0)")
+            raise ValueError(
+                f"no rule: lookback {self.lookback} (2 or more), threshold {self.threshold} (above 0)"
+            )
 
 
 def trend(closes: Floats, lookback: int) -> Floats:

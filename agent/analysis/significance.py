@@ -63,7 +63,9 @@ class StationaryBootstrap:
 
     def __init__(self, n: int, block: float, *, draws: int = DRAWS, seed: int = 0) -> None:
         if n < 1 or block < 1:
-            raise ValueError(f"a bootstrap needs at least one period and blocks of at least one, not {n} and {block}")
+            raise ValueError(
+                f"a bootstrap needs at least one period and blocks of at least one, not {n} and {block}"
+            )
         self.n, self.draws = n, draws
         self._chance = 1 / block  # of a block ending after each of its periods
         self._seed = seed
@@ -117,7 +119,12 @@ def block_length(returns: ArrayLike) -> float:
     lags = range(most + 1)
     covariances = np.array([centred[lag:] @ centred[: n - lag] for lag in lags]) / n
     scales = np.array(
-        [sqrt((centred[lag + 1 :] @ centred[lag + 1 :]) * (centred[: n - lag - 1] @ centred[: n - lag - 1])) for lag in lags]
+        [
+            sqrt(
+                (centred[lag + 1 :] @ centred[lag + 1 :]) * (centred[: n - lag - 1] @ centred[: n - lag - 1])
+            )
+            for lag in lags
+        ]
     )
     correlations = np.abs(covariances) * n / np.where(scales > 0, scales, np.inf)
     small = correlations < 2 * sqrt(np.log10(n) / n)
@@ -153,17 +160,27 @@ def sharpe_interval(
     return _interval(own * yearly, ratios * yearly, level)
 
 
-def return_interval(returns: ArrayLike, *, draws: int = DRAWS, seed: int = 0, level: float = _LEVEL) -> Interval | None:
+def return_interval(
+    returns: ArrayLike, *, draws: int = DRAWS, seed: int = 0, level: float = _LEVEL
+) -> Interval | None:
     """The total return over all periods, compounded, and its percentile interval; None for fewer than `MIN_PERIODS` returns."""
     values = np.asarray(returns, np.float64)
     if len(values) < MIN_PERIODS:
         return None
-    (growth,) = StationaryBootstrap(len(values), block_length(values), draws=draws, seed=seed).sums(_log(values))
+    (growth,) = StationaryBootstrap(len(values), block_length(values), draws=draws, seed=seed).sums(
+        _log(values)
+    )
     return _interval(float(np.expm1(_log(values).sum())), np.expm1(growth), level)
 
 
 def difference(
-    returns: ArrayLike, other: ArrayLike, periods_per_year: float, *, draws: int = DRAWS, seed: int = 0, level: float = _LEVEL
+    returns: ArrayLike,
+    other: ArrayLike,
+    periods_per_year: float,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = _LEVEL,
 ) -> Difference | None:
     """`returns` minus `other`, resampled together, so that what moved both cancels out; None as for `sharpe_interval`.
 
@@ -182,7 +199,9 @@ def difference(
     ahead = np.expm1(growth) - np.expm1(yardstick)
     return Difference(
         sharpe=_interval(((sharpe(mine) or 0.0) - (sharpe(theirs) or 0.0)) * yearly, ratios * yearly, level),
-        total_return=_interval(float(np.expm1(_log(mine).sum()) - np.expm1(_log(theirs).sum())), ahead, level),
+        total_return=_interval(
+            float(np.expm1(_log(mine).sum()) - np.expm1(_log(theirs).sum())), ahead, level
+        ),
         worse=float((ahead <= 0).mean()),
     )
 
@@ -233,10 +252,14 @@ def probabilistic_sharpe(returns: ArrayLike, threshold: float = 0.0) -> float | 
     if ratio is None or len(values) < MIN_PERIODS:
         return None
     standard = (values - values.mean()) / values.std()
-    return sharpe_confidence(ratio, len(values), float((standard**3).mean()), float((standard**4).mean()), threshold)
+    return sharpe_confidence(
+        ratio, len(values), float((standard**3).mean()), float((standard**4).mean()), threshold
+    )
 
 
-def sharpe_confidence(ratio: float, n: int, skewness: float, kurtosis: float, threshold: float = 0.0) -> float:
+def sharpe_confidence(
+    ratio: float, n: int, skewness: float, kurtosis: float, threshold: float = 0.0
+) -> float:
     """`probabilistic_sharpe` from the moments of n returns; `kurtosis` is 3 for normal ones."""
     error = sqrt(max(1 - skewness * ratio + (kurtosis - 1) / 4 * ratio * ratio, 1e-12) / (n - 1))
     return _NORMAL.cdf((ratio - threshold) / error)
@@ -250,10 +273,14 @@ def expected_best_sharpe(trials: int, variance: float) -> float:
     """
     if trials < 2:
         return 0.0
-    return sqrt(variance) * ((1 - _EULER) * _NORMAL.inv_cdf(1 - 1 / trials) + _EULER * _NORMAL.inv_cdf(1 - 1 / (trials * e)))
+    return sqrt(variance) * (
+        (1 - _EULER) * _NORMAL.inv_cdf(1 - 1 / trials) + _EULER * _NORMAL.inv_cdf(1 - 1 / (trials * e))
+    )
 
 
-def deflated_sharpe(returns: ArrayLike, trials: int, *, trial_sharpes: Sequence[float] | None = None) -> float | None:
+def deflated_sharpe(
+    returns: ArrayLike, trials: int, *, trial_sharpes: Sequence[float] | None = None
+) -> float | None:
     """Probability that the true Sharpe ratio is above what the best of `trials` shows by luck; None where it is undefined.
 
     `trial_sharpes` are the ratios per period of what was tried, for their variance. Where they aren't known, the variance of the

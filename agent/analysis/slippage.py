@@ -17,8 +17,8 @@ import msgspec
 from agent.config import Config, parse
 from agent.core.errors import UsageError
 from agent.core.events import Amend, Fill, FillKind, Kline, Order, OrderStatus, OrderUpdate
-from agent.core.paper import PaperExchange
 from agent.core.instruments import Instrument, instrument_for
+from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.store.database import Database
 from agent.store.journal import read_journal
@@ -81,7 +81,9 @@ def slippage(database: Database, run: Run) -> Slippage:
     """Compare a testnet run with paper. Raises UsageError for one that was on paper itself."""
     config = parse(run.config, where=f"run {run.id}")
     if config.execution.mode != "testnet":
-        raise UsageError(f"run {run.id} traded on paper", hint="slippage compares a run in testnet mode with paper")
+        raise UsageError(
+            f"run {run.id} traded on paper", hint="slippage compares a run in testnet mode with paper"
+        )
     decisions = list(read_decisions(database, run.id))
     paper, references = _on_paper(database, run, config, decisions)
     venue: dict[str, list[Fill]] = defaultdict(list)
@@ -114,7 +116,11 @@ def _on_paper(
 
     exchange = PaperExchange(config, instruments, portfolio, hear, lambda: "")
     for seq, event in read_journal(database, run.id):
-        if isinstance(event, Kline) and event.symbol in instruments and event.interval == config.market.interval:
+        if (
+            isinstance(event, Kline)
+            and event.symbol in instruments
+            and event.interval == config.market.interval
+        ):
             if exchange.books[event.symbol]:
                 (exchange.on_kline if event.confirm else exchange.on_price)(event)
             portfolio.positions[event.symbol].mark = event.close

@@ -75,5 +75,8 @@ class ThinnedCurve:
     def _make_room(self) -> None:
         self._filled = 0
         if len(self._buckets) == self._capacity:
-            self._buckets = [first.join(second) for first, second in zip(self._buckets[::2], self._buckets[1::2], strict=True)]
+            self._buckets = [
+                first.join(second)
+                for first, second in zip(self._buckets[::2], self._buckets[1::2], strict=True)
+            ]
             self._width *= 2

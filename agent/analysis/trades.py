@@ -216,7 +216,11 @@ class TradeBook:
         return [trade.as_trade() for trade in self._open.values()]
 
     def _count(self, trade: Trade, account: Account) -> None:
-        for stats in (self.stats, account.stats, self.months.setdefault(month_of(trade.exit_ts or 0), TradeStats())):
+        for stats in (
+            self.stats,
+            account.stats,
+            self.months.setdefault(month_of(trade.exit_ts or 0), TradeStats()),
+        ):
             stats.add(trade)
 
 

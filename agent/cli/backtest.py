@@ -62,7 +62,9 @@ def backtest(
     try:
         scorer, stamps, versions = NO_SCORING
         if history.news:
-            scorer, stamps, versions = configured_scoring(history.config, database, history.start, allow_leakage=allow_leakage)
+            scorer, stamps, versions = configured_scoring(
+                history.config, database, history.start, allow_leakage=allow_leakage
+            )
         with replay_progress("replaying", history.start, history.end) as progress:
             result = rim.backtest(
                 history,
@@ -94,11 +96,16 @@ def backtest(
 
 
 def verify(
-    run: Annotated[str, typer.Argument(help="A run's id or its beginning; `latest` is the last one.")] = "latest",
+    run: Annotated[
+        str, typer.Argument(help="A run's id or its beginning; `latest` is the last one.")
+    ] = "latest",
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store is named.")] = None,
     trust_strategy: Annotated[
         bool,
-        typer.Option("--trust-strategy", help="Import the run's strategy although its file isn't the one it was made with."),
+        typer.Option(
+            "--trust-strategy",
+            help="Import the run's strategy although its file isn't the one it was made with.",
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -106,26 +113,39 @@ def verify(
 
     A strategy that isn't built in is imported only if its file is where it was, and the same, when the run was made.
     """
+    from agent.replay.verify import verify as decide_again
     from agent.store.database import open_database
     from agent.store.queries import find_run
-    from agent.replay.verify import verify as decide_again
 
     database = open_database(load(config).store.url, create=False)
     try:
         recorded = find_run(database, run)
-        with replay_progress("deciding again", recorded.first_event_at or 0, recorded.last_event_at or 0) as progress:
+        with replay_progress(
+            "deciding again", recorded.first_event_at or 0, recorded.last_event_at or 0
+        ) as progress:
             result = decide_again(database, recorded, progress, trust_strategy=trust_strategy)
     finally:
         database.close()
     if json:
-        print_json({"identical": result.identical, **{field: getattr(result, field) for field in result.__struct_fields__}})
+        print_json(
+            {
+                "identical": result.identical,
+                **{field: getattr(result, field) for field in result.__struct_fields__},
+            }
+        )
     elif result.divergence is None:
         checked = f", {result.snapshots:,} snapshots" if result.snapshots else ""
         if result.differing:
             numbers = ", ".join(f"{number:,}" for number in result.differing)
-            out.print(f"[bold red]different[/]: the snapshot after event {numbers} is another state", highlight=False)
+            out.print(
+                f"[bold red]different[/]: the snapshot after event {numbers} is another state",
+                highlight=False,
+            )
         else:
-            out.print(f"identical: {result.events:,} events, {result.decisions:,} decisions{checked}", highlight=False)
+            out.print(
+                f"identical: {result.events:,} events, {result.decisions:,} decisions{checked}",
+                highlight=False,
+            )
     else:
         found = result.divergence
         out.print(
@@ -133,7 +153,12 @@ def verify(
             highlight=False,
         )
         for title, what in (("event", result.event), ("recorded", found.recorded), ("again", found.again)):
-            out.print(f"  {title:<9} {what if what is not None else 'nothing'}", highlight=False, markup=False, soft_wrap=True)
+            out.print(
+                f"  {title:<9} {what if what is not None else 'nothing'}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
         if result.hint:
             out.print(f"  {result.hint}", highlight=False, markup=False, soft_wrap=True)
     if not result.identical:
@@ -148,7 +173,9 @@ def replay_progress(title: str, start: int, end: int) -> Iterator[Any]:
         console=err, transient=True,
     ) as bar:  # fmt: skip
         task = bar.add_task(title, total=max(end - start, 1), date="")
-        yield lambda now: bar.update(task, completed=now - start, date=f"{datetime.fromtimestamp(now / 1000, UTC):%Y-%m-%d}")
+        yield lambda now: bar.update(
+            task, completed=now - start, date=f"{datetime.fromtimestamp(now / 1000, UTC):%Y-%m-%d}"
+        )
 
 
 def _write_report(database: Database, run_id: str, path: Path) -> None:
@@ -172,14 +199,22 @@ def _print(result: Result, history: History) -> None:
 
     for stamp in run.stamps:
         out.print(f"[bold white on red] {stamp} [/]")
-    table = Table(title=f"{run.strategy} on {', '.join(history.config.market.symbols)}", title_justify="left", show_edge=False)
+    table = Table(
+        title=f"{run.strategy} on {', '.join(history.config.market.symbols)}",
+        title_justify="left",
+        show_edge=False,
+    )
     table.add_column()
     table.add_column("strategy", justify="right")
     table.add_column("buy and hold", justify="right")
-    table.add_row("total return", percent(performance.total_return), percent(hold.total_return if hold else None))
+    table.add_row(
+        "total return", percent(performance.total_return), percent(hold.total_return if hold else None)
+    )
     table.add_row("CAGR", percent(performance.cagr), percent(hold.cagr if hold else None))
     table.add_row("Sharpe ratio", number(performance.sharpe), number(hold.sharpe if hold else None))
-    table.add_row("max drawdown", percent(performance.max_drawdown), percent(hold.max_drawdown if hold else None))
+    table.add_row(
+        "max drawdown", percent(performance.max_drawdown), percent(hold.max_drawdown if hold else None)
+    )
     table.add_row("round trips", f"{metrics.trades.trades:,}", "")
     table.add_row("win rate", percent(metrics.trades.win_rate).lstrip("+"), "")
     table.add_row("exposure", percent(metrics.exposure).lstrip("+"), "")

@@ -11,9 +11,9 @@ from rich.table import Table
 from agent.cli import options
 from agent.cli.console import out, print_json
 from agent.cli.walkforward import counting, number, percent, score_all
-from agent.system.clock import iso
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
+from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.core.events import Decision, Message
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Adds the verbs."""
     verbs = typer.Typer(
-        no_args_is_help=True, help="Is a result honest? Each check replays the engine; exit code 1 where one fails."
+        no_args_is_help=True,
+        help="Is a result honest? Each check replays the engine; exit code 1 where one fails.",
     )
     verbs.command("lookahead")(lookahead)
     verbs.command("placebo")(placebo)
@@ -67,7 +68,9 @@ def lookahead(
     )  # fmt: skip
     score_all(material)
     with counting("replays", steps(cuts)) as advance:
-        result = check_lookahead(material, cuts=cuts, jobs=options.processes(jobs), seed=seed, advance=advance)
+        result = check_lookahead(
+            material, cuts=cuts, jobs=options.processes(jobs), seed=seed, advance=advance
+        )
     _tell(result, json, _lookahead_found)
 
 
@@ -87,7 +90,9 @@ def placebo(
     model: options.Model = None,
     fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
-    draws: Annotated[int, typer.Option("--draws", "-n", min=19, help="Replays with the headlines shuffled in time.")] = 40,
+    draws: Annotated[
+        int, typer.Option("--draws", "-n", min=19, help="Replays with the headlines shuffled in time.")
+    ] = 40,
     jobs: options.Jobs = 0,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -102,7 +107,9 @@ def placebo(
     stamps = material.leakage(options.window(material)[0])
     score_all(material)
     with counting("replays", draws + 1) as advance:
-        result = check_placebo(material, draws=draws, jobs=options.processes(jobs), seed=seed, advance=advance)
+        result = check_placebo(
+            material, draws=draws, jobs=options.processes(jobs), seed=seed, advance=advance
+        )
     _tell(result, json, _placebo_found, stamps)
 
 
@@ -121,7 +128,9 @@ def masked(
     model: options.Model = None,
     fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
-    names: Annotated[list[str] | None, typer.Option("--name", help="One more name to mask; may be repeated.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Option("--name", help="One more name to mask; may be repeated.")
+    ] = None,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
@@ -141,7 +150,8 @@ def masked(
         scorer = material.scoring(database, begin).scorer
         if scorer is None:
             raise UsageError(
-                f"strategy {material.config.strategy.name} reads no headlines: there is nothing to mask", hint="--news FILE"
+                f"strategy {material.config.strategy.name} reads no headlines: there is nothing to mask",
+                hint="--news FILE",
             )
         result = check_masked(material, scorer, masker, seed=seed, advance=advance)
     _tell(result, json, _masked_found, stamps)
@@ -166,9 +176,12 @@ def costs(
     latency: Annotated[
         list[str] | None, typer.Option("--latency", help="Of the table [0s 250ms 5s 1m]; may be repeated.")
     ] = None,
-    fees: Annotated[list[float] | None, typer.Option("--fees", min=0, help="Times the configured fees [0 1 2 4].")] = None,
+    fees: Annotated[
+        list[float] | None, typer.Option("--fees", min=0, help="Times the configured fees [0 1 2 4].")
+    ] = None,
     slippage: Annotated[
-        list[float] | None, typer.Option("--slippage", min=0, help="Times the configured spread and slippage [0 1 2 4].")
+        list[float] | None,
+        typer.Option("--slippage", min=0, help="Times the configured spread and slippage [0 1 2 4]."),
     ] = None,
     margin: Annotated[
         float, typer.Option("--margin", min=1, help="The edge must bear so many times the configured costs.")
@@ -219,7 +232,11 @@ def _lookahead_found(found: Lookahead) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    _slip(found.again, "the same events decide the same twice", "the same events decide something else the second time")
+    _slip(
+        found.again,
+        "the same events decide the same twice",
+        "the same events decide something else the second time",
+    )
     _slip(found.prefix, "without a future it decides the same", "without a future it decides something else")
     if found.files_cut:
         _slip(
@@ -228,8 +245,15 @@ def _lookahead_found(found: Lookahead) -> None:
             "where the files of bars end too, it decides something else",
         )
     else:
-        out.print("– this machine doesn't let files be cut for a process: whether it reads them was not tried", highlight=False)
-    _slip(found.other_future, "another future changes nothing before it", "another future changes what comes before it")
+        out.print(
+            "– this machine doesn't let files be cut for a process: whether it reads them was not tried",
+            highlight=False,
+        )
+    _slip(
+        found.other_future,
+        "another future changes nothing before it",
+        "another future changes what comes before it",
+    )
     seen = found.foresight
     if seen is None:
         out.print("– too few trades to tell whether it knows the market from elsewhere", highlight=False)
@@ -249,7 +273,9 @@ def _lookahead_found(found: Lookahead) -> None:
     else:
         _say(True, "while deciding it opened no file")
     guilty = "It knows what it can't know: its results mean nothing."
-    if found.too_few and not (found.again or found.prefix or found.cut_files or found.other_future or found.opened_inputs):
+    if found.too_few and not (
+        found.again or found.prefix or found.cut_files or found.other_future or found.opened_inputs
+    ):
         guilty = f"{found.orders:,} orders are too few to tell whether it looks ahead: check a longer window."
     _verdict(found.passed, "It decides by what it is shown.", guilty)
 
@@ -275,8 +301,17 @@ def _decision(decision: Decision | None) -> str:
 def _brief(message: Message) -> str:
     """Kind and fields, without those that say nothing."""
     fields = {name: getattr(message, name) for name in message.__struct_fields__}
-    said = {name: value for name, value in fields.items() if value not in (None, "", False, (), {}) and value == value}
-    return " ".join([type(message).__name__, *(f"{name}={getattr(value, 'value', value)}" for name, value in said.items())])
+    said = {
+        name: value
+        for name, value in fields.items()
+        if value not in (None, "", False, (), {}) and value == value
+    }
+    return " ".join(
+        [
+            type(message).__name__,
+            *(f"{name}={getattr(value, 'value', value)}" for name, value in said.items()),
+        ]
+    )
 
 
 def _detail(title: str, text: str) -> None:
@@ -339,7 +374,10 @@ def _masked_found(found: Masked) -> None:
 def _costs_found(found: Costs) -> None:
     columns = sorted({(cell.fees, cell.slippage) for cell in found.table})
     slippages = sorted({slippage for _, slippage in columns})
-    out.print(f"{found.strategy}: total return by latency and fees (down), spread and slippage (across)", highlight=False)
+    out.print(
+        f"{found.strategy}: total return by latency and fees (down), spread and slippage (across)",
+        highlight=False,
+    )
     table = Table(show_edge=False)
     table.add_column("latency")
     table.add_column("fees", justify="right")
@@ -352,15 +390,23 @@ def _costs_found(found: Costs) -> None:
             table.add_row(format_duration(latency), f"× {fees:g}", *values)
     out.print(table)
     trip = "" if found.round_trip is None else f", {found.round_trip * 1e4:.1f} bps a round trip"
-    out.print(f"at the configured costs{trip}: {percent(found.total_return)}", highlight=False, soft_wrap=True)
+    out.print(
+        f"at the configured costs{trip}: {percent(found.total_return)}", highlight=False, soft_wrap=True
+    )
     if found.break_even is None:
         out.print("it bears 64 times the configured costs", highlight=False)
     elif found.break_even == 0:
         out.print("there is no edge even without fees, spread and slippage", highlight=False)
     else:
-        dear = "" if found.break_even_round_trip is None else f" ({found.break_even_round_trip * 1e4:.1f} bps a round trip)"
+        dear = (
+            ""
+            if found.break_even_round_trip is None
+            else f" ({found.break_even_round_trip * 1e4:.1f} bps a round trip)"
+        )
         out.print(
-            f"the edge is gone at {number(found.break_even)} times the configured costs{dear}", highlight=False, soft_wrap=True
+            f"the edge is gone at {number(found.break_even)} times the configured costs{dear}",
+            highlight=False,
+            soft_wrap=True,
         )
     if found.total_return > 0:
         late = (

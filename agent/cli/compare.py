@@ -29,19 +29,29 @@ def register(app: typer.Typer) -> None:
 def compare(
     data: DataFiles,
     format: DataFormats,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tables, the plot and the adapters.")] = Path(
-        "var/compare"
-    ),
-    methods: Annotated[str, typer.Option(help="Names with commas.")] = "lora,qlora,adalora,prefix,prompt,ptuning,full",
-    base: Annotated[str, typer.Option(help="embedded, a hub id such as ProsusAI/finbert, or a folder.")] = "embedded",
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the tables, the plot and the adapters.")
+    ] = Path("var/compare"),
+    methods: Annotated[
+        str, typer.Option(help="Names with commas.")
+    ] = "lora,qlora,adalora,prefix,prompt,ptuning,full",
+    base: Annotated[
+        str, typer.Option(help="embedded, a hub id such as ProsusAI/finbert, or a folder.")
+    ] = "embedded",
     sweep: Annotated[
         int, typer.Option(min=0, help="Training rows of the learning-rate sweep of each method; 0: no sweep.")
     ] = 1000,
-    epochs: Annotated[float | None, typer.Option(help="Of every method [each has its own].", show_default=False)] = None,
-    targets: Annotated[str, typer.Option(help="Layers with an adapter: auto (query, value), all, or names.")] = "auto",
+    epochs: Annotated[
+        float | None, typer.Option(help="Of every method [each has its own].", show_default=False)
+    ] = None,
+    targets: Annotated[
+        str, typer.Option(help="Layers with an adapter: auto (query, value), all, or names.")
+    ] = "auto",
     test: Annotated[float, typer.Option(help="Share held out to measure on.")] = 0.2,
     jobs: Annotated[int, typer.Option(min=1, help="Methods trained at once.")] = 1,
-    baselines: Annotated[bool, typer.Option(help="Majority, TF-IDF and the frozen base in the same table.")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="Majority, TF-IDF and the frozen base in the same table.")
+    ] = True,
     seed: Annotated[int, typer.Option(help="Of the split and the trainings.")] = 42,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
@@ -73,8 +83,8 @@ def compare(
         from models.sentiment.train.comparison import COLUMNS, cells, save
         from models.sentiment.train.comparison import compare as run
         from models.sentiment.train.methods import get_method
-        from models.sentiment.train.silence import hush
         from models.sentiment.train.recipe import Recipe
+        from models.sentiment.train.silence import hush
 
         hush()
         wanted = [get_method(name.strip()).name for name in methods.split(",")]

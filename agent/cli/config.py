@@ -20,7 +20,11 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="config")
 
 
-def check(path: Annotated[Path | None, typer.Argument(help="Default: ./config.toml, else the one that ships.")] = None) -> None:
+def check(
+    path: Annotated[
+        Path | None, typer.Argument(help="Default: ./config.toml, else the one that ships.")
+    ] = None,
+) -> None:
     """Validate a configuration and the strategy that it names."""
     from strategies import load_strategy
 
@@ -30,6 +34,10 @@ def check(path: Annotated[Path | None, typer.Argument(help="Default: ./config.to
     out.print(f"{path or 'the configuration'} is valid", highlight=False, markup=False)
 
 
-def show(path: Annotated[Path | None, typer.Argument(help="Default: ./config.toml, else the one that ships.")] = None) -> None:
+def show(
+    path: Annotated[
+        Path | None, typer.Argument(help="Default: ./config.toml, else the one that ships.")
+    ] = None,
+) -> None:
     """Print the configuration as it will be used, defaults included, as JSON; secrets of its URLs are masked."""
     print_json(masked(load(path).model_dump(mode="json")))

@@ -16,8 +16,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from agent.core.errors import TapewireError
-from agent.data.text import escape_unprintable, printable
 from agent.core.masking import mask
+from agent.data.text import escape_unprintable, printable
 
 
 class SafeConsole(Console):
@@ -40,7 +40,9 @@ err = SafeConsole(stderr=True)
 
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
-    sys.stdout.write(escape_unprintable(msgspec.json.Encoder(decimal_format="number").encode(value).decode()) + "\n")
+    sys.stdout.write(
+        escape_unprintable(msgspec.json.Encoder(decimal_format="number").encode(value).decode()) + "\n"
+    )
     sys.stdout.flush()
 
 

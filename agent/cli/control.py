@@ -15,7 +15,9 @@ _ANSWER = 3.0  # seconds, beyond live.kill_within, that a kill waits for the age
 _PATIENCE = "30s"
 _LOOK = 0.25  # seconds between two looks at what is still open
 
-_Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")]
+_Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file; its live.folder has the socket.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 _At = Annotated[
     str,
@@ -32,7 +34,8 @@ _Wait = Annotated[
     ),
 ]
 _TokenFile = Annotated[
-    Path | None, typer.Option("--token-file", help="For --at; else control.token in live.folder.", show_default=False)
+    Path | None,
+    typer.Option("--token-file", help="For --at; else control.token in live.folder.", show_default=False),
 ]
 
 
@@ -77,7 +80,8 @@ def resume(
     at: _At = "",
     token_file: _TokenFile = None,
     confirm: Annotated[
-        str, typer.Option(help='After a kill: "resume from kill". Asked for on a terminal.', show_default=False)
+        str,
+        typer.Option(help='After a kill: "resume from kill". Asked for on a terminal.', show_default=False),
     ] = "",
 ) -> None:
     """Trade again after a pause or a halt; after a kill it has to be confirmed."""
@@ -87,8 +91,13 @@ def resume(
     if not confirm and sys.stdin.isatty() and not json:
         now = agent.ask("status")
         if now["risk_rule"] == KILL:
-            held = ", ".join(f"{one['qty']} {one['symbol']}" for one in now["positions"] if one["value"]) or "nothing"
-            out.print(f"killed by {now['risk_detail']}; the account holds {held}", highlight=False, markup=False)
+            held = (
+                ", ".join(f"{one['qty']} {one['symbol']}" for one in now["positions"] if one["value"])
+                or "nothing"
+            )
+            out.print(
+                f"killed by {now['risk_detail']}; the account holds {held}", highlight=False, markup=False
+            )
             confirm = typer.prompt(f'Type "{RESUME_FROM_KILL}" to trade again')
             if confirm != RESUME_FROM_KILL:
                 raise SafetyError("not resumed: that was something else")
@@ -123,7 +132,8 @@ def kill(
     try:
         answer = agent.ask("kill", args, timeout=agent.config.live.kill_within / 1000 + _ANSWER)
     except TapewireError as error:
-        unable = type(error) is TapewireError and agent.config.execution.mode == "testnet"  # it answers that it can't now
+        # it answers that it can't now
+        unable = type(error) is TapewireError and agent.config.execution.mode == "testnet"
         if at or not (unable or isinstance(error, NoAnswer | NotRunning)):
             raise
         answer = kill_without_agent(agent.config, args, error)

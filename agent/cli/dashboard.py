@@ -25,12 +25,17 @@ def register(app: typer.Typer) -> None:
 
 
 def dashboard(
-    store: Annotated[str | None, typer.Option(help="Database URL; the configuration's where it is left out.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Database URL; the configuration's where it is left out.")
+    ] = None,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0 is any free one.")] = None,
     open_page: Annotated[
-        bool, typer.Option("--open", help="Open the browser, logged in: at the running agent's page if there is one.")
+        bool,
+        typer.Option(
+            "--open", help="Open the browser, logged in: at the running agent's page if there is one."
+        ),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Say the address as one JSON object.")] = False,
 ) -> None:

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.store.backup import Holding, Progress
 
-_Config = Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its store.url is meant.")]
+_Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file; its store.url is meant.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -41,7 +43,9 @@ def upgrade(
     with _no_agent(settled, url), _pages("backing up") as progress:
         done = upgrade_database(url or settled.store.url, progress=progress)
     if as_json:
-        print_json({"before": done.before, "after": done.after, "backup": str(done.backup) if done.backup else None})
+        print_json(
+            {"before": done.before, "after": done.after, "backup": str(done.backup) if done.backup else None}
+        )
     elif done.before == done.after:
         out.print(f"The schema is already {done.after}.")
     else:
@@ -52,9 +56,14 @@ def upgrade(
 
 def backup(
     file: Annotated[
-        Path | None, typer.Argument(help="To write; it must not exist. Left out: a copy named by the time.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="To write; it must not exist. Left out: a copy named by the time.", show_default=False
+        ),
     ] = None,
-    to: Annotated[Path | None, typer.Option(help="Folder of the copies; else backup.folder.", show_default=False)] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of the copies; else backup.folder.", show_default=False)
+    ] = None,
     config: _Config = None,
     as_json: _Json = False,
 ) -> None:
@@ -116,14 +125,23 @@ def restore(
 
 
 def archive(
-    before: Annotated[str, typer.Option(help="Of runs that ended before this date or time.", show_default=False)] = "",
+    before: Annotated[
+        str, typer.Option(help="Of runs that ended before this date or time.", show_default=False)
+    ] = "",
     keep: Annotated[
-        str, typer.Option(help="Of runs that ended longer ago than this, e.g. 30d; else archive.keep.", show_default=False)
+        str,
+        typer.Option(
+            help="Of runs that ended longer ago than this, e.g. 30d; else archive.keep.", show_default=False
+        ),
     ] = "",
     to: Annotated[Path | None, typer.Option(help="Folder; else archive.folder.", show_default=False)] = None,
     prune: Annotated[
         bool | None,
-        typer.Option("--prune/--no-prune", help="Then take them out of the store; else archive.prune.", show_default=False),
+        typer.Option(
+            "--prune/--no-prune",
+            help="Then take them out of the store; else archive.prune.",
+            show_default=False,
+        ),
     ] = None,
     unfinished: Annotated[
         bool | None,
@@ -147,13 +165,13 @@ def archive(
 
     from msgspec.structs import asdict
 
-    from agent.system.clock import WallClock
     from agent.config import load
     from agent.core.errors import SafetyError
     from agent.replay.segment_archiver import roll_over_all
     from agent.store.archive import archive_journal, candidates
     from agent.store.archive import prune as prune_journal
     from agent.store.database import open_database
+    from agent.system.clock import WallClock
 
     settled = load(config)
     policy, clock = settled.archive, WallClock()
@@ -161,19 +179,26 @@ def archive(
     pruning = policy.prune if prune is None else prune
     also = policy.unfinished if unfinished is None else unfinished
     done = []
-    with _no_agent(settled) if also else nullcontext(), closing(open_database(settled.store.url, create=False)) as database:
+    with (
+        _no_agent(settled) if also else nullcontext(),
+        closing(open_database(settled.store.url, create=False)) as database,
+    ):
         with suppress(SafetyError):  # the running agent is doing it
             for run_id, segments in roll_over_all(database, to or policy.folder).items():
                 for part in segments:
                     events = part.last - part.first + 1
-                    done.append({"run": run_id, "new": True, "pruned": events, "events": events, **asdict(part)})
+                    done.append(
+                        {"run": run_id, "new": True, "pruned": events, "events": events, **asdict(part)}
+                    )
         found = candidates(database, limit, unfinished=also)
         with _rows(sum(one.stored * (2 * (one.archive is None) + pruning) for one in found)) as progress:
             for one in found:
                 made = archive_journal(database, one, to or policy.folder, clock, progress)
                 gone = prune_journal(database, one.run.id, clock, progress) if pruning and one.stored else 0
                 if one.archive is None or gone or made != one.archive:
-                    done.append({"run": one.run.id, "new": one.archive is None, "pruned": gone, **asdict(made)})
+                    done.append(
+                        {"run": one.run.id, "new": one.archive is None, "pruned": gone, **asdict(made)}
+                    )
     if as_json:
         print_json({"before": limit, "archived": done})
         return
@@ -187,7 +212,10 @@ def archive(
     if not done:
         from agent.system.clock import iso
 
-        out.print(f"Nothing to do: no journal of a run that ended before {iso(limit)} is left to move.", highlight=False)
+        out.print(
+            f"Nothing to do: no journal of a run that ended before {iso(limit)} is left to move.",
+            highlight=False,
+        )
 
 
 def _limit(before: str, keep: str, default: int, now: int) -> int:
@@ -226,7 +254,10 @@ def _no_agent(config: Config, url: str | None = None) -> Iterator[None]:
     from agent.store.database import sqlite_file
 
     file = sqlite_file(url or config.store.url)
-    with instance_lock(config.live.folder / LOCK), nullcontext() if file is None else file_lock(file, config.live.folder):
+    with (
+        instance_lock(config.live.folder / LOCK),
+        nullcontext() if file is None else file_lock(file, config.live.folder),
+    ):
         yield
 
 
@@ -235,25 +266,42 @@ def _pages(title: str) -> Iterator[Progress]:
     """A bar on standard error that follows the pages of a file."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("pages"), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("pages"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _tell(holding: Holding, as_json: bool, kept: Path | None = None, archives: dict[str, list[str]] | None = None) -> None:
+def _tell(
+    holding: Holding, as_json: bool, kept: Path | None = None, archives: dict[str, list[str]] | None = None
+) -> None:
     if as_json:
-        print_json({"holds": holding, "kept": str(kept) if kept else None} | ({"archives": archives} if archives else {}))
+        print_json(
+            {"holds": holding, "kept": str(kept) if kept else None}
+            | ({"archives": archives} if archives else {})
+        )
         return
     text = f"{holding.file}: {holding.bytes / 1e6:,.1f} MB, sound; schema {holding.schema}, {holding.runs:,} run{'s' * (holding.runs != 1)}"
     text += f" (the newest {holding.newest})" if holding.newest else ""
     text += f", {holding.unfinished:,} of them live and unfinished" if holding.unfinished else ""
     text += f"; {holding.events:,} events in their journals"
-    text += f", and {holding.archived:,} journals in archives, which are files of their own" if holding.archived else ""
+    text += (
+        f", and {holding.archived:,} journals in archives, which are files of their own"
+        if holding.archived
+        else ""
+    )
     out.print(text, soft_wrap=True, highlight=False, markup=False)
     if kept:
         out.print(f"The store that was there is at {kept}.", soft_wrap=True, highlight=False, markup=False)
     for what, paths in (archives or {}).items():
         for path in paths:
             verb = "put back" if what == "brought" else "missing"
-            out.print(f"{verb}: {path}, an archive of a journal", soft_wrap=True, highlight=False, markup=False)
+            out.print(
+                f"{verb}: {path}, an archive of a journal", soft_wrap=True, highlight=False, markup=False
+            )

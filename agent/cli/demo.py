@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from agent.analysis.report.data import ReportData
     from agent.config import Config
     from agent.config.dashboard import DashboardConfig
+    from agent.replay.verify import Verification
     from agent.store.database import Database
     from agent.store.runs import Run
-    from agent.replay.verify import Verification
 
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 START: Final = 1_740_960_000_000  # 2025-03-03T00:00Z: the sample's second half, which has the headlines
@@ -34,7 +34,13 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "signals": {"threshold": 0.7, "half_life": "45m", "window": "4h"},
     "strategy": {
         "name": "sentiment",
-        "params": {"position_size": 0.4, "confidence_threshold": 0.7, "allow_short": True, "stop": 0.02, "hold": "2h"},
+        "params": {
+            "position_size": 0.4,
+            "confidence_threshold": 0.7,
+            "allow_short": True,
+            "stop": 0.02,
+            "hold": "2h",
+        },
     },
     "risk": {"max_order": 1.0, "stale_after": "2h"},
     "model": {"path": "starter", "threads": 1},
@@ -45,7 +51,13 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
         "audit_interval": "500ms",
         "reconnect": {"first": "50ms", "ceiling": "500ms"},
     },
-    "news": {"spread": 0, "jitter": 0.0, "max_age": "1h", "backlog_age": "15m", "retry": {"first": "250ms", "ceiling": "1s"}},
+    "news": {
+        "spread": 0,
+        "jitter": 0.0,
+        "max_age": "1h",
+        "backlog_age": "15m",
+        "retry": {"first": "250ms", "ceiling": "1s"},
+    },
     "live": {"folder": "var/demo", "score_wait": "5ms"},
     "log": {"level": "error"},
 }
@@ -59,12 +71,19 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     seconds: Annotated[
-        float, typer.Option(min=5, help="How long it takes; a day of market is played in it, less where it is short.")
+        float,
+        typer.Option(
+            min=5, help="How long it takes; a day of market is played in it, less where it is short."
+        ),
     ] = 110.0,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Where the store and the dashboard are named.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Where the store and the dashboard are named.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Folder of the model that scores.")] = "starter",
     report: Annotated[Path | None, typer.Option(help="The page to write [var/reports/RUN.html].")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output at the end.")
+    ] = False,
 ) -> None:
     """Trade a recorded day against an exchange and a news feed on this machine, then report and verify.
 
@@ -74,14 +93,16 @@ def demo(
     from agent.analysis.report.write import write_report
     from agent.config import load
     from agent.live.output import guarded_output
+    from agent.replay.verify import verify
     from agent.store.database import open_database
     from agent.store.queries import find_run
-    from agent.replay.verify import verify
 
     settled = load(config)
     with closing(open_database(settled.store.url)) as database:
         if not json:
-            out.print(f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this machine")
+            out.print(
+                f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this machine"
+            )
         with guarded_output():
             run = asyncio.run(_play(database, seconds, model, settled.dashboard, quiet=json))
         data = load_report_data(database, run.id)
@@ -107,7 +128,9 @@ def demo(
         raise typer.Exit(1)
 
 
-async def _play(database: Database, seconds: float, model: str, dashboard: DashboardConfig, *, quiet: bool) -> Run:
+async def _play(
+    database: Database, seconds: float, model: str, dashboard: DashboardConfig, *, quiet: bool
+) -> Run:
     """Sandbox, feed and agent together, until the time or the market is over."""
     from agent.cli.dashboard import beside
     from agent.cli.run import stop_on_signals
@@ -115,8 +138,8 @@ async def _play(database: Database, seconds: float, model: str, dashboard: Dashb
     from agent.live.log import configure
     from agent.live.model_loader import model_loader
     from agent.live.terminal_view import Lines, View
-    from agent.system.resources import resource
     from agent.sandbox import Sandbox, SandboxOptions
+    from agent.system.resources import resource
 
     samples = resource("sample_data")
     options = SandboxOptions(
@@ -129,7 +152,9 @@ async def _play(database: Database, seconds: float, model: str, dashboard: Dashb
     async with Sandbox(options) as sandbox:
         config = _config(sandbox.rest_url, sandbox.feed_url(), model, dashboard)
         configure(config.log)
-        daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=sandbox.clock, new=True)
+        daemon = Daemon(
+            config, database, load_model=model_loader(config.model, database), clock=sandbox.clock, new=True
+        )
         asyncio.get_running_loop().call_later(seconds, stop.set)
         ended = asyncio.create_task(_stop_when(sandbox.ended(), stop))
         try:
@@ -183,8 +208,13 @@ def _tell(data: ReportData, page: Path, proof: Verification) -> None:
     for line in (*verdict.sentences, *verdict.warnings):
         out.print(line, highlight=False, markup=False)
     out.print(f"report: {page}", highlight=False, soft_wrap=True, markup=False)
-    out.print("tapewire dashboard: the same run again, moved through in time", highlight=False, soft_wrap=True)
+    out.print(
+        "tapewire dashboard: the same run again, moved through in time", highlight=False, soft_wrap=True
+    )
     if proof.identical:
-        out.print(f"[bold green]identical[/]: {proof.events:,} events, {proof.decisions:,} decisions", highlight=False)
+        out.print(
+            f"[bold green]identical[/]: {proof.events:,} events, {proof.decisions:,} decisions",
+            highlight=False,
+        )
     else:
         err.print(f"[bold red]different[/]: tapewire verify {data.run.id} says where", highlight=False)

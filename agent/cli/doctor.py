@@ -24,7 +24,8 @@ def doctor(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     full: Annotated[
-        bool, typer.Option("--full", help="Read all of the store: indexes, references, and the journals' digests.")
+        bool,
+        typer.Option("--full", help="Read all of the store: indexes, references, and the journals' digests."),
     ] = False,
 ) -> None:
     """Look whether everything that the agent needs is there: store, model, exchange, clock and feeds."""

@@ -29,13 +29,19 @@ def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError)
     if paper and isinstance(why, NotRunning):
         raise why
     kept = switch.keep(args, f"{getpass.getuser()}, since {why.message}")
-    file = f"{switch.file} can't be written: {kept}" if kept else f"{switch.file} keeps the agent killed until it is removed"
+    file = (
+        f"{switch.file} can't be written: {kept}"
+        if kept
+        else f"{switch.file} keeps the agent killed until it is removed"
+    )
     if paper:
         raise type(why)(why.message, hint=f"{why.hint}; {file}".removeprefix("; "))
     report = asyncio.run(_at_venue(config, flatten="flatten" in args))
     if isinstance(why, NotRunning):
         file += (
-            "; the last run is HALTED by its journal" if _journal(config, args) else "; the last run's journal does not know"
+            "; the last run is HALTED by its journal"
+            if _journal(config, args)
+            else "; the last run's journal does not know"
         )
     if not report.done or kept:
         raise VenueError(f"{why.message}. {report.sentence()}", hint=file)
@@ -43,9 +49,9 @@ def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError)
 
 
 async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
-    from agent.system.clock import WallClock
     from agent.live.emergency_close import EmergencyExit, has_account_to_itself
     from agent.live.order_routing import venue_port
+    from agent.system.clock import WallClock
 
     clock = WallClock()
     port = venue_port(config, clock)
@@ -61,13 +67,13 @@ async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
 
 def _journal(config: Config, args: dict[str, str]) -> bool:
     """Append the kill to the last run's journal, since no agent runs; return whether that was possible. The next life handles it first."""
-    from agent.system.clock import WallClock, iso
     from agent.core.events import Command
     from agent.live.lock import LOCK, instance_lock, store_lock
     from agent.store.database import open_database
     from agent.store.journal import Journal, find_archive
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind, RunStatus
+    from agent.system.clock import WallClock, iso
 
     try:
         with (
@@ -75,7 +81,11 @@ def _journal(config: Config, args: dict[str, str]) -> bool:
             closing(open_database(config.store.url)) as database,
             store_lock(database, config.live.folder),  # an agent with another folder may record in it
         ):
-            live = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
+            live = (
+                run
+                for run in list_runs(database)
+                if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE
+            )
             run = next((run for run in live if find_archive(database, run.id) is None), None)
             if run is None:
                 return False

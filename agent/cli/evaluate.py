@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from agent.cli.console import err, out, print_json
-from agent.cli.labelled import FORMATS, DateColumn, Encoding, LabelColumn, PerTarget, SkipEmpty, TextColumn, load_all
+from agent.cli.labelled import (
+    FORMATS,
+    DateColumn,
+    Encoding,
+    LabelColumn,
+    PerTarget,
+    SkipEmpty,
+    TextColumn,
+    load_all,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -19,15 +28,21 @@ def register(app: typer.Typer) -> None:
 def evaluate(
     data: Annotated[Path, typer.Option(help="Labelled text.", show_default=False)],
     format: Annotated[str, typer.Option(help=FORMATS, show_default=False)],
-    adapter: Annotated[str, typer.Option(help="starter, or a folder written by `train sentiment` or `export`.")] = "starter",
-    base: Annotated[str | None, typer.Option(help="Base model of an adapter, where its card's name doesn't find it.")] = None,
+    adapter: Annotated[
+        str, typer.Option(help="starter, or a folder written by `train sentiment` or `export`.")
+    ] = "starter",
+    base: Annotated[
+        str | None, typer.Option(help="Base model of an adapter, where its card's name doesn't find it.")
+    ] = None,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
     date_column: DateColumn = "",
     encoding: Encoding = "utf-8",
     per_target: PerTarget = False,
     skip_empty: SkipEmpty = False,
-    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap resamples of the confidence intervals.")] = 1000,
+    resamples: Annotated[
+        int, typer.Option(min=100, help="Bootstrap resamples of the confidence intervals.")
+    ] = 1000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure a model on labelled text: accuracy, F1, calibration, with 95 % confidence intervals."""
@@ -60,7 +75,10 @@ def _show(found: dict[str, Any]) -> None:
     from models.labels import LABELS
 
     summary = Table(
-        "metric", "value", "95 % interval", title=f"{found['data']}: {found['n']:,} texts, {found['abstained']} abstained"
+        "metric",
+        "value",
+        "95 % interval",
+        title=f"{found['data']}: {found['n']:,} texts, {found['abstained']} abstained",
     )
     for name, (low, high) in found["confidence_intervals"].items():
         summary.add_row(name, f"{found[name]:.3f}", f"{low:.3f} – {high:.3f}")
@@ -68,10 +86,17 @@ def _show(found: dict[str, Any]) -> None:
     for label, counts in zip(LABELS, found["confusion"], strict=True):
         row = found["classes"][label]
         classes.add_row(
-            label, *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")), str(row["support"]), *map(str, counts)
+            label,
+            *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1")),
+            str(row["support"]),
+            *map(str, counts),
         )
     acting = Table("acting from confidence", "coverage", "precision")
     for at in found["coverage"]:
-        acting.add_row(f"{at.threshold:.2f}", f"{at.coverage:.1%}", "–" if at.precision is None else f"{at.precision:.1%}")
+        acting.add_row(
+            f"{at.threshold:.2f}",
+            f"{at.coverage:.1%}",
+            "–" if at.precision is None else f"{at.precision:.1%}",
+        )
     for table in (summary, classes, acting):
         out.print(table)

@@ -18,9 +18,15 @@ def register(app: typer.Typer) -> None:
 def export(
     adapter: Annotated[Path, typer.Argument(help="Folder written by `tapewire train sentiment`.")],
     output: Annotated[Path, typer.Argument(help="Folder to write: model.onnx, tokenizer.json, card.json.")],
-    base: Annotated[str | None, typer.Option(help="Base model, where it is not found under the name in the card.")] = None,
-    quantise: Annotated[bool, typer.Option(help="int8 weights and activations, for the CPU; off for a GPU.")] = True,
-    reference: Annotated[Path | None, typer.Option(help="Texts, one a line, to compare the export with torch on.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model, where it is not found under the name in the card.")
+    ] = None,
+    quantise: Annotated[
+        bool, typer.Option(help="int8 weights and activations, for the CPU; off for a GPU.")
+    ] = True,
+    reference: Annotated[
+        Path | None, typer.Option(help="Texts, one a line, to compare the export with torch on.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier export.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:

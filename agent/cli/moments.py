@@ -12,5 +12,7 @@ def parse_moment(text: str, option: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r} is no date", hint="write 2025-01-31 or 2025-01-31T12:00Z") from None
+        raise UsageError(
+            f"{option} {text!r} is no date", hint="write 2025-01-31 or 2025-01-31T12:00Z"
+        ) from None
     return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)

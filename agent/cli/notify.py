@@ -38,12 +38,18 @@ def send_test(
     if not urls:
         raise ConfigError("no address is configured", hint=f"set {URLS}, or notify.urls_file of mode 0600")
     courier = Courier(urls, settled.timeout / 1000)
-    done = courier.deliver(Letter("Tapewire: a test", "Notifications of this agent arrive here.", urgent=False))
+    done = courier.deliver(
+        Letter("Tapewire: a test", "Notifications of this agent arrive here.", urgent=False)
+    )
     courier.close()
     if json:
         print_json({one.service: one.delivered for one in done})
     else:
         for one in done:
-            out.print(f"{one.service}: {'delivered' if one.delivered else '[red]not delivered[/]'}", highlight=False)
+            out.print(
+                f"{one.service}: {'delivered' if one.delivered else '[red]not delivered[/]'}", highlight=False
+            )
     if failed := [one.service for one in done if not one.delivered]:
-        raise VenueError(f"not delivered: {', '.join(failed)}", hint="is the address right, and the service reachable?")
+        raise VenueError(
+            f"not delivered: {', '.join(failed)}", hint="is the address right, and the service reachable?"
+        )

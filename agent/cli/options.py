@@ -19,29 +19,53 @@ if TYPE_CHECKING:
     from agent.replay.history import Plan
     from agent.research.material import Material
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="Default: ./config.toml, else the one that ships.")]
-Klines = Annotated[list[str] | None, typer.Option("--klines", help="FILE or SYMBOL=FILE, parquet or CSV; may be repeated.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Default: ./config.toml, else the one that ships.")
+]
+Klines = Annotated[
+    list[str] | None, typer.Option("--klines", help="FILE or SYMBOL=FILE, parquet or CSV; may be repeated.")
+]
 News = Annotated[Path | None, typer.Option("--news", help="Headlines: parquet, CSV or JSONL.")]
 Sentiment = Annotated[Path | None, typer.Option("--sentiment", help="Headlines that are scored already.")]
 Funding = Annotated[Path | None, typer.Option("--funding", help="History of funding rates.")]
-Start = Annotated[str | None, typer.Option("--start", help="First bar's open, e.g. 2025-01-31 or 2025-01-31T12:00Z (UTC).")]
-End = Annotated[str | None, typer.Option("--end", help="The same; bars that open at it or later are left out.")]
-Strategy = Annotated[
-    str | None, typer.Option("--strategy", help="A built-in's name; mine.py, mine.py:Class, or package.module:Class.")
+Start = Annotated[
+    str | None, typer.Option("--start", help="First bar's open, e.g. 2025-01-31 or 2025-01-31T12:00Z (UTC).")
 ]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE: a parameter of the strategy; may be repeated.")]
-Symbols = Annotated[list[str] | None, typer.Option("--symbol", help="Trade only these of the files' symbols; may be repeated.")]
+End = Annotated[
+    str | None, typer.Option("--end", help="The same; bars that open at it or later are left out.")
+]
+Strategy = Annotated[
+    str | None,
+    typer.Option("--strategy", help="A built-in's name; mine.py, mine.py:Class, or package.module:Class."),
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=VALUE: a parameter of the strategy; may be repeated.")
+]
+Symbols = Annotated[
+    list[str] | None,
+    typer.Option("--symbol", help="Trade only these of the files' symbols; may be repeated."),
+]
 Category = Annotated[str | None, typer.Option("--category", help="linear, spot or equity.")]
-Timezone = Annotated[str | None, typer.Option("--timezone", help="Of times in files that name none, e.g. UTC.")]
+Timezone = Annotated[
+    str | None, typer.Option("--timezone", help="Of times in files that name none, e.g. UTC.")
+]
 Model = Annotated[str | None, typer.Option("--model", help="An exported model's folder, or starter.")]
 Fusion = Annotated[str | None, typer.Option("--fusion", help="A folder made by `tapewire train fusion`.")]
-AllowLeakage = Annotated[bool, typer.Option("--allow-leakage", help="Run although the model saw this window; reports say so.")]
+AllowLeakage = Annotated[
+    bool, typer.Option("--allow-leakage", help="Run although the model saw this window; reports say so.")
+]
 Ranges = Annotated[
     list[str] | None,
-    typer.Option("--range", help="A parameter to search: NAME=LOW:HIGH[:STEP|:log] or NAME=A,B,C; may be repeated."),
+    typer.Option(
+        "--range", help="A parameter to search: NAME=LOW:HIGH[:STEP|:log] or NAME=A,B,C; may be repeated."
+    ),
 ]
-Warmup = Annotated[str | None, typer.Option("--warmup", help="History read before what is judged [1000 bars, at least 1d].")]
-Placebo = Annotated[int, typer.Option("--placebo", min=0, help="Replays with the headlines shuffled in time.")]
+Warmup = Annotated[
+    str | None, typer.Option("--warmup", help="History read before what is judged [1000 bars, at least 1d].")
+]
+Placebo = Annotated[
+    int, typer.Option("--placebo", min=0, help="Replays with the headlines shuffled in time.")
+]
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0: one a core.")]
 Seed = Annotated[int, typer.Option("--seed", help="Of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -76,7 +100,11 @@ def warm_up(material: Material, text: str | None) -> int:
     from agent.core.events import DAY_MS
     from agent.research.walkforward import WARMUP_BARS
 
-    return max(DAY_MS, WARMUP_BARS * material.config.market.interval) if text is None else parse_span(text, "--warmup")
+    return (
+        max(DAY_MS, WARMUP_BARS * material.config.market.interval)
+        if text is None
+        else parse_span(text, "--warmup")
+    )
 
 
 def placebos(material: Material, count: int) -> int:
@@ -113,7 +141,9 @@ def settle(
     changes["strategy"] = config.strategy.model_copy(update={"name": name, "params": params})
     if category is not None:
         if category not in get_args(Categories):
-            raise UsageError(f"unknown category {category!r}", hint=f"one of {', '.join(get_args(Categories))}")
+            raise UsageError(
+                f"unknown category {category!r}", hint=f"one of {', '.join(get_args(Categories))}"
+            )
         changes["market"] = config.market.model_copy(update={"category": category})
     if model is not None:
         changes["model"] = config.model.model_copy(update={"path": model})
@@ -138,7 +168,11 @@ def make_plan(
         samples = resource("sample_data")
         named = [f"{symbol}={samples / f'{symbol}-1m.csv'}" for symbol in ("BTCUSDT", "ETHUSDT")]
         news = news or (None if sentiment else samples / "headlines.csv")
-        err.print(f"no kline files are named: replaying the sample data in {samples}", highlight=False, soft_wrap=True)
+        err.print(
+            f"no kline files are named: replaying the sample data in {samples}",
+            highlight=False,
+            soft_wrap=True,
+        )
     files = tuple(KlineFile.parse_argument(text) for text in named)
     for path, _ in files:
         if not path.exists():
@@ -147,7 +181,9 @@ def make_plan(
         by_symbol = {symbol or KlineFile(path).symbol: (path, symbol) for path, symbol in files}
         missing = [s for s in symbols if s.upper() not in by_symbol]
         if missing:
-            raise UsageError(f"no klines for {', '.join(missing)}", hint=f"the files hold {', '.join(by_symbol)}")
+            raise UsageError(
+                f"no klines for {', '.join(missing)}", hint=f"the files hold {', '.join(by_symbol)}"
+            )
         files = tuple(by_symbol[s.upper()] for s in symbols)
     begin = parse_moment(start, "--start") if start else None
     finish = parse_moment(end, "--end") if end else None
@@ -157,7 +193,9 @@ def make_plan(
     if not wants_headlines(config):
         for unread in filter(None, given):
             err.print(
-                f"note: {unread} is not read: strategy {config.strategy.name} uses no headlines", markup=False, soft_wrap=True
+                f"note: {unread} is not read: strategy {config.strategy.name} uses no headlines",
+                markup=False,
+                soft_wrap=True,
             )
         news = sentiment = None
     elif news is None and sentiment is None:

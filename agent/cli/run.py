@@ -28,12 +28,16 @@ def register(app: typer.Typer) -> None:
 
 def run(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
-    new: Annotated[bool, typer.Option("--new", help="Begin a new run, even where an unfinished one could go on.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Begin a new run, even where an unfinished one could go on.")
+    ] = False,
     seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
     complete: Annotated[
         bool, typer.Option("--complete", help="Close the run when it is stopped: the next one begins anew.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output at the end.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output at the end.")
+    ] = False,
 ) -> None:
     """Trade live, on paper or at a testnet (`execution.mode`), until SIGINT or SIGTERM.
 
@@ -72,7 +76,9 @@ def run(
         )
 
 
-async def _live(config: Config, database: Database, *, new: bool, seconds: float | None, complete: bool) -> Run:
+async def _live(
+    config: Config, database: Database, *, new: bool, seconds: float | None, complete: bool
+) -> Run:
     import structlog
 
     from agent.cli.dashboard import beside
@@ -85,7 +91,11 @@ async def _live(config: Config, database: Database, *, new: bool, seconds: float
         asyncio.get_running_loop().call_later(seconds, stop.set)
     clock = await venue_clock(config.bybit.endpoint)
     daemon = Daemon(
-        config, database, load_model=model_loader(config.model, database, lazy=config.workers.enabled), clock=clock, new=new
+        config,
+        database,
+        load_model=model_loader(config.model, database, lazy=config.workers.enabled),
+        clock=clock,
+        new=new,
     )
     daemon.kill_switch.catch(signal.SIGUSR1)
     async with beside(config, database, daemon) as page:

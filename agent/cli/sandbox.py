@@ -34,29 +34,40 @@ def register(app: typer.Typer) -> None:
 
 def sandbox(
     klines: Annotated[
-        list[str], typer.Option("--klines", help="Kline file (parquet or CSV), or SYMBOL=FILE; more may follow.")
+        list[str],
+        typer.Option("--klines", help="Kline file (parquet or CSV), or SYMBOL=FILE; more may follow."),
     ],
     files: Annotated[list[str] | None, typer.Argument(help="More kline files.", show_default=False)] = None,
     symbol: Annotated[
-        list[str] | None, typer.Option("--symbol", help="Name of each file's symbol; default: the file's name.")
+        list[str] | None,
+        typer.Option("--symbol", help="Name of each file's symbol; default: the file's name."),
     ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8600,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Let --host be more than loopback.")] = False,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Let --host be more than loopback.")
+    ] = False,
     speed: Annotated[float, typer.Option(help="1: real time; 60: a minute a second.")] = 1.0,
     api_key: Annotated[str, typer.Option(envvar="TAPEWIRE_SANDBOX_KEY")] = "sandbox-key",
     api_secret: Annotated[str, typer.Option(envvar="TAPEWIRE_SANDBOX_SECRET")] = "sandbox-secret",
     balance: Annotated[str, typer.Option(help="USDT in the account.")] = "10000",
-    start: Annotated[str | None, typer.Option(help="Moment of the files that becomes now, e.g. 2025-03-03T00:00:00Z.")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Moment of the files that becomes now, e.g. 2025-03-03T00:00:00Z.")
+    ] = None,
     history_bars: Annotated[
         int | None, typer.Option(min=0, help="Bars before now; default half of the file, 1000 at most.")
     ] = None,
     steps: Annotated[int, typer.Option(min=0, help="Prices a bar; 0: about one a second.")] = 0,
     loop: Annotated[bool, typer.Option("--loop", help="Begin again where the files end.")] = False,
-    news: Annotated[Path | None, typer.Option(help="Headlines to serve as RSS and Atom (CSV or parquet).")] = None,
-    fault: Annotated[list[str] | None, typer.Option("--fault", help="Something to go wrong; may be repeated.")] = None,
+    news: Annotated[
+        Path | None, typer.Option(help="Headlines to serve as RSS and Atom (CSV or parquet).")
+    ] = None,
+    fault: Annotated[
+        list[str] | None, typer.Option("--fault", help="Something to go wrong; may be repeated.")
+    ] = None,
     participation: Annotated[
-        float | None, typer.Option(help="Share of a bar's volume that orders may take; default: all they want.")
+        float | None,
+        typer.Option(help="Share of a bar's volume that orders may take; default: all they want."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of prices inside bars and of faults.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the URLs as one JSON object.")] = False,
@@ -96,7 +107,9 @@ async def _serve(options: SandboxOptions, *, allow_remote: bool, as_json: bool) 
     async with Sandbox(options, allow_remote=allow_remote) as exchange:
         urls = exchange.urls()
         if as_json:
-            print_json({"ready": True, "symbols": list(exchange.market.quotes), "speed": options.speed, **urls})
+            print_json(
+                {"ready": True, "symbols": list(exchange.market.quotes), "speed": options.speed, **urls}
+            )
         else:
             typer.echo("ready  " + "  ".join(f"{name}={url}" for name, url in urls.items()))
         ended = asyncio.create_task(exchange.ended())

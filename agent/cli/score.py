@@ -24,10 +24,18 @@ def register(app: typer.Typer) -> None:
 
 
 def score(
-    texts: Annotated[list[str] | None, typer.Argument(help="Texts; none: standard input, one a line.")] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="An exported folder, or the model that ships.")] = "starter",
-    threshold: Annotated[float | None, typer.Option(help="Calibrated confidence from which a score is actionable.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Texts scored at once; default: all cores.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; none: standard input, one a line.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="An exported folder, or the model that ships.")
+    ] = "starter",
+    threshold: Annotated[
+        float | None, typer.Option(help="Calibrated confidence from which a score is actionable.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Texts scored at once; default: all cores.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
@@ -77,11 +85,16 @@ def _print_table(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> No
     for raw, signal in zip(texts, signals, strict=True):
         text = one_line(raw, MAX_TITLE)
         if signal.abstained:
-            table.add_row(Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {signal.reason})", "dim"))
+            table.add_row(
+                Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {signal.reason})", "dim")
+            )
             continue
         verdict = Text(
-            signal.prediction.value, f"bold {style[signal.prediction]}" if signal.actionable else style[signal.prediction]
+            signal.prediction.value,
+            f"bold {style[signal.prediction]}" if signal.actionable else style[signal.prediction],
         )
-        shares = (f"{share:.2f}" for share in (signal.confidence, signal.bearish, signal.neutral, signal.bullish))
+        shares = (
+            f"{share:.2f}" for share in (signal.confidence, signal.bearish, signal.neutral, signal.bullish)
+        )
         table.add_row(verdict, *shares, Text(text))
     out.print(table)

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def slippage(
     run: Annotated[str, typer.Argument(help="Id of a run in testnet mode, or how it begins.")] = "latest",
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its store.url is read.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Configuration file; its store.url is read.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with every order.")] = False,
 ) -> None:
     """What the venue's fills of a run cost against the paper exchange's on the same bars, order by order.
@@ -49,14 +51,31 @@ def _print(found: Slippage) -> None:
     from agent.system.clock import iso
 
     table = Table(
-        "decided", "order", "filled", "mark", "paper", "venue", "excess", "ms", box=None, header_style="dim", pad_edge=False
+        "decided",
+        "order",
+        "filled",
+        "mark",
+        "paper",
+        "venue",
+        "excess",
+        "ms",
+        box=None,
+        header_style="dim",
+        pad_edge=False,
     )
     for row in found.orders[-_SHOWN:]:
         filled = "" if not row.venue_qty else f"{row.venue_qty:f}"
         delay = "" if row.venue_delay_ms is None else f"{row.venue_delay_ms:,}"
         mark = "" if row.reference is None else f"{row.reference:,.7g}"
         costs = map(_bps, (row.paper_bps, row.venue_bps, row.excess_bps))
-        table.add_row(iso(row.ts)[5:19], f"{row.symbol} {row.side.lower()} {row.type.lower()}", filled, mark, *costs, delay)
+        table.add_row(
+            iso(row.ts)[5:19],
+            f"{row.symbol} {row.side.lower()} {row.type.lower()}",
+            filled,
+            mark,
+            *costs,
+            delay,
+        )
     out.print(table)
     out.print("paper, venue and excess in basis points of the mark", style="dim")
     if len(found.orders) > _SHOWN:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from agent.cli.console import err, out, print_json
-from agent.data.text import one_line
 from agent.core.masking import mask, masked
+from agent.data.text import one_line
 
 if TYPE_CHECKING:
     from agent.live.status_report import Status
@@ -33,7 +33,10 @@ def show(status: Status) -> None:
         out.print(f"orders go to {status.orders}, {known}", highlight=False)
     why = f": {escape(status.risk_detail)}" if status.risk_detail else ""
     rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
-    out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}", highlight=False)
+    out.print(
+        f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}",
+        highlight=False,
+    )
     if status.record:
         out.print(f"[bold red]the record[/]: {escape(status.record)}", highlight=False)
     if not status.storage.writable:
@@ -47,20 +50,30 @@ def show(status: Status) -> None:
     log = status.log
     if log.dropped or log.suppressed or log.error:
         why = f", last error: {escape(log.last_error)}" if log.last_error else ""
-        out.print(f"log: {log.dropped:,} lines dropped, {log.suppressed:,} repetitions suppressed{why}", highlight=False)
+        out.print(
+            f"log: {log.dropped:,} lines dropped, {log.suppressed:,} repetitions suppressed{why}",
+            highlight=False,
+        )
     saved = status.snapshots
     if saved.problem:
         out.print(f"[yellow]snapshots[/]: {escape(saved.problem)}", highlight=False)
     elif saved.event:
-        out.print(f"snapshot after event {saved.event:,}: {saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms", highlight=False)
-    positions = Table("symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim")
+        out.print(
+            f"snapshot after event {saved.event:,}: {saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms",
+            highlight=False,
+        )
+    positions = Table(
+        "symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim"
+    )
     for one in status.positions:
         mark = "–" if one.mark is None else f"{one.mark:,.2f}"
         last = "–" if one.last_bar is None else iso(one.last_bar)
         last += " [red]stale[/]" if one.stale else ""
         positions.add_row(one.symbol, str(one.qty), mark, f"{one.value:,.2f}", last, str(one.open_orders))
     out.print(positions)
-    sources = Table("source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim")
+    sources = Table(
+        "source", "state", "messages", "errors", "restarts", "last error", box=None, header_style="dim"
+    )
     for source in status.producers:
         figures = f"{source['messages']:,}", f"{source['errors']:,}", f"{source['failures']:,}"
         sources.add_row(Text(source["name"]), source["state"], *figures, Text(source["last_error"][:_ERROR]))
@@ -70,7 +83,9 @@ def show(status: Status) -> None:
     out.print(sources)
     latencies = Table("handled", "n", "p50 ms", "p99 ms", box=None, header_style="dim")
     for kind, latency in status.latencies.items():
-        latencies.add_row(kind, f"{latency['n']:,.0f}", f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}")
+        latencies.add_row(
+            kind, f"{latency['n']:,.0f}", f"{latency['p50_ms']:.2f}", f"{latency['p99_ms']:.2f}"
+        )
     out.print(latencies)
     queue = status.queue
     out.print(
@@ -100,14 +115,14 @@ def show_last(config: Path | None, json: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from agent.system.clock import iso
     from agent.config import load
     from agent.core.errors import StoreError
-    from agent.store.database import open_database, sqlite_file
     from agent.live.feed_health import read_feed_health
+    from agent.store.database import open_database, sqlite_file
     from agent.store.gap import find_gap, mark_path
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind
+    from agent.system.clock import iso
 
     settled = load(config)
     try:
@@ -122,7 +137,13 @@ def show_last(config: Path | None, json: bool) -> None:
         return
     if json:
         record = gap.message if gap else ""
-        found = {"running": False, "run": run and run.id, "status": run and run.status, "feeds": feeds, "record": record}
+        found = {
+            "running": False,
+            "run": run and run.id,
+            "status": run and run.status,
+            "feeds": feeds,
+            "record": record,
+        }
         print_json(masked(msgspec.to_builtins(found)))
     elif run is not None:
         out.print(
@@ -132,10 +153,20 @@ def show_last(config: Path | None, json: bool) -> None:
         )
         if gap is not None:
             out.print(f"[bold red]the record[/]: {escape(gap.message)}", highlight=False, soft_wrap=True)
-        table = Table("source", "state", "messages", "errors", "last message", "last error", box=None, header_style="dim")
+        table = Table(
+            "source",
+            "state",
+            "messages",
+            "errors",
+            "last message",
+            "last error",
+            box=None,
+            header_style="dim",
+        )
         for feed in feeds:
             last = iso(feed.last_message_at) if feed.last_message_at else "–"
-            error = Text(mask(one_line(feed.last_error, _ERROR)))  # an earlier version may have stored it as it was
+            # an earlier version may have stored it as it was
+            error = Text(mask(one_line(feed.last_error, _ERROR)))
             table.add_row(Text(feed.name), feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, error)
         if feeds:
             out.print(f"its sources at {iso(feeds[0].written_at)}:", highlight=False)

@@ -62,10 +62,18 @@ def needs_training_libraries() -> Iterator[None]:
 def sentiment(
     data: DataFiles,
     format: DataFormats,
-    method: Annotated[str, typer.Option(help="lora, qlora, adalora, prefix, prompt, ptuning or full.")] = "lora",
-    base: Annotated[str, typer.Option(help="embedded, a hub id such as ProsusAI/finbert, or a folder.")] = "embedded",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapter.")] = Path("var/models/sentiment"),
-    rank: Annotated[int | None, typer.Option(help="Of the update [by the number of samples].", show_default=False)] = None,
+    method: Annotated[
+        str, typer.Option(help="lora, qlora, adalora, prefix, prompt, ptuning or full.")
+    ] = "lora",
+    base: Annotated[
+        str, typer.Option(help="embedded, a hub id such as ProsusAI/finbert, or a folder.")
+    ] = "embedded",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the adapter.")] = Path(
+        "var/models/sentiment"
+    ),
+    rank: Annotated[
+        int | None, typer.Option(help="Of the update [by the number of samples].", show_default=False)
+    ] = None,
     alpha: Annotated[int | None, typer.Option(help="Its scale [2 × rank].", show_default=False)] = None,
     dropout: Annotated[float, typer.Option(help="On the adapter's input.")] = 0.05,
     targets: Annotated[
@@ -80,29 +88,49 @@ def sentiment(
     head_learning_rate: Annotated[
         float | None, typer.Option(help="Of the new head [the method's own].", show_default=False)
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="At most [by method and samples].", show_default=False)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="At most [by method and samples].", show_default=False)
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Texts a step and device.")] = 16,
     accumulation: Annotated[int, typer.Option(help="Batches a step.")] = 1,
     max_length: Annotated[int, typer.Option(help="Tokens a text.")] = 96,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.06,
+    warmup: Annotated[
+        float, typer.Option(help="Share of the steps in which the learning rate rises.")
+    ] = 0.06,
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
     smoothing: Annotated[float, typer.Option(help="Label smoothing.")] = 0.0,
-    imbalance: Annotated[str, typer.Option(help="none, weights (of classes), focal (loss) or oversample.")] = "none",
-    patience: Annotated[int, typer.Option(help="Epochs without a better validation loss until it stops; 0: never.")] = 2,
+    imbalance: Annotated[
+        str, typer.Option(help="none, weights (of classes), focal (loss) or oversample.")
+    ] = "none",
+    patience: Annotated[
+        int, typer.Option(help="Epochs without a better validation loss until it stops; 0: never.")
+    ] = 2,
     optimizer: Annotated[str, typer.Option(help="adamw, adamw_8bit or paged_adamw_8bit.")] = "adamw",
     checkpointing: Annotated[
         bool, typer.Option("--checkpointing", help="Recompute activations: slower, far less memory.")
     ] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (a GPU that can, always does).")] = False,
-    dates_in_text: Annotated[bool, typer.Option("--dates-in-text", help="Put a dated text's month before it.")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compute in bfloat16 (a GPU that can, always does).")
+    ] = False,
+    dates_in_text: Annotated[
+        bool, typer.Option("--dates-in-text", help="Put a dated text's month before it.")
+    ] = False,
     validation: Annotated[float, typer.Option(help="Share for early stopping.")] = 0.05,
     calibration: Annotated[float, typer.Option(help="Share for the temperature.")] = 0.05,
     test: Annotated[float, typer.Option(help="Share held out to measure on.")] = 0.1,
-    embargo_days: Annotated[float, typer.Option(help="Left out before each cut, where the split is by time.")] = 1.0,
-    stratified: Annotated[bool, typer.Option("--stratified", help="Split at random by class, dated or not.")] = False,
-    threshold: Annotated[float, typer.Option(help="Calibrated confidence from which a score is actionable.")] = 0.7,
+    embargo_days: Annotated[
+        float, typer.Option(help="Left out before each cut, where the split is by time.")
+    ] = 1.0,
+    stratified: Annotated[
+        bool, typer.Option("--stratified", help="Split at random by class, dated or not.")
+    ] = False,
+    threshold: Annotated[
+        float, typer.Option(help="Calibrated confidence from which a score is actionable.")
+    ] = 0.7,
     seed: Annotated[int, typer.Option(help="Of the split and the training.")] = 42,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint beside --output.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint beside --output.")
+    ] = False,
     forgetting: Annotated[bool, typer.Option(help="Check what the base forgets of general language.")] = True,
     text_column: TextColumn = "text",
     label_column: LabelColumn = "label",
@@ -187,7 +215,9 @@ def sentiment(
             )
     card = done.card
     if card.base_released and (not card.trained_until or card.base_released > card.trained_until_iso):
-        err.print(f"[yellow]warning[/]: the base model came out on {card.base_released} and may know the world until then")
+        err.print(
+            f"[yellow]warning[/]: the base model came out on {card.base_released} and may know the world until then"
+        )
     if as_json:
         print_json(card)
     else:
@@ -196,9 +226,21 @@ def sentiment(
 
 @contextmanager
 def _progress() -> Iterator[Any]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.3f}"))
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+    )
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=err) as bar:
         task = bar.add_task("", total=None, loss=float("nan"))
         yield lambda done, steps, loss: bar.update(task, completed=done, total=steps, loss=loss)
@@ -206,9 +248,14 @@ def _progress() -> Iterator[Any]:
 
 def _show_split(split: Split) -> None:
     kind = "by time" if split.by_time else "stratified by class"
-    err.print(f"split {kind}: {', '.join(f'{part} {rows:,}' for part, rows in split.sizes().items())}", highlight=False)
+    err.print(
+        f"split {kind}: {', '.join(f'{part} {rows:,}' for part, rows in split.sizes().items())}",
+        highlight=False,
+    )
     if split.duplicates or split.embargoed:
-        err.print(f"left out: {split.duplicates:,} duplicates, {split.embargoed:,} rows in an embargo or retelling a story")
+        err.print(
+            f"left out: {split.duplicates:,} duplicates, {split.embargoed:,} rows in an embargo or retelling a story"
+        )
     for text, labels in split.conflicts[:5]:
         err.print(f"[yellow]conflict[/]: labelled {labels}: ", end="")
         err.print(text[:80], markup=False, highlight=False)
@@ -233,14 +280,20 @@ def _show(done: Trained) -> None:
     card = done.card
     for part in ("test", "calibration"):
         if part in card.metrics:
-            table = Table("metric", "value", "95 % interval", title=f"{part}: {card.notes[f'rows_{part}']:,} texts")
+            table = Table(
+                "metric", "value", "95 % interval", title=f"{part}: {card.notes[f'rows_{part}']:,} texts"
+            )
             for name, found in card.metrics[part].items():
                 table.add_row(name, f"{found.value:.3f}", f"{found.low:.3f} – {found.high:.3f}")
             out.print(table)
             break
     acting = Table("acting from confidence", "coverage", "precision")
     for row in card.coverage:
-        acting.add_row(f"{row.threshold:.2f}", f"{row.coverage:.1%}", "–" if row.precision is None else f"{row.precision:.1%}")
+        acting.add_row(
+            f"{row.threshold:.2f}",
+            f"{row.coverage:.1%}",
+            "–" if row.precision is None else f"{row.precision:.1%}",
+        )
     out.print(acting)
     out.print(f"temperature {card.temperature:.3f}; trained until {card.trained_until_iso}")
     out.print(f"{done.seconds:.0f} s, at most {done.peak_memory / 1e6:.0f} MB")

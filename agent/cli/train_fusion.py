@@ -27,20 +27,34 @@ def register(app: typer.Typer) -> None:
 
 
 def fusion(
-    klines: Annotated[list[str], typer.Option("--klines", help="FILE or SYMBOL=FILE, parquet or CSV; may be repeated.")],
-    news: Annotated[Path | None, typer.Option("--news", help="Headlines; not needed for --ablation price.")] = None,
-    start: Annotated[str | None, typer.Option("--start", help="First bar's open, e.g. 2023-11-01 (UTC).")] = None,
+    klines: Annotated[
+        list[str], typer.Option("--klines", help="FILE or SYMBOL=FILE, parquet or CSV; may be repeated.")
+    ],
+    news: Annotated[
+        Path | None, typer.Option("--news", help="Headlines; not needed for --ablation price.")
+    ] = None,
+    start: Annotated[
+        str | None, typer.Option("--start", help="First bar's open, e.g. 2023-11-01 (UTC).")
+    ] = None,
     end: Annotated[str | None, typer.Option("--end", help="The same; nothing from it on teaches.")] = None,
     test_until: Annotated[
-        str | None, typer.Option("--test-until", help="Measure on what follows --end until here, not on a share before it.")
+        str | None,
+        typer.Option(
+            "--test-until", help="Measure on what follows --end until here, not on a share before it."
+        ),
     ] = None,
     ablation: Annotated[str, typer.Option(help="full, price, text or probabilities.")] = "full",
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")] = Path("var/models/fusion"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model.")] = Path(
+        "var/models/fusion"
+    ),
     interval: Annotated[str, typer.Option(help="Of the bars that the model reads.")] = "1h",
     horizon: Annotated[str, typer.Option(help="How far ahead it looks.")] = "4h",
-    band: Annotated[float, typer.Option(min=0, help="Half width of flat, in usual moves over the horizon.")] = 0.5,
+    band: Annotated[
+        float, typer.Option(min=0, help="Half width of flat, in usual moves over the horizon.")
+    ] = 0.5,
     half_life: Annotated[
-        list[str] | None, typer.Option(help="Of what was read; may be repeated, the best one is taken [30m, 2h, 8h, 1d].")
+        list[str] | None,
+        typer.Option(help="Of what was read; may be repeated, the best one is taken [30m, 2h, 8h, 1d]."),
     ] = None,
     hidden: Annotated[int, typer.Option(min=1, help="Width of the network.")] = 32,
     dropout: Annotated[float, typer.Option(min=0, max=0.9)] = 0.2,
@@ -48,16 +62,24 @@ def fusion(
     weight_decay: Annotated[float, typer.Option(min=0, help="Of AdamW.")] = 0.05,
     batch_size: Annotated[int, typer.Option(min=1)] = 512,
     epochs: Annotated[int, typer.Option(min=1, help="At most.")] = 30,
-    patience: Annotated[int, typer.Option(min=1, help="Epochs without a better validation loss until it stops.")] = 4,
+    patience: Annotated[
+        int, typer.Option(min=1, help="Epochs without a better validation loss until it stops.")
+    ] = 4,
     balance: Annotated[str, typer.Option(help="none, weights (of classes) or focal (loss).")] = "none",
-    validation: Annotated[float, typer.Option(help="Share of the time for early stopping and the half-life.")] = 0.12,
+    validation: Annotated[
+        float, typer.Option(help="Share of the time for early stopping and the half-life.")
+    ] = 0.12,
     calibration: Annotated[float, typer.Option(help="Share for the temperature.")] = 0.08,
     test: Annotated[float, typer.Option(help="Share to measure on.")] = 0.15,
     embargo: Annotated[str, typer.Option(help="Left out after each cut.")] = "1d",
     seed: Annotated[int, typer.Option()] = 42,
     compare: Annotated[bool, typer.Option(help="Train gradient boosting beside it.")] = True,
-    model: Annotated[str | None, typer.Option("--model", help="The sentiment model: a folder, or starter.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Where store, model and signals are named.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The sentiment model: a folder, or starter.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Where store, model and signals are named.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Train a fusion model: price features and what was read lately, to the chances of down, flat and up.
@@ -91,12 +113,18 @@ def fusion(
         seed=seed,
     )
     if recipe.reads_text and news is None:
-        raise UsageError(f"--ablation {ablation} reads headlines, and none are named", hint="--news FILE, or --ablation price")
+        raise UsageError(
+            f"--ablation {ablation} reads headlines, and none are named",
+            hint="--news FILE, or --ablation price",
+        )
     if test_until is not None and end is None:
         raise UsageError("--test-until measures on what follows --end, and none is given")
     _require_room(output)
     until = parse_moment(test_until, "--test-until") if test_until else None
-    begin, finish = parse_moment(start, "--start") if start else None, parse_moment(end, "--end") if end else None
+    begin, finish = (
+        parse_moment(start, "--start") if start else None,
+        parse_moment(end, "--end") if end else None,
+    )
     settled = load(config)
     if model is not None:
         settled = settled.model_copy(update={"model": settled.model.model_copy(update={"path": model})})
@@ -126,7 +154,9 @@ def fusion(
                     test_until=until,
                     seen_until=gathered.seen_until,
                     compare=compare,
-                    progress=lambda what, epoch, epochs, loss: tell(f"{what}, loss {loss:.4f}", epoch, epochs),
+                    progress=lambda what, epoch, epochs, loss: tell(
+                        f"{what}, loss {loss:.4f}", epoch, epochs
+                    ),
                 )
     if json:
         print_json(
@@ -164,14 +194,18 @@ def _require_room(output: Path) -> None:
     try:
         read_card(output, kind="fusion")
     except ModelError:
-        raise UsageError(f"--output {output} holds something else", hint="name a new or empty folder") from None
+        raise UsageError(
+            f"--output {output} holds something else", hint="name a new or empty folder"
+        ) from None
 
 
 @contextmanager
 def _progress() -> Iterator[Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True) as bar:
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=err, transient=True
+    ) as bar:
         task = bar.add_task("", total=None)
         yield lambda what, done, every: bar.update(task, description=what, completed=done, total=every)
 
@@ -181,18 +215,28 @@ def _show(done: Trained) -> None:
 
     card = done.card
     out.print(f"rows: {', '.join(f'{part} {rows:,}' for part, rows in done.rows.items())}", highlight=False)
-    out.print(f"classes: {', '.join(f'{name} {share:.1%}' for name, share in done.shares.items())}", highlight=False)
+    out.print(
+        f"classes: {', '.join(f'{name} {share:.1%}' for name, share in done.shares.items())}", highlight=False
+    )
     if len(done.half_lives) > 1:
         tried = ", ".join(f"{format_duration(key)} {loss:.4f}" for key, loss in done.half_lives.items())
         out.print(f"validation loss by half-life: {tried}", highlight=False)
     if done.table:
-        table = Table("", *next(iter(done.table.values())), title=f"test: {done.rows['test']:,} rows; 95 % intervals, by day")
+        table = Table(
+            "",
+            *next(iter(done.table.values())),
+            title=f"test: {done.rows['test']:,} rows; 95 % intervals, by day",
+        )
         for name, metrics in done.table.items():
-            table.add_row(name, *(f"{found.value:.3f} ({found.low:.3f} – {found.high:.3f})" for found in metrics.values()))
+            table.add_row(
+                name,
+                *(f"{found.value:.3f} ({found.low:.3f} – {found.high:.3f})" for found in metrics.values()),
+            )
         out.print(table)
         out.print(_verdict(done), highlight=False)
     out.print(
-        f"temperature {card.temperature:.3f}; trained until {card.trained_until_iso}; {done.seconds:.0f} s", highlight=False
+        f"temperature {card.temperature:.3f}; trained until {card.trained_until_iso}; {done.seconds:.0f} s",
+        highlight=False,
     )
     out.print(f"saved: {done.folder}", highlight=False, soft_wrap=True, markup=False)
 

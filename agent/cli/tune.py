@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.system.atomic import write_bytes
 from agent.cli import options
 from agent.cli.console import err, out, print_json
 from agent.cli.walkforward import counting, evidence_table, learned, score_all, show_verdict
+from agent.system.atomic import write_bytes
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
@@ -44,17 +44,29 @@ def tune(
     ] = 50,
     workers: Annotated[int, typer.Option("--workers", "-j", min=1, help="Processes of this machine.")] = 1,
     folds: Annotated[
-        int, typer.Option("--folds", min=1, help="Parts of the in-sample time; a trial may be pruned after each.")
+        int,
+        typer.Option("--folds", min=1, help="Parts of the in-sample time; a trial may be pruned after each."),
     ] = 4,
-    holdout: Annotated[str | None, typer.Option("--holdout", help="End of the window that no trial sees [a quarter].")] = None,
+    holdout: Annotated[
+        str | None, typer.Option("--holdout", help="End of the window that no trial sees [a quarter].")
+    ] = None,
     embargo: Annotated[str, typer.Option("--embargo", help="Left out before it.")] = "1d",
     warmup: options.Warmup = None,
-    prune: Annotated[bool, typer.Option("--prune/--no-prune", help="End trials that are behind the median so far.")] = True,
-    study: Annotated[str | None, typer.Option("--study", help="Name in the storage [from the options].")] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="End trials that are behind the median so far.")
+    ] = True,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name in the storage [from the options].")
+    ] = None,
     storage: Annotated[
-        str, typer.Option("--storage", help="URL of the study's database; PostgreSQL for workers on many machines.")
+        str,
+        typer.Option(
+            "--storage", help="URL of the study's database; PostgreSQL for workers on many machines."
+        ),
     ] = "sqlite:///var/tune.db",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="TOML to write [var/tune/STUDY.toml].")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="TOML to write [var/tune/STUDY.toml].")
+    ] = None,
     placebo: options.Placebo = 20,
     seed: options.Seed = 0,
     json: options.Json = False,
@@ -84,7 +96,9 @@ def tune(
     )
     begin, finish = options.window(material)
     held = (
-        max((finish - begin) // 4 // DAY_MS * DAY_MS, DAY_MS) if holdout is None else options.parse_span(holdout, "--holdout")
+        max((finish - begin) // 4 // DAY_MS * DAY_MS, DAY_MS)
+        if holdout is None
+        else options.parse_span(holdout, "--holdout")
     )
     inside, outside = search_for.split(
         begin, finish, holdout=held, embargo=options.parse_span(embargo, "--embargo"), folds=folds
@@ -96,12 +110,18 @@ def tune(
     score_all(material)
     made = search_for.made_trials(search)
     if made:
-        err.print(f"study {search.study}: {made:,} of {trials:,} trials were made by an earlier search", highlight=False)
+        err.print(
+            f"study {search.study}: {made:,} of {trials:,} trials were made by an earlier search",
+            highlight=False,
+        )
     with counting("trials", max(0, trials - made)) as advance:
         search_for.tune(search, workers=workers, advance=advance)
     with err.status("judging the best on held-out time"):
         tuned = search_for.conclude(
-            search, outside, Settings("none", warm, options.placebos(material, placebo), seed=seed), reused=made
+            search,
+            outside,
+            Settings("none", warm, options.placebos(material, placebo), seed=seed),
+            reused=made,
         )
     path = output or Path("var/tune") / f"{search.study}.toml"
     write_bytes(path, search_for.snippet(tuned, material.config.strategy.name).encode())
@@ -123,7 +143,10 @@ def _print(tuned: Tuned, path: Path) -> None:
     out.print(f"  Sharpe ratio   {tuned.value:.2f} in sample, the best of {tuned.trials}", highlight=False)
     deflated = tuned.deflated_sharpe
     if deflated is not None:
-        out.print(f"  deflated       {deflated:.1%} that it is above what luck gives the best of so many", highlight=False)
+        out.print(
+            f"  deflated       {deflated:.1%} that it is above what luck gives the best of so many",
+            highlight=False,
+        )
     if tuned.overfitting is not None:
         out.print(
             f"  overfitting    {tuned.overfitting.probability:.1%} that what is chosen is below the median where it was not chosen "

@@ -7,14 +7,22 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from agent.cli import options
 from agent.cli.console import err, out, print_json
-from agent.system.clock import iso
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
+from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.analysis.chance import ChanceTest
@@ -54,16 +62,24 @@ def walkforward(
     test: Annotated[str, typer.Option("--test", help="What each fold is judged on.")] = "30d",
     embargo: Annotated[str, typer.Option("--embargo", help="Left out between the two.")] = "1d",
     purge: Annotated[str, typer.Option("--purge", help="Horizon of the labels: left out too.")] = "0d",
-    anchored: Annotated[bool, typer.Option("--anchored", help="Learn from everything since the start.")] = False,
+    anchored: Annotated[
+        bool, typer.Option("--anchored", help="Learn from everything since the start.")
+    ] = False,
     fit: Annotated[
         str, typer.Option("--fit", help="What is learned: none, refit (the strategy's parameters) or fusion.")
     ] = "none",
     ranges: options.Ranges = None,
     points: Annotated[int, typer.Option("--points", min=1, help="Of refit: values tried of each range.")] = 5,
     ablation: Annotated[
-        str, typer.Option("--ablation", help="Of fit fusion: full, price, text or probabilities; see `tapewire train fusion`.")
+        str,
+        typer.Option(
+            "--ablation",
+            help="Of fit fusion: full, price, text or probabilities; see `tapewire train fusion`.",
+        ),
     ] = "full",
-    interval: Annotated[str, typer.Option("--interval", help="Of fit fusion: of the bars that the model reads.")] = "1h",
+    interval: Annotated[
+        str, typer.Option("--interval", help="Of fit fusion: of the bars that the model reads.")
+    ] = "1h",
     horizon: Annotated[str, typer.Option("--horizon", help="Of fit fusion: how far ahead it looks.")] = "4h",
     warmup: options.Warmup = None,
     placebo: options.Placebo = 20,
@@ -152,7 +168,9 @@ def _recipe(ablation: str, interval: str, horizon: str, seed: int) -> Recipe:
     )
 
 
-def _fitter(fit: str, material: Material, ranges: list[Range], points: int, warmup: int, recipe: Recipe | None) -> Fitter:
+def _fitter(
+    fit: str, material: Material, ranges: list[Range], points: int, warmup: int, recipe: Recipe | None
+) -> Fitter:
     from agent.research.fitters import Fixed, Refit
 
     if recipe is not None:
@@ -162,7 +180,9 @@ def _fitter(fit: str, material: Material, ranges: list[Range], points: int, warm
     return Refit(material, ranges, points, warmup) if fit == "refit" else Fixed()
 
 
-def score_all(material: Material, text: Callable[[News], str] | None = None, *, embedded: bool = False) -> None:
+def score_all(
+    material: Material, text: Callable[[News], str] | None = None, *, embedded: bool = False
+) -> None:
     """Let the model read all headlines of the window (or what `text` makes of them) once, before processes share its memory.
 
     Embeddings are kept where they are asked for, or the fusion model that is configured reads them.
@@ -232,7 +252,11 @@ def evidence_table(evidence: Evidence) -> Table:
         return f"{value} [{show(interval.low)}, {show(interval.high)}]" if interval else value
 
     def chance(test: ChanceTest | None) -> str:
-        return "–" if test is None else f"median {percent(test.median)}, p = {test.p_value:.3f} of {test.draws:,}"
+        return (
+            "–"
+            if test is None
+            else f"median {percent(test.median)}, p = {test.p_value:.3f} of {test.draws:,}"
+        )
 
     table = Table(title="Out of sample", title_justify="left", show_edge=False)
     for title in ("", "strategy", "buy and hold"):
@@ -261,7 +285,9 @@ def evidence_table(evidence: Evidence) -> Table:
         "",
     )
     table.add_row("round trips", f"{evidence.trades:,}", "")
-    table.add_row("cost of a round trip", "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps", "")
+    table.add_row(
+        "cost of a round trip", "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps", ""
+    )
     table.add_row("trades at random times", chance(evidence.random_entries), "")
     table.add_row("signals at other times", chance(evidence.shifted_signals), "")
     table.add_row("headlines shuffled", chance(evidence.placebo), "")
@@ -276,11 +302,26 @@ def _print(result: WalkForward) -> None:
     for stamp in result.stamps:
         out.print(f"[bold white on red] {stamp} [/]")
     table = Table(
-        title=f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}", title_justify="left", show_edge=False
+        title=f"{result.strategy} on {', '.join(result.symbols)}, fit {result.fit}",
+        title_justify="left",
+        show_edge=False,
     )
     fits = any(fold.overrides for fold in result.folds)
-    for title in ("fold", "judged from", "for", "return", "hold", "Sharpe", "trips", "learned" if fits else "drawdown"):
-        table.add_column(title, justify="left" if title in ("judged from", "learned") else "right", no_wrap=title != "learned")
+    for title in (
+        "fold",
+        "judged from",
+        "for",
+        "return",
+        "hold",
+        "Sharpe",
+        "trips",
+        "learned" if fits else "drawdown",
+    ):
+        table.add_column(
+            title,
+            justify="left" if title in ("judged from", "learned") else "right",
+            no_wrap=title != "learned",
+        )
     for fold in result.folds:
         begin, end = fold.test
         table.add_row(
@@ -303,5 +344,8 @@ def _print(result: WalkForward) -> None:
 def learned(overrides: dict[str, Any]) -> str:
     """Overrides in a word: the strategy's parameters, or what else was set."""
     params = overrides.get("strategy", {}).get("params", {})
-    shown = [f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()]
+    shown = [
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+    ]
     return " ".join([*shown, *(f"{name} model" for name in overrides if name != "strategy")]) or "–"

@@ -25,15 +25,23 @@ def _group() -> None:
 
 
 def sentiment(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file; its [mqtt] is used.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Configuration file; its [mqtt] is used.")
+    ] = None,
     broker: Annotated[
-        str, typer.Option("--broker", help="mqtt://HOST or mqtts://HOST; else mqtt.broker.", show_default=False)
+        str,
+        typer.Option("--broker", help="mqtt://HOST or mqtts://HOST; else mqtt.broker.", show_default=False),
     ] = "",
     model: Annotated[
-        str, typer.Option("--model", help="An exported model's folder, or starter; else model.path.", show_default=False)
+        str,
+        typer.Option(
+            "--model", help="An exported model's folder, or starter; else model.path.", show_default=False
+        ),
     ] = "",
     threads: Annotated[int, typer.Option("--threads", min=0, help="Of the model; 0: all cores.")] = 0,
-    name: Annotated[str, typer.Option("--name", help="Its own on the broker [host and process].", show_default=False)] = "",
+    name: Annotated[
+        str, typer.Option("--name", help="Its own on the broker [host and process].", show_default=False)
+    ] = "",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Headlines scored at once, at most.")] = 32,
 ) -> None:
     """Take headlines off the broker, score them, answer; until SIGINT or SIGTERM. Any number of workers share the work.

@@ -15,17 +15,17 @@ from typing import Any, Final, Literal, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
+from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.dashboard import DashboardConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.fusion import FusionConfig
 from agent.config.live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.services import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.core.durations import Duration
 from agent.core.errors import ConfigError
+from agent.core.section import Section
 from agent.core.symbol_names import is_symbol
 from agent.system.resources import resource
-from agent.core.section import Section
 
 Category = Literal["linear", "spot", "equity"]
 _NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
@@ -54,7 +54,8 @@ class InstrumentConfig(Section):
     qty_step: Decimal | None = Field(None, gt=0)  # the smallest step of a quantity
     min_qty: Decimal | None = Field(None, ge=0)  # of an order
     min_notional: Decimal | None = Field(None, ge=0)  # the least value of an order
-    maintenance_margin: Decimal | None = Field(None, ge=0, lt=1)  # share of the notional; below it a position is liquidated
+    # share of the notional; below it a position is liquidated
+    maintenance_margin: Decimal | None = Field(None, ge=0, lt=1)
     max_leverage: Decimal | None = Field(None, gt=0)  # that the venue allows
     aliases: tuple[str, ...] = ()  # other names by which headlines call it
 
@@ -66,7 +67,8 @@ class SignalsConfig(Section):
     half_life: Duration = Field(1_800_000, gt=0)  # a vote's weight halves in this time
     window: Duration = Field(14_400_000, gt=0)  # votes older than this are forgotten
     fade_below: float = Field(0.25, gt=0)  # a signal has faded once its voters' weight is below this
-    story_similarity: float = Field(0.6, gt=0, le=1)  # Jaccard of content words from which two headlines are one story
+    # Jaccard of content words from which two headlines are one story
+    story_similarity: float = Field(0.6, gt=0, le=1)
     story_window: Duration = Field(86_400_000, gt=0)
     macro_keywords: tuple[str, ...] = (
         "fed", "fomc", "federal reserve", "interest rate", "rate cut", "rate hike", "inflation", "cpi", "pce", "payrolls",
@@ -90,16 +92,20 @@ class RiskConfig(Section):
     max_daily_loss: float = Field(0.05, gt=0, le=1)  # since 00:00 UTC; REDUCING until the next day
     max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until a person resumes
     max_orders_per_minute: int = Field(60, gt=0)
-    stale_after: Duration = Field(300_000, gt=0)  # no bar of a symbol for this long beyond its due: no new exposure in it
-    on_stale: Literal["hold", "cancel", "flatten"] = "cancel"  # what becomes of entries and of the position in it, live
-    max_abstain_rate: float = Field(0.5, gt=0, le=1)  # of the last `abstain_window` headlines; REDUCING above it
+    # no bar of a symbol for this long beyond its due: no new exposure in it
+    stale_after: Duration = Field(300_000, gt=0)
+    # what becomes of entries and of the position in it, live
+    on_stale: Literal["hold", "cancel", "flatten"] = "cancel"
+    # of the last `abstain_window` headlines; REDUCING above it
+    max_abstain_rate: float = Field(0.5, gt=0, le=1)
     abstain_window: int = Field(50, gt=0)
 
 
 class PaperConfig(Section):
     """The paper exchange; every rule's meaning is in docs/assumptions.md."""
 
-    fill: Literal["open", "close"] = "open"  # `close` fills at the signal bar's own close: only for comparisons
+    # `close` fills at the signal bar's own close: only for comparisons
+    fill: Literal["open", "close"] = "open"
     latency: Duration = 250  # decision to exchange
     fees: Literal["maker_taker", "per_share", "none"] = "maker_taker"
     maker_fee: Decimal | None = None  # fraction of notional; default by category
@@ -123,7 +129,8 @@ class HistoryConfig(Section):
 
     feed_delay: Duration = 60_000  # publication to first seen
     inference_latency: Duration = 250  # first seen to scored
-    klines: tuple[str, ...] = ()  # files to replay where the command line names none; none here either: the sample data
+    # files to replay where the command line names none; none here either: the sample data
+    klines: tuple[str, ...] = ()
     news: str = ""  # file of headlines
     sentiment: str = ""  # headlines that are scored already
     funding: str = ""  # file of funding rates
@@ -134,10 +141,13 @@ class StoreConfig(Section):
     """Where everything is recorded."""
 
     url: str = "sqlite:///var/tapewire.db"
-    patience: Duration = 1_800_000  # a store that can't be written halts the running agent, and after so long ends it
+    # a store that can't be written halts the running agent, and after so long ends it
+    patience: Duration = 1_800_000
     retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # until then
-    snapshot_every: Duration = 900_000  # how often the core's state is saved, so that a restart takes seconds; 0: never
-    segment: Duration = 2_592_000_000  # a finished one of the journal of a live run is moved to archive.folder; 0: never
+    # how often the core's state is saved, so that a restart takes seconds; 0: never
+    snapshot_every: Duration = 900_000
+    # a finished one of the journal of a live run is moved to archive.folder; 0: never
+    segment: Duration = 2_592_000_000
     snapshots: int = Field(3, gt=0)  # of them kept, besides those that begin a segment
 
 
@@ -197,7 +207,10 @@ class Config(Section):
             )
         if self.market.category == "linear":
             currency = self.account.currency
-            foreign = next((symbol for symbol in self.market.symbols if not symbol.partition("-")[0].endswith(currency)), None)
+            foreign = next(
+                (symbol for symbol in self.market.symbols if not symbol.partition("-")[0].endswith(currency)),
+                None,
+            )
             if foreign is not None:
                 raise ConfigError(
                     f"market.symbols: {foreign} does not settle in {currency}, which is the account's currency",
@@ -206,7 +219,9 @@ class Config(Section):
 
     def token_file(self) -> Path:
         """Where the token of the control port is."""
-        return Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
+        return (
+            Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
+        )
 
     def dashboard_token_file(self) -> Path:
         """Where the token of the dashboard is."""
@@ -221,7 +236,9 @@ class Config(Section):
         """The part that the core decides by."""
         core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
-        return self.model_dump(mode="json", include=core) | {"execution": {"mode": self.execution.mode, **execution}}
+        return self.model_dump(mode="json", include=core) | {
+            "execution": {"mode": self.execution.mode, **execution}
+        }
 
 
 def load(path: Path | None = None) -> Config:
@@ -244,10 +261,15 @@ def load(path: Path | None = None) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
     if nested := _NESTED.search(text):  # tomllib needs memory by the square of it
-        raise ConfigError(f"{path}: {nested[0][:40]}… is nested too deep", hint="no key has more than a few parts")
+        raise ConfigError(
+            f"{path}: {nested[0][:40]}… is nested too deep", hint="no key has more than a few parts"
+        )
     try:
         raw = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets, too
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # a number of thousands of digits, or thousands of brackets, too
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     refuse_variables(raw, str(path))
     config = parse(raw, where=str(path))
@@ -275,10 +297,14 @@ def _anchored(section: Any, folder: Path) -> Any:
             changed[name] = _under(folder, value)
         elif isinstance(section, StrategyConfig) and name == "name":
             module, colon, class_name = value.partition(":")
-            changed[name] = f"{_under(folder, Path(module))}{colon}{class_name}" if module.endswith(".py") else value
+            changed[name] = (
+                f"{_under(folder, Path(module))}{colon}{class_name}" if module.endswith(".py") else value
+            )
         elif value and (type(section), name) in _PATHS:
             changed[name] = (
-                tuple(_text_under(folder, one) for one in value) if isinstance(value, tuple) else _text_under(folder, value)
+                tuple(_text_under(folder, one) for one in value)
+                if isinstance(value, tuple)
+                else _text_under(folder, value)
             )
     return section.model_copy(update=changed)
 
@@ -334,5 +360,9 @@ def _known_keys(path: tuple[str, ...]) -> list[str]:
     section: Any = Config
     for part in path:
         inside = get_args(section)  # of a table or a list; `part` is then a name or an index
-        section = next(kind for kind in inside if kind not in (str, ...)) if inside else section.model_fields[part].annotation
+        section = (
+            next(kind for kind in inside if kind not in (str, ...))
+            if inside
+            else section.model_fields[part].annotation
+        )
     return list(section.model_fields)

@@ -34,7 +34,9 @@ _DAY: Final = 1440 * _MINUTE
 _WEEK: Final = 7 * _DAY
 _FIRST_MONDAY: Final = 4 * _DAY  # of the epoch
 
-INTERVALS: Final = {minutes * _MINUTE: str(minutes) for minutes in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)} | {
+INTERVALS: Final = {
+    minutes * _MINUTE: str(minutes) for minutes in (1, 3, 5, 15, 30, 60, 120, 240, 360, 720)
+} | {
     _DAY: "D",
     _WEEK: "W",
 }
@@ -63,7 +65,9 @@ def endpoint(name: str) -> Endpoint:
         return _NETWORKS[name]
     url = urlsplit(name)
     if url.scheme not in ("http", "https") or not is_loopback(name):
-        raise ValueError(f"{name!r} is neither mainnet, testnet nor an http URL of this machine such as http://127.0.0.1:8787")
+        raise ValueError(
+            f"{name!r} is neither mainnet, testnet nor an http URL of this machine such as http://127.0.0.1:8787"
+        )
     return Endpoint(f"{url.scheme}://{url.netloc}", f"ws{url.scheme.removeprefix('http')}://{url.netloc}")
 
 
@@ -73,7 +77,8 @@ def interval_code(interval: int) -> str:
         return INTERVALS[interval]
     except KeyError:
         raise ConfigError(
-            f"Bybit has no klines of {format_duration(interval)}", hint=f"one of {', '.join(map(format_duration, INTERVALS))}"
+            f"Bybit has no klines of {format_duration(interval)}",
+            hint=f"one of {', '.join(map(format_duration, INTERVALS))}",
         ) from None
 
 

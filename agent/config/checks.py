@@ -32,10 +32,13 @@ def check_symbols(key: str, names: Iterable[str], *, category: str) -> None:
     """Raises ConfigError for a name that is not written as venues do, and for one that is there twice."""
     names = tuple(names)
     for name in names:
-        right = name if category == "equity" and SYMBOL.fullmatch(name) else normalise(name)  # BTC-USD is one of Yahoo's
+        # BTC-USD is one of Yahoo's
+        right = name if category == "equity" and SYMBOL.fullmatch(name) else normalise(name)
         if right != name or not SYMBOL.fullmatch(name):
             right = re.sub(r"[^A-Z0-9.^=-]", "", right)
-            raise ConfigError(f"{key}: {name!r} is no symbol", hint=f"write {right}" if right else "e.g. BTCUSDT")
+            raise ConfigError(
+                f"{key}: {name!r} is no symbol", hint=f"write {right}" if right else "e.g. BTCUSDT"
+            )
     if len(set(names)) < len(names):
         raise ConfigError(f"{key}: a symbol is there twice")
 
@@ -83,16 +86,25 @@ def refuse_variables(value: Any, where: str, key: str = "") -> None:
             name = begins[1]
         if name:
             raise ConfigError(
-                f"{where}: {key}: {name} is not replaced", hint="write the value itself; ~ stands for your home folder"
+                f"{where}: {key}: {name} is not replaced",
+                hint="write the value itself; ~ stands for your home folder",
             )
 
 
 def fraction_hint(item: Mapping[str, Any]) -> str:
     """What to write instead, if pydantic's error is of a fraction above 1; else ""."""
     value, context = item["input"], item.get("ctx", {})
-    if context.get("le", context.get("lt")) != 1 or isinstance(value, bool) or not isinstance(value, int | float):
+    if (
+        context.get("le", context.get("lt")) != 1
+        or isinstance(value, bool)
+        or not isinstance(value, int | float)
+    ):
         return ""
-    return f"write fractions: {value / 100:g} is {value:g} %" if 1 < value <= 100 else "write fractions: 0.05 is 5 %"
+    return (
+        f"write fractions: {value / 100:g} is {value:g} %"
+        if 1 < value <= 100
+        else "write fractions: 0.05 is 5 %"
+    )
 
 
 def _values(section: Any, path: list[str], key: str = "") -> list[tuple[str, Any]]:
@@ -100,4 +112,8 @@ def _values(section: Any, path: list[str], key: str = "") -> list[tuple[str, Any
     if not path:
         return [(key, section)]
     inside = section.items() if path[0] == "*" else [(path[0], getattr(section, path[0]))]
-    return [found for name, value in inside for found in _values(value, path[1:], f"{key}.{name}" if key else name)]
+    return [
+        found
+        for name, value in inside
+        for found in _values(value, path[1:], f"{key}.{name}" if key else name)
+    ]

@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field
 
 from agent.config.listeners import ListenerConfig
 from agent.core.durations import Duration
-from agent.system.addresses import is_loopback
 from agent.core.section import Section
+from agent.system.addresses import is_loopback
 
 
 def split_address(value: str) -> tuple[str, int]:
@@ -19,7 +19,9 @@ def split_address(value: str) -> tuple[str, int]:
     if not colon or not port.isdecimal() or int(port) > 65_535:
         raise ValueError(f"{value!r} is no address: write HOST:PORT, e.g. 127.0.0.1:8700")
     if not is_loopback(f"tcp://{value}"):
-        raise ValueError(f"{value!r} is not on this machine: write 127.0.0.1:PORT, and reach it from outside through a tunnel")
+        raise ValueError(
+            f"{value!r} is not on this machine: write 127.0.0.1:PORT, and reach it from outside through a tunnel"
+        )
     return host.strip("[]"), int(port)
 
 
@@ -32,7 +34,8 @@ def _address(value: str) -> str:
 class ControlConfig(ListenerConfig):
     """Commands to the running agent other than by its Unix socket; who connects there must know the token."""
 
-    address: Annotated[str, AfterValidator(_address)] = ""  # 127.0.0.1:PORT (0: a free one); empty: the Unix socket alone
+    # 127.0.0.1:PORT (0: a free one); empty: the Unix socket alone
+    address: Annotated[str, AfterValidator(_address)] = ""
     token_file: str = ""  # made at the first start, mode 0600; empty: control.token in live.folder
     connections: int = Field(32, ge=2)  # of the socket and of the port, each
     connections_per_client: int = Field(32, ge=1)
@@ -43,7 +46,8 @@ class ArchiveConfig(Section):
     """What `tapewire db archive` does with the journals of runs that ended, where the command line says nothing else."""
 
     folder: Path = Path("var/archive")
-    keep: Duration = Field(2_592_000_000, ge=0)  # journals of runs that ended within this time stay as they are
+    # journals of runs that ended within this time stay as they are
+    keep: Duration = Field(2_592_000_000, ge=0)
     prune: bool = False  # take out of the store what is archived
     unfinished: bool = False  # also runs that the agent could have gone on with; it won't, then
 

@@ -25,9 +25,11 @@ class DashboardConfig(ListenerConfig):
     port: int = Field(8610, ge=0, le=65_535)  # 0: any free one; where it is taken, one of the next is
     login: Literal["always", "never"] = "always"  # never: no login on loopback, for anybody who can connect
     token_file: Path | None = None  # made at the first start, mode 0600; None: dashboard.token in live.folder
-    allowed_hosts: tuple[str, ...] = ()  # names, beside addresses and localhost, by which browsers may call the page
+    # names, beside addresses and localhost, by which browsers may call the page
+    allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: Networks = ()  # whose X-Forwarded-For, -Proto, -Host and -Prefix are believed
-    base_path: Annotated[str, AfterValidator(_base_path)] = ""  # served below this path too, for proxies that don't strip it
+    # served below this path too, for proxies that don't strip it
+    base_path: Annotated[str, AfterValidator(_base_path)] = ""
     session: int = Field(43_200, gt=0)  # seconds after which a browser has to log in again
     attempts: int = Field(10, gt=0)  # wrong tokens a minute of one client; a right one is always taken
     browsers: int = Field(20, gt=0)  # pages that may look on at once

@@ -19,7 +19,9 @@ _LOCAL: Final = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5}
 
 def _known_venue(value: str) -> str:
     if value not in VENUES and not _LOCAL.fullmatch(value):
-        raise ValueError(f"orders go to {', '.join(VENUES)} or a sandbox of this machine such as http://127.0.0.1:8600")
+        raise ValueError(
+            f"orders go to {', '.join(VENUES)} or a sandbox of this machine such as http://127.0.0.1:8600"
+        )
     return value
 
 
@@ -32,11 +34,15 @@ class TestnetConfig(Section):
     __test__ = False  # for pytest: this is no test
 
     venue: Annotated[str, AfterValidator(_known_venue)] = "testnet"  # or demo, or http://127.0.0.1:PORT
-    key_file: Path | None = None  # two lines, key and secret, mode 0600; without it TAPEWIRE_API_KEY and TAPEWIRE_API_SECRET
+    # two lines, key and secret, mode 0600; without it TAPEWIRE_API_KEY and TAPEWIRE_API_SECRET
+    key_file: Path | None = None
     foreign: Literal["refuse", "ignore", "adopt"] = "refuse"  # orders and positions that are not this run's
-    wallet_drift: Decimal = Field(Decimal("0.01"), ge=0)  # of ledger and wallet, account currency; more is an alarm
-    expire_after: Duration = Field(30_000, gt=0)  # an order that could not be sent for so long is closed instead
-    settle: Duration = Field(3_000, gt=0)  # how far the venue's views may lag: "not found" proves nothing before
+    # of ledger and wallet, account currency; more is an alarm
+    wallet_drift: Decimal = Field(Decimal("0.01"), ge=0)
+    # an order that could not be sent for so long is closed instead
+    expire_after: Duration = Field(30_000, gt=0)
+    # how far the venue's views may lag: "not found" proves nothing before
+    settle: Duration = Field(3_000, gt=0)
     ask_every: Duration = Field(500, gt=0)  # between two questions after an order whose outcome is unknown
     reconcile_every: Duration = Field(60_000, gt=0)
     poll_every: Duration = Field(2_000, gt=0)  # while the private stream is down

@@ -27,7 +27,9 @@ def _networks(values: tuple[str, ...]) -> tuple[str, ...]:
         try:
             ip_network(value, strict=False)
         except ValueError:
-            raise ValueError(f"{value!r} is no address or network: write e.g. 127.0.0.1 or 172.16.0.0/12") from None
+            raise ValueError(
+                f"{value!r} is no address or network: write e.g. 127.0.0.1 or 172.16.0.0/12"
+            ) from None
     return values
 
 

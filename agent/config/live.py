@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agent.core.durations import Duration
 from agent.config.bybit import ARGS_CHARACTERS, MAX_CONNECTS, MAX_REQUESTS, endpoint
+from agent.core.durations import Duration
 from agent.core.section import Section
 
 _HOST_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
@@ -34,7 +34,9 @@ def _private_host(value: str) -> str:
     with suppress(ValueError):
         return str(ip_network(value, strict=False))
     if not _HOST_NAME.fullmatch(value):
-        raise ValueError("write an address (10.0.0.7), a network (192.168.0.0/16) or the name of a host, without a port")
+        raise ValueError(
+            "write an address (10.0.0.7), a network (192.168.0.0/16) or the name of a host, without a port"
+        )
     return value.lower()
 
 
@@ -47,14 +49,17 @@ class BackoffConfig(Section):
     first: Duration = Field(500, gt=0)  # the wait after the first failure
     factor: float = Field(2.0, ge=1)  # by which each wait is longer than the one before
     ceiling: Duration = Field(60_000, gt=0)  # the longest wait
-    jitter: float = Field(0.5, ge=0, le=1)  # share of each wait that is left to chance, so that clients don't return as one
-    stable_after: Duration = Field(60_000, gt=0)  # a connection that lived so long makes the next wait `first` again
+    # share of each wait that is left to chance, so that clients don't return as one
+    jitter: float = Field(0.5, ge=0, le=1)
+    # a connection that lived so long makes the next wait `first` again
+    stable_after: Duration = Field(60_000, gt=0)
 
 
 class BybitConfig(Section):
     """Market data of Bybit v5: public, without a key. Time-outs are real time, also where a sandbox runs a faster market."""
 
-    endpoint: Annotated[str, AfterValidator(_known_endpoint)] = "mainnet"  # or testnet, or http://127.0.0.1:PORT
+    # or testnet, or http://127.0.0.1:PORT
+    endpoint: Annotated[str, AfterValidator(_known_endpoint)] = "mainnet"
     warmup_bars: int = Field(200, ge=0)  # history fetched before the first live bar
     max_backfill: int = Field(10_000, gt=0)  # bars fetched after a long absence; what is older becomes a gap
     ping_interval: Duration = Field(20_000, gt=0)
@@ -69,12 +74,16 @@ class BybitConfig(Section):
     ban_wait: Duration = Field(600_000, gt=0)  # after HTTP 403: the venue asks for ten minutes
     throttle_wait: Duration = Field(60_000, gt=0)  # after HTTP 429 without Retry-After
     rest_timeout: Duration = Field(10_000, gt=0)
-    backfill_timeout: Duration = Field(60_000, gt=0)  # after this the stream goes on, and what is missing is a gap
-    settle: Duration = 2_000  # a bar of the REST history counts as closed so long after its end, in the market's time
+    # after this the stream goes on, and what is missing is a gap
+    backfill_timeout: Duration = Field(60_000, gt=0)
+    # a bar of the REST history counts as closed so long after its end, in the market's time
+    settle: Duration = 2_000
     audit_interval: Duration = Field(10_000, gt=0)  # how often overdue bars are looked for
-    max_ahead: Duration = 5_000  # error of the agent's clock: a bar that closes later than this from now is refused
+    # error of the agent's clock: a bar that closes later than this from now is refused
+    max_ahead: Duration = 5_000
     clock_every: Duration = Field(30_000, gt=0)  # how often the venue's time is measured
-    max_jump: float = Field(0.1, ge=0)  # a price further from the last one, as a share of it, has to be confirmed; 0: none
+    # a price further from the last one, as a share of it, has to be confirmed; 0: none
+    max_jump: float = Field(0.1, ge=0)
     confirm_jump: Duration = 3_000  # for so long a new price has to stand, in the market's time
     reconnect: BackoffConfig = BackoffConfig()
     retry: BackoffConfig = BackoffConfig(first=250, ceiling=5_000)  # of REST requests
@@ -117,7 +126,8 @@ class NewsConfig(Section):
     """The feeds, and how far each is trusted."""
 
     feeds: tuple[FeedConfig, ...] = FEEDS
-    jitter: float = Field(0.1, ge=0, le=1)  # each wait is longer by up to this share, so that feeds don't come due as one
+    # each wait is longer by up to this share, so that feeds don't come due as one
+    jitter: float = Field(0.1, ge=0, le=1)
     spread: Duration = 5_000  # the first polls are spread over this time
     connect_timeout: Duration = Field(10_000, gt=0)
     total_timeout: Duration = Field(30_000, gt=0)
@@ -126,7 +136,8 @@ class NewsConfig(Section):
     max_bytes: int = Field(2_000_000, gt=0)  # of a document, decompressed too
     max_redirects: int = Field(5, ge=0)
     max_entries: int = Field(500, gt=0)  # of one document; the newest count
-    max_new_per_poll: int = Field(200, gt=0)  # headlines of one feed, except of its first document; the newest count
+    # headlines of one feed, except of its first document; the newest count
+    max_new_per_poll: int = Field(200, gt=0)
     max_new_per_hour: int = Field(600, gt=0)  # likewise
     max_seen: int = Field(2_000, gt=0)  # entries remembered of each feed
     max_age: Duration = 3_600_000  # older entries are recorded, but nothing trades on them
@@ -134,7 +145,8 @@ class NewsConfig(Section):
     max_ahead: Duration = 300_000  # dates further in the future are not trusted
     ancient_after: Duration = Field(2_592_000_000, gt=0)  # nor are older ones
     max_retry_after: Duration = 86_400_000  # a server can't ask for more patience
-    allow_private: tuple[PrivateHost, ...] = ()  # addresses, networks and hosts on private networks that feeds may lead to
+    # addresses, networks and hosts on private networks that feeds may lead to
+    allow_private: tuple[PrivateHost, ...] = ()
     user_agent: str = "tapewire (+RSS reader)"
     retry: BackoffConfig = BackoffConfig(first=30_000, ceiling=3_600_000)
 
@@ -154,12 +166,15 @@ class LiveConfig(Section):
     queue: int = Field(10_000, gt=0)  # events that may not be lost; beyond it producers wait
     queue_news: int = Field(1_000, gt=0)  # headlines; beyond it the oldest is dropped
     batch: int = Field(1_000, gt=0)  # events committed to the journal at once
-    open_bars_every: Duration = 15_000  # of a bar that is open, one state in this time, besides what can decide; 0: all
+    # of a bar that is open, one state in this time, besides what can decide; 0: all
+    open_bars_every: Duration = 15_000
     score_batch: int = Field(32, gt=0)  # headlines scored at once
     score_wait: Duration = 50  # how long the first of them waits for the others
-    score_within: Duration = Field(3_600_000, gt=0)  # headlines that waited longer for the model are left unscored
+    # headlines that waited longer for the model are left unscored
+    score_within: Duration = Field(3_600_000, gt=0)
     record_health: Duration = Field(30_000, gt=0)  # how often the feeds' health is written to the store
-    kill_within: Duration = Field(3_000, gt=0)  # a kill that isn't done by then is carried out at the venue without the core
+    # a kill that isn't done by then is carried out at the venue without the core
+    kill_within: Duration = Field(3_000, gt=0)
     drain_timeout: Duration = Field(10_000, gt=0)  # what waits when the agent is stopped is handled so long
     restart: BackoffConfig = BackoffConfig()  # of a producer that failed
 

@@ -46,30 +46,38 @@ class MetricsConfig(ListenerConfig):
     enabled: bool = False
     host: str = "127.0.0.1"
     port: int = Field(9464, ge=0, le=65_535)  # 0: any free one
-    allowed_hosts: tuple[str, ...] = ()  # names, beside addresses and localhost, by which Prometheus may call it
+    # names, beside addresses and localhost, by which Prometheus may call it
+    allowed_hosts: tuple[str, ...] = ()
     connections: int = Field(16, ge=2)
     connections_per_client: int = Field(8, ge=1)
-    stuck_after: Duration = Field(30_000, gt=0)  # an event that waited for so long: the core hangs, and /healthz says so
+    # an event that waited for so long: the core hangs, and /healthz says so
+    stuck_after: Duration = Field(30_000, gt=0)
 
 
 class MqttConfig(Section):
     """An MQTT 5 broker. Secrets come from the environment, or from files of mode 0600."""
 
     broker: Annotated[str, AfterValidator(_broker_url)] = ""  # mqtt://HOST or mqtts://HOST; empty: none
-    prefix: Annotated[str, AfterValidator(_prefix)] = "tapewire"  # of all topics; each agent on a broker needs its own
+    # of all topics; each agent on a broker needs its own
+    prefix: Annotated[str, AfterValidator(_prefix)] = "tapewire"
     username: str = ""
     password_file: Path | None = None  # or TAPEWIRE_MQTT_PASSWORD
-    ca_file: Path | None = None  # of mqtts, where the broker's certificate is not signed by a public authority
+    # of mqtts, where the broker's certificate is not signed by a public authority
+    ca_file: Path | None = None
     cert_file: Path | None = None  # of this client, where the broker asks for one
     key_file: Path | None = None
-    allow_plain_password: bool = False  # a password over mqtt:// to another machine: whoever listens on the way reads it
-    outbox: int = Field(1_000, gt=0)  # messages that wait for the broker; beyond it the oldest is dropped, and counted
+    # a password over mqtt:// to another machine: whoever listens on the way reads it
+    allow_plain_password: bool = False
+    # messages that wait for the broker; beyond it the oldest is dropped, and counted
+    outbox: int = Field(1_000, gt=0)
     state_every: Duration = Field(5_000, gt=0)  # how often equity and health are published
     keepalive: Duration = Field(30_000, ge=1_000)
     timeout: Duration = Field(10_000, gt=0)  # of connecting and of each acknowledgement
-    commands: bool = False  # obey commands that are signed with TAPEWIRE_MQTT_SECRET, or with the file's secret
+    # obey commands that are signed with TAPEWIRE_MQTT_SECRET, or with the file's secret
+    commands: bool = False
     secret_file: Path | None = None
-    command_window: Duration = Field(30_000, gt=0)  # a command is refused when its time is further off than this
+    # a command is refused when its time is further off than this
+    command_window: Duration = Field(30_000, gt=0)
     reconnect: BackoffConfig = BackoffConfig()
 
     @model_validator(mode="after")
@@ -85,7 +93,8 @@ class WorkersConfig(Section):
     """Headlines are scored by `tapewire worker sentiment` on any number of machines, through the broker of `[mqtt]`."""
 
     enabled: bool = False
-    answer_within: Duration = Field(2_000, gt=0)  # a headline without an answer for so long goes to the agent's own model
+    # a headline without an answer for so long goes to the agent's own model
+    answer_within: Duration = Field(2_000, gt=0)
     inflight: int = Field(64, gt=0)  # headlines that each worker is given at once
 
 

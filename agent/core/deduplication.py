@@ -131,7 +131,9 @@ class StoryIndex:
         return tuple(sorted(words, key=lambda word: (-len(word), word))[: len(words) - least + 1])
 
     def _forget(self, at: int) -> None:
-        while self._stories and (at - self._stories[0].at >= self._window or len(self._stories) >= MAX_STORIES):
+        while self._stories and (
+            at - self._stories[0].at >= self._window or len(self._stories) >= MAX_STORIES
+        ):
             for key in self._stories.popleft().keys:
                 stories = self._with[key]
                 stories.popleft()

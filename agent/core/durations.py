@@ -22,7 +22,9 @@ def parse_duration(value: str | int) -> int:
         return value
     match = _PATTERN.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError(f"{value!r} is not a duration; write a number with its unit, e.g. 250ms, 30s, 5m, 4h, 1d")
+        raise ValueError(
+            f"{value!r} is not a duration; write a number with its unit, e.g. 250ms, 30s, 5m, 4h, 1d"
+        )
     return round(float(match[1]) * _UNITS[match[2]])
 
 

@@ -39,20 +39,20 @@ from agent.core.events import (
     Side,
 )
 from agent.core.exchange import ID_PREFIX, Exchange, run_prefix
-from agent.core.paper import PaperExchange
-from agent.core.venue import VenueExchange
 from agent.core.flatten import BARS, Flattener
+from agent.core.fusion_inputs import Outlook, Predictor
 from agent.core.instruments import instrument_for
 from agent.core.market import MarketView, Tape
-from agent.core.fusion_inputs import Outlook, Predictor
+from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.core.risk import TAKEN_ID, RiskManager
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
 from agent.core.sizing import limit_of, size, triggers
+from agent.core.strategy import Strategy, Target
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.symbols import SymbolMapper
-from agent.core.strategy import Strategy, Target
+from agent.core.venue import VenueExchange
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
@@ -92,7 +92,10 @@ class Engine:
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
             symbol: Tape(
-                instruments[symbol], config.market.interval, self.portfolio.positions[symbol], self.exchange.books[symbol]
+                instruments[symbol],
+                config.market.interval,
+                self.portfolio.positions[symbol],
+                self.exchange.books[symbol],
             )
             for symbol in symbols
         }
@@ -111,7 +114,8 @@ class Engine:
         self._sink = sink
         self._config = config
         self._run_id = run_id
-        self._incarnation = ""  # of the life that decides now; empty in replays, and in runs that recorded none
+        # of the life that decides now; empty in replays, and in runs that recorded none
+        self._incarnation = ""
         self._ids = 0
         self._on_stale = config.risk.on_stale
         self._equity_block = equity_block  # samples handed to the sink at once
@@ -122,7 +126,8 @@ class Engine:
         self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
-        self._waiting: dict[str, Target] = {}  # by symbol: targets that orders being taken back stand in the way of
+        # by symbol: targets that orders being taken back stand in the way of
+        self._waiting: dict[str, Target] = {}
         self._targets = strategy.targets  # the strategy's own list, emptied in place
         self._tell_kline = self._told.on_kline
         self._hears_klines = strategy.hears("on_kline")
@@ -253,7 +258,8 @@ class Engine:
         if now >= self.signals.next_fade:
             self._fade(now)
         self._sink.sentiment(sentiment)
-        concerned = self.signals.concerned(sentiment) if self._predicts else ()  # before the headline is done with
+        # before the headline is done with
+        concerned = self.signals.concerned(sentiment) if self._predicts else ()
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
@@ -292,7 +298,10 @@ class Engine:
         tape = self.tapes.get(funding.symbol)
         if not self._margined or tape is None:
             return
-        if funding.available_at == funding.ts > tape.next_start >= 0 and (funding.ts - tape.next_start) % tape.interval:
+        if (
+            funding.available_at == funding.ts > tape.next_start >= 0
+            and (funding.ts - tape.next_start) % tape.interval
+        ):
             # Strictly inside a bar that has yet to come: what is held then, only the bar shows
             self.exchange.held_funding.setdefault(funding.symbol, []).append(funding)
             return
@@ -351,7 +360,9 @@ class Engine:
                 self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
                 self._waiting.clear()
                 for tape in self.tapes.values():
-                    self.exchange.cancel([w for w in tape.book if not self.flattener.is_own(w)], now, "killed")
+                    self.exchange.cancel(
+                        [w for w in tape.book if not self.flattener.is_own(w)], now, "killed"
+                    )
             case "flatten":
                 pass
             case "heartbeat":
@@ -469,7 +480,9 @@ class Engine:
     def _cancel_entries(self, reason: str) -> None:
         for tape in self.tapes.values():
             if tape.book:
-                self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], self.market.now, reason)
+                self.exchange.cancel(
+                    [w for w in tape.book if not w.order.reduce_only], self.market.now, reason
+                )
 
     # -- decisions ---------------------------------------------------------------------------------------------------
 
@@ -533,7 +546,8 @@ class Engine:
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
             if size(target, tape.instrument, coming, price, equity, band) is None and all(
-                w.limit == limit_of(target, tape.instrument, w.order.side) and not w.cancelling for w in entries
+                w.limit == limit_of(target, tape.instrument, w.order.side) and not w.cancelling
+                for w in entries
             ):
                 self._move_protection(target, tape)
                 return  # what is asked for is on its way
@@ -562,7 +576,8 @@ class Engine:
         )  # fmt: skip
         self._decide(order)
         self.exchange.submit(order, now)
-        if sized.reduces or not any(working.order is order for working in tape.book):  # else it attaches them itself
+        # else it attaches them itself
+        if sized.reduces or not any(working.order is order for working in tape.book):
             self._move_protection(target, tape)
 
     def _move_protection(self, target: Target, tape: Tape) -> None:

@@ -147,8 +147,10 @@ class Sentiment(Message, frozen=True):
     model: str = ""  # fingerprint of the model that said so
     abstained: bool = False
     latency_ms: float = 0.0
-    symbols: tuple[str, ...] = ()  # set where the source knows the symbols itself; else mapped from the headline
-    embedding: bytes = b""  # the model's pooled hidden state, float16 little-endian, where a fusion model reads it
+    # set where the source knows the symbols itself; else mapped from the headline
+    symbols: tuple[str, ...] = ()
+    # the model's pooled hidden state, float16 little-endian, where a fusion model reads it
+    embedding: bytes = b""
 
     @property
     def score(self) -> float:
@@ -378,7 +380,18 @@ class RiskEvent(Message, frozen=True):
 
 
 Event = Kline | News | Sentiment | Funding | Gap | Command | OrderUpdate | Fill | Settlement | Account
-Decision = Signal | Prediction | Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
+Decision = (
+    Signal
+    | Prediction
+    | Order
+    | Cancel
+    | Amend
+    | OrderUpdate
+    | Fill
+    | FundingPayment
+    | CashAdjustment
+    | RiskEvent
+)
 
 PRIORITY: Final[dict[type, int]] = {
     Command: 0,

@@ -32,8 +32,8 @@ from agent.core.events import (
     Settlement,
     Side,
 )
-from agent.core.orders import WorkingOrder
 from agent.core.instruments import Instrument
+from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
 
 Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
@@ -69,13 +69,18 @@ class Exchange:
         self._emit = emit
         self._new_id = new_id
         self.run_prefix = ID_PREFIX  # how the ids of this run's orders begin
-        self.refusals: Counter[str] = Counter()  # orders that broke a rule or could not be paid, by what was wrong
-        self.bars_met = 0  # bars in which an order worked on paper, and those of them that had no volume to take
+        # orders that broke a rule or could not be paid, by what was wrong
+        self.refusals: Counter[str] = Counter()
+        # bars in which an order worked on paper, and those of them that had no volume to take
+        self.bars_met = 0
         self.bars_without_volume = 0
         self.bars_below_a_lot = 0  # of which less than one lot could be taken
-        self.held_funding: dict[str, list[Funding]] = {}  # by symbol: stamps strictly inside a bar that has yet to come
-        self.states_cash = False  # every change of cash is reported; the first lives of earlier runs did without
-        self.unaccepted = False  # a venue's history has more than the record of this run, and no person has resumed since
+        # by symbol: stamps strictly inside a bar that has yet to come
+        self.held_funding: dict[str, list[Funding]] = {}
+        # every change of cash is reported; the first lives of earlier runs did without
+        self.states_cash = False
+        # a venue's history has more than the record of this run, and no person has resumed since
+        self.unaccepted = False
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -110,7 +115,9 @@ class Exchange:
         self.refusals[f"{what.partition(' ')[0]} {rule}"] += 1
         self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
 
-    def protect(self, symbol: str, side: Side, stop: Decimal | None, take_profit: Decimal | None, now: int) -> None:
+    def protect(
+        self, symbol: str, side: Side, stop: Decimal | None, take_profit: Decimal | None, now: int
+    ) -> None:
         """Move the protection of a position on `side` to new triggers; None leaves what there is.
 
         An entry that still works attaches the new triggers when it is filled, and leaves the protection of an earlier one. For a
@@ -135,7 +142,9 @@ class Exchange:
         protective = [w for w in book if w.closes_position and not w.cancelling]
         group = protective[0].order.oco if protective else entries[-1] if entries else ""
         if any(w.filled for w in protective) or (protective and entries and group not in entries):
-            return  # being carried out; or of an earlier entry, whose protection stays until the one that works is filled
+            # being carried out; or of an earlier entry, whose protection stays until the one that works is
+            # filled
+            return
         opposite = Side.SELL if side is Side.BUY else Side.BUY
         for kind, trigger in ((OrderType.STOP, stop), (OrderType.TAKE_PROFIT, take_profit)):
             old = [w for w in protective if w.order.type is kind]

@@ -185,7 +185,11 @@ class FeatureTracker:
         mean = self._sum_close / 20.0
         variance = self._sum_close2 / 20.0 - mean * mean
         # Below a billionth of the price it is rounding, not movement
-        return (close - self._reference - mean) / (2.0 * sqrt(variance)) if variance > 1e-18 * close * close else 0.0
+        return (
+            (close - self._reference - mean) / (2.0 * sqrt(variance))
+            if variance > 1e-18 * close * close
+            else 0.0
+        )
 
     def _resum(self, n: int, close: float) -> None:
         """Recompute the rolling sums of the 20 bars up to number `n`, against a fresh reference."""
@@ -199,7 +203,9 @@ class FeatureTracker:
         self._sum_return = fsum(returns)
         self._sum_return2 = fsum([r * r for r in returns])
 
-    def _warm_up(self, n: int, close: float, high: float, low: float, volume: float, vwap_distance: float) -> Features:
+    def _warm_up(
+        self, n: int, close: float, high: float, low: float, volume: float, vwap_distance: float
+    ) -> Features:
         """The first 34 bars (`n` from 0) seed each average as TA-Lib does: with the simple mean of its first period."""
         previous = self._previous if n else close
         self._previous = close

@@ -7,9 +7,9 @@ from decimal import Decimal
 
 from agent.core.durations import format_duration
 from agent.core.events import MINUTE_MS, Decision, Order, OrderType, RiskEvent, Side
-from agent.core.orders import WorkingOrder
 from agent.core.exchange import Exchange
 from agent.core.market import Tape
+from agent.core.orders import WorkingOrder
 from agent.core.risk import FLATTEN, KILL, RiskManager
 
 BARS = 3
@@ -62,7 +62,8 @@ class Flattener:
         self._emit = emit
         self._new_id = new_id
         self._patience = patience
-        self._ignored: set[str] = set()  # symbols of which it was recorded that the strategy's targets are ignored
+        # symbols of which it was recorded that the strategy's targets are ignored
+        self._ignored: set[str] = set()
         self.pursuits: dict[str, Pursuit] = {}
 
     @property
@@ -90,7 +91,11 @@ class Flattener:
         if symbol not in self._ignored:
             self._ignored.add(symbol)
             rule, what = (KILL, "a kill") if killed else (FLATTEN, "a flatten")
-            self._emit(RiskEvent(now, self._risk.state, rule, f"the strategy's targets are ignored after {what}", symbol))
+            self._emit(
+                RiskEvent(
+                    now, self._risk.state, rule, f"the strategy's targets are ignored after {what}", symbol
+                )
+            )
         return True
 
     def is_own(self, working: WorkingOrder) -> bool:
@@ -147,7 +152,9 @@ class Flattener:
 
     def _clear_the_way(self, tape: Tape, side: Side, now: int) -> None:
         """Cancel all other working orders, except protection and market orders that close."""
-        others = [w for w in tape.book if not w.closes_position and not w.cancelling and not self._closes(w, side)]
+        others = [
+            w for w in tape.book if not w.closes_position and not w.cancelling and not self._closes(w, side)
+        ]
         if others:
             self._exchange.cancel(others, now, "the position is being closed")
 
@@ -161,7 +168,9 @@ class Flattener:
         symbol = tape.position.symbol
         pursuit.tries += 1
         pursuit.due = now + min(_FIRST_WAIT << min(pursuit.tries - 1, 10), _LONGEST_WAIT)
-        order = Order(self._new_id(), symbol, now, side, OrderType.MARKET, qty, reduce_only=True, reason=pursuit.reason)
+        order = Order(
+            self._new_id(), symbol, now, side, OrderType.MARKET, qty, reduce_only=True, reason=pursuit.reason
+        )
         self._emit(order)
         self._exchange.submit(order, now)
 

@@ -41,14 +41,27 @@ class Instrument(NamedTuple):
 
     def round_price(self, price: Decimal, side: Side) -> Decimal:
         """To the tick, against the trader: up for a buy, down for a sell."""
-        return (price / self.tick_size).to_integral_value(ROUND_CEILING if side is Side.BUY else ROUND_FLOOR) * self.tick_size
+        return (price / self.tick_size).to_integral_value(
+            ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
+        ) * self.tick_size
 
 
 _D = Decimal
 _LINEAR = Instrument(
-    "", "linear", _D("0.01"), _D("0.001"), _D("0.001"), _D(5), _D("0.0002"), _D("0.00055"), _D("0.005"), _D(100)
+    "",
+    "linear",
+    _D("0.01"),
+    _D("0.001"),
+    _D("0.001"),
+    _D(5),
+    _D("0.0002"),
+    _D("0.00055"),
+    _D("0.005"),
+    _D(100),
 )
-_SPOT = Instrument("", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1))
+_SPOT = Instrument(
+    "", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1)
+)
 _EQUITY = Instrument("", "equity", _D("0.01"), _D(1), _D(1), _D(0), _D(0), _D(0), _D(0), _D(1))
 _BY_CATEGORY: dict[Category, Instrument] = {"linear": _LINEAR, "spot": _SPOT, "equity": _EQUITY}
 RULES: Final = ("tick_size", "qty_step", "min_qty", "min_notional")
@@ -80,7 +93,9 @@ def with_first_rules(config: Config) -> Config:
         if (category, symbol) in SHIPPED and (category, symbol) not in _FIRST_KNOWN:
             given = instruments.get(symbol) or InstrumentConfig()
             names = [name for name in SHIPPED[category, symbol] if getattr(given, name) is None]
-            instruments[symbol] = given.model_copy(update={name: getattr(_BY_CATEGORY[category], name) for name in names})
+            instruments[symbol] = given.model_copy(
+                update={name: getattr(_BY_CATEGORY[category], name) for name in names}
+            )
     return config.model_copy(update={"instruments": instruments})
 
 
@@ -89,7 +104,11 @@ def with_rules_of(other: Config, config: Config) -> Config:
     instruments = dict(config.instruments)
     for symbol, theirs in other.instruments.items():
         ours = instruments.get(symbol) or InstrumentConfig()
-        stated = {name: value for name in RULES if getattr(ours, name) is None and (value := getattr(theirs, name)) is not None}
+        stated = {
+            name: value
+            for name in RULES
+            if getattr(ours, name) is None and (value := getattr(theirs, name)) is not None
+        }
         if stated:
             instruments[symbol] = ours.model_copy(update=stated)
     return config.model_copy(update={"instruments": instruments})

@@ -5,10 +5,10 @@ from __future__ import annotations
 from math import nan
 
 from agent.core.events import Prediction, RiskState, Signal
-from agent.core.orders import WorkingOrder
 from agent.core.features import Features, FeatureTracker
-from agent.core.instruments import Instrument
 from agent.core.fusion_inputs import Outlook
+from agent.core.instruments import Instrument
+from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
 from agent.core.risk import RiskManager
 from agent.core.signals import SignalEngine
@@ -17,9 +17,21 @@ from agent.core.signals import SignalEngine
 class Tape:
     """Everything about one symbol that a bar touches, together so that a bar costs one look-up."""
 
-    __slots__ = ("book", "instrument", "interval", "last_start", "next_start", "outlook", "position", "prediction", "tracker")
+    __slots__ = (
+        "book",
+        "instrument",
+        "interval",
+        "last_start",
+        "next_start",
+        "outlook",
+        "position",
+        "prediction",
+        "tracker",
+    )
 
-    def __init__(self, instrument: Instrument, interval: int, position: Position, book: list[WorkingOrder]) -> None:
+    def __init__(
+        self, instrument: Instrument, interval: int, position: Position, book: list[WorkingOrder]
+    ) -> None:
         self.instrument = instrument
         self.interval = interval
         self.position = position
@@ -47,7 +59,9 @@ class Tape:
 class MarketView:
     """`agent.core.strategy.Market`, on the engine's own state: nothing that isn't known yet is within reach."""
 
-    def __init__(self, tapes: dict[str, Tape], portfolio: Portfolio, signals: SignalEngine, risk: RiskManager) -> None:
+    def __init__(
+        self, tapes: dict[str, Tape], portfolio: Portfolio, signals: SignalEngine, risk: RiskManager
+    ) -> None:
         self.now = 0
         self.symbols = tuple(tapes)
         self._tapes = tapes
@@ -64,7 +78,11 @@ class MarketView:
     def risk_state(self) -> RiskState:
         """Whether new exposure is allowed; it never is while history is being read, or a venue's account isn't known."""
         risk = self._risk
-        return RiskState.REDUCING if (risk.warming or risk.unreconciled) and risk.state is RiskState.ACTIVE else risk.state
+        return (
+            RiskState.REDUCING
+            if (risk.warming or risk.unreconciled) and risk.state is RiskState.ACTIVE
+            else risk.state
+        )
 
     def price(self, symbol: str) -> float:
         """The last mark; NaN before the first bar."""

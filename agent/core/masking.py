@@ -18,16 +18,19 @@ _PARAMETER: Final = re.compile(
     r"|auth(?!or)|key(?!words?\b)"
 )
 """Names of query parameters whose values are secret."""
-_FIELD: Final = re.compile(r"(?i)(?:secret|token|password|passwd|api_?key|authorization|signature|cookie)(?!.*_files?$)")
+_FIELD: Final = re.compile(
+    r"(?i)(?:secret|token|password|passwd|api_?key|authorization|signature|cookie)(?!.*_files?$)"
+)
 """Names of fields whose values are secret; those that end in _file say where a secret is."""
 
-_PUBLIC_SCHEMES: Final = (
-    "https?|wss?|mqtts?|ftps?|file|unix|sqlite(?:\\+\\w+)?|postgres(?:ql)?(?:\\+\\w+)?|socks[45]?[ah]?|urn|feed"
+_PUBLIC_SCHEMES: Final = "https?|wss?|mqtts?|ftps?|file|unix|sqlite(?:\\+\\w+)?|postgres(?:ql)?(?:\\+\\w+)?|socks[45]?[ah]?|urn|feed"
+_OPAQUE: Final = re.compile(
+    rf"(?i)(?<![\w+.-])(?!(?:{_PUBLIC_SCHEMES})://)([a-z][a-z0-9+.-]*://)([^\s\"'<>\\]+)"
 )
-_OPAQUE: Final = re.compile(rf"(?i)(?<![\w+.-])(?!(?:{_PUBLIC_SCHEMES})://)([a-z][a-z0-9+.-]*://)([^\s\"'<>\\]+)")
 """URLs of notification services: any part of them may be the token."""
 _USER: Final = re.compile(
-    r"(://)(?!USER@)((?:[^\s/?#\"'<>]*|[^\s/?#@:\"'<>]*:(?!\d+/)[^\s@\"'<>]*))(?=@)"  # the second: a slash in the password
+    # the second: a slash in the password
+    r"(://)(?!USER@)((?:[^\s/?#\"'<>]*|[^\s/?#@:\"'<>]*:(?!\d+/)[^\s@\"'<>]*))(?=@)"
 )
 _QUERY: Final = re.compile(r"([?&;#]|&amp;)([^=&;#?\s\"'<>]+)=([^&;#\s\"'<>]+)")
 _PATH: Final = re.compile(r"(?<=[^\s\"'<>])/([\w.~%+=:-]{20,})(?=[/?#\s\"'<>;,)\]]|$)")
@@ -50,9 +53,15 @@ def secrets_in(url: str) -> tuple[str, ...]:
     found: set[str] = set()
     _masked_text(url, found.add)
     pairs = [secret.partition(":") for secret in found]
-    found |= {password for _, _, password in pairs} | {user for user, _, _ in pairs if len(user) >= _LEAST_USER}
+    found |= {password for _, _, password in pairs} | {
+        user for user, _, _ in pairs if len(user) >= _LEAST_USER
+    }
     found |= {unquote(secret) for secret in found}
-    return tuple(sorted((secret for secret in found if len(secret) >= _LEAST), key=lambda secret: (-len(secret), secret)))
+    return tuple(
+        sorted(
+            (secret for secret in found if len(secret) >= _LEAST), key=lambda secret: (-len(secret), secret)
+        )
+    )
 
 
 def mask_also(text: str, secrets: Sequence[str]) -> str:
@@ -77,7 +86,10 @@ def masked(value: Any) -> Any:
         case str():
             return mask(value)
         case Mapping():
-            return {key: MASK if item and is_secret_field(str(key)) else masked(item) for key, item in value.items()}
+            return {
+                key: MASK if item and is_secret_field(str(key)) else masked(item)
+                for key, item in value.items()
+            }
         case list() | tuple():
             return [masked(item) for item in value]
         case _:
@@ -97,10 +109,14 @@ def _masked_text(text: str, found: Callable[[str], object]) -> str:
 
     if "://" in text:
         text = _OPAQUE.sub(lambda hit: hit[1] + hide(hit[2]), text)
-        text = _USER.sub(lambda hit: hit[0] if hit[2].endswith(f":{MASK}") or not hit[2] else hit[1] + hide(hit[2]), text)
+        text = _USER.sub(
+            lambda hit: hit[0] if hit[2].endswith(f":{MASK}") or not hit[2] else hit[1] + hide(hit[2]), text
+        )
         text = _WEB.sub(lambda hit: _PATH.sub(lambda part: _path_part(part, hide), hit[0]), text)
     if "=" in text:
-        text = _QUERY.sub(lambda hit: f"{hit[1]}{hit[2]}={hide(hit[3])}" if _is_secret(hit[2], hit[3]) else hit[0], text)
+        text = _QUERY.sub(
+            lambda hit: f"{hit[1]}{hit[2]}={hide(hit[3])}" if _is_secret(hit[2], hit[3]) else hit[0], text
+        )
     if "bot" in text:
         text = _BOT.sub(lambda hit: hit[1] + hide(hit[2]), text)
     if "=" in text or ":" in text:

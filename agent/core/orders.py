@@ -24,10 +24,13 @@ class WorkingOrder:
         "triggered",
     )
 
-    def __init__(self, order: Order, arrives_at: int, *, closes_position: bool = False, born_inside: bool = False) -> None:
+    def __init__(
+        self, order: Order, arrives_at: int, *, closes_position: bool = False, born_inside: bool = False
+    ) -> None:
         self.order = order
         self.arrives_at = arrives_at  # UTC ms from which the market can meet it
-        self.closes_position = closes_position  # a protective order: takes the whole position, whatever its size then
+        # a protective order: takes the whole position, whatever its size then
+        self.closes_position = closes_position
         self.born_inside = born_inside  # attached to an entry that was filled within the present bar's range
         self.cancelling = False  # asked to be taken back, but a venue has yet to say that it is
         self.filled = Decimal(0)

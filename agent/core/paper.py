@@ -31,11 +31,11 @@ from agent.core.events import (
     Side,
     TimeInForce,
 )
-from agent.core.orders import WorkingOrder
 from agent.core.exchange import MOVED, Exchange, Report
-from agent.core.margin import MarginRules
 from agent.core.fill_models import Rules
 from agent.core.instruments import Instrument
+from agent.core.margin import MarginRules
+from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
 
 _ZERO = Decimal(0)
@@ -78,10 +78,14 @@ class PaperExchange(Exchange):
         for working in list(orders):
             self._end(working, now, reason)
 
-    def amend(self, working: WorkingOrder, *, qty: Decimal | None = None, price: Decimal | None = None) -> str:
+    def amend(
+        self, working: WorkingOrder, *, qty: Decimal | None = None, price: Decimal | None = None
+    ) -> str:
         """Change a resting order in place; returns the reason of a refusal, or an empty text."""
         order = msgspec.structs.replace(
-            working.order, qty=working.order.qty if qty is None else qty, price=working.order.price if price is None else price
+            working.order,
+            qty=working.order.qty if qty is None else qty,
+            price=working.order.price if price is None else price,
         )
         flaw = self._flaw(order)
         if not flaw and order.qty <= working.filled:
@@ -123,7 +127,8 @@ class PaperExchange(Exchange):
     def _meet_range(self, in_order: Iterator[WorkingOrder], kline: Kline, start: int) -> None:
         for working in in_order:
             price = working.trigger
-            if working.born_inside and working.arrives_at > start:  # moved after an open that had passed it already
+            # moved after an open that had passed it already
+            if working.born_inside and working.arrives_at > start:
                 price = min(price, kline.open) if working.order.side is Side.SELL else max(price, kline.open)
             if working.is_limit:
                 if working.seen and self._rules.limit_fill.reached(kline, working.order.side, working.limit):
@@ -148,12 +153,21 @@ class PaperExchange(Exchange):
             if working.arrives_at <= start and working.is_limit and working in book:
                 yield working
         for working in list(book):
-            if working.arrives_at > start and working.born_inside and working.order.type is OrderType.STOP and working in book:
+            if (
+                working.arrives_at > start
+                and working.born_inside
+                and working.order.type is OrderType.STOP
+                and working in book
+            ):
                 yield working
 
     def _profits(self, book: list[WorkingOrder], start: int) -> Iterator[WorkingOrder]:
         for working in list(book):
-            if working.arrives_at <= start and working.order.type is OrderType.TAKE_PROFIT and working in book:
+            if (
+                working.arrives_at <= start
+                and working.order.type is OrderType.TAKE_PROFIT
+                and working in book
+            ):
                 yield working
 
     def on_price(self, kline: Kline) -> None:
@@ -191,7 +205,11 @@ class PaperExchange(Exchange):
         for working in self.books[kline.symbol]:
             stops = working.closes_position and working.order.type is OrderType.STOP and not working.triggered
             there = working.arrives_at <= start or working.born_inside
-            if stops and there and (working.trigger >= price if position.size > 0 else working.trigger <= price):
+            if (
+                stops
+                and there
+                and (working.trigger >= price if position.size > 0 else working.trigger <= price)
+            ):
                 return
         self.check_margin(kline)
 
@@ -222,7 +240,11 @@ class PaperExchange(Exchange):
                 kind=FillKind.LIQUIDATION, reason="liquidation",
             )
         )  # fmt: skip
-        self._emit(OrderUpdate(order.id, kline.symbol, kline.ts, kline.available_at, OrderStatus.FILLED, qty, "liquidation"))
+        self._emit(
+            OrderUpdate(
+                order.id, kline.symbol, kline.ts, kline.available_at, OrderStatus.FILLED, qty, "liquidation"
+            )
+        )
 
     def liquidation_price(self, position: Position) -> float:
         """See `MarginRules.liquidation_price`. Cached while it is the only position, since then only fills and funding move it."""
@@ -249,7 +271,9 @@ class PaperExchange(Exchange):
         if not position.qty:
             return
         rate = Decimal(repr(funding.rate))
-        payment = FundingPayment(funding.symbol, funding.ts, rate, position.qty, mark, -position.qty * mark * rate)
+        payment = FundingPayment(
+            funding.symbol, funding.ts, rate, position.qty, mark, -position.qty * mark * rate
+        )
         self._portfolio.pay(payment)
         self._emit(payment)
 
@@ -291,7 +315,11 @@ class PaperExchange(Exchange):
     def _trigger(self, working: WorkingOrder, kline: Kline) -> None:
         """A stop that is carried out ends what is left of its entry, which would open again what the stop closes."""
         if working.closes_position and working.order.type is OrderType.STOP and not working.triggered:
-            entry = [w for w in self.books[kline.symbol] if w.order.id == working.order.oco and not w.closes_position]
+            entry = [
+                w
+                for w in self.books[kline.symbol]
+                if w.order.id == working.order.oco and not w.closes_position
+            ]
             self.cancel(entry, kline.available_at, "its stop was triggered")
         working.triggered = True
 
@@ -336,7 +364,9 @@ class PaperExchange(Exchange):
         if order.reduce_only:
             wanted = min(wanted, opposite)
             if not wanted:
-                self._end(working, kline.available_at, "reduce-only order, but there is no position to reduce")
+                self._end(
+                    working, kline.available_at, "reduce-only order, but there is no position to reduce"
+                )
         elif wanted > opposite:
             fee = self._rules.fees.fee(rules, _ONE, price, maker=False)
             wanted = min(wanted, rules.round_qty(self.margin.affordable(rules, order.side, price, fee)))
@@ -345,9 +375,12 @@ class PaperExchange(Exchange):
                 self._end(working, kline.available_at, "insufficient balance")
         if working.closes_position and wanted and not rules.is_margined and not working.filled:
             value = wanted * price
-            if wanted < rules.min_qty or value < rules.min_notional:  # a venue takes no such order, whichever way it trades
+            # a venue takes no such order, whichever way it trades
+            if wanted < rules.min_qty or value < rules.min_notional:
                 self.refusals[f"protective order's value below the minimum {rules.min_notional}"] += 1
-                self._end(working, kline.available_at, f"value {value} is below the minimum {rules.min_notional}")
+                self._end(
+                    working, kline.available_at, f"value {value} is below the minimum {rules.min_notional}"
+                )
                 return _ZERO
         if float(wanted) > self._budget:
             if order.tif is TimeInForce.FOK:
@@ -356,7 +389,15 @@ class PaperExchange(Exchange):
         return _ZERO if order.tif is TimeInForce.FOK and wanted < order.qty else wanted
 
     def _execute(
-        self, working: WorkingOrder, kline: Kline, qty: Decimal, price: Decimal, ts: int, *, slippage: Decimal, maker: bool
+        self,
+        working: WorkingOrder,
+        kline: Kline,
+        qty: Decimal,
+        price: Decimal,
+        ts: int,
+        *,
+        slippage: Decimal,
+        maker: bool,
     ) -> None:
         order = working.order
         book = self.books[order.symbol]
@@ -366,7 +407,9 @@ class PaperExchange(Exchange):
         working.filled += qty
         fill_id = f"{order.id}.{working.fills}"
         working.fills += 1
-        done = working.remaining <= 0 or (working.closes_position and not self._portfolio.positions[order.symbol].qty)
+        done = working.remaining <= 0 or (
+            working.closes_position and not self._portfolio.positions[order.symbol].qty
+        )
         if done:
             book.remove(working)
         fee = self._rules.fees.fee(self._instruments[order.symbol], qty, price, maker=maker)
@@ -400,7 +443,8 @@ class PaperExchange(Exchange):
         stranded = [w for w in book if w.closes_position and held * w.order.side.sign >= 0]
         if stranded:
             self.cancel(stranded, kline.available_at, "position closed")
-        opened = held * order.side.sign > 0  # a reversal that is partly filled has only shrunk the old position
+        # a reversal that is partly filled has only shrunk the old position
+        opened = held * order.side.sign > 0
         if opened and (order.stop is not None or order.take_profit is not None):
             self._protect(order, kline, ts)
 
@@ -413,7 +457,11 @@ class PaperExchange(Exchange):
         book = self.books[entry.symbol]
         if any(w.order.oco == entry.id for w in book):
             return
-        self.cancel([w for w in book if w.closes_position], kline.available_at, "replaced by the protection of a newer entry")
+        self.cancel(
+            [w for w in book if w.closes_position],
+            kline.available_at,
+            "replaced by the protection of a newer entry",
+        )
         side = Side.SELL if entry.side is Side.BUY else Side.BUY
         for kind, trigger in ((OrderType.STOP, entry.stop), (OrderType.TAKE_PROFIT, entry.take_profit)):
             if trigger is None:
@@ -423,7 +471,9 @@ class PaperExchange(Exchange):
                 reason=kind.value.lower().replace("_", "-"),
             )  # fmt: skip
             self._emit(order)
-            book.append(WorkingOrder(order, min(ts, kline.ts - 1), closes_position=True, born_inside=ts > kline.start))
+            book.append(
+                WorkingOrder(order, min(ts, kline.ts - 1), closes_position=True, born_inside=ts > kline.start)
+            )
 
     def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
         self._emit(order)
@@ -439,7 +489,9 @@ class PaperExchange(Exchange):
             return
         book.remove(working)
         order = working.order
-        self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.CANCELLED, working.filled, reason))
+        self._emit(
+            OrderUpdate(order.id, order.symbol, now, now, OrderStatus.CANCELLED, working.filled, reason)
+        )
 
 
 def _in_turn(book: list[WorkingOrder]) -> list[WorkingOrder]:

@@ -56,7 +56,8 @@ class Portfolio:
         self.realised = self.fees = self.funding = self.slippage = self.turnover = _ZERO
         self.positions = {symbol: Position(symbol) for symbol in symbols}
         self.version = 0  # counts bookings
-        self.open: list[Position] = []  # those with a quantity, in order of symbol: sums must not depend on history
+        # those with a quantity, in order of symbol: sums must not depend on history
+        self.open: list[Position] = []
 
     def apply(self, fill: Fill) -> Decimal:
         """Book a fill; returns the profit it realised, before its fee."""

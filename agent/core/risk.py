@@ -92,7 +92,10 @@ class RiskManager:
         config = self._config
         if equity <= self._peak * (1 - config.max_drawdown) and self.state is not RiskState.HALTED:
             self._move(
-                ts, RiskState.HALTED, "max_drawdown", f"equity {equity:.2f} is {1 - equity / self._peak:.1%} below its peak"
+                ts,
+                RiskState.HALTED,
+                "max_drawdown",
+                f"equity {equity:.2f} is {1 - equity / self._peak:.1%} below its peak",
             )
         elif equity <= self._day_open * (1 - config.max_daily_loss) and self.state is RiskState.ACTIVE:
             self._move(
@@ -108,7 +111,12 @@ class RiskManager:
         """After each scored headline: a model that abstains too often must not open positions."""
         if rate > self._config.max_abstain_rate:
             if self.state is RiskState.ACTIVE:
-                self._move(ts, RiskState.REDUCING, "max_abstain_rate", f"the model abstained on {rate:.0%} of recent headlines")
+                self._move(
+                    ts,
+                    RiskState.REDUCING,
+                    "max_abstain_rate",
+                    f"the model abstained on {rate:.0%} of recent headlines",
+                )
         elif self.state is RiskState.REDUCING and self.rule == "max_abstain_rate":
             self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
 

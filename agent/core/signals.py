@@ -19,8 +19,8 @@ from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
 from agent.config import SignalsConfig
-from agent.core.events import News, Sentiment, Signal
 from agent.core.deduplication import StoryIndex
+from agent.core.events import News, Sentiment, Signal
 from agent.core.symbols import SymbolMapper
 from agent.core.votes import NEVER, Tally, leading
 
@@ -50,7 +50,9 @@ class SignalEngine:
         """No signal can fade before this time (UTC ms)."""
         self.abstained = 0
         """Headlines so far on which the model abstained."""
-        self.counts = dict.fromkeys(("voted", "abstained", "unsure", "stale", "duplicate", "unmapped", "dropped"), 0)
+        self.counts = dict.fromkeys(
+            ("voted", "abstained", "unsure", "stale", "duplicate", "unmapped", "dropped"), 0
+        )
         self._threshold = config.threshold
         self._mapper = mapper
         self._stories = StoryIndex(config.story_similarity, config.story_window)
@@ -61,7 +63,9 @@ class SignalEngine:
     def on_news(self, news: News) -> NewsNote:
         """Note a headline, which then waits for its sentiment."""
         story = self._stories.add(news.id, news.title, news.available_at)
-        note = NewsNote(self._mapper.map(news.title, news.currencies), story, story != news.id, news.actionable)
+        note = NewsNote(
+            self._mapper.map(news.title, news.currencies), story, story != news.id, news.actionable
+        )
         self._waiting[news.id] = note
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)

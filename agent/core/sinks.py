@@ -15,7 +15,9 @@ class DecisionSink(Protocol):
         """A signal, prediction, order, order update, fill, funding payment or risk event: part of the run's hash chain."""
         ...
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """Samples of the account, one a bar period, in blocks: times (UTC ms), equity, cash and gross notional of positions."""
         ...
 
@@ -34,7 +36,9 @@ class NullSink:
     def decision(self, decision: Decision) -> None:
         """Forgotten."""
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """Forgotten."""
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
@@ -66,7 +70,9 @@ class ListSink:
         """Appended to `decisions`."""
         self.decisions.append(decision)
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """Appended to `samples`."""
         self.samples.extend(map(EquitySample, ts, equity, cash, exposure))
 

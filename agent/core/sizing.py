@@ -25,7 +25,9 @@ class Sizing(NamedTuple):
     take_profit: Decimal | None
 
 
-def size(target: Target, instrument: Instrument, held: Decimal, mark: float, equity: float, band: float) -> Sizing | None:
+def size(
+    target: Target, instrument: Instrument, held: Decimal, mark: float, equity: float, band: float
+) -> Sizing | None:
     """The order for `target`, or None where the position is there already (within `band`, a fraction of the target).
 
     The quantity is weight * equity / price, rounded down to the lot; the price is the limit, else the mark. Stop and take-profit lie a
@@ -72,7 +74,9 @@ def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal
     return None if limit is None else instrument.round_price(Decimal(repr(float(limit))), opposite)
 
 
-def triggers(target: Target, instrument: Instrument, mark: float, side: Side) -> tuple[Decimal | None, Decimal | None]:
+def triggers(
+    target: Target, instrument: Instrument, mark: float, side: Side
+) -> tuple[Decimal | None, Decimal | None]:
     """Prices of the target's stop and take-profit, on the tick; `side` is that of the orders that carry them out."""
     price = target.limit if target.limit is not None else mark
     levels: list[Decimal | None] = []

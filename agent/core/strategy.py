@@ -18,7 +18,19 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
-from agent.core.events import BUY, HOLD, SELL, Fill, Kline, News, Prediction, RiskState, Sentiment, Signal, TimeInForce
+from agent.core.events import (
+    BUY,
+    HOLD,
+    SELL,
+    Fill,
+    Kline,
+    News,
+    Prediction,
+    RiskState,
+    Sentiment,
+    Signal,
+    TimeInForce,
+)
 from agent.core.features import Features
 
 __all__ = [
@@ -39,7 +51,8 @@ class Target(NamedTuple):
     symbol: str
     weight: float  # signed fraction of equity; 0 is flat, negative is short
     limit: float | None = None  # limit price of the entry; None trades at the market
-    stop: float | None = None  # signed fraction of the price at decision (or of the limit): -0.02 stops a long 2 % below
+    # signed fraction of the price at decision (or of the limit): -0.02 stops a long 2 % below
+    stop: float | None = None
     take_profit: float | None = None  # the same for the profit side, e.g. 0.04
     tif: TimeInForce = TimeInForce.GTC
     reason: str = ""
@@ -115,7 +128,8 @@ class Strategy:
 
     def __init__(self, params: StrategyParams | None = None) -> None:
         self.params = params if params is not None else self.Params()
-        self.targets: list[Target] = []  # what was asked for since the engine last looked; it empties this list
+        # what was asked for since the engine last looked; it empties this list
+        self.targets: list[Target] = []
 
     def target(
         self,

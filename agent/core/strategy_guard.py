@@ -19,7 +19,9 @@ _LONGEST = 300  # characters of an error's text
 
 def describe_error(strategy: Strategy, error: Exception) -> str:
     """One line: the strategy, its file and line, and the error."""
-    files = {getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in type(strategy).__mro__[:-1]}
+    files = {
+        getattr(sys.modules.get(kind.__module__), "__file__", None) for kind in type(strategy).__mro__[:-1]
+    }
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     user = [frame for frame in own if not frame.filename.endswith("agent/core/strategy.py")] or own
     where = f" {user[-1].filename}, line {user[-1].lineno}:" if user else ""

@@ -20,7 +20,16 @@ _EXCHANGES: Final = frozenset((
 ))  # fmt: skip
 """Words in front of a symbol: exchanges as exports write them, and kinds of data."""
 
-SYMBOL_COLUMNS: Final = ("symbol", "pair", "ticker", "instrument", "inst_id", "instrument_name", "contract", "product_id")
+SYMBOL_COLUMNS: Final = (
+    "symbol",
+    "pair",
+    "ticker",
+    "instrument",
+    "inst_id",
+    "instrument_name",
+    "contract",
+    "product_id",
+)
 """What exports call the column of the symbol."""
 
 _NO_SYMBOLS: Final = frozenset((
@@ -42,8 +51,12 @@ _SPAN: Final = re.compile(
 """What a word in front of a symbol may be without being one: an interval, a year, a month (202401) or a day."""
 
 _YEAR: Final = re.compile(r"(?:19|20)\d{2}")
-_TRADINGVIEW: Final = re.compile(r"(?:(?:cme|cbot|comex|nymex)_mini|[a-z0-9]+)_(.+), ?(?:\d{1,4}[a-z]?|[a-z])(?:[ _(].*)?")
-_DELIVERY: Final = re.compile(r"\d{2}[01]\d[0-3]\d|\d{1,2}(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)\d{2}")
+_TRADINGVIEW: Final = re.compile(
+    r"(?:(?:cme|cbot|comex|nymex)_mini|[a-z0-9]+)_(.+), ?(?:\d{1,4}[a-z]?|[a-z])(?:[ _(].*)?"
+)
+_DELIVERY: Final = re.compile(
+    r"\d{2}[01]\d[0-3]\d|\d{1,2}(?:JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)\d{2}"
+)
 """The date of a contract: 240628 or 28JUN24."""
 
 _CLASS: Final = re.compile(r"(?![DWMHS]\b)[A-Z]")
@@ -56,7 +69,8 @@ _EXCHANGE_OF_SHARE: Final = re.compile(r"(?!P\b|US\b)[A-Z]{1,2}")
 def symbol_of(path: Path) -> str:
     """The symbol that a file's name states, "" if it states none: `BTCUSDT` of `btcusdt-1m.parquet`."""
     stem = re.sub(r"\.(csv|parquet|pq|jsonl|ndjson)(\.gz)?$", "", path.name.lower())
-    stem = re.sub(r"(?<=[a-z])(?=20\d\d-\d\d(?!\d))", "-", stem)  # BTCUSDT2024-01-01, as Bybit names its files
+    # BTCUSDT2024-01-01, as Bybit names its files
+    stem = re.sub(r"(?<=[a-z])(?=20\d\d-\d\d(?!\d))", "-", stem)
     shape = _TRADINGVIEW.fullmatch(stem)
     if shape and shape[1].upper() not in _QUOTES:  # else it is a pair: BTC_USDT, 60
         return normalise(shape[1])
@@ -65,9 +79,16 @@ def symbol_of(path: Path) -> str:
     words, separators = words[::2], [*words[1::2], ""]
     after_year = False
     while words and (
-        words[0] in _EXCHANGES or _SPAN.fullmatch(words[0]) or (after_year and re.fullmatch(r"\d{1,2}", words[0]))
+        words[0] in _EXCHANGES
+        or _SPAN.fullmatch(words[0])
+        or (after_year and re.fullmatch(r"\d{1,2}", words[0]))
     ):
-        if len(words) > 1 and separators[0] == "." and words[0].isdigit() and _EXCHANGE_OF_SHARE.fullmatch(words[1].upper()):
+        if (
+            len(words) > 1
+            and separators[0] == "."
+            and words[0].isdigit()
+            and _EXCHANGE_OF_SHARE.fullmatch(words[1].upper())
+        ):
             break  # an exchange that numbers its shares: 1925.T
         after_year = after_year or _YEAR.fullmatch(words[0]) is not None
         words, separators = words[1:], separators[1:]
@@ -95,7 +116,8 @@ def normalise(text: str) -> str:
     """
     symbol = text.strip().upper()
     prefix, colon, rest = symbol.partition(":")
-    if colon and not re.search(r"[/-]", prefix):  # of an exchange; after a pair a colon names the coin that it settles in
+    # of an exchange; after a pair a colon names the coin that it settles in
+    if colon and not re.search(r"[/-]", prefix):
         symbol = rest
     pair, _, settled = symbol.partition(":")
     contract = settled.partition("-")[2]

@@ -133,9 +133,7 @@ _SAME_COIN: Final = {"XBT": "BTC", "MATIC": "POL"}
 _QUOTES: Final = "USDT|USDC|FDUSD|DAI|USD|EUR|GBP|JPY|AUD|CAD|CHF|TRY|BRL|KRW|BTC|ETH|PERP"
 _PAIR: Final = re.compile(rf"(?:10+)?([A-Z0-9]+?)(?:10{{3,}})?(?:[-_]?(?:{_QUOTES})(?![A-Z]).*|[/:].*)?")
 _PAIR_IN_TEXT: Final = re.compile(rf"(?:10{{3,}})?([A-Z0-9]{{2,}}?)(?:10{{3,}})?(?:[-_/]?(?:{_QUOTES}))?")
-_UNSPACED: Final = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-)
+_UNSPACED: Final = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
 """Letters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese; and Korean, whose particles
 follow a word directly. A word of another script ends at them."""
 
@@ -182,7 +180,10 @@ class SymbolMapper:
     """
 
     def __init__(
-        self, symbols: Iterable[str], instruments: Mapping[str, InstrumentConfig], macro_keywords: Iterable[str]
+        self,
+        symbols: Iterable[str],
+        instruments: Mapping[str, InstrumentConfig],
+        macro_keywords: Iterable[str],
     ) -> None:
         self.symbols: Final = tuple(dict.fromkeys(symbols))
         self._by_base: dict[str, tuple[str, ...]] = {}
@@ -217,7 +218,8 @@ class SymbolMapper:
         everyday: list[_Mention] = []
         mentions: list[_Mention] = []
         macro = False
-        shouted = title.isupper() and _ANY_UNSPACED.search(title) is None  # else its few Latin letters are tickers
+        # else its few Latin letters are tickers
+        shouted = title.isupper() and _ANY_UNSPACED.search(title) is None
         for match in self._find(title.lower()):
             meaning = self._meanings.get(match.group())
             if meaning is None:
@@ -280,7 +282,8 @@ class SymbolMapper:
         if not key:
             return
         known = self._meanings.get(key)
-        same = known is not None and known.symbols == symbols and known.macro == macro  # another spelling of the same name
+        # another spelling of the same name
+        same = known is not None and known.symbols == symbols and known.macro == macro
         spellings = known.spellings if known is not None and same else ()
         everyday = known.everyday if known is not None and same else ()
         self._meanings[key] = _Meaning(
@@ -306,7 +309,9 @@ def _is_coin(title: str, mention: _Mention, *, titled: bool, named: bool) -> boo
         return True
     ticker = word.isupper()
     if titled and not ticker:
-        counted = title[: mention.start].lower().endswith((" a ", " an ")) or title[mention.end :].lower().startswith(" of ")
+        counted = title[: mention.start].lower().endswith((" a ", " an ")) or title[
+            mention.end :
+        ].lower().startswith(" of ")
         return word.lower() not in _AS_WORDS and not counted and (named or _TERM.search(title) is not None)
     starts = not ticker and _SENTENCE_START.search(title, 0, mention.start) is not None
     return named or (_TERM if starts else _ANY_TERM).search(title) is not None

@@ -28,9 +28,9 @@ from agent.core.events import (
     Settlement,
     Side,
 )
-from agent.core.orders import WorkingOrder
 from agent.core.exchange import MOVED, Exchange, Report
 from agent.core.instruments import Instrument
+from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio
 
 _ZERO = Decimal(0)
@@ -64,19 +64,22 @@ class VenueExchange(Exchange):
         self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
         self.order_ids: set[str] = set()  # all that were ever decided in this run
         self.fill_ids: set[str] = set()  # and all executions that were booked
-        self.seen = 0  # ts of the last account, UTC ms by the venue's clock: all executions up to then are booked
+        # ts of the last account, UTC ms by the venue's clock: all executions up to then are booked
+        self.seen = 0
         self.began = 0  # ts of the first account
         self.looks = 0  # accounts so far
         self.drift = ""  # what differed when the account was last looked at
         self.opened = False  # the first account has been seen
         self.losses = 0  # how often the venue's history turned out to have more than the record of this run
-        self.accepting = False  # a person has accepted the account: the next settled look is where the ledger goes on
+        # a person has accepted the account: the next settled look is where the ledger goes on
+        self.accepting = False
         self._coin = config.account.currency
         self._margined = config.market.category == "linear"
         self._adopts = config.execution.testnet.foreign == "adopt"
         self._ignores = config.execution.testnet.foreign == "ignore"
         self._tolerance = config.execution.testnet.wallet_drift
-        self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)  # part of each holding that isn't ours
+        # part of each holding that isn't ours
+        self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)
         self._others = _ZERO  # and what was received for it, by `_cash_drift`
 
     # -- orders ------------------------------------------------------------------------------------------------------
@@ -181,7 +184,9 @@ class VenueExchange(Exchange):
         book = self.books[entry.symbol]
         if position.qty * entry.side.sign <= 0 or any(w.order.oco == entry.id for w in book):
             return
-        self.cancel([w for w in book if w.closes_position], now, "replaced by the protection of a newer entry")
+        self.cancel(
+            [w for w in book if w.closes_position], now, "replaced by the protection of a newer entry"
+        )
         qty = self._instruments[entry.symbol].round_qty(abs(position.qty))
         if not qty:
             return
@@ -207,7 +212,11 @@ class VenueExchange(Exchange):
         for working in self.books[accepted.order.symbol]:
             if working is accepted:
                 break
-            if working.closes_position and not working.cancelling and working.order.type is accepted.order.type:
+            if (
+                working.closes_position
+                and not working.cancelling
+                and working.order.type is accepted.order.type
+            ):
                 earlier.append(working)
         if earlier and not accepted.cancelling:
             self.cancel(earlier, now, MOVED)
@@ -234,7 +243,11 @@ class VenueExchange(Exchange):
         order, now = refused.order, update.available_at
         position = self._portfolio.positions[order.symbol]
         reached = refused.crossed(position.mark, position.mark)
-        if position.qty * order.side.sign >= 0 or refused.cancelling or not (reached or order.type is OrderType.STOP):
+        if (
+            position.qty * order.side.sign >= 0
+            or refused.cancelling
+            or not (reached or order.type is OrderType.STOP)
+        ):
             return
         qty = self._instruments[order.symbol].round_qty(abs(position.qty))
         others = [w for w in self.books[order.symbol] if w.closes_position]
@@ -244,7 +257,14 @@ class VenueExchange(Exchange):
         if qty:
             reason = f"{order.reason} was refused"
             closing = Order(
-                self._new_id(), order.symbol, now, order.side, OrderType.MARKET, qty, reduce_only=True, reason=reason
+                self._new_id(),
+                order.symbol,
+                now,
+                order.side,
+                OrderType.MARKET,
+                qty,
+                reduce_only=True,
+                reason=reason,
             )
             self._emit(closing)
             self._send(closing, now)
@@ -311,7 +331,11 @@ class VenueExchange(Exchange):
                 held = holdings[symbol].qty if symbol in holdings else _ZERO
                 self._foreign[symbol] = held - self._portfolio.positions[symbol].qty
         balance = account.balances.get(self._coin, _ZERO)
-        reason = "the account as it is, accepted by a person" if self.accepting else "the account's balance when the run began"
+        reason = (
+            "the account as it is, accepted by a person"
+            if self.accepting
+            else "the account's balance when the run began"
+        )
         self._adjust_cash(balance - self.wallet(), account, reason)
         self._others = self._cash_drift(balance, holdings)
         self.opened, self.accepting = True, False
@@ -356,7 +380,10 @@ class VenueExchange(Exchange):
         Which part of a profit is realised depends on the order of the fills, and on what others hold of the same symbol, which a venue
         nets. What changed hands does not: by this measure ledger and account differ by what others have spent, and nothing else.
         """
-        spent = sum((holdings[symbol].qty * holdings[symbol].entry for symbol in self.books if symbol in holdings), _ZERO)
+        spent = sum(
+            (holdings[symbol].qty * holdings[symbol].entry for symbol in self.books if symbol in holdings),
+            _ZERO,
+        )
         return balance - spent - self._portfolio.cash
 
     def _take_over(self, symbol: str, holding: Holding | None, account: Account) -> None:
@@ -366,8 +393,12 @@ class VenueExchange(Exchange):
         """
         position = self._portfolio.positions[symbol]
         if holding is None:
-            self._transfer("released", symbol, -position.qty, position.mark_decimal or position.entry_price, account)
-        elif position.qty != holding.qty or abs(position.cost - holding.qty * holding.entry) > self._tolerance:
+            self._transfer(
+                "released", symbol, -position.qty, position.mark_decimal or position.entry_price, account
+            )
+        elif (
+            position.qty != holding.qty or abs(position.cost - holding.qty * holding.entry) > self._tolerance
+        ):
             self._transfer("released", symbol, -position.qty, position.entry_price, account)
             self._transfer("adopted", symbol, holding.qty, holding.entry, account)
 

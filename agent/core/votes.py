@@ -15,7 +15,8 @@ NEVER: Final = 1 << 62
 MAX_SOURCES: Final = 16
 """Voters that a signal names: the latest."""
 
-_Vote: TypeAlias = tuple[int, float, float, float, float, int]  # when, weight, its bearish, neutral and bullish parts, side
+# when, weight, its bearish, neutral and bullish parts, side
+_Vote: TypeAlias = tuple[int, float, float, float, float, int]
 _DIRECTIONS: Final = (SELL, HOLD, BUY)
 _MAX_HALF_LIVES: Final = 500.0
 """Between the reference time and now; 2 ** 1024 would overflow."""
@@ -73,7 +74,14 @@ class Tally:
         return True
 
     def cast(
-        self, now: int, news_id: str, confidence: float, bearish: float, neutral: float, bullish: float, side: int
+        self,
+        now: int,
+        news_id: str,
+        confidence: float,
+        bearish: float,
+        neutral: float,
+        bullish: float,
+        side: int,
     ) -> Signal:
         """Count a vote; the signal that follows."""
         votes = self._votes
@@ -90,7 +98,15 @@ class Tally:
         look = self._next_look(side)
         actionable = side != 1 and confidence >= self._threshold and look > now
         signal = self.signal = Signal(
-            self._symbol, now, _DIRECTIONS[side], confidence, bearish, neutral, bullish, actionable, tuple(self._ids)
+            self._symbol,
+            now,
+            _DIRECTIONS[side],
+            confidence,
+            bearish,
+            neutral,
+            bullish,
+            actionable,
+            tuple(self._ids),
         )
         if actionable:
             self.announced = True
@@ -119,13 +135,23 @@ class Tally:
             return None
         self.announced = False
         return Signal(
-            signal.symbol, now, HOLD, signal.neutral, signal.bearish, signal.neutral, signal.bullish, False, signal.sources
+            signal.symbol,
+            now,
+            HOLD,
+            signal.neutral,
+            signal.bearish,
+            signal.neutral,
+            signal.bullish,
+            False,
+            signal.sources,
         )
 
     def _next_look(self, side: int) -> int:
         """When a side's weight falls below `fade_below`, or earlier, when the oldest vote leaves the window."""
         mass = self._sides[side]
-        fades = self._reference + floor(self._half_life * log2(mass / self._fade_below)) + 1 if mass > 0.0 else 0
+        fades = (
+            self._reference + floor(self._half_life * log2(mass / self._fade_below)) + 1 if mass > 0.0 else 0
+        )
         leaves = self._votes[0][0] + self._window
         if fades > leaves:
             return leaves

@@ -61,7 +61,10 @@ class Addresses:
 
     def is_https(self, request: web.Request) -> bool:
         """True if a trusted proxy was called by https."""
-        return self.trusts(request.remote or "") and request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+        return (
+            self.trusts(request.remote or "")
+            and request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+        )
 
     def trusts(self, address: str) -> bool:
         """True for the address of a trusted proxy."""

@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import structlog
 
-from agent.dashboard.recording import Recording
 from agent.core.errors import TapewireError
+from agent.dashboard.recording import Recording
 from agent.store.database import Database
 from agent.store.queries import find_run, frame, list_runs
 from agent.store.runs import Run, RunStatus
@@ -65,7 +65,8 @@ class Archive:
         self._waiting = 0
         self._recordings: OrderedDict[str, _Opened] = OrderedDict()
         self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
-        self._falls: dict[tuple[str, int | None], float | None] = {}  # deepest drawdowns of runs that ended without figures
+        # deepest drawdowns of runs that ended without figures
+        self._falls: dict[tuple[str, int | None], float | None] = {}
 
     async def runs(self) -> list[RunRow]:
         """The newest first."""
@@ -95,7 +96,9 @@ class Archive:
         """Where the slider goes from and to, once the run is read; until then, how far that is. `again`: to its present end."""
         run = await self._in_thread(lambda: find_run(self._database, run_id))
         opened = self._recordings.get(run.id)
-        if opened is None or (again and opened.done and (run.status is RunStatus.RUNNING or opened.recording.run != run)):
+        if opened is None or (
+            again and opened.done and (run.status is RunStatus.RUNNING or opened.recording.run != run)
+        ):
             await self._forget(run.id)
             opened = self._recordings[run.id] = _Opened(Recording(self._database, run))
             opened.task = asyncio.create_task(self._read(opened))
@@ -136,7 +139,8 @@ class Archive:
         rows = []
         for run in list_runs(self._database, LISTED):
             row = _row(run)
-            if row.max_drawdown is None and run.status is not RunStatus.RUNNING:  # a life: it records its curve, and no figures
+            # a life: it records its curve, and no figures
+            if row.max_drawdown is None and run.status is not RunStatus.RUNNING:
                 key = run.id, run.finished_at
                 if key not in self._falls:
                     self._falls[key] = _deepest_fall(self._database, run.id)
@@ -151,7 +155,9 @@ class Archive:
             opened.error = error
         except Exception as error:  # noqa: BLE001 - a record that can't be read is told on the page, and ends nothing
             _log.error("a run can't be opened", run=opened.recording.run.id, exc_info=error)
-            opened.error = TapewireError(f"run {opened.recording.run.id} can't be opened: {type(error).__name__}: {error}")
+            opened.error = TapewireError(
+                f"run {opened.recording.run.id} can't be opened: {type(error).__name__}: {error}"
+            )
         finally:
             opened.done = True
 

@@ -19,12 +19,12 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from agent.system.clock import Clock
 from agent.config.dashboard import DashboardConfig
 from agent.dashboard.addresses import Addresses
 from agent.dashboard.login import Attempts, Links, Sessions, Token
 from agent.live.host_header import is_loopback_host, known_host
 from agent.live.listening_sockets import client_key
+from agent.system.clock import Clock
 
 OPEN_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg", "/favicon.ico")
 """What is served before the login."""
@@ -110,11 +110,16 @@ class Guard:
     def _refusal(self, request: web.Request) -> web.Response | None:
         called = self.addresses.host(request)
         # Both: a page of a rebound name could claim to be forwarded by this machine, which may be a trusted proxy
-        if not all(known_host(host, self._config.allowed_hosts, addresses=self._beyond) for host in (request.host, called)):
+        if not all(
+            known_host(host, self._config.allowed_hosts, addresses=self._beyond)
+            for host in (request.host, called)
+        ):
             return self._refuse(request, 421, "this page is not served under that name")
         changing = request.method not in ("GET", "HEAD")
         if (changing or request.headers.get("Upgrade")) and not _from(called, request):
-            return self._refuse(request, 403, "that did not come from this page (behind a proxy: it must pass Host on)")
+            return self._refuse(
+                request, 403, "that did not come from this page (behind a proxy: it must pass Host on)"
+            )
         elsewhere = request.headers.get("Sec-Fetch-Site") in _ELSEWHERE
         if elsewhere and not _navigates(request):
             return self._refuse(request, 403, "another site may not load this")
@@ -155,14 +160,18 @@ class Guard:
         self._attempts.wrong(client)
         self._deny("wrong token", client)
         if wait:
-            return web.Response(status=429, text="too many wrong tokens\n", headers={"Retry-After": str(wait)})
+            return web.Response(
+                status=429, text="too many wrong tokens\n", headers={"Retry-After": str(wait)}
+            )
         return _redirect(self.addresses.link(request, "/login?wrong"))
 
     async def log_out(self, request: web.Request) -> web.Response:
         """End this browser's session."""
         self._sessions.end(request.cookies.get(self._sessions.cookie, ""))
         response = _redirect(self.addresses.link(request, "/login" if self._asks(request) else "/"))
-        response.del_cookie(self._sessions.cookie, path=self.addresses.prefix(request), httponly=True, samesite="Strict")
+        response.del_cookie(
+            self._sessions.cookie, path=self.addresses.prefix(request), httponly=True, samesite="Strict"
+        )
         return response
 
     def _follow(self, request: web.Request) -> web.Response:
@@ -201,7 +210,9 @@ def _from(host: str, request: web.Request) -> bool:
         origin = urlsplit(request.headers.get("Origin", ""))
     except ValueError:
         return False
-    return origin.scheme in ("http", "https") and bool(origin.netloc) and origin.netloc.lower() == host.lower()
+    return (
+        origin.scheme in ("http", "https") and bool(origin.netloc) and origin.netloc.lower() == host.lower()
+    )
 
 
 def _navigates(request: web.Request) -> bool:

@@ -11,10 +11,10 @@ from typing import Final
 
 import structlog
 
-from agent.system.clock import Clock
 from agent.core.errors import TapewireError
 from agent.core.events import MINUTE_MS
 from agent.live.access_token import make_token, read_token, same_token
+from agent.system.clock import Clock
 from agent.system.private import write_private
 
 LINK_LIFE: Final = 10 * MINUTE_MS
@@ -122,7 +122,9 @@ class Sessions:
         identifier, _, ends = body.partition(".")
         if not (ends.isascii() and ends.isdigit() and len(ends) < 16):
             return False
-        return same_token(seal, self._seal(body)) and self._now() < int(ends) and identifier not in self._ended
+        return (
+            same_token(seal, self._seal(body)) and self._now() < int(ends) and identifier not in self._ended
+        )
 
     def end(self, value: str) -> None:
         """Log it out, over restarts as well."""
@@ -134,7 +136,9 @@ class Sessions:
         try:
             write_private(self._file, "".join(f"{one} {until}\n" for one, until in self._ended.items()))
         except OSError as error:
-            _log.warning("a log-out is not remembered over a restart", file=str(self._file), reason=error.strerror)
+            _log.warning(
+                "a log-out is not remembered over a restart", file=str(self._file), reason=error.strerror
+            )
 
     def _read(self) -> dict[str, int]:
         try:

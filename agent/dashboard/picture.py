@@ -15,24 +15,6 @@ from msgspec.structs import replace
 
 from agent.analysis.thinning import ThinnedCurve
 from agent.config import Config
-from agent.dashboard.rows import Rows
-from agent.dashboard.views import (
-    AccountView,
-    Act,
-    Bar,
-    Head,
-    Headline,
-    PredictionView,
-    SignalView,
-    Symbol,
-    Trade,
-    Working,
-    act_of,
-    headline_of,
-    opinion_of,
-    trade_of,
-    working_of,
-)
 from agent.core.events import (
     DAY_MS,
     Account,
@@ -60,6 +42,24 @@ from agent.core.events import (
 from agent.core.portfolio import Portfolio
 from agent.core.risk import KILL, NOTES
 from agent.core.symbols import SymbolMapper
+from agent.dashboard.rows import Rows
+from agent.dashboard.views import (
+    AccountView,
+    Act,
+    Bar,
+    Head,
+    Headline,
+    PredictionView,
+    SignalView,
+    Symbol,
+    Trade,
+    Working,
+    act_of,
+    headline_of,
+    opinion_of,
+    trade_of,
+    working_of,
+)
 
 HEADLINES: Final = 80
 FILLS: Final = 200
@@ -126,7 +126,9 @@ class Picture:
             case Sentiment():
                 headline = self._headlines.get(event.news_id)
                 if headline is not None:
-                    self._headlines.put(headline.id, replace(headline, opinion=opinion_of(event)), self.version)
+                    self._headlines.put(
+                        headline.id, replace(headline, opinion=opinion_of(event)), self.version
+                    )
             case Command(action="warm-up" | "warm-up-done"):
                 self.warming = event.action == "warm-up"
             case Command(action="heartbeat"):
@@ -134,7 +136,9 @@ class Picture:
             case Command() | Gap():
                 if isinstance(event, Command) and event.action == "life":
                     self._cash_stated = event.states_cash
-                self._accepting |= isinstance(event, Command) and event.action == "resume" and self._rule == "drift"
+                self._accepting |= (
+                    isinstance(event, Command) and event.action == "resume" and self._rule == "drift"
+                )
                 self._note(event.available_at, event)
             case Account():
                 self._on_account(event)
@@ -154,7 +158,9 @@ class Picture:
                 if decision.actionable or decision.direction is Direction.HOLD:
                     self._note(decision.ts, decision)
             case Prediction():
-                self._predictions[decision.symbol] = PredictionView(decision.ts, decision.down, decision.flat, decision.up)
+                self._predictions[decision.symbol] = PredictionView(
+                    decision.ts, decision.down, decision.flat, decision.up
+                )
                 self._touch(decision.symbol)
             case Order():
                 self._working[decision.id] = working_of(decision)
@@ -213,7 +219,11 @@ class Picture:
             return
         if self._accepting or account.foreign:
             ledger = self._portfolio
-            wallet = ledger.initial + ledger.realised - ledger.fees + ledger.funding if self._margined else ledger.cash
+            wallet = (
+                ledger.initial + ledger.realised - ledger.fees + ledger.funding
+                if self._margined
+                else ledger.cash
+            )
             ledger.transfer(account.balances.get(self.head.currency, Decimal(0)) - wallet)
             self._accepting = False
 
@@ -231,7 +241,9 @@ class Picture:
             if update.status.final:
                 del self._working[update.order_id]
             else:
-                self._working[update.order_id] = replace(order, status=update.status.value, filled=update.filled)
+                self._working[update.order_id] = replace(
+                    order, status=update.status.value, filled=update.filled
+                )
             self._working_version = self.version
         if update.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED):
             self._note(update.ts, update)
@@ -251,9 +263,15 @@ class Picture:
     def _on_risk(self, event: RiskEvent) -> None:
         if event.rule == "warm-up":
             return
-        refused = event.rule == self._rule == KILL  # a resumption without its confirmation: the kill stands as it was
+        # a resumption without its confirmation: the kill stands as it was
+        refused = event.rule == self._rule == KILL
         if not event.symbol and not refused and event.rule not in NOTES:
-            self._risk, self._rule, self._detail, self._since = event.state, event.rule, event.detail, event.ts
+            self._risk, self._rule, self._detail, self._since = (
+                event.state,
+                event.rule,
+                event.detail,
+                event.ts,
+            )
         self._note(event.ts, event)
 
     def _touch(self, symbol: str) -> None:
@@ -329,7 +347,11 @@ class Picture:
         vars(twin).update(vars(self))
         twin._portfolio = _copied(self._portfolio)
         twin._bars = {symbol: rows.copy() for symbol, rows in self._bars.items()}
-        twin._headlines, twin._trades, twin._acts = self._headlines.copy(), self._trades.copy(), self._acts.copy()
+        twin._headlines, twin._trades, twin._acts = (
+            self._headlines.copy(),
+            self._trades.copy(),
+            self._acts.copy(),
+        )
         twin._curve = deepcopy(self._curve)
         for name in ("_day_open", "_closed", "_touched", "_signals", "_predictions", "_working"):
             setattr(twin, name, getattr(self, name).copy())

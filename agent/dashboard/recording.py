@@ -17,14 +17,14 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from agent.core.events import Command, Decision, Event, Fill, RiskEvent
 from agent.dashboard.picture import NOTHING, Picture
 from agent.dashboard.views import Head, head_of
-from agent.core.events import Command, Decision, Event, Fill, RiskEvent
 from agent.live.control_socket import COMMANDS
+from agent.replay.verify import inputs
 from agent.store.database import Database
 from agent.store.queries import Recorded, read_decisions
 from agent.store.runs import Run, RunKind, RunStatus
-from agent.replay.verify import inputs
 
 MARKS: Final = 2_000
 """Moments of note that are listed at most."""
@@ -72,7 +72,8 @@ class Recording:
         """Hear the whole run. Raises DataError or UsageError where its input files are gone or changed, StoreError."""
         config, events = inputs(self._database, self.run)
         self.head = head_of(self.run, config)
-        if self.run.status is not RunStatus.RUNNING:  # input files go on after the event on which a run failed
+        # input files go on after the event on which a run failed
+        if self.run.status is not RunStatus.RUNNING:
             events = islice(events, self.run.events)
         picture = Picture(self.head, config, bars=bars)
         copies = max(_FEWEST, _COPIES // len(self.head.symbols))
@@ -127,7 +128,8 @@ class Recording:
     def _remark(self, now: int, message: Event | Decision) -> None:
         """Where the slider begins, and the moments to jump to."""
         if not self.begins and (
-            self.run.kind is RunKind.BACKTEST or (isinstance(message, Command) and message.action == "warm-up-done")
+            self.run.kind is RunKind.BACKTEST
+            or (isinstance(message, Command) and message.action == "warm-up-done")
         ):
             self.begins = now
         mark = _mark(now, message)
@@ -154,7 +156,9 @@ def hear(picture: Picture, seq: int, message: Any, *, decided: bool) -> None:
         picture.event(seq, message)
 
 
-def _heard(database: Database, run: Run, events: Iterator[Event]) -> Iterator[tuple[int, Event | Decision, bool]]:
+def _heard(
+    database: Database, run: Run, events: Iterator[Event]
+) -> Iterator[tuple[int, Event | Decision, bool]]:
     """Events and the decisions on them, as a watcher heard them: (number of the event, message, whether it was decided)."""
     decisions = groupby(read_decisions(database, run.id), key=attrgetter("event_seq"))
     none: tuple[int, Iterator[Recorded]] = (0, iter(()))

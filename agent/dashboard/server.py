@@ -15,15 +15,15 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from agent.system.clock import Clock, WallClock
 from agent.config.dashboard import DashboardConfig
+from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.archive import Archive, Busy, failure
 from agent.dashboard.guard import Guard
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
-from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.live.listening_sockets import Listener
 from agent.store.database import Database
+from agent.system.clock import Clock, WallClock
 from agent.system.untrusted import UNREADABLE
 
 PORTS: Final = 20
@@ -84,7 +84,9 @@ class Dashboard:
         self._archive = Archive(database, bars=config.bars)
         self.token_file = config.token_file or token_file
         self.listener = Listener("dashboard", config)
-        self._guard = Guard(config, self.token_file, clock or WallClock(), prove=self._prove, deny=self.listener.deny)
+        self._guard = Guard(
+            config, self.token_file, clock or WallClock(), prove=self._prove, deny=self.listener.deny
+        )
         self._viewers: set[Viewer] = set()
         self._runner: web.AppRunner | None = None
 
@@ -97,7 +99,9 @@ class Dashboard:
     @property
     def announcement(self) -> str:
         """A line for people: where it is, and what they need to know to get there."""
-        return self._line(self.url, f"log in with `tapewire dashboard --open`, or the token in {self.token_file}")
+        return self._line(
+            self.url, f"log in with `tapewire dashboard --open`, or the token in {self.token_file}"
+        )
 
     def login_url(self) -> str:
         """The page's address with a code that logs one browser in, once, within ten minutes; a new one each time."""
@@ -105,7 +109,10 @@ class Dashboard:
 
     def invitation(self) -> str:
         """The announcement for the terminal of the person who started this: its address logs a browser in, once."""
-        return self._line(self.login_url(), f"works once, within ten minutes; later log in with the token in {self.token_file}")
+        return self._line(
+            self.login_url(),
+            f"works once, within ten minutes; later log in with the token in {self.token_file}",
+        )
 
     def _line(self, url: str, login: str) -> str:
         notes = [f"port {self.config.port} was taken"] if self.config.port not in (0, self.port) else []
@@ -159,7 +166,8 @@ class Dashboard:
 
     def _application(self) -> web.Application:
         app = web.Application(
-            client_max_size=10_000, middlewares=[self.listener.middleware(), self._guard.middleware(), _bodies_in_time]
+            client_max_size=10_000,
+            middlewares=[self.listener.middleware(), self._guard.middleware(), _bodies_in_time],
         )
         routes: list[tuple[str, str, Handler]] = [
             ("GET", "/", self._page),
@@ -190,9 +198,13 @@ class Dashboard:
     async def _page(self, request: web.Request) -> web.StreamResponse:
         if self._agent is None and self._guard.addresses.path(request) == "/":
             return web.Response(status=303, headers={"Location": "./runs"})
-        return self._fill(request, "index.html", {"<!-- log out -->": _LOG_OUT if self._guard.needs_login else ""})
+        return self._fill(
+            request, "index.html", {"<!-- log out -->": _LOG_OUT if self._guard.needs_login else ""}
+        )
 
-    def _fill(self, request: web.Request, name: str, texts: dict[str, str], status: int = 200) -> web.Response:
+    def _fill(
+        self, request: web.Request, name: str, texts: dict[str, str], status: int = 200
+    ) -> web.Response:
         """A page with its texts, which are markup, and with addresses that are relative to the request's."""
         page = (_PAGE / name).read_text(encoding="utf-8")
         for place, text in texts.items():
@@ -205,7 +217,9 @@ class Dashboard:
         if name is None:
             raise web.HTTPNotFound
         kind = _TYPES[Path(name).suffix]
-        return web.FileResponse(_PAGE / name, headers={"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"})
+        return web.FileResponse(
+            _PAGE / name, headers={"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"}
+        )
 
     async def _icon(self, _: web.Request) -> web.StreamResponse:
         return web.FileResponse(_PAGE / "icon.svg", headers={"Content-Type": "image/svg+xml"})
@@ -215,7 +229,9 @@ class Dashboard:
             return web.Response(status=303, headers={"Location": "./"})
         note = next((text for name, text in _FORM_NOTES.items() if name in request.query), "")
         wrong = f'<p class="wrong" role="alert">{note}</p>' if note else ""
-        return self._fill(request, "login.html", {"<!-- wrong -->": wrong, "<!-- file -->": escape(self.token_file.name)})
+        return self._fill(
+            request, "login.html", {"<!-- wrong -->": wrong, "<!-- file -->": escape(self.token_file.name)}
+        )
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         if self._agent is None:
@@ -253,7 +269,10 @@ class Dashboard:
         except TapewireError as error:
             return await self._no_report(request, error)
         return web.Response(
-            body=page, content_type="text/html", charset="utf-8", headers={"Content-Security-Policy": _REPORT_POLICY}
+            body=page,
+            content_type="text/html",
+            charset="utf-8",
+            headers={"Content-Security-Policy": _REPORT_POLICY},
         )
 
     async def _no_report(self, request: web.Request, error: TapewireError) -> web.Response:
@@ -264,7 +283,11 @@ class Dashboard:
             what = error.message.removesuffix(" yet")
             why = f"{ended} {what[0].upper()}{what[1:]}."
         link = f'<a href="{{root}}runs/{quote(run.id)}">Look at the run</a>, or at' if run else "See"
-        texts = {"<!-- run -->": escape(run.id if run else asked), "<!-- link -->": link, "<!-- why -->": escape(why)}
+        texts = {
+            "<!-- run -->": escape(run.id if run else asked),
+            "<!-- link -->": link,
+            "<!-- why -->": escape(why),
+        }
         return self._fill(request, "no-report.html", texts, status=_status_of(error))
 
     async def _command(self, request: web.Request) -> Any:
@@ -323,6 +346,7 @@ def _status_of(error: TapewireError) -> int:
         return 503
     if isinstance(error, SafetyError):
         return 403
-    if isinstance(error, DataError):  # what was asked for isn't there: no report of a run that recorded nothing
+    # what was asked for isn't there: no report of a run that recorded nothing
+    if isinstance(error, DataError):
         return 404
     return 404 if isinstance(error, UsageError) else 500

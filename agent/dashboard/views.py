@@ -9,7 +9,19 @@ from urllib.parse import urlsplit
 import msgspec
 
 from agent.config import Config
-from agent.core.events import Command, Decision, Event, Fill, News, Order, OrderUpdate, RiskEvent, RiskState, Sentiment, Signal
+from agent.core.events import (
+    Command,
+    Decision,
+    Event,
+    Fill,
+    News,
+    Order,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+    Sentiment,
+    Signal,
+)
 from agent.data.text import one_line
 from agent.live.formatting import describe
 from agent.store.runs import Run
@@ -185,13 +197,20 @@ def headline_of(news: News, symbols: tuple[str, ...]) -> Headline:
     """Made harmless: one clipped line, and no link but to the web."""
     source = one_line(news.publisher or news.feed, _WORD)
     title = one_line(news.title, TITLE)
-    return Headline(news.id, news.available_at, news.ts, title, _web(news.url), source, symbols, news.actionable)
+    return Headline(
+        news.id, news.available_at, news.ts, title, _web(news.url), source, symbols, news.actionable
+    )
 
 
 def opinion_of(sentiment: Sentiment) -> Opinion:
     """The probabilities as they came."""
     return Opinion(
-        sentiment.bearish, sentiment.neutral, sentiment.bullish, sentiment.abstained, sentiment.model[:12], sentiment.latency_ms
+        sentiment.bearish,
+        sentiment.neutral,
+        sentiment.bullish,
+        sentiment.abstained,
+        sentiment.model[:12],
+        sentiment.latency_ms,
     )
 
 
@@ -221,7 +240,10 @@ def act_of(key: str, at: int, message: Event | Decision) -> Act:
             reduces = " to reduce" if message.reduce_only else ""
             told = f"{message.type.value.replace('_', ' ').lower()} {message.side.value.lower()} {message.qty}{reduces}: {message.reason}"
         case OrderUpdate():
-            symbol, told = message.symbol, f"{message.status.value.replace('_', ' ').lower()}: {message.reason}"
+            symbol, told = (
+                message.symbol,
+                f"{message.status.value.replace('_', ' ').lower()}: {message.reason}",
+            )
         case Command():
             said = ", ".join(f"{name} {value}" for name, value in message.args.items())
             told = f"{message.action}{f' ({said})' if said else ''} by {message.by or 'nobody'}"

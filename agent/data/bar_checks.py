@@ -8,16 +8,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.system.clock import iso
 from agent.core.durations import format_duration
 from agent.core.errors import DataError
+from agent.system.clock import iso
 
 Floats = NDArray[np.float64]
 
 VALUES: Final = ("open", "high", "low", "close", "volume", "turnover")
 """Columns of a bar; the last is not in every file."""
 
-_ROUNDING: Final = 1e-9  # high and low may miss open and close by this fraction: what back-adjusting a price leaves behind
+# high and low may miss open and close by this fraction: what back-adjusting a price leaves behind
+_ROUNDING: Final = 1e-9
 _MIXED_RUN: Final = 6  # so many equal steps in a row are another interval, not gaps
 
 
@@ -46,7 +47,8 @@ class BarCheck:
         self._around_the_clock = around_the_clock
         self._last: Bars | None = None  # the bar before the batch
         self._bars = 0
-        self._odd_run = (0, 0, 0, 0)  # of steps that aren't the interval: last bar's number, step, length, row of the first
+        # of steps that aren't the interval: last bar's number, step, length, row of the first
+        self._odd_run = (0, 0, 0, 0)
 
     def check(self, start: NDArray[np.int64], values: tuple[Floats, ...], first_row: int) -> Bars:
         """The batch as bars without duplicates. Raises DataError naming the first row that is wrong, and how."""
@@ -72,9 +74,15 @@ class BarCheck:
         if not sane.all():
             index = int(sane.argmin())
             row = dict(
-                zip(("open", "high", "low", "close", "volume", "turnover"), (c[index].item() for c in values), strict=False)
+                zip(
+                    ("open", "high", "low", "close", "volume", "turnover"),
+                    (c[index].item() for c in values),
+                    strict=False,
+                )
             )
-            raise DataError(f"{self._name}: row {first_row + index}, {_whats_wrong(row)}", hint="mend or remove the row")
+            raise DataError(
+                f"{self._name}: row {first_row + index}, {_whats_wrong(row)}", hint="mend or remove the row"
+            )
         return opened, high, low, close, volume, *turnover
 
     # -- order -------------------------------------------------------------------------------------------------------
@@ -119,7 +127,11 @@ class BarCheck:
     def _count_odd(self, number: int, step: int, row: int) -> None:
         """Raises DataError once so many bars in a row have the same other step that it must be their interval."""
         last, last_step, length, first = self._odd_run
-        self._odd_run = (number, step, length + 1, first) if (number, step) == (last + 1, last_step) else (number, step, 1, row)
+        self._odd_run = (
+            (number, step, length + 1, first)
+            if (number, step) == (last + 1, last_step)
+            else (number, step, 1, row)
+        )
         if self._odd_run[2] == _MIXED_RUN:
             raise self._mixed(self._odd_run[3], step)
 
@@ -131,7 +143,9 @@ class BarCheck:
         )
 
 
-def _sane(opened: Floats, high: Floats, low: Floats, close: Floats, volume: Floats, *turnover: Floats) -> NDArray[np.bool_]:
+def _sane(
+    opened: Floats, high: Floats, low: Floats, close: Floats, volume: Floats, *turnover: Floats
+) -> NDArray[np.bool_]:
     """True where a bar can be; every comparison with NaN is False."""
     sane: NDArray[np.bool_] = (
         (low > 0) & (low <= opened) & (low <= close) & (high >= opened) & (high >= close) & (high < np.inf)

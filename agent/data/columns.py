@@ -41,7 +41,9 @@ def open_table(path: Path) -> Table:
     """
     try:
         if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty", hint="it may have been cut off while it was written: fetch it again")
+            raise DataError(
+                f"{path} is empty", hint="it may have been cut off while it was written: fetch it again"
+            )
         match path.name.lower().removesuffix(".gz").rsplit(".", 1)[-1]:
             case "parquet" | "pq":
                 return ParquetTable(path)
@@ -51,9 +53,16 @@ def open_table(path: Path) -> Table:
                 return JsonLinesTable(path)
     except FileNotFoundError:
         raise DataError(f"no such file: {path}") from None
-    except (OSError, EOFError, pa.ArrowException, UnicodeDecodeError) as error:  # the last by a name in a parquet file's end
+    except (
+        OSError,
+        EOFError,
+        pa.ArrowException,
+        UnicodeDecodeError,
+    ) as error:  # the last by a name in a parquet file's end
         raise _damaged(path, error) from None
-    raise DataError(f"{path}: unknown kind of file", hint="accepted are .parquet, .csv, .csv.gz, .jsonl and .jsonl.gz")
+    raise DataError(
+        f"{path}: unknown kind of file", hint="accepted are .parquet, .csv, .csv.gz, .jsonl and .jsonl.gz"
+    )
 
 
 _END: Final = re.compile("close.?time|end.?time|(?:time|ts|stamp)close|^end$|volumeto")
@@ -69,14 +78,19 @@ def pick(table: Table, wanted: Aliases, *, required: Sequence[str]) -> dict[str,
     for column, aliases in wanted.items():
         names = [name for alias in aliases for name in table.names if _fold(name) == _fold(alias)]
         if len(names) > 1 and _fold(names[0]) == _fold(names[1]):
-            raise DataError(f"{table.path}: two columns have the same name: {names[0]!r} and {names[1]!r}", hint="drop one")
+            raise DataError(
+                f"{table.path}: two columns have the same name: {names[0]!r} and {names[1]!r}",
+                hint="drop one",
+            )
         if names:
             found[column] = names[0]
         elif column in required:
             others = {_fold(alias) for name, known in wanted.items() if name != column for alias in known}
             rest = [name for name in table.names if name not in found.values() and _fold(name) not in others]
             ends = [name for name in rest if _END.search(_fold(name))]
-            close = difflib.get_close_matches(aliases[0], [name for name in rest if name not in ends], n=1, cutoff=0.5)
+            close = difflib.get_close_matches(
+                aliases[0], [name for name in rest if name not in ends], n=1, cutoff=0.5
+            )
             if ends and not close and column == "open_time":  # renamed as it is, it would be an interval late
                 raise DataError(
                     f"{table.path}: no column {' or '.join(aliases)}, only {ends[0]}",
@@ -101,7 +115,9 @@ def to_floats(values: pa.Array, path: Path, column: str, first_row: int) -> NDAr
             bad = first_uncastable(values, pa.float64())
             raise DataError(
                 f"{place(path, first_row + bad, column)}: {shown(values[bad])} is not a number",
-                hint="write a point before decimals and nothing between thousands" if "," in shown(values[bad]) else "",
+                hint="write a point before decimals and nothing between thousands"
+                if "," in shown(values[bad])
+                else "",
             ) from None
     if values.null_count:
         values = pc.fill_null(values, np.nan)
@@ -169,7 +185,9 @@ class ParquetTable:
         row = 1 + sum(metadata.row_group(group).num_rows for group in range(first_group))
         groups = list(range(first_group, metadata.num_row_groups))
         try:
-            for batch in self._file.iter_batches(BATCH_ROWS, groups, list(columns.values()), use_threads=False):
+            for batch in self._file.iter_batches(
+                BATCH_ROWS, groups, list(columns.values()), use_threads=False
+            ):
                 batch.validate(full=True)  # the reader takes texts that aren't UTF-8 as they are
                 yield row, {ours: _without_views(batch.column(name)) for ours, name in columns.items()}
                 row += batch.num_rows
@@ -183,7 +201,10 @@ class ParquetTable:
 
         Empty where the file doesn't state them.
         """
-        index, kind = self._file.schema_arrow.get_field_index(column), self._file.schema_arrow.field(column).type
+        index, kind = (
+            self._file.schema_arrow.get_field_index(column),
+            self._file.schema_arrow.field(column).type,
+        )
         found = []
         for number in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(number)
@@ -218,23 +239,33 @@ class CsvTable:
         try:
             first = lines[0].decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise _not_utf8(path, f"byte {error.object[error.start]:#04x} at position {error.start}") from None
+            raise _not_utf8(
+                path, f"byte {error.object[error.start]:#04x} at position {error.start}"
+            ) from None
         texts = [first, *(line.decode(errors="replace") for line in lines[1:])]
         try:
             dialect = detect([line.rstrip("\r") for line in texts])
         except csv.Error as error:
-            raise DataError(f"{path}: its first line can't be read: {error}", hint="end lines by a line feed") from None
+            raise DataError(
+                f"{path}: its first line can't be read: {error}", hint="end lines by a line feed"
+            ) from None
         if dialect is None:
-            raise DataError(f"{path} has no header: its first line is {first[:80]!r}", hint="name the columns in a first line")
+            raise DataError(
+                f"{path} has no header: its first line is {first[:80]!r}",
+                hint="name the columns in a first line",
+            )
         if "," in dialect.symbol:
             raise DataError(
-                f"{path} holds several symbols: {dialect.symbol.replace(',', ', ')}", hint="write a file for each symbol"
+                f"{path} holds several symbols: {dialect.symbol.replace(',', ', ')}",
+                hint="write a file for each symbol",
             )
         self._dialect = dialect
         self._header_lines = dialect.header_lines
         self.symbol = dialect.symbol
         joined = dialect.date_and_time
-        self.names: Sequence[str] = dialect.names if not joined else (DATE_TIME, *(n for n in dialect.names if n not in joined))
+        self.names: Sequence[str] = (
+            dialect.names if not joined else (DATE_TIME, *(n for n in dialect.names if n not in joined))
+        )
 
     def batches(self, columns: Mapping[str, str]) -> Iterator[Batch]:
         """As `ParquetTable.batches`."""
@@ -242,7 +273,9 @@ class CsvTable:
 
         row = 1
         parts = self._dialect.date_and_time
-        sources = [part for name in columns.values() for part in (parts if parts and name == DATE_TIME else (name,))]
+        sources = [
+            part for name in columns.values() for part in (parts if parts and name == DATE_TIME else (name,))
+        ]
         try:
             with (
                 pa.input_stream(str(self.path), compression="detect") as stream,
@@ -274,7 +307,9 @@ class CsvTable:
         parts = self._dialect.date_and_time
         if not parts or name != DATE_TIME:
             return batch.column(name)
-        return pc.binary_join_element_wise(*(pc.utf8_trim_whitespace(batch.column(part)) for part in parts), " ")
+        return pc.binary_join_element_wise(
+            *(pc.utf8_trim_whitespace(batch.column(part)) for part in parts), " "
+        )
 
     def _explain(self, error: Exception, row: int) -> DataError:
         text = str(error)
@@ -338,4 +373,6 @@ def _not_utf8(path: Path, where: str) -> DataError:
 def _damaged(path: Path, error: Exception, *, after_row: int = 0) -> DataError:
     reason = str(error).split("\n")[0]
     where = f"{path}: damaged after row {after_row}" if after_row else f"{path} can't be read"
-    return DataError(f"{where}: {reason}", hint="the file may be cut off or of another format: fetch or export it again")
+    return DataError(
+        f"{where}: {reason}", hint="the file may be cut off or of another format: fetch or export it again"
+    )

@@ -37,7 +37,9 @@ _NUMBER: Final = re.compile(r"[-+]?(?:\d+[.,]?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _DATE: Final = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}")
 _TIME: Final = re.compile(r"\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?")
 _VOLUME_OF: Final = re.compile(r"volume\s+([A-Za-z0-9]+)", re.IGNORECASE)
-_YAHOO: Final = frozenset((*_OHLC, "adj close", "volume", "dividends", "stock splits", "capital gains", "repaired?"))
+_YAHOO: Final = frozenset(
+    (*_OHLC, "adj close", "volume", "dividends", "stock splits", "capital gains", "repaired?")
+)
 
 
 class Dialect(NamedTuple):
@@ -72,25 +74,33 @@ def detect(lines: Sequence[str]) -> Dialect | None:
     if len(rows) > 2 and (prices := _yahoo(rows)):
         tickers = {cell for row in rows[:2] if row[1:] != prices for cell in row[1:] if cell}
         return Dialect((rows[2][0], *prices), skipped + 3, delimiter, symbol=",".join(sorted(tickers)))
-    return Dialect(_volumes(names), skipped + 1, delimiter, _date_and_time(names, rows[1] if len(rows) > 1 else []))
+    return Dialect(
+        _volumes(names), skipped + 1, delimiter, _date_and_time(names, rows[1] if len(rows) > 1 else [])
+    )
 
 
 def _eight(rows: Sequence[list[str]]) -> tuple[str, ...] | None:
     """The names of 8 columns without a header, as the values show them; None if they show neither layout."""
     full = [row for row in rows if len(row) == len(_MEXC) and all(_NUMBER.fullmatch(cell) for cell in row)]
     values = [[float(cell.replace(",", ".")) for cell in row] for row in full]
-    if all(row[3] <= row[5] <= row[2] or row[5] == row[6] == 0 for row in values):  # Kraken: vwap is 0 without trades
+    # Kraken: vwap is 0 without trades
+    if all(row[3] <= row[5] <= row[2] or row[5] == row[6] == 0 for row in values):
         return _KRAKEN_API
     if len(values) > 1:
         interval = abs(values[1][0] - values[0][0])
-        if interval and all(abs(row[6] - row[0] - interval) <= 1 for row in values):  # the close time may be 1 unit early
+        # the close time may be 1 unit early
+        if interval and all(abs(row[6] - row[0] - interval) <= 1 for row in values):
             return _MEXC
     return None
 
 
 def _yahoo(rows: Sequence[list[str]]) -> list[str]:
     """The names of the prices in yfinance's three header lines, which are in the first or the second; [] if it is no such header."""
-    if rows[2][:1] not in (["Date"], ["Datetime"]) or any(rows[2][1:]) or rows[0][:1] not in (["Price"], ["Ticker"], [""]):
+    if (
+        rows[2][:1] not in (["Date"], ["Datetime"])
+        or any(rows[2][1:])
+        or rows[0][:1] not in (["Price"], ["Ticker"], [""])
+    ):
         return []
     return next((row[1:] for row in rows[:2] if row[1:] and {cell.lower() for cell in row[1:]} <= _YAHOO), [])
 
@@ -105,7 +115,9 @@ def _volumes(names: Sequence[str]) -> tuple[str, ...]:
     found = {name: match[1].upper() for name in names if (match := _VOLUME_OF.fullmatch(name))}
     if len(found) != 2 or sum(coin in CASH for coin in found.values()) != 1:
         return tuple(names)
-    return tuple(name if name not in found else "turnover" if found[name] in CASH else "volume" for name in names)
+    return tuple(
+        name if name not in found else "turnover" if found[name] in CASH else "volume" for name in names
+    )
 
 
 def _date_and_time(names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
@@ -114,4 +126,8 @@ def _date_and_time(names: Sequence[str], values: Sequence[str]) -> tuple[str, ..
     if not {"date", "time"} <= folded.keys() or len(values) != len(names):
         return ()
     row = dict(zip(names, values, strict=True))
-    return (folded["date"], folded["time"]) if _TIME.fullmatch(row[folded["time"]]) and _DATE.match(row[folded["date"]]) else ()
+    return (
+        (folded["date"], folded["time"])
+        if _TIME.fullmatch(row[folded["time"]]) and _DATE.match(row[folded["date"]])
+        else ()
+    )

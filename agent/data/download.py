@@ -13,14 +13,14 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from agent.system.clock import iso
 from agent.config.live import BackoffConfig
 from agent.core.durations import format_duration
 from agent.core.errors import ConfigError, DataError, UsageError, VenueError, brief
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.data.kline_writer import KlineWriter, Row
 from agent.system.addresses import is_loopback
 from agent.system.backoff import delays
-from agent.data.kline_writer import KlineWriter, Row
+from agent.system.clock import iso
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,9 +84,12 @@ class BybitKlines:
         self._wanted = wanted
         self._retry = retry
         self._sleep = sleep
-        self._exchange: Any = ccxt.bybit({"timeout": 20_000, "options": {"fetchMarkets": {"types": [wanted.category]}}})
+        self._exchange: Any = ccxt.bybit(
+            {"timeout": 20_000, "options": {"fetchMarkets": {"types": [wanted.category]}}}
+        )
         self._exchange.urls["api"] = dict.fromkeys(self._exchange.urls["api"], self._base)
-        self._exchange.aiohttp_trust_env = not is_loopback(self._base)  # a proxy may stand before the world, not before us
+        # a proxy may stand before the world, not before us
+        self._exchange.aiohttp_trust_env = not is_loopback(self._base)
         self._ccxt = ccxt
 
     async def __aenter__(self) -> BybitKlines:
@@ -156,9 +159,13 @@ class BybitKlines:
         interval = self._wanted.interval
         end = min(end, since + _page_span(interval))
         settled = page.time - _SETTLE - interval
-        closed = [row for row in reversed(page.result.rows) if since <= row.start < end and row.start <= settled]
+        closed = [
+            row for row in reversed(page.result.rows) if since <= row.start < end and row.start <= settled
+        ]
         sound = [row for row in closed if is_sound(row, interval, page.time)]
-        rows = [(row.start, row.open, row.high, row.low, row.close, row.volume, row.turnover) for row in sound]
+        rows = [
+            (row.start, row.open, row.high, row.low, row.close, row.volume, row.turnover) for row in sound
+        ]
         return rows, len(closed) - len(sound)
 
     async def _page(self, since: int, end: int) -> Page:
@@ -174,8 +181,8 @@ class BybitKlines:
         return max(since, first)
 
     async def _ask(self, params: dict[str, object]) -> Page:
-        from agent.data.kline_messages import read_page
         from agent.config.bybit import PAGE
+        from agent.data.kline_messages import read_page
         from agent.system.untrusted import UNREADABLE
 
         ccxt, wanted = self._ccxt, self._wanted
@@ -188,13 +195,15 @@ class BybitKlines:
                 return read_page(answer)
             except ccxt.BadRequest as error:
                 raise UsageError(
-                    f"Bybit has no {wanted.category} klines of {wanted.symbol}: {brief(error)}", hint=await self._closest()
+                    f"Bybit has no {wanted.category} klines of {wanted.symbol}: {brief(error)}",
+                    hint=await self._closest(),
                 ) from None
             except (ccxt.ExchangeError, ccxt.NetworkError, *UNREADABLE) as error:
                 if isinstance(error, ccxt.ExchangeError) and not _PASSING.search(str(error)):
                     raise VenueError(f"Bybit refuses klines of {wanted.symbol}: {brief(error)}") from None
                 wait = next(waits, None)
-                if wait is None or " 403 " in str(error):  # a ban of the address: asking again makes it longer
+                # a ban of the address: asking again makes it longer
+                if wait is None or " 403 " in str(error):
                     raise VenueError(
                         f"Bybit can't be reached at {self._base}: {brief(error)}",
                         hint="check the network, then run the same command again: it goes on after the last bar in the file",
@@ -206,7 +215,9 @@ class BybitKlines:
             markets = await self._exchange.load_markets()
         except self._ccxt.BaseError:
             return ""
-        close = difflib.get_close_matches(self._wanted.symbol, [market["id"] for market in markets.values()], n=3)
+        close = difflib.get_close_matches(
+            self._wanted.symbol, [market["id"] for market in markets.values()], n=3
+        )
         return f"did you mean {' or '.join(close)}?" if close else "symbols look like BTCUSDT"
 
     def _nothing(self) -> DataError:
@@ -224,7 +235,9 @@ def yahoo_klines(wanted: Wanted, now: int) -> list[Row]:
     """
     if (interval := YAHOO_INTERVALS.get(wanted.interval)) is None:
         names = ", ".join(map(format_duration, YAHOO_INTERVALS))
-        raise ConfigError(f"Yahoo has no klines of {format_duration(wanted.interval)}", hint=f"one of {names}")
+        raise ConfigError(
+            f"Yahoo has no klines of {format_duration(wanted.interval)}", hint=f"one of {names}"
+        )
     try:
         import pandas as pd
         import yfinance as yf
@@ -232,17 +245,23 @@ def yahoo_klines(wanted: Wanted, now: int) -> list[Row]:
         raise UsageError(
             "--source yahoo needs yfinance, which is not installed", hint='pip install "tapewire[equities]"'
         ) from None
-    begin, end = (pd.Timestamp(moment, unit="ms", tz="UTC") for moment in (wanted.start - DAY_MS, wanted.end + DAY_MS))
+    begin, end = (
+        pd.Timestamp(moment, unit="ms", tz="UTC") for moment in (wanted.start - DAY_MS, wanted.end + DAY_MS)
+    )
     yf.config.debug.hide_exceptions = False
     try:
-        frame = yf.Ticker(wanted.symbol).history(start=begin, end=end, interval=interval, auto_adjust=True, actions=False)
+        frame = yf.Ticker(wanted.symbol).history(
+            start=begin, end=end, interval=interval, auto_adjust=True, actions=False
+        )
     except (yf.exceptions.YFException, OSError) as error:
         raise VenueError(
             f"Yahoo gives no klines of {wanted.symbol}: {brief(error)}", hint="check symbol and connection"
         ) from None
     rows = [row for row in yahoo_rows(frame, wanted.interval, now) if wanted.start <= row[0] < wanted.end]
     if not rows:
-        raise DataError(f"Yahoo has no klines of {wanted.symbol} that opened from {iso(wanted.start)} to {iso(wanted.end)}")
+        raise DataError(
+            f"Yahoo has no klines of {wanted.symbol} that opened from {iso(wanted.start)} to {iso(wanted.end)}"
+        )
     return rows
 
 
@@ -256,7 +275,11 @@ def yahoo_rows(frame: pd.DataFrame, interval: int, now: int) -> list[Row]:
 
     frame = frame.dropna(subset=["Open", "High", "Low", "Close"])
     index = pd.DatetimeIndex(frame.index)
-    index = index.tz_localize(None).normalize() if interval >= DAY_MS else index.tz_convert("UTC").tz_localize(None)
+    index = (
+        index.tz_localize(None).normalize()
+        if interval >= DAY_MS
+        else index.tz_convert("UTC").tz_localize(None)
+    )
     starts = index.astype("datetime64[ms]").astype("int64").tolist()
     values = (frame[name].astype(float).tolist() for name in ("Open", "High", "Low", "Close", "Volume"))
     return [

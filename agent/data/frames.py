@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agent.core.events import DAY_MS
-from agent.data.parquet_files import write_parquet
 from agent.data.kline_writer import SCHEMA, Row
+from agent.data.parquet_files import write_parquet
 
 _WEEK_MS: Final = 7 * DAY_MS
 _MONDAY: Final = pd.Timestamp("1970-01-05", tz="UTC")

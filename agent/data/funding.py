@@ -12,21 +12,32 @@ from typing import Final
 
 import numpy as np
 
-from agent.system.clock import iso
 from agent.core.errors import DataError
 from agent.core.events import HOUR_MS, MINUTE_MS, Funding
+from agent.core.symbol_names import SYMBOL_COLUMNS, normalise, symbol_of
 from agent.data.columns import Aliases, place
 from agent.data.rows import Rows
-from agent.core.symbol_names import SYMBOL_COLUMNS, normalise, symbol_of
+from agent.system.clock import iso
 
 COLUMNS: Final[Aliases] = {
-    "ts": ("ts", "timestamp", "fundingRateTimestamp", "funding_time", "calc_time", "time", "date", "datetime"),
+    "ts": (
+        "ts",
+        "timestamp",
+        "fundingRateTimestamp",
+        "funding_time",
+        "calc_time",
+        "time",
+        "date",
+        "datetime",
+    ),
     "symbol": SYMBOL_COLUMNS,
     "rate": ("rate", "fundingRate", "last_funding_rate"),
 }
-_LARGEST_RATE: Final = 0.1  # a stamp; exchanges cap it at a few percent, so beyond this the column holds percentages
+# a stamp; exchanges cap it at a few percent, so beyond this the column holds percentages
+_LARGEST_RATE: Final = 0.1
 _USUAL_RATE: Final = 0.003  # a stamp; a file with a median above this probably holds percentages
-_LONGEST_DISTANCE: Final = 8 * HOUR_MS  # of stamps on the usual venues; longer ones count only if most of a file has them
+# of stamps on the usual venues; longer ones count only if most of a file has them
+_LONGEST_DISTANCE: Final = 8 * HOUR_MS
 _NEIGHBOURS: Final = 2  # distances on each side of a stretch that show whether it is a hole
 
 
@@ -58,26 +69,43 @@ class FundingFile:
 
     def __iter__(self) -> Iterator[Funding]:
         self.duplicates = 0
-        rows = Rows(self.path, COLUMNS, required=("ts", "rate"), times=("ts",), numbers=("rate",), timezone=self._timezone)
+        rows = Rows(
+            self.path,
+            COLUMNS,
+            required=("ts", "rate"),
+            times=("ts",),
+            numbers=("rate",),
+            timezone=self._timezone,
+        )
         stamps, rates = rows.times["ts"], rows.numbers["rate"]
         if not stamps.all():
             raise DataError(f"{place(self.path, int(stamps.argmin()) + 1, rows.names['ts'])}: missing")
         if (wrong := ~(np.abs(rates) <= _LARGEST_RATE)).any():
             where = place(self.path, int(wrong.argmax()) + 1, rows.names["rate"])
-            raise DataError(f"{where}: {rates[wrong.argmax()]} is no funding rate", hint="write fractions: 0.0001 is 0.01 %")
+            raise DataError(
+                f"{where}: {rates[wrong.argmax()]} is no funding rate",
+                hint="write fractions: 0.0001 is 0.01 %",
+            )
         fallback = self.symbol or symbol_of(self.path)
         if not fallback and "symbol" not in rows.names:
             raise DataError(
-                f"{self.name}: neither a column nor its name states the symbol", hint="name the file SYMBOL-funding.csv"
+                f"{self.name}: neither a column nor its name states the symbol",
+                hint="name the file SYMBOL-funding.csv",
             )
         known: dict[tuple[str, int], float] = {}
         order = np.argsort(stamps, kind="stable")
-        for ts, rate, row in zip(stamps[order].tolist(), rates[order].tolist(), rows.texts(order), strict=True):
+        for ts, rate, row in zip(
+            stamps[order].tolist(), rates[order].tolist(), rows.texts(order), strict=True
+        ):
             symbol = normalise(row.get("symbol") or "") or fallback
             if not symbol:
-                raise DataError(f"{self.name}: the rate at {iso(ts)} has no symbol", hint="mend or remove the row")
+                raise DataError(
+                    f"{self.name}: the rate at {iso(ts)} has no symbol", hint="mend or remove the row"
+                )
             if known.setdefault((symbol, ts), rate) != rate:
-                raise DataError(f"{self.name}: two funding rates of {symbol} at {iso(ts)}: {known[symbol, ts]} and {rate}")
+                raise DataError(
+                    f"{self.name}: two funding rates of {symbol} at {iso(ts)}: {known[symbol, ts]} and {rate}"
+                )
         self.duplicates = len(stamps) - len(known)
         for (symbol, ts), rate in known.items():
             if (self.start is None or ts >= self.start) and (self.end is None or ts < self.end):
@@ -85,7 +113,14 @@ class FundingFile:
 
 
 def complete(
-    rates: Iterable[Funding], symbols: Sequence[str], rate: float, interval: int, start: int, end: int, *, name: str
+    rates: Iterable[Funding],
+    symbols: Sequence[str],
+    rate: float,
+    interval: int,
+    start: int,
+    end: int,
+    *,
+    name: str,
 ) -> tuple[list[Funding], list[str]]:
     """The `rates` of `symbols` at stamps in [`start`, `end`) (UTC ms), and notes on what they lack.
 
@@ -99,7 +134,11 @@ def complete(
     inside = {symbol: [one for one in known.get(symbol, ()) if start <= one.ts < end] for symbol in symbols}
     if not any(inside.values()):
         found = (
-            "; ".join(f"{symbol} from {iso(own[0].ts)} to {iso(own[-1].ts)}" for symbol, own in sorted(known.items())) or "none"
+            "; ".join(
+                f"{symbol} from {iso(own[0].ts)} to {iso(own[-1].ts)}"
+                for symbol, own in sorted(known.items())
+            )
+            or "none"
         )
         raise DataError(
             f"{name}: no rate of {', '.join(symbols)} between {iso(start)} and {iso(end)}; it has {found}",
@@ -112,12 +151,15 @@ def complete(
         longest = max(usual, interval, _LONGEST_DISTANCE) + MINUTE_MS
         missing: list[Funding] = []
         unpaid: list[tuple[int, int]] = []
-        for before, after in pairwise([start - 1, *(one.ts for one in own), end]):  # the window's ends count as stamps
+        # the window's ends count as stamps
+        for before, after in pairwise([start - 1, *(one.ts for one in own), end]):
             if own and after - before <= _distance_around(stamps, before, after, usual, longest) * 3 // 2:
                 continue
             # A venue may write a stamp a little late (08:00:00.007) or early: it is still the stamp of that multiple
             first = before + (1 if before < start else MINUTE_MS)
-            constant = list(constant_funding((symbol,), rate, interval, first, after - (0 if after == end else MINUTE_MS)))
+            constant = list(
+                constant_funding((symbol,), rate, interval, first, after - (0 if after == end else MINUTE_MS))
+            )
             missing += constant
             if not constant:
                 unpaid.append((max(before, start), after))
@@ -149,7 +191,10 @@ def _distance_around(stamps: Sequence[int], before: int, after: int, usual: int,
     """
     past, coming = bisect_right(stamps, before), bisect_left(stamps, after)
     sides = stamps[max(past - _NEIGHBOURS - 1, 0) : past], stamps[coming : coming + _NEIGHBOURS + 1]
-    return max((late - early for side in sides for early, late in pairwise(side) if late - early <= longest), default=usual)
+    return max(
+        (late - early for side in sides for early, late in pairwise(side) if late - early <= longest),
+        default=usual,
+    )
 
 
 def _usual_distance(stamps: Sequence[int]) -> int:
@@ -158,7 +203,9 @@ def _usual_distance(stamps: Sequence[int]) -> int:
     return min(steps, key=lambda step: (-steps[step], step)) if steps else 0
 
 
-def constant_funding(symbols: Sequence[str], rate: float, interval: int, start: int, end: int) -> Iterator[Funding]:
+def constant_funding(
+    symbols: Sequence[str], rate: float, interval: int, start: int, end: int
+) -> Iterator[Funding]:
     """The same `rate` for every symbol at every stamp in [`start`, `end`) (UTC ms); stamps are the multiples of `interval`
     (ms) since 1970, so that eight hours give 00:00, 08:00 and 16:00 UTC."""
     for ts in range(-(-start // interval) * interval, end, interval):

@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from agent.core.events import Kline
 from agent.config.bybit import on_grid
+from agent.core.events import Kline
 
 
 class Frame(msgspec.Struct):

@@ -9,9 +9,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from agent.system.clock import iso
 from agent.core.errors import DataError
 from agent.data.parquet_files import write_parquet
+from agent.system.clock import iso
 
 Row = tuple[int, float, float, float, float, float, float]
 """Open time (UTC ms), open, high, low, close, volume, turnover."""
@@ -69,7 +69,10 @@ class KlineWriter:
         self.first, self.last = rows[0][0], rows[-1][0]
 
     def _table(self, rows: Sequence[Row]) -> pa.Table:
-        columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), self._schema, strict=True)]
+        columns = [
+            pa.array(column, field.type)
+            for column, field in zip(zip(*rows, strict=True), self._schema, strict=True)
+        ]
         return pa.table(columns, schema=self._schema)
 
     def _joined(self) -> Iterator[pa.Table]:
@@ -89,7 +92,10 @@ class KlineWriter:
     def _span(self, file: Path) -> tuple[int, int]:
         try:
             with pq.ParquetFile(file) as source:
-                found = {key.decode(): value.decode() for key, value in (source.schema_arrow.metadata or {}).items()}
+                found = {
+                    key.decode(): value.decode()
+                    for key, value in (source.schema_arrow.metadata or {}).items()
+                }
                 if not source.schema_arrow.equals(SCHEMA) or self._labels.items() - found.items():
                     holds = " ".join(found[key] for key in self._labels if key in found) or "something else"
                     raise DataError(
@@ -102,4 +108,6 @@ class KlineWriter:
                 ]
                 return starts[0][0].as_py(), starts[-1][-1].as_py()
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{file} is damaged: {error}", hint="move it away to fetch its bars again") from None
+            raise DataError(
+                f"{file} is damaged: {error}", hint="move it away to fetch its bars again"
+            ) from None

@@ -17,15 +17,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from agent.system.clock import iso
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, UsageError
 from agent.core.events import Gap, Kline
+from agent.core.symbol_names import SYMBOL_COLUMNS, is_symbol, normalise, symbol_of
+from agent.core.symbols import base_of
 from agent.data.bar_checks import VALUES, BarCheck, Bars
 from agent.data.columns import Aliases, Batch, ParquetTable, content_hash, open_table, pick, place, to_floats
-from agent.core.symbol_names import SYMBOL_COLUMNS, is_symbol, normalise, symbol_of
 from agent.data.timestamps import TimeColumn
-from agent.core.symbols import base_of
+from agent.system.clock import iso
 
 _TICKS: Final = ("tickvol", "tick_volume")
 COLUMNS: Final[Aliases] = {
@@ -92,7 +92,9 @@ class KlineFile:
         picked = pick(self._table, COLUMNS, required=("open_time", *VALUES[:-1]))
         if "ticks" in picked:  # MetaTrader: the column beside it is 0 for most instruments
             unused = f", column {picked['volume']} is not used" if picked["volume"] != picked["ticks"] else ""
-            self.notes.append(f"{self.path.name}: the volume is the number of ticks (column {picked['ticks']}){unused}")
+            self.notes.append(
+                f"{self.path.name}: the volume is the number of ticks (column {picked['ticks']}){unused}"
+            )
             picked["volume"] = picked.pop("ticks")
         self._columns = {column: name for column, name in picked.items() if column not in _TEXTS}
         self._symbol_column = picked.get("symbol")
@@ -126,14 +128,21 @@ class KlineFile:
         self.stats = stats = KlineStats()
         for bars in self._window(stats):
             self._count(bars, stats)
-        own = {"path": self.name, "symbol": self.symbol, "interval": self.interval, "time_unit": self.time_unit}
+        own = {
+            "path": self.name,
+            "symbol": self.symbol,
+            "interval": self.interval,
+            "time_unit": self.time_unit,
+        }
         return own | asdict(stats) | {"sha256": content_hash(self.path)}
 
     def closes(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Close times (UTC ms) and closes of the whole window, without an event a bar, both of shape (n,)."""
         bars = list(self._window(KlineStats()))
         at = VALUES.index("close")
-        return np.concatenate([part.start for part in bars]) + self.interval, np.concatenate([part.values[at] for part in bars])
+        return np.concatenate([part.start for part in bars]) + self.interval, np.concatenate(
+            [part.values[at] for part in bars]
+        )
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -141,7 +150,8 @@ class KlineFile:
         breaks = self._count(bars, stats)
         start, close = bars.start.tolist(), (bars.start + self.interval).tolist()
         values = (column.tolist() for column in bars.values)
-        klines = map(Kline, repeat(self.symbol), repeat(self.interval), start, close, close, *values)  # no Python code a bar
+        # no Python code a bar
+        klines = map(Kline, repeat(self.symbol), repeat(self.interval), start, close, close, *values)
         return self._with_gaps(klines, bars, breaks) if breaks else klines
 
     def _with_gaps(self, klines: Iterator[Kline], bars: Bars, breaks: list[int]) -> Iterator[Kline | Gap]:
@@ -150,7 +160,9 @@ class KlineFile:
             yield from islice(klines, index - done)
             done, resumed = index, int(bars.start[index])
             lost = resumed - int(bars.step[index]) + self.interval
-            yield Gap(self.symbol, self.interval, lost, resumed, available_at=resumed + self.interval, ts=resumed)
+            yield Gap(
+                self.symbol, self.interval, lost, resumed, available_at=resumed + self.interval, ts=resumed
+            )
         yield from klines
 
     def _count(self, bars: Bars, stats: KlineStats) -> list[int]:
@@ -173,7 +185,9 @@ class KlineFile:
         warmup: list[Bars] = []
         empty, seen = True, 0
         for bars in self._checked(stats):
-            first, past = np.searchsorted(bars.start, (_or(self.start, 0), _or(self.end, np.iinfo(np.int64).max))).tolist()
+            first, past = np.searchsorted(
+                bars.start, (_or(self.start, 0), _or(self.end, np.iinfo(np.int64).max))
+            ).tolist()
             if empty:
                 warmup = _last([*warmup, bars[:first]], self.warmup_bars)
             if first < past:
@@ -185,7 +199,9 @@ class KlineFile:
                 break
         if empty:
             window = f"{'…' if self.start is None else iso(self.start)} to {'…' if self.end is None else iso(self.end)}"
-            raise DataError(f"{self.name}: no bar opens in the window {window}", hint=f"bars were read up to {iso(seen)}")
+            raise DataError(
+                f"{self.name}: no bar opens in the window {window}", hint=f"bars were read up to {iso(seen)}"
+            )
 
     def _checked(self, stats: KlineStats) -> Iterator[Bars]:
         name = f"{self.name} (rows counted from its end)" if self._newest_first else self.name
@@ -198,7 +214,11 @@ class KlineFile:
                 raise DataError(f"{where}: missing", hint="mend or remove the row")
             if "symbol" in batch:
                 self._check_symbol(batch["symbol"], row)
-            values = [to_floats(batch[name], self.path, self._columns[name], row) for name in VALUES if name in batch]
+            values = [
+                to_floats(batch[name], self.path, self._columns[name], row)
+                for name in VALUES
+                if name in batch
+            ]
             bars = check.check(start, tuple(values), row)
             stats.duplicates = check.duplicates
             if len(bars):
@@ -233,13 +253,20 @@ class KlineFile:
             raise DataError(f"{self.name} holds several symbols: {own}", hint="write a file for each symbol")
         own = normalise(own) if own else ""
         if stated and own and normalise(stated) not in (own, base_of(own)) and own != base_of(stated):
-            raise DataError(f"{self.name} holds bars of {own}, not of {stated}", hint=f"name it {own}={self.name}")
+            raise DataError(
+                f"{self.name} holds bars of {own}, not of {stated}", hint=f"name it {own}={self.name}"
+            )
         symbol = stated or own or symbol_of(self.path)
         if not symbol:
-            raise UsageError(f"{self.name}: neither its name nor a column states the symbol", hint=f"write SYMBOL={self.name}")
+            raise UsageError(
+                f"{self.name}: neither its name nor a column states the symbol",
+                hint=f"write SYMBOL={self.name}",
+            )
         named = symbol_of(self.path)
         if not stated and own and named and named != own:
-            self.notes.append(f"{self.path.name}: its column {self._symbol_column or 'header'} says {own}, which is taken")
+            self.notes.append(
+                f"{self.path.name}: its column {self._symbol_column or 'header'} says {own}, which is taken"
+            )
         self._own_symbol = own
         return symbol
 
@@ -272,7 +299,9 @@ class KlineFile:
             return stated, times.unit
         commonest = int(steps[counts.argmax()])
         if stated is not None and stated != commonest and (self.around_the_clock or stated > steps[0]):
-            raise DataError(f"{self.name}: its bars are {format_duration(commonest)} apart, not {format_duration(stated)}")
+            raise DataError(
+                f"{self.name}: its bars are {format_duration(commonest)} apart, not {format_duration(stated)}"
+            )
         return stated or commonest, times.unit
 
 

@@ -71,7 +71,9 @@ class FileDataLoader:
         from agent.data.klines import KlineFile
 
         length = _checked(interval, limit)
-        files = {file.symbol: file for file in (KlineFile(path, timezone=self.timezone) for path in self.files)}
+        files = {
+            file.symbol: file for file in (KlineFile(path, timezone=self.timezone) for path in self.files)
+        }
         file = files.get(symbol.upper())
         if file is None:
             raise UsageError(f"no file of {symbol}", hint=f"there are {', '.join(files) or 'none'}")
@@ -80,7 +82,11 @@ class FileDataLoader:
                 f"{file.path} has bars of {format_duration(file.interval)}, which don't make up {interval}",
                 hint=f"ask for a multiple of {format_duration(file.interval)}",
             )
-        rows = [(b.start, b.open, b.high, b.low, b.close, b.volume, b.turnover) for b in file if isinstance(b, Kline)]
+        rows = [
+            (b.start, b.open, b.high, b.low, b.close, b.volume, b.turnover)
+            for b in file
+            if isinstance(b, Kline)
+        ]
         frame = klines_frame(rows, file.symbol)
         if length > file.interval:
             frame = coarser(frame, file.interval, length)

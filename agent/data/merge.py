@@ -9,9 +9,9 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from agent.system.clock import iso
 from agent.core.errors import DataError
 from agent.core.events import PRIORITY, Event
+from agent.system.clock import iso
 
 _PRIORITIES: Final = max(PRIORITY.values()) + 1
 _NEVER: Final = 1 << 80  # later than any key
@@ -44,12 +44,15 @@ def merge(sources: Sequence[Iterable[Event]]) -> Iterator[Event]:
                 if now <= latest and (now < latest or offsets[type(event)] < offsets[kind]):
                     raise _backwards(sources[number], number, kind, latest, event)
                 latest, kind = now, type(event)
-                if now >= limit and (key := now * scale + offsets[kind]) > rival:  # mostly, times alone decide
+                # mostly, times alone decide
+                if now >= limit and (key := now * scale + offsets[kind]) > rival:
                     break
                 yield event
             else:
                 break  # this source has ended
-            _, event, events, offsets, number = heapq.heappushpop(others, (key, event, events, offsets, number))
+            _, event, events, offsets, number = heapq.heappushpop(
+                others, (key, event, events, offsets, number)
+            )
 
 
 def _backwards(source: Iterable[Event], number: int, kind: type, latest: int, event: Event) -> DataError:

@@ -22,11 +22,13 @@ from agent.data.rows import Rows
 from agent.data.text import MAX_SUMMARY, news_id, plain
 
 Times = NDArray[np.int64]
-_MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a", "<na>"})  # how exports write that there is none
+# how exports write that there is none
+_MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a", "<na>"})
 _CODE: Final = re.compile(r"""["'](?:code|symbol|ticker)["']\s*:\s*["']([^"']*)["']""", re.IGNORECASE)
 """The ticker in a list of objects as text, as CryptoPanic's: JSON, or what Python prints of one."""
 
-_TRUSTED: Final = _MISSING | {"", "true", "t", "yes", "y", "1", "1.0"}  # `trusted_time`; all else is not trusted
+# `trusted_time`; all else is not trusted
+_TRUSTED: Final = _MISSING | {"", "true", "t", "yes", "y", "1", "1.0"}
 
 COLUMNS: Final[Aliases] = {
     "published_at": ("published_at", "published", "ts", "timestamp", "time", "date", "datetime"),
@@ -136,7 +138,9 @@ class NewsFile:
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         known: dict[str, str] = {}
-        for ts, available_at, row in zip(published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True):
+        for ts, available_at, row in zip(
+            published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True
+        ):
             if not has_trusted_time(row):
                 stats.untrusted += 1
                 continue
@@ -198,5 +202,7 @@ def tickers(value: str | list[str | None] | None) -> tuple[str, ...]:
     """`BTC, eth`, a list of such, or a list as text (`['BTC', 'ETH']`, `[{"code": "BTC"}, …]`), as (`BTC`, `ETH`)."""
     values = value if isinstance(value, list) else [value]
     texts = [" ".join(_CODE.findall(text)) or text if text and "{" in text else text for text in values]
-    found = [ticker.lstrip("$#").upper() for text in texts for ticker in re.split(r"[][(){}\"',;|\s]+", text or "")]
+    found = [
+        ticker.lstrip("$#").upper() for text in texts for ticker in re.split(r"[][(){}\"',;|\s]+", text or "")
+    ]
     return tuple(dict.fromkeys(ticker for ticker in found if ticker and ticker.lower() not in _MISSING))

@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from agent.core.errors import DataError
 from agent.core.events import News
-from agent.data.parquet_files import write_parquet
 from agent.data.news import NewsFile
+from agent.data.parquet_files import write_parquet
 
 SCHEMA: Final = pa.schema(
     [
@@ -46,7 +46,10 @@ def _tables(news: Iterator[News], path: Path) -> Iterator[pa.Table]:
             [
                 [item.ts for item in block],
                 [item.available_at if item.available_at >= item.ts else None for item in block],
-                *([getattr(item, name) for item in block] for name in ("id", "title", "summary", "publisher", "url")),
+                *(
+                    [getattr(item, name) for item in block]
+                    for name in ("id", "title", "summary", "publisher", "url")
+                ),
                 [",".join(item.currencies) for item in block],
             ],
             schema=SCHEMA,

@@ -62,8 +62,12 @@ class Rows:
         """Times that state a date alone (see `TimeColumn`)."""
         self.doubtful = ""
         """How many publications may be dates of another time zone, "" if none."""
-        self.times: dict[str, NDArray[np.int64]] = {c: np.concatenate(parts.pop(c)) for c in times if c in parts}
-        self.numbers: dict[str, NDArray[np.float64]] = {c: np.concatenate(parts.pop(c)) for c in numbers if c in parts}
+        self.times: dict[str, NDArray[np.int64]] = {
+            c: np.concatenate(parts.pop(c)) for c in times if c in parts
+        }
+        self.numbers: dict[str, NDArray[np.float64]] = {
+            c: np.concatenate(parts.pop(c)) for c in numbers if c in parts
+        }
         self._texts = {column: pa.chunked_array(found) for column, found in parts.items()}
 
     def publications(self) -> NDArray[np.int64]:
@@ -100,9 +104,13 @@ class Rows:
                 values = values.cast(pa.large_string())
             values.validate(full=True)
         except pa.ArrowNotImplementedError:
-            raise DataError(f"{self.path}: column {name} holds {kind}, which is no text", hint="write texts") from None
+            raise DataError(
+                f"{self.path}: column {name} holds {kind}, which is no text", hint="write texts"
+            ) from None
         except pa.ArrowException:
-            raise DataError(f"{self.path} is not UTF-8: column {name}", hint="save its texts as UTF-8") from None
+            raise DataError(
+                f"{self.path} is not UTF-8: column {name}", hint="save its texts as UTF-8"
+            ) from None
         return values
 
 
@@ -112,5 +120,8 @@ def _codes(lists: pa.Array) -> pa.Array:
     code = next((name for name in _CODES if name in fields), None)
     if code is None:
         return lists
-    found = [None if row is None else [None if item is None else item[code] for item in row] for row in lists.to_pylist()]
+    found = [
+        None if row is None else [None if item is None else item[code] for item in row]
+        for row in lists.to_pylist()
+    ]
     return pa.array(found, pa.list_(lists.type.value_type.field(code).type))

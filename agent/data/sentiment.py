@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from agent.core.errors import DataError, ModelError
 from agent.core.events import Event, News, Sentiment
 from agent.data.columns import Aliases, place
+from agent.data.merge import merge
 from agent.data.news import COLUMNS as NEWS_COLUMNS
 from agent.data.news import NewsStats, has_trusted_time, identified, in_window, tickers, to_news
 from agent.data.rows import Rows
-from agent.data.merge import merge
 from agent.data.text import news_id, plain
 
 _BLOCK: Final = 256
@@ -77,7 +77,9 @@ def judge(scorer: Scorer, texts: Sequence[str], *, embedded: bool) -> list[tuple
     if not embedded:
         return [(score, b"") for score in scorer.score(texts)]
     if not hasattr(scorer, "score_and_embed"):
-        raise ModelError("this sentiment model shows no embeddings, which the fusion model reads", hint="see fusion.path")
+        raise ModelError(
+            "this sentiment model shows no embeddings, which the fusion model reads", hint="see fusion.path"
+        )
     scores, embeddings = cast(EmbeddingScorer, scorer).score_and_embed(texts)
     return [(score, row.astype("<f2").tobytes()) for score, row in zip(scores, embeddings, strict=True)]
 
@@ -102,7 +104,8 @@ def scored(
     while headlines := list(islice(source, block)):
         judged = judge(scorer, [text(item) for item in headlines], embedded=embedded)
         for item, (score, embedding) in zip(headlines, judged, strict=True):
-            while waiting and waiting[0].available_at < item.available_at:  # at the same moment news come first
+            # at the same moment news come first
+            while waiting and waiting[0].available_at < item.available_at:
                 yield waiting.popleft()
             yield item
             known = item.available_at + inference_latency
@@ -167,10 +170,14 @@ class SentimentFile:
             publications=True,
         )
         if not {"title", "symbols"} & rows.names.keys():
-            raise DataError(f"{self.name}: no column title and none of symbols", hint="say what each score is about")
+            raise DataError(
+                f"{self.name}: no column title and none of symbols", hint="say what each score is about"
+            )
         published = rows.publications()
         seen = rows.times.get("available_at", np.zeros_like(published))
-        available = np.where(seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency)
+        available = np.where(
+            seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency
+        )
         stats.rows, stats.untrusted, stats.dates = len(published), int((published == 0).sum()), rows.dates
         stats.doubtful, stats.early = rows.doubtful, int(((seen > 0) & (seen < published)).sum())
         order = in_window(published, available, self.start, self.end)
@@ -225,7 +232,9 @@ class SentimentFile:
         wrong = ~((stated >= 0).all(axis=1) & (np.abs(total - 1) <= 0.01))  # NaN is wrong too
         if wrong.any():
             index = int(wrong.argmax())
-            found = ", ".join(f"{name} {value:g}" for name, value in zip(_CLASSES, stated[index], strict=True))
+            found = ", ".join(
+                f"{name} {value:g}" for name, value in zip(_CLASSES, stated[index], strict=True)
+            )
             where = place(self.path, index + 1, "/".join(_CLASSES))
             raise DataError(f"{where}: {found} are no probabilities", hint="they must be 0 to 1 and sum to 1")
         return stated / total[:, None], abstained

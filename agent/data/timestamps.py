@@ -32,9 +32,13 @@ _EARLIEST_S: Final = 31_536_000  # 1971: a wrong unit reads as 1970
 _LATEST_S: Final = 4_102_444_800  # 2100: up to here the ranges of the four units don't overlap
 _FEWEST_DATES: Final = 5  # midnights that are dates rather than chance
 _OFFSET_STEP: Final = 15 * MINUTE_MS  # offsets of time zones from UTC are multiples of it
-_HINT: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
+_HINT: Final = (
+    'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
+)
 
-_WITH_OFFSET: Final = 'write times with their offset, e.g. 2024-01-31T12:00:00-05:00, or in UTC, and state timezone="UTC"'
+_WITH_OFFSET: Final = (
+    'write times with their offset, e.g. 2024-01-31T12:00:00-05:00, or in UTC, and state timezone="UTC"'
+)
 
 
 class TimeColumn:
@@ -45,7 +49,9 @@ class TimeColumn:
     two moments. Otherwise a date is the day's beginning, and such a time is refused.
     """
 
-    def __init__(self, path: Path, name: str, *, timezone: str | None = None, publications: bool = False) -> None:
+    def __init__(
+        self, path: Path, name: str, *, timezone: str | None = None, publications: bool = False
+    ) -> None:
         self.unit = ""
         self.dates = 0
         self._publications = publications
@@ -114,9 +120,13 @@ class TimeColumn:
             ):
                 if sign in reason:
                     reason = f"{shown(local[bad], str)} {what}"
-            raise DataError(f"{where}: in the time zone {self._timezone}, {reason}", hint=_WITH_OFFSET) from None
+            raise DataError(
+                f"{where}: in the time zone {self._timezone}, {reason}", hint=_WITH_OFFSET
+            ) from None
 
-    def _ends_of_days(self, values: pa.Array, dated: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
+    def _ends_of_days(
+        self, values: pa.Array, dated: pa.Array, missing: NDArray[np.bool_], first_row: int
+    ) -> NDArray[np.int64]:
         """Dates as the last millisecond of their day, the others as they are."""
         days = pc.if_else(dated, values, pa.scalar(None, values.type))
         self.dates += pc.sum(dated.cast(pa.int64())).as_py() or 0
@@ -126,12 +136,18 @@ class TimeColumn:
         undated = _mask(pc.is_null(following))
         ends = self._instants(self._localise(following, first_row), undated, first_row) - 1
         others = pc.if_else(dated, pa.scalar(None, values.type), values)
-        rest = np.zeros(len(values), np.int64) if others.null_count == len(others) else self.read(others, first_row)
+        rest = (
+            np.zeros(len(values), np.int64)
+            if others.null_count == len(others)
+            else self.read(others, first_row)
+        )
         return np.where(missing, 0, np.where(undated, rest, ends))
 
     def _naive(self, values: pa.Array, index: int, first_row: int) -> DataError:
         where = place(self._path, first_row + index, self._name)
-        return DataError(f"{where}: {shown(values[index], str)} is naive: it doesn't say in which time zone", hint=_HINT)
+        return DataError(
+            f"{where}: {shown(values[index], str)} is naive: it doesn't say in which time zone", hint=_HINT
+        )
 
     def _cast(self, texts: pa.Array, kind: pa.DataType, first_row: int) -> pa.Array:
         try:
@@ -149,17 +165,27 @@ class TimeColumn:
             index = int(bad.argmax())
             where = place(self._path, first_row + index, self._name)
             moment = np.datetime64(int(raw[index]), "ms")
-            raise DataError(f"{where}: {moment} is outside of 1971 to 2100", hint="was it made from integers of another unit?")
+            raise DataError(
+                f"{where}: {moment} is outside of 1971 to 2100",
+                hint="was it made from integers of another unit?",
+            )
         return raw
 
     def _integers(self, values: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
-        values = self._cast(values, pa.int64() if pa.types.is_integer(values.type) else pa.float64(), first_row)
+        values = self._cast(
+            values, pa.int64() if pa.types.is_integer(values.type) else pa.float64(), first_row
+        )
         raw = as_numpy(pc.fill_null(values, 0) if values.null_count else values)
         first = float(raw[missing.argmin()])
         if not self._key and _is_calendar(f"{first:.0f}"):
             where = place(self._path, first_row + int(missing.argmin()), self._name)
-            raise DataError(f"{where}: {first:.0f} is a date in digits, not a time since 1970", hint="write 2025-03-03T14:00")
-        self._key = self._key or next((unit for unit, (scale, _) in _UNITS.items() if first <= 1e10 * scale), "ns")
+            raise DataError(
+                f"{where}: {first:.0f} is a date in digits, not a time since 1970",
+                hint="write 2025-03-03T14:00",
+            )
+        self._key = self._key or next(
+            (unit for unit, (scale, _) in _UNITS.items() if first <= 1e10 * scale), "ns"
+        )
         scale, self.unit = _UNITS[self._key]
         bad = ~((raw >= _EARLIEST_S * scale) & (raw <= _LATEST_S * scale)) & ~missing  # NaN is bad too
         if bad.any():
@@ -171,7 +197,10 @@ class TimeColumn:
     def _wrong_unit(self, value: float, where: str) -> DataError:
         for scale, name in _UNITS.values():
             if _EARLIEST_S * scale <= value <= _LATEST_S * scale:
-                return DataError(f"{where}: {value:.0f} is in {name}, the rows before are in {self.unit}", hint="use one unit")
+                return DataError(
+                    f"{where}: {value:.0f} is in {name}, the rows before are in {self.unit}",
+                    hint="use one unit",
+                )
         moment = np.datetime64(int(value / _UNITS[self._key][0]), "s") if abs(value) < 1e18 else "no time"
         return DataError(
             f"{where}: {value:.0f}, read as {self.unit}, is {moment}",
@@ -195,7 +224,10 @@ def _iso(texts: pa.Array) -> pa.Array:
         texts = pc.replace_substring_regex(texts, r"(?i)\s*(UTC|GMT)$", "Z")
     if re.match(r"\d{4}[./]\d{1,2}[./]\d{1,2}", sample):
         texts = pc.replace_substring_regex(texts, r"^(\d{4})[./](\d{1,2})[./](\d{1,2})", r"\1-\2-\3")
-    if not sample.isdigit() and pc.any(pc.match_substring_regex(texts, r"^\d{4}-(\d-|\d\d-\d(\D|$))")).as_py():
+    if (
+        not sample.isdigit()
+        and pc.any(pc.match_substring_regex(texts, r"^\d{4}-(\d-|\d\d-\d(\D|$))")).as_py()
+    ):
         texts = pc.replace_substring_regex(texts, r"^(\d{4})-(\d)-", r"\1-0\2-")
         texts = pc.replace_substring_regex(texts, r"^(\d{4}-\d\d)-(\d)(\D|$)", r"\1-0\2\3")
     return texts

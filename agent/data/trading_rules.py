@@ -16,12 +16,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from agent.system.atomic import write_bytes
 from agent.config import Config, InstrumentConfig
 from agent.core.errors import ConfigError, DataError
 from agent.core.events import Kline
-from agent.data.klines import KlineFile
 from agent.core.instruments import RULES, SHIPPED, Rules, instrument_for
+from agent.data.klines import KlineFile
+from agent.system.atomic import write_bytes
 
 REFRESHED: Final = Path("var") / "instruments.json"
 """The table that `tapewire download instruments` writes, in the working folder."""
@@ -61,7 +61,9 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
         default = instrument_for(symbol, config)
         if category == "equity":
             own = {
-                "tick_size": min(default.tick_size, shown.tick_size) if _coarse(default.tick_size, shown) else default.tick_size
+                "tick_size": min(default.tick_size, shown.tick_size)
+                if _coarse(default.tick_size, shown)
+                else default.tick_size
             }
         else:
             own = {"tick_size": shown.tick_size, "qty_step": shown.qty_step, "min_qty": shown.qty_step}
@@ -72,10 +74,14 @@ def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, li
         if given.qty_step is not None and given.min_qty is None and not known:
             rules["min_qty"] = given.qty_step
         taken = {
-            name for name in own if name not in known and getattr(given, name) is None and rules[name] != getattr(default, name)
+            name
+            for name in own
+            if name not in known and getattr(given, name) is None and rules[name] != getattr(default, name)
         }
         shows = [
-            f"{words} of {rules[name]:f}" for name, words in (("tick_size", "ticks"), ("qty_step", "lots")) if name in taken
+            f"{words} of {rules[name]:f}"
+            for name, words in (("tick_size", "ticks"), ("qty_step", "lots"))
+            if name in taken
         ]
         if shows:
             notes.append(f"{symbol} trades in {' and '.join(shows)}, as {file.path.name} shows")
@@ -100,7 +106,8 @@ def derive(file: KlineFile) -> Derived:
     exact = [Decimal(repr(price)).normalize() for price in prices]
     finest = lowest.adjusted() - _DIGITS + 1
     exponent = max(finest, min(int(price.as_tuple().exponent) for price in exact))
-    exponent = min(exponent, lowest.adjusted() - (3 if exponent < 0 else 4))  # whole prices show little of the tick
+    # whole prices show little of the tick
+    exponent = min(exponent, lowest.adjusted() - (3 if exponent < 0 else 4))
     middle = Decimal(repr(median(bar.close for bar in bars)))
     return Derived(middle, Decimal(1).scaleb(exponent), Decimal(1).scaleb((1 / middle).adjusted()))
 
@@ -114,7 +121,9 @@ def read_table(path: Path) -> dict[tuple[str, str], Rules]:
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, dict[str, Decimal]]])
     except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(f"{path} can't be read: {error}", hint="tapewire download instruments writes it anew") from None
+        raise ConfigError(
+            f"{path} can't be read: {error}", hint="tapewire download instruments writes it anew"
+        ) from None
     return {(category, symbol): rules for category, rows in raw.items() for symbol, rules in rows.items()}
 
 
@@ -124,7 +133,9 @@ def write_table(path: Path, category: str, rules: Iterable[tuple[str, Mapping[st
     for (kind, symbol), known in (read_table(path) if path.is_file() else {}).items():
         if kind != category:
             table.setdefault(kind, {})[symbol] = {name: f"{value:f}" for name, value in known.items()}
-    table[category] = {symbol: {name: f"{value:f}" for name, value in known.items()} for symbol, known in sorted(rules)}
+    table[category] = {
+        symbol: {name: f"{value:f}" for name, value in known.items()} for symbol, known in sorted(rules)
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, msgspec.json.format(msgspec.json.encode(table), indent=1))
     return len(table[category])

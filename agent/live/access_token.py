@@ -30,7 +30,9 @@ def make_token(path: Path) -> str:
         finally:
             aside.unlink()
     except OSError as error:
-        raise StoreError(f"the token file {path} can't be made: {error.strerror}", hint="check its folder's rights") from None
+        raise StoreError(
+            f"the token file {path} can't be made: {error.strerror}", hint="check its folder's rights"
+        ) from None
     return token
 
 
@@ -46,7 +48,8 @@ def read_token(path: Path) -> str:
         raise SafetyError(f"others than its owner may use the token file {path}", hint=f"chmod 600 {path}")
     if len(token) < _SHORTEST:
         raise SafetyError(
-            f"the token in {path} is shorter than {_SHORTEST} characters", hint="remove the file, and a new one is made"
+            f"the token in {path} is shorter than {_SHORTEST} characters",
+            hint="remove the file, and a new one is made",
         )
     return token
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent.system.clock import Clock
 from agent.config import Config
 from agent.core.errors import ConfigError
-from agent.live.producer import Producer
 from agent.live.observers import Watcher
+from agent.live.producer import Producer
 from agent.live.services.notifications.notification_urls import notify_urls
+from agent.system.clock import Clock
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
@@ -43,8 +43,8 @@ class Outside:
             )
         if config.mqtt.broker:
             from agent.live.services.mqtt.commands import CommandDesk
-            from agent.live.services.mqtt.worker_pool import WorkerPool
             from agent.live.services.mqtt.publisher import Publisher
+            from agent.live.services.mqtt.worker_pool import WorkerPool
 
             publisher = Publisher(config.mqtt, agent, clock)
             self.watchers.append(publisher)
@@ -53,7 +53,12 @@ class Outside:
                 CommandDesk(config.mqtt, publisher.link, agent)
             if config.workers.enabled and model is not None:
                 self.pool = WorkerPool(
-                    config.workers, publisher.link, publisher.topics, model, clock, capacity=config.live.queue_news
+                    config.workers,
+                    publisher.link,
+                    publisher.topics,
+                    model,
+                    clock,
+                    capacity=config.live.queue_news,
                 )
         if secret := notify_urls(config.notify):
             from agent.live.services.notifications.notifier import Notifier

@@ -28,7 +28,9 @@ async def watch_segments(config: Config, database: Database, run_id: str, snapsh
         if snapshots.boundaries != seen:
             now = snapshots.boundaries
             try:
-                done = not await asyncio.to_thread(_pending, database, run_id) or await _move(config, snapshots)
+                done = not await asyncio.to_thread(_pending, database, run_id) or await _move(
+                    config, snapshots
+                )
             except (StoreError, OSError) as error:  # without memory or descriptors no process begins
                 done = _failed(snapshots, str(error))
             if not done:
@@ -40,7 +42,9 @@ async def watch_segments(config: Config, database: Database, run_id: str, snapsh
 
 def _pending(database: Database, run_id: str) -> bool:
     ends = boundaries(database, run_id)
-    pruned = {segment.last for segment in find_segments(database, run_id) if segment.pruned_at} if ends else set()
+    pruned = (
+        {segment.last for segment in find_segments(database, run_id) if segment.pruned_at} if ends else set()
+    )
     return any(end.seq not in pruned for end in ends)
 
 
@@ -48,7 +52,11 @@ async def _move(config: Config, snapshots: Snapshots) -> bool:
     """Whether all finished segments are in files now."""
     order = msgspec.json.encode({"url": config.store.url, "folder": str(config.archive.folder)})
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agent.replay.segment_archiver", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "agent.replay.segment_archiver",
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         answer, _ = await process.communicate(order)

@@ -13,9 +13,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from agent.system.clock import Clock, steady_time
 from agent.core.durations import format_duration
 from agent.core.events import HOUR_MS, MINUTE_MS
+from agent.system.clock import Clock, steady_time
 
 TOLERANCE: Final = 2_000
 """ms by which two sources may differ and still agree."""

@@ -19,8 +19,8 @@ import structlog
 
 from agent.config.control import ControlConfig
 from agent.core.errors import ConfigError, NoAnswer, NotRunning, SafetyError, TapewireError, UsageError, told
-from agent.live.listening_sockets import Connection, Listener
 from agent.live.access_token import same_token
+from agent.live.listening_sockets import Connection, Listener
 from agent.system.untrusted import UNREADABLE
 
 SOCKET: Final = "tapewire.sock"
@@ -73,9 +73,12 @@ async def control_socket(
     """
     if len(os.fsencode(path.absolute())) > _LONGEST_PATH:
         raise ConfigError(
-            f"{path}: a socket's path has at most {_LONGEST_PATH} characters", hint="choose a shorter live.folder"
+            f"{path}: a socket's path has at most {_LONGEST_PATH} characters",
+            hint="choose a shorter live.folder",
         )
-    listener = Listener("control", config, lambda connection: _protocol(connection, _user, handler, listener), vital=True)
+    listener = Listener(
+        "control", config, lambda connection: _protocol(connection, _user, handler, listener), vital=True
+    )
     path.unlink(missing_ok=True)
     listener.listen_unix(path.absolute())
     if listeners is not None:
@@ -103,11 +106,16 @@ async def control_port(
 
     def who(request: Request) -> str:
         if not same_token(request.token, token):
-            raise SafetyError("the control port asks for the token", hint="it is in the file that control.token_file names")
+            raise SafetyError(
+                "the control port asks for the token", hint="it is in the file that control.token_file names"
+            )
         return "token"
 
     listener = Listener(
-        "control port", config, lambda connection: _protocol(connection, lambda _: who, handler, listener), vital=True
+        "control port",
+        config,
+        lambda connection: _protocol(connection, lambda _: who, handler, listener),
+        vital=True,
     )
     try:
         taken = await listener.listen(host, port)
@@ -124,7 +132,10 @@ async def control_port(
 
 
 def _protocol(
-    connection: Connection, who_of: Callable[[asyncio.StreamWriter], Who], handler: Handler, listener: Listener
+    connection: Connection,
+    who_of: Callable[[asyncio.StreamWriter], Who],
+    handler: Handler,
+    listener: Listener,
 ) -> asyncio.StreamReaderProtocol:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _serve(reader, writer, connection, who_of(writer), handler, listener)
@@ -143,7 +154,8 @@ async def _serve(
     try:
         while line := await reader.readline():
             connection.began()
-            connection.proven = True  # no newcomer ends a command; a connection that waits for the next one gives way
+            # no newcomer ends a command; a connection that waits for the next one gives way
+            connection.proven = True
             try:
                 reply = await _answer(line, who, handler, listener)
             finally:
@@ -179,7 +191,9 @@ def _user(writer: asyncio.StreamWriter) -> Who:
 
     def who(_: Request) -> str:
         if peer not in (None, 0, os.geteuid()):
-            raise SafetyError(f"user {peer} may not command this agent", hint="run the command as the agent's user")
+            raise SafetyError(
+                f"user {peer} may not command this agent", hint="run the command as the agent's user"
+            )
         return "control" if peer is None else f"uid {peer}"
 
     return who
@@ -189,7 +203,9 @@ def _peer(sock: socket.socket) -> int | None:
     """User id of the other end; None where the system doesn't tell, and the file's mode has to do."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
-    _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    _, uid, _ = struct.unpack(
+        "3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    )
     return int(uid)
 
 
@@ -207,7 +223,9 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
             with connection.makefile("rb") as file:
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(f"no agent is running: nobody listens at {path}", hint="tapewire run starts one") from None
+            raise NotRunning(
+                f"no agent is running: nobody listens at {path}", hint="tapewire run starts one"
+            ) from None
         except OSError as error:
             raise NoAnswer(f"the agent at {path} can't be reached: {error}") from None
     with suppress(*UNREADABLE):

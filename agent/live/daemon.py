@@ -14,50 +14,58 @@ import structlog
 from msgspec import to_builtins
 from msgspec.structs import replace
 
-from agent.system.clock import Clock, WallClock, iso
 from agent.config import Config
 from agent.config.control import split_address
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.durations import format_duration
 from agent.core.engine import Engine
-from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError, VenueError, first_error
+from agent.core.errors import (
+    ModelError,
+    SafetyError,
+    StoreUnavailable,
+    TapewireError,
+    UsageError,
+    VenueError,
+    first_error,
+)
 from agent.core.events import Command, Event, News, RiskState
+from agent.core.risk import CLOCK, KILL, RESUME_FROM_KILL
+from agent.data.sentiment import NamedScorer
+from agent.live import session
+from agent.live.access_token import make_token
+from agent.live.app import Outside
+from agent.live.archiver import watch_segments
+from agent.live.clock_discipline import DisciplinedClock
+from agent.live.control_socket import COMMANDS, SOCKET, Request, control_port, control_socket
+from agent.live.emergency_close import EmergencyReport
+from agent.live.event_filter import OpenBars
+from agent.live.event_queue import EventQueue
+from agent.live.feed_health import write_feed_health
 from agent.live.gateway.venue_gateway import Gateway
 from agent.live.gateway.venue_port import VenuePort
-from agent.data.sentiment import NamedScorer
-from agent.live.producer import Emit, Producer
-from agent.live.event_queue import EventQueue
-from agent.live.news.news_producer import NewsProducer
-from agent.replay.fusion_model import open_predictor, wants_headlines
-from agent.live.listening_sockets import Listener
-from agent.live import session
-from agent.live.control_socket import COMMANDS, SOCKET, Request, control_port, control_socket
-from agent.live.pipeline import Core
-from agent.live.stale_data_watchdog import watch_silence
-from agent.live.emergency_close import EmergencyReport
-from agent.live.kill_guard import KillGuard
 from agent.live.kill_file import KillSwitch
+from agent.live.kill_guard import KillGuard
+from agent.live.listening_sockets import Listener
 from agent.live.lock import LOCK, instance_lock
 from agent.live.log import status as log_status
-from agent.live.resume import Memory
+from agent.live.news.news_producer import NewsProducer
+from agent.live.observers import LogWatcher, Recent, Watcher
 from agent.live.order_routing import open_gateway, open_guard, venue_port
-from agent.live.app import Outside
+from agent.live.pipeline import Core
+from agent.live.producer import Emit, Producer
+from agent.live.resume import Memory
 from agent.live.run_record import Record, open_record
-from agent.live.archiver import watch_segments
-from agent.live.venue_rules import with_venue_rules
-from agent.live.event_filter import OpenBars
 from agent.live.scoring import SentimentConsumer
 from agent.live.session import open_run, resumable
 from agent.live.sources import Gate, check, headlines, market_data
+from agent.live.stale_data_watchdog import watch_silence
 from agent.live.status_report import Status, drawdown_of, positions_of, producers_of
 from agent.live.supervisor import Supervision, supervise
 from agent.live.timekeeping import Timekeeper
-from agent.live.access_token import make_token
-from agent.live.observers import LogWatcher, Recent, Watcher
-from agent.core.risk import CLOCK, KILL, RESUME_FROM_KILL
+from agent.live.venue_rules import with_venue_rules
+from agent.replay.fusion_model import open_predictor, wants_headlines
 from agent.store.database import Database
-from agent.live.feed_health import write_feed_health
 from agent.store.runs import Run
+from agent.system.clock import Clock, WallClock, iso
 
 if TYPE_CHECKING:
     from agent.live.services.mqtt.worker_pool import WorkerPool
@@ -93,7 +101,9 @@ class Daemon:
     ) -> None:
         self.config = config
         self._database = database
-        self._clock = DisciplinedClock(WallClock()) if clock is None or isinstance(clock, WallClock) else clock
+        self._clock = (
+            DisciplinedClock(WallClock()) if clock is None or isinstance(clock, WallClock) else clock
+        )
         self._time = Timekeeper(self._clock, config)
         self._new = new
         self._rng = rng or random.Random()
@@ -104,14 +114,18 @@ class Daemon:
         self._witnesses: list[Callable[[Run], Watcher]] = []
         self._predictor = open_predictor(config)
         hears = wants_headlines(config)
-        self._model = SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
+        self._model = (
+            SentimentConsumer(config.live, self._clock, load_model, self._predictor) if hears else None
+        )
         self._news: NewsProducer | None = None
         self._port = port
         self.gateway: Gateway | None = None  # in testnet mode, once it runs
         self._supervised: list[tuple[Producer, Supervision]] = []
-        self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}  # by identity: events that somebody waits for
+        # by identity: events that somebody waits for
+        self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}
         self._stopped = False
-        self._emergencies: dict[int, tuple[EmergencyReport, asyncio.Task[None]]] = {}  # that the journal has yet to take in
+        # that the journal has yet to take in
+        self._emergencies: dict[int, tuple[EmergencyReport, asyncio.Task[None]]] = {}
         self._began = 0.0  # of the event loop's clock
         self._loop: asyncio.AbstractEventLoop
         self.kill_switch = KillSwitch(config.live.folder)
@@ -169,7 +183,9 @@ class Daemon:
             self._loop, self._began = loop, loop.time()
             self.queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
             orders = port is not None
-            self.record = stack.enter_context(open_record(self.config, self._database, new=self._new, orders=orders))
+            self.record = stack.enter_context(
+                open_record(self.config, self._database, new=self._new, orders=orders)
+            )
             run, resume = await self._open_run(port)
             run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
@@ -192,11 +208,17 @@ class Daemon:
             if port is not None:
                 self.gateway = open_gateway(self.config, port, self.core, self._clock, self._rng)
             if self._port is None:
-                self.guard = open_guard(self.config, self.kill_switch, self.core, self._clock, self._note_emergency)
+                self.guard = open_guard(
+                    self.config, self.kill_switch, self.core, self._clock, self._note_emergency
+                )
                 stack.push_async_callback(self.guard.stop)
             if self.gateway is not None and self.guard is not None:
                 self.gateway.hold(self.guard.holds)
-            _log.info("resumed" if resume else "begun", strategy=run.strategy, symbols=list(self.config.market.symbols))
+            _log.info(
+                "resumed" if resume else "begun",
+                strategy=run.strategy,
+                symbols=list(self.config.market.symbols),
+            )
             if self.record.gap is not None:
                 handled = await self._put("record-behind", self.record.gap.args)
                 handled.add_done_callback(lambda _: self.record.acknowledge())
@@ -225,7 +247,9 @@ class Daemon:
 
     def _producers(self, memory: Memory) -> list[Producer]:
         """Market data first: when it is complete, the agent is warm."""
-        producers: list[Producer] = [market_data(self.config, self._clock, memory, self._rng, self._predictor)]
+        producers: list[Producer] = [
+            market_data(self.config, self._clock, memory, self._rng, self._predictor)
+        ]
         if self.gateway is not None:
             producers.append(self.gateway)
         if self._model is not None and self._scores is not None:
@@ -252,8 +276,14 @@ class Daemon:
             rim.append(tasks.create_task(self._time.watch(self.core.memory, self._alarm)))
             rim.append(tasks.create_task(self.kill_switch.watch(self._kill, self._killed)))
             rim.append(tasks.create_task(self._keep_feed_health()))
-            rim.append(tasks.create_task(watch_segments(self.config, self._database, self.core.run.id, self.core.snapshots)))
-            companions = [tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions]
+            rim.append(
+                tasks.create_task(
+                    watch_segments(self.config, self._database, self.core.run.id, self.core.snapshots)
+                )
+            )
+            companions = [
+                tasks.create_task(self._supervise(one, emit, vital=False)) for one in self._outside.companions
+            ]
             await stop.wait()
             _log.info("stopping", waiting=len(self.queue))
             for task in rim:
@@ -264,7 +294,9 @@ class Daemon:
             last = tasks.create_task(self._put_last())
             await asyncio.wait({core}, timeout=self.config.live.drain_timeout / 1000)
             if not core.done():
-                _log.error("stopped with events unhandled; their sources will be asked again", events=len(self.queue))
+                _log.error(
+                    "stopped with events unhandled; their sources will be asked again", events=len(self.queue)
+                )
                 self._stopped = True
                 last.cancel()
                 if self.core.storage.failing.is_set():
@@ -278,7 +310,9 @@ class Daemon:
         """The core's loop: all that waits is journalled at once, and handled one by one."""
         limit = self.config.live.batch
         now, since = self._clock.now(), asyncio.get_running_loop().time()
-        life = Command("life", now, now, {"incarnation": session.new_incarnation(), "cash": "stated"}, "daemon")
+        life = Command(
+            "life", now, now, {"incarnation": session.new_incarnation(), "cash": "stated"}, "daemon"
+        )
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
         await self._report_strategy_error()  # that a life before has left unreported
@@ -355,12 +389,16 @@ class Daemon:
         feeds = [producer.health for producer, _ in self._supervised if producer is not self._news]
         feeds += self._news.feeds if self._news else []
         now = self._clock.now()
-        work = partial(write_feed_health, self._database, self.core.run.id, [replace(one) for one in feeds], now)
+        work = partial(
+            write_feed_health, self._database, self.core.run.id, [replace(one) for one in feeds], now
+        )
         await self.core.storage.write(work)
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
-    async def _put(self, action: str, args: dict[str, str] | None = None, by: str = "daemon") -> asyncio.Future[None]:
+    async def _put(
+        self, action: str, args: dict[str, str] | None = None, by: str = "daemon"
+    ) -> asyncio.Future[None]:
         """Into the queue with a command; the future is done when it was journalled and handled."""
         now = self._clock.now()
         command = Command(action, now, now, args or {}, by)
@@ -398,7 +436,11 @@ class Daemon:
         if action == "kill" and self.guard is not None:
             emergency = await self._kill_by_command(self.guard, args, by)
             if emergency is not None:
-                return {"action": action, "risk": self.core.engine.risk.state.value, "emergency": to_builtins(emergency)}
+                return {
+                    "action": action,
+                    "risk": self.core.engine.risk.state.value,
+                    "emergency": to_builtins(emergency),
+                }
         else:
             await self._obeyed(action, await self._put(action, args, by))
         if action == "resume" and self._killed():
@@ -409,12 +451,18 @@ class Daemon:
             )
         if action == "resume" and self.guard is not None:
             self.guard.resumed()
-        answer = {"action": action, "event": self.core.journal.last_seq, "risk": self.core.engine.risk.state.value}
+        answer = {
+            "action": action,
+            "event": self.core.journal.last_seq,
+            "risk": self.core.engine.risk.state.value,
+        }
         if action == "use-model":
             answer |= await self._use_model(args["folder"], by)
         return answer
 
-    async def _kill_by_command(self, guard: KillGuard, args: dict[str, str], by: str) -> EmergencyReport | None:
+    async def _kill_by_command(
+        self, guard: KillGuard, args: dict[str, str], by: str
+    ) -> EmergencyReport | None:
         """Until the core has handled it; or, while the store can't be written, what was done at the venue instead."""
         pull = guard.pull(args, by)
         handled = await self._put("kill", args, by)
@@ -449,7 +497,11 @@ class Daemon:
         """Once."""
         if self._emergencies.pop(id(report), None) is None:
             return
-        args = {"cancelled": " ".join(report.cancelled), "sent": "; ".join(report.closed), "left": "; ".join(report.left)}
+        args = {
+            "cancelled": " ".join(report.cancelled),
+            "sent": "; ".join(report.closed),
+            "left": "; ".join(report.left),
+        }
         await self._put("emergency-kill", {name: text for name, text in args.items() if text}, report.by)
 
     async def _put_last(self) -> None:
@@ -498,7 +550,10 @@ class Daemon:
                 folder = memory.model
             except TapewireError as error:
                 _log.warning(
-                    "the model chosen before can't be loaded", folder=memory.model, reason=error.message, instead=folder
+                    "the model chosen before can't be loaded",
+                    folder=memory.model,
+                    reason=error.message,
+                    instead=folder,
                 )
         chosen = {"chosen": folder} if folder == memory.model else {}
         await self._put("model-in-use", {"folder": folder, "model": loaded, **chosen})

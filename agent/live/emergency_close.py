@@ -20,12 +20,14 @@ from typing import Final
 import msgspec
 import structlog
 
-from agent.system.clock import Clock
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import TapewireError
 from agent.core.events import Fill, Order, OrderType, Side
+from agent.core.instruments import instrument_for
+from agent.core.venue import VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
+from agent.live.gateway.report_translator import EMERGENCY
 from agent.live.gateway.throttled_client import Line
 from agent.live.gateway.venue_port import (
     ClockOff,
@@ -38,18 +40,17 @@ from agent.live.gateway.venue_port import (
     VenueOrder,
     VenuePort,
 )
-from agent.live.gateway.report_translator import EMERGENCY
-from agent.core.venue import VenueExchange
-from agent.system.backoff import delays
-from agent.core.instruments import instrument_for
 from agent.store.database import Database
 from agent.store.queries import list_runs, read_rows
 from agent.store.runs import RunKind
+from agent.system.backoff import delays
+from agent.system.clock import Clock
 
 LOCK: Final = "emergency.lock"
 """Its name in `live.folder`: one emergency path at a time, as long as its holder lives."""
 
-_LOCK_WAIT: Final = 5.0  # seconds to wait for the other path; then that one may be stopped, and this one continues
+# seconds to wait for the other path; then that one may be stopped, and this one continues
+_LOCK_WAIT: Final = 5.0
 _SMALLEST: Final = 1 << 10  # the smallest share of a position that an order is cut down to
 _LOOKS: Final = 2
 _ZERO: Final = Decimal(0)
@@ -61,7 +62,8 @@ class EmergencyReport(msgspec.Struct):
 
     by: str = ""
     cancelled: list[str] = msgspec.field(default_factory=list)  # orders
-    closed: list[str] = msgspec.field(default_factory=list)  # orders that were sent, as "SELL 0.02 BTCUSDT twk-…"
+    # orders that were sent, as "SELL 0.02 BTCUSDT twk-…"
+    closed: list[str] = msgspec.field(default_factory=list)
     left: list[str] = msgspec.field(default_factory=list)  # open orders and positions, as they were last seen
     error: str = ""
 
@@ -77,7 +79,10 @@ class EmergencyReport(msgspec.Struct):
 
     def sentence(self) -> str:
         """A summary for the user."""
-        parts = [f"{len(self.cancelled)} orders cancelled at the venue", *(f"sent {order}" for order in self.closed)]
+        parts = [
+            f"{len(self.cancelled)} orders cancelled at the venue",
+            *(f"sent {order}" for order in self.closed),
+        ]
         parts += ["nothing is left"] if self.done else [f"STILL OPEN: {', '.join(self.left) or 'unknown'}"]
         return "; ".join(parts) + (f"; {self.error}" if self.error else "")
 
@@ -135,9 +140,15 @@ class EmergencyExit:
     """
 
     def __init__(
-        self, config: Config, port: VenuePort, clock: Clock, rng: random.Random, share: Callable[[], Share | None]
+        self,
+        config: Config,
+        port: VenuePort,
+        clock: Clock,
+        rng: random.Random,
+        share: Callable[[], Share | None],
     ) -> None:
-        settings = config.execution.testnet.model_copy(update={"max_skew": 1 << 50})  # a wrong clock is corrected, not refused
+        # a wrong clock is corrected, not refused
+        settings = config.execution.testnet.model_copy(update={"max_skew": 1 << 50})
         self._config = config
         self._settings = settings
         self._symbols = config.market.symbols
@@ -166,10 +177,13 @@ class EmergencyExit:
                 while clear < _LOOKS and wanted():
                     await self._round(report, flatten)
                     clear = 0 if report.left else clear + 1
-                    wait = self._settings.settle if clear else self._settings.ask_every  # the venue's views may lag
+                    # the venue's views may lag
+                    wait = self._settings.settle if clear else self._settings.ask_every
                     await asyncio.sleep(wait / 1000 if clear < _LOOKS else 0)
         except TimeoutError:
-            report.error = f"not done within {within:g} s" + (f": {said}" if (said := self._line.health.last_error) else "")
+            report.error = f"not done within {within:g} s" + (
+                f": {said}" if (said := self._line.health.last_error) else ""
+            )
         except TapewireError as error:
             report.error = error.message
         return report
@@ -210,10 +224,16 @@ class EmergencyExit:
 
     async def _orders(self, share: Share | None) -> list[VenueOrder]:
         found = await self._line.ask(self._port.open_orders)
-        ours = [order for order in found if order.symbol in self._symbols and order.client_id not in self._sent]
+        ours = [
+            order for order in found if order.symbol in self._symbols and order.client_id not in self._sent
+        ]
         if share is None or self._config.execution.testnet.foreign != "ignore":
             return ours  # a kill also cancels foreign orders in the account, unless they are to be ignored
-        return [order for order in ours if order.client_id in share.order_ids or order.client_id.startswith(EMERGENCY)]
+        return [
+            order
+            for order in ours
+            if order.client_id in share.order_ids or order.client_id.startswith(EMERGENCY)
+        ]
 
     async def _cancel_symbol(self, symbol: str, share: Share | None, found: list[VenueOrder]) -> None:
         """Cancel all orders in one request; one by one if only some are ours."""
@@ -241,7 +261,11 @@ class EmergencyExit:
             balances = (await self._line.ask(self._port.wallet)).balances
             there = {symbol: balances.get(symbol.removesuffix(coin), _ZERO) for symbol in self._symbols}
         else:
-            there = {p.symbol: p.qty for p in await self._line.ask(self._port.positions) if p.symbol in self._symbols}
+            there = {
+                p.symbol: p.qty
+                for p in await self._line.ask(self._port.positions)
+                if p.symbol in self._symbols
+            }
         if share is None:
             return there
         ours = await self._ours(share)
@@ -259,8 +283,11 @@ class EmergencyExit:
             if not ours or one.client_id in self._sent:
                 continue
             in_base = bool(one.fee_coin) and one.symbol.startswith(one.fee_coin)
-            held[one.symbol] = held.get(one.symbol, _ZERO) + one.side.sign * one.qty - (one.fee if in_base else _ZERO)
-        for order, filled in self._sent.values():  # the list of executions may lag behind what is known of these orders
+            held[one.symbol] = (
+                held.get(one.symbol, _ZERO) + one.side.sign * one.qty - (one.fee if in_base else _ZERO)
+            )
+        # the list of executions may lag behind what is known of these orders
+        for order, filled in self._sent.values():
             rest = filled - booked.get(order.id, _ZERO)
             held[order.symbol] = held.get(order.symbol, _ZERO) + order.side.sign * rest
         return held
@@ -273,7 +300,16 @@ class EmergencyExit:
             return None
         side = Side.SELL if qty > 0 else Side.BUY
         name = EMERGENCY + secrets.token_hex(12)
-        return Order(name, symbol, self._clock.now(), side, OrderType.MARKET, size, reduce_only=True, reason="emergency")
+        return Order(
+            name,
+            symbol,
+            self._clock.now(),
+            side,
+            OrderType.MARKET,
+            size,
+            reduce_only=True,
+            reason="emergency",
+        )
 
     async def _submit(self, order: Order) -> None:
         """Submit until the venue has the order. After an unknown outcome the same id is sent again, which can't create a duplicate.

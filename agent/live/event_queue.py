@@ -67,7 +67,11 @@ class EventQueue:
     """
 
     def __init__(
-        self, capacity: int = 10_000, news_capacity: int = 1_000, *, timer: Callable[[], float] = time.monotonic
+        self,
+        capacity: int = 10_000,
+        news_capacity: int = 1_000,
+        *,
+        timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self._capacity = capacity
         self._news_capacity = news_capacity
@@ -152,10 +156,16 @@ class EventQueue:
         """Depths, counts and waits so far."""
         kinds = {kind: KindStats(put=put) for kind, put in sorted(self._puts.items())}
         for kind, stats in kinds.items():
-            stats.taken, stats.coalesced, stats.dropped = self._taken[kind], self._coalesced[kind], self._dropped[kind]
+            stats.taken, stats.coalesced, stats.dropped = (
+                self._taken[kind],
+                self._coalesced[kind],
+                self._dropped[kind],
+            )
             stats.waiting = stats.put - stats.taken - stats.coalesced - stats.dropped
             if waits := sorted(self._waits.get(kind, ())):
-                stats.wait_p50, stats.wait_p99 = (1000 * waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99))
+                stats.wait_p50, stats.wait_p99 = (
+                    1000 * waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99)
+                )
                 stats.wait_max = 1000 * waits[-1]
         return QueueStats(len(self._entries), self._high_water, self._blocked, kinds)
 

@@ -42,7 +42,10 @@ def write_feed_health(
     again: bool = False,  # noqa: ARG001 see Storage.write
 ) -> None:
     """Replace the rows of the run; doing it `again` does no harm. Raises StoreError."""
-    rows = [{"run_id": run_id, "written_at": now} | {field: getattr(one, field) for field in _COPIED} for one in feeds]
+    rows = [
+        {"run_id": run_id, "written_at": now} | {field: getattr(one, field) for field in _COPIED}
+        for one in feeds
+    ]
     with database.write() as connection:
         connection.execute(delete(tables.feed_health).where(tables.feed_health.c.run_id == run_id))
         if rows:
@@ -53,5 +56,7 @@ def read_feed_health(database: Database, run_id: str) -> list[FeedRecord]:
     """In the order of their names. Raises StoreError."""
     table = tables.feed_health
     with database.read() as connection:
-        rows = connection.execute(select(table).where(table.c.run_id == run_id).order_by(table.c.name)).mappings()
+        rows = connection.execute(
+            select(table).where(table.c.run_id == run_id).order_by(table.c.name)
+        ).mappings()
         return [FeedRecord(**{field: row[field] for field in FeedRecord.__struct_fields__}) for row in rows]

@@ -26,8 +26,8 @@ from agent.core.events import (
     Settlement,
     Signal,
 )
-from agent.data.text import one_line
 from agent.core.masking import mask
+from agent.data.text import one_line
 
 _LONGEST: Final = 1_000  # characters of a line
 
@@ -39,7 +39,11 @@ def describe(message: Event | Decision) -> dict[str, Any]:
             kind = "bar" if message.confirm else "open bar"
             return {"what": kind, "symbol": message.symbol, "close": message.close, "volume": message.volume}
         case News():
-            return {"what": "headline", "title": message.title, "publisher": message.publisher or message.feed}
+            return {
+                "what": "headline",
+                "title": message.title,
+                "publisher": message.publisher or message.feed,
+            }
         case Sentiment(abstained=True):
             return {"what": "sentiment", "news": message.news_id, "abstained": True}
         case Sentiment():
@@ -48,7 +52,11 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "latency_ms": round(message.latency_ms, 1),
             }  # fmt: skip
         case Gap():
-            return {"what": "gap", "symbol": message.symbol, "bars": (message.end - message.start) // message.interval}
+            return {
+                "what": "gap",
+                "symbol": message.symbol,
+                "bars": (message.end - message.start) // message.interval,
+            }
         case Funding():
             return {"what": "funding rate", "symbol": message.symbol, "rate": message.rate}
         case Command():
@@ -64,10 +72,23 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "qty": str(message.qty), "reason": message.reason,
             }  # fmt: skip
         case Cancel():
-            return {"what": "cancel", "id": message.order_id, "symbol": message.symbol, "reason": message.reason}
+            return {
+                "what": "cancel",
+                "id": message.order_id,
+                "symbol": message.symbol,
+                "reason": message.reason,
+            }
         case Amend():
-            changes = {name: str(value) for name in ("qty", "price") if (value := getattr(message, name)) is not None}
-            return {"what": "amend", "id": message.order_id, "symbol": message.symbol, **changes, "reason": message.reason}
+            changes = {
+                name: str(value) for name in ("qty", "price") if (value := getattr(message, name)) is not None
+            }
+            return {
+                "what": "amend",
+                "id": message.order_id,
+                "symbol": message.symbol,
+                **changes,
+                "reason": message.reason,
+            }
         case Settlement():
             return {"what": "funding booked", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
         case Account():
@@ -78,7 +99,12 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "holdings": held,
             }
         case OrderUpdate():
-            return {"what": "order update", "id": message.order_id, "status": message.status.value, "reason": message.reason}
+            return {
+                "what": "order update",
+                "id": message.order_id,
+                "status": message.status.value,
+                "reason": message.reason,
+            }
         case Fill():
             return {
                 "what": "fill", "order": message.order_id, "symbol": message.symbol, "side": message.side.value, "qty": str(message.qty),
@@ -110,5 +136,7 @@ def sentence(message: Event | Decision) -> str:
     """The same as one line."""
     words = describe(message)
     what = words.pop("what")
-    line = f"{what}: " + ", ".join(f"{key} {value}" for key, value in words.items() if value not in ("", None))
+    line = f"{what}: " + ", ".join(
+        f"{key} {value}" for key, value in words.items() if value not in ("", None)
+    )
     return mask(one_line(line, _LONGEST))

@@ -49,7 +49,9 @@ class KillSwitch:
     def refuse(self, what: str) -> None:
         """Raises SafetyError where the file is there."""
         if self.present():
-            raise SafetyError(f"{what} while {self.file} is there: somebody killed this agent", hint="remove the file first")
+            raise SafetyError(
+                f"{what} while {self.file} is there: somebody killed this agent", hint="remove the file first"
+            )
 
     def present(self) -> bool:
         """Whether anything is there by the file's name."""
@@ -82,7 +84,8 @@ class KillSwitch:
                     flattened = False
                     continue
                 args = self.words()
-                if killed() and (flattened or FLATTEN not in args):  # a text may be written after the file was made
+                # a text may be written after the file was made
+                if killed() and (flattened or FLATTEN not in args):
                     continue
                 by, flattened = f"file {self.file.name}", FLATTEN in args
             else:
@@ -94,7 +97,8 @@ class KillSwitch:
     def words(self) -> dict[str, str]:
         """Arguments of a kill by the file's text; none if there is no text to read. Never blocks."""
         try:
-            descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO without a writer would block
+            # a FIFO without a writer would block
+            descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
                 text = os.read(descriptor, _LONGEST).decode("utf-8", "replace") if regular else ""

@@ -79,7 +79,9 @@ class KillGuard:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()  # of the thread's loop
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=lambda: context.run(asyncio.run, self._watch()), name="kill guard", daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: context.run(asyncio.run, self._watch()), name="kill guard", daemon=True
+        )
 
     def start(self) -> None:
         """Start the thread."""
@@ -138,7 +140,9 @@ class KillGuard:
                         pending = []
                     self.settle()
                 except Exception as error:  # noqa: BLE001 - the kill switch survives every error
-                    _log.error("the kill switch failed, and tries again", reason=f"{type(error).__name__}: {error}")
+                    _log.error(
+                        "the kill switch failed, and tries again", reason=f"{type(error).__name__}: {error}"
+                    )
                     await asyncio.sleep(_AGAIN)
         finally:
             if self.way_out is not None:

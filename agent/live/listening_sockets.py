@@ -196,7 +196,9 @@ class Listener:
 
     async def listen(self, host: str, port: int) -> int:
         """Listen at all addresses of `host`; return the port. Raises OSError."""
-        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        infos = await asyncio.get_running_loop().getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
         sockets: list[socket.socket] = []
         try:
             for family, kind, protocol, _, address in dict.fromkeys(infos):
@@ -250,7 +252,9 @@ class Listener:
         """Count a refused request; log at most one a minute."""
         self.status.denied += 1
         if count := self._denied.due():
-            _log.warning("requests refused", listener=self.status.name, reason=reason, client=client, count=count)
+            _log.warning(
+                "requests refused", listener=self.status.name, reason=reason, client=client, count=count
+            )
 
     def connection(self, transport: asyncio.BaseTransport | None) -> Connection | None:
         """The connection of a transport; None once it is lost."""
@@ -389,7 +393,9 @@ class Listener:
             loop.remove_reader(sock)
         self._resume = loop.call_later(_PAUSE, self._watch)
         if count := self._exhausted.due():
-            _log.error("no connection can be accepted", listener=self.status.name, reason=error.strerror, times=count)
+            _log.error(
+                "no connection can be accepted", listener=self.status.name, reason=error.strerror, times=count
+            )
 
 
 async def _adopt(connection: Connection, sock: socket.socket) -> None:

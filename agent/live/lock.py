@@ -32,7 +32,9 @@ def instance_lock(path: Path) -> Iterator[None]:
 
     Raises SafetyError where another process holds it, StoreError where the file can't be had.
     """
-    with _locked(path, f"{os.getpid()}", "an agent is running already, process {holder}, which holds " + str(path)):
+    with _locked(
+        path, f"{os.getpid()}", "an agent is running already, process {holder}, which holds " + str(path)
+    ):
         yield
 
 
@@ -41,7 +43,9 @@ def file_lock(store: Path, folder: Path) -> Iterator[None]:
     """Hold the lock beside an SQLite store, for an agent or a tool whose `live.folder` is `folder`. Raises like `instance_lock`."""
     real = store.resolve()
     refusal = f"the store {store} is in use by another agent, process {{holder}}"
-    with _locked(real.with_name(real.name + STORE_LOCK), f"{os.getpid()}, live.folder {folder.resolve()}", refusal):
+    with _locked(
+        real.with_name(real.name + STORE_LOCK), f"{os.getpid()}, live.folder {folder.resolve()}", refusal
+    ):
         yield
 
 
@@ -64,15 +68,20 @@ class StoreLock:
         with self._database.errors_explained():
             connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
-                connection.execute(text("SELECT set_config('application_name', :name, false)"), {"name": self._name[:63]})
+                connection.execute(
+                    text("SELECT set_config('application_name', :name, false)"), {"name": self._name[:63]}
+                )
                 if not connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": _KEY}):
                     query = text(
                         "SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid) "
                         "WHERE locktype = 'advisory' AND classid = 0 AND objid = :key AND granted"
                     )
-                    holder = str(connection.scalar(query, {"key": _KEY}) or "unknown").removeprefix("tapewire ")
+                    holder = str(connection.scalar(query, {"key": _KEY}) or "unknown").removeprefix(
+                        "tapewire "
+                    )
                     raise SafetyError(
-                        f"the store {self._database.name} is in use by another agent, process {holder}", hint=_HINT
+                        f"the store {self._database.name} is in use by another agent, process {holder}",
+                        hint=_HINT,
                     )
             except BaseException:
                 connection.invalidate()
@@ -125,7 +134,9 @@ def _locked(path: Path, content: str, refusal: str) -> Iterator[None]:
         make_private_folder(path.parent)
         file = open_private(path)
     except OSError as error:
-        raise StoreError(f"{path} can't be opened: {error.strerror}", hint="give this user the right to write there") from error
+        raise StoreError(
+            f"{path} can't be opened: {error.strerror}", hint="give this user the right to write there"
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

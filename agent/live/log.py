@@ -10,12 +10,12 @@ from typing import Any, TextIO
 import msgspec
 import structlog
 
-from agent.system.clock import WallClock, iso
 from agent.config.live import LogConfig
+from agent.core.masking import MASK, is_secret_field, masked
 from agent.data.text import printable
 from agent.live.log_limit import RepeatLimit, bound_trace
 from agent.live.output import GuardedStream, OutputStatus, log_status
-from agent.core.masking import MASK, is_secret_field, masked
+from agent.system.clock import WallClock, iso
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -86,7 +86,8 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     handler.addFilter(limit)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=before, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)

@@ -86,7 +86,11 @@ class RepeatLimit:
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and type(error).__module__ == _GARBAGE:
             record.levelno, record.levelname = logging.WARNING, "WARNING"
-            record.msg, record.args, record.exc_info = "a request that is not HTTP: %s", (str(error)[:200],), None
+            record.msg, record.args, record.exc_info = (
+                "a request that is not HTTP: %s",
+                (str(error)[:200],),
+                None,
+            )
         kind = f"{record.name} {str(record.msg).partition(chr(10))[0][:_KIND]}"
         missed = self.admit(kind, record.levelno)
         if missed < 0:
@@ -98,7 +102,9 @@ class RepeatLimit:
         return True
 
 
-_LEVELS: Final = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()} | {"exception": logging.ERROR}
+_LEVELS: Final = {name.lower(): level for name, level in logging.getLevelNamesMapping().items()} | {
+    "exception": logging.ERROR
+}
 
 
 def bound_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -35,7 +35,9 @@ class LazyScorer:
         return self._scorer.score(texts)
 
 
-def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False) -> Callable[[str], NamedScorer]:
+def model_loader(
+    config: ModelConfig, database: Database, *, lazy: bool = False
+) -> Callable[[str], NamedScorer]:
     """Opens a folder, or `starter`, with the store's cache of scores in front; blocking. It raises ModelError.
 
     With `lazy` the model is tried on two texts and let go; it is loaded again once it has something to score.
@@ -46,7 +48,9 @@ def model_loader(config: ModelConfig, database: Database, *, lazy: bool = False)
         from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
         from models.sentiment.serve.scorer import Scorer
 
-        return CachedScorer(Scorer.load(model_dir(folder), threads=config.threads or None), SqlScoreCache(database))
+        return CachedScorer(
+            Scorer.load(model_dir(folder), threads=config.threads or None), SqlScoreCache(database)
+        )
 
     def name(folder: str) -> NamedScorer:
         from models.sentiment import model_dir

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 import structlog
 
 from agent.core.events import Decision, Event, Kline, Order, OrderUpdate
-from agent.live.formatting import describe, sentence
 from agent.core.sinks import DecisionSink
+from agent.live.formatting import describe, sentence
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -60,7 +60,9 @@ class LiveSink:
         for watcher in self.watchers:
             watcher.decision(self.event_seq, decision)
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """The first sample of each period is passed on."""
         for row, moment in enumerate(ts):
             if moment // self._every != self._period:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from agent.system.clock import Clock
 from agent.config import Config
 from agent.core.errors import ConfigError
 from agent.core.events import RiskState
+from agent.core.risk import KILL
+from agent.core.venue import VenueExchange
+from agent.live.emergency_close import EmergencyExit, EmergencyReport, share_of
 from agent.live.gateway.venue_gateway import Gateway
 from agent.live.gateway.venue_port import VenuePort
-from agent.core.venue import VenueExchange
-from agent.system.addresses import is_loopback
-from agent.live.pipeline import Core
-from agent.live.emergency_close import EmergencyExit, EmergencyReport, share_of
-from agent.live.kill_guard import KillGuard
 from agent.live.kill_file import KillSwitch
-from agent.core.risk import KILL
+from agent.live.kill_guard import KillGuard
+from agent.live.pipeline import Core
+from agent.system.addresses import is_loopback
+from agent.system.clock import Clock
 
 _DATA: dict[str, str] = {"testnet": "testnet", "demo": "mainnet"}
 """Whose prices a venue trades at: demo trading is at the real market's."""
@@ -77,7 +77,9 @@ def open_gateway(config: Config, port: VenuePort, core: Core, clock: Clock, rng:
     """A gateway that looks on from the end of the core's journal on."""
     ledger = core.engine.exchange
     if not isinstance(ledger, VenueExchange):
-        raise ConfigError("a venue was given, and execution.mode is paper", hint='write execution.mode = "testnet"')
+        raise ConfigError(
+            "a venue was given, and execution.mode is paper", hint='write execution.mode = "testnet"'
+        )
     gateway = Gateway(config, port, ledger, clock, rng=rng)
     core.watchers.append(gateway)
     return gateway

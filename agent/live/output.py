@@ -77,7 +77,9 @@ class OutputWriter:
         """A snapshot."""
         began = self._began
         stuck = "its reader does not read" if began and time.monotonic() - began > _SLOW else ""
-        return OutputStatus(self._overflowed + self._failed, 0, self._error or stuck, self._last_error or stuck, self._waiting)
+        return OutputStatus(
+            self._overflowed + self._failed, 0, self._error or stuck, self._last_error or stuck, self._waiting
+        )
 
     def close(self, timeout: float = _FLUSH) -> None:
         """Write the queued text, for at most `timeout` seconds."""
@@ -174,7 +176,8 @@ def guard(name: str) -> OutputWriter | None:
         return None
     guarded = GuardedStream(original, writer)
     setattr(sys, name, guarded)
-    os.register_at_fork(after_in_child=lambda: _restore(name, guarded, original))  # the thread is not in the child
+    # the thread is not in the child
+    os.register_at_fork(after_in_child=lambda: _restore(name, guarded, original))
     atexit.register(writer.close)
     return writer
 

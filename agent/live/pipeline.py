@@ -18,14 +18,14 @@ from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import StoreError
 from agent.core.events import Event, Kline, Sentiment
+from agent.core.fusion_inputs import Predictor
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
+from agent.live.observers import LiveSink, Watcher
 from agent.live.resume import Memory
 from agent.live.snapshotter import Snapshots
 from agent.live.store_retry import Storage, Write
 from agent.live.systemd import ServiceManager
-from agent.live.observers import LiveSink, Watcher
-from agent.core.fusion_inputs import Predictor
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
 from agent.store.mark import Mark, MarkFile
@@ -108,7 +108,8 @@ class Core:
         self._witnesses: list[Watcher] = list(witnesses)
         self.watchers: list[Watcher] = [*watchers, *self._witnesses]
         self._database = database
-        self._recorder = Recorder(database, run, resume=resume, batch=None)  # a try that fails must not end inside the engine
+        # a try that fails must not end inside the engine
+        self._recorder = Recorder(database, run, resume=resume, batch=None)
         self.journal = Journal(database, run.id)
         self.mark = mark
         self._sink = LiveSink(self._recorder, config.market.interval)
@@ -140,7 +141,9 @@ class Core:
         self._sink.watchers = self.watchers
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.storage.close()
         if self.mark is not None:
             self.mark.close()
@@ -164,7 +167,9 @@ class Core:
         if self.journal.last_seq:
             self._funding.passed(max(self.memory.closed_at, self.memory.first_at or 0))
             self._recorder.flush()
-            _log.info("journal folded", events=self.journal.last_seq - start, unscored=len(self.memory.unscored))
+            _log.info(
+                "journal folded", events=self.journal.last_seq - start, unscored=len(self.memory.unscored)
+            )
 
     def _resume(self) -> int:
         """Load the newest snapshot that can be used; returns the number of its event, 0 without one."""
@@ -191,14 +196,18 @@ class Core:
         now, latest = self.memory.now, self._latest()
         for event, _ in taken:
             limit = (now or event.available_at) if latest is None else latest
-            now = max(now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit))
+            now = max(
+                now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit)
+            )
             events.append(_at(event, now))
             self._funding.begin(now)
             if isinstance(event, Kline) and event.confirm:
                 events += self._funding.due(event.ts, now)
         history = self.engine.risk.warming
         batch = Batch(self.journal, self.memory.now, events)
-        first = await self._write(batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()]))
+        first = await self._write(
+            batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()])
+        )
         events = batch.events
         traded: set[str] = set()  # headlines whose sentiment led to an order
         for seq, event in enumerate(events, first):
@@ -228,7 +237,13 @@ class Core:
         if self.mark is not None:
             journal = self.journal
             self.mark.write(
-                Mark(self.run.id, journal.last_seq, journal.digest.hex(), self._recorder.decisions, self._recorder.head)
+                Mark(
+                    self.run.id,
+                    journal.last_seq,
+                    journal.digest.hex(),
+                    self._recorder.decisions,
+                    self._recorder.head,
+                )
             )
 
     async def _save(self, now: float) -> None:
@@ -276,7 +291,11 @@ class Core:
         """At an orderly end, for the next life; without it that one folds more."""
         try:
             self._recorder.flush()
-            if self._recorder.event_seq and self.snapshots.enabled and (snapshot := self._snapshot(0.0)) is not None:
+            if (
+                self._recorder.event_seq
+                and self.snapshots.enabled
+                and (snapshot := self._snapshot(0.0)) is not None
+            ):
                 write_snapshot(self._database, self.run.id, snapshot, self._keep)
         except StoreError as error:
             _log.warning("no last snapshot", reason=error.message)
@@ -285,4 +304,6 @@ class Core:
 def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | None) -> Engine:
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     with blaming(strategy):
-        return Engine(config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor, contain_errors=True)
+        return Engine(
+            config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor, contain_errors=True
+        )

@@ -8,8 +8,8 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from agent.core.events import Event
-from agent.data.text import one_line
 from agent.core.masking import mask
+from agent.data.text import one_line
 
 _LONGEST_ERROR: Final = 500
 

@@ -24,12 +24,14 @@ class Memory:
     def __init__(self) -> None:
         self.first_at: int | None = None
         self.now = 0  # available_at of the last event
-        self.bars: dict[tuple[str, int], int] = {}  # (symbol, interval) -> start of the last closed or given-up bar
+        # (symbol, interval) -> start of the last closed or given-up bar
+        self.bars: dict[tuple[str, int], int] = {}
         self.closes: dict[
             tuple[str, int], float
         ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
         self.closed_at = 0  # the latest close of a bar or stamp of funding
-        self.headlines: OrderedDict[str, str | None] = OrderedDict()  # id -> `words_of`; None in snapshots of earlier versions
+        # id -> `words_of`; None in snapshots of earlier versions
+        self.headlines: OrderedDict[str, str | None] = OrderedDict()
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
 

@@ -25,7 +25,9 @@ _log: Final = structlog.get_logger(__name__)
 class Record:
     """The record as one life sees it. `gap` is what the store lacked when the life began; None: nothing."""
 
-    def __init__(self, gap: StoreGap | None = None, mark: MarkFile | None = None, lock: StoreLock | None = None) -> None:
+    def __init__(
+        self, gap: StoreGap | None = None, mark: MarkFile | None = None, lock: StoreLock | None = None
+    ) -> None:
         self.gap = gap
         self.mark = mark
         self._lock = lock
@@ -50,7 +52,11 @@ class Record:
 
     def stamped(self, run: Run) -> Run:
         """The run, with a stamp for every report if the record has a hole."""
-        return run if self.gap is None else replace(run, stamps=tuple(dict.fromkeys((*run.stamps, self.gap.stamp))))
+        return (
+            run
+            if self.gap is None
+            else replace(run, stamps=tuple(dict.fromkeys((*run.stamps, self.gap.stamp))))
+        )
 
     async def keep_lock(self) -> None:
         """Take the store's lock again if its server has lost it. Raises SafetyError if another agent holds it by now."""
@@ -72,7 +78,9 @@ def open_record(config: Config, database: Database, *, new: bool, orders: bool) 
             database.sync_commits()
         path = mark_path(database, config.live.folder)
         gap = _known_gap(database, find_gap(database, path), new=new)
-        yield Record(gap, None if path is None else MarkFile(path, sync_every=SYNC_EVERY if orders else inf), lock)
+        yield Record(
+            gap, None if path is None else MarkFile(path, sync_every=SYNC_EVERY if orders else inf), lock
+        )
 
 
 def _known_gap(database: Database, gap: StoreGap | None, *, new: bool) -> StoreGap | None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import structlog
 
-from agent.system.clock import Clock
 from agent.config.live import LiveConfig
 from agent.core.events import News, Sentiment
 from agent.data.sentiment import NamedScorer, Score, judge
 from agent.live.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
+from agent.system.clock import Clock
 from models.labels import NOT_FINITE, UNSOUND
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ def unsound(score: Score, embedding: bytes) -> str:
         reason = str(getattr(score, "reason", ""))
         return reason if reason in UNSOUND else ""
     chances = (score.bearish, score.neutral, score.bullish)
-    if not (all(isfinite(chance) and chance >= 0.0 for chance in chances) and abs(sum(chances) - 1.0) <= 0.01):
+    if not (
+        all(isfinite(chance) and chance >= 0.0 for chance in chances) and abs(sum(chances) - 1.0) <= 0.01
+    ):
         return NOT_FINITE
     return "" if np.isfinite(np.frombuffer(embedding, "<f2")).all() else NOT_FINITE
 
@@ -63,7 +65,11 @@ class SentimentConsumer:
     name = "sentiment"
 
     def __init__(
-        self, config: LiveConfig, clock: Clock, load: Callable[[str], NamedScorer], predictor: FusionPredictor | None = None
+        self,
+        config: LiveConfig,
+        clock: Clock,
+        load: Callable[[str], NamedScorer],
+        predictor: FusionPredictor | None = None,
     ) -> None:
         self._config = config
         self._clock = clock

@@ -11,18 +11,18 @@ import numpy as np
 import structlog
 
 from agent import __version__
-from agent.replay.backtest import new_run_id
 from agent.config import Config, parse
 from agent.core.engine import CORE, CORE_REVISION
 from agent.core.errors import ConfigError
-from agent.system.addresses import is_loopback
-from agent.replay.fusion_model import VERSION
-from agent.core.instruments import with_first_rules, with_rules_of
 from agent.core.fusion_inputs import Predictor
+from agent.core.instruments import with_first_rules, with_rules_of
+from agent.replay.backtest import new_run_id
+from agent.replay.fusion_model import VERSION
 from agent.store.database import Database
 from agent.store.journal import find_archive
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, RunStatus
+from agent.system.addresses import is_loopback
 from strategies import load_strategy, source_of
 
 _log: Final = structlog.get_logger(__name__)
@@ -33,13 +33,19 @@ def new_incarnation() -> str:
     return secrets.token_hex(16)
 
 
-def resumable(config: Config, database: Database, *, predictor: Predictor | None = None) -> tuple[Run, Config] | None:
+def resumable(
+    config: Config, database: Database, *, predictor: Predictor | None = None
+) -> tuple[Run, Config] | None:
     """The live run that goes on, and the configuration with the trading rules that it began with.
 
     It is the last one that is neither complete nor archived, where the configuration decides the same on the same venue with the
     same fusion model. The venue isn't asked for rules again: others would decide otherwise in the middle of a run.
     """
-    unfinished = (run for run in list_runs(database) if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE)
+    unfinished = (
+        run
+        for run in list_runs(database)
+        if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE
+    )
     last = next((run for run in unfinished if find_archive(database, run.id) is None), None)
     if last is None:
         return None
@@ -58,7 +64,9 @@ def resumable(config: Config, database: Database, *, predictor: Predictor | None
     return last, config
 
 
-def open_run(config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None) -> tuple[Run, bool]:
+def open_run(
+    config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None
+) -> tuple[Run, bool]:
     """The run to record, and whether it is to be resumed: the `resumable` one, unless `new` begins another."""
     if not new and (found := resumable(config, database, predictor=predictor)):
         return found[0], True
@@ -93,7 +101,9 @@ def _changes(before: Config, config: Config) -> list[str]:
     changed = [name for name in new if old[name] != new[name]]
     if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):
         changed.append("bybit.endpoint")
-    if config.execution.mode == "testnet" and _venue(before.execution.testnet.venue) != _venue(config.execution.testnet.venue):
+    if config.execution.mode == "testnet" and _venue(before.execution.testnet.venue) != _venue(
+        config.execution.testnet.venue
+    ):
         changed.append("execution.testnet.venue")
     return changed
 

@@ -16,19 +16,19 @@ from typing import Final
 import msgspec
 import structlog
 
-from agent.system.clock import iso
-from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import StoreError
-from agent.live.resume import Memory
+from agent.core.strategy import Strategy
 from agent.live.observers import LiveSink, Watcher
+from agent.live.resume import Memory
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
+from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from agent.store.chain import DIGEST_SIZE
 from agent.store.database import Database
 from agent.store.recorder import Position, Recorder
 from agent.store.snapshots import Snapshot, SnapshotInfo, drop_after, list_snapshots, read_parts
-from agent.core.strategy import Strategy
+from agent.system.clock import iso
 
 MOST_EVENTS: Final = 50_000
 """Events after which a snapshot is taken, however little time has passed."""
@@ -105,12 +105,20 @@ class Snapshots:
             core = capture(engine)
             rim = encode([memory, sink.position, list(position)], _RIM_SPEC)
         except Unencodable as error:
-            where = f"strategy attribute {error.path}" if _of_strategy(engine, error.path) else f"{error.path} of the core"
+            where = (
+                f"strategy attribute {error.path}"
+                if _of_strategy(engine, error.path)
+                else f"{error.path} of the core"
+            )
             self.status.problem = f"a restart folds the whole journal: {where} is {error.what}"
             self._hopeless = True
             _log.warning("no snapshots are taken", reason=self.status.problem)
             return None
-        parts = {_CORE: core, _RIM: rim, "chain": msgspec.msgpack.encode((position.digest, position.decisions))}
+        parts = {
+            _CORE: core,
+            _RIM: rim,
+            "chain": msgspec.msgpack.encode((position.digest, position.decisions)),
+        }
         for name, witness in _named(witnesses):
             try:
                 parts[name] = encode([witness], _WITNESS_SPEC)
@@ -150,7 +158,11 @@ class Snapshots:
                         problem = "it was taken while something did not look on that looks on now"
                     else:
                         self._load(parts, info, fresh, recorder, sink, memory, named)
-                        self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
+                        self.status.event, self.status.at, self.status.size = (
+                            info.seq,
+                            info.created_at,
+                            info.size,
+                        )
                         self.status.resumed_from = info.seq
                         _log.info(
                             "snapshot loaded",
@@ -213,7 +225,10 @@ def _named(witnesses: Iterable[Watcher]) -> Iterable[tuple[str, Watcher]]:
         kind = type(witness)
         source = Path(getattr(sys.modules[kind.__module__], "__file__", "") or "")
         text = source.read_bytes() if source.is_file() else b""
-        yield f"{_WITNESS}{kind.__module__}:{kind.__qualname__} {blake2b(text, digest_size=8).hexdigest()}", witness
+        yield (
+            f"{_WITNESS}{kind.__module__}:{kind.__qualname__} {blake2b(text, digest_size=8).hexdigest()}",
+            witness,
+        )
 
 
 _RIM_SPEC: Final = Spec(("agent.live.resume",), wiring={}, first={}, rebuild={}, blank={})

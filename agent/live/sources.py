@@ -7,20 +7,20 @@ import random
 
 from msgspec.structs import replace
 
-from agent.system.clock import Clock
 from agent.config import Config
 from agent.core.errors import ConfigError
 from agent.core.events import Event, Kline, News, Sentiment
 from agent.core.features import WARM_UP_BARS
-from agent.live.market_data.kline_producer import KlineProducer
-from agent.live.producer import Emit, Producer, deliver
-from agent.live.news.news_producer import NewsProducer
-from agent.data.text import news_id, title_key
-from agent.replay.fusion_model import wants_headlines
-from agent.live.resume import Memory, words_of
-from agent.live.order_routing import check_venue
-from agent.live.event_filter import OpenBars
 from agent.core.fusion_inputs import Predictor
+from agent.data.text import news_id, title_key
+from agent.live.event_filter import OpenBars
+from agent.live.market_data.kline_producer import KlineProducer
+from agent.live.news.news_producer import NewsProducer
+from agent.live.order_routing import check_venue
+from agent.live.producer import Emit, Producer, deliver
+from agent.live.resume import Memory, words_of
+from agent.replay.fusion_model import wants_headlines
+from agent.system.clock import Clock
 
 
 def check(config: Config) -> None:
@@ -28,7 +28,8 @@ def check(config: Config) -> None:
     without a feed."""
     if config.market.category == "equity":
         raise ConfigError(
-            "market.category is equity, and live data come from Bybit", hint="linear or spot; equities are replayed"
+            "market.category is equity, and live data come from Bybit",
+            hint="linear or spot; equities are replayed",
         )
     config.check_live()
     check_venue(config)
@@ -48,7 +49,14 @@ def market_data(
         needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
         bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
     return KlineProducer(
-        bybit, market.category, market.symbols, (market.interval,), clock, last=memory.bars, closes=memory.closes, rng=rng
+        bybit,
+        market.category,
+        market.symbols,
+        (market.interval,),
+        clock,
+        last=memory.bars,
+        closes=memory.closes,
+        rng=rng,
     )
 
 

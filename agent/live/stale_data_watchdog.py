@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Final, Never
 
-from agent.system.clock import Clock
 from agent.core.engine import Engine
+from agent.system.clock import Clock
 
 _LOOK: Final = 0.25  # seconds between two looks
 _AGAIN: Final = 30.0  # seconds until a heartbeat that changed nothing is repeated
@@ -29,7 +29,11 @@ async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Aw
         if engine.risk.warming:
             continue
         now = max(clock.now(), engine.market.now)
-        wrong = {symbol for symbol in engine.tapes if engine.silent(symbol, now) is not (symbol in engine.risk.stale)}
+        wrong = {
+            symbol
+            for symbol in engine.tapes
+            if engine.silent(symbol, now) is not (symbol in engine.risk.stale)
+        }
         if not wrong:
             idle = wrong
         if engine.flattener.due(now) or (wrong and (not wrong <= idle or loop.time() - idle_at >= _AGAIN)):

@@ -9,14 +9,14 @@ from typing import Any
 
 import msgspec
 
-from agent.live.clock_discipline import ClockStatus
 from agent.core.engine import Engine
 from agent.core.events import RiskState
-from agent.live.producer import Health
+from agent.live.clock_discipline import ClockStatus
 from agent.live.event_queue import QueueStats
-from agent.live.news.news_producer import FeedHealth
 from agent.live.listening_sockets import ListenerStatus
+from agent.live.news.news_producer import FeedHealth
 from agent.live.output import OutputStatus
+from agent.live.producer import Health
 from agent.live.snapshotter import SnapshotStatus
 from agent.live.store_retry import StorageStatus
 from agent.live.supervisor import Supervision

@@ -97,7 +97,8 @@ class Storage:
         status.tries += 1
         if (now - self._failing_since) * 1000 >= self._config.patience:
             raise StoreUnavailable(
-                f"{error.message}, for {format_duration(self._config.patience)} now (store.patience)", hint=error.hint
+                f"{error.message}, for {format_duration(self._config.patience)} now (store.patience)",
+                hint=error.hint,
             ) from error
         self._began = 0.0
         await asyncio.sleep(wait)

@@ -9,10 +9,10 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.system.clock import Clock
 from agent.config.live import BackoffConfig
-from agent.system.backoff import Reconnection
 from agent.live.producer import Emit, Producer, shown
+from agent.system.backoff import Reconnection
+from agent.system.clock import Clock
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -29,7 +29,12 @@ class Supervision(msgspec.Struct):
 
 
 async def supervise(
-    producer: Producer, emit: Emit, policy: BackoffConfig, clock: Clock, supervision: Supervision, rng: random.Random
+    producer: Producer,
+    emit: Emit,
+    policy: BackoffConfig,
+    clock: Clock,
+    supervision: Supervision,
+    rng: random.Random,
 ) -> Never:
     """Run `producer` until cancelled; start it again, after a wait, whenever it fails or ends."""
     loop = asyncio.get_running_loop()
@@ -45,5 +50,11 @@ async def supervise(
         wait = restart.after(loop.time() - began)
         supervision.failures += 1
         supervision.last_failure, supervision.last_failure_at = reason, clock.now()
-        _log.error("producer failed", producer=producer.name, reason=reason, restart_in_s=round(wait, 3), exc_info=trace)
+        _log.error(
+            "producer failed",
+            producer=producer.name,
+            reason=reason,
+            restart_in_s=round(wait, 3),
+            exc_info=trace,
+        )
         await asyncio.sleep(wait)

@@ -13,39 +13,39 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from agent.system.clock import Clock, WallClock, iso
-from agent.replay.object_codec import Unencodable
 from agent.config import Config
+from agent.config.bybit import endpoint, interval_code
 from agent.config.live import FeedConfig
 from agent.core.engine import Engine
 from agent.core.errors import ConfigError, DataError, NotRunning, StoreError, TapewireError, VenueError
-from agent.live.gateway.venue_port import VenuePort
+from agent.core.instruments import instrument_for
+from agent.core.masking import mask, mask_also, secrets_in, without_secrets
+from agent.core.sinks import NullSink
+from agent.data.kline_messages import Frame
+from agent.data.text import one_line
+from agent.live.control_socket import SOCKET, Request, ask
 from agent.live.gateway.preflight import check_rules
-from agent.system.addresses import is_loopback
-from agent.system.backoff import Budget
+from agent.live.gateway.venue_port import VenuePort
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.kline_health import KlineHealth
-from agent.data.kline_messages import Frame
 from agent.live.market_data.public_stream import Stream
-from agent.config.bybit import endpoint, interval_code
-from agent.live.producer import shown
 from agent.live.news.destinations import FeedAccess
 from agent.live.news.fetch import fetch
 from agent.live.news.parser_pool import ParserPool
-from agent.data.text import one_line
-from agent.replay.fusion_model import wants_headlines
-from agent.core.instruments import instrument_for
-from agent.live.control_socket import SOCKET, Request, ask
 from agent.live.order_routing import check_venue, venue_port
-from agent.core.masking import mask, mask_also, secrets_in, without_secrets
-from agent.core.sinks import NullSink
+from agent.live.producer import shown
 from agent.replay.engine_state import capture
+from agent.replay.fusion_model import wants_headlines
+from agent.replay.object_codec import Unencodable
 from agent.store.database import Database, open_database
 from agent.store.journal import find_segments
 from agent.store.queries import list_runs
 from agent.store.runs import RunKind, RunStatus
 from agent.store.snapshots import list_snapshots
 from agent.store.soundness import check_store
+from agent.system.addresses import is_loopback
+from agent.system.backoff import Budget
+from agent.system.clock import Clock, WallClock, iso
 from agent.system.untrusted import UNREADABLE
 from strategies import load_strategy
 
@@ -83,7 +83,9 @@ async def examine(config: Config, clock: Clock | None = None, *, full: bool = Fa
     pool = ParserPool(config.news.parse_timeout, config.news.parse_memory)
     if headlines:
         looks["model"] = partial(asyncio.to_thread, _model, config)
-        looks |= {f"feed {feed.label}": partial(_feed, feed, config, clock, pool) for feed in config.news.feeds}
+        looks |= {
+            f"feed {feed.label}": partial(_feed, feed, config, clock, pool) for feed in config.news.feeds
+        }
     if config.market.category != "equity":
         looks |= {name: partial(look, config, clock) for name, look in _MARKET.items()}
     if config.execution.mode == "testnet":
@@ -126,7 +128,9 @@ def _store(config: Config, *, full: bool) -> str:
             pass
         _archives(database)
         checked = check_store(database, config.live.folder, full=full)
-        return f"{database.name} is at this program's schema, and can be written; {checked}{_snapshot(database)}"
+        return (
+            f"{database.name} is at this program's schema, and can be written; {checked}{_snapshot(database)}"
+        )
 
 
 def _log(config: Config) -> str:
@@ -137,7 +141,9 @@ def _log(config: Config) -> str:
         return "no agent runs"
     lost = f"{log['dropped']:,} lines dropped, {log['suppressed']:,} repetitions suppressed"
     if log["error"]:
-        raise TapewireError(f"{lost}: {log['error']}", hint="give the agent's standard error space, or a reader that reads")
+        raise TapewireError(
+            f"{lost}: {log['error']}", hint="give the agent's standard error space, or a reader that reads"
+        )
     return lost
 
 
@@ -187,7 +193,9 @@ async def _skew(config: Config, clock: Clock) -> str:
     try:
         theirs = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
     except (*UNREADABLE, KeyError, TypeError, ValueError):
-        raise VenueError(f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?") from None
+        raise VenueError(
+            f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?"
+        ) from None
     skew = (before + after) // 2 - theirs
     if abs(skew) > MAX_SKEW + (after - before) // 2:
         raise VenueError(
@@ -199,12 +207,16 @@ async def _skew(config: Config, clock: Clock) -> str:
 
 async def _history(config: Config, clock: Clock) -> str:
     market = config.market
-    async with KlineHistory(config.bybit, market.category, clock, Budget(config.bybit.max_requests, 5.0)) as history:
+    async with KlineHistory(
+        config.bybit, market.category, clock, Budget(config.bybit.max_requests, 5.0)
+    ) as history:
         since = clock.now() // market.interval * market.interval - _BARS * market.interval
         for symbol in market.symbols:
             found = await history.bars(symbol, market.interval, since)
             if not found.bars:
-                raise VenueError(f"no bars of {symbol} since {iso(since)}", hint="is it traded, and the clock right?")
+                raise VenueError(
+                    f"no bars of {symbol} since {iso(since)}", hint="is it traded, and the clock right?"
+                )
     return f"{', '.join(market.symbols)}: the last bar closed at {found.bars[-1].close:g}"
 
 
@@ -218,7 +230,9 @@ async def _websocket(config: Config, clock: Clock) -> str:
 
     async def ignore(frame: Frame) -> None: ...
 
-    stream = Stream(url, topics, config.bybit, clock, health, ignore, lambda accepted: ready.set_result(len(accepted)))
+    stream = Stream(
+        url, topics, config.bybit, clock, health, ignore, lambda accepted: ready.set_result(len(accepted))
+    )
     reading = asyncio.create_task(stream.run())
     try:
         either: set[asyncio.Future[Any]] = {reading, ready}
@@ -226,7 +240,9 @@ async def _websocket(config: Config, clock: Clock) -> str:
         if not ready.done():
             await reading  # it failed, and says why
         if health.rejected:
-            raise VenueError(f"{url} refuses {', '.join(sorted(health.rejected))}", hint="see market.symbols and interval")
+            raise VenueError(
+                f"{url} refuses {', '.join(sorted(health.rejected))}", hint="see market.symbols and interval"
+            )
         return f"{url} accepts {ready.result()} topics"
     finally:
         reading.cancel()
@@ -249,14 +265,18 @@ async def _read_feed(feed: FeedConfig, config: Config, clock: Clock, pool: Parse
         answer = await fetch(session, feed.url, news, clock, access=access)
     if answer.body is None:
         raise VenueError(f"{feed.url} answered HTTP {answer.status} without a document")
-    document = await pool.parse(answer.body, url=without_secrets(answer.url), content_type=answer.content_type)
+    document = await pool.parse(
+        answer.body, url=without_secrets(answer.url), content_type=answer.content_type
+    )
     if not document.entries:
         raise DataError(f"{feed.url} lists nothing", hint="is it the right address?")
     newest = max((entry.published for entry in document.entries if entry.published), default=None)
     return f"{len(document.entries)} entries, the newest of {iso(newest) if newest else 'an unknown time'}"
 
 
-async def _at_venue(look: Callable[[VenuePort, Config, Clock], Awaitable[str]], config: Config, clock: Clock) -> str:
+async def _at_venue(
+    look: Callable[[VenuePort, Config, Clock], Awaitable[str]], config: Config, clock: Clock
+) -> str:
     """A look by a port of its own."""
     check_venue(config)
     port = venue_port(config, clock)
@@ -297,7 +317,9 @@ async def _positions(port: VenuePort, config: Config, _: Clock) -> str:
     if config.market.category == "linear":
         hedged = [symbol for symbol in config.market.symbols if await port.position_mode(symbol) == "hedge"]
         if hedged:
-            raise VenueError(f"{', '.join(hedged)} in hedge mode", hint="the agent asks for one-way mode when it starts")
+            raise VenueError(
+                f"{', '.join(hedged)} in hedge mode", hint="the agent asks for one-way mode when it starts"
+            )
     positions, orders = await port.positions(), await port.open_orders()
     return f"rules fit, one-way mode; {len(positions)} positions and {len(orders)} open orders in the account"
 

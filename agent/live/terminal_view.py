@@ -16,12 +16,30 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.core.engine import Engine
-from agent.core.events import HOUR_MS, Decision, Direction, Event, Fill, Kline, News, RiskEvent, Sentiment, Side, Signal
+from agent.core.events import (
+    HOUR_MS,
+    Decision,
+    Direction,
+    Event,
+    Fill,
+    Kline,
+    News,
+    RiskEvent,
+    Sentiment,
+    Side,
+    Signal,
+)
 from agent.data.text import MAX_TITLE, one_line, printable
 
 _BARS: Final = 48  # closes in a sparkline
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
-_STYLES: Final = {Direction.BUY: "green", Direction.SELL: "red", Direction.HOLD: "dim", Side.BUY: "green", Side.SELL: "red"}
+_STYLES: Final = {
+    Direction.BUY: "green",
+    Direction.SELL: "red",
+    Direction.HOLD: "dim",
+    Side.BUY: "green",
+    Side.SELL: "red",
+}
 
 
 def sparkline(values: list[float]) -> str:
@@ -64,7 +82,9 @@ class View:
                         self._equity.append(engine.portfolio.equity())
             case News():
                 self._headlines.append(event)
-                self._sentiments = {news.id: s for news in self._headlines if (s := self._sentiments.get(news.id))}
+                self._sentiments = {
+                    news.id: s for news in self._headlines if (s := self._sentiments.get(news.id))
+                }
             case Sentiment():
                 self._sentiments[event.news_id] = event
 
@@ -72,11 +92,15 @@ class View:
         """Remember signals, fills and changes of the risk state."""
         match decision:
             case Signal(actionable=True) | Signal(direction=Direction.HOLD):
-                text = Text(f"signal {decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}")
+                text = Text(
+                    f"signal {decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
+                )
                 text.stylize(_STYLES[decision.direction])
             case Fill():
                 self.fills += 1
-                text = Text(f"fill   {decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}")
+                text = Text(
+                    f"fill   {decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}"
+                )
                 text.stylize(f"bold {_STYLES[decision.side]}")
             case RiskEvent(rule="warm-up"):
                 return
@@ -97,7 +121,10 @@ class View:
             change = mark / closes[0] - 1 if closes else 0.0
             style = "green" if change >= 0 else "red"
             table.add_row(
-                Text(symbol, "bold"), Text(f"{mark:,.2f}"), Text(f"{change:+.2%}", style), Text(sparkline(closes), style)
+                Text(symbol, "bold"),
+                Text(f"{mark:,.2f}"),
+                Text(f"{change:+.2%}", style),
+                Text(sparkline(closes), style),
             )
         day = f"{datetime.fromtimestamp(self._now / 1000, UTC):%Y-%m-%d %H:%M}" if self._now else "connecting"
         return Panel(table, title=f"{self._title} · {day} UTC", title_align="left")
@@ -109,7 +136,9 @@ class View:
         table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
         for news in self._headlines:
             title = Text(one_line(news.title, MAX_TITLE))
-            table.add_row(Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), title)
+            table.add_row(
+                Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), title
+            )
         return Panel(table, title="headlines", title_align="left")
 
     def _account(self) -> Panel:
@@ -119,11 +148,16 @@ class View:
         lines: list[RenderableType] = [acts]
         engine = self._engine()
         if engine is not None:
-            held = "  ".join(f"{symbol} {p.qty:+}" for symbol, p in engine.portfolio.positions.items() if p.qty) or "flat"
+            held = (
+                "  ".join(f"{symbol} {p.qty:+}" for symbol, p in engine.portfolio.positions.items() if p.qty)
+                or "flat"
+            )
             start = self._equity[0] if self._equity else engine.portfolio.equity()
             equity = engine.portfolio.equity()
             style = "green" if equity >= start else "red"
-            lines.append(Text.assemble("equity ", (f"{equity:,.2f}", f"bold {style}"), f"  {held}  fills {self.fills}"))
+            lines.append(
+                Text.assemble("equity ", (f"{equity:,.2f}", f"bold {style}"), f"  {held}  fills {self.fills}")
+            )
             lines.append(Text(sparkline(list(self._equity)), style))
         return Panel(Group(*lines), title="signals, fills, equity", title_align="left")
 
@@ -144,7 +178,9 @@ class Lines:
             case News():
                 self._titles[event.id] = one_line(event.title, MAX_TITLE)
             case Sentiment():
-                self._say(event.available_at, f"{_leaning(event).plain} {self._titles.pop(event.news_id, '')}")
+                self._say(
+                    event.available_at, f"{_leaning(event).plain} {self._titles.pop(event.news_id, '')}"
+                )
             case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
                 first, self._hour = not self._hour, event.ts // HOUR_MS
                 engine = self._engine()
@@ -155,12 +191,20 @@ class Lines:
         """Print signals that may be traded on, fills and changes of the risk state."""
         match decision:
             case Signal(actionable=True):
-                self._say(decision.ts, f"signal {decision.direction.value} {decision.symbol} {decision.confidence:.2f}")
+                self._say(
+                    decision.ts,
+                    f"signal {decision.direction.value} {decision.symbol} {decision.confidence:.2f}",
+                )
             case Fill():
                 self.fills += 1
-                self._say(decision.ts, f"fill {decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}")
+                self._say(
+                    decision.ts,
+                    f"fill {decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}",
+                )
             case RiskEvent() if decision.rule != "warm-up":
-                self._say(decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip())
+                self._say(
+                    decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
+                )
 
     def _say(self, ms: int, line: str) -> None:
         self._console.print(printable(f"{moment(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True)
@@ -173,6 +217,8 @@ def _leaning(sentiment: Sentiment | None) -> Text:
     if sentiment.abstained:
         return Text("abstained", "dim")
     share, name, style = max(
-        (sentiment.bearish, "bearish", "red"), (sentiment.neutral, "neutral", "dim"), (sentiment.bullish, "bullish", "green")
+        (sentiment.bearish, "bearish", "red"),
+        (sentiment.neutral, "neutral", "dim"),
+        (sentiment.bullish, "bullish", "green"),
     )
     return Text(f"{name} {share:.2f}", style)

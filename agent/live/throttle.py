@@ -33,7 +33,9 @@ class Throttle:
 class Allowance:
     """Admits a limited number in each interval of `seconds`."""
 
-    def __init__(self, limit: int, seconds: float = EVERY, timer: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, seconds: float = EVERY, timer: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
         self._seconds = seconds
         self._timer = timer

@@ -10,14 +10,14 @@ from typing import Final, Never
 import structlog
 from msgspec.structs import replace
 
-from agent.system.clock import Clock
 from agent.config import Config
-from agent.live.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
-from agent.core.errors import VenueError
-from agent.system.backoff import Budget
-from agent.live.market_data.backfill import KlineHistory
 from agent.config.bybit import REQUEST_WINDOW
+from agent.core.errors import VenueError
+from agent.live.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
+from agent.live.market_data.backfill import KlineHistory
 from agent.live.resume import Memory
+from agent.system.backoff import Budget
+from agent.system.clock import Clock
 
 _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
 _RETRY: Final = 0.5  # seconds between two tries then
@@ -40,7 +40,9 @@ class Timekeeper:
         if self._clock is None:
             return
         market, bybit = self._config.market, self._config.bybit
-        async with KlineHistory(bybit, market.category, self._clock, Budget(bybit.max_requests, REQUEST_WINDOW)) as history:
+        async with KlineHistory(
+            bybit, market.category, self._clock, Budget(bybit.max_requests, REQUEST_WINDOW)
+        ) as history:
             reason = "no answer in time"
             measured = 0
             try:
@@ -85,6 +87,12 @@ class Timekeeper:
                 before, told_at = status, loop.time()
                 detail = "; ".join(words)
                 log = _log.warning if status.trouble or moved else _log.info
-                log("clock", trouble=status.trouble, detail=detail, system_ms=status.system_ms, venue_ms=status.venue_ms)
+                log(
+                    "clock",
+                    trouble=status.trouble,
+                    detail=detail,
+                    system_ms=status.system_ms,
+                    venue_ms=status.venue_ms,
+                )
                 await alarm(detail)
             await asyncio.sleep(_LOOK)

@@ -9,8 +9,8 @@ import aiohttp
 import msgspec
 import structlog
 
-from agent.system.clock import Clock, ScaledClock, WallClock
 from agent.system.addresses import is_loopback
+from agent.system.clock import Clock, ScaledClock, WallClock
 from agent.system.untrusted import UNREADABLE
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=3)
@@ -29,7 +29,8 @@ async def venue_clock(endpoint: str) -> Clock:
     """The clock that agrees with the venue at `endpoint`. Whoever isn't a sandbox, or doesn't answer, is taken to live in our time."""
     if not is_loopback(endpoint):
         return WallClock()
-    found: tuple[float, _State, float] | None = None  # how long it took, the answer, and when (monotonic) it was true
+    # how long it took, the answer, and when (monotonic) it was true
+    found: tuple[float, _State, float] | None = None
     try:
         async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
             for _ in range(_LOOKS):

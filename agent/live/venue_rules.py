@@ -8,11 +8,11 @@ from typing import Final
 import structlog
 
 from agent.config import Config, InstrumentConfig
-from agent.core.errors import ConfigError, TapewireError
-from agent.live.gateway.venue_port import VenuePort, VenueRules
-from agent.live.gateway.instrument_rules import fetch_rules
 from agent.config.bybit import endpoint
+from agent.core.errors import ConfigError, TapewireError
 from agent.core.instruments import RULES, SHIPPED, Instrument, instrument_for
+from agent.live.gateway.instrument_rules import fetch_rules
+from agent.live.gateway.venue_port import VenuePort, VenueRules
 from agent.store.database import Database
 from agent.store.queries import list_runs
 from agent.store.runs import RunKind
@@ -72,7 +72,11 @@ def _recorded(config: Config, database: Database, symbol: str) -> InstrumentConf
     """The rules that the last live run of the symbol recorded."""
     for run in list_runs(database):
         recorded = run.config.get("instruments", {}).get(symbol)
-        if run.kind is RunKind.LIVE and recorded and run.config["market"]["category"] == config.market.category:
+        if (
+            run.kind is RunKind.LIVE
+            and recorded
+            and run.config["market"]["category"] == config.market.category
+        ):
             _log.warning("trading rules are those of an earlier run", symbol=symbol, run=run.id)
             return InstrumentConfig.model_validate(recorded)
     raise ConfigError(

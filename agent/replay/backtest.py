@@ -22,21 +22,21 @@ from agent.analysis.benchmark import BuyAndHold
 from agent.analysis.equity import EquityCurve
 from agent.analysis.metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
-from agent.system.clock import iso
 from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
 from agent.core.errors import LeakageError
 from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline, RiskState
-from agent.data.sentiment import NamedScorer
+from agent.core.sinks import DecisionSink
+from agent.core.strategy import Strategy
 from agent.data.merge import merge
+from agent.data.sentiment import NamedScorer
 from agent.replay.fusion_model import VERSION
 from agent.replay.history import History
-from agent.core.sinks import DecisionSink
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
+from agent.system.clock import iso
 from strategies import blaming, load_strategy, source_of
-from agent.core.strategy import Strategy
 
 Progress = Callable[[int], None]
 """Called now and then with the market time (UTC ms) that the replay has reached."""
@@ -91,7 +91,9 @@ def backtest(
     )
     began = time.monotonic()
     with Recorder(database, run) as recorder:
-        done = replay(history, strategy, recorder, history.sources(scorer=scorer), run_id=run.id, progress=progress)
+        done = replay(
+            history, strategy, recorder, history.sources(scorer=scorer), run_id=run.id, progress=progress
+        )
         engine, metrics = done.engine, done.metrics
         run = recorder.finish(
             first_event_at=done.first,
@@ -100,7 +102,11 @@ def backtest(
             metrics=msgspec.to_builtins(metrics),
         )
     counts = {**engine.counts, **engine.signals.counts}
-    notes = history.notes + history.notes_on_scores() + [_note(name, n) for name, n in sorted(counts.items()) if n]
+    notes = (
+        history.notes
+        + history.notes_on_scores()
+        + [_note(name, n) for name, n in sorted(counts.items()) if n]
+    )
     notes += _notes_on_orders(engine)
     if engine.risk.state is not RiskState.ACTIVE and not history.closes_out:
         notes.append(
@@ -129,7 +135,10 @@ def _notes_on_orders(engine: Engine) -> list[str]:
     """Why orders were refused or not filled, and what can't be sold."""
     exchange = engine.exchange
     notes = [f"{n:,} orders rejected: {what}" for what, n in sorted(exchange.refusals.items())]
-    notes += [f"{n:,} orders refused by the limits of risk: {rule}" for rule, n in sorted(engine.risk.refusals.items())]
+    notes += [
+        f"{n:,} orders refused by the limits of risk: {rule}"
+        for rule, n in sorted(engine.risk.refusals.items())
+    ]
     if idle := exchange.bars_without_volume:
         share = "all" if idle == exchange.bars_met else f"{idle:,} of {exchange.bars_met:,}"
         notes.append(
@@ -200,7 +209,11 @@ def replay(
             first = last if first is None else first
         engine.finish()
         metrics = compute(
-            sink.curve, sink.trades, category=config.market.category, interval=config.market.interval, benchmark=sink.benchmark
+            sink.curve,
+            sink.trades,
+            category=config.market.category,
+            interval=config.market.interval,
+            benchmark=sink.benchmark,
         )
     return Replay(engine, metrics, first, last)
 
@@ -233,7 +246,9 @@ class BacktestSink:
         elif decision.__class__ is FundingPayment:
             self.trades.add_funding(decision)
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """Folded; the first sample of each hour is passed on."""
         if ts[0] <= self.after:
             begin = bisect_right(ts, self.after)
@@ -242,7 +257,9 @@ class BacktestSink:
                 return
         n = len(ts)
         times = np.fromiter(ts, np.int64, n)
-        self.curve.extend(times, np.fromiter(equity, np.float64, n), np.fromiter(exposure, np.float64, n) > 0.0)
+        self.curve.extend(
+            times, np.fromiter(equity, np.float64, n), np.fromiter(exposure, np.float64, n) > 0.0
+        )
         hours = times // self._every
         rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
         self._hour = int(hours[-1])

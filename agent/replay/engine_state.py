@@ -18,16 +18,16 @@ from typing import Any, Final
 import msgspec
 
 import agent
-from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from agent.config import Config
+from agent.core.deduplication import StoryIndex
 from agent.core.engine import Engine
 from agent.core.events import Order, OrderType, Side
-from agent.core.orders import WorkingOrder
-from agent.core.venue import SentOrder
 from agent.core.flatten import Pursuit
 from agent.core.fusion_inputs import Outlook
-from agent.core.deduplication import StoryIndex
+from agent.core.orders import WorkingOrder
 from agent.core.strategy import Strategy
+from agent.core.venue import SentOrder
+from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 
 _FORMAT: Final = 1
 
@@ -75,7 +75,10 @@ def _index(stories: StoryIndex) -> None:
             stories._with.setdefault(key, deque()).append(story)
 
 
-_REBUILD: Final[dict[str, Callable[[Any], None]]] = {"agent.core.fusion_inputs:Outlook": _read_again, "agent.core.deduplication:StoryIndex": _index}
+_REBUILD: Final[dict[str, Callable[[Any], None]]] = {
+    "agent.core.fusion_inputs:Outlook": _read_again,
+    "agent.core.deduplication:StoryIndex": _index,
+}
 
 _ANY: Final = Order("", "", 0, Side.BUY, OrderType.MARKET, Decimal(1))
 _BLANK: Final = {
@@ -97,7 +100,9 @@ def capture(engine: Engine) -> bytes:
     try:
         mine = strategy.snapshot() if own else strategy
     except Exception as error:
-        raise Unencodable(f"not given: snapshot() raised {type(error).__name__}: {error}", "strategy") from error
+        raise Unencodable(
+            f"not given: snapshot() raised {type(error).__name__}: {error}", "strategy"
+        ) from error
     return encode([engine, own, mine], _spec(strategy))
 
 

@@ -42,7 +42,8 @@ def reopen_predictor(config: Config, run: Run) -> FusionPredictor | None:
     folder = Path(config.fusion.path).expanduser()
     if not folder.is_dir():
         raise UsageError(
-            f"{folder}, the fusion model of this run, is not there", hint="its predictions can't be made again without it"
+            f"{folder}, the fusion model of this run, is not there",
+            hint="its predictions can't be made again without it",
         )
     predictor = open_predictor(config)
     if predictor is None or predictor.fingerprint != recorded:

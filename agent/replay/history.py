@@ -10,22 +10,22 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from agent.system.clock import iso
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, UsageError
 from agent.core.events import Command, Event, Funding, News, Sentiment
+from agent.core.instruments import instrument_for
+from agent.core.symbol_names import symbol_of
+from agent.core.symbols import SymbolMapper
 from agent.data.columns import content_hash
 from agent.data.funding import FundingFile, complete, constant_funding
 from agent.data.klines import KlineFile
 from agent.data.news import NewsFile
 from agent.data.sentiment import NamedScorer, SentimentFile, scored
-from agent.core.symbol_names import symbol_of
-from agent.replay.fusion_model import check_scorer, open_predictor
-from agent.core.instruments import instrument_for
-from agent.store.runs import InputFile
-from agent.core.symbols import SymbolMapper
 from agent.data.trading_rules import COARSEST, settle_rules
+from agent.replay.fusion_model import check_scorer, open_predictor
+from agent.store.runs import InputFile
+from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from models.fusion.serve.predictor import FusionPredictor
@@ -68,12 +68,20 @@ class History:
         around_the_clock = config.market.category != "equity"
         reads_from = None if plan.start is None else plan.start - plan.warmup
         self.klines = [
-            KlineFile(path, symbol, around_the_clock=around_the_clock, start=reads_from, end=plan.end, timezone=timezone)
+            KlineFile(
+                path,
+                symbol,
+                around_the_clock=around_the_clock,
+                start=reads_from,
+                end=plan.end,
+                timezone=timezone,
+            )
             for path, symbol in plan.klines
         ]
         if plan.news is not None and plan.sentiment is not None:
             raise UsageError(
-                "both headlines and scored headlines are named", hint="--news is scored by the model, --sentiment needs none"
+                "both headlines and scored headlines are named",
+                hint="--news is scored by the model, --sentiment needs none",
             )
         self._plan = plan
         self._scores: SentimentFile | None = None
@@ -82,10 +90,14 @@ class History:
         if not recorded:
             self.config, settled = settle_rules(self.config, self.klines)
         described = [file.describe() for file in self.klines]
-        empty = next((file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None)
+        empty = next(
+            (file for file, facts in zip(self.klines, described, strict=True) if not facts["rows"]), None
+        )
         if empty is not None:
             window = f"{_moment(plan.start)} to {_moment(plan.end)}"
-            raise DataError(f"{empty.path}: no bars between {window}", hint="name a window that the file covers")
+            raise DataError(
+                f"{empty.path}: no bars between {window}", hint="name a window that the file covers"
+            )
         self.bars = sum(int(str(facts["rows"])) for facts in described)
         self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in described)
         self.end = max(int(str(facts["last"])) for facts in described) + self.config.market.interval
@@ -118,10 +130,20 @@ class History:
         history = config.history
         self.news: list[News] = []
         if plan.news is not None:
-            file = NewsFile(plan.news, feed_delay=history.feed_delay, start=self.reads_from, end=self.end, timezone=timezone)
+            file = NewsFile(
+                plan.news,
+                feed_delay=history.feed_delay,
+                start=self.reads_from,
+                end=self.end,
+                timezone=timezone,
+            )
             self.news = list(file)
-            self.notes += [f"{plan.news.name}: {note}" for note in [*file.stats.notes(), *self._unknown_tickers()]]
-            self.inputs.append(InputFile("news", str(plan.news), content_hash(plan.news), rows=len(self.news)))
+            self.notes += [
+                f"{plan.news.name}: {note}" for note in [*file.stats.notes(), *self._unknown_tickers()]
+            ]
+            self.inputs.append(
+                InputFile("news", str(plan.news), content_hash(plan.news), rows=len(self.news))
+            )
         if plan.sentiment is not None:
             self.inputs.append(InputFile("sentiment", str(plan.sentiment), content_hash(plan.sentiment)))
         if plan.funding is not None:
@@ -137,10 +159,18 @@ class History:
         """The file's rates of what is traded; what it lacks is noted, and is the constant."""
         symbols, paper = self.config.market.symbols, self.config.paper
         file = FundingFile(
-            path, symbols[0] if len(symbols) == 1 and not symbol_of(path) else None, timezone=self._plan.timezone
+            path,
+            symbols[0] if len(symbols) == 1 and not symbol_of(path) else None,
+            timezone=self._plan.timezone,
         )
         rates, notes = complete(
-            file, symbols, float(paper.funding_rate), paper.funding_interval, self.start, self.end, name=path.name
+            file,
+            symbols,
+            float(paper.funding_rate),
+            paper.funding_interval,
+            self.start,
+            self.end,
+            name=path.name,
         )
         self.notes += notes
         if file.duplicates:
@@ -150,7 +180,9 @@ class History:
     def _unknown_tickers(self) -> list[str]:
         """Says which tickers of the headlines apply to nothing: neither known coins nor traded."""
         mapper = SymbolMapper(self.config.market.symbols, self.config.instruments, ())
-        unknown = Counter(ticker for item in self.news for ticker in item.currencies if not mapper.knows(ticker))
+        unknown = Counter(
+            ticker for item in self.news for ticker in item.currencies if not mapper.knows(ticker)
+        )
         if not unknown:
             return []
         names = ", ".join(f"{ticker} ({count:,})" for ticker, count in unknown.most_common(_SHOWN_TICKERS))
@@ -162,10 +194,16 @@ class History:
             return []
         notes = self._scores.stats.notes()
         untraded = Counter(
-            {symbol: n for symbol, n in self._scores.symbols.items() if symbol not in self.config.market.symbols}
+            {
+                symbol: n
+                for symbol, n in self._scores.symbols.items()
+                if symbol not in self.config.market.symbols
+            }
         )
         if untraded:
-            names = ", ".join(f"{symbol} ({count:,})" for symbol, count in untraded.most_common(_SHOWN_TICKERS))
+            names = ", ".join(
+                f"{symbol} ({count:,})" for symbol, count in untraded.most_common(_SHOWN_TICKERS)
+            )
             notes.append(f"{untraded.total():,} scores name a symbol that is not traded: {names}")
         return [f"{self._scores.path.name}: {note}" for note in notes]
 
@@ -192,7 +230,9 @@ class History:
         kept = {name: value for name, value in parts.items() if value}
         return {"start": plan.start, "end": plan.end, "timezone": plan.timezone} | kept
 
-    def sources(self, *, scorer: NamedScorer | None = None, sentiments: Iterable[Sentiment] = ()) -> list[Iterable[Event]]:
+    def sources(
+        self, *, scorer: NamedScorer | None = None, sentiments: Iterable[Sentiment] = ()
+    ) -> list[Iterable[Event]]:
         """Fresh iterators. The news is scored by `scorer`, or was once and `sentiments` are what the store remembers of it."""
         return [*self.market(), *self.wire(scorer=scorer, sentiments=sentiments)]
 
@@ -205,7 +245,11 @@ class History:
         elif self.config.market.category == "linear" and paper.funding_rate:
             sources.append(
                 constant_funding(
-                    self.config.market.symbols, float(paper.funding_rate), paper.funding_interval, self.start, self.end
+                    self.config.market.symbols,
+                    float(paper.funding_rate),
+                    paper.funding_interval,
+                    self.start,
+                    self.end,
                 )
             )
         if plan.warmup or plan.close_out:
@@ -235,7 +279,14 @@ class History:
             check_scorer(self.predictor, scorer.fingerprint)
             embedded = self.predictor is not None and self.predictor.reads_embeddings
             return [
-                scored(self.news, scorer, history.inference_latency, model=scorer.fingerprint, text=text, embedded=embedded)
+                scored(
+                    self.news,
+                    scorer,
+                    history.inference_latency,
+                    model=scorer.fingerprint,
+                    text=text,
+                    embedded=embedded,
+                )
             ]
         return [self.news, sentiments]
 
@@ -243,7 +294,9 @@ class History:
         """The same files and window under another configuration, which must agree on `market` and `history`."""
         other = copy(self)
         rules = self.config.instruments | config.instruments
-        other.config = _on_paper(config.model_copy(update={"market": self.config.market, "instruments": rules}))
+        other.config = _on_paper(
+            config.model_copy(update={"market": self.config.market, "instruments": rules})
+        )
         other.__dict__.pop("predictor", None)
         return other
 
@@ -256,7 +309,8 @@ class History:
 
         if self._plan.warmup:
             say("warm-up", self.reads_from)
-            say("warm-up-done", self.start + 1)  # after the bar that closes at `start`, which is history still
+            # after the bar that closes at `start`, which is history still
+            say("warm-up-done", self.start + 1)
         if self._plan.close_out:
             say("pause", self.end - CLOSING_BARS * self.config.market.interval, flatten="true")
         return commands
@@ -266,10 +320,14 @@ def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
     """The files say which symbols and which interval are traded."""
     symbols = [file.symbol for file in files]
     if not symbols:
-        raise UsageError("no klines to replay", hint="name files with --klines, or history.klines in the configuration")
+        raise UsageError(
+            "no klines to replay", hint="name files with --klines, or history.klines in the configuration"
+        )
     twice = next((s for s in symbols if symbols.count(s) > 1), None)
     if twice is not None:
-        raise UsageError(f"two kline files for {twice}", hint="one file a symbol; SYMBOL=FILE names the symbol of a file")
+        raise UsageError(
+            f"two kline files for {twice}", hint="one file a symbol; SYMBOL=FILE names the symbol of a file"
+        )
     first = files[0]
     for file in files:
         if file.interval != first.interval:

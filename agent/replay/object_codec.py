@@ -139,7 +139,15 @@ def fill(data: bytes, roots: list[Any], spec: Spec) -> list[Any]:
         if len(nodes) != len(roots):
             raise StateError(f"{len(nodes)} parts where {len(roots)} are needed")
         return [decoder.value(node, root) for node, root in zip(nodes, roots, strict=True)]
-    except (msgspec.MsgspecError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
+    except (
+        msgspec.MsgspecError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise StateError(f"it does not fit: {type(error).__name__}: {error}") from error
 
 
@@ -235,7 +243,9 @@ class _Encoder:
             return [_STRUCT, name, *(self.value(getattr(one, field)) for field in one.__struct_fields__)]
         if isinstance(one, tuple) and hasattr(kind, "_fields"):
             return [_NAMED, name, *map(self.value, one)]
-        if isinstance(one, (dict, list, set, tuple, deque, str, bytes, int, float, BaseException)) or callable(one):
+        if isinstance(
+            one, (dict, list, set, tuple, deque, str, bytes, int, float, BaseException)
+        ) or callable(one):
             raise Unencodable(f"an object of {kind.__module__}.{kind.__qualname__}")
         return self._seen(one) or self._object(one, kind)
 
@@ -272,7 +282,9 @@ class _Decoder:
             lambda node, _: self._class(node[1], Enum)(self.value(node[2])),
             lambda node, _: _message(node[1]),
             lambda node, _: self._class(node[1], msgspec.Struct)(*(self.value(item) for item in node[2:])),
-            lambda node, _: tuple.__new__(self._class(node[1], tuple), [self.value(item) for item in node[2:]]),
+            lambda node, _: tuple.__new__(
+                self._class(node[1], tuple), [self.value(item) for item in node[2:]]
+            ),
             lambda node, _: self._kept(np.frombuffer(node[3], np.dtype(node[1])).reshape(node[2]).copy()),
             lambda node, _: np.frombuffer(node[2], np.dtype(node[1]))[0],
             self._object,
@@ -313,7 +325,9 @@ class _Decoder:
         return result
 
     def _deque(self, node: list[Any], old: Any) -> Any:
-        result: deque[Any] = self._kept(old if type(old) is deque and old.maxlen == node[1] else deque(maxlen=node[1]))
+        result: deque[Any] = self._kept(
+            old if type(old) is deque and old.maxlen == node[1] else deque(maxlen=node[1])
+        )
         result.clear()
         result.extend(self.value(item) for item in node[2:])
         return result

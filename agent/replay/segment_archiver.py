@@ -14,12 +14,12 @@ from typing import Final
 
 import msgspec
 
-from agent.system.clock import WallClock
 from agent.core.engine import Engine
 from agent.core.errors import SafetyError, StoreError, TapewireError
-from agent.replay.fusion_model import reopen_predictor
 from agent.live.lock import instance_lock
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
+from agent.replay.fusion_model import reopen_predictor
+from agent.replay.verify import inputs
 from agent.store.archive import Progress
 from agent.store.chain import BLOCK
 from agent.store.compare import Comparison
@@ -29,13 +29,15 @@ from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, Segment
 from agent.store.segments import boundaries, roll_over
 from agent.store.snapshots import SnapshotInfo, read_parts
-from agent.replay.verify import inputs
+from agent.system.clock import WallClock
 from strategies import check_source, load_strategy
 
 LOCK: Final = ".rollover.lock"
 
 
-def roll_over_all(database: Database, folder: Path, progress: Progress | None = None) -> dict[str, list[Segment]]:
+def roll_over_all(
+    database: Database, folder: Path, progress: Progress | None = None
+) -> dict[str, list[Segment]]:
     """Move the finished segments of all live runs; returns them by run. Raises StoreError, and SafetyError if another process does it."""
     folder.mkdir(parents=True, exist_ok=True)
     moved = {}
@@ -43,7 +45,12 @@ def roll_over_all(database: Database, folder: Path, progress: Progress | None = 
         for run in list_runs(database):
             if run.kind is RunKind.LIVE and boundaries(database, run.id):
                 done = roll_over(
-                    database, run, folder, WallClock(), lambda run, end: check_segment(database, run, end), progress
+                    database,
+                    run,
+                    folder,
+                    WallClock(),
+                    lambda run, end: check_segment(database, run, end),
+                    progress,
                 )
                 if done:
                     moved[run.id] = done
@@ -53,17 +60,26 @@ def roll_over_all(database: Database, folder: Path, progress: Progress | None = 
 def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
     """Decide the segment that ends at `end` again, from the boundary before it. Raises StoreError if anything differs."""
     try:
-        check_source(run.strategy, run.versions)  # no person has named this run: a store may come from somewhere else
+        # no person has named this run: a store may come from somewhere else
+        check_source(run.strategy, run.versions)
     except SafetyError as error:
         raise StoreError(f"{error.message}: its segment stays in the store", hint=error.hint) from None
     config, _ = inputs(database, run)
     sink = Comparison(database, run)
     strategy = load_strategy(run.strategy, run.params)
     engine = Engine(
-        config, strategy, sink, run_id=run.id, predictor=reopen_predictor(config, run), equity_block=1, contain_errors=True
+        config,
+        strategy,
+        sink,
+        run_id=run.id,
+        predictor=reopen_predictor(config, run),
+        equity_block=1,
+        contain_errors=True,
     )
     ours = fingerprint(config, strategy)
-    usable = [info for info in boundaries(database, run.id) if info.seq < end.seq and info.fingerprint == ours]
+    usable = [
+        info for info in boundaries(database, run.id) if info.seq < end.seq and info.fingerprint == ours
+    ]
     start = 0
     if usable:  # else from the first event: another version's state can't be used
         parts = read_parts(database, run.id, usable[-1])

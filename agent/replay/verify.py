@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from agent.replay.backtest import Progress
 from agent.config import Config, parse
 from agent.core.engine import CORE, CORE_REVISION, EQUITY_BLOCK, Engine
 from agent.core.errors import DataError, StoreError, UsageError
 from agent.core.events import Event, Sentiment
+from agent.core.instruments import with_first_rules
 from agent.data.columns import content_hash
 from agent.data.merge import merge
+from agent.replay.backtest import Progress
+from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
-from agent.core.instruments import with_first_rules
-from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.store.compare import Comparison, Divergence
 from agent.store.database import Database
 from agent.store.gap import find_gap, mark_path
@@ -50,7 +50,9 @@ class Verification(msgspec.Struct, frozen=True):
         return self.divergence is None and not self.differing
 
 
-def verify(database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False) -> Verification:
+def verify(
+    database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False
+) -> Verification:
     """Decide `run` again.
 
     Raises DataError if an input file has changed since, StoreError if the record contradicts itself, and SafetyError if the run's
@@ -79,7 +81,8 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
     tick = _TICK
     with blaming(strategy):
         for number, following in enumerate(events, 1):
-            if sink.diverged():  # what the end of the run adds belongs to the last event: look before the next
+            # what the end of the run adds belongs to the last event: look before the next
+            if sink.diverged():
                 break
             sink.event_seq, event = number, following
             engine.handle(event)
@@ -96,7 +99,9 @@ def verify(database: Database, run: Run, progress: Progress | None = None, *, tr
     if divergence is None and run.kind is RunKind.LIVE:
         gap = find_gap(database, mark_path(database), run.id)
         if gap is not None:
-            raise StoreError(f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup")
+            raise StoreError(
+                f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup"
+            )
     return Verification(
         run.id,
         sink.event_seq,
@@ -162,6 +167,11 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
 def _check_unchanged(item: InputFile) -> None:
     path = Path(item.path)
     if not path.is_file():
-        raise UsageError(f"{path}, which this run replayed, is not there", hint="verify needs its input files where they were")
+        raise UsageError(
+            f"{path}, which this run replayed, is not there",
+            hint="verify needs its input files where they were",
+        )
     if content_hash(path) != item.sha256:
-        raise DataError(f"{path} has changed since the run", hint=f"it needs the file with SHA-256 {item.sha256}")
+        raise DataError(
+            f"{path} has changed since the run", hint=f"it needs the file with SHA-256 {item.sha256}"
+        )

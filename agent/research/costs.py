@@ -69,10 +69,14 @@ def check_costs(
     """Replay a settled `material` under every combination, then search where nothing is left. Passed: beyond `margin`."""
     config = material.config
     points = list(product(latencies, fees, slippage))
-    variants = [Variant(dearer(config, latency=point[0], fees=point[1], slippage=point[2])) for point in points]
+    variants = [
+        Variant(dearer(config, latency=point[0], fees=point[1], slippage=point[2])) for point in points
+    ]
     table = [
         Cell(*point, outcome.total_return, outcome.trades)
-        for point, outcome in zip(points, rehearse_all(material, variants, jobs=jobs, advance=advance), strict=True)
+        for point, outcome in zip(
+            points, rehearse_all(material, variants, jobs=jobs, advance=advance), strict=True
+        )
     ]
     outcomes: dict[float, Outcome] = {}
 
@@ -85,7 +89,9 @@ def check_costs(
 
     own = at_factor(1.0)
     factor = zero_of(at_factor, 0.0, 1.0, _MOST)
-    latest = zero_of(at_latency, float(config.paper.latency), float(max(config.paper.latency * 2, 1_000)), float(DAY_MS))
+    latest = zero_of(
+        at_latency, float(config.paper.latency), float(max(config.paper.latency * 2, 1_000)), float(DAY_MS)
+    )
     release()
     dear = outcomes.get(factor) if factor else None
     return Costs(

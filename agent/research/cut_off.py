@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from agent.core.errors import StrategyError
 from agent.data.klines import COLUMNS
-from agent.data.rows import Rows
 from agent.data.merge import merge
+from agent.data.rows import Rows
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import Decided
@@ -44,13 +44,18 @@ class _Job(NamedTuple):
 
 def can_cut_files(material: Material) -> bool:
     """Whether this machine lets a process have its own view of files, and the files of bars are of a kind that can be cut."""
-    if any(path.suffix not in (".parquet", ".csv") for path, _ in material.plan.klines) or shutil.which("unshare") is None:
+    if (
+        any(path.suffix not in (".parquet", ".csv") for path, _ in material.plan.klines)
+        or shutil.which("unshare") is None
+    ):
         return False
     with TemporaryDirectory() as folder:
         one, other = Path(folder) / "one", Path(folder) / "other"
         one.touch()
         other.touch()
-        tried = subprocess.run([*_PRIVATE, "mount", "--bind", str(one), str(other)], capture_output=True, check=False)
+        tried = subprocess.run(
+            [*_PRIVATE, "mount", "--bind", str(one), str(other)], capture_output=True, check=False
+        )
     return tried.returncode == 0
 
 
@@ -67,7 +72,9 @@ def decide_cut_off(material: Material, end: int) -> CutOff | None:
         job.write_bytes(pickle.dumps(_Job(material, end, copies)))
         # Its complaints are kept: a strategy's words would be taken for ours
         done = subprocess.run(
-            [*_PRIVATE, sys.executable, "-m", "agent.research.cut_off", str(job), str(answer)], capture_output=True, check=False
+            [*_PRIVATE, sys.executable, "-m", "agent.research.cut_off", str(job), str(answer)],
+            capture_output=True,
+            check=False,
         )
         if done.returncode or not answer.is_file():
             return None
@@ -77,7 +84,13 @@ def decide_cut_off(material: Material, end: int) -> CutOff | None:
 
 def cut_file(path: Path, copy: Path, end: int, *, timezone: str | None = None) -> None:
     """Write the rows of the bars that open before `end` to `copy`, as they are."""
-    times = Rows(path, {"open_time": COLUMNS["open_time"]}, required=("open_time",), times=("open_time",), timezone=timezone)
+    times = Rows(
+        path,
+        {"open_time": COLUMNS["open_time"]},
+        required=("open_time",),
+        times=("open_time",),
+        timezone=timezone,
+    )
     rows = int(np.searchsorted(times.times["open_time"], end))
     if path.suffix == ".parquet":
         pq.write_table(pq.read_table(path).slice(0, rows), copy)

@@ -130,7 +130,9 @@ def placebo_test(value: float, drawn: Sequence[float]) -> ChanceTest | None:
         return None
     low, median, high = np.quantile(drawn, (0.025, 0.5, 0.975))
     at_least = sum(other >= value - 1e-12 for other in drawn)
-    return ChanceTest(value, float(median), float(low), float(high), (1 + at_least) / (1 + len(drawn)), len(drawn))
+    return ChanceTest(
+        value, float(median), float(low), float(high), (1 + at_least) / (1 + len(drawn)), len(drawn)
+    )
 
 
 def verdict_on(evidence: Evidence) -> Verdict:
@@ -143,11 +145,18 @@ def verdict_on(evidence: Evidence) -> Verdict:
     if lost:
         headline, tone = f"No edge: it lost money out of sample, {own} after costs.", "bad"
     elif failed:
-        behind = len(failed) == 1 and evidence.versus_hold is not None and evidence.versus_hold.total_return.value <= 0
+        behind = (
+            len(failed) == 1
+            and evidence.versus_hold is not None
+            and evidence.versus_hold.total_return.value <= 0
+        )
         why = "holding made more" if behind else "chance can explain it"
         headline, tone = f"Not shown: it made {own} out of sample after costs, and {why}.", "plain"
     else:
-        headline, tone = f"Evidence of an edge: {own} out of sample after costs, and every test says it was not luck.", "good"
+        headline, tone = (
+            f"Evidence of an edge: {own} out of sample after costs, and every test says it was not luck.",
+            "good",
+        )
     warnings = []
     if evidence.trades < FEW_TRADES:
         warnings.append(f"{evidence.trades} round trips are too few for any test to mean much.")
@@ -180,10 +189,16 @@ def _tests(evidence: Evidence) -> tuple[list[str], list[str]]:
     if (chance := evidence.shifted_signals) is not None:
         note(chance.p_value <= 1 - SURE, f"The same signals at other times {_reach(chance)}.")
     if (chance := evidence.placebo) is not None:
-        note(chance.p_value <= 1 - SURE, f"With its headlines shuffled in time it {_reach(chance, 'reaches')}.")
+        note(
+            chance.p_value <= 1 - SURE, f"With its headlines shuffled in time it {_reach(chance, 'reaches')}."
+        )
     if (versus := evidence.versus_hold) is not None:
         ahead = versus.total_return.value > 0
-        sure = "" if versus.total_return.low > 0 or versus.total_return.high < 0 else ", a difference that luck can explain"
+        sure = (
+            ""
+            if versus.total_return.low > 0 or versus.total_return.high < 0
+            else ", a difference that luck can explain"
+        )
         hold = formats.percent(evidence.buy_and_hold, signed=True)
         note(ahead, f"It {'beat' if ahead else 'lost to'} buy-and-hold's {hold}{sure}.")
     return passed, failed
@@ -191,7 +206,9 @@ def _tests(evidence: Evidence) -> tuple[list[str], list[str]]:
 
 def _reach(chance: ChanceTest, verb: str = "reach") -> str:
     share = formats.percent(chance.p_value)
-    return f"{verb} its result with a chance of {share} (median {formats.percent(chance.median, signed=True)})"
+    return (
+        f"{verb} its result with a chance of {share} (median {formats.percent(chance.median, signed=True)})"
+    )
 
 
 def spread(interval: Interval) -> str:
@@ -219,9 +236,15 @@ def _held(symbol: str, trades: Sequence[Trade], equity_at: Mapping[int, float], 
         return np.clip(np.searchsorted(prices.ts, np.array(times, np.int64), side="right") - 1, 0, last)
 
     entries = rows([trade.entry_ts for trade in own])
-    exits = np.maximum(rows([int(prices.ts[last]) if trade.exit_ts is None else trade.exit_ts for trade in own]), entries)
-    weights = [trade.side.sign * float(trade.entry_price * trade.qty) / equity_at[trade.entry_ts] for trade in own]
-    return HeldTrades(prices.closes, entries, exits, np.array(weights), np.array([round_trip_cost(trade) for trade in own]))
+    exits = np.maximum(
+        rows([int(prices.ts[last]) if trade.exit_ts is None else trade.exit_ts for trade in own]), entries
+    )
+    weights = [
+        trade.side.sign * float(trade.entry_price * trade.qty) / equity_at[trade.entry_ts] for trade in own
+    ]
+    return HeldTrades(
+        prices.closes, entries, exits, np.array(weights), np.array([round_trip_cost(trade) for trade in own])
+    )
 
 
 def round_trip_cost(trade: Trade) -> float:

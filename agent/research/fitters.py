@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from agent.analysis.significance import sharpe
-from agent.system.atomic import write_bytes
 from agent.research.folds import Window
 from agent.research.material import Material
 from agent.research.rehearsal import with_params
 from agent.research.space import Range, Value, grid
+from agent.system.atomic import write_bytes
 
 
 class Fitter(Protocol):
@@ -58,7 +58,9 @@ class Refit(NamedTuple):
         tried = []
         for params in grid(self.ranges, config.strategy.name, config.strategy.params, points=self.points):
             result = stage.rehearse(with_params(config, params))
-            tried.append(Tried(params, sharpe(result.returns), result.total_return, result.metrics.trades.trades))
+            tried.append(
+                Tried(params, sharpe(result.returns), result.total_return, result.metrics.trades.trades)
+            )
         best = max(tried, key=lambda trial: -1e9 if trial.sharpe is None else trial.sharpe)
         write_bytes(folder / "search.json", msgspec.json.format(msgspec.json.encode(tried)) + b"\n")
         return {"strategy": {"params": best.params}}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from agent.system.clock import iso
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
+from agent.system.clock import iso
 
 
 class Window(NamedTuple):

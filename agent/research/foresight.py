@@ -71,11 +71,15 @@ def foresight(fills: Sequence[Fill], prices: Mapping[str, Prices], *, seed: int 
         chance = (1 + int((gains[1:] >= gains[0] - 1e-12).sum())) / (1 + DRAWS)
         found.append(Foresight(len(fills), way.name, float(gains[0]), chance, None))
     best = min(found, key=lambda each: each.p_value)
-    return msgspec.structs.replace(best, p_value=min(1.0, best.p_value * len(found)), example=_right(fills, prices))
+    return msgspec.structs.replace(
+        best, p_value=min(1.0, best.p_value * len(found)), example=_right(fills, prices)
+    )
 
 
 def _ways(fills: Sequence[Fill], prices: Mapping[str, Prices]) -> Iterator[_Way]:
-    lagged = {lag: _Way(f"positions, {lag + 1} bars after the decision" if lag + 1 else "positions") for lag in LAGS}
+    lagged = {
+        lag: _Way(f"positions, {lag + 1} bars after the decision" if lag + 1 else "positions") for lag in LAGS
+    }
     entered = {horizon: _Way(f"entries, over the next {horizon} bars") for horizon in HORIZONS}
     for symbol, price in prices.items():
         own = [fill for fill in fills if fill.symbol == symbol]
@@ -119,5 +123,7 @@ def _right(fills: Sequence[Fill], prices: Mapping[str, Prices]) -> Fill | None:
 
 
 def _rows(fills: Sequence[Fill], ts: Times) -> Times:
-    rows: Times = np.maximum(np.searchsorted(ts, np.array([fill.ts for fill in fills], np.int64), side="right") - 1, 0)
+    rows: Times = np.maximum(
+        np.searchsorted(ts, np.array([fill.ts for fill in fills], np.int64), side="right") - 1, 0
+    )
     return rows

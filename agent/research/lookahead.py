@@ -217,17 +217,26 @@ def _head(decided: Sequence[Decided]) -> str:
 
 
 def _first(
-    events: list[Event], whole: Sequence[Decided], places: Sequence[int], answers: Sequence[list[Decided] | None]
+    events: list[Event],
+    whole: Sequence[Decided],
+    places: Sequence[int],
+    answers: Sequence[list[Decided] | None],
 ) -> Slip | None:
     """The difference at the earliest cut that has one."""
     for place, answer in zip(places, answers, strict=True):
-        if answer is not None and (slip := _difference(events, _until(whole, place), answer, events[place - 1].available_at)):
+        if answer is not None and (
+            slip := _difference(events, _until(whole, place), answer, events[place - 1].available_at)
+        ):
             return slip
     return None
 
 
-def _difference(events: list[Event], expected: Sequence[Decided], found: Sequence[Decided], cut: int | None) -> Slip | None:
-    number = next((i for i, (one, other) in enumerate(zip(expected, found, strict=False)) if _unlike(one, other)), None)
+def _difference(
+    events: list[Event], expected: Sequence[Decided], found: Sequence[Decided], cut: int | None
+) -> Slip | None:
+    number = next(
+        (i for i, (one, other) in enumerate(zip(expected, found, strict=False)) if _unlike(one, other)), None
+    )
     if number is None:
         if len(expected) == len(found):
             return None

@@ -16,13 +16,13 @@ from agent.analysis.significance import Difference, difference
 from agent.config import Config
 from agent.core.errors import UsageError
 from agent.core.events import Event, News, Sentiment
-from agent.data.sentiment import NamedScorer
+from agent.core.symbols import base_of, coin_names
 from agent.data.merge import merge
+from agent.data.sentiment import NamedScorer
 from agent.research.evidence import PERIODS_PER_YEAR
 from agent.research.material import Material
 from agent.research.rehearsal import Stage
 from agent.research.workers import Advance
-from agent.core.symbols import base_of, coin_names
 
 COIN: Final = "the coin"
 COMPANY: Final = "the company"
@@ -110,7 +110,8 @@ def check_masked(
     history = stage.history
     if not history.news:
         raise UsageError(
-            "there are no headlines to mask", hint="--news FILE: scores that were made elsewhere can't be made again"
+            "there are no headlines to mask",
+            hint="--news FILE: scores that were made elsewhere can't be made again",
         )
     wire = list(merge(history.wire(scorer=scorer, text=masker.title)))
     tell()

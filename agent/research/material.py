@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.replay.backtest import refuse_leakage
 from agent.config import Config
 from agent.core.events import News
 from agent.data.news import NewsFile
+from agent.replay.backtest import refuse_leakage
 from agent.replay.fusion_model import open_predictor
 from agent.replay.history import Plan
 from agent.research.folds import Window
@@ -38,7 +38,9 @@ class Material(NamedTuple):
 
     def part(self, window: Window, *, warmup: int = 0, close_out: bool = False, part_of: str = "") -> Plan:
         """The plan of a part of the window."""
-        return self.plan._replace(start=window.start, end=window.end, warmup=warmup, close_out=close_out, part_of=part_of)
+        return self.plan._replace(
+            start=window.start, end=window.end, warmup=warmup, close_out=close_out, part_of=part_of
+        )
 
     @contextmanager
     def database(self) -> Iterator[Database]:
@@ -49,10 +51,14 @@ class Material(NamedTuple):
     def scoring(self, database: Database, start: int) -> Scoring:
         """The configured model for a replay that begins at `start`. Raises LeakageError where it saw text of later (see there)."""
         return (
-            configured_scoring(self.config, database, start, allow_leakage=self.allow_leakage) if self.plan.news else NO_SCORING
+            configured_scoring(self.config, database, start, allow_leakage=self.allow_leakage)
+            if self.plan.news
+            else NO_SCORING
         )
 
-    def stage(self, window: Window, *, warmup: int = 0, close_out: bool = False, judged_from: int | None = None) -> Stage:
+    def stage(
+        self, window: Window, *, warmup: int = 0, close_out: bool = False, judged_from: int | None = None
+    ) -> Stage:
         """A part of the window in memory, to rehearse. `judged_from` (default: its start) is where leakage begins to matter."""
         with self.database() as database:
             scorer = self.scoring(database, window.start if judged_from is None else judged_from).scorer
@@ -74,7 +80,9 @@ class Material(NamedTuple):
         if plan.news is None:
             return []
         delay = self.config.history.feed_delay
-        return list(NewsFile(plan.news, feed_delay=delay, start=plan.start, end=plan.end, timezone=plan.timezone))
+        return list(
+            NewsFile(plan.news, feed_delay=delay, start=plan.start, end=plan.end, timezone=plan.timezone)
+        )
 
 
 NO_SCORING = Scoring(None, (), {})

@@ -42,6 +42,8 @@ def shuffled(wire: Sequence[Event], seed: int) -> list[Event]:
         if item.news is not None and first is not None:
             news.append(msgspec.structs.replace(item.news, ts=first.ts, available_at=first.available_at))
         if item.sentiment is not None and last is not None:
-            scores.append(msgspec.structs.replace(item.sentiment, ts=last.available_at, available_at=last.available_at))
+            scores.append(
+                msgspec.structs.replace(item.sentiment, ts=last.available_at, available_at=last.available_at)
+            )
     known = attrgetter("available_at")
     return list(merge([sorted(news, key=known), sorted(scores, key=known)]))

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from agent.analysis.metrics import Metrics
 from agent.analysis.returns import periodic_returns
-from agent.replay.backtest import rare_collection, replay
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.events import DAY_MS, Decision, Event, Fill, FundingPayment
-from agent.data.sentiment import NamedScorer
-from agent.data.merge import merge
-from agent.replay.history import History, Plan
 from agent.core.sinks import NullSink
+from agent.data.merge import merge
+from agent.data.sentiment import NamedScorer
+from agent.replay.backtest import rare_collection, replay
+from agent.replay.history import History, Plan
 from strategies import blaming, load_strategy
 
 Moves = list[Fill | FundingPayment]
@@ -45,7 +45,9 @@ class Notes(NullSink):
         if isinstance(decision, Fill | FundingPayment):
             self.moves.append(decision)
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """Kept."""
         self.ts.extend(ts)
         self.equity_samples.extend(equity)
@@ -131,7 +133,9 @@ def overridden(config: Config, overrides: dict[str, Any], *, where: str) -> Conf
 
     def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
         return base | {
-            key: merged(base[key], value) if isinstance(value, dict) and isinstance(base.get(key), dict) else value
+            key: merged(base[key], value)
+            if isinstance(value, dict) and isinstance(base.get(key), dict)
+            else value
             for key, value in change.items()
         }
 

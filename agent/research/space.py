@@ -25,7 +25,9 @@ class Suggesting(Protocol):
     """A trial of Optuna, as far as a range needs it."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float: ...
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
@@ -50,10 +52,14 @@ class Range(msgspec.Struct, frozen=True):
         elif count == 1 or self.low == self.high:
             found = [self.low]
         elif self.scale == "log":
-            found = [exp(log(self.low) + (log(self.high) - log(self.low)) * i / (count - 1)) for i in range(count)]
+            found = [
+                exp(log(self.low) + (log(self.high) - log(self.low)) * i / (count - 1)) for i in range(count)
+            ]
         else:
             found = [self.low + (self.high - self.low) * i / (count - 1) for i in range(count)]
-        values: list[Value] = [round(value) for value in found] if self.whole else [float(f"{value:.12g}") for value in found]
+        values: list[Value] = (
+            [round(value) for value in found] if self.whole else [float(f"{value:.12g}") for value in found]
+        )
         return list(dict.fromkeys(values))
 
     def suggest(self, trial: Suggesting) -> Value:
@@ -82,9 +88,13 @@ def parse_ranges(texts: list[str], strategy: str) -> list[Range]:
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
             did = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"--range {name}: {strategy} has no such parameter", hint=f"{did}it has {', '.join(fields)}")
+            raise UsageError(
+                f"--range {name}: {strategy} has no such parameter", hint=f"{did}it has {', '.join(fields)}"
+            )
         ranges.append(_parse(text, name, value, whole=int in _kinds(fields[name].annotation)))
-    twice = next((r.name for i, r in enumerate(ranges) if r.name in {other.name for other in ranges[:i]}), None)
+    twice = next(
+        (r.name for i, r in enumerate(ranges) if r.name in {other.name for other in ranges[:i]}), None
+    )
     if twice is not None:
         raise UsageError(f"--range names {twice} twice")
     return ranges or default_space(strategy)
@@ -106,7 +116,15 @@ def default_space(strategy: str) -> list[Range]:
                 low = max(low, getattr(limit, "ge", low), getattr(limit, "gt", low))
                 high = min(high, getattr(limit, "le", high), getattr(limit, "lt", high))
             whole = isinstance(default, int)
-            ranges.append(Range(name, round(low) if whole else low, round(high) if whole else high, scale="log", whole=whole))
+            ranges.append(
+                Range(
+                    name,
+                    round(low) if whole else low,
+                    round(high) if whole else high,
+                    scale="log",
+                    whole=whole,
+                )
+            )
     if not ranges:
         raise UsageError(f"{strategy} has no parameter to search", hint=_HINT)
     return ranges
@@ -139,7 +157,12 @@ def _parse(text: str, name: str, value: str, *, whole: bool) -> Range:
         found = Range(name, _number(low), _number(high), step, scale, whole)
     except ValueError:
         raise UsageError(f"--range {text!r} is no range", hint=_HINT) from None
-    if found.low > found.high or len(rest) > 1 or (step is not None and step <= 0) or (scale == "log" and found.low <= 0):
+    if (
+        found.low > found.high
+        or len(rest) > 1
+        or (step is not None and step <= 0)
+        or (scale == "log" and found.low <= 0)
+    ):
         raise UsageError(f"--range {text!r} is no range", hint=_HINT)
     return found
 

@@ -125,7 +125,9 @@ def split(start: int, end: int, *, holdout: int, embargo: int, folds: int) -> tu
 
 def study_name(search: Search) -> str:
     """A name that the same search finds again."""
-    digest = hashlib.blake2b(json.dumps(search.described, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(
+        json.dumps(search.described, sort_keys=True, default=str).encode(), digest_size=4
+    ).hexdigest()
     return f"{search.material.config.strategy.name.replace(':', '.')}-{digest}"
 
 
@@ -147,7 +149,9 @@ def made_trials(search: Search) -> int:
     return len(_open(search, create=True).get_trials(deepcopy=False))
 
 
-def conclude(search: Search, held_out: Fold, settings: Settings, *, folder: Path = FOLDER, reused: int = 0) -> Tuned:
+def conclude(
+    search: Search, held_out: Fold, settings: Settings, *, folder: Path = FOLDER, reused: int = 0
+) -> Tuned:
     """Judge the study's best on the held-out time. Raises UsageError if no trial ran to the end."""
     import optuna
 
@@ -156,9 +160,13 @@ def conclude(search: Search, held_out: Fold, settings: Settings, *, folder: Path
     tried = [trial for trial in trials if trial.user_attrs.get("sharpe") is not None]
     complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
     if not complete:
-        reason = next((trial.user_attrs["invalid"] for trial in trials if "invalid" in trial.user_attrs), "none were made")
+        reason = next(
+            (trial.user_attrs["invalid"] for trial in trials if "invalid" in trial.user_attrs),
+            "none were made",
+        )
         raise UsageError(
-            f"study {search.study}: no trial ran to the end: {reason}", hint="raise --trials, or name other ranges"
+            f"study {search.study}: no trial ran to the end: {reason}",
+            hint="raise --trials, or name other ranges",
         )
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
     params: dict[str, Value] = best.user_attrs["params"]
@@ -177,7 +185,10 @@ def conclude(search: Search, held_out: Fold, settings: Settings, *, folder: Path
         study=search.study,
         storage=make_url(search.storage).render_as_string(hide_password=True),
         trials=len(tried),
-        pruned=sum(trial.state == optuna.trial.TrialState.PRUNED and "invalid" not in trial.user_attrs for trial in trials),
+        pruned=sum(
+            trial.state == optuna.trial.TrialState.PRUNED and "invalid" not in trial.user_attrs
+            for trial in trials
+        ),
         invalid=sum("invalid" in trial.user_attrs for trial in trials),
         params=params,
         value=float(best.value or 0.0),
@@ -222,10 +233,14 @@ def _one(task: tuple[Search, int]) -> None:
     if bench is None:
         _BENCHES.clear()  # one study at a time: its events fill the memory
         stages = [
-            search.material.stage(fold.test, warmup=search.warmup, close_out=True, judged_from=search.folds[-1].test.end)
+            search.material.stage(
+                fold.test, warmup=search.warmup, close_out=True, judged_from=search.folds[-1].test.end
+            )
             for fold in search.folds
         ]
-        bench = _BENCHES[search.study + search.storage] = _Bench(_open(search, create=False, seed=search.seed + number), stages)
+        bench = _BENCHES[search.study + search.storage] = _Bench(
+            _open(search, create=False, seed=search.seed + number), stages
+        )
     if len(bench.study.get_trials(deepcopy=False)) < search.trials:
         try:
             bench.study.optimize(lambda trial: _value(trial, search, bench.stages), n_trials=1)
@@ -266,7 +281,8 @@ def _open(search: Search, *, create: bool, seed: int | None = None) -> optuna.St
         url = make_url(search.storage)
     except ArgumentError:
         raise UsageError(
-            f"--storage {search.storage!r} is no database URL", hint="sqlite:///FILE or postgresql://HOST/NAME"
+            f"--storage {search.storage!r} is no database URL",
+            hint="sqlite:///FILE or postgresql://HOST/NAME",
         ) from None
     arguments: dict[str, Any] = {}
     if url.drivername == "postgresql":
@@ -277,10 +293,14 @@ def _open(search: Search, *, create: bool, seed: int | None = None) -> optuna.St
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls what we use experimental
         sampler = optuna.samplers.TPESampler(seed=search.seed if seed is None else seed, constant_liar=True)
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=8) if search.prune else optuna.pruners.NopPruner()
+        pruner = (
+            optuna.pruners.MedianPruner(n_startup_trials=8) if search.prune else optuna.pruners.NopPruner()
+        )
         try:
             storage = optuna.storages.RDBStorage(
-                url.render_as_string(hide_password=False), engine_kwargs=arguments, heartbeat_interval=_HEARTBEAT
+                url.render_as_string(hide_password=False),
+                engine_kwargs=arguments,
+                heartbeat_interval=_HEARTBEAT,
             )
             study = optuna.create_study(
                 storage=storage,
@@ -306,7 +326,9 @@ def _differences(stored: Any, search: Search) -> str:
     """The parts of two descriptions of a search that differ."""
     ours = json.loads(json.dumps(msgspec.to_builtins(search.described)))
     theirs = stored if isinstance(stored, dict) else {}
-    return ", ".join(sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)))
+    return ", ".join(
+        sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    )
 
 
 def _optuna() -> Any:
@@ -320,4 +342,6 @@ def _optuna() -> Any:
 
 def _unusable(storage: str, error: Exception) -> StoreError:
     said = str(getattr(error, "orig", None) or error).splitlines()[0]
-    return StoreError(f"the study's storage {make_url(storage).render_as_string(hide_password=True)} can't be used: {said}")
+    return StoreError(
+        f"the study's storage {make_url(storage).render_as_string(hide_password=True)} can't be used: {said}"
+    )

@@ -19,11 +19,10 @@ from agent import __version__
 from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict
 from agent.analysis.trades import Trade, round_trips
-from agent.system.atomic import write_bytes
-from agent.replay.backtest import backtest, new_run_id
 from agent.core.errors import UsageError
 from agent.core.events import DAY_MS, Fill, FundingPayment
 from agent.data.klines import KlineFile
+from agent.replay.backtest import backtest, new_run_id
 from agent.replay.history import History
 from agent.research.evidence import Evidence, Floats, Prices, Times, placebo_test, verdict_on, weigh
 from agent.research.fitters import Fitter
@@ -35,6 +34,7 @@ from agent.research.workers import Advance, spread
 from agent.store import tables
 from agent.store.database import Database
 from agent.store.queries import read_decisions
+from agent.system.atomic import write_bytes
 
 FOLDER: Final = Path("var/walkforward")
 WARMUP_BARS: Final = 1_000
@@ -126,9 +126,12 @@ def walk_forward(
     name = f"wf-{new_run_id()}"
     place = folder / name
     place.mkdir(parents=True)
-    with material.database() as database:  # made here, lest processes make it at once; and refused here, before any work
+    # made here, lest processes make it at once; and refused here, before any work
+    with material.database() as database:
         material.scoring(database, folds[0].test.start)
-    tasks = [_Task(material, fold, fitter, place / f"fold-{fold.number:02}", settings, name) for fold in folds]
+    tasks = [
+        _Task(material, fold, fitter, place / f"fold-{fold.number:02}", settings, name) for fold in folds
+    ]
     outcomes = spread(_run, tasks, jobs=settings.jobs, advance=advance)
     judged = Window(folds[0].test.start, folds[-1].test.end)
     days = np.concatenate([outcome.days for outcome in outcomes])
@@ -146,7 +149,10 @@ def walk_forward(
         trials=1 + len(tried),
         placebo=placebo_test(
             float(np.prod(1 + returns) - 1),
-            [float(np.prod([1 + outcome.placebo[i] for outcome in outcomes]) - 1) for i in range(len(outcomes[0].placebo))],
+            [
+                float(np.prod([1 + outcome.placebo[i] for outcome in outcomes]) - 1)
+                for i in range(len(outcomes[0].placebo))
+            ],
         ),
         seed=settings.seed,
     )
@@ -213,9 +219,13 @@ def _run(task: _Task) -> _Outcome:
     if fold.train.end > fold.train.start:
         overrides = task.fitter.fit(fold.train, task.folder)
     fitted = time.monotonic()
-    config = overridden(material.config, overrides, where=f"fold {fold.number}") if overrides else material.config
+    config = (
+        overridden(material.config, overrides, where=f"fold {fold.number}") if overrides else material.config
+    )
     material = material._replace(config=config)
-    plan = material.part(fold.test, warmup=settings.warmup, close_out=True, part_of=f"{task.part_of} fold {fold.number}")
+    plan = material.part(
+        fold.test, warmup=settings.warmup, close_out=True, part_of=f"{task.part_of} fold {fold.number}"
+    )
     with material.database() as database:
         history = History(plan, config)
         scoring = material.scoring(database, fold.test.start)
@@ -228,7 +238,9 @@ def _run(task: _Task) -> _Outcome:
             allow_leakage=material.allow_leakage,
         )
         tested = time.monotonic()
-        days, returns, trades, equity_at = _told(database, done.run.id, done.metrics, float(config.account.initial_capital))
+        days, returns, trades, equity_at = _told(
+            database, done.run.id, done.metrics, float(config.account.initial_capital)
+        )
         placebo: list[float] = []
         if settings.placebo:
             stage = Stage(plan, config, scoring.scorer)

@@ -32,7 +32,11 @@ class _Watch:
         self.found: dict[tuple[str, int], Opened] = {}
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
-        if self.source is None or event not in ("open", "sqlite3.connect") or not isinstance(args[0], str | bytes):
+        if (
+            self.source is None
+            or event not in ("open", "sqlite3.connect")
+            or not isinstance(args[0], str | bytes)
+        ):
             return
         path = os.fsdecode(args[0])
         line = None if path.startswith(_SYSTEM) else _line_in(self.source, sys._getframe(1))

@@ -16,7 +16,9 @@ Advance = Callable[[], None]
 """Called when one more piece is done."""
 
 
-def spread(work: Callable[[Task], Answer], tasks: Sequence[Task], *, jobs: int, advance: Advance | None = None) -> list[Answer]:
+def spread(
+    work: Callable[[Task], Answer], tasks: Sequence[Task], *, jobs: int, advance: Advance | None = None
+) -> list[Answer]:
     """`work` of each task, in the order of `tasks`. With one job, or one task, it is done in this process.
 
     Processes are started afresh (no forks of threads), so `work`, tasks and answers must be picklable. What one raises is
@@ -43,7 +45,10 @@ def spread(work: Callable[[Task], Answer], tasks: Sequence[Task], *, jobs: int, 
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        failed = next((future for future in futures if future.done() and not future.cancelled() and future.exception()), None)
+        failed = next(
+            (future for future in futures if future.done() and not future.cancelled() and future.exception()),
+            None,
+        )
         if failed is not None:
             failed.result()
         return [future.result() for future in futures]

@@ -76,7 +76,9 @@ def elsewhere(tape: Iterable[Event], seed: int) -> list[Event]:
     return events
 
 
-def _sources(starts: NDArray[np.int64], first: int, length: int, source: NDArray[np.int64]) -> NDArray[np.int64]:
+def _sources(
+    starts: NDArray[np.int64], first: int, length: int, source: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """For each bar the number of the one that it takes its shape from: at the same time of another day, or the next one there."""
     days, within = np.divmod(starts - first, length)
     found = np.searchsorted(starts, first + source[days] * length + within)

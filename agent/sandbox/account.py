@@ -86,14 +86,22 @@ class Account:
         symbol = params.text("symbol")
         rules = self.listing.tradable(category, symbol)
         side = Side.SELL if params.text("side") == "Sell" else Side.BUY
-        order = parse_order(params, category, rules, self.last(symbol), self.listing.best(rules, side), self.now())
+        order = parse_order(
+            params, category, rules, self.last(symbol), self.listing.best(rules, side), self.now()
+        )
         if order.link and order.link in self._links:
             raise by_category(
-                category, linear=(110072, "OrderLinkedID is duplicate"), spot=(170141, "Duplicate clientOrderId.")
+                category,
+                linear=(110072, "OrderLinkedID is duplicate"),
+                spot=(170141, "Duplicate clientOrderId."),
             )
         active = [o for o in self.open.values() if (o.category, o.symbol) == (category, symbol)]
-        if len(active) >= _MOST_OPEN or (order.conditional and sum(o.conditional for o in active) >= _MOST_CONDITIONAL):
-            raise by_category(category, linear=(110020, "Too many active orders."), spot=(170810, "Too many active orders."))
+        if len(active) >= _MOST_OPEN or (
+            order.conditional and sum(o.conditional for o in active) >= _MOST_CONDITIONAL
+        ):
+            raise by_category(
+                category, linear=(110020, "Too many active orders."), spot=(170810, "Too many active orders.")
+            )
         if category == "linear":
             self._check_position(order)
         if not order.conditional:
@@ -121,15 +129,28 @@ class Account:
         """Change price, quantity, trigger or attached protection of an open order."""
         order = self.find_open(params, "replace")
         rules = self.listing.instrument(order.category, order.symbol)
-        qty, price, trigger = params.positive("qty"), params.positive("price"), params.positive("triggerPrice")
-        protection = {name: params.positive(key) for name, key in (("take_profit", "takeProfit"), ("stop_loss", "stopLoss"))}
+        qty, price, trigger = (
+            params.positive("qty"),
+            params.positive("price"),
+            params.positive("triggerPrice"),
+        )
+        protection = {
+            name: params.positive(key)
+            for name, key in (("take_profit", "takeProfit"), ("stop_loss", "stopLoss"))
+        }
         asked = {"qty": qty, "price": price, "trigger": trigger, **protection}
-        changes = {name: value for name, value in asked.items() if value is not None and value != getattr(order, name)}
+        changes = {
+            name: value
+            for name, value in asked.items()
+            if value is not None and value != getattr(order, name)
+        }
         if not changes:
             raise parameter("The order remains unchanged as the parameters entered match the existing ones.")
         if price is not None:
             check_price(order.category, rules, order.side, price, self.last(order.symbol))
-        check_protection(rules, order.side, price or order.price or self.last(order.symbol), *protection.values())
+        check_protection(
+            rules, order.side, price or order.price or self.last(order.symbol), *protection.values()
+        )
         before = {name: getattr(order, name) for name in changes}
         self._change(order, changes)
         try:
@@ -223,7 +244,10 @@ class Account:
             desk = self.desks["linear"]
             leg = desk.leg_of(order)
             opening = _ZERO if order.reduce_only else max(_ZERO, order.qty - leg.reducible(order.side))
-            enough = not opening or opening * price * (1 / desk.leverage(leg) + rules.taker_fee) <= self.wallet.available()
+            enough = (
+                not opening
+                or opening * price * (1 / desk.leverage(leg) + rules.taker_fee) <= self.wallet.available()
+            )
         if not enough:
             raise too_little_money(order.category)
 
@@ -273,9 +297,21 @@ class Account:
         elif isinstance(event, Order):
             leg = desk.leg(event.symbol)
             order = VenueOrder(
-                desk.category, leg.symbol, event.side, "Market", event.qty, event.ts, id=event.id, index=leg.index
+                desk.category,
+                leg.symbol,
+                event.side,
+                "Market",
+                event.qty,
+                event.ts,
+                id=event.id,
+                index=leg.index,
             )
-            order.create_type, order.reduce_only, order.tif, order.updated = "CreateByLiq", True, "IOC", event.ts
+            order.create_type, order.reduce_only, order.tif, order.updated = (
+                "CreateByLiq",
+                True,
+                "IOC",
+                event.ts,
+            )
             self.orders[order.id] = self.open[order.id] = order
 
     def _update(self, desk: Desk, update: OrderUpdate) -> None:
@@ -334,7 +370,17 @@ class Account:
 
     def _pay_in_base(self, desk: Desk, fill: Fill, fee: Decimal) -> None:
         """On spot a buyer pays its fee in the coin bought: what the ledger took in quote currency is swapped back."""
-        swap = Fill(f"{fill.id}.fee", fill.order_id, fill.symbol, fill.ts, fill.available_at, Side.SELL, fee, fill.price, _ZERO)
+        swap = Fill(
+            f"{fill.id}.fee",
+            fill.order_id,
+            fill.symbol,
+            fill.ts,
+            fill.available_at,
+            Side.SELL,
+            fee,
+            fill.price,
+            _ZERO,
+        )
         desk.portfolio.apply(swap)
 
     def _profit(self, desk: Desk, leg: Leg, order: VenueOrder, fill: Fill) -> ClosedProfit | None:
@@ -355,7 +401,9 @@ class Account:
         exit_price = fill.price
         entry = exit_price - gross / closed if before > 0 else exit_price + gross / closed
         pnl = gross - opening_fee - closing_fee
-        profit = ClosedProfit(order, closed, entry, exit_price, pnl, opening_fee, closing_fee, desk.leverage(leg), fill.ts)
+        profit = ClosedProfit(
+            order, closed, entry, exit_price, pnl, opening_fee, closing_fee, desk.leverage(leg), fill.ts
+        )
         self.closed.append(profit)
         return profit
 

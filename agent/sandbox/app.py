@@ -10,7 +10,6 @@ from typing import Any, Final, Self
 import msgspec
 from aiohttp import web
 
-from agent.system.clock import Clock
 from agent.core.errors import SafetyError, TapewireError, UsageError, VenueError
 from agent.sandbox.channel import Channel
 from agent.sandbox.errors import Refusal
@@ -23,6 +22,7 @@ from agent.sandbox.public_ws import PublicStreams
 from agent.sandbox.rest import RestDoor, break_transport
 from agent.sandbox.trade_ws import TradeSocket
 from agent.sandbox.venue import Venue
+from agent.system.clock import Clock
 from agent.system.untrusted import UNREADABLE
 
 _FEED_FAULTS: Final = ("delay", "timeout", "close", "status")
@@ -37,9 +37,14 @@ class Sandbox:
 
     def __init__(self, options: SandboxOptions, *, allow_remote: bool = False) -> None:
         if not allow_remote and not _is_loopback(options.host):
-            raise SafetyError(f"the sandbox does not listen on {options.host}", hint="it is for this machine alone: 127.0.0.1")
+            raise SafetyError(
+                f"the sandbox does not listen on {options.host}",
+                hint="it is for this machine alone: 127.0.0.1",
+            )
         if not 0 < options.speed <= 100_000:
-            raise UsageError(f"--speed {options.speed:g} is no speed", hint="1 is real time, 60 plays a minute in a second")
+            raise UsageError(
+                f"--speed {options.speed:g} is no speed", hint="1 is real time, 60 plays a minute in a second"
+            )
         self.options = options
         self.port = options.port
         self._runner: web.AppRunner | None = None
@@ -67,7 +72,8 @@ class Sandbox:
         except OSError as error:
             await self._runner.cleanup()
             raise VenueError(
-                f"port {options.port} of {options.host} can't be used: {error.strerror}", hint="choose another --port"
+                f"port {options.port} of {options.host} can't be used: {error.strerror}",
+                hint="choose another --port",
             ) from None
         self.port = self._runner.addresses[0][1]
         self._player = asyncio.create_task(venue.market.run())
@@ -99,8 +105,13 @@ class Sandbox:
     def urls(self) -> dict[str, str]:
         """Everything that can be reached, by name."""
         sockets = {"public": "public/linear", "spot": "public/spot", "private": "private", "trade": "trade"}
-        named = {"rest": self.rest_url, **{name: f"{self.ws_url}/v5/{path}" for name, path in sockets.items()}}
-        return named | ({"rss": self.feed_url(), "atom": self.feed_url(kind="atom")} if self.options.news else {})
+        named = {
+            "rest": self.rest_url,
+            **{name: f"{self.ws_url}/v5/{path}" for name, path in sockets.items()},
+        }
+        return named | (
+            {"rss": self.feed_url(), "atom": self.feed_url(kind="atom")} if self.options.news else {}
+        )
 
     @property
     def market(self) -> Market:
@@ -152,14 +163,18 @@ class Sandbox:
         return served
 
     async def _trade_socket(self, request: web.Request) -> web.StreamResponse:
-        return await self._serve(request, Channel("ws/trade", self.venue.faults), TradeSocket(self.venue).receive)
+        return await self._serve(
+            request, Channel("ws/trade", self.venue.faults), TradeSocket(self.venue).receive
+        )
 
     async def _serve(self, request: web.Request, channel: Channel, receive: Any) -> web.StreamResponse:
         try:
             self.venue.limits.check_socket(request.remote or "")
         except Refusal as refusal:
             return web.Response(status=refusal.status, text=refusal.message)
-        broken = await break_transport(request, self.venue.faults.strike(f"{channel.place}/connect", *_FEED_FAULTS))
+        broken = await break_transport(
+            request, self.venue.faults.strike(f"{channel.place}/connect", *_FEED_FAULTS)
+        )
         if broken is not None:
             return broken
         self.channels.add(channel)
@@ -186,7 +201,13 @@ class Sandbox:
     async def _state(self, request: web.Request) -> web.Response:
         venue, market = self.venue, self.venue.market
         symbols = {
-            symbol: {"bars": len(q.tape), "index": q.index, "start": int(q.tape.start[q.index]), "done": q.done, "last": q.last}
+            symbol: {
+                "bars": len(q.tape),
+                "index": q.index,
+                "start": int(q.tape.start[q.index]),
+                "done": q.done,
+                "last": q.last,
+            }
             for symbol, q in market.quotes.items()
         }
         state = {

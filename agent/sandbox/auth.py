@@ -27,7 +27,9 @@ class Authenticator:
 
     def request(self, headers: Mapping[str, str], payload: bytes) -> None:
         """A REST request; `payload` is the query string or the body, byte for byte. Refuses with 10003, 10004, 10002 or 401."""
-        missing = [name for name in ("X-BAPI-API-KEY", "X-BAPI-TIMESTAMP", "X-BAPI-SIGN") if not headers.get(name)]
+        missing = [
+            name for name in ("X-BAPI-API-KEY", "X-BAPI-TIMESTAMP", "X-BAPI-SIGN") if not headers.get(name)
+        ]
         if missing:
             raise Refusal(10003, f"Invalid request: header {', '.join(missing)} is missing", status=401)
         timestamp, window = headers["X-BAPI-TIMESTAMP"], headers.get("X-BAPI-RECV-WINDOW", "")

@@ -69,7 +69,9 @@ class Channel:
         self._waiting.append((self._last_due, payload))
         self._wake.set()
 
-    async def serve(self, request: web.Request, receive: Callable[[Channel, Json], None]) -> web.WebSocketResponse:
+    async def serve(
+        self, request: web.Request, receive: Callable[[Channel, Json], None]
+    ) -> web.WebSocketResponse:
         """Speak with one client until it goes; `receive` is called with each of its messages."""
         await self._socket.prepare(request)
         pump = asyncio.create_task(self._pump(request))

@@ -10,7 +10,8 @@ _TWELFTH = Decimal("1e-12")
 
 def text(value: Decimal | float | int) -> str:
     """Exactly the number, without trailing zeros: 86092.0 -> `86092`."""
-    plain = format((value if isinstance(value, Decimal) else Decimal(repr(value))) + 0, "f")  # + 0: no minus zero
+    # + 0: no minus zero
+    plain = format((value if isinstance(value, Decimal) else Decimal(repr(value))) + 0, "f")
     return (plain.rstrip("0").rstrip(".") or "0") if "." in plain else plain
 
 

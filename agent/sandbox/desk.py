@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from agent.core.events import Funding, Kline, Side
-from agent.core.orders import WorkingOrder
 from agent.core.exchange import Report
-from agent.core.paper import PaperExchange
 from agent.core.instruments import Instrument
+from agent.core.orders import WorkingOrder
+from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio, Position
 from agent.sandbox.listing import Listing
 from agent.sandbox.market import Quote
@@ -80,13 +80,20 @@ class Desk:
         indices = (0, 1, 2) if category == "linear" else (0,)
         rules = listing.instruments[category]
         keys = {(symbol, i): f"{symbol}:{i}" if i else symbol for symbol in rules for i in indices}
-        self.rules: dict[str, Instrument] = {key: rules[symbol]._replace(symbol=key) for (symbol, _), key in keys.items()}
+        self.rules: dict[str, Instrument] = {
+            key: rules[symbol]._replace(symbol=key) for (symbol, _), key in keys.items()
+        }
         self.portfolio = Portfolio(balance, self.rules)
         self.legs = {
-            symbol: tuple(Leg(symbol, i, self.portfolio.positions[keys[symbol, i]]) for i in indices) for symbol in rules
+            symbol: tuple(Leg(symbol, i, self.portfolio.positions[keys[symbol, i]]) for i in indices)
+            for symbol in rules
         }
         self.exchange = PaperExchange(
-            listing.configs[category], self.rules, self.portfolio, lambda event: emit(self, event), lambda: str(uuid.uuid4())
+            listing.configs[category],
+            self.rules,
+            self.portfolio,
+            lambda event: emit(self, event),
+            lambda: str(uuid.uuid4()),
         )
         self._by_key = {leg.key: leg for legs in self.legs.values() for leg in legs}
         for symbol, legs in self.legs.items():
@@ -127,7 +134,19 @@ class Desk:
         for leg in self.legs[quote.tape.symbol]:
             leg.held.mark = price
             if self.exchange.books[leg.key] or leg.held.qty:
-                tick = Kline(leg.key, quote.tape.interval, start, now, now, price, price, price, price, volume, confirm=False)
+                tick = Kline(
+                    leg.key,
+                    quote.tape.interval,
+                    start,
+                    now,
+                    now,
+                    price,
+                    price,
+                    price,
+                    price,
+                    volume,
+                    confirm=False,
+                )
                 self.exchange.on_price(tick)
                 if self.category == "linear":
                     self.exchange.check_margin(tick)

@@ -9,7 +9,9 @@ from typing import Any
 class Refusal(Exception):
     """A request that the venue answers with an error. `code` is Bybit's retCode; business errors travel with HTTP 200."""
 
-    def __init__(self, code: int, message: str, *, status: int = 200, result: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, code: int, message: str, *, status: int = 200, result: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
@@ -35,13 +37,17 @@ def unknown_symbol(symbol: str) -> Refusal:
 def no_such_order(category: str, verb: str) -> Refusal:
     """The order is unknown, or has ended."""
     return by_category(
-        category, linear=(110001, f"order not exists or too late to {verb}"), spot=(170213, "Order does not exist.")
+        category,
+        linear=(110001, f"order not exists or too late to {verb}"),
+        spot=(170213, "Order does not exist."),
     )
 
 
 def too_little_money(category: str) -> Refusal:
     """Balance or margin does not carry the order."""
-    return by_category(category, linear=(110007, "ab not enough for new order"), spot=(170131, "Insufficient balance."))
+    return by_category(
+        category, linear=(110007, "ab not enough for new order"), spot=(170131, "Insufficient balance.")
+    )
 
 
 def too_many_visits() -> Refusal:

@@ -72,7 +72,8 @@ def fault_from(raw: dict[str, Any]) -> Fault:
     if kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, n=1)
         raise UsageError(
-            f"no kind of fault {kind!r}", hint=f"did you mean {close[0]}?" if close else f"kinds are {', '.join(KINDS)}"
+            f"no kind of fault {kind!r}",
+            hint=f"did you mean {close[0]}?" if close else f"kinds are {', '.join(KINDS)}",
         )
     try:
         fault = msgspec.convert(raw, Fault, strict=False)
@@ -101,7 +102,11 @@ class _Armed:
         if self.until > monotonic():
             return True
         self.seen += 1
-        if self.seen <= fault.after or (fault.count is not None and self.hits >= fault.count) or self.dice.random() >= fault.p:
+        if (
+            self.seen <= fault.after
+            or (fault.count is not None and self.hits >= fault.count)
+            or self.dice.random() >= fault.p
+        ):
             return False
         self.hits += 1
         if fault.kind == "stall":

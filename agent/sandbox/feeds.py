@@ -13,9 +13,9 @@ from xml.etree import ElementTree as ET
 from aiohttp import web
 from msgspec import structs
 
-from agent.system.clock import iso
 from agent.core.events import News
 from agent.data.news import NewsFile
+from agent.system.clock import iso
 
 ALL: Final = "all"
 """The feed of every publisher."""
@@ -31,7 +31,9 @@ def read_headlines(path: Path, shift: int) -> list[News]:
 class FeedServer:
     """/feeds/NAME.rss and .atom: NAME is `all` or a publisher, in lower case with dashes. `now` is the market's time."""
 
-    def __init__(self, headlines: list[News], now: Callable[[], int], base_url: Callable[[], str], *, items: int) -> None:
+    def __init__(
+        self, headlines: list[News], now: Callable[[], int], base_url: Callable[[], str], *, items: int
+    ) -> None:
         self._now = now
         self._base_url = base_url
         self._items = items
@@ -54,14 +56,21 @@ class FeedServer:
         visible = [headline for headline in feed if headline.ts <= now][-self._items :][::-1]
         body = (self._rss if kind == "rss" else self._atom)(name, visible)
         changed = (visible[0].ts if visible else now) // 1000
-        headers = {"ETag": f'"{hashlib.sha256(body).hexdigest()[:20]}"', "Last-Modified": formatdate(changed, usegmt=True)}
+        headers = {
+            "ETag": f'"{hashlib.sha256(body).hexdigest()[:20]}"',
+            "Last-Modified": formatdate(changed, usegmt=True),
+        }
         if _is_current(request, headers["ETag"], changed):
             return web.Response(status=304, headers=headers)
-        return web.Response(body=body, headers=headers, content_type=f"application/{kind}+xml", charset="utf-8")
+        return web.Response(
+            body=body, headers=headers, content_type=f"application/{kind}+xml", charset="utf-8"
+        )
 
     def article(self, request: web.Request) -> web.Response:
         """The page that an item links to."""
-        found = next((h for h in self._feeds[ALL] if h.id == request.match_info["id"] and h.ts <= self._now()), None)
+        found = next(
+            (h for h in self._feeds[ALL] if h.id == request.match_info["id"] and h.ts <= self._now()), None
+        )
         if found is None:
             return web.Response(status=404, text="no such article")
         return web.Response(text=f"{found.title}\n\n{found.summary}\n")

@@ -21,13 +21,19 @@ _MONDAY_MS: Final = 4 * DAY_MS  # 1970-01-05
 
 def duration(interval: str) -> int:
     """Milliseconds; of a month the shortest, since only what is finer than it matters."""
-    return int(interval) * MINUTE_MS if interval in MINUTES else {"D": DAY_MS, "W": _WEEK_MS, "M": 28 * DAY_MS}[interval]
+    return (
+        int(interval) * MINUTE_MS
+        if interval in MINUTES
+        else {"D": DAY_MS, "W": _WEEK_MS, "M": 28 * DAY_MS}[interval]
+    )
 
 
 def bar_starts(interval: str, times: Times) -> Times:
     """For each moment (UTC ms) the start of the bar that holds it; weeks begin on Monday, months on the first."""
     if interval == "M":
-        return times.astype("datetime64[ms]").astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
+        return (
+            times.astype("datetime64[ms]").astype("datetime64[M]").astype("datetime64[ms]").astype(np.int64)
+        )
     size = duration(interval)
     offset = _MONDAY_MS if interval == "W" else 0
     return (times - offset) // size * size + offset

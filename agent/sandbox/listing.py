@@ -42,7 +42,9 @@ class Listing:
         self.configs = {
             category: Config(
                 market=MarketConfig(symbols=self.symbols, category=category),
-                account=AccountConfig(initial_capital=options.balance, currency=SETTLE_COIN, leverage=_DEFAULT_LEVERAGE),
+                account=AccountConfig(
+                    initial_capital=options.balance, currency=SETTLE_COIN, leverage=_DEFAULT_LEVERAGE
+                ),
                 instruments={symbol: given for symbol, given in rough.items() if given},
                 paper=paper,
             )
@@ -72,7 +74,9 @@ class Listing:
         """As `instrument`, in the words of the order endpoints."""
         if category in self.instruments and symbol not in self.instruments[category]:
             raise by_category(
-                category, linear=(10001, f"params error: symbol invalid {symbol}"), spot=(170121, "Invalid symbol.")
+                category,
+                linear=(10001, f"params error: symbol invalid {symbol}"),
+                spot=(170121, "Invalid symbol."),
             )
         return self.instrument(category, symbol)
 
@@ -83,7 +87,9 @@ class Listing:
     def best(self, instrument: Instrument, side: Side) -> Decimal:
         """What a taker of this side pays or gets: the last price and half the spread, on the tick."""
         last = Decimal(repr(self.last(instrument.symbol)))
-        return max(instrument.round_price(last * (1 + side.sign * self._half_spread), side), instrument.tick_size)
+        return max(
+            instrument.round_price(last * (1 + side.sign * self._half_spread), side), instrument.tick_size
+        )
 
     def book(self, instrument: Instrument, depth: int) -> tuple[list[list[str]], list[list[str]]]:
         """Bids and asks, best first, as texts of price and size. Sizes are made up, but the same for the same moment."""
@@ -95,7 +101,9 @@ class Listing:
             levels = []
             for level in range(min(depth, BOOK_DEPTH)):
                 price = best + side.sign * level * instrument.tick_size
-                size = instrument.round_qty(Decimal(repr(typical * (1 + (7 * level + quote.done + quote.index) % 11))))
+                size = instrument.round_qty(
+                    Decimal(repr(typical * (1 + (7 * level + quote.done + quote.index) % 11)))
+                )
                 if price > 0:
                     levels.append([text(price), text(max(size, instrument.qty_step))])
             sides.append(levels)
@@ -142,7 +150,11 @@ class Listing:
             "deliveryTime": "0",
             "deliveryFeeRate": "",
             "priceScale": str(max(0, -_exponent(rules.tick_size))),
-            "leverageFilter": {"minLeverage": "1", "maxLeverage": text(rules.max_leverage), "leverageStep": "0.01"},
+            "leverageFilter": {
+                "minLeverage": "1",
+                "maxLeverage": text(rules.max_leverage),
+                "leverageStep": "0.01",
+            },
             "priceFilter": {"minPrice": text(rules.tick_size), "maxPrice": "1999999.80", **prices},
             "lotSizeFilter": {
                 "maxOrderQty": most,

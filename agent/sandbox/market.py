@@ -12,12 +12,12 @@ from math import ceil
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from agent.system.clock import ScaledClock, WallClock
 from agent.core.errors import DataError, UsageError
 from agent.core.events import DAY_MS, HOUR_MS
 from agent.data.klines import KlineFile
 from agent.sandbox.options import SandboxOptions
 from agent.sandbox.tape import Bar, Move, Tape
+from agent.system.clock import ScaledClock, WallClock
 
 _HISTORY_BARS: Final = 1_000
 _RECENT_TRADES: Final = 1_000
@@ -76,7 +76,11 @@ class Market:
     def __init__(self, options: SandboxOptions) -> None:
         tapes = [
             Tape(
-                file.symbol, file.interval, file, steps=options.steps or _steps(file.interval, options.speed), seed=options.seed
+                file.symbol,
+                file.interval,
+                file,
+                steps=options.steps or _steps(file.interval, options.speed),
+                seed=options.seed,
             )
             for file in _files(options)
         ]
@@ -99,7 +103,9 @@ class Market:
         tape.shift(self.shift)
         index = tape.index_at(self.time)
         if index < 0:
-            raise DataError(f"{tape.symbol}: its first bar begins after the market's start", hint="choose a later --start")
+            raise DataError(
+                f"{tape.symbol}: its first bar begins after the market's start", hint="choose a later --start"
+            )
         done = sum(move.time <= self.time for move in tape.moves(index))
         if done:
             return Quote(tape, index, min(done, tape.steps), tape.path(index)[min(done, tape.steps) - 1])
@@ -173,12 +179,16 @@ def _first_live(tape: Tape, options: SandboxOptions) -> int:
     """The moment of the file that becomes now (UTC ms)."""
     if options.start is not None:
         if not tape.start[0] <= options.start <= tape.start[-1]:
-            raise UsageError(f"--start lies outside of the bars of {tape.symbol}", hint="choose a moment that the file covers")
+            raise UsageError(
+                f"--start lies outside of the bars of {tape.symbol}",
+                hint="choose a moment that the file covers",
+            )
         return options.start
     bars = min(len(tape) // 2, _HISTORY_BARS) if options.history_bars is None else options.history_bars
     if bars >= len(tape):
         raise UsageError(
-            f"--history-bars {bars}: the file of {tape.symbol} has only {len(tape)} bars", hint="leave some to be played"
+            f"--history-bars {bars}: the file of {tape.symbol} has only {len(tape)} bars",
+            hint="leave some to be played",
         )
     return int(tape.start[bars])
 

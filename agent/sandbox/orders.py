@@ -97,7 +97,9 @@ class VenueOrder:
         )
 
 
-def parse_order(params: Params, category: str, rules: Instrument, last: Decimal, taker: Decimal, now: int) -> VenueOrder:
+def parse_order(
+    params: Params, category: str, rules: Instrument, last: Decimal, taker: Decimal, now: int
+) -> VenueOrder:
     """The order that a request asks for, with the last price and the one that a taker gets, at `now` (UTC ms).
 
     Refuses as the venue would.
@@ -131,14 +133,20 @@ def parse_order(params: Params, category: str, rules: Instrument, last: Decimal,
     if kind == "Limit" and order.price is None:
         raise parameter("price invalid: a limit order needs one")
     _read_trigger(order, params, last)
-    if spot and kind == "Market" and params.text("marketUnit", "quoteCoin" if side is Side.BUY else "baseCoin") == "quoteCoin":
+    if (
+        spot
+        and kind == "Market"
+        and params.text("marketUnit", "quoteCoin" if side is Side.BUY else "baseCoin") == "quoteCoin"
+    ):
         order.quote_qty = qty
         order.qty = rules.round_qty(qty / taker)
     if not spot:
         order.take_profit, order.stop_loss = params.positive("takeProfit"), params.positive("stopLoss")
         check_protection(rules, side, order.price or last, order.take_profit, order.stop_loss)
     elif params.positive("takeProfit") or params.positive("stopLoss"):
-        raise parameter("takeProfit and stopLoss of a spot order are not supported here: place a conditional order")
+        raise parameter(
+            "takeProfit and stopLoss of a spot order are not supported here: place a conditional order"
+        )
     check_size(order, rules, last)
     if order.price is not None:
         check_price(category, rules, side, order.price, order.trigger or last)
@@ -162,7 +170,9 @@ def _read_trigger(order: VenueOrder, params: Params, last: Decimal) -> None:
             raise Refusal(110093, f"expect Falling, but trigger_price[{trigger}] >= current[{last}]")
     order.trigger = trigger
     order.trigger_by = params.text("triggerBy", "LastPrice", among=_TRIGGER_BY)
-    order.kind = "tpslOrder" if order.category == "spot" and params.text("orderFilter", "") == "tpslOrder" else "Stop"
+    order.kind = (
+        "tpslOrder" if order.category == "spot" and params.text("orderFilter", "") == "tpslOrder" else "Stop"
+    )
     order.status = "Untriggered"
 
 
@@ -172,7 +182,9 @@ def check_size(order: VenueOrder, rules: Instrument, last: Decimal) -> None:
     if order.reduce_only and not qty:
         return
     if qty <= 0 or qty % rules.qty_step:
-        raise by_category(category, linear=(10001, "Qty invalid"), spot=(170137, "Order quantity has too many decimals."))
+        raise by_category(
+            category, linear=(10001, "Qty invalid"), spot=(170137, "Order quantity has too many decimals.")
+        )
     if order.reduce_only:
         return
     value = qty * (order.price or order.trigger or last)

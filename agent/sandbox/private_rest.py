@@ -12,7 +12,13 @@ from agent.sandbox.listing import CATEGORIES, split
 from agent.sandbox.orders import VenueOrder
 from agent.sandbox.params import Params
 from agent.sandbox.public_rest import paginate
-from agent.sandbox.shapes_account import closed_shape, execution_shape, order_shape, position_shape, wallet_shape
+from agent.sandbox.shapes_account import (
+    closed_shape,
+    execution_shape,
+    order_shape,
+    position_shape,
+    wallet_shape,
+)
 from agent.sandbox.venue import Venue
 
 Json = dict[str, Any]
@@ -72,7 +78,11 @@ def _batch(handler: Handler) -> Handler:
     def run(venue: Venue, params: Params) -> Json:
         category = params.text("category", among=CATEGORIES)
         requests = params.raw.get("request")
-        if not isinstance(requests, list) or not requests or not all(isinstance(item, dict) for item in requests):
+        if (
+            not isinstance(requests, list)
+            or not requests
+            or not all(isinstance(item, dict) for item in requests)
+        ):
             raise parameter("params error: request must be a list of orders")
         if len(requests) > _MOST_BATCH[category]:
             raise parameter(f"params error: request holds more than {_MOST_BATCH[category]} orders")
@@ -86,7 +96,9 @@ def _batch(handler: Handler) -> Handler:
                 outcome = {"code": refusal.code, "msg": refusal.message}
             order = venue.account.orders.get(named["orderId"])
             created = str(order.created) if order else ""
-            results.append({"category": category, "symbol": str(raw.get("symbol", "")), **named, "createAt": created})
+            results.append(
+                {"category": category, "symbol": str(raw.get("symbol", "")), **named, "createAt": created}
+            )
             outcomes.append(outcome)
         return {"list": results, "_ext": {"list": outcomes}}
 
@@ -103,7 +115,9 @@ def _realtime(venue: Venue, params: Params) -> Json:
         _need_scope(category, params)
         closed = params.integer("openOnly", 0) == 1
         pool = (
-            [o for o in venue.account.orders.values() if not o.open][-_MOST_CLOSED:] if closed else venue.account.open.values()
+            [o for o in venue.account.orders.values() if not o.open][-_MOST_CLOSED:]
+            if closed
+            else venue.account.open.values()
         )
         orders = _filtered(pool, category, params)
     return _order_page(venue, category, orders, params)
@@ -117,7 +131,9 @@ def _history(venue: Venue, params: Params) -> Json:
     else:
         status = params.text("orderStatus", "")
         orders = _filtered((o for o in venue.account.orders.values() if not o.open), category, params)
-        orders = [order for order in orders if status in ("", order.status) and _in_time(order.created, params)]
+        orders = [
+            order for order in orders if status in ("", order.status) and _in_time(order.created, params)
+        ]
     return _order_page(venue, category, orders, params)
 
 
@@ -141,13 +157,17 @@ def _lag(venue: Venue, path: str) -> int:
 def _order_page(venue: Venue, category: str, orders: list[VenueOrder], params: Params) -> Json:
     newest = _lag(venue, "order/list")
     orders = [order for order in orders if order.created <= newest]
-    page, cursor = paginate([order_shape(order, venue.account) for order in reversed(orders)], params, default=20, most=50)
+    page, cursor = paginate(
+        [order_shape(order, venue.account) for order in reversed(orders)], params, default=20, most=50
+    )
     return {"category": category, "list": page, "nextPageCursor": cursor}
 
 
 def _executions(venue: Venue, params: Params) -> Json:
     category = params.text("category", among=CATEGORIES)
-    order = venue.account.find(params) if params.text("orderId", "") or params.text("orderLinkId", "") else None
+    order = (
+        venue.account.find(params) if params.text("orderId", "") or params.text("orderLinkId", "") else None
+    )
     kind = params.text("execType", "")
     newest = _lag(venue, "execution/list")
     rows = [
@@ -183,7 +203,9 @@ def _positions(venue: Venue, params: Params) -> Json:
             venue.listing.instrument("linear", symbol)
         chosen = [name for name in venue.listing.symbols if _in_scope(name, params)]
         legs = [leg for name in chosen for leg in _legs(venue, name) if symbol or leg.held.qty]
-    page, cursor = paginate([position_shape(leg, venue.account, stream=False) for leg in legs], params, default=20, most=200)
+    page, cursor = paginate(
+        [position_shape(leg, venue.account, stream=False) for leg in legs], params, default=20, most=200
+    )
     return {"category": category, "list": page, "nextPageCursor": cursor}
 
 
@@ -194,7 +216,9 @@ def _set_leverage(venue: Venue, params: Params) -> Json:
     if buy is None or buy != sell:
         raise parameter("buy leverage not equal sell leverage")
     if not 1 <= buy <= rules.max_leverage:
-        raise Refusal(110013, f"cannot set leverage [{buy}] gt maxLeverage [{rules.max_leverage}] by risk limit")
+        raise Refusal(
+            110013, f"cannot set leverage [{buy}] gt maxLeverage [{rules.max_leverage}] by risk limit"
+        )
     desk = venue.account.desks["linear"]
     if all(desk.leverage(leg) == buy for leg in desk.legs[symbol]):
         raise Refusal(110043, "leverage not modified")
@@ -208,7 +232,11 @@ def _switch_mode(venue: Venue, params: Params) -> Json:
     if not symbol and not params.text("coin", ""):
         raise parameter("params error: symbol or coin is required")
     account = venue.account
-    chosen = {symbol} if symbol else {name for name in venue.listing.symbols if split(name)[1] == params.text("coin", "")}
+    chosen = (
+        {symbol}
+        if symbol
+        else {name for name in venue.listing.symbols if split(name)[1] == params.text("coin", "")}
+    )
     changed = {name for name in chosen if (name in account.hedged) != (mode == "3")}
     for name in changed:
         venue.listing.instrument("linear", name)
@@ -239,7 +267,11 @@ def _trading_stop(venue: Venue, params: Params) -> Json:
 
 def _closed_pnl(venue: Venue, params: Params) -> Json:
     category, symbol = params.text("category", among=CATEGORIES), params.text("symbol", "")
-    closed = [c for c in reversed(venue.account.closed) if symbol in ("", c.order.symbol) and _in_time(c.time, params)]
+    closed = [
+        c
+        for c in reversed(venue.account.closed)
+        if symbol in ("", c.order.symbol) and _in_time(c.time, params)
+    ]
     page, cursor = paginate([closed_shape(item) for item in closed], params, default=50, most=100)
     return {"category": category, "list": page, "nextPageCursor": cursor}
 
@@ -268,7 +300,9 @@ def _account_info(venue: Venue, params: Params) -> Json:  # noqa: ARG001
 
 
 def _set_margin_mode(venue: Venue, params: Params) -> Json:
-    venue.account.margin_mode = params.text("setMarginMode", among=("REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN"))
+    venue.account.margin_mode = params.text(
+        "setMarginMode", among=("REGULAR_MARGIN", "ISOLATED_MARGIN", "PORTFOLIO_MARGIN")
+    )
     return {"reasons": []}
 
 
@@ -278,7 +312,12 @@ def _fee_rate(venue: Venue, params: Params) -> Json:
     if symbol:
         venue.listing.instrument(category, symbol)
     rows = [
-        {"symbol": name, "baseCoin": "", "takerFeeRate": text(rules.taker_fee), "makerFeeRate": text(rules.maker_fee)}
+        {
+            "symbol": name,
+            "baseCoin": "",
+            "takerFeeRate": text(rules.taker_fee),
+            "makerFeeRate": text(rules.maker_fee),
+        }
         for name, rules in venue.listing.instruments[category].items()
         if symbol in ("", name) and base in ("", split(name)[0])
     ]
@@ -351,13 +390,19 @@ def _coins(venue: Venue, params: Params) -> Json:
 
 
 def _need_scope(category: str, params: Params) -> None:
-    if category == "linear" and not any(params.text(name, "") for name in ("symbol", "settleCoin", "baseCoin")):
+    if category == "linear" and not any(
+        params.text(name, "") for name in ("symbol", "settleCoin", "baseCoin")
+    ):
         raise parameter("Missing some parameters that must be filled in, symbol or settleCoin or baseCoin")
 
 
 def _in_scope(symbol: str, params: Params) -> bool:
     base, quote = split(symbol)
-    stated = ((params.text("symbol", ""), symbol), (params.text("baseCoin", ""), base), (params.text("settleCoin", ""), quote))
+    stated = (
+        (params.text("symbol", ""), symbol),
+        (params.text("baseCoin", ""), base),
+        (params.text("settleCoin", ""), quote),
+    )
     return all(wanted in ("", has) for wanted, has in stated)
 
 

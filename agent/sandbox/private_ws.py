@@ -14,7 +14,13 @@ from agent.sandbox.desk import Leg
 from agent.sandbox.errors import Refusal
 from agent.sandbox.executions import Execution
 from agent.sandbox.orders import VenueOrder
-from agent.sandbox.shapes_account import execution_shape, fast_execution_shape, order_shape, position_shape, wallet_shape
+from agent.sandbox.shapes_account import (
+    execution_shape,
+    fast_execution_shape,
+    order_shape,
+    position_shape,
+    wallet_shape,
+)
 
 if TYPE_CHECKING:
     from agent.sandbox.account import Account
@@ -41,7 +47,12 @@ class PrivateStreams:
         """Answer one request."""
         op, args = message.get("op"), message.get("args")
         if op == "ping":
-            pong = {"req_id": message.get("req_id", ""), "op": "pong", "args": [str(self._now())], "conn_id": channel.id}
+            pong = {
+                "req_id": message.get("req_id", ""),
+                "op": "pong",
+                "args": [str(self._now())],
+                "conn_id": channel.id,
+            }
             channel.send(pong, "pong")
         elif op == "auth":
             self._sign_in(channel, message)

@@ -34,7 +34,12 @@ def _kline(venue: Venue, params: Params, columns: int = 7) -> Json:
     if since is not None and since > int(bar_starts(interval, np.array([since]))[0]):
         since += 1  # the bar that holds `start` began before it
     rows = quote.tape.candles(
-        interval, quote.index, quote.done, since=since, until=until, limit=params.integer("limit", 200, low=1, high=1000)
+        interval,
+        quote.index,
+        quote.done,
+        since=since,
+        until=until,
+        limit=params.integer("limit", 200, low=1, high=1000),
     )
     return {"symbol": symbol, "category": category, "list": [kline_row(bar)[:columns] for bar in rows]}
 
@@ -73,7 +78,11 @@ def _tickers(venue: Venue, params: Params) -> Json:
     if symbol:
         venue.listing.instrument(category, symbol)
     rate = venue.options.funding_rate
-    rows = [ticker_row(venue.listing, venue.market, category, name, rate) for name in listed if symbol in ("", name)]
+    rows = [
+        ticker_row(venue.listing, venue.market, category, name, rate)
+        for name in listed
+        if symbol in ("", name)
+    ]
     return {"category": category, "list": rows}
 
 
@@ -89,7 +98,9 @@ def _orderbook(venue: Venue, params: Params) -> Json:
 def _recent_trades(venue: Venue, params: Params) -> Json:
     category, symbol = params.text("category", among=_CATEGORIES), params.text("symbol")
     venue.listing.instrument(category, symbol)
-    limit = params.integer("limit", 60 if category == "spot" else 500, low=1, high=60 if category == "spot" else 1000)
+    limit = params.integer(
+        "limit", 60 if category == "spot" else 500, low=1, high=60 if category == "spot" else 1000
+    )
     trades = [trade for trade in venue.market.quotes[symbol].trades if trade.size]
     return {"category": category, "list": [trade_row(trade) for trade in trades[:limit]]}
 
@@ -114,7 +125,11 @@ def _risk_limit(venue: Venue, params: Params) -> Json:
     listed = [name for name in venue.listing.instruments.get(category, {}) if symbol in ("", name)]
     if symbol and not listed:
         raise unknown_symbol(symbol)
-    rows = [risk_limit(venue.listing, name, number) for number, name in enumerate(listed, 1)] if category == "linear" else []
+    rows = (
+        [risk_limit(venue.listing, name, number) for number, name in enumerate(listed, 1)]
+        if category == "linear"
+        else []
+    )
     return {"category": category, "list": rows, "nextPageCursor": ""}
 
 

@@ -78,7 +78,9 @@ class PublicStreams:
         for topic in list(channel.topics):
             self._leave(category, channel, topic)
 
-    def _answer(self, channel: Channel, message: Json, text: str, category: str, *, success: bool = True) -> None:
+    def _answer(
+        self, channel: Channel, message: Json, text: str, category: str, *, success: bool = True
+    ) -> None:
         answer = {
             "success": success,
             "ret_msg": text,
@@ -88,7 +90,9 @@ class PublicStreams:
         }
         if category == "spot" and text == "pong" and "req_id" not in message:
             del answer["req_id"]
-        channel.send(answer, "pong" if text == "pong" else "ack", delay=0.0 if text == "pong" else self._ack_delay)
+        channel.send(
+            answer, "pong" if text == "pong" else "ack", delay=0.0 if text == "pong" else self._ack_delay
+        )
 
     def _flaw(self, category: str, channel: Channel, topics: list[str]) -> str:
         if category == "spot" and len(topics) > _MOST_SPOT_ARGS:
@@ -137,7 +141,11 @@ class PublicStreams:
                     self._push_kline(topic, detail, quote, trade.time, channels)
                 elif name == "publicTrade":
                     if trade.size:
-                        self._push(topic, self._envelope(category, topic, "snapshot", [trade_push(trade, category)]), channels)
+                        self._push(
+                            topic,
+                            self._envelope(category, topic, "snapshot", [trade_push(trade, category)]),
+                            channels,
+                        )
                 elif name == "tickers":
                     self._push_ticker(category, topic, symbol, channels)
                 else:
@@ -147,7 +155,9 @@ class PublicStreams:
         """Push the candles that end with a bar, confirmed."""
         quote = self._market.quotes[symbol]
         tape = quote.tape
-        following = int(tape.start[index + 1]) if index + 1 < len(tape) else int(tape.start[index]) + tape.interval
+        following = (
+            int(tape.start[index + 1]) if index + 1 < len(tape) else int(tape.start[index]) + tape.interval
+        )
         for symbols in self._listeners.values():
             for kind, channels in symbols[symbol].items():
                 name, _, interval = kind.partition(".")
@@ -166,7 +176,14 @@ class PublicStreams:
                 quote.tape.hidden.add(int(quote.tape.start[quote.index]))
 
     def _push_kline(
-        self, topic: str, interval: str, quote: Quote, time: int, channels: set[Channel], *, confirm: bool = False
+        self,
+        topic: str,
+        interval: str,
+        quote: Quote,
+        time: int,
+        channels: set[Channel],
+        *,
+        confirm: bool = False,
     ) -> None:
         tape = quote.tape
         if duration(interval) < tape.interval:
@@ -185,10 +202,14 @@ class PublicStreams:
             return
         changed = {key: value for key, value in shape.items() if before.get(key) != value}
         if changed:
-            self._push(topic, self._envelope(category, topic, "delta", {"symbol": symbol, **changed}), channels)
+            self._push(
+                topic, self._envelope(category, topic, "delta", {"symbol": symbol, **changed}), channels
+            )
 
     def _ticker(self, category: str, symbol: str) -> Json:
-        shape = ticker(self._listing, self._market, category, symbol, self._funding_rate, spot_stream=category == "spot")
+        shape = ticker(
+            self._listing, self._market, category, symbol, self._funding_rate, spot_stream=category == "spot"
+        )
         self._tickers[category, symbol] = shape
         return shape
 

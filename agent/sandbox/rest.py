@@ -59,7 +59,9 @@ class RestDoor:
         payload = spoil(msgspec.json.encode(answer), venue.faults.strike(target, "corrupt", "truncate"))
         return web.Response(body=payload, status=status, content_type="application/json", headers=headers)
 
-    def _answer(self, request: web.Request, body: bytes, headers: dict[str, str]) -> tuple[int, str, Json, Json]:
+    def _answer(
+        self, request: web.Request, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, str, Json, Json]:
         venue = self._venue
         verb, path = request.method, request.path
         if verb == "GET" and (public := PUBLIC.get(path)):
@@ -68,7 +70,9 @@ class RestDoor:
         if endpoint is None:
             known = path in PUBLIC or any(path == other for _, other in PRIVATE)
             raise Refusal(
-                10017, "Route not found." if not known else "Request method not supported.", status=400 if known else 404
+                10017,
+                "Route not found." if not known else "Request method not supported.",
+                status=400 if known else 404,
             )
         if verb == "GET" and body:
             raise Refusal(10001, "a GET request has no body", status=403)

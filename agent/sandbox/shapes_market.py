@@ -82,7 +82,13 @@ def book_data(listing: Listing, category: str, symbol: str, depth: int, number: 
 
 
 def ticker(
-    listing: Listing, market: Market, category: str, symbol: str, funding_rate: Decimal, *, spot_stream: bool = False
+    listing: Listing,
+    market: Market,
+    category: str,
+    symbol: str,
+    funding_rate: Decimal,
+    *,
+    spot_stream: bool = False,
 ) -> Json:
     """A ticker. The spot stream's has no bid and ask, but the index price in USD."""
     quote = market.quotes[symbol]

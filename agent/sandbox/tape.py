@@ -45,9 +45,19 @@ class Tape:
     A bar without a stated turnover gets volume times the mean of its four prices. Raises DataError without bars.
     """
 
-    def __init__(self, symbol: str, interval: int, events: Iterable[Kline | Gap], *, steps: int, seed: int) -> None:
+    def __init__(
+        self, symbol: str, interval: int, events: Iterable[Kline | Gap], *, steps: int, seed: int
+    ) -> None:
         rows = [
-            (k.start, k.open, k.high, k.low, k.close, k.volume, k.turnover if k.turnover == k.turnover else k.volume * _mean(k))
+            (
+                k.start,
+                k.open,
+                k.high,
+                k.low,
+                k.close,
+                k.volume,
+                k.turnover if k.turnover == k.turnover else k.volume * _mean(k),
+            )
             for k in events
             if isinstance(k, Kline)
         ]
@@ -92,7 +102,11 @@ class Tape:
         """Open, one extreme, the other, close, and straight lines between them, rounded as the bar's own prices are."""
         bar = self.bar(index)
         dice = random.Random(f"{self._seed}/{self.symbol}/{index % self._bars_of_file}")
-        turns = (bar.open, bar.low, bar.high, bar.close) if dice.random() < 0.5 else (bar.open, bar.high, bar.low, bar.close)
+        turns = (
+            (bar.open, bar.low, bar.high, bar.close)
+            if dice.random() < 0.5
+            else (bar.open, bar.high, bar.low, bar.close)
+        )
         decimals = max(_decimals(price) for price in turns)
         corners = np.round(np.linspace(0, self.steps - 1, 4)).astype(int)
         prices = np.round(np.interp(np.arange(self.steps), corners, turns), decimals)
@@ -104,7 +118,9 @@ class Tape:
         start = int(self.start[index])
         for step in range(self.steps):
             yield Move(start + (2 * step + 1) * self.interval // (2 * self.steps), self.symbol, index, step)
-        yield Move(start + self.interval + min(CLOSE_DELAY_MS, self.interval // 20), self.symbol, index, self.steps)
+        yield Move(
+            start + self.interval + min(CLOSE_DELAY_MS, self.interval // 20), self.symbol, index, self.steps
+        )
 
     def running(self, index: int, done: int) -> Bar:
         """The bar after its first `done` prices, at least one."""
@@ -114,7 +130,11 @@ class Tape:
         seen = self.path(index)[:done]
         share = done / self.steps
         return bar._replace(
-            high=max(seen), low=min(seen), close=seen[-1], volume=bar.volume * share, turnover=bar.turnover * share
+            high=max(seen),
+            low=min(seen),
+            close=seen[-1],
+            volume=bar.volume * share,
+            turnover=bar.turnover * share,
         )
 
     # -- history -----------------------------------------------------------------------------------------------------
@@ -125,7 +145,9 @@ class Tape:
         first = int(np.searchsorted(self.start, start))
         return self._merge(start, bar_end(interval, start), first, index, self.running(index, done))
 
-    def candles(self, interval: str, index: int, done: int, *, since: int | None, until: int | None, limit: int) -> list[Bar]:
+    def candles(
+        self, interval: str, index: int, done: int, *, since: int | None, until: int | None, limit: int
+    ) -> list[Bar]:
         """Candles up to the running one, newest first, with starts in [since, until].
 
         `limit` counts from `since` on where that is given without `until`, else back from the newest: as the venue does.
@@ -135,7 +157,12 @@ class Tape:
         seen = self.start[: index + 1 if done else index]
         first, past = 0, len(seen)
         if until is not None:
-            past = min(past, int(np.searchsorted(seen, bar_end(interval, int(bar_starts(interval, np.array([until]))[0])))))
+            past = min(
+                past,
+                int(
+                    np.searchsorted(seen, bar_end(interval, int(bar_starts(interval, np.array([until]))[0])))
+                ),
+            )
         if since is not None:
             first = int(np.searchsorted(seen, since))
         elif past:
@@ -143,7 +170,11 @@ class Tape:
             first = int(np.searchsorted(seen, bar_starts(interval, seen[past - 1 : past] - reach)[0]))
         starts = bar_starts(interval, seen[first:past])
         edges = np.flatnonzero(np.diff(starts, prepend=-1)) + first
-        if since is not None and len(edges) and int(bar_starts(interval, seen[edges[0] : edges[0] + 1])[0]) < since:
+        if (
+            since is not None
+            and len(edges)
+            and int(bar_starts(interval, seen[edges[0] : edges[0] + 1])[0]) < since
+        ):
             edges = edges[1:]
         edges = edges[:limit] if since is not None and until is None else edges[max(0, len(edges) - limit) :]
         candles, interval_ms = [], duration(interval)

@@ -35,7 +35,14 @@ class TradeSocket:
         delay = self._venue.options.ack_delay_s
         if op == "ping":
             channel.send(
-                {"retCode": 0, "retMsg": "OK", "op": "pong", "data": [str(self._venue.now())], "connId": channel.id}, "pong"
+                {
+                    "retCode": 0,
+                    "retMsg": "OK",
+                    "op": "pong",
+                    "data": [str(self._venue.now())],
+                    "connId": channel.id,
+                },
+                "pong",
             )
         elif op == "auth":
             channel.send(self._sign_in(channel, message), "auth", delay=delay)
@@ -97,7 +104,12 @@ class TradeSocket:
             raise Refusal(20006, "reqId is duplicate")
         if request:
             self._seen.append(request)
-        if not isinstance(args, list) or len(args) != 1 or not isinstance(args[0], dict) or not isinstance(stated, dict):
+        if (
+            not isinstance(args, list)
+            or len(args) != 1
+            or not isinstance(args[0], dict)
+            or not isinstance(stated, dict)
+        ):
             raise Refusal(10001, "Params Error: header and one element of args are required")
         venue.auth.timestamp(stated.get("X-BAPI-TIMESTAMP"), stated.get("X-BAPI-RECV-WINDOW"))
         path = _OPS[op]

@@ -27,8 +27,14 @@ class Triggers:
         for leg in account.desks["linear"].legs[symbol]:
             if leg.trailing is not None:
                 self._trail(leg, price)
-        for order in [o for o in account.open.values() if o.symbol == symbol and o.conditional and o.trigger is not None]:
-            reached = price >= float(order.trigger or 0) if order.trigger_rises else price <= float(order.trigger or 0)
+        for order in [
+            o for o in account.open.values() if o.symbol == symbol and o.conditional and o.trigger is not None
+        ]:
+            reached = (
+                price >= float(order.trigger or 0)
+                if order.trigger_rises
+                else price <= float(order.trigger or 0)
+            )
             if reached and order.open:
                 self._activate(order)
 
@@ -63,17 +69,32 @@ class Triggers:
             if not price:
                 return
         side = leg.closing_side
-        order = VenueOrder("linear", leg.symbol, side, "Market", qty or abs(leg.held.qty), account.now(), index=leg.index)
+        order = VenueOrder(
+            "linear", leg.symbol, side, "Market", qty or abs(leg.held.qty), account.now(), index=leg.index
+        )
         order.kind = kind if qty is None else f"Partial{kind}"
         order.create_type = f"CreateBy{kind}"
-        order.tif, order.reduce_only, order.close_on_trigger, order.whole_position = "IOC", True, True, qty is None
+        order.tif, order.reduce_only, order.close_on_trigger, order.whole_position = (
+            "IOC",
+            True,
+            True,
+            qty is None,
+        )
         order.trigger, order.trigger_by = price, "LastPrice"
         order.trigger_rises = (kind == "TakeProfit") == (leg.held.qty > 0)
-        order.status, order.updated, order.last_on_created = "Untriggered", account.now(), account.last(leg.symbol)
+        order.status, order.updated, order.last_on_created = (
+            "Untriggered",
+            account.now(),
+            account.last(leg.symbol),
+        )
         account.accept(order)
 
     def set(
-        self, leg: Leg, prices: dict[str, Decimal | None], trailing: Decimal | None, qty: dict[str, Decimal | None]
+        self,
+        leg: Leg,
+        prices: dict[str, Decimal | None],
+        trailing: Decimal | None,
+        qty: dict[str, Decimal | None],
     ) -> None:
         """As position/trading-stop asks: None leaves as it is, 0 takes back."""
         account = self._account
@@ -81,7 +102,9 @@ class Triggers:
             raise parameter("can not set tp/sl/ts for zero position")
         rules = account.listing.instrument("linear", leg.symbol)
         base = account.last(leg.symbol)
-        check_protection(rules, leg.opening_side, base, prices["TakeProfit"] or None, prices["StopLoss"] or None)
+        check_protection(
+            rules, leg.opening_side, base, prices["TakeProfit"] or None, prices["StopLoss"] or None
+        )
         for kind, price in prices.items():
             if price is not None:
                 self.protect(leg, kind, price, qty[kind])
@@ -91,7 +114,9 @@ class Triggers:
 
     def follow(self, leg: Leg, order: VenueOrder) -> None:
         """After a fill: attach the order's own protection, or clear that of a position that is gone."""
-        if not leg.held.qty or any(o.side is not leg.closing_side for kind in _FIELDS for o in self._of(leg, kind)):
+        if not leg.held.qty or any(
+            o.side is not leg.closing_side for kind in _FIELDS for o in self._of(leg, kind)
+        ):
             leg.take_profit = leg.stop_loss = leg.trailing = None
             for kind in _FIELDS:
                 for waiting in self._of(leg, kind):
@@ -106,7 +131,10 @@ class Triggers:
         return [
             o
             for o in orders
-            if o.whole_position and o.conditional and o.kind == kind and (o.symbol, o.index) == (leg.symbol, leg.index)
+            if o.whole_position
+            and o.conditional
+            and o.kind == kind
+            and (o.symbol, o.index) == (leg.symbol, leg.index)
         ]
 
     def _trail(self, leg: Leg, price: float) -> None:
@@ -116,7 +144,13 @@ class Triggers:
         if leg.held.qty and (leg.best - price) * sign >= float(leg.trailing or 0):
             account = self._account
             order = VenueOrder(
-                "linear", leg.symbol, leg.closing_side, "Market", abs(leg.held.qty), account.now(), index=leg.index
+                "linear",
+                leg.symbol,
+                leg.closing_side,
+                "Market",
+                abs(leg.held.qty),
+                account.now(),
+                index=leg.index,
             )
             order.kind, order.create_type, order.tif = "TrailingStop", "CreateByTrailingStop", "IOC"
             order.reduce_only, order.close_on_trigger = True, True

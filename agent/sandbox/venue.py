@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from agent.system.clock import WallClock
 from agent.sandbox.account import Account
 from agent.sandbox.auth import Authenticator
 from agent.sandbox.faults import Faults
@@ -13,6 +12,7 @@ from agent.sandbox.listing import Listing
 from agent.sandbox.market import Market
 from agent.sandbox.options import SandboxOptions
 from agent.sandbox.private_ws import PrivateStreams
+from agent.system.clock import WallClock
 
 
 class Venue:
@@ -35,6 +35,9 @@ class Venue:
         return self.market.clock.now() + self.faults.skew()
 
     def _clocks(self) -> tuple[int, int]:
-        both = (self.market.clock.now(), self.market.clock.now() if self.options.speed == 1 else WallClock().now())
+        both = (
+            self.market.clock.now(),
+            self.market.clock.now() if self.options.speed == 1 else WallClock().now(),
+        )
         skew = self.faults.skew()
         return min(both) + skew, max(both) + skew

@@ -61,7 +61,9 @@ class Wallet:
     def order_margin(self) -> Decimal:
         """Initial margin of all derivative orders that would open something."""
         opening = (order for order in self._resting("linear") if not order.reduce_only)
-        margins = (o.remaining * (o.price or _ZERO) / self._linear.leverage(self._linear.leg_of(o)) for o in opening)
+        margins = (
+            o.remaining * (o.price or _ZERO) / self._linear.leverage(self._linear.leg_of(o)) for o in opening
+        )
         return sum(margins, _ZERO)
 
     def available(self) -> Decimal:
@@ -74,8 +76,17 @@ class Wallet:
     def locked(self, coin: str) -> Decimal:
         """What resting spot orders hold of a coin."""
         if coin == SETTLE_COIN:
-            return sum((o.remaining * (o.price or _ZERO) for o in self._resting("spot") if o.side is Side.BUY), _ZERO)
-        return sum((o.remaining for o in self._resting("spot") if o.side is Side.SELL and split(o.symbol)[0] == coin), _ZERO)
+            return sum(
+                (o.remaining * (o.price or _ZERO) for o in self._resting("spot") if o.side is Side.BUY), _ZERO
+            )
+        return sum(
+            (
+                o.remaining
+                for o in self._resting("spot")
+                if o.side is Side.SELL and split(o.symbol)[0] == coin
+            ),
+            _ZERO,
+        )
 
     def spendable(self) -> Decimal:
         """USDT that another spot order may cost: neither margin in use nor profit that is only on paper."""
@@ -93,7 +104,8 @@ class Wallet:
         """
         buys = (o for o in self._resting("spot") if o.side is Side.BUY)
         costs = (
-            o.remaining * (o.price or o.last_on_created * _SLACK) * (1 + self._spot.rules[o.symbol].taker_fee) for o in buys
+            o.remaining * (o.price or o.last_on_created * _SLACK) * (1 + self._spot.rules[o.symbol].taker_fee)
+            for o in buys
         )
         cash = self._spot.portfolio.cash
         missing = min(sum(costs, _ZERO), (cash + max(_ZERO, self.available())) * _WITH_FEE) - cash
@@ -128,9 +140,16 @@ class Wallet:
         """A coin other than USDT, owned or not."""
         owned = self.holdings(coin)
         value = sum(
-            (leg.held.qty * leg.held.mark_decimal for leg in self._spot.open_legs() if split(leg.symbol)[0] == coin), _ZERO
+            (
+                leg.held.qty * leg.held.mark_decimal
+                for leg in self._spot.open_legs()
+                if split(leg.symbol)[0] == coin
+            ),
+            _ZERO,
         )
         return Balance(coin, owned, owned, value, self.locked(coin))
 
     def _resting(self, category: str) -> list[VenueOrder]:
-        return [order for order in self._open.values() if order.category == category and not order.conditional]
+        return [
+            order for order in self._open.values() if order.category == category and not order.conditional
+        ]

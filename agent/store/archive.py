@@ -17,16 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from sqlalchemy import delete, func, insert, select, update
 
-from agent.system.clock import Clock
 from agent.core.errors import DataError, StoreError
-from agent.data.parquet_files import write_parquet
 from agent.data.columns import content_hash
+from agent.data.parquet_files import write_parquet
 from agent.store.database import Database
 from agent.store.files import PRIVATE_FILE, make_private_folder
 from agent.store.journal import JournalRow, find_archive, find_segments, read_rows
 from agent.store.queries import list_runs
 from agent.store.runs import Archive, Run, RunKind, RunStatus
 from agent.store.tables import archives, journal
+from agent.system.clock import Clock
 
 BATCH: Final = 20_000
 """Rows of a row group, and of a transaction that deletes: short, since the agent may be writing."""
@@ -102,14 +102,18 @@ def prune(database: Database, run_id: str, clock: Clock, progress: Progress | No
     if archive.pruned_at is None:
         _compare(database, run_id, archive, None)
         with database.write() as connection:
-            connection.execute(update(archives).where(archives.c.run_id == run_id).values(pruned_at=clock.now()))
+            connection.execute(
+                update(archives).where(archives.c.run_id == run_id).values(pruned_at=clock.now())
+            )
     gone = 0
     while True:
         with database.write() as connection:
             last = connection.scalar(select(func.max(journal.c.seq)).where(journal.c.run_id == run_id))
             if last is None:
                 return gone
-            rows = connection.execute(delete(journal).where(journal.c.run_id == run_id, journal.c.seq > last - BATCH)).rowcount
+            rows = connection.execute(
+                delete(journal).where(journal.c.run_id == run_id, journal.c.seq > last - BATCH)
+            ).rowcount
         gone += rows
         if progress:
             progress(rows)
@@ -137,7 +141,9 @@ def read_file(path: Path, sha256: str, run_id: str, from_seq: int = 1) -> Iterat
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 yield from (JournalRow(*row) for row in rows if row[0] >= from_seq)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{path}: the archive of run {run_id} can't be read: {error}", hint="restore it") from None
+        raise StoreError(
+            f"{path}: the archive of run {run_id} can't be read: {error}", hint="restore it"
+        ) from None
 
 
 def check_file(path: Path, sha256: str, run_id: str) -> None:
@@ -152,7 +158,9 @@ def check_file(path: Path, sha256: str, run_id: str) -> None:
     except DataError as error:
         raise StoreError(error.message) from None
     if found != sha256:
-        raise StoreError(f"{path}, the archive of run {run_id}, has changed", hint=f"it was SHA-256 {sha256}; restore it")
+        raise StoreError(
+            f"{path}, the archive of run {run_id}, has changed", hint=f"it was SHA-256 {sha256}; restore it"
+        )
 
 
 def _moved(database: Database, run_id: str, archive: Archive, path: Path) -> Archive:
@@ -178,7 +186,9 @@ def _compare(database: Database, run_id: str, archive: Archive, progress: Progre
         if progress and seq % BATCH == 0:
             progress(BATCH)
     if seq != archive.events:
-        raise StoreError(f"{archive.path} holds {seq} events of run {run_id}, not {archive.events}; nothing was pruned")
+        raise StoreError(
+            f"{archive.path} holds {seq} events of run {run_id}, not {archive.events}; nothing was pruned"
+        )
     if progress:
         progress(seq % BATCH)
 
@@ -190,7 +200,10 @@ def _tables(rows: Iterable[JournalRow], progress: Progress | None) -> Iterator[p
         if progress:
             progress(len(waiting))
         columns = zip(*waiting, strict=True)
-        return pa.table([pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)], schema=_SCHEMA)
+        return pa.table(
+            [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)],
+            schema=_SCHEMA,
+        )
 
     for row in rows:
         waiting.append(row)

@@ -70,7 +70,9 @@ def look_through(file: Path) -> Holding:
             check_integrity(connection, str(file))
             return _holding(connection, file)
     except sqlite3.Error as error:
-        raise StoreError(f"{file}: {error}", hint="it is no store of Tapewire, or damaged; take another copy") from error
+        raise StoreError(
+            f"{file}: {error}", hint="it is no store of Tapewire, or damaged; take another copy"
+        ) from error
 
 
 def check_integrity(connection: sqlite3.Connection, name: str) -> None:
@@ -80,7 +82,10 @@ def check_integrity(connection: sqlite3.Connection, name: str) -> None:
         raise StoreError(f"{name} is damaged: {'; '.join(found)}", hint="take another copy")
     orphan = connection.execute("PRAGMA foreign_key_check").fetchone()
     if orphan:
-        raise StoreError(f"{name} is damaged: a row of {orphan[0]} belongs to no row of {orphan[2]}", hint="take another copy")
+        raise StoreError(
+            f"{name} is damaged: a row of {orphan[0]} belongs to no row of {orphan[2]}",
+            hint="take another copy",
+        )
 
 
 def put_back(backup: Path, store: Path, progress: Progress | None = None) -> tuple[Holding, Path | None]:
@@ -96,7 +101,8 @@ def put_back(backup: Path, store: Path, progress: Progress | None = None) -> tup
         holding = look_through(unfinished)
         check_known(holding.schema, str(backup))
         kept = _set_aside(store)
-        _note_restore(backup, unfinished, store)  # before the store: a restore that ends in between is noticed too
+        # before the store: a restore that ends in between is noticed too
+        _note_restore(backup, unfinished, store)
         unfinished.replace(store)
         _sync_folder(store.parent)
     return msgspec.structs.replace(holding, file=str(store)), kept
@@ -117,7 +123,11 @@ def _note_restore(backup: Path, copy: Path, store: Path) -> None:
         mark = Mark(run[0], UNKNOWN_SEQ)
     made = datetime.fromtimestamp(backup.stat().st_mtime, UTC)
     file = MarkFile(path, sync_every=0)
-    file.write(msgspec.structs.replace(mark, restored=f"from a backup of {made:%Y-%m-%dT%H:%M:%SZ} ({backup.name[:40]})"))
+    file.write(
+        msgspec.structs.replace(
+            mark, restored=f"from a backup of {made:%Y-%m-%dT%H:%M:%SZ} ({backup.name[:40]})"
+        )
+    )
     file.close()
     if file.error:
         raise StoreError(f"{path} can't be written: {file.error}", hint="check free space and rights")
@@ -137,7 +147,9 @@ def _set_aside(store: Path) -> Path | None:
             if side.exists():
                 side.rename(kept.with_name(kept.name + suffix))
     except OSError as error:
-        raise StoreError(f"{store} can't be put aside: {error.strerror}", hint="check free space and rights") from None
+        raise StoreError(
+            f"{store} can't be put aside: {error.strerror}", hint="check free space and rights"
+        ) from None
     return kept
 
 
@@ -149,7 +161,8 @@ def _fold_log(store: Path) -> None:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise SafetyError(
-                    f"{store} is open in another process", hint="end it first: the agent, a report, a dashboard"
+                    f"{store} is open in another process",
+                    hint="end it first: the agent, a report, a dashboard",
                 ) from None
             raise
 
@@ -166,15 +179,20 @@ def _copy(source: Path, target: Path, progress: Progress | None) -> None:
             reading.execute("BEGIN")
             reading.execute("SELECT count(*) FROM sqlite_master").fetchone()
             reading.backup(writing, pages=PAGES, progress=tell, sleep=0)
-            writing.execute("PRAGMA journal_mode=DELETE").fetchone()  # one file, which can be read where nothing can be written
+            # one file, which can be read where nothing can be written
+            writing.execute("PRAGMA journal_mode=DELETE").fetchone()
         with target.open("rb") as file:
             os.fsync(file.fileno())
     except sqlite3.Error as error:
-        raise StoreError(f"{source} can't be copied to {target.parent}: {error}", hint="check both, and free space") from error
+        raise StoreError(
+            f"{source} can't be copied to {target.parent}: {error}", hint="check both, and free space"
+        ) from error
 
 
 def _reading(source: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10, isolation_level=None)
+    return sqlite3.connect(
+        f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=10, isolation_level=None
+    )
 
 
 @contextmanager
@@ -184,7 +202,9 @@ def _beside(target: Path) -> Iterator[Path]:
         with unfinished_copy(target) as unfinished:
             yield unfinished
     except OSError as error:
-        raise StoreError(f"{target} can't be written: {error.strerror or error}", hint="check free space and rights") from error
+        raise StoreError(
+            f"{target} can't be written: {error.strerror or error}", hint="check free space and rights"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

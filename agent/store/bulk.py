@@ -13,7 +13,8 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, 
     """Insert `rows`, whose values stand in the order of the table's columns."""
     sql, processors = _statement(table, connection.dialect)
     columns = (
-        map(process, column) if process else column for process, column in zip(processors, zip(*rows, strict=True), strict=True)
+        map(process, column) if process else column
+        for process, column in zip(processors, zip(*rows, strict=True), strict=True)
     )
     connection.exec_driver_sql(sql, list(zip(*columns, strict=True)))
 

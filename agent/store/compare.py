@@ -94,7 +94,9 @@ class Comparison:
                 )
         return self.divergence
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """Follows from the decisions: not compared."""
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:

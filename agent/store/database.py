@@ -34,18 +34,27 @@ _UPGRADE_LOCK: Final = 0x7A9E
 _OPEN_HINT: Final = "give this user the right to read and write the file and its folder"
 _BUSY_HINT: Final = "wait for the other run to end, or give this one its own store.url"
 _CAUSES: Final[dict[str, tuple[str, str]]] = {
-    "SQLITE_FULL": ("the disk is full", "free some space, or name another place in store.url; what was committed is safe"),
+    "SQLITE_FULL": (
+        "the disk is full",
+        "free some space, or name another place in store.url; what was committed is safe",
+    ),
     "SQLITE_READONLY": ("it is read-only", _OPEN_HINT),
     "SQLITE_CANTOPEN": ("the file can't be opened", _OPEN_HINT),
     "SQLITE_PERM": ("access is denied", _OPEN_HINT),
     "SQLITE_BUSY": ("another process is writing to it", _BUSY_HINT),
     "SQLITE_LOCKED": ("another process is writing to it", _BUSY_HINT),
-    "SQLITE_CORRUPT": ("the file is damaged", "put a backup in its place, or move it away to begin a new one"),
+    "SQLITE_CORRUPT": (
+        "the file is damaged",
+        "put a backup in its place, or move it away to begin a new one",
+    ),
     "SQLITE_NOTADB": ("the file is not an SQLite database", "name another file in store.url"),
     "SQLITE_IOERR": ("the disk failed", "check the disk; network folders are not fit for SQLite"),
     "53100": ("the server's disk is full", "free some space on the server; what was committed is safe"),
     "25006": ("the server is read-only", "name the primary server in store.url"),
-    "42501": ("this user may not do that", "grant the user of store.url the right to create and write tables"),
+    "42501": (
+        "this user may not do that",
+        "grant the user of store.url the right to create and write tables",
+    ),
 }
 """SQLite's primary result code, or PostgreSQL's SQLSTATE: what happened, and what to do."""
 
@@ -80,7 +89,9 @@ class Database:
                 json_deserializer=msgspec.json.decode,
             )
         except NoSuchModuleError:
-            raise ConfigError(f"store.url: there is no database called {url.drivername!r}", hint=_URL_HINT) from None
+            raise ConfigError(
+                f"store.url: there is no database called {url.drivername!r}", hint=_URL_HINT
+            ) from None
         except ModuleNotFoundError as error:
             hint = "pip install 'tapewire[postgres]'"
             raise StoreError(f"{self.name}: the driver {error.name} is missing", hint=hint) from None
@@ -112,14 +123,18 @@ class Database:
         """
         if not self.is_sqlite:
             with self.read() as connection:
-                settings = {name: connection.scalar(text(f"SHOW {name}")) for name in ("synchronous_commit", "fsync")}
+                settings = {
+                    name: connection.scalar(text(f"SHOW {name}")) for name in ("synchronous_commit", "fsync")
+                }
             if settings["synchronous_commit"] == "off":
                 raise SafetyError(
                     f"{self.name}: synchronous_commit is off: after a power cut the server lacks commits that orders followed from",
                     hint="ALTER ROLE … SET synchronous_commit = on, or another level that waits for the server's disk",
                 )
             if settings["fsync"] == "off":
-                _log.warning("the server of the store doesn't wait for its disk: fsync is off", store=self.name)
+                _log.warning(
+                    "the server of the store doesn't wait for its disk: fsync is off", store=self.name
+                )
             self.synced = settings["fsync"] != "off"
         elif self.file is not None and not self.synced:
             self.synced = True
@@ -148,13 +163,15 @@ class Database:
             found = self.file.stat()
         except OSError as error:
             raise StoreUnavailable(
-                f"{self.name}: the file is gone: {error.strerror}", hint="put back what was moved; a copy is another file"
+                f"{self.name}: the file is gone: {error.strerror}",
+                hint="put back what was moved; a copy is another file",
             ) from None
         place = (found.st_dev, found.st_ino)
         self._place = self._place or place
         if place != self._place:
             raise StoreUnavailable(
-                f"{self.name}: another file has taken its place", hint="put back the first, or restart with the second"
+                f"{self.name}: another file has taken its place",
+                hint="put back the first, or restart with the second",
             )
         if not found.st_mode & (S_IWUSR | S_IWGRP | S_IWOTH):
             raise StoreUnavailable(f"{self.name}: {_CAUSES['SQLITE_READONLY'][0]}", hint=_OPEN_HINT)
@@ -195,7 +212,8 @@ def open_database(url: str, *, create: bool = True, lock_timeout: float = LOCK_T
     """
     database = _connect(url, lock_timeout)
     missing = StoreError(
-        f"{database.name}: there is no such store yet", hint="a backtest makes it; or name another in store.url"
+        f"{database.name}: there is no such store yet",
+        hint="a backtest makes it; or name another in store.url",
     )
     if database.file is not None and not database.file.exists():
         _check_emptiness(database)
@@ -208,7 +226,8 @@ def open_database(url: str, *, create: bool = True, lock_timeout: float = LOCK_T
         return database
     if current is not None:
         raise StoreError(
-            f"{database.name}: its schema {current} is older than this program's {needed}", hint="run: tapewire db upgrade"
+            f"{database.name}: its schema {current} is older than this program's {needed}",
+            hint="run: tapewire db upgrade",
         )
     _check_emptiness(database)
     if not create:
@@ -252,11 +271,16 @@ def _upgrade(database: Database, progress: Progress | None = None) -> Upgrade:
         backup = None
         if before != needed:
             if before is not None and database.file is not None:
-                backup = database.file.with_name(f"{database.file.name}.{before}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
+                backup = database.file.with_name(
+                    f"{database.file.name}.{before}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup"
+                )
                 back_up(database.file, backup, progress)
             migrate(connection)
-            if backup is not None:  # nothing is committed that isn't sound: there is nothing to take back then
-                check_integrity(cast(sqlite3.Connection, connection.connection.driver_connection), database.name)
+            # nothing is committed that isn't sound: there is nothing to take back then
+            if backup is not None:
+                check_integrity(
+                    cast(sqlite3.Connection, connection.connection.driver_connection), database.name
+                )
     return Upgrade(before, needed, backup)
 
 
@@ -278,7 +302,8 @@ def store_file(url: str, instead: str) -> Path:
     file = sqlite_file(url)
     if file is None:
         raise UsageError(
-            f"{make_url(url).render_as_string()} is no SQLite file", hint=f"its server has a tool for that: {instead}"
+            f"{make_url(url).render_as_string()} is no SQLite file",
+            hint=f"its server has a tool for that: {instead}",
         )
     return file
 
@@ -325,5 +350,9 @@ def _explain(name: str, error: BaseException) -> StoreError:
     code = "_".join(sqlite_name.split("_")[:2]) if sqlite_name else getattr(error, "sqlstate", None)
     what, hint = _CAUSES.get(code or "", (" ".join(str(error).split()), ""))
     # A server that is gone gives no code at all
-    passing = code.startswith(_PASSING) if code else isinstance(error, Exception) and type(error).__name__ == "OperationalError"
+    passing = (
+        code.startswith(_PASSING)
+        if code
+        else isinstance(error, Exception) and type(error).__name__ == "OperationalError"
+    )
     return (StoreUnavailable if passing else StoreError)(f"{name}: {what}", hint=hint)

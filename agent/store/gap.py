@@ -53,7 +53,8 @@ def find_gap(database: Database, path: Path | None, only: str = "") -> StoreGap 
     if path is None:
         return None
     try:
-        mark = read_mark(path)  # before the journal: beside a running agent the journal may be ahead, never behind
+        # before the journal: beside a running agent the journal may be ahead, never behind
+        mark = read_mark(path)
     except StoreError as error:
         return None if only else StoreGap("", UNKNOWN_SEQ, UNKNOWN_SEQ, "", error.message)
     if mark is None or not mark.run or only not in ("", mark.run):

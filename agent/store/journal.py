@@ -64,7 +64,9 @@ class Journal:
     def last_at(self) -> int:
         """`available_at` of the last event that is safe, UTC ms; 0 without one. Raises StoreError."""
         with self._database.read() as connection:
-            last = connection.scalar(select(func.max(journal.c.available_at)).where(journal.c.run_id == self._run_id))
+            last = connection.scalar(
+                select(func.max(journal.c.available_at)).where(journal.c.run_id == self._run_id)
+            )
         return last or 0
 
     def holds(self, count: int) -> bool:
@@ -132,7 +134,9 @@ def _digest_at(database: Database, run_id: str, seq: int) -> tuple[JournalDigest
     base = seq // BLOCK * BLOCK
     stored: bytes | None = bytes(DIGEST_SIZE)
     if base:
-        query = select(journal_digests.c.digest).where(journal_digests.c.run_id == run_id, journal_digests.c.seq == base)
+        query = select(journal_digests.c.digest).where(
+            journal_digests.c.run_id == run_id, journal_digests.c.seq == base
+        )
         with database.read() as connection:
             stored = connection.scalar(query)
     found = JournalDigest(base, UNKNOWN if stored is None else stored)
@@ -141,7 +145,9 @@ def _digest_at(database: Database, run_id: str, seq: int) -> tuple[JournalDigest
             if row.seq > seq:
                 break
             if not isinstance(row.payload, bytes):
-                raise StoreError(f"{database.name}: the journal of run {run_id}: event {row.seq} is damaged", hint=_HINT)
+                raise StoreError(
+                    f"{database.name}: the journal of run {run_id}: event {row.seq} is damaged", hint=_HINT
+                )
             found.add(row.payload)
     return found, stored is not None
 
@@ -159,7 +165,9 @@ def read_journal(database: Database, run_id: str, from_seq: int = 1) -> Iterator
         if seq != expected:
             raise StoreError(f"{where} lacks event {expected}", hint=_HINT)
         if not isinstance(payload, bytes):
-            raise StoreError(f"{where} has a damaged event {seq}: its payload is {type(payload).__name__}", hint=_HINT)
+            raise StoreError(
+                f"{where} has a damaged event {seq}: its payload is {type(payload).__name__}", hint=_HINT
+            )
         if known is not None:
             known.add(payload)
         if following is not None and seq == following[0]:
@@ -204,21 +212,33 @@ def _stored_digests(database: Database, run_id: str, from_seq: int) -> Iterator[
     yield from ((int(seq), bytes(digest)) for seq, digest in rows)
 
 
-def read_rows(database: Database, run_id: str, from_seq: int = 1, *, stored: bool = False) -> Iterator[JournalRow]:
+def read_rows(
+    database: Database, run_id: str, from_seq: int = 1, *, stored: bool = False
+) -> Iterator[JournalRow]:
     """The rows as they are, streamed; with `stored` those of the database, whatever is in an archive. Raises StoreError."""
-    if not stored and (archive := find_archive(database, run_id)) is not None and archive.pruned_at is not None:
+    if (
+        not stored
+        and (archive := find_archive(database, run_id)) is not None
+        and archive.pruned_at is not None
+    ):
         from agent.store.archive import read_archive  # pyarrow is for those who need it
 
         yield from read_archive(archive, run_id, from_seq)
         return
     while True:
         with database.read() as connection:
-            pruned = [] if stored else [one for one in _segments(connection, run_id) if one.pruned_at and one.last >= from_seq]
+            pruned = (
+                []
+                if stored
+                else [one for one in _segments(connection, run_id) if one.pruned_at and one.last >= from_seq]
+            )
             if not pruned:
                 query = select(*(journal.c[name] for name in JournalRow._fields)).where(
                     journal.c.run_id == run_id, journal.c.seq >= from_seq
                 )
-                for row in connection.execute(query.order_by(journal.c.seq).execution_options(yield_per=1000)):
+                for row in connection.execute(
+                    query.order_by(journal.c.seq).execution_options(yield_per=1000)
+                ):
                     yield JournalRow(*row)
                 return
         from agent.store.archive import read_file
@@ -242,7 +262,9 @@ def _segments(connection: Connection, run_id: str) -> list[Segment]:
 
 def find_archive(database: Database, run_id: str) -> Archive | None:
     """Where the run's journal was copied to; None: nowhere."""
-    query = select(*(archives.c[name] for name in Archive.__struct_fields__)).where(archives.c.run_id == run_id)
+    query = select(*(archives.c[name] for name in Archive.__struct_fields__)).where(
+        archives.c.run_id == run_id
+    )
     with database.read() as connection:
         row = connection.execute(query).one_or_none()
     return None if row is None else Archive(*row)

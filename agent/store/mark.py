@@ -58,10 +58,14 @@ def read_mark(path: Path) -> Mark | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise StoreError(f"{path} can't be read: {error.strerror}", hint="give this user the right to read it") from None
+        raise StoreError(
+            f"{path} can't be read: {error.strerror}", hint="give this user the right to read it"
+        ) from None
     found = [mark for start in (0, _SLOT) if (mark := _decode(content[start : start + _SLOT])) is not None]
     if not found and content.strip(b"\0"):
-        raise StoreError(f"{path} is damaged: how far the run was recorded is not known", hint="remove it to go on without")
+        raise StoreError(
+            f"{path} is damaged: how far the run was recorded is not known", hint="remove it to go on without"
+        )
     return max(found, key=lambda mark: mark.write, default=None)
 
 
@@ -102,7 +106,9 @@ class MarkFile:
         except OSError as error:
             self.failures += 1
             if not self.error:
-                _log.warning("the mark beside the store can't be written", file=str(self.path), reason=error.strerror)
+                _log.warning(
+                    "the mark beside the store can't be written", file=str(self.path), reason=error.strerror
+                )
             self.error = error.strerror or str(error)
             self.close()
             return

@@ -37,7 +37,9 @@ class Recorded(NamedTuple):
 
 def list_runs(database: Database, limit: int | None = None) -> list[Run]:
     """The runs, newest first."""
-    return _runs(database, _RUNS.order_by(tables.runs.c.started_at.desc(), tables.runs.c.id.desc()).limit(limit))
+    return _runs(
+        database, _RUNS.order_by(tables.runs.c.started_at.desc(), tables.runs.c.id.desc()).limit(limit)
+    )
 
 
 def find_run(database: Database, which: str = "latest") -> Run:
@@ -45,7 +47,10 @@ def find_run(database: Database, which: str = "latest") -> Run:
     if which == "latest":
         found = list_runs(database, 1)
     else:
-        found = _runs(database, _RUNS.where(tables.runs.c.id.startswith(which, autoescape=True)).order_by(tables.runs.c.id))
+        found = _runs(
+            database,
+            _RUNS.where(tables.runs.c.id.startswith(which, autoescape=True)).order_by(tables.runs.c.id),
+        )
         found = [run for run in found if run.id == which] or found
     if len(found) == 1:
         return found[0]
@@ -68,7 +73,9 @@ def read_rows(database: Database, run_id: str, kind: type[_S]) -> Iterator[_S]:
 def read_decisions(database: Database, run_id: str, from_seq: int = 1) -> Iterator[Recorded]:
     """A run's decisions from number `from_seq` on, in the order in which they were taken, streamed: memory doesn't grow with them."""
     with database.read() as connection:
-        streams = (_recorded(connection, run_id, kind, table, from_seq) for kind, table in tables.DECISIONS.items())
+        streams = (
+            _recorded(connection, run_id, kind, table, from_seq) for kind, table in tables.DECISIONS.items()
+        )
         yield from merge(*streams, key=attrgetter("seq"))
 
 
@@ -78,9 +85,13 @@ def frame(database: Database, run_id: str, name: str) -> pd.DataFrame:
 
     table = tables.metadata.tables[name]
     columns = [column for column in table.columns if column.name not in ("run_id", "digest")]
-    as_text = [type_coerce(c, Text).label(c.name) if isinstance(c.type, Exact | Choice) else c for c in columns]
+    as_text = [
+        type_coerce(c, Text).label(c.name) if isinstance(c.type, Exact | Choice) else c for c in columns
+    ]
     with database.read() as connection:
-        result = pd.DataFrame(_stream(connection, table, run_id, as_text), columns=[column.name for column in columns])
+        result = pd.DataFrame(
+            _stream(connection, table, run_id, as_text), columns=[column.name for column in columns]
+        )
     return result.astype({column.name: float for column in columns if isinstance(column.type, Exact | Real)})
 
 
@@ -89,14 +100,25 @@ def _runs(database: Database, query: Select[Any]) -> list[Run]:
         return [Run(*values) for values in _readable(connection, tables.runs, query)]
 
 
-def _recorded(connection: Connection, run_id: str, kind: type[Decision], table: Table, from_seq: int) -> Iterator[Recorded]:
-    columns = [table.c.seq, table.c.event_seq, table.c.digest, *(table.c[name] for name in kind.__struct_fields__)]
+def _recorded(
+    connection: Connection, run_id: str, kind: type[Decision], table: Table, from_seq: int
+) -> Iterator[Recorded]:
+    columns = [
+        table.c.seq,
+        table.c.event_seq,
+        table.c.digest,
+        *(table.c[name] for name in kind.__struct_fields__),
+    ]
     for seq, event_seq, digest, *values in _stream(connection, table, run_id, columns, from_seq):
         yield Recorded(seq, event_seq, digest, kind(*values))
 
 
 def _stream(
-    connection: Connection, table: Table, run_id: str, columns: Sequence[ColumnElement[Any]], from_seq: int = 1
+    connection: Connection,
+    table: Table,
+    run_id: str,
+    columns: Sequence[ColumnElement[Any]],
+    from_seq: int = 1,
 ) -> Iterator[Sequence[Any]]:
     query = select(*columns).where(table.c.run_id == run_id, table.c.seq >= from_seq).order_by(table.c.seq)
     return _readable(connection, table, query.execution_options(yield_per=1000))
@@ -108,5 +130,6 @@ def _readable(connection: Connection, table: Table, query: Select[Any]) -> Itera
         yield from connection.execute(query)
     except (ValueError, ArithmeticError) as error:
         raise StoreError(
-            f"a row of {table.name} in {connection.engine.url.render_as_string()} is damaged: {error}", hint="restore a backup"
+            f"a row of {table.name} in {connection.engine.url.render_as_string()} is damaged: {error}",
+            hint="restore a backup",
         ) from error

@@ -12,17 +12,17 @@ from typing import Any, Final, NamedTuple, Self
 from msgspec.structs import asdict, astuple, replace
 from sqlalchemy import Connection, Table, func, insert, select, update
 
-from agent.system.clock import Clock, WallClock
 from agent.core.errors import StoreError, TapewireError
 from agent.core.events import Decision, News, Sentiment
-from agent.data.text import one_line
 from agent.core.masking import mask
+from agent.data.text import one_line
 from agent.store import tables
 from agent.store.bulk import insert_rows
 from agent.store.chain import DecisionChain
 from agent.store.database import Database
 from agent.store.queries import Recorded, read_decisions
 from agent.store.runs import Run, RunStatus
+from agent.system.clock import Clock, WallClock
 
 BATCH = 5_000
 """Rows of a backtest kept in memory before they are committed."""
@@ -51,7 +51,13 @@ class Recorder:
     """
 
     def __init__(
-        self, database: Database, run: Run, *, resume: bool = False, clock: Clock | None = None, batch: int | None = BATCH
+        self,
+        database: Database,
+        run: Run,
+        *,
+        resume: bool = False,
+        clock: Clock | None = None,
+        batch: int | None = BATCH,
     ) -> None:
         self.run = run
         self.event_seq = 0
@@ -84,15 +90,21 @@ class Recorder:
     @property
     def position(self) -> Position:
         """Where it is now."""
-        rows = {str(table.name): self._counts[table] for table in (tables.news, tables.sentiments, tables.equity)}
+        rows = {
+            str(table.name): self._counts[table] for table in (tables.news, tables.sentiments, tables.equity)
+        }
         return Position(self._chain.digest, self._chain.count, rows)
 
     def go_on(self, position: Position) -> None:
         """As if all up to `position` had been told again. Raises StoreError if the record doesn't lead there."""
         recorded = read_decisions(self._database, self.run.id, max(position.decisions, 1))
         last = next(recorded, None) if position.decisions else None
-        if position.decisions and (last is None or (last.seq, last.digest) != (position.decisions, position.digest)):
-            raise StoreError(f"run {self.run.id} has no decision {position.decisions} with the digest {position.digest.hex()}")
+        if position.decisions and (
+            last is None or (last.seq, last.digest) != (position.decisions, position.digest)
+        ):
+            raise StoreError(
+                f"run {self.run.id} has no decision {position.decisions} with the digest {position.digest.hex()}"
+            )
         self._forget()
         self._chain.digest, self._chain.count = position.digest, position.decisions
         for table in (tables.news, tables.sentiments, tables.equity):
@@ -106,9 +118,13 @@ class Recorder:
         if self._expected is not None:
             self._recognise(digest, decision)
             return
-        self._add(tables.DECISIONS[type(decision)], self._chain.count, self.event_seq, digest, *astuple(decision))
+        self._add(
+            tables.DECISIONS[type(decision)], self._chain.count, self.event_seq, digest, *astuple(decision)
+        )
 
-    def equity(self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]) -> None:
+    def equity(
+        self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
+    ) -> None:
         """A row in `equity` for each sample."""
         for sample in zip(ts, equity, cash, exposure, strict=True):
             self._add(tables.equity, self._next(tables.equity), *sample)
@@ -162,7 +178,9 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+    def __exit__(
+        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
+    ) -> None:
         if self.run.status is not RunStatus.RUNNING:
             return
         status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED

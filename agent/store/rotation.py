@@ -45,7 +45,9 @@ class Rotation(msgspec.Struct, frozen=True):
     removed: tuple[str, ...]  # old copies that were removed
 
 
-def rotate(source: Path, folder: Path, policy: BackupConfig, now: datetime, progress: Progress | None = None) -> Rotation:
+def rotate(
+    source: Path, folder: Path, policy: BackupConfig, now: datetime, progress: Progress | None = None
+) -> Rotation:
     """Back up the store `source` and its archives to `folder`, then remove old copies. Raises like `back_up`.
 
     Copies are named by their time, UTC; other files in the folder are left alone.
@@ -69,9 +71,14 @@ def archive_files(store: Path) -> list[ArchiveFile]:
     """The archives that a store's file names. Raises StoreError if it can't be read."""
     try:
         with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")} & {"archives", "segments"}
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")} & {
+                "archives",
+                "segments",
+            }
             return [
-                ArchiveFile(*row) for table in sorted(tables) for row in connection.execute(f"SELECT path, sha256 FROM {table}")
+                ArchiveFile(*row)
+                for table in sorted(tables)
+                for row in connection.execute(f"SELECT path, sha256 FROM {table}")
             ]
     except sqlite3.Error as error:
         raise StoreError(f"{store}: {error}") from error
@@ -90,7 +97,9 @@ def put_archive(source: Path, place: Path, sha256: str) -> None:
             with unfinished.open("rb") as file:
                 os.fsync(file.fileno())
         if content_hash(unfinished) != sha256:
-            raise StoreError(f"{source}, an archive of a journal, has changed", hint=f"it was SHA-256 {sha256}; restore it")
+            raise StoreError(
+                f"{source}, an archive of a journal, has changed", hint=f"it was SHA-256 {sha256}; restore it"
+            )
         unfinished.replace(place)
     except (OSError, DataError) as error:
         raise StoreError(f"{place} can't be written: {error}", hint="check free space and rights") from None

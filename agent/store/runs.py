@@ -45,7 +45,8 @@ class Run(msgspec.Struct, frozen=True):
     params: dict[str, Any] = {}  # of the strategy, defaults included
     config: dict[str, Any] = {}  # as it was when the run began
     version: str = ""  # of Tapewire
-    versions: dict[str, str] = {}  # of what it was computed with: python, numpy, onnxruntime, the model's fingerprint …
+    # of what it was computed with: python, numpy, onnxruntime, the model's fingerprint …
+    versions: dict[str, str] = {}
     inputs: tuple[InputFile, ...] = ()
     stamps: tuple[str, ...] = ()  # what every report must show, e.g. LEAKED
     status: RunStatus = RunStatus.RUNNING

@@ -30,7 +30,9 @@ def schema_state(connection: Connection, name: str) -> SchemaState:
     needed = scripts.as_revision_number("head")
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None and inspect(connection).get_table_names():
-        raise StoreError(f"{name}: holds tables that are not Tapewire's", hint="name another database in store.url")
+        raise StoreError(
+            f"{name}: holds tables that are not Tapewire's", hint="name another database in store.url"
+        )
     if current is not None:
         check_known(current, name)
     return SchemaState(current, str(needed))

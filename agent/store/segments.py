@@ -16,7 +16,6 @@ from typing import Final
 import msgspec
 from sqlalchemy import delete, func, insert, select, update
 
-from agent.system.clock import Clock
 from agent.core.errors import StoreError
 from agent.data.columns import content_hash
 from agent.store.archive import Progress, check_file, read_file, write_rows
@@ -25,6 +24,7 @@ from agent.store.journal import find_segments, read_rows
 from agent.store.runs import Run, Segment
 from agent.store.snapshots import SnapshotInfo, list_snapshots
 from agent.store.tables import journal, segments
+from agent.system.clock import Clock
 
 _BATCH: Final = 2_000  # rows per delete transaction: the agent waits for it
 _REST: Final = 0.02  # seconds between two of them
@@ -79,7 +79,9 @@ def _archive(
 
 
 def _compare(database: Database, run_id: str, segment: Segment) -> None:
-    stored = takewhile(lambda row: row.seq <= segment.last, read_rows(database, run_id, segment.first, stored=True))
+    stored = takewhile(
+        lambda row: row.seq <= segment.last, read_rows(database, run_id, segment.first, stored=True)
+    )
     expected = segment.first
     for one, other in zip_longest(stored, read_file(Path(segment.path), segment.sha256, run_id)):
         if one is None or one != other or one.seq != expected:

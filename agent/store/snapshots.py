@@ -58,14 +58,26 @@ def write_snapshot(
     """
     payload = zlib.compress(msgspec.msgpack.encode(snapshot.parts), 1)
     info = SnapshotInfo(
-        snapshot.seq, snapshot.created_at, snapshot.fingerprint, snapshot.state, snapshot.boundary, len(payload), ""
+        snapshot.seq,
+        snapshot.created_at,
+        snapshot.fingerprint,
+        snapshot.state,
+        snapshot.boundary,
+        len(payload),
+        "",
     )
     info = msgspec.structs.replace(info, digest=_digest(run_id, info, payload))
     ours = snapshots.c.run_id == run_id
     with database.write() as connection:
         connection.execute(delete(snapshots).where(ours, snapshots.c.seq == snapshot.seq))
-        connection.execute(insert(snapshots).values(run_id=run_id, payload=payload, **msgspec.structs.asdict(info)))
-        passing = select(snapshots.c.seq).where(ours, snapshots.c.boundary.is_(False)).order_by(snapshots.c.seq.desc())
+        connection.execute(
+            insert(snapshots).values(run_id=run_id, payload=payload, **msgspec.structs.asdict(info))
+        )
+        passing = (
+            select(snapshots.c.seq)
+            .where(ours, snapshots.c.boundary.is_(False))
+            .order_by(snapshots.c.seq.desc())
+        )
         old = list(connection.scalars(passing.offset(keep)))
         if old:
             connection.execute(delete(snapshots).where(ours, snapshots.c.seq.in_(old)))
@@ -96,7 +108,9 @@ def read_parts(database: Database, run_id: str, info: SnapshotInfo) -> dict[str,
 
 def segment_begins(database: Database, run_id: str) -> int | None:
     """When the first event after the last boundary was handled, UTC ms; None without such an event."""
-    last = select(func.max(snapshots.c.seq)).where(snapshots.c.run_id == run_id, snapshots.c.boundary.is_(True))
+    last = select(func.max(snapshots.c.seq)).where(
+        snapshots.c.run_id == run_id, snapshots.c.boundary.is_(True)
+    )
     with database.read() as connection:
         after = connection.scalar(last) or 0
         first = select(journal.c.available_at).where(journal.c.run_id == run_id, journal.c.seq > after)

@@ -168,13 +168,20 @@ def _columns(struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text) -
             kind = Choice(hint)
         else:
             kind = Json(hint)
-        yield Column(name, kind, nullable=optional or hint in (float, bytes), primary_key=struct is Run and name == "id")
+        yield Column(
+            name,
+            kind,
+            nullable=optional or hint in (float, bytes),
+            primary_key=struct is Run and name == "id",
+        )
 
 
 metadata = MetaData()
 
 runs = Table("runs", metadata, *_columns(Run))
-archives = Table("archives", metadata, Column("run_id", Text, ForeignKey("runs.id"), primary_key=True), *_columns(Archive))
+archives = Table(
+    "archives", metadata, Column("run_id", Text, ForeignKey("runs.id"), primary_key=True), *_columns(Archive)
+)
 
 segments = Table(
     "segments",
@@ -254,7 +261,9 @@ news = _table(
     Column("symbols", Json(tuple[str, ...]), nullable=False),
     Column("story", Plain, nullable=False),
 )
-sentiments = _table("sentiments", Column("event_seq", BigInteger, nullable=False), *_columns(Sentiment, Plain))
+sentiments = _table(
+    "sentiments", Column("event_seq", BigInteger, nullable=False), *_columns(Sentiment, Plain)
+)
 equity = _table(
     "equity",
     Column("ts", BigInteger, nullable=False),

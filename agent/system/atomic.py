@@ -124,4 +124,6 @@ def _sync(path: Path) -> None:
 
 
 def _not_written(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path} can't be written: {error.strerror or error}", hint="check free space and rights")
+    return StoreError(
+        f"{path} can't be written: {error.strerror or error}", hint="check free space and rights"
+    )

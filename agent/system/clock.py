@@ -51,6 +51,10 @@ def iso(ms: int) -> str:
     """UTC milliseconds as ISO 8601, to the second where nothing is lost; beyond the years 1 to 9999 as the number that they are."""
     try:
         moment = datetime.fromtimestamp(ms / 1000, UTC)
-    except (ValueError, OverflowError, OSError):  # whatever strangers send is shown, and must not end anything
+    except (
+        ValueError,
+        OverflowError,
+        OSError,
+    ):  # whatever strangers send is shown, and must not end anything
         return f"{ms} ms"
     return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")

@@ -69,5 +69,7 @@ def read_secret(variable: str, file: Path | None) -> Secret | None:
         return None
     text = read_private(file, "secret's file").strip()
     if not text:
-        raise ConfigError(f"{file} is empty", hint=f"write the secret into it, or set {variable} in the environment")
+        raise ConfigError(
+            f"{file} is empty", hint=f"write the secret into it, or set {variable} in the environment"
+        )
     return Secret(text)

@@ -94,7 +94,9 @@ def upgrade() -> None:
     )
     _decisions(
         "fills",
-        *_needed(sa.Text, "id", "order_id", "symbol", "side", "qty", "price", "fee", "slippage", "kind", "reason"),
+        *_needed(
+            sa.Text, "id", "order_id", "symbol", "side", "qty", "price", "fee", "slippage", "kind", "reason"
+        ),
         *_needed(sa.BigInteger, "ts", "available_at"),
         *_needed(sa.Boolean, "maker"),
     )

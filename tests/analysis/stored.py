@@ -96,7 +96,17 @@ def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
             side = Side.BUY if hour == 10 else Side.SELL
             order = Order(f"o{hour}", "BTCUSDT", ts, side, OrderType.MARKET, D(1), reason="why <i>not</i>")
             fill = Fill(
-                "f", order.id, "BTCUSDT", ts, ts, side, D(1), D(100 + hour), D(1), slippage=D("0.5"), reason=order.reason
+                "f",
+                order.id,
+                "BTCUSDT",
+                ts,
+                ts,
+                side,
+                D(1),
+                D(100 + hour),
+                D(1),
+                slippage=D("0.5"),
+                reason=order.reason,
             )
             recorder.decision(order)
             recorder.decision(fill)
@@ -127,7 +137,8 @@ def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
 def _kline_file(path: Path, symbol: str, hours: int) -> InputFile:
     """Bars whose closes are 100 + hour, an hour longer on both sides than the run."""
     rows = [
-        f"{START + (hour - 1) * HOUR_MS},{100 + hour},{100 + hour},{100 + hour},{100 + hour},1" for hour in range(0, hours + 2)
+        f"{START + (hour - 1) * HOUR_MS},{100 + hour},{100 + hour},{100 + hour},{100 + hour},1"
+        for hour in range(0, hours + 2)
     ]
     path.write_text("\n".join(["open_time,open,high,low,close,volume", *rows]) + "\n")
     return InputFile("klines", str(path), content_hash(path), symbol, len(rows))

@@ -20,8 +20,10 @@ def hold_of(*bars: tuple[str, int, float], symbols: tuple[str, ...] = ("A", "B")
     ("bars", "final"),
     [
         ([("A", 1, 10), ("B", 1, 5), ("A", 2, 20), ("B", 2, 5)], 150.0),
-        ([("A", 1, 10), ("B", 2, 5), ("A", 3, 20), ("B", 3, 10)], 200.0),  # B begins later: its half waits as cash
-        ([("A", 1, 10), ("B", 1, 5), ("A", 2, 20), ("A", 3, 20)], 150.0),  # B misses bars: its last close stands
+        # B begins later: its half waits as cash
+        ([("A", 1, 10), ("B", 2, 5), ("A", 3, 20), ("B", 3, 10)], 200.0),
+        # B misses bars: its last close stands
+        ([("A", 1, 10), ("B", 1, 5), ("A", 2, 20), ("A", 3, 20)], 150.0),
         ([("A", 1, 10), ("A", 2, 20)], 150.0),  # B never began
     ],
 )

@@ -12,7 +12,9 @@ def walk(n: int, seed: int, drift: float = 0.0) -> np.ndarray:
     return 100 * np.exp(np.cumsum(np.random.default_rng(seed).normal(drift, 0.01, n)))
 
 
-def trades(closes: np.ndarray, entries: list[int], held: int, *, weight: float = 0.5, cost: float = 0.001) -> HeldTrades:
+def trades(
+    closes: np.ndarray, entries: list[int], held: int, *, weight: float = 0.5, cost: float = 0.001
+) -> HeldTrades:
     starts = np.array(entries, np.int64)
     count = len(entries)
     return HeldTrades(closes, starts, starts + held, np.full(count, weight), np.full(count, cost))
@@ -20,7 +22,9 @@ def trades(closes: np.ndarray, entries: list[int], held: int, *, weight: float =
 
 def foresight(closes: np.ndarray, held: int) -> list[int]:
     """Entries before every stretch that rises, as only a cheat can know."""
-    return [start for start in range(0, len(closes) - held, held) if closes[start + held] > closes[start] * 1.01]
+    return [
+        start for start in range(0, len(closes) - held, held) if closes[start + held] > closes[start] * 1.01
+    ]
 
 
 @pytest.mark.parametrize("test", [random_entries, shifted_signals])
@@ -72,7 +76,8 @@ def test_shifting_runs_around_the_end() -> None:
     closes = walk(200, 5)
     one = shifted_signals([trades(closes, [0], 199, weight=1.0, cost=0.0)], draws=100)
     assert one is not None
-    assert one.low == pytest.approx(one.high) == pytest.approx(closes[-1] / closes[0] - 1)  # all of it, wherever it begins
+    # all of it, wherever it begins
+    assert one.low == pytest.approx(one.high) == pytest.approx(closes[-1] / closes[0] - 1)
 
 
 def test_nothing_is_said_of_no_trades() -> None:

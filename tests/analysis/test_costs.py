@@ -18,7 +18,8 @@ def fill(side: Side, price: str, slippage: str, *, maker: bool = False) -> Fill:
     ("moves", "spread", "slippage", "fees", "funding"),
     [
         ([], 0, 0, 0, 0),
-        ([fill(Side.BUY, "100.3", "0.6")], -0.2, -0.4, -0.1, 0),  # met 100: half of 20 basis points on 2, the rest is impact
+        # met 100: half of 20 basis points on 2, the rest is impact
+        ([fill(Side.BUY, "100.3", "0.6")], -0.2, -0.4, -0.1, 0),
         ([fill(Side.SELL, "99.7", "0.6")], -0.2, -0.4, -0.1, 0),
         ([fill(Side.BUY, "100", "0", maker=True)], 0, 0, -0.1, 0),  # a maker pays no spread
         ([fill(Side.BUY, "100", "0")], 0, 0, -0.1, 0),  # capped by its limit: no more than was paid

@@ -38,7 +38,10 @@ def test_a_day_without_a_value_has_the_one_before() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 140), st.sampled_from([-2, -1, 1, 3]), st.integers(1, 200), st.booleans()), max_size=40)
+    st.lists(
+        st.tuples(st.integers(1, 140), st.sampled_from([-2, -1, 1, 3]), st.integers(1, 200), st.booleans()),
+        max_size=40,
+    )
 )
 @settings(max_examples=60, deadline=None)
 def test_days_add_up_to_what_the_ledger_says(rows: list[tuple[int, int, int, bool]]) -> None:

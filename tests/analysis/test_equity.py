@@ -16,7 +16,9 @@ from agent.core.events import DAY_MS, MINUTE_MS
 START = int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
 
-def curve_of(*equity: float, initial: float = 100.0, interval: int = DAY_MS, exposed: bool = True) -> EquityCurve:
+def curve_of(
+    *equity: float, initial: float = 100.0, interval: int = DAY_MS, exposed: bool = True
+) -> EquityCurve:
     curve = EquityCurve(initial, interval)
     for period, value in enumerate(equity, start=1):
         curve.add(START + period * interval, value, exposed)

@@ -31,7 +31,9 @@ def test_a_jump_two_bars_later_stands_at_bar_two() -> None:
     steps = np.zeros(400)
     at = np.arange(20, 380, 40)
     steps[at + 2] = 0.01
-    study = event_study(headlines_at(at, np.ones(len(at))), {"X": closes_of(steps)}, HOUR_MS, before=5, after=10)
+    study = event_study(
+        headlines_at(at, np.ones(len(at))), {"X": closes_of(steps)}, HOUR_MS, before=5, after=10
+    )
     assert study is not None
     drift = steps[1:].mean()
     expected = [0.01 * (offset >= 2) - drift * offset for offset in study.offsets]
@@ -60,10 +62,17 @@ def test_classes_are_kept_apart_and_what_moved_before_shows_before() -> None:
 
 def test_headlines_without_a_whole_window_are_left_out_and_counted() -> None:
     at = np.array([1, 50, 98])
-    study = event_study(headlines_at(at, np.ones(3)), {"X": closes_of(np.full(100, 0.001))}, HOUR_MS, before=5, after=5)
+    study = event_study(
+        headlines_at(at, np.ones(3)), {"X": closes_of(np.full(100, 0.001))}, HOUR_MS, before=5, after=5
+    )
     assert study is not None
     assert (study.classes["bullish"].events, study.left_out) == (1, 2)
-    assert event_study(headlines_at(at, np.ones(3), "Y"), {"X": closes_of(np.ones(100))}, HOUR_MS, before=5, after=5) is None
+    assert (
+        event_study(
+            headlines_at(at, np.ones(3), "Y"), {"X": closes_of(np.ones(100))}, HOUR_MS, before=5, after=5
+        )
+        is None
+    )
     assert event_study(headlines_of([]), {}, HOUR_MS, before=5, after=5) is None
 
 
@@ -74,14 +83,18 @@ def test_the_band_covers_what_it_says_although_headlines_come_in_bursts() -> Non
         rng = np.random.default_rng(seed)
         steps = rng.normal(0, 0.01, 24 * 60)
         at = np.repeat(np.arange(12, 24 * 58, 24), 20)
-        study = event_study(headlines_at(at, np.ones(len(at))), {"X": closes_of(steps)}, HOUR_MS, before=0, after=3)
+        study = event_study(
+            headlines_at(at, np.ones(len(at))), {"X": closes_of(steps)}, HOUR_MS, before=0, after=3
+        )
         assert study is not None
         path = study.classes["bullish"]
         covered += path.low[3] <= 0 <= path.high[3]
     assert covered >= 50  # of 60, at 95 %
 
 
-def effect(half_life: float, strength: float, seed: int, bars: int = 24 * 500) -> tuple[Headlines, dict[str, Closes]]:
+def effect(
+    half_life: float, strength: float, seed: int, bars: int = 24 * 500
+) -> tuple[Headlines, dict[str, Closes]]:
     """Hourly steps on which every second hour's headline works with this half-life (in bars)."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(0, 0.01, bars)
@@ -149,7 +162,8 @@ def test_a_drift_of_the_whole_market_is_not_abnormal(seed: int, shift: float) ->
     steps = rng.normal(0, 0.01, 500)
     headlines = headlines_at(rng.integers(20, 470, 30), rng.uniform(-1, 1, 30))
     one, other = (
-        event_study(headlines, {"X": closes_of(moved)}, HOUR_MS, before=5, after=20) for moved in (steps, steps + shift)
+        event_study(headlines, {"X": closes_of(moved)}, HOUR_MS, before=5, after=20)
+        for moved in (steps, steps + shift)
     )
     assert one is not None
     assert other is not None

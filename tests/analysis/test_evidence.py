@@ -46,7 +46,10 @@ def facts(days: int, *, past: int = 0, jump: float = 0.0, seed: int = 0) -> Fact
     steps[noon] += jump * sides
     closes = Closes(ts, 100 * np.exp(np.cumsum(steps)))
     seen = closes.since(START)
-    said = [(int(ts[n - 1]), "BTCUSDT", 0.8 * side, 1 + side) for n, side in zip(noon.tolist(), sides.tolist(), strict=True)]
+    said = [
+        (int(ts[n - 1]), "BTCUSDT", 0.8 * side, 1 + side)
+        for n, side in zip(noon.tolist(), sides.tolist(), strict=True)
+    ]
     said = [one for one in said if one[0] > START]
     equity = 10_000 * seen.price / seen.price[0]
     return Facts(
@@ -120,8 +123,14 @@ def test_the_price_goes_where_the_headlines_say_or_it_is_said_that_it_does_not()
     assert led.event_study is not None
     assert led.event_study.classes["bullish"].mean[-1] == pytest.approx(0.02, abs=0.002)
     assert led.event_study.classes["bearish"].mean[-1] == pytest.approx(-0.02, abs=0.002)
-    assert "not distinguishable from zero" not in readings_of(led)["event_study"][0].rpartition(" after it moved ")[2]
-    assert "not distinguishable from zero" in readings_of(nothing)["event_study"][0].rpartition(" after it moved ")[2]
+    assert (
+        "not distinguishable from zero"
+        not in readings_of(led)["event_study"][0].rpartition(" after it moved ")[2]
+    )
+    assert (
+        "not distinguishable from zero"
+        in readings_of(nothing)["event_study"][0].rpartition(" after it moved ")[2]
+    )
 
 
 @pytest.mark.parametrize(("horizon", "bars"), [(6 * HOUR_MS, 6), (None, 1)])
@@ -129,7 +138,9 @@ def test_predictions_are_judged_over_their_own_horizon(horizon: int | None, bars
     given = facts(60)
     ts = given.ts[::5]
     said = Statements(ts, np.full(len(ts), "BTCUSDT"), np.full(len(ts), 2), np.full(len(ts), 0.6))
-    found = evidence_of(given._replace(statements={"signals": said, "predictions": said}, horizon=horizon)).outcomes
+    found = evidence_of(
+        given._replace(statements={"signals": said, "predictions": said}, horizon=horizon)
+    ).outcomes
     assert [(one.kind, one.horizon) for one in found] == [("signals", 1), ("predictions", bars)]
 
 
@@ -143,9 +154,21 @@ def test_few_days_have_no_interval_in_words_or_drawing() -> None:
     ("sharpe", "lead", "warnings"),
     [
         (Interval(1.0, 0.2, 1.8), Interval(0.5, 0.1, 0.9), []),
-        (Interval(1.0, -0.2, 1.8), Interval(0.5, 0.1, 0.9), ["The Sharpe ratio is not distinguishable from zero"]),
-        (Interval(-1.0, -1.8, -0.2), Interval(0.5, 0.1, 0.9), ["The Sharpe ratio is significantly below zero"]),
-        (Interval(1.0, 0.2, 1.8), Interval(0.5, -0.1, 0.9), ["Its lead over buy-and-hold is not distinguishable from luck"]),
+        (
+            Interval(1.0, -0.2, 1.8),
+            Interval(0.5, 0.1, 0.9),
+            ["The Sharpe ratio is not distinguishable from zero"],
+        ),
+        (
+            Interval(-1.0, -1.8, -0.2),
+            Interval(0.5, 0.1, 0.9),
+            ["The Sharpe ratio is significantly below zero"],
+        ),
+        (
+            Interval(1.0, 0.2, 1.8),
+            Interval(0.5, -0.1, 0.9),
+            ["Its lead over buy-and-hold is not distinguishable from luck"],
+        ),
     ],
 )
 def test_the_verdict_goes_by_the_intervals(sharpe: Interval, lead: Interval, warnings: list[str]) -> None:
@@ -181,7 +204,8 @@ def test_scored_headlines_are_marked_beside_the_price_once_a_story(tmp_path: Pat
     assert min(mark.confidence for mark in marks) == pytest.approx(0.66)
     study = data.evidence.event_study
     assert study is not None
-    assert sum(path.events for path in study.classes.values()) + study.left_out == 400  # two of each story came
+    # two of each story came
+    assert sum(path.events for path in study.classes.values()) + study.left_out == 400
     page = Page(render(data))
     trace = next(trace for trace in page.figures["price-BTCUSDT"]["data"] if trace.get("name") == "Headline")
     assert len(trace["x"]) == MARKED_HEADLINES
@@ -189,10 +213,14 @@ def test_scored_headlines_are_marked_beside_the_price_once_a_story(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("fingerprint", "found"), [("of-the-run", 4 * HOUR_MS), ("of-another", None)])
-def test_the_horizon_is_that_of_the_card_of_the_very_model(tmp_path: Path, fingerprint: str, found: int | None) -> None:
+def test_the_horizon_is_that_of_the_card_of_the_very_model(
+    tmp_path: Path, fingerprint: str, found: int | None
+) -> None:
     card = Card(base="none", method="fusion", hyper={"horizon": 4 * HOUR_MS}, fingerprint=fingerprint)
     write_card(card, tmp_path)
-    run = msgspec.structs.replace(load_report_data(record_run(tmp_path)).run, versions={"fusion": "of-the-run"})
+    run = msgspec.structs.replace(
+        load_report_data(record_run(tmp_path)).run, versions={"fusion": "of-the-run"}
+    )
     config = Config.model_validate({"fusion": {"path": str(tmp_path)}})
     notes: list[str] = []
     assert horizon_of(run, config, notes) == found
@@ -220,8 +248,12 @@ def test_bars_longer_than_a_day_are_judged_by_their_own_periods() -> None:
     found = evidence.significance
     assert (evidence.period, found.periods) == (week, 157)
     assert found.sharpe is not None
-    assert found.sharpe.value == pytest.approx(float(returns.mean() / returns.std(ddof=1)) * (365 / 7) ** 0.5, rel=1e-9)
-    assert readings_of(evidence)["significance"][0].startswith("From 157 weekly returns, the Sharpe ratio of ")
+    assert found.sharpe.value == pytest.approx(
+        float(returns.mean() / returns.std(ddof=1)) * (365 / 7) ** 0.5, rel=1e-9
+    )
+    assert readings_of(evidence)["significance"][0].startswith(
+        "From 157 weekly returns, the Sharpe ratio of "
+    )
     assert sum(group.periods for group in evidence.years.values()) == 157
     assert sum(group.trades for group in evidence.years.values()) == len(trades) == 39
     assert evidence.absent.keys() == {"outcomes", "event_study", "decay"}

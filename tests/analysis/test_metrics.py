@@ -19,7 +19,9 @@ from agent.core.events import DAY_MS, MINUTE_MS, Fill, FundingPayment, Side
 START = 1_704_067_200_000  # 2024-01-01
 
 
-def metrics_of(equity: list[float] | np.ndarray, *, interval: int = DAY_MS, book: TradeBook | None = None, **more) -> Metrics:
+def metrics_of(
+    equity: list[float] | np.ndarray, *, interval: int = DAY_MS, book: TradeBook | None = None, **more
+) -> Metrics:
     curve = EquityCurve(100.0, interval)
     for period, value in enumerate(np.asarray(equity, float).tolist(), start=1):
         curve.add(START + period * interval, value, True)
@@ -28,7 +30,12 @@ def metrics_of(equity: list[float] | np.ndarray, *, interval: int = DAY_MS, book
 
 @pytest.mark.parametrize(
     ("interval", "length", "drift", "seed"),
-    [(DAY_MS, 700, 0.0005, 1), (DAY_MS, 90, -0.002, 2), (60 * MINUTE_MS, 9_000, 0.0, 3), (MINUTE_MS, 50_000, 1e-6, 4)],
+    [
+        (DAY_MS, 700, 0.0005, 1),
+        (DAY_MS, 90, -0.002, 2),
+        (60 * MINUTE_MS, 9_000, 0.0, 3),
+        (MINUTE_MS, 50_000, 1e-6, 4),
+    ],
 )
 def test_agrees_with_quantstats(interval: int, length: int, drift: float, seed: int) -> None:
     returns = np.random.default_rng(seed).normal(drift, 0.01 * (interval / DAY_MS) ** 0.5, length)
@@ -45,7 +52,9 @@ def test_agrees_with_quantstats(interval: int, length: int, drift: float, seed: 
         "total_return": qs.comp(series),
     }
     assert metrics.periods_per_year == periods
-    assert {name: getattr(metrics.performance, name) for name in theirs} == pytest.approx(theirs, rel=1e-9, abs=1e-9)
+    assert {name: getattr(metrics.performance, name) for name in theirs} == pytest.approx(
+        theirs, rel=1e-9, abs=1e-9
+    )
 
 
 def test_sharpe_of_equities_counts_252_sessions() -> None:
@@ -57,15 +66,23 @@ def test_sharpe_of_equities_counts_252_sessions() -> None:
 @pytest.mark.parametrize(
     ("equity", "undefined"),
     [
-        ([100.0] * 40, {"sharpe": "equity never moved", "sortino": "no period lost", "calmar": "equity never fell"}),
-        ([100 * 1.001**n for n in range(1, 41)], {"sharpe": "every period returned the same", "calmar": "equity never fell"}),
+        (
+            [100.0] * 40,
+            {"sharpe": "equity never moved", "sortino": "no period lost", "calmar": "equity never fell"},
+        ),
+        (
+            [100 * 1.001**n for n in range(1, 41)],
+            {"sharpe": "every period returned the same", "calmar": "equity never fell"},
+        ),
         ([101.0], {"sharpe": "fewer than two periods", "volatility": "fewer than two periods"}),
         ([101.0, 99.0, 102.0], {"cagr": "shorter than 30 days", "calmar": "shorter than 30 days"}),
         ([50.0, 0.0] + [-5.0] * 40, {"cagr": "equity fell to zero", "calmar": "equity fell to zero"}),
         ([], {"sharpe": "fewer than two periods", "cagr": "shorter than 30 days"}),
     ],
 )
-def test_a_figure_that_cannot_be_said_is_none_with_its_reason(equity: list[float], undefined: dict[str, str]) -> None:
+def test_a_figure_that_cannot_be_said_is_none_with_its_reason(
+    equity: list[float], undefined: dict[str, str]
+) -> None:
     metrics = metrics_of(equity)
     for name, reason in undefined.items():
         assert getattr(metrics.performance, name) is None
@@ -81,11 +98,22 @@ def test_costs_turnover_and_profit_by_symbol_add_up_to_the_change_of_equity() ->
     book.add(Fill("", "", "BTCUSDT", START + DAY_MS, START + DAY_MS, Side.SELL, D(1), D(50), D("0.5")))
     book.add(Fill("", "", "ETHUSDT", START + DAY_MS, START + DAY_MS, Side.BUY, D(2), D(10), D("0.25")))
     hold = BuyAndHold(("BTCUSDT", "ETHUSDT"), 100.0, DAY_MS)
-    for symbol, number, close in (("BTCUSDT", 1, 40.0), ("ETHUSDT", 1, 8.0), ("BTCUSDT", 40, 60.0), ("ETHUSDT", 40, 12.0)):
+    for symbol, number, close in (
+        ("BTCUSDT", 1, 40.0),
+        ("ETHUSDT", 1, 8.0),
+        ("BTCUSDT", 40, 60.0),
+        ("ETHUSDT", 40, 12.0),
+    ):
         hold.add(symbol, START + number * DAY_MS, close)
     metrics = metrics_of([100.0] * 39 + [112.5], book=book, benchmark=hold)
-    assert {symbol: figures.pnl for symbol, figures in metrics.symbols.items()} == {"BTCUSDT": 8.75, "ETHUSDT": 3.75}
-    assert sum(figures.pnl for figures in metrics.symbols.values()) == metrics.final_equity - metrics.initial_equity
+    assert {symbol: figures.pnl for symbol, figures in metrics.symbols.items()} == {
+        "BTCUSDT": 8.75,
+        "ETHUSDT": 3.75,
+    }
+    assert (
+        sum(figures.pnl for figures in metrics.symbols.values())
+        == metrics.final_equity - metrics.initial_equity
+    )
     assert (metrics.fees, metrics.funding, metrics.slippage, metrics.fills) == (1.25, -0.25, 0.1, 3)
     assert metrics.turnover == pytest.approx(110 / (100 + 12.5 / 40))
     assert metrics.turnover_per_year == pytest.approx(metrics.turnover * 365 / 40)

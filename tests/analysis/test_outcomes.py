@@ -13,14 +13,19 @@ START = 1_704_067_200_000
 STEPS = np.random.default_rng(9).normal(0, 0.01, 5_000)
 CLOSES = {"X": Closes(START + np.arange(1, 5_001) * HOUR_MS, 100 * np.exp(np.cumsum(STEPS)))}
 MOVES = np.log(CLOSES["X"].price[4:]) - np.log(CLOSES["X"].price[:-4])
-TRUTH = np.where(np.quantile(np.abs(MOVES), 1 / 3) < MOVES, 2, np.where(-np.quantile(np.abs(MOVES), 1 / 3) > MOVES, 0, 1))
+TRUTH = np.where(
+    np.quantile(np.abs(MOVES), 1 / 3) < MOVES, 2, np.where(-np.quantile(np.abs(MOVES), 1 / 3) > MOVES, 0, 1)
+)
 BARS = np.arange(0, 4_990, 3)
 
 
 def said(classes: np.ndarray, confidence: np.ndarray | float) -> Statements:
     count = len(classes)
     return Statements(
-        START + (BARS[:count] + 1) * HOUR_MS, np.full(count, "X"), classes, np.broadcast_to(confidence, count).astype(float)
+        START + (BARS[:count] + 1) * HOUR_MS,
+        np.full(count, "X"),
+        classes,
+        np.broadcast_to(confidence, count).astype(float),
     )
 
 
@@ -40,7 +45,13 @@ def test_it_counts_from_the_first_close_that_an_order_could_have_had(hour: float
     price = np.where(np.arange(1, 101) < 50, 100.0, 120.0) * 1.0001 ** np.arange(100)
     closes = {"X": Closes(START + np.arange(1, 101) * HOUR_MS, price)}
     ts = START + int(hour * HOUR_MS)
-    found = outcomes("signals", Statements(np.array([ts]), np.array(["X"]), np.array([2]), np.array([0.9])), closes, HOUR_MS, 1)
+    found = outcomes(
+        "signals",
+        Statements(np.array([ts]), np.array(["X"]), np.array([2]), np.array([0.9])),
+        closes,
+        HOUR_MS,
+        1,
+    )
     assert found is not None
     assert found.confusion[2][("down", "flat", "up").index(happened)] == 1
 
@@ -68,7 +79,10 @@ def test_guessing_is_right_a_third_of_the_time_however_sure_it_is() -> None:
 
 def test_what_nobody_can_know_yet_is_left_out() -> None:
     late = Statements(
-        np.array([START, START + 4_998 * HOUR_MS, START + 50 * HOUR_MS]), np.array(["X", "X", "Y"]), np.ones(3, int), np.ones(3)
+        np.array([START, START + 4_998 * HOUR_MS, START + 50 * HOUR_MS]),
+        np.array(["X", "X", "Y"]),
+        np.ones(3, int),
+        np.ones(3),
     )
     assert outcomes("signals", late, CLOSES, HOUR_MS, 4) is None
     both = Statements(*(np.concatenate(pair) for pair in zip(late, said(TRUTH[BARS[:5]], 0.5), strict=True)))

@@ -16,7 +16,9 @@ def test_it_is_the_definition() -> None:
     below, losses, splits = 0.0, 0, list(combinations(range(6), 3))
     for half in splits:
         inside = np.concatenate([table[10 * block : 10 * block + 10] for block in half])
-        outside = np.concatenate([table[10 * block : 10 * block + 10] for block in range(6) if block not in half])
+        outside = np.concatenate(
+            [table[10 * block : 10 * block + 10] for block in range(6) if block not in half]
+        )
         chosen = int(np.argmax([sharpe(trial) for trial in inside.T]))
         ratios = [sharpe(trial) or 0.0 for trial in outside.T]
         rank = sorted(ratios).index(ratios[chosen]) + 1

@@ -37,7 +37,9 @@ def test_rolling_sharpe(length: int, drift: float, noise: float, per_year: int, 
     series = daily(length, drift, noise)
     ours = rolling_sharpe(days_of(series), window, per_year)
     by_empyrical = empyrical.roll_sharpe_ratio(series, window=window, annualization=per_year)
-    by_quantstats = qs.rolling_sharpe(series, rolling_period=window, periods_per_year=per_year, prepare_returns=False).dropna()
+    by_quantstats = qs.rolling_sharpe(
+        series, rolling_period=window, periods_per_year=per_year, prepare_returns=False
+    ).dropna()
     assert ours.value == pytest.approx(by_empyrical.to_numpy(), rel=1e-9)
     assert ours.value == pytest.approx(by_quantstats.to_numpy(), rel=1e-9)
     assert ours.day[0] == FIRST_DAY + window - 1
@@ -45,15 +47,20 @@ def test_rolling_sharpe(length: int, drift: float, noise: float, per_year: int, 
 
 @pytest.mark.parametrize(CASE, CASES)
 @pytest.mark.parametrize("interval", [DAY_MS, HOUR_MS])
-def test_monthly_returns(length: int, drift: float, noise: float, per_year: int, window: int, interval: int) -> None:
+def test_monthly_returns(
+    length: int, drift: float, noise: float, per_year: int, window: int, interval: int
+) -> None:
     bars = DAY_MS // interval
     returns = np.random.default_rng(length).normal(drift / bars, noise / bars**0.5, length * bars)
     metrics = metrics_of(100 * np.cumprod(1 + returns), interval=interval)
-    stamps = START + np.arange(length * bars) * interval  # the bars' beginnings: what closes at midnight is of the day before
+    # the bars' beginnings: what closes at midnight is of the day before
+    stamps = START + np.arange(length * bars) * interval
     series = pd.Series(returns, index=pd.to_datetime(stamps, unit="ms"))
     theirs = empyrical.aggregate_returns(series, "monthly")
     assert list(metrics.months) == [f"{year}-{month:02}" for year, month in theirs.index]
-    assert [month.total_return for month in metrics.months.values()] == pytest.approx(theirs.tolist(), rel=1e-9)
+    assert [month.total_return for month in metrics.months.values()] == pytest.approx(
+        theirs.tolist(), rel=1e-9
+    )
     table = qs.monthly_returns(series, eoy=False)
     names = [f"{year}-{number + 1:02}" for year in table.index for number in range(12)]
     by_quantstats = dict(zip(names, table.to_numpy().ravel().tolist(), strict=True))
@@ -84,7 +91,9 @@ def test_ratios_of_daily_runs(length: int, drift: float, noise: float, per_year:
     category = {365: "linear", 252: "equity"}[per_year]
     found = metrics_of(100 * np.cumprod(1 + series.to_numpy()), category=category).performance
     assert found.sharpe == pytest.approx(empyrical.sharpe_ratio(series, annualization=per_year), rel=1e-9)
-    assert found.volatility == pytest.approx(empyrical.annual_volatility(series, annualization=per_year), rel=1e-9)
+    assert found.volatility == pytest.approx(
+        empyrical.annual_volatility(series, annualization=per_year), rel=1e-9
+    )
     assert found.max_drawdown == pytest.approx(empyrical.max_drawdown(series), rel=1e-9)
     assert found.total_return == pytest.approx(empyrical.cum_returns_final(series), rel=1e-9)
     if per_year == 365:  # of shares, empyrical counts sessions as a year's parts, and we count calendar time
@@ -113,25 +122,41 @@ def test_ratios_follow_the_spacing_of_the_bars(category: str, interval: int, per
     own, series = metrics.performance, pd.Series(returns)
     assert own.sharpe == pytest.approx(qs.sharpe(series, periods=per_year), rel=1e-9)
     assert own.sortino == pytest.approx(qs.sortino(series, periods=per_year), rel=1e-9)
-    assert own.volatility == pytest.approx(qs.volatility(series, periods=per_year, prepare_returns=False), rel=1e-9)
+    assert own.volatility == pytest.approx(
+        qs.volatility(series, periods=per_year, prepare_returns=False), rel=1e-9
+    )
 
 
 # Opening time (minutes after midnight UTC) and bars a session: New York; Sydney in summer, whose session spans midnight UTC
-SESSIONS = [(14 * 60 + 30, 7, 60), (14 * 60 + 30, 390, 1), (23 * 60, 6, 60), (0, 6, 60), (13 * 60 + 30, 2, 240)]
+SESSIONS = [
+    (14 * 60 + 30, 7, 60),
+    (14 * 60 + 30, 390, 1),
+    (23 * 60, 6, 60),
+    (0, 6, 60),
+    (13 * 60 + 30, 2, 240),
+]
 
 
 @pytest.mark.parametrize(("opens", "bars", "minutes"), SESSIONS)
 def test_intraday_equity_bars_count_as_many_as_a_session_has(opens: int, bars: int, minutes: int) -> None:
     """252 sessions of seven hourly bars are 1,764 a year: not 252 * 6.5, as the last bar of a New York session is half an hour."""
     nights = [day for day in range(120) if day % 7 < 5]
-    ts = np.array([START + day * DAY_MS + (opens + (bar + 1) * minutes) * MINUTE_MS for day in nights for bar in range(bars)])
+    ts = np.array(
+        [
+            START + day * DAY_MS + (opens + (bar + 1) * minutes) * MINUTE_MS
+            for day in nights
+            for bar in range(bars)
+        ]
+    )
     returns = np.random.default_rng(3).normal(0.0, 0.002, len(ts))
     curve = EquityCurve(100.0, minutes * MINUTE_MS)
     curve.extend(ts[:50], 100 * np.cumprod(1 + returns)[:50])
     curve.extend(ts[50:], 100 * np.cumprod(1 + returns)[50:])  # in blocks, as it is folded while a run goes
     metrics = compute(curve, TradeBook(), category="equity", interval=minutes * MINUTE_MS)
     assert metrics.periods_per_year == pytest.approx(252 * bars)
-    assert metrics.performance.sharpe == pytest.approx(qs.sharpe(pd.Series(returns), periods=252 * bars), rel=1e-9)
+    assert metrics.performance.sharpe == pytest.approx(
+        qs.sharpe(pd.Series(returns), periods=252 * bars), rel=1e-9
+    )
 
 
 def test_a_currency_pair_that_trades_five_days_around_the_clock_has_24_hourly_bars_a_session() -> None:

@@ -34,7 +34,8 @@ def walk(drifts: list[float], each: int = 60, noise: float = 0.01, seed: int = 1
         (1.01 ** np.arange(20), Regime.BULL),  # no noise at all
         (0.99 ** np.arange(20), Regime.BEAR),
         (np.full(20, 5.0), Regime.SIDEWAYS),
-        (1.01 ** np.arange(11), Regime.UNKNOWN),  # ten returns, but the tenth is known only when the day is over
+        # ten returns, but the tenth is known only when the day is over
+        (1.01 ** np.arange(11), Regime.UNKNOWN),
         (1.01 ** np.arange(12), Regime.BULL),
     ],
 )
@@ -57,7 +58,8 @@ def test_the_measure_is_the_t_value_of_the_mean_return() -> None:
 
 def test_a_walk_without_drift_is_sideways_two_thirds_of_the_time() -> None:
     names = regimes(walk([0.0], each=40_000), RegimeRule(30, 1.0))
-    assert names.count(Regime.SIDEWAYS) / len(names) == pytest.approx(0.675, abs=0.03)  # Student's t, 29 degrees
+    # Student's t, 29 degrees
+    assert names.count(Regime.SIDEWAYS) / len(names) == pytest.approx(0.675, abs=0.03)
 
 
 @given(seed=st.integers(0, 200), cut=st.integers(1, 119))
@@ -78,7 +80,9 @@ def test_days_are_told_apart_and_add_up() -> None:
     day = 19_723 + np.arange(50)
     own = np.where(day % 2, 0.02, -0.01)
     daily = DailyResult(day, own, own * 1_000, np.full(50, 0.001))
-    trade = Trade("X", Side.BUY, day[0] * DAY_MS + 1, day[3] * DAY_MS, D(1), D(1), D(1), D(5), D(0), D(0), D(0))
+    trade = Trade(
+        "X", Side.BUY, day[0] * DAY_MS + 1, day[3] * DAY_MS, D(1), D(1), D(1), D(5), D(0), D(0), D(0)
+    )
     names = ["odd" if number % 2 else "even" for number in day]
     groups = break_down(names, daily, [trade], 365, order=("even", "odd", "never"))
     assert list(groups) == ["even", "odd"]

@@ -69,7 +69,8 @@ def test_a_recorded_run_is_loaded_whole(data: ReportData) -> None:
     assert (data.equity.ts[0], data.equity.ts[-1]) == (START, START + 48 * HOUR_MS)
     assert [headline.title for headline in data.headlines["o10"]] == [HOSTILE]
     assert data.headlines.get("o20", []) == []  # its event brought no signal
-    assert data.prices["ETHUSDT"].values == [101.0 + hour for hour in range(48)]  # the run's window, not the file's
+    # the run's window, not the file's
+    assert data.prices["ETHUSDT"].values == [101.0 + hour for hour in range(48)]
     assert data.benchmark.values[-1] == pytest.approx(10_000 * 148 / 101)
     assert data.notes == []
 
@@ -83,7 +84,10 @@ def test_an_unfinished_run_is_computed_from_what_it_recorded(tmp_path: Path, dat
 
 @pytest.mark.parametrize(
     ("harm", "note"),
-    [(Path.unlink, "is gone"), (lambda path: path.write_text(path.read_text() + "\n"), "has changed since the run")],
+    [
+        (Path.unlink, "is gone"),
+        (lambda path: path.write_text(path.read_text() + "\n"), "has changed since the run"),
+    ],
 )
 def test_a_lost_or_changed_kline_file_costs_its_chart_only(tmp_path: Path, harm: Any, note: str) -> None:
     database = record_run(tmp_path)
@@ -122,9 +126,13 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts(data: ReportData) 
     for tag, attributes in page.elements:
         assert not {"src", "srcset", "action"} & attributes.keys()
         assert tag not in ("link", "iframe", "base", "form", "object")
-    policy = next(a["content"] or "" for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] or "" for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy
-    allowed = {f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in page.scripts[1:]}
+    allowed = {
+        f"'sha256-{b64encode(sha256(script.encode()).digest()).decode()}'" for script in page.scripts[1:]
+    }
     assert set(policy.split("script-src ")[1].split()) == allowed
     assert len(html) < 6_000_000
 
@@ -176,14 +184,21 @@ def test_drawdown_is_drawn_below_equity_on_the_same_axis(data: ReportData) -> No
 
 def test_many_trades_are_cut_with_a_word_about_it(data: ReportData) -> None:
     many = [
-        msgspec.structs.replace(data.trades[0], entry_ts=START + n, pnl=data.trades[0].pnl * n, reason=f"trade {n}.")
+        msgspec.structs.replace(
+            data.trades[0], entry_ts=START + n, pnl=data.trades[0].pnl * n, reason=f"trade {n}."
+        )
         for n in range(1_000)
     ]
     data = msgspec.structs.replace(data, trades=many)
     text = " ".join(Page(render(data)).text.split())
     assert f"{1_000 - 2 * SHOWN_TRADES} more are in the JSON file" in text
     assert f"The {MARKED_TRADES} round trips with the largest profit or loss, of 1,000." in text
-    assert ("trade 0." in text, "trade 49." in text, "trade 50." in text, "trade 999." in text) == (True, True, False, True)
+    assert ("trade 0." in text, "trade 49." in text, "trade 50." in text, "trade 999." in text) == (
+        True,
+        True,
+        False,
+        True,
+    )
     assert marked(many, "BTCUSDT") == many[-MARKED_TRADES:]
     assert len(price_figure(data, "BTCUSDT")["data"][1]["x"]) == MARKED_TRADES
 
@@ -216,7 +231,9 @@ def test_the_verb_writes_both_files_and_prints_one_object(tmp_path: Path) -> Non
     config = tmp_path / "config.toml"
     config.write_text(f'[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
     page = tmp_path / "out.html"
-    result = CliRunner().invoke(build(), ["report", "run", "--config", str(config), "-o", str(page), "--json"])
+    result = CliRunner().invoke(
+        build(), ["report", "run", "--config", str(config), "-o", str(page), "--json"]
+    )
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     assert (printed["run"], printed["html"]) == ("run-1", str(page))

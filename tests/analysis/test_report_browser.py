@@ -14,9 +14,7 @@ from tests.support.browser import Browser, chromium
 
 _WIDER = "return [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, pre, svg, .js-plotly-plot')"
 _WIDER += " && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"
-_DRAWN = (
-    "return [...document.querySelectorAll('.chart')].map(e => [e.id, e.querySelectorAll('.trace, .xaxislayer-above').length])"
-)
+_DRAWN = "return [...document.querySelectorAll('.chart')].map(e => [e.id, e.querySelectorAll('.trace, .xaxislayer-above').length])"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,9 @@ def desk(page: Path) -> Iterator[Browser]:
 
 def test_it_draws_without_a_word_or_a_request(desk: Browser, page: Path) -> None:
     assert desk.complaints() == []
-    assert [url for url in desk.requests() if not url.startswith(("data:", "blob:"))] == [page.resolve().as_uri()]
+    assert [url for url in desk.requests() if not url.startswith(("data:", "blob:"))] == [
+        page.resolve().as_uri()
+    ]
     drawn = dict(desk.run(_DRAWN))
     assert drawn.keys() >= {"equity", "price-BTCUSDT", "price-ETHUSDT", "rolling"}
     assert all(drawn.values())
@@ -50,7 +50,9 @@ def test_a_trade_tells_its_headline_on_hover_as_text(desk: Browser) -> None:
         "return [box.x + 1, box.y + box.height / 2]"  # the exit is a few pixels to the right
     )
     desk.point_at(x, y)
-    told = desk.run("return [...document.querySelectorAll('#price-BTCUSDT .hovertext')].map(e => e.textContent).join(' ')")
+    told = desk.run(
+        "return [...document.querySelectorAll('#price-BTCUSDT .hovertext')].map(e => e.textContent).join(' ')"
+    )
     assert "Bought 1 at 110.00" in told
     assert HOSTILE.split()[0] in told
     assert "<script>alert" in told.replace(" ", "")  # to be read, not run
@@ -63,7 +65,8 @@ def test_charts_follow_the_colours_of_the_page(desk: Browser, scheme: str) -> No
     accent = desk.run(
         "const line = () => document.getElementById('equity')._fullData.find(t => t.name === 'Strategy').line.color;"
         "const accent = getComputedStyle(document.documentElement).getPropertyValue('--accent').trim();"
-        "while (line() !== accent) await new Promise(requestAnimationFrame);"  # else the driver gives up on it
+        # else the driver gives up on it
+        "while (line() !== accent) await new Promise(requestAnimationFrame);"
         "return line()"
     )
     assert accent == {"light": "#1f5f8b", "dark": "#6db3e2"}[scheme]

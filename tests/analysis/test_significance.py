@@ -50,7 +50,9 @@ def test_the_interval_is_that_of_arch() -> None:
     ours = sharpe_interval(values, 365, draws=20_000)
     assert ours is not None
     reference = ArchBootstrap(block_length(values), values, seed=1)
-    low, high = reference.conf_int(lambda x: x.mean() / x.std(ddof=1) * 365**0.5, 4_000, method="percentile")[:, 0]
+    low, high = reference.conf_int(lambda x: x.mean() / x.std(ddof=1) * 365**0.5, 4_000, method="percentile")[
+        :, 0
+    ]
     width = high - low
     assert ours.low == pytest.approx(low, abs=0.05 * width)
     assert ours.high == pytest.approx(high, abs=0.05 * width)
@@ -160,7 +162,8 @@ def test_the_more_is_tried_the_less_the_best_proves() -> None:
     assert alone > 0.97  # looks like skill, but is the luckiest of 200
     assert deflated < 0.9
     assert deflated_sharpe(best, 1) == alone
-    assert deflated_sharpe(best, 200) == pytest.approx(deflated, abs=0.1)  # the stand-in variance is near the real one
+    # the stand-in variance is near the real one
+    assert deflated_sharpe(best, 200) == pytest.approx(deflated, abs=0.1)
 
 
 def test_equity_becomes_returns_a_day_that_compound_to_the_whole() -> None:

@@ -14,12 +14,12 @@ from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.errors import UsageError
 from agent.core.events import Account, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, Side
+from agent.core.strategy import Market, Strategy
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.queries import find_run, read_rows
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
-from agent.core.strategy import Market, Strategy
 
 T0 = 1_735_689_600_000
 MINUTE = 60_000
@@ -35,7 +35,12 @@ class OnNews(Strategy):
 def settings(mode: str) -> Config:
     paper = {"latency": 0, "half_spread_bps": 0, "slippage": "none", "liquidity": "infinite"}
     return parse(
-        {"market": {"symbols": ["BTCUSDT"]}, "execution": {"mode": mode}, "paper": paper, "strategy": {"name": "sma_cross"}},
+        {
+            "market": {"symbols": ["BTCUSDT"]},
+            "execution": {"mode": mode},
+            "paper": paper,
+            "strategy": {"name": "sma_cross"},
+        },
         where="test",
     )
 
@@ -72,7 +77,17 @@ def record(database: Database, mode: str, venue_price: str) -> None:
             half = order.qty / 2
             tell(
                 *(
-                    Fill(f"e{n}", order.id, "BTCUSDT", now + 80, now + 90, Side.BUY, half, Decimal(venue_price), Decimal(0))
+                    Fill(
+                        f"e{n}",
+                        order.id,
+                        "BTCUSDT",
+                        now + 80,
+                        now + 90,
+                        Side.BUY,
+                        half,
+                        Decimal(venue_price),
+                        Decimal(0),
+                    )
                     for n in range(2)
                 ),
                 OrderUpdate(order.id, "BTCUSDT", now + 80, now + 95, OrderStatus.FILLED, order.qty),
@@ -84,7 +99,9 @@ def record(database: Database, mode: str, venue_price: str) -> None:
 @pytest.mark.parametrize(
     ("price", "venue_bps", "excess_bps"), [("100.5", 50.0, -50.0), ("101", 100.0, 0.0), ("102", 200.0, 100.0)]
 )
-def test_costs_are_of_the_mark_at_the_decision(database: Database, price: str, venue_bps: float, excess_bps: float) -> None:
+def test_costs_are_of_the_mark_at_the_decision(
+    database: Database, price: str, venue_bps: float, excess_bps: float
+) -> None:
     record(database, "testnet", price)
     found = slippage(database, find_run(database))
     (row,) = found.orders

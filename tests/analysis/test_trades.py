@@ -34,7 +34,8 @@ def funding(amount: str, symbol: str = "BTCUSDT") -> FundingPayment:
         ("+1@100 +3@120 -4@120", [("BUY", 115, 120, 4, 20, 0)]),  # scaled in
         ("+4@100 -1@110 -3@130", [("BUY", 100, 125, 4, 100, 0)]),  # scaled out
         ("+2@100 -1@110 +1@120 -2@130", [("BUY", "320/3", "370/3", 3, 50, 0)]),  # out and in again
-        ("+1@100/1 -3@110/3 +2@100/2", [("BUY", 100, 110, 1, 8, 2), ("SELL", 110, 100, 2, 16, 4)]),  # a flip splits its fee
+        # a flip splits its fee
+        ("+1@100/1 -3@110/3 +2@100/2", [("BUY", 100, 110, 1, 8, 2), ("SELL", 110, 100, 2, 16, 4)]),
         ("+1@100 -1@100", [("BUY", 100, 100, 1, 0, 0)]),
         ("+1@100 -1@110 +1@110 -1@100", [("BUY", 100, 110, 1, 10, 0), ("BUY", 110, 100, 1, -10, 0)]),
     ],
@@ -56,7 +57,8 @@ def test_an_open_round_trip_counts_in_no_statistic() -> None:
     for ts, move in enumerate(("+4@100/1", "-1@110/1")):
         assert book.add(fill(move, ts)) is None
     (trade,) = book.open_trades()
-    assert (trade.exit_ts, trade.exit_price, trade.pnl) == (None, D(110), D(8))  # 10 of the part that was sold, less fees
+    # 10 of the part that was sold, less fees
+    assert (trade.exit_ts, trade.exit_price, trade.pnl) == (None, D(110), D(8))
     assert book.stats.trades == 0
     assert book.stats.win_rate is None
 
@@ -70,7 +72,9 @@ def test_funding_belongs_to_the_round_trip_that_is_open() -> None:
 
 def test_statistics_of_known_trades() -> None:
     book = TradeBook()
-    for ts, move in enumerate(["+1@100", "-1@110", "+1@100", "-1@130", "+1@100", "-1@90", "+1@100", "-1@100"]):
+    for ts, move in enumerate(
+        ["+1@100", "-1@110", "+1@100", "-1@130", "+1@100", "-1@90", "+1@100", "-1@100"]
+    ):
         book.add(fill(move, ts * 1000))
     stats = book.stats
     assert (stats.trades, stats.wins, stats.losses) == (4, 2, 1)
@@ -103,7 +107,9 @@ def test_profit_by_symbol_is_what_the_cash_account_says(moves: list[tuple], mark
         signed = qty if sign == "+" else -qty
         held[symbol] += signed
         cash -= signed * price + fee
-    assert {symbol: account.qty for symbol, account in book.accounts.items()} == {s: held[s] for s in book.accounts}
+    assert {symbol: account.qty for symbol, account in book.accounts.items()} == {
+        s: held[s] for s in book.accounts
+    }
     equity = cash + sum(held.values()) * mark
     assert sum(account.pnl(D(mark)) for account in book.accounts.values()) == equity
     running = sum(trade.pnl + (mark - trade.entry_price) * held[trade.symbol] for trade in book.open_trades())

@@ -18,7 +18,9 @@ START = 1_704_067_200_000
 HALT = RiskEvent(START, RiskState.HALTED, "max_drawdown", "25.0% below its peak")
 
 
-def metrics_of(*, final: float, hold: float | None = 150.0, days: int = 400, trades: int = 40, noise: float = 0.0) -> Metrics:
+def metrics_of(
+    *, final: float, hold: float | None = 150.0, days: int = 400, trades: int = 40, noise: float = 0.0
+) -> Metrics:
     """A steady way (plus noise) from 100 to `final` beside a price that goes from 100 to `hold`."""
     steps = np.arange(1, days + 1) / days
     wobble = 1 + noise * np.where(np.arange(days) % 2, 1, -1) * (np.arange(days) < days - 1)
@@ -91,4 +93,7 @@ def test_the_t_value_is_that_of_the_mean_return() -> None:
 
 def test_the_sentence_on_costs_adds_fees_funding_and_slippage() -> None:
     metrics = msgspec.structs.replace(metrics_of(final=200.0), fees=3.0, funding=-2.0, slippage=1.0)
-    assert "took 6.00\u00a0USDT, 6.0\u00a0% of the initial capital" in judge(metrics, currency="USDT").sentences[-1]
+    assert (
+        "took 6.00\u00a0USDT, 6.0\u00a0% of the initial capital"
+        in judge(metrics, currency="USDT").sentences[-1]
+    )

@@ -62,7 +62,9 @@ def test_a_backtest_reports_and_is_verified(tapewire: Tapewire) -> None:
 
 
 def test_scored_headlines_move_money_and_are_verified(tapewire: Tapewire, tmp_path: Path) -> None:
-    result = run_json(tapewire, "--klines", BTC, "--klines", ETH, "--sentiment", scores(tmp_path), "--strategy", "sentiment")
+    result = run_json(
+        tapewire, "--klines", BTC, "--klines", ETH, "--sentiment", scores(tmp_path), "--strategy", "sentiment"
+    )
     assert result["trades"] > 5
     again = json.loads(tapewire("verify", result["run"], "--json").out)
     assert again["identical"] is True
@@ -71,10 +73,20 @@ def test_scored_headlines_move_money_and_are_verified(tapewire: Tapewire, tmp_pa
 
 def test_scores_of_what_is_not_traded_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
     """Two of the three scores name BTC, where BTCUSDT is traded."""
-    rows = [f"2025-03-03T1{n}:00:00Z,{symbol},0.1,0.1,0.8" for n, symbol in enumerate(("BTC", "BTCUSDT", "BTC"))]
-    (tmp_path / "scores.csv").write_text("published_at,symbol,bearish,neutral,bullish\n" + "\n".join(rows) + "\n")
+    rows = [
+        f"2025-03-03T1{n}:00:00Z,{symbol},0.1,0.1,0.8" for n, symbol in enumerate(("BTC", "BTCUSDT", "BTC"))
+    ]
+    (tmp_path / "scores.csv").write_text(
+        "published_at,symbol,bearish,neutral,bullish\n" + "\n".join(rows) + "\n"
+    )
     result = run_json(
-        tapewire, "--klines", f"BTC/USDT:USDT={BTC}", "--sentiment", tmp_path / "scores.csv", "--strategy", "sentiment"
+        tapewire,
+        "--klines",
+        f"BTC/USDT:USDT={BTC}",
+        "--sentiment",
+        tmp_path / "scores.csv",
+        "--strategy",
+        "sentiment",
     )
     assert "scores.csv: 2 scores name a symbol that is not traded: BTC (2)" in result["notes"]
     assert tapewire("verify", result["run"]).code == 0
@@ -82,10 +94,17 @@ def test_scores_of_what_is_not_traded_are_noted(tapewire: Tapewire, tmp_path: Pa
 
 def test_headlines_that_may_be_dates_of_another_zone_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
     """Midnight of New York is 05:00 UTC before 9 March 2025; of six headlines five have that time."""
-    rows = [f"2025-03-0{n}T05:00:00Z,Bitcoin rises {n}" for n in range(1, 6)] + ["2025-03-03T12:34:56Z,Bitcoin falls"]
+    rows = [f"2025-03-0{n}T05:00:00Z,Bitcoin rises {n}" for n in range(1, 6)] + [
+        "2025-03-03T12:34:56Z,Bitcoin falls"
+    ]
     (tmp_path / "news.csv").write_text("published_at,title\n" + "\n".join(rows) + "\n")
-    outcome = tapewire("backtest", "--klines", BTC, "--news", tmp_path / "news.csv", "--strategy", "sentiment", "--json")
-    assert "news.csv: 5 of 6 headlines stand at 05:00 UTC: if these are dates of another zone" in outcome.out + outcome.err
+    outcome = tapewire(
+        "backtest", "--klines", BTC, "--news", tmp_path / "news.csv", "--strategy", "sentiment", "--json"
+    )
+    assert (
+        "news.csv: 5 of 6 headlines stand at 05:00 UTC: if these are dates of another zone"
+        in outcome.out + outcome.err
+    )
 
 
 def test_the_sample_data_is_replayed_where_no_file_is_named(tapewire: Tapewire) -> None:
@@ -109,7 +128,9 @@ def test_a_window_is_honoured(tapewire: Tapewire) -> None:
 def test_verify_names_the_first_decision_that_was_altered(tapewire: Tapewire, tmp_path: Path) -> None:
     run = run_json(tapewire, "--klines", BTC, *SMA)["run"]
     with sqlite3.connect(tmp_path / "var/tapewire.db") as database:
-        database.execute("UPDATE fills SET price = '1.00' WHERE seq = (SELECT min(seq) FROM fills WHERE run_id = ?)", [run])
+        database.execute(
+            "UPDATE fills SET price = '1.00' WHERE seq = (SELECT min(seq) FROM fills WHERE run_id = ?)", [run]
+        )
     outcome = tapewire("verify", run)
     assert outcome.code == 1
     assert "different at decision" in outcome.out
@@ -139,12 +160,27 @@ BAD_KLINES = {
     "empty file": ("", "is empty"),
     "header only": (HEADER, "only its header"),
     "wrong columns": ("open_time,opn,high,low,close,volume\n" + GOOD[0] + "\n", "open"),
-    "NaN price": (HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,nan,101,99,100,5", *GOOD[6:]]) + "\n", "row 6"),
-    "negative price": (HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,-100,101,-101,100,5", *GOOD[6:]]) + "\n", "row 6"),
-    "high below low": (HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,100,98,99,100,5", *GOOD[6:]]) + "\n", "row 6"),
+    "NaN price": (
+        HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,nan,101,99,100,5", *GOOD[6:]]) + "\n",
+        "row 6",
+    ),
+    "negative price": (
+        HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,-100,101,-101,100,5", *GOOD[6:]]) + "\n",
+        "row 6",
+    ),
+    "high below low": (
+        HEADER + "\n".join([*GOOD[:5], "2025-01-01T00:05:00Z,100,98,99,100,5", *GOOD[6:]]) + "\n",
+        "row 6",
+    ),
     "unsorted": (HEADER + "\n".join([*GOOD[:3], GOOD[5], GOOD[4], *GOOD[6:]]) + "\n", "row"),
-    "two bars of one time": (HEADER + "\n".join([*GOOD, "2025-01-01T00:09:00Z,100,105,99,101,5"]) + "\n", "row 11"),
-    "mixed intervals": (HEADER + "\n".join([*GOOD, "2025-01-01T00:09:30Z,100,101,99,100,5"]) + "\n", "row 11"),
+    "two bars of one time": (
+        HEADER + "\n".join([*GOOD, "2025-01-01T00:09:00Z,100,105,99,101,5"]) + "\n",
+        "row 11",
+    ),
+    "mixed intervals": (
+        HEADER + "\n".join([*GOOD, "2025-01-01T00:09:30Z,100,101,99,100,5"]) + "\n",
+        "row 11",
+    ),
     "naive times": (HEADER + "\n".join(row.replace("Z,", ",") for row in GOOD) + "\n", "timezone"),
     "wrong unit": (HEADER + "\n".join(f"{17 + n},100,101,99,100,5" for n in range(9)) + "\n", "seconds"),
     "cut off": (HEADER + "\n".join(GOOD)[:-12], "row"),
@@ -182,11 +218,17 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
         (("--klines", BTC, "--strategy", "sentiment"), 2, "none are named"),
         (("--klines", BTC, "--strategy", "sentiment"), 2, "a strategy of prices alone: --strategy sma_cross"),
         (("--klines", "none.csv", "--strategy", "sentiment"), 1, "no such file: none.csv"),
-        (("--klines", BTC, "--strategy", "sentiment", "--news", "a.csv", "--sentiment", "b.csv"), 2, "--sentiment needs none"),
+        (
+            ("--klines", BTC, "--strategy", "sentiment", "--news", "a.csv", "--sentiment", "b.csv"),
+            2,
+            "--sentiment needs none",
+        ),
         (("--config", "none.toml"), 2, "no configuration file"),
     ],
 )
-def test_wrong_usage_says_what_would_be_right(tapewire: Tapewire, args: tuple[str | Path, ...], code: int, said: str) -> None:
+def test_wrong_usage_says_what_would_be_right(
+    tapewire: Tapewire, args: tuple[str | Path, ...], code: int, said: str
+) -> None:
     outcome = tapewire("backtest", *args)
     assert outcome.code == code
     assert said in outcome.err
@@ -202,7 +244,9 @@ def test_headlines_for_a_strategy_of_prices_are_not_dropped_in_silence(tapewire:
 
 def test_news_of_another_encoding_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
     news = tmp_path / "news.csv"
-    news.write_bytes("published_at,title\n2025-03-03T10:00:00Z,Café chain accepts bitcoin\n".encode("latin-1"))
+    news.write_bytes(
+        "published_at,title\n2025-03-03T10:00:00Z,Café chain accepts bitcoin\n".encode("latin-1")
+    )
     outcome = tapewire("backtest", "--klines", BTC, "--news", news, "--strategy", "sentiment")
     assert outcome.code == 1
     assert "UTF-8" in outcome.err
@@ -227,7 +271,18 @@ def test_a_full_disk_is_one_clear_line_and_no_complete_run(tmp_path: Path) -> No
     def little_room() -> None:
         limits.setrlimit(limits.RLIMIT_FSIZE, (260_000, 260_000))
 
-    command = [sys.executable, "-m", "agent.cli.main", "backtest", "--klines", BTC, "--klines", ETH, "--strategy", "sma_cross"]
+    command = [
+        sys.executable,
+        "-m",
+        "agent.cli.main",
+        "backtest",
+        "--klines",
+        BTC,
+        "--klines",
+        ETH,
+        "--strategy",
+        "sma_cross",
+    ]
     done = subprocess.run(
         [*command, "--set", "fast=1", "--set", "slow=2"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, preexec_fn=little_room, check=False,
@@ -263,7 +318,9 @@ def test_a_strategy_of_ones_own_trades(tapewire: Tapewire, tmp_path: Path) -> No
     assert tapewire("verify", result["run"]).code == 0
 
 
-def test_history_is_traded_on_paper_wherever_the_agent_trades_live(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_history_is_traded_on_paper_wherever_the_agent_trades_live(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
     live = tmp_path / "live.toml"
     live.write_text('[execution]\nmode = "testnet"\n')
     ours, paper = (run_json(tapewire, "--klines", BTC, *SMA, *config) for config in (("--config", live), ()))
@@ -280,11 +337,15 @@ def test_funding_inside_the_last_bar_is_in_both_final_equities(tapewire: Tapewir
     klines, funding = tmp_path / "BTCUSDT-4h.csv", tmp_path / "BTCUSDT-funding.csv"
     klines.write_text("open_time,open,high,low,close,volume\n" + bars)
     funding.write_text("ts,rate\n" + "".join(f"{day + n * hour},0.01\n" for n in (1, 5, 9, 13)))
-    done = tapewire("backtest", "--klines", klines, "--funding", funding, "--strategy", "buy_and_hold", "--json")
+    done = tapewire(
+        "backtest", "--klines", klines, "--funding", funding, "--strategy", "buy_and_hold", "--json"
+    )
     assert done.code == 0, done.err
     found = json.loads(done.out)
     with sqlite3.connect("var/tapewire.db") as store:
-        paid = [(row[0], float(row[1])) for row in store.execute("select ts, amount from funding order by seq")]
+        paid = [
+            (row[0], float(row[1])) for row in store.execute("select ts, amount from funding order by seq")
+        ]
     store.close()
     assert [(ts - day) // hour for ts, _ in paid] == [9, 13]
     metrics = found["metrics"]

@@ -118,5 +118,7 @@ def test_what_a_verb_makes_is_for_its_user_alone(tmp_path: Path) -> None:
     assert report.returncode == 0, report.stderr
     made = list(tmp_path.rglob("*"))
     assert any(path.suffix == ".html" for path in made)
-    loose = {str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in made if path.stat().st_mode & 0o077}
+    loose = {
+        str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in made if path.stat().st_mode & 0o077
+    }
     assert loose == {}

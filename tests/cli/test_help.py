@@ -44,4 +44,6 @@ def test_help_texts_keep_what_stands_in_brackets(path: tuple[str, ...]) -> None:
 
 
 def test_some_help_texts_have_brackets() -> None:
-    assert any("[" in (getattr(param, "help", None) or "") for command in ALL.values() for param in command.params)
+    assert any(
+        "[" in (getattr(param, "help", None) or "") for command in ALL.values() for param in command.params
+    )

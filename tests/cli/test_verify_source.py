@@ -70,7 +70,15 @@ def test_files_beside_a_strategy_take_the_place_of_no_installed_module(tmp_path:
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "mine.py").write_text(MINE)
     for strategy in ("sma_cross", "mine:Mine"):
-        arguments = ("backtest", "--klines", f"BTCUSDT={BTC}", "--strategy", strategy, "--report", "report.html")
+        arguments = (
+            "backtest",
+            "--klines",
+            f"BTCUSDT={BTC}",
+            "--strategy",
+            strategy,
+            "--report",
+            "report.html",
+        )
         done = tapewire(tmp_path, *arguments)
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "report.html").exists()

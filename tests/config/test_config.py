@@ -20,7 +20,9 @@ def test_the_file_that_ships_states_the_defaults() -> None:
     assert stated == Config()
 
 
-@pytest.mark.parametrize(("section", "key"), [("risk", "max_leverage"), ("paper", "half_spread_bps"), ("risk", "max_position")])
+@pytest.mark.parametrize(
+    ("section", "key"), [("risk", "max_leverage"), ("paper", "half_spread_bps"), ("risk", "max_position")]
+)
 def test_no_number_is_infinite(section: str, key: str) -> None:
     with pytest.raises(ConfigError, match=f"{section}.{key}: Input should be a finite number"):
         parse({section: {key: float("inf")}}, where="test")
@@ -34,7 +36,12 @@ ZERO = [
     ("signals", "half_life"),
     *(
         (f"{of}.{wait}", key)
-        for of, wait in (("bybit", "reconnect"), ("store", "retry"), ("mqtt", "reconnect"), ("live", "restart"))
+        for of, wait in (
+            ("bybit", "reconnect"),
+            ("store", "retry"),
+            ("mqtt", "reconnect"),
+            ("live", "restart"),
+        )
         for key in ("first", "ceiling", "stable_after")
     ),
     ("bybit", "ban_wait"),
@@ -99,13 +106,30 @@ def test_what_is_shown_can_be_read_again() -> None:
         ("[paper]\ntaker_fee = 0.055", "paper.taker_fee: 0.055 is 5.500 %", "0.00055 is 0.055 %"),
         ("[paper]\nmaker_fee = -0.1", "paper.maker_fee: -0.1 is -10.0 %", "-0.001 is -0.1 %"),
         ("[paper]\nfunding_rate = 0.01", "paper.funding_rate: 0.01 is 1.00 %", "0.0001 is 0.01 %"),
-        ("[instruments.BTCUSDT]\nmaintenance_margin = 0.5", "maintenance_margin: 0.5 is 50.0 %", "0.005 is 0.5 %"),
-        ('[store]\nurl = "sqlite:///${HOME}/x.db"', "store.url: ${HOME} is not replaced", "write the value itself"),
-        ('[[news.feeds]]\nname = "x"\nurl = "https://x/${KEY}"', "news.feeds.url: ${KEY} is not replaced", ""),
-        *((f'[{section}]\n{key} = "0s"', f"{section}.{key}: Input should be greater than 0", "") for section, key in ZERO),
+        (
+            "[instruments.BTCUSDT]\nmaintenance_margin = 0.5",
+            "maintenance_margin: 0.5 is 50.0 %",
+            "0.005 is 0.5 %",
+        ),
+        (
+            '[store]\nurl = "sqlite:///${HOME}/x.db"',
+            "store.url: ${HOME} is not replaced",
+            "write the value itself",
+        ),
+        (
+            '[[news.feeds]]\nname = "x"\nurl = "https://x/${KEY}"',
+            "news.feeds.url: ${KEY} is not replaced",
+            "",
+        ),
+        *(
+            (f'[{section}]\n{key} = "0s"', f"{section}.{key}: Input should be greater than 0", "")
+            for section, key in ZERO
+        ),
     ],
 )
-def test_what_nobody_can_mean_is_refused_with_the_right_form(tmp_path: Path, text: str, message: str, hint: str) -> None:
+def test_what_nobody_can_mean_is_refused_with_the_right_form(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
     (tmp_path / "c.toml").write_text(text + "\n")
     with pytest.raises(ConfigError) as error:
         load(tmp_path / "c.toml")
@@ -124,12 +148,20 @@ def test_what_nobody_can_mean_is_refused_with_the_right_form(tmp_path: Path, tex
         ("[signals]\nfade_below = 25", "signals.fade_below: 25.0 is 2500.0 %", "0.25 is 25.0 %"),
         ("[bybit]\nmax_jump = 10", "bybit.max_jump: 10.0 is 1000.0 %", "0.1 is 10.0 %"),
         # Fractions above 1: 5 / 100 = 0.05
-        ("[risk]\nmax_daily_loss = 5", "risk.max_daily_loss: Input should be less than or equal to 1", "0.05 is 5 %"),
+        (
+            "[risk]\nmax_daily_loss = 5",
+            "risk.max_daily_loss: Input should be less than or equal to 1",
+            "0.05 is 5 %",
+        ),
         ("[signals]\nthreshold = 70", "signals.threshold: Input should be less than 1", "0.7 is 70 %"),
         ("[paper]\nmax_participation = 10.0", "paper.max_participation: ", "0.1 is 10 %"),
         ("[news]\njitter = 500", "news.jitter: ", "0.05 is 5 %"),
         # The leverage of all is 1, so one symbol has at most 1, and an order from -1 to +1 has 2
-        ("[risk]\nmax_position = 100", "risk.max_position: 100 is never reached: risk.max_leverage is 1", "max_position = 1"),
+        (
+            "[risk]\nmax_position = 100",
+            "risk.max_position: 100 is never reached: risk.max_leverage is 1",
+            "max_position = 1",
+        ),
         (
             "[risk]\nmax_order = 2.5",
             "risk.max_order: 2.5 is never reached: twice risk.max_leverage is 2",
@@ -145,7 +177,11 @@ def test_what_nobody_can_mean_is_refused_with_the_right_form(tmp_path: Path, tex
         # Variables of a shell at the beginning of a path
         ('[store]\nurl = "sqlite:///$HOME/x.db"', "store.url: $HOME is not replaced", "~ stands for"),
         ('[live]\nfolder = "$TAPEWIRE/var"', "live.folder: $TAPEWIRE is not replaced", "~ stands for"),
-        ('[history]\nklines = ["BTCUSDT=$DATA/btc.csv"]', "history.klines: $DATA is not replaced", "~ stands for"),
+        (
+            '[history]\nklines = ["BTCUSDT=$DATA/btc.csv"]',
+            "history.klines: $DATA is not replaced",
+            "~ stands for",
+        ),
         ('[mqtt]\nusername = "$MQTT_USER"', "mqtt.username: $MQTT_USER is not replaced", "write the value"),
     ],
 )
@@ -198,7 +234,9 @@ def test_what_can_not_be_traded_live_is_refused(tmp_path: Path, text: str, messa
         load(tmp_path / "c.toml").check_live()
 
 
-def test_relative_paths_start_from_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_start_from_the_folder_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     (folder / "c.toml").write_text(

@@ -11,26 +11,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core import deduplication
-from agent.core.events import DAY_MS, HOUR_MS
 from agent.core.deduplication import StoryIndex, content_words, contradict
+from agent.core.events import DAY_MS, HOUR_MS
 
 SAME = [
     ("Regulator approves spot bitcoin fund", "Regulator approves spot Bitcoin fund"),
-    ("Regulator approves first spot bitcoin fund", "BREAKING: regulator approves the first spot bitcoin funds"),
-    ("Lender Alder Bank buys custody firm Quarry for $40M", "Alder Bank buys Quarry, a custody firm, for $40M"),
+    (
+        "Regulator approves first spot bitcoin fund",
+        "BREAKING: regulator approves the first spot bitcoin funds",
+    ),
+    (
+        "Lender Alder Bank buys custody firm Quarry for $40M",
+        "Alder Bank buys Quarry, a custody firm, for $40M",
+    ),
     ("Ether surges past 4,000 as fund inflows rise", "Ether surged past 4000 as funds' inflows rise"),
-    ("Bridge exploit drains 12 million from Larch protocol", "Larch protocol bridge exploit drains 12 million"),
+    (
+        "Bridge exploit drains 12 million from Larch protocol",
+        "Larch protocol bridge exploit drains 12 million",
+    ),
 ]
 DIFFERENT = [
     ("Bitcoin rises", "Bitcoin falls"),
-    ("Bitcoin funds see record weekly inflows as rates fall", "Bitcoin funds see record weekly outflows as rates fall"),
+    (
+        "Bitcoin funds see record weekly inflows as rates fall",
+        "Bitcoin funds see record weekly outflows as rates fall",
+    ),
     (
         "Regulator approves the first spot ether fund after long review",
         "Regulator rejects the first spot ether fund after long review",
     ),
-    ("Alder Bank will buy custody firm Quarry this year", "Alder Bank will not buy custody firm Quarry this year"),
-    ("Larch founder wins appeal in long running token case", "Larch founder loses appeal in long running token case"),
-    ("Bitcoin price climbs above 90,000 in late Asian trade", "Bitcoin price slips below 90,000 in late Asian trade"),
+    (
+        "Alder Bank will buy custody firm Quarry this year",
+        "Alder Bank will not buy custody firm Quarry this year",
+    ),
+    (
+        "Larch founder wins appeal in long running token case",
+        "Larch founder loses appeal in long running token case",
+    ),
+    (
+        "Bitcoin price climbs above 90,000 in late Asian trade",
+        "Bitcoin price slips below 90,000 in late Asian trade",
+    ),
     ("Miners add machines in Texas", "Painters add colours in Lisbon"),
     ("Solana upgrade goes live on main network", "Cardano adds ten wallets"),
 ]
@@ -94,13 +115,31 @@ def test_a_flood_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_forms_of_a_word_are_one_word_and_numbers_stay_apart() -> None:
-    for forms in ("rise rises rising", "surge surges surged surging", "drop drops dropped dropping", "fall falls falling"):
+    for forms in (
+        "rise rises rising",
+        "surge surges surged surging",
+        "drop drops dropped dropping",
+        "fall falls falling",
+    ):
         assert len(content_words(forms)) == 1, forms
     assert content_words("70,000 70000") == content_words("70000")
     assert len(content_words("1.2 12 70,000 7000")) == 4
 
 
-WORDS = ["amber", "birch", "cedar", "dahlia", "elder", "fir", "gorse", "rises", "falls", "not", "70000", "the"]
+WORDS = [
+    "amber",
+    "birch",
+    "cedar",
+    "dahlia",
+    "elder",
+    "fir",
+    "gorse",
+    "rises",
+    "falls",
+    "not",
+    "70000",
+    "the",
+]
 titles = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 
 
@@ -108,7 +147,9 @@ titles = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
     st.lists(st.tuples(titles, st.integers(0, 3 * HOUR_MS)), max_size=25),
     st.sampled_from([0.3, 0.5, 0.56, 0.6, 0.7, 0.75, 1.0]),
 )
-def test_the_index_finds_what_comparing_with_every_story_finds(arrivals: list[tuple[str, int]], similarity: float) -> None:
+def test_the_index_finds_what_comparing_with_every_story_finds(
+    arrivals: list[tuple[str, int]], similarity: float
+) -> None:
     index = StoryIndex(similarity, HOUR_MS)
     known: list[tuple[str, int, frozenset[str]]] = []
     for number, (title, at) in enumerate(sorted(arrivals, key=lambda arrival: arrival[1])):
@@ -117,7 +158,9 @@ def test_the_index_finds_what_comparing_with_every_story_finds(arrivals: list[tu
         scored = [
             (len(words & other) / len(words | other), name)
             for name, _, other in known
-            if words and not contradict(words, other) and len(words & other) >= similarity * len(words | other) - 1e-6
+            if words
+            and not contradict(words, other)
+            and len(words & other) >= similarity * len(words | other) - 1e-6
         ]
         expected = max(scored, key=lambda score: score[0])[1] if scored else str(number)
         assert index.add(str(number), title, at) == expected
@@ -135,11 +178,16 @@ def test_contradiction_is_mutual_and_never_with_oneself(one: str, other: str) ->
 
 @pytest.mark.shared
 def test_real_headlines_fold_into_stories(shared_data: Path) -> None:
-    news = pd.read_parquet(shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title"])
+    news = pd.read_parquet(
+        shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title"]
+    )
     news = news.sort_values("published_at", kind="stable").tail(15_000)
     at = (news.published_at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
     index = StoryIndex(0.6, DAY_MS)
-    told = [index.add(str(number), title, ms) for number, (title, ms) in enumerate(zip(news.title.fillna(""), at, strict=True))]
+    told = [
+        index.add(str(number), title, ms)
+        for number, (title, ms) in enumerate(zip(news.title.fillna(""), at, strict=True))
+    ]
     repeats = sum(story != str(number) for number, story in enumerate(told))
     print(f"{repeats} of {len(news)} headlines repeat a story")
     assert 0.01 < repeats / len(news) < 0.10

@@ -29,8 +29,8 @@ from agent.core.events import (
     RiskState,
     Sentiment,
 )
-from agent.data.merge import merge
 from agent.core.strategy import Market, Signal, Strategy
+from agent.data.merge import merge
 from strategies.sma_cross import SmaCross
 from tests.support.market import SYMBOL, T0, bar, config, flat_bars, run
 
@@ -79,21 +79,28 @@ def headlines(count: int, spacing: int) -> list[Event]:
         at = T0 + n * spacing + 17_000
         up = n % 2 == 0
         events.append(News(f"n{n}", at - 60_000, at, f"Bitcoin headline number {n} about topic {n * n}"))
-        events.append(Sentiment(f"n{n}", at - 60_000, at + 250, 0.05 if up else 0.9, 0.05, 0.9 if up else 0.05))
+        events.append(
+            Sentiment(f"n{n}", at - 60_000, at + 250, 0.05 if up else 0.9, 0.05, 0.9 if up else 0.05)
+        )
     return events
 
 
 @settings(max_examples=60, deadline=None)
 @given(prices, st.data())
-def test_decisions_on_a_prefix_are_the_first_decisions_on_the_whole(closes: list[float], data: st.DataObject) -> None:
+def test_decisions_on_a_prefix_are_the_first_decisions_on_the_whole(
+    closes: list[float], data: st.DataObject
+) -> None:
     events = list(merge([flat_bars(closes), headlines(len(closes) // 3, 3 * MINUTE_MS)]))
     cut = data.draw(st.integers(1, len(events)))
     _, whole = run(Restless(), events, config(**REAL_COSTS))
     engine, part = run(Restless(), events[:cut], config(**REAL_COSTS), finish=False)
     assert part.decisions == whole.decisions[: len(part.decisions)]
     later = whole.decisions[len(part.decisions) :]
-    decided = [d for d in later if not isinstance(d, RiskEvent)]  # risk judges a period by its own moment, once it is over
-    assert all(getattr(d, "available_at", d.ts) > engine.market.now or d.ts >= engine.market.now for d in decided)
+    # risk judges a period by its own moment, once it is over
+    decided = [d for d in later if not isinstance(d, RiskEvent)]
+    assert all(
+        getattr(d, "available_at", d.ts) > engine.market.now or d.ts >= engine.market.now for d in decided
+    )
 
 
 class Cheat(Strategy):
@@ -122,7 +129,9 @@ def news_tape(events: int) -> list[Event]:
     klines, wire = [], []
     for n in range(events):
         for minute in range(10):
-            ohlc = {5: (100.0, 110.0, 100.0, 110.0), 6: (110.0, 110.0, 100.0, 100.0)}.get(minute, (100.0, 100.0, 100.0, 100.0))
+            ohlc = {5: (100.0, 110.0, 100.0, 110.0), 6: (110.0, 110.0, 100.0, 100.0)}.get(
+                minute, (100.0, 100.0, 100.0, 100.0)
+            )
             klines.append(bar(n * 10 + minute, *ohlc))
         at = T0 + (n * 10 + 5) * MINUTE_MS + 17_000
         wire.append(Sentiment(f"n{n}", at, at, 0.02, 0.02, 0.96, symbols=(SYMBOL,)))
@@ -133,7 +142,9 @@ def news_tape(events: int) -> list[Event]:
 @pytest.mark.parametrize("limit", [None, 101.0, 109.0])
 def test_a_strategy_that_needs_a_leak_to_win_never_wins(latency: str, limit: float | None) -> None:
     engine, sink = run(
-        Cheat(limit), news_tape(30), config(paper={"latency": latency}, signals={"half_life": "1m", "window": "2m"})
+        Cheat(limit),
+        news_tape(30),
+        config(paper={"latency": latency}, signals={"half_life": "1m", "window": "2m"}),
     )
     assert sum(isinstance(d, Fill) for d in sink.decisions) >= 30
     assert engine.portfolio.exact_equity() <= engine.portfolio.initial
@@ -142,7 +153,15 @@ def test_a_strategy_that_needs_a_leak_to_win_never_wins(latency: str, limit: flo
 def test_the_cheat_would_win_if_the_headline_had_come_in_time() -> None:
     """The control: the same tape with the same headlines one bar earlier."""
     early = [
-        Sentiment(e.news_id, e.ts - MINUTE_MS, e.available_at - MINUTE_MS, e.bearish, e.neutral, e.bullish, symbols=e.symbols)
+        Sentiment(
+            e.news_id,
+            e.ts - MINUTE_MS,
+            e.available_at - MINUTE_MS,
+            e.bearish,
+            e.neutral,
+            e.bullish,
+            symbols=e.symbols,
+        )
         if isinstance(e, Sentiment)
         else e
         for e in news_tape(30)
@@ -232,7 +251,9 @@ class Recorder(Strategy):
     ],
     ids=["duplicate", "late", "gap", "announced gap", "other symbol", "other interval", "unknown command"],
 )  # fmt: skip
-def test_bad_input_is_counted_and_ignored(events: Sequence[Event], seen: list[int], counts: dict[str, int]) -> None:
+def test_bad_input_is_counted_and_ignored(
+    events: Sequence[Event], seen: list[int], counts: dict[str, int]
+) -> None:
     strategy = Recorder()
     engine, _ = run(strategy, events)
     assert [(start - T0) // MINUTE_MS for start, _ in strategy.seen] == seen
@@ -248,7 +269,17 @@ def test_features_start_anew_after_a_gap() -> None:
 def test_an_unconfirmed_bar_decides_nothing_but_moves_the_mark() -> None:
     strategy = Recorder()
     running = Kline(
-        SYMBOL, MINUTE_MS, T0 + MINUTE_MS, T0 + MINUTE_MS + 5_000, T0 + MINUTE_MS + 5_000, 1, 3, 1, 3, 1, confirm=False
+        SYMBOL,
+        MINUTE_MS,
+        T0 + MINUTE_MS,
+        T0 + MINUTE_MS + 5_000,
+        T0 + MINUTE_MS + 5_000,
+        1,
+        3,
+        1,
+        3,
+        1,
+        confirm=False,
     )
     engine, _ = run(strategy, [bar(0, 1, 1, 1, 1), running])
     assert len(strategy.seen) == 1
@@ -272,7 +303,14 @@ def test_commands_pause_flatten_and_resume() -> None:
         return Command(action, at, at, args, by="test")
 
     market = flat_bars([100.0] * 10)
-    events = [*market[:2], command(2, "flatten"), command(2, "halt"), *market[2:5], command(5, "resume"), *market[5:]]
+    events = [
+        *market[:2],
+        command(2, "flatten"),
+        command(2, "halt"),
+        *market[2:5],
+        command(5, "resume"),
+        *market[5:],
+    ]
     engine, sink = run(Buys(), events)
     fills = [(d.side.value, (d.ts - T0) // MINUTE_MS) for d in sink.decisions if isinstance(d, Fill)]
     assert fills == [("BUY", 1), ("SELL", 3), ("BUY", 6)]  # told inside a bar, it fills at that bar's close
@@ -305,7 +343,8 @@ def test_order_ids_depend_on_run_and_decision_alone() -> None:
     events = flat_bars([100 + (i % 7) * (i % 3) for i in range(200)])
     strategy = lambda: SmaCross(SmaCross.Params(fast=3, slow=8, weight=0.5))  # noqa: E731
     ids = [
-        [d.id for d in run(strategy(), events, run_id=name)[1].decisions if isinstance(d, Order)] for name in ("a", "a", "b")
+        [d.id for d in run(strategy(), events, run_id=name)[1].decisions if isinstance(d, Order)]
+        for name in ("a", "a", "b")
     ]
     assert ids[0]
     assert ids[0] == ids[1]

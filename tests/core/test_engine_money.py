@@ -46,7 +46,11 @@ class Once(Strategy):
 
 def entered(*prices: Sequence[float]) -> list[Kline]:
     """Two bars at 100, between which an order of the first is filled at 100; then `prices` (open, high, low, close)."""
-    return [bar(0, 100, 100, 100, 100), bar(1, 100, 100, 100, 100), *(bar(2 + n, *four) for n, four in enumerate(prices))]
+    return [
+        bar(0, 100, 100, 100, 100),
+        bar(1, 100, 100, 100, 100),
+        *(bar(2 + n, *four) for n, four in enumerate(prices)),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -105,12 +109,15 @@ def test_a_trigger_that_the_extreme_of_a_bar_just_touches_closes_the_position(
     weight: float, touched: Sequence[float], short_of: Sequence[float], kind: OrderType
 ) -> None:
     sign = 1 if weight > 0 else -1
-    wants = {"stop": -0.05 * sign, "take_profit": 0.10 * sign}  # 95 and 110 of a long position, 105 and 90 of a short one
+    # 95 and 110 of a long position, 105 and 90 of a short one
+    wants = {"stop": -0.05 * sign, "take_profit": 0.10 * sign}
     engine, _ = run(Once(weight, **wants), entered(short_of))
     assert len(engine.portfolio.open) == 1
     engine, sink = run(Once(weight, **wants), entered(touched))
     assert not engine.portfolio.open
-    assert [one.reason for one in sink.decisions if isinstance(one, Fill)][-1] == kind.value.lower().replace("_", "-")
+    assert [one.reason for one in sink.decisions if isinstance(one, Fill)][-1] == kind.value.lower().replace(
+        "_", "-"
+    )
 
 
 def closes(*prices: float, first_minute: int = 2) -> list[Kline]:
@@ -118,7 +125,9 @@ def closes(*prices: float, first_minute: int = 2) -> list[Kline]:
 
 
 def states(sink: Any) -> list[RiskState]:
-    return [one.state for one in sink.decisions if isinstance(one, RiskEvent) and one.rule == "max_daily_loss"]
+    return [
+        one.state for one in sink.decisions if isinstance(one, RiskEvent) and one.rule == "max_daily_loss"
+    ]
 
 
 LOSS = {"max_daily_loss": 0.05}
@@ -129,7 +138,8 @@ def test_the_daily_loss_counts_from_the_equity_at_the_start_of_the_day_not_from_
     engine, sink = run(Once(1.0), [*entered(), *closes(110, 104, 95.01)], config(risk=LOSS))
     assert states(sink) == []
     assert engine.risk.state is RiskState.ACTIVE
-    engine, sink = run(Once(1.0), [*entered(), *closes(110, 104, 95)], config(risk=LOSS))  # 9,500 is 5 % below 10,000
+    # 9,500 is 5 % below 10,000
+    engine, sink = run(Once(1.0), [*entered(), *closes(110, 104, 95)], config(risk=LOSS))
     assert states(sink) == [RiskState.REDUCING]
 
 
@@ -146,7 +156,8 @@ def test_the_daily_loss_starts_anew_at_midnight_utc() -> None:
 def test_a_halt_takes_back_resting_entries_at_once() -> None:
     resting = [bar(0, 100, 100, 100, 100), bar(1, 100, 100, 100, 100)]
     halt = Command("halt", T0 + 2 * MINUTE_MS, T0 + 2 * MINUTE_MS, {}, "test")
-    engine, sink = run(Once(0.5, limit=90.0), [*resting, halt], finish=False)  # not only once the next bar has closed
+    # not only once the next bar has closed
+    engine, sink = run(Once(0.5, limit=90.0), [*resting, halt], finish=False)
     (update,) = [one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status.final]
     assert (update.status, update.reason) == (OrderStatus.CANCELLED, "halted")
     assert not engine.tapes[SYMBOL].book
@@ -155,7 +166,8 @@ def test_a_halt_takes_back_resting_entries_at_once() -> None:
 @pytest.mark.parametrize("weight", [0.5, -0.5], ids=["long", "short"])
 def test_exposure_is_the_absolute_value_of_what_is_held(weight: float) -> None:
     _, sink = run(Once(weight), [*entered(), *closes(110)])
-    assert [sample.exposure for sample in sink.samples][-1] == pytest.approx(50 * 110)  # 50 coins, whichever way
+    # 50 coins, whichever way
+    assert [sample.exposure for sample in sink.samples][-1] == pytest.approx(50 * 110)
 
 
 class Steps(Strategy):
@@ -170,7 +182,9 @@ class Steps(Strategy):
             self.target(SYMBOL, weight=self._weights.pop(0))
 
 
-@pytest.mark.parametrize(("second", "held"), [(0.8, "80"), (-0.8, "-80"), (1.2, "60")], ids=["more", "turned", "too much"])
+@pytest.mark.parametrize(
+    ("second", "held"), [(0.8, "80"), (-0.8, "-80"), (1.2, "60")], ids=["more", "turned", "too much"]
+)
 def test_the_leverage_limit_counts_the_position_as_it_will_be_and_not_twice(second: float, held: str) -> None:
     # 0.6 of 10,000 at 100 is 60 coins; 0.6 + 0.8 would be more than the limit of 1, but the new position replaces the old one
     engine, _ = run(Steps(0.6, second), [*entered(), *closes(100, 100)], config(risk={"max_leverage": 1}))
@@ -220,7 +234,9 @@ def test_a_stop_that_fills_takes_the_take_profit_with_it() -> None:
     both = (100, 111, 94, 100)  # the bar reaches 95 and 110: the worse one counts
     engine, sink = run(Once(0.5, stop=-0.05, take_profit=0.10), entered(both))
     assert [one.reason for one in sink.decisions if isinstance(one, Fill)][1:] == ["stop"]
-    (taken_back,) = [one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status is OrderStatus.CANCELLED]
+    (taken_back,) = [
+        one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status is OrderStatus.CANCELLED
+    ]
     assert taken_back.reason == "the other side was filled"
     assert not engine.portfolio.open
 
@@ -228,10 +244,15 @@ def test_a_stop_that_fills_takes_the_take_profit_with_it() -> None:
 def test_all_states_of_one_bar_share_its_volume() -> None:
     # a tenth of a bar's volume of 100 is 10 coins, however often the running bar is updated; 50 are wanted
     settings = config(paper={"liquidity": "participation", "max_participation": 0.1})
-    running = [replace(bar(1, 100, 100, 100, 100, volume=100.0), confirm=False, ts=T0 + (61 + n) * 1000) for n in range(3)]
+    running = [
+        replace(bar(1, 100, 100, 100, 100, volume=100.0), confirm=False, ts=T0 + (61 + n) * 1000)
+        for n in range(3)
+    ]
     engine, _ = run(Once(0.5), [bar(0, 100, 100, 100, 100), *running], settings, finish=False)
     assert engine.portfolio.positions[SYMBOL].qty == 10
-    engine, _ = run(Once(0.5), [bar(0, 100, 100, 100, 100), *running, bar(1, 100, 100, 100, 100, volume=100.0)], settings)
+    engine, _ = run(
+        Once(0.5), [bar(0, 100, 100, 100, 100), *running, bar(1, 100, 100, 100, 100, volume=100.0)], settings
+    )
     assert engine.portfolio.positions[SYMBOL].qty == 10
 
 
@@ -268,7 +289,9 @@ def test_what_is_affordable_is_less_by_the_other_positions() -> None:
 @pytest.mark.parametrize(("low", "liquidated"), [(60.8, False), (60.5, True)])
 def test_the_other_positions_margin_is_part_of_the_liquidation_price(low: float, liquidated: bool) -> None:
     # 10,000 + 250 (p - 100) = 0.5 % of (250 p + 200 * 100) at p = 15,100 / 248.75 = 60.70; the other one alone would be at 60.30
-    settings = config(market={"symbols": [SYMBOL, OTHER]}, account={"leverage": 5}, paper={"liquidation_fee": 0})
+    settings = config(
+        market={"symbols": [SYMBOL, OTHER]}, account={"leverage": 5}, paper={"liquidation_fee": 0}
+    )
     flat = (100, 100, 100, 100)
     engine, _ = run(Both(BTCUSDT=2.5, ETHUSDT=2.0), of_both(flat, flat, (100, 100, low, 100)), settings)
     assert (not engine.portfolio.positions[SYMBOL].qty) is liquidated

@@ -21,10 +21,15 @@ DOWN, UP = (95, 96, 94, 95), (105, 106, 104, 105)
 
 
 def trade(
-    prices: Sequence[Sequence[float]], targets: dict[int, dict[str, Any]], minutes: Sequence[int] = (), **paper: Any
+    prices: Sequence[Sequence[float]],
+    targets: dict[int, dict[str, Any]],
+    minutes: Sequence[int] = (),
+    **paper: Any,
 ) -> list[tuple[str, float, str]]:
     """Side, price and reason of each fill."""
-    events: list[Event] = [bar(minute, *one) for minute, one in zip(minutes or range(len(prices)), prices, strict=True)]
+    events: list[Event] = [
+        bar(minute, *one) for minute, one in zip(minutes or range(len(prices)), prices, strict=True)
+    ]
     _, sink = run(Plan(targets), events, config(paper=paper))
     return [(f.side.value, float(f.price), f.reason) for f in sink.decisions if isinstance(f, Fill)]
 
@@ -67,7 +72,9 @@ def test_a_stop_carried_out_at_the_open_pays_half_the_spread() -> None:
 
 @pytest.mark.parametrize(
     ("weight", "limit", "stop", "gap", "fills"),
-    [  # the limit fills at its own price; its stop, 98 * 0.99 = 97.02 (102 * 1.01 = 103.02), was passed by the gap: the open
+    # the limit fills at its own price; its stop, 98 * 0.99 = 97.02 (102 * 1.01 = 103.02), was passed by the
+    # gap: the open
+    [
         (0.5, 98.0, -0.01, DOWN, [("BUY", 98.0, ""), ("SELL", 95.0, "stop")]),
         (-0.5, 102.0, 0.01, UP, [("SELL", 102.0, ""), ("BUY", 105.0, "stop")]),
         # without a gap the stop is hit at its trigger
@@ -134,7 +141,8 @@ def test_a_limit_off_the_tick_that_is_repeated_rests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("price", "stop", "trigger"), [(100, 0.1, "110.00"), (100, 0.15, "115.00"), (3, 0.1, "3.30"), (7, 0.07, "7.49")]
+    ("price", "stop", "trigger"),
+    [(100, 0.1, "110.00"), (100, 0.15, "115.00"), (3, 0.1, "3.30"), (7, 0.07, "7.49")],
 )
 def test_a_trigger_is_the_price_by_the_fraction_exactly(price: float, stop: float, trigger: str) -> None:
     # 100 * 1.1 is 110.00000000000001 in binary, which was rounded up to 110.01
@@ -165,7 +173,8 @@ def test_a_moved_stop_is_placed_before_the_old_one_is_cancelled() -> None:
     assert isinstance(last[1], OrderUpdate)
     assert (last[1].status, last[1].reason) == (OrderStatus.CANCELLED, "replaced by a newer trigger")
     triggers = {w.order.type: w.order.trigger for w in engine.exchange.books[SYMBOL]}
-    assert triggers == {OrderType.STOP: D("108.90"), OrderType.TAKE_PROFIT: D("150.00")}  # the take-profit stays
+    # the take-profit stays
+    assert triggers == {OrderType.STOP: D("108.90"), OrderType.TAKE_PROFIT: D("150.00")}
     assert len({w.order.oco for w in engine.exchange.books[SYMBOL]}) == 1
 
 
@@ -274,7 +283,11 @@ class Wishful(Strategy):
         if wish is None:
             return
         side = -1 if wish["weight"] < 0 else 1
-        more = {name: wish[name] * side * (-1 if name == "stop" else 1) for name in ("stop", "take_profit") if name in wish}
+        more = {
+            name: wish[name] * side * (-1 if name == "stop" else 1)
+            for name in ("stop", "take_profit")
+            if name in wish
+        }
         if "limit" in wish:
             more["limit"] = kline.close * (1 + wish["limit"])
         self.target(SYMBOL, weight=wish["weight"], **more)
@@ -307,6 +320,8 @@ def test_every_fill_but_a_resting_limits_lies_in_its_bar(
     for one in sink.decisions:
         if isinstance(one, Fill) and not one.maker:
             met = of[one.available_at]
-            impact = {"none": 0.0, "fixed": met.high * 3e-4, "square_root": 0.5 * (met.high - met.low)}[slippage]
+            impact = {"none": 0.0, "fixed": met.high * 3e-4, "square_root": 0.5 * (met.high - met.low)}[
+                slippage
+            ]
             cost = met.high * 2e-4 + impact + 0.01 + 1e-9
             assert met.low - cost <= float(one.price) <= met.high + cost, (one, met)

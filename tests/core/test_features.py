@@ -24,7 +24,9 @@ FIRST_DEFINED = {
 }  # fmt: skip
 
 
-def reference(o: NDArray, h: NDArray, low: NDArray, c: NDArray, v: NDArray, start: NDArray) -> dict[str, NDArray]:
+def reference(
+    o: NDArray, h: NDArray, low: NDArray, c: NDArray, v: NDArray, start: NDArray
+) -> dict[str, NDArray]:
     """The same by TA-Lib, and the daily VWAP by plain numpy."""
     upper, middle, _ = talib.BBANDS(c, 20, 2, 2)
     returns = talib.ROCP(c, 1)
@@ -61,7 +63,9 @@ def compare(klines: list[Kline]) -> None:
 
 
 def test_the_features_are_ta_libs_on_the_sample_klines() -> None:
-    compare([event for event in KlineFile(ROOT / "tests/sample_data/BTCUSDT-1m.csv") if isinstance(event, Kline)])
+    compare(
+        [event for event in KlineFile(ROOT / "tests/sample_data/BTCUSDT-1m.csv") if isinstance(event, Kline)]
+    )
 
 
 @pytest.mark.shared
@@ -86,7 +90,10 @@ def test_after_a_reset_everything_starts_anew() -> None:
         tracker.update(bar(n, 100, 103, 98, 100 + n % 4))
     tracker.reset()
     for n in range(200, 260):
-        one, other = tracker.update(bar(n, 100, 103, 98, 101 - n % 3)), fresh.update(bar(n, 100, 103, 98, 101 - n % 3))
+        one, other = (
+            tracker.update(bar(n, 100, 103, 98, 101 - n % 3)),
+            fresh.update(bar(n, 100, 103, 98, 101 - n % 3)),
+        )
         assert repr(one) == repr(other)
 
 
@@ -108,17 +115,22 @@ def test_rolling_sums_do_not_remember_a_price_shock() -> None:
 
 
 @settings(max_examples=50)
-@given(st.lists(st.tuples(st.floats(0.01, 1e5), st.floats(0, 0.1), st.floats(0, 1e6)), min_size=35, max_size=120))
+@given(
+    st.lists(st.tuples(st.floats(0.01, 1e5), st.floats(0, 0.1), st.floats(0, 1e6)), min_size=35, max_size=120)
+)
 def test_every_feature_is_finite_and_in_its_range(moves: list[tuple[float, float, float]]) -> None:
     tracker = FeatureTracker()
     previous = moves[0][0]
     for n, (close, wick, volume) in enumerate(moves):
         high, low = max(previous, close) * (1 + wick), min(previous, close) * (1 - wick)
-        values = tracker.update(Kline("X", MINUTE_MS, n * MINUTE_MS, 0, 0, previous, high, low, close, volume))
+        values = tracker.update(
+            Kline("X", MINUTE_MS, n * MINUTE_MS, 0, 0, previous, high, low, close, volume)
+        )
         previous = close
     assert all(np.isfinite(values))
     assert 0 <= values.rsi <= 100
     assert values.volatility >= 0
     assert values.atr_ratio >= 0
     assert 0 <= values.volume_ratio <= 20.000001
-    assert abs(values.bollinger) <= np.sqrt(19) / 2 + 1e-6  # the farthest that one of 20 values can lie from their mean
+    # the farthest that one of 20 values can lie from their mean
+    assert abs(values.bollinger) <= np.sqrt(19) / 2 + 1e-6

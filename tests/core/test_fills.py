@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from agent.core.events import Fill, FillKind, Order, OrderStatus, OrderType, OrderUpdate, Side, TimeInForce
-from agent.core.paper import PaperExchange
 from agent.core.instruments import instrument_for
+from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from tests.support.market import SYMBOL, T0, bars, config, order
 
@@ -155,7 +155,9 @@ def test_bars_fill_orders(scenario: Scenario) -> None:
         portfolio.positions[SYMBOL].mark = kline.close
         for event in heard[heard_before:]:
             if isinstance(event, Fill):
-                fills.append((number, event.side.value, f"{event.qty.normalize():f}", f"{event.price.normalize():f}"))
+                fills.append(
+                    (number, event.side.value, f"{event.qty.normalize():f}", f"{event.price.normalize():f}")
+                )
                 assert kline.start <= event.ts <= kline.ts
     assert not waiting
     assert fills == scenario.fills
@@ -168,7 +170,9 @@ def test_a_liquidation_is_marked_and_charged() -> None:
     settings = config(account={"leverage": 10}, paper={"fees": "maker_taker", "liquidation_fee": "0.001"})
     portfolio = Portfolio(settings.account.initial_capital, [SYMBOL])
     heard: list[Any] = []
-    exchange = PaperExchange(settings, {SYMBOL: instrument_for(SYMBOL, settings)}, portfolio, heard.append, lambda: "p")
+    exchange = PaperExchange(
+        settings, {SYMBOL: instrument_for(SYMBOL, settings)}, portfolio, heard.append, lambda: "p"
+    )
     portfolio.positions[SYMBOL].mark = 100.0
     exchange.submit(order(1, BUY, MARKET, "900"), T0)
     for kline in bars([CALM, (100, 101, 50, 60)]):

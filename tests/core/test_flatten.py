@@ -77,7 +77,9 @@ def thin(bars: int, volume: float = 100.0) -> list[Kline]:
 
 
 @pytest.mark.parametrize("strategy", [Insisting, Flipping])
-def test_a_strategy_that_states_its_target_on_every_bar_does_not_undo_a_kill(strategy: type[Strategy]) -> None:
+def test_a_strategy_that_states_its_target_on_every_bar_does_not_undo_a_kill(
+    strategy: type[Strategy],
+) -> None:
     engine, sink = run(strategy(), in_order(*thin(20), word(5.5, "kill", flatten="true")), config(**THIN))
     assert engine.portfolio.positions[SYMBOL].qty == 0
     killed = [one for one in of(Order, sink.decisions) if one.ts > T0 + 5 * MINUTE_MS]
@@ -99,7 +101,9 @@ def test_the_built_in_crossover_with_shorts_does_not_keep_its_position_after_a_k
 
 
 def test_a_strategy_does_not_cut_a_flatten_short_and_trades_again_when_it_is_over() -> None:
-    engine, sink = run(Insisting(), in_order(LIFE, *thin(20), word(5.5, "flatten")), config(**THIN), finish=False)
+    engine, sink = run(
+        Insisting(), in_order(LIFE, *thin(20), word(5.5, "flatten")), config(**THIN), finish=False
+    )
     closing = [one for one in of(Order, sink.decisions) if one.reason == "flatten"]
     assert [one.qty for one in closing] == [50]
     flat_at = next(n for n, one in enumerate(sink.decisions) if isinstance(one, OrderUpdate) and one.order_id == closing[0].id
@@ -115,7 +119,9 @@ def test_a_run_that_recorded_no_lives_decides_on_a_flatten_as_it_did() -> None:
     _, sink = run(Insisting(), in_order(*thin(20), word(5.5, "flatten")), config(**THIN), finish=False)
     closing = next(one for one in of(Order, sink.decisions) if one.reason == "flatten")
     ends = [one for one in of(OrderUpdate, sink.decisions) if one.order_id == closing.id and one.status.final]
-    assert [(one.status, one.reason) for one in ends] == [(OrderStatus.CANCELLED, "replaced by a newer target")]
+    assert [(one.status, one.reason) for one in ends] == [
+        (OrderStatus.CANCELLED, "replaced by a newer target")
+    ]
 
 
 def test_a_resumption_ends_a_flatten() -> None:
@@ -127,7 +133,9 @@ def test_a_resumption_ends_a_flatten() -> None:
 
 
 def test_a_second_kill_leaves_the_order_that_closes() -> None:
-    engine, sink = run(Insisting(), in_order(*thin(20), word(5.5, "kill", flatten="true"), word(6.5, "kill")), config(**THIN))
+    engine, sink = run(
+        Insisting(), in_order(*thin(20), word(5.5, "kill", flatten="true"), word(6.5, "kill")), config(**THIN)
+    )
     assert engine.portfolio.positions[SYMBOL].qty == 0
     assert len([one for one in of(Order, sink.decisions) if one.reason == "flatten"]) == 1
 
@@ -141,7 +149,9 @@ def test_a_market_without_volume_is_an_alarm_once_and_the_position_closes_when_t
     more = [bar(minute, 100, 100, 100, 100, 1000.0) for minute in range(16, 20)]
     engine, sink = run(Insisting(), in_order(*bars, *more, word(5.5, "kill", flatten="true")), config(**THIN))
     assert engine.portfolio.positions[SYMBOL].qty == 0
-    assert [one.detail for one in of(RiskEvent, sink.decisions) if one.rule == FLATTEN][1:] == ["flat after all"]
+    assert [one.detail for one in of(RiskEvent, sink.decisions) if one.rule == FLATTEN][1:] == [
+        "flat after all"
+    ]
 
 
 def test_on_spot_what_is_too_small_to_sell_is_noted_once() -> None:
@@ -336,7 +346,9 @@ def test_after_a_kill_that_flattens_and_enough_volume_the_position_is_flat_and_n
     bars = erratic_bars(dice, minute + 20)
     calm = [bar(minute + 20 + n, bars[-1].close, *[bars[-1].close] * 3, 10_000.0) for n in range(10)]
     kill = word(minute + 0.5, "kill", flatten="true")
-    engine = Engine(config(paper=THIN["paper"] | {"latency": latency}), Erratic(seed), sink := ListSink(), run_id="r")
+    engine = Engine(
+        config(paper=THIN["paper"] | {"latency": latency}), Erratic(seed), sink := ListSink(), run_id="r"
+    )
     held = Decimal(0)
     for event in in_order(LIFE, *bars, *calm, kill):
         before = len(sink.decisions)
@@ -352,7 +364,9 @@ def test_after_a_kill_that_flattens_and_enough_volume_the_position_is_flat_and_n
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(1, 25))
-def test_at_a_venue_that_fills_in_parts_refuses_and_fills_late_a_kill_ends_flat(seed: int, steps: int) -> None:
+def test_at_a_venue_that_fills_in_parts_refuses_and_fills_late_a_kill_ends_flat(
+    seed: int, steps: int
+) -> None:
     dice = random.Random(seed)
     world = World(strategy=Erratic(seed))
     world.tell(Command("life", world.now, world.now, {"incarnation": "a" * 32}))

@@ -9,8 +9,8 @@ import pytest
 
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Event, Fill, Funding, FundingPayment, Gap, Kline
-from agent.data.merge import merge
 from agent.core.sinks import ListSink
+from agent.data.merge import merge
 from tests.support.market import SYMBOL, T0, Plan, config
 
 RATE = 0.001
@@ -34,12 +34,18 @@ def pay(
         bars.append(Kline(SYMBOL, interval, start, start + interval, start + interval, o, h, low, c, 1e9))
     funding = [Funding(SYMBOL, T0 + int(hour * HOUR_MS), T0 + int(hour * HOUR_MS), RATE) for hour in stamps]
     sink = ListSink()
-    settings = config(market={"symbols": [SYMBOL], "interval": interval}, paper=paper, risk={"stale_after": "1000d"})
+    settings = config(
+        market={"symbols": [SYMBOL], "interval": interval}, paper=paper, risk={"stale_after": "1000d"}
+    )
     engine = Engine(settings, Plan(plan), sink, run_id="r")
     for event in merge([bars, funding]):
         engine.handle(event)
     engine.finish()
-    return [((d.ts - T0) / HOUR_MS, round(float(d.amount), 9)) for d in sink.decisions if isinstance(d, FundingPayment)]
+    return [
+        ((d.ts - T0) / HOUR_MS, round(float(d.amount), 9))
+        for d in sink.decisions
+        if isinstance(d, FundingPayment)
+    ]
 
 
 FLAT = (100, 100, 100, 100)
@@ -48,7 +54,11 @@ FLAT = (100, 100, 100, 100)
 def test_a_position_opened_at_a_daily_bars_open_pays_at_its_stamps() -> None:
     # Bought at the open of the second day, 00:00: 50 * 100 at 08:00 and 16:00 of that day is 5 each, and again at its close
     # (24:00, the boundary, at the close); the stamps of the first day found no position.
-    assert pay(24, [FLAT, FLAT], [8, 16, 24, 32, 40, 48], {0: {"weight": 0.5}}) == [(32, -5.0), (40, -5.0), (48, -5.0)]
+    assert pay(24, [FLAT, FLAT], [8, 16, 24, 32, 40, 48], {0: {"weight": 0.5}}) == [
+        (32, -5.0),
+        (40, -5.0),
+        (48, -5.0),
+    ]
 
 
 def test_a_position_closed_at_a_daily_bars_open_pays_no_more() -> None:
@@ -76,7 +86,8 @@ def test_a_short_receives_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hours", "stamps", "paid"), [(12, [8, 12, 16, 24], [16, 24]), (4, [1, 2, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8])]
+    ("hours", "stamps", "paid"),
+    [(12, [8, 12, 16, 24], [16, 24]), (4, [1, 2, 3, 4, 5, 6, 7, 8], [5, 6, 7, 8])],
 )
 def test_bars_of_other_lengths(hours: int, stamps: list[int], paid: list[int]) -> None:
     # Bought at the open of the second bar

@@ -44,7 +44,8 @@ def path(n: int) -> np.ndarray:
 def feed(outlook: Outlook, closes: np.ndarray, begin: int = 0) -> list[bool]:
     """One-minute bars from `begin` on, each as high and low as its close."""
     return [
-        outlook.on_bar((begin + minute) * MINUTE_MS, close, close, close, 1.0) for minute, close in enumerate(closes.tolist())
+        outlook.on_bar((begin + minute) * MINUTE_MS, close, close, close, 1.0)
+        for minute, close in enumerate(closes.tolist())
     ]
 
 
@@ -85,7 +86,10 @@ def test_bars_that_can_not_be_made_are_refused(interval: int) -> None:
         Outlook("BTCUSDT", Even(interval), MINUTE_MS)
 
 
-@given(st.lists(st.tuples(st.integers(0, 4 * HOUR), st.floats(-5, 5)), min_size=1, max_size=30), st.integers(0, HOUR))
+@given(
+    st.lists(st.tuples(st.integers(0, 4 * HOUR), st.floats(-5, 5)), min_size=1, max_size=30),
+    st.integers(0, HOUR),
+)
 def test_the_memory_is_the_decayed_mean(heard: list[tuple[int, float]], later: int) -> None:
     state = TextState(HOUR)
     heard = sorted(heard)
@@ -94,4 +98,6 @@ def test_the_memory_is_the_decayed_mean(heard: list[tuple[int, float]], later: i
     now = heard[-1][0] + later
     weights = np.array([2.0 ** (-(now - ts) / HOUR) for ts, _ in heard])
     assert state.mass(now) == pytest.approx(weights.sum(), rel=1e-9)
-    assert state.mean[0] == pytest.approx((weights * [value for _, value in heard]).sum() / weights.sum(), rel=1e-9, abs=1e-9)
+    assert state.mean[0] == pytest.approx(
+        (weights * [value for _, value in heard]).sum() / weights.sum(), rel=1e-9, abs=1e-9
+    )

@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import pytest
 
 from agent.core.engine import Engine
-from agent.core.events import MINUTE_MS, Command, Event, Fill, Kline, Order, OrderStatus, OrderUpdate, RiskEvent, RiskState
+from agent.core.events import (
+    MINUTE_MS,
+    Command,
+    Event,
+    Fill,
+    Kline,
+    Order,
+    OrderStatus,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+)
 from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy
@@ -53,7 +64,9 @@ def test_a_kill_cancels_everything_that_works_stops_too_and_leaves_the_position(
     assert engine.risk.state is HALTED
     assert (engine.risk.rule, engine.risk.detail) == (KILL, "test: fire")
     assert engine.portfolio.positions[SYMBOL].qty == 50
-    cancelled = [d for d in sink.decisions if isinstance(d, OrderUpdate) and d.status is OrderStatus.CANCELLED]
+    cancelled = [
+        d for d in sink.decisions if isinstance(d, OrderUpdate) and d.status is OrderStatus.CANCELLED
+    ]
     assert [d.reason for d in cancelled][-2:] == ["killed", "killed"]
     assert not [d for d in sink.decisions if isinstance(d, Order) and d.ts > T0 + 4 * MINUTE_MS]
 
@@ -94,7 +107,9 @@ def test_what_ends_a_kill(words: Sequence[Command], state: RiskState, rule: str)
 def test_a_refused_resumption_is_recorded() -> None:
     _, sink = live(word(4, "kill"), word(5, "resume"))
     assert risk_events(sink) == [(HALTED, KILL), (HALTED, KILL)]
-    assert [d.detail for d in sink.decisions if isinstance(d, RiskEvent)][-1] == "resume by test without its confirmation"
+    assert [d.detail for d in sink.decisions if isinstance(d, RiskEvent)][
+        -1
+    ] == "resume by test without its confirmation"
 
 
 def test_after_the_confirmed_resumption_the_strategy_trades_again() -> None:

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 from agent.config import Config
-from agent.dashboard.picture import Picture
 from agent.core.engine import Engine
 from agent.core.events import PRIORITY, Command, Decision, Event, Kline
+from agent.core.sinks import ListSink
+from agent.core.strategy import Strategy
+from agent.dashboard.picture import Picture
 from agent.live.formatting import describe
 from agent.live.services.mqtt.mqtt_messages import BRANCHES
-from agent.core.sinks import ListSink
 from agent.store import tables
 from agent.store.journal import decode, encode
-from agent.core.strategy import Strategy
 from tests.store.samples import ONE_OF_EACH
 
 EVENTS, KINDS = set(get_args(Event)), set(get_args(Decision))

@@ -34,7 +34,9 @@ def trade(
         (SHORT, (100, 130, 100, 100)),
     ],
 )
-def test_prices_before_an_entry_at_the_close_do_not_liquidate_it(target: dict[str, Any], entered: tuple[float, ...]) -> None:
+def test_prices_before_an_entry_at_the_close_do_not_liquidate_it(
+    target: dict[str, Any], entered: tuple[float, ...]
+) -> None:
     fills, equity = trade([FLAT, entered, FLAT], {0: target}, latency="250ms")
     assert len(fills) == 1
     assert equity == 10_000
@@ -57,8 +59,16 @@ def test_a_bar_that_reaches_take_profit_and_liquidation_liquidates() -> None:
 
 
 def test_a_stop_before_the_liquidation_price_comes_first_and_one_behind_it_too_late() -> None:
-    assert trade([FLAT, FLAT, (100, 100, 70, 75)], {0: {**LONG, "stop": -0.1}})[0][1] == ("SELL", 90.0, "stop")
-    assert trade([FLAT, FLAT, (100, 100, 70, 75)], {0: {**LONG, "stop": -0.25}})[0][1] == ("SELL", 80.40, "liquidation")
+    assert trade([FLAT, FLAT, (100, 100, 70, 75)], {0: {**LONG, "stop": -0.1}})[0][1] == (
+        "SELL",
+        90.0,
+        "stop",
+    )
+    assert trade([FLAT, FLAT, (100, 100, 70, 75)], {0: {**LONG, "stop": -0.25}})[0][1] == (
+        "SELL",
+        80.40,
+        "liquidation",
+    )
 
 
 def test_an_entry_at_the_open_is_held_through_the_range_of_its_bar() -> None:

@@ -22,17 +22,26 @@ TOKEN = "A1b2C3d4E5f6G7h8I9j0"
         (f"https://{S}@feeds.test/rss", "https://***@feeds.test/rss"),
         (f"https://anna:{S}/{S}@feeds.test/rss", "https://***@feeds.test/rss"),
         (f"postgresql+psycopg://anna:{S}@db.test:5432/tape", "postgresql+psycopg://***@db.test:5432/tape"),
-        (f"postgresql://db.test/tape?user=anna&password={S}", "postgresql://db.test/tape?user=anna&password=***"),
+        (
+            f"postgresql://db.test/tape?user=anna&password={S}",
+            "postgresql://db.test/tape?user=anna&password=***",
+        ),
         (f"mqtts://anna:{S}@broker.test:8883", "mqtts://***@broker.test:8883"),
         (f"socks5h://anna:{S}@proxy.test:1080", "socks5h://***@proxy.test:1080"),
         (f"https://feeds.test/rss?apikey={S}&page=2", "https://feeds.test/rss?apikey=***&page=2"),
-        (f"https://feeds.test/rss?page=2&sig={S}#access_token={S}", "https://feeds.test/rss?page=2&sig=***#access_token=***"),
+        (
+            f"https://feeds.test/rss?page=2&sig={S}#access_token={S}",
+            "https://feeds.test/rss?page=2&sig=***#access_token=***",
+        ),
         (
             f"https://feeds.test/rss?X-Amz-Signature={S}&api%5Fkey={S}",
             "https://feeds.test/rss?X-Amz-Signature=***&api%5Fkey=***",
         ),
         (f"https://feeds.test/rss?u={TOKEN}", "https://feeds.test/rss?u=***"),
-        (f"https://api.telegram.org/bot123456:{S}-x/sendMessage", "https://api.telegram.org/bot***/sendMessage"),
+        (
+            f"https://api.telegram.org/bot123456:{S}-x/sendMessage",
+            "https://api.telegram.org/bot***/sendMessage",
+        ),
         (f"https://hooks.test/services/T0/B0/{TOKEN}", "https://hooks.test/services/T0/B0/***"),
         ("https://feeds.test/0123456789abcdef0123456789abcdef/rss", "https://feeds.test/***/rss"),
         (f"tgram://123456:{S}/42", "tgram://***"),
@@ -40,7 +49,10 @@ TOKEN = "A1b2C3d4E5f6G7h8I9j0"
         (f"discord://4242/{S}", "discord://***"),
         (f"a key: api_key={S}, secret: {S}", "a key: api_key=***, secret: ***"),
         (f"Authorization: Bearer {S}", "Authorization: Bearer ***"),
-        (f"got {{'url': 'https://anna:{S}@h/', 'password': '{S} {S}'}}", "got {'url': 'https://***@h/', 'password': '***'}"),
+        (
+            f"got {{'url': 'https://anna:{S}@h/', 'password': '{S} {S}'}}",
+            "got {'url': 'https://***@h/', 'password': '***'}",
+        ),
     ],
 )
 def test_secrets_are_masked(text: str, shown: str) -> None:
@@ -75,7 +87,10 @@ def test_a_known_secret_is_masked_wherever_it_stands() -> None:
 
 
 def test_a_base_of_relative_links_holds_no_secret() -> None:
-    assert without_secrets(f"https://anna:{S}@feeds.test:8080/a/rss?key={S}#x") == "https://feeds.test:8080/a/rss"
+    assert (
+        without_secrets(f"https://anna:{S}@feeds.test:8080/a/rss?key={S}#x")
+        == "https://feeds.test:8080/a/rss"
+    )
     assert without_secrets("http://[::1") == ""
 
 

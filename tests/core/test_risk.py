@@ -64,7 +64,14 @@ def test_at_the_limit_is_allowed() -> None:
 
 def test_orders_a_minute_are_counted_over_a_sliding_minute() -> None:
     risk, heard = manager(max_orders_per_minute=2)
-    assert [ask(risk, T0 + s * 1000) for s in (0, 30, 59, 60, 61, 90)] == [True, True, False, True, False, True]
+    assert [ask(risk, T0 + s * 1000) for s in (0, 30, 59, 60, 61, 90)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert [event.rule for event in heard] == ["max_orders_per_minute"] * 2
 
 

@@ -26,10 +26,14 @@ def engine(abstain_window: int = 50, **settings: object) -> SignalEngine:
     config = SignalsConfig.model_validate(
         {"threshold": 0.7, "half_life": "30m", "window": "4h", "fade_below": 0.25, **settings}
     )
-    return SignalEngine(config, SymbolMapper((BTC, "ETHUSDT"), {}, config.macro_keywords), abstain_window=abstain_window)
+    return SignalEngine(
+        config, SymbolMapper((BTC, "ETHUSDT"), {}, config.macro_keywords), abstain_window=abstain_window
+    )
 
 
-def sentiment(id: str, minute: float, scores: Scores, symbols: tuple[str, ...] = (BTC,), abstained: bool = False) -> Sentiment:
+def sentiment(
+    id: str, minute: float, scores: Scores, symbols: tuple[str, ...] = (BTC,), abstained: bool = False
+) -> Sentiment:
     at = round(minute * MINUTE_MS)
     return Sentiment(id, at, at, *scores, symbols=symbols, abstained=abstained)
 
@@ -38,7 +42,9 @@ def at(id: str, now: int, p: Scores) -> Sentiment:
     return Sentiment(id, now, now, *p, symbols=(BTC,))
 
 
-def news(id: str, minute: float, title: str, *, actionable: bool = True, currencies: tuple[str, ...] = ()) -> News:
+def news(
+    id: str, minute: float, title: str, *, actionable: bool = True, currencies: tuple[str, ...] = ()
+) -> News:
     at = round(minute * MINUTE_MS)
     return News(id, at, at, title, actionable=actionable, currencies=currencies)
 
@@ -53,12 +59,19 @@ SCENARIOS: dict[str, list[Row]] = {
     "exactly the threshold is enough": [(0, (0.1, 0.2, 0.7), BUY, 0.7, True)],
     "equals cancel": [(0, BULL, BUY, 0.9, True), (0, BEAR, HOLD, 0.05, False)],
     # Weights 0.45 and 0.9: bullish (0.45 * 0.9 + 0.9 * 0.05) / 1.35 = 1/3, bearish 0.61666
-    "half a life later the new one weighs double": [(0, BULL, BUY, 0.9, True), (30, BEAR, SELL, 37 / 60, False)],
+    "half a life later the new one weighs double": [
+        (0, BULL, BUY, 0.9, True),
+        (30, BEAR, SELL, 37 / 60, False),
+    ],
     # 0.9 / 16 of the old is left: (0.05625 * 0.05 + 0.9 * 0.9) / 0.95625
     "an old vote hardly counts": [(0, BULL, BUY, 0.9, True), (120, BEAR, SELL, 0.85, True)],
     "after the window it doesn't count at all": [(0, BULL, BUY, 0.9, True), (240, BEAR, SELL, 0.9, True)],
     # Weights 0.9, 0.9, 0.7: bullish (0.9 * 0.9 * 2 + 0.7 * 0.1) / 2.5
-    "confidence is weight": [(0, BULL, BUY, 0.9, True), (0, BULL, BUY, 0.9, True), (0, (0.7, 0.2, 0.1), BUY, 0.676, False)],
+    "confidence is weight": [
+        (0, BULL, BUY, 0.9, True),
+        (0, BULL, BUY, 0.9, True),
+        (0, (0.7, 0.2, 0.1), BUY, 0.676, False),
+    ],
 }
 
 
@@ -104,7 +117,9 @@ def test_symbols_come_from_the_headline_where_the_sentiment_has_none() -> None:
     assert signals.on_news(news("a", 0, "Ether and bitcoin wake up")).symbols == (BTC, "ETHUSDT")
     assert [signal.symbol for signal in signals.on_sentiment(sentiment("a", 1, BULL, ()))] == [BTC, "ETHUSDT"]
     signals.on_news(news("b", 2, "Ether and bitcoin sleep in"))
-    assert [signal.symbol for signal in signals.on_sentiment(sentiment("b", 3, BEAR, ("ETHUSDT",)))] == ["ETHUSDT"]
+    assert [signal.symbol for signal in signals.on_sentiment(sentiment("b", 3, BEAR, ("ETHUSDT",)))] == [
+        "ETHUSDT"
+    ]
 
 
 def test_a_headline_about_nothing_that_is_traded_votes_nowhere() -> None:
@@ -214,7 +229,13 @@ def test_an_agreeing_headline_keeps_a_signal_alive() -> None:
 
 def test_forgetting_ends_signals_and_makes_none() -> None:
     signals = engine(half_life="10d", window="1h")
-    for id, minute, scores in [("a", 0, BEAR), ("b", 1, BEAR), ("c", 2, BULL), ("d", 3, BULL), ("e", 4, BULL)]:
+    for id, minute, scores in [
+        ("a", 0, BEAR),
+        ("b", 1, BEAR),
+        ("c", 2, BULL),
+        ("d", 3, BULL),
+        ("e", 4, BULL),
+    ]:
         signals.on_sentiment(sentiment(id, minute, scores))
     assert signals.current(BTC) is not None
     assert not signals.current(BTC).actionable  # type: ignore[union-attr]
@@ -257,7 +278,9 @@ def test_the_abstain_rate_is_of_the_last_headlines_once_half_of_them_are_seen() 
     signals = engine(abstain_window=4)
     rates = []
     for number, abstained in enumerate([True, True, False, False, False, True, True, True, True]):
-        assert not (signals.on_sentiment(sentiment(f"n{number}", number, BULL, abstained=abstained)) and abstained)
+        assert not (
+            signals.on_sentiment(sentiment(f"n{number}", number, BULL, abstained=abstained)) and abstained
+        )
         rates.append(signals.abstain_rate)
     assert rates == [0.0, 1.0, 2 / 3, 0.5, 0.25, 0.25, 0.5, 0.75, 1.0]
     assert signals.abstained == signals.counts["abstained"] == 6
@@ -295,7 +318,9 @@ def by_hand(voters: list[Voter], now: int, half_life: int) -> tuple[list[float],
 
 
 @given(votes, settings)
-def test_every_signal_is_what_summing_by_hand_gives(casts: list[tuple[int, Scores]], given_settings: dict[str, float]) -> None:
+def test_every_signal_is_what_summing_by_hand_gives(
+    casts: list[tuple[int, Scores]], given_settings: dict[str, float]
+) -> None:
     signals = engine(**given_settings)
     window, half_life, threshold, fade_below = (
         given_settings[key] for key in ("window", "half_life", "threshold", "fade_below")
@@ -341,14 +366,20 @@ def test_every_signal_is_what_summing_by_hand_gives(casts: list[tuple[int, Score
         assert signals.fade_at(BTC) <= voters[0][1] + window
 
 
-@given(st.lists(scores, min_size=1, max_size=8).flatmap(lambda cast: st.tuples(st.just(cast), st.permutations(cast))))
+@given(
+    st.lists(scores, min_size=1, max_size=8).flatmap(
+        lambda cast: st.tuples(st.just(cast), st.permutations(cast))
+    )
+)
 def test_the_order_of_votes_at_one_moment_is_no_matter(orders: tuple[list[Scores], list[Scores]]) -> None:
     def last(cast: list[Scores]) -> Signal:
         signals = engine(threshold=0.3)
         return [signals.on_sentiment(at(f"n{number}", HOUR_MS, p))[0] for number, p in enumerate(cast)][-1]
 
     one, other = map(last, orders)
-    assert (one.bearish, one.neutral, one.bullish) == pytest.approx((other.bearish, other.neutral, other.bullish), abs=1e-9)
+    assert (one.bearish, one.neutral, one.bullish) == pytest.approx(
+        (other.bearish, other.neutral, other.bullish), abs=1e-9
+    )
 
 
 @given(votes, settings, st.integers(1, 39))
@@ -385,7 +416,9 @@ def test_centuries_of_votes_neither_drift_nor_grow() -> None:
 @pytest.mark.shared
 def test_real_headlines_make_signals(shared_data: Path) -> None:
     """The publisher's own words stand in for a model: what matters here is the flow, not the sentiment."""
-    table = pd.read_parquet(shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title", "currencies"])
+    table = pd.read_parquet(
+        shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title", "currencies"]
+    )
     table = table.sort_values("published_at", kind="stable").tail(5_000)
     stamps = (table.published_at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
     signals = engine()
@@ -397,7 +430,13 @@ def test_real_headlines_make_signals(shared_data: Path) -> None:
         faded += len(signals.pop_faded(ms))
         signals.on_news(News(str(number), ms, ms, title, currencies=tuple(tickers.split(","))))
         words = title.lower()
-        p = BULL if "surge" in words or "gain" in words else BEAR if "fall" in words or "drop" in words else WEAK
+        p = (
+            BULL
+            if "surge" in words or "gain" in words
+            else BEAR
+            if "fall" in words or "drop" in words
+            else WEAK
+        )
         made += signals.on_sentiment(Sentiment(str(number), ms, ms, *p))
     print(signals.counts, len(made), faded)
     assert sum(signals.counts.values()) == len(table)

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from agent.core.engine import Engine
-from agent.core.events import MINUTE_MS, Command, Event, Fill, Kline, Order, OrderStatus, OrderUpdate, RiskEvent
+from agent.core.events import (
+    MINUTE_MS,
+    Command,
+    Event,
+    Fill,
+    Kline,
+    Order,
+    OrderStatus,
+    OrderUpdate,
+    RiskEvent,
+)
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy
 from tests.support.market import SYMBOL, T0, config, flat_bars, run
@@ -29,7 +39,9 @@ def heartbeat(minute: float) -> Command:
     return Command("heartbeat", at, at, by="daemon")
 
 
-def live(*beats: Command, on_stale: str, bars: int = 4, back_at: int = 0, back: int = 0) -> tuple[Engine, ListSink]:
+def live(
+    *beats: Command, on_stale: str, bars: int = 4, back_at: int = 0, back: int = 0
+) -> tuple[Engine, ListSink]:
     """Bars of the first symbol until minute `bars`, and again `back` of them from `back_at`; the other never stops."""
     events: list[Event] = [*beats]
     for symbol, minutes in ((SYMBOL, [*range(bars), *range(back_at, back_at + back)]), (OTHER, range(30))):
@@ -48,13 +60,21 @@ def live(*beats: Command, on_stale: str, bars: int = 4, back_at: int = 0, back: 
 
 
 def told(sink: ListSink) -> list[tuple[str, float]]:
-    return [(d.symbol, (d.ts - T0) / MINUTE_MS) for d in sink.decisions if isinstance(d, RiskEvent) and d.rule == "stale data"]
+    return [
+        (d.symbol, (d.ts - T0) / MINUTE_MS)
+        for d in sink.decisions
+        if isinstance(d, RiskEvent) and d.rule == "stale data"
+    ]
 
 
 @pytest.mark.parametrize(
     ("on_stale", "working", "cancelled"),
     [("hold", 2, []), ("cancel", 1, ["stale data"]), ("flatten", 2, ["stale data"])],
-    ids=["hold: all stays", "cancel: the stop stays", "flatten: the stop stays, and the order that closes waits for a price"],
+    ids=[
+        "hold: all stays",
+        "cancel: the stop stays",
+        "flatten: the stop stays, and the order that closes waits for a price",
+    ],
 )
 def test_what_becomes_of_a_symbol_whose_data_stop(on_stale: str, working: int, cancelled: list[str]) -> None:
     engine, sink = live(heartbeat(9), heartbeat(10.5), heartbeat(11), heartbeat(14), on_stale=on_stale)
@@ -62,7 +82,9 @@ def test_what_becomes_of_a_symbol_whose_data_stop(on_stale: str, working: int, c
     assert len(engine.tapes[SYMBOL].book) == working
     assert len(engine.tapes[OTHER].book) == 2
     ended = [
-        d for d in sink.decisions if isinstance(d, OrderUpdate) and d.symbol == SYMBOL and d.status is OrderStatus.CANCELLED
+        d
+        for d in sink.decisions
+        if isinstance(d, OrderUpdate) and d.symbol == SYMBOL and d.status is OrderStatus.CANCELLED
     ]
     assert [d.reason for d in ended] == cancelled
     assert engine.portfolio.positions[SYMBOL].qty == 30
@@ -76,7 +98,11 @@ def test_the_core_hears_nothing_without_a_heartbeat_and_nothing_happens_in_time(
 def test_when_data_are_back_a_flatten_meets_the_first_price_and_trading_goes_on() -> None:
     engine, sink = live(heartbeat(12), heartbeat(23.5), on_stale="flatten", back_at=20, back=6)
     assert told(sink) == [(SYMBOL, 12), (SYMBOL, 23.5)]
-    fills = [(d.side.value, (d.ts - T0) // MINUTE_MS) for d in sink.decisions if isinstance(d, Fill) and d.symbol == SYMBOL]
+    fills = [
+        (d.side.value, (d.ts - T0) // MINUTE_MS)
+        for d in sink.decisions
+        if isinstance(d, Fill) and d.symbol == SYMBOL
+    ]
     assert fills == [("BUY", 1), ("SELL", 20), ("BUY", 21)]
     assert not engine.risk.stale
     assert [d.symbol for d in sink.decisions if isinstance(d, Order) and d.reason == "stale data"] == [SYMBOL]

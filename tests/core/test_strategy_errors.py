@@ -7,11 +7,23 @@ from typing import Any
 import pytest
 
 from agent.core.engine import Engine
-from agent.core.events import Command, Decision, Event, Fill, Kline, Order, OrderStatus, OrderUpdate, RiskEvent, RiskState, Signal
+from agent.core.events import (
+    Command,
+    Decision,
+    Event,
+    Fill,
+    Kline,
+    Order,
+    OrderStatus,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+    Signal,
+)
 from agent.core.risk import STRATEGY
 from agent.core.sinks import ListSink
-from agent.replay.engine_state import capture, restore
 from agent.core.strategy import Market, Strategy
+from agent.replay.engine_state import capture, restore
 from tests.support.market import SYMBOL, T0, bar, config, run
 
 CALM = (100.0, 101.0, 99.0, 100.0)
@@ -72,7 +84,11 @@ def live(
         if one.guard is not None and one.guard.failure:
             feed(
                 Command(
-                    "strategy-error", events[-1].available_at, events[-1].available_at, {"detail": one.guard.failure}, "daemon"
+                    "strategy-error",
+                    events[-1].available_at,
+                    events[-1].available_at,
+                    {"detail": one.guard.failure},
+                    "daemon",
                 )
             )
     return events, one, sink
@@ -87,7 +103,8 @@ def test_an_error_halts_and_leaves_the_stop() -> None:
     assert halt.detail.endswith("ZeroDivisionError: integer division or modulo by zero")
     assert len([e for e in events if isinstance(e, Command)]) == 1
     orders = [d for d in sink.decisions if isinstance(d, Order)]
-    assert [order.reason for order in orders] == ["", "stop"]  # neither what it wanted before the error, nor anything after it
+    # neither what it wanted before the error, nor anything after it
+    assert [order.reason for order in orders] == ["", "stop"]
     assert [w.order.reason for w in one.exchange.books[SYMBOL]] == ["stop"]
     assert float(one.portfolio.positions[SYMBOL].qty) == 50.0
 
@@ -161,9 +178,13 @@ def test_a_kill_stays_a_kill() -> None:
     assert not [d for d in made[1].decisions if isinstance(d, Signal | Fill)]
 
 
-@pytest.mark.parametrize("wish", [{"weight": 1e24}, {"weight": 1e308}, {"weight": 0.5, "limit": 1e-305}], ids=str)
+@pytest.mark.parametrize(
+    "wish", [{"weight": 1e24}, {"weight": 1e308}, {"weight": 0.5, "limit": 1e-305}], ids=str
+)
 @pytest.mark.parametrize("contained", [True, False])
-def test_a_target_beyond_all_measure_is_refused_and_ends_nothing(wish: dict[str, float], contained: bool) -> None:
+def test_a_target_beyond_all_measure_is_refused_and_ends_nothing(
+    wish: dict[str, float], contained: bool
+) -> None:
     """Weights by the inverse of a variance that is almost 0; the limit of risk says so."""
 
     class Measureless(Strategy):
@@ -171,7 +192,9 @@ def test_a_target_beyond_all_measure_is_refused_and_ends_nothing(wish: dict[str,
             self.target(SYMBOL, **wish)
 
     sink = ListSink()
-    running = Engine(config(risk={"max_order": 1}), Measureless(), sink, run_id="test", contain_errors=contained)
+    running = Engine(
+        config(risk={"max_order": 1}), Measureless(), sink, run_id="test", contain_errors=contained
+    )
     for minute in range(3):
         running.handle(bar(minute, 100, 100, 100, 100))
     assert not [one for one in sink.decisions if isinstance(one, Order)]

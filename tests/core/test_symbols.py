@@ -85,7 +85,9 @@ def test_symbols_of_a_headline(title: str, symbols: list[str]) -> None:
         ("Fed speaks at noon", ("S",), list(TRADED)),
     ],
 )
-def test_the_sources_own_tickers_count_too(title: str, currencies: tuple[str, ...], symbols: list[str]) -> None:
+def test_the_sources_own_tickers_count_too(
+    title: str, currencies: tuple[str, ...], symbols: list[str]
+) -> None:
     assert MAPPER.map(title, currencies) == tuple(symbols)
 
 
@@ -96,17 +98,25 @@ def test_every_market_of_a_coin_hears_its_news() -> None:
 
 
 def test_shares_are_known_by_ticker_and_configured_aliases() -> None:
-    rules = {"SPY": InstrumentConfig(aliases=("S&P 500", "wall street")), "T": InstrumentConfig(aliases=("AT&T",))}
+    rules = {
+        "SPY": InstrumentConfig(aliases=("S&P 500", "wall street")),
+        "T": InstrumentConfig(aliases=("AT&T",)),
+    }
     mapper = SymbolMapper(("SPY", "T"), rules, MACRO)
     for title in ("SPY closes flat", "Why $spy?", "The S&P 500 at a record", "Wall Street yawns"):
         assert mapper.map(title) == ("SPY",)
     assert mapper.map("A spy thriller, Plan T") == ()
     assert mapper.map("AT&T raises its prices") == ("T",)
-    assert mapper.map("Bitcoin slips as the Fed speaks") == ("SPY", "T"), "who trades shares has no use for the names of coins"
+    assert mapper.map("Bitcoin slips as the Fed speaks") == ("SPY", "T"), (
+        "who trades shares has no use for the names of coins"
+    )
 
 
 def test_configured_aliases_go_before_the_table() -> None:
-    rules = {"BTCUSDT": InstrumentConfig(aliases=("digital gold", "Saylor")), "LINKUSDT": InstrumentConfig(aliases=("link",))}
+    rules = {
+        "BTCUSDT": InstrumentConfig(aliases=("digital gold", "Saylor")),
+        "LINKUSDT": InstrumentConfig(aliases=("link",)),
+    }
     mapper = SymbolMapper(TRADED, rules, MACRO)
     assert mapper.map("Is it DIGITAL GOLD?") == ("BTCUSDT",)
     assert mapper.map("Saylor buys, says sailor") == ("BTCUSDT",)
@@ -131,7 +141,9 @@ def test_numbers_and_punctuation_around_a_name_change_nothing(name: str, before:
 
 @pytest.mark.shared
 def test_real_headlines_are_mapped_plausibly(shared_data: Path) -> None:
-    news = pd.read_parquet(shared_data / "data/news/crypto-headlines.parquet", columns=["title", "currencies"])
+    news = pd.read_parquet(
+        shared_data / "data/news/crypto-headlines.parquet", columns=["title", "currencies"]
+    )
     mapper = SymbolMapper(("BTCUSDT", "ETHUSDT"), {}, MACRO)
     counts = Counter(mapper.map(title) for title in news.title.fillna(""))
     print(dict(counts))
@@ -245,7 +257,11 @@ def test_scripts_without_spaces(title: str, symbols: list[str]) -> None:
         ("BTC_USDT and ETH-PERP funding turns", (), ["BTCUSDT", "ETHUSDT"]),
         ("1000PEPE is listed", (), ["1000PEPEUSDT"]),
         ("SHIB1000 margin is cut", (), ["SHIB1000USDT"]),
-        ("A listing", ("1000PEPE", "SHIB1000", "BTCUSD", "ETH/USDT"), ["BTCUSDT", "ETHUSDT", "1000PEPEUSDT", "SHIB1000USDT"]),
+        (
+            "A listing",
+            ("1000PEPE", "SHIB1000", "BTCUSD", "ETH/USDT"),
+            ["BTCUSDT", "ETHUSDT", "1000PEPEUSDT", "SHIB1000USDT"],
+        ),
         ("AUSD and STETHBTC move", (), []),
     ],
 )
@@ -255,7 +271,8 @@ def test_pairs_and_multiples(title: str, currencies: tuple[str, ...], symbols: l
 
 
 @pytest.mark.parametrize(
-    ("ticker", "known"), [("BTC", True), ("btcusd", True), ("1000PEPE", True), ("['BTC']", False), ("XYZQ", False)]
+    ("ticker", "known"),
+    [("BTC", True), ("btcusd", True), ("1000PEPE", True), ("['BTC']", False), ("XYZQ", False)],
 )
 def test_a_ticker_is_known_if_it_is_a_coin_or_is_traded(ticker: str, known: bool) -> None:
     assert MAPPER.knows(ticker) is known

@@ -46,15 +46,21 @@ def test_a_target_below_one_lot(tapewire: Tapewire, tmp_path: Path) -> None:
 
 
 def test_orders_below_the_minimum_value(tapewire: Tapewire, tmp_path: Path) -> None:
-    settings = "[account]\ninitial_capital = 4\n[instruments.BTCUSDT]\nqty_step = 0.00001\nmin_qty = 0.00001\n"
+    settings = (
+        "[account]\ninitial_capital = 4\n[instruments.BTCUSDT]\nqty_step = 0.00001\nmin_qty = 0.00001\n"
+    )
 
-    assert "100 orders rejected: value below the minimum 5" in notes(tapewire, settings, "--klines", klines(tmp_path))
+    assert "100 orders rejected: value below the minimum 5" in notes(
+        tapewire, settings, "--klines", klines(tmp_path)
+    )
 
 
 def test_bars_without_volume(tapewire: Tapewire, tmp_path: Path) -> None:
     found = notes(tapewire, "", "--klines", klines(tmp_path, volume=0))
 
-    assert any("volume is 0 in all bars that orders met" in note and "fills nothing" in note for note in found)
+    assert any(
+        "volume is 0 in all bars that orders met" in note and "fills nothing" in note for note in found
+    )
     # Infinite liquidity fills all of it
     assert notes(tapewire, '[paper]\nliquidity = "infinite"\n', "--klines", klines(tmp_path, volume=0)) == []
 
@@ -77,7 +83,10 @@ def test_a_tick_that_is_coarse_at_the_lowest_price(tapewire: Tapewire, tmp_path:
 
     found = notes(tapewire, "[market]\nsymbols = ['NEWUSDT']\n", "--klines", path)
 
-    assert "NEWUSDT: its tick, 0.01, is 0.8% of its lowest price, 1.25, and rounds fills there by as much" in found
+    assert (
+        "NEWUSDT: its tick, 0.01, is 0.8% of its lowest price, 1.25, and rounds fills there by as much"
+        in found
+    )
 
 
 def test_what_can_be_bought_leaves_the_money_for_the_fees_that_are_charged() -> None:
@@ -131,12 +140,16 @@ class Plan(Strategy):
 @pytest.mark.parametrize("category", ["spot", "linear"])
 def test_a_position_below_the_minimum_is_closed_on_margin_and_stays_on_spot(category: str) -> None:
     # 6 of 12 USDT buy 0.00012 at 50,000; at 40,000 they are worth 4.80, and the least value is 5
-    settings = config(**{**SPOT, "market": {"symbols": [SYMBOL], "category": category}, "instruments": {SYMBOL: RULES}})
+    settings = config(
+        **{**SPOT, "market": {"symbols": [SYMBOL], "category": category}, "instruments": {SYMBOL: RULES}}
+    )
 
     engine, sink = run(Plan(), bars(FELL), settings)
 
     fills = [(f.side.value, float(f.qty), float(f.price)) for f in sink.decisions if isinstance(f, Fill)]
-    refused = [d.reason for d in sink.decisions if isinstance(d, OrderUpdate) and d.status is OrderStatus.REJECTED]
+    refused = [
+        d.reason for d in sink.decisions if isinstance(d, OrderUpdate) and d.status is OrderStatus.REJECTED
+    ]
     if category == "linear":
         assert fills == [("BUY", 0.00012, 50_000.0), ("SELL", 0.00012, 40_000.0)]
         assert refused == []
@@ -161,7 +174,9 @@ def test_a_stop_below_the_minimum_sells_nothing_on_spot() -> None:
 def test_a_flatten_does_not_pursue_what_no_order_can_sell() -> None:
     settings = config(**{**SPOT, "instruments": {SYMBOL: RULES}})
     events = bars(FELL)
-    life, flatten = (Command(name, T0 + 240_000, T0 + 240_000, {"incarnation": "a"}) for name in ("life", "flatten"))
+    life, flatten = (
+        Command(name, T0 + 240_000, T0 + 240_000, {"incarnation": "a"}) for name in ("life", "flatten")
+    )
 
     engine, sink = run(Plan(stop=-0.5), [*events[:4], life, flatten, *events[4:]], settings)
 

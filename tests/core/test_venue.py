@@ -35,10 +35,10 @@ from agent.core.events import (
     Settlement,
     Side,
 )
-from agent.core.venue import VenueExchange
 from agent.core.portfolio import Portfolio
 from agent.core.sinks import ListSink
 from agent.core.strategy import Strategy
+from agent.core.venue import VenueExchange
 from tests.support.netting import NetPosition
 
 SYMBOL, T0, MINUTE = "BTCUSDT", 1_735_689_600_000, 60_000
@@ -73,7 +73,14 @@ class World:
         self.ledger = ledger
         self.now = T0
         self.balance = D(10_000)
-        self.tell(Command("life", T0, T0, {"incarnation": "a", "cash": "stated"} if states_cash else {"incarnation": "a"}))
+        self.tell(
+            Command(
+                "life",
+                T0,
+                T0,
+                {"incarnation": "a", "cash": "stated"} if states_cash else {"incarnation": "a"},
+            )
+        )
         self.bar(100.0)
         self.account(holdings)
 
@@ -97,7 +104,9 @@ class World:
         settled: bool = True,
         **coins: str,
     ) -> list[Decision]:
-        balances = {"USDT": self.balance if usdt is None else D(usdt)} | {coin: D(qty) for coin, qty in coins.items()}
+        balances = {"USDT": self.balance if usdt is None else D(usdt)} | {
+            coin: D(qty) for coin, qty in coins.items()
+        }
         return self.tell(Account(self.now, self.now, balances, holdings, foreign=foreign, settled=settled))
 
     def order(self, weight: float = 0.1, **more: Any) -> Order:
@@ -167,7 +176,11 @@ def test_the_order_of_a_venues_answers_does_not_matter(answers: tuple[str, ...])
     order = world.order(0.1)
     for answer in (*answers, *answers):  # and all once more
         word, _, qty = answer.partition(" ")
-        world.tell(world.fill(order, qty, int(qty)) if word == "fill" else world.update(order, OrderStatus(word), qty or "0"))
+        world.tell(
+            world.fill(order, qty, int(qty))
+            if word == "fill"
+            else world.update(order, OrderStatus(word), qty or "0")
+        )
     assert world.qty == D(10)
     assert not world.ledger.orders
     assert not world.engine.tapes[SYMBOL].book
@@ -179,7 +192,9 @@ def test_the_order_of_a_venues_answers_does_not_matter(answers: tuple[str, ...])
 
 @given(
     st.lists(
-        st.sampled_from(["fill 1", "fill 2", "NEW", "PARTIALLY_FILLED 3", "CANCELLED 3", "CANCELLED 0", "REJECTED 0"]),
+        st.sampled_from(
+            ["fill 1", "fill 2", "NEW", "PARTIALLY_FILLED 3", "CANCELLED 3", "CANCELLED 0", "REJECTED 0"]
+        ),
         max_size=12,
     )
 )
@@ -189,7 +204,9 @@ def test_no_story_of_a_venue_books_a_fill_twice_or_leaves_the_ledger_unsound(sto
     for word in story:
         kind, _, number = word.partition(" ")
         world.tell(
-            world.fill(order, number, int(number)) if kind == "fill" else world.update(order, OrderStatus(kind), number or "0")
+            world.fill(order, number, int(number))
+            if kind == "fill"
+            else world.update(order, OrderStatus(kind), number or "0")
         )
     told = {word for word in story if word.startswith("fill")}
     assert world.qty == sum((D(word[-1]) for word in told), D(0))
@@ -251,7 +268,12 @@ def test_a_stop_that_the_venue_refuses_closes_the_position() -> None:
     (stop,) = of(Order, world.tell(world.fill(entry, "10")))
     after = world.tell(world.update(stop, OrderStatus.REJECTED))
     (closing,) = of(Order, after)
-    assert (closing.type, closing.side, closing.qty, closing.reduce_only) == (OrderType.MARKET, Side.SELL, D(10), True)
+    assert (closing.type, closing.side, closing.qty, closing.reduce_only) == (
+        OrderType.MARKET,
+        Side.SELL,
+        D(10),
+        True,
+    )
 
 
 def test_a_kill_asks_for_every_order_back() -> None:
@@ -267,12 +289,18 @@ def test_a_gap_in_the_record_takes_entries_back_and_opens_nothing_until_a_person
     world = World()
     entry = world.order(0.1, stop=-0.1)
     (stop,) = of(Order, world.tell(world.fill(entry, "4")))
-    behind = Command("record-behind", world.now, world.now, {"detail": "the store lacks the last 5 events"}, "daemon")
+    behind = Command(
+        "record-behind", world.now, world.now, {"detail": "the store lacks the last 5 events"}, "daemon"
+    )
     after = world.tell(behind)
     assert [one.order_id for one in of(Cancel, after)] == [entry.id]  # protection stays
     assert stop.reduce_only
     (alarm,) = of(RiskEvent, after)
-    assert (alarm.state, alarm.rule, alarm.detail) == (RiskState.REDUCING, "older record", "the store lacks the last 5 events")
+    assert (alarm.state, alarm.rule, alarm.detail) == (
+        RiskState.REDUCING,
+        "older record",
+        "the store lacks the last 5 events",
+    )
     world.tell(world.update(entry, OrderStatus.CANCELLED, "4"))
     world.strategy.target(SYMBOL, weight=0.2)
     assert not of(Order, world.bar(100.0))
@@ -296,7 +324,11 @@ def test_every_change_of_cash_is_a_decision() -> None:
     world.ledger.opened = False
     world.account(usdt="10250")
     (first,) = of(CashAdjustment, world.sink.decisions)
-    assert (first.amount, first.currency, first.reason) == (D(250), "USDT", "the account's balance when the run began")
+    assert (first.amount, first.currency, first.reason) == (
+        D(250),
+        "USDT",
+        "the account's balance when the run began",
+    )
     held = (Holding(SYMBOL, D(3), D(90)),)
     world.account(held, usdt="10240"), world.account(held, usdt="10240")
     world.tell(Command("resume", world.now, world.now, {}, "test"))
@@ -317,12 +349,18 @@ def test_a_life_of_an_earlier_version_decides_as_it_did() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["resume", "account", "strangers"]), st.integers(-5, 5), st.integers(9_900, 10_100)),
+        st.tuples(
+            st.sampled_from(["resume", "account", "strangers"]),
+            st.integers(-5, 5),
+            st.integers(9_900, 10_100),
+        ),
         max_size=12,
     ),
     st.sampled_from(["adopt", "ignore", "refuse"]),
 )
-def test_the_decisions_lead_to_the_ledger_whatever_the_account_does(story: list[tuple[str, int, int]], foreign: str) -> None:
+def test_the_decisions_lead_to_the_ledger_whatever_the_account_does(
+    story: list[tuple[str, int, int]], foreign: str
+) -> None:
     world = World(foreign)
     for what, qty, usdt in story:
         held = (Holding(SYMBOL, D(qty), D(95)),) if qty else ()
@@ -416,7 +454,9 @@ TRADES = st.lists(st.tuples(st.integers(-5, 5).filter(bool), st.integers(50, 200
 
 
 @given(TRADES, st.randoms(use_true_random=False))
-def test_fills_that_are_heard_of_in_another_order_are_no_drift(trades: list[tuple[int, int]], dice: random.Random) -> None:
+def test_fills_that_are_heard_of_in_another_order_are_no_drift(
+    trades: list[tuple[int, int]], dice: random.Random
+) -> None:
     """Which profit is realised depends on the order; what was paid in all does not."""
     world = World()
     venue = Netted(world)
@@ -489,7 +529,16 @@ def test_a_fee_in_base_coin_is_a_little_less_of_it() -> None:
     order = world.order(0.1)
     trade = world.fill(order, "10", price=D(100), fee=D(1))
     kept = Fill(
-        f"{trade.id}.fee", order.id, SYMBOL, world.now, world.now, Side.SELL, D("0.01"), D(100), D(0), kind=FillKind.FEE
+        f"{trade.id}.fee",
+        order.id,
+        SYMBOL,
+        world.now,
+        world.now,
+        Side.SELL,
+        D("0.01"),
+        D(100),
+        D(0),
+        kind=FillKind.FEE,
     )
     world.tell(trade, kept, world.update(order, OrderStatus.FILLED, "10"))
     assert world.qty == D("9.99")
@@ -560,8 +609,12 @@ def test_a_stop_that_is_moved_twice_before_the_venue_has_it_leaves_the_newest() 
     _, first = moved(world, -0.03)
     _, second = moved(world, -0.02)
 
-    cancels = [d.order_id for d in world.tell(world.update(first, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)]
-    cancels += [d.order_id for d in world.tell(world.update(second, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)]
+    cancels = [
+        d.order_id for d in world.tell(world.update(first, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)
+    ]
+    cancels += [
+        d.order_id for d in world.tell(world.update(second, OrderStatus.UNTRIGGERED)) if isinstance(d, Cancel)
+    ]
 
     assert cancels == [old.id, first.id]
 

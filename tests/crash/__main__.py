@@ -30,12 +30,12 @@ import msgspec
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agent.cli.console import err
-from tests.support import mutants
 from tests.crash.audit import Loss, Transcript, check_prefix, check_whole, read
 from tests.crash.life import Fate
 from tests.crash.life import main as live
 from tests.crash.points import BEGUN, ENDING, POINTS, SCHEMA, Moment
 from tests.crash.trading import TradingHarness
+from tests.support import mutants
 
 MINUTES: Final = 400  # of market in a run
 PER_RUN: Final = 50  # deaths in a run, at most
@@ -46,7 +46,9 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 def spend(fate: Fate, *, cold: bool) -> int:
     """One life; the return code of its process, negative where a signal ended it."""
     if cold:
-        life = subprocess.Popen([sys.executable, "-m", "tests.crash.life", msgspec.json.encode(fate).decode()], cwd=ROOT)
+        life = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash.life", msgspec.json.encode(fate).decode()], cwd=ROOT
+        )
         if fate.moment.after:
             time.sleep(fate.moment.after * 15)  # the interpreter and its imports come first
             life.kill()
@@ -129,12 +131,18 @@ class Harness:
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.crash", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.crash",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--testnet", action="store_true", help="trade at a sandbox exchange that outlives the deaths")
-    parser.add_argument("--faults", action="store_true", help="an exchange, in testnet mode, at which much goes wrong besides")
+    parser.add_argument(
+        "--testnet", action="store_true", help="trade at a sandbox exchange that outlives the deaths"
+    )
+    parser.add_argument(
+        "--faults", action="store_true", help="an exchange, in testnet mode, at which much goes wrong besides"
+    )
     parser.add_argument("--run", type=int, help="only this run of the seed, to see its deaths again")
     parser.add_argument("--cold", action="store_true", help="a new interpreter for each life")
     parser.add_argument(
@@ -156,7 +164,12 @@ def main() -> int:
         mutants.apply(given.mutant)
     # Without its own thread: threads don't survive a fork
     progress = Progress(
-        TextColumn("kills"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err, auto_refresh=False
+        TextColumn("kills"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err,
+        auto_refresh=False,
     )
     killed = lost = 0
     with tempfile.TemporaryDirectory(prefix="tapewire-crash-") as folder, progress:
@@ -177,7 +190,9 @@ def main() -> int:
                 lost = 1
                 killed = harness.deaths.total()
                 mode = " --testnet" * given.testnet + " --faults" * given.faults
-                print(f"LOST {loss}\n  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}")
+                print(
+                    f"LOST {loss}\n  again: python -m tests.crash{mode} --seed {given.seed} --run {number} --kills {quota}"
+                )
                 if given.testnet:
                     kept = tempfile.mkdtemp(prefix="tapewire-lost-")
                     shutil.copytree(folder, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock"))

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from agent.core.errors import StoreError
 from agent.core.events import Command, Event, Sentiment
+from agent.replay.verify import verify
 from agent.store import tables
 from agent.store.chain import DecisionChain
 from agent.store.database import Database, open_database
 from agent.store.journal import encode, read_journal
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
-from agent.replay.verify import verify
 from tests.crash.script import AUTHOR
 
 
@@ -50,7 +50,9 @@ def read(store: Path, run_id: str) -> Transcript:
 def _read(database: Database, run_id: str) -> Transcript:
     with database.read() as connection:
         health = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
-        rows = connection.execute(tables.equity.select().where(tables.equity.c.run_id == run_id).order_by(tables.equity.c.seq))
+        rows = connection.execute(
+            tables.equity.select().where(tables.equity.c.run_id == run_id).order_by(tables.equity.c.seq)
+        )
         equity = [tuple(row) for row in rows]
     if health != "ok":
         raise Loss(f"integrity_check: {health}")
@@ -65,7 +67,9 @@ def _read(database: Database, run_id: str) -> Transcript:
     for item in read_decisions(database, run_id):
         number = numbers.get(item.event_seq)
         if number is None:
-            raise Loss(f"a decision stands without its event {item.event_seq}, which is not in the journal: {item.decision}")
+            raise Loss(
+                f"a decision stands without its event {item.event_seq}, which is not in the journal: {item.decision}"
+            )
         chain.add(item.decision, number)
         decisions.append((number, msgspec.msgpack.encode(item.decision)))
     return Transcript(inputs, decisions, chain.head, equity)
@@ -96,7 +100,9 @@ def check_whole(store: Path, run_id: str, whole: Transcript) -> None:
     with closing(open_database(f"sqlite:///{store}")) as database:
         runs = list_runs(database)
         if [run.id for run in runs] != [run_id] or runs[0].status is not RunStatus.COMPLETE:
-            raise Loss(f"one complete run was due, and there are {[(run.id, run.status.value) for run in runs]}")
+            raise Loss(
+                f"one complete run was due, and there are {[(run.id, run.status.value) for run in runs]}"
+            )
         try:
             identical = verify(database, find_run(database, run_id)).identical
         except StoreError as error:

@@ -15,9 +15,9 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from agent.system.clock import Clock
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
+from agent.system.clock import Clock
 from tests.conftest import ROOT
 
 SYMBOLS: Final = ("C0USDT", "C1USDT", "C2USDT")

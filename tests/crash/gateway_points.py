@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from agent.core.events import Account, Fill, OrderUpdate
 from agent.live.gateway.bybit_port import BybitPort
-from agent.live.gateway.venue_gateway import Gateway
 from agent.live.gateway.report_translator import Reports
+from agent.live.gateway.venue_gateway import Gateway
 from agent.live.pipeline import Core
 from tests.crash import points
 from tests.crash.points import Moment, around
@@ -59,7 +59,9 @@ def install(moment: Moment) -> None:
                 _die()
 
     def put(reports: Reports, event: Any) -> None:
-        reach(TOLD) if isinstance(event, Fill) else reach(ACKNOWLEDGED) if isinstance(event, OrderUpdate) else None
+        reach(TOLD) if isinstance(event, Fill) else reach(ACKNOWLEDGED) if isinstance(
+            event, OrderUpdate
+        ) else None
 
     def handling(core: Core, seq: int, event: Any) -> None:
         reach(BOOKING) if isinstance(event, Fill) else reach(LOOKED) if isinstance(event, Account) else None

@@ -19,11 +19,11 @@ from sqlalchemy import event as sql
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
 from agent.core.events import Decision, Event
-from agent.live.producer import Emit, Health, deliver
 from agent.live import daemon as daemon_module
 from agent.live import session
 from agent.live.daemon import Daemon
 from agent.live.log import configure
+from agent.live.producer import Emit, Health, deliver
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from models.sentiment.serve.scorer import Score
@@ -84,7 +84,11 @@ class Player:
     async def _until_settled(self) -> None:
         """Until everything is handled, and every headline scored; at first, until the life is warm."""
         core = self._daemon.core
-        while self._handled < self._emitted or core.engine.risk.warming or (self._warm.is_set() and core.memory.unscored):
+        while (
+            self._handled < self._emitted
+            or core.engine.risk.warming
+            or (self._warm.is_set() and core.memory.unscored)
+        ):
             self._moved.clear()
             await self._moved.wait()
 
@@ -136,12 +140,21 @@ class _PatientWords(Words):
 async def live(fate: Fate) -> None:
     """Play the script to its end, and close the run. Raises what ends the daemon early."""
     config = settings(fate.folder)
-    bursts, over, warm, clock = compose(fate.seed, fate.minutes), asyncio.Event(), threading.Event(), _StandingClock()
+    bursts, over, warm, clock = (
+        compose(fate.seed, fate.minutes),
+        asyncio.Event(),
+        threading.Event(),
+        _StandingClock(),
+    )
     # The lives of an uninterrupted run are another number, and its ids are to be the same
     vars(session).update(new_run_id=lambda: fate.run_id, new_incarnation=lambda: "one")
     with closing(open_database(config.store.url)) as database:
         # A log that is folded into the file all the time is one more place to die in.
-        sql.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"))
+        sql.listen(
+            database.engine,
+            "connect",
+            lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"),
+        )
         daemon = Daemon(config, database, load_model=lambda _: _PatientWords(warm), clock=clock)
         clock.daemon = daemon
         played = sum(is_scripted(event) for _, event in read_journal(database, fate.run_id))

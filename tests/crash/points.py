@@ -90,7 +90,11 @@ def install(moment: Moment, dies: Callable[[], Any] = lambda: os.kill(os.getpid(
 
 
 def around(
-    owner: Any, name: str, *, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
+    owner: Any,
+    name: str,
+    *,
+    before: Callable[..., None] | None = None,
+    after: Callable[..., None] | None = None,
 ) -> None:
     """Call `before` and `after` with a function's arguments, whenever it is called."""
     original = getattr(owner, name)

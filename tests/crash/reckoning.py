@@ -12,10 +12,10 @@ import msgspec
 
 from agent.core.errors import StoreError
 from agent.core.events import Account, Event, Fill, FillKind, Order, OrderUpdate, Settlement
+from agent.replay.verify import verify
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, list_runs, read_decisions
-from agent.replay.verify import verify
 from tests.crash.audit import Loss
 from tests.crash.exchange import BALANCE, Books
 

@@ -25,14 +25,21 @@ def settings(folder: str) -> Config:
             "market": {"symbols": SYMBOLS},
             "strategy": {
                 "name": "sentiment",
-                "params": {"position_size": 0.4, "allow_short": True, "stop": 0.01, "take_profit": 0.02, "hold": "12m"},
+                "params": {
+                    "position_size": 0.4,
+                    "allow_short": True,
+                    "stop": 0.01,
+                    "take_profit": 0.02,
+                    "hold": "12m",
+                },
             },
             "signals": {"half_life": "5m", "window": "20m"},
             "risk": {"max_daily_loss": 0.2, "max_drawdown": 0.4, "max_orders_per_minute": 3},
             "paper": {"funding_interval": "30m", "funding_rate": "0.001", "max_participation": 0.02},
             "bybit": {"endpoint": "http://127.0.0.1:9"},
             "news": {"feeds": [{"url": "http://127.0.0.1:9/feed"}]},
-            "live": {"folder": folder, "batch": 3, "score_wait": "1ms", "open_bars_every": 0},  # all that is played is handled
+            # all that is played is handled
+            "live": {"folder": folder, "batch": 3, "score_wait": "1ms", "open_bars_every": 0},
             "store": {"url": f"sqlite:///{folder}/store.db", "snapshot_every": "30ms"},
         },
         where="tests/crash/script.py",
@@ -56,7 +63,14 @@ def compose(seed: int, minutes: int) -> list[Burst]:
                 stories = fresh.stop
         now = closed[0].available_at
         if minute > 30 and dice.random() < 0.02:  # a bar that nobody has
-            closed[0] = Gap(closed[0].symbol, MINUTE_MS, closed[0].start, closed[0].start + MINUTE_MS, now, closed[0].start)
+            closed[0] = Gap(
+                closed[0].symbol,
+                MINUTE_MS,
+                closed[0].start,
+                closed[0].start + MINUTE_MS,
+                now,
+                closed[0].start,
+            )
         if dice.random() < 0.03:
             action = dice.choice(("pause", "flatten", "halt"))
             bursts.append((Command(action, now, now, by=AUTHOR), *closed))

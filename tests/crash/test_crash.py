@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.support import mutants
 from tests.conftest import ROOT
+from tests.support import mutants
 
 
 def harness(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:

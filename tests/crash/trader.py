@@ -11,13 +11,13 @@ from typing import Any, Final
 
 from sqlalchemy import event as sql
 
-from agent.system.clock import Clock
 from agent.config import Config
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
 from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.store.database import open_database
+from agent.system.clock import Clock
 from tests.crash.exchange import BALANCE, SYMBOLS
 from tests.crash.gateway_points import install
 from tests.crash.points import Moment
@@ -59,7 +59,11 @@ def main(url: str, clock: Clock, folder: Path, moment: Moment, *, finish: bool) 
 
 async def _live(config: Config, clock: Clock, *, finish: bool) -> int:
     with closing(open_database(config.store.url)) as database:
-        sql.listen(database.engine, "connect", lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"))
+        sql.listen(
+            database.engine,
+            "connect",
+            lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"),
+        )
         daemon = Daemon(config, database, load_model=_no_model, clock=clock)
         stop = asyncio.Event()
         life = asyncio.create_task(daemon.run(stop))

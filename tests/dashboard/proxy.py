@@ -8,7 +8,15 @@ from contextlib import asynccontextmanager
 
 from aiohttp import ClientSession, DummyCookieJar, WSServerHandshakeError, web
 
-_OWN = ("connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "upgrade", "host")
+_OWN = (
+    "connection",
+    "keep-alive",
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "upgrade",
+    "host",
+)
 
 
 @asynccontextmanager
@@ -27,7 +35,9 @@ async def proxy(
         if request.headers.get("Upgrade", "").lower() == "websocket":
             return await _stream(session, request, url, headers)
         body = await request.read()
-        async with session.request(request.method, url, headers=headers, data=body or None, allow_redirects=False) as answer:
+        async with session.request(
+            request.method, url, headers=headers, data=body or None, allow_redirects=False
+        ) as answer:
             kept = [(name, value) for name, value in answer.headers.items() if name.lower() not in _OWN]
             response = web.Response(status=answer.status, body=await answer.read())
             response.headers.clear()
@@ -51,7 +61,9 @@ async def proxy(
             await runner.cleanup()
 
 
-async def _stream(session: ClientSession, request: web.Request, url: str, headers: dict[str, str]) -> web.StreamResponse:
+async def _stream(
+    session: ClientSession, request: web.Request, url: str, headers: dict[str, str]
+) -> web.StreamResponse:
     own = {name: value for name, value in headers.items() if not name.lower().startswith("sec-websocket")}
     try:
         behind = await session.ws_connect(url, headers=own)

@@ -15,9 +15,9 @@ from aiohttp import web
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 
-from agent.dashboard.views import TITLE
 from agent.core.events import Decision, Event, Fill, RiskState
 from agent.core.risk import RESUME_FROM_KILL
+from agent.dashboard.views import TITLE
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from tests.dashboard.proxy import proxy
@@ -109,7 +109,10 @@ new MutationObserver(note).observe(document.getElementById("trades"), {childList
 async def test_fills_are_pushed_and_a_kill_halts_until_it_is_confirmed_away(
     page: Page, database: Database, tmp_path: Path
 ) -> None:
-    async with Sandbox(options(speed=400.0)) as sandbox, agent_with_page(sandbox, database, tmp_path) as (daemon, served_page):
+    async with (
+        Sandbox(options(speed=400.0)) as sandbox,
+        agent_with_page(sandbox, database, tmp_path) as (daemon, served_page),
+    ):
         fills = FillTimes()
         daemon.core.watchers.append(fills)
         await until(lambda: handled(daemon) > 0)
@@ -118,7 +121,9 @@ async def test_fills_are_pushed_and_a_kill_halts_until_it_is_confirmed_away(
         await page.run(NOTE_FILLS)
         before = len(fills.made)
         await until(lambda: len(fills.made) >= before + 4)
-        await page.until("document.querySelector(`[data-id='${arguments[0]}']`) !== null", list(fills.made)[-1])
+        await page.until(
+            "document.querySelector(`[data-id='${arguments[0]}']`) !== null", list(fills.made)[-1]
+        )
         shown = await page.run("return window.shown")
         lags = [shown[fill] - fills.made[fill] for fill in list(fills.made)[before:] if fill in shown]
         assert len(lags) >= 4
@@ -149,10 +154,13 @@ async def test_fills_are_pushed_and_a_kill_halts_until_it_is_confirmed_away(
         await page.click("#confirm-yes")
         await page.until("document.querySelector('#risk').textContent === 'ACTIVE'")
         assert account.risk.state is RiskState.ACTIVE
-        assert [line for line in await page.complaints() if "403" not in line] == []  # the one refusal that was asked for
+        # the one refusal that was asked for
+        assert [line for line in await page.complaints() if "403" not in line] == []
     await page.until("document.body.classList.contains('stale')")
     assert "Connection lost" in await page.text("#banner")
-    assert await page.run("return [...document.querySelectorAll('#buttons button')].every((button) => button.disabled)")
+    assert await page.run(
+        "return [...document.querySelectorAll('#buttons button')].every((button) => button.disabled)"
+    )
 
 
 HOSTILE = (
@@ -166,12 +174,16 @@ HOSTILE = (
 async def test_a_hostile_headline_is_text(page: Page, database: Database) -> None:
     puppet = Puppet()
     puppet.hear(*(bar(number) for number in range(3)))
-    puppet.hear(*(headline(number, title, "javascript:window.pwned=1") for number, title in enumerate(HOSTILE)))
+    puppet.hear(
+        *(headline(number, title, "javascript:window.pwned=1") for number, title in enumerate(HOSTILE))
+    )
     puppet.hear(headline(9, "bitcoin, plainly", "https://wire.example/?a=1&b=<script>"))
     async with served(database, puppet) as served_page:
         await page.open(served_page.login_url(), screen=PHONE)
         await page.until("document.querySelectorAll('#headlines [data-id]').length === 5")
-        titles = await page.run("return [...document.querySelectorAll('#headlines .title bdi')].map(one => one.textContent)")
+        titles = await page.run(
+            "return [...document.querySelectorAll('#headlines .title bdi')].map(one => one.textContent)"
+        )
         assert titles[0] == "bitcoin, plainly"
         assert titles[1].startswith("bitcoin <b><b>")
         assert len(titles[1]) == TITLE
@@ -192,13 +204,20 @@ async def test_a_hostile_headline_is_text(page: Page, database: Database) -> Non
 
 
 @pytest.mark.parametrize("dark", [False, True])
-async def test_it_fits_a_phone_and_is_readable_in_light_and_dark(page: Page, database: Database, dark: bool) -> None:
+async def test_it_fits_a_phone_and_is_readable_in_light_and_dark(
+    page: Page, database: Database, dark: bool
+) -> None:
     puppet = Puppet()
-    puppet.hear(*(bar(number, 98_765.43 + number) for number in range(60)), headline(1, "Bitcoin " + "verylongword" * 20))
+    puppet.hear(
+        *(bar(number, 98_765.43 + number) for number in range(60)),
+        headline(1, "Bitcoin " + "verylongword" * 20),
+    )
     async with served(database, puppet) as served_page:
         for path in ("login?wrong", f"runs?{served_page.login_url().partition('?')[2]}", ""):
             await page.open(f"{served_page.url}{path}", screen=PHONE, dark=dark)
-            await page.until("document.querySelector('#board:not([hidden]) #headlines li, #run-table td, .wrong') !== null")
+            await page.until(
+                "document.querySelector('#board:not([hidden]) #headlines li, #run-table td, .wrong') !== null"
+            )
             assert await page.run("return document.documentElement.scrollWidth") <= PHONE["width"], path
             assert await page.run(CONTRAST) >= 4.5  # WCAG 2.2, level AA
         assert await page.complaints() == []
@@ -220,7 +239,9 @@ return worst;
 """
 
 
-async def test_without_a_login_a_browser_sees_the_form_alone(page: Page, database: Database, tmp_path: Path) -> None:
+async def test_without_a_login_a_browser_sees_the_form_alone(
+    page: Page, database: Database, tmp_path: Path
+) -> None:
     token = tmp_path / "page.token"
     puppet = Puppet()
     puppet.hear(bar(1))
@@ -241,7 +262,9 @@ async def test_without_a_login_a_browser_sees_the_form_alone(page: Page, databas
         await page.until("location.pathname === '/login'")
 
 
-async def test_a_login_link_opens_the_page_at_once_whatever_leads_to_it(page: Page, database: Database, tmp_path: Path) -> None:
+async def test_a_login_link_opens_the_page_at_once_whatever_leads_to_it(
+    page: Page, database: Database, tmp_path: Path
+) -> None:
     puppet = Puppet()
     puppet.hear(bar(1))
     async with served(database, puppet) as served_page:
@@ -250,7 +273,9 @@ async def test_a_login_link_opens_the_page_at_once_whatever_leads_to_it(page: Pa
         assert await page.run("return location.href") == served_page.url
     file = tmp_path / "dashboard.html"
     async with served(database, puppet) as served_page:  # with a token of its own
-        file.write_text(f'<!doctype html><meta http-equiv="refresh" content="0; url={served_page.login_url()}">')
+        file.write_text(
+            f'<!doctype html><meta http-equiv="refresh" content="0; url={served_page.login_url()}">'
+        )
         await page.open(file.as_uri())
         await page.until("document.querySelector('#risk')?.textContent === 'ACTIVE'")
         assert await page.run("return location.href") == served_page.url
@@ -305,7 +330,9 @@ async def test_another_sites_scripts_reach_nothing(page: Page, database: Databas
         assert [action for action, _, _ in puppet.told] == ["kill"]
 
 
-async def test_a_recorded_run_is_moved_through(page: Page, sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_recorded_run_is_moved_through(
+    page: Page, sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     async with agent_with_page(sandbox, database, tmp_path) as (daemon, _):
         await until(lambda: handled(daemon) > 100)
         await until(lambda: daemon.core.engine.portfolio.turnover > 0)
@@ -330,7 +357,9 @@ async def test_a_recorded_run_is_moved_through(page: Page, sandbox: Sandbox, dat
         assert await page.complaints() == []
 
 
-async def test_below_a_path_of_a_reverse_proxy_the_page_works_and_is_live(page: Page, database: Database) -> None:
+async def test_below_a_path_of_a_reverse_proxy_the_page_works_and_is_live(
+    page: Page, database: Database
+) -> None:
     puppet = Puppet()
     puppet.hear(*(bar(number) for number in range(3)))
     async with served(database, puppet) as served_page, proxy(served_page.url) as url:
@@ -350,8 +379,12 @@ async def test_below_a_path_of_a_reverse_proxy_the_page_works_and_is_live(page: 
         assert await page.complaints() == []
 
 
-async def test_a_proxy_that_changes_host_is_named_as_what_stops_the_stream(page: Page, database: Database) -> None:
+async def test_a_proxy_that_changes_host_is_named_as_what_stops_the_stream(
+    page: Page, database: Database
+) -> None:
     async with served(database, Puppet()) as served_page, proxy(served_page.url, keep_host=False) as url:
         await page.open(f"{url}?{served_page.login_url().partition('?')[2]}")
         # Between two tries the banner names none, so both parts are looked for at once
-        await page.until("/live connection is refused.*Host header/.test(document.querySelector('#banner').textContent)")
+        await page.until(
+            "/live connection is refused.*Host header/.test(document.querySelector('#banner').textContent)"
+        )

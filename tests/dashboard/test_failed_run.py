@@ -45,10 +45,19 @@ class Boom(Strategy):
 def backtest(folder: Path, name: str, after: int) -> None:
     """Record a run of four days of hourly bars whose strategy raises after so many."""
     (folder / f"{name}.py").write_text(STRATEGY.replace("{after}", str(after)))
-    rows = [f"{BEGIN + hour * HOUR_MS},{100 + hour % 7},110,90,{100 + (hour + 1) % 7},1000" for hour in range(96)]
+    rows = [
+        f"{BEGIN + hour * HOUR_MS},{100 + hour % 7},110,90,{100 + (hour + 1) % 7},1000" for hour in range(96)
+    ]
     (folder / "BTCUSDT-1h.csv").write_text("timestamp,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
     (folder / "c.toml").write_text(f'[store]\nurl = "sqlite:///{folder / "store.db"}"\n')
-    arguments = ["--klines", str(folder / "BTCUSDT-1h.csv"), "--strategy", f"{name}:Boom", "--config", str(folder / "c.toml")]
+    arguments = [
+        "--klines",
+        str(folder / "BTCUSDT-1h.csv"),
+        "--strategy",
+        f"{name}:Boom",
+        "--config",
+        str(folder / "c.toml"),
+    ]
     CliRunner().invoke(build(), ["backtest", *arguments])
 
 
@@ -118,7 +127,9 @@ def page(browser: Chrome) -> Page:
 
 
 SHOWN = "document.querySelector('#when')?.dataset.shown"
-OVERFLOW = "const box = document.querySelector(arguments[0]).parentElement; return box.scrollWidth - box.clientWidth"
+OVERFLOW = (
+    "const box = document.querySelector(arguments[0]).parentElement; return box.scrollWidth - box.clientWidth"
+)
 TIMES = "return [...document.querySelectorAll(`${arguments[0]} time`)].map(one => one.textContent)"
 
 
@@ -162,10 +173,14 @@ async def test_the_page_of_a_failed_run_says_so_and_its_lists_have_dates(
 
 
 @pytest.mark.parametrize("days", [0, 1])
-async def test_headlines_of_one_day_have_times_and_of_more_days_dates(page: Page, database: Database, days: int) -> None:
+async def test_headlines_of_one_day_have_times_and_of_more_days_dates(
+    page: Page, database: Database, days: int
+) -> None:
     puppet = Puppet()
     puppet.hear(
-        *(bar(number) for number in range(3)), headline(1, "Bitcoin today"), headline(2 + 86_400 * days, "Bitcoin again")
+        *(bar(number) for number in range(3)),
+        headline(1, "Bitcoin today"),
+        headline(2 + 86_400 * days, "Bitcoin again"),
     )
     async with served(database, puppet) as served_page:
         await page.open(served_page.login_url())

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.config.dashboard import DashboardConfig
-from agent.dashboard.login import LINK_LIFE, Attempts
-from agent.dashboard.server import Dashboard
 from agent.core.errors import SafetyError
 from agent.core.events import MINUTE_MS
+from agent.dashboard.login import LINK_LIFE, Attempts
+from agent.dashboard.server import Dashboard
 from agent.live.access_token import make_token
 from agent.store.database import Database, open_database
 from tests.dashboard.world import Puppet, client, origin, served
@@ -58,7 +58,10 @@ async def status_of(http: ClientSession, path: str, method: str = "GET", **optio
     ],
 )
 async def test_the_page_is_served_under_known_names_alone(database: Database, host: str, status: int) -> None:
-    async with served(database, Puppet(), allowed_hosts=["desk.example"]) as page, client(page.login_url()) as http:
+    async with (
+        served(database, Puppet(), allowed_hosts=["desk.example"]) as page,
+        client(page.login_url()) as http,
+    ):
         assert await status_of(http, "/", headers={"Host": host}) == status
 
 
@@ -74,11 +77,15 @@ async def test_the_page_is_served_under_known_names_alone(database: Database, ho
         ("http://127.0.0.1:{port}", True),
     ],
 )
-async def test_commands_and_the_stream_are_this_pages_own(database: Database, source: str | None, told: bool) -> None:
+async def test_commands_and_the_stream_are_this_pages_own(
+    database: Database, source: str | None, told: bool
+) -> None:
     puppet = Puppet()
     async with served(database, puppet) as page, client(page.login_url()) as http:
         headers = {} if source is None else {"Origin": source.format(port=page.port)}
-        assert await status_of(http, "/api/command", "POST", json=KILL, headers=headers) == (200 if told else 403)
+        assert await status_of(http, "/api/command", "POST", json=KILL, headers=headers) == (
+            200 if told else 403
+        )
         assert puppet.told == ([("kill", {}, "dashboard 127.0.0.1")] if told else [])
         if told:
             async with http.ws_connect("/api/live", headers=headers) as socket:
@@ -112,7 +119,9 @@ async def test_every_answer_forbids_what_the_page_does_not_need(database: Databa
 
 
 @pytest.mark.parametrize("options", [{}, {"host": "0.0.0.0"}, {"login": "never", "host": "0.0.0.0"}])
-async def test_nothing_is_shown_before_the_token_was_given(database: Database, options: dict[str, Any]) -> None:
+async def test_nothing_is_shown_before_the_token_was_given(
+    database: Database, options: dict[str, Any]
+) -> None:
     puppet = Puppet()
     async with served(database, puppet, **options) as page, client(page.url) as http:
         here = origin(page)
@@ -178,7 +187,9 @@ def inside(name: str, value: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def on_clock(database: Database, folder: Path, **options: Any) -> AsyncIterator[tuple[Dashboard, Hand, str]]:
+async def on_clock(
+    database: Database, folder: Path, **options: Any
+) -> AsyncIterator[tuple[Dashboard, Hand, str]]:
     """A page whose clock a test moves, and its token."""
     clock = Hand()
     config = DashboardConfig.model_validate({"port": 0} | options)
@@ -219,7 +230,10 @@ async def test_a_login_link_on_another_site_works_too(database: Database) -> Non
             assert answer.status == 200
             assert 'http-equiv="refresh" content="0; url=./"' in await answer.text()
         assert await status_of(http, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200
-        async with ClientSession(page.url) as stranger, stranger.get("/runs?a=<b>", headers=foreign) as answer:
+        async with (
+            ClientSession(page.url) as stranger,
+            stranger.get("/runs?a=<b>", headers=foreign) as answer,
+        ):
             assert 'url=./runs?a=%3Cb%3E"' in await answer.text()
 
 
@@ -232,10 +246,15 @@ async def test_unused_login_links_are_bounded(database: Database) -> None:
             assert answer.headers["Location"] == "./login?link"
 
 
-async def test_logging_out_ends_the_session_everywhere_and_for_good(database: Database, tmp_path: Path) -> None:
+async def test_logging_out_ends_the_session_everywhere_and_for_good(
+    database: Database, tmp_path: Path
+) -> None:
     async with on_clock(database, tmp_path) as (page, _, _), client(page.login_url()) as http:
         (mine,) = http.cookie_jar
-        async with client(page.login_url()) as other, http.ws_connect("/api/live", headers=origin(page)) as stream:
+        async with (
+            client(page.login_url()) as other,
+            http.ws_connect("/api/live", headers=origin(page)) as stream,
+        ):
             await stream.receive_json()
             assert await status_of(http, "/logout", "POST") == 403  # another site can't log anybody out
             assert await status_of(http, "/logout", "POST", headers=origin(page)) == 303
@@ -244,7 +263,8 @@ async def test_logging_out_ends_the_session_everywhere_and_for_good(database: Da
                 async for _ in stream:
                     pass
             assert stream.close_code == 1008
-            assert await status_of(http, "/api/runs", headers=inside(mine.key, mine.value)) == 401  # a copy of the cookie
+            # a copy of the cookie
+            assert await status_of(http, "/api/runs", headers=inside(mine.key, mine.value)) == 401
             (theirs,) = other.cookie_jar
             assert await status_of(other, "/api/runs", headers={"Sec-Fetch-Mode": "cors"}) == 200
     async with on_clock(database, tmp_path) as (page, _, _), client(page.url) as http:  # started again
@@ -275,7 +295,9 @@ async def test_a_login_ends_by_itself(database: Database, tmp_path: Path) -> Non
         assert await status_of(http, "/api/runs", headers=inside(mine.key, mine.value)) == 401
 
 
-async def test_wrong_tokens_are_limited_and_the_right_one_is_always_taken(database: Database, tmp_path: Path) -> None:
+async def test_wrong_tokens_are_limited_and_the_right_one_is_always_taken(
+    database: Database, tmp_path: Path
+) -> None:
     async with on_clock(database, tmp_path, attempts=3) as (page, clock, token), client(page.url) as http:
 
         async def attempt(word: str) -> int:
@@ -308,17 +330,23 @@ async def test_the_client_behind_a_trusted_proxy_is_the_one_that_it_names(
     puppet = Puppet()
     async with served(database, puppet, trusted_proxies=proxies) as page, client(page.login_url()) as http:
         assert (
-            await status_of(http, "/api/command", "POST", json=KILL, headers=origin(page) | {"X-Forwarded-For": forwarded})
+            await status_of(
+                http, "/api/command", "POST", json=KILL, headers=origin(page) | {"X-Forwarded-For": forwarded}
+            )
             == 200
         )
         assert puppet.told[0][2] == f"dashboard {client_address}"
 
 
 @pytest.mark.parametrize(("proxies", "secure"), [([], False), (["127.0.0.1"], True)])
-async def test_behind_https_the_cookie_is_for_https_alone(database: Database, proxies: list[str], secure: bool) -> None:
+async def test_behind_https_the_cookie_is_for_https_alone(
+    database: Database, proxies: list[str], secure: bool
+) -> None:
     async with served(database, Puppet(), trusted_proxies=proxies) as page, client(page.url) as http:
         link = page.login_url().removeprefix(page.url)
-        async with http.get(f"/{link}", headers={"X-Forwarded-Proto": "https"}, allow_redirects=False) as answer:
+        async with http.get(
+            f"/{link}", headers={"X-Forwarded-Proto": "https"}, allow_redirects=False
+        ) as answer:
             (cookie,) = answer.cookies.values()
         assert bool(cookie["secure"]) is secure
 
@@ -351,8 +379,12 @@ def test_the_verb_refuses_it_with_exit_code_3(tmp_path: Path) -> None:
     file = tmp_path / "t"
     file.write_text("short")
     file.chmod(0o600)
-    (tmp_path / "c.toml").write_text(f'[store]\nurl = "sqlite:///{tmp_path / "s.db"}"\n[dashboard]\ntoken_file = "{file}"\n')
-    result = CliRunner().invoke(build(), ["dashboard", "--config", str(tmp_path / "c.toml"), "--host", "0.0.0.0"])
+    (tmp_path / "c.toml").write_text(
+        f'[store]\nurl = "sqlite:///{tmp_path / "s.db"}"\n[dashboard]\ntoken_file = "{file}"\n'
+    )
+    result = CliRunner().invoke(
+        build(), ["dashboard", "--config", str(tmp_path / "c.toml"), "--host", "0.0.0.0"]
+    )
     assert isinstance(result.exception, SafetyError)
     assert result.exception.exit_code == 3
 

@@ -12,22 +12,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.replay.backtest import backtest
 from agent.config import parse
+from agent.core.events import Account, Command, Event, Holding, Kline, Prediction
 from agent.dashboard.picture import HEADLINES, NOTHING, Picture
 from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import head_of
-from agent.core.events import Account, Command, Event, Holding, Kline, Prediction
-from agent.replay.history import History, Plan
 from agent.live.daemon import Daemon
+from agent.replay.backtest import backtest
+from agent.replay.history import History, Plan
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunKind
-from tests.dashboard.world import ANY_PORT, Puppet, bar, headline
 from tests.core.test_venue import SYMBOL, T0, World
+from tests.dashboard.world import ANY_PORT, Puppet, bar, headline
 from tests.support.live import SAMPLES, SENTIMENT, SYMBOLS, handled, living, load_words, settings, until
 
 STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
@@ -56,7 +56,9 @@ def test_who_asks_for_what_is_new_misses_nothing_and_gets_nothing_twice(steps: l
 
 def test_what_is_kept_is_bounded() -> None:
     puppet = Puppet(bars=50)
-    puppet.hear(*(bar(number) for number in range(200)), *(headline(number, "ether") for number in range(500)))
+    puppet.hear(
+        *(bar(number) for number in range(200)), *(headline(number, "ether") for number in range(500))
+    )
     assert puppet.picture is not None
     page = puppet.picture.changes(NOTHING, "BTCUSDT")
     assert [len(page["bars"]["rows"]), len(page["headlines"])] == [50, HEADLINES]
@@ -99,7 +101,11 @@ def assert_as_the_engine_has_it(picture: Picture, daemon: Daemon) -> None:
     assert account.event == daemon.core.journal.last_seq
     assert account.equity == pytest.approx(book.equity(), abs=1e-9)
     assert (account.fees, account.funding, account.realised) == (book.fees, book.funding, book.realised)
-    assert (account.risk, account.rule, account.since) == (engine.risk.state, engine.risk.rule, engine.risk.since)
+    assert (account.risk, account.rule, account.since) == (
+        engine.risk.state,
+        engine.risk.rule,
+        engine.risk.since,
+    )
     assert picture.positions() == {position.symbol: position.qty for position in book.open}
     working = {row.id for row in picture.changes()["orders"]}
     assert working == {order.order.id for tape in engine.tapes.values() for order in tape.book}
@@ -142,7 +148,9 @@ def page_of(picture: Picture) -> bytes:
     return encode(picture.changes(NOTHING, "ETHUSDT"))
 
 
-async def test_a_recorded_run_shows_each_moment_as_it_was_live(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_recorded_run_shows_each_moment_as_it_was_live(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT, strategy=SENTIMENT)
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     seen: list[Snapshots] = []
@@ -177,7 +185,10 @@ def test_a_backtest_is_moved_through_too(database: Database) -> None:
     recording = Recording(database, run)
     recording.open(bars=20)
     try:
-        pages = [recording.picture(recording.begins + share * (recording.ends - recording.begins) // 4) for share in range(5)]
+        pages = [
+            recording.picture(recording.begins + share * (recording.ends - recording.begins) // 4)
+            for share in range(5)
+        ]
         assert [page.account().fills for page in pages] == sorted({page.account().fills for page in pages})
         end = pages[-1].account()
         assert end.event == run.events
@@ -200,18 +211,25 @@ def test_the_last_word_on_a_symbol_is_shown_beside_it() -> None:
 
 
 @pytest.mark.parametrize("states_cash", [True, False])
-def test_at_a_venue_the_page_has_the_ledgers_equity_after_a_person_has_accepted_the_account(states_cash: bool) -> None:
+def test_at_a_venue_the_page_has_the_ledgers_equity_after_a_person_has_accepted_the_account(
+    states_cash: bool,
+) -> None:
     """Begun with 10,250 USDT; others then hold 3 BTC at 90 (mark 100) and spend 10: accepted, all of it is 10,240 + 30.
 
     A life of an earlier version recorded no changes of cash: then the page derives them from the accounts.
     """
     world = World(states_cash=states_cash)
     config = world.engine._config
-    picture = Picture(head_of(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.recorded()), config), config)
+    picture = Picture(
+        head_of(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.recorded()), config), config
+    )
     world.ledger.opened = False
     world.sink.decisions.clear()
     numbers = count(1)
-    picture.event(next(numbers), Command("life", T0, T0, {"incarnation": "a", **({"cash": "stated"} if states_cash else {})}))
+    picture.event(
+        next(numbers),
+        Command("life", T0, T0, {"incarnation": "a", **({"cash": "stated"} if states_cash else {})}),
+    )
 
     def tell(*events: Event) -> None:
         for event in events:

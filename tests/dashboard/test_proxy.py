@@ -92,7 +92,9 @@ async def test_below_a_path_everything_is_found_and_the_stream_flows(
         async with http.post(f"{url}logout", headers=here | NAVIGATES) as answer:
             assert str(answer.url) == f"{url}login"
         assert list(http.cookie_jar) == []
-        async with http.get(f"{url}runs/x?at=5&login={page.login_url().partition('=')[2]}", headers=NAVIGATES) as answer:
+        async with http.get(
+            f"{url}runs/x?at=5&login={page.login_url().partition('=')[2]}", headers=NAVIGATES
+        ) as answer:
             assert (answer.status, str(answer.url)) == (200, f"{url}runs/x?at=5")
 
 
@@ -109,7 +111,9 @@ async def test_what_a_proxy_says_counts_only_if_it_is_trusted(database: Database
     async with served(database, Puppet(), trusted_proxies=trusted, allowed_hosts=["bot.example"]) as page:
         async with (
             client(page.url) as http,
-            http.get(f"/{page.login_url().removeprefix(page.url)}", headers=told, allow_redirects=False) as answer,
+            http.get(
+                f"/{page.login_url().removeprefix(page.url)}", headers=told, allow_redirects=False
+            ) as answer,
         ):
             (cookie,) = answer.cookies.values()
             assert cookie["path"] == ("/tapewire/" if trusted else "/")
@@ -139,11 +143,15 @@ async def test_a_foreign_name_is_refused_whatever_is_said_to_be_forwarded(
         assert answer.status == 421
 
 
-@pytest.mark.parametrize("prefix", ["/a; Domain=evil.example", "//evil.example", "evil", "/a, /b", "/a\\b", "/ключ"])
+@pytest.mark.parametrize(
+    "prefix", ["/a; Domain=evil.example", "//evil.example", "evil", "/a, /b", "/a\\b", "/ключ"]
+)
 async def test_a_prefix_that_is_no_path_is_not_used(database: Database, prefix: str) -> None:
     async with served(database, Puppet(), trusted_proxies=["127.0.0.1"]) as page, client(page.url) as http:
         link = page.login_url().removeprefix(page.url)
-        async with http.get(f"/{link}", headers={"X-Forwarded-Prefix": prefix}, allow_redirects=False) as answer:
+        async with http.get(
+            f"/{link}", headers={"X-Forwarded-Prefix": prefix}, allow_redirects=False
+        ) as answer:
             (cookie,) = answer.cookies.values()
         assert cookie["path"] == "/"
 
@@ -158,7 +166,9 @@ def test_a_base_path_has_a_form(path: str) -> None:
 async def test_no_redirect_leads_to_another_site(database: Database, path: str) -> None:
     async with served(database, Puppet()) as page, client(page.url) as http:
         for query in (f"login={page.login_url().partition('=')[2]}", ""):
-            async with http.get(f"{page.url.rstrip('/')}{path}?{query}", headers=NAVIGATES, allow_redirects=False) as answer:
+            async with http.get(
+                f"{page.url.rstrip('/')}{path}?{query}", headers=NAVIGATES, allow_redirects=False
+            ) as answer:
                 if answer.status == 303:
                     assert urljoin("https://bot.example/tapewire/x", answer.headers["Location"]).startswith(
                         "https://bot.example/"

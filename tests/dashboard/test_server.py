@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.dashboard import push
 from agent.core.events import RiskState
 from agent.core.risk import RESUME_FROM_KILL
+from agent.dashboard import push
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import frame
@@ -107,7 +107,9 @@ async def test_a_browser_that_takes_nothing_is_dropped_and_the_others_notice_not
         deaf.close()
 
 
-async def test_a_command_of_the_page_is_journalled_in_its_name(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_command_of_the_page_is_journalled_in_its_name(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     async with (
         agent_with_page(sandbox, database, tmp_path, strategy=SENTIMENT) as (daemon, page),
         client(page.login_url()) as http,
@@ -128,10 +130,19 @@ async def test_a_command_of_the_page_is_journalled_in_its_name(sandbox: Sandbox,
         assert (status, "has to be confirmed" in said["error"]) == (403, True)
         assert risk.state is RiskState.HALTED
         assert (await tell("resume", confirm=RESUME_FROM_KILL))[1]["risk"] == "ACTIVE"
-        assert (await tell("use-model"))[0] == (await tell("pause", run="another"))[0] == (await tell("pause", x=1))[0] == 404
+        assert (
+            (await tell("use-model"))[0]
+            == (await tell("pause", run="another"))[0]
+            == (await tell("pause", x=1))[0]
+            == 404
+        )
         async with http.get("/api/runs") as answer:
             assert (await answer.json())["run"] == daemon.core.run.id
-    heard = [(one.action, one.args, one.by) for one in of(Command, journal(database)) if one.by.startswith("dashboard")]
+    heard = [
+        (one.action, one.args, one.by)
+        for one in of(Command, journal(database))
+        if one.by.startswith("dashboard")
+    ]
     assert heard == [
         ("pause", {}, "dashboard 127.0.0.1"),
         ("resume", {}, "dashboard 127.0.0.1"),
@@ -142,7 +153,9 @@ async def test_a_command_of_the_page_is_journalled_in_its_name(sandbox: Sandbox,
     ]
 
 
-async def test_recorded_runs_are_looked_at_without_an_agent(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_recorded_runs_are_looked_at_without_an_agent(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     async with agent_with_page(sandbox, database, tmp_path) as (daemon, _):
         await until(lambda: handled(daemon) > 60)
     run = daemon.core.run
@@ -154,11 +167,17 @@ async def test_recorded_runs_are_looked_at_without_an_agent(sandbox: Sandbox, da
 
             async def get(path: str) -> tuple[int, Any]:
                 async with http.get(path) as answer:
-                    return answer.status, await (answer.json() if "json" in answer.content_type else answer.text())
+                    return answer.status, await (
+                        answer.json() if "json" in answer.content_type else answer.text()
+                    )
 
             _, listed = await get("/api/runs")
-            assert [(row["id"], row["status"], row["events"]) for row in listed["runs"]] == [(run.id, "complete", run.events)]
-            assert listed["runs"][0]["total_return"] == pytest.approx(float(run.final_equity or 0) / 10_000 - 1)
+            assert [(row["id"], row["status"], row["events"]) for row in listed["runs"]] == [
+                (run.id, "complete", run.events)
+            ]
+            assert listed["runs"][0]["total_return"] == pytest.approx(
+                float(run.final_equity or 0) / 10_000 - 1
+            )
             curve = frame(database, run.id, "equity").equity
             assert listed["runs"][0]["max_drawdown"] == pytest.approx((curve / curve.cummax() - 1).min())
             assert (await get(f"/api/runs/{run.id}/at?ts=1"))[0] == 503  # not open yet
@@ -176,7 +195,9 @@ async def test_recorded_runs_are_looked_at_without_an_agent(sandbox: Sandbox, da
             assert status == 200
             assert run.id in report
             async with http.post(
-                "/api/command", json={"action": "kill", "run": run.id}, headers={"Origin": said["url"].rstrip("/")}
+                "/api/command",
+                json={"action": "kill", "run": run.id},
+                headers={"Origin": said["url"].rstrip("/")},
             ) as no:
                 assert no.status == 404
     finally:

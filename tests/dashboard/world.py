@@ -13,10 +13,10 @@ from aiohttp import ClientSession, CookieJar
 from agent.cli.dashboard import beside
 from agent.config import Config, parse
 from agent.config.dashboard import DashboardConfig
+from agent.core.events import Kline, News
 from agent.dashboard.picture import Picture
 from agent.dashboard.server import Dashboard
 from agent.dashboard.views import head_of
-from agent.core.events import Kline, News
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -53,7 +53,9 @@ class Puppet:
 
 def bar(number: int, close: float = 100.0, symbol: str = "BTCUSDT") -> Kline:
     start = BEGIN + 60_000 * number
-    return Kline(symbol, 60_000, start, start + 60_000, start + 60_000, close, close + 1, close - 1, close, 10.0)
+    return Kline(
+        symbol, 60_000, start, start + 60_000, start + 60_000, close, close + 1, close - 1, close, 10.0
+    )
 
 
 def headline(number: int, title: str, url: str = "https://wire.example/1") -> News:

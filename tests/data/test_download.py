@@ -18,8 +18,8 @@ from agent.cli.main import build
 from agent.core.errors import ConfigError, DataError, StoreError, UsageError, VenueError
 from agent.core.events import DAY_MS, HOUR_MS, Gap, Kline
 from agent.data.download import BybitKlines, Wanted, yahoo_klines, yahoo_rows
-from agent.data.klines import KlineFile
 from agent.data.kline_writer import KlineWriter
+from agent.data.klines import KlineFile
 from tests.support.bybit_server import MINUTE, Market
 
 T0 = 1_704_067_200_000  # 2024-01-01, a Monday
@@ -37,7 +37,9 @@ async def market() -> AsyncIterator[Market]:
     await server.close()
 
 
-async def fetch(market: Market, output: Path, start: int = T0, end: int = T0 + DAY_MS * 30, symbol: str = "BTCUSDT") -> int:
+async def fetch(
+    market: Market, output: Path, start: int = T0, end: int = T0 + DAY_MS * 30, symbol: str = "BTCUSDT"
+) -> int:
     waits: list[float] = []
 
     async def no_wait(seconds: float) -> None:
@@ -49,7 +51,11 @@ async def fetch(market: Market, output: Path, start: int = T0, end: int = T0 + D
 
 
 def starts(path: Path) -> list[int]:
-    return [(event.start - T0) // MINUTE for event in KlineFile(path, "BTCUSDT", MINUTE) if isinstance(event, Kline)]
+    return [
+        (event.start - T0) // MINUTE
+        for event in KlineFile(path, "BTCUSDT", MINUTE)
+        if isinstance(event, Kline)
+    ]
 
 
 async def test_pages_are_joined_and_the_running_bar_is_left_out(market: Market, tmp_path: Path) -> None:
@@ -58,7 +64,9 @@ async def test_pages_are_joined_and_the_running_bar_is_left_out(market: Market, 
     assert starts(path) == list(range(2_500))
     first = next(iter(KlineFile(path)))
     assert isinstance(first, Kline)
-    assert [str(value) for value in (first.start, first.open, first.high, first.low, first.close)] == market.row(T0)[:5]
+    assert [
+        str(value) for value in (first.start, first.open, first.high, first.low, first.close)
+    ] == market.row(T0)[:5]
     assert first.turnover == pytest.approx(3.5 * first.open)
     assert all(ask["limit"] == "1000" and ask["category"] == "linear" for ask in market.asked)
 
@@ -87,19 +95,28 @@ async def test_earlier_bars_are_not_put_before_a_file(market: Market, tmp_path: 
     assert len(starts(path)) == 5
 
 
-async def test_a_symbol_that_is_younger_than_the_window_costs_no_thousand_empty_pages(market: Market, tmp_path: Path) -> None:
+async def test_a_symbol_that_is_younger_than_the_window_costs_no_thousand_empty_pages(
+    market: Market, tmp_path: Path
+) -> None:
     for _ in range(2):  # the same window again goes on, too
         await fetch(market, tmp_path / "x.parquet", start=T0 - 4 * 365 * DAY_MS)
         assert starts(tmp_path / "x.parquet") == list(range(2_500))
     assert len(market.asked) < 12
 
 
-async def test_what_the_venue_lacks_is_a_gap_and_what_cannot_be_a_bar_is_left_out(market: Market, tmp_path: Path) -> None:
-    market.missing = frozenset(T0 + minute * MINUTE for minute in range(1_000, 2_100))  # a whole page and more
+async def test_what_the_venue_lacks_is_a_gap_and_what_cannot_be_a_bar_is_left_out(
+    market: Market, tmp_path: Path
+) -> None:
+    # a whole page and more
+    market.missing = frozenset(T0 + minute * MINUTE for minute in range(1_000, 2_100))
     market.impossible = frozenset({T0 + 10 * MINUTE})
     path = tmp_path / "BTCUSDT-1m.parquet"
     assert await fetch(market, path) == 1
-    gaps = [((gap.start - T0) // MINUTE, (gap.end - T0) // MINUTE) for gap in KlineFile(path) if isinstance(gap, Gap)]
+    gaps = [
+        ((gap.start - T0) // MINUTE, (gap.end - T0) // MINUTE)
+        for gap in KlineFile(path)
+        if isinstance(gap, Gap)
+    ]
     assert gaps == [(10, 11), (1_000, 2_100)]
 
 
@@ -149,11 +166,27 @@ async def test_a_window_without_bars_and_a_closed_port_are_told(market: Market, 
 async def test_the_command_fetches_reports_and_explains(market: Market, tmp_path: Path) -> None:
     market.missing = frozenset({T0 + 7 * MINUTE})
     path = tmp_path / "BTCUSDT-1m.parquet"
-    command = ["download", "klines", "btcusdt", "--from", "2024-01-01", "--to", "2024-01-01T01:00Z", "--url", market.base_url]
+    command = [
+        "download",
+        "klines",
+        "btcusdt",
+        "--from",
+        "2024-01-01",
+        "--to",
+        "2024-01-01T01:00Z",
+        "--url",
+        market.base_url,
+    ]
     result = await asyncio.to_thread(CliRunner().invoke, build(), [*command, "--output", str(path), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
-    assert (found["symbol"], found["rows"], found["gaps"], found["missing"], found["unsound"]) == ("BTCUSDT", 59, 1, 1, 0)
+    assert (found["symbol"], found["rows"], found["gaps"], found["missing"], found["unsound"]) == (
+        "BTCUSDT",
+        59,
+        1,
+        1,
+        0,
+    )
     wrong = await asyncio.to_thread(CliRunner().invoke, build(), [*command[:5], "--to", "2023-01-01"])
     assert isinstance(wrong.exception, UsageError)
     assert "is not before --to 2023-01-01" in str(wrong.exception)
@@ -212,13 +245,20 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def frame(index: pd.DatetimeIndex) -> pd.DataFrame:
     size = len(index)
     return pd.DataFrame(
-        {"Open": [10.0] * size, "High": [12.0] * size, "Low": [9.0] * size, "Close": [11.0] * size, "Volume": [5] * size},
+        {
+            "Open": [10.0] * size,
+            "High": [12.0] * size,
+            "Low": [9.0] * size,
+            "Close": [11.0] * size,
+            "Volume": [5] * size,
+        },
         index=index,
     )
 
 
 def test_a_daily_bar_is_of_its_sessions_date_and_known_after_every_close() -> None:
-    sessions = pd.DatetimeIndex(["2024-03-08", "2024-03-11", "2024-03-12"], tz="America/New_York")  # across a change of clocks
+    # across a change of clocks
+    sessions = pd.DatetimeIndex(["2024-03-08", "2024-03-11", "2024-03-12"], tz="America/New_York")
     midnight = 1_709_856_000_000  # 2024-03-08 UTC
     found = yahoo_rows(frame(sessions), DAY_MS, now=midnight + 5 * DAY_MS - 1)
     assert [(row[0] - midnight) // DAY_MS for row in found] == [0, 3]  # that of the 12th is not over
@@ -226,12 +266,17 @@ def test_a_daily_bar_is_of_its_sessions_date_and_known_after_every_close() -> No
 
 
 def test_an_hourly_bar_keeps_its_moment_and_gaps_in_prices_and_rounding_are_mended() -> None:
-    hours = pd.DatetimeIndex(["2024-01-02T09:30", "2024-01-02T10:30", "2024-01-02T11:30"], tz="America/New_York")
+    hours = pd.DatetimeIndex(
+        ["2024-01-02T09:30", "2024-01-02T10:30", "2024-01-02T11:30"], tz="America/New_York"
+    )
     data = frame(hours)
     data.loc[hours[1], "Close"] = float("nan")
     data.loc[hours[2], "High"] = 10.999999999
     found = yahoo_rows(data, HOUR_MS, now=T0 + 10 * DAY_MS)
-    assert [row[0] for row in found] == [T0 + DAY_MS + 14 * HOUR_MS + 30 * MINUTE, T0 + DAY_MS + 16 * HOUR_MS + 30 * MINUTE]
+    assert [row[0] for row in found] == [
+        T0 + DAY_MS + 14 * HOUR_MS + 30 * MINUTE,
+        T0 + DAY_MS + 16 * HOUR_MS + 30 * MINUTE,
+    ]
     assert found[1][2] == 11.0
 
 
@@ -246,7 +291,9 @@ def test_bars_of_yahoo_are_read_back_without_gaps(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).schema_arrow.metadata == {b"source": b"yahoo", b"symbol": b"SPY"}
 
 
-def test_without_yfinance_or_with_an_odd_interval_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_yfinance_or_with_an_odd_interval_the_remedy_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with pytest.raises(ConfigError, match="Yahoo has no klines of 4h"):
         yahoo_klines(Wanted("SPY", 4 * HOUR_MS, 0, DAY_MS), now=DAY_MS)
     monkeypatch.setitem(sys.modules, "yfinance", None)

@@ -8,9 +8,9 @@ import pytest
 
 from agent.core.errors import DataError, TapewireError, UsageError
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.core.symbol_names import normalise, symbol_of
 from agent.data.funding import FundingFile
 from agent.data.klines import KlineFile
-from agent.core.symbol_names import normalise, symbol_of
 
 T0 = 1_735_689_600_000  # 2025-01-01
 BAR = "95000,95100,94900,95050,12.5"  # open, high, low, close, volume
@@ -95,7 +95,9 @@ EXPORTS = {
 
 
 @pytest.mark.parametrize(("name", "lines", "symbol", "interval"), EXPORTS.values(), ids=EXPORTS)
-def test_common_exports_are_read(tmp_path: Path, name: str, lines: list[str], symbol: str, interval: int) -> None:
+def test_common_exports_are_read(
+    tmp_path: Path, name: str, lines: list[str], symbol: str, interval: int
+) -> None:
     file = KlineFile(written(tmp_path, name, *lines), timezone="UTC")
     bars = list(file)
     assert (file.symbol, file.interval) == (symbol, interval)
@@ -112,7 +114,9 @@ def test_turnover_is_the_volume_in_the_quote_currency(tmp_path: Path) -> None:
 
 def test_adjusted_closes_are_noted_and_not_used(tmp_path: Path) -> None:
     lines = [f"2025-01-0{n},{BAR.rsplit(',', 1)[0]},90000,12.5" for n in (1, 2)]
-    file = KlineFile(written(tmp_path, "SPY.csv", "Date,Open,High,Low,Close,Adj Close,Volume", *lines), timezone="UTC")
+    file = KlineFile(
+        written(tmp_path, "SPY.csv", "Date,Open,High,Low,Close,Adj Close,Volume", *lines), timezone="UTC"
+    )
     assert [bar.close for bar in file] == [95_050.0, 95_050.0]
     assert file.notes == ["SPY.csv: column Adj Close is not used: prices are as traded, without dividends"]
 
@@ -187,7 +191,9 @@ def test_several_tickers_in_a_file_are_refused_by_name(tmp_path: Path, header: l
 HEADER = ["open_time;open;high;low;close;volume;trades"]
 
 
-@pytest.mark.parametrize(("header", "price"), [(HEADER, "1234,5"), (HEADER, "1.234,5"), (HEADER, "1,234"), ([], "1234,5")])
+@pytest.mark.parametrize(
+    ("header", "price"), [(HEADER, "1234,5"), (HEADER, "1.234,5"), (HEADER, "1,234"), ([], "1234,5")]
+)
 def test_a_decimal_comma_is_refused_with_what_to_write(tmp_path: Path, header: list[str], price: str) -> None:
     lines = [f"{T0 // 1000 + n * 60};{price};1300;1200;1250;2;7" for n in (0, 1)]
     with pytest.raises(DataError) as raised:
@@ -226,11 +232,18 @@ def bars_of(*symbols: str) -> list[str]:
     ],
 )  # fmt: skip
 def test_contradictions_are_refused(
-    tmp_path: Path, name: str, lines: list[str], stated: str | None, error: type[Exception], fragments: list[str]
+    tmp_path: Path,
+    name: str,
+    lines: list[str],
+    stated: str | None,
+    error: type[Exception],
+    fragments: list[str],
 ) -> None:
     with pytest.raises(error) as raised:
         list(KlineFile(written(tmp_path, name, *lines), stated))
-    assert all(fragment in f"{raised.value} {getattr(raised.value, 'hint', '')}" for fragment in fragments), raised.value
+    assert all(fragment in f"{raised.value} {getattr(raised.value, 'hint', '')}" for fragment in fragments), (
+        raised.value
+    )
 
 
 def test_a_column_goes_before_the_files_name(tmp_path: Path) -> None:
@@ -243,8 +256,18 @@ def test_a_column_goes_before_the_files_name(tmp_path: Path) -> None:
     ("day", "hours", "zone", "message"),
     [
         # New York, 2025-11-02: 01:00 is 05:00 UTC and again 06:00 UTC; 2025-03-09: 01:59 is followed by 03:00
-        ("2025-11-02", (0, 1), "America/New_York", "2025-11-02 01:00:00 occurs twice, as clocks are set back"),
-        ("2025-03-09", (1, 2), "America/New_York", "2025-03-09 02:00:00 is left out, as clocks are set forward"),
+        (
+            "2025-11-02",
+            (0, 1),
+            "America/New_York",
+            "2025-11-02 01:00:00 occurs twice, as clocks are set back",
+        ),
+        (
+            "2025-03-09",
+            (1, 2),
+            "America/New_York",
+            "2025-03-09 02:00:00 is left out, as clocks are set forward",
+        ),
     ],
 )
 def test_local_times_that_are_no_moment_are_refused_by_their_row(
@@ -261,20 +284,27 @@ def test_local_times_that_are_no_moment_are_refused_by_their_row(
 def test_eight_columns_without_a_header_are_told_apart_by_their_values(tmp_path: Path) -> None:
     ohlc = "95000,95100,94900,95050"
     mexc = written(
-        tmp_path, "BTCUSDT-m.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,{T0 + n * 60_000 + 60_000},1187500" for n in (0, 1))
+        tmp_path,
+        "BTCUSDT-m.csv",
+        *(f"{T0 + n * 60_000},{ohlc},12.5,{T0 + n * 60_000 + 60_000},1187500" for n in (0, 1)),
     )
     assert [bar.volume for bar in KlineFile(mexc)] == [12.5, 12.5]
-    unknown = written(tmp_path, "BTCUSDT-u.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,1187500,35" for n in (0, 1)))
+    unknown = written(
+        tmp_path, "BTCUSDT-u.csv", *(f"{T0 + n * 60_000},{ohlc},12.5,1187500,35" for n in (0, 1))
+    )
     with pytest.raises(DataError) as refused:
         KlineFile(unknown)
     assert refused.value.hint == "name the columns in a first line"
 
 
 @pytest.mark.parametrize(
-    "stamps", [("20250101", "20250102"), ("202501010000", "202501010001"), ("20250101000000", "20250101000100")]
+    "stamps",
+    [("20250101", "20250102"), ("202501010000", "202501010001"), ("20250101000000", "20250101000100")],
 )
 def test_a_date_in_digits_is_not_read_as_a_time_since_1970(tmp_path: Path, stamps: tuple[str, str]) -> None:
-    path = written(tmp_path, "BTCUSDT.csv", "time,open,high,low,close,volume", *(f"{stamp},{BAR}" for stamp in stamps))
+    path = written(
+        tmp_path, "BTCUSDT.csv", "time,open,high,low,close,volume", *(f"{stamp},{BAR}" for stamp in stamps)
+    )
     with pytest.raises(DataError) as refused:
         KlineFile(path)
     assert refused.value.hint == "write 2025-03-03T14:00"

@@ -35,7 +35,9 @@ def test_rates_come_out_by_time_known_at_their_stamp(tmp_path: Path) -> None:
     assert [event.ts for event in FundingFile(path, end=T0 + EIGHT)] == [T0, T0]
 
 
-def test_the_symbol_may_come_from_the_caller_or_the_files_name_and_repeats_are_dropped(tmp_path: Path) -> None:
+def test_the_symbol_may_come_from_the_caller_or_the_files_name_and_repeats_are_dropped(
+    tmp_path: Path,
+) -> None:
     source = FundingFile(written(tmp_path, f"ts,rate\n{T0},0.0001\n{T0},0.0001\n"))
     assert list(source) == [Funding("BTCUSDT", T0, T0, 0.0001)]
     assert source.duplicates == 1
@@ -49,7 +51,10 @@ def test_the_symbol_may_come_from_the_caller_or_the_files_name_and_repeats_are_d
         (f"ts,rate\n{T0},\n", "row 1, column rate: nan is no funding rate"),
         (f"ts,rate\n{T0},0.0001\n{T0 + 1},12\n", "row 2, column rate: 12.0 is no funding rate"),
         (f"ts,rate\n{T0},0.0001\n,0.0001\n", "row 2, column ts: missing"),
-        (f"ts,rate\n{T0},0.0001\n{T0},0.0002\n", "two funding rates of BTCUSDT at 2024-01-01T00:00:00Z: 0.0001 and 0.0002"),
+        (
+            f"ts,rate\n{T0},0.0001\n{T0},0.0002\n",
+            "two funding rates of BTCUSDT at 2024-01-01T00:00:00Z: 0.0001 and 0.0002",
+        ),
         ("ts,rate\n2024-01-01,0.0001\n", "naive"),
     ],
 )
@@ -80,7 +85,12 @@ def stamps(*numbers: int, symbol: str = "BTCUSDT", rate: float = 0.001) -> list[
     [
         (stamps(0, 1, 2, 3), (0, 4), [], ""),
         (stamps(1, 2, 3), (1, 4), [], ""),  # the window begins at the first stamp
-        (stamps(0, 1, 4, 5), (0, 6), [2, 3], "2 stamps of BTCUSDT have no rate (2024-01-01T16:00:00Z to 2024-01-02T00:00:00Z)"),
+        (
+            stamps(0, 1, 4, 5),
+            (0, 6),
+            [2, 3],
+            "2 stamps of BTCUSDT have no rate (2024-01-01T16:00:00Z to 2024-01-02T00:00:00Z)",
+        ),
         (stamps(2, 3), (0, 4), [0, 1], "2 stamps of BTCUSDT have no rate"),
         (stamps(0, 1), (0, 4), [2, 3], "2 stamps of BTCUSDT have no rate"),
         (stamps(-2, -1, 2, 3), (0, 4), [0, 1], "2 stamps of BTCUSDT have no rate"),
@@ -98,7 +108,9 @@ def test_stretches_without_rates_use_the_constant_and_are_noted(
 
 
 def test_a_symbol_that_the_file_lacks_has_the_constant_if_another_traded_one_is_there() -> None:
-    found, notes = complete(stamps(0, 1), ("BTCUSDT", "ETHUSDT"), 0.0001, EIGHT, T0, T0 + 2 * EIGHT, name="f.csv")
+    found, notes = complete(
+        stamps(0, 1), ("BTCUSDT", "ETHUSDT"), 0.0001, EIGHT, T0, T0 + 2 * EIGHT, name="f.csv"
+    )
     assert [(one.symbol, one.rate) for one in found] == [("BTCUSDT", 0.001), ("ETHUSDT", 0.0001)] * 2
     assert notes == [
         "f.csv: 2 stamps of ETHUSDT have no rate (2024-01-01T00:00:00Z to 2024-01-01T08:00:00Z): the constant 0.0100% is used"
@@ -109,7 +121,9 @@ def test_a_symbol_that_the_file_lacks_has_the_constant_if_another_traded_one_is_
     "rates", [stamps(0, 1, symbol="ETHUSDT"), stamps(-9, -8), []], ids=["other symbol", "other time", "empty"]
 )
 def test_a_file_without_a_rate_of_what_is_traded_is_an_error(rates: list[Funding]) -> None:
-    with pytest.raises(DataError, match="no rate of BTCUSDT between 2024-01-01T00:00:00Z and 2024-01-02T00:00:00Z"):
+    with pytest.raises(
+        DataError, match="no rate of BTCUSDT between 2024-01-01T00:00:00Z and 2024-01-02T00:00:00Z"
+    ):
         complete(rates, ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 3 * EIGHT, name="f.csv")
 
 
@@ -130,7 +144,9 @@ def test_a_stamp_written_late_or_early_has_no_constant_beside_it(late: int) -> N
     rates = [Funding("BTCUSDT", one.ts + late, one.ts + late, 0.001) for one in stamps(0, 1, 4, 5)]
     found, notes = complete(rates, ("BTCUSDT",), 0.0001, EIGHT, T0 - HOUR_MS, T0 + 6 * EIGHT, name="f.csv")
     assert [one.ts - T0 for one in found if one.rate == 0.0001] == [2 * EIGHT, 3 * EIGHT]
-    assert [one.ts - T0 for one in found if one.rate == 0.001] == [number * EIGHT + late for number in (0, 1, 4, 5)]
+    assert [one.ts - T0 for one in found if one.rate == 0.001] == [
+        number * EIGHT + late for number in (0, 1, 4, 5)
+    ]
     assert len(notes) == 1
 
 
@@ -145,7 +161,8 @@ def hours(*numbers: int) -> list[Funding]:
         ((0, 8, 16, 24, 32, 36, 40, 44), []),
         ((0, 4, 8, 12, 16, 20, 24, 32, 40), []),  # and back
         ((0, 8, 16, *range(17, 25), 32, 40), []),  # an hour apart for a while
-        ((0, 8, 16, 20, 24, 28, 40, 44), [32]),  # 28 to 40 is 12 h between distances of 4: a hole that holds the multiple of 8
+        # 28 to 40 is 12 h between distances of 4: a hole that holds the multiple of 8
+        ((0, 8, 16, 20, 24, 28, 40, 44), [32]),
         ((0, 8, 16, *range(80, 120, 4)), [24, 32, 40, 48, 56, 64, 72]),  # a hole of three days at the change
         ((0, 8, 16, 88, 160, 168), [*range(24, 88, 8), *range(96, 160, 8)]),  # two holes beside each other
     ],
@@ -160,16 +177,25 @@ def test_a_change_of_the_distance_of_stamps_is_no_hole(rates: tuple[int, ...], c
 
 @pytest.mark.parametrize("late", [0, 7])
 @pytest.mark.parametrize("interval", [1, 2, 4, 8])
-def test_a_change_to_four_hours_makes_no_constant_whatever_the_constants_interval_is(interval: int, late: int) -> None:
+def test_a_change_to_four_hours_makes_no_constant_whatever_the_constants_interval_is(
+    interval: int, late: int
+) -> None:
     """Stamps every 8 h up to 24:00, then every 4 h: nothing is missing, also for a constant of 1, 2 or 4 h."""
-    rates = [Funding("BTCUSDT", one.ts + late, one.ts + late, 0.001) for one in hours(0, 8, 16, 24, *range(28, 64, 4))]
-    found, notes = complete(rates, ("BTCUSDT",), 0.0001, interval * HOUR_MS, T0, rates[-1].ts + 1, name="f.csv")
+    rates = [
+        Funding("BTCUSDT", one.ts + late, one.ts + late, 0.001)
+        for one in hours(0, 8, 16, 24, *range(28, 64, 4))
+    ]
+    found, notes = complete(
+        rates, ("BTCUSDT",), 0.0001, interval * HOUR_MS, T0, rates[-1].ts + 1, name="f.csv"
+    )
     assert (found, notes) == (rates, [])
 
 
 def test_a_hole_that_is_too_short_for_a_constant_is_noted() -> None:
     """Hourly stamps, of which 3:00 to 6:00 are missing: no multiple of 8 h lies there, so nothing is paid."""
-    found, notes = complete(hours(0, 1, 2, 7, 8, 9), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv")
+    found, notes = complete(
+        hours(0, 1, 2, 7, 8, 9), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv"
+    )
     assert [one.rate for one in found] == [0.001] * 6
     assert notes == [
         "f.csv: BTCUSDT has no rate in 1 stretches shorter than the constant's interval (the first from 2024-01-01T02:00:00Z "
@@ -179,13 +205,17 @@ def test_a_hole_that_is_too_short_for_a_constant_is_noted() -> None:
 
 def test_a_symbol_without_rates_has_the_constant_in_a_short_window_too() -> None:
     """The window [0:00, 10:00) has the stamps 0:00 and 8:00."""
-    found, _ = complete(stamps(0, 1), ("BTCUSDT", "ETHUSDT"), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv")
+    found, _ = complete(
+        stamps(0, 1), ("BTCUSDT", "ETHUSDT"), 0.0001, EIGHT, T0, T0 + 10 * HOUR_MS, name="f.csv"
+    )
     assert [one.ts - T0 for one in found if one.symbol == "ETHUSDT"] == [0, EIGHT]
 
 
 def test_rates_that_look_like_percentages_are_noted() -> None:
     """0.01 as a fraction is 1 % every 8 h, about 1,100 % a year; as a percentage it is the usual rate."""
-    _, notes = complete(stamps(0, 1, 2, rate=0.01), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 3 * EIGHT, name="f.csv")
+    _, notes = complete(
+        stamps(0, 1, 2, rate=0.01), ("BTCUSDT",), 0.0001, EIGHT, T0, T0 + 3 * EIGHT, name="f.csv"
+    )
     assert notes == [
         "f.csv: half of the rates of BTCUSDT are 1.00% or more a stamp: are they percentages? "
         "They are read as fractions (0.0001 is 0.01 %)"

@@ -38,9 +38,13 @@ def written(folder: Path, content: str | bytes, name: str = "BTCUSDT-1m.csv") ->
     return path
 
 
-def parquet(folder: Path, times: pa.Array, name: str = "BTCUSDT-1m.parquet", group: int = 1_000_000, **more: Any) -> Path:
+def parquet(
+    folder: Path, times: pa.Array, name: str = "BTCUSDT-1m.parquet", group: int = 1_000_000, **more: Any
+) -> Path:
     ones = [10.0] * len(times)
-    table = pa.table({"open_time": times, "open": ones, "high": ones, "low": ones, "close": ones, "volume": ones, **more})
+    table = pa.table(
+        {"open_time": times, "open": ones, "high": ones, "low": ones, "close": ones, "volume": ones, **more}
+    )
     pq.write_table(table, folder / name, row_group_size=group)
     return folder / name
 
@@ -57,7 +61,12 @@ def test_a_row_becomes_a_confirmed_kline_known_at_its_close(tmp_path: Path) -> N
     assert first == Kline(
         "BTCUSDT", MINUTE_MS, T0, T0 + MINUTE_MS, T0 + MINUTE_MS, 10.0, 12.0, 9.0, 11.0, 5.0, confirm=True
     ) or isnan(first.turnover)
-    assert (second.start, second.available_at, second.close, second.volume) == (T0 + MINUTE_MS, T0 + 2 * MINUTE_MS, 12.0, 0.0)
+    assert (second.start, second.available_at, second.close, second.volume) == (
+        T0 + MINUTE_MS,
+        T0 + 2 * MINUTE_MS,
+        12.0,
+        0.0,
+    )
     assert (source.stats.rows, source.stats.first, source.stats.last) == (3, T0, T0 + 2 * MINUTE_MS)
     assert len(list(source)) == 3  # again, from the beginning
 
@@ -75,7 +84,9 @@ def test_a_row_becomes_a_confirmed_kline_known_at_its_close(tmp_path: Path) -> N
         ("2024-01-01T05:30:00+05:30", "2024-01-01T05:31:00+05:30", "datetimes"),
     ],
 )
-def test_times_are_understood_in_every_usual_form(tmp_path: Path, first: object, second: object, unit: str) -> None:
+def test_times_are_understood_in_every_usual_form(
+    tmp_path: Path, first: object, second: object, unit: str
+) -> None:
     source = KlineFile(written(tmp_path, text(f"{first},1,1,1,1,1", f"{second},1,1,1,1,1")))
     assert starts(source) == [0, 1]
     assert (source.time_unit, source.interval) == (unit, MINUTE_MS)
@@ -99,12 +110,17 @@ def test_parquet_times_of_any_type_are_the_same_moments(tmp_path: Path, times: p
 
 @pytest.mark.parametrize("name", ["ts", "timestamp", "Time", "DATE", "Open Time", "openTime"])
 def test_column_names_are_matched_as_people_write_them(tmp_path: Path, name: str) -> None:
-    path = written(tmp_path, text(line(0) + ",3.5", line(1) + ",7", header=f"{name},OPEN,High, low ,Close,Volume,Turnover"))
+    path = written(
+        tmp_path,
+        text(line(0) + ",3.5", line(1) + ",7", header=f"{name},OPEN,High, low ,Close,Volume,Turnover"),
+    )
     assert [event.turnover for event in KlineFile(path) if isinstance(event, Kline)] == [3.5, 7.0]
 
 
 def test_a_gzipped_file_and_one_without_header_as_binance_publishes_them(tmp_path: Path) -> None:
-    rows = "".join(f"{T0 + i * MINUTE_MS},10,12,9,11,5,{T0 + i * MINUTE_MS + 59_999},55.5,7,2,22,0\n" for i in range(3))
+    rows = "".join(
+        f"{T0 + i * MINUTE_MS},10,12,9,11,5,{T0 + i * MINUTE_MS + 59_999},55.5,7,2,22,0\n" for i in range(3)
+    )
     source = KlineFile(written(tmp_path, gzip.compress(rows.encode()), "ETHUSDT-1m-2024-01.csv.gz"))
     assert source.symbol == "ETHUSDT"
     assert [(event.start, event.turnover) for event in source if isinstance(event, Kline)] == [
@@ -121,7 +137,9 @@ def test_a_gzipped_file_and_one_without_header_as_binance_publishes_them(tmp_pat
         ("prices.csv", "BTCUSDT", "BTCUSDT"),
     ],
 )
-def test_the_symbol_is_the_callers_or_the_file_names(tmp_path: Path, name: str, argument: str | None, symbol: str) -> None:
+def test_the_symbol_is_the_callers_or_the_file_names(
+    tmp_path: Path, name: str, argument: str | None, symbol: str
+) -> None:
     path = tmp_path / name
     if name.endswith("csv"):
         written(tmp_path, text(line(0), line(1)), name)
@@ -155,9 +173,14 @@ def test_an_argument_may_write_the_symbol_as_others_do(written_as: str, symbol: 
 def test_missing_bars_become_a_gap_known_when_the_next_bar_closes(tmp_path: Path) -> None:
     source = KlineFile(written(tmp_path, text(*map(line, (0, 1, 2, 5, 6, 8)))))
     events = list(source)
-    assert [type(event).__name__ for event in events] == ["Kline"] * 3 + ["Gap"] + ["Kline"] * 2 + ["Gap", "Kline"]
+    assert [type(event).__name__ for event in events] == ["Kline"] * 3 + ["Gap"] + ["Kline"] * 2 + [
+        "Gap",
+        "Kline",
+    ]
     gap = events[3]
-    assert gap == Gap("BTCUSDT", MINUTE_MS, T0 + 3 * MINUTE_MS, T0 + 5 * MINUTE_MS, T0 + 6 * MINUTE_MS, T0 + 5 * MINUTE_MS)
+    assert gap == Gap(
+        "BTCUSDT", MINUTE_MS, T0 + 3 * MINUTE_MS, T0 + 5 * MINUTE_MS, T0 + 6 * MINUTE_MS, T0 + 5 * MINUTE_MS
+    )
     assert gap.available_at == events[4].available_at
     assert (source.stats.gaps, source.stats.missing) == (2, 3)
 
@@ -177,9 +200,14 @@ def test_identical_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
 
 def test_rounding_left_by_back_adjusted_prices_is_mended(tmp_path: Path) -> None:
     source = KlineFile(
-        written(tmp_path, text(line(0, "10,11.999999999999,9.000000000001,12"), line(1, "9,12,9.000000000001,12")))
+        written(
+            tmp_path, text(line(0, "10,11.999999999999,9.000000000001,12"), line(1, "9,12,9.000000000001,12"))
+        )
     )
-    assert [(bar.high, bar.low) for bar in source if isinstance(bar, Kline)] == [(12.0, 9.000000000001), (12.0, 9.0)]
+    assert [(bar.high, bar.low) for bar in source if isinstance(bar, Kline)] == [
+        (12.0, 9.000000000001),
+        (12.0, 9.0),
+    ]
 
 
 # -- the window ------------------------------------------------------------------------------------------------------
@@ -192,7 +220,11 @@ def test_a_window_and_its_warmup_are_the_same_slice_of_the_whole(
 ) -> None:
     minutes = sorted(set(range(74)) - data.draw(st.sets(st.integers(1, 72), max_size=5)))
     group = data.draw(st.integers(3, 50))
-    start, end, warmup = data.draw(st.integers(0, 73)), data.draw(st.integers(0, 80)), data.draw(st.integers(0, 12))
+    start, end, warmup = (
+        data.draw(st.integers(0, 73)),
+        data.draw(st.integers(0, 80)),
+        data.draw(st.integers(0, 12)),
+    )
     folder = tmp_path_factory.mktemp("window")
     path = parquet(folder, pa.array([T0 + minute * MINUTE_MS for minute in minutes]), group=group)
     inside = [minute for minute in minutes if start <= minute < end]
@@ -207,7 +239,9 @@ def test_a_window_and_its_warmup_are_the_same_slice_of_the_whole(
 
 
 def test_row_groups_before_the_window_are_not_read(tmp_path: Path) -> None:
-    path = parquet(tmp_path, pa.array([T0 + i * MINUTE_MS for i in range(100)], pa.timestamp("ms", tz="UTC")), group=10)
+    path = parquet(
+        tmp_path, pa.array([T0 + i * MINUTE_MS for i in range(100)], pa.timestamp("ms", tz="UTC")), group=10
+    )
     damaged = bytearray(path.read_bytes())
     chunk = pq.ParquetFile(path).metadata.row_group(2).column(1)
     damaged[chunk.data_page_offset : chunk.data_page_offset + chunk.total_compressed_size // 2] = b"\xff" * (
@@ -221,9 +255,12 @@ def test_row_groups_before_the_window_are_not_read(tmp_path: Path) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(minutes=st.sets(st.integers(0, 400), min_size=12, max_size=120), rows=st.integers(2, 30))
-def test_the_size_of_batches_changes_nothing(tmp_path_factory: pytest.TempPathFactory, minutes: set[int], rows: int) -> None:
+def test_the_size_of_batches_changes_nothing(
+    tmp_path_factory: pytest.TempPathFactory, minutes: set[int], rows: int
+) -> None:
     path = parquet(
-        tmp_path_factory.mktemp("batches"), pa.array([T0 + minute * MINUTE_MS for minute in [*sorted(minutes), 401, 402]])
+        tmp_path_factory.mktemp("batches"),
+        pa.array([T0 + minute * MINUTE_MS for minute in [*sorted(minutes), 401, 402]]),
     )
     source = KlineFile(path)
     whole = outcome(source)
@@ -292,7 +329,9 @@ BAD = {
 
 
 @pytest.mark.parametrize(("content", "fragments"), BAD.values(), ids=BAD)
-def test_a_bad_csv_file_is_told_what_where_and_how(tmp_path: Path, content: str | bytes, fragments: list[str]) -> None:
+def test_a_bad_csv_file_is_told_what_where_and_how(
+    tmp_path: Path, content: str | bytes, fragments: list[str]
+) -> None:
     path = written(tmp_path, content)
     with pytest.raises(DataError) as error:
         list(KlineFile(path))
@@ -306,7 +345,9 @@ def test_texts_that_are_views_are_texts(tmp_path: Path, order: int) -> None:
     """As polars writes them: for views Arrow has no `take`, by which a file that is newest first is turned round."""
     times = pa.array([T0 + n * MINUTE_MS for n in range(3)][::order])
     symbols = pa.array(["BTCUSDT"] * 3, pa.string_view())
-    path = parquet(tmp_path, times, "any.parquet", symbol=symbols, low=pa.array([" 9 "] * 3, pa.string_view()))
+    path = parquet(
+        tmp_path, times, "any.parquet", symbol=symbols, low=pa.array([" 9 "] * 3, pa.string_view())
+    )
     assert starts(KlineFile(path)) == [0, 1, 2]
     assert [event.low for event in KlineFile(path)] == [9.0] * 3
 
@@ -341,11 +382,16 @@ def test_a_damaged_parquet_file_is_told_so(tmp_path: Path) -> None:
         (pa.array([True, False]), ["column open_time holds bool, which is no time"]),
         (pa.array([T0, None]), ["row 2, column open_time: missing"]),
         (pa.array([float("nan"), 1.0]), ["row 1, column open_time"]),
-        (pa.array([T0, 2**64 - 1], pa.uint64()), ["row 2, column open_time: 18446744073709551615 is no time"]),
+        (
+            pa.array([T0, 2**64 - 1], pa.uint64()),
+            ["row 2, column open_time: 18446744073709551615 is no time"],
+        ),
     ],
     ids=["naive", "wrong unit", "bool", "null", "NaN", "unsigned"],
 )
-def test_bad_parquet_times_are_told_what_where_and_how(tmp_path: Path, times: pa.Array, fragments: list[str]) -> None:
+def test_bad_parquet_times_are_told_what_where_and_how(
+    tmp_path: Path, times: pa.Array, fragments: list[str]
+) -> None:
     with pytest.raises(DataError) as error:
         list(KlineFile(parquet(tmp_path, times), interval=MINUTE_MS))
     assert all(fragment in str(error.value) for fragment in fragments), str(error.value)
@@ -383,7 +429,11 @@ def test_describe_counts_checks_and_names_the_content(tmp_path: Path) -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize(
     ("name", "rows", "interval"),
-    [("BTCUSDT-1m", 832_320, MINUTE_MS), ("ETHUSDT-1m", 832_320, MINUTE_MS), ("BTCUSDT-bybit-5m", 38_972, 5 * MINUTE_MS)],
+    [
+        ("BTCUSDT-1m", 832_320, MINUTE_MS),
+        ("ETHUSDT-1m", 832_320, MINUTE_MS),
+        ("BTCUSDT-bybit-5m", 38_972, 5 * MINUTE_MS),
+    ],
 )
 def test_the_real_klines_read_whole(shared_data: Path, name: str, rows: int, interval: int) -> None:
     description = KlineFile(shared_data / "data" / "klines" / f"{name}.parquet").describe()

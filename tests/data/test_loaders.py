@@ -32,7 +32,9 @@ async def klines(market: Market, limit: int, symbol: str = "btcusdt") -> pd.Data
     return await asyncio.to_thread(BybitDataLoader(market.base_url).get_klines, symbol, "1m", limit)
 
 
-@pytest.mark.parametrize(("limit", "count"), [(1, 1), (200, 200), (1_000, 1_000), (2_400, 2_400), (9_999, 2_500)])
+@pytest.mark.parametrize(
+    ("limit", "count"), [(1, 1), (200, 200), (1_000, 1_000), (2_400, 2_400), (9_999, 2_500)]
+)
 async def test_the_last_closed_bars_by_the_venues_clock(market: Market, limit: int, count: int) -> None:
     frame = await klines(market, limit)
     assert list(frame.columns) == ["open", "high", "low", "close", "volume", "turnover"]
@@ -54,12 +56,20 @@ def test_files_give_longer_bars_whole_and_nothing_else() -> None:
     hour = fine.loc["2025-03-03T05:00Z":"2025-03-03T05:59Z"]  # type: ignore[misc]
     row = coarse.loc["2025-03-03T05:00Z"]
     assert len(hour) == 60
-    expected = [hour["open"].iloc[0], hour["high"].max(), hour["low"].min(), hour["close"].iloc[-1], hour["volume"].sum()]
+    expected = [
+        hour["open"].iloc[0],
+        hour["high"].max(),
+        hour["low"].min(),
+        hour["close"].iloc[-1],
+        hour["volume"].sum(),
+    ]
     assert row[["open", "high", "low", "close", "volume"]].tolist() == pytest.approx(expected)
     assert len(loader.get_klines("btcusdt", "1h", 5)) == 5
 
 
-@pytest.mark.parametrize(("cut", "count"), [((0, 2_160), 36), ((1, 2_160), 35), ((0, 2_159), 35), ((30, 90), 0)])
+@pytest.mark.parametrize(
+    ("cut", "count"), [((0, 2_160), 36), ((1, 2_160), 35), ((0, 2_159), 35), ((30, 90), 0)]
+)
 def test_bars_that_are_not_all_there_are_left_out(cut: tuple[int, int], count: int) -> None:
     fine = FileDataLoader().get_klines("BTCUSDT", "1m", 10_000).iloc[slice(*cut)]
     assert len(coarser(fine, MINUTE, 60 * MINUTE)) == count

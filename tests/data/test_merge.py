@@ -36,7 +36,9 @@ streams = st.lists(st.lists(keys, max_size=20), max_size=5).map(
     lambda sources: [
         [
             event(kind, moment, 1000 * number + sequence)
-            for sequence, (moment, kind) in enumerate(sorted(source, key=lambda key: (key[0], PRIORITY[key[1]])))
+            for sequence, (moment, kind) in enumerate(
+                sorted(source, key=lambda key: (key[0], PRIORITY[key[1]]))
+            )
         ]
         for number, source in enumerate(sources)
     ]
@@ -112,7 +114,9 @@ def test_a_source_that_goes_backwards_is_named_with_both_events(
     rest = [[event(Command, 10_000, 3), event(Funding, 300_000, 4)] for _ in range(others)]
     with pytest.raises(DataError) as error:
         list(merge([*rest, source]))
-    assert all(fragment in str(error.value) for fragment in ["source prices.parquet goes backwards", *fragments])
+    assert all(
+        fragment in str(error.value) for fragment in ["source prices.parquet goes backwards", *fragments]
+    )
 
 
 def test_a_source_without_a_name_is_named_by_its_place() -> None:

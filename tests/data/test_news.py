@@ -60,7 +60,12 @@ def test_every_format_gives_the_same_events(tmp_path: Path, write: Any) -> None:
         "http://wire/1",
     )
     assert (bitcoin.ts, bitcoin.available_at, bitcoin.currencies) == (T0 + 5_000, T0 + 95_000, ("BTC", "ETH"))
-    assert (ether.title, ether.summary, ether.currencies, ether.available_at) == ("Ether falls", "", (), T0 + 91_000)
+    assert (ether.title, ether.summary, ether.currencies, ether.available_at) == (
+        "Ether falls",
+        "",
+        (),
+        T0 + 91_000,
+    )
     assert len({ether.id, bitcoin.id}) == 2
 
 
@@ -70,7 +75,9 @@ def test_when_it_was_first_seen_is_believed_but_never_before_publication(tmp_pat
         {"published_at": T0 + 1_000, "title": "clock ahead", "first_seen": T0 - 5_000},
         {"published_at": T0 + 2_000, "title": "not recorded", "first_seen": None},
     ]
-    seen = [(news.title, news.available_at - T0) for news in NewsFile(jsonl(tmp_path, rows), feed_delay=60_000)]
+    seen = [
+        (news.title, news.available_at - T0) for news in NewsFile(jsonl(tmp_path, rows), feed_delay=60_000)
+    ]
     assert seen == [("clock ahead", 1_000), ("not recorded", 62_000), ("late", 600_000)]
 
 
@@ -104,7 +111,9 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path: Path) -> None:
         ("guess", False),
     ],
 )
-def test_a_time_is_trusted_only_if_the_file_says_so_or_nothing(tmp_path: Path, stated: str, trusted: bool) -> None:
+def test_a_time_is_trusted_only_if_the_file_says_so_or_nothing(
+    tmp_path: Path, stated: str, trusted: bool
+) -> None:
     """pandas writes flags as 1.0 and 0.0 if some are missing."""
     (tmp_path / "news.csv").write_text(f"published_at,title,trusted_time\n{TEN},Bitcoin falls,{stated}\n")
     file = NewsFile(tmp_path / "news.csv")
@@ -114,7 +123,8 @@ def test_a_time_is_trusted_only_if_the_file_says_so_or_nothing(tmp_path: Path, s
 def test_headlines_first_seen_before_their_publication_are_noted(tmp_path: Path) -> None:
     """The second was seen a second early, and is known at its publication."""
     rows = [
-        {"published_at": TEN + n, "title": f"Headline {n}", "first_seen": TEN + n - early} for n, early in ((1, 0), (2, 1_000))
+        {"published_at": TEN + n, "title": f"Headline {n}", "first_seen": TEN + n - early}
+        for n, early in ((1, 0), (2, 1_000))
     ]
     file = NewsFile(jsonl(tmp_path, rows))
     assert [news.available_at - TEN for news in file] == [1, 2]
@@ -126,15 +136,20 @@ def test_headlines_first_seen_before_their_publication_are_noted(tmp_path: Path)
 def test_any_file_comes_out_sorted_whole_and_cut_to_the_window(
     tmp_path_factory: pytest.TempPathFactory, seconds: list[int], start: int, end: int
 ) -> None:
-    rows = [{"published_at": TEN + 1_000 * second, "title": f"headline {number}"} for number, second in enumerate(seconds)]
+    rows = [
+        {"published_at": TEN + 1_000 * second, "title": f"headline {number}"}
+        for number, second in enumerate(seconds)
+    ]
     path = jsonl(tmp_path_factory.mktemp("news"), rows)
     source = NewsFile(path, feed_delay=5_000, start=TEN + 1_000 * start, end=TEN + 1_000 * end)
-    expected = sorted((second + 5, number) for number, second in enumerate(seconds) if start <= second + 5 < end)
+    expected = sorted(
+        (second + 5, number) for number, second in enumerate(seconds) if start <= second + 5 < end
+    )
     assert [((news.available_at - TEN) // 1_000, int(news.title.split()[1])) for news in source] == expected
     assert source.stats.outside == len(rows) - len(expected)
-    assert (f"{source.stats.outside} headlines known before or after the window left out" in source.stats.notes()) == (
-        len(expected) < len(rows)
-    )
+    assert (
+        f"{source.stats.outside} headlines known before or after the window left out" in source.stats.notes()
+    ) == (len(expected) < len(rows))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +169,9 @@ def test_any_file_comes_out_sorted_whole_and_cut_to_the_window(
         ("n.parquet", b"PAR1 and no more", ["can't be read"]),
     ],
 )  # fmt: skip
-def test_a_bad_file_is_told_what_where_and_how(tmp_path: Path, name: str, content: bytes, fragments: list[str]) -> None:
+def test_a_bad_file_is_told_what_where_and_how(
+    tmp_path: Path, name: str, content: bytes, fragments: list[str]
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
@@ -164,7 +181,9 @@ def test_a_bad_file_is_told_what_where_and_how(tmp_path: Path, name: str, conten
 
 def test_parquet_text_that_is_not_utf8_is_told_so(tmp_path: Path) -> None:
     times = pa.array([datetime(2024, 1, 1, tzinfo=UTC)])
-    pq.write_table(pa.table({"published_at": times, "title": pa.array([b"B\xf6rse"])}), tmp_path / "n.parquet")
+    pq.write_table(
+        pa.table({"published_at": times, "title": pa.array([b"B\xf6rse"])}), tmp_path / "n.parquet"
+    )
     with pytest.raises(DataError, match="is not UTF-8: column title"):
         list(NewsFile(tmp_path / "n.parquet"))
 
@@ -175,7 +194,9 @@ def test_the_real_headlines_read_whole(shared_data: Path) -> None:
     available = [news.available_at for news in source]
     assert available == sorted(available)
     assert source.stats.rows == 64_704
-    assert source.stats.news + source.stats.duplicates + source.stats.untrusted + source.stats.untitled == 64_704
+    assert (
+        source.stats.news + source.stats.duplicates + source.stats.untrusted + source.stats.untitled == 64_704
+    )
     assert source.stats.duplicates < 700
 
 
@@ -187,13 +208,18 @@ def test_the_real_headlines_read_whole(shared_data: Path) -> None:
     [
         ("2025-03-03", "UTC", "2025-03-03T23:59:59.999Z"),
         ("2025-03-03", "America/New_York", "2025-03-04T04:59:59.999Z"),  # midnight there is 05:00 UTC
-        ("2025-03-09", "America/New_York", "2025-03-10T03:59:59.999Z"),  # a day of 23 hours, as clocks go forward
-        ("2025-11-02 01:30:00", "America/New_York", "2025-11-02T06:30:00.000Z"),  # occurs twice: the later moment
-        ("2025-03-09 02:30:00", "America/New_York", "2025-03-09T07:00:00.000Z"),  # does not occur: when the clocks have changed
+        # a day of 23 hours, as clocks go forward
+        ("2025-03-09", "America/New_York", "2025-03-10T03:59:59.999Z"),
+        # occurs twice: the later moment
+        ("2025-11-02 01:30:00", "America/New_York", "2025-11-02T06:30:00.000Z"),
+        # does not occur: when the clocks have changed
+        ("2025-03-09 02:30:00", "America/New_York", "2025-03-09T07:00:00.000Z"),
         ("2025-03-03 10:00:00", "UTC", "2025-03-03T10:00:00.000Z"),
     ],
 )
-def test_a_date_without_a_time_is_known_at_the_end_of_its_day(tmp_path: Path, published: str, zone: str, known: str) -> None:
+def test_a_date_without_a_time_is_known_at_the_end_of_its_day(
+    tmp_path: Path, published: str, zone: str, known: str
+) -> None:
     (tmp_path / "news.csv").write_text(f"date,title\n{published},Bitcoin falls\n")
     file = NewsFile(tmp_path / "news.csv", feed_delay=0, timezone=zone)
     (news,) = file
@@ -213,7 +239,10 @@ def test_a_file_of_nothing_but_midnights_is_a_file_of_dates(tmp_path: Path) -> N
 
 def moments_of(folder: Path, moments: list[str]) -> NewsFile:
     frame = pd.DataFrame(
-        {"published_at": pd.to_datetime(moments, utc=True), "title": [f"Headline {n}" for n in range(len(moments))]}
+        {
+            "published_at": pd.to_datetime(moments, utc=True),
+            "title": [f"Headline {n}" for n in range(len(moments))],
+        }
     )
     frame.to_parquet(folder / "news.parquet")
     return NewsFile(folder / "news.parquet", feed_delay=0)
@@ -223,7 +252,9 @@ def known_at(file: NewsFile) -> list[str]:
     return [pd.Timestamp(news.available_at, unit="ms").isoformat() for news in file]
 
 
-@pytest.mark.parametrize(("midnights", "timed", "dates"), [(5, 1, 5), (8, 2, 8), (7, 2, 0), (4, 1, 0), (4, 0, 0)])
+@pytest.mark.parametrize(
+    ("midnights", "timed", "dates"), [(5, 1, 5), (8, 2, 8), (7, 2, 0), (4, 1, 0), (4, 0, 0)]
+)
 def test_midnights_are_dates_if_four_fifths_of_a_file_and_at_least_five_are(
     tmp_path: Path, midnights: int, timed: int, dates: int
 ) -> None:
@@ -243,20 +274,26 @@ def test_midnights_are_dates_if_four_fifths_of_a_file_and_at_least_five_are(
 @pytest.mark.parametrize(
     ("moments", "note"),
     [
-        ([f"2025-01-0{n}T05:00:00Z" for n in range(1, 7)], "6 of 6 headlines stand at 05:00 UTC"),  # New York in winter
+        # New York in winter
+        ([f"2025-01-0{n}T05:00:00Z" for n in range(1, 7)], "6 of 6 headlines stand at 05:00 UTC"),
         ([f"2025-03-{n:02}T05:00:00Z" for n in (7, 8, 9)] + [f"2025-03-{n}T04:00:00Z" for n in (10, 11, 12)],
          "6 of 6 headlines stand at 04:00 or 05:00 UTC"),  # clocks went forward on 9 March
-        ([f"2025-01-0{n}T18:30:00Z" for n in range(1, 6)] + ["2025-01-09T10:00:00Z"], "5 of 6 headlines stand at 18:30 UTC"),  # India
+        # India
+        ([f"2025-01-0{n}T18:30:00Z" for n in range(1, 6)] + ["2025-01-09T10:00:00Z"], "5 of 6 headlines stand at 18:30 UTC"),
         ([f"2025-01-0{n}T05:00:0{n}Z" for n in range(1, 7)], ""),  # with seconds: times
         ([f"2025-01-0{n}T0{n}:00:00Z" for n in range(1, 7)], ""),
         ([f"2025-01-0{n}T05:00:00Z" for n in range(1, 5)], ""),  # fewer than five
     ],
 )  # fmt: skip
-def test_moments_that_may_be_dates_of_another_zone_are_noted(tmp_path: Path, moments: list[str], note: str) -> None:
+def test_moments_that_may_be_dates_of_another_zone_are_noted(
+    tmp_path: Path, moments: list[str], note: str
+) -> None:
     file = moments_of(tmp_path, moments)
     assert len(list(file)) == len(moments)
     assert file.stats.notes() == (
-        [f"{note}: if these are dates of another zone, they are known a day too early; state its timezone"] if note else []
+        [f"{note}: if these are dates of another zone, they are known a day too early; state its timezone"]
+        if note
+        else []
     )
 
 
@@ -281,7 +318,9 @@ def test_midnights_of_utc_are_noted_if_another_zone_is_stated(tmp_path: Path) ->
 def test_dates_with_one_digit_months_and_days_are_dates(tmp_path: Path) -> None:
     """All of them without a time, but for the last, which is a moment."""
     rows = ["2025-3-4", "2025-3-14", "2025-12-5", "2025-01-2", "2025-1-2 09:30:00"]
-    (tmp_path / "news.csv").write_text("date,title\n" + "".join(f"{at},Headline {n}\n" for n, at in enumerate(rows)))
+    (tmp_path / "news.csv").write_text(
+        "date,title\n" + "".join(f"{at},Headline {n}\n" for n, at in enumerate(rows))
+    )
     file = NewsFile(tmp_path / "news.csv", feed_delay=0, timezone="UTC")
     assert known_at(file) == [
         "2025-01-02T09:30:00", "2025-01-02T23:59:59.999000", "2025-03-04T23:59:59.999000", "2025-03-14T23:59:59.999000",
@@ -300,9 +339,15 @@ def test_a_date_that_does_not_exist_is_refused_by_its_row(tmp_path: Path, bad: s
 @pytest.mark.parametrize("column", ["url", "id"])
 @pytest.mark.parametrize("value", ["https://www.example.com/news", "nan", "7"])
 def test_an_address_that_headlines_share_is_no_identity(tmp_path: Path, column: str, value: str) -> None:
-    rows = [("00:00", "Bitcoin falls"), ("00:01", "Ether falls"), ("00:02", "Bitcoin falls"), ("00:03", "Solana falls")]
+    rows = [
+        ("00:00", "Bitcoin falls"),
+        ("00:01", "Ether falls"),
+        ("00:02", "Bitcoin falls"),
+        ("00:03", "Solana falls"),
+    ]
     (tmp_path / "news.csv").write_text(
-        f"published_at,title,{column}\n" + "".join(f"2025-03-03T{at}:00Z,{title},{value}\n" for at, title in rows)
+        f"published_at,title,{column}\n"
+        + "".join(f"2025-03-03T{at}:00Z,{title},{value}\n" for at, title in rows)
     )
     file = NewsFile(tmp_path / "news.csv")
     found = list(file)
@@ -321,7 +366,9 @@ def test_an_address_that_headlines_share_is_no_identity(tmp_path: Path, column: 
         ("$BTC #ETH", ("BTC", "ETH")), ("[]", ()), ("nan", ()), ("", ()), (None, ()), (["BTC", None, " eth "], ("BTC", "ETH")), ("('BTC',)", ("BTC",)),
     ],
 )  # fmt: skip
-def test_tickers_however_a_list_of_them_is_written(text: str | list[str | None] | None, expected: tuple[str, ...]) -> None:
+def test_tickers_however_a_list_of_them_is_written(
+    text: str | list[str | None] | None, expected: tuple[str, ...]
+) -> None:
     assert tickers(text) == expected
 
 
@@ -338,7 +385,10 @@ def test_a_title_that_is_how_an_export_writes_none_is_untitled(tmp_path: Path, w
     assert source.stats.notes() == ["1 headlines without a title left out"]
 
 
-PANIC = [{"code": "BTC", "title": "Bitcoin", "slug": "bitcoin"}, {"code": "ETH", "title": "Ether's own", "slug": "ethereum"}]
+PANIC = [
+    {"code": "BTC", "title": "Bitcoin", "slug": "bitcoin"},
+    {"code": "ETH", "title": "Ether's own", "slug": "ethereum"},
+]
 
 
 @pytest.mark.parametrize("column", ["currencies", "tickers"])
@@ -349,7 +399,9 @@ PANIC = [{"code": "BTC", "title": "Bitcoin", "slug": "bitcoin"}, {"code": "ETH",
         (as_parquet, PANIC, None), (as_parquet, PANIC, []), (as_parquet, json.dumps(PANIC), None), (as_parquet, str(PANIC), ""),
     ],
 )  # fmt: skip
-def test_lists_of_objects_give_their_tickers(tmp_path: Path, column: str, write: Any, value: Any, other: Any) -> None:
+def test_lists_of_objects_give_their_tickers(
+    tmp_path: Path, column: str, write: Any, value: Any, other: Any
+) -> None:
     rows = [
         {"published_at": T0, "title": "neither", column: other},
         {"published_at": T0 + 1, "title": "both", column: value},
@@ -363,9 +415,9 @@ def test_lists_of_objects_give_their_tickers(tmp_path: Path, column: str, write:
 
 
 def test_lists_of_objects_in_csv_files_and_large_lists_give_their_tickers(tmp_path: Path) -> None:
-    pd.DataFrame({"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": [json.dumps(PANIC), str(PANIC)]}).to_csv(
-        tmp_path / "n.csv"
-    )
+    pd.DataFrame(
+        {"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": [json.dumps(PANIC), str(PANIC)]}
+    ).to_csv(tmp_path / "n.csv")
     assert [news.currencies for news in NewsFile(tmp_path / "n.csv")] == [("BTC", "ETH"), ("BTC", "ETH")]
     views = pa.table(
         {
@@ -375,10 +427,14 @@ def test_lists_of_objects_in_csv_files_and_large_lists_give_their_tickers(tmp_pa
         }
     )
     pq.write_table(views, tmp_path / "views.parquet")
-    assert [(news.title, news.currencies) for news in NewsFile(tmp_path / "views.parquet")] == [("a", ("BTC",))]
+    assert [(news.title, news.currencies) for news in NewsFile(tmp_path / "views.parquet")] == [
+        ("a", ("BTC",))
+    ]
     for name, values in (("objects", [PANIC, None]), ("texts", [["BTC", "ETH"], None])):
         kind = pa.large_list(pa.array(values[:1]).type.value_type)
-        table = pa.table({"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": pa.array(values, kind)})
+        table = pa.table(
+            {"published_at": [T0, T0 + 1], "title": ["a", "b"], "currencies": pa.array(values, kind)}
+        )
         pq.write_table(table, tmp_path / f"{name}.parquet")
         assert [news.currencies for news in NewsFile(tmp_path / f"{name}.parquet")] == [("BTC", "ETH"), ()]
 

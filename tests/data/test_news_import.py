@@ -39,7 +39,8 @@ def test_an_imported_file_replays_as_the_original_does(source: Path, tmp_path: P
     output = tmp_path / "made" / "news.parquet"
     counts = import_news(source, output)
     assert (counts["rows"], counts["news"], counts["duplicates"], counts["untrusted"]) == (4, 2, 1, 1)
-    for delay in (0, 60_000):  # the delay still applies to what doesn't state when it was seen, and only to that
+    # the delay still applies to what doesn't state when it was seen, and only to that
+    for delay in (0, 60_000):
         assert list(NewsFile(output, delay)) == list(NewsFile(source, delay))
     assert import_news(output, output)["news"] == 2  # onto itself, too
 
@@ -62,7 +63,15 @@ def test_the_command_prints_that_dates_were_taken_as_ends_of_days(tmp_path: Path
     """The file has one date, 2025-03-03: of unknown hour, so known at the end of that day."""
     source = tmp_path / "theirs.csv"
     source.write_text("date,title\n2025-03-03,Bitcoin falls\n")
-    arguments = ["import", "news", str(source), "--output", str(tmp_path / "news.parquet"), "--timezone", "UTC"]
+    arguments = [
+        "import",
+        "news",
+        str(source),
+        "--output",
+        str(tmp_path / "news.parquet"),
+        "--timezone",
+        "UTC",
+    ]
     result = CliRunner().invoke(build(), arguments)
     assert result.exit_code == 0, result.output
     assert "  1 headlines with a date and no time: known at the end of that day" in result.output.splitlines()

@@ -98,8 +98,14 @@ def test_scores_with_titles_bring_their_news(tmp_path: Path) -> None:
     assert isinstance(bitcoin, News)
     assert isinstance(bitcoin_score, Sentiment)
     assert (bitcoin.title, bitcoin.available_at) == ("Bitcoin rises", T0 + 60_000)
-    assert (bitcoin_score.news_id, bitcoin_score.available_at, bitcoin_score.model) == (bitcoin.id, T0 + 60_250, "mine")
-    assert bitcoin_score.bearish + bitcoin_score.neutral + bitcoin_score.bullish == pytest.approx(1, abs=1e-12)
+    assert (bitcoin_score.news_id, bitcoin_score.available_at, bitcoin_score.model) == (
+        bitcoin.id,
+        T0 + 60_250,
+        "mine",
+    )
+    assert bitcoin_score.bearish + bitcoin_score.neutral + bitcoin_score.bullish == pytest.approx(
+        1, abs=1e-12
+    )
     assert (type(ether), type(ether_score)) == (News, Sentiment)
 
 
@@ -112,7 +118,11 @@ def test_scores_with_symbols_stand_alone_and_keep_their_own_time(tmp_path: Path)
     ]
     source = SentimentFile(written(tmp_path, rows))
     events = list(source)
-    assert [(event.available_at - T0, event.symbols, event.abstained) for event in events if isinstance(event, Sentiment)] == [
+    assert [
+        (event.available_at - T0, event.symbols, event.abstained)
+        for event in events
+        if isinstance(event, Sentiment)
+    ] == [
         (1_000, ("BTCUSDT", "ETHUSDT"), True),
         (9_000, ("BTCUSDT",), False),
     ]

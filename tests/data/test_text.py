@@ -31,7 +31,9 @@ def test_a_headline_is_read_as_plain_text(raw: str | None, read: str) -> None:
     assert plain(raw) == read
 
 
-@given(st.text(alphabet=st.characters(exclude_categories=[]), max_size=60) | st.text("<>&;ab/!-lt \u202e\ud800"))
+@given(
+    st.text(alphabet=st.characters(exclude_categories=[]), max_size=60) | st.text("<>&;ab/!-lt \u202e\ud800")
+)
 def test_any_text_becomes_one_line_that_utf8_can_hold(raw: str) -> None:
     read = plain(raw)
     assert len(read.splitlines()) <= 1

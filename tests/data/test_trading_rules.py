@@ -14,17 +14,17 @@ import pytest
 
 from agent.config import Config, parse
 from agent.core.errors import ConfigError
-from agent.data.klines import KlineFile
-from agent.replay.history import History, Plan
 from agent.core.instruments import instrument_for, with_first_rules
-from agent.live.venue_rules import with_venue_rules
+from agent.data.klines import KlineFile
+from agent.data.trading_rules import derive, read_table, settle_rules
 from agent.live.session import open_run, resumable
+from agent.live.venue_rules import with_venue_rules
+from agent.replay.history import History, Plan
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.store.database import Database, open_database
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.runs import RunStatus
-from agent.data.trading_rules import derive, read_table, settle_rules
 from tests.cli.conftest import Outcome
 from tests.cli.conftest import tapewire as tapewire
 from tests.live.conftest import database as database
@@ -44,7 +44,9 @@ def write(folder: Path, symbol: str, prices: list[str], volume: str = "100000000
 def rules(path: Path, **sections: object) -> tuple[Decimal, Decimal]:
     """Tick and lot that a run of the file gets."""
     file = KlineFile(path)
-    config = parse({"market": {"symbols": [file.symbol], **sections.pop("market", {})}, **sections}, where="test")  # type: ignore[dict-item]
+    config = parse(
+        {"market": {"symbols": [file.symbol], **sections.pop("market", {})}, **sections}, where="test"
+    )  # type: ignore[dict-item]
     config, _ = settle_rules(config, [file])
     settled = instrument_for(file.symbol, config)
     return settled.tick_size, settled.qty_step
@@ -61,7 +63,8 @@ def rules(path: Path, **sections: object) -> tuple[Decimal, Decimal]:
             "1",
         ),  # the table's tick is finer than the file's; 1 / 0.17 is 5.8, so lots of 1
         ("1000PEPEUSDT", ["0.0075016", "0.0075"], "0.0000001", "100"),
-        ("PEPEUSDT", ["0.0000093011", "0.0000093"], "1E-10", "100000"),  # the file: ten decimals; 1 / 0.0000093 is 107,527
+        # the file: ten decimals; 1 / 0.0000093 is 107,527
+        ("PEPEUSDT", ["0.0000093011", "0.0000093"], "1E-10", "100000"),
         ("NEWUSDT", ["2.3123", "2.31"], "0.0001", "0.1"),
         ("NEWUSDT", ["2.3", "2.3"], "0.001", "0.1"),  # one decimal is 4 % of the price: at most 0.1 %
         ("NEWUSDT", ["5", "7"], "0.0001", "0.1"),  # whole prices show little of the tick
@@ -75,20 +78,28 @@ def test_a_symbols_tick_and_lot(tmp_path: Path, symbol: str, prices: list[str], 
 def test_the_configuration_comes_first(tmp_path: Path) -> None:
     path = write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"])
 
-    assert rules(path, instruments={"DOGEUSDT": {"tick_size": "0.0001", "qty_step": "10"}}) == (D("0.0001"), D(10))
+    assert rules(path, instruments={"DOGEUSDT": {"tick_size": "0.0001", "qty_step": "10"}}) == (
+        D("0.0001"),
+        D(10),
+    )
 
 
 @pytest.mark.parametrize(
-    ("symbol", "prices", "tick"), [("SPY", ["585.12", "586"], "0.01"), ("EURUSD", ["1.08500", "1.08608"], "0.00001")]
+    ("symbol", "prices", "tick"),
+    [("SPY", ["585.12", "586"], "0.01"), ("EURUSD", ["1.08500", "1.08608"], "0.00001")],
 )
-def test_equities_trade_in_cents_unless_that_is_too_coarse(tmp_path: Path, symbol: str, prices: list[str], tick: str) -> None:
+def test_equities_trade_in_cents_unless_that_is_too_coarse(
+    tmp_path: Path, symbol: str, prices: list[str], tick: str
+) -> None:
     assert rules(write(tmp_path, symbol, prices), market={"category": "equity"}) == (D(tick), D(1))
 
 
 def test_a_tick_beyond_a_thousandth_of_the_price_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"])
 
-    with pytest.raises(ConfigError, match=r"instruments.DOGEUSDT.tick_size is 0.01, which is more than 0.1 %") as refused:
+    with pytest.raises(
+        ConfigError, match=r"instruments.DOGEUSDT.tick_size is 0.01, which is more than 0.1 %"
+    ) as refused:
         rules(path, instruments={"DOGEUSDT": {"tick_size": "0.01"}})
     assert refused.value.hint == 'write tick_size = "0.00001"'
 
@@ -99,18 +110,26 @@ def test_the_window_does_not_change_the_rules(tmp_path: Path) -> None:
     assert derive(KlineFile(path, start=START + 300_000)) == derive(KlineFile(path))
 
 
-def test_a_run_records_its_rules_and_verifies_by_them(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_run_records_its_rules_and_verifies_by_them(
+    tapewire: Callable[..., Outcome], tmp_path: Path
+) -> None:
     path = write(tmp_path, "NEWUSDT", [f"0.{173 + n % 5}" for n in range(60)])
 
     made = tapewire("backtest", "--klines", path, "--strategy", "buy_and_hold", "--json")
 
     assert made.code == 0, made.err
-    assert any("NEWUSDT trades in ticks of 0.0001 and lots of 1" in note for note in json.loads(made.out)["notes"])
+    assert any(
+        "NEWUSDT trades in ticks of 0.0001 and lots of 1" in note for note in json.loads(made.out)["notes"]
+    )
     store = open_database("sqlite:///var/tapewire.db")
     run = find_run(store, "latest")
     store.close()
     recorded = run.config["instruments"]["NEWUSDT"]
-    assert (D(recorded["tick_size"]), D(recorded["qty_step"]), D(recorded["min_qty"])) == (D("0.0001"), D(1), D(1))
+    assert (D(recorded["tick_size"]), D(recorded["qty_step"]), D(recorded["min_qty"])) == (
+        D("0.0001"),
+        D(1),
+        D(1),
+    )
     assert run.versions["core"] == "2"
     assert tapewire("verify").code == 0
     # What a later table has is no matter
@@ -130,7 +149,11 @@ def test_a_run_that_recorded_no_rules_keeps_the_first_ones(tmp_path: Path) -> No
 
     old = with_first_rules(config)
 
-    assert [instrument_for(symbol, old).tick_size for symbol in old.market.symbols] == [D("0.01"), D("0.10"), D("0.01")]
+    assert [instrument_for(symbol, old).tick_size for symbol in old.market.symbols] == [
+        D("0.01"),
+        D("0.10"),
+        D("0.01"),
+    ]
     plan = Plan(((write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"]), None),))
     assert instrument_for("DOGEUSDT", History(plan, old, recorded=True).config).tick_size == D("0.01")
 
@@ -146,7 +169,11 @@ async def venue(folder: Path) -> AsyncIterator[str]:
 def at(url: str, folder: Path, **more: object) -> Config:
     """An agent that trades NEWUSDT at `url`."""
     return parse(
-        {"market": {"symbols": ["NEWUSDT"]}, "bybit": {"endpoint": url}, "store": {"url": f"sqlite:///{folder / 'store.db'}"}}
+        {
+            "market": {"symbols": ["NEWUSDT"]},
+            "bybit": {"endpoint": url},
+            "store": {"url": f"sqlite:///{folder / 'store.db'}"},
+        }
         | more,
         where="test",
     )
@@ -168,12 +195,16 @@ async def test_a_tick_that_the_venue_does_not_have_is_refused_at_a_live_start(
 ) -> None:
     async with venue(tmp_path) as url:
         config = at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": tick}})
-        with pytest.raises(ConfigError, match=r"NEWUSDT\.tick_size is .*, and the venue's is 0\.00001") as refused:
+        with pytest.raises(
+            ConfigError, match=r"NEWUSDT\.tick_size is .*, and the venue's is 0\.00001"
+        ) as refused:
             await with_venue_rules(config, None, database)
     assert refused.value.hint == 'leave it out, or write tick_size = "0.00001"'
 
 
-async def test_without_an_answer_the_last_runs_rules_apply_or_none(database: Database, tmp_path: Path) -> None:
+async def test_without_an_answer_the_last_runs_rules_apply_or_none(
+    database: Database, tmp_path: Path
+) -> None:
     async with venue(tmp_path) as url:
         known = await with_venue_rules(at(url, tmp_path), None, database)
     nowhere = at("http://127.0.0.1:9", tmp_path)
@@ -182,7 +213,13 @@ async def test_without_an_answer_the_last_runs_rules_apply_or_none(database: Dat
 
     run, _ = open_run(known, database)
     with Recorder(database, run) as recorder:
-        recorder.finish(first_event_at=None, last_event_at=None, final_equity=D(1), metrics={}, status=RunStatus.INTERRUPTED)
+        recorder.finish(
+            first_event_at=None,
+            last_event_at=None,
+            final_equity=D(1),
+            metrics={},
+            status=RunStatus.INTERRUPTED,
+        )
 
     assert (await with_venue_rules(nowhere, None, database)).instruments == known.instruments
     shipped = parse({"bybit": {"endpoint": "http://127.0.0.1:9"}}, where="test")
@@ -199,7 +236,9 @@ def test_the_table_is_refreshed_from_a_venue(tapewire: Callable[..., Outcome], t
 
     assert done.code == 0, done.err
     assert "var/instruments.json: 1 instruments of linear" in done.out
-    made = tapewire("backtest", "--klines", tmp_path / "NEWUSDT-1m.csv", "--strategy", "buy_and_hold", "--json")
+    made = tapewire(
+        "backtest", "--klines", tmp_path / "NEWUSDT-1m.csv", "--strategy", "buy_and_hold", "--json"
+    )
     assert made.code == 0, made.err
     assert not [note for note in json.loads(made.out)["notes"] if "trades in ticks" in note]
     assert read_table(Path("var/instruments.json"))["linear", "NEWUSDT"]["tick_size"] == D("0.00001")
@@ -216,12 +255,18 @@ def test_a_table_that_cannot_be_read_is_an_error(tapewire: Callable[..., Outcome
     assert "var/instruments.json can't be read" in failed.err
 
 
-def test_a_difference_in_a_run_of_an_earlier_core_names_the_changelog(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_a_difference_in_a_run_of_an_earlier_core_names_the_changelog(
+    tapewire: Callable[..., Outcome], tmp_path: Path
+) -> None:
     path = write(tmp_path, "DOGEUSDT", [f"0.{17293 + n % 5}" for n in range(60)])
     assert tapewire("backtest", "--klines", path, "--strategy", "buy_and_hold").code == 0
-    with sqlite3.connect("var/tapewire.db") as store:  # as an earlier version recorded it, but for the decisions
+    # as an earlier version recorded it, but for the decisions
+    with sqlite3.connect("var/tapewire.db") as store:
         [config] = store.execute("select config from runs").fetchone()
-        store.execute("update runs set versions = '{}', config = ?", (json.dumps(json.loads(config) | {"instruments": {}}),))
+        store.execute(
+            "update runs set versions = '{}', config = ?",
+            (json.dumps(json.loads(config) | {"instruments": {}}),),
+        )
     store.close()
 
     found = tapewire("verify")
@@ -238,7 +283,11 @@ async def test_a_run_that_goes_on_keeps_its_rules(database: Database, tmp_path: 
         run, _ = open_run(await with_venue_rules(at(url, tmp_path), None, database), database)
         with Recorder(database, run) as recorder:
             recorder.finish(
-                first_event_at=None, last_event_at=None, final_equity=D(1), metrics={}, status=RunStatus.INTERRUPTED
+                first_event_at=None,
+                last_event_at=None,
+                final_equity=D(1),
+                metrics={},
+                status=RunStatus.INTERRUPTED,
             )
         found = resumable(at(url, tmp_path), database)
         stated = resumable(at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": "0.0001"}}), database)

@@ -52,9 +52,16 @@ def test_every_command_and_option_named_exists(page: Path) -> None:
         command, rest = typer.main.get_command(build()), words
         while rest and (inner := getattr(command, "commands", None)) is not None and rest[0] in inner:
             command, rest = inner[rest[0]], rest[1:]
-        assert getattr(command, "commands", None) is None or not rest or rest[0].startswith("-"), f"{page.name}: {words}"
-        known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {"-h", "--help"}
-        assert {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)} <= known, f"{page.name}: {words}"
+        assert getattr(command, "commands", None) is None or not rest or rest[0].startswith("-"), (
+            f"{page.name}: {words}"
+        )
+        known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)} | {
+            "-h",
+            "--help",
+        }
+        assert {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)} <= known, (
+            f"{page.name}: {words}"
+        )
 
 
 @pytest.mark.slow
@@ -70,17 +77,28 @@ def test_commands_run_as_they_stand(page: Path, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     program = programs / "tapewire"
-    program.write_text(f'#!{sys.executable}\nfrom agent.cli.main import main\nif __name__ == "__main__":\n    main()\n')
+    program.write_text(
+        f'#!{sys.executable}\nfrom agent.cli.main import main\nif __name__ == "__main__":\n    main()\n'
+    )
     program.chmod(0o755)
     (programs / "python").symlink_to(sys.executable)
-    env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT}:{tmp_path}", "COLUMNS": "120"}
+    env = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}:{tmp_path}",
+        "COLUMNS": "120",
+    }
     for block in blocks(page):
         if block.file:
             (tmp_path / block.file).write_text(block.text)
         elif block.kind == "sh" and block.run:
             script = block.text.replace(".venv/bin/", "")
             done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+                ["bash", "-euo", "pipefail", "-c", script],
+                cwd=tmp_path,
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, f"{page.name}:\n{block.text}\n{done.stdout}\n{done.stderr}"
 
@@ -100,6 +118,6 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     ):  # fmt: skip
         assert word in (tmp_path / "site" / "reference" / name / "index.html").read_text(encoding="utf-8")
     html = "".join(file.read_text(encoding="utf-8") for file in (tmp_path / "site").rglob("*.html"))
-    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=\"https?://(?!github)[^\"]+\.(?:js|css|png|woff2?)", html), (
-        "nothing comes from elsewhere"
-    )
+    assert not re.findall(
+        r"<(?:script|link|img)[^>]+(?:src|href)=\"https?://(?!github)[^\"]+\.(?:js|css|png|woff2?)", html
+    ), "nothing comes from elsewhere"

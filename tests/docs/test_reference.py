@@ -48,7 +48,9 @@ def test_types_and_defaults_are_those_of_a_toml_file(reference: ModuleType) -> N
     assert feeds["name"][:2] == ["text", '`""`']  # not the name of one that the file lists
     assert "[instruments.NAME]" in page
     types = re.findall(r"^\| `\w+` \| (.*?) \|", page, re.MULTILINE)
-    assert not [kind for kind in types if re.search(r"tuple|Decimal|None|\bstr\b|\bbool\b|dict|Annotated", kind)]
+    assert not [
+        kind for kind in types if re.search(r"tuple|Decimal|None|\bstr\b|\bbool\b|dict|Annotated", kind)
+    ]
 
 
 def test_each_command_has_a_heading_of_the_level_of_its_words(reference: ModuleType) -> None:

@@ -47,7 +47,9 @@ def main() -> int:
 def run(names: list[str], seconds: float, seed: int) -> int:
     """All `names` in turn, at least once each, until the time is up; those that broke are left out from then on."""
     began, inputs, taken, broken = time.monotonic(), Counter[str](), Counter[str](), list[str]()
-    with Progress(TextColumn("{task.description:18}"), BarColumn(), TimeRemainingColumn(), console=err) as progress:
+    with Progress(
+        TextColumn("{task.description:18}"), BarColumn(), TimeRemainingColumn(), console=err
+    ) as progress:
         task = progress.add_task("", total=seconds)
         turn = 0
         while (turn < len(names) or time.monotonic() - began < seconds) and len(broken) < len(names):
@@ -66,11 +68,15 @@ def run(names: list[str], seconds: float, seed: int) -> int:
                     search(name, _BLOCK, seed + turn // len(names), heard)
                 except Exception:  # noqa: BLE001 - the boundary: whatever comes out is what was looked for
                     broken.append(name)
-                    progress.console.print(f"{name} breaks:", traceback.format_exc(limit=-5)[-1_500:], markup=False)
+                    progress.console.print(
+                        f"{name} breaks:", traceback.format_exc(limit=-5)[-1_500:], markup=False
+                    )
             turn += 1
     for name in names:
         print(f"{name:18} {inputs[name]:7,} inputs, {taken[name] / max(inputs[name], 1):4.0%} taken")
-    print(f"{inputs.total():,} inputs to {len(names)} targets, {len(broken)} broke{': ' if broken else ''}{', '.join(broken)}")
+    print(
+        f"{inputs.total():,} inputs to {len(names)} targets, {len(broken)} broke{': ' if broken else ''}{', '.join(broken)}"
+    )
     return int(bool(broken))
 
 

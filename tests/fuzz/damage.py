@@ -59,7 +59,9 @@ Damage = Callable[[bytes, Stroke], bytes]
 def damaged(document: bytes, strokes: Sequence[Stroke], ways: Sequence[Damage]) -> bytes:
     """The document after all the strokes; each picks its way by its deed."""
     for stroke in strokes:
-        document = ways[stroke.deed % len(ways)](document, stroke._replace(deed=stroke.deed // len(ways)))[:LONGEST]
+        document = ways[stroke.deed % len(ways)](document, stroke._replace(deed=stroke.deed // len(ways)))[
+            :LONGEST
+        ]
     return document
 
 
@@ -159,7 +161,11 @@ def in_bytes(document: bytes, stroke: Stroke) -> bytes:
         case 1:
             return document[:at] + value + document[at:]
         case 2:
-            return document[:at] + bytes(byte ^ (1 << stroke.value % 8) for byte in document[at : at + 1]) + document[at + 1 :]
+            return (
+                document[:at]
+                + bytes(byte ^ (1 << stroke.value % 8) for byte in document[at : at + 1])
+                + document[at + 1 :]
+            )
         case 3:
             return document[:at]
         case _:

@@ -26,7 +26,9 @@ _FILLS: Final[tuple[Callable[[int], pa.Array], ...]] = (
     lambda n: pa.array([b"\xff\xfe"] * n, pa.binary()),
     lambda n: pa.array([b"\xff\xfe\x00\x01"] * n, pa.binary(4)),
     lambda n: pa.Array.from_buffers(
-        pa.string(), n, [None, pa.array(range(0, 2 * n + 2, 2), pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe" * n)]
+        pa.string(),
+        n,
+        [None, pa.array(range(0, 2 * n + 2, 2), pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xfe" * n)],
     ),
     lambda n: pa.array([["BTC", None]] * n),
     lambda n: pa.array([[]] * n, pa.list_(pa.int64())),

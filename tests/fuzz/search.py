@@ -54,7 +54,14 @@ def survive(target: Target, document: bytes) -> bool:
     return taken
 
 
-def search(name: str, examples: int, seed: int, heard: Callable[[bool], None] = lambda _: None, *, shrink: bool = True) -> None:
+def search(
+    name: str,
+    examples: int,
+    seed: int,
+    heard: Callable[[bool], None] = lambda _: None,
+    *,
+    shrink: bool = True,
+) -> None:
     """Damage sound documents `examples` times. Raises what the smallest damage led to, which is kept in the corpus first.
 
     `heard` is told of every input whether it was taken.

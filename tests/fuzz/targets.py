@@ -26,30 +26,30 @@ from agent.config import Config, load
 from agent.config.execution import TestnetConfig
 from agent.config.live import BybitConfig
 from agent.config.services import MqttConfig, WorkersConfig
-from agent.dashboard.push import Viewer
 from agent.core.errors import ConfigError, DataError, TapewireError, VenueError
 from agent.core.events import Order, OrderType, Side
-from agent.live.gateway.bybit_port import BybitPort
-from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.venue_port import OrderRef, PortError
-from agent.live.gateway.private_stream import PrivateStream
-from agent.system.backoff import Budget
-from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.kline_health import KlineHealth
-from agent.live.market_data.kline_series import Series
-from agent.live.market_data.connection_shard import Shard
-from agent.live.market_data.public_stream import Stream
+from agent.dashboard.push import Viewer
 from agent.data.funding import FundingFile
 from agent.data.klines import KlineFile
 from agent.data.news import NewsFile
 from agent.data.sentiment import SentimentFile
-from agent.live.news.parse import parse
 from agent.live.control_socket import Reply, Request, control_socket
+from agent.live.gateway.bybit_port import BybitPort
+from agent.live.gateway.credentials import Credentials
+from agent.live.gateway.private_stream import PrivateStream
+from agent.live.gateway.venue_port import OrderRef, PortError
+from agent.live.market_data.backfill import KlineHistory
+from agent.live.market_data.connection_shard import Shard
+from agent.live.market_data.kline_health import KlineHealth
+from agent.live.market_data.kline_series import Series
+from agent.live.market_data.public_stream import Stream
+from agent.live.news.parse import parse
 from agent.live.scoring import SentimentHealth
 from agent.live.services.mqtt.connection import MqttLink, Standing
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Topics
-from agent.live.services.mqtt.worker_pool import WorkerPool
 from agent.live.services.mqtt.signing import ForgedError, Guard, _mac
+from agent.live.services.mqtt.worker_pool import WorkerPool
+from agent.system.backoff import Budget
 from agent.system.secret import Secret
 from tests.conftest import ROOT
 from tests.fuzz.damage import Damage, in_bytes, in_json, in_lines, in_words
@@ -107,7 +107,8 @@ def _json(*documents: object) -> list[bytes]:
 
 @cache
 def _history() -> KlineHistory:
-    return KlineHistory(BybitConfig(), "linear", _Still(), Budget(1_000_000, 0.0))  # ccxt's part of it takes long to make
+    # ccxt's part of it takes long to make
+    return KlineHistory(BybitConfig(), "linear", _Still(), Budget(1_000_000, 0.0))
 
 
 # -- the public and the private stream ---------------------------------------------------------------------------------
@@ -130,12 +131,21 @@ def read_public_frame(frame: bytes) -> None:
     async def read() -> None:
         config, clock, health = BybitConfig(), _Still(), KlineHealth("klines")
         series = {
-            f"kline.1.{symbol}": Series(symbol, MINUTE, NOW - NOW % MINUTE - 5 * MINUTE) for symbol in ("BTCUSDT", "ETHUSDT")
+            f"kline.1.{symbol}": Series(symbol, MINUTE, NOW - NOW % MINUTE - 5 * MINUTE)
+            for symbol in ("BTCUSDT", "ETHUSDT")
         }
         for one in series.values():
             one.live = True
         shard = Shard(series, config, "linear", clock, _history(), health, _nothing, random.Random(0))
-        stream = Stream("ws://127.0.0.1:1/v5/public/linear", [*series], config, clock, health, shard._on_data, lambda _: None)
+        stream = Stream(
+            "ws://127.0.0.1:1/v5/public/linear",
+            [*series],
+            config,
+            clock,
+            health,
+            shard._on_data,
+            lambda _: None,
+        )
         await _read_stream(stream, frame)
 
     _await(read())
@@ -146,7 +156,13 @@ def read_private_frame(frame: bytes) -> None:
 
     async def read() -> None:
         stream = PrivateStream(
-            "ws://127.0.0.1:1/v5/private", "linear", TestnetConfig(), _Still(), list, lambda _: None, lambda: None
+            "ws://127.0.0.1:1/v5/private",
+            "linear",
+            TestnetConfig(),
+            _Still(),
+            list,
+            lambda _: None,
+            lambda: None,
         )
         await _read_stream(stream, frame)
 
@@ -183,7 +199,12 @@ _PUBLIC: Final = _json(
 _PRIVATE: Final = _json(
     *(
         {"id": "1", "topic": topic, "creationTime": NOW, "data": [item]}
-        for topic, item in (("order", _ORDER), ("execution", _EXECUTION), ("position", _POSITION), ("wallet", _WALLET))
+        for topic, item in (
+            ("order", _ORDER),
+            ("execution", _EXECUTION),
+            ("position", _POSITION),
+            ("wallet", _WALLET),
+        )
     )
 )
 
@@ -197,7 +218,9 @@ class _Heard(BybitPort):
         super().__init__(TestnetConfig(), "linear", Credentials(Secret("key"), Secret("secret")), _Still())
         self._payload = payload
 
-    async def request(self, url: str, method: str, headers: Mapping[str, str], body: str | None) -> dict[str, Any]:
+    async def request(
+        self, url: str, method: str, headers: Mapping[str, str], body: str | None
+    ) -> dict[str, Any]:
         return self._read("/v5/any", 200, {}, self._payload)
 
     def _budget(self, path: str) -> Budget:
@@ -249,7 +272,13 @@ _INSTRUMENT: Final = {
 _ANSWERS: Final = _json(
     *(
         _answer(
-            {"list": [item], "category": "linear", "nextPageCursor": "", "timeNano": str(NOW * 1_000_000), "orderId": "o-1"}
+            {
+                "list": [item],
+                "category": "linear",
+                "nextPageCursor": "",
+                "timeNano": str(NOW * 1_000_000),
+                "orderId": "o-1",
+            }
         )
         for item in (_ORDER, _EXECUTION, _POSITION, _WALLET, _INSTRUMENT)
     ),
@@ -343,7 +372,8 @@ def _parquet(table: pa.Table) -> bytes:
 
 _KLINES: Final = _lines("BTCUSDT-1m.csv", 30)
 _BINANCE: Final = b"".join(
-    b"%d,100.5,102,99.5,101,3.25,%d,327.1,12,1.5,150,0\n" % (NOW + i * MINUTE, NOW + i * MINUTE + 59_999) for i in range(8)
+    b"%d,100.5,102,99.5,101,3.25,%d,327.1,12,1.5,150,0\n" % (NOW + i * MINUTE, NOW + i * MINUTE + 59_999)
+    for i in range(8)
 )
 _NEWS: Final = _lines("headlines.csv", 8)
 _HEADLINES: Final = tuple(
@@ -356,7 +386,9 @@ _HEADLINES: Final = tuple(
     }
     for i in range(4)
 )
-_SCORES: Final = tuple(line | {"bearish": 0.1, "neutral": 0.2, "bullish": 0.7, "symbols": ["BTCUSDT"]} for line in _HEADLINES)
+_SCORES: Final = tuple(
+    line | {"bearish": 0.1, "neutral": 0.2, "bullish": 0.7, "symbols": ["BTCUSDT"]} for line in _HEADLINES
+)
 _FUNDING: Final = tuple({"ts": NOW + i * 28_800_000, "symbol": "BTCUSDT", "rate": "0.0001"} for i in range(4))
 
 # -- commands ----------------------------------------------------------------------------------------------------------
@@ -466,20 +498,32 @@ TARGETS: Final[Mapping[str, Target]] = {
     "port-answer": Target(ask_port, (), _ANSWERS, _AS_JSON),
     "history-answer": Target(ask_history, (VenueError,), _PAGE, _AS_JSON),
     "feed": Target(read_feed, (DataError,), _FEEDS, _AS_TEXT),
-    "config": Target(_in_file(_read_config, "config.toml"), (ConfigError,), [(ROOT / "config.toml").read_bytes()], _AS_TEXT),
-    "klines-csv": Target(_in_file(_read_klines, "BTCUSDT-1m.csv"), (DataError,), [_KLINES, _BINANCE], _AS_TEXT),
+    "config": Target(
+        _in_file(_read_config, "config.toml"), (ConfigError,), [(ROOT / "config.toml").read_bytes()], _AS_TEXT
+    ),
+    "klines-csv": Target(
+        _in_file(_read_klines, "BTCUSDT-1m.csv"), (DataError,), [_KLINES, _BINANCE], _AS_TEXT
+    ),
     "klines-parquet": Target(
         _in_file(_read_klines, "BTCUSDT-1m.parquet"),
         (DataError,),
         [_parquet(pyarrow.csv.read_csv(io.BytesIO(_KLINES)))],
         (in_columns, in_columns, in_bytes),
     ),
-    "news-csv": Target(_in_file(lambda path: list(NewsFile(path)), "news.csv"), (DataError,), [_NEWS], _AS_TEXT),
+    "news-csv": Target(
+        _in_file(lambda path: list(NewsFile(path)), "news.csv"), (DataError,), [_NEWS], _AS_TEXT
+    ),
     "news-jsonl": Target(
-        _in_file(lambda path: list(NewsFile(path)), "news.jsonl"), (DataError,), [b"\n".join(_json(*_HEADLINES))], _AS_LINES
+        _in_file(lambda path: list(NewsFile(path)), "news.jsonl"),
+        (DataError,),
+        [b"\n".join(_json(*_HEADLINES))],
+        _AS_LINES,
     ),
     "sentiment-jsonl": Target(
-        _in_file(lambda path: list(SentimentFile(path)), "scores.jsonl"), (DataError,), [b"\n".join(_json(*_SCORES))], _AS_LINES
+        _in_file(lambda path: list(SentimentFile(path)), "scores.jsonl"),
+        (DataError,),
+        [b"\n".join(_json(*_SCORES))],
+        _AS_LINES,
     ),
     "sentiment-parquet": Target(
         _in_file(lambda path: list(SentimentFile(path)), "scores.parquet"),
@@ -488,9 +532,17 @@ TARGETS: Final[Mapping[str, Target]] = {
         (in_columns, in_columns, in_bytes),
     ),
     "funding-jsonl": Target(
-        _in_file(lambda path: list(FundingFile(path)), "funding.jsonl"), (DataError,), [b"\n".join(_json(*_FUNDING))], _AS_LINES
+        _in_file(lambda path: list(FundingFile(path)), "funding.jsonl"),
+        (DataError,),
+        [b"\n".join(_json(*_FUNDING))],
+        _AS_LINES,
     ),
-    "control": Target(ask_agent, (), _json({"do": "status"}, {"do": "pause", "args": {"reason": "x"}, "token": "t"}), _AS_JSON),
+    "control": Target(
+        ask_agent,
+        (),
+        _json({"do": "status"}, {"do": "pause", "args": {"reason": "x"}, "token": "t"}),
+        _AS_JSON,
+    ),
     "command": Target(
         hear_command,
         (),

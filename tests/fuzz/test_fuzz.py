@@ -85,7 +85,8 @@ def test_a_reader_that_takes_all_memory_is_found(monkeypatch: pytest.MonkeyPatch
     held: list[bytearray] = []
 
     def read(_: bytes) -> None:
-        while searching._largest() < largest + 2:  # what it is now may be far below the largest that it has been
+        # what it is now may be far below the largest that it has been
+        while searching._largest() < largest + 2:
             held.append(bytearray(b"x") * (1 << 24))
 
     largest = searching._largest()

@@ -13,8 +13,8 @@ from agent.config.live import LogConfig
 from agent.live.log import configure
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
-from tests.support.live import options
 from tests.models.conftest import write_model
+from tests.support.live import options
 
 __all__ = ["write_model"]
 

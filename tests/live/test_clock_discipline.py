@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.live.clock_discipline import TOLERANCE, DisciplinedClock
 from agent.core.events import HOUR_MS, MINUTE_MS
+from agent.live.clock_discipline import TOLERANCE, DisciplinedClock
 
 T0 = 1_790_409_600_000
 SECOND_MS = 1_000
@@ -191,7 +191,9 @@ BY = st.floats(-30 * 24 * HOUR_MS, 30 * 24 * HOUR_MS)
 
 
 @given(st.lists(st.tuples(ACTS, BY), max_size=30))
-def test_with_a_sound_venue_no_system_clock_leads_away(acts: list[tuple[Callable[[World, float], None], float]]) -> None:
+def test_with_a_sound_venue_no_system_clock_leads_away(
+    acts: list[tuple[Callable[[World, float], None], float]],
+) -> None:
     world = settled()
     for act, by in acts:
         act(world, by)

@@ -71,12 +71,16 @@ async def test_run_ends_by_a_signal_with_exit_code_0_and_goes_on_when_started_ag
                 second = await start("run", "--config", config)
                 _, said = await asyncio.wait_for(second.communicate(), PATIENCE)
                 assert second.returncode == 3
-                assert f"an agent is running already, process {process.pid}" in " ".join(said.decode().split())
+                assert f"an agent is running already, process {process.pid}" in " ".join(
+                    said.decode().split()
+                )
             process.send_signal(number)
             result, log = await asyncio.wait_for(process.communicate(), PATIENCE)
             assert process.returncode == 0, log.decode()
             assert json.loads(result)["run"] == seen[-1]
-            assert all(json.loads(line)["run"] == seen[-1] for line in log.splitlines() if b'"event_id"' in line)
+            assert all(
+                json.loads(line)["run"] == seen[-1] for line in log.splitlines() if b'"event_id"' in line
+            )
     assert len(set(seen)) == 1
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         assert [run.status for run in list_runs(database)] == [RunStatus.INTERRUPTED]
@@ -131,7 +135,9 @@ async def test_the_dashboard_of_the_running_agent_is_opened_logged_in(tmp_path: 
         config = write_config(sandbox, tmp_path)
         agent = await start("run", "--config", config)
         await status_of(tmp_path, agent)
-        opener = await start("dashboard", "--open", "--json", "--config", config, PATH=f"{browser.parent}:/usr/bin:/bin")
+        opener = await start(
+            "dashboard", "--open", "--json", "--config", config, PATH=f"{browser.parent}:/usr/bin:/bin"
+        )
         said, log = await asyncio.wait_for(opener.communicate(), PATIENCE)
         assert opener.returncode == 0, log
         addresses = json.loads(said)
@@ -160,7 +166,9 @@ async def test_on_a_terminal_the_agent_prints_a_link_that_logs_in(tmp_path: Path
     async with Sandbox(options(speed=1)) as sandbox:
         config = write_config(sandbox, tmp_path)
         command = (sys.executable, "-c", MAIN, "run", "--config", str(config))
-        process = await asyncio.create_subprocess_exec(*command, stdout=theirs, stderr=theirs, env={"PYTHONPATH": str(ROOT)})
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=theirs, stderr=theirs, env={"PYTHONPATH": str(ROOT)}
+        )
         os.close(theirs)
         printed = ""
         async with asyncio.timeout(PATIENCE):

@@ -22,7 +22,18 @@ from agent.live.status_report import Status
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, read_decisions
-from tests.support.live import SENTIMENT, Words, assert_sound, handled, journal, living, load_words, of, settings, until
+from tests.support.live import (
+    SENTIMENT,
+    Words,
+    assert_sound,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    settings,
+    until,
+)
 
 
 @asynccontextmanager
@@ -67,14 +78,26 @@ async def test_an_error_arrives_as_what_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"\n", b"hello\n", b"[]\n", b'{"do": 1}\n', b'{"do": "status", "sudo": true}\n', b"\xff\xfe\n", b"x" * 70_000 + b"\n"],
+    [
+        b"\n",
+        b"hello\n",
+        b"[]\n",
+        b'{"do": 1}\n',
+        b'{"do": "status", "sudo": true}\n',
+        b"\xff\xfe\n",
+        b"x" * 70_000 + b"\n",
+    ],
     ids=["empty", "no JSON", "no object", "no text", "an unknown field", "no UTF-8", "too long"],
 )
 async def test_rubbish_is_answered_or_cut_off_and_the_next_one_is_served(tmp_path: Path, line: bytes) -> None:
     async with socket_at(tmp_path) as path:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(line)
-        answer = await asyncio.wait_for(reader.read(1 << 16), 10) if len(line) > 1 << 16 else await reader.readline()
+        answer = (
+            await asyncio.wait_for(reader.read(1 << 16), 10)
+            if len(line) > 1 << 16
+            else await reader.readline()
+        )
         assert not answer or msgspec.json.decode(answer)["exit_code"] == 2
         writer.close()
         assert (await tell(tmp_path, "status"))["do"] == "status"
@@ -93,7 +116,9 @@ async def test_a_path_too_long_for_a_socket_is_named(tmp_path: Path) -> None:
             pass
 
 
-async def test_pause_flatten_and_resume_are_journalled_and_obeyed(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_pause_flatten_and_resume_are_journalled_and_obeyed(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}})
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -110,7 +135,11 @@ async def test_pause_flatten_and_resume_are_journalled_and_obeyed(sandbox: Sandb
     events = assert_sound(database, "latest", config)
     words = [event for event in of(Command, events) if event.by == f"uid {os.geteuid()}"]
     assert [word.action for word in words] == ["pause", "flatten", "halt", "resume"]
-    orders = [item.decision for item in read_decisions(database, find_run(database).id) if isinstance(item.decision, Order)]
+    orders = [
+        item.decision
+        for item in read_decisions(database, find_run(database).id)
+        if isinstance(item.decision, Order)
+    ]
     assert [order.reason for order in orders] == ["buy and hold"] * 2 + ["flatten"] * 2
 
 
@@ -124,7 +153,9 @@ async def test_a_halt_survives_a_restart(sandbox: Sandbox, database: Database, t
             assert daemon.core.engine.risk.state is RiskState.HALTED
 
 
-async def test_the_status_says_how_everything_is(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_the_status_says_how_everything_is(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -171,7 +202,9 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
     async with living(again):
         await until(lambda: again.status().model == "/new")
     events = assert_sound(database, "latest", config)
-    story = [(event.action, event.args.get("folder")) for event in of(Command, events) if "model" in event.action]
+    story = [
+        (event.action, event.args.get("folder")) for event in of(Command, events) if "model" in event.action
+    ]
     assert story == [
         ("model-in-use", "starter"),
         ("use-model", "/bad"),
@@ -185,8 +218,12 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
     assert models == sorted(models, key=["starter", "/new"].index)
 
 
-async def test_a_strategy_without_headlines_has_no_model_to_swap(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+async def test_a_strategy_without_headlines_has_no_model_to_swap(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     async with living(daemon):
         with pytest.raises(UsageError, match="sma_cross uses no model"):
             await tell(tmp_path, "use-model", folder="/new")

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from agent.core.errors import DataError, StoreError
 from agent.core.events import MINUTE_MS, Command, Event, Fill, Funding, News, Order, Sentiment
 from agent.live.pipeline import Core
+from agent.replay.verify import verify
 from agent.store.database import Database
 from agent.store.journal import Journal, encode, read_journal
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run, RunKind, RunStatus
-from agent.replay.verify import verify
 from tests.support.market import SYMBOL, T0, config, flat_bars
 
 CONFIG = config(strategy={"name": "sma_cross", "params": {"fast": 1, "slow": 2}}, paper={"funding_rate": 0})
@@ -61,7 +61,10 @@ async def uninterrupted(database: Database) -> list[tuple[int, str, int]]:
 
 def decisions(store: Database, run_id: str) -> list[tuple[int, str, int]]:
     """Client order ids depend on the run; all else must be the same."""
-    return [(item.event_seq, type(item.decision).__name__, item.decision.ts) for item in read_decisions(store, run_id)]
+    return [
+        (item.event_seq, type(item.decision).__name__, item.decision.ts)
+        for item in read_decisions(store, run_id)
+    ]
 
 
 @given(cuts=st.lists(st.integers(1, 29), max_size=4, unique=True).map(sorted), lost=st.booleans())
@@ -85,12 +88,18 @@ async def test_time_does_not_run_backwards(database: Database) -> None:
     with Core(CONFIG, database, a_run(), resume=False) as core:
         handled = await core.feed(at_once([BARS[3], late, BARS[4]]))
         core.end(complete=False)
-    assert [event.available_at for event in handled] == [BARS[3].available_at, BARS[3].available_at, BARS[4].available_at]
+    assert [event.available_at for event in handled] == [
+        BARS[3].available_at,
+        BARS[3].available_at,
+        BARS[4].available_at,
+    ]
     assert [encode(event) for _, event in read_journal(database, "run-1")] == list(map(encode, handled))
     assert handled[1].ts == T0
 
 
-async def test_funding_is_due_once_after_the_bar_that_closes_at_its_stamp_and_after_an_absence(database: Database) -> None:
+async def test_funding_is_due_once_after_the_bar_that_closes_at_its_stamp_and_after_an_absence(
+    database: Database,
+) -> None:
     paid = CONFIG.model_copy(
         update={"paper": CONFIG.paper.model_copy(update={"funding_rate": 0.001, "funding_interval": 300_000})}
     )
@@ -103,7 +112,10 @@ async def test_funding_is_due_once_after_the_bar_that_closes_at_its_stamp_and_af
     with Core(paid, database, find_run(database), resume=True) as core:
         again = await core.feed(at_once([BARS[17]]))
         core.end(complete=False)
-    assert [event.ts for event in again if isinstance(event, Funding)] == [T0 + 10 * MINUTE_MS, T0 + 15 * MINUTE_MS]
+    assert [event.ts for event in again if isinstance(event, Funding)] == [
+        T0 + 10 * MINUTE_MS,
+        T0 + 15 * MINUTE_MS,
+    ]
     assert all(event.available_at == BARS[17].available_at for event in again)
 
 
@@ -127,7 +139,9 @@ async def test_memory_says_where_the_sources_go_on(database: Database) -> None:
     assert memory.model == "/models/new"
 
 
-async def test_a_run_is_interrupted_when_it_is_to_go_on_and_complete_when_it_is_not(database: Database) -> None:
+async def test_a_run_is_interrupted_when_it_is_to_go_on_and_complete_when_it_is_not(
+    database: Database,
+) -> None:
     for run_id, complete, status in (("a", False, RunStatus.INTERRUPTED), ("b", True, RunStatus.COMPLETE)):
         with Core(CONFIG, database, a_run(run_id), resume=False) as core:
             await core.feed(at_once(BARS))
@@ -146,7 +160,10 @@ async def test_a_run_that_the_program_would_decide_otherwise_is_not_resumed(data
         await core.feed(at_once(BARS))
         raise KeyboardInterrupt
     other = CONFIG.model_copy(update={"paper": CONFIG.paper.model_copy(update={"half_spread_bps": 5.0})})
-    with pytest.raises(StoreError, match="can't be resumed"), Core(other, database, find_run(database), resume=True):
+    with (
+        pytest.raises(StoreError, match="can't be resumed"),
+        Core(other, database, find_run(database), resume=True),
+    ):
         pass
     assert find_run(database).status is RunStatus.FAILED
 

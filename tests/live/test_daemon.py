@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from agent.analysis.report.load import load_report_data
-from agent.system.clock import WallClock
 from agent.core.errors import ConfigError, ModelError, SafetyError
 from agent.core.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
 from agent.live.daemon import Daemon
@@ -16,6 +15,7 @@ from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
+from agent.system.clock import WallClock
 from tests.support.live import (
     SENTIMENT,
     SYMBOLS,
@@ -32,7 +32,9 @@ from tests.support.live import (
 )  # fmt: skip
 
 
-async def test_a_life_is_journalled_recorded_and_verifies(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_life_is_journalled_recorded_and_verifies(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path)
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon, complete=True):
@@ -42,7 +44,9 @@ async def test_a_life_is_journalled_recorded_and_verifies(sandbox: Sandbox, data
     events = assert_sound(database, run.id, config)
     actions = [event.action for event in of(Command, events)]
     assert actions == ["life", "warm-up", "warm-up-done", "stop"]
-    history = [e for e in events[: events.index(of(Command, events)[2])] if isinstance(e, Kline) and e.confirm]
+    history = [
+        e for e in events[: events.index(of(Command, events)[2])] if isinstance(e, Kline) and e.confirm
+    ]
     assert len(history) >= 120
     orders = [item for item in read_decisions(database, run.id) if isinstance(item.decision, Order)]
     assert orders
@@ -50,7 +54,9 @@ async def test_a_life_is_journalled_recorded_and_verifies(sandbox: Sandbox, data
 
 
 async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     async with living(daemon):
         await until(lambda: handled(daemon) >= 30)
     for symbol in SYMBOLS:
@@ -64,7 +70,9 @@ async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, 
             )  # fmt: skip
 
 
-async def test_headlines_are_scored_once_and_traded_on(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_headlines_are_scored_once_and_traded_on(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -79,7 +87,9 @@ async def test_headlines_are_scored_once_and_traded_on(sandbox: Sandbox, databas
     assert of(Fill, [item.decision for item in read_decisions(database, find_run(database).id)])
 
 
-async def test_the_next_life_goes_on_where_the_last_one_ended(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_the_next_life_goes_on_where_the_last_one_ended(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     lives = []
     for _ in range(3):
@@ -93,10 +103,14 @@ async def test_the_next_life_goes_on_where_the_last_one_ended(sandbox: Sandbox, 
     assert [run.events for run in lives] == sorted({run.events for run in lives})
     events = journal(database)
     assert len({news.id for news in of(News, events)}) == len(of(News, events))
-    assert {news.id for news in of(News, events[: lives[1].events])} <= {s.news_id for s in of(Sentiment, events)}
+    assert {news.id for news in of(News, events[: lives[1].events])} <= {
+        s.news_id for s in of(Sentiment, events)
+    }
 
 
-async def test_a_run_that_would_decide_otherwise_is_left_alone(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_run_that_would_decide_otherwise_is_left_alone(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     for params in ({"fast": 2, "slow": 5}, {"fast": 3, "slow": 5}):
         config = settings(sandbox.rest_url, tmp_path, strategy={"name": "sma_cross", "params": params})
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
@@ -116,7 +130,9 @@ async def test_a_complete_run_is_not_resumed_nor_any_where_a_new_one_is_asked(
     assert len({run.id for run in list_runs(database)}) == 3
 
 
-async def test_two_agents_in_one_folder_are_one_too_many(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_two_agents_in_one_folder_are_one_too_many(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path)
     first = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(first):
@@ -125,7 +141,9 @@ async def test_two_agents_in_one_folder_are_one_too_many(sandbox: Sandbox, datab
     assert len(list_runs(database)) == 1
 
 
-async def test_an_exchange_that_comes_late_delays_the_warm_up_only(database: Database, tmp_path: Path) -> None:
+async def test_an_exchange_that_comes_late_delays_the_warm_up_only(
+    database: Database, tmp_path: Path
+) -> None:
     async with Sandbox(options()) as gone:
         port = gone.port
     daemon = Daemon(settings(f"http://127.0.0.1:{port}", tmp_path), database, load_model=load_words)
@@ -151,13 +169,19 @@ async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Databas
     assert all(ts % 600_000 == 0 for ts in stamps)
     assert stamps == sorted(stamps)
     assert len(set(stamps)) == len(stamps) / 2  # both symbols
-    assert [d for d in read_decisions(database, find_run(database).id) if type(d.decision).__name__ == "FundingPayment"]
+    assert [
+        d
+        for d in read_decisions(database, find_run(database).id)
+        if type(d.decision).__name__ == "FundingPayment"
+    ]
 
 
 async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     async with living(daemon):
         await until(lambda: handled(daemon) >= 40)
     data = load_report_data(database)
@@ -170,7 +194,11 @@ async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
 async def test_only_some_states_of_an_open_bar_go_on_where_so_asked(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    config = settings(sandbox.rest_url, tmp_path, live={"open_bars_every": "10m", "score_wait": "1ms", "folder": str(tmp_path)})
+    config = settings(
+        sandbox.rest_url,
+        tmp_path,
+        live={"open_bars_every": "10m", "score_wait": "1ms", "folder": str(tmp_path)},
+    )
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 30)
@@ -198,7 +226,9 @@ async def test_what_cannot_work_is_refused_at_the_start(
             raise ModelError(f"{folder} is no model")
         return Words()
 
-    daemon = Daemon(settings("http://127.0.0.1:9", tmp_path, **sections), database, load_model=load, clock=WallClock())
+    daemon = Daemon(
+        settings("http://127.0.0.1:9", tmp_path, **sections), database, load_model=load, clock=WallClock()
+    )
     with pytest.raises(error):
         await daemon.run(asyncio.Event())
     assert list_runs(database) == []
@@ -218,7 +248,9 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
     ]
     (tmp_path / "failing_on_klines.py").write_text("\n".join(lines) + "\n")
     monkeypatch.chdir(tmp_path)
-    config = settings(sandbox.rest_url, tmp_path, strategy={"name": "failing_on_klines:Failing", "params": {}})
+    config = settings(
+        sandbox.rest_url, tmp_path, strategy={"name": "failing_on_klines:Failing", "params": {}}
+    )
 
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon) as task:
@@ -228,11 +260,15 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
         assert not task.done()
         status = daemon.status()
     assert (status.risk, status.risk_rule) == (RiskState.HALTED, "strategy")
-    assert f"{tmp_path / 'failing_on_klines.py'}, line 7: ZeroDivisionError: division by zero" in status.risk_detail
+    assert (
+        f"{tmp_path / 'failing_on_klines.py'}, line 7: ZeroDivisionError: division by zero"
+        in status.risk_detail
+    )
     assert [e.action for e in of(Command, journal(database))].count("strategy-error") == 1
     assert_sound(database, "latest", config)
 
-    again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)  # no crash loop: halted still
+    # no crash loop: halted still
+    again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(again):
         await until(lambda: handled(again) >= 10)
         assert again.core.engine.risk.rule == "strategy"

@@ -24,7 +24,9 @@ from tests.support.live import PATIENCE, options
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "connections"), [(64, 177), (1_024, 1_100)])
-async def test_strangers_leave_descriptors_for_market_store_and_kill(tmp_path: Path, limit: int, connections: int) -> None:
+async def test_strangers_leave_descriptors_for_market_store_and_kill(
+    tmp_path: Path, limit: int, connections: int
+) -> None:
     async with Sandbox(options(speed=60)) as sandbox:
         config, log = tmp_path / "config.toml", tmp_path / "log"
         config.write_text(
@@ -56,7 +58,11 @@ async def test_strangers_leave_descriptors_for_market_store_and_kill(tmp_path: P
                     while True:
                         status = await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=10)
                         bybit = status["producers"][0]
-                        if bybit["reconnects"] > 0 and bybit["state"] == "live" and status["events"] > before["events"] + 4:
+                        if (
+                            bybit["reconnects"] > 0
+                            and bybit["state"] == "live"
+                            and status["events"] > before["events"] + 4
+                        ):
                             break
                         await asyncio.sleep(0.05)
                 counts = {row["name"]: row for row in status["listeners"]}

@@ -18,22 +18,33 @@ from agent.cli.emergency import _journal as append_kill
 from agent.config import Config
 from agent.core.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
 from agent.core.events import Command, Fill, Order, OrderType, RiskState, Side
-from agent.live.gateway.bybit_port import BybitPort
-from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.report_translator import EMERGENCY
+from agent.core.risk import KILL
 from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
 from agent.live.emergency_close import EmergencyExit, Share
+from agent.live.gateway.bybit_port import BybitPort
+from agent.live.gateway.credentials import Credentials
+from agent.live.gateway.report_translator import EMERGENCY
 from agent.live.kill_file import FILE, KillSwitch
 from agent.live.lock import store_lock
-from agent.core.risk import KILL
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
-from agent.system.secret import Secret
 from agent.store.database import Database
+from agent.system.secret import Secret
 from tests.live.gateway.churning_strategy import venue_settings
 from tests.support.killing import KEYS, Case, clear, kill_in, start
-from tests.support.live import PATIENCE, assert_sound, handled, journal, living, load_words, of, options, settings, until
+from tests.support.live import (
+    PATIENCE,
+    assert_sound,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    options,
+    settings,
+    until,
+)
 
 QUICK = {"patience": "1m", "retry": {"first": "5ms", "ceiling": "20ms"}}
 
@@ -45,7 +56,9 @@ SHARE = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", SHARE, ids=lambda case: f"{case.state}-{case.pull}{'-flatten' if case.flatten else ''}")
+@pytest.mark.parametrize(
+    "case", SHARE, ids=lambda case: f"{case.state}-{case.pull}{'-flatten' if case.flatten else ''}"
+)
 async def test_at_the_venue_the_account_is_clear(case: Case, tmp_path: Path) -> None:
     result = await kill_in(case, tmp_path)
     if case.state == "store":
@@ -84,7 +97,12 @@ async def by_signal(daemon: Daemon) -> None:
 async def test_while_the_store_cant_be_written_a_kill_goes_before_all_that_waits(
     pull: Callable[[Daemon], Any], sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path, store=QUICK), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path, store=QUICK),
+        database,
+        load_model=load_words,
+        clock=sandbox.clock,
+    )
     async with living(daemon):
         await until(lambda: handled(daemon) >= 10)
         (tmp_path / "store.db").chmod(0o444)
@@ -136,7 +154,9 @@ async def test_the_verb_writes_nothing_into_a_store_in_which_an_agent_of_another
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     config = settings(sandbox.rest_url, tmp_path, live={"folder": str(other)})
     async with living(daemon):
         await until(lambda: handled(daemon) >= 10)
@@ -162,7 +182,9 @@ async def test_a_kill_outlives_a_core_that_hangs_on_paper(pull: str, tmp_path: P
             async with asyncio.timeout(2 * PATIENCE):
                 while True:
                     with suppress(TapewireError):
-                        if not (await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=1.0))["warming_up"]:
+                        if not (await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=1.0))[
+                            "warming_up"
+                        ]:
                             break
                     await asyncio.sleep(0.1)
                 (tmp_path / "hang").touch()
@@ -217,7 +239,9 @@ def unreadable(path: Path) -> None:
 async def test_anything_called_kill_kills_and_blocks_nobody(
     make: Callable[[Path], None], sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     async with living(daemon):
         await until(lambda: handled(daemon) >= 3)
         make(tmp_path / FILE)
@@ -232,7 +256,12 @@ async def test_a_text_that_is_written_after_the_file_was_made_still_flattens(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     hold = {"name": "buy_and_hold", "params": {}}
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path, strategy=hold), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path, strategy=hold),
+        database,
+        load_model=load_words,
+        clock=sandbox.clock,
+    )
     async with living(daemon):
         await until(lambda: len(daemon.core.engine.portfolio.open) == 2)
         with (tmp_path / FILE).open("w") as file:
@@ -267,22 +296,32 @@ def market_order(name: str, qty: str, side: Side = Side.BUY) -> Order:
     [
         [],
         ["status,on=rest/v5/order/create,code=500,count=2"],
-        ["status,on=rest/v5/order/cancel-all,code=500,count=3", "status,on=rest/v5/position/list,code=500,count=2"],
+        [
+            "status,on=rest/v5/order/cancel-all,code=500,count=3",
+            "status,on=rest/v5/position/list,code=500,count=2",
+        ],
     ],
     ids=["none", "create", "cancel"],
 )
-async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(faults: list[str], tmp_path: Path) -> None:
+async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(
+    faults: list[str], tmp_path: Path
+) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = account(sandbox, tmp_path)
         async with port(config, sandbox) as one, port(config, sandbox) as two:
             await one.create(market_order("a", "0.05"))
-            resting = Order("b", "BTCUSDT", 0, Side.BUY, OrderType.LIMIT, Decimal("0.01"), price=Decimal(1_000))
+            resting = Order(
+                "b", "BTCUSDT", 0, Side.BUY, OrderType.LIMIT, Decimal("0.01"), price=Decimal(1_000)
+            )
             await one.create(resting)
-            await until(lambda: sandbox.venue.account.desks["linear"].open_legs() and sandbox.venue.account.open)
+            await until(
+                lambda: sandbox.venue.account.desks["linear"].open_legs() and sandbox.venue.account.open
+            )
             sandbox.venue.faults.add([parse_fault(fault) for fault in faults])
             other = account(sandbox, tmp_path / "other")  # another folder: without a lock in common
             exits = [
-                EmergencyExit(c, p, sandbox.clock, random.Random(1), lambda: None) for c, p in ((config, one), (other, two))
+                EmergencyExit(c, p, sandbox.clock, random.Random(1), lambda: None)
+                for c, p in ((config, one), (other, two))
             ]
             reports = await asyncio.gather(*(way_out.run(flatten=True, within=PATIENCE) for way_out in exits))
             assert [report.done for report in reports] == [True, True], reports
@@ -298,12 +337,16 @@ async def test_on_spot_no_more_is_sold_than_the_run_holds(tmp_path: Path) -> Non
         async with port(config, sandbox) as venue:
             for name, qty in (("theirs", "0.03"), ("booked", "0.02"), ("missed", "0.01")):
                 await venue.create(market_order(name, qty))
-            await until(lambda: len({one.order.link for one in sandbox.venue.account.executions if one.order}) == 3)
+            await until(
+                lambda: len({one.order.link for one in sandbox.venue.account.executions if one.order}) == 3
+            )
             since = sandbox.clock.now() - 3_600_000
             found = await venue.executions(since)
             booked = [one for one in found if one.client_id == "booked"]
             held = sum((one.qty - one.fee for one in booked), Decimal(0))
-            share = Share(frozenset({"booked", "missed"}), frozenset(one.id for one in booked), {"BTCUSDT": held}, since)
+            share = Share(
+                frozenset({"booked", "missed"}), frozenset(one.id for one in booked), {"BTCUSDT": held}, since
+            )
             before = (await venue.wallet()).balances["BTC"]
             way_out = EmergencyExit(config, venue, sandbox.clock, random.Random(1), lambda: share)
             report = await way_out.run(flatten=True, within=PATIENCE)

@@ -13,16 +13,29 @@ from hypothesis import strategies as st
 
 from agent.config import Config
 from agent.core.engine import Engine
-from agent.core.events import MINUTE_MS, Decision, Event, Fill, Kline, Order, OrderUpdate, RiskEvent, RiskState, Sentiment
-from agent.live.event_filter import OpenBars
+from agent.core.events import (
+    MINUTE_MS,
+    Decision,
+    Event,
+    Fill,
+    Kline,
+    Order,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+    Sentiment,
+)
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy, StrategyParams
+from agent.live.event_filter import OpenBars
 from tests.support.market import SYMBOL, T0, config
 
 SYMBOLS = (SYMBOL, "ETHUSDT")
 
 
-def seconds(dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS, step: float = 0.0004) -> Iterator[Kline]:
+def seconds(
+    dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS, step: float = 0.0004
+) -> Iterator[Kline]:
     """A state of each symbol's bar a second, and its close."""
     prices = dict.fromkeys(symbols, 100.0)
     for minute in range(minutes):
@@ -35,7 +48,19 @@ def seconds(dice: random.Random, minutes: int, symbols: Sequence[str] = SYMBOLS,
                 opened, high, low = bars[symbol]
                 high, low = max(high, price), min(low, price)
                 bars[symbol] = (opened, high, low)
-                yield Kline(symbol, MINUTE_MS, start, at, at, opened, high, low, price, 10.0 * second, confirm=second == 60)
+                yield Kline(
+                    symbol,
+                    MINUTE_MS,
+                    start,
+                    at,
+                    at,
+                    opened,
+                    high,
+                    low,
+                    price,
+                    10.0 * second,
+                    confirm=second == 60,
+                )
 
 
 class Wild(Strategy):
@@ -65,7 +90,12 @@ class Holder(Strategy):
         self.target(kline.symbol, weight=0.6)
 
 
-SCARCE = {"liquidity": "participation", "max_participation": 0.02, "slippage": "square_root", "limit_fill": "touch"}
+SCARCE = {
+    "liquidity": "participation",
+    "max_participation": 0.02,
+    "slippage": "square_root",
+    "limit_fill": "touch",
+}
 
 
 def a_config(paper: dict[str, Any] | None = None, risk: dict[str, Any] | None = None) -> Config:

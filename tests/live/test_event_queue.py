@@ -10,13 +10,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.core.events import MINUTE_MS, Command, Event, Fill, Gap, Kline, News, OrderStatus, OrderUpdate, Sentiment, Side
+from agent.core.events import (
+    MINUTE_MS,
+    Command,
+    Event,
+    Fill,
+    Gap,
+    Kline,
+    News,
+    OrderStatus,
+    OrderUpdate,
+    Sentiment,
+    Side,
+)
 from agent.live.event_queue import OPEN_BAR, EventQueue
 
 
 def bar(number: int, symbol: str = "BTCUSDT", *, confirm: bool = True, close: float = 1.0) -> Kline:
     start = number * MINUTE_MS
-    return Kline(symbol, MINUTE_MS, start, start + MINUTE_MS, start + MINUTE_MS, 1, 2, 0.5, close, 3, confirm=confirm)
+    return Kline(
+        symbol, MINUTE_MS, start, start + MINUTE_MS, start + MINUTE_MS, 1, 2, 0.5, close, 3, confirm=confirm
+    )
 
 
 def news(number: int) -> News:
@@ -64,7 +78,9 @@ async def test_of_an_open_bar_the_newest_state_takes_the_place_of_the_older() ->
     queue = EventQueue()
     newest = bar(1, confirm=False, close=1.7)
     other = bar(1, "ETHUSDT", confirm=False)
-    await fill(queue, bar(1, confirm=False, close=1.5), news(1), other, bar(1, confirm=False, close=1.6), newest)
+    await fill(
+        queue, bar(1, confirm=False, close=1.5), news(1), other, bar(1, confirm=False, close=1.6), newest
+    )
     assert drain(queue) == [newest, news(1), other]
     stats = queue.stats().kinds[OPEN_BAR]
     assert (stats.put, stats.taken, stats.coalesced, stats.waiting) == (4, 2, 2, 0)
@@ -127,7 +143,9 @@ async def test_it_tells_depth_and_waits() -> None:
 EVENTS = st.lists(
     st.one_of(
         st.builds(news, st.integers(0, 99)),
-        st.builds(bar, st.integers(0, 3), st.sampled_from(["A", "B"]), confirm=st.booleans(), close=st.floats(1, 2)),
+        st.builds(
+            bar, st.integers(0, 3), st.sampled_from(["A", "B"]), confirm=st.booleans(), close=st.floats(1, 2)
+        ),
         st.just(Command("pause", 1, 1)),
         st.none(),  # take one
     )

@@ -17,7 +17,18 @@ from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
 from agent.store.database import Database
-from tests.support.live import SENTIMENT, assert_sound, handled, journal, living, load_words, of, options, settings, until
+from tests.support.live import (
+    SENTIMENT,
+    assert_sound,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    options,
+    settings,
+    until,
+)
 
 Sources = dict[str, dict[str, Any]]
 BARS = 24  # closed bars to live through
@@ -100,7 +111,13 @@ async def test_the_agent_lives_on(database: Database, tmp_path: Path, row: Row) 
             failures = [source["failures"] for source in daemon.status().producers]
     assert failures == [0, 0, 0]  # the sources themselves cope; no supervisor has to
     events = assert_sound(database, "latest", config)
-    assert [event.action for event in of(Command, events)] == ["life", "warm-up", "model-in-use", "warm-up-done", "stop"]
+    assert [event.action for event in of(Command, events)] == [
+        "life",
+        "warm-up",
+        "model-in-use",
+        "warm-up-done",
+        "stop",
+    ]
     assert bool(of(Gap, events)) == row.gaps
     assert_true_to(sandbox, events)
     assert len({news.id for news in of(News, events)}) == len(of(News, events))
@@ -111,4 +128,9 @@ def assert_true_to(sandbox: Sandbox, events: list[Event]) -> None:
         if bar.confirm:
             tape = sandbox.market.quotes[bar.symbol].tape
             truth = tape.bar(tape.index_at(bar.start))
-            assert (bar.open, bar.high, bar.low, bar.close) == (truth.open, truth.high, truth.low, truth.close)
+            assert (bar.open, bar.high, bar.low, bar.close) == (
+                truth.open,
+                truth.high,
+                truth.low,
+                truth.close,
+            )

@@ -12,8 +12,8 @@ from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
-from tests.support.live import assert_sound, handled, journal, living, load_words, options, settings, until
 from tests.models.fusion.world import write_fusion
+from tests.support.live import assert_sound, handled, journal, living, load_words, options, settings, until
 
 FUSION = {"name": "fusion", "params": {"round_trip": 0.0}}
 
@@ -25,7 +25,9 @@ def predictions(database: Database, run: str) -> list[Prediction]:
 async def test_two_lives_with_one_model(database: Database, tmp_path: Path) -> None:
     write_fusion(tmp_path / "model", ablation="probabilities", scorer="starter", interval=5 * MINUTE_MS)
     async with Sandbox(options(news=True)) as sandbox:
-        config = settings(sandbox.rest_url, tmp_path, strategy=FUSION, fusion={"path": str(tmp_path / "model")})
+        config = settings(
+            sandbox.rest_url, tmp_path, strategy=FUSION, fusion={"path": str(tmp_path / "model")}
+        )
         for life in (1, 2):
             daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon, complete=life == 2):
@@ -55,7 +57,9 @@ async def test_a_sentiment_model_that_it_does_not_understand_is_refused(
     assert journal(database)
 
 
-async def test_another_fusion_model_begins_another_run(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_another_fusion_model_begins_another_run(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=FUSION, fusion={"path": str(tmp_path / "model")})
     for seed in (1, 2):
         write_fusion(tmp_path / "model", ablation="price", interval=MINUTE_MS, seed=seed)

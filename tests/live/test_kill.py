@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from agent.core.events import Command, Kline, News, Sentiment
-from agent.live.kill_guard import KillGuard
 from agent.live.kill_file import KillSwitch
+from agent.live.kill_guard import KillGuard
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import find_run, list_runs
@@ -28,7 +28,10 @@ from tests.support.live import PATIENCE, SENTIMENT, SPEED, assert_sound, of, opt
 
 def journalled(folder: Path) -> int:
     """Events that are safe, as another process sees them; 0 while there is no store yet."""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(f"file:{folder / 'store.db'}?mode=ro", uri=True)) as connection:
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"file:{folder / 'store.db'}?mode=ro", uri=True)) as connection,
+    ):
         return int(connection.execute("SELECT COUNT(*) FROM journal").fetchone()[0])
     return 0
 
@@ -81,7 +84,9 @@ async def test_lives_that_end_by_kill_9_add_up_to_one(tmp_path: Path) -> None:
             assert [bar.close for bar in bars] == [tape.bar(tape.index_at(bar.start)).close for bar in bars]
 
 
-async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_store_then_fails(tmp_path: Path) -> None:
+async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_store_then_fails(
+    tmp_path: Path,
+) -> None:
     """The resumption is journalled, and the guard has yet to hear of it: that gap must not kill the agent again."""
     switch = KillSwitch(tmp_path)
     state = {"killed": False, "unable": False}

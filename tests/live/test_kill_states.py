@@ -18,7 +18,9 @@ async def test_on_paper_no_state_is_silent() -> None:
     assert not (await kill_states(40, 3, ["paper"]))["silent"]
 
 
-async def test_a_strategy_that_replaces_the_only_order_that_closes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_strategy_that_replaces_the_only_order_that_closes_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pursue = Flattener.pursue
 
     def once(flattener: Flattener, now: int) -> None:

@@ -18,30 +18,44 @@ from typer.testing import CliRunner
 from agent.cli.main import build
 from agent.core.errors import ConfigError, SafetyError, StoreError, TapewireError, UsageError
 from agent.core.events import Command, Event, RiskState
-from agent.live.event_queue import EventQueue
+from agent.core.risk import KILL, RESUME_FROM_KILL
+from agent.live.access_token import make_token, read_token
 from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
+from agent.live.event_queue import EventQueue
 from agent.live.kill_file import FILE
-from agent.live.access_token import make_token, read_token
-from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from tests.live.test_commands import start, status_of, write_config
-from tests.support.live import PATIENCE, assert_sound, journal, living, load_words, of, options, settings, until
+from tests.support.live import (
+    PATIENCE,
+    assert_sound,
+    journal,
+    living,
+    load_words,
+    of,
+    options,
+    settings,
+    until,
+)
 
 HOLD = {"name": "buy_and_hold", "params": {}}
 Invoke = Callable[..., Awaitable[Any]]
 
 
 @asynccontextmanager
-async def agent(sandbox: Sandbox, database: Database, folder: Path, **sections: Any) -> AsyncIterator[tuple[Daemon, Invoke]]:
+async def agent(
+    sandbox: Sandbox, database: Database, folder: Path, **sections: Any
+) -> AsyncIterator[tuple[Daemon, Invoke]]:
     """A daemon that holds both symbols, and its verbs: what they print, or the error that they end with."""
     config = settings(sandbox.rest_url, folder, strategy=HOLD, **sections)
     path = folder / "config.toml"
     path.write_text(f'[live]\nfolder = "{folder}"\n')
 
     async def invoke(*verb: str) -> Any:
-        result = await asyncio.to_thread(CliRunner().invoke, build(), [*verb, "--config", str(path), "--json"])
+        result = await asyncio.to_thread(
+            CliRunner().invoke, build(), [*verb, "--config", str(path), "--json"]
+        )
         return result.exception or json.loads(result.output)
 
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
@@ -85,7 +99,8 @@ async def test_what_is_not_closed_in_time_is_printed_and_exit_code_1(
     thin = {"max_participation": 0.00001, "liquidity": "participation"}
     async with agent(sandbox, database, tmp_path, paper=thin) as (daemon, invoke):
         tapes = daemon.core.engine.tapes.values()
-        await until(lambda: all(tape.position.qty >= 40 * tape.instrument.qty_step for tape in tapes))  # some lots a bar
+        # some lots a bar
+        await until(lambda: all(tape.position.qty >= 40 * tape.instrument.qty_step for tape in tapes))
         error = await invoke("kill", "--flatten", "--wait", "1ms")
         assert isinstance(error, TapewireError)
         assert error.exit_code == 1
@@ -96,7 +111,9 @@ async def test_what_is_not_closed_in_time_is_printed_and_exit_code_1(
         assert isinstance(await invoke("kill", "--flatten", "--wait", "soon"), UsageError)
 
 
-async def test_when_halted_a_persons_flatten_works(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_when_halted_a_persons_flatten_works(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
         await invoke("kill")
         assert len(daemon.core.engine.portfolio.open) == 2
@@ -105,7 +122,9 @@ async def test_when_halted_a_persons_flatten_works(sandbox: Sandbox, database: D
         assert killed(daemon)
 
 
-@pytest.mark.parametrize(("text", "flat"), [("", False), ("flatten: the desk is closed", False), ("flatten now", True)])
+@pytest.mark.parametrize(
+    ("text", "flat"), [("", False), ("flatten: the desk is closed", False), ("flatten now", True)]
+)
 async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts(
     sandbox: Sandbox, database: Database, tmp_path: Path, text: str, flat: bool
 ) -> None:
@@ -117,7 +136,8 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
         refused = await invoke("resume", "--confirm", RESUME_FROM_KILL)
         assert isinstance(refused, SafetyError)
         assert refused.hint == "remove the file first"
-        assert len(of(Command, journal(database))) == 4  # life, warm-up, warm-up-done, kill: once, not at every look
+        # life, warm-up, warm-up-done, kill: once, not at every look
+        assert len(of(Command, journal(database))) == 4
     again = Daemon(daemon.config, database, load_model=load_words, clock=sandbox.clock)
     with pytest.raises(SafetyError, match=r"no start while .*KILL is there"):
         await again.run(asyncio.Event())
@@ -128,7 +148,9 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
 
 
 @pytest.mark.slow
-async def test_the_process_is_killed_by_a_signal_and_refuses_to_start_with_exit_code_3(tmp_path: Path) -> None:
+async def test_the_process_is_killed_by_a_signal_and_refuses_to_start_with_exit_code_3(
+    tmp_path: Path,
+) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         config = write_config(sandbox, tmp_path)
         process = await start("run", "--config", config)
@@ -181,7 +203,9 @@ def test_a_token_that_others_can_read_or_that_is_short_is_refused(tmp_path: Path
         read_token(tmp_path / "none")
 
 
-@pytest.mark.parametrize("address", ["8700", "0.0.0.0:8700", "example.org:8700", "127.0.0.1:99999", "127.0.0.1:"])
+@pytest.mark.parametrize(
+    "address", ["8700", "0.0.0.0:8700", "example.org:8700", "127.0.0.1:99999", "127.0.0.1:"]
+)
 def test_the_port_is_of_this_machine_alone(address: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"control\.address"):
         settings("http://127.0.0.1:9", tmp_path, control={"address": address})

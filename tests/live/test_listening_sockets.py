@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from agent.config.listeners import ListenerConfig
 from agent.config.control import ControlConfig
+from agent.config.listeners import ListenerConfig
 from agent.core.errors import SafetyError
-from agent.live.listening_sockets import Connection, Listener, client_key
-from agent.live.control_socket import SOCKET, Request, ask, control_port, control_socket
 from agent.live.access_token import make_token
-from agent.store.database import Database
+from agent.live.control_socket import SOCKET, Request, ask, control_port, control_socket
+from agent.live.listening_sockets import Connection, Listener, client_key
 from agent.live.throttle import Throttle
+from agent.store.database import Database
 from tests.dashboard.world import Puppet, client, origin, served
 from tests.live.conftest import database
 from tests.support.live import until
@@ -54,7 +54,9 @@ class Echo(asyncio.Protocol):
 
 @asynccontextmanager
 async def echo(**limits: Any) -> AsyncIterator[tuple[Listener, int]]:
-    listener = Listener("echo", ListenerConfig.model_validate({"connections_per_client": 1_000} | limits), Echo)
+    listener = Listener(
+        "echo", ListenerConfig.model_validate({"connections_per_client": 1_000} | limits), Echo
+    )
     port = await listener.listen("127.0.0.1", 0)
     yield listener, port
     await listener.close()
@@ -135,7 +137,8 @@ async def test_a_request_that_does_not_get_complete_ends_its_connection() -> Non
         assert await idle.ended()
         assert await drip.ended()
         dribbling.cancel()
-        assert (listener.status.timed_out, listener.status.open) == (2, 1)  # a request takes as long as it takes
+        # a request takes as long as it takes
+        assert (listener.status.timed_out, listener.status.open) == (2, 1)
 
 
 async def test_a_connection_between_two_requests_ends_by_itself() -> None:
@@ -146,7 +149,9 @@ async def test_a_connection_between_two_requests_ends_by_itself() -> None:
         assert listener.status.timed_out == 1
 
 
-async def test_too_few_descriptors_end_strangers_and_not_the_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_few_descriptors_end_strangers_and_not_the_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     used = len(os.listdir("/dev/fd"))
     monkeypatch.setattr("agent.live.listening_sockets.raise_descriptor_limit", lambda: 128 + used + 110 + 4)
     async with echo() as (listener, port):
@@ -190,14 +195,18 @@ async def test_a_thousand_idle_connections_keep_nobody_from_the_page(database: D
             async with client(page.login_url()) as another, another.get("/api/runs") as answer:
                 assert answer.status == 200
             await stream.send_json({"symbol": "ETHUSDT"})
-            while (await asyncio.wait_for(stream.receive_json(), 10)).get("bars", {}).get("symbol") != "ETHUSDT":
+            while (await asyncio.wait_for(stream.receive_json(), 10)).get("bars", {}).get(
+                "symbol"
+            ) != "ETHUSDT":
                 pass
         assert len(logged) == 1
         for line in (*flood, *halves):
             line.writer.close()
 
 
-async def test_a_body_that_does_not_come_ends_its_request(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_body_that_does_not_come_ends_its_request(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("agent.dashboard.server._BODY_PATIENCE", 0.1)
     async with served(database, Puppet(), login="never") as page:
         (line,) = await connect(page.port)
@@ -245,7 +254,9 @@ async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
         with capture_logs() as logged:
             for _ in range(200):
                 with pytest.raises(SafetyError):
-                    await asyncio.to_thread(ask, ("127.0.0.1", port), Request("kill", {}, "wrong"), timeout=10)
+                    await asyncio.to_thread(
+                        ask, ("127.0.0.1", port), Request("kill", {}, "wrong"), timeout=10
+                    )
         assert listeners[0].status.denied == 200
         assert len(logged) == 1
         await connect(port, 100)
@@ -254,7 +265,8 @@ async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish", [b"\x16\x03\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\x01 HTTP/9\r\n\r\n"]
+    "rubbish",
+    [b"\x16\x03\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\x01 HTTP/9\r\n\r\n"],
 )
 async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
     database: Database, caplog: pytest.LogCaptureFixture, rubbish: bytes
@@ -270,7 +282,9 @@ async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
         assert caplog.records == []
 
 
-def test_a_token_is_one_and_whole_however_many_make_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_one_and_whole_however_many_make_it_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     random = secrets.token_urlsafe
 
     def slow(size: int) -> str:

@@ -32,7 +32,11 @@ def stream() -> Iterator[io.StringIO]:
         {"PASSWORD": SECRET},
         {"headers": {"Authorization": SECRET, "Accept": "*/*"}},
         {"headers": [{"Set-Cookie": SECRET}]},
-        {"url": f"postgresql://user:{SECRET.replace('/', '')}@host/name".replace(SECRET.replace("/", ""), "s3cr3t-Value9")},
+        {
+            "url": f"postgresql://user:{SECRET.replace('/', '')}@host/name".replace(
+                SECRET.replace("/", ""), "s3cr3t-Value9"
+            )
+        },
         {"url": f"https://feed.example/rss?api_key={SECRET}&page=2"},
         {"url": f"https://feed.example/rss?page=2&access_token={SECRET}"},
         {"reason": f"refused: api_secret={SECRET}"},
@@ -89,4 +93,6 @@ def test_no_text_of_the_log_can_command_a_terminal(stream: io.StringIO, style: s
     text = stream.getvalue()
     assert text.count("down") >= 4
     assert not [c for c in text if not c.isprintable() and c not in "\n\t"]
-    assert not [escape for escape in ("\\u001b", "\\u202e", "\\u009b") if escape in text], "nor where JSON is printed decoded"
+    assert not [escape for escape in ("\\u001b", "\\u202e", "\\u009b") if escape in text], (
+        "nor where JSON is printed decoded"
+    )

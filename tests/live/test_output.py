@@ -23,8 +23,8 @@ from aiohttp import web
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
 from agent.live.control_socket import Request, ask
-from agent.live.log_limit import ALL_KINDS, REPEATS, WINDOW, RepeatLimit
 from agent.live.log import configure
+from agent.live.log_limit import ALL_KINDS, REPEATS, WINDOW, RepeatLimit
 from agent.live.output import OutputWriter
 from agent.sandbox import Sandbox
 from tests.conftest import ROOT
@@ -49,7 +49,8 @@ async def test_a_full_pipe_blocks_no_writer_and_the_reader_learns_what_was_lost(
     output = OutputWriter(writer, capacity=200_000)
     try:
         for number in range(10_000):
-            output.write(f"line {number:04}".ljust(99) + "\n")  # five times what fits; a write that blocks hangs here
+            # five times what fits; a write that blocks hangs here
+            output.write(f"line {number:04}".ljust(99) + "\n")
         lost = output.status().dropped
         assert lost > 5_000
         assert output.status().last_error == "its reader is too slow"
@@ -111,7 +112,11 @@ async def test_the_agent_goes_on_whatever_becomes_of_its_log(shell: str, reason:
     async with Sandbox(options(speed=1200)) as sandbox:
         run = f"{sys.executable} -c '{MAIN}' run --config {agent_config(sandbox, tmp_path)}"
         process = await asyncio.create_subprocess_shell(
-            shell.format(run=run), cwd=ROOT, stdout=PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True
+            shell.format(run=run),
+            cwd=ROOT,
+            stdout=PIPE,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            start_new_session=True,
         )
         try:
             async with asyncio.timeout(2 * PATIENCE):

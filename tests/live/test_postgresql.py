@@ -16,8 +16,18 @@ from agent.store.database import Database, open_database
 from agent.store.queries import find_run, list_runs, read_decisions
 from agent.store.runs import RunStatus
 from tests.cli.conftest import Outcome, tapewire
-from tests.support.live import SAMPLES, SENTIMENT, assert_sound, handled, living, load_words, of, settings, until
 from tests.store.conftest import database_url, postgres_cluster
+from tests.support.live import (
+    SAMPLES,
+    SENTIMENT,
+    assert_sound,
+    handled,
+    living,
+    load_words,
+    of,
+    settings,
+    until,
+)
 
 __all__ = ["database_url", "postgres_cluster", "tapewire"]
 
@@ -30,10 +40,14 @@ def database(database_url: str) -> Iterator[Database]:
         yield opened
 
 
-async def test_a_run_goes_on_in_a_second_life(sandbox: Sandbox, database: Database, database_url: str, tmp_path: Path) -> None:
+async def test_a_run_goes_on_in_a_second_life(
+    sandbox: Sandbox, database: Database, database_url: str, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, store={"url": database_url})
     for complete in (False, True):
-        await live(Daemon(config, database, load_model=load_words, clock=sandbox.clock), database, complete=complete)
+        await live(
+            Daemon(config, database, load_model=load_words, clock=sandbox.clock), database, complete=complete
+        )
     assert [run.status for run in list_runs(database)] == [RunStatus.COMPLETE]
     events = assert_sound(database, "latest", config)
     assert of(News, events)
@@ -50,10 +64,14 @@ def traded(database: Database) -> bool:
     return any(isinstance(item.decision, Fill) for item in read_decisions(database, find_run(database).id))
 
 
-def test_a_backtest_is_recorded_verified_and_reported(tapewire: Callable[..., Outcome], database_url: str) -> None:
+def test_a_backtest_is_recorded_verified_and_reported(
+    tapewire: Callable[..., Outcome], database_url: str
+) -> None:
     Path("config.toml").write_text(f'[store]\nurl = "{database_url}"\n')
     klines = ("--klines", SAMPLES / "BTCUSDT-1m.csv")
-    done = tapewire("backtest", *klines, "--strategy", "sma_cross", "--set", "fast=20", "--set", "slow=100", "--json")
+    done = tapewire(
+        "backtest", *klines, "--strategy", "sma_cross", "--set", "fast=20", "--set", "slow=100", "--json"
+    )
     assert done.code == 0, done.err
     result = json.loads(done.out)
     assert result["trades"] > 5

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.events import Command, Fill, FillKind
-from agent.live.daemon import Daemon
 from agent.core.risk import OLDER_RECORD
+from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from tests.live.gateway.churning_strategy import churn
@@ -27,7 +27,9 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("foreign", ["refuse", "adopt"])
-async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_kill(foreign: str, tmp_path: Path) -> None:
+async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_kill(
+    foreign: str, tmp_path: Path
+) -> None:
     path, copy = tmp_path / "config.toml", tmp_path / "backup.db"
     path.write_text(f'live.folder = "{tmp_path}"\nstore.url = "sqlite:///{tmp_path / "store.db"}"\n')
 

@@ -16,17 +16,17 @@ from agent.config import Config
 from agent.core.errors import SafetyError, StoreError
 from agent.core.events import Command, Order, RiskState
 from agent.live.daemon import Daemon
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.backup import back_up, put_back
 from agent.store.database import Database, open_database
 from agent.store.mark import mark_beside, read_mark
 from agent.store.queries import find_run, list_runs, read_decisions
-from agent.replay.verify import verify
 from tests.conftest import ROOT
 from tests.live.gateway.churning_strategy import churn, venue_settings
-from tests.support.live import handled, journal, living, load_words, of, options, settings, until
 from tests.store.conftest import database_url, postgres_cluster
 from tests.store.damage import as_killed, halve_wal, wal_of
+from tests.support.live import handled, journal, living, load_words, of, options, settings, until
 
 __all__ = ["database_url", "postgres_cluster"]
 
@@ -54,7 +54,9 @@ async def lived(config: Config, sandbox: Sandbox, bars: int = 20) -> Path:
     return store
 
 
-async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path)
     store = await lived(config, sandbox)
     halve_wal(store)
@@ -80,7 +82,9 @@ async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(sandbox: Sa
             assert daemon.status().record == ""  # it was said, and the record goes on from there
 
 
-async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path)
     store = await lived(config, sandbox)
     wal_of(store).unlink()
@@ -103,7 +107,9 @@ async def test_a_mark_that_cannot_be_written_is_shown_and_stops_nothing(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "store.db.mark").mkdir()
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    daemon = Daemon(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     async with living(daemon):
         await until(lambda: handled(daemon) >= 5)
         said = daemon.status().record
@@ -121,11 +127,17 @@ async def test_a_mark_that_cannot_be_written_is_shown_and_stops_nothing(
 def entries(database: Database, after: int) -> list[Order]:
     """Orders that open something, decided after event `after`."""
     decided = (item for item in read_decisions(database, find_run(database).id) if item.event_seq > after)
-    return [item.decision for item in decided if isinstance(item.decision, Order) and not item.decision.reduce_only]
+    return [
+        item.decision
+        for item in decided
+        if isinstance(item.decision, Order) and not item.decision.reduce_only
+    ]
 
 
 @pytest.mark.parametrize("restored", [True, False])
-async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(tmp_path: Path, restored: bool) -> None:
+async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
+    tmp_path: Path, restored: bool
+) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, **venue_settings(sandbox.rest_url, strategy=churn()))
         store = tmp_path / "store.db"
@@ -176,7 +188,9 @@ async def test_two_agents_in_two_folders_on_one_store_are_one_too_many(
     async with living(first):
         with closing(open_database(url)) as again, pytest.raises(SafetyError) as refused:
             await Daemon(other, again, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
-        assert f"in use by another agent, process {os.getpid()}, live.folder {tmp_path}" in refused.value.message
+        assert (
+            f"in use by another agent, process {os.getpid()}, live.folder {tmp_path}" in refused.value.message
+        )
         assert refused.value.exit_code == 3
         await until(lambda: handled(first) >= 2)
     assert len(list_runs(database)) == 1
@@ -209,11 +223,15 @@ async def test_tools_work_beside_an_agent_and_those_that_replace_the_store_are_r
     daemon = Daemon(settings(sandbox.rest_url, tmp_path / "live", store={"url": f"sqlite:///{tmp_path / 'store.db'}"}), database,
                     load_model=load_words, clock=sandbox.clock)  # fmt: skip
     config = tmp_path / "config.toml"
-    config.write_text(f'[live]\nfolder = "{tmp_path / "tool"}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
+    config.write_text(
+        f'[live]\nfolder = "{tmp_path / "tool"}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n'
+    )
 
     async def tapewire(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "agent.cli.main", *arguments, "--config", str(config)]
-        done = await asyncio.to_thread(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = await asyncio.to_thread(
+            subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=120
+        )
         return done.returncode, done.stdout + done.stderr
 
     async with living(daemon):
@@ -221,7 +239,11 @@ async def test_tools_work_beside_an_agent_and_those_that_replace_the_store_are_r
         for arguments in (("verify",), ("db", "backup", str(tmp_path / "copy.db"))):
             code, said = await tapewire(*arguments)
             assert code == 0, said
-        for arguments in (("db", "restore", str(tmp_path / "copy.db")), ("db", "upgrade"), ("run", "--seconds", "1")):
+        for arguments in (
+            ("db", "restore", str(tmp_path / "copy.db")),
+            ("db", "upgrade"),
+            ("run", "--seconds", "1"),
+        ):
             code, said = await tapewire(*arguments)
             assert code == 3, said
             assert f"process {os.getpid()}" in " ".join(said.split())

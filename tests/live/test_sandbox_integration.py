@@ -9,15 +9,25 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from agent.system.clock import ScaledClock, WallClock
 from agent.live.daemon import Daemon
+from agent.live.feed_health import read_feed_health
 from agent.live.venue_clock import venue_clock
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from agent.live.feed_health import read_feed_health
 from agent.store.queries import find_run
+from agent.system.clock import ScaledClock, WallClock
 from tests.live.test_commands import start
-from tests.support.live import PATIENCE, SAMPLES, SENTIMENT, handled, living, load_words, options, settings, until
+from tests.support.live import (
+    PATIENCE,
+    SAMPLES,
+    SENTIMENT,
+    handled,
+    living,
+    load_words,
+    options,
+    settings,
+    until,
+)
 
 
 async def test_the_clock_is_the_sandboxs() -> None:
@@ -57,7 +67,9 @@ async def test_an_answer_that_is_none_of_a_sandbox_is_not_believed() -> None:
         await runner.cleanup()
 
 
-async def test_the_store_knows_how_the_feeds_were(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_the_store_knows_how_the_feeds_were(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, live={"record_health": "50ms"})
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -73,7 +85,16 @@ async def test_the_store_knows_how_the_feeds_were(sandbox: Sandbox, database: Da
 @pytest.mark.slow
 async def test_two_commands_at_sixty_times_the_speed(tmp_path: Path) -> None:
     venue = await start(
-        "sandbox", "--port", "0", "--speed", "60", "--json", "--klines", SAMPLES / "BTCUSDT-1m.csv", "--symbol", "BTCUSDT"
+        "sandbox",
+        "--port",
+        "0",
+        "--speed",
+        "60",
+        "--json",
+        "--klines",
+        SAMPLES / "BTCUSDT-1m.csv",
+        "--symbol",
+        "BTCUSDT",
     )
     try:
         assert venue.stdout is not None
@@ -88,7 +109,8 @@ async def test_two_commands_at_sixty_times_the_speed(tmp_path: Path) -> None:
         async with asyncio.timeout(2 * PATIENCE):
             said, errors = await agent.communicate()
         assert agent.returncode == 0, errors.decode()
-        assert json.loads(said)["events"] > 205, errors.decode()  # 200 bars of history, and live ones of a second each
+        # 200 bars of history, and live ones of a second each
+        assert json.loads(said)["events"] > 205, errors.decode()
         after = await start("status", "--config", path, "--json")
         said, errors = await after.communicate()
         assert after.returncode == 1

@@ -52,7 +52,12 @@ class Listening:
 @pytest.mark.parametrize(
     ("waiting", "batches"),
     [(1, [1]), (3, [3]), (4, [4]), (9, [4, 4, 1])],
-    ids=["one goes alone once its time is up", "what waits goes together", "a full batch", "more than a batch"],
+    ids=[
+        "one goes alone once its time is up",
+        "what waits goes together",
+        "a full batch",
+        "more than a batch",
+    ],
 )
 async def test_headlines_go_in_micro_batches(waiting: int, batches: list[int]) -> None:
     words = Words()

@@ -26,15 +26,17 @@ from agent.core.errors import TapewireError
 from agent.live.control_socket import Request, ask
 from agent.sandbox import Sandbox
 from tests.conftest import ROOT
-from tests.support.feed_server import endless, item, rss
 from tests.live.test_commands import MAIN
+from tests.support.feed_server import endless, item, rss
 from tests.support.live import PATIENCE, options
 
 CANARY = "CANARY7h8I9j0K1l2M3"
 """The beginning of all secrets; each place has its own."""
 
 FEEDS = {
-    "good": rss(item(1, link="/relative"), item(2, title=f"see ?apikey={CANARY}goodkey of {CANARY}goodpw now")),
+    "good": rss(
+        item(1, link="/relative"), item(2, title=f"see ?apikey={CANARY}goodkey of {CANARY}goodpw now")
+    ),
     "error": web.Response(status=500),
     "gone": web.Response(status=410),
     "page": f"<html>{CANARY}page3</html>".encode(),
@@ -123,7 +125,12 @@ class Agent:
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
-        self._environment = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], "HOME": str(folder), **environment}
+        self._environment = {
+            "PYTHONPATH": str(ROOT),
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            **environment,
+        }
 
     async def start(self, *verb: str) -> Process:
         return await asyncio.create_subprocess_exec(
@@ -152,7 +159,11 @@ class Agent:
                     status = await asyncio.to_thread(ask, self.folder / "live", Request("status"))
                     feeds = {feed["name"]: feed for feed in status["feeds"]}
                     bad = set(feeds) - {"good", "moved"}
-                    if not status["warming_up"] and all(feeds[name]["errors"] for name in bad) and feeds["good"]["news"]:
+                    if (
+                        not status["warming_up"]
+                        and all(feeds[name]["errors"] for name in bad)
+                        and feeds["good"]["news"]
+                    ):
                         return status
                 await asyncio.sleep(0.05)
         raise AssertionError("the agent ended")
@@ -188,7 +199,11 @@ async def test_no_secret_leaves_the_agent_and_what_it_makes_is_private(tmp_path:
             },
         )
         process = await agent.start("run", "--json")
-        drains = [asyncio.create_task(stream.read()) for stream in (process.stdout, process.stderr) if stream is not None]
+        drains = [
+            asyncio.create_task(stream.read())
+            for stream in (process.stdout, process.stderr)
+            if stream is not None
+        ]
         try:
             said: dict[str, bytes] = {}
             status = await agent.ready(process)
@@ -199,8 +214,12 @@ async def test_no_secret_leaves_the_agent_and_what_it_makes_is_private(tmp_path:
             for verb in verbs if mqtt else verbs[:-1]:
                 said[" ".join(verb)] = await agent.say(*verb)
             said |= await pages(page, metrics, tmp_path / "live" / "dashboard.token")
-            said |= {f"{path.name} while it runs": path.read_bytes() for path in (tmp_path / "store").iterdir()}
-            said["workers"] = b"".join(Path(f"/proc/{pid}/environ").read_bytes() for pid in children(process.pid))
+            said |= {
+                f"{path.name} while it runs": path.read_bytes() for path in (tmp_path / "store").iterdir()
+            }
+            said["workers"] = b"".join(
+                Path(f"/proc/{pid}/environ").read_bytes() for pid in children(process.pid)
+            )
             assert_private(tmp_path)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -212,7 +231,12 @@ async def test_no_secret_leaves_the_agent_and_what_it_makes_is_private(tmp_path:
                     process.kill()
         said["result"], said["log"] = await asyncio.gather(*drains)
         assert process.returncode == 0, said["log"][-2000:]
-        for verb in (("status",), ("status", "--json"), ("report", "--output", "report.html"), ("verify", "latest")):
+        for verb in (
+            ("status",),
+            ("status", "--json"),
+            ("report", "--output", "report.html"),
+            ("verify", "latest"),
+        ):
             said[f"{' '.join(verb)}, afterwards"] = await agent.say(*verb)
     assert b"identical" in said["verify latest, afterwards"]
     for path in tmp_path.rglob("*"):
@@ -238,8 +262,14 @@ def children(pid: int) -> list[int]:
 
 
 def assert_private(folder: Path) -> None:
-    made = [path for path in folder.rglob("*") if path.name != "config.toml" and not path.name.startswith("tapewire.db")]
-    loose = {str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in made if path.stat().st_mode & 0o077}
+    made = [
+        path
+        for path in folder.rglob("*")
+        if path.name != "config.toml" and not path.name.startswith("tapewire.db")
+    ]
+    loose = {
+        str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in made if path.stat().st_mode & 0o077
+    }
     assert loose == {}
     assert {"live", "store"} <= {path.name for path in made}
 
@@ -271,7 +301,8 @@ async def test_feeds_that_hold_the_parser_hold_neither_the_agent_nor_its_end(tmp
     async with Sandbox(options(speed=60)) as sandbox, feeds_and_hooks() as place:
         names = [*(f"{number}/endless" for number in range(6)), "good"]
         feeds = "".join(
-            f'[[news.feeds]]\nname = "{name}"\nurl = "http://{place}/{name}"\ninterval = "200ms"\n' for name in names
+            f'[[news.feeds]]\nname = "{name}"\nurl = "http://{place}/{name}"\ninterval = "200ms"\n'
+            for name in names
         )
         (tmp_path / "config.toml").write_text(
             f'[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n[live]\nfolder = "live"\n'

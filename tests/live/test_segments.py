@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from agent.system.clock import WallClock
 from agent.core.errors import StoreError
-from agent.live.pipeline import Core
 from agent.live.daemon import Daemon
+from agent.live.pipeline import Core
 from agent.live.system_check import examine
 from agent.replay.segment_archiver import check_segment, roll_over_all
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.archive import candidates
 from agent.store.database import Database, open_database
@@ -25,7 +25,7 @@ from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
 from agent.store.segments import boundaries, roll_over
 from agent.store.snapshots import SnapshotInfo, list_snapshots
-from agent.replay.verify import verify
+from agent.system.clock import WallClock
 from tests.live.test_snapshots import a_run, live
 from tests.support.live import assert_sound, handled, living, load_words, options, settings, until
 from tests.support.stories import Story
@@ -66,10 +66,14 @@ async def test_a_run_that_was_rolled_over_is_read_verified_and_resumed_as_a_whol
     ends = [info.seq for info in boundaries(store, "run-1")]
     assert len(ends) >= 3
     moved = roll_over_all(store, tmp_path / "archive")["run-1"]
-    assert [(one.first, one.last) for one in moved] == list(zip([1, *(end + 1 for end in ends)], ends, strict=False))
+    assert [(one.first, one.last) for one in moved] == list(
+        zip([1, *(end + 1 for end in ends)], ends, strict=False)
+    )
     assert rows(store) == len(before) - ends[-1]
     assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1")] == before
-    assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1", ends[0])] == before[ends[0] - 1 :]
+    assert [(seq, encode(event)) for seq, event in read_journal(store, "run-1", ends[0])] == before[
+        ends[0] - 1 :
+    ]
     assert verify(store, find_run(store)).identical
     assert roll_over_all(store, tmp_path / "archive") == {}
     with Core(story.config, store, find_run(store), resume=True) as core:
@@ -129,7 +133,9 @@ async def test_a_segment_that_does_not_hold_stays_in_the_store(
     assert rows(store) == before
 
 
-async def test_an_archive_that_changes_between_two_calls_is_not_trusted(store: Database, story: Story, tmp_path: Path) -> None:
+async def test_an_archive_that_changes_between_two_calls_is_not_trusted(
+    store: Database, story: Story, tmp_path: Path
+) -> None:
     await lived(store, story)
     with store.write() as connection:
         connection.execute(text("UPDATE orders SET reason = 'x' WHERE seq = (SELECT min(seq) FROM orders)"))
@@ -142,7 +148,9 @@ async def test_an_archive_that_changes_between_two_calls_is_not_trusted(store: D
     assert rows(store)
 
 
-async def test_the_file_is_held_against_the_store_row_by_row(store: Database, story: Story, tmp_path: Path) -> None:
+async def test_the_file_is_held_against_the_store_row_by_row(
+    store: Database, story: Story, tmp_path: Path
+) -> None:
     def refuse(run: Run, end: SnapshotInfo) -> None:
         raise StoreError("not yet")
 
@@ -185,7 +193,9 @@ async def test_a_process_that_dies_in_between_leaves_it_to_the_next(
     assert verify(store, find_run(store)).identical
 
 
-async def test_a_segment_is_checked_from_the_boundary_before_it(store: Database, story: Story, tmp_path: Path) -> None:
+async def test_a_segment_is_checked_from_the_boundary_before_it(
+    store: Database, story: Story, tmp_path: Path
+) -> None:
     await lived(store, story)
     last = boundaries(store, "run-1")[-1]
     with store.write() as connection:  # what came before is not decided again
@@ -211,7 +221,9 @@ async def test_an_input_right_before_and_one_right_behind_a_boundary_are_checked
         with pytest.raises(StoreError, match="an input is not what was committed"):
             check_segment(store, find_run(store), last)
         with store.write() as connection:
-            connection.execute(text("UPDATE journal SET payload = :kept WHERE seq = :seq"), {"kept": kept, "seq": seq})
+            connection.execute(
+                text("UPDATE journal SET payload = :kept WHERE seq = :seq"), {"kept": kept, "seq": seq}
+            )
     check_segment(store, find_run(store), last)
 
 

@@ -12,19 +12,19 @@ import pytest
 from sqlalchemy import text
 
 from agent.config import Config
-from agent.dashboard.picture import NOTHING, Picture
-from agent.dashboard.views import head_of
 from agent.core.errors import StoreError
 from agent.core.events import Event, Kline, News
+from agent.core.strategy import Market, Strategy
+from agent.dashboard.picture import NOTHING, Picture
+from agent.dashboard.views import head_of
 from agent.live.pipeline import Core
+from agent.replay.verify import verify
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunKind
 from agent.store.snapshots import list_snapshots
-from agent.replay.verify import verify
 from strategies import source_of
-from agent.core.strategy import Market, Strategy
 from tests.support.stories import Story
 
 HALF = 400
@@ -47,7 +47,15 @@ def a_story(tmp_path: Path, seed: int = 4, **strategy: Any) -> Story:
 def a_run(config: Config) -> Run:
     params = dict(config.strategy.params)
     versions = source_of(config.strategy.name)
-    return Run("run-1", RunKind.LIVE, 0, config.strategy.name, params=params, config=config.recorded(), versions=versions)
+    return Run(
+        "run-1",
+        RunKind.LIVE,
+        0,
+        config.strategy.name,
+        params=params,
+        config=config.recorded(),
+        versions=versions,
+    )
 
 
 async def live(core: Core, story: Story, start: int, end: int) -> None:
@@ -75,7 +83,9 @@ def heard(core: Core) -> list[int]:
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5, 11])
-async def test_a_restart_folds_only_what_came_after_the_snapshot(store: Database, tmp_path: Path, seed: int) -> None:
+async def test_a_restart_folds_only_what_came_after_the_snapshot(
+    store: Database, tmp_path: Path, seed: int
+) -> None:
     story = a_story(tmp_path, seed)
     await first_life(store, story)
     (info,) = list_snapshots(store, "run-1")
@@ -95,7 +105,9 @@ async def test_a_restart_folds_only_what_came_after_the_snapshot(store: Database
     assert proof.snapshots == 1
 
 
-async def test_what_was_journalled_but_not_handled_is_not_in_the_last_snapshot(store: Database, tmp_path: Path) -> None:
+async def test_what_was_journalled_but_not_handled_is_not_in_the_last_snapshot(
+    store: Database, tmp_path: Path
+) -> None:
     story = a_story(tmp_path)
     with Core(story.config, store, a_run(story.config), resume=False) as core:
         await live(core, story, 0, HALF)
@@ -125,13 +137,17 @@ async def test_the_record_is_the_same_as_without_snapshots(tmp_path: Path) -> No
                 core.end(complete=True)
             with database.read() as connection:
                 for table in ("news", "sentiments", "equity", "orders", "fills", "risk_events", "signals"):
-                    rows = [tuple(row) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY seq"))]
+                    rows = [
+                        tuple(row) for row in connection.execute(text(f"SELECT * FROM {table} ORDER BY seq"))
+                    ]
                     assert tables.setdefault(table, rows) == rows
     assert tables["equity"]
     assert tables["orders"]
 
 
-async def test_snapshots_are_taken_as_time_goes_by_and_three_are_kept(store: Database, tmp_path: Path) -> None:
+async def test_snapshots_are_taken_as_time_goes_by_and_three_are_kept(
+    store: Database, tmp_path: Path
+) -> None:
     story = a_story(tmp_path)
     section = story.config.store.model_copy(update={"snapshot_every": 1})
     story.config = story.config.model_copy(update={"store": section})
@@ -153,7 +169,9 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_snapshot_that_cannot_be_used_costs_time_alone(store: Database, tmp_path: Path, damage: str) -> None:
+async def test_a_snapshot_that_cannot_be_used_costs_time_alone(
+    store: Database, tmp_path: Path, damage: str
+) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
     with store.write() as connection:
@@ -166,7 +184,10 @@ async def test_a_snapshot_that_cannot_be_used_costs_time_alone(store: Database, 
     numbers = heard(core)
     with core:
         assert numbers == list(range(1, core.journal.last_seq + 1))
-        assert f"the snapshot after event {len(numbers) if 'tail' not in damage else ''}" in core.snapshots.status.problem
+        assert (
+            f"the snapshot after event {len(numbers) if 'tail' not in damage else ''}"
+            in core.snapshots.status.problem
+        )
         await live(core, story, core.journal.last_seq, len(story.events))
         core.end(complete=True)
     proof = verify(store, find_run(store))
@@ -189,7 +210,9 @@ async def test_an_older_snapshot_is_used_if_the_newest_is_damaged(store: Databas
     assert verify(store, find_run(store)).identical
 
 
-async def test_verify_notices_a_snapshot_that_is_not_what_the_journal_leads_to(store: Database, tmp_path: Path) -> None:
+async def test_verify_notices_a_snapshot_that_is_not_what_the_journal_leads_to(
+    store: Database, tmp_path: Path
+) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
     (info,) = list_snapshots(store, "run-1")
@@ -199,7 +222,9 @@ async def test_verify_notices_a_snapshot_that_is_not_what_the_journal_leads_to(s
     assert (proof.identical, proof.differing) == (False, (info.seq,))
 
 
-async def test_a_record_that_does_not_reach_the_snapshot_is_completed_by_a_whole_fold(store: Database, tmp_path: Path) -> None:
+async def test_a_record_that_does_not_reach_the_snapshot_is_completed_by_a_whole_fold(
+    store: Database, tmp_path: Path
+) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
     with store.write() as connection:
@@ -272,7 +297,9 @@ def a_picture(config: Config) -> Picture:
     return Picture(head_of(a_run(config), config), config)
 
 
-async def test_the_dashboards_picture_goes_on_from_its_own_part_of_the_snapshot(store: Database, tmp_path: Path) -> None:
+async def test_the_dashboards_picture_goes_on_from_its_own_part_of_the_snapshot(
+    store: Database, tmp_path: Path
+) -> None:
     story = a_story(tmp_path)
     before = a_picture(story.config)
     await first_life(store, story, witnesses=(before,))
@@ -289,7 +316,9 @@ async def test_the_dashboards_picture_goes_on_from_its_own_part_of_the_snapshot(
         assert again.account().equity == core.engine.portfolio.equity()
 
 
-async def test_a_picture_that_was_not_there_before_hears_the_whole_past(store: Database, tmp_path: Path) -> None:
+async def test_a_picture_that_was_not_there_before_hears_the_whole_past(
+    store: Database, tmp_path: Path
+) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
     picture = a_picture(story.config)

@@ -66,12 +66,18 @@ def test_the_audit_of_bars(journal: list[Event], flaws: dict[str, int]) -> None:
     audit = audit_bars(journal, {"BTCUSDT": BARS}, WITHHELD, 5 * MINUTE_MS)
     counted = asdict(audit)
     assert audit.flawless == (not flaws)
-    assert {name: counted[name] for name in ("missing", "given_up", "doubled", "wrong", "disordered") if counted[name]} == flaws
+    assert {
+        name: counted[name]
+        for name in ("missing", "given_up", "doubled", "wrong", "disordered")
+        if counted[name]
+    } == flaws
 
 
 TITLES = {"early": 5, "first": 10, "second": 20, "late": 90}
 TOLD: list[Event] = [
-    event for title in ("first", "second") for event in (News(title, 0, 0, title), Sentiment(title, 0, 0, 0, 1, 0))
+    event
+    for title in ("first", "second")
+    for event in (News(title, 0, 0, title), Sentiment(title, 0, 0, 0, 1, 0))
 ]
 
 
@@ -82,13 +88,21 @@ TOLD: list[Event] = [
         (lambda told: told[:-1], 1, {}),  # not scored, and the reason is known
         (lambda told: told[:-1], 0, {"unaccounted": 1}),
         (lambda told: told[:2], 0, {"missing": 1}),
-        (lambda told: [*told, replace(told[0], id="again"), replace(told[1], news_id="again")], 0, {"doubled": 1}),
+        (
+            lambda told: [*told, replace(told[0], id="again"), replace(told[1], news_id="again")],
+            0,
+            {"doubled": 1},
+        ),
         (lambda told: [*told, News("x", 0, 0, "sec"), replace(told[1], news_id="x")], 0, {"never_served": 1}),
     ],
 )
-def test_the_audit_of_headlines(change: Callable[[list[Event]], list[Event]], reasons: int, flaws: dict[str, int]) -> None:
+def test_the_audit_of_headlines(
+    change: Callable[[list[Event]], list[Event]], reasons: int, flaws: dict[str, int]
+) -> None:
     audit = audit_headlines(change(TOLD), TITLES, 10, 50, reasons)
     counted = asdict(audit)
     assert audit.served == 2
     assert audit.flawless == (not flaws)
-    assert {name: counted[name] for name in ("missing", "doubled", "never_served", "unaccounted") if counted[name]} == flaws
+    assert {
+        name: counted[name] for name in ("missing", "doubled", "never_served", "unaccounted") if counted[name]
+    } == flaws

@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestServer
 
 from agent.core.events import Event, News
 from agent.live.daemon import Daemon
-from agent.live.resume import Memory
 from agent.live.event_filter import OpenBars
+from agent.live.resume import Memory
 from agent.live.sources import Gate
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -31,7 +31,9 @@ class NoBars:
         return ()
 
 
-def news(id: str, title: str, *, url: str = "https://news.test/1", feed: str = "wire", summary: str = "") -> News:
+def news(
+    id: str, title: str, *, url: str = "https://news.test/1", feed: str = "wire", summary: str = ""
+) -> News:
     return News(id, AT, AT, title, summary, url=url, feed=feed)
 
 
@@ -129,5 +131,11 @@ async def test_each_headline_is_journalled_once_in_two_lives_of_a_run(
             async with living(Daemon(config, database, load_model=load_words, clock=sandbox.clock)):
                 await until(lambda: all(feeds.asked(path) >= before[path] + 5 for path in paths))  # noqa: B023
     headlines = cast("list[News]", of(News, journal(database)))
-    assert sorted(headline.title for headline in headlines) == ["Bank fails", "News 0", "News 1", "News 2", "News 3"]
+    assert sorted(headline.title for headline in headlines) == [
+        "Bank fails",
+        "News 0",
+        "News 1",
+        "News 2",
+        "News 3",
+    ]
     assert len({headline.id for headline in headlines}) == 5

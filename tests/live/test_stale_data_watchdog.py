@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from agent.core.events import DAY_MS, MINUTE_MS, Command, Kline, OrderUpdate, RiskEvent, RiskState
+from agent.core.strategy import Market, Strategy
 from agent.live.daemon import Daemon
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import Fault
 from agent.store.database import Database, open_database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_rows
-from agent.replay.verify import verify
-from agent.core.strategy import Market, Strategy
 from tests.conftest import ROOT
 from tests.support.live import assert_sound, living, load_words, of, options, settings, until
 from tests.support.market import T0, config
@@ -40,14 +40,20 @@ CUT_OFF = (
 )
 
 
-async def test_data_that_stop_are_told_to_the_core_and_that_they_are_back(database: Database, tmp_path: Path) -> None:
+async def test_data_that_stop_are_told_to_the_core_and_that_they_are_back(
+    database: Database, tmp_path: Path
+) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         resting = {"name": "tests.live.test_stale_data_watchdog:Patient", "params": {}}
         risk = {"stale_after": "4m", "on_stale": "cancel"}
         config = settings(sandbox.rest_url, tmp_path, risk=risk, strategy=resting)
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
-            await until(lambda: hasattr(daemon, "core") and all(tape.book for tape in daemon.core.engine.tapes.values()))
+            await until(
+                lambda: (
+                    hasattr(daemon, "core") and all(tape.book for tape in daemon.core.engine.tapes.values())
+                )
+            )
             sandbox.venue.faults.add(list(CUT_OFF))
             await until(lambda: len(daemon.core.engine.risk.stale) == 2)
             assert all(position.stale and not position.open_orders for position in daemon.status().positions)
@@ -68,7 +74,13 @@ def falling(minutes: int, start: float, step: float) -> list[float]:
     return [start + step * minute for minute in range(minutes)]
 
 
-CLOSES = [100.0, *falling(11, 100.0, 1.0), *falling(29, 109.0, -0.6), *[92.0] * 1_440, *falling(14, 92.0, -1.0)]
+CLOSES = [
+    100.0,
+    *falling(11, 100.0, 1.0),
+    *falling(29, 109.0, -0.6),
+    *[92.0] * 1_440,
+    *falling(14, 92.0, -1.0),
+]
 """Up to 110; at minute 40 down by 8 % of the day's start; a day of rest; then to 79, which only a peak of 110 makes a drawdown."""
 
 LIMITS = config(
@@ -115,12 +127,28 @@ def test_a_daily_loss_and_the_peak_survive_kill_9_in_the_middle_of_the_day(tmp_p
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         states.append(killed.stdout.splitlines()[-1])
     # Loss of the day; still so after the death; forgiven by the new day; a fall from a peak of two lives ago halts
-    assert states == ["REDUCING max_daily_loss", "REDUCING max_daily_loss", "ACTIVE max_daily_loss", "HALTED max_drawdown"]
+    assert states == [
+        "REDUCING max_daily_loss",
+        "REDUCING max_daily_loss",
+        "ACTIVE max_daily_loss",
+        "HALTED max_drawdown",
+    ]
     with closing(open_database(url)) as database:
         run = find_run(database)
         assert verify(database, run).identical
-        moves = [(event.state, (event.ts - T0) // MINUTE_MS) for event in read_rows(database, run.id, RiskEvent)]
-        assert [state for state, _ in moves] == [RiskState.REDUCING, RiskState.ACTIVE, RiskState.REDUCING, RiskState.HALTED]
+        moves = [
+            (event.state, (event.ts - T0) // MINUTE_MS) for event in read_rows(database, run.id, RiskEvent)
+        ]
+        assert [state for state, _ in moves] == [
+            RiskState.REDUCING,
+            RiskState.ACTIVE,
+            RiskState.REDUCING,
+            RiskState.HALTED,
+        ]
         assert moves[1][1] == DAY_MS // MINUTE_MS
-        closes = {event.start: event.close for _, event in read_journal(database, run.id) if isinstance(event, Kline)}
+        closes = {
+            event.start: event.close
+            for _, event in read_journal(database, run.id)
+            if isinstance(event, Kline)
+        }
         assert len(closes) == len(CLOSES)

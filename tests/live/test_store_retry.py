@@ -22,9 +22,20 @@ from agent.store.database import open_database
 from agent.store.journal import Journal
 from agent.store.queries import list_runs
 from agent.store.recorder import Recorder
-from tests.support.live import SENTIMENT, assert_sound, handled, journal, living, load_words, of, options, settings, until
-from tests.support.market import flat_bars
 from tests.store.samples import a_run
+from tests.support.live import (
+    SENTIMENT,
+    assert_sound,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    options,
+    settings,
+    until,
+)
+from tests.support.market import flat_bars
 
 QUICK = {"patience": "1m", "retry": {"first": "5ms", "ceiling": "20ms"}}
 Trouble = Callable[[Path], AbstractContextManager[object]]
@@ -93,7 +104,11 @@ def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
         yield place
         return
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tapewire-test", str(place)]
-    if os.geteuid() != 0 or not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+    if (
+        os.geteuid() != 0
+        or not shutil.which("mount")
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("a small file system can't be mounted here: the limit on files' sizes is tested instead")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
@@ -113,7 +128,9 @@ TROUBLES = {
     [pytest.param(trouble, trouble, said, id=trouble.__name__) for trouble, said in TROUBLES.items()],
     indirect=["folder"],
 )
-async def test_trading_halts_says_so_and_goes_on_by_itself(folder: Path, trouble: Trouble, said: str, tmp_path: Path) -> None:
+async def test_trading_halts_says_so_and_goes_on_by_itself(
+    folder: Path, trouble: Trouble, said: str, tmp_path: Path
+) -> None:
     async with Sandbox(options(news=True)) as sandbox:
         store = {"url": f"sqlite:///{folder / 'store.db'}", **QUICK}
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, store=store)
@@ -132,18 +149,25 @@ async def test_trading_halts_says_so_and_goes_on_by_itself(folder: Path, trouble
                     assert refusal.value.hint.startswith("kill is kept")
                     await until(lambda: daemon.status().storage.tries >= 5 and len(daemon.queue) > 10)
                     status = daemon.status()
-                    assert (status.equity, status.decisions, status.positions[0].last_bar) == (equity, decisions, bar)
+                    assert (status.equity, status.decisions, status.positions[0].last_bar) == (
+                        equity,
+                        decisions,
+                        bar,
+                    )
                 before = handled(daemon)
                 await until(lambda: handled(daemon) >= before + 20)
                 status = daemon.status()
                 assert (status.storage.writable, status.storage.outages) == (True, 1)
                 assert (status.risk, status.risk_rule) == (RiskState.HALTED, "kill")
-            events = assert_sound(database, "latest", config)  # among others: every bar once, those of the outage too
+            # among others: every bar once, those of the outage too
+            events = assert_sound(database, "latest", config)
             assert len({news.id for news in of(News, events)}) == len(of(News, events))
             assert "kill" in [event.action for event in of(Command, events)]
 
 
-async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, store={**QUICK, "patience": "150ms"})
     with closing(open_database(config.store.url, lock_timeout=0.05)) as database:
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
@@ -154,7 +178,9 @@ async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(san
                 with locked(tmp_path):
                     await until(life.done)
 
-        with pytest.raises(StoreUnavailable, match=r"another process is writing to it, for 150ms now \(store\.patience\)"):
+        with pytest.raises(
+            StoreUnavailable, match=r"another process is writing to it, for 150ms now \(store\.patience\)"
+        ):
             await live_until_it_is_locked()
         again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(again):
@@ -164,7 +190,9 @@ async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(san
 
 
 async def test_it_can_be_stopped_while_it_waits(sandbox: Sandbox, tmp_path: Path) -> None:
-    config = settings(sandbox.rest_url, tmp_path, store=QUICK, live={"folder": str(tmp_path), "drain_timeout": "200ms"})
+    config = settings(
+        sandbox.rest_url, tmp_path, store=QUICK, live={"folder": str(tmp_path), "drain_timeout": "200ms"}
+    )
     with closing(open_database(config.store.url, lock_timeout=0.05)) as database:
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
         stop = asyncio.Event()
@@ -212,4 +240,8 @@ def test_a_write_whose_answer_was_lost_is_not_written_twice(tmp_path: Path) -> N
         recorder.equity([3], [1.0], [1.0], [0.0])
         recorder.flush(again=True)
         with database.read() as connection:
-            assert connection.exec_driver_sql("SELECT seq, ts FROM equity ORDER BY seq").fetchall() == [(1, 1), (2, 2), (3, 3)]
+            assert connection.exec_driver_sql("SELECT seq, ts FROM equity ORDER BY seq").fetchall() == [
+                (1, 1),
+                (2, 2),
+                (3, 3),
+            ]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 
-from agent.system.clock import WallClock
 from agent.config.live import BackoffConfig
 from agent.core.errors import VenueError
 from agent.core.events import Command, Event
 from agent.live.producer import Emit, Health
 from agent.live.supervisor import Supervision, supervise
+from agent.system.clock import WallClock
 from tests.support.live import until
 
 AT_ONCE = BackoffConfig(first=1, ceiling=1)
@@ -35,7 +35,13 @@ class Producer:
 
 async def test_whatever_ends_a_producer_it_is_started_again_and_the_others_go_on() -> None:
     heard: list[Event] = []
-    broken = Producer("broken", VenueError("no route"), ZeroDivisionError("a bug"), None, ExceptionGroup("two", [ValueError()]))
+    broken = Producer(
+        "broken",
+        VenueError("no route"),
+        ZeroDivisionError("a bug"),
+        None,
+        ExceptionGroup("two", [ValueError()]),
+    )
     producers = [broken, Producer("steady")]
     supervisions = [Supervision(producer.name) for producer in producers]
     async with asyncio.TaskGroup() as group:
@@ -54,7 +60,9 @@ async def test_whatever_ends_a_producer_it_is_started_again_and_the_others_go_on
 
 async def test_a_producer_that_is_cancelled_stays_so() -> None:
     supervision = Supervision("p")
-    task = asyncio.create_task(supervise(Producer("p"), lambda _: None, AT_ONCE, WallClock(), supervision, random.Random(1)))
+    task = asyncio.create_task(
+        supervise(Producer("p"), lambda _: None, AT_ONCE, WallClock(), supervision, random.Random(1))
+    )
     await until(lambda: supervision.starts)
     task.cancel()
     await asyncio.wait({task})

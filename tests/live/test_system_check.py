@@ -16,10 +16,10 @@ from agent.store.database import open_database
 from agent.store.journal import Journal
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
-from tests.support.live import SENTIMENT, options, settings
 from tests.store.damage import flip_bytes
 from tests.store.samples import a_run
 from tests.store.test_backup import words
+from tests.support.live import SENTIMENT, options, settings
 
 
 async def examined(tmp_path: Path, fault: str = "", **sections: Any) -> dict[str, Check]:
@@ -63,7 +63,9 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "sections", "name", "said"), ROWS, ids=[f"{row[2]}: {row[3]}" for row in ROWS])
+@pytest.mark.parametrize(
+    ("fault", "sections", "name", "said"), ROWS, ids=[f"{row[2]}: {row[3]}" for row in ROWS]
+)
 async def test_what_is_wrong_is_named(
     tmp_path: Path, write_model: Any, fault: str, sections: dict[str, Any], name: str, said: str
 ) -> None:
@@ -85,13 +87,17 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
 
 
-async def examined_venue(tmp_path: Path, fault: str = "", data: str = "", **execution: Any) -> dict[str, Check]:
+async def examined_venue(
+    tmp_path: Path, fault: str = "", data: str = "", **execution: Any
+) -> dict[str, Check]:
     """In testnet mode."""
     faults = (parse_fault(fault),) if fault else ()
     async with Sandbox(options(speed=1, faults=faults)) as sandbox:
         venue = {"venue": sandbox.rest_url, **execution}
         bybit = {"bybit": {"endpoint": data}} if data else {}
-        config = settings(sandbox.rest_url, tmp_path, execution={"mode": "testnet", "testnet": venue}, **bybit)
+        config = settings(
+            sandbox.rest_url, tmp_path, execution={"mode": "testnet", "testnet": venue}, **bybit
+        )
         return {check.name: check for check in await examine(config, sandbox.clock)}
 
 
@@ -114,7 +120,9 @@ VENUE_ROWS: list[tuple[str, dict[str, Any], str, str]] = [
 
 
 @pytest.mark.usefixtures("keys")
-@pytest.mark.parametrize(("fault", "execution", "name", "said"), VENUE_ROWS, ids=[f"{row[2]}: {row[3]}" for row in VENUE_ROWS])
+@pytest.mark.parametrize(
+    ("fault", "execution", "name", "said"), VENUE_ROWS, ids=[f"{row[2]}: {row[3]}" for row in VENUE_ROWS]
+)
 async def test_what_is_wrong_at_a_venue_is_named(
     tmp_path: Path, fault: str, execution: dict[str, Any], name: str, said: str
 ) -> None:
@@ -137,9 +145,17 @@ async def test_a_damaged_store_is_found(tmp_path: Path, full: bool) -> None:
     with closing(open_database(url)) as database:
         Recorder(database, a_run(kind=RunKind.LIVE))
         Journal(database, "run-1").append(words(2_000))
-    flip_bytes(tmp_path / "store.db", (tmp_path / "store.db").stat().st_size // 2 // 4096 * 4096, 12, random.Random(1))
+    flip_bytes(
+        tmp_path / "store.db",
+        (tmp_path / "store.db").stat().st_size // 2 // 4096 * 4096,
+        12,
+        random.Random(1),
+    )
     async with Sandbox(options(speed=1)) as sandbox:
-        checks = {check.name: check for check in await examine(settings(sandbox.rest_url, tmp_path), sandbox.clock, full=full)}
+        checks = {
+            check.name: check
+            for check in await examine(settings(sandbox.rest_url, tmp_path), sandbox.clock, full=full)
+        }
     assert not checks["store"].ok
     assert "is damaged" in checks["store"].found
     assert checks["store"].hint

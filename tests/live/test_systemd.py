@@ -20,8 +20,8 @@ import pytest
 
 from agent.live import pipeline as core_module
 from agent.live.pipeline import Core
-from agent.live.systemd import ServiceManager, report
 from agent.live.services.metrics.probes import why_dead
+from agent.live.systemd import ServiceManager, report
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.journal import Journal
@@ -86,7 +86,14 @@ async def test_a_life_is_reported(tmp_path: Path, manager: Manager) -> None:
             "WATCHDOG_USEC": "900000",
         }
         agent = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", MAIN, "run", "--config", str(config), env=environment, stderr=asyncio.subprocess.DEVNULL
+            sys.executable,
+            "-c",
+            MAIN,
+            "run",
+            "--config",
+            str(config),
+            env=environment,
+            stderr=asyncio.subprocess.DEVNULL,
         )
         try:
             await until(lambda: manager.said("READY"))
@@ -153,7 +160,10 @@ def test_an_abstract_socket(tmp_path: Path) -> None:
 
 
 def test_a_watchdog_of_another_process_is_not_ours() -> None:
-    assert ServiceManager({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog == 0.0
+    assert (
+        ServiceManager({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog
+        == 0.0
+    )
 
 
 # -- deploy/ -----------------------------------------------------------------------------------------------------------
@@ -177,7 +187,9 @@ def test_the_unit_speaks_of_what_the_agent_does() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("name", ["tapewire.service", "tapewire-maintenance.service", "tapewire-maintenance.timer"])
+@pytest.mark.parametrize(
+    "name", ["tapewire.service", "tapewire-maintenance.service", "tapewire-maintenance.timer"]
+)
 def test_systemd_takes_the_units(tmp_path: Path, name: str) -> None:
     for file in (DEPLOY / "systemd").iterdir():
         (tmp_path / file.name).write_text(file.read_text().replace("/opt/tapewire/bin/tapewire", "/bin/true"))
@@ -202,6 +214,11 @@ def test_the_composition_is_hardened() -> None:
     text = (DEPLOY / "docker" / "compose.yml").read_text()
     assert all(
         words in text
-        for words in ("read_only: true", "cap_drop: [ALL]", "no-new-privileges:true", "dockerfile: deploy/docker/Dockerfile")
+        for words in (
+            "read_only: true",
+            "cap_drop: [ALL]",
+            "no-new-privileges:true",
+            "dockerfile: deploy/docker/Dockerfile",
+        )
     )
     assert "127.0.0.1:8610:8610" in text

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Command, Event, News, Sentiment
-from agent.live.terminal_view import Lines, View, sparkline
-from agent.live.observers import LiveSink, Recent, Watcher
 from agent.core.sinks import NullSink
+from agent.live.observers import LiveSink, Recent, Watcher
+from agent.live.terminal_view import Lines, View, sparkline
 from strategies import load_strategy
 from tests.support.market import SYMBOL, T0, config, flat_bars
 
@@ -24,7 +24,9 @@ def shown(watcher_of: Callable[[Callable[[], Engine | None]], Watcher]) -> Watch
     """Three hours of bars, and a headline that is traded on."""
     settings = config(strategy={"name": "sentiment", "params": {"position_size": 0.5}})
     sink = LiveSink(NullSink(), 60_000)
-    engine = Engine(settings, load_strategy("sentiment", {"position_size": 0.5}), sink, run_id="run", equity_block=1)
+    engine = Engine(
+        settings, load_strategy("sentiment", {"position_size": 0.5}), sink, run_id="run", equity_block=1
+    )
     watcher = watcher_of(lambda: engine)
     sink.watchers = [watcher]
     bars = flat_bars([100.0 + i % 5 for i in range(180)])
@@ -76,7 +78,8 @@ def test_recent_keeps_the_last_things_that_are_no_bars() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "drawn"), [([], ""), ([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([1.0, 8.0, 4.5], "▁█▅"), ([3.0, 1.0], "█▁")]
+    ("values", "drawn"),
+    [([], ""), ([1.0], "▁"), ([2.0, 2.0], "▁▁"), ([1.0, 8.0, 4.5], "▁█▅"), ([3.0, 1.0], "█▁")],
 )
 def test_sparkline(values: list[float], drawn: str) -> None:
     assert sparkline(values) == drawn

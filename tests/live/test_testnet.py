@@ -45,7 +45,9 @@ def usdt(sandbox: Sandbox) -> Decimal:
     return sandbox.venue.account.wallet.balances()[0].wallet
 
 
-async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(database: Database, tmp_path: Path) -> None:
+async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(
+    database: Database, tmp_path: Path
+) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn())
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
@@ -58,7 +60,11 @@ async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(database: Dat
         assert not gateway["drift"]
         events = assert_sound(database, "latest", config)
         first = next(n for n, e in enumerate(events) if isinstance(e, Account))
-        orders = [item for item in read_decisions(database, find_run(database).id) if isinstance(item.decision, Order)]
+        orders = [
+            item
+            for item in read_decisions(database, find_run(database).id)
+            if isinstance(item.decision, Order)
+        ]
         assert all(item.event_seq > first for item in orders)
         placed = {order.link for order in sandbox.venue.account.orders.values()}
         assert placed <= {item.decision.id for item in orders if isinstance(item.decision, Order)}
@@ -83,7 +89,11 @@ async def test_several_lives_keep_one_ledger(database: Database, tmp_path: Path)
             await until(lambda: f"{usdt(sandbox) - ledger(daemon).wallet():.2f}" in ("0.00", "-0.00"))
         events = assert_sound(database, "latest", config)
         fills = [fill.id for fill in of(Fill, events)]
-        assert len(set(fills)) == len(fills) == sum(one.kind == "Trade" for one in sandbox.venue.account.executions)
+        assert (
+            len(set(fills))
+            == len(fills)
+            == sum(one.kind == "Trade" for one in sandbox.venue.account.executions)
+        )
         reconciling = [event for event in of(Command, events) if event.action == "reconciling"]
         assert len(reconciling) == 4
 
@@ -96,11 +106,17 @@ def ledger(daemon: Daemon) -> VenueExchange:
 
 async def test_a_kill_takes_every_order_back_and_halts(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
-        daemon = Daemon(testnet(sandbox, tmp_path, strategy=churn()), database, load_model=load_words, clock=sandbox.clock)
+        daemon = Daemon(
+            testnet(sandbox, tmp_path, strategy=churn()), database, load_model=load_words, clock=sandbox.clock
+        )
         async with living(daemon):
             await until(lambda: len(sandbox.venue.account.open) >= 2)
             await daemon.command("kill", {"flatten": "true"}, by="test")
-            await until(lambda: not sandbox.venue.account.open and not sandbox.venue.account.desks["linear"].open_legs())
+            await until(
+                lambda: (
+                    not sandbox.venue.account.open and not sandbox.venue.account.desks["linear"].open_legs()
+                )
+            )
             assert daemon.status().risk.value == "HALTED"
 
 
@@ -134,7 +150,10 @@ async def test_a_venue_that_does_not_answer_ends_the_start(database: Database, t
     ],
 )  # fmt: skip
 def test_orders_and_data_are_of_one_market(venue: str, data: str, fits: bool) -> None:
-    config = parse({"execution": {"mode": "testnet", "testnet": {"venue": venue}}, "bybit": {"endpoint": data}}, where="test")
+    config = parse(
+        {"execution": {"mode": "testnet", "testnet": {"venue": venue}}, "bybit": {"endpoint": data}},
+        where="test",
+    )
     if fits:
         check_venue(config)
     else:
@@ -147,7 +166,9 @@ def test_the_command_line_trades_at_a_sandbox(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sandbox-key\nsandbox-secret\n")
     (tmp_path / "keys").chmod(0o600)
     run = [sys.executable, "-m", "agent.cli.main"]
-    klines = [f"{symbol}={ROOT / 'tests/sample_data' / f'{symbol}-1m.csv'}" for symbol in ("BTCUSDT", "ETHUSDT")]
+    klines = [
+        f"{symbol}={ROOT / 'tests/sample_data' / f'{symbol}-1m.csv'}" for symbol in ("BTCUSDT", "ETHUSDT")
+    ]
     given = {
         "cwd": tmp_path,
         "env": os.environ | {"PYTHONPATH": str(ROOT)},
@@ -155,7 +176,9 @@ def test_the_command_line_trades_at_a_sandbox(tmp_path: Path) -> None:
         "stderr": subprocess.PIPE,
         "text": True,
     }
-    with subprocess.Popen([*run, "sandbox", "--json", "--port", "0", "--klines", klines[0], klines[1]], **given) as venue:  # type: ignore[call-overload]
+    with subprocess.Popen(
+        [*run, "sandbox", "--json", "--port", "0", "--klines", klines[0], klines[1]], **given
+    ) as venue:  # type: ignore[call-overload]
         try:
             url = json.loads(venue.stdout.readline())["rest"]
             (tmp_path / "config.toml").write_text(
@@ -169,7 +192,9 @@ def test_the_command_line_trades_at_a_sandbox(tmp_path: Path) -> None:
                 execution.testnet.settle = "300ms"
                 '''
             )
-            ended = subprocess.run([*run, "run", "--seconds", "5", "--complete", "--json"], timeout=60, check=False, **given)  # type: ignore[call-overload]
+            ended = subprocess.run(
+                [*run, "run", "--seconds", "5", "--complete", "--json"], timeout=60, check=False, **given
+            )  # type: ignore[call-overload]
             assert ended.returncode == 0, ended.stderr
             assert json.loads(ended.stdout)["status"] == "complete"
             compared = subprocess.run([*run, "slippage", "--json"], timeout=60, check=False, **given)  # type: ignore[call-overload]

@@ -8,26 +8,26 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.system.clock import WallClock
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
+from agent.core.sinks import ListSink
+from agent.live.clock_discipline import DisciplinedClock
+from agent.live.daemon import Daemon
 from agent.live.event_queue import OPEN_BAR
 from agent.live.pipeline import Core
-from agent.live.daemon import Daemon
+from agent.live.services.metrics.probes import why_not_ready
 from agent.live.stale_data_watchdog import watch_silence
 from agent.live.timekeeping import Timekeeper
-from agent.live.services.metrics.probes import why_not_ready
 from agent.sandbox import Sandbox
-from agent.core.sinks import ListSink
 from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.store.queries import find_run, read_rows
+from agent.system.clock import WallClock
 from strategies import load_strategy
 from tests.live.test_core import BARS, CONFIG, a_run, at_once
+from tests.simulation.loop import VirtualLoop
 from tests.support.live import assert_sound, journal, living, load_words, of, options, settings, until
 from tests.support.market import SYMBOL, T0
-from tests.simulation.loop import VirtualLoop
 
 
 class SystemClock:
@@ -43,7 +43,9 @@ def alarms(database: Database) -> list[str]:
     return [event.args["detail"] for event in of(Command, journal(database)) if event.action == "alarm"]
 
 
-async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(database: Database, tmp_path: Path) -> None:
+async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(
+    database: Database, tmp_path: Path
+) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         machine = SystemClock()
         config = settings(
@@ -55,7 +57,11 @@ async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(d
             await until(lambda: not daemon.status().warming_up)
             for skew, words in ((26 * HOUR_MS, "26h ahead of"), (-2 * HOUR_MS, "2h behind")):
                 machine.skew = skew
-                await until(lambda words=words: any(f"the system clock is {words}" in told for told in alarms(database)))
+                await until(
+                    lambda words=words: any(
+                        f"the system clock is {words}" in told for told in alarms(database)
+                    )
+                )
                 assert daemon.status().clock.trouble == "system"
                 assert any(reason.startswith("clock: ") for reason in why_not_ready(daemon))
                 states = daemon.core.latencies[OPEN_BAR]
@@ -70,10 +76,16 @@ async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(d
     assert not [event for event in of(Command, events) if event.action == "heartbeat"]
     told = [event for event in read_rows(database, find_run(database).id, RiskEvent) if event.rule == "clock"]
     assert len(told) == 4
-    assert not [event for event in read_rows(database, find_run(database).id, RiskEvent) if event.rule.startswith("stale")]
+    assert not [
+        event
+        for event in read_rows(database, find_run(database).id, RiskEvent)
+        if event.rule.startswith("stale")
+    ]
 
 
-async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(database: Database, tmp_path: Path) -> None:
+async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(
+    database: Database, tmp_path: Path
+) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         machine = SystemClock()
         machine.skew = 26 * HOUR_MS
@@ -87,7 +99,9 @@ async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(database:
 # -- the core ----------------------------------------------------------------------------------------------------------
 
 
-async def test_while_the_time_is_not_confirmed_the_cores_time_stands_still_but_for_bars(database: Database) -> None:
+async def test_while_the_time_is_not_confirmed_the_cores_time_stands_still_but_for_bars(
+    database: Database,
+) -> None:
     latest: list[int | None] = [None]
     Journal(database, "run-1")
     with Core(CONFIG, database, a_run(), resume=False, latest=lambda: latest[0]) as core:
@@ -97,7 +111,9 @@ async def test_while_the_time_is_not_confirmed_the_cores_time_stands_still_but_f
         moved = await core.feed(at_once([BARS[1]]))
         assert moved[0].available_at == BARS[1].ts
         latest[0] = BARS[2].ts
-        waited = await core.feed(at_once([News("n9", T0, T0 + 9 * HOUR_MS, "stamped while the clock was wrong")]))
+        waited = await core.feed(
+            at_once([News("n9", T0, T0 + 9 * HOUR_MS, "stamped while the clock was wrong")])
+        )
         assert waited[0].available_at == BARS[2].ts
         core.end(complete=True)
 
@@ -216,6 +232,8 @@ def test_an_alarm_is_recorded_and_changes_nothing() -> None:
     before, rule = len(sink.decisions), engine.risk.rule
     now = BARS[2].ts + 1
     engine.handle(Command("alarm", now, now, {"rule": "clock", "detail": "the system clock is 26h ahead"}))
-    assert sink.decisions[before:] == [RiskEvent(now, RiskState.ACTIVE, "clock", "the system clock is 26h ahead")]
+    assert sink.decisions[before:] == [
+        RiskEvent(now, RiskState.ACTIVE, "clock", "the system clock is 26h ahead")
+    ]
     assert (engine.risk.state, engine.risk.rule) == (RiskState.ACTIVE, rule)
     assert not engine.counts["unknown commands"]

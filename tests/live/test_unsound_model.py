@@ -20,9 +20,16 @@ from agent.store.database import Database
 from models.labels import NOT_FINITE
 from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, Score
 from tests.live.test_scoring import Listening, headline
-from tests.support.live import SENTIMENT, Words, assert_sound, journal, living, of, settings, until
-from tests.models.sentiment.hostile import catastrophic, everywhere, resealed, with_card, with_constant, with_tokenizer
+from tests.models.sentiment.hostile import (
+    catastrophic,
+    everywhere,
+    resealed,
+    with_card,
+    with_constant,
+    with_tokenizer,
+)
 from tests.models.tiny import write_tiny
+from tests.support.live import SENTIMENT, Words, assert_sound, journal, living, of, settings, until
 
 
 def half_written(folder: Path) -> Path:
@@ -50,16 +57,28 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
 }
 
 
-async def test_a_model_that_cannot_serve_leaves_the_old_one(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_model_that_cannot_serve_leaves_the_old_one(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(
-        sandbox.rest_url, tmp_path, strategy=SENTIMENT, model={"path": str(write_tiny(tmp_path / "first")), "threads": 1}
+        sandbox.rest_url,
+        tmp_path,
+        strategy=SENTIMENT,
+        model={"path": str(write_tiny(tmp_path / "first")), "threads": 1},
     )
     daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=sandbox.clock)
     folders = [str(spoil(write_tiny(tmp_path / name))) for name, spoil in HOSTILE.items()]
     async with living(daemon):
         await until(lambda: of(Sentiment, journal(database)))
         first = daemon.status().model
-        for folder in [*folders, f"{tmp_path}/a\0b", str(tmp_path / "nowhere"), "/dev/null", "\0", "~nobody-at-all/x"]:
+        for folder in [
+            *folders,
+            f"{tmp_path}/a\0b",
+            str(tmp_path / "nowhere"),
+            "/dev/null",
+            "\0",
+            "~nobody-at-all/x",
+        ]:
             with pytest.raises(TapewireError) as error:
                 await asyncio.to_thread(ask, tmp_path, Request("use-model", {"folder": folder}), timeout=20)
             assert "the old model stays" in str(error.value), folder
@@ -67,7 +86,9 @@ async def test_a_model_that_cannot_serve_leaves_the_old_one(sandbox: Sandbox, da
             assert daemon.status().model == first
         before = len(of(Sentiment, journal(database)))
         good = with_tokenizer(write_tiny(tmp_path / "good"), catastrophic)  # sound but for some texts
-        answer = await asyncio.to_thread(ask, tmp_path, Request("use-model", {"folder": str(good)}), timeout=20)
+        answer = await asyncio.to_thread(
+            ask, tmp_path, Request("use-model", {"folder": str(good)}), timeout=20
+        )
         await until(lambda: of(Sentiment, journal(database))[-1].model == answer["model"])
     events = assert_sound(database, "latest", config)
     assert len(of(Sentiment, events)) > before
@@ -88,7 +109,11 @@ async def test_an_answer_that_is_not_finite_is_an_abstention_that_is_counted() -
             listening.consumer.offer(headline(number, title=title))
         await until(lambda: len(listening.said) == 3)
         health = listening.consumer.health
-    assert [(said.news_id, said.abstained) for said in listening.said] == [("n0", False), ("n1", True), ("n2", False)]
+    assert [(said.news_id, said.abstained) for said in listening.said] == [
+        ("n0", False),
+        ("n1", True),
+        ("n2", False),
+    ]
     spoilt = listening.said[1]
     assert spoilt.bearish + spoilt.neutral + spoilt.bullish == pytest.approx(1)
     assert (health.scored, health.abstained, health.unsound, health.errors) == (3, 1, 1, 1)

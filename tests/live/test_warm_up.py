@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from agent.core.events import MINUTE_MS, Command, Event, Fill, Kline, Order, RiskEvent, RiskState
-from strategies import load_strategy
 from agent.core.strategy import Market, Strategy
+from strategies import load_strategy
 from tests.support.market import SYMBOL, T0, bar, config, flat_bars, run
 
 
@@ -69,7 +69,14 @@ def test_buy_and_hold_buys_at_the_first_live_bar() -> None:
 
 def test_a_halt_outlives_a_warm_up() -> None:
     bars = flat_bars([100.0] * 6)
-    events = [bars[0], command("halt", 1), command("warm-up", 1), *bars[1:4], command("warm-up-done", 4), *bars[4:]]
+    events = [
+        bars[0],
+        command("halt", 1),
+        command("warm-up", 1),
+        *bars[1:4],
+        command("warm-up-done", 4),
+        *bars[4:],
+    ]
     engine, sink = run(Eager(), events, config())
     assert engine.risk.state is RiskState.HALTED
     assert sum(isinstance(d, Order) for d in sink.decisions) == 1

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import ModelError
-from models.cards import Card, CoverageRow, DatasetRecord, Estimate, fingerprint, latest_of, read_card, write_card
+from models.cards import (
+    Card,
+    CoverageRow,
+    DatasetRecord,
+    Estimate,
+    fingerprint,
+    latest_of,
+    read_card,
+    write_card,
+)
 
 YEAR_2019 = 1546300800000
 

@@ -12,7 +12,13 @@ from models.labels import LABELS, SCORE_CUT, canonical, from_score, head_order, 
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [("positive", "bullish"), (" Negative ", "bearish"), ("NEUTRAL", "neutral"), ("bullish", "bullish"), ("sell", "bearish")],
+    [
+        ("positive", "bullish"),
+        (" Negative ", "bearish"),
+        ("NEUTRAL", "neutral"),
+        ("bullish", "bullish"),
+        ("sell", "bearish"),
+    ],
 )
 def test_other_peoples_names(theirs: str, ours: str) -> None:
     assert canonical(theirs) == ours
@@ -43,7 +49,11 @@ def test_a_foreign_head_is_reordered_whatever_its_order(names: list[str]) -> Non
 
 @pytest.mark.parametrize(
     "id2label",
-    [{0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {0: "positive", 1: "negative"}, {0: "positive", 1: "bullish", 2: "neutral"}],
+    [
+        {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"},
+        {0: "positive", 1: "negative"},
+        {0: "positive", 1: "bullish", 2: "neutral"},
+    ],
 )
 def test_a_head_that_does_not_name_the_classes_is_refused(id2label: dict[int, str]) -> None:
     with pytest.raises(ModelError, match="base model's head"):

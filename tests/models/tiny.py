@@ -12,11 +12,25 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from models.cards import Card, write_card
 from models.sentiment.serve.scorer import INPUTS, MODEL_NAME, OUTPUTS, PRECISION, TOKENIZER_NAME, fingerprint
 
-WORDS = ("[UNK]", "soars", "crashes", "meets", "bitcoin", "token", "the", "after", "record", "outflows", "inflows")
+WORDS = (
+    "[UNK]",
+    "soars",
+    "crashes",
+    "meets",
+    "bitcoin",
+    "token",
+    "the",
+    "after",
+    "record",
+    "outflows",
+    "inflows",
+)
 LEAN = {"soars": 3.0, "inflows": 2.0, "record": 0.5, "crashes": -3.0, "outflows": -2.0}
 
 
-def write_tiny(folder: Path, *, temperature: float = 1.0, precision: str = "fp32", threshold: float = 0.7) -> Path:
+def write_tiny(
+    folder: Path, *, temperature: float = 1.0, precision: str = "fp32", threshold: float = 0.7
+) -> Path:
     """logits = sum of the words' leans on (bearish, neutral, bullish); pooled = (lean, number of tokens)."""
     folder.mkdir(parents=True, exist_ok=True)
     lean = np.array([[LEAN.get(word, 0.0), 1.0] for word in WORDS], np.float32)
@@ -34,16 +48,27 @@ def write_tiny(folder: Path, *, temperature: float = 1.0, precision: str = "fp32
         nodes,
         "tiny",
         [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens_"]) for name in INPUTS],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n]) for name, n in zip(OUTPUTS, (3, 2), strict=True)],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", n])
+            for name, n in zip(OUTPUTS, (3, 2), strict=True)
+        ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), folder / MODEL_NAME)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10),
+        folder / MODEL_NAME,
+    )
     tokenizer = Tokenizer(models.WordLevel({word: row for row, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / TOKENIZER_NAME))
     card = Card(
-        base="tiny", method="none", max_length=16, temperature=temperature, threshold=threshold, notes={PRECISION: precision}
+        base="tiny",
+        method="none",
+        max_length=16,
+        temperature=temperature,
+        threshold=threshold,
+        notes={PRECISION: precision},
     )
     card.fingerprint = fingerprint(folder, card)
     write_card(card, folder)

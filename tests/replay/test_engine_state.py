@@ -17,17 +17,17 @@ from hypothesis import given
 from hypothesis import settings as how
 from hypothesis import strategies as st
 
-from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from agent.core.engine import Engine
 from agent.core.events import MINUTE_MS, Command, Fill, Kline, Order, Prediction, RiskState, Signal
 from agent.core.paper import PaperExchange
-from agent.core.venue import VenueExchange
 from agent.core.sinks import NullSink
-from agent.replay.engine_state import WIRING, capture, restore
 from agent.core.strategy import Market, Strategy, Target
+from agent.core.venue import VenueExchange
+from agent.replay.engine_state import WIRING, capture, restore
+from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from strategies.rolling import RollingMean
-from tests.support.market import SYMBOL, config, flat_bars
 from tests.models.fusion.world import write_fusion
+from tests.support.market import SYMBOL, config, flat_bars
 from tests.support.stories import Story
 
 PLAIN = Spec(("strategies.", "agent.core.events"), wiring={}, first={}, rebuild={}, blank={})
@@ -53,7 +53,9 @@ def assert_goes_on_alike(story: Story, cut: int) -> Engine:
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
 @how(max_examples=25, deadline=None)
-def test_a_restored_engine_decides_as_the_one_it_was_taken_from(tmp_path_factory: Any, seed: int, share: float) -> None:
+def test_a_restored_engine_decides_as_the_one_it_was_taken_from(
+    tmp_path_factory: Any, seed: int, share: float
+) -> None:
     story = Story(seed, tmp_path_factory.getbasetemp())
     assert_goes_on_alike(story, int(share * len(story.events)))
 
@@ -110,7 +112,9 @@ def test_every_attribute_of_the_core_is_saved_or_named_as_wiring(tmp_path: Path)
         kind = type(one)
         if id(one) in seen or not kind.__module__.startswith(("agent.", "strategies.")):
             for item in (
-                (*one, *(one.values() if isinstance(one, dict) else ())) if isinstance(one, dict | list | deque) else ()
+                (*one, *(one.values() if isinstance(one, dict) else ()))
+                if isinstance(one, dict | list | deque)
+                else ()
             ):
                 walk(item, seen)
             return
@@ -179,7 +183,9 @@ def test_what_is_one_object_stays_one_object() -> None:
     assert back["c"] is not back["a"]
 
 
-@pytest.mark.parametrize("one", [open, lambda: 0, iter([1]), object(), defaultdict(lambda: 1), random.Random(1), Path()])
+@pytest.mark.parametrize(
+    "one", [open, lambda: 0, iter([1]), object(), defaultdict(lambda: 1), random.Random(1), Path()]
+)
 def test_what_is_not_plain_is_refused_with_its_path(one: Any) -> None:
     with pytest.raises(Unencodable, match=r"\['deep'\] is"):
         encode([{"deep": one}], PLAIN)
@@ -194,7 +200,13 @@ def test_damaged_data_are_an_error_and_no_crash(junk: bytes) -> None:
 
 
 def test_data_of_a_stranger_make_no_object_outside_of_the_core() -> None:
-    for name in ("os:system", "subprocess:Popen", "agent.store.database:Database", "agent.core.strategy:load", "builtins:eval"):
+    for name in (
+        "os:system",
+        "subprocess:Popen",
+        "agent.store.database:Database",
+        "agent.core.strategy:load",
+        "builtins:eval",
+    ):
         for node in ([14, 0], [10, name, "x"], [11, name, "x"], [8, name, "x"]):
             with pytest.raises(StateError):
                 fill(msgspec.msgpack.encode([[[name, []]], [node]]), [None], PLAIN)
@@ -289,7 +301,9 @@ class Nested(Strategy):
             self.deep = [self.deep]
 
 
-@pytest.mark.parametrize(("kind", "words"), [(Hooked, "ZeroDivisionError: of the strategy"), (Nested, "nested too deep")])
+@pytest.mark.parametrize(
+    ("kind", "words"), [(Hooked, "ZeroDivisionError: of the strategy"), (Nested, "nested too deep")]
+)
 def test_a_strategy_that_fails_to_be_saved_ends_nothing(kind: type[Strategy], words: str) -> None:
     with pytest.raises(Unencodable, match=words):
         capture(Engine(config(), kind(), NullSink(), run_id="test"))

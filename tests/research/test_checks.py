@@ -12,18 +12,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.system.clock import iso
 from agent.config import load
 from agent.core.events import HOUR_MS
 from agent.replay.history import Plan
 from agent.research.costs import dearer, zero_of
 from agent.research.masking import COIN, COMPANY, Masked, Masker, check_masked, masker_for
 from agent.research.material import Material
+from agent.system.clock import iso
 from tests.cli.conftest import Outcome
 from tests.research.world import START, headlines, write_klines, write_scores
 
 Tapewire = Callable[..., Outcome]
-TRADE = ("--strategy", "sentiment", "--set", "allow_short=true", "--set", "position_size=0.9", "--set", "hold=1h")
+TRADE = (
+    "--strategy",
+    "sentiment",
+    "--set",
+    "allow_short=true",
+    "--set",
+    "position_size=0.9",
+    "--set",
+    "hold=1h",
+)
 
 
 class World:
@@ -52,7 +61,9 @@ def checked(tapewire: Tapewire, what: str, *args: object, passes: bool) -> dict[
 # -- placebo -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_result_that_comes_from_the_news_is_told_from_one_that_does_not(tapewire: Tapewire, world: World) -> None:
+def test_a_result_that_comes_from_the_news_is_told_from_one_that_does_not(
+    tapewire: Tapewire, world: World
+) -> None:
     args = ("--sentiment", world.scores, *TRADE, "-n", 19, "-j", 1)
     real = checked(tapewire, "placebo", "--klines", world.moving, *args, passes=True)
     assert real["test"]["p_value"] == pytest.approx(1 / 20)
@@ -77,7 +88,19 @@ def test_a_strategy_that_reads_nothing_has_no_placebo(tapewire: Tapewire, world:
 
 
 def test_an_edge_is_followed_to_where_it_is_gone(tapewire: Tapewire, world: World) -> None:
-    args = ("--klines", world.moving, "--sentiment", world.scores, *TRADE, "--latency", "0s", "--latency", "2h", "-j", 1)
+    args = (
+        "--klines",
+        world.moving,
+        "--sentiment",
+        world.scores,
+        *TRADE,
+        "--latency",
+        "0s",
+        "--latency",
+        "2h",
+        "-j",
+        1,
+    )
     found = checked(tapewire, "costs", *args, "--fees", 0, "--fees", 1, "--slippage", 1, passes=True)
     cells = {(cell["latency"], cell["fees"]): cell["total_return"] for cell in found["table"]}
     assert len(cells) == 4
@@ -86,13 +109,37 @@ def test_an_edge_is_followed_to_where_it_is_gone(tapewire: Tapewire, world: Worl
     assert found["latest"] < 2 * HOUR_MS
     assert found["break_even"] > 1.5
     assert found["break_even_round_trip"] == pytest.approx(found["round_trip"] * found["break_even"], rel=0.3)
-    strict = checked(tapewire, "costs", *args, "--fees", 1, "--slippage", 1, "--margin", found["break_even"] + 1, passes=False)
+    strict = checked(
+        tapewire,
+        "costs",
+        *args,
+        "--fees",
+        1,
+        "--slippage",
+        1,
+        "--margin",
+        found["break_even"] + 1,
+        passes=False,
+    )
     assert strict["break_even"] == found["break_even"]
 
 
 def test_what_loses_without_costs_has_no_edge_to_lose(tapewire: Tapewire, tmp_path: Path) -> None:
     falling = write_klines(tmp_path / "BTCUSDT-1h.csv", days=20, drift=-0.002)
-    args = ("--klines", falling, "--strategy", "buy_and_hold", "--fees", 1, "--slippage", 1, "--latency", "0s", "-j", 1)
+    args = (
+        "--klines",
+        falling,
+        "--strategy",
+        "buy_and_hold",
+        "--fees",
+        1,
+        "--slippage",
+        1,
+        "--latency",
+        "0s",
+        "-j",
+        1,
+    )
     found = checked(tapewire, "costs", *args, passes=False)
     assert (found["break_even"], found["latest"]) == (0.0, 0)
     assert "no edge even without fees" in tapewire("check", "costs", *args).out

@@ -43,7 +43,13 @@ def checked(tapewire: Tapewire, *args: object, fails: bool) -> dict[str, Any]:
 @pytest.mark.parametrize("strategy", ["tests.research.cheats:Honest", "sma_cross"])
 def test_an_honest_strategy_passes(tapewire: Tapewire, klines: Path, strategy: str) -> None:
     result = checked(tapewire, "--klines", klines, "--strategy", strategy, fails=False)
-    assert [result[way] for way in ("again", "prefix", "cut_files", "other_future", "opened")] == [None, None, None, None, []]
+    assert [result[way] for way in ("again", "prefix", "cut_files", "other_future", "opened")] == [
+        None,
+        None,
+        None,
+        None,
+        [],
+    ]
     assert result["decisions"] > 0
 
 
@@ -52,14 +58,30 @@ def test_trading_on_news_that_move_the_price_is_no_cheat(tapewire: Tapewire, tmp
     moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=60, news=said, volatility=0.002)
     scores = write_scores(tmp_path / "scores.csv", said)
     result = checked(
-        tapewire, "--klines", moving, "--sentiment", scores, "--strategy", "sentiment", "--set", "allow_short=true", fails=False
+        tapewire,
+        "--klines",
+        moving,
+        "--sentiment",
+        scores,
+        "--strategy",
+        "sentiment",
+        "--set",
+        "allow_short=true",
+        fails=False,
     )
     assert result["foresight"]["fills"] > 50
 
 
 def test_a_strategy_that_reads_the_future_from_the_file_is_found(tapewire: Tapewire, klines: Path) -> None:
     result = checked(
-        tapewire, "--klines", klines, "--strategy", "tests.research.cheats:ReadsTheFile", "--set", f"path={klines}", fails=True
+        tapewire,
+        "--klines",
+        klines,
+        "--strategy",
+        "tests.research.cheats:ReadsTheFile",
+        "--set",
+        f"path={klines}",
+        fails=True,
     )
     assert result["opened_inputs"] is True
     assert result["opened"][0]["path"] == str(klines)
@@ -72,7 +94,9 @@ def test_a_strategy_that_reads_the_future_from_the_file_is_found(tapewire: Tapew
 
 
 @pytest.mark.parametrize("cuts", [2, 4, 6])
-def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(tapewire: Tapewire, klines: Path, cuts: int) -> None:
+def test_a_file_read_beforehand_is_found_with_any_number_of_cuts(
+    tapewire: Tapewire, klines: Path, cuts: int
+) -> None:
     """The files end right behind its orders: at any other moment it would mostly decide the same."""
     done = tapewire(
         "check", "lookahead", "--json", "-j", 1, "--cuts", cuts, "--klines", klines, "--strategy",
@@ -90,16 +114,28 @@ def test_too_few_orders_prove_nothing(tapewire: Tapewire, klines: Path, strategy
     result = checked(tapewire, "--klines", klines, "--strategy", strategy, fails=True)
     assert result["too_few"] is True
     done = tapewire("check", "lookahead", "-j", 1, "--cuts", 2, "--klines", klines, "--strategy", strategy)
-    assert f"{result['orders']} orders are too few to tell whether it looks ahead: check a longer window." in done.out
+    assert (
+        f"{result['orders']} orders are too few to tell whether it looks ahead: check a longer window."
+        in done.out
+    )
 
 
-def test_it_is_found_by_what_it_knows_where_nobody_sees_it_read(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
+def test_it_is_found_by_what_it_knows_where_nobody_sees_it_read(
+    tapewire: Tapewire, tmp_path: Path, klines: Path
+) -> None:
     table = pd.read_csv(klines)
     table["open_time"] = pd.to_datetime(table["open_time"]).map(lambda at: int(at.timestamp() * 1000))
     hidden = tmp_path / "hidden.parquet"
     table.to_parquet(hidden)
     result = checked(
-        tapewire, "--klines", klines, "--strategy", "tests.research.cheats:ReadsItUnseen", "--set", f"path={hidden}", fails=True
+        tapewire,
+        "--klines",
+        klines,
+        "--strategy",
+        "tests.research.cheats:ReadsItUnseen",
+        "--set",
+        f"path={hidden}",
+        fails=True,
     )
     assert result["opened_inputs"] is False
     assert result["knows_the_market"] is True
@@ -128,10 +164,21 @@ def test_a_cut_file_ends_before_the_cut(tmp_path: Path, klines: Path, suffix: st
 
 def test_what_a_person_reads(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire(
-        "check", "lookahead", "--klines", klines, "--strategy", "tests.research.cheats:Remembers", "--cuts", 4, "-j", 1
+        "check",
+        "lookahead",
+        "--klines",
+        klines,
+        "--strategy",
+        "tests.research.cheats:Remembers",
+        "--cuts",
+        4,
+        "-j",
+        1,
     )
     assert done.code == 1
-    assert "✗ the same events decide something else the second time: first at 2024-01-01T01:00:00Z" in done.out
+    assert (
+        "✗ the same events decide something else the second time: first at 2024-01-01T01:00:00Z" in done.out
+    )
     assert "expected  nothing" in done.out
     assert "found     Order" in done.out
     assert "It knows what it can't know" in done.out
@@ -184,7 +231,11 @@ def test_another_market_has_the_same_days_in_other_places(seed: int, days: int) 
     real = bars(closes)
     other = [each for each in elsewhere(real, seed) if isinstance(each, Kline)]
     assert [each.start for each in other] == [each.start for each in real]
-    volumes = [[bar.volume for bar in market if bar.start // DAY_MS == day] for market in (real, other) for day in range(days)]
+    volumes = [
+        [bar.volume for bar in market if bar.start // DAY_MS == day]
+        for market in (real, other)
+        for day in range(days)
+    ]
     there, here = volumes[:days], volumes[days:]
     assert sorted(map(tuple, there)) == sorted(map(tuple, here))
     assert all(one != another for one, another in zip(there, here, strict=True))

@@ -44,13 +44,19 @@ def test_no_trial_sees_the_held_out_time(tapewire: Tapewire, tmp_path: Path, kli
     other = tmp_path / "other" / klines.name
     other.parent.mkdir()
     calm = lines[cut - 1].split(",")[1:]
-    other.write_text("\n".join([*lines[:cut], *(",".join([line.split(",")[0], *calm]) for line in lines[cut:])]) + "\n")
+    other.write_text(
+        "\n".join([*lines[:cut], *(",".join([line.split(",")[0], *calm]) for line in lines[cut:])]) + "\n"
+    )
     args = (*SEARCH, "--trials", 6, "--holdout", "15d")
     one = tuned(tapewire, "--klines", klines, *args, "--storage", "sqlite:///one.db")
     two = tuned(tapewire, "--klines", other, *args, "--storage", "sqlite:///two.db")
     assert one["in_sample"] == [START, START + 44 * DAY_MS]
     assert one["held_out"]["folds"][0]["test"] == [START + 45 * DAY_MS, START + 60 * DAY_MS]
-    assert (one["params"], one["value"], one["deflated_sharpe"]) == (two["params"], two["value"], two["deflated_sharpe"])
+    assert (one["params"], one["value"], one["deflated_sharpe"]) == (
+        two["params"],
+        two["value"],
+        two["deflated_sharpe"],
+    )
     assert one["held_out"]["evidence"]["total_return"] != two["held_out"]["evidence"]["total_return"]
 
 
@@ -59,7 +65,9 @@ def test_the_same_seed_makes_the_same_trials_and_a_study_is_resumed(tapewire: Ta
     first = tuned(tapewire, *args, "--trials", 4, "--storage", "sqlite:///one.db")
     again = tuned(tapewire, *args, "--trials", 4, "--storage", "sqlite:///two.db")
     study = first["study"]
-    assert [t.params for t in trials(study, "sqlite:///one.db")] == [t.params for t in trials(study, "sqlite:///two.db")]
+    assert [t.params for t in trials(study, "sqlite:///one.db")] == [
+        t.params for t in trials(study, "sqlite:///two.db")
+    ]
     more = tuned(tapewire, *args, "--trials", 7, "--storage", "sqlite:///one.db")
     assert more["study"] == study
     resumed = trials(study, "sqlite:///one.db")
@@ -77,7 +85,9 @@ def test_processes_share_a_study(tapewire: Tapewire, klines: Path, database_url:
 
 
 def test_the_best_of_noise_is_called_luck(tapewire: Tapewire, klines: Path) -> None:
-    result = tuned(tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 20, "--no-prune", "--folds", 1)
+    result = tuned(
+        tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 20, "--no-prune", "--folds", 1
+    )
     assert result["pruned"] == 0
     assert result["trials"] == result["overfitting"]["trials"] == 20 - result["invalid"]
     assert result["deflated_sharpe"] < 0.9
@@ -118,7 +128,18 @@ def test_wrong_usage(tapewire: Tapewire, klines: Path, args: tuple[str, ...], me
 
 
 def test_a_study_of_another_search_is_not_mixed(tapewire: Tapewire, klines: Path) -> None:
-    args = ("--klines", klines, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 1, "--study", "mine")
+    args = (
+        "--klines",
+        klines,
+        "--strategy",
+        "sma_cross",
+        "--holdout",
+        "15d",
+        "--trials",
+        1,
+        "--study",
+        "mine",
+    )
     assert tapewire("tune", *args, "--range", "fast=2:9").code == 0
     done = tapewire("tune", *args, "--range", "fast=2:8")
     assert done.code == 2
@@ -147,7 +168,18 @@ def test_a_study_is_resumed_only_by_the_same_search(tapewire: Tapewire, tmp_path
 
     def search(*args: object, study: object = "") -> Outcome:
         named = ("--study", study) if study else ()
-        ranges = ("--range", "fast=2:20", "--range", "slow=10:80", "--embargo", "1d", "--holdout", "15d", "--trials", 3)
+        ranges = (
+            "--range",
+            "fast=2:20",
+            "--range",
+            "slow=10:80",
+            "--embargo",
+            "1d",
+            "--holdout",
+            "15d",
+            "--trials",
+            3,
+        )
         return tapewire("tune", "--json", "--strategy", "mine:Mine", *ranges, *named, *args)
 
     def studied(*args: object) -> tuple[str, int]:
@@ -167,15 +199,22 @@ def test_a_study_is_resumed_only_by_the_same_search(tapewire: Tapewire, tmp_path
     first, reused = studied("--klines", klines)
     assert reused == 0
     assert studied("--klines", klines) == (first, 3)
-    changes = [("--klines", other), ("--klines", klines, "--funding", funding), ("--klines", klines, "-c", small)]
+    changes = [
+        ("--klines", other),
+        ("--klines", klines, "--funding", funding),
+        ("--klines", klines, "-c", small),
+    ]
     found = {first, *(study for study, reused in (studied(*args) for args in changes) if reused == 0)}
     assert len(found) == 4
     refused = search("--klines", other, study=first)
     assert refused.code == 2
-    assert "is of another search: config, klines differ" in refused.err  # with the tick and lot that the file shows
+    # with the tick and lot that the file shows
+    assert "is of another search: config, klines differ" in refused.err
 
 
-def test_another_source_of_the_strategy_is_another_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_source_of_the_strategy_is_another_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     Path("one_of_mine.py").write_text(

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.system.clock import iso
 from agent.config import load
 from agent.core.events import DAY_MS, HOUR_MS, Fill
 from agent.replay.history import Plan
@@ -20,6 +19,7 @@ from agent.research.rehearsal import overridden
 from agent.research.walkforward import read_prices
 from agent.store.database import open_database
 from agent.store.queries import list_runs, read_rows
+from agent.system.clock import iso
 from tests.cli.conftest import Outcome
 from tests.research.world import START, headlines, write_klines, write_scores
 
@@ -83,7 +83,20 @@ def test_two_processes_come_to_the_same(tapewire: Tapewire, klines: Path) -> Non
 
 
 def test_every_other_try_on_the_same_time_counts_against_it(tapewire: Tapewire, klines: Path) -> None:
-    args = ("--klines", klines, "--strategy", "sma_cross", "--set", "slow=24", "--train", "20d", "--test", "35d", "-j", 1)
+    args = (
+        "--klines",
+        klines,
+        "--strategy",
+        "sma_cross",
+        "--set",
+        "slow=24",
+        "--train",
+        "20d",
+        "--test",
+        "35d",
+        "-j",
+        1,
+    )
     for number, fast in enumerate((4, 6, 8), start=1):
         result = judged(tapewire, *args, "--set", f"fast={fast}")
         assert result["evidence"]["trials"] == number
@@ -109,7 +122,8 @@ def test_refit_learns_from_the_past_alone(tapewire: Tapewire, tmp_path: Path, kl
     other.write_text("\n".join([*lines[:cut], *rescaled]) + "\n")
     search = ("--strategy", "sma_cross", "--fit", "refit", "--range", "fast=3,6,12", "--range", "slow=24,48")
     results = [
-        judged(tapewire, "--klines", file, *search, "--train", "30d", "--test", "29d", "-j", 1) for file in (klines, other)
+        judged(tapewire, "--klines", file, *search, "--train", "30d", "--test", "29d", "-j", 1)
+        for file in (klines, other)
     ]
     learned = [[fold["overrides"]["strategy"]["params"] for fold in result["folds"]] for result in results]
     assert learned[0] == learned[1]  # the second fold's training ends on day 59
@@ -121,11 +135,22 @@ def test_refit_learns_from_the_past_alone(tapewire: Tapewire, tmp_path: Path, kl
     assert best["params"] == learned[0][0]
 
 
-def test_headlines_that_move_the_price_are_told_from_their_placebo(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_headlines_that_move_the_price_are_told_from_their_placebo(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
     said = headlines(days=90, every=8)
     moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=90, news=said, volatility=0.002)
     scores = write_scores(tmp_path / "scores.csv", said)
-    trade = ("--strategy", "sentiment", "--set", "allow_short=true", "--set", "position_size=0.9", "--set", "hold=1h")
+    trade = (
+        "--strategy",
+        "sentiment",
+        "--set",
+        "allow_short=true",
+        "--set",
+        "position_size=0.9",
+        "--set",
+        "hold=1h",
+    )
     window = ("--train", "0d", "--test", "45d", "--placebo", 30, "-j", 1)
     real = judged(tapewire, "--klines", moving, "--sentiment", scores, *trade, *window)
     assert real["evidence"]["total_return"] > 0.2
@@ -186,7 +211,9 @@ def test_prices_are_the_bars_of_the_window(klines: Path) -> None:
 
 
 def test_what_was_learned_goes_into_the_configuration() -> None:
-    config = overridden(load(), {"strategy": {"params": {"position_size": 0.2}}, "paper": {"latency": "1s"}}, where="fold 1")
+    config = overridden(
+        load(), {"strategy": {"params": {"position_size": 0.2}}, "paper": {"latency": "1s"}}, where="fold 1"
+    )
     assert config.strategy.params["position_size"] == 0.2
     assert config.strategy.params["confidence_threshold"] == load().strategy.params["confidence_threshold"]
     assert config.paper.latency == 1_000
@@ -196,14 +223,21 @@ def test_what_was_learned_goes_into_the_configuration() -> None:
 
 @pytest.mark.slow
 @pytest.mark.train
-def test_a_fusion_model_is_trained_in_each_fold_on_what_came_before(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
+def test_a_fusion_model_is_trained_in_each_fold_on_what_came_before(
+    tapewire: Tapewire, tmp_path: Path, klines: Path
+) -> None:
     pytest.importorskip("torch", reason="the extra train is not installed")
     said = headlines(days=90, every=24)
     news = tmp_path / "news.csv"
-    rows = [f"{iso(START + hour * HOUR_MS)},Bitcoin {'gains' if sign > 0 else 'drops'} {hour}" for hour, sign in said.items()]
+    rows = [
+        f"{iso(START + hour * HOUR_MS)},Bitcoin {'gains' if sign > 0 else 'drops'} {hour}"
+        for hour, sign in said.items()
+    ]
     news.write_text("\n".join(["published_at,title", *rows]) + "\n")
     args = ("--klines", klines, "--news", news, "--allow-leakage", "-j", 1, "--set", "margin=0")
-    price = judged(tapewire, *args, "--fit", "fusion", "--ablation", "price", "--train", "40d", "--test", "24d")
+    price = judged(
+        tapewire, *args, "--fit", "fusion", "--ablation", "price", "--train", "40d", "--test", "24d"
+    )
     fingerprints = set()
     for fold in price["folds"]:
         card = json.loads(Path(fold["overrides"]["fusion"]["path"], "card.json").read_text())
@@ -224,5 +258,7 @@ def test_a_fusion_model_is_trained_in_each_fold_on_what_came_before(tapewire: Ta
     assert done.code == 2
     assert "trades with the strategy fusion" in done.err
     path = read["folds"][0]["overrides"]["fusion"]["path"]
-    early = tapewire("check", "costs", "--klines", klines, "--news", news, "--strategy", "fusion", "--fusion", path)
+    early = tapewire(
+        "check", "costs", "--klines", klines, "--news", news, "--strategy", "fusion", "--fusion", path
+    )
     assert early.code == 3  # it was trained on a part of this window

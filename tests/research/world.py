@@ -6,14 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.system.clock import iso
 from agent.core.events import DAY_MS, HOUR_MS
+from agent.system.clock import iso
 
 START = 1_704_067_200_000  # 2024-01-01
 
 
 def write_klines(
-    path: Path, *, days: int, seed: int = 1, drift: float = 0.0, news: dict[int, int] | None = None, volatility: float = 0.005
+    path: Path,
+    *,
+    days: int,
+    seed: int = 1,
+    drift: float = 0.0,
+    news: dict[int, int] | None = None,
+    volatility: float = 0.005,
 ) -> Path:
     """Hourly bars of a random walk; `news` maps an hour to what it does to the price in the hour after: +1 or -1 per cent."""
     random = np.random.default_rng(seed)
@@ -31,7 +37,8 @@ def write_klines(
         for hour in range(hours)
     ]
     path.write_text(
-        "\n".join(["open_time,open,high,low,close,volume", *rows]).replace("np.float64(", "").replace(")", "") + "\n"
+        "\n".join(["open_time,open,high,low,close,volume", *rows]).replace("np.float64(", "").replace(")", "")
+        + "\n"
     )
     return path
 

@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from agent.system.clock import WallClock, iso
 from agent.sandbox import Sandbox, SandboxOptions
+from agent.system.clock import WallClock, iso
 
 KEY, SECRET = "key", "secret"
 MINUTE = 60_000
@@ -38,16 +38,29 @@ class Trader:
     async def post(self, path: str, *, signed: bool = True, **body: Any) -> dict[str, Any]:
         return await self.ask("POST", path, json.dumps(body), signed=signed)
 
-    async def ask(self, verb: str, path: str, payload: str, *, signed: bool = True, **header: str) -> dict[str, Any]:
+    async def ask(
+        self, verb: str, path: str, payload: str, *, signed: bool = True, **header: str
+    ) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} | ((sign(payload) | header) if signed else {})
-        url = URL(f"{self.sandbox.rest_url}{path}" + (f"?{payload}" if verb == "GET" and payload else ""), encoded=True)
-        async with self.session.request(verb, url, data=payload if verb == "POST" else None, headers=headers) as response:
+        url = URL(
+            f"{self.sandbox.rest_url}{path}" + (f"?{payload}" if verb == "GET" and payload else ""),
+            encoded=True,
+        )
+        async with self.session.request(
+            verb, url, data=payload if verb == "POST" else None, headers=headers
+        ) as response:
             self.headers = dict(response.headers)
             return {"status": response.status} | json.loads(await response.read())
 
     async def order(self, **fields: Any) -> dict[str, Any]:
         """Place an order, Buy 0.01 BTCUSDT linear at market unless `fields` say else; the whole answer."""
-        market = {"category": "linear", "symbol": "BTCUSDT", "side": "Buy", "orderType": "Market", "qty": "0.01"}
+        market = {
+            "category": "linear",
+            "symbol": "BTCUSDT",
+            "side": "Buy",
+            "orderType": "Market",
+            "qty": "0.01",
+        }
         return await self.post("/v5/order/create", **market | fields)
 
     async def placed(self, **fields: Any) -> str:
@@ -69,13 +82,19 @@ class Trader:
         return order
 
     async def position(self) -> dict[str, Any]:
-        return dict((await self.get("/v5/position/list", category="linear", symbol="BTCUSDT"))["result"]["list"][0])
+        return dict(
+            (await self.get("/v5/position/list", category="linear", symbol="BTCUSDT"))["result"]["list"][0]
+        )
 
     async def wallet(self) -> dict[str, Any]:
-        return dict((await self.get("/v5/account/wallet-balance", accountType="UNIFIED"))["result"]["list"][0])
+        return dict(
+            (await self.get("/v5/account/wallet-balance", accountType="UNIFIED"))["result"]["list"][0]
+        )
 
     async def coin(self, name: str = "USDT") -> dict[str, Any]:
-        listed = (await self.get("/v5/account/wallet-balance", accountType="UNIFIED", coin=name))["result"]["list"][0]
+        listed = (await self.get("/v5/account/wallet-balance", accountType="UNIFIED", coin=name))["result"][
+            "list"
+        ][0]
         return dict(listed["coin"][0])
 
     @asynccontextmanager
@@ -114,16 +133,24 @@ class Socket:
                 if wanted(message):
                     return message
 
-    async def item(self, topic: str, wanted: Callable[[dict[str, Any]], bool] = lambda item: True) -> dict[str, Any]:
+    async def item(
+        self, topic: str, wanted: Callable[[dict[str, Any]], bool] = lambda item: True
+    ) -> dict[str, Any]:
         """The next element of a topic's data that is wanted."""
-        message = await self.next(lambda m: m.get("topic") == topic and any(wanted(item) for item in m["data"]))
+        message = await self.next(
+            lambda m: m.get("topic") == topic and any(wanted(item) for item in m["data"])
+        )
         return next(dict(item) for item in message["data"] if wanted(item))
 
 
-def sign(payload: str, *, key: str = KEY, secret: str = SECRET, at: int | None = None, window: str = "5000") -> dict[str, str]:
+def sign(
+    payload: str, *, key: str = KEY, secret: str = SECRET, at: int | None = None, window: str = "5000"
+) -> dict[str, str]:
     """The headers of a signed request."""
     timestamp = str(WallClock().now() if at is None else at)
-    signature = hmac.new(secret.encode(), f"{timestamp}{key}{window}{payload}".encode(), hashlib.sha256).hexdigest()
+    signature = hmac.new(
+        secret.encode(), f"{timestamp}{key}{window}{payload}".encode(), hashlib.sha256
+    ).hexdigest()
     names = ("X-BAPI-API-KEY", "X-BAPI-TIMESTAMP", "X-BAPI-RECV-WINDOW", "X-BAPI-SIGN")
     return dict(zip(names, (key, timestamp, window, signature), strict=True))
 
@@ -131,7 +158,11 @@ def sign(payload: str, *, key: str = KEY, secret: str = SECRET, at: int | None =
 def auth_args(*, secret: str = SECRET, expires: int | None = None) -> list[Any]:
     """What a WebSocket's auth message carries."""
     until = WallClock().now() + 10_000 if expires is None else expires
-    return [KEY, until, hmac.new(secret.encode(), f"GET/realtime{until}".encode(), hashlib.sha256).hexdigest()]
+    return [
+        KEY,
+        until,
+        hmac.new(secret.encode(), f"GET/realtime{until}".encode(), hashlib.sha256).hexdigest(),
+    ]
 
 
 def write_bars(path: Path, closes: list[float], *, width: float = 5.0, volume: float = 12.0) -> Path:
@@ -155,7 +186,13 @@ def play(tmp_path: Path) -> Play:
     @asynccontextmanager
     async def run(closes: list[float] | None = None, **options: Any) -> AsyncIterator[Trader]:
         files = (write_bars(tmp_path / "BTCUSDT-1m.csv", closes or [50_000.0] * 400),)
-        given = {"klines": files, "api_key": KEY, "api_secret": SECRET, "speed": 600.0, "ip_limit": 100_000} | options
+        given = {
+            "klines": files,
+            "api_key": KEY,
+            "api_secret": SECRET,
+            "speed": 600.0,
+            "ip_limit": 100_000,
+        } | options
         async with Sandbox(SandboxOptions(**given)) as sandbox, aiohttp.ClientSession() as session:
             yield Trader(sandbox, session)
 

@@ -9,7 +9,8 @@ from tests.conftest import ROOT
 
 
 async def test_bars_that_are_over_by_the_stated_time_are_whole() -> None:
-    options = SandboxOptions(klines=(ROOT / "tests/sample_data/BTCUSDT-1m.csv",), speed=20_000, loop=True)  # a minute in 3 ms
+    # a minute in 3 ms
+    options = SandboxOptions(klines=(ROOT / "tests/sample_data/BTCUSDT-1m.csv",), speed=20_000, loop=True)
     async with Sandbox(options) as sandbox, aiohttp.ClientSession() as session:
         tape = sandbox.market.quotes["BTCUSDT"].tape
         for _ in range(200):

@@ -44,7 +44,9 @@ async def test_in_an_accelerated_market_both_times_are_right(play: Any, sign_req
         while trader.sandbox.clock.now() < int(sign_request(QUERY)["X-BAPI-TIMESTAMP"]) + 60_000:
             await asyncio.sleep(0)
         assert (await trader.get(BALANCE, accountType="UNIFIED"))["retCode"] == 0
-        assert (await trader.ask("GET", BALANCE, QUERY, **sign_request(QUERY, at=trader.sandbox.clock.now())))["retCode"] == 0
+        assert (
+            await trader.ask("GET", BALANCE, QUERY, **sign_request(QUERY, at=trader.sandbox.clock.now()))
+        )["retCode"] == 0
 
 
 @pytest.mark.parametrize(
@@ -55,7 +57,9 @@ async def test_in_an_accelerated_market_both_times_are_right(play: Any, sign_req
         ({"at": "yesterday"}, 10001, 200),
     ],
 )
-async def test_wrong_credentials(play: Any, sign_request: Sign, changes: dict[str, Any], code: int, status: int) -> None:
+async def test_wrong_credentials(
+    play: Any, sign_request: Sign, changes: dict[str, Any], code: int, status: int
+) -> None:
     async with play() as trader:
         answer = await trader.ask("GET", BALANCE, QUERY, **sign_request(QUERY, **changes))
         assert (answer["retCode"], answer["status"]) == (code, status)
@@ -80,7 +84,9 @@ async def test_a_missing_header_is_401(play: Any, missing: str) -> None:
 async def test_the_signature_is_over_the_bytes_as_sent(play: Any, sign_request: Sign, body: str) -> None:
     async with play() as trader:
         assert (await trader.ask("POST", "/v5/order/create", body))["retCode"] == 0
-        respaced = await trader.ask("POST", "/v5/order/create", body, **sign_request(json.dumps(json.loads(body), indent=1)))
+        respaced = await trader.ask(
+            "POST", "/v5/order/create", body, **sign_request(json.dumps(json.loads(body), indent=1))
+        )
         assert respaced["retCode"] == 10004
 
 
@@ -153,7 +159,9 @@ async def test_a_get_with_a_body_is_refused(play: Any, sign_request: Sign) -> No
         (lambda sign: "nothing", "args"),
     ],
 )
-async def test_a_private_socket_that_cannot_sign_in_is_closed(play: Any, sign_socket: Any, args: Any, reason: str) -> None:
+async def test_a_private_socket_that_cannot_sign_in_is_closed(
+    play: Any, sign_socket: Any, args: Any, reason: str
+) -> None:
     async with play() as trader:
         for path in ("/v5/private", "/v5/trade"):
             async with trader.session.ws_connect(trader.sandbox.ws_url + path) as raw:
@@ -168,7 +176,9 @@ async def test_a_private_socket_that_cannot_sign_in_is_closed(play: Any, sign_so
 
 async def test_before_signing_in_nothing_is_told_nor_done(play: Any) -> None:
     async with play() as trader:
-        async with trader.session.ws_connect(trader.sandbox.ws_url + "/v5/private?max_active_time=10m") as raw:
+        async with trader.session.ws_connect(
+            trader.sandbox.ws_url + "/v5/private?max_active_time=10m"
+        ) as raw:
             await raw.send_json({"op": "subscribe", "args": ["order"]})
             assert json.loads(await raw.receive_str())["ret_msg"] == "Request not authorized"
         async with trader.session.ws_connect(trader.sandbox.ws_url + "/v5/trade") as raw:

@@ -53,7 +53,9 @@ def connect(play: Any) -> Connect:
 async def settled(exchange: Any, order_id: str, symbol: str, status: str) -> dict[str, Any]:
     """Wait until ccxt sees an order in a state."""
     async with asyncio.timeout(15):
-        while (order := await exchange.fetch_order(order_id, symbol, {"acknowledged": True}))["status"] != status:
+        while (order := await exchange.fetch_order(order_id, symbol, {"acknowledged": True}))[
+            "status"
+        ] != status:
             pass
     return dict(order)
 
@@ -97,7 +99,9 @@ async def test_an_order_round_trip_on_derivatives(connect: Connect) -> None:
         await exchange.cancel_order(resting["id"], LINEAR)
         assert [o["id"] for o in await exchange.fetch_canceled_orders(LINEAR)] == [resting["id"]]
 
-        stop = await exchange.create_order(LINEAR, "market", "sell", 0.02, None, {"stopLossPrice": 49_000, "reduceOnly": True})
+        stop = await exchange.create_order(
+            LINEAR, "market", "sell", 0.02, None, {"stopLossPrice": 49_000, "reduceOnly": True}
+        )
         waiting = await exchange.fetch_open_orders(LINEAR, params={"orderFilter": "StopOrder"})
         assert [o["id"] for o in waiting] == [stop["id"]]
         await exchange.cancel_all_orders(LINEAR)
@@ -106,7 +110,9 @@ async def test_an_order_round_trip_on_derivatives(connect: Connect) -> None:
         assert (await settled(exchange, crossing["id"], LINEAR, "canceled"))["filled"] == 0
         closing = await exchange.create_order(LINEAR, "market", "sell", 1, None, {"reduceOnly": True})
         assert (await settled(exchange, closing["id"], LINEAR, "closed"))["filled"] == 0.02
-        assert await exchange.fetch_positions([LINEAR]) == [] or (await exchange.fetch_position(LINEAR))["contracts"] in (
+        assert await exchange.fetch_positions([LINEAR]) == [] or (await exchange.fetch_position(LINEAR))[
+            "contracts"
+        ] in (
             0,
             None,
         )
@@ -133,16 +139,24 @@ async def test_an_order_round_trip_on_spot(connect: Connect) -> None:
     [
         (lambda e: e.create_order(LINEAR, "market", "buy", 100), ccxt.InsufficientFunds),
         (lambda e: e.create_order(SPOT, "market", "sell", 1), ccxt.InsufficientFunds),
-        (lambda e: e.create_order(LINEAR, "market", "sell", 0.01, None, {"reduceOnly": True}), ccxt.InvalidOrder),
+        (
+            lambda e: e.create_order(LINEAR, "market", "sell", 0.01, None, {"reduceOnly": True}),
+            ccxt.InvalidOrder,
+        ),
         (lambda e: e.create_order(LINEAR, "limit", "buy", 0.001, 1_000), ccxt.InvalidOrder),
         (lambda e: e.cancel_order("nobody", LINEAR), ccxt.OrderNotFound),
         (lambda e: e.cancel_order("1", SPOT), ccxt.OrderNotFound),
         (lambda e: e.set_leverage(10, LINEAR), ccxt.BadRequest),
         (lambda e: e.set_position_mode(False, LINEAR), ccxt.NoChange),
-        (lambda e: e.public_get_v5_market_kline({"category": "linear", "symbol": "NOPE", "interval": "1"}), ccxt.BadSymbol),
+        (
+            lambda e: e.public_get_v5_market_kline({"category": "linear", "symbol": "NOPE", "interval": "1"}),
+            ccxt.BadSymbol,
+        ),
     ],
 )
-async def test_refusals_are_the_errors_that_ccxt_knows(connect: Connect, request_of: Any, error: type[Exception]) -> None:
+async def test_refusals_are_the_errors_that_ccxt_knows(
+    connect: Connect, request_of: Any, error: type[Exception]
+) -> None:
     async with connect() as (exchange, _):
         await exchange.load_markets()
         with pytest.raises(error):

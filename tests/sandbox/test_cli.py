@@ -18,7 +18,17 @@ COMMAND = (sys.executable, "-c", "from agent.cli.main import main; main()", "san
 
 def test_it_is_ready_when_it_prints_its_urls_and_stops_when_told(tmp_path: Path) -> None:
     klines = ("--klines", str(SAMPLE / "BTCUSDT-1m.csv"), str(SAMPLE / "ETHUSDT-1m.csv"))
-    command = (*COMMAND, *klines, "--port", "0", "--speed", "60", "--news", str(SAMPLE / "headlines.csv"), "--json")
+    command = (
+        *COMMAND,
+        *klines,
+        "--port",
+        "0",
+        "--speed",
+        "60",
+        "--news",
+        str(SAMPLE / "headlines.csv"),
+        "--json",
+    )
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=SAMPLE.parents[1]) as process:
         assert process.stdout is not None
         try:
@@ -40,7 +50,11 @@ def test_it_is_ready_when_it_prints_its_urls_and_stops_when_told(tmp_path: Path)
     [
         (["--klines", "nowhere.csv"], 1, "nowhere.csv"),
         (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--host", "0.0.0.0"], 3, "127.0.0.1"),
-        (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--symbol", "DOGEUSDT", "--symbol", "XRPUSDT"], 2, "SYMBOL=FILE"),
+        (
+            ["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--symbol", "DOGEUSDT", "--symbol", "XRPUSDT"],
+            2,
+            "SYMBOL=FILE",
+        ),
         (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--fault", "dorp"], 2, "did you mean drop"),
         (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--speed", "0"], 2, "real time"),
         (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--balance", "much"], 2, "USDT"),

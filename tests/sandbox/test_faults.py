@@ -49,9 +49,14 @@ def test_a_fault_that_cannot_be_is_refused_with_what_would_be_right(text: str, h
 
 
 @given(st.integers(0, 5), st.integers(0, 20), st.integers(0, 10), st.floats(0, 1))
-def test_the_same_seed_strikes_the_same_and_never_more_than_counted(seed: int, count: int, after: int, p: float) -> None:
+def test_the_same_seed_strikes_the_same_and_never_more_than_counted(
+    seed: int, count: int, after: int, p: float
+) -> None:
     fault = Fault("drop", p=p, count=count, after=after)
-    runs = [[bool(faults.strike("x", "drop")) for _ in range(60)] for faults in (Faults(seed, [fault]), Faults(seed, [fault]))]
+    runs = [
+        [bool(faults.strike("x", "drop")) for _ in range(60)]
+        for faults in (Faults(seed, [fault]), Faults(seed, [fault]))
+    ]
     assert runs[0] == runs[1]
     assert sum(runs[0]) <= count
     assert not any(runs[0][:after])
@@ -84,7 +89,9 @@ async def test_an_http_status_instead_of_an_answer(play: Any, code: int) -> None
 async def test_a_return_code_and_nothing_done(play: Any, code: int) -> None:
     async with play(faults=(Fault("retcode", on="rest/v5/order/create", code=code, count=1),)) as trader:
         assert (await trader.order(orderLinkId="a"))["retCode"] == code
-        assert (await trader.get("/v5/order/realtime", category="linear", orderLinkId="a"))["result"]["list"] == []
+        assert (await trader.get("/v5/order/realtime", category="linear", orderLinkId="a"))["result"][
+            "list"
+        ] == []
         assert (await trader.order(orderLinkId="a"))["retCode"] == 0
 
 
@@ -92,9 +99,9 @@ async def test_a_lost_answer_leaves_an_order_that_is_there(play: Any) -> None:
     async with play(faults=(Fault("lost", on="rest/v5/order/create", count=1),)) as trader:
         answer = await trader.order(orderLinkId="mine")
         assert (answer["retCode"], answer["result"]) == (10000, {})
-        found = (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT", orderLinkId="mine"))["result"][
-            "list"
-        ]
+        found = (
+            await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT", orderLinkId="mine")
+        )["result"]["list"]
         assert len(found) == 1
         assert (await trader.order(orderLinkId="mine"))["retCode"] == 110072
 
@@ -104,7 +111,9 @@ async def test_a_request_without_an_answer(play: Any, kind: str) -> None:
     async with play(faults=(Fault(kind, on="rest*", ms=20, count=1),)) as trader:
         with pytest.raises(aiohttp.ClientError):
             await trader.order(orderLinkId="gone")
-        assert (await trader.get("/v5/order/realtime", category="linear", orderLinkId="gone"))["result"]["list"] == []
+        assert (await trader.get("/v5/order/realtime", category="linear", orderLinkId="gone"))["result"][
+            "list"
+        ] == []
 
 
 @pytest.mark.parametrize("kind", ["corrupt", "truncate"])
@@ -138,7 +147,10 @@ async def numbers(socket: Any, count: int) -> list[int]:
 )
 async def test_messages_are_lost_doubled_and_exchanged(play: Any, kind: str, steps: list[int]) -> None:
     fault = Fault(kind, on="ws/public/publicTrade*", after=3, count=1)
-    async with play(faults=(fault,)) as trader, trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket:
+    async with (
+        play(faults=(fault,)) as trader,
+        trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket,
+    ):
         seen = await numbers(socket, 9)
         odd = [b - a for a, b in itertools.pairwise(seen) if b - a != 1]
         assert odd == (steps if kind != "reorder" else [2, -1, 2])
@@ -147,7 +159,10 @@ async def test_messages_are_lost_doubled_and_exchanged(play: Any, kind: str, ste
 @pytest.mark.parametrize("kind", ["corrupt", "truncate"])
 async def test_a_message_arrives_spoiled(play: Any, kind: str) -> None:
     fault = Fault(kind, on="ws/public/publicTrade*", count=1)
-    async with play(faults=(fault,)) as trader, trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket:
+    async with (
+        play(faults=(fault,)) as trader,
+        trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket,
+    ):
         with pytest.raises(ValueError):
             json.loads(await socket.text())
         assert json.loads(await socket.text())["topic"] == "publicTrade.BTCUSDT"
@@ -155,7 +170,10 @@ async def test_a_message_arrives_spoiled(play: Any, kind: str) -> None:
 
 async def test_a_delay_holds_back_everything_behind_it(play: Any) -> None:
     fault = Fault("delay", on="ws/public/publicTrade*", ms=300, after=2, count=1)
-    async with play(faults=(fault,)) as trader, trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket:
+    async with (
+        play(faults=(fault,)) as trader,
+        trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket,
+    ):
         loop = asyncio.get_running_loop()
         times, seen = [], []
         for _ in range(12):
@@ -196,7 +214,9 @@ async def test_in_a_stall_nothing_comes_not_even_a_pong_and_then_all_goes_on(pla
 
 
 @pytest.mark.parametrize("rest", [False, True])
-async def test_a_gap_swallows_a_whole_bar_in_the_stream_and_if_wanted_in_history(play: Any, rest: bool) -> None:
+async def test_a_gap_swallows_a_whole_bar_in_the_stream_and_if_wanted_in_history(
+    play: Any, rest: bool
+) -> None:
     fault = Fault("gap", on="market/BTCUSDT", after=2, count=1, rest=rest)
     async with (
         play(faults=(fault,), history_bars=30) as trader,
@@ -209,7 +229,9 @@ async def test_a_gap_swallows_a_whole_bar_in_the_stream_and_if_wanted_in_history
         assert sorted(steps) == [1, 1, 1, 1, 1, 2]
         lost = starts[steps.index(2)] + 60_000
         rows = (
-            await trader.get("/v5/market/kline", signed=False, category="linear", symbol="BTCUSDT", interval="1", limit=30)
+            await trader.get(
+                "/v5/market/kline", signed=False, category="linear", symbol="BTCUSDT", interval="1", limit=30
+            )
         )["result"]
         assert (str(lost) in [row[0] for row in rows["list"]]) is not rest
 
@@ -218,20 +240,26 @@ async def test_a_gap_swallows_a_whole_bar_in_the_stream_and_if_wanted_in_history
 
 
 async def add(trader: Any, *faults: dict[str, Any]) -> dict[str, Any]:
-    async with trader.session.post(f"{trader.sandbox.rest_url}/_sandbox/faults", json=list(faults)) as response:
+    async with trader.session.post(
+        f"{trader.sandbox.rest_url}/_sandbox/faults", json=list(faults)
+    ) as response:
         return {"status": response.status} | await response.json()
 
 
 async def test_faults_are_added_counted_and_cleared_over_http(play: Any) -> None:
     async with play() as trader:
         url = f"{trader.sandbox.rest_url}/_sandbox"
-        assert (await add(trader, {"kind": "status", "on": "rest*", "code": 500, "count": 2}))["status"] == 200
+        assert (await add(trader, {"kind": "status", "on": "rest*", "code": 500, "count": 2}))[
+            "status"
+        ] == 200
         for expected in (500, 500, 200):
             async with trader.session.get(trader.sandbox.rest_url + TIME) as response:
                 assert response.status == expected
         async with trader.session.get(f"{url}/state") as response:
             state = await response.json()
-        assert [(fault["kind"], fault["hits"], fault["seen"]) for fault in state["faults"]] == [("status", 2, 3)]
+        assert [(fault["kind"], fault["hits"], fault["seen"]) for fault in state["faults"]] == [
+            ("status", 2, 3)
+        ]
         async with trader.session.delete(f"{url}/faults") as response:
             assert await response.json() == {"faults": []}
         bad = await add(trader, {"kind": "dorp"})

@@ -31,7 +31,9 @@ def news(tmp_path: Path) -> Path:
     return path
 
 
-async def read(trader: Any, name: str = "all", kind: str = "rss", **headers: str) -> tuple[int, Mapping[str, str], Any]:
+async def read(
+    trader: Any, name: str = "all", kind: str = "rss", **headers: str
+) -> tuple[int, Mapping[str, str], Any]:
     async with trader.session.get(trader.sandbox.feed_url(name, kind), headers=headers) as response:
         return response.status, response.headers, feedparser.parse(await response.read())
 
@@ -82,7 +84,9 @@ async def test_what_has_not_changed_is_not_sent_again(play: Any, news: Path, by:
             _, headers, _ = await read(trader, kind=kind)
             status, again, feed = await read(trader, kind=kind, **{conditional: headers[by]})
             assert (status, again[by], feed.entries) == (304, headers[by], [])
-        status, _, _ = await read(trader, **{"If-None-Match": '"another"', "If-Modified-Since": headers["Last-Modified"]})
+        status, _, _ = await read(
+            trader, **{"If-None-Match": '"another"', "If-Modified-Since": headers["Last-Modified"]}
+        )
         assert status == 200  # the tag decides where both are sent
 
 

@@ -31,7 +31,10 @@ def a_request(dice: random.Random) -> dict[str, Any]:
     if dice.random() < 0.2:
         order["reduceOnly"] = True
     if category == "linear" and dice.random() < 0.2:
-        order |= {"triggerPrice": str(50_000 + dice.choice((-150, 150))), "triggerDirection": dice.choice((1, 2))}
+        order |= {
+            "triggerPrice": str(50_000 + dice.choice((-150, 150))),
+            "triggerDirection": dice.choice((1, 2)),
+        }
     if category == "linear" and dice.random() < 0.2:
         order |= (
             {"takeProfit": "53000", "stopLoss": "47000"}
@@ -93,10 +96,18 @@ async def test_after_any_orders_wallet_executions_and_ledger_agree(play: Any, se
 
 async def test_closed_profits_add_up_to_the_wallet_once_everything_is_closed(play: Any) -> None:
     async with play([50_000.0 + 40 * (n % 17) for n in range(400)], history_bars=5) as trader:
-        for side, qty in (("Buy", "0.01"), ("Buy", "0.02"), ("Sell", "0.015"), ("Sell", "0.025"), ("Buy", "0.01")):
+        for side, qty in (
+            ("Buy", "0.01"),
+            ("Buy", "0.02"),
+            ("Sell", "0.015"),
+            ("Sell", "0.025"),
+            ("Buy", "0.01"),
+        ):
             await trader.until(await trader.placed(side=side, qty=qty), "Filled")
         assert (await trader.position())["size"] == "0"
-        closed = (await trader.get("/v5/position/closed-pnl", category="linear", symbol="BTCUSDT"))["result"]["list"]
+        closed = (await trader.get("/v5/position/closed-pnl", category="linear", symbol="BTCUSDT"))["result"][
+            "list"
+        ]
         earned = sum(float(row["closedPnl"]) for row in closed)
         assert float((await trader.coin())["walletBalance"]) == pytest.approx(10_000 + earned, abs=1e-6)
         assert float((await trader.coin())["cumRealisedPnl"]) == pytest.approx(earned, abs=1e-6)

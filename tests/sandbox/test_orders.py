@@ -59,12 +59,17 @@ async def test_orders_that_are_refused(play: Any, fields: dict[str, Any], code: 
 
 
 async def test_a_market_order_fills_in_two_parts_after_its_acknowledgement(play: Any) -> None:
-    async with play() as trader, trader.socket("/v5/private", "order", "execution", "position", "wallet") as socket:
+    async with (
+        play() as trader,
+        trader.socket("/v5/private", "order", "execution", "position", "wallet") as socket,
+    ):
         order_id = await trader.placed()
         states = [(await socket.item("order"))["orderStatus"] for _ in range(3)]
         assert states == ["New", "PartiallyFilled", "Filled"]
         order = await trader.look(order_id)
-        fills = (await trader.get("/v5/execution/list", category="linear", orderId=order_id))["result"]["list"]
+        fills = (await trader.get("/v5/execution/list", category="linear", orderId=order_id))["result"][
+            "list"
+        ]
         assert [fill["execQty"] for fill in fills] == ["0.005", "0.005"]
         assert [fill["leavesQty"] for fill in fills] == ["0", "0.005"]  # newest first
         assert len({fill["execId"] for fill in fills}) == 2
@@ -74,20 +79,38 @@ async def test_a_market_order_fills_in_two_parts_after_its_acknowledgement(play:
         )  # half the spread up
         assert float(order["price"]) > 52_000  # the cap, not the fill
         position = await trader.position()
-        assert (position["side"], position["size"], position["avgPrice"]) == ("Buy", "0.01", order["avgPrice"])
+        assert (position["side"], position["size"], position["avgPrice"]) == (
+            "Buy",
+            "0.01",
+            order["avgPrice"],
+        )
 
 
-async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_comes(play: Any, rising: list[float]) -> None:
+async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_comes(
+    play: Any, rising: list[float]
+) -> None:
     async with play(rising, history_bars=45) as trader:
         order_id = await trader.placed(side="Sell", orderType="Limit", price="54000", orderLinkId="mine")
         assert (await trader.look(order_id))["orderStatus"] == "New"
         amended = await trader.post(
-            "/v5/order/amend", category="linear", symbol="BTCUSDT", orderLinkId="mine", price="51000", qty="0.02"
+            "/v5/order/amend",
+            category="linear",
+            symbol="BTCUSDT",
+            orderLinkId="mine",
+            price="51000",
+            qty="0.02",
         )
         assert amended["result"]["orderId"] == order_id
         order = await trader.until(order_id, "Filled")
-        fill = (await trader.get("/v5/execution/list", category="linear", orderId=order_id))["result"]["list"][0]
-        assert (order["qty"], order["avgPrice"], fill["isMaker"], fill["feeRate"]) == ("0.02", "51000", True, "0.0002")
+        fill = (await trader.get("/v5/execution/list", category="linear", orderId=order_id))["result"][
+            "list"
+        ][0]
+        assert (order["qty"], order["avgPrice"], fill["isMaker"], fill["feeRate"]) == (
+            "0.02",
+            "51000",
+            True,
+            "0.0002",
+        )
         assert float(fill["execFee"]) == pytest.approx(0.01 * 51_000 * 0.0002)
 
 
@@ -103,17 +126,23 @@ async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_co
         ({}, 10001),
     ],
 )
-async def test_amendments_that_are_refused_change_nothing(play: Any, changes: dict[str, str], code: int) -> None:
+async def test_amendments_that_are_refused_change_nothing(
+    play: Any, changes: dict[str, str], code: int
+) -> None:
     async with play() as trader:
         order_id = await trader.placed(**LIMIT, orderLinkId="mine")
         before = await trader.look(order_id)
-        answer = await trader.post("/v5/order/amend", **({"category": "linear", "symbol": "BTCUSDT"} | changes))
+        answer = await trader.post(
+            "/v5/order/amend", **({"category": "linear", "symbol": "BTCUSDT"} | changes)
+        )
         assert answer["retCode"] == code
         after = await trader.look(order_id)
         assert (after["price"], after["qty"], after["orderStatus"]) == (before["price"], before["qty"], "New")
 
 
-@pytest.mark.parametrize(("category", "code", "status"), [("linear", 110001, "Cancelled"), ("spot", 170213, "Cancelled")])
+@pytest.mark.parametrize(
+    ("category", "code", "status"), [("linear", 110001, "Cancelled"), ("spot", 170213, "Cancelled")]
+)
 async def test_an_order_is_cancelled_once(play: Any, category: str, code: int, status: str) -> None:
     async with play() as trader:
         order_id = await trader.placed(category=category, **LIMIT)
@@ -133,17 +162,31 @@ async def test_a_client_order_id_is_good_for_one_order(play: Any, category: str,
     async with play() as trader:
         first = await trader.placed(category=category, **LIMIT, orderLinkId="once")
         assert (await trader.order(category=category, **LIMIT, orderLinkId="once"))["retCode"] == code
-        found = await trader.get("/v5/order/realtime", category=category, symbol="BTCUSDT", orderLinkId="once")
+        found = await trader.get(
+            "/v5/order/realtime", category=category, symbol="BTCUSDT", orderLinkId="once"
+        )
         assert [order["orderId"] for order in found["result"]["list"]] == [first]
 
 
 @pytest.mark.parametrize(
     ("fields", "status", "reason"),
     [
-        ({"orderType": "Limit", "price": "51000", "timeInForce": "PostOnly"}, "Cancelled", "EC_PostOnlyWillTakeLiquidity"),
+        (
+            {"orderType": "Limit", "price": "51000", "timeInForce": "PostOnly"},
+            "Cancelled",
+            "EC_PostOnlyWillTakeLiquidity",
+        ),
         ({"orderType": "Limit", "price": "49000", "timeInForce": "PostOnly"}, "New", "EC_NoError"),
-        ({"orderType": "Limit", "price": "49000", "timeInForce": "IOC"}, "Cancelled", "EC_NoImmediateQtyToFill"),
-        ({"orderType": "Limit", "price": "49000", "timeInForce": "FOK"}, "Cancelled", "EC_NoImmediateQtyToFill"),
+        (
+            {"orderType": "Limit", "price": "49000", "timeInForce": "IOC"},
+            "Cancelled",
+            "EC_NoImmediateQtyToFill",
+        ),
+        (
+            {"orderType": "Limit", "price": "49000", "timeInForce": "FOK"},
+            "Cancelled",
+            "EC_NoImmediateQtyToFill",
+        ),
         ({"orderType": "Limit", "price": "51000", "timeInForce": "FOK"}, "Filled", "EC_NoError"),
         ({"orderType": "Limit", "price": "51000"}, "Filled", "EC_NoError"),
     ],
@@ -183,7 +226,9 @@ async def test_cancel_all_takes_a_symbol_or_a_settle_coin_and_lists_what_it_took
         assert (await trader.post("/v5/order/cancel-all", category="linear"))["retCode"] == 10001
         answer = await trader.post("/v5/order/cancel-all", category="linear", settleCoin="USDT")
         assert {item["orderId"] for item in answer["result"]["list"]} == ids
-        assert (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"]["list"] == []
+        assert (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
+            "list"
+        ] == []
         history = await trader.get("/v5/order/history", category="linear", orderStatus="Cancelled")
         assert {order["orderId"] for order in history["result"]["list"]} == ids
 
@@ -191,7 +236,9 @@ async def test_cancel_all_takes_a_symbol_or_a_settle_coin_and_lists_what_it_took
 async def test_a_batch_is_refused_order_by_order(play: Any) -> None:
     async with play() as trader:
         good = {"symbol": "BTCUSDT", "side": "Buy", "orderType": "Limit", "qty": "0.01", "price": "49000"}
-        answer = await trader.post("/v5/order/create-batch", category="linear", request=[good, good | {"qty": "0.0001"}, good])
+        answer = await trader.post(
+            "/v5/order/create-batch", category="linear", request=[good, good | {"qty": "0.0001"}, good]
+        )
         assert [item["code"] for item in answer["retExtInfo"]["list"]] == [0, 10001, 0]
         assert [bool(item["orderId"]) for item in answer["result"]["list"]] == [True, False, True]
 
@@ -210,7 +257,9 @@ async def test_history_pages_through_all_orders_newest_first(play: Any) -> None:
         ids = [await trader.placed(**LIMIT) for _ in range(5)]
         seen, cursor = [], ""
         while True:
-            page = await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT", limit=2, cursor=cursor)
+            page = await trader.get(
+                "/v5/order/realtime", category="linear", symbol="BTCUSDT", limit=2, cursor=cursor
+            )
             seen += [order["orderId"] for order in page["result"]["list"]]
             if not (cursor := page["result"]["nextPageCursor"]):
                 break
@@ -240,7 +289,11 @@ async def test_a_conditional_order_waits_for_its_trigger(
     async with play(rising, history_bars=45) as trader, trader.socket("/v5/private", "order") as socket:
         order_id = await trader.placed(**fields)
         first = await socket.item("order")
-        assert (first["orderStatus"], first["triggerPrice"], first["triggerDirection"]) == ("Untriggered", "51000", 1)
+        assert (first["orderStatus"], first["triggerPrice"], first["triggerDirection"]) == (
+            "Untriggered",
+            "51000",
+            1,
+        )
         assert (await socket.item("order"))["orderStatus"] == "Triggered"
         order = await trader.until(order_id, end, category=category)
         if end == "Filled":
@@ -250,15 +303,21 @@ async def test_a_conditional_order_waits_for_its_trigger(
 async def test_a_conditional_order_is_deactivated_by_cancelling_it(play: Any) -> None:
     async with play() as trader:
         order_id = await trader.placed(triggerPrice="51000", triggerDirection=1)
-        waiting = await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT", orderFilter="StopOrder")
+        waiting = await trader.get(
+            "/v5/order/realtime", category="linear", symbol="BTCUSDT", orderFilter="StopOrder"
+        )
         assert [order["orderId"] for order in waiting["result"]["list"]] == [order_id]
-        await trader.post("/v5/order/amend", category="linear", symbol="BTCUSDT", orderId=order_id, triggerPrice="52000")
+        await trader.post(
+            "/v5/order/amend", category="linear", symbol="BTCUSDT", orderId=order_id, triggerPrice="52000"
+        )
         assert (await trader.look(order_id))["triggerPrice"] == "52000"
         await trader.post("/v5/order/cancel", category="linear", symbol="BTCUSDT", orderId=order_id)
         assert (await trader.look(order_id))["orderStatus"] == "Deactivated"
 
 
-@pytest.mark.parametrize(("direction", "kind", "profitable"), [("rising", "TakeProfit", True), ("falling", "StopLoss", False)])
+@pytest.mark.parametrize(
+    ("direction", "kind", "profitable"), [("rising", "TakeProfit", True), ("falling", "StopLoss", False)]
+)
 async def test_a_protected_entry_is_closed_by_one_of_its_two_orders(
     play: Any, request: pytest.FixtureRequest, direction: str, kind: str, profitable: bool
 ) -> None:
@@ -266,7 +325,9 @@ async def test_a_protected_entry_is_closed_by_one_of_its_two_orders(
         await trader.until(await trader.placed(takeProfit="51000", stopLoss="49000"), "Filled")
         position = await trader.position()
         assert (position["takeProfit"], position["stopLoss"]) == ("51000", "49000")
-        listed = (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"]["list"]
+        listed = (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
+            "list"
+        ]
         protection = {order["stopOrderType"]: order["orderId"] for order in listed}
         assert set(protection) == {"TakeProfit", "StopLoss"}
         await trader.until(protection.pop(kind), "Filled")
@@ -280,25 +341,35 @@ async def test_a_protected_entry_is_closed_by_one_of_its_two_orders(
 async def test_trading_stop_sets_moves_and_takes_back(play: Any) -> None:
     async with play() as trader:
         where = {"category": "linear", "symbol": "BTCUSDT", "positionIdx": 0}
-        assert (await trader.post("/v5/position/trading-stop", **where, stopLoss="49000"))["retCode"] == 10001  # no position
+        # no position
+        assert (await trader.post("/v5/position/trading-stop", **where, stopLoss="49000"))["retCode"] == 10001
         await trader.until(await trader.placed(), "Filled")
         for price in ("49000", "49500", "0"):
             assert (await trader.post("/v5/position/trading-stop", **where, stopLoss=price))["retCode"] == 0
             assert (await trader.position())["stopLoss"] == price
         assert (await trader.post("/v5/position/trading-stop", **where, stopLoss="60000"))["retCode"] == 10001
-        assert (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"]["list"] == []
+        assert (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
+            "list"
+        ] == []
 
 
 async def test_a_trailing_stop_follows_and_closes(play: Any) -> None:
-    up_and_down = [50_000.0] * 50 + [50_000.0 + 100 * n for n in range(30)] + [53_000.0 - 100 * n for n in range(200)]
+    up_and_down = (
+        [50_000.0] * 50 + [50_000.0 + 100 * n for n in range(30)] + [53_000.0 - 100 * n for n in range(200)]
+    )
     async with play(up_and_down, history_bars=40) as trader, trader.socket("/v5/private", "order") as socket:
         await trader.until(await trader.placed(), "Filled")
         stop = await trader.post(
-            "/v5/position/trading-stop", category="linear", symbol="BTCUSDT", positionIdx=0, trailingStop="600"
+            "/v5/position/trading-stop",
+            category="linear",
+            symbol="BTCUSDT",
+            positionIdx=0,
+            trailingStop="600",
         )
         assert stop["retCode"] == 0
         closing = await socket.item(
-            "order", lambda order: order["stopOrderType"] == "TrailingStop" and order["orderStatus"] == "Filled"
+            "order",
+            lambda order: order["stopOrderType"] == "TrailingStop" and order["orderStatus"] == "Filled",
         )
         assert 51_500 < float(closing["avgPrice"]) < 52_600
         assert (await trader.position())["size"] == "0"
@@ -311,7 +382,9 @@ async def test_leverage_is_set_once_and_sizes_the_margin(play: Any) -> None:
     async with play() as trader:
         where = {"category": "linear", "symbol": "BTCUSDT"}
         for leverage, code in (("10", 110043), ("4", 0), ("4", 110043), ("101", 110013), ("0.5", 110013)):
-            answer = await trader.post("/v5/position/set-leverage", **where, buyLeverage=leverage, sellLeverage=leverage)
+            answer = await trader.post(
+                "/v5/position/set-leverage", **where, buyLeverage=leverage, sellLeverage=leverage
+            )
             assert answer["retCode"] == code
         uneven = await trader.post("/v5/position/set-leverage", **where, buyLeverage="2", sellLeverage="3")
         assert uneven["retCode"] == 10001
@@ -329,16 +402,25 @@ async def test_leverage_is_set_once_and_sizes_the_margin(play: Any) -> None:
         ([{"symbol": "BTCUSDT", "mode": 0}], [110025]),
         ([{"coin": "USDT", "mode": 0}], [0]),
         (
-            [{"symbol": "BTCUSDT", "mode": 3}, {"symbol": "BTCUSDT", "mode": 3}, {"symbol": "BTCUSDT", "mode": 0}],
+            [
+                {"symbol": "BTCUSDT", "mode": 3},
+                {"symbol": "BTCUSDT", "mode": 3},
+                {"symbol": "BTCUSDT", "mode": 0},
+            ],
             [0, 110025, 0],
         ),
         ([{"mode": 3}], [10001]),
         ([{"symbol": "BTCUSDT", "mode": 1}], [10001]),
     ],
 )
-async def test_position_modes_are_switched(play: Any, requests: list[dict[str, Any]], codes: list[int]) -> None:
+async def test_position_modes_are_switched(
+    play: Any, requests: list[dict[str, Any]], codes: list[int]
+) -> None:
     async with play() as trader:
-        answers = [await trader.post("/v5/position/switch-mode", category="linear", **request) for request in requests]
+        answers = [
+            await trader.post("/v5/position/switch-mode", category="linear", **request)
+            for request in requests
+        ]
         assert [answer["retCode"] for answer in answers] == codes
 
 
@@ -349,10 +431,14 @@ async def test_in_hedge_mode_long_and_short_live_side_by_side(play: Any) -> None
         await trader.until(await trader.placed(positionIdx=1, qty="0.02"), "Filled")
         await trader.until(await trader.placed(positionIdx=2, side="Sell", qty="0.03"), "Filled")
         rows = (await trader.get("/v5/position/list", category="linear", symbol="BTCUSDT"))["result"]["list"]
-        assert [(row["positionIdx"], row["side"], row["size"]) for row in rows] == [(1, "Buy", "0.02"), (2, "Sell", "0.03")]
+        assert [(row["positionIdx"], row["side"], row["size"]) for row in rows] == [
+            (1, "Buy", "0.02"),
+            (2, "Sell", "0.03"),
+        ]
         blocked = await trader.post("/v5/position/switch-mode", category="linear", symbol="BTCUSDT", mode=0)
         assert blocked["retCode"] == 110024
-        await trader.until(await trader.placed(positionIdx=1, side="Sell", qty="1"), "Filled")  # closes the long, opens nothing
+        # closes the long, opens nothing
+        await trader.until(await trader.placed(positionIdx=1, side="Sell", qty="1"), "Filled")
         rows = (await trader.get("/v5/position/list", category="linear", settleCoin="USDT"))["result"]["list"]
         assert [(row["positionIdx"], row["size"]) for row in rows] == [(2, "0.03")]
 
@@ -398,9 +484,13 @@ async def test_orders_by_message_and_by_rest_are_the_same_orders(play: Any) -> N
         await socket.send(reqId="1", header=header, op="order.create", args=[order])
         created = await socket.next()
         assert (created["reqId"], created["retCode"], created["op"]) == ("1", 0, "order.create")
-        assert {"X-Bapi-Limit", "X-Bapi-Limit-Status", "X-Bapi-Limit-Reset-Timestamp", "Traceid", "Timenow"} <= set(
-            created["header"]
-        )
+        assert {
+            "X-Bapi-Limit",
+            "X-Bapi-Limit-Status",
+            "X-Bapi-Limit-Reset-Timestamp",
+            "Traceid",
+            "Timenow",
+        } <= set(created["header"])
         order_id = created["data"]["orderId"]
         assert (await trader.look(order_id))["orderStatus"] == "New"
         named = {"category": "linear", "symbol": "BTCUSDT", "orderId": order_id}
@@ -423,7 +513,13 @@ async def test_orders_by_message_and_by_rest_are_the_same_orders(play: Any) -> N
 async def test_private_topics_come_whole_or_by_category(play: Any) -> None:
     async with play() as trader, trader.socket("/v5/private", "order.spot", "execution.fast") as socket:
         await trader.placed()
-        assert set(await socket.item("execution.fast")) >= {"execId", "execPrice", "execQty", "orderId", "isMaker"}
+        assert set(await socket.item("execution.fast")) >= {
+            "execId",
+            "execPrice",
+            "execQty",
+            "orderId",
+            "isMaker",
+        }
         await trader.placed(category="spot", qty="500")
         order = await socket.item("order.spot")
         assert order["category"] == "spot"
@@ -434,7 +530,9 @@ async def test_private_topics_come_whole_or_by_category(play: Any) -> None:
 
 async def test_spot_pays_the_buyers_fee_in_the_coin_bought(play: Any) -> None:
     async with play() as trader:
-        order = await trader.until(await trader.placed(category="spot", qty="1000"), "Filled", category="spot")
+        order = await trader.until(
+            await trader.placed(category="spot", qty="1000"), "Filled", category="spot"
+        )
         coin = await trader.coin("BTC")
         assert order["qty"] == "1000"  # by value
         assert Decimal(coin["walletBalance"]) == Decimal(order["cumExecQty"]) * Decimal("0.999")
@@ -444,7 +542,9 @@ async def test_spot_pays_the_buyers_fee_in_the_coin_bought(play: Any) -> None:
         all_of_it = await trader.order(category="spot", side="Sell", qty=order["cumExecQty"])
         assert all_of_it["retCode"] == 170131  # the fee is missing
         rest = str(Decimal(coin["walletBalance"]).quantize(Decimal("0.000001"), rounding="ROUND_DOWN"))
-        sold = await trader.until(await trader.placed(category="spot", side="Sell", qty=rest), "Filled", category="spot")
+        sold = await trader.until(
+            await trader.placed(category="spot", side="Sell", qty=rest), "Filled", category="spot"
+        )
         assert sold["feeCurrency"] == "USDT"
 
 
@@ -453,6 +553,8 @@ async def test_a_resting_spot_buy_locks_its_money(play: Any) -> None:
         order_id = await trader.placed(category="spot", orderType="Limit", price="49000", qty="0.1")
         coin = await trader.coin()
         assert (coin["locked"], coin["walletBalance"]) == ("4900", "10000")
-        assert (await trader.order(category="spot", orderType="Limit", price="49000", qty="0.11"))["retCode"] == 170131
+        assert (await trader.order(category="spot", orderType="Limit", price="49000", qty="0.11"))[
+            "retCode"
+        ] == 170131
         await trader.post("/v5/order/cancel", category="spot", symbol="BTCUSDT", orderId=order_id)
         assert (await trader.coin())["locked"] == "0"

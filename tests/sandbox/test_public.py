@@ -15,7 +15,9 @@ FILE_START = 1_735_689_600_000
 
 async def test_history_is_the_file_moved_to_now_with_the_running_candle_first(play: Any) -> None:
     async with play(CLOSES, history_bars=100, speed=1.0) as trader:
-        answer = await trader.get("/v5/market/kline", signed=False, category="linear", symbol="BTCUSDT", interval="1", limit=50)
+        answer = await trader.get(
+            "/v5/market/kline", signed=False, category="linear", symbol="BTCUSDT", interval="1", limit=50
+        )
         rows = answer["result"]["list"]
         shift = trader.sandbox.market.shift
         closed = [row for row in rows if int(row[0]) < trader.sandbox.clock.now() // 60_000 * 60_000]
@@ -79,18 +81,27 @@ async def test_instruments_page_and_other_markets_are_empty(play: Any, tmp_path:
     async with play(klines=(f"BTCUSDT={file}", f"ETHUSDT={file}", f"SOLUSDT={file}")) as trader:
         seen, cursor = [], ""
         while True:
-            page = (await trader.get("/v5/market/instruments-info", signed=False, category="linear", limit=2, cursor=cursor))[
-                "result"
-            ]
+            page = (
+                await trader.get(
+                    "/v5/market/instruments-info", signed=False, category="linear", limit=2, cursor=cursor
+                )
+            )["result"]
             seen += [item["symbol"] for item in page["list"]]
             cursor = page["nextPageCursor"]
             if not cursor:
                 break
         assert seen == ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
-        for params in ({"category": "option"}, {"category": "inverse"}, {"category": "linear", "status": "PreLaunch"}):
-            assert (await trader.get("/v5/market/instruments-info", signed=False, **params))["result"]["list"] == []
+        for params in (
+            {"category": "option"},
+            {"category": "inverse"},
+            {"category": "linear", "status": "PreLaunch"},
+        ):
+            assert (await trader.get("/v5/market/instruments-info", signed=False, **params))["result"][
+                "list"
+            ] == []
         assert (
-            "nextPageCursor" not in (await trader.get("/v5/market/instruments-info", signed=False, category="spot"))["result"]
+            "nextPageCursor"
+            not in (await trader.get("/v5/market/instruments-info", signed=False, category="spot"))["result"]
         )
 
 
@@ -115,7 +126,9 @@ async def test_every_bar_is_confirmed_once_and_as_the_file_has_it(play: Any) -> 
         assert starts == list(range(starts[0], starts[0] + 40 * 60_000, 60_000))
         numbers = [(start - trader.sandbox.market.shift - FILE_START) // 60_000 for start in starts]
         assert [float(item["close"]) for item in confirmed] == [CLOSES[number] for number in numbers]
-        assert all(item["end"] == item["start"] + 59_999 and float(item["volume"]) == 12.0 for item in confirmed)
+        assert all(
+            item["end"] == item["start"] + 59_999 and float(item["volume"]) == 12.0 for item in confirmed
+        )
 
 
 async def test_a_longer_candle_is_confirmed_with_its_last_minute(play: Any) -> None:
@@ -148,7 +161,11 @@ async def test_trades_tickers_and_books_follow_the_price(play: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "message", "expected"),
     [
-        ("linear", {"op": "ping", "req_id": "7"}, {"success": True, "ret_msg": "pong", "op": "ping", "req_id": "7"}),
+        (
+            "linear",
+            {"op": "ping", "req_id": "7"},
+            {"success": True, "ret_msg": "pong", "op": "ping", "req_id": "7"},
+        ),
         ("linear", {"op": "ping"}, {"success": True, "ret_msg": "pong", "op": "ping", "req_id": ""}),
         ("spot", {"op": "ping"}, {"success": True, "ret_msg": "pong", "op": "ping"}),
         (
@@ -157,7 +174,11 @@ async def test_trades_tickers_and_books_follow_the_price(play: Any) -> None:
             {"success": True, "ret_msg": "", "req_id": 3},
         ),
         ("spot", {"op": "subscribe", "args": ["tickers.BTCUSDT"]}, {"success": True, "ret_msg": "subscribe"}),
-        ("linear", {"op": "unsubscribe", "args": ["tickers.BTCUSDT"]}, {"success": True, "op": "unsubscribe"}),
+        (
+            "linear",
+            {"op": "unsubscribe", "args": ["tickers.BTCUSDT"]},
+            {"success": True, "op": "unsubscribe"},
+        ),
         (
             "linear",
             {"op": "subscribe", "args": ["x.NOPE"]},
@@ -166,11 +187,17 @@ async def test_trades_tickers_and_books_follow_the_price(play: Any) -> None:
         ("linear", {"op": "subscribe", "args": ["kline.7.BTCUSDT"]}, {"success": False}),
         ("linear", {"op": "subscribe", "args": []}, {"success": False}),
         ("inverse", {"op": "subscribe", "args": ["tickers.BTCUSDT"]}, {"success": False}),
-        ("spot", {"op": "subscribe", "args": ["tickers.BTCUSDT"] * 11}, {"success": False, "ret_msg": "args size >10"}),
+        (
+            "spot",
+            {"op": "subscribe", "args": ["tickers.BTCUSDT"] * 11},
+            {"success": False, "ret_msg": "args size >10"},
+        ),
         ("linear", {"op": "dance"}, {"success": False, "ret_msg": "error:invalid op"}),
     ],
 )
-async def test_answers_on_the_public_socket(play: Any, path: str, message: dict[str, Any], expected: dict[str, Any]) -> None:
+async def test_answers_on_the_public_socket(
+    play: Any, path: str, message: dict[str, Any], expected: dict[str, Any]
+) -> None:
     async with play() as trader, trader.socket(f"/v5/public/{path}") as socket:
         await socket.send(**message)
         answer = await socket.next(lambda m: "topic" not in m)
@@ -194,7 +221,10 @@ async def test_a_connection_survives_nonsense_a_refusal_and_a_protocol_ping(play
 
 
 async def test_after_unsubscribing_nothing_more_comes(play: Any) -> None:
-    async with play() as trader, trader.socket("/v5/public/linear", "publicTrade.BTCUSDT", "tickers.BTCUSDT") as socket:
+    async with (
+        play() as trader,
+        trader.socket("/v5/public/linear", "publicTrade.BTCUSDT", "tickers.BTCUSDT") as socket,
+    ):
         await socket.item("publicTrade.BTCUSDT")
         await socket.send(op="unsubscribe", args=["publicTrade.BTCUSDT"])
         await socket.next(lambda m: m.get("op") == "unsubscribe")
@@ -212,13 +242,17 @@ async def test_the_market_stands_still_at_the_end_of_the_file_or_begins_again(pl
         play(CLOSES[:6], history_bars=2, speed=6_000.0, loop=True) as trader,
         trader.socket("/v5/public/linear", "kline.1.BTCUSDT") as socket,
     ):
-        starts = [(await socket.item("kline.1.BTCUSDT", lambda item: item["confirm"]))["start"] for _ in range(9)]
+        starts = [
+            (await socket.item("kline.1.BTCUSDT", lambda item: item["confirm"]))["start"] for _ in range(9)
+        ]
         assert [b - a for a, b in pairwise(starts)] == [60_000] * 8
 
 
 async def test_the_ticker_is_the_same_json_that_a_plain_client_reads(play: Any) -> None:
     async with play() as trader, aiohttp.ClientSession() as session:
-        async with session.get(f"{trader.sandbox.rest_url}/v5/market/tickers?category=linear&symbol=BTCUSDT") as response:
+        async with session.get(
+            f"{trader.sandbox.rest_url}/v5/market/tickers?category=linear&symbol=BTCUSDT"
+        ) as response:
             assert response.content_type == "application/json"
             item = json.loads(await response.text())["result"]["list"][0]
         assert all(isinstance(value, str) for value in item.values())

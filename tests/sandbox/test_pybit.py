@@ -50,7 +50,10 @@ async def test_market_data_and_account(play: Any) -> None:
             assert len(session.get_kline(**LINEAR, interval="1", limit=7)["result"]["list"]) == 7
             assert session.get_instruments_info(category="linear")["result"]["list"][0]["symbol"] == "BTCUSDT"
             assert session.get_orderbook(**LINEAR)["result"]["s"] == "BTCUSDT"
-            assert session.get_wallet_balance(accountType="UNIFIED")["result"]["list"][0]["totalEquity"] == "10000"
+            assert (
+                session.get_wallet_balance(accountType="UNIFIED")["result"]["list"][0]["totalEquity"]
+                == "10000"
+            )
             assert session.get_fee_rates(category="spot")["result"]["list"][0]["takerFeeRate"] == "0.001"
             assert session.get_api_key_information()["result"]["uta"] == 1
             assert session.get_coin_info()["result"]["rows"]
@@ -74,7 +77,15 @@ async def test_an_order_round_trip(play: Any) -> None:
             session.set_leverage(**LINEAR, buyLeverage="3", sellLeverage="3")
             batch = session.place_batch_order(
                 category="linear",
-                request=[{"symbol": "BTCUSDT", "side": "Buy", "orderType": "Limit", "qty": "0.01", "price": "48000"}],
+                request=[
+                    {
+                        "symbol": "BTCUSDT",
+                        "side": "Buy",
+                        "orderType": "Limit",
+                        "qty": "0.01",
+                        "price": "48000",
+                    }
+                ],
             )
             assert batch["retExtInfo"]["list"] == [{"code": 0, "msg": "OK"}]
             session.cancel_all_orders(**LINEAR)
@@ -115,8 +126,12 @@ async def test_public_streams(play: Any, sockets: Callable[..., Any]) -> None:
             socket = sockets(trader.sandbox.ws_url, "linear")
             for subscribe in (socket.trade_stream, socket.ticker_stream):
                 subscribe(symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"]))
-            socket.kline_stream(interval=1, symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"]))
-            socket.orderbook_stream(depth=1, symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"]))
+            socket.kline_stream(
+                interval=1, symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"])
+            )
+            socket.orderbook_stream(
+                depth=1, symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"])
+            )
             topics: set[str] = set()
             while len(topics) < 4:
                 topics.add(heard.get(timeout=15))
@@ -134,7 +149,9 @@ async def test_private_streams_and_orders_by_message(play: Any, sockets: Callabl
         def trade() -> None:
             private = sockets(trader.sandbox.ws_url, "private", **KEYS)
             for name in ("order", "execution", "position", "wallet"):
-                getattr(private, f"{name}_stream")(callback=lambda message: heard.put((message["topic"], message["data"][0])))
+                getattr(private, f"{name}_stream")(
+                    callback=lambda message: heard.put((message["topic"], message["data"][0]))
+                )
             by_message = sockets(trader.sandbox.ws_url, "trade", **KEYS)
             answers: queue.Queue[Any] = queue.Queue()
             by_message.place_order(answers.put, **LINEAR, side="Buy", orderType="Market", qty="0.01")

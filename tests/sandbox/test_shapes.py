@@ -25,7 +25,9 @@ def same_form(ours: Any, theirs: Any, where: str, optional: set[str]) -> list[st
     if isinstance(theirs, dict) and isinstance(ours, dict):
         missing = [f"{where}.{key} is missing" for key in theirs if key not in ours and key not in optional]
         shared = [key for key in theirs if key in ours and not key.startswith("cumFeeDetail")]
-        return missing + [flaw for key in shared for flaw in same_form(ours[key], theirs[key], f"{where}.{key}", optional)]
+        return missing + [
+            flaw for key in shared for flaw in same_form(ours[key], theirs[key], f"{where}.{key}", optional)
+        ]
     if isinstance(theirs, list) and isinstance(ours, list):
         return same_form(ours[0], theirs[0], f"{where}[]", optional) if ours and theirs else []
     if type(ours) is not type(theirs) and "extraFees" not in where:
@@ -42,17 +44,27 @@ async def rest(trader: Any, path: str, **params: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("example", "path", "params"),
     [
-        ("market_kline.json", "/v5/market/kline", {"category": "linear", "symbol": "BTCUSDT", "interval": "60"}),
+        (
+            "market_kline.json",
+            "/v5/market/kline",
+            {"category": "linear", "symbol": "BTCUSDT", "interval": "60"},
+        ),
         ("market_orderbook.json", "/v5/market/orderbook", {"category": "spot", "symbol": "BTCUSDT"}),
         ("market_recent-trade.json", "/v5/market/recent-trade", {"category": "spot", "symbol": "BTCUSDT"}),
         ("market_instrument_2.json", "/v5/market/instruments-info", {"category": "spot"}),
         ("account_wallet-balance.json", "/v5/account/wallet-balance", {"accountType": "UNIFIED"}),
-        ("order_open-order.json", "/v5/order/realtime", {"category": "linear", "symbol": "BTCUSDT", "openOnly": "1"}),
+        (
+            "order_open-order.json",
+            "/v5/order/realtime",
+            {"category": "linear", "symbol": "BTCUSDT", "openOnly": "1"},
+        ),
         ("order_execution.json", "/v5/execution/list", {"category": "linear"}),
         ("position_position.json", "/v5/position/list", {"category": "linear", "symbol": "BTCUSDT"}),
     ],
 )
-async def test_rest_answers(play: Any, messages: Path, example: str, path: str, params: dict[str, str]) -> None:
+async def test_rest_answers(
+    play: Any, messages: Path, example: str, path: str, params: dict[str, str]
+) -> None:
     theirs = json.loads((messages / "doc_examples" / example).read_text())
     async with play() as trader, trader.socket("/v5/public/linear", "publicTrade.BTCUSDT") as socket:
         await trader.until(await trader.placed(), "Filled")
@@ -71,7 +83,9 @@ async def test_private_pushes(play: Any, messages: Path, topic: str) -> None:
         assert same_form(ours, theirs, "", set()) == []
 
 
-@pytest.mark.parametrize("example", ["ws_kline_1_linear.json", "ws_orderbook_1_linear.json", "ws_publictrade_linear.json"])
+@pytest.mark.parametrize(
+    "example", ["ws_kline_1_linear.json", "ws_orderbook_1_linear.json", "ws_publictrade_linear.json"]
+)
 async def test_public_pushes_are_as_captured_key_for_key(play: Any, messages: Path, example: str) -> None:
     theirs = json.loads((messages / "live_capture" / example).read_text())
     async with play() as trader, trader.socket("/v5/public/linear", theirs["topic"]) as socket:

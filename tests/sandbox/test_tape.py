@@ -28,7 +28,18 @@ def bars(draw: Any) -> list[Kline]:
         low, high = min(opened, closed, *reach), max(opened, closed, *reach)
         start = START + minute * MINUTE
         made.append(
-            Kline("X", MINUTE, start, start + MINUTE, start + MINUTE, opened, high, low, closed, draw(st.integers(0, 9)) / 2)
+            Kline(
+                "X",
+                MINUTE,
+                start,
+                start + MINUTE,
+                start + MINUTE,
+                opened,
+                high,
+                low,
+                closed,
+                draw(st.integers(0, 9)) / 2,
+            )
         )
     return made
 
@@ -77,7 +88,10 @@ def test_candles_are_their_minutes_put_together(klines: list[Kline], interval: s
 
 
 def minutes(count: int) -> Tape:
-    rows = [Kline("X", MINUTE, t := START + n * MINUTE, t + MINUTE, t + MINUTE, 1.0, 1.0, 1.0, 1.0, 1.0) for n in range(count)]
+    rows = [
+        Kline("X", MINUTE, t := START + n * MINUTE, t + MINUTE, t + MINUTE, 1.0, 1.0, 1.0, 1.0, 1.0)
+        for n in range(count)
+    ]
     return Tape("X", MINUTE, rows, steps=4, seed=0)
 
 
@@ -92,7 +106,9 @@ def minutes(count: int) -> Tape:
         (20, None, 5, []),
     ],
 )
-def test_which_candles_are_asked_for(since: int | None, until: int | None, limit: int, expected: list[int]) -> None:
+def test_which_candles_are_asked_for(
+    since: int | None, until: int | None, limit: int, expected: list[int]
+) -> None:
     moments = [None if n is None else START + n * MINUTE for n in (since, until)]
     candles = minutes(10).candles("1", 9, 2, since=moments[0], until=moments[1], limit=limit)
     assert [(candle.start - START) // MINUTE for candle in candles] == expected
@@ -105,7 +121,9 @@ def test_a_candle_that_began_before_since_is_left_out() -> None:
 
 def test_a_candle_finer_than_the_file_is_not_known() -> None:
     rows = [Kline("X", 5 * MINUTE, START, START, START, 1.0, 1.0, 1.0, 1.0, 1.0)]
-    assert Tape("X", 5 * MINUTE, rows, steps=4, seed=0).candles("1", 0, 4, since=None, until=None, limit=5) == []
+    assert (
+        Tape("X", 5 * MINUTE, rows, steps=4, seed=0).candles("1", 0, 4, since=None, until=None, limit=5) == []
+    )
 
 
 def test_a_repeated_tape_goes_on_without_a_hole_on_the_same_paths() -> None:

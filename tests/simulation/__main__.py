@@ -18,12 +18,19 @@ from itertools import islice
 from multiprocessing import get_context
 from typing import Final
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from agent.cli.console import err
-from tests.support import mutants
 from tests.simulation.runner import prepare, run_seeds
 from tests.simulation.world import Outcome
+from tests.support import mutants
 
 _CHUNK: Final = 20  # seeds that a process takes at once
 _TRACE: Final = 1_000_000  # lines
@@ -42,22 +49,29 @@ def run_all(given: argparse.Namespace) -> Iterator[Outcome]:
     with ProcessPoolExecutor(given.processes, get_context("spawn"), prepare, (given.mutant,)) as pool:
         # A few at a time, so that a failure ends the whole soon
         running = [
-            pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 2 * given.processes)
+            pool.submit(run_seeds, start, min(_CHUNK, end - start), keep)
+            for start in islice(starts, 2 * given.processes)
         ]
         while running:
             yield from running.pop(0).result()
-            running += [pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 1)]
+            running += [
+                pool.submit(run_seeds, start, min(_CHUNK, end - start), keep) for start in islice(starts, 1)
+            ]
 
 
 def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.simulation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.simulation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seeds", type=int, default=10_000, help="how many")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--trace", action="store_true", help="print all that happens")
-    parser.add_argument("--mutant", default="", choices=("", *mutants.MUTANTS), help="put this fault into the product")
+    parser.add_argument(
+        "--mutant", default="", choices=("", *mutants.MUTANTS), help="put this fault into the product"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     began = time.monotonic()
@@ -80,7 +94,9 @@ def main() -> int:
         print(f"seed {failed.seed} broke: {failed.failure}")
         print(f"  again: python -m tests.simulation --seeds 1 --first {failed.seed} --trace{mutant}")
     seconds = time.monotonic() - began
-    print(f"{lives:,} lives, {events:,} events, {fills:,} fills; {(passed + bool(failed)) / seconds:.1f} seeds a second")
+    print(
+        f"{lives:,} lives, {events:,} events, {fills:,} fills; {(passed + bool(failed)) / seconds:.1f} seeds a second"
+    )
     print(f"{passed} seeds held, {int(failed is not None)} broke")
     return int(failed is not None)
 

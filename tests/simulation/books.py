@@ -25,8 +25,8 @@ from agent.core.events import (
     RiskState,
 )
 from agent.core.orders import WorkingOrder
-from agent.live.gateway.venue_port import Execution, ExecutionKind
 from agent.core.venue import VenueExchange
+from agent.live.gateway.venue_port import Execution, ExecutionKind
 from tests.simulation.invariants import Invariants, hold
 from tests.simulation.prices import SYMBOLS
 from tests.simulation.venue import COIN, Venue
@@ -34,7 +34,8 @@ from tests.simulation.venue import COIN, Venue
 CENT: Final = Decimal("0.01")
 _ZERO: Final = Decimal(0)
 _DONE_BY: Final = 30.0  # seconds after a decision about an order, while nothing goes wrong
-_TAKEN_BACK: Final = 60.0  # seconds after a halt by when no entry may leave any more, whatever the machine does
+# seconds after a halt by when no entry may leave any more, whatever the machine does
+_TAKEN_BACK: Final = 60.0
 
 
 class PaperBooks(Invariants):
@@ -45,10 +46,14 @@ class PaperBooks(Invariants):
         signed = fill.side.sign * fill.qty
         if fill.order_id in self.orders:
             order = self.orders[fill.order_id]
-            hold((order.symbol, order.side) == (fill.symbol, fill.side), f"a fill of another order: {fill} of {order}")
+            hold(
+                (order.symbol, order.side) == (fill.symbol, fill.side),
+                f"a fill of another order: {fill} of {order}",
+            )
             hold(fill.order_id not in self.ended, f"a fill after the end: {fill}")
             filled = self._filled.get(fill.order_id, _ZERO) + fill.qty
-            whole = order.type in (OrderType.STOP, OrderType.TAKE_PROFIT)  # protection takes what is held by then
+            # protection takes what is held by then
+            whole = order.type in (OrderType.STOP, OrderType.TAKE_PROFIT)
             hold(whole or filled <= order.qty, f"more than was ordered: {fill} of {order}")
             shrinks = held * signed < 0 and abs(signed) <= abs(held)
             hold(shrinks or not order.reduce_only, f"a reduce-only order does not reduce {held}: {fill}")
@@ -80,7 +85,8 @@ class VenueBooks(Invariants):
         self._paid: set[tuple[str, int]] = set()
         self._foreign = self._config.execution.testnet.foreign
         self._taken_back: set[str] = set()  # ids of orders that the core has cancelled
-        self._asked_at: dict[str, float] = {}  # when the core last wanted something of an order, of the loop's clock
+        # when the core last wanted something of an order, of the loop's clock
+        self._asked_at: dict[str, float] = {}
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -162,7 +168,9 @@ class VenueBooks(Invariants):
         stamp = payment.symbol, payment.ts
         hold(stamp not in self._paid, f"funding twice: {payment}")
         self._paid.add(stamp)
-        truth = [e for e in self._venue.executions if (e.symbol, e.ts) == stamp and e.kind is ExecutionKind.FUNDING]
+        truth = [
+            e for e in self._venue.executions if (e.symbol, e.ts) == stamp and e.kind is ExecutionKind.FUNDING
+        ]
         hold([-e.fee for e in truth] == [payment.amount], f"a wrong payment: {payment}, in truth {truth}")
 
     def _execution(self, name: str) -> Execution:
@@ -201,17 +209,27 @@ class VenueBooks(Invariants):
         spent = sum((p.qty * p.entry for p in positions.values()), _ZERO)
         working = {w.order.id: w.order.qty for tape in engine.tapes.values() for w in tape.book}
         others = {name for name in there & here if working[name] != venue.orders[name].now.qty}
-        overdue = {name for name in others | (there & self._taken_back) if now - self._asked_at.get(name, 0.0) > _DONE_BY}
+        overdue = {
+            name
+            for name in others | (there & self._taken_back)
+            if now - self._asked_at.get(name, 0.0) > _DONE_BY
+        }
         hold(not overdue, f"what was asked of these orders long ago is not done: {overdue}")
         for flaw, words in (
-            (venue.orders.keys() - self.orders.keys() - set(venue.strangers()) - lost, "orders that nobody has decided"),
+            (
+                venue.orders.keys() - self.orders.keys() - set(venue.strangers()) - lost,
+                "orders that nobody has decided",
+            ),
             (trades - self.fills, "executions that nobody has booked"),
             (there ^ here, "orders of which only one side thinks that they are open"),
             (there & self._taken_back, "orders that were taken back, and are open"),
             (others, "orders whose quantity is another one in the ledger"),
             (self._state is RiskState.HALTED and entries, "entries that are open though the agent is halted"),
             (held != {s: p.qty for s, p in positions.items()} and positions, f"positions other than {held}"),
-            (flat and abs(ledger.wallet() - wallet) >= CENT and wallet, f"a wallet other than {ledger.wallet()}"),
+            (
+                flat and abs(ledger.wallet() - wallet) >= CENT and wallet,
+                f"a wallet other than {ledger.wallet()}",
+            ),
             (
                 self._foreign != "ignore" and abs(self._cash + spent - wallet) >= CENT and wallet,
                 f"a wallet other than the fills make, {self._cash + spent}",
@@ -236,7 +254,10 @@ class RecordGap(VenueBooks):
     def decision(self, decision: Decision) -> None:
         """Nothing that opens a position is decided once the life has begun."""
         opens = isinstance(decision, Order) and not decision.reduce_only
-        hold(not (self.live and opens), f"events are lost, and an order is decided that opens a position: {decision}")
+        hold(
+            not (self.live and opens),
+            f"events are lost, and an order is decided that opens a position: {decision}",
+        )
 
     def leaves(self, order: Order) -> None:
         """Nothing that opens a position leaves."""

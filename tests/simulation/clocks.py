@@ -7,8 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Final, Never
 
-from agent.live.clock_discipline import TOLERANCE, DisciplinedClock
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
+from agent.live.clock_discipline import TOLERANCE, DisciplinedClock
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.market import Market
 from tests.simulation.weather import Weather
@@ -22,7 +22,12 @@ class Clocks:
     """One machine: `now` is its system clock, wrong by `skew` ms. Each life of the agent disciplines it anew."""
 
     def __init__(
-        self, loop: VirtualLoop, dice: random.Random, weather: Weather, market: Market, say: Callable[[str], None]
+        self,
+        loop: VirtualLoop,
+        dice: random.Random,
+        weather: Weather,
+        market: Market,
+        say: Callable[[str], None],
     ) -> None:
         self.skew = 0
         self._loop = loop

@@ -55,7 +55,8 @@ class Invariants:
     def __init__(self, config: Config, market: Market, *, given_up: bool) -> None:
         self._config = config
         self._market = market
-        self._excused = given_up  # whether what is in the journal already may hold gaps whose reason nobody remembers
+        # whether what is in the journal already may hold gaps whose reason nobody remembers
+        self._excused = given_up
         self.live = False  # the journal is folded
         self.bars: dict[str, int] = {}  # symbol -> start of the next bar
         self.news: dict[str, News] = {}
@@ -63,7 +64,8 @@ class Invariants:
         self.orders: dict[str, Order] = {}
         self.ended: dict[str, OrderUpdate] = {}
         self._time = 0
-        self._begun_ahead = False  # its first event was stamped by a wrong clock, while the venue could not be reached
+        # its first event was stamped by a wrong clock, while the venue could not be reached
+        self._begun_ahead = False
         self._closed = 0  # latest close of a bar
         self.alarms: list[str] = []  # about the time, in this life
         self._idle: deque[float] = deque()  # when heartbeats changed nothing
@@ -75,7 +77,8 @@ class Invariants:
         self._state = RiskState.ACTIVE
         self._warming = False
         self._sent: deque[int] = deque()
-        self._closing: dict[str, tuple[Decimal, int]] = {}  # symbol -> what is to be closed, and since when it was so much
+        # symbol -> what is to be closed, and since when it was so much
+        self._closing: dict[str, tuple[Decimal, int]] = {}
         self._alarmed: set[str] = set()  # symbols of which an alarm said that they can't be closed
         self.engine: Engine
 
@@ -86,7 +89,9 @@ class Invariants:
         hold(event.available_at >= self._time, f"time runs backwards: {self._time} then {event}")
         self._time, first = event.available_at, not self._time
         ahead = self.live and event.available_at > self._market.now() + AHEAD
-        self._begun_ahead |= first and (ahead or (not self.live and event.available_at > self._market.now() + AHEAD))
+        self._begun_ahead |= first and (
+            ahead or (not self.live and event.available_at > self._market.now() + AHEAD)
+        )
         hold(not ahead or self._begun_ahead, f"at {self._market.now()} the agent's time is ahead: {event}")
         match event:
             case Kline(confirm=True):
@@ -104,18 +109,26 @@ class Invariants:
                 truth = self._market.bars[event.symbol, event.start]
                 between = min(truth.open, truth.close) - 1 <= event.close <= max(truth.open, truth.close) + 1
                 hold(between, f"a price that was never there: {event}, in truth {truth}")
-                hold(event.start >= self.bars.get(event.symbol, 0), f"a state of a bar that is closed: {event}")
+                hold(
+                    event.start >= self.bars.get(event.symbol, 0), f"a state of a bar that is closed: {event}"
+                )
             case Gap():
                 due = self.bars.get(event.symbol, event.start)
                 hold(
-                    event.start == due and event.end > due, f"{event.symbol}: the bar of {due} was due, and a gap came: {event}"
+                    event.start == due and event.end > due,
+                    f"{event.symbol}: the bar of {due} was due, and a gap came: {event}",
                 )
                 self.bars[event.symbol] = event.end
                 self._explain(event)
             case Funding():
                 due = self._funding.get(event.symbol, event.ts)
-                hold(event.ts <= self._closed, f"funding of {event.ts}, and the last bar closed at {self._closed}")
-                hold(event.ts == due, f"{event.symbol}: funding of {due} was due, and that of {event.ts} came")
+                hold(
+                    event.ts <= self._closed,
+                    f"funding of {event.ts}, and the last bar closed at {self._closed}",
+                )
+                hold(
+                    event.ts == due, f"{event.symbol}: funding of {due} was due, and that of {event.ts} came"
+                )
                 self._funding[event.symbol] = event.ts + self._config.paper.funding_interval
             case News():
                 hold(event.id not in self.news, f"a headline twice: {event}")
@@ -134,10 +147,14 @@ class Invariants:
 
     def _explain(self, gap: Gap) -> None:
         """A gap stands for what the venue denies, or for what could not be had in time."""
-        had = [s for s in range(gap.start, gap.end, MINUTE_MS) if (gap.symbol, s) not in self._market.withheld]
+        had = [
+            s for s in range(gap.start, gap.end, MINUTE_MS) if (gap.symbol, s) not in self._market.withheld
+        ]
         patience = self._config.bybit.backfill_timeout / 1000
         lately = self._market.loop.time() - self._market.trouble[gap.symbol] < patience
-        hold(not had or lately or (self._excused and not self.live), f"given up though it could be had: {gap}")
+        hold(
+            not had or lately or (self._excused and not self.live), f"given up though it could be had: {gap}"
+        )
 
     # -- decisions -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +191,10 @@ class Invariants:
         """What closes a position is not taken back by a strategy."""
         order = self.orders.get(order_id)
         closes = order is not None and order.reason == "flatten" and order.symbol in self._closing
-        hold(not closes or reason != "replaced by a newer target", f"a strategy has taken back what closes: {order}")
+        hold(
+            not closes or reason != "replaced by a newer target",
+            f"a strategy has taken back what closes: {order}",
+        )
 
     def _check_closing(self, event: Event) -> None:
         """A position that is to be closed shrinks, or an alarm says that it doesn't."""
@@ -196,7 +216,10 @@ class Invariants:
                 self._closing[symbol] = now, event.available_at
             elif looks:  # and the core has looked, too
                 stuck = event.available_at - since > _CLOSED_BY
-                hold(not stuck or symbol in self._alarmed, f"{now} {symbol} is not closed since {since}, and no alarm says so")
+                hold(
+                    not stuck or symbol in self._alarmed,
+                    f"{now} {symbol} is not closed since {since}, and no alarm says so",
+                )
 
     def _order(self, order: Order) -> None:
         hold(order.id not in self.orders, f"a client order id twice: {order}")
@@ -214,11 +237,22 @@ class Invariants:
         marks = {symbol: position.mark for symbol, position in engine.portfolio.positions.items()}
         after = {s: float(held) for s, held in self._positions.items()}
         after[order.symbol] += order.side.sign * float(order.qty)
-        equity = float(self._cash) + sum(float(held) * marks[s] for s, held in self._positions.items() if held)
-        notional, position = float(order.qty) * marks[order.symbol], abs(after[order.symbol]) * marks[order.symbol]
+        equity = float(self._cash) + sum(
+            float(held) * marks[s] for s, held in self._positions.items() if held
+        )
+        notional, position = (
+            float(order.qty) * marks[order.symbol],
+            abs(after[order.symbol]) * marks[order.symbol],
+        )
         gross = sum(abs(qty) * marks[symbol] for symbol, qty in after.items() if qty)
-        hold(notional <= risk.max_order * equity * _SLACK, f"{notional:.2f} of {equity:.2f} in one order: {order}")
-        hold(position <= risk.max_position * equity * _SLACK, f"{position:.2f} of {equity:.2f} in one symbol: {order}")
+        hold(
+            notional <= risk.max_order * equity * _SLACK,
+            f"{notional:.2f} of {equity:.2f} in one order: {order}",
+        )
+        hold(
+            position <= risk.max_position * equity * _SLACK,
+            f"{position:.2f} of {equity:.2f} in one symbol: {order}",
+        )
         hold(gross <= risk.max_leverage * equity * _SLACK, f"{gross:.2f} of {equity:.2f} in all: {order}")
 
     # -- after every step ------------------------------------------------------------------------------------------------
@@ -237,7 +271,10 @@ class Invariants:
         self._check_closing(event)
         self._check_cash(event)
         for symbol, position in engine.portfolio.positions.items():
-            hold(position.qty == self._positions[symbol], f"{symbol}: {position.qty}, by the fills {self._positions[symbol]}")
+            hold(
+                position.qty == self._positions[symbol],
+                f"{symbol}: {position.qty}, by the fills {self._positions[symbol]}",
+            )
         hold(engine.risk.state is self._state, f"state {engine.risk.state}, by the record {self._state}")
         working = {w.order.id for tape in engine.tapes.values() for w in tape.book}
         alive = {order_id for order_id in self.orders if not self._is_over(order_id)}

@@ -87,7 +87,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
             call.cancel()
         self._calls.clear()
 
-    def _new_task(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, _T], **more: Any) -> asyncio.Task[_T]:
+    def _new_task(
+        self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, _T], **more: Any
+    ) -> asyncio.Task[_T]:
         return _Task(coro, next(self._numbers), loop=loop, **more)
 
     def _process_events(self, event_list: Any) -> None:

@@ -50,7 +50,8 @@ class Market:
         self.withheld: set[tuple[str, int]] = set()
         self.spikes = dict.fromkeys(SYMBOLS, 0)  # so far
         self.banned_until = 0.0  # the agent keeps silent so long, seconds
-        self.trouble: dict[str, float] = dict.fromkeys(SYMBOLS, -1e9)  # until when the history has failed, seconds
+        # until when the history has failed, seconds
+        self.trouble: dict[str, float] = dict.fromkeys(SYMBOLS, -1e9)
         self._first = T0 - history * MINUTE_MS
         for symbol in SYMBOLS:
             for bar in walk(dice, symbol, history + faulty + quiet, start=self._first):
@@ -102,7 +103,10 @@ class Market:
         now = self.now()
         visible = now - round(1000 * REST_LAG * dice.random())
         rows = [
-            [str(bar.start), *(str(v) for v in (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.turnover))]
+            [
+                str(bar.start),
+                *(str(v) for v in (bar.open, bar.high, bar.low, bar.close, bar.volume, bar.turnover)),
+            ]
             for start in range(max(params["start"], self._first), min(params["end"], now) + 1, MINUTE_MS)
             if (bar := self.bars.get((symbol, start)))
             and (symbol, start) not in self.withheld
@@ -153,7 +157,11 @@ class Market:
         if self.dark or dice.random() < weather.rest_timeout:
             faults = (ccxt.RequestTimeout("bybit GET timed out"),)
         elif dice.random() < weather.rest_error:
-            faults = (ccxt.ExchangeNotAvailable("bybit GET 503"), ccxt.NetworkError("reset"), ccxt.ExchangeError("10016"))
+            faults = (
+                ccxt.ExchangeNotAvailable("bybit GET 503"),
+                ccxt.NetworkError("reset"),
+                ccxt.ExchangeError("10016"),
+            )
         elif dice.random() < weather.rest_limit:
             words = ("bybit GET 403 Forbidden", 'bybit {"retCode":10006}', "bybit GET 429 Too Many")
             faults = tuple(ccxt.RateLimitExceeded(word) for word in words)
@@ -219,7 +227,9 @@ class Socket:
         acknowledgement = {"op": "subscribe", "success": True, "ret_msg": "", "req_id": request["req_id"]}
         self._tell(acknowledgement, self._market.loop.time())
         for topic in request["args"]:
-            self._push_next(topic.removeprefix("kline.1."), self._market.now() - self._market.now() % MINUTE_MS)
+            self._push_next(
+                topic.removeprefix("kline.1."), self._market.now() - self._market.now() % MINUTE_MS
+            )
 
     def _push_next(self, symbol: str, start: int) -> None:
         """The states of the bar that opens at `start`, then those of the next."""
@@ -230,7 +240,8 @@ class Socket:
         opens = (start - T0) / 1000
         now = market.loop.time()
         for share in _PUSHES:
-            if opens + MINUTE * share > now - _PAST:  # subscribed in the middle of a bar: what is past is not pushed
+            # subscribed in the middle of a bar: what is past is not pushed
+            if opens + MINUTE * share > now - _PAST:
                 self._push_at(max(opens + MINUTE * share, now), running(bar, share))
         closes = opens + MINUTE + LAG * market.dice.random()
         self._push_at(closes, bar)
@@ -260,7 +271,12 @@ class Socket:
             "high": str(bar.high), "low": str(bar.low), "volume": str(bar.volume), "turnover": str(bar.turnover), "confirm": bar.confirm,
             "timestamp": bar.ts,
         }  # fmt: skip
-        message = {"topic": f"kline.1.{bar.symbol}", "type": "snapshot", "ts": max(bar.ts, utc(at) - 5), "data": [row]}
+        message = {
+            "topic": f"kline.1.{bar.symbol}",
+            "type": "snapshot",
+            "ts": max(bar.ts, utc(at) - 5),
+            "data": [row],
+        }
         copies = 2 if dice.random() < weather.duplicate else 1
         for _ in range(copies):
             late = 20 * dice.random() if dice.random() < weather.delay else 0.0

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Final, Never, TypeVar
 
-from agent.system.clock import Clock
 from agent.config.execution import TestnetConfig
 from agent.core.events import Order
 from agent.live.gateway.venue_port import (
@@ -23,6 +22,7 @@ from agent.live.gateway.venue_port import (
     VenueRules,
     Wallet,
 )
+from agent.system.clock import Clock
 from tests.simulation.market import Market
 from tests.simulation.prices import utc
 from tests.simulation.venue import COIN, RULES, Venue
@@ -36,7 +36,12 @@ class Port:
     """`VenuePort` of one life; from `dead` on nothing leaves. `leaves` is told of each order before it does."""
 
     def __init__(
-        self, venue: Venue, market: Market, clock: Clock, config: TestnetConfig, leaves: Callable[[Order], None]
+        self,
+        venue: Venue,
+        market: Market,
+        clock: Clock,
+        config: TestnetConfig,
+        leaves: Callable[[Order], None],
     ) -> None:
         self.dead = False
         self._venue = venue
@@ -63,7 +68,8 @@ class Port:
         if dice.random() < weather.private_late:
             latency += 8 * dice.random()  # the venue refuses what is older than five
         answer: asyncio.Future[_T] = loop.create_future()
-        answer.add_done_callback(lambda future: future.cancelled() or future.exception())  # perhaps nobody asks any more
+        # perhaps nobody asks any more
+        answer.add_done_callback(lambda future: future.cancelled() or future.exception())
         arrives = loop.time() + latency
 
         def arrive() -> None:
@@ -98,7 +104,9 @@ class Port:
             raise OutcomeUnknown("HTTP 502", code=502)
         if dice.random() < weather.private_limit:
             banned = dice.random() < 0.1
-            raise SlowDown("too many visits", dice.choice((0.3, 2.0, 20.0)) if banned else 0.5, code=10006, banned=banned)
+            raise SlowDown(
+                "too many visits", dice.choice((0.3, 2.0, 20.0)) if banned else 0.5, code=10006, banned=banned
+            )
         if stamped and not now - self._config.recv_window <= stamp <= now + _AHEAD_MS:
             raise ClockOff(f"the request is of {stamp}, and it is {now}", code=10002)
 
@@ -126,7 +134,9 @@ class Port:
             self._leaves(order)
         return await self._ask(lambda at: self._venue.create(order, at))
 
-    async def amend(self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None) -> None:
+    async def amend(
+        self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None
+    ) -> None:
         """Change it."""
         await self._ask(lambda at: self._venue.amend(order, qty, price, at))
 
@@ -149,7 +159,9 @@ class Port:
 
     async def open_orders(self) -> list[VenueOrder]:
         """From a view that lags."""
-        return await self._ask(lambda at: [order for order in self._venue.seen(self._behind(at)) if not order.status.final])
+        return await self._ask(
+            lambda at: [order for order in self._venue.seen(self._behind(at)) if not order.status.final]
+        )
 
     async def executions(self, since: int) -> list[Execution]:
         """From a view that lags."""
@@ -161,7 +173,9 @@ class Port:
 
     async def wallet(self) -> Wallet:
         """From a view that lags."""
-        return await self._ask(lambda at: Wallet({COIN: self._venue.account(self._behind(at))[1].quantize(Decimal("1e-8"))}))
+        return await self._ask(
+            lambda at: Wallet({COIN: self._venue.account(self._behind(at))[1].quantize(Decimal("1e-8"))})
+        )
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
         """As it is."""
@@ -199,7 +213,9 @@ class Port:
                 end("reset")
             if dice.random() < weather.private_deaf and not deaf:
                 deaf = True
-                loop.call_later((self._config.ping_interval + self._config.pong_timeout) / 1000, end, "no pong")
+                loop.call_later(
+                    (self._config.ping_interval + self._config.pong_timeout) / 1000, end, "no pong"
+                )
             if deaf or market.dark or dice.random() < weather.private_drop:
                 return
             for _ in range(2 if dice.random() < weather.private_duplicate else 1):

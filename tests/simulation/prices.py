@@ -18,7 +18,9 @@ def utc(at: float) -> int:
     return T0 + round(at * 1000)
 
 
-def walk(dice: random.Random, symbol: str, bars: int, *, start: int = T0, volatility: float = 0.004) -> list[Kline]:
+def walk(
+    dice: random.Random, symbol: str, bars: int, *, start: int = T0, volatility: float = 0.004
+) -> list[Kline]:
     """One-minute bars from `start` (UTC ms) on; each moves by about `volatility`, one in thirty by many times that."""
     price = _FIRST[symbol]
     path = []
@@ -31,7 +33,21 @@ def walk(dice: random.Random, symbol: str, bars: int, *, start: int = T0, volati
         volume = round(dice.uniform(0.5, 400), 3)
         opens = start + number * MINUTE_MS
         closes = opens + MINUTE_MS
-        path.append(Kline(symbol, MINUTE_MS, opens, closes, closes, opened, high, low, price, volume, round(volume * price, 2)))
+        path.append(
+            Kline(
+                symbol,
+                MINUTE_MS,
+                opens,
+                closes,
+                closes,
+                opened,
+                high,
+                low,
+                price,
+                volume,
+                round(volume * price, 2),
+            )
+        )
     return path
 
 
@@ -41,12 +57,35 @@ def running(bar: Kline, share: float) -> Kline:
     close = round(bar.open + (bar.close - bar.open) * share, 1)
     high, low = max(bar.open, close), min(bar.open, close)
     volume, turnover = round(bar.volume * share, 3), round(bar.turnover * share, 2)
-    return Kline(bar.symbol, bar.interval, bar.start, ts, ts, bar.open, high, low, close, volume, turnover, confirm=False)
+    return Kline(
+        bar.symbol,
+        bar.interval,
+        bar.start,
+        ts,
+        ts,
+        bar.open,
+        high,
+        low,
+        close,
+        volume,
+        turnover,
+        confirm=False,
+    )
 
 
 COINS: Final = ("Bitcoin", "Ether", "Bitcoin and Ether", "A bank")
 VERBS: Final = ("soars as", "sinks while", "waits for", "ignores", "follows", "leads")
-THINGS: Final = ("miners", "funds", "lenders", "regulators", "harvests", "ferries", "glaciers", "orchards", "lighthouses")
+THINGS: Final = (
+    "miners",
+    "funds",
+    "lenders",
+    "regulators",
+    "harvests",
+    "ferries",
+    "glaciers",
+    "orchards",
+    "lighthouses",
+)
 
 
 def headline(dice: random.Random, number: int, coins: Sequence[str] = COINS) -> str:

@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
-from tests.support import mutants
 from tests.simulation.world import Outcome, simulate
+from tests.support import mutants
 
 _SILENT: Final = 50  # structlog's level critical
 
@@ -28,7 +28,9 @@ def run_seeds(first: int, count: int, keep: int) -> list[Outcome]:
     memory = Path("/dev/shm")
     outcomes = []
     for seed in range(first, first + count):
-        with tempfile.TemporaryDirectory(prefix="tapewire-", dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="tapewire-", dir=memory if os.access(memory, os.W_OK) else None
+        ) as folder:
             outcomes.append(simulate(seed, Path(folder), keep=keep))
         if outcomes[-1].failure:
             break

@@ -23,7 +23,10 @@ def settings(dice: random.Random, folder: Path) -> Config:
             {"name": "tests.simulation.strategy:Restless", "params": restless},
             {"name": "tests.simulation.strategy:Restless", "params": {"every": 3, "largest": 0.9}},
             {"name": "sma_cross", "params": {"fast": 1, "slow": 3, "weight": 0.4, "allow_short": True}},
-            {"name": "sentiment", "params": {"position_size": 0.3, "allow_short": True, "stop": 0.01, "take_profit": 0.02}},
+            {
+                "name": "sentiment",
+                "params": {"position_size": 0.3, "allow_short": True, "stop": 0.01, "take_profit": 0.02},
+            },
         )
     )
     return parse(

@@ -26,7 +26,8 @@ from tests.simulation.invariants import hold
 from tests.simulation.settings import STORAGE
 from tests.simulation.weather import Weather
 
-_BACKUP_AT: Final = 1_735_689_600  # when every backup was made, s: the text that names it must be the same each time
+# when every backup was made, s: the text that names it must be the same each time
+_BACKUP_AT: Final = 1_735_689_600
 
 
 class Died(BaseException):
@@ -70,7 +71,8 @@ class Store(Database):
         self.faults = StorageFaults.draw(self._storage_dice)
         self._full_until = 0.0
         self._seconds = seconds
-        self._commits: list[tuple[int, bool]] = []  # of this life: bytes of the log after it, and whether it was synced
+        # of this life: bytes of the log after it, and whether it was synced
+        self._commits: list[tuple[int, bool]] = []
         self._backup = folder / "backup.db"
         self._ends = False  # after the next commit
         self._dice = dice
@@ -182,12 +184,17 @@ class Store(Database):
         """The commits vanish for which nobody has waited for the disk; the first, which begins the run, has reached it."""
         synced = [number for number, (_, safe) in enumerate(self._commits) if safe]
         first = max([0, *synced])
-        if not self._commits or (keep := self._storage_dice.randrange(first, len(self._commits))) == len(self._commits) - 1:
+        if (
+            not self._commits
+            or (keep := self._storage_dice.randrange(first, len(self._commits))) == len(self._commits) - 1
+        ):
             return
         self._say(f"a power cut: {len(self._commits) - 1 - keep} commits are lost")
         before = self._events()
         self._rewrite(self._wal.read_bytes()[: self._commits[keep][0]])
-        hold(not sends or self._events() == before, "a power cut takes events after which orders may have left")
+        hold(
+            not sends or self._events() == before, "a power cut takes events after which orders may have left"
+        )
 
     def _restore(self) -> None:
         if not self._backup.exists():
@@ -227,7 +234,8 @@ class Store(Database):
         if isinstance(event, Command) and event.action == "record-behind":
             self.lost = 0
             return
-        begins = isinstance(event, Command | Funding)  # a command brings the time, and with it the funding that is due
+        # a command brings the time, and with it the funding that is due
+        begins = isinstance(event, Command | Funding)
         hold(begins, f"{self.lost} events are lost, and nobody has noticed: {event}")
 
 

@@ -30,7 +30,9 @@ def test_seeds_hold() -> None:
 
 
 def test_a_seed_does_the_same_again() -> None:
-    first, second = (simulation("--seeds", "1", "--first", "7", "--trace").stdout.splitlines() for _ in range(2))
+    first, second = (
+        simulation("--seeds", "1", "--first", "7", "--trace").stdout.splitlines() for _ in range(2)
+    )
     assert len(first) > 50
     assert first[:-2] == second[:-2]  # all but how long it took
 

@@ -25,10 +25,10 @@ from agent.live.gateway.venue_port import (
     VenuePosition,
     VenueRules,
 )
-from tests.support.netting import NetPosition
 from tests.simulation.market import Market
 from tests.simulation.prices import SYMBOLS, utc
 from tests.simulation.weather import Weather
+from tests.support.netting import NetPosition
 
 COIN: Final = "USDT"
 HAND: Final = "hand"  # how the names of strangers' orders begin
@@ -58,7 +58,9 @@ class Placed:
 class Venue:
     """`tell` is called with each change of an order and each execution, and its time."""
 
-    def __init__(self, market: Market, dice: random.Random, weather: Weather, until: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, market: Market, dice: random.Random, weather: Weather, until: float, say: Callable[[str], None]
+    ) -> None:
         self.orders: dict[str, Placed] = {}  # by client id
         self.executions: list[Execution] = []
         self.tell: list[Callable[[VenueOrder | Execution, float], None]] = []
@@ -80,7 +82,9 @@ class Venue:
             if trade:
                 self._market.loop.call_at(at, self._trade_by_hand, symbol, side, at)
             else:
-                self._market.loop.call_at(at, self._lie_there, symbol, side, at, min(until, at + self._dice.uniform(5, 120)))
+                self._market.loop.call_at(
+                    at, self._lie_there, symbol, side, at, min(until, at + self._dice.uniform(5, 120))
+                )
 
     def strangers(self) -> list[str]:
         """Names of orders that are not of the run, whether they are open or not."""
@@ -89,7 +93,9 @@ class Venue:
     def _trade_by_hand(self, symbol: str, side: Side, at: float) -> None:
         qty, price = STEP * self._dice.randrange(1, 40), self.price(symbol, at)
         self._say(f"    venue: a stranger {side.value} {qty} {symbol}")
-        self._record(at, f"{HAND}-{len(self.executions)}", "", symbol, side, qty, price, qty * price * _FEES[False])
+        self._record(
+            at, f"{HAND}-{len(self.executions)}", "", symbol, side, qty, price, qty * price * _FEES[False]
+        )
 
     def _lie_there(self, symbol: str, side: Side, at: float, until: float) -> None:
         far = self.price(symbol, at) * (Decimal("0.1") if side is Side.BUY else Decimal(10))
@@ -176,7 +182,9 @@ class Venue:
             fees += e.fee
             if e.kind is ExecutionKind.TRADE:
                 net[e.symbol].trade(e.side.sign * e.qty, e.price)
-        positions = {s: VenuePosition(s, one.qty, one.entry.quantize(_PRICE)) for s, one in net.items() if one.qty}
+        positions = {
+            s: VenuePosition(s, one.qty, one.entry.quantize(_PRICE)) for s, one in net.items() if one.qty
+        }
         return positions, CAPITAL + sum((one.realised for one in net.values()), -fees)
 
     def held(self, symbol: str) -> Decimal:
@@ -191,7 +199,11 @@ class Venue:
         ms = utc(at)
         start = ms - ms % MINUTE_MS
         bar = self._market.bars[symbol, start]
-        turns = [bar.open, bar.low, bar.high, bar.close] if bar.close >= bar.open else [bar.open, bar.high, bar.low, bar.close]
+        turns = (
+            [bar.open, bar.low, bar.high, bar.close]
+            if bar.close >= bar.open
+            else [bar.open, bar.high, bar.low, bar.close]
+        )
         leg, rest = divmod(3 * (ms - start), MINUTE_MS)
         value = turns[leg] + (turns[leg + 1] - turns[leg]) * rest / MINUTE_MS
         return Decimal(repr(round(value, 1)))
@@ -202,7 +214,9 @@ class Venue:
         if at < self._until:
             for placed in list(self.orders.values()):
                 order = placed.now
-                if order.status is OrderStatus.UNTRIGGERED and _reached(placed.asked, self.price(order.symbol, at)):
+                if order.status is OrderStatus.UNTRIGGERED and _reached(
+                    placed.asked, self.price(order.symbol, at)
+                ):
                     self._say(f"    venue: {order.type.value} {order.client_id[-6:]} is triggered")
                     self._change(placed, replace(order, status=OrderStatus.NEW, updated=utc(at)), at)
                     self._meet(placed, at, arrives=True)
@@ -229,7 +243,9 @@ class Venue:
             left = min(left, self._reducible(order.symbol, order.side))
         taken = left
         if asked.tif is not TimeInForce.FOK and dice.random() < self._weather.venue_partial:
-            taken = max((left * Decimal(repr(round(dice.random(), 2)))).quantize(STEP, ROUND_DOWN), min(STEP, left))
+            taken = max(
+                (left * Decimal(repr(round(dice.random(), 2)))).quantize(STEP, ROUND_DOWN), min(STEP, left)
+            )
         if taken:
             self._execute(placed, taken, price, maker, at)
         if placed.now.status.final:
@@ -247,7 +263,9 @@ class Venue:
         order = placed.now
         filled = order.filled + qty
         status = OrderStatus.FILLED if filled == order.qty else OrderStatus.PARTIALLY_FILLED
-        self._say(f"    venue: {order.client_id[-6:]} {order.side.value} {qty} of {order.qty} {order.symbol} at {price}")
+        self._say(
+            f"    venue: {order.client_id[-6:]} {order.side.value} {qty} of {order.qty} {order.symbol} at {price}"
+        )
         fee = qty * price * _FEES[maker]
         self._record(at, order.id, order.client_id, order.symbol, order.side, qty, price, fee, maker=maker)
         self._change(placed, replace(order, filled=filled, status=status, updated=utc(at)), at)
@@ -263,7 +281,18 @@ class Venue:
                     price, rate = self.price(symbol, at), Decimal("0.0001") * self._dice.choice((1, -1, 3))
                     side = Side.BUY if held > 0 else Side.SELL
                     paid = held * price * rate
-                    self._record(at, "", "", symbol, side, abs(held), price, paid, kind=ExecutionKind.FUNDING, rate=rate)
+                    self._record(
+                        at,
+                        "",
+                        "",
+                        symbol,
+                        side,
+                        abs(held),
+                        price,
+                        paid,
+                        kind=ExecutionKind.FUNDING,
+                        rate=rate,
+                    )
             self._market.loop.call_at(at + _FUNDING, self._pay_funding, at + _FUNDING)
 
     def _record(
@@ -280,11 +309,15 @@ class Venue:
     ) -> None:
         """One execution more."""
         name, fee = f"x{len(self.executions)}", fee.quantize(Decimal("1e-8"))
-        self.executions.append(Execution(name, order_id, client_id, symbol, utc(at), side, qty, price, fee, COIN, **more))
+        self.executions.append(
+            Execution(name, order_id, client_id, symbol, utc(at), side, qty, price, fee, COIN, **more)
+        )
         self._publish(self.executions[-1], at)
 
     def _end(self, placed: Placed, reason: str, at: float) -> None:
-        self._change(placed, replace(placed.now, status=OrderStatus.CANCELLED, reason=reason, updated=utc(at)), at)
+        self._change(
+            placed, replace(placed.now, status=OrderStatus.CANCELLED, reason=reason, updated=utc(at)), at
+        )
 
     def _change(self, placed: Placed, order: VenueOrder, at: float) -> None:
         placed.now = order

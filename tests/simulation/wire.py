@@ -12,11 +12,11 @@ from xml.sax.saxutils import escape
 
 import msgspec
 
-from agent.system.clock import Clock
 from agent.config.live import NewsConfig
 from agent.live.news.document import Document
 from agent.live.news.fetch import Answer, FetchError
 from agent.live.news.parse import parse
+from agent.system.clock import Clock
 from tests.simulation.market import Market
 from tests.simulation.prices import T0, headline
 
@@ -116,6 +116,8 @@ class InlineParsers:
     async def __aexit__(self, *error: object) -> None:
         return None
 
-    async def parse(self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False) -> Document:
+    async def parse(
+        self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False
+    ) -> Document:
         async with asyncio.timeout(self.timeout / 1000):
             return await asyncio.to_thread(parse, body, url=url, content_type=content_type)

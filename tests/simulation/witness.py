@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.core.events import Decision, Event, Gap, Kline
 from agent.live.event_queue import EventQueue
-from agent.live.pipeline import Core, Urgent
 from agent.live.formatting import sentence
+from agent.live.pipeline import Core, Urgent
 from tests.simulation.invariants import hold
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ class CheckedQueue(EventQueue):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._arrived: dict[int, tuple[int, Event]] = {}  # by identity; the event, lest its identity be another's
+        # by identity; the event, lest its identity be another's
+        self._arrived: dict[int, tuple[int, Event]] = {}
         self._counter = count()
         self._last: dict[str, int] = {}
 

@@ -14,17 +14,15 @@ from unittest.mock import patch
 
 from agent.core.errors import SafetyError, StoreError, VenueError
 from agent.core.events import RiskState
+from agent.core.risk import RESUME_FROM_KILL
+from agent.live import daemon as daemon_module
+from agent.live import run_record, session, venue_rules
+from agent.live.daemon import Daemon
 from agent.live.market_data import public_stream
 from agent.live.news import news_producer as news_producer
-from agent.live import daemon as daemon_module
-from agent.live import session
-from agent.live import run_record
-from agent.live import venue_rules
-from agent.live.daemon import Daemon
-from agent.core.risk import RESUME_FROM_KILL
+from agent.replay.verify import verify
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
-from agent.replay.verify import verify
 from models.sentiment.serve.scorer import Score
 from tests.crash.script import Words
 from tests.simulation.books import PaperBooks, RecordGap, VenueBooks
@@ -43,7 +41,8 @@ from tests.simulation.witness import CheckedCore, CheckedQueue
 
 MINUTES: Final = 15  # of faults
 QUIET: Final = 5  # minutes after the last fault, by when everything must be mended
-OVERRUN: Final = 20  # minutes that a suspension and a wait after it may last beyond the faults: the market has bars for them
+# minutes that a suspension and a wait after it may last beyond the faults: the market has bars for them
+OVERRUN: Final = 20
 SETTLED: Final = 4  # minutes within which a moment must come in which ledger and venue agree
 HISTORY: Final = 40  # bars before the first
 
@@ -77,15 +76,21 @@ class World:
         self.trace: deque[str] = deque(maxlen=keep)
         self.dice = random.Random(seed)
         self.weather = Weather.draw(self.dice)
-        self.loop = VirtualLoop(self.dice, freeze=self.weather.freeze, thread=self.dice.choice((0.0, 0.02, 0.5)))
-        self.market = Market(self.loop, self.dice, self.weather, HISTORY, MINUTES, OVERRUN + QUIET + SETTLED + 2, self.say)
+        self.loop = VirtualLoop(
+            self.dice, freeze=self.weather.freeze, thread=self.dice.choice((0.0, 0.02, 0.5))
+        )
+        self.market = Market(
+            self.loop, self.dice, self.weather, HISTORY, MINUTES, OVERRUN + QUIET + SETTLED + 2, self.say
+        )
         self.wire = Wire(self.market, self.dice, MINUTES * 60.0, self.say)
         self.clocks = Clocks(self.loop, self.dice, self.weather, self.market, self.say)
         self.store = Store(folder, self.dice, self.weather, self.say, seed=seed, seconds=self.loop.time)
         self.config = settings(self.dice, folder)
         self.venue: Venue | None = None  # where orders go, on paper nowhere
         if self.config.execution.mode == "testnet":
-            self.venue = Venue(self.market, self.dice, self.weather, (MINUTES + QUIET + SETTLED) * 60.0, self.say)
+            self.venue = Venue(
+                self.market, self.dice, self.weather, (MINUTES + QUIET + SETTLED) * 60.0, self.say
+            )
             refuses = self.config.execution.testnet.foreign == "refuse"
             if not refuses or self.dice.random() < 0.3:
                 self.venue.invite_strangers(MINUTES * 60.0, trade=not refuses)
@@ -103,7 +108,9 @@ class World:
         self._said: list[asyncio.Task[Any]] = []  # a person's words to the present life
         for _ in range(self.dice.choice((0, 0, 1, 3))):
             begin = self.dice.uniform(0, MINUTES * 60)
-            self.market.blackouts.append(Blackout(begin, min(begin + self.dice.choice((5, 40, 300)), MINUTES * 60)))
+            self.market.blackouts.append(
+                Blackout(begin, min(begin + self.dice.choice((5, 40, 300)), MINUTES * 60))
+            )
 
     def say(self, words: str) -> None:
         """A line of the trace."""
@@ -215,7 +222,12 @@ class World:
         else:
             books = RecordGap if gap else VenueBooks
             self.invariants = books(
-                self.venue, self.folder / "store.db", self.restored, self.config, self.market, given_up=self.lives > 1
+                self.venue,
+                self.folder / "store.db",
+                self.restored,
+                self.config,
+                self.market,
+                given_up=self.lives > 1,
             )
             port = self.port = Port(
                 self.venue,
@@ -294,12 +306,18 @@ class World:
         for symbol in SYMBOLS:
             last = memory.bars.get((symbol, 60_000), 0)
             open_or_withheld = (symbol, due) in self.market.withheld or now % 60_000 < 15_000
-            hold(last >= due - 60_000 * open_or_withheld, f"{symbol}: the last bar is that of {last}, and {due} was due")
+            hold(
+                last >= due - 60_000 * open_or_withheld,
+                f"{symbol}: the last bar is that of {last}, and {due} was due",
+            )
         clock = daemon.status().clock
         expected = self.clocks.expected
         if memory.now > now + AHEAD:  # the run began with a wrong clock while the venue could not be reached
             expected = {"run"}
-        hold(clock.trouble in expected, f"the system clock is wrong by {self.clocks.skew} ms, and the status has {clock}")
+        hold(
+            clock.trouble in expected,
+            f"the system clock is wrong by {self.clocks.skew} ms, and the status has {clock}",
+        )
         hold(not clock.trouble or self.invariants.alarms, f"no alarm: {clock}")
         hold(not daemon.core.engine.risk.warming, "the history is still being read")
         if daemon.config.strategy.name == "sentiment" or "Restless" in daemon.config.strategy.name:
@@ -333,9 +351,13 @@ class World:
             if hasattr(daemon, "core"):
                 action = self.dice.choice(("pause", "halt", "flatten", "kill", *["resume"] * 6))
                 self.say(f"a person says {action}")
-                args = {"resume": {"confirm": RESUME_FROM_KILL}, "kill": self.dice.choice(({}, {"flatten": "true"}))}
+                args = {
+                    "resume": {"confirm": RESUME_FROM_KILL},
+                    "kill": self.dice.choice(({}, {"flatten": "true"})),
+                }
                 word = self.loop.create_task(daemon.command(action, args.get(action), by="person"))
-                word.add_done_callback(lambda task: task.cancelled() or task.exception())  # perhaps the store can't be written
+                # perhaps the store can't be written
+                word.add_done_callback(lambda task: task.cancelled() or task.exception())
                 self._said.append(word)
 
 
@@ -407,4 +429,13 @@ def simulate(seed: int, folder: Path, *, keep: int = 0) -> Outcome:
         finally:
             world.bury()
     books = world.invariants
-    return Outcome(seed, failure, fingerprint, world.lives, events, len(books.orders), len(books.fills), list(world.trace))
+    return Outcome(
+        seed,
+        failure,
+        fingerprint,
+        world.lives,
+        events,
+        len(books.orders),
+        len(books.fills),
+        list(world.trace),
+    )

@@ -21,7 +21,9 @@ from agent.store.database import Database, open_database
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[str]:
     """A private PostgreSQL that listens on a socket in a folder of its own; yields the URL without a database's name."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0])
+    )
     initdb = shutil.which("initdb") or (found[-1] if found else None)
     if initdb is None:
         pytest.skip("no PostgreSQL server is installed: tested on SQLite only")
@@ -32,7 +34,9 @@ def postgres_cluster() -> Iterator[str]:
         try:
             owner = pwd.getpwnam("postgres")
         except KeyError:
-            pytest.skip("PostgreSQL refuses to run as root, and there is no user postgres: tested on SQLite only")
+            pytest.skip(
+                "PostgreSQL refuses to run as root, and there is no user postgres: tested on SQLite only"
+            )
         os.chown(folder, owner.pw_uid, owner.pw_gid)
         as_user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
 
@@ -42,7 +46,17 @@ def postgres_cluster() -> Iterator[str]:
 
     try:
         run("initdb", "-D", "data", "-U", "tapewire", "-A", "trust", "-E", "UTF8", "--no-sync")
-        run("pg_ctl", "-D", "data", "-w", "-l", "log", "-o", f"-k {folder} -c listen_addresses= -c fsync=off", "start")
+        run(
+            "pg_ctl",
+            "-D",
+            "data",
+            "-w",
+            "-l",
+            "log",
+            "-o",
+            f"-k {folder} -c listen_addresses= -c fsync=off",
+            "start",
+        )
         try:
             yield f"postgresql://tapewire@/{{name}}?host={folder}"
         finally:
@@ -59,7 +73,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         return
     cluster: str = request.getfixturevalue("postgres_cluster")
     name = f"test_{uuid4().hex}"
-    admin = create_engine(cluster.format(name="postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT")
+    admin = create_engine(
+        cluster.format(name="postgres").replace("://", "+psycopg://"), isolation_level="AUTOCOMMIT"
+    )
     with admin.connect() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     yield cluster.format(name=name)

@@ -48,6 +48,9 @@ def payloads(store: Path) -> list[bytes] | None:
     """The payloads of all journals as SQLite reads them; None if it can't."""
     try:
         with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
-            return [bytes(row[0]) for row in connection.execute("SELECT payload FROM journal ORDER BY run_id, seq")]
+            return [
+                bytes(row[0])
+                for row in connection.execute("SELECT payload FROM journal ORDER BY run_id, seq")
+            ]
     except (sqlite3.Error, TypeError):
         return None

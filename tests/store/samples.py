@@ -39,12 +39,33 @@ DECISIONS: tuple[type[msgspec.Struct], ...] = get_args(Decision)
 ONE_OF_EACH: tuple[Decision, ...] = (
     Signal("BTCUSDT", T0, Direction.BUY, 0.8, 0.1, 0.1, 0.8, True, ("n1", "n2")),
     Prediction("BTCUSDT", T0, 0.2, 0.3, 0.5, "m1"),
-    Order("o1", "BTCUSDT", T0, Side.BUY, OrderType.LIMIT, Decimal("0.010"), price=Decimal("43210.10"), stop=Decimal("42000")),
+    Order(
+        "o1",
+        "BTCUSDT",
+        T0,
+        Side.BUY,
+        OrderType.LIMIT,
+        Decimal("0.010"),
+        price=Decimal("43210.10"),
+        stop=Decimal("42000"),
+    ),
     Amend("o1", "BTCUSDT", T0 + 100, qty=Decimal("0.020"), reason="follows the position"),
     Cancel("o1", "BTCUSDT", T0 + 200, "replaced by a newer target"),
     OrderUpdate("o1", "BTCUSDT", T0 + 250, T0 + 250, OrderStatus.NEW),
-    Fill("f1", "o1", "BTCUSDT", T0 + 250, T0 + 250, Side.BUY, Decimal("0.010"), Decimal("43210.1"), Decimal("0.2376555")),
-    FundingPayment("BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")),
+    Fill(
+        "f1",
+        "o1",
+        "BTCUSDT",
+        T0 + 250,
+        T0 + 250,
+        Side.BUY,
+        Decimal("0.010"),
+        Decimal("43210.1"),
+        Decimal("0.2376555"),
+    ),
+    FundingPayment(
+        "BTCUSDT", T0 + 300, Decimal("0.0001"), Decimal("0.01"), Decimal("43000"), Decimal("-0.043")
+    ),
     CashAdjustment(T0 + 350, "USDT", Decimal("250.00"), "the account's balance when the run began"),
     RiskEvent(T0 + 400, RiskState.REDUCING, "max_daily_loss", "5.1 % lost since 00:00 UTC"),
 )

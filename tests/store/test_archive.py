@@ -34,12 +34,16 @@ def words(count: int) -> list[Event]:
     return [Command("pause", T0 + n, T0 + n, {"n": str(n)}, "test") for n in range(count)]
 
 
-def lived(database: Database, name: str, day: int, status: RunStatus = RunStatus.COMPLETE, count: int = 50) -> None:
+def lived(
+    database: Database, name: str, day: int, status: RunStatus = RunStatus.COMPLETE, count: int = 50
+) -> None:
     """A live run that ended on that day."""
     Recorder(database, a_run(name, kind=RunKind.LIVE))
     Journal(database, name).append(words(count))
     with database.write() as connection:
-        connection.execute(runs.update().where(runs.c.id == name).values(status=status, finished_at=T0 + day * DAY))
+        connection.execute(
+            runs.update().where(runs.c.id == name).values(status=status, finished_at=T0 + day * DAY)
+        )
 
 
 def stored(database: Database, name: str) -> int:
@@ -102,7 +106,9 @@ def test_whatever_happened_comes_back(tmp_path_factory: pytest.TempPathFactory, 
         Journal(database, "run-1").append(events)
         archive_journal(database, only(database, "run-1"), folder, Now())
         prune(database, "run-1", Now())
-        assert [encode(event) for _, event in read_journal(database, "run-1")] == [encode(event) for event in events]
+        assert [encode(event) for _, event in read_journal(database, "run-1")] == [
+            encode(event) for event in events
+        ]
 
 
 @pytest.fixture

@@ -45,7 +45,9 @@ def damage(file: Path) -> None:
         raw.write(os.urandom(4096))
 
 
-def test_a_copy_is_of_one_moment_though_the_store_is_written_meanwhile(store: Database, tmp_path: Path) -> None:
+def test_a_copy_is_of_one_moment_though_the_store_is_written_meanwhile(
+    store: Database, tmp_path: Path
+) -> None:
     journal, told = Journal(store, "run-1"), []
 
     def write(done: int, total: int) -> None:
@@ -158,12 +160,16 @@ def home(store: Database, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_verbs_back_up_beside_a_running_agent_and_restore_without_one(home: Path, store: Database) -> None:
+def test_the_verbs_back_up_beside_a_running_agent_and_restore_without_one(
+    home: Path, store: Database
+) -> None:
     options = ("--config", home / "config.toml")
     with instance_lock(home / LOCK):
         said = tapewire("db", "backup", home / "copy.db", *options).stdout
         assert "sound; schema" in said
-        assert "1 run (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals" in said
+        assert (
+            "1 run (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals" in said
+        )
         for verb in (("restore", home / "copy.db"), ("upgrade",)):
             refused = tapewire("db", *verb, *options)
             assert isinstance(refused.exception, SafetyError)

@@ -55,15 +55,23 @@ def test_the_same_decisions_on_the_same_events_are_identical(database: Database)
     ("script", "divergence"),
     [
         pytest.param([[OTHER], *SCRIPT[1:]], Divergence(1, 1, SIGNAL, OTHER), id="another decision"),
-        pytest.param([*SCRIPT[:3], [FILL, UPDATE], *SCRIPT[4:]], Divergence(4, 4, UPDATE, FILL), id="another order"),
+        pytest.param(
+            [*SCRIPT[:3], [FILL, UPDATE], *SCRIPT[4:]], Divergence(4, 4, UPDATE, FILL), id="another order"
+        ),
         pytest.param([*SCRIPT[:3], [UPDATE], *SCRIPT[4:]], Divergence(5, 4, FILL, None), id="one is missing"),
         pytest.param([SCRIPT[0], [OTHER], *SCRIPT[2:]], Divergence(2, 2, None, OTHER), id="one is new"),
         pytest.param([*SCRIPT[:6], [OTHER]], Divergence(8, 7, None, OTHER), id="one is new at the end"),
-        pytest.param([SCRIPT[0], [PREDICTION], [ORDER], *SCRIPT[3:]], Divergence(2, 2, None, PREDICTION), id="too early"),
+        pytest.param(
+            [SCRIPT[0], [PREDICTION], [ORDER], *SCRIPT[3:]],
+            Divergence(2, 2, None, PREDICTION),
+            id="too early",
+        ),
         pytest.param([[], [SIGNAL], *SCRIPT[2:]], Divergence(1, 1, SIGNAL, None), id="too late"),
     ],
 )
-def test_the_first_divergence_is_found_on_its_event(database: Database, script: Script, divergence: Divergence) -> None:
+def test_the_first_divergence_is_found_on_its_event(
+    database: Database, script: Script, divergence: Divergence
+) -> None:
     record(database)
     assert decide_again(database, script) == (divergence, divergence.event_seq)
 
@@ -92,7 +100,9 @@ def test_a_row_altered_in_the_store_is_a_divergence(database: Database) -> None:
     record(database)
     with database.write() as connection:
         connection.execute(update(DECISIONS[Order]).values(qty=Decimal(5)))
-    assert decide_again(database, SCRIPT)[0] == Divergence(3, 3, msgspec.structs.replace(ORDER, qty=Decimal(5)), ORDER)
+    assert decide_again(database, SCRIPT)[0] == Divergence(
+        3, 3, msgspec.structs.replace(ORDER, qty=Decimal(5)), ORDER
+    )
 
 
 def test_a_row_deleted_from_the_store_is_a_divergence(database: Database) -> None:
@@ -103,7 +113,9 @@ def test_a_row_deleted_from_the_store_is_a_divergence(database: Database) -> Non
 
 
 @pytest.mark.parametrize("change", [{"events": 8}, {"chain_head": "00" * 16}])
-def test_a_run_whose_row_states_something_else_is_an_error(database: Database, change: dict[str, object]) -> None:
+def test_a_run_whose_row_states_something_else_is_an_error(
+    database: Database, change: dict[str, object]
+) -> None:
     record(database)
     with database.write() as connection:
         connection.execute(update(runs).values(**change))

@@ -38,7 +38,8 @@ def test_folders_are_made(tmp_path: Path) -> None:
 def test_sqlite_writes_ahead_and_checks_foreign_keys(sqlite_database: Database) -> None:
     with sqlite_database.read() as connection:
         settings = [
-            connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")
+            connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
         ]
     assert settings == ["wal", 1, 1]
 
@@ -126,7 +127,10 @@ def test_a_file_without_the_right_to_write_refuses_to_be_written(tmp_path: Path)
     (tmp_path / "store.db").chmod(0o444)
     if os.access(tmp_path / "store.db", os.W_OK):
         pytest.skip("this user may write everywhere")
-    with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database, pytest.raises(StoreError, match="read-only"):
+    with (
+        closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database,
+        pytest.raises(StoreError, match="read-only"),
+    ):
         Recorder(database, a_run())
 
 

@@ -78,7 +78,9 @@ def failing_fsync(database: Database, *, written: bool) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_after_a_failed_fsync_the_journal_is_read_again_and_committed_again(sqlite_database: Database, written: bool) -> None:
+def test_after_a_failed_fsync_the_journal_is_read_again_and_committed_again(
+    sqlite_database: Database, written: bool
+) -> None:
     Recorder(sqlite_database, a_run(kind=RunKind.LIVE))
     lines = Journal(sqlite_database, "run-1")
     lines.append(words(3))

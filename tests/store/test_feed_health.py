@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from agent.live.feed_health import read_feed_health, write_feed_health
 from agent.live.producer import Health
 from agent.store.database import Database
-from agent.live.feed_health import read_feed_health, write_feed_health
 from agent.store.recorder import Recorder
 from tests.store.samples import a_run
 
 
 def test_the_latest_look_replaces_the_one_before(database: Database) -> None:
     with Recorder(database, a_run()):
-        feeds = [Health("bybit", "live", messages=3), Health("wire", "waiting", errors=2, last_error="went\0away")]
+        feeds = [
+            Health("bybit", "live", messages=3),
+            Health("wire", "waiting", errors=2, last_error="went\0away"),
+        ]
         write_feed_health(database, "run-1", feeds, 1_000)
         feeds[0].messages = 9
         write_feed_health(database, "run-1", feeds, 2_000)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from agent.system.clock import WallClock
 from agent.live.lock import LOCK, file_lock, instance_lock
 from agent.store.archive import archive_journal, candidates
 from agent.store.backup import back_up, put_back
@@ -22,6 +21,7 @@ from agent.store.journal import Journal
 from agent.store.mark import Mark, MarkFile, mark_beside
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind, RunStatus
+from agent.system.clock import WallClock
 from tests.store.samples import T0, a_run
 from tests.store.test_backup import words
 
@@ -48,11 +48,17 @@ def test_every_file_and_folder_of_the_store_is_private(tmp_path: Path) -> None:
         with instance_lock(tmp_path / "live" / LOCK), file_lock(store, tmp_path / "live"):
             pass
         modes = _modes(tmp_path)
-        assert {"store.db", "store.db-wal", "store.db-shm", "store.db.mark", "store.db.lock"} <= {path.name for path in modes}
+        assert {"store.db", "store.db-wal", "store.db-shm", "store.db.mark", "store.db.lock"} <= {
+            path.name for path in modes
+        }
     put_back(tmp_path / "backups" / "copy.db", store)
     modes |= _modes(tmp_path)
     assert len(modes) >= 14
-    wrong = {str(path): oct(mode) for path, mode in modes.items() if mode != (0o700 if path.suffix == "" else 0o600)}
+    wrong = {
+        str(path): oct(mode)
+        for path, mode in modes.items()
+        if mode != (0o700 if path.suffix == "" else 0o600)
+    }
     assert wrong == {}
 
 
@@ -78,7 +84,9 @@ def leave(folder: Path, name: str, *, age: float = 3_600.0) -> Path:
 def test_an_abandoned_copy_is_removed_by_the_next_backup_or_upgrade(tmp_path: Path) -> None:
     store = tmp_path / "store.db"
     open_database(f"sqlite:///{store}").close()
-    for number, again in enumerate((lambda: upgrade(f"sqlite:///{store}"), lambda: back_up(store, tmp_path / "b" / "copy.db"))):
+    for number, again in enumerate(
+        (lambda: upgrade(f"sqlite:///{store}"), lambda: back_up(store, tmp_path / "b" / "copy.db"))
+    ):
         left = leave(tmp_path, f".store.db.0002-2025010{number}T000000Z.backup.unfinished")
         side = leave(tmp_path, f"{left.name}-journal")
         again()

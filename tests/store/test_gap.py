@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, update
 
-from agent.system.clock import WallClock
 from agent.core.errors import StoreError, TapewireError
 from agent.core.events import DAY_MS, Command, Event
 from agent.store.archive import archive_journal, candidates, prune
@@ -26,12 +25,16 @@ from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
 from agent.store.soundness import check_store
 from agent.store.tables import journal, journal_digests
+from agent.system.clock import WallClock
 from tests.store.damage import as_killed, flip_bytes, flip_wal_byte, halve_wal, payloads, wal_of
 from tests.store.samples import T0, a_run
 
 
 def words(first: int, count: int) -> list[Event]:
-    return [Command("pause", T0 + n, T0 + n, {"why": f"{n} " + "x" * 100}, "test") for n in range(first, first + count)]
+    return [
+        Command("pause", T0 + n, T0 + n, {"why": f"{n} " + "x" * 100}, "test")
+        for n in range(first, first + count)
+    ]
 
 
 def record(database: Database, count: int, *, batch: int = 7, run: str = "run-1") -> Journal:
@@ -74,7 +77,9 @@ def test_a_lost_tail_is_counted(store: Path, tmp_path: Path, damage: Callable[[P
     assert (gap.run, gap.expected_seq) == ("run-1", 904)
     assert 0 < gap.found_seq < 904
     lost = 904 - gap.found_seq
-    assert gap.message == (f"the store lacks the last {lost:,} events that run run-1 had committed ({gap.found_seq + 1:,}…904)")
+    assert gap.message == (
+        f"the store lacks the last {lost:,} events that run run-1 had committed ({gap.found_seq + 1:,}…904)"
+    )
     assert gap_of(copy, "run-1") == gap
     assert gap_of(copy, "run-2") is None
 
@@ -83,7 +88,9 @@ def test_a_log_that_was_removed_leaves_no_empty_store_to_begin_in(store: Path, t
     copy = as_killed(store, tmp_path / "copy")
     wal_of(copy).unlink()
     for create in (True, False):
-        with pytest.raises(StoreError, match=r"nothing in it, though 904 events of run run-1 were committed there"):
+        with pytest.raises(
+            StoreError, match=r"nothing in it, though 904 events of run run-1 were committed there"
+        ):
             open_database(f"sqlite:///{copy}", create=create)
     copy.unlink()
     with pytest.raises(StoreError, match=r"remove .*store\.db\.mark"):
@@ -139,7 +146,9 @@ def test_a_restored_backup_is_recognised(store: Path, sqlite_database: Database,
     assert gap.message.endswith("(monday.db); the record of run run-1 ends at event 904 of 1,004")
 
 
-def test_a_restored_backup_that_holds_all_is_no_gap(store: Path, sqlite_database: Database, tmp_path: Path) -> None:
+def test_a_restored_backup_that_holds_all_is_no_gap(
+    store: Path, sqlite_database: Database, tmp_path: Path
+) -> None:
     back_up(store, tmp_path / "monday.db")
     sqlite_database.close()
     put_back(tmp_path / "monday.db", store)
@@ -195,14 +204,21 @@ def test_the_digest_does_not_depend_on_the_commits(database: Database, batch: in
 @pytest.mark.parametrize(
     ("seq", "first", "last"), [(1, 1, 1_000), (1_000, 1, 1_000), (1_001, 1_001, 2_000), (2_345, 2_001, 2_345)]
 )
-def test_an_input_that_is_not_what_was_committed_is_named(database: Database, seq: int, first: int, last: int) -> None:
+def test_an_input_that_is_not_what_was_committed_is_named(
+    database: Database, seq: int, first: int, last: int
+) -> None:
     Recorder(database, a_run("run-1", kind=RunKind.LIVE))
     lines = Journal(database, "run-1")
     lines.append(words(0, 2_345))
     lines.seal()
     with database.write() as connection:
-        connection.execute(update(journal).where(journal.c.seq == seq).values(payload=encode(words(7_777, 1)[0])))
-    with pytest.raises(StoreError, match=f"damaged between event {first} and event {last}: an input is not what was committed"):
+        connection.execute(
+            update(journal).where(journal.c.seq == seq).values(payload=encode(words(7_777, 1)[0]))
+        )
+    with pytest.raises(
+        StoreError,
+        match=f"damaged between event {first} and event {last}: an input is not what was committed",
+    ):
         list(read_journal(database, "run-1"))
 
 
@@ -217,7 +233,9 @@ def test_a_run_of_an_earlier_version_is_covered_from_its_next_block_on(database:
     assert len(list(read_journal(database, "run-1"))) == 3_745
     assert digest_at(database, "run-1", 3_745) == Journal(database, "run-1").digest
     with database.write() as connection:
-        connection.execute(update(journal).where(journal.c.seq == 2_900).values(payload=encode(words(7_777, 1)[0])))
+        connection.execute(
+            update(journal).where(journal.c.seq == 2_900).values(payload=encode(words(7_777, 1)[0]))
+        )
     with pytest.raises(StoreError, match="damaged between event 2001 and event 3000"):
         list(read_journal(database, "run-1"))
 
@@ -248,10 +266,14 @@ def test_bytes_that_changed_on_the_disk_are_found_wherever_they_change_an_input(
 def test_a_sound_store_is_called_so(store: Path, sqlite_database: Database, tmp_path: Path) -> None:
     quick = check_store(sqlite_database, tmp_path)
     assert quick == "its pages are sound, nothing is missing that the last live run had committed"
-    assert check_store(sqlite_database, tmp_path, full=True).endswith("904 events of its journals are as they were committed")
+    assert check_store(sqlite_database, tmp_path, full=True).endswith(
+        "904 events of its journals are as they were committed"
+    )
 
 
-def test_a_damaged_page_is_found_by_the_quick_check(store: Path, sqlite_database: Database, tmp_path: Path) -> None:
+def test_a_damaged_page_is_found_by_the_quick_check(
+    store: Path, sqlite_database: Database, tmp_path: Path
+) -> None:
     sqlite_database.close()
     dice = random.Random(1)
     for page in range(2, store.stat().st_size // 4096):
@@ -266,17 +288,23 @@ def test_a_check_that_takes_too_long_says_so(store: Path, sqlite_database: Datab
     assert "0 s of the quick check found nothing" in check_store(sqlite_database, tmp_path, limit=0)
 
 
-def test_an_event_that_is_text_is_named_as_damaged_and_no_crash(store: Path, sqlite_database: Database) -> None:
+def test_an_event_that_is_text_is_named_as_damaged_and_no_crash(
+    store: Path, sqlite_database: Database
+) -> None:
     with sqlite_database.write() as connection:
         connection.exec_driver_sql("UPDATE journal SET payload = 'text' WHERE seq = 902")
     with pytest.raises(StoreError, match="event 902 is damaged"):
         Journal(sqlite_database, "run-1")
 
 
-def test_a_run_whose_archive_was_moved_away_stops_no_start(store: Path, sqlite_database: Database, tmp_path: Path) -> None:
+def test_a_run_whose_archive_was_moved_away_stops_no_start(
+    store: Path, sqlite_database: Database, tmp_path: Path
+) -> None:
     """The archive has a hash of its own, for whoever reads it; the mark is for what the store holds."""
     with sqlite_database.write() as connection:
-        connection.exec_driver_sql("UPDATE runs SET status = 'complete', finished_at = started_at, last_event_at = started_at")
+        connection.exec_driver_sql(
+            "UPDATE runs SET status = 'complete', finished_at = started_at, last_event_at = started_at"
+        )
     (chosen,) = candidates(sqlite_database, T0 + 10 * DAY_MS)
     made = archive_journal(sqlite_database, chosen, tmp_path, WallClock())
     prune(sqlite_database, "run-1", WallClock())

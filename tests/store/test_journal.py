@@ -15,7 +15,9 @@ from agent.store.journal import Journal, decode, encode, read_journal
 from agent.store.tables import journal, runs
 from tests.store.samples import EVENTS, T0, a_run, same, structs
 
-BARS: list[Event] = [Kline("BTCUSDT", 60_000, T0 + i, T0 + i, T0 + i, 1.0, 2.0, 0.5, 1.5, 10.0) for i in range(5)]
+BARS: list[Event] = [
+    Kline("BTCUSDT", 60_000, T0 + i, T0 + i, T0 + i, 1.0, 2.0, 0.5, 1.5, 10.0) for i in range(5)
+]
 
 
 @pytest.fixture

@@ -49,7 +49,12 @@ def test_a_torn_write_leaves_the_mark_before_it(tmp_path: Path, length: int) -> 
     written(path, 9).close()
     after = path.read_bytes()
     (slot,) = (n for n in (0, SLOT) if before[n : n + SLOT] != after[n : n + SLOT])
-    path.write_bytes(before[:slot] + after[slot : slot + length] + before[slot + length : slot + SLOT] + before[slot + SLOT :])
+    path.write_bytes(
+        before[:slot]
+        + after[slot : slot + length]
+        + before[slot + length : slot + SLOT]
+        + before[slot + SLOT :]
+    )
     assert found(path) in ((8,) if length < SLOT - 1 else (8, 9))
 
 

@@ -26,8 +26,12 @@ def three_runs(database: Database) -> Database:
     return database
 
 
-@pytest.mark.parametrize(("which", "found"), [("latest", "a_c3"), ("abc1", "abc1"), ("abd", "abd2"), ("a_", "a_c3")])
-def test_a_run_is_found_by_its_id_the_beginning_of_it_or_as_the_latest(three_runs: Database, which: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("which", "found"), [("latest", "a_c3"), ("abc1", "abc1"), ("abd", "abd2"), ("a_", "a_c3")]
+)
+def test_a_run_is_found_by_its_id_the_beginning_of_it_or_as_the_latest(
+    three_runs: Database, which: str, found: str
+) -> None:
     assert find_run(three_runs, which).id == found
 
 
@@ -41,7 +45,9 @@ def test_an_id_that_begins_another_one_is_still_found(three_runs: Database) -> N
     ("which", "message"),
     [("ab", "several runs begin with 'ab' .abc1, abd2"), ("x", "no run 'x' .the newest: a_c3, abd2, abc1")],
 )
-def test_what_names_no_run_or_several_is_a_usage_error(three_runs: Database, which: str, message: str) -> None:
+def test_what_names_no_run_or_several_is_a_usage_error(
+    three_runs: Database, which: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         find_run(three_runs, which)
 

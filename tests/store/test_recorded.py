@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.analysis.report.load import load_report_data
+from agent.replay.verify import verify
 from agent.store.database import open_database, upgrade
 from agent.store.queries import find_run, read_decisions
-from agent.replay.verify import verify
 from tests.conftest import ROOT
 
 STORES = sorted((ROOT / "tests" / "store" / "recorded").glob("*.db.gz"))
@@ -24,7 +24,9 @@ STORES = sorted((ROOT / "tests" / "store" / "recorded").glob("*.db.gz"))
 def test_the_report_of_an_account_of_another_size_has_the_returns_of_what_was_there(tmp_path: Path) -> None:
     """10,000 USDT in the account and `initial_capital = 8000`: the difference is no profit of 25 %."""
     store = tmp_path / "store.db"
-    store.write_bytes(gzip.decompress((ROOT / "tests" / "store" / "recorded" / "live-0007.db.gz").read_bytes()))
+    store.write_bytes(
+        gzip.decompress((ROOT / "tests" / "store" / "recorded" / "live-0007.db.gz").read_bytes())
+    )
     upgrade(f"sqlite:///{store}")
     with closing(open_database(f"sqlite:///{store}")) as database:
         data = load_report_data(database)
@@ -36,7 +38,9 @@ def test_the_report_of_an_account_of_another_size_has_the_returns_of_what_was_th
 
 
 @pytest.mark.parametrize("recorded", STORES, ids=lambda path: path.name.partition(".")[0])
-def test_a_run_of_an_earlier_version_verifies(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_of_an_earlier_version_verifies(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)  # the backtest names its files from there
     store = tmp_path / "store.db"
     store.write_bytes(gzip.decompress(recorded.read_bytes()))

@@ -43,7 +43,12 @@ def writing(database: Database) -> Iterator[None]:
 
 
 def finish(recorder: Recorder, **values: object) -> Run:
-    end = {"first_event_at": T0, "last_event_at": T0 + 400, "final_equity": Decimal("10001.230"), "metrics": {}} | values
+    end = {
+        "first_event_at": T0,
+        "last_event_at": T0 + 400,
+        "final_equity": Decimal("10001.230"),
+        "metrics": {},
+    } | values
     return recorder.finish(**end)  # type: ignore[arg-type]
 
 
@@ -57,7 +62,9 @@ def test_every_decision_comes_back_exactly(database: Database, decisions: list[m
             recorder.decision(decision)
         finish(recorder)
     recorded = list(read_decisions(database, run.id))
-    assert [(item.seq, item.event_seq) for item in recorded] == [(n, n + 9) for n in range(1, len(decisions) + 1)]
+    assert [(item.seq, item.event_seq) for item in recorded] == [
+        (n, n + 9) for n in range(1, len(decisions) + 1)
+    ]
     assert all(same(item.decision, decision) for item, decision in zip(recorded, decisions, strict=True))
 
 
@@ -90,7 +97,11 @@ def test_the_row_of_a_run_comes_back_as_it_was(database: Database) -> None:
         assert find_run(database, "run-1") == begun
         ended = finish(recorder, metrics={"sharpe": 1.5, "trades": 3})
     assert find_run(database, "run-1") == ended
-    assert (ended.status, ended.finished_at, str(ended.final_equity)) == (RunStatus.COMPLETE, T0 + 5_000, "10001.230")
+    assert (ended.status, ended.finished_at, str(ended.final_equity)) == (
+        RunStatus.COMPLETE,
+        T0 + 5_000,
+        "10001.230",
+    )
 
 
 def test_a_metric_that_is_no_number_is_null(database: Database) -> None:
@@ -100,7 +111,9 @@ def test_a_metric_that_is_no_number_is_null(database: Database) -> None:
 
 
 def test_headlines_sentiments_and_equity_are_recorded_with_their_event(database: Database) -> None:
-    headline = News("n1", T0, T0 + 60_000, "Tiny coin gains a lot", currencies=("BTC",), publisher="The Ledger")
+    headline = News(
+        "n1", T0, T0 + 60_000, "Tiny coin gains a lot", currencies=("BTC",), publisher="The Ledger"
+    )
     sentiment = Sentiment("n1", T0, T0 + 60_250, 0.1, 0.2, 0.7, "m1", symbols=("BTCUSDT",))
     with Recorder(database, a_run()) as recorder:
         recorder.event_seq = 3
@@ -198,7 +211,9 @@ def test_a_full_disk_fails_the_run_and_keeps_whole_batches_only(sqlite_database:
     assert recorded
 
 
-def test_a_run_that_cannot_be_marked_failed_stays_running_and_reports_the_first_error(sqlite_database: Database) -> None:
+def test_a_run_that_cannot_be_marked_failed_stays_running_and_reports_the_first_error(
+    sqlite_database: Database,
+) -> None:
     recorder = Recorder(sqlite_database, a_run())
 
     def fail() -> None:
@@ -221,7 +236,9 @@ def fold(recorder: Recorder, decisions: list[msgspec.Struct]) -> None:
 
 
 @pytest.mark.parametrize("recorded", [0, 3, len(ONE_OF_EACH)])
-def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(database: Database, recorded: int) -> None:
+def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(
+    database: Database, recorded: int
+) -> None:
     with suppress(KeyboardInterrupt), Recorder(database, a_run()) as recorder:
         fold(recorder, ONE_OF_EACH[:recorded])
         raise KeyboardInterrupt
@@ -234,7 +251,9 @@ def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(database: Da
     chain = DecisionChain()
     digests = [chain.add(decision, event_seq) for event_seq, decision in enumerate(ONE_OF_EACH, 1)]
     assert [item.digest for item in read_decisions(database, "run-1")] == digests
-    assert [news.id for news in read_rows(database, "run-1", News)] == [f"n{n}" for n in range(1, len(ONE_OF_EACH) + 1)]
+    assert [news.id for news in read_rows(database, "run-1", News)] == [
+        f"n{n}" for n in range(1, len(ONE_OF_EACH) + 1)
+    ]
     assert len(frame(database, "run-1", "equity")) == len(ONE_OF_EACH)
     assert find_run(database).chain_head == chain.head
     assert find_run(database).error == ""
@@ -243,7 +262,10 @@ def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(database: Da
 def test_a_run_that_would_be_decided_otherwise_is_not_resumed(database: Database) -> None:
     with Recorder(database, a_run()) as recorder:
         recorder.decision(RiskEvent(T0, RiskState.ACTIVE, "rule"))
-    with Recorder(database, find_run(database), resume=True) as again, pytest.raises(StoreError, match="can't be resumed"):
+    with (
+        Recorder(database, find_run(database), resume=True) as again,
+        pytest.raises(StoreError, match="can't be resumed"),
+    ):
         again.decision(RiskEvent(T0, RiskState.HALTED, "rule"))
 
 

@@ -113,7 +113,9 @@ def test_a_year_of_nights_leaves_seven_days_four_weeks_twelve_months(store: Data
     days=st.lists(st.integers(0, 900), min_size=1, max_size=60, unique=True),
     daily=st.integers(0, 10), weekly=st.integers(0, 6), monthly=st.integers(0, 14),
 )  # fmt: skip
-def test_nightly_thinning_keeps_what_one_thinning_would(days: list[int], daily: int, weekly: int, monthly: int) -> None:
+def test_nightly_thinning_keeps_what_one_thinning_would(
+    days: list[int], daily: int, weekly: int, monthly: int
+) -> None:
     policy = BackupConfig(daily=daily, weekly=weekly, monthly=monthly)
     kept: set[datetime] = set()
     for day in sorted(days):

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.errors import StoreError
-from agent.system.resources import resource
 from agent.store import schema
 from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
+from agent.system.resources import resource
 from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
 from tests.store.samples import a_run
 
@@ -75,14 +75,20 @@ def tables_of(database: Database) -> set[str]:
 
 def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
     with database.read() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "compare_server_default": True}
+        )
         assert compare_metadata(context, [metadata, SCORES_METADATA]) == []
-        primary = {name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in TABLES}
+        primary = {
+            name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in TABLES
+        }
     assert primary == {name: [column.name for column in table.primary_key] for name, table in TABLES.items()}
 
 
 def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
-    with pytest.raises(StoreError, match=rf"schema {HEAD} is older than this program's next \(run: tapewire db upgrade\)"):
+    with pytest.raises(
+        StoreError, match=rf"schema {HEAD} is older than this program's next \(run: tapewire db upgrade\)"
+    ):
         open_database(older)
     with pytest.raises(StoreError, match="run: tapewire db upgrade"):
         open_database(older, create=False)
@@ -97,7 +103,9 @@ def test_an_upgrade_keeps_what_is_there(older: str) -> None:
     assert upgrade(older) == ("next", "next", None)
 
 
-def test_an_sqlite_file_is_backed_up_first(tmp_path: Path, sqlite_database: Database, next_release: Path) -> None:
+def test_an_sqlite_file_is_backed_up_first(
+    tmp_path: Path, sqlite_database: Database, next_release: Path
+) -> None:
     Recorder(sqlite_database, a_run())  # not folded into the file yet: the database is still open
     backup = upgrade(f"sqlite:///{sqlite_database.file}").backup
     assert backup is not None
@@ -121,7 +129,9 @@ def test_a_store_of_a_newer_program_is_refused(database: Database, database_url:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     for use in (open_database, upgrade):
-        with pytest.raises(StoreError, match=rf"schema 9999 is newer than this program's {HEAD} \(update Tapewire"):
+        with pytest.raises(
+            StoreError, match=rf"schema 9999 is newer than this program's {HEAD} \(update Tapewire"
+        ):
             use(database_url)
 
 
@@ -132,7 +142,9 @@ def test_all_migrations_can_be_taken_back(database: Database) -> None:
     assert tables_of(database) == {"alembic_version"}
 
 
-def test_the_verb_upgrades_the_store_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_verb_upgrades_the_store_of_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text('[store]\nurl = "sqlite:///here/store.db"\n')
     verb = CliRunner().invoke(build(), ["db", "upgrade", "--json"])
@@ -141,7 +153,9 @@ def test_the_verb_upgrades_the_store_of_the_configuration(tmp_path: Path, monkey
     assert f"already {HEAD}" in CliRunner().invoke(build(), ["db", "upgrade"]).stdout
 
 
-def test_the_verb_says_where_the_backup_is(tmp_path: Path, sqlite_database: Database, next_release: Path) -> None:
+def test_the_verb_says_where_the_backup_is(
+    tmp_path: Path, sqlite_database: Database, next_release: Path
+) -> None:
     url = f"sqlite:///{sqlite_database.file}"
     printed = CliRunner().invoke(build(), ["db", "upgrade", "--url", url]).stdout
     (backup,) = tmp_path.glob("*.backup")
@@ -153,8 +167,11 @@ def test_an_upgrade_that_leaves_the_store_unsound_is_not_kept(
     tmp_path: Path, sqlite_database: Database, next_release: Path
 ) -> None:
     Recorder(sqlite_database, a_run())
-    orphan = 'op.execute("CREATE TABLE lost (id TEXT REFERENCES runs(id) DEFERRABLE INITIALLY DEFERRED)")\n    ' + (
-        'op.execute("PRAGMA defer_foreign_keys=ON")\n    op.execute("INSERT INTO lost VALUES (\'nobody\')")'
+    orphan = (
+        'op.execute("CREATE TABLE lost (id TEXT REFERENCES runs(id) DEFERRABLE INITIALLY DEFERRED)")\n    '
+        + (
+            'op.execute("PRAGMA defer_foreign_keys=ON")\n    op.execute("INSERT INTO lost VALUES (\'nobody\')")'
+        )
     )
     next_release.write_text(NEXT.format(head=HEAD, more=orphan))
     with pytest.raises(StoreError, match="a row of lost belongs to no row of runs"):

@@ -25,7 +25,11 @@ def test_buys_equal_parts_once_and_never_trades_again() -> None:
 def test_a_symbol_that_starts_later_is_bought_later() -> None:
     events = [bar(minute, 100, 100, 100, 100) for minute in range(3)]
     events += [bar(minute, 50, 50, 50, 50, symbol="ETHUSDT") for minute in range(10, 13)]
-    _, sink = run(load_strategy("buy_and_hold", {"weight": 0.5}), events, config(market={"symbols": [SYMBOL, "ETHUSDT"]}))
+    _, sink = run(
+        load_strategy("buy_and_hold", {"weight": 0.5}),
+        events,
+        config(market={"symbols": [SYMBOL, "ETHUSDT"]}),
+    )
     fills = [fill for fill in sink.decisions if isinstance(fill, Fill)]
     assert [fill.symbol for fill in fills] == [SYMBOL, "ETHUSDT"]
     assert [float(fill.qty * fill.price) for fill in fills] == [2500.0, 2500.0]

@@ -48,7 +48,9 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS = [
-    Scenario("buys what is expected to rise, for as long as the model looks ahead", [UP], [(1, "BUY"), (6, "SELL")]),
+    Scenario(
+        "buys what is expected to rise, for as long as the model looks ahead", [UP], [(1, "BUY"), (6, "SELL")]
+    ),
     Scenario("sells short what is expected to fall", [DOWN], [(1, "SELL"), (6, "BUY")]),
     Scenario("unless it may not", [DOWN], [], {"allow_short": False}),
     Scenario("nothing where costs are above the expected gain", [UP], [], {"round_trip": 0.008}),
@@ -57,7 +59,9 @@ SCENARIOS = [
     Scenario("a word against the position turns it", [UP, EVEN, DOWN], [(1, "BUY"), (3, "SELL"), (8, "BUY")]),
     Scenario("a faint word against it ends it", [UP, (0.32, 0.4, 0.28)], [(1, "BUY"), (2, "SELL")]),
     Scenario("then it rests", [UP, (0.32, 0.4, 0.28), UP], [(1, "BUY"), (2, "SELL")]),
-    Scenario("for a while", [UP, (0.32, 0.4, 0.28), EVEN, UP], [(1, "BUY"), (2, "SELL"), (4, "BUY"), (9, "SELL")]),
+    Scenario(
+        "for a while", [UP, (0.32, 0.4, 0.28), EVEN, UP], [(1, "BUY"), (2, "SELL"), (4, "BUY"), (9, "SELL")]
+    ),
 ]
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agent.core.errors import ConfigError, SafetyError
-from strategies import BUILT_IN, SOURCE_FILE, check_source, load_strategy, source_of
 from agent.core.strategy import Strategy
+from strategies import BUILT_IN, SOURCE_FILE, check_source, load_strategy, source_of
 from strategies.sma_cross import SmaCross
 
 MINE = """
@@ -50,7 +50,9 @@ def test_built_in_strategies_load_with_their_defaults(name: str) -> None:
 
 
 def test_texts_become_what_the_parameters_are() -> None:
-    strategy = load_strategy("sma_cross", {"fast": "5", "slow": "50", "weight": "0.99", "allow_short": "true"})
+    strategy = load_strategy(
+        "sma_cross", {"fast": "5", "slow": "50", "weight": "0.99", "allow_short": "true"}
+    )
     assert isinstance(strategy, SmaCross)
     assert strategy.params == SmaCross.Params(fast=5, slow=50, weight=0.99, allow_short=True)
     assert load_strategy("sentiment", {"hold": "4h"}).params.hold == 4 * 3_600_000
@@ -140,7 +142,9 @@ def test_a_file_that_failed_is_read_again_once_it_is_mended(folder: Path) -> Non
         ("sentiment", {"stop": -0.02}, ["stop", "greater than 0"]),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str, params: dict[str, Any], says: list[str]) -> None:
+def test_what_is_wrong_is_said_in_one_line(
+    folder: Path, name: str, params: dict[str, Any], says: list[str]
+) -> None:
     with pytest.raises(ConfigError) as caught:
         load_strategy(name, params)
     message = str(caught.value)
@@ -153,7 +157,9 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path, name: str, params: dict
 def test_a_folder_named_like_an_installed_package_is_named(folder: Path) -> None:
     (folder / "strategies").mkdir()
     (folder / "strategies" / "mine.py").write_text(MINE)
-    with pytest.raises(ConfigError, match=r"strategies/mine\.py is there, but 'strategies' is an installed package"):
+    with pytest.raises(
+        ConfigError, match=r"strategies/mine\.py is there, but 'strategies' is an installed package"
+    ):
         load_strategy("strategies.mine:Mine")
 
 

@@ -28,21 +28,33 @@ class Scenario(NamedTuple):
 SCENARIOS = [
     Scenario("enters on good news, leaves when it has faded", [(2, BULL)], [(3, "BUY"), (13, "SELL")]),
     Scenario("news that agrees keeps it in", [(2, BULL), (8, BULL)], [(3, "BUY"), (26, "SELL")]),
-    Scenario("bad news takes it out", [(2, BULL), (5, BEAR), (5, BEAR), (5, BEAR)], [(3, "BUY"), (6, "SELL")]),
+    Scenario(
+        "bad news takes it out", [(2, BULL), (5, BEAR), (5, BEAR), (5, BEAR)], [(3, "BUY"), (6, "SELL")]
+    ),
     Scenario("bad news alone is no reason to sell what it hasn't", [(2, BEAR)], []),
     Scenario("unless it may sell short", [(2, BEAR)], [(3, "SELL"), (13, "BUY")], {"allow_short": True}),
     Scenario("indecision takes it out", [(2, BULL), (5, BEAR)], [(3, "BUY"), (6, "SELL")]),
-    Scenario("neutral news that outweighs takes it out too", [(2, BULL), (5, CALM)], [(3, "BUY"), (6, "SELL")]),
+    Scenario(
+        "neutral news that outweighs takes it out too", [(2, BULL), (5, CALM)], [(3, "BUY"), (6, "SELL")]
+    ),
     Scenario("neutral news is nothing to act on", [(2, CALM)], []),
-    Scenario("less sure than asked for is not enough", [(2, (0.1, 0.1, 0.8))], [], {"confidence_threshold": 0.85}),
+    Scenario(
+        "less sure than asked for is not enough", [(2, (0.1, 0.1, 0.8))], [], {"confidence_threshold": 0.85}
+    ),
     Scenario("may outlast the signal", [(2, BULL)], [(3, "BUY")], {"exit_on_fade": False}),
     Scenario("leaves when the time is over", [(2, BULL)], [(3, "BUY"), (7, "SELL")], {"hold": "4m"}),
-    Scenario("a new signal prolongs the time", [(2, BULL), (5, BULL)], [(3, "BUY"), (10, "SELL")], {"hold": "4m"}),
+    Scenario(
+        "a new signal prolongs the time", [(2, BULL), (5, BULL)], [(3, "BUY"), (10, "SELL")], {"hold": "4m"}
+    ),
     Scenario("a stop protects", [(2, BULL)], [(3, "BUY"), (6, "SELL")], {"stop": 0.02}, {6: 97.0}),
     Scenario("a wider one doesn't", [(2, BULL)], [(3, "BUY"), (13, "SELL")], {"stop": 0.05}, {6: 97.0}),
     Scenario("a profit is taken", [(2, BULL)], [(3, "BUY"), (6, "SELL")], {"take_profit": 0.02}, {6: 103.0}),
     Scenario(
-        "a short's stop lies above", [(2, BEAR)], [(3, "SELL"), (6, "BUY")], {"stop": 0.02, "allow_short": True}, {6: 103.0}
+        "a short's stop lies above",
+        [(2, BEAR)],
+        [(3, "SELL"), (6, "BUY")],
+        {"stop": 0.02, "allow_short": True},
+        {6: 103.0},
     ),
 ]
 
@@ -59,7 +71,9 @@ def test_scenario(scenario: Scenario) -> None:
                 events.append(Sentiment(f"n{number}", ts, ts, *scores, symbols=(SYMBOL,)))
         events.append(bar(minute, price, price, price, price))
     settings = config(signals={"half_life": "10m", "fade_below": 0.45})
-    engine, sink = run(load_strategy("sentiment", {"position_size": 0.2, **scenario.params}), events, settings)
+    engine, sink = run(
+        load_strategy("sentiment", {"position_size": 0.2, **scenario.params}), events, settings
+    )
     fills = [fill for fill in sink.decisions if isinstance(fill, Fill)]
     assert [((fill.ts - T0) // MINUTE_MS, fill.side.value) for fill in fills] == scenario.trades
     assert all(float(fill.qty) == 20.0 for fill in fills), "a fifth of 10,000 at 100"

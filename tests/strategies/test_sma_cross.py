@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.events import DAY_MS, Fill, Kline
-from strategies import load_strategy
 from agent.core.strategy import Strategy
+from strategies import load_strategy
 from strategies.rolling import RollingMean
 from tests.support.market import T0, bar, config, flat_bars, run
 
@@ -48,14 +48,23 @@ def test_short_below_where_it_is_allowed() -> None:
     assert [(minute, side) for minute, side, _ in made] == [(4, "SELL"), (5, "BUY"), (9, "SELL"), (14, "BUY")]
     sizes = [float(qty) for *_, qty in made]
     assert sizes[0] == 50.0, "half of 10,000 at 100"
-    assert sizes[1] == pytest.approx(50.0 + 0.5 * 9_800 / 104, abs=0.001), "buys the short back, and half of what is left"
+    assert sizes[1] == pytest.approx(50.0 + 0.5 * 9_800 / 104, abs=0.001), (
+        "buys the short back, and half of what is left"
+    )
 
 
 def test_says_nothing_before_the_slow_average_is_full() -> None:
     rising = [100.0 + i for i in range(100)]
-    assert fills(load_strategy("sma_cross", {"fast": 20, "slow": 100, "weight": 0.5}), flat_bars(rising)) == []
     assert (
-        len(fills(load_strategy("sma_cross", {"fast": 20, "slow": 100, "weight": 0.5}), flat_bars([*rising, 200.0, 201.0])))
+        fills(load_strategy("sma_cross", {"fast": 20, "slow": 100, "weight": 0.5}), flat_bars(rising)) == []
+    )
+    assert (
+        len(
+            fills(
+                load_strategy("sma_cross", {"fast": 20, "slow": 100, "weight": 0.5}),
+                flat_bars([*rising, 200.0, 201.0]),
+            )
+        )
         == 1
     )
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from agent.core.errors import StrategyError
-from strategies import blaming
 from agent.core.strategy import Strategy
+from strategies import blaming
 from tests.support.market import SYMBOL
 
 _NAN = float("nan")
@@ -21,14 +21,20 @@ _NAN = float("nan")
     ("target", "words"),
     [
         ({"weight": 0.5, "stop": 0.02}, "stop=0.02 is on the wrong side of a long: a long's stop is below 0"),
-        ({"weight": -0.5, "stop": -0.02}, "stop=-0.02 is on the wrong side of a short: a short's stop is above 0"),
+        (
+            {"weight": -0.5, "stop": -0.02},
+            "stop=-0.02 is on the wrong side of a short: a short's stop is above 0",
+        ),
         ({"weight": 0.5, "take_profit": -0.02}, "take_profit=-0.02 is on the wrong side of a long"),
         ({"weight": -0.5, "take_profit": 0.02}, "take_profit=0.02 is on the wrong side of a short"),
         ({"weight": 0.5, "stop": 0.0}, "stop=0 is on the wrong side of a long"),
         ({"weight": 0.5, "stop": 95_000}, "stop=95000 is no fraction of the price: write -0.02"),
         ({"weight": 0.5, "stop": -1}, "stop=-1 is no fraction"),
         ({"weight": 0.0, "stop": 95_000}, "stop=95000 is no fraction"),
-        ({"weight": 0.5, "take_profit": 105_000}, "take_profit=105000 is no fraction of the price: write +0.02"),
+        (
+            {"weight": 0.5, "take_profit": 105_000},
+            "take_profit=105000 is no fraction of the price: write +0.02",
+        ),
         ({"weight": _NAN}, "weight=nan is not finite"),
         ({"weight": float("inf")}, "weight=inf is not finite"),
         ({"weight": "0.1"}, "weight='0.1' is no number"),
@@ -59,7 +65,9 @@ def test_a_target_that_cannot_be_meant_is_refused(target: dict[str, Any], words:
     assert strategy.targets == []
 
 
-@pytest.mark.parametrize("weight", [1, 0.5, np.float64(0.5), np.float32(0.5), np.int64(1), Decimal("0.5"), -0.5, 0])
+@pytest.mark.parametrize(
+    "weight", [1, 0.5, np.float64(0.5), np.float32(0.5), np.int64(1), Decimal("0.5"), -0.5, 0]
+)
 def test_numbers_of_all_kinds_are_weights(weight: Any) -> None:
     strategy = _Asking()
 

@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 from agent.cli.run import stop_on_signals
-from agent.system.clock import ScaledClock
 from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.store.database import open_database
+from agent.system.clock import ScaledClock
 from tests.support.live import SENTIMENT, load_words, settings
 
 
@@ -20,7 +20,9 @@ async def main(url: str, folder: str, now: str, anchor: str, speed: str) -> None
     config = settings(url, Path(folder), strategy=SENTIMENT, log={"format": "json", "level": "info"})
     configure(config.log)
     # The market's clock, told to another process: it was `now` (UTC ms) at `anchor` (the machine's time, UTC ms)
-    clock = ScaledClock(int(now) + round((time.time_ns() // 1_000_000 - int(anchor)) * float(speed)), float(speed))
+    clock = ScaledClock(
+        int(now) + round((time.time_ns() // 1_000_000 - int(anchor)) * float(speed)), float(speed)
+    )
     with closing(open_database(config.store.url)) as database:
         await Daemon(config, database, load_model=load_words, clock=clock).run(stop_on_signals())
 

@@ -46,7 +46,8 @@ class Browser:
     def point_at(self, x: float, y: float) -> None:
         """Move the mouse there, in CSS pixels of the view, by way of a neighbour so that it does move."""
         moves = [
-            {"type": "pointerMove", "duration": 0, "x": round(x) + by, "y": round(y), "origin": "viewport"} for by in (3, 0)
+            {"type": "pointerMove", "duration": 0, "x": round(x) + by, "y": round(y), "origin": "viewport"}
+            for by in (3, 0)
         ]
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": moves}
         self._ask("actions", {"actions": [mouse]})
@@ -61,7 +62,9 @@ class Browser:
 
     def requests(self) -> list[str]:
         """The addresses that were asked for since the last call."""
-        entries = [json.loads(entry["message"])["message"] for entry in self._ask("se/log", {"type": "performance"})]
+        entries = [
+            json.loads(entry["message"])["message"] for entry in self._ask("se/log", {"type": "performance"})
+        ]
         return [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
 
     def _ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
@@ -80,11 +83,20 @@ def chromium(width: int, height: int, *, phone: bool = False) -> Iterator[Browse
         if phone:
             metrics = {"width": width, "height": height, "pixelRatio": 1, "touch": True, "mobile": True}
             options["mobileEmulation"] = {"deviceMetrics": metrics}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"}}
-        process = subprocess.Popen([driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wanted = {
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        }
+        process = subprocess.Popen(
+            [driver, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         try:
             assert process.stdout is not None
-            port = next(int(found[1]) for line in process.stdout if (found := re.search(r"successfully on port (\d+)", line)))
+            port = next(
+                int(found[1])
+                for line in process.stdout
+                if (found := re.search(r"successfully on port (\d+)", line))
+            )
             session = ask(port, "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
             browser = Browser(port, session)
             if not phone:

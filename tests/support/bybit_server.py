@@ -21,7 +21,8 @@ class Market:
     now: int
     missing: frozenset[int] = frozenset()
     impossible: frozenset[int] = frozenset()
-    failures: list[int] = field(default_factory=list)  # HTTP status of the next answers; 200 is an error in the envelope
+    # HTTP status of the next answers; 200 is an error in the envelope
+    failures: list[int] = field(default_factory=list)
     asked: list[dict[str, str]] = field(default_factory=list)
     base_url: str = ""
 
@@ -54,21 +55,31 @@ class Market:
         self.asked.append(dict(query))
         if self.failures:
             status = self.failures.pop(0)
-            return web.Response(status=status, text="busy") if status != 200 else self.answer({}, 10016, "Server error")
+            return (
+                web.Response(status=status, text="busy")
+                if status != 200
+                else self.answer({}, 10016, "Server error")
+            )
         if query["symbol"] != self.symbol:
             return self.answer({}, 10001, "Not supported symbols")
         interval = CODES[query["interval"]]
         latest = self.now - (int(query["limit"]) - 1) * interval
-        first = max(int(query.get("start", latest // interval * interval)), self.listed // interval * interval)
+        first = max(
+            int(query.get("start", latest // interval * interval)), self.listed // interval * interval
+        )
         end = min(int(query.get("end", self.now)), self.now)
         offset = 4 * 1440 * MINUTE if query["interval"] == "W" else 0
-        starts = range(-(-(first - offset) // interval) * interval + offset, end + 1, interval)[: int(query["limit"])]
+        starts = range(-(-(first - offset) // interval) * interval + offset, end + 1, interval)[
+            : int(query["limit"])
+        ]
         rows = [self.row(start) for start in starts if start not in self.missing]
         return self.answer({"symbol": self.symbol, "category": query["category"], "list": rows[::-1]})
 
     def answer(self, result: Any, code: int = 0, message: str = "OK") -> web.Response:
         """The envelope of every answer."""
-        return web.json_response({"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": self.now})
+        return web.json_response(
+            {"retCode": code, "retMsg": message, "result": result, "retExtInfo": {}, "time": self.now}
+        )
 
     def app(self) -> web.Application:
         """The server."""

@@ -14,11 +14,19 @@ Reply = Callable[[web.Request], Any]
 
 def item(number: int, *, published: int | None = None, **other: str) -> str:
     """An RSS item; `published` is in UTC ms."""
-    parts = {"title": f"Miners sell {number} coins", "link": f"https://news.test/{number}", "guid": f"id-{number}"}
+    parts = {
+        "title": f"Miners sell {number} coins",
+        "link": f"https://news.test/{number}",
+        "guid": f"id-{number}",
+    }
     if published is not None:
         parts["pubDate"] = formatdate(published / 1000, usegmt=True)
     return "".join(
-        ["<item>", *(f"<{name}>{escape(text)}</{name}>" for name, text in (parts | other).items() if text), "</item>"]
+        [
+            "<item>",
+            *(f"<{name}>{escape(text)}</{name}>" for name, text in (parts | other).items() if text),
+            "</item>",
+        ]
     )
 
 
@@ -70,7 +78,9 @@ def conditional(body: bytes, *, etag: str = "", last_modified: str = "") -> Repl
             etag,
             last_modified,
         )
-        return web.Response(status=304, headers=headers) if known else web.Response(body=body, headers=headers)
+        return (
+            web.Response(status=304, headers=headers) if known else web.Response(body=body, headers=headers)
+        )
 
     return answer
 

@@ -22,11 +22,11 @@ from agent.core.errors import StoreError, TapewireError, UsageError
 from agent.core.events import Command, Event
 from agent.live.control_socket import Request, ask
 from agent.live.kill_file import FILE
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run
-from agent.replay.verify import verify
 from tests.conftest import ROOT
 from tests.live.test_commands import MAIN
 from tests.support.live import PATIENCE, SYMBOLS, options
@@ -128,7 +128,14 @@ async def wait_status(folder: Path, condition: Callable[[Any], Any], what: str) 
 async def start(*arguments: object, stderr: int = PIPE) -> Process:
     environment = os.environ | KEYS | {"PYTHONPATH": str(ROOT)}
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MAIN, *map(str, arguments), cwd=ROOT, stdout=PIPE, stderr=stderr, env=environment
+        sys.executable,
+        "-c",
+        MAIN,
+        *map(str, arguments),
+        cwd=ROOT,
+        stdout=PIPE,
+        stderr=stderr,
+        env=environment,
     )
 
 
@@ -146,7 +153,8 @@ async def kill_in(case: Case, folder: Path) -> Result:
             account = sandbox.venue.account
             await wait(
                 lambda: (
-                    process.returncode is not None or (len(account.open) == 4 and len(account.desks["linear"].open_legs()) == 2)
+                    process.returncode is not None
+                    or (len(account.open) == 4 and len(account.desks["linear"].open_legs()) == 2)
                 ),
                 2 * PATIENCE,
                 "two protected positions",
@@ -192,7 +200,9 @@ async def pull(case: Case, folder: Path, config: Path, process: Process) -> str:
     elif case.pull == "file":
         (folder / FILE).write_text("flatten: a drill".replace(":", "") if case.flatten else "a drill")
     else:
-        verb = await start("kill", "--config", config, "--reason", "a drill", *(["--flatten"] if case.flatten else []))
+        verb = await start(
+            "kill", "--config", config, "--reason", "a drill", *(["--flatten"] if case.flatten else [])
+        )
         out, err = await asyncio.wait_for(verb.communicate(), 2 * PATIENCE)
         assert verb.returncode == 0, err.decode()
         return out.decode()
@@ -216,7 +226,11 @@ async def after(case: Case, folder: Path, config: Path, process: Process) -> lis
 
         def settled(shown: Any) -> bool:
             killed = (shown["risk"], shown["risk_rule"]) == ("HALTED", "kill")
-            return killed and not shown["unreconciled"] and sum(1 for one in shown["positions"] if one["value"]) == held
+            return (
+                killed
+                and not shown["unreconciled"]
+                and sum(1 for one in shown["positions"] if one["value"]) == held
+            )
 
         shown = await wait_status(folder, settled, "killed, with the account's positions in its ledger")
         gateway = next(one for one in shown["producers"] if one["name"] == "gateway")
@@ -250,7 +264,9 @@ async def main(seeds: list[int]) -> None:
         case = draw(seed)
         with tempfile.TemporaryDirectory() as folder:
             result = await kill_in(case, Path(folder))
-        print(f"seed {seed}: {case.state}, {case.pull}, flatten {case.flatten}: clear after {result.seconds:.1f} s")
+        print(
+            f"seed {seed}: {case.state}, {case.pull}, flatten {case.flatten}: clear after {result.seconds:.1f} s"
+        )
 
 
 if __name__ == "__main__":

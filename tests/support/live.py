@@ -12,16 +12,16 @@ from typing import Any
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.events import Command, Event, Fill, Gap, Kline, News, Order, Sentiment
-from agent.replay.fusion_model import open_predictor
+from agent.core.sinks import ListSink
 from agent.live.daemon import Daemon
 from agent.live.observers import LiveSink
+from agent.replay.fusion_model import open_predictor
+from agent.replay.verify import verify
 from agent.sandbox import Sandbox, SandboxOptions
-from agent.core.sinks import ListSink
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, frame, read_decisions
 from agent.store.runs import Run
-from agent.replay.verify import verify
 from models.sentiment.serve.scorer import Score
 from strategies import load_strategy
 from tests.conftest import ROOT
@@ -41,10 +41,14 @@ FAST: dict[str, Any] = {
 """Waits of the market data, for a venue that is near and a market that is fast."""
 
 
-def options(*, speed: float = SPEED, start: int = NEWS_BEGIN, news: bool = False, **more: Any) -> SandboxOptions:
+def options(
+    *, speed: float = SPEED, start: int = NEWS_BEGIN, news: bool = False, **more: Any
+) -> SandboxOptions:
     """Real bars of two symbols."""
     klines = tuple(Path(f"{symbol}={SAMPLES / f'{symbol}-1m.csv'}") for symbol in SYMBOLS)
-    return SandboxOptions(klines=klines, speed=speed, start=start, news=SAMPLES / "headlines.csv" if news else None, **more)
+    return SandboxOptions(
+        klines=klines, speed=speed, start=start, news=SAMPLES / "headlines.csv" if news else None, **more
+    )
 
 
 def settings(url: str, folder: Path, **sections: Any) -> Config:
@@ -67,7 +71,10 @@ def settings(url: str, folder: Path, **sections: Any) -> Config:
     return parse(raw, where="test")
 
 
-SENTIMENT: dict[str, Any] = {"name": "sentiment", "params": {"position_size": 0.3, "allow_short": True, "hold": "1h"}}
+SENTIMENT: dict[str, Any] = {
+    "name": "sentiment",
+    "params": {"position_size": 0.3, "allow_short": True, "hold": "1h"},
+}
 
 
 class Words:
@@ -148,7 +155,13 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
     thinned = LiveSink(sink, config.market.interval)
     strategy = load_strategy(run.strategy, run.params)
     engine = Engine(
-        config, strategy, thinned, run_id=run.id, equity_block=1, predictor=open_predictor(config), contain_errors=True
+        config,
+        strategy,
+        thinned,
+        run_id=run.id,
+        equity_block=1,
+        predictor=open_predictor(config),
+        contain_errors=True,
     )
     for event in events:
         engine.handle(event)

@@ -34,19 +34,37 @@ def config(**sections: dict[str, Any]) -> Config:
     """No spread, slippage, fees or latency unless a test says so; lots of 0.001 and ticks of 0.01."""
     raw: dict[str, Any] = {
         "market": {"symbols": [SYMBOL]},
-        "instruments": {s: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 0} for s in (SYMBOL, "ETHUSDT")},
-        "risk": {"max_daily_loss": 1, "max_drawdown": 1, "max_leverage": 100, "max_position": 100, "max_order": 100},
-        "paper": {"latency": 0, "half_spread_bps": 0, "slippage": "none", "liquidity": "infinite", "fees": "none"},
+        "instruments": {
+            s: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 0} for s in (SYMBOL, "ETHUSDT")
+        },
+        "risk": {
+            "max_daily_loss": 1,
+            "max_drawdown": 1,
+            "max_leverage": 100,
+            "max_position": 100,
+            "max_order": 100,
+        },
+        "paper": {
+            "latency": 0,
+            "half_spread_bps": 0,
+            "slippage": "none",
+            "liquidity": "infinite",
+            "fees": "none",
+        },
     }
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section}
     return parse(raw, where="test")
 
 
-def bar(minute: int, o: float, h: float, low: float, c: float, volume: float = 1000.0, symbol: str = SYMBOL) -> Kline:
+def bar(
+    minute: int, o: float, h: float, low: float, c: float, volume: float = 1000.0, symbol: str = SYMBOL
+) -> Kline:
     """A confirmed one-minute bar that opens `minute` minutes after T0."""
     start = T0 + minute * MINUTE_MS
-    return Kline(symbol, MINUTE_MS, start, start + MINUTE_MS, start + MINUTE_MS, *map(float, (o, h, low, c, volume)))
+    return Kline(
+        symbol, MINUTE_MS, start, start + MINUTE_MS, start + MINUTE_MS, *map(float, (o, h, low, c, volume))
+    )
 
 
 def bars(prices: Iterable[Sequence[float]], symbol: str = SYMBOL) -> list[Kline]:
@@ -74,7 +92,12 @@ def order(number: int, side: Side, kind: OrderType, qty: str, **more: Any) -> Or
 
 
 def run(
-    strategy: Strategy, events: Iterable[Event], settings: Config | None = None, run_id: str = "test", *, finish: bool = True
+    strategy: Strategy,
+    events: Iterable[Event],
+    settings: Config | None = None,
+    run_id: str = "test",
+    *,
+    finish: bool = True,
 ) -> tuple[Engine, ListSink]:
     """Feed `events` to a fresh engine, finish it (that closes the last bar period), and return it with all that it decided."""
     sink = ListSink()

@@ -60,7 +60,11 @@ def mosquitto(folder: Path, *, port: int = 0, tls: bool = False, user: str = "")
     if ca is not None:
         lines += [f"cafile {ca}", f"certfile {folder / 'server.pem'}", f"keyfile {folder / 'server.key'}"]
     if user:
-        subprocess.run(["mosquitto_passwd", "-b", "-c", folder / "passwords", user, PASSWORD], check=True, capture_output=True)
+        subprocess.run(
+            ["mosquitto_passwd", "-b", "-c", folder / "passwords", user, PASSWORD],
+            check=True,
+            capture_output=True,
+        )
         lines.append(f"password_file {folder / 'passwords'}")
     config = folder / "mosquitto.conf"
     config.write_text("\n".join(lines) + "\n")

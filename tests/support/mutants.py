@@ -10,25 +10,25 @@ from msgspec.structs import replace
 
 from agent.config import Config
 from agent.config.live import BybitConfig
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, Account, Decision, Event, Gap, Kline, OrderStatus
-from agent.live.gateway.reconciler import Auditor
-from agent.live.gateway.venue_gateway import Gateway
-from agent.live.gateway.in_flight_order import Intent, IntentState
-from agent.live.gateway.order_tracker import Keeper
-from agent.live.gateway.report_translator import Reports
-from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.price_band import PriceBand
-from agent.live.market_data.kline_series import EVERYTHING, Series
-from agent.live.market_data.connection_shard import Shard
-from agent.live.producer import Emit, deliver
-from agent.live.event_queue import EventQueue
 from agent.core.flatten import Flattener
 from agent.live import pipeline as core_module
 from agent.live import run_record as record_module
-from agent.live.pipeline import Core
+from agent.live.clock_discipline import DisciplinedClock
+from agent.live.event_queue import EventQueue
 from agent.live.funding_stamps import FundingSchedule
+from agent.live.gateway.in_flight_order import Intent, IntentState
+from agent.live.gateway.order_tracker import Keeper
+from agent.live.gateway.reconciler import Auditor
+from agent.live.gateway.report_translator import Reports
+from agent.live.gateway.venue_gateway import Gateway
+from agent.live.market_data.backfill import KlineHistory
+from agent.live.market_data.connection_shard import Shard
+from agent.live.market_data.kline_series import EVERYTHING, Series
+from agent.live.market_data.price_band import PriceBand
+from agent.live.pipeline import Core
+from agent.live.producer import Emit, deliver
 from agent.live.resume import Memory
 from agent.live.scoring import SentimentConsumer
 from agent.live.sources import Gate
@@ -291,7 +291,10 @@ def views_are_never_behind() -> None:
 
     async def look(self: Auditor) -> Account | None:
         await self.catch_up()
-        positions, wallet = await self._line.ask(self._line.port.positions), await self._line.ask(self._line.port.wallet)
+        positions, wallet = (
+            await self._line.ask(self._line.port.positions),
+            await self._line.ask(self._line.port.wallet),
+        )
         return self._account(positions, wallet)
 
     _put(Auditor, "look", look)
@@ -323,7 +326,10 @@ def ids_repeat_after_a_restored_backup() -> None:
 
     def lifeless(self: Engine) -> str:
         self._ids += 1
-        return self.exchange.run_prefix + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=12).hexdigest()
+        return (
+            self.exchange.run_prefix
+            + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=12).hexdigest()
+        )
 
     _put(Engine, "_new_id", lifeless)
 

@@ -33,7 +33,10 @@ class Outcome(NamedTuple):
 def copy_tree(target: Path) -> None:
     """Copy what git tracks, and what is new and not ignored."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
     )
     for name in filter(None, os.fsdecode(listed.stdout).split("\0")):
         source = ROOT / name
@@ -47,7 +50,9 @@ def try_out(mutation: Mutation, tree: Path) -> Outcome:
     path = tree / mutation.file
     original = path.read_text(encoding="utf-8")
     if original.count(mutation.old) != 1:
-        raise ValueError(f"{mutation.name}: {mutation.old!r} occurs {original.count(mutation.old)} times in {mutation.file}")
+        raise ValueError(
+            f"{mutation.name}: {mutation.old!r} occurs {original.count(mutation.old)} times in {mutation.file}"
+        )
     path.write_text(original.replace(mutation.old, mutation.new), encoding="utf-8")
     began = time.monotonic()
     try:
@@ -60,7 +65,12 @@ def _pass(tests: tuple[str, ...], tree: Path) -> bool:
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(
-            command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, capture_output=True, timeout=TIMEOUT, check=False
+            command,
+            cwd=tree,
+            env={**os.environ, "PYTHONPATH": str(tree)},
+            capture_output=True,
+            timeout=TIMEOUT,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False
@@ -82,10 +92,15 @@ def main() -> int:
         copy_tree(tree)
         for mutation in chosen:
             outcome = try_out(mutation, tree)
-            print(f"{'killed  ' if outcome.killed else 'SURVIVES'} {outcome.seconds:5.0f} s  {mutation.name}", flush=True)
+            print(
+                f"{'killed  ' if outcome.killed else 'SURVIVES'} {outcome.seconds:5.0f} s  {mutation.name}",
+                flush=True,
+            )
             if not outcome.killed:
                 survivors.append(mutation.name)
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} killed; survivors: {', '.join(survivors) or 'none'}")
+    print(
+        f"{len(chosen) - len(survivors)} of {len(chosen)} killed; survivors: {', '.join(survivors) or 'none'}"
+    )
     return 1 if survivors else 0
 
 

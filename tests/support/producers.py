@@ -88,10 +88,17 @@ def stream_row(number: int, *, confirm: bool = True, **other: Any) -> dict[str, 
     return row | other
 
 
-def push(number: int, *, symbol: str = "BTCUSDT", ts: int | None = None, confirm: bool = True, **other: Any) -> dict[str, Any]:
+def push(
+    number: int, *, symbol: str = "BTCUSDT", ts: int | None = None, confirm: bool = True, **other: Any
+) -> dict[str, Any]:
     """The message around one bar, sent when the bar closes, or half a second into it."""
     ts = ts or (start_of(number + 1) if confirm else start_of(number) + 500)
-    return {"topic": f"kline.1.{symbol}", "type": "snapshot", "ts": ts, "data": [stream_row(number, confirm=confirm, **other)]}
+    return {
+        "topic": f"kline.1.{symbol}",
+        "type": "snapshot",
+        "ts": ts,
+        "data": [stream_row(number, confirm=confirm, **other)],
+    }
 
 
 @dataclass(eq=False)
@@ -163,7 +170,9 @@ class Venue:
             if first <= start_of(n) <= last
         ][: int(query["limit"])]
         result = {"symbol": query["symbol"], "category": query["category"], "list": rows}
-        return web.json_response({"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": self.time})
+        return web.json_response(
+            {"retCode": 0, "retMsg": "OK", "result": result, "retExtInfo": {}, "time": self.time}
+        )
 
     async def on_stream(self, request: web.Request) -> web.StreamResponse:
         self.attempts += 1
@@ -184,7 +193,13 @@ class Venue:
         return socket
 
     async def _answer(self, client: Client, message: dict[str, Any]) -> None:
-        answer = {"success": True, "ret_msg": "", "conn_id": "c", "req_id": message.get("req_id", ""), "op": message["op"]}
+        answer = {
+            "success": True,
+            "ret_msg": "",
+            "conn_id": "c",
+            "req_id": message.get("req_id", ""),
+            "op": message["op"],
+        }
         if message["op"] == "ping":
             self.pings += 1
             answer["ret_msg"] = "pong"

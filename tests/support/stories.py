@@ -24,9 +24,9 @@ from agent.core.events import (
     OrderUpdate,
     Sentiment,
 )
-from agent.core.venue import VenueExchange
 from agent.core.fusion_inputs import Predictor
 from agent.core.sinks import ListSink
+from agent.core.venue import VenueExchange
 from agent.store.chain import DecisionChain
 from strategies import load_strategy
 from tests.crash.script import Words, compose
@@ -51,7 +51,9 @@ class Chained(ListSink):
 class Story:
     """A seed's configuration and events; `play` makes engines that hear them."""
 
-    def __init__(self, seed: int, folder: Path, minutes: int = 60, predictor: Predictor | None = None) -> None:
+    def __init__(
+        self, seed: int, folder: Path, minutes: int = 60, predictor: Predictor | None = None
+    ) -> None:
         self._dice = random.Random(seed)
         self.config: Config = settings(self._dice, folder).model_copy(update={"store": StoreConfig()})
         self.predictor = predictor
@@ -67,7 +69,13 @@ class Story:
         strategy = load_strategy(self.config.strategy.name, self.config.strategy.params)
         sink = Chained()
         return Engine(
-            self.config, strategy, sink, run_id="story", equity_block=1, predictor=self.predictor, contain_errors=True
+            self.config,
+            strategy,
+            sink,
+            run_id="story",
+            equity_block=1,
+            predictor=self.predictor,
+            contain_errors=True,
         ), sink
 
     def play(self, engine: Engine, sink: Chained, start: int, end: int) -> None:
@@ -109,7 +117,9 @@ class Story:
                 part = (one.qty * Decimal(self._dice.choice(("0.5", "1")))).quantize(one.qty)
                 price = one.price or one.trigger or Decimal("100.5")
                 if part and status is OrderStatus.NEW:
-                    yield Fill(f"x-{one.id}", one.id, one.symbol, now, now, one.side, part, price, Decimal("0.01"))
+                    yield Fill(
+                        f"x-{one.id}", one.id, one.symbol, now, now, one.side, part, price, Decimal("0.01")
+                    )
             elif isinstance(one, Cancel | Amend) and self._dice.random() < 0.7:
                 yield OrderUpdate(one.order_id, one.symbol, now, now, OrderStatus.CANCELLED, Decimal(0), "")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.system.atomic import replaced_file, replaced_folder, settled, write_bytes
 from agent.core.errors import StoreError
+from agent.system.atomic import replaced_file, replaced_folder, settled, write_bytes
 from tests.models.sentiment.killed import die_before
 
 

@@ -19,8 +19,14 @@ MARKED_TRADES: Final = 200
 
 def equity_figure(data: ReportData) -> Figure:
     """Equity and its benchmark, and below on the same axis how far each stood under its peak."""
-    own = [line(data.equity, "Strategy", "--accent", 1.8), _drawdown(data.equity, "Strategy", "--accent", fill=True)]
-    held = [line(data.benchmark, "Buy and hold", "--muted", 1.2), _drawdown(data.benchmark, "Buy and hold", "--muted")]
+    own = [
+        line(data.equity, "Strategy", "--accent", 1.8),
+        _drawdown(data.equity, "Strategy", "--accent", fill=True),
+    ]
+    held = [
+        line(data.benchmark, "Buy and hold", "--muted", 1.2),
+        _drawdown(data.benchmark, "Buy and hold", "--muted"),
+    ]
     return {
         "data": (held if data.benchmark.ts else []) + own,
         "layout": layout(
@@ -45,10 +51,15 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
             *([_headlines(data.marks[symbol])] if data.marks.get(symbol) else []),
             {
                 **markers(
-                    "Entry", [trade.entry_ts for trade in trades], [float(trade.entry_price) for trade in trades], entries
+                    "Entry",
+                    [trade.entry_ts for trade in trades],
+                    [float(trade.entry_price) for trade in trades],
+                    entries,
                 ),
                 "marker": {
-                    "symbol": ["triangle-up" if trade.side is Side.BUY else "triangle-down" for trade in trades],
+                    "symbol": [
+                        "triangle-up" if trade.side is Side.BUY else "triangle-down" for trade in trades
+                    ],
                     "color": "--accent",
                     "size": size,
                     "line": {"width": 0.5, "color": "--paper"},
@@ -112,7 +123,9 @@ def _headlines(marks: Sequence[Mark]) -> Figure:
 def marked(trades: Sequence[Trade], symbol: str) -> list[Trade]:
     """The round trips of `symbol` that its chart shows, in order of entry."""
     own = (trade for trade in trades if trade.symbol == symbol)
-    return sorted(sorted(own, key=lambda trade: -abs(trade.pnl))[:MARKED_TRADES], key=lambda trade: trade.entry_ts)
+    return sorted(
+        sorted(own, key=lambda trade: -abs(trade.pnl))[:MARKED_TRADES], key=lambda trade: trade.entry_ts
+    )
 
 
 def _drawdown(series: Series, name: str, colour: str, *, fill: bool = False) -> Figure:

@@ -23,11 +23,24 @@ def event_figure(study: EventStudy) -> Figure:
     traces: list[Figure] = []
     for name, path in study.classes.items():
         colour = _COLOURS[name]
-        edge = {"type": "scatter", "mode": "lines", "x": x, "line": {"width": 0}, "hoverinfo": "skip", "showlegend": False}
+        edge = {
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "line": {"width": 0},
+            "hoverinfo": "skip",
+            "showlegend": False,
+        }
         if path.days >= FEW_DAYS:
             traces += [
                 {**edge, "y": _short(path.low), "legendgroup": name},
-                {**edge, "y": _short(path.high), "legendgroup": name, "fill": "tonexty", "fillcolor": f"{colour}-soft"},
+                {
+                    **edge,
+                    "y": _short(path.high),
+                    "legendgroup": name,
+                    "fill": "tonexty",
+                    "fillcolor": f"{colour}-soft",
+                },
             ]
         traces.append(
             {
@@ -44,7 +57,9 @@ def event_figure(study: EventStudy) -> Figure:
     return {
         "data": traces,
         "layout": layout(
-            xaxis=axis(title=f"{unit} from when the headline was known", zeroline=True, zerolinecolor="--muted"),
+            xaxis=axis(
+                title=f"{unit} from when the headline was known", zeroline=True, zerolinecolor="--muted"
+            ),
             yaxis=axis(title="Abnormal move", tickformat=".2%", zeroline=True, zerolinecolor="--muted"),
             hovermode="x unified",
         ),
@@ -106,7 +121,11 @@ def reliability_figure(found: Outcomes) -> Figure:
     texts = [
         f"<b>{formats.percent(one.right.value, 0)} came true</b><br>{one.count:,} {found.kind}, "
         f"{formats.percent(one.confidence, 0)} sure on average"
-        + (f"<br>95\u00a0%: {formats.percent(one.right.low, 0)} to {formats.percent(one.right.high, 0)}" if enough else "")
+        + (
+            f"<br>95\u00a0%: {formats.percent(one.right.low, 0)} to {formats.percent(one.right.high, 0)}"
+            if enough
+            else ""
+        )
         for one in bins
     ]
     return {

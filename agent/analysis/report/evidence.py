@@ -18,7 +18,13 @@ from agent.analysis.regimes import RULE, Regime, regimes
 from agent.analysis.report.data import Evidence, Rolling, Series, Significance
 from agent.analysis.report.formats import plural
 from agent.analysis.rolling import rolling_sharpe
-from agent.analysis.significance import MIN_PERIODS, difference, probabilistic_sharpe, return_interval, sharpe_interval
+from agent.analysis.significance import (
+    MIN_PERIODS,
+    difference,
+    probabilistic_sharpe,
+    return_interval,
+    sharpe_interval,
+)
 from agent.analysis.trades import Trade
 from agent.config import Config
 from agent.core.events import DAY_MS, HOUR_MS, Fill, FundingPayment
@@ -67,7 +73,11 @@ def evidence_of(facts: Facts) -> Evidence:
     hold = _held(seen, own.day)
     study, decay = _news(facts, seen, absent)
     return Evidence(
-        costs=costs_of((move for moves in facts.moves.values() for move in moves), config.paper.half_spread_bps, facts.net),
+        costs=costs_of(
+            (move for moves in facts.moves.values() for move in moves),
+            config.paper.half_spread_bps,
+            facts.net,
+        ),
         significance=_significance(own, hold, per_year, absent, plural(period)),
         period=period,
         rolling=_rolling(own, hold, per_year, absent, plural(period)),
@@ -87,7 +97,9 @@ def _held(closes: Mapping[str, Closes], days: Ints) -> Days | None:
     return returns_of(Days(days, np.mean([np.where(np.isnan(w), 1.0, w) for w in worth], axis=0)), 1.0)
 
 
-def _significance(own: Days, hold: Days | None, per_year: float, absent: dict[str, str], units: str) -> Significance:
+def _significance(
+    own: Days, hold: Days | None, per_year: float, absent: dict[str, str], units: str
+) -> Significance:
     periods = len(own.value)
     if periods < MIN_PERIODS:
         absent["significance"] = f"the run has fewer than {MIN_PERIODS} {units}"
@@ -104,7 +116,9 @@ def _significance(own: Days, hold: Days | None, per_year: float, absent: dict[st
     )
 
 
-def _rolling(own: Days, hold: Days | None, per_year: float, absent: dict[str, str], units: str) -> Rolling | None:
+def _rolling(
+    own: Days, hold: Days | None, per_year: float, absent: dict[str, str], units: str
+) -> Rolling | None:
     periods = len(own.value)
     window = next((window for least, window in _WINDOWS if periods >= least), None)
     if window is None:
@@ -134,7 +148,9 @@ def _breakdowns(
 ) -> _Breakdowns:
     before = np.concatenate(((facts.initial,), equity.value[:-1]))[: len(own.day)]
     nothing = np.full(len(own.day), np.nan)
-    results = {"": DailyResult(own.day, own.value, own.value * before, nothing if hold is None else hold.value)}
+    results = {
+        "": DailyResult(own.day, own.value, own.value * before, nothing if hold is None else hold.value)
+    }
     names = {"": _market_regimes(facts.closes)}
     for symbol, closes in sorted(facts.closes.items()):
         if len(closes.ts):
@@ -147,16 +163,24 @@ def _breakdowns(
     order = [regime.value for regime in Regime]
     grouped = {
         symbol: break_down(
-            [names[symbol].get(day, Regime.UNKNOWN).value for day in own.day.tolist()], result, trades[symbol], per_year, order
+            [names[symbol].get(day, Regime.UNKNOWN).value for day in own.day.tolist()],
+            result,
+            trades[symbol],
+            per_year,
+            order,
         )
         for symbol, result in results.items()
     }
     if all(set(groups) <= {Regime.UNKNOWN.value} for groups in grouped.values()):
         units = plural(period_of(facts.config.market.interval))
-        absent["regimes"] = f"no period has the {RULE.lookback + 1} {units} of closes before it that the rule needs"
+        absent["regimes"] = (
+            f"no period has the {RULE.lookback + 1} {units} of closes before it that the rule needs"
+        )
         grouped = {}
     years = own.day.astype("datetime64[D]").astype("datetime64[Y]").astype(str).tolist()
-    by_year = {symbol: break_down(years, result, trades[symbol], per_year) for symbol, result in results.items()}
+    by_year = {
+        symbol: break_down(years, result, trades[symbol], per_year) for symbol, result in results.items()
+    }
     return _Breakdowns(by_year.pop(""), by_year, grouped)
 
 
@@ -198,7 +222,9 @@ def _outcomes(facts: Facts, closes: Mapping[str, Closes], absent: dict[str, str]
     return found
 
 
-def _news(facts: Facts, closes: Mapping[str, Closes], absent: dict[str, str]) -> tuple[EventStudy | None, Decay | None]:
+def _news(
+    facts: Facts, closes: Mapping[str, Closes], absent: dict[str, str]
+) -> tuple[EventStudy | None, Decay | None]:
     headlines, interval = facts.headlines, facts.config.market.interval
     if not len(headlines.ts):
         absent["event_study"] = absent["decay"] = "the run scored no headline about what it trades"
@@ -210,5 +236,7 @@ def _news(facts: Facts, closes: Mapping[str, Closes], absent: dict[str, str]) ->
     if study is None:
         absent["event_study"] = f"no headline has {after // 4} bars before it and {after} after it"
     if decay is None:
-        absent["decay"] = f"fewer than {FEW_HEADLINES} headlines on {FEW_DAYS} days have {after} bars after them"
+        absent["decay"] = (
+            f"fewer than {FEW_HEADLINES} headlines on {FEW_DAYS} days have {after} bars after them"
+        )
     return study, decay

@@ -23,7 +23,11 @@ def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str
 
 def percent(value: float | None, digits: int = 1, *, signed: bool = False) -> str:
     """0.123 -> `12.3 %`, with a no-break space."""
-    return MISSING if value is None or not isfinite(value) else f"{number(value * 100, digits, signed=signed)}\u00a0%"
+    return (
+        MISSING
+        if value is None or not isfinite(value)
+        else f"{number(value * 100, digits, signed=signed)}\u00a0%"
+    )
 
 
 def money(value: float | None, currency: str = "", *, signed: bool = False) -> str:
@@ -66,7 +70,9 @@ def minute(ms: int | None) -> str:
 
 def frequency(period: int) -> str:
     """Of returns over `period` ms: `daily`, `weekly`, `monthly`, else e.g. `4d`."""
-    return {"days": "daily", "weeks": "weekly", "months": "monthly"}.get(plural(period), format_duration(period))
+    return {"days": "daily", "weeks": "weekly", "months": "monthly"}.get(
+        plural(period), format_duration(period)
+    )
 
 
 def plural(period: int) -> str:

@@ -74,7 +74,9 @@ def _figures(data: ReportData, drawn: Sequence[str]) -> dict[str, Figure]:
     figures |= {f"price-{symbol}": charts.price_figure(data, symbol) for symbol in drawn}
     if evidence.rolling is not None:
         figures["rolling"] = charts.rolling_figure(evidence.rolling)
-    figures |= {f"reliability-{found.kind}": charts_evidence.reliability_figure(found) for found in evidence.outcomes}
+    figures |= {
+        f"reliability-{found.kind}": charts_evidence.reliability_figure(found) for found in evidence.outcomes
+    }
     if evidence.event_study is not None:
         figures["event-study"] = charts_evidence.event_figure(evidence.event_study)
     if evidence.decay is not None:
@@ -93,7 +95,12 @@ class Step(NamedTuple):
 
 def waterfall(costs: Costs) -> list[Step]:
     """From the gross to the net result, each bar beginning where the one before it ended."""
-    steps = [("Spread", costs.spread), ("Slippage", costs.slippage), ("Fees", costs.fees), ("Funding", costs.funding)]
+    steps = [
+        ("Spread", costs.spread),
+        ("Slippage", costs.slippage),
+        ("Fees", costs.fees),
+        ("Funding", costs.funding),
+    ]
     levels = list(accumulate((amount for _, amount in steps), initial=costs.gross))
     bars = [("Before costs", costs.gross, 0.0, costs.gross)]
     bars += [(label, amount, levels[at], levels[at + 1]) for at, (label, amount) in enumerate(steps)]
@@ -109,13 +116,19 @@ def waterfall(costs: Costs) -> list[Step]:
 def _months(data: ReportData) -> dict[str, list[Any]]:
     """The figures of each month by year, None outside the run."""
     years = sorted({month[:4] for month in data.metrics.months})
-    return {year: [data.metrics.months.get(f"{year}-{number:02}") for number in range(1, 13)] for year in years}
+    return {
+        year: [data.metrics.months.get(f"{year}-{number:02}") for number in range(1, 13)] for year in years
+    }
 
 
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     names = ("number", "percent", "money", "price", "duration", "date", "minute")
     environment.filters |= {name: getattr(formats, name) for name in names}

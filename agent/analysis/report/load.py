@@ -24,15 +24,26 @@ from agent.analysis.trades import Trade, TradeBook
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, ModelError
-from agent.core.events import Account, CashAdjustment, Command, Direction, Fill, FundingPayment, Order, Prediction, RiskEvent, Signal
-from agent.replay.fusion_model import VERSION
+from agent.core.events import (
+    Account,
+    CashAdjustment,
+    Command,
+    Direction,
+    Fill,
+    FundingPayment,
+    Order,
+    Prediction,
+    RiskEvent,
+    Signal,
+)
 from agent.core.risk import NOTES
+from agent.core.votes import leading
+from agent.replay.fusion_model import VERSION
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
 from agent.store.tables import equity as equity_table
-from agent.core.votes import leading
 from models.cards import read_card
 
 
@@ -64,9 +75,13 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     hold.extend(seen)
     if recorded is None:
         every = format_duration(interval)
-        notes.append(f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}.")
+        notes.append(
+            f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}."
+        )
     benchmark = hold if hold.symbols else None
-    metrics = recorded or compute(curve, decided.book, category=config.market.category, interval=interval, benchmark=benchmark)
+    metrics = recorded or compute(
+        curve, decided.book, category=config.market.category, interval=interval, benchmark=benchmark
+    )
     news = read_news(database, run.id)
     scored = read_scored(database, run.id, news, config.market.symbols)
     facts = Facts(
@@ -93,7 +108,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         marks=marks_of(scored, news, seen),
         trades=decided.trades,
         headlines={
-            order: [news[source].headline for source in ids if source in news] for order, ids in decided.sources.items()
+            order: [news[source].headline for source in ids if source in news]
+            for order, ids in decided.sources.items()
         },
         risk=decided.risk,
         refusals=decided.refusals,
@@ -137,7 +153,8 @@ def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tup
         ]
     if not blocks:
         raise DataError(
-            f"run {run.id} has recorded no equity yet", hint=f"it is {run.status.value}; there is nothing to report"
+            f"run {run.id} has recorded no equity yet",
+            hint=f"it is {run.status.value}; there is nothing to report",
         )
     ts, equity, exposure = np.concatenate(blocks).T
     return ts.astype(np.int64), equity.copy(), exposure > 0
@@ -152,7 +169,8 @@ class _Decisions(NamedTuple):
     book: TradeBook
     moves: dict[str, list[Fill | FundingPayment]]  # by symbol, as booked
     trades: list[Trade]  # in order of their exit, the open ones last
-    sources: dict[str, tuple[str, ...]]  # client order id -> headlines whose signal, in the same event, led to it
+    # client order id -> headlines whose signal, in the same event, led to it
+    sources: dict[str, tuple[str, ...]]
     signals: list[_Said]
     predictions: list[_Said]
     risk: list[RiskEvent]
@@ -197,7 +215,9 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 closed = book.add(decision)
                 if closed is not None:
                     trades.append(closed)
-    return _Decisions(book, moves, trades + book.open_trades(), sources, signals, predictions, risk, dict(refusals), flows)
+    return _Decisions(
+        book, moves, trades + book.open_trades(), sources, signals, predictions, risk, dict(refusals), flows
+    )
 
 
 def _fades(signal: Signal) -> bool:
@@ -208,5 +228,8 @@ def _fades(signal: Signal) -> bool:
 def _statements(said: list[_Said]) -> Statements:
     ts, symbol, classes, confidence = zip(*said, strict=True) if said else ((), (), (), ())
     return Statements(
-        np.array(ts, np.int64), np.array(symbol, np.str_), np.array(classes, np.int64), np.array(confidence, float)
+        np.array(ts, np.int64),
+        np.array(symbol, np.str_),
+        np.array(classes, np.int64),
+        np.array(confidence, float),
     )

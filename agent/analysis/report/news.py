@@ -12,10 +12,10 @@ from agent.analysis.daily import Closes
 from agent.analysis.event_study import CLASSES, Headlines, headlines_of
 from agent.analysis.report.data import Headline, Mark
 from agent.core.events import Sentiment
+from agent.core.votes import leading
 from agent.store.database import Database
 from agent.store.queries import read_rows
 from agent.store.tables import news as news_table
-from agent.core.votes import leading
 
 MARKED_HEADLINES: Final = 200
 """Marked beside the price of each symbol: the surest, bearish or bullish. More would hide it."""
@@ -35,7 +35,10 @@ def read_news(database: Database, run_id: str) -> dict[str, Told]:
     query = select(*columns).where(news_table.c.run_id == run_id).order_by(news_table.c.seq)
     with database.read() as connection:
         rows = connection.execute(query.execution_options(yield_per=1_000))
-        return {id_: Told(Headline(title, publisher, ts), symbols, story) for id_, title, publisher, ts, symbols, story in rows}
+        return {
+            id_: Told(Headline(title, publisher, ts), symbols, story)
+            for id_, title, publisher, ts, symbols, story in rows
+        }
 
 
 class Scored(NamedTuple):
@@ -46,12 +49,16 @@ class Scored(NamedTuple):
     predicted: int
 
 
-def read_scored(database: Database, run_id: str, news: Mapping[str, Told], symbols: Sequence[str]) -> list[Scored]:
+def read_scored(
+    database: Database, run_id: str, news: Mapping[str, Told], symbols: Sequence[str]
+) -> list[Scored]:
     """What the model said, without abstentions and retold stories, in order of availability."""
     return list(_scored(read_rows(database, run_id, Sentiment), news, frozenset(symbols)))
 
 
-def _scored(sentiments: Iterator[Sentiment], news: Mapping[str, Told], traded: frozenset[str]) -> Iterator[Scored]:
+def _scored(
+    sentiments: Iterator[Sentiment], news: Mapping[str, Told], traded: frozenset[str]
+) -> Iterator[Scored]:
     told: set[tuple[str, str]] = set()
     for sentiment in sentiments:
         if sentiment.abstained:
@@ -67,10 +74,14 @@ def _scored(sentiments: Iterator[Sentiment], news: Mapping[str, Told], traded: f
 
 def as_headlines(scored: Sequence[Scored]) -> Headlines:
     """For the event study."""
-    return headlines_of([(s.sentiment.available_at, s.symbol, s.sentiment.score, s.predicted) for s in scored])
+    return headlines_of(
+        [(s.sentiment.available_at, s.symbol, s.sentiment.score, s.predicted) for s in scored]
+    )
 
 
-def marks_of(scored: Sequence[Scored], news: Mapping[str, Told], closes: Mapping[str, Closes]) -> dict[str, list[Mark]]:
+def marks_of(
+    scored: Sequence[Scored], news: Mapping[str, Told], closes: Mapping[str, Closes]
+) -> dict[str, list[Mark]]:
     """The surest bearish and bullish headlines of each symbol, in order of time, at the close known then."""
     marks: dict[str, list[Mark]] = {}
     for symbol, own in closes.items():

@@ -62,7 +62,12 @@ def layout(**more: Any) -> Figure:
         "font": {"family": "--font", "size": 12, "color": "--ink-soft"},
         "margin": {"l": 8, "r": 8, "t": 28, "b": 8},
         "legend": {"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
-        "hoverlabel": {"bgcolor": "--paper", "bordercolor": "--rule", "font": {"color": "--ink"}, "align": "left"},
+        "hoverlabel": {
+            "bgcolor": "--paper",
+            "bordercolor": "--rule",
+            "font": {"color": "--ink"},
+            "align": "left",
+        },
         **more,
     }
 

@@ -17,7 +17,9 @@ from agent.store.journal import read_journal
 from agent.store.runs import InputFile, Run, RunKind
 
 
-def closes_of(database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]) -> dict[str, Closes]:
+def closes_of(
+    database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]
+) -> dict[str, Closes]:
     """By symbol, up to `end` and from `past_of` before `start` (UTC ms) on, if the files reach back so far; `notes` get what is missing."""
     if run.kind is RunKind.LIVE:
         return _journalled(database, run, config, end)
@@ -45,7 +47,12 @@ def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[
     """The closed bars of the run's journal, each once and in the order of their time; it has late ones where they came."""
     found: dict[str, dict[int, float]] = {symbol: {} for symbol in config.market.symbols}
     for _, event in read_journal(database, run.id):
-        if isinstance(event, Kline) and event.confirm and event.interval == config.market.interval and event.ts <= end:
+        if (
+            isinstance(event, Kline)
+            and event.confirm
+            and event.interval == config.market.interval
+            and event.ts <= end
+        ):
             found.setdefault(event.symbol, {})[event.ts] = event.close
     return {
         symbol: Closes(np.array(sorted(bars), np.int64), np.array([bars[ts] for ts in sorted(bars)]))

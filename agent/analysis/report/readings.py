@@ -99,7 +99,11 @@ def decay_words(decay: Decay) -> str:
     if decay.half_life is None or decay.half_life_low is None:
         return f"{decay.headlines:,} headlines on {decay.days:,} days: {decay.reason}. So no half-life is stated."
     low = formats.duration(decay.half_life_low)
-    span = f"{low} to {formats.duration(decay.half_life_high)}" if decay.half_life_high is not None else f"{low} or longer"
+    span = (
+        f"{low} to {formats.duration(decay.half_life_high)}"
+        if decay.half_life_high is not None
+        else f"{low} or longer"
+    )
     return (
         f"What a headline's sentiment says about the price halves every {formats.duration(decay.half_life)} ({span}, 95\u00a0%), "
         f"from {decay.headlines:,} headlines on {decay.days:,} days."
@@ -110,7 +114,11 @@ def rule_words(rule: RegimeRule, period: int) -> str:
     """The rule that names the regime of a period (ms)."""
     units = formats.plural(period)
     one = units.removesuffix("s")
-    least = "its volatility" if rule.threshold == 1 else f"{formats.number(rule.threshold, 1)} times its volatility"
+    least = (
+        "its volatility"
+        if rule.threshold == 1
+        else f"{formats.number(rule.threshold, 1)} times its volatility"
+    )
     return (
         f"A {one} is bull if the return of the {rule.lookback} {units} before it is above {least} over these {units}, bear if it is "
         f"below minus that, else sideways. What happens in the {one} itself plays no part."

@@ -64,7 +64,10 @@ def judge(
         headline += "." if hold is None else f"; buy-and-hold {_result(hold.total_return)}."
     warnings = _warnings(metrics, significance, stamps, fills_at_close=fills_at_close)
     if halted is not None:
-        warnings.insert(0, f"Risk halted trading on {formats.minute(halted.ts)} UTC and nobody resumed it: {halted.detail}.")
+        warnings.insert(
+            0,
+            f"Risk halted trading on {formats.minute(halted.ts)} UTC and nobody resumed it: {halted.detail}.",
+        )
     beaten = hold is not None and performance.total_return <= hold.total_return
     tone: Literal["good", "bad", "plain"] = "plain"
     if beaten or performance.total_return <= -1 or _is_below_zero(metrics, significance):
@@ -107,7 +110,9 @@ def _sentences(metrics: Metrics, currency: str) -> list[str]:
         f"{formats.percent(-performance.max_drawdown)} below its peak."
     ]
     if metrics.fills:
-        share = f", {formats.percent(trades.win_rate)} of them profitable" if trades.win_rate is not None else ""
+        share = (
+            f", {formats.percent(trades.win_rate)} of them profitable" if trades.win_rate is not None else ""
+        )
         open_too = f" ({metrics.open_trades} still open at the end)" if metrics.open_trades else ""
         sentences.append(
             f"{_round_trips(trades.trades)}{share}{open_too}; exposed {formats.percent(metrics.exposure)} of the time."
@@ -120,19 +125,29 @@ def _sentences(metrics: Metrics, currency: str) -> list[str]:
     return sentences
 
 
-def _warnings(metrics: Metrics, significance: Significance, stamps: tuple[str, ...], *, fills_at_close: bool) -> list[str]:
+def _warnings(
+    metrics: Metrics, significance: Significance, stamps: tuple[str, ...], *, fills_at_close: bool
+) -> list[str]:
     warnings = []
     if "LEAKED" in stamps:
-        warnings.append("The model was trained on data of this window: it has seen the answers, and nothing here is evidence.")
+        warnings.append(
+            "The model was trained on data of this window: it has seen the answers, and nothing here is evidence."
+        )
     if fills_at_close:
-        warnings.append("Orders fill at the signal bar's own close: optimistic, as that price is known only once it is gone.")
+        warnings.append(
+            "Orders fill at the signal bar's own close: optimistic, as that price is known only once it is gone."
+        )
     if metrics.fills and metrics.trades.trades < FEW_TRADES:
         warnings.append(f"{_round_trips(metrics.trades.trades)} can't tell skill from luck: too few.")
     duration = metrics.end - metrics.start
     if duration < MIN_YEARLY:
-        warnings.append(f"{formats.duration(duration)} are too short a window to judge; nothing is extrapolated to a year.")
+        warnings.append(
+            f"{formats.duration(duration)} are too short a window to judge; nothing is extrapolated to a year."
+        )
     elif _is_below_zero(metrics, significance):
-        warnings.append("The Sharpe ratio is significantly below zero: the strategy loses money by more than chance.")
+        warnings.append(
+            "The Sharpe ratio is significantly below zero: the strategy loses money by more than chance."
+        )
     elif metrics.fills and significance.sharpe is not None:
         warnings += _luck(metrics, significance)
     elif (t := _t_value(metrics)) is not None and metrics.fills and t < _SIGNIFICANT:

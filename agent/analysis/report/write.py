@@ -8,8 +8,8 @@ import msgspec
 
 from agent.analysis.report.data import ReportData
 from agent.analysis.report.html import render
-from agent.system.atomic import write_bytes
 from agent.core.errors import StoreError, TapewireError
+from agent.system.atomic import write_bytes
 
 
 def write_report(data: ReportData, page: Path) -> tuple[Path, Path]:

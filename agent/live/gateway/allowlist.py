@@ -35,7 +35,9 @@ ALLOWED: Final = frozenset(
 )
 """Scheme and host; the port is 443. Besides these, plain http and ws to any port of this machine."""
 
-_HINT: Final = "orders go to the testnet, to demo trading or to a sandbox of this machine; nothing can change that"
+_HINT: Final = (
+    "orders go to the testnet, to demo trading or to a sandbox of this machine; nothing can change that"
+)
 _LOCAL: Final = "127.0.0.1"
 
 
@@ -76,13 +78,19 @@ class GuardedConnector(aiohttp.TCPConnector):
             raise SafetyError("a private request through a proxy is refused", hint=_HINT)
         if req.ssl is not True or req.server_hostname not in (None, req.url.host):
             raise SafetyError("a private request without a check of the certificate is refused", hint=_HINT)
-        if req.headers.get("Host", req.url.raw_authority).removesuffix(":443") != req.url.raw_authority.removesuffix(":443"):
-            raise SafetyError(f"a private request for the host {req.headers['Host']!r} is refused", hint=_HINT)
+        if req.headers.get("Host", req.url.raw_authority).removesuffix(
+            ":443"
+        ) != req.url.raw_authority.removesuffix(":443"):
+            raise SafetyError(
+                f"a private request for the host {req.headers['Host']!r} is refused", hint=_HINT
+            )
         return await super().connect(req, traces, timeout)
 
     async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:
         """A local name has the address of this machine, whatever the name service says."""
-        found: list[ResolveResult] = await super()._resolve_host(_LOCAL if host == "localhost" else host, port, traces)
+        found: list[ResolveResult] = await super()._resolve_host(
+            _LOCAL if host == "localhost" else host, port, traces
+        )
         return found
 
 

@@ -17,13 +17,21 @@ import ccxt.async_support as ccxt
 import msgspec
 from yarl import URL
 
-from agent.system.clock import Clock
 from agent.config.execution import TestnetConfig
 from agent.core.errors import ConfigError
 from agent.core.events import DAY_MS, Order
 from agent.live.gateway.allowlist import check, guarded_session
 from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.private_messages import ExecutionJson, InstrumentJson, OrderJson, PositionJson, WalletJson, read_list
+from agent.live.gateway.order_requests import named, order_request, text
+from agent.live.gateway.private_messages import (
+    ExecutionJson,
+    InstrumentJson,
+    OrderJson,
+    PositionJson,
+    WalletJson,
+    read_list,
+)
+from agent.live.gateway.private_stream import PrivateStream
 from agent.live.gateway.venue_port import (
     ClockOff,
     Duplicate,
@@ -42,10 +50,9 @@ from agent.live.gateway.venue_port import (
     VenueRules,
     Wallet,
 )
-from agent.live.gateway.order_requests import named, order_request, text
-from agent.live.gateway.private_stream import PrivateStream
-from agent.system.backoff import Budget
 from agent.live.market_data.public_stream import HandshakeRefused, StreamLost
+from agent.system.backoff import Budget
+from agent.system.clock import Clock
 from agent.system.secret import MASK
 from agent.system.untrusted import UNREADABLE
 
@@ -142,7 +149,12 @@ class BybitPort:
 
     def _read(self, path: str, status: int, headers: Mapping[str, str], payload: bytes) -> Json:
         if status == 403:
-            raise SlowDown("the venue has shut this address out (HTTP 403)", self.config.ban_wait / 1000, code=403, banned=True)
+            raise SlowDown(
+                "the venue has shut this address out (HTTP 403)",
+                self.config.ban_wait / 1000,
+                code=403,
+                banned=True,
+            )
         if status == 429:
             raise SlowDown("too many requests (HTTP 429)", 1.0, code=429)
         try:
@@ -150,7 +162,9 @@ class BybitPort:
             code = int(answer["retCode"])
         except (*UNREADABLE, KeyError, TypeError, ValueError):
             if 300 <= status < 400:
-                raise Refused("the venue answers with a redirect, which is not followed", code=status) from None
+                raise Refused(
+                    "the venue answers with a redirect, which is not followed", code=status
+                ) from None
             raise OutcomeUnknown(f"HTTP {status} and no answer that can be read", code=status) from None
         self._heed(path, headers, answer, code)
         if code:
@@ -191,7 +205,9 @@ class BybitPort:
             (_GONE, NoSuchOrder),
             (frozenset({10002}), ClockOff),
         )
-        return next((kind(said, code=code) for codes, kind in kinds if code in codes), Refused(said, code=code))
+        return next(
+            (kind(said, code=code) for codes, kind in kinds if code in codes), Refused(said, code=code)
+        )
 
     async def _ask(self, verb: str, path: str, params: Json) -> Any:
         """One request; `result` of the answer."""
@@ -204,7 +220,9 @@ class BybitPort:
         return result
 
     async def _get(self, path: str, **params: object) -> Any:
-        return await self._ask("GET", path, {key: value for key, value in params.items() if value not in (None, "")})
+        return await self._ask(
+            "GET", path, {key: value for key, value in params.items() if value not in (None, "")}
+        )
 
     async def _post(self, path: str, **params: object) -> Any:
         stated = {key: value for key, value in params.items() if value is not None}
@@ -262,7 +280,9 @@ class BybitPort:
         result = await self._post("order/create", **order_request(order, self._category))
         return str(result.get("orderId", ""))
 
-    async def amend(self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None) -> None:
+    async def amend(
+        self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None
+    ) -> None:
         """See `VenuePort`."""
         try:
             await self._post("order/amend", **named(order), qty=text(qty), price=text(price))
@@ -289,7 +309,9 @@ class BybitPort:
 
     async def open_orders(self) -> list[VenueOrder]:
         """See `VenuePort`."""
-        orders: list[VenueOrder] = await self._pages(OrderJson, "order/realtime", 50, openOnly=0, **self._scope())
+        orders: list[VenueOrder] = await self._pages(
+            OrderJson, "order/realtime", 50, openOnly=0, **self._scope()
+        )
         return [order for order in orders if not order.status.final]
 
     async def executions(self, since: int) -> list[Execution]:
@@ -298,7 +320,9 @@ class BybitPort:
         until = self.now() + 60_000
         for start in range(since, until + 1, _WINDOW_MS + 1):
             end = min(start + _WINDOW_MS, until)
-            page: list[Execution] = await self._pages(ExecutionJson, "execution/list", 100, startTime=start, endTime=end)
+            page: list[Execution] = await self._pages(
+                ExecutionJson, "execution/list", 100, startTime=start, endTime=end
+            )
             found += reversed(page)
         return found
 
@@ -320,12 +344,16 @@ class BybitPort:
         result = await self._get("account/wallet-balance", accountType="UNIFIED")
         wallets: list[Wallet] = self._read_list(WalletJson, "account/wallet-balance", result)
         if len(wallets) != 1:
-            raise OutcomeUnknown(f"account/wallet-balance: one account was asked for, and {len(wallets)} are stated")
+            raise OutcomeUnknown(
+                f"account/wallet-balance: one account was asked for, and {len(wallets)} are stated"
+            )
         return wallets[0]
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
         """See `VenuePort`."""
-        await self._settled("position/set-leverage", symbol=symbol, buyLeverage=text(leverage), sellLeverage=text(leverage))
+        await self._settled(
+            "position/set-leverage", symbol=symbol, buyLeverage=text(leverage), sellLeverage=text(leverage)
+        )
 
     async def position_mode(self, symbol: str) -> PositionMode:
         """See `VenuePort`."""
@@ -354,14 +382,18 @@ class BybitPort:
 
     async def stream(self, hear: Callable[[PrivateMessage], None], ready: Callable[[], None]) -> Never:
         """See `VenuePort`."""
-        stream = PrivateStream(self._stream_url, self._category, self.config, self._clock, self._sign_in, hear, ready)
+        stream = PrivateStream(
+            self._stream_url, self._category, self.config, self._clock, self._sign_in, hear, ready
+        )
         try:
             await stream.run()
         except HandshakeRefused as error:
             raise SlowDown(error.message, error.wait, banned=error.wait > 0) from error
         except StreamLost as error:
             if stream.refusal:
-                raise KeysRefused(f"the private stream refuses to sign in: {self._masked(stream.refusal)}") from None
+                raise KeysRefused(
+                    f"the private stream refuses to sign in: {self._masked(stream.refusal)}"
+                ) from None
             raise OutcomeUnknown(error.message) from error
 
     def _sign_in(self) -> list[object]:

@@ -35,6 +35,7 @@ def load_credentials(file: Path | None, environment: Mapping[str, str] = os.envi
     if not key or not secret:
         missing = " and ".join(name for name, value in ((KEY, key), (SECRET, secret)) if not value)
         raise ConfigError(
-            f"there are no API keys: {missing} is not set", hint="set both, or name a file in execution.testnet.key_file"
+            f"there are no API keys: {missing} is not set",
+            hint="set both, or name a file in execution.testnet.key_file",
         )
     return Credentials(Secret(key), Secret(secret))

@@ -35,7 +35,8 @@ class Intent:
     def __init__(self, order: Order, since: float, state: IntentState = IntentState.WAITING) -> None:
         self.order = order  # as amended
         self.decided = order  # as it was at first
-        self.after = 0  # an order that was created before is another one; UTC ms by the venue's clock, 0: not known
+        # an order that was created before is another one; UTC ms by the venue's clock, 0: not known
+        self.after = 0
         self.since = since  # when it was decided
         self.state = state
         self.changed = asyncio.Event()  # something was decided or told about it
@@ -48,7 +49,8 @@ class Intent:
         self.amend_price: Decimal | None = None
         self.taken = 0  # times that its id was another order's, or its own, and no order was found
         self.missed_at = 0.0
-        self.missed = 0  # looks in vain: for an order that was accepted, or for the fills of one that has ended
+        # looks in vain: for an order that was accepted, or for the fills of one that has ended
+        self.missed = 0
         self.status: OrderStatus | None = None  # as it was told to the core
         self.filled = Decimal(0)  # by the venue's updates
         self.booked = Decimal(0)  # by executions that were told
@@ -79,15 +81,29 @@ class Intent:
                 "quantity",
                 found.qty,
                 order.qty,
-                order.trigger is not None or found.qty in quantities or (order.reduce_only and found.qty <= most),
+                order.trigger is not None
+                or found.qty in quantities
+                or (order.reduce_only and found.qty <= most),
             ),
             ("type", found.type.value, order.type.value, _is_limit(found) == (order.type is OrderType.LIMIT)),
-            ("price", found.price, order.price, found.price is None or found.price in [v.price for v in versions]),
+            (
+                "price",
+                found.price,
+                order.price,
+                found.price is None or found.price in [v.price for v in versions],
+            ),
             ("trigger", found.trigger, order.trigger, found.trigger in (None, order.trigger)),
-            ("reduce-only", found.reduce_only, order.reduce_only, spot or found.reduce_only is order.reduce_only),
+            (
+                "reduce-only",
+                found.reduce_only,
+                order.reduce_only,
+                spot or found.reduce_only is order.reduce_only,
+            ),
             ("time", found.created, self.after, not found.created or found.created >= self.after),
         )
-        return ", ".join(f"{name} {theirs} instead of {ours}" for name, theirs, ours, same in flaws if not same)
+        return ", ".join(
+            f"{name} {theirs} instead of {ours}" for name, theirs, ours, same in flaws if not same
+        )
 
     @property
     def ended(self) -> bool:
@@ -103,7 +119,9 @@ class Intent:
     def immediate(self) -> bool:
         """Whether the venue ends it at once: what isn't filled then is cancelled."""
         order = self.order
-        return order.trigger is None and (order.type is OrderType.MARKET or order.tif in (TimeInForce.IOC, TimeInForce.FOK))
+        return order.trigger is None and (
+            order.type is OrderType.MARKET or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
+        )
 
 
 def _is_limit(order: VenueOrder) -> bool:
@@ -135,7 +153,11 @@ class Intents:
     def forget_done(self, intents: Iterable[Intent]) -> None:
         """Of those that are over nothing more is expected."""
         for intent in intents:
-            if intent.done and self._open.pop(intent.order.id, None) is not None and intent.status is not None:
+            if (
+                intent.done
+                and self._open.pop(intent.order.id, None) is not None
+                and intent.status is not None
+            ):
                 self.ended[intent.status.value] += 1
 
     def counts(self) -> dict[str, int]:

@@ -28,7 +28,9 @@ class _Answer(msgspec.Struct):
     result: _Result = msgspec.field(default_factory=_Result)
 
 
-async def fetch_rules(base: str, category: str, symbol: str = "", *, within: float = 10.0) -> dict[str, VenueRules]:
+async def fetch_rules(
+    base: str, category: str, symbol: str = "", *, within: float = 10.0
+) -> dict[str, VenueRules]:
     """The rules of `symbol`, of all symbols of `category` if it is empty, by symbol; empty if the venue doesn't know it.
 
     `base` is the endpoint's URL without a path; `within` is in seconds. Raises VenueError without a usable response.
@@ -39,7 +41,12 @@ async def fetch_rules(base: str, category: str, symbol: str = "", *, within: flo
     try:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
             for _ in range(_PAGES):
-                wanted = {"category": category, "symbol": symbol, "limit": "" if symbol else "1000", "cursor": cursor}
+                wanted = {
+                    "category": category,
+                    "symbol": symbol,
+                    "limit": "" if symbol else "1000",
+                    "cursor": cursor,
+                }
                 params = {name: value for name, value in wanted.items() if value}
                 async with session.get(base + _PATH, params=params) as answer:
                     page = msgspec.json.decode(await answer.read(), type=_Answer)

@@ -41,14 +41,20 @@ def order_request(order: Order, category: str) -> dict[str, Any]:
         body |= (
             {"orderFilter": "StopOrder"}
             if category == "spot"
-            else {"triggerDirection": 1 if rises else 2, "triggerBy": "LastPrice", "closeOnTrigger": order.reduce_only}
+            else {
+                "triggerDirection": 1 if rises else 2,
+                "triggerBy": "LastPrice",
+                "closeOnTrigger": order.reduce_only,
+            }
         )
     return body
 
 
 def named(order: OrderRef) -> dict[str, str]:
     """How a request names an order: by our id, or by the venue's where it has none of ours."""
-    return {"symbol": order.symbol} | ({"orderLinkId": order.client_id} if order.client_id else {"orderId": order.id})
+    return {"symbol": order.symbol} | (
+        {"orderLinkId": order.client_id} if order.client_id else {"orderId": order.id}
+    )
 
 
 def text(number: Decimal | None) -> str | None:

@@ -18,6 +18,7 @@ from agent.core.durations import format_duration
 from agent.core.events import Amend, Cancel, OrderStatus
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intent, IntentState
+from agent.live.gateway.report_translator import Reports
 from agent.live.gateway.throttled_client import Line
 from agent.live.gateway.venue_port import (
     ClockOff,
@@ -29,7 +30,6 @@ from agent.live.gateway.venue_port import (
     SlowDown,
     VenueOrder,
 )
-from agent.live.gateway.report_translator import Reports
 
 _log: Final = structlog.get_logger(__name__)
 _MISSES: Final = 3
@@ -54,7 +54,8 @@ class Keeper:
         self._health = health
         self._catch_up = catch_up
         self._settle = config.settle / 1000
-        self._late = config.recv_window / 1000  # a request that is under way for longer is refused by the venue
+        # a request that is under way for longer is refused by the venue
+        self._late = config.recv_window / 1000
         self._ask_every = config.ask_every / 1000
         self._expire_after = config.expire_after
 
@@ -116,7 +117,9 @@ class Keeper:
             self._reports.close(intent, OrderStatus.CANCELLED, "taken back before it arrived")
         elif self._expired(intent):
             limit = format_duration(self._expire_after)
-            self._reports.close(intent, OrderStatus.REJECTED, f"could not be sent within {limit} of its decision")
+            self._reports.close(
+                intent, OrderStatus.REJECTED, f"could not be sent within {limit} of its decision"
+            )
         elif self._line.held():
             await self._stirred(intent, self._ask_every)
         else:
@@ -203,7 +206,12 @@ class Keeper:
             except Refused as error:
                 _log.warning("a cancel was refused", order=intent.order.id, reason=error.message)
         elif intent.amend_qty is not None or intent.amend_price is not None:
-            qty, price, intent.amend_qty, intent.amend_price = intent.amend_qty, intent.amend_price, None, None
+            qty, price, intent.amend_qty, intent.amend_price = (
+                intent.amend_qty,
+                intent.amend_price,
+                None,
+                None,
+            )
             try:
                 await self._line.ask(lambda: self._line.port.amend(intent.ref, qty=qty, price=price))
             except NoSuchOrder:

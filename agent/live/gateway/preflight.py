@@ -8,9 +8,9 @@ import structlog
 
 from agent.config import Config
 from agent.core.errors import ConfigError, SafetyError
+from agent.core.instruments import Instrument, instrument_for
 from agent.live.gateway.throttled_client import Line
 from agent.live.gateway.venue_port import Refused, VenueRules
-from agent.core.instruments import Instrument, instrument_for
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -26,7 +26,9 @@ async def prepare(line: Line, config: Config) -> None:
         return
     for symbol in symbols:
         if await line.ask(lambda symbol=symbol: line.port.position_mode(symbol)) == "hedge":  # type: ignore[misc]
-            _log.warning("the account has a long and a short position in a symbol: asking for one", symbol=symbol)
+            _log.warning(
+                "the account has a long and a short position in a symbol: asking for one", symbol=symbol
+            )
             try:
                 await line.ask(lambda symbol=symbol: line.port.use_one_way(symbol))  # type: ignore[misc]
             except Refused as error:
@@ -37,13 +39,17 @@ async def prepare(line: Line, config: Config) -> None:
         try:
             await line.ask(lambda symbol=symbol: line.port.set_leverage(symbol, config.account.leverage))  # type: ignore[misc]
         except Refused as error:
-            raise ConfigError(f"account.leverage {config.account.leverage} of {symbol}: {error.message}") from None
+            raise ConfigError(
+                f"account.leverage {config.account.leverage} of {symbol}: {error.message}"
+            ) from None
 
 
 def check_rules(ours: Instrument, theirs: VenueRules | None, venue: str) -> None:
     """Whether each order that our rules allow is one by the venue's, too. Raises ConfigError."""
     if theirs is None:
-        raise ConfigError(f"{ours.symbol} is not traded at {venue}", hint="see market.symbols and market.category")
+        raise ConfigError(
+            f"{ours.symbol} is not traded at {venue}", hint="see market.symbols and market.category"
+        )
     for name in ("tick_size", "qty_step"):
         mine, needed = getattr(ours, name), getattr(theirs, name)
         if mine % needed:

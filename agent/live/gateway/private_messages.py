@@ -12,7 +12,15 @@ from typing import Any, Final
 import msgspec
 
 from agent.core.events import OrderStatus, OrderType, Side
-from agent.live.gateway.venue_port import Execution, ExecutionKind, PrivateMessage, VenueOrder, VenuePosition, VenueRules, Wallet
+from agent.live.gateway.venue_port import (
+    Execution,
+    ExecutionKind,
+    PrivateMessage,
+    VenueOrder,
+    VenuePosition,
+    VenueRules,
+    Wallet,
+)
 from agent.system.untrusted import UNREADABLE
 
 _STATUS: Final = {
@@ -138,7 +146,9 @@ class PositionJson(_Json):
     def message(self) -> VenuePosition:
         """As the port tells it."""
         sign = 1 if self.side == "Buy" else -1
-        return VenuePosition(self.symbol, sign * _number(self.size), _number(self.avg_price or self.entry_price))
+        return VenuePosition(
+            self.symbol, sign * _number(self.size), _number(self.avg_price or self.entry_price)
+        )
 
 
 class _PriceFilterJson(_Json):

@@ -9,15 +9,15 @@ from typing import Final, Never
 import structlog
 from websockets.asyncio.client import ClientConnection
 
-from agent.system.clock import Clock
 from agent.config.execution import TestnetConfig
 from agent.config.live import BybitConfig
+from agent.data.kline_messages import Frame
 from agent.live.gateway.allowlist import guarded_connect
 from agent.live.gateway.private_messages import TOPICS, read_private
 from agent.live.gateway.venue_port import PrivateMessage
 from agent.live.market_data.kline_health import KlineHealth
-from agent.data.kline_messages import Frame
 from agent.live.market_data.public_stream import CLOSE_TIMEOUT, Stream, StreamLost
+from agent.system.clock import Clock
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -45,7 +45,9 @@ class PrivateStream(Stream):
             pong_timeout=config.pong_timeout,
             ban_wait=config.ban_wait,
         )
-        super().__init__(url, TOPICS, waits, clock, KlineHealth("private stream"), self._take, lambda _: ready())
+        super().__init__(
+            url, TOPICS, waits, clock, KlineHealth("private stream"), self._take, lambda _: ready()
+        )
         self.refusal = ""
         self._category = category
         self._sign_in = sign_in
@@ -53,7 +55,10 @@ class PrivateStream(Stream):
 
     async def _open(self) -> ClientConnection:
         return await guarded_connect(
-            self._url, open_timeout=self._config.open_timeout / 1000, close_timeout=CLOSE_TIMEOUT, ping_interval=None
+            self._url,
+            open_timeout=self._config.open_timeout / 1000,
+            close_timeout=CLOSE_TIMEOUT,
+            ping_interval=None,
         )
 
     async def _subscribe(self, socket: ClientConnection) -> None:

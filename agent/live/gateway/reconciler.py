@@ -13,13 +13,13 @@ import structlog
 from agent.config import Config
 from agent.core.errors import SafetyError
 from agent.core.events import Account, Holding
+from agent.core.venue import VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intents, IntentState
 from agent.live.gateway.order_tracker import Keeper
+from agent.live.gateway.report_translator import EMERGENCY, Reports
 from agent.live.gateway.throttled_client import Line
 from agent.live.gateway.venue_port import OrderRef, Refused, VenueOrder, VenuePosition, Wallet
-from agent.live.gateway.report_translator import EMERGENCY, Reports
-from agent.core.venue import VenueExchange
 
 _log: Final = structlog.get_logger(__name__)
 _TRIES: Final = 5
@@ -30,7 +30,13 @@ class Auditor:
     """Looks at the account. `ledger` is the core's, and only read."""
 
     def __init__(
-        self, line: Line, config: Config, ledger: VenueExchange, intents: Intents, reports: Reports, health: GatewayHealth
+        self,
+        line: Line,
+        config: Config,
+        ledger: VenueExchange,
+        intents: Intents,
+        reports: Reports,
+        health: GatewayHealth,
     ) -> None:
         self._line = line
         self._ledger = ledger
@@ -46,7 +52,8 @@ class Auditor:
         self._catching_up = asyncio.Lock()
         self._caught_up = 0  # how often
         self._looks = ledger.looks  # accounts that the core has, or will have been told
-        self._complete = 0  # all executions up to here are known, but for the venue's lag; UTC ms by its clock
+        # all executions up to here are known, but for the venue's lag; UTC ms by its clock
+        self._complete = 0
 
     async def catch_up(self) -> None:
         """Ask for all executions since the last time; of many who ask at once, one asks the venue.
@@ -103,9 +110,13 @@ class Auditor:
         for order in lost:
             if not order.reduce_only or self.sweeping or self._reports.accepted:
                 try:
-                    await self._line.ask(partial(self._line.port.cancel, OrderRef(order.symbol, order.client_id)))
+                    await self._line.ask(
+                        partial(self._line.port.cancel, OrderRef(order.symbol, order.client_id))
+                    )
                 except Refused as error:
-                    _log.warning("an order that the record has lost could not be taken back", reason=error.message)
+                    _log.warning(
+                        "an order that the record has lost could not be taken back", reason=error.message
+                    )
 
     async def look(self) -> Account | None:
         """The account at a moment in which nothing changed; None where there was no such moment.
@@ -131,7 +142,11 @@ class Auditor:
     def _is_doubtful(self) -> bool:
         ledger = self._ledger
         return bool(
-            not ledger.opened or ledger.accepting or ledger.drift or ledger.looks < self._looks or self._reports.foreign
+            not ledger.opened
+            or ledger.accepting
+            or ledger.drift
+            or ledger.looks < self._looks
+            or self._reports.foreign
         )
 
     def _account(self, positions: Sequence[VenuePosition], wallet: Wallet, *, settled: bool) -> Account:
@@ -142,7 +157,9 @@ class Auditor:
             coins = {symbol: balances.get(symbol.removesuffix(self._coin), _ZERO) for symbol in self._symbols}
             holdings = tuple(Holding(symbol, qty) for symbol, qty in coins.items() if qty)
         else:
-            holdings = tuple(Holding(p.symbol, p.qty, p.entry) for p in positions if p.symbol in self._symbols)
+            holdings = tuple(
+                Holding(p.symbol, p.qty, p.entry) for p in positions if p.symbol in self._symbols
+            )
         foreign, self._reports.foreign = self._reports.foreign, False
         clock = self._line.clock
         now = clock.now()
@@ -167,7 +184,9 @@ class Auditor:
         orders, positions = self._health.foreign_orders, self._health.foreign_positions
         if self._foreign != "refuse" or self._ledger.opened or not (orders or positions):
             return
-        found = [f"order {name}" for name in orders] + [f"{qty} {symbol}" for symbol, qty in positions.items()]
+        found = [f"order {name}" for name in orders] + [
+            f"{qty} {symbol}" for symbol, qty in positions.items()
+        ]
         raise SafetyError(
             f"the account is not empty: {', '.join(found)}",
             hint='close them, or say what is to become of them: execution.testnet.foreign = "adopt" or "ignore"',

@@ -10,13 +10,13 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from agent.system.clock import Clock, iso
 from agent.core.events import Command, Event, Fill, FillKind, OrderStatus, OrderUpdate, Settlement, Side
 from agent.core.exchange import ID_PREFIX
+from agent.core.venue import VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intent, Intents, IntentState
 from agent.live.gateway.venue_port import Execution, ExecutionKind, VenueOrder
-from agent.core.venue import VenueExchange
+from agent.system.clock import Clock, iso
 
 EMERGENCY: Final = "twk-"
 """Client ids of the kill switch's own orders begin so (`agent.live.emergency_close`): the run's, though the core did not decide them."""
@@ -55,7 +55,8 @@ class Reports:
         self._health = health
         self._put = put
         self._adopts = foreign == "adopt"
-        self._prefix = ledger.run_prefix if foreign == "ignore" else ID_PREFIX  # of orders that the record must have
+        # of orders that the record must have
+        self._prefix = ledger.run_prefix if foreign == "ignore" else ID_PREFIX
         self._spot = spot
         self._losses = ledger.losses  # as many as the core has handled, or will have been told of
         self._counted: set[str] = set()  # executions of lost orders of which the core was told already
@@ -102,7 +103,9 @@ class Reports:
             intent.status = status
             self._update(intent, status, _ZERO, "", 0)
 
-    def close(self, intent: Intent, status: OrderStatus, reason: str, *, filled: Decimal = _ZERO, ts: int = 0) -> None:
+    def close(
+        self, intent: Intent, status: OrderStatus, reason: str, *, filled: Decimal = _ZERO, ts: int = 0
+    ) -> None:
         """It can't be filled any more."""
         if intent.ended:
             return
@@ -118,7 +121,9 @@ class Reports:
             return
         order, now = intent.order, self._clock.now()
         self._health.taken_ids += 1
-        _log.error("a client order id is taken by another order", order=order.id, symbol=order.symbol, detail=detail)
+        _log.error(
+            "a client order id is taken by another order", order=order.id, symbol=order.symbol, detail=detail
+        )
         intent.state, intent.status, intent.filled = IntentState.ENDED, OrderStatus.REJECTED, intent.booked
         intent.changed.set()
         self._intents.forget_done([intent])
@@ -141,7 +146,12 @@ class Reports:
             f"the venue has {executions} executions and {orders} orders since {iso(since)} that the record of this run has not; "
             "executions are booked, and `tapewire resume` accepts the account as it is"
         )
-        _log.error("the record is older than the venue's history", orders=orders, executions=executions, since=iso(since))
+        _log.error(
+            "the record is older than the venue's history",
+            orders=orders,
+            executions=executions,
+            since=iso(since),
+        )
         self._put(Command("older-record", now, now, {"detail": detail}, "gateway"))
 
     @property
@@ -212,12 +222,20 @@ class Reports:
                 symbol=e.symbol,
                 id=e.id,
             )
-            self._health.unknown_executions = sorted({*self._health.unknown_executions, e.venue_kind or "without a kind"})
+            self._health.unknown_executions = sorted(
+                {*self._health.unknown_executions, e.venue_kind or "without a kind"}
+            )
             self._pass_over(e)
             return True
-        ours = ours or e.client_id.startswith(EMERGENCY)  # since `began`: an earlier run's kill is in the first account
+        # since `began`: an earlier run's kill is in the first account
+        ours = ours or e.client_id.startswith(EMERGENCY)
         if not ours and e.kind is not ExecutionKind.LIQUIDATION:
-            _log.warning("somebody else has traded in this account", symbol=e.symbol, qty=str(e.qty), adopted=self._adopts)
+            _log.warning(
+                "somebody else has traded in this account",
+                symbol=e.symbol,
+                qty=str(e.qty),
+                adopted=self._adopts,
+            )
             if not self._adopts:
                 self._pass_over(e)
                 return True
@@ -248,7 +266,8 @@ class Reports:
         e, now = execution, self._clock.now()
         in_base = bool(e.fee_coin) and e.symbol.startswith(e.fee_coin)
         settled = not e.fee_coin or e.symbol.endswith(e.fee_coin)
-        fee = e.fee * e.price if in_base else e.fee if settled else _ZERO  # paid in a third coin, it is outside of our ledger
+        # paid in a third coin, it is outside of our ledger
+        fee = e.fee * e.price if in_base else e.fee if settled else _ZERO
         kind = FillKind.LIQUIDATION if e.kind is ExecutionKind.LIQUIDATION else FillKind.TRADE
         yield Fill(e.id, e.order_name, e.symbol, e.ts, now, e.side, e.qty, e.price, fee, e.maker, kind=kind)
         if in_base and e.fee:
@@ -261,4 +280,6 @@ class Reports:
 
     def _settlement(self, execution: Execution) -> Settlement:
         e = execution
-        return Settlement(e.id, e.symbol, e.ts, self._clock.now(), e.rate, e.side.sign * e.qty, e.price, -e.fee)
+        return Settlement(
+            e.id, e.symbol, e.ts, self._clock.now(), e.rate, e.side.sign * e.qty, e.price, -e.fee
+        )

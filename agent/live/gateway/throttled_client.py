@@ -9,13 +9,13 @@ from typing import TypeVar
 
 import structlog
 
-from agent.system.clock import Clock
 from agent.config.execution import TestnetConfig
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.errors import SafetyError
+from agent.live.clock_discipline import DisciplinedClock
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.venue_port import ClockOff, OutcomeUnknown, PortError, SlowDown, VenuePort
 from agent.system.backoff import delays
+from agent.system.clock import Clock
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
@@ -24,7 +24,9 @@ _log = structlog.get_logger(__name__)
 class Line:
     """Asks the port. All who ask share its silence and its measure of the venue's clock."""
 
-    def __init__(self, port: VenuePort, config: TestnetConfig, clock: Clock, health: GatewayHealth, rng: random.Random) -> None:
+    def __init__(
+        self, port: VenuePort, config: TestnetConfig, clock: Clock, health: GatewayHealth, rng: random.Random
+    ) -> None:
         self.port = port
         self.config = config
         self.clock = clock
@@ -64,7 +66,8 @@ class Line:
                 _log.error("the venue wants silence", seconds=round(error.wait, 1), reason=error.message)
                 self._silent_until = max(self._silent_until, asyncio.get_running_loop().time() + error.wait)
             else:
-                await asyncio.sleep(error.wait * (1 + self._rng.random()))  # those who wait come back one by one
+                # those who wait come back one by one
+                await asyncio.sleep(error.wait * (1 + self._rng.random()))
         elif isinstance(error, ClockOff):
             try:
                 await self.measure(measured)
@@ -85,7 +88,8 @@ class Line:
             theirs = await self.port.server_time()
             if disciplined is not None:
                 disciplined.measured(theirs, sent)
-                before = round(self.clock.now() - (disciplined.steady() - sent))  # as the clock is now, whatever corrected it
+                # as the clock is now, whatever corrected it
+                before = round(self.clock.now() - (disciplined.steady() - sent))
             after = self.clock.now()
             skew = theirs - (before + after) // 2
             if abs(skew) <= (after - before + 1) // 2:  # no more than the measure's own error

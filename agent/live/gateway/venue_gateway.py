@@ -17,22 +17,29 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.system.clock import Clock
 from agent.config import Config
 from agent.core.errors import first_error
 from agent.core.events import Amend, Cancel, Command, Decision, Event, Order
-from agent.live.gateway.reconciler import Auditor
+from agent.core.venue import SentOrder, VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intent, Intents, IntentState
 from agent.live.gateway.order_tracker import Keeper
+from agent.live.gateway.preflight import prepare
+from agent.live.gateway.reconciler import Auditor
+from agent.live.gateway.report_translator import Reports
 from agent.live.gateway.throttled_client import Line
 from agent.live.gateway.venue_port import Execution as VenueExecution
-from agent.live.gateway.venue_port import OutcomeUnknown, PrivateMessage, Refused, SlowDown, VenueOrder, VenuePort
-from agent.live.gateway.preflight import prepare
-from agent.live.gateway.report_translator import Reports
-from agent.core.venue import SentOrder, VenueExchange
-from agent.system.backoff import Reconnection
+from agent.live.gateway.venue_port import (
+    OutcomeUnknown,
+    PrivateMessage,
+    Refused,
+    SlowDown,
+    VenueOrder,
+    VenuePort,
+)
 from agent.live.producer import Emit, deliver
+from agent.system.backoff import Reconnection
+from agent.system.clock import Clock
 
 _log: Final = structlog.get_logger(__name__)
 
@@ -47,7 +54,13 @@ class Gateway:
     name = "gateway"
 
     def __init__(
-        self, config: Config, port: VenuePort, ledger: VenueExchange, clock: Clock, *, rng: random.Random | None = None
+        self,
+        config: Config,
+        port: VenuePort,
+        ledger: VenueExchange,
+        clock: Clock,
+        *,
+        rng: random.Random | None = None,
     ) -> None:
         settings = config.execution.testnet
         self._config = config
@@ -85,7 +98,9 @@ class Gateway:
     @property
     def health(self) -> GatewayHealth:
         """A snapshot."""
-        health = msgspec.structs.replace(self._health, intents=self._intents.counts(), ended=dict(self._intents.ended))
+        health = msgspec.structs.replace(
+            self._health, intents=self._intents.counts(), ended=dict(self._intents.ended)
+        )
         health.drift = self._ledger.drift
         return health
 
@@ -289,7 +304,9 @@ class Gateway:
     async def _reconcile(self) -> bool:
         """Hold the account against the ledger; whether a moment was found in which that can be done, and nothing speaks against it."""
         await self._line.ask(self._line.measure)
-        while not self.reconciled.is_set() and any(i.state is IntentState.UNKNOWN for i in self._intents.all()):
+        while not self.reconciled.is_set() and any(
+            i.state is IntentState.UNKNOWN for i in self._intents.all()
+        ):
             await asyncio.sleep(self._settings.ask_every / 1000)
         foreign = await self._auditor.survey(self._keeper)
         account = await self._auditor.look()

@@ -101,7 +101,8 @@ class ExecutionKind(str, Enum):
     TRADE = "TRADE"
     FUNDING = "FUNDING"
     LIQUIDATION = "LIQUIDATION"  # and auto-deleveraging: the venue's own trade
-    UNKNOWN = "UNKNOWN"  # a settlement of profit, a transfer of a position, whatever comes next: no trade that can be booked
+    # a settlement of profit, a transfer of a position, whatever comes next: no trade that can be booked
+    UNKNOWN = "UNKNOWN"
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -191,7 +192,9 @@ class VenuePort(Protocol):
         """
         ...
 
-    async def amend(self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None) -> None:
+    async def amend(
+        self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None
+    ) -> None:
         """Change quantity or limit price of an open order; a change to what it is already is no error."""
         ...
 

@@ -9,15 +9,15 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 
 import ccxt.async_support as ccxt
 
-from agent.system.clock import Clock, speed_of
+from agent.config.bybit import PAGE, endpoint, interval_code
 from agent.config.live import BybitConfig
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.errors import VenueError, brief
 from agent.core.events import DAY_MS, Kline
+from agent.data.kline_messages import Page, is_sound, read_page, read_time, to_kline
+from agent.live.clock_discipline import DisciplinedClock
 from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
-from agent.data.kline_messages import Page, is_sound, read_page, read_time, to_kline
-from agent.config.bybit import PAGE, endpoint, interval_code
+from agent.system.clock import Clock, speed_of
 from agent.system.untrusted import UNREADABLE
 
 _T = TypeVar("_T")
@@ -79,7 +79,9 @@ class KlineHistory:
         while True:
             # A window that holds a page at most: which rows the venue leaves out of a larger one isn't documented.
             until = since + PAGE * interval
-            page = await self._page({"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE})
+            page = await self._page(
+                {"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE}
+            )
             now = self._clock.now()
             # Believed, it would have us ask for the pages of all the time until then
             if page.time > now + self._ahead * speed_of(self._clock):
@@ -112,7 +114,9 @@ class KlineHistory:
             self._discipline.measured(page.time, sent)
         return page
 
-    async def _ask(self, what: str, request: Callable[[], Awaitable[object]], read: Callable[[object], _T]) -> tuple[float, _T]:
+    async def _ask(
+        self, what: str, request: Callable[[], Awaitable[object]], read: Callable[[object], _T]
+    ) -> tuple[float, _T]:
         """When the request left (ms of the steady clock), and the answer."""
         await self._budget.take()
         sent = 0.0 if self._discipline is None else self._discipline.steady()

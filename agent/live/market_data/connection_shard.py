@@ -9,20 +9,20 @@ from typing import Final, Never
 
 import structlog
 
-from agent.system.clock import Clock, iso, speed_of
+from agent.config.bybit import endpoint
 from agent.config.live import BybitConfig
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.errors import VenueError
 from agent.core.events import Command, Gap, Kline
-from agent.system.backoff import Budget, Reconnection, delays
+from agent.core.risk import PRICE_BAND
+from agent.data.kline_messages import Frame, is_sound, read_rows, to_kline
+from agent.live.clock_discipline import DisciplinedClock
 from agent.live.market_data.backfill import KlineHistory, RequestRefused
 from agent.live.market_data.kline_health import KlineHealth
-from agent.data.kline_messages import Frame, is_sound, read_rows, to_kline
 from agent.live.market_data.kline_series import Series
 from agent.live.market_data.public_stream import HandshakeRefused, Stream, StreamLost
-from agent.config.bybit import endpoint
 from agent.live.producer import Emit, State, deliver
-from agent.core.risk import PRICE_BAND
+from agent.system.backoff import Budget, Reconnection, delays
+from agent.system.clock import Clock, iso, speed_of
 from agent.system.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
@@ -58,7 +58,8 @@ class Shard:
         self._health = health
         self._emit = emit
         self._rng = rng
-        self._turn = asyncio.Lock()  # stream and history take turns in giving out, or their bars would interleave
+        # stream and history take turns in giving out, or their bars would interleave
+        self._turn = asyncio.Lock()
         self._wanted: asyncio.Queue[Series] = asyncio.Queue()
         self._asked: set[Series] = set()
 
@@ -74,7 +75,13 @@ class Shard:
             self._wanted = asyncio.Queue()
             self._asked.clear()
             stream = Stream(
-                self._url, list(self._series), self._config, self._clock, self._health, self._on_data, self._on_ready
+                self._url,
+                list(self._series),
+                self._config,
+                self._clock,
+                self._health,
+                self._on_data,
+                self._on_ready,
             )
             try:
                 await stream.run(self._audit, *[self._work] * _WORKERS)
@@ -123,7 +130,9 @@ class Shard:
             self._health.ahead += 1
         ts = min(frame.ts, latest)
         for row in rows:
-            if not is_sound(row, series.interval, ts) or (row.confirm and row.start + series.interval > latest):
+            if not is_sound(row, series.interval, ts) or (
+                row.confirm and row.start + series.interval > latest
+            ):
                 self._health.corrupt += 1
                 self._health.ahead += row.start + row.confirm * series.interval > latest
                 _log.warning("bar unsound", topic=frame.topic, bar=row, ts=frame.ts)
@@ -149,7 +158,9 @@ class Shard:
         if loop.time() - self._alarmed.get(series.symbol, -_REPEAT) < _REPEAT:
             return
         self._alarmed[series.symbol] = loop.time()
-        detail = f"{what}: low {bar.low:g}, high {bar.high:g}, last {bar.close:g}; withheld until it is confirmed"
+        detail = (
+            f"{what}: low {bar.low:g}, high {bar.high:g}, last {bar.close:g}; withheld until it is confirmed"
+        )
         _log.warning("price withheld", symbol=series.symbol, detail=detail)
         now = self._clock.now()
         self._health.failed(f"{series.symbol}: {detail}", now)

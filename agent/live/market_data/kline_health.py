@@ -17,5 +17,6 @@ class KlineHealth(Health):
     stale: int = 0  # states of an open bar that came after newer ones
     ahead: int = 0  # bars and messages from the future; they are refused
     withheld: int = 0  # states and bars with a price outside the band, held back until it is confirmed
-    lag: int = 0  # ms from the venue's stamp of the last message to its arrival; negative where this clock is behind
+    # ms from the venue's stamp of the last message to its arrival; negative where this clock is behind
+    lag: int = 0
     rejected: set[str] = msgspec.field(default_factory=set)  # topics that the venue refuses

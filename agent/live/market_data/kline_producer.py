@@ -14,19 +14,19 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.system.clock import Clock
+from agent.config.bybit import CONNECT_WINDOW, REQUEST_WINDOW, interval_code
 from agent.config.live import BybitConfig
-from agent.live.clock_discipline import DisciplinedClock
 from agent.core.errors import VenueError
-from agent.system.backoff import Budget
+from agent.live.clock_discipline import DisciplinedClock
 from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.price_band import PriceBand
+from agent.live.market_data.connection_shard import Shard
 from agent.live.market_data.kline_health import KlineHealth
 from agent.live.market_data.kline_series import Series
-from agent.live.market_data.connection_shard import Shard
+from agent.live.market_data.price_band import PriceBand
 from agent.live.market_data.public_stream import split
-from agent.config.bybit import CONNECT_WINDOW, REQUEST_WINDOW, interval_code
 from agent.live.producer import Emit
+from agent.system.backoff import Budget
+from agent.system.clock import Clock
 
 _SOON: Final = 2.0  # seconds between two measurements while the sources of time disagree
 _log: Final = structlog.get_logger(__name__)
@@ -98,7 +98,16 @@ class KlineProducer:
                         tasks.create_task(self._keep_time(self._clock, history))
                     for topics in parts:
                         series = {topic: self._series[topic] for topic in topics}
-                        shard = Shard(series, self._config, self._category, self._clock, history, self._health, emit, self._rng)
+                        shard = Shard(
+                            series,
+                            self._config,
+                            self._category,
+                            self._clock,
+                            history,
+                            self._health,
+                            emit,
+                            self._rng,
+                        )
                         self._shards.append(shard)
                         tasks.create_task(shard.run(self._connects))
             finally:

@@ -25,7 +25,9 @@ class Series:
     was cancelled, is continued by the next call.
     """
 
-    def __init__(self, symbol: str, interval: int, last: int | None = None, *, band: PriceBand | None = None) -> None:
+    def __init__(
+        self, symbol: str, interval: int, last: int | None = None, *, band: PriceBand | None = None
+    ) -> None:
         self.band = band or PriceBand(0.0, 0)
         self.symbol = symbol
         self.interval = interval

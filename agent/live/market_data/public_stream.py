@@ -15,13 +15,13 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
-from agent.system.clock import Clock
+from agent.config.bybit import SPOT_ARGS
 from agent.config.live import BybitConfig
 from agent.core.errors import VenueError
-from agent.system.addresses import is_loopback
-from agent.live.market_data.kline_health import KlineHealth
 from agent.data.kline_messages import Frame, read_frame
-from agent.config.bybit import SPOT_ARGS
+from agent.live.market_data.kline_health import KlineHealth
+from agent.system.addresses import is_loopback
+from agent.system.clock import Clock
 from agent.system.untrusted import UNREADABLE
 
 _log: Final = structlog.get_logger(__name__)
@@ -80,7 +80,9 @@ class Stream:
         self._health = health
         self._on_data = on_data
         self._on_ready = on_ready
-        self._per_request = min(config.args_per_request, SPOT_ARGS) if url.endswith("/spot") else config.args_per_request
+        self._per_request = (
+            min(config.args_per_request, SPOT_ARGS) if url.endswith("/spot") else config.args_per_request
+        )
         self._answer: asyncio.Future[Frame] | None = None
         self._awaited = 0  # number of the request that waits for its answer
         self._ponged = asyncio.Event()
@@ -124,7 +126,10 @@ class Stream:
             elif response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
                 asked = response.headers.get("Retry-After", "")
                 wait = (
-                    max(self._config.throttle_wait, min(float(asked) * 1000, self._config.ban_wait) if asked.isdecimal() else 0)
+                    max(
+                        self._config.throttle_wait,
+                        min(float(asked) * 1000, self._config.ban_wait) if asked.isdecimal() else 0,
+                    )
                     / 1000
                 )
             raise HandshakeRefused(f"{self._url} answered HTTP {response.status_code}", wait) from error
@@ -202,7 +207,9 @@ class Stream:
         # What was refused before goes alone: it may be known by now, but must not spoil others again.
         doubtful = [[topic] for topic in self._topics if topic in self._health.rejected]
         fresh = [topic for topic in self._topics if topic not in self._health.rejected]
-        requests = [fresh[i : i + self._per_request] for i in range(0, len(fresh), self._per_request)] + doubtful
+        requests = [
+            fresh[i : i + self._per_request] for i in range(0, len(fresh), self._per_request)
+        ] + doubtful
         while requests:
             topics = requests.pop(0)
             answer = await self._request(socket, topics)
@@ -219,11 +226,15 @@ class Stream:
                 _log.error("topic refused", topic=topics[0], ret_msg=answer.ret_msg)
         self._on_ready(accepted)
 
-    async def _request(self, socket: ClientConnection, args: Sequence[object], op: str = "subscribe") -> Frame:
+    async def _request(
+        self, socket: ClientConnection, args: Sequence[object], op: str = "subscribe"
+    ) -> Frame:
         """Ask and wait for the answer. One request at a time, so that an answer without a number has only one owner."""
         self._awaited += 1
         self._answer = asyncio.get_running_loop().create_future()
-        await socket.send(msgspec.json.encode({"req_id": str(self._awaited), "op": op, "args": args}).decode())
+        await socket.send(
+            msgspec.json.encode({"req_id": str(self._awaited), "op": op, "args": args}).decode()
+        )
         try:
             async with asyncio.timeout(self._config.ack_timeout / 1000):
                 return await self._answer

@@ -9,13 +9,29 @@ from agent.core.errors import DataError
 
 _GZIP: Final = ("gzip", "x-gzip")
 _UNSUPPORTED: Final = frozenset(  # compressions, in which no feed can be read here
-    ("br", "zstd", "compress", "x-compress", "dcb", "dcz", "sdch", "exi", "xz", "lzma", "bzip2", "x-bzip2", "pack200-gzip")
+    (
+        "br",
+        "zstd",
+        "compress",
+        "x-compress",
+        "dcb",
+        "dcz",
+        "sdch",
+        "exi",
+        "xz",
+        "lzma",
+        "bzip2",
+        "x-bzip2",
+        "pack200-gzip",
+    )
 )
 _GZIP_MAGIC: Final = b"\x1f\x8b\x08"
-_TEXT_STARTS: Final = (b"<", b"{", b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe", b"\x00", b"\x4c\x6f\xa7\x94")  # the last: EBCDIC
+# the last: EBCDIC
+_TEXT_STARTS: Final = (b"<", b"{", b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe", b"\x00", b"\x4c\x6f\xa7\x94")
 _GZIP_OR_ZLIB: Final = 32 + zlib.MAX_WBITS
 _RAW_DEFLATE: Final = -zlib.MAX_WBITS
-_STEP: Final = 4_096  # bytes at once: what follows a member is copied, so a document of many small members costs little
+# bytes at once: what follows a member is copied, so a document of many small members costs little
+_STEP: Final = 4_096
 _MOST_MEMBERS: Final = 1_000
 _MOST_LAYERS: Final = 2
 

@@ -52,9 +52,13 @@ class FeedAccess(AbstractResolver):
 
     def session(self, config: NewsConfig) -> aiohttp.ClientSession:
         """A session that connects only to allowed addresses."""
-        timeout = aiohttp.ClientTimeout(total=config.total_timeout / 1000, sock_connect=config.connect_timeout / 1000)
+        timeout = aiohttp.ClientTimeout(
+            total=config.total_timeout / 1000, sock_connect=config.connect_timeout / 1000
+        )
         connector = aiohttp.TCPConnector(resolver=self, socket_factory=self._open)
-        return aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=self._proxied, connector=connector)
+        return aiohttp.ClientSession(
+            timeout=timeout, auto_decompress=False, trust_env=self._proxied, connector=connector
+        )
 
     def check(self, url: str) -> None:
         """Raise AddressRefused if the host of `url` is an address that isn't allowed, or a name of this machine."""
@@ -65,7 +69,9 @@ class FeedAccess(AbstractResolver):
         if address is not None:
             self._check(address, port)
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
         """The allowed addresses of `host`. Raises OSError without one."""
         infos = await self._look_up(host, port, family)
         exempt = host.lower() in self._names or (host.lower(), port) in self._proxies
@@ -84,7 +90,12 @@ class FeedAccess(AbstractResolver):
                 continue
             results.append(
                 ResolveResult(
-                    hostname=host, host=str(place[0]), port=port, family=kind, proto=protocol, flags=socket.AI_NUMERICHOST
+                    hostname=host,
+                    host=str(place[0]),
+                    port=port,
+                    family=kind,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST,
                 )
             )
         if not results:

@@ -10,15 +10,19 @@ from typing import NamedTuple
 class Entry(NamedTuple):
     """One item of a feed; texts are plain and bounded."""
 
-    key: str  # a hash of its id, else of its link, else of title and link; an id or link that others of the document share doesn't count
+    # a hash of its id, else of its link, else of title and link; an id or link that others of the document
+    # share doesn't count
+    key: str
     title: str
     summary: str
     url: str  # "" if it isn't an http(s) address
     published_raw: str
     published: int | None  # UTC ms; None if the feed states no date that can be read
     publisher: str  # the original source, if the feed is an aggregation
-    names: tuple[str, ...] = ()  # hashes of its id and of its link, each with its title: an entry that shares one is the same
-    latest: int | None = None  # UTC ms; of a date that leaves its zone open, the latest moment that it can mean
+    # hashes of its id and of its link, each with its title: an entry that shares one is the same
+    names: tuple[str, ...] = ()
+    # UTC ms; of a date that leaves its zone open, the latest moment that it can mean
+    latest: int | None = None
 
 
 class Document(NamedTuple):
@@ -36,7 +40,10 @@ def newest_first(entries: Sequence[Entry], limit: int, until: int) -> list[Entry
     An entry without a date, or with one after `until` (UTC ms), counts as its next newer neighbour does, else as the newest
     one with a date. A document without dates begins with the newest.
     """
-    dates = [entry.published if entry.published is not None and entry.published <= until else None for entry in entries]
+    dates = [
+        entry.published if entry.published is not None and entry.published <= until else None
+        for entry in entries
+    ]
     known = [date for date in dates if date is not None]
     rising = sum(one < other for one, other in pairwise(known))
     falling = sum(one > other for one, other in pairwise(known))

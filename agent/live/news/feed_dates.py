@@ -79,7 +79,9 @@ def _minutes(offset: str) -> int:
     return -size if offset[0] == "-" else size
 
 
-_OFFSETS: Final[dict[str, int]] = {name: _minutes(offset) for offset, names in _ZONES.items() for name in names.split()}
+_OFFSETS: Final[dict[str, int]] = {
+    name: _minutes(offset) for offset, names in _ZONES.items() for name in names.split()
+}
 
 _MONTHS: Final[tuple[str, ...]] = (
     "jan gen ene sty oca ιαν янв",
@@ -227,7 +229,9 @@ def _local(parts: dict[str, str | None]) -> datetime | None:
     if not 1 <= ordinal <= 366:
         raise ValueError("no such day of a year")
     milliseconds = int(((parts.get("fraction") or "") + "000")[:3])
-    return day + timedelta(days=ordinal - 1, hours=hour, minutes=minute, seconds=second, milliseconds=milliseconds)
+    return day + timedelta(
+        days=ordinal - 1, hours=hour, minutes=minute, seconds=second, milliseconds=milliseconds
+    )
 
 
 def _number(parts: dict[str, str | None], name: str, default: int) -> int:

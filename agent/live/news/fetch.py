@@ -11,12 +11,12 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from agent.system.clock import Clock
 from agent.config.live import NewsConfig
 from agent.core.errors import DataError, VenueError
-from agent.live.news.destinations import FeedAccess
-from agent.live.news.decompression import unpack
 from agent.data.text import one_line
+from agent.live.news.decompression import unpack
+from agent.live.news.destinations import FeedAccess
+from agent.system.clock import Clock
 
 _ACCEPT: Final = (
     "application/atom+xml, application/rss+xml, application/rdf+xml, application/xml;q=0.9, text/xml;q=0.8, "

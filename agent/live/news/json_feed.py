@@ -10,7 +10,13 @@ from agent.core.errors import DataError
 MAX_ITEMS: Final = 100_000
 _BOM: Final = b"\xef\xbb\xbf"
 _VERSION: Final = "jsonfeed.org/version/"
-_FIELDS: Final = {"id": "id", "title": "title", "link": "url", "published": "date_published", "updated": "date_modified"}
+_FIELDS: Final = {
+    "id": "id",
+    "title": "title",
+    "link": "url",
+    "published": "date_published",
+    "updated": "date_modified",
+}
 _TEXTS: Final = ("summary", "content_text", "content_html")
 
 
@@ -27,10 +33,14 @@ def read_json_feed(body: bytes) -> tuple[str, list[dict[str, str]]]:
     try:
         feed = json.loads(body.removeprefix(_BOM))
     except (RecursionError, ValueError):
-        raise DataError("neither RSS nor Atom, and no JSON that can be read", hint=f"{len(body)} bytes") from None
+        raise DataError(
+            "neither RSS nor Atom, and no JSON that can be read", hint=f"{len(body)} bytes"
+        ) from None
     version, items = feed.get("version"), feed.get("items")
     if not isinstance(version, str) or _VERSION not in version or not isinstance(items, list):
-        raise DataError("neither RSS nor Atom, and JSON that is no JSON Feed", hint="a JSON Feed has version and items")
+        raise DataError(
+            "neither RSS nor Atom, and JSON that is no JSON Feed", hint="a JSON Feed has version and items"
+        )
     if len(items) > MAX_ITEMS:
         raise DataError(f"the feed is refused: more than {MAX_ITEMS} elements")
     title = feed.get("title")

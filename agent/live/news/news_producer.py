@@ -14,19 +14,19 @@ import aiohttp
 import msgspec
 import structlog
 
-from agent.system.clock import Clock
 from agent.config.live import FeedConfig, NewsConfig
 from agent.core.durations import format_duration
 from agent.core.events import HOUR_MS, News
-from agent.system.backoff import delays
-from agent.live.producer import Emit, Health, deliver
+from agent.core.masking import mask, mask_also, secrets_in, without_secrets
+from agent.data.text import one_line
 from agent.live.news.destinations import FeedAccess
 from agent.live.news.document import Document, Entry, newest_first
 from agent.live.news.fetch import Answer, FetchError, fetch
 from agent.live.news.parser_pool import ParseKilled, ParserPool
 from agent.live.news.seen_entries import FeedMemory, MemorySeenStore, SeenStore
-from agent.data.text import one_line
-from agent.core.masking import mask, mask_also, secrets_in, without_secrets
+from agent.live.producer import Emit, Health, deliver
+from agent.system.backoff import delays
+from agent.system.clock import Clock
 
 _LONGEST_LABEL: Final = 100
 _LONGEST_URL: Final = 2_000
@@ -56,14 +56,21 @@ class NewsProducer:
     name = "rss"
 
     def __init__(
-        self, config: NewsConfig, clock: Clock, *, seen: SeenStore | None = None, rng: random.Random | None = None
+        self,
+        config: NewsConfig,
+        clock: Clock,
+        *,
+        seen: SeenStore | None = None,
+        rng: random.Random | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
         self._seen = seen or MemorySeenStore()
         self._rng = rng or random.Random()
         secrets = tuple({secret: None for feed in config.feeds for secret in secrets_in(feed.url)})
-        self._readers = [_FeedReader(feed, config, clock, self._seen, self._rng, secrets) for feed in config.feeds]
+        self._readers = [
+            _FeedReader(feed, config, clock, self._seen, self._rng, secrets) for feed in config.feeds
+        ]
 
     @property
     def feeds(self) -> list[FeedHealth]:
@@ -81,12 +88,17 @@ class NewsProducer:
         if failed := max(feeds, key=lambda feed: feed.last_error_at, default=None):
             total.last_error, total.last_error_at = failed.last_error, failed.last_error_at
         states = [feed.state for feed in feeds]
-        total.state = next((state for state in ("live", "waiting", "connecting", "disabled") if state in states), "stopped")
+        total.state = next(
+            (state for state in ("live", "waiting", "connecting", "disabled") if state in states), "stopped"
+        )
         return total
 
     async def run(self, emit: Emit) -> None:
         """Emit `News` until cancelled. Raises only what `emit` and the store raise."""
-        async with ParserPool(self._config.parse_timeout, self._config.parse_memory) as pool, asyncio.TaskGroup() as tasks:
+        async with (
+            ParserPool(self._config.parse_timeout, self._config.parse_memory) as pool,
+            asyncio.TaskGroup() as tasks,
+        ):
             for reader in self._readers:
                 tasks.create_task(reader.run(pool, emit))
 
@@ -103,7 +115,9 @@ class _FeedReader:
         rng: random.Random,
         secrets: tuple[str, ...],  # of all feeds' URLs
     ) -> None:
-        self.health = FeedHealth(one_line(feed.label, _LONGEST_LABEL), url=mask(one_line(feed.url, _LONGEST_URL)))
+        self.health = FeedHealth(
+            one_line(feed.label, _LONGEST_LABEL), url=mask(one_line(feed.url, _LONGEST_URL))
+        )
         self._secrets = secrets
         self._feed = feed
         self._config = config
@@ -202,7 +216,10 @@ class _FeedReader:
             self.health.unchanged += 1
             return None, answer
         document = await pool.parse(
-            answer.body, url=without_secrets(answer.url), content_type=answer.content_type, suspect=self._suspect()
+            answer.body,
+            url=without_secrets(answer.url),
+            content_type=answer.content_type,
+            suspect=self._suspect(),
         )
         return document, answer
 
@@ -237,7 +254,8 @@ class _FeedReader:
         """The newest that the limits allow; the others are counted, and never given out. A first document is bounded by itself."""
         if not self._memory.read:
             return fresh
-        while self._given and not now - HOUR_MS < self._given[0][0] <= now:  # the clock may have been set back
+        # the clock may have been set back
+        while self._given and not now - HOUR_MS < self._given[0][0] <= now:
             self._given.popleft()
         hour = self._config.max_new_per_hour - sum(count for _, count in self._given)
         allowed = max(0, min(self._config.max_new_per_poll, hour, len(fresh)))
@@ -251,7 +269,9 @@ class _FeedReader:
             limit = "max_new_per_hour" if hour < self._config.max_new_per_poll else "max_new_per_poll"
             reason = f"{self.health.over_limit:,} headlines over the limit were not read (news.{limit})"
             self.health.failed(f"{self.health.url[:_SHORT_URL]}: {reason}", self._clock.now())
-            self._log.warning("headlines over the limit", left_out=len(left_out), total=self.health.over_limit, limit=limit)
+            self._log.warning(
+                "headlines over the limit", left_out=len(left_out), total=self.health.over_limit, limit=limit
+            )
         return fresh[len(left_out) :]
 
     def _news(self, entry: Entry, document: Document, now: int) -> News:
@@ -266,7 +286,9 @@ class _FeedReader:
         else:
             ts, trusted, actionable = min(published, now), True, now - published <= max_age
         return News(
-            hashlib.blake2b(f"{self._feed.url}\x1f{self._memory.key_of(entry)}".encode(), digest_size=16).hexdigest(),
+            hashlib.blake2b(
+                f"{self._feed.url}\x1f{self._memory.key_of(entry)}".encode(), digest_size=16
+            ).hexdigest(),
             ts,
             now,
             self._known(entry.title),

@@ -14,11 +14,11 @@ import feedparser.api
 import feedparser.encodings
 
 from agent.core.errors import DataError
-from agent.live.news.feed_dates import MAX_LENGTH, Moment, read_date
+from agent.data.text import one_line, plain, title_key
 from agent.live.news.document import Document, Entry
+from agent.live.news.feed_dates import MAX_LENGTH, Moment, read_date
 from agent.live.news.json_feed import is_json, read_json_feed
 from agent.live.news.repair import mend, mend_text, mend_utf8
-from agent.data.text import one_line, plain, title_key
 
 MAX_TITLE: Final = 500
 MAX_SUMMARY: Final = 2_000
@@ -98,8 +98,12 @@ def _to_mended_utf8(headers: Any, data: bytes, result: Any) -> bytes:
 
 # `feedparser.parse` makes its parsers from these names of its module, and decodes with this one
 feedparser.api.convert_to_utf8 = _to_mended_utf8
-feedparser.api.StrictFeedParser = type("BoundedStrictFeedParser", (_Bounded, feedparser.api.StrictFeedParser), {})
-feedparser.api.LooseFeedParser = type("BoundedLooseFeedParser", (_Bounded, feedparser.api.LooseFeedParser), {})
+feedparser.api.StrictFeedParser = type(
+    "BoundedStrictFeedParser", (_Bounded, feedparser.api.StrictFeedParser), {}
+)
+feedparser.api.LooseFeedParser = type(
+    "BoundedLooseFeedParser", (_Bounded, feedparser.api.LooseFeedParser), {}
+)
 
 
 def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
@@ -115,11 +119,15 @@ def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
     headers = {"content-location": url, "content-type": content_type or "application/xml"}
     # As a stream: feedparser would take bytes that happen to name a file for that file.
     try:
-        feed = feedparser.parse(io.BytesIO(body), response_headers=headers, sanitize_html=False, resolve_relative_uris=False)
+        feed = feedparser.parse(
+            io.BytesIO(body), response_headers=headers, sanitize_html=False, resolve_relative_uris=False
+        )
     except _TooMuch as error:
         raise DataError(f"the feed is refused: {error}") from None
     except _STUMBLES as error:
-        raise DataError("the feed breaks the parser", hint=f"{type(error).__name__}: {one_line(str(error), 100)}") from error
+        raise DataError(
+            "the feed breaks the parser", hint=f"{type(error).__name__}: {one_line(str(error), 100)}"
+        ) from error
     if not feed.get("version") and not feed.entries:
         raise DataError(
             "neither RSS nor Atom nor JSON Feed", hint=f"{len(body)} bytes"
@@ -129,7 +137,9 @@ def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
         raise DataError("the feed is damaged", hint="no text has NUL bytes")
     flaw = feed.get("bozo_exception")
     cut_off = isinstance(flaw, SAXParseException) and flaw.getMessage() in _CUT_OFF
-    return _document(_text(feed.feed, "title"), feed.entries[:-1] if cut_off else feed.entries, cut_off=cut_off)
+    return _document(
+        _text(feed.feed, "title"), feed.entries[:-1] if cut_off else feed.entries, cut_off=cut_off
+    )
 
 
 def _document(title: str, raws: Sequence[Any], *, cut_off: bool) -> Document:
@@ -208,7 +218,9 @@ def _is_web(link: str) -> bool:
 def _dates(raw: Any) -> Iterator[tuple[str, Moment]]:
     """When it was published, as the feed states it and as it is read; the first date that can be read, else the first one."""
     stated = [
-        (text, read_date(plain(text, MAX_LENGTH + 1))) for name in _DATES if (text := _text(raw, name) if name in raw else "")
+        (text, read_date(plain(text, MAX_LENGTH + 1)))
+        for name in _DATES
+        if (text := _text(raw, name) if name in raw else "")
     ]
     stated.sort(key=lambda date: date[1].at is None)
     yield from stated

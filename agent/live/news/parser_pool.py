@@ -73,7 +73,9 @@ class ParserPool:
         """Process ids of the workers."""
         return [worker.pid for worker in self._workers]
 
-    async def parse(self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False) -> Document:
+    async def parse(
+        self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False
+    ) -> Document:
         """As `agent.live.news.parse.parse`; a `suspect` document waits until no slow one is parsed.
 
         Raises DataError, among them ParseKilled; VenueError if no worker can be started.
@@ -135,7 +137,9 @@ class ParserPool:
                 start_new_session=True,
             )
         except OSError as error:
-            raise VenueError(f"the feed parser can't be started: {error.strerror}", hint="processes or memory?") from None
+            raise VenueError(
+                f"the feed parser can't be started: {error.strerror}", hint="processes or memory?"
+            ) from None
         worker = _Worker(process)
         self._workers.add(worker)
         try:
@@ -143,7 +147,9 @@ class ParserPool:
                 await worker.ready()
         except (EOFError, OSError, TimeoutError):
             await self._end(worker)
-            raise VenueError("the feed parser can't be started", hint="is news.parse_memory too small?") from None
+            raise VenueError(
+                "the feed parser can't be started", hint="is news.parse_memory too small?"
+            ) from None
         except BaseException:
             await self._end(worker)
             raise

@@ -59,7 +59,11 @@ def serve() -> None:
     _end_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent ends it, in its own order
         signal.signal(number, signal.SIG_IGN)
-    for kind, limit in ((resource.RLIMIT_AS, _memory()[0] + memory), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0)):
+    for kind, limit in (
+        (resource.RLIMIT_AS, _memory()[0] + memory),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
         _limit(kind, limit)
     documents = sys.stdin.buffer
     with os.fdopen(os.dup(1), "wb") as replies:
@@ -75,10 +79,16 @@ def _answer(documents: BinaryIO, replies: BinaryIO, head: bytes) -> None:
     request = msgspec.msgpack.decode(documents.read(size), type=Request)
     body = documents.read(length)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + request.seconds + _CPU_GRACE), hard=False)
+    _limit(
+        resource.RLIMIT_CPU,
+        math.ceil(used.ru_utime + used.ru_stime + request.seconds + _CPU_GRACE),
+        hard=False,
+    )
     reply = msgspec.msgpack.encode(_reply_to(request, body))
     if len(reply) > MAX_REPLY:
-        reply = msgspec.msgpack.encode(Reply(None, f"the feed is refused: more than {MAX_REPLY} bytes of text"))
+        reply = msgspec.msgpack.encode(
+            Reply(None, f"the feed is refused: more than {MAX_REPLY} bytes of text")
+        )
     replies.write(HEADER.pack(len(reply), 0) + reply)
     replies.flush()
 
@@ -110,7 +120,8 @@ def _limit(kind: int, amount: int, *, hard: bool = True) -> None:
     """Lower a limit of this process; one that is lower already stays."""
     _, most = resource.getrlimit(kind)
     amount = amount if most == resource.RLIM_INFINITY else min(amount, most)
-    with suppress(OSError, ValueError):  # a system without this limit: the parent's clock still ends the worker
+    # a system without this limit: the parent's clock still ends the worker
+    with suppress(OSError, ValueError):
         resource.setrlimit(kind, (amount, amount if hard else most))
 
 

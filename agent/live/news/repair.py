@@ -39,7 +39,11 @@ def mend_utf8(document: bytes, charset: str) -> bytes:
     `charset` is the one of the HTTP header, if any. A document in another encoding, declared or not, stays as it is.
     """
     declared = _DECLARED.match(document.removeprefix(_BOM))
-    if declared and declared[1].lower().startswith((b"utf-16", b"utf-32", b"ucs-2")) and not document.startswith(_UTF16):
+    if (
+        declared
+        and declared[1].lower().startswith((b"utf-16", b"utf-32", b"ucs-2"))
+        and not document.startswith(_UTF16)
+    ):
         # A declaration that can be read byte by byte contradicts itself; .NET writes it so
         document = document.replace(declared[0], declared[0].replace(declared[1], b"utf-8", 1), 1)
         declared = _DECLARED.match(document.removeprefix(_BOM))

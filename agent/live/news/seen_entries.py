@@ -19,7 +19,8 @@ class FeedMemory(msgspec.Struct):
     read: bool = False  # whether a whole document has been given out; until then its entries are a backlog
     etag: str = ""
     last_modified: str = ""
-    keys: dict[str, bool | None] = {}  # of entries that were given out; None: an earlier version did, without their names
+    # of entries that were given out; None: an earlier version did, without their names
+    keys: dict[str, bool | None] = {}
     names: dict[str, None] = {}  # see `Entry.names`
 
     def knows(self, entry: Entry) -> bool:

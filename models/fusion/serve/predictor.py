@@ -20,12 +20,12 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.system.atomic import settled
 from agent.core.errors import ModelError
 from agent.core.events import Sentiment
 from agent.core.features import Features
 from agent.core.fusion_inputs import Forecast
 from agent.core.text_embedding import Vector
+from agent.system.atomic import settled
 from models.cards import Card, check_files, read_card, sha256_files
 from models.fusion import CLASSES
 
@@ -48,7 +48,8 @@ Floats = NDArray[np.float64]
 def fingerprint(folder: Path, card: Card) -> str:
     """SHA-256 of all that a prediction depends on."""
     hyper = " ".join(
-        f"{key}={card.hyper.get(key)}" for key in ("ablation", "half_life", "horizon", "interval", "move", "scorer")
+        f"{key}={card.hyper.get(key)}"
+        for key in ("ablation", "half_life", "horizon", "interval", "move", "scorer")
     )
     return sha256_files([folder / WEIGHTS_NAME], salt=f"temperature={card.temperature!r} {hyper}")
 
@@ -91,7 +92,10 @@ class FusionPredictor:
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise ModelError(f"{path}: {error}", hint="the file is damaged: train it again") from None
         if card.fingerprint != fingerprint(folder, card):
-            raise ModelError(f"{folder}: the weights are not those that its card was written for", hint="copy the whole folder")
+            raise ModelError(
+                f"{folder}: the weights are not those that its card was written for",
+                hint="copy the whole folder",
+            )
         for name, value in weights.items():
             if not (value.dtype.kind == "f" and (np.abs(value) <= _LARGEST).all()):
                 raise ModelError(f"{path}: {name} holds what is no finite number", hint=_AGAIN)
@@ -115,9 +119,13 @@ class FusionPredictor:
         bounds = np.repeat([[-1e30], [0.0], [1e30]], len(Features._fields), axis=1)
         if self._text is not None:
             readings = self.read_block(np.repeat([[-1e30], [0.0], [1e30]], len(self._text.mean), axis=1))
-        found = [self.predict_block(bounds, reading, np.array((0.0, 1.0, 1e6))) for reading in (None, readings)]
+        found = [
+            self.predict_block(bounds, reading, np.array((0.0, 1.0, 1e6))) for reading in (None, readings)
+        ]
         return all(
-            rows.shape == (3, len(CLASSES)) and (rows >= 0.0).all() and (np.abs(rows.sum(axis=1) - 1.0) < 1e-5).all()
+            rows.shape == (3, len(CLASSES))
+            and (rows >= 0.0).all()
+            and (np.abs(rows.sum(axis=1) - 1.0) < 1e-5).all()
             for rows in found
         )
 

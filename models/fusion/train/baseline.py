@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.calibration import fit_temperature, softmax
 from models.fusion import CLASSES
 from models.fusion.train.fusion_recipe import Recipe
 from models.fusion.train.purged_splits import Ints, Parts
-from models.calibration import fit_temperature, softmax
 
 Floats = NDArray[np.float64]
 Table = Callable[[Ints], Floats]
@@ -47,5 +47,7 @@ def boosted(table: Table, label: Ints, parts: Parts, recipe: Recipe) -> Floats:
         random_state=recipe.seed,
     )
     model.fit(train, label[parts.train], X_val=validation, y_val=label[parts.validation])
-    temperature = fit_temperature(np.log(model.predict_proba(table(parts.calibration))), label[parts.calibration])
+    temperature = fit_temperature(
+        np.log(model.predict_proba(table(parts.calibration))), label[parts.calibration]
+    )
     return softmax(np.log(model.predict_proba(table(parts.test))), temperature)

@@ -17,17 +17,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.system.atomic import write_bytes
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, ModelError
 from agent.core.events import Event, Gap, Kline, News, Sentiment
 from agent.core.features import Features
-from agent.data.merge import merge
 from agent.core.fusion_inputs import Forecast, Outlook
 from agent.core.signals import SignalEngine
 from agent.core.symbols import SymbolMapper
 from agent.core.text_embedding import TextState, Vector
+from agent.data.merge import merge
+from agent.system.atomic import write_bytes
 
 Progress = Callable[[int], None]
 """Called now and then with the market time (UTC ms) that was reached."""
@@ -35,7 +35,9 @@ Progress = Callable[[int], None]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ROW: Final = np.dtype([("ts", "<i8"), ("symbol", "<i4"), ("vote", "<i4"), ("features", "<f8", (len(Features._fields),))])
+ROW: Final = np.dtype(
+    [("ts", "<i8"), ("symbol", "<i4"), ("vote", "<i4"), ("features", "<f8", (len(Features._fields),))]
+)
 """A question to the model: when, on which symbol, the last headline heard by then (number of a vote, -1: none), the features."""
 VOTE: Final = np.dtype([("ts", "<i8"), ("symbol", "<i4"), ("text", "<i4")])
 """A headline heard by a symbol: when, by which, and the number of its text."""
@@ -88,7 +90,9 @@ class FusionData:
         self.rows = _mapped(folder / "rows", ROW)
         self.votes = _mapped(folder / "votes", VOTE)
         self.texts = _mapped(folder / "texts", text_type(self.meta.dimensions))
-        self._closes = [_mapped(folder / f"closes-{number}", CLOSE) for number in range(len(self.meta.symbols))]
+        self._closes = [
+            _mapped(folder / f"closes-{number}", CLOSE) for number in range(len(self.meta.symbols))
+        ]
 
     def labels(self, horizon: int, band: float) -> Labels:
         """Forward returns over `horizon` ms, against a flat band of ± `band` usual moves."""
@@ -176,7 +180,9 @@ def build_dataset(
 
         for number, event in enumerate(merge(_typed([*klines, wire]))):
             match event:
-                case Kline(symbol=symbol, start=start, ts=now, high=high, low=low, close=close, volume=volume):
+                case Kline(
+                    symbol=symbol, start=start, ts=now, high=high, low=low, close=close, volume=volume
+                ):
                     first, last, bars = first or start, now, bars + 1
                     closes.add(place[symbol], (now, close))
                     if outlooks[symbol].on_bar(start, high, low, close, volume):
@@ -200,7 +206,8 @@ def build_dataset(
                 progress(event.available_at)
     if not rows.count:
         raise DataError(
-            f"no bar of {format_duration(interval)} has all of its features in these klines", hint="name a longer window"
+            f"no bar of {format_duration(interval)} has all of its features in these klines",
+            hint="name a longer window",
         )
     meta = Meta(
         symbols=symbols, step=config.market.interval, interval=interval, dimensions=dimensions, scorer=scorer, start=first,

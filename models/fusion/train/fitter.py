@@ -32,7 +32,9 @@ class FusionFitter(NamedTuple):
 
         start, end = window
         with TemporaryDirectory(dir=folder) as scratch:
-            gathered = gather(self.plan._replace(start=start, end=end), self.config, self.recipe, Path(scratch))
+            gathered = gather(
+                self.plan._replace(start=start, end=end), self.config, self.recipe, Path(scratch)
+            )
             train(
                 gathered.data,
                 self.recipe,

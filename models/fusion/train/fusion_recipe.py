@@ -52,13 +52,19 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         for name, kind in (("ablation", Ablation), ("balance", Balance)):
             if getattr(self, name) not in get_args(kind):
-                raise UsageError(f"--{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}")
+                raise UsageError(
+                    f"--{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}"
+                )
         if self.interval <= 0 or self.horizon < self.interval:
             raise UsageError(
                 f"--horizon {format_duration(self.horizon)} is shorter than a bar of {format_duration(self.interval)}",
                 hint="a horizon of at least one --interval",
             )
-        if min(self.validation, self.calibration) <= 0 or self.test < 0 or self.validation + self.calibration + self.test > 0.8:
+        if (
+            min(self.validation, self.calibration) <= 0
+            or self.test < 0
+            or self.validation + self.calibration + self.test > 0.8
+        ):
             raise UsageError(
                 f"held-out shares {self.validation}, {self.calibration}, {self.test}",
                 hint="validation and calibration > 0, test ≥ 0, together at most 0.8",

@@ -16,9 +16,9 @@ from models.cards import DatasetRecord
 from models.fusion.train.dataset import FusionData, build_dataset
 from models.fusion.train.fusion_recipe import Recipe
 from models.sentiment import model_dir
+from models.sentiment.serve.archive_scoring import fill_cache
 from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
-from models.sentiment.serve.archive_scoring import fill_cache
 
 Progress = Callable[[str, int, int], None]
 """(what is being done, how much of it, all of it)."""
@@ -32,7 +32,9 @@ class Gathered(NamedTuple):
     seen_until: int
 
 
-def gather(plan: Plan, config: Config, recipe: Recipe, folder: Path, *, progress: Progress | None = None) -> Gathered:
+def gather(
+    plan: Plan, config: Config, recipe: Recipe, folder: Path, *, progress: Progress | None = None
+) -> Gathered:
     """Fold the plan's window into `folder`; its headlines are scored by the configured model, those that the store has, not again.
 
     Raises what opening the files, the model and the store raises.
@@ -57,20 +59,31 @@ def gather(plan: Plan, config: Config, recipe: Recipe, folder: Path, *, progress
             progress("folding history", now - history.start, history.end - history.start)
 
     if not history.news:
-        data = build_dataset(history.klines, (), folder, config=history.config, interval=recipe.interval, progress=tick)
+        data = build_dataset(
+            history.klines, (), folder, config=history.config, interval=recipe.interval, progress=tick
+        )
         return Gathered(data, records, 0)
     with closing(open_database(config.store.url)) as database:
         scorer = CachedScorer(
-            Scorer.load(model_dir(config.model.path), threads=config.model.threads or None), SqlScoreCache(database)
+            Scorer.load(model_dir(config.model.path), threads=config.model.threads or None),
+            SqlScoreCache(database),
         )
         fill_cache(
             scorer,
             (news.title for news in history.news),
-            progress=None if progress is None else lambda done, every: progress("scoring headlines", done, every),
+            progress=None
+            if progress is None
+            else lambda done, every: progress("scoring headlines", done, every),
         )
         data = build_dataset(
             history.klines,
-            scored(history.news, scorer, config.history.inference_latency, model=scorer.fingerprint, embedded=True),
+            scored(
+                history.news,
+                scorer,
+                config.history.inference_latency,
+                model=scorer.fingerprint,
+                embedded=True,
+            ),
             folder,
             config=history.config,
             interval=recipe.interval,

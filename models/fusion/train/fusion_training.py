@@ -16,20 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from agent.system.atomic import replaced_folder
 from agent.core.events import DAY_MS
 from agent.core.features import Features
+from agent.system.atomic import replaced_folder
+from models.calibration import fit_temperature
 from models.cards import CARD_NAME, Card, DatasetRecord, Estimate, seal
+from models.classification_metrics import estimates
 from models.fusion import CLASSES
+from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint, standardise
 from models.fusion.train.baseline import boosted, shares
 from models.fusion.train.dataset import FusionData, Labels
-from models.fusion.train.network import FusionNetwork
-from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint, standardise
 from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.network import FusionNetwork
 from models.fusion.train.purged_splits import PARTS, Ints, Parts, split
 from models.objective import Objective
-from models.calibration import fit_temperature
-from models.classification_metrics import estimates
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int, float], None]
@@ -119,7 +119,9 @@ def train(
         truth, days = labels.kind[parts.test], data.rows["ts"][parts.test] // DAY_MS
         answers = {"network": _answers(FusionPredictor(card, weights), inputs, parts.test)}
         if compare:
-            answers["boosting"] = boosted(lambda rows: _flat(inputs, recipe, rows), labels.kind, parts, recipe)
+            answers["boosting"] = boosted(
+                lambda rows: _flat(inputs, recipe, rows), labels.kind, parts, recipe
+            )
         answers["shares"] = shares(labels.kind, parts)
         for name, probabilities in answers.items():
             found = estimates(probabilities, truth, blocks=days, seed=recipe.seed)
@@ -154,7 +156,12 @@ def _best(
         torch.manual_seed(recipe.seed)  # each half-life begins with the same weights
         found[half_life] = _fit(recipe, inputs, label, parts, half_life, progress)
     best = min(found, key=lambda half_life: found[half_life][0])
-    return found[best][1], _inputs(data, recipe, best, parts), best, {half_life: loss for half_life, (loss, _) in found.items()}
+    return (
+        found[best][1],
+        _inputs(data, recipe, best, parts),
+        best,
+        {half_life: loss for half_life, (loss, _) in found.items()},
+    )
 
 
 def _inputs(data: FusionData, recipe: Recipe, half_life: int, parts: Parts) -> _Inputs:
@@ -194,7 +201,9 @@ def _fit(
 ) -> tuple[float, FusionNetwork]:
     """Train until the validation loss stops falling; the best one, and its network."""
     network = FusionNetwork(recipe, inputs.features.shape[1], inputs.means.shape[1])
-    optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
     counts = np.bincount(label[parts.train], minlength=len(CLASSES))
     weights = _tensor(counts.sum() / (len(CLASSES) * counts)) if recipe.balance == "weights" else None
     objective = Objective(weights, gamma=2.0 if recipe.balance == "focal" else 0.0)
@@ -240,7 +249,9 @@ def _answers(predictor: FusionPredictor, inputs: _Inputs, rows: Ints) -> Floats:
         part = rows[begin : begin + _BLOCK]
         gate = inputs.gate[part]
         found.append(
-            predictor.predict_block(inputs.features[part], predictor.read_block(inputs.text(part)), gate / (1.0 - gate))
+            predictor.predict_block(
+                inputs.features[part], predictor.read_block(inputs.text(part)), gate / (1.0 - gate)
+            )
         )
     return np.concatenate(found)
 
@@ -266,7 +277,9 @@ def _card(
     usual = labels.scale[left] > 0.0
     move = float((np.abs(labels.forward[left][usual]) / labels.scale[left][usual]).mean())
     hyper: dict[str, str | int | float | bool | None] = {
-        key: value for key, value in msgspec.structs.asdict(recipe).items() if isinstance(value, str | int | float)
+        key: value
+        for key, value in msgspec.structs.asdict(recipe).items()
+        if isinstance(value, str | int | float)
     }
     hyper |= {
         "half_life": half_life,

@@ -62,7 +62,10 @@ class FusionNetwork(nn.Module):  # type: ignore[misc]
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
         """All of it for the predictor, without the standardisation."""
-        found = {"out.weight": self.out.weight.detach().numpy().T.copy(), "out.bias": self.out.bias.detach().numpy().copy()}
+        found = {
+            "out.weight": self.out.weight.detach().numpy().T.copy(),
+            "out.bias": self.out.bias.detach().numpy().copy(),
+        }
         found |= self.join.weights("join")
         if self.price is not None:
             found |= self.price.weights("price")

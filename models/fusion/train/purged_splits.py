@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.system.clock import iso
 from agent.core.errors import DataError
+from agent.system.clock import iso
 from models.fusion import CLASSES
 from models.fusion.train.fusion_recipe import Recipe
 
@@ -33,14 +33,18 @@ class Parts(NamedTuple):
     test: Ints
 
 
-def split(ts: Ints, label: Ints, recipe: Recipe, *, start: int, end: int, test_until: int | None = None) -> Parts:
+def split(
+    ts: Ints, label: Ints, recipe: Recipe, *, start: int, end: int, test_until: int | None = None
+) -> Parts:
     """Cut [start, end) by the recipe's shares of time; rows without a label (negative) are in no part.
 
     With `test_until` all of [start, end) teaches, validates and calibrates, and the test part is [end, test_until).
     Raises DataError where a part that teaches lacks a class.
     """
     test = 0.0 if test_until is not None else recipe.test
-    shares = np.cumsum([1.0 - recipe.validation - recipe.calibration - test, recipe.validation, recipe.calibration])
+    shares = np.cumsum(
+        [1.0 - recipe.validation - recipe.calibration - test, recipe.validation, recipe.calibration]
+    )
     cuts = [start + round((end - start) * share) for share in shares.tolist()]
     edges = [start, *cuts, end if test_until is None else test_until]
     known = label >= 0
@@ -52,7 +56,9 @@ def split(ts: Ints, label: Ints, recipe: Recipe, *, start: int, end: int, test_u
     for name in PARTS[:3]:
         counts = np.bincount(label[getattr(parts, name)], minlength=len(CLASSES))
         if not counts.all():
-            have = ", ".join(f"{count:,} {kind}" for kind, count in zip(CLASSES, counts.tolist(), strict=True))
+            have = ", ".join(
+                f"{count:,} {kind}" for kind, count in zip(CLASSES, counts.tolist(), strict=True)
+            )
             raise DataError(
                 f"the {name} part of {iso(start)} to {iso(end)} has {have}",
                 hint="a longer window, another --horizon or --band, or smaller held-out shares",

@@ -12,7 +12,9 @@ Progress = Callable[[int, int], None]
 """(texts done, all)."""
 
 
-def fill_cache(scorer: CachedScorer, texts: Iterable[str], *, embedded: bool = True, progress: Progress | None = None) -> int:
+def fill_cache(
+    scorer: CachedScorer, texts: Iterable[str], *, embedded: bool = True, progress: Progress | None = None
+) -> int:
     """Score each text once, and keep score and (if `embedded`) embedding; returns how many the model had to read.
 
     Each block is committed, so that an interrupted run goes on where it was. Raises StoreError.

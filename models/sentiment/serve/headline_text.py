@@ -63,15 +63,31 @@ _ENGLISH: Final = _words(
     "may no do me so"
 )
 _FOREIGN: Final = {
-    "German": _words("der die das und ist nicht mit für von den dem ein eine einen auf im zu sich wird nach bei auch über wie"),
-    "French": _words("le la les des du et est une un dans pour sur avec qui que au aux par plus ce cette son ses après selon"),
-    "Spanish": _words("el la los las de del en que un una por con para su se es al como más tras sobre según pero lo"),
-    "Italian": _words("il la lo gli le di del della che un una per con non sono nel alla dei delle dopo più anche si"),
-    "Portuguese": _words("os as de do da dos das em que um uma para com não na por mais após se ao pela pelo"),
-    "Dutch": _words("de het een en van ik is dat die niet op te zijn voor met aan er om bij ook naar uit door over wordt"),
+    "German": _words(
+        "der die das und ist nicht mit für von den dem ein eine einen auf im zu sich wird nach bei auch über wie"
+    ),
+    "French": _words(
+        "le la les des du et est une un dans pour sur avec qui que au aux par plus ce cette son ses après selon"
+    ),
+    "Spanish": _words(
+        "el la los las de del en que un una por con para su se es al como más tras sobre según pero lo"
+    ),
+    "Italian": _words(
+        "il la lo gli le di del della che un una per con non sono nel alla dei delle dopo più anche si"
+    ),
+    "Portuguese": _words(
+        "os as de do da dos das em que um uma para com não na por mais após se ao pela pelo"
+    ),
+    "Dutch": _words(
+        "de het een en van ik is dat die niet op te zijn voor met aan er om bij ook naar uit door over wordt"
+    ),
     "Turkish": _words("ve bir bu için ile da de olarak daha çok en gibi kadar sonra ne oldu olan yeni yüzde"),
-    "Indonesian": _words("yang dan di ke dari untuk dengan ini itu pada akan tidak dalam adalah telah oleh saat lebih"),
-    "Vietnamese": _words("và của là có được cho không trong với các này một những đã khi từ người sẽ vào tăng giá"),
+    "Indonesian": _words(
+        "yang dan di ke dari untuk dengan ini itu pada akan tidak dalam adalah telah oleh saat lebih"
+    ),
+    "Vietnamese": _words(
+        "và của là có được cho không trong với các này một những đã khi từ người sẽ vào tăng giá"
+    ),
     "Polish": _words("na do nie się że jest po za od jak przez dla są oraz ale już będzie to"),
 }
 _MIN_LATIN: Final = 0.5

@@ -92,7 +92,9 @@ class SqlScoreCache:
         ]
         with self._database.write() as connection:
             for part in _parts(entries):
-                connection.execute(delete(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part)))
+                connection.execute(
+                    delete(SCORES).where(SCORES.c.model == model, SCORES.c.text_hash.in_(part))
+                )
             connection.execute(insert(SCORES), rows)
 
 

@@ -24,12 +24,12 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
-from agent.system.atomic import settled
 from agent.core.errors import ModelError, UsageError
+from agent.system.atomic import settled
+from agent.system.latency_histogram import LatencyHistogram
+from models.calibration import softmax
 from models.cards import CARD_NAME, Card, check_files, read_card, sha256_files
 from models.labels import LABELS, NOT_FINITE, NOT_READABLE
-from models.calibration import softmax
-from agent.system.latency_histogram import LatencyHistogram
 from models.sentiment.serve.headline_text import VERSION, clean, why_abstain
 
 MODEL_NAME: Final = "model.onnx"
@@ -100,7 +100,9 @@ def abstention(reason: str) -> Score:
 def fingerprint(folder: Path, card: Card) -> str:
     """SHA-256 of everything that a score depends on: weights, tokenizer, temperature, and how text is cleaned before."""
     files = [folder / MODEL_NAME, folder / TOKENIZER_NAME]
-    return sha256_files(files, salt=f"temperature={card.temperature!r} length={card.max_length} text={VERSION}")
+    return sha256_files(
+        files, salt=f"temperature={card.temperature!r} length={card.max_length} text={VERSION}"
+    )
 
 
 @contextmanager
@@ -124,7 +126,9 @@ def _checked_card(folder: Path) -> Card:
     card = read_card(folder)
     for name in (MODEL_NAME, TOKENIZER_NAME):
         if not (folder / name).is_file():
-            raise ModelError(f"{folder} holds no {name}", hint="an adapter is served after `tapewire export ADAPTER OUT`")
+            raise ModelError(
+                f"{folder} holds no {name}", hint="an adapter is served after `tapewire export ADAPTER OUT`"
+            )
     check_files(card, folder, (MODEL_NAME, TOKENIZER_NAME))
     if card.fingerprint != fingerprint(folder, card):
         raise ModelError(
@@ -159,20 +163,26 @@ class Scorer:
         card, folder = _checked_card(folder), settled(folder)
         if missing := set(providers) - set(onnxruntime.get_available_providers()):
             raise UsageError(
-                f"onnxruntime has no {', '.join(sorted(missing))} here", hint="for a GPU: pip install onnxruntime-gpu"
+                f"onnxruntime has no {', '.join(sorted(missing))} here",
+                hint="for a GPU: pip install onnxruntime-gpu",
             )
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1  # texts run side by side: no run is split
+        # texts run side by side: no run is split
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
         with _native(f"{folder / MODEL_NAME} cannot be opened", "export it again, or update onnxruntime"):
-            session = onnxruntime.InferenceSession(str(folder / MODEL_NAME), options, providers=list(providers))
+            session = onnxruntime.InferenceSession(
+                str(folder / MODEL_NAME), options, providers=list(providers)
+            )
         with _native(f"{folder / TOKENIZER_NAME} cannot be opened", "export it again"):
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_NAME))
             tokenizer.no_padding()
             tokenizer.enable_truncation(card.max_length)
         names = tuple(x.name for x in session.get_inputs()), tuple(x.name for x in session.get_outputs())
         if names != (INPUTS, OUTPUTS):
-            raise ModelError(f"{folder / MODEL_NAME} maps {names[0]} to {names[1]}", hint=f"expected {INPUTS} to {OUTPUTS}")
+            raise ModelError(
+                f"{folder / MODEL_NAME} maps {names[0]} to {names[1]}", hint=f"expected {INPUTS} to {OUTPUTS}"
+            )
         on_cpu = session.get_providers()[0] == CPU[0]
         with _native(f"{folder} can't score a text", "export it again"):
             scorer = cls(card, session, tokenizer, (threads or cores()) if on_cpu else 1)
@@ -186,7 +196,8 @@ class Scorer:
         probabilities = softmax(logits.astype(np.float64), self.card.temperature)
         if not _sound(probabilities, pooled).all():
             raise ModelError(
-                f"{folder}: the model's answers are not finite numbers", hint="train it again, at a lower learning rate"
+                f"{folder}: the model's answers are not finite numbers",
+                hint="train it again, at a lower learning rate",
             )
 
     def score(self, texts: Sequence[str]) -> list[Score]:
@@ -250,7 +261,8 @@ class Scorer:
             expected = (len(rows), len(LABELS)), (len(rows), self.dimensions)
             if (outputs[0].shape, outputs[1].shape) != expected:
                 raise ModelError(
-                    f"the model answers with shapes {outputs[0].shape} and {outputs[1].shape}", hint=f"expected {expected}"
+                    f"the model answers with shapes {outputs[0].shape} and {outputs[1].shape}",
+                    hint=f"expected {expected}",
                 )
             logits[rows], pooled[rows] = outputs
             for _ in rows:

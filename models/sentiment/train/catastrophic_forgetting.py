@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from models.classification_metrics import Floats
 from models.sentiment.train.bases import fit_embeddings, is_decoder, load_base, locate
 from models.sentiment.train.classifier import SentimentClassifier
-from models.classification_metrics import Floats
 from models.sentiment.train.trained_model import Served, TrainedClassifier
 
 MASKED: Final = 0.15
@@ -60,8 +60,12 @@ class _Body(nn.Module):  # type: ignore[misc]
         super().__init__()
         self.served = served
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> BaseModelOutputWithPastAndCrossAttentions:
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.served.hidden(input_ids, attention_mask))
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, **_: Any
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.served.hidden(input_ids, attention_mask)
+        )
 
 
 def _sentences() -> list[str]:
@@ -70,15 +74,20 @@ def _sentences() -> list[str]:
 
 def _masked_loss(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
     """Mean cross-entropy in nats of the masked tokens."""
-    batch = tokenizer(_sentences(), padding=True, return_tensors="pt", return_special_tokens_mask=True).to(model.device)
+    batch = tokenizer(_sentences(), padding=True, return_tensors="pt", return_special_tokens_mask=True).to(
+        model.device
+    )
     chance = torch.rand(batch["input_ids"].shape, generator=torch.Generator().manual_seed(0)).to(model.device)
     hidden = (chance < MASKED) & ~batch.pop("special_tokens_mask").bool()
     labels = batch["input_ids"].masked_fill(~hidden, -100)
     with torch.inference_mode():
         found = model(
-            input_ids=batch["input_ids"].masked_fill(hidden, tokenizer.mask_token_id), attention_mask=batch["attention_mask"]
+            input_ids=batch["input_ids"].masked_fill(hidden, tokenizer.mask_token_id),
+            attention_mask=batch["attention_mask"],
         )
-        return float(nn.functional.cross_entropy(found.logits.flatten(0, 1), labels.flatten(), ignore_index=-100))
+        return float(
+            nn.functional.cross_entropy(found.logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
+        )
 
 
 def _perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
@@ -87,23 +96,30 @@ def _perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
     with torch.inference_mode():
         logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
-        return float(nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100).exp())
+        return float(
+            nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100).exp()
+        )
 
 
 def _drift(trained: TrainedClassifier, name: str) -> float:
     base = load_base(name)
     untouched = TrainedClassifier(
-        Served(SentimentClassifier(base.encoder, base.pooling)).eval().to(trained.device), base.tokenizer, trained.card
+        Served(SentimentClassifier(base.encoder, base.pooling)).eval().to(trained.device),
+        base.tokenizer,
+        trained.card,
     )
     return spearman(
-        _similarities(lambda texts: untouched.logits(texts)[1]), _similarities(lambda texts: trained.logits(texts)[1])
+        _similarities(lambda texts: untouched.logits(texts)[1]),
+        _similarities(lambda texts: trained.logits(texts)[1]),
     )
 
 
 def _similarities(embed: Callable[[Sequence[str]], Floats]) -> Floats:
     """Cosine similarity of each general pair."""
     first, second = (embed(side) for side in zip(*general_pairs(), strict=True))
-    return np.asarray((first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1))
+    return np.asarray(
+        (first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    )
 
 
 def spearman(a: Floats, b: Floats) -> float:

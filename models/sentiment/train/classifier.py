@@ -59,7 +59,9 @@ class SentimentClassifier(nn.Module):  # type: ignore[misc]
     ) -> ClassifierOutput:
         """Token ids or embeddings (batch, tokens) with their mask. What else peft passes is not used."""
         prefix = {} if past_key_values is None else {"past_key_values": past_key_values}
-        output = self.encoder(input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **prefix)
+        output = self.encoder(
+            input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **prefix
+        )
         hidden = output.last_hidden_state
         mask = (
             torch.ones(hidden.shape[:2], device=hidden.device)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import numpy as np
 
-from agent.system.atomic import write_bytes
 from agent.core.errors import UsageError
+from agent.system.atomic import write_bytes
 from models.cards import DatasetRecord, Estimate
 from models.sentiment.train.methods import get_method
 from models.sentiment.train.recipe import Recipe
@@ -88,19 +88,35 @@ def compare(
             tell(name)
             found = measure(name, split, base)
             rows.append(
-                Row(method=name, trainable=found.trainable, cpu_seconds=found.cpu_seconds, ms=found.ms, metrics=found.metrics)
+                Row(
+                    method=name,
+                    trainable=found.trainable,
+                    cpu_seconds=found.cpu_seconds,
+                    ms=found.ms,
+                    metrics=found.metrics,
+                )
             )
     plans = [
-        _Plan(msgspec.structs.replace(recipe, method=name), split, tuple(datasets), output / name, base, sweep_rows)
+        _Plan(
+            msgspec.structs.replace(recipe, method=name),
+            split,
+            tuple(datasets),
+            output / name,
+            base,
+            sweep_rows,
+        )
         for name in methods
     ]
     with ThreadPoolExecutor(jobs) as pool:
         trained = list(pool.map(lambda plan: _method(plan, tell), plans))
     timed = [example.text for example in split.test[:_TIMED]]
-    for plan, row in zip(plans, trained, strict=True):  # one after the other, when nothing is trained beside it
+    # one after the other, when nothing is trained beside it
+    for plan, row in zip(plans, trained, strict=True):
         tell(f"{row.method}: timing")
         rows.append(msgspec.structs.replace(row, ms=_latency(plan.output, timed)))
-    return Comparison(base=base, data=[record.name for record in datasets], sizes=split.sizes(), seed=recipe.seed, rows=rows)
+    return Comparison(
+        base=base, data=[record.name for record in datasets], sizes=split.sizes(), seed=recipe.seed, rows=rows
+    )
 
 
 class _Plan(msgspec.Struct, frozen=True):
@@ -115,7 +131,9 @@ class _Plan(msgspec.Struct, frozen=True):
     def key(self) -> str:
         """Equal for plans that would give the same row."""
         rows = [[(e.text, e.label, e.ts) for e in getattr(self.split, part)] for part in PARTS]
-        told = msgspec.json.encode((self.recipe, get_method(self.recipe.method).defaults, rows, self.base, self.sweep_rows))
+        told = msgspec.json.encode(
+            (self.recipe, get_method(self.recipe.method).defaults, rows, self.base, self.sweep_rows)
+        )
         return hashlib.sha256(told).hexdigest()
 
 
@@ -132,7 +150,9 @@ def _method(plan: _Plan, tell: Callable[[str], None]) -> Row:
     if plan.sweep_rows and recipe.learning_rate is None:
         with _apart() as process:
             swept = _sweep(plan, process, tell)
-        recipe = msgspec.structs.replace(recipe, learning_rate=float(min(swept, key=lambda rate: swept[rate])))
+        recipe = msgspec.structs.replace(
+            recipe, learning_rate=float(min(swept, key=lambda rate: swept[rate]))
+        )
     tell(f"{name}: {len(plan.split.train):,} rows")
     with _apart() as process:
         row = process.submit(_final, recipe, plan.split, plan.datasets, plan.output, plan.base).result()
@@ -151,7 +171,9 @@ def _sweep(plan: _Plan, process: ProcessPoolExecutor, tell: Callable[[str], None
         tell(f"{plan.recipe.method}: learning rate {rate} on {len(fewer.train):,} rows")
         epochs = (plan.recipe.epochs or defaults.epochs) / 2
         shorter = msgspec.structs.replace(plan.recipe, learning_rate=float(rate), epochs=epochs)
-        swept[rate] = process.submit(_tried, shorter, fewer, plan.datasets, plan.output / "sweep", plan.base).result()
+        swept[rate] = process.submit(
+            _tried, shorter, fewer, plan.datasets, plan.output / "sweep", plan.base
+        ).result()
     shutil.rmtree(plan.output / "sweep", ignore_errors=True)
     return swept
 
@@ -167,7 +189,8 @@ def _tried(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
     part = next((part for part in ("validation", "calibration") if part in metrics), None)
     if part is None:
         raise UsageError(
-            "a sweep chooses by held-out text, and none is held out", hint="--sweep 0, or hold out a validation part"
+            "a sweep chooses by held-out text, and none is held out",
+            hint="--sweep 0, or hold out a validation part",
         )
     return metrics[part]["nll"].value
 
@@ -186,7 +209,9 @@ def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
     )
 
 
-def _train(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str) -> Trained:
+def _train(
+    recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str
+) -> Trained:
     from models.sentiment.train.silence import hush
 
     hush()  # before anything that it hushes is imported
@@ -275,10 +300,19 @@ def _plot(found: Comparison, path: Path) -> None:
 
     figure = Figure(figsize=(9, 0.5 * len(found.rows) + 1.5), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    names, f1, error = zip(*((row.method, row.metrics["macro_f1"], row.metrics["ece"]) for row in found.rows), strict=True)
+    names, f1, error = zip(
+        *((row.method, row.metrics["macro_f1"], row.metrics["ece"]) for row in found.rows), strict=True
+    )
     for axes, title, values in ((left, "macro-F1", f1), (right, "ECE", error)):
         spread = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
-        axes.barh(names, [v.value for v in values], xerr=np.maximum(spread, 0), color="#4c72b0", ecolor="grey", capsize=2)
+        axes.barh(
+            names,
+            [v.value for v in values],
+            xerr=np.maximum(spread, 0),
+            color="#4c72b0",
+            ecolor="grey",
+            capsize=2,
+        )
         axes.set_title(title)
     left.invert_yaxis()
     figure.savefig(path, dpi=120)

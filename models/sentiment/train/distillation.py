@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from agent.system.atomic import replaced_folder
 from agent.core.errors import ModelError
+from agent.system.atomic import replaced_folder
 from models.cards import Card, seal
-from models.sentiment.train.classifier import SentimentClassifier
 from models.classification_metrics import Floats
+from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.trained_model import FULL_WEIGHTS, TrainedClassifier
 from models.sentiment.train.trainer import Progress
 
@@ -81,7 +81,10 @@ def distil(
     if student.epochs:
         answers = [teacher.logits(texts, batch_size=64) for teacher in teachers]
         logits = np.mean([answer for answer, _ in answers], axis=0)
-        tokens = [tokenizer(text, truncation=True, max_length=teachers[0].card.max_length)["input_ids"] for text in texts]
+        tokens = [
+            tokenizer(text, truncation=True, max_length=teachers[0].card.max_length)["input_ids"]
+            for text in texts
+        ]
         _fit(model, tokens, logits, answers[0][1], student, progress or (lambda *_: None))
     of = teachers[0].card
     card = Card(
@@ -93,7 +96,9 @@ def distil(
         notes={"teachers": len(teachers), "texts": len(texts), "vocabulary": len(vocabulary)},
     )  # fmt: skip
     with replaced_folder(output) as folder:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / FULL_WEIGHTS)
+        save_file(
+            {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / FULL_WEIGHTS
+        )
         model.config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         seal(card, folder, [path.name for path in folder.iterdir()])
@@ -118,7 +123,10 @@ def with_vocabulary(tokenizer: Tokenizer, kept: Sequence[int]) -> PreTrainedToke
     """The same WordPiece tokenizer over some of its entries, renumbered in their order."""
     told = json.loads(tokenizer.to_str())
     if told["model"]["type"] != "WordPiece":
-        raise ModelError(f"a {told['model']['type']} vocabulary cannot be trimmed", hint="distil a teacher of the BERT family")
+        raise ModelError(
+            f"a {told['model']['type']} vocabulary cannot be trimmed",
+            hint="distil a teacher of the BERT family",
+        )
     words = {number: word for word, number in told["model"]["vocab"].items()}
     told["model"]["vocab"] = renumbered = {words[number]: position for position, number in enumerate(kept)}
     for added in told["added_tokens"]:
@@ -129,13 +137,17 @@ def with_vocabulary(tokenizer: Tokenizer, kept: Sequence[int]) -> PreTrainedToke
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(told)), **_SPECIAL)
 
 
-def shallow_copy(teacher: TrainedClassifier, layers: Sequence[int], vocabulary: Sequence[int]) -> SentimentClassifier:
+def shallow_copy(
+    teacher: TrainedClassifier, layers: Sequence[int], vocabulary: Sequence[int]
+) -> SentimentClassifier:
     """A classifier of the teacher's chosen layers and words. Raises ModelError where it has no such layers."""
     source = teacher.model.classifier
     config = type(source.config).from_dict(source.config.to_dict())
     blocks = getattr(getattr(source.encoder, "encoder", None), "layer", None)
     if blocks is None or max(layers) >= len(blocks):
-        raise ModelError(f"the teacher has no layers {tuple(layers)}", hint="distil a teacher of the BERT family")
+        raise ModelError(
+            f"the teacher has no layers {tuple(layers)}", hint="distil a teacher of the BERT family"
+        )
     config.num_hidden_layers, config.vocab_size = len(layers), len(vocabulary)
     model = SentimentClassifier(AutoModel.from_config(config), source.pooling)
     state = source.state_dict()
@@ -143,7 +155,9 @@ def shallow_copy(teacher: TrainedClassifier, layers: Sequence[int], vocabulary: 
     chosen = {name: tensor for name, tensor in state.items() if not name.startswith(block)}
     for position, layer in enumerate(layers):
         of, to = f"{block}{layer}.", f"{block}{position}."
-        chosen |= {to + name.removeprefix(of): tensor for name, tensor in state.items() if name.startswith(of)}
+        chosen |= {
+            to + name.removeprefix(of): tensor for name, tensor in state.items() if name.startswith(of)
+        }
     words = "encoder.embeddings.word_embeddings.weight"
     chosen[words] = state[words][list(vocabulary)]
     model.load_state_dict(chosen)
@@ -169,7 +183,9 @@ def _fit(
         ids, mask = _padded([tokens[row] for row in rows])
         output = model(input_ids=ids, attention_mask=mask)
         answers = _divergence(output.logits, targets[0][rows], student.softness)
-        loss = answers + student.state_weight * functional.mse_loss(output.embedding, targets[1][rows]) / scale
+        loss = (
+            answers + student.state_weight * functional.mse_loss(output.embedding, targets[1][rows]) / scale
+        )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -181,11 +197,16 @@ def _fit(
 
 def _divergence(logits: Tensor, teacher: Tensor, softness: float) -> Tensor:
     soft = functional.log_softmax(logits / softness, dim=-1)
-    return functional.kl_div(soft, functional.softmax(teacher / softness, dim=-1), reduction="batchmean") * softness**2
+    return (
+        functional.kl_div(soft, functional.softmax(teacher / softness, dim=-1), reduction="batchmean")
+        * softness**2
+    )
 
 
 def _triangle(steps: int, warm_up: float = 0.1) -> Callable[[int], float]:
-    return lambda step: min((step + 1) / max(math.ceil(warm_up * steps), 1), (steps - step) / ((1 - warm_up) * steps))
+    return lambda step: min(
+        (step + 1) / max(math.ceil(warm_up * steps), 1), (steps - step) / ((1 - warm_up) * steps)
+    )
 
 
 def _batches(tokens: Sequence[Sequence[int]], student: Student, epoch: int) -> list[NDArray[np.int64]]:
@@ -196,7 +217,9 @@ def _batches(tokens: Sequence[Sequence[int]], student: Student, epoch: int) -> l
     batches = []
     for start in range(0, len(shuffled), pool):
         part = sorted(shuffled[start : start + pool], key=lambda row: len(tokens[row]))
-        batches += [np.array(part[at : at + student.batch_size]) for at in range(0, len(part), student.batch_size)]
+        batches += [
+            np.array(part[at : at + student.batch_size]) for at in range(0, len(part), student.batch_size)
+        ]
     return [batches[number] for number in rng.permutation(len(batches))]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from agent.system.atomic import settled
 from agent.core.errors import ConfigError
+from agent.system.atomic import settled
 from models.cards import read_card
+from models.classification_metrics import Floats, Ints, report
 from models.labels import LABELS, index
 from models.sentiment.train.datasets import Dataset, Example
-from models.classification_metrics import Floats, Ints, report
 
 
 def truth_of(examples: Sequence[Example]) -> Ints:
@@ -33,7 +33,8 @@ def probabilities_of(folder: Path, texts: Sequence[str], *, base: str | None = N
 
         scores = Scorer.load(folder).score(texts)
         return np.array(
-            [(np.nan,) * len(LABELS) if score.abstained else score.probabilities for score in scores], dtype=np.float64
+            [(np.nan,) * len(LABELS) if score.abstained else score.probabilities for score in scores],
+            dtype=np.float64,
         )
     try:
         from models.sentiment.train.trained_model import load_trained
@@ -45,7 +46,9 @@ def probabilities_of(folder: Path, texts: Sequence[str], *, base: str | None = N
     return load_trained(folder, base=base).probabilities(texts)
 
 
-def evaluate(folder: Path, dataset: Dataset, *, base: str | None = None, resamples: int = 1000) -> dict[str, Any]:
+def evaluate(
+    folder: Path, dataset: Dataset, *, base: str | None = None, resamples: int = 1000
+) -> dict[str, Any]:
     """Everything that `tapewire evaluate` prints. `seen` says that the model was trained on this very file."""
     card = read_card(folder)
     probabilities = probabilities_of(folder, [example.text for example in dataset.examples], base=base)

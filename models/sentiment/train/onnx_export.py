@@ -21,11 +21,11 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch.export import Dim
 
-from agent.system.atomic import replaced_folder
 from agent.core.errors import DataError, UsageError
+from agent.system.atomic import replaced_folder
+from models.calibration import softmax
 from models.cards import CARD_NAME, Card, seal
 from models.labels import LABELS
-from models.calibration import softmax
 from models.sentiment.serve.scorer import (
     BATCH_TOLERANCE,
     INPUTS,
@@ -92,7 +92,9 @@ def export_model(
     return card
 
 
-def agreement(scorer: Scorer, trained: TrainedClassifier, texts: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+def agreement(
+    scorer: Scorer, trained: TrainedClassifier, texts: Sequence[str]
+) -> dict[str, str | int | float | bool | None]:
     """How an export reads `texts` against the fp32 torch model that it was made of, and whether company changes a score."""
     scores = scorer.score(texts)
     judged = [number for number, score in enumerate(scores) if not score.abstained]
@@ -114,7 +116,9 @@ def _require_room(output: Path, overwrite: bool) -> None:
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file", hint="name a folder to write")
     if there and not overwrite:
-        raise UsageError(f"{output} holds {', '.join(there)} already", hint="name another folder, or pass --force")
+        raise UsageError(
+            f"{output} holds {', '.join(there)} already", hint="name another folder, or pass --force"
+        )
 
 
 def _write_graph(model: torch.nn.Module, path: Path) -> None:
@@ -134,7 +138,8 @@ def _write_graph(model: torch.nn.Module, path: Path) -> None:
             verbose=False,
         )
     graph = program.model_proto
-    del graph.graph.value_info[:]  # torch's shapes of intermediate values contradict those that quantisation infers
+    # torch's shapes of intermediate values contradict those that quantisation infers
+    del graph.graph.value_info[:]
     onnx.save(graph, path)
 
 

@@ -45,7 +45,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in ("rank", "alpha", "virtual_tokens", "learning_rate", "epochs", "batch_size", "accumulation"):
+        for name in (
+            "rank",
+            "alpha",
+            "virtual_tokens",
+            "learning_rate",
+            "epochs",
+            "batch_size",
+            "accumulation",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} is {value}", hint="it must be above zero")
@@ -66,9 +74,13 @@ def parse(**choices: Any) -> Recipe:
         return msgspec.convert(choices, Recipe)
     except msgspec.ValidationError as error:
         possible = {"imbalance": get_args(Imbalance), "optimizer": get_args(Optimizer)}
-        wrong = [name for name, words in possible.items() if choices.get(name) not in words and name in choices]
+        wrong = [
+            name for name, words in possible.items() if choices.get(name) not in words and name in choices
+        ]
         hint = "; ".join(f"{name}: {', '.join(possible[name])}" for name in wrong)
-        raise UsageError(f"{', '.join(f'{name} is {choices[name]!r}' for name in wrong) or error}", hint=hint) from None
+        raise UsageError(
+            f"{', '.join(f'{name} is {choices[name]!r}' for name in wrong) or error}", hint=hint
+        ) from None
 
 
 class Defaults(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +109,9 @@ def resolve(recipe: Recipe, defaults: Defaults, samples: int) -> Recipe:
     chosen: Mapping[str, Any] = {
         "rank": rank,
         "alpha": (recipe.alpha or 2 * rank) if rank else None,
-        "virtual_tokens": (recipe.virtual_tokens or defaults.virtual_tokens) if defaults.virtual_tokens else None,
+        "virtual_tokens": (recipe.virtual_tokens or defaults.virtual_tokens)
+        if defaults.virtual_tokens
+        else None,
         "learning_rate": recipe.learning_rate or defaults.learning_rate,
         "head_learning_rate": recipe.head_learning_rate or defaults.head_learning_rate,
         "epochs": recipe.epochs or guided_epochs(samples, defaults.epochs),

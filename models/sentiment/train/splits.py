@@ -35,9 +35,13 @@ class Fractions(msgspec.Struct, frozen=True):
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        if min(self.validation, self.calibration, self.test) < 0 or self.validation + self.calibration + self.test >= 0.9:
+        if (
+            min(self.validation, self.calibration, self.test) < 0
+            or self.validation + self.calibration + self.test >= 0.9
+        ):
             raise UsageError(
-                f"held-out shares {self.validation}, {self.calibration}, {self.test}", hint="each ≥ 0, together < 0.9"
+                f"held-out shares {self.validation}, {self.calibration}, {self.test}",
+                hint="each ≥ 0, together < 0.9",
             )
 
 
@@ -78,14 +82,25 @@ def make_split(
     require_classes(kept)
     stories = story_groups([example.text for example in kept])
     by_time = not stratified and all(example.ts is not None for example in kept)
-    part_of = _by_time(kept, stories, fractions, embargo_ms) if by_time else _stratified(kept, stories, fractions, seed)
-    parts = {name: tuple(example for example, part in zip(kept, part_of, strict=True) if part == name) for name in PARTS}
+    part_of = (
+        _by_time(kept, stories, fractions, embargo_ms)
+        if by_time
+        else _stratified(kept, stories, fractions, seed)
+    )
+    parts = {
+        name: tuple(example for example, part in zip(kept, part_of, strict=True) if part == name)
+        for name in PARTS
+    }
     if not by_time:  # files are often sorted by class
         order = np.random.default_rng(seed).permutation(len(parts["train"]))
         parts["train"] = tuple(parts["train"][i] for i in order)
     require_classes(parts["train"], " of the training part")
     return Split(
-        **parts, by_time=by_time, duplicates=duplicates, conflicts=conflicts, embargoed=sum(part is None for part in part_of)
+        **parts,
+        by_time=by_time,
+        duplicates=duplicates,
+        conflicts=conflicts,
+        embargoed=sum(part is None for part in part_of),
     )
 
 
@@ -119,7 +134,9 @@ def deduplicate(examples: Sequence[Example]) -> tuple[list[Example], int, tuple[
             if votes[0][1] == votes[1][1]:
                 continue
         kept.append(next(example for example in group if example.label == votes[0][0]))
-    duplicates = sum(len(group) - 1 for group in same.values() if len({example.label for example in group}) == 1)
+    duplicates = sum(
+        len(group) - 1 for group in same.values() if len({example.label for example in group}) == 1
+    )
     return kept, duplicates, tuple(conflicts)
 
 
@@ -147,7 +164,9 @@ def story_groups(texts: Sequence[str], similar: float = SIMILAR) -> list[int]:
     return [root(i) for i in range(len(texts))]
 
 
-def _stratified(examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, seed: int) -> list[str | None]:
+def _stratified(
+    examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, seed: int
+) -> list[str | None]:
     """Whole stories are dealt to the parts, class by class (of their first text)."""
     members: dict[int, list[int]] = defaultdict(list)
     for i, story in enumerate(stories):
@@ -168,11 +187,17 @@ def _stratified(examples: Sequence[Example], stories: Sequence[int], fractions: 
     return part_of
 
 
-def _by_time(examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, embargo_ms: int) -> list[str | None]:
+def _by_time(
+    examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, embargo_ms: int
+) -> list[str | None]:
     """Cuts at quantiles of time. A row within the embargo before a cut, or whose story an earlier part tells, is dropped."""
     times = np.array([example.ts for example in examples], dtype=np.int64)
     shares = np.array(
-        [1 - fractions.validation - fractions.calibration - fractions.test, fractions.validation, fractions.calibration]
+        [
+            1 - fractions.validation - fractions.calibration - fractions.test,
+            fractions.validation,
+            fractions.calibration,
+        ]
     )
     ordered = np.sort(times)
     cuts = [

@@ -50,4 +50,6 @@ def check(name: str, texts: Iterable[str]) -> None:
     if found:
         listed = "; ".join(f"row {row} names a {rule}: {match!r}" for row, rule, match in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise DataError(f"{name} is not eventless: {listed}{more}", hint="reword them, or don't declare the set eventless")
+        raise DataError(
+            f"{name} is not eventless: {listed}{more}", hint="reword them, or don't declare the set eventless"
+        )

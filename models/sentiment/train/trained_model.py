@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
-from agent.system.atomic import settled
 from agent.core.errors import ModelError
-from models.cards import CARD_NAME, Card, check_files, fingerprint, read_card
-from models.sentiment.train.bases import load_base, refuse_code
+from agent.system.atomic import settled
 from models.calibration import softmax
-from models.sentiment.train.classifier import Pooling, SentimentClassifier
+from models.cards import CARD_NAME, Card, check_files, fingerprint, read_card
 from models.classification_metrics import Floats
 from models.sentiment.serve.headline_text import clean
+from models.sentiment.train.bases import load_base, refuse_code
+from models.sentiment.train.classifier import Pooling, SentimentClassifier
 
 ADAPTER_CONFIG: Final = "adapter_config.json"
 ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
@@ -42,7 +42,10 @@ class Served(nn.Module):  # type: ignore[misc]
     """
 
     def __init__(
-        self, classifier: SentimentClassifier, prompt: Tensor | None = None, prefixes: Sequence[tuple[Tensor, Tensor]] = ()
+        self,
+        classifier: SentimentClassifier,
+        prompt: Tensor | None = None,
+        prefixes: Sequence[tuple[Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
         self.classifier = classifier
@@ -72,11 +75,16 @@ class Served(nn.Module):  # type: ignore[misc]
                 "attention_mask": _longer(attention_mask, self.prompt.shape[0]),
             }
         if self.layers:
-            pairs = [(getattr(self, f"key_{layer}"), getattr(self, f"value_{layer}")) for layer in range(self.layers)]
+            pairs = [
+                (getattr(self, f"key_{layer}"), getattr(self, f"value_{layer}"))
+                for layer in range(self.layers)
+            ]
             return {
                 "input_ids": input_ids,
                 "attention_mask": _longer(attention_mask, pairs[0][0].shape[-2]),
-                "past_key_values": DynamicCache([(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs]),
+                "past_key_values": DynamicCache(
+                    [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs]
+                ),
             }
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
@@ -92,7 +100,12 @@ class TrainedClassifier(msgspec.Struct):
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
         """(logits (n, 3), embeddings (n, hidden)) of raw texts."""
         return embed(
-            self.model, self.tokenizer, texts, max_length=self.card.max_length, batch_size=batch_size, device=self.device
+            self.model,
+            self.tokenizer,
+            texts,
+            max_length=self.card.max_length,
+            batch_size=batch_size,
+            device=self.device,
         )
 
     def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
@@ -117,7 +130,9 @@ def embed(
         for start in range(0, len(order), batch_size):
             ids = [encoded[i] for i in order[start : start + batch_size]]
             padded = tokenizer.pad({"input_ids": ids}, return_tensors="pt").to(device)
-            found.append([part.double().cpu().numpy() for part in model(padded["input_ids"], padded["attention_mask"])])
+            found.append(
+                [part.double().cpu().numpy() for part in model(padded["input_ids"], padded["attention_mask"])]
+            )
     back = np.argsort(order)
     logits, embeddings = (np.concatenate(parts)[back] for parts in zip(*found, strict=True))
     return logits, embeddings
@@ -141,15 +156,21 @@ def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) 
             served = Served(_fully_tuned(folder, card))
         else:
             raise ModelError(
-                f"{folder} holds neither an adapter nor full weights", hint="name a folder written by `tapewire train`"
+                f"{folder} holds neither an adapter nor full weights",
+                hint="name a folder written by `tapewire train`",
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder} cannot be loaded: {first}", hint="the folder is damaged: train again") from error
+        raise ModelError(
+            f"{folder} cannot be loaded: {first}", hint="the folder is damaged: train again"
+        ) from error
     served.eval().to(device)
     trained = TrainedClassifier(served, tokenizer, card, device)
     if not all(np.isfinite(part).all() for part in trained.logits(["Markets are open"])):
-        raise ModelError(f"{folder}: the model's answers are not finite numbers", hint="train again, at a lower learning rate")
+        raise ModelError(
+            f"{folder}: the model's answers are not finite numbers",
+            hint="train again, at a lower learning rate",
+        )
     return trained
 
 
@@ -157,7 +178,11 @@ def _check_origin(card: Card, folder: Path) -> None:
     """Raise ModelError unless the weights and the tokenizer are those that the card was written for."""
     weights = next((name for name in (ADAPTER_WEIGHTS, FULL_WEIGHTS) if (folder / name).is_file()), "")
     if card.files:
-        check_files(card, folder, filter(None, (weights, ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else "", TOKENIZER)))
+        check_files(
+            card,
+            folder,
+            filter(None, (weights, ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else "", TOKENIZER)),
+        )
         return
     if not (card.fingerprint and weights and (folder / TOKENIZER).is_file()):
         return
@@ -169,9 +194,13 @@ def _check_origin(card: Card, folder: Path) -> None:
 
 
 def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
-    base = load_base(base_name or card.base, four_bit=card.method == "qlora", pooling=cast(Pooling, card.pooling))
+    base = load_base(
+        base_name or card.base, four_bit=card.method == "qlora", pooling=cast(Pooling, card.pooling)
+    )
     recorded, found = (
-        (card.base_weights_sha256, base.weights_sha256) if card.base_weights_sha256 else (card.base_sha256, base.sha256)
+        (card.base_weights_sha256, base.weights_sha256)
+        if card.base_weights_sha256
+        else (card.base_sha256, base.sha256)
     )
     if recorded != found:
         same_shape = card.base_sha256 == base.sha256
@@ -180,8 +209,13 @@ def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
             hint=f"its card names {card.base}: use that one, in the release it was trained on, without an adapter merged into it",
         )
     if not card.base_weights_sha256:
-        _log.warning("only the base's embeddings are checked", folder=str(folder), reason="its card is of an earlier version")
-    if card.method == "qlora":  # merging into 4-bit weights would change predictions; into what they stand for, none
+        _log.warning(
+            "only the base's embeddings are checked",
+            folder=str(folder),
+            reason="its card is of an earlier version",
+        )
+    # merging into 4-bit weights would change predictions; into what they stand for, none
+    if card.method == "qlora":
         base.encoder.dequantize()
     classifier = SentimentClassifier(base.encoder, base.pooling)
     with warnings.catch_warnings():
@@ -204,7 +238,10 @@ def _check_adapter(folder: Path, adapted: PeftModel) -> None:
     else:  # as earlier versions of peft wrote it
         path = folder / "adapter_model.bin"
         found = set(torch.load(path, map_location="meta", weights_only=True))
-    for what, names in (("lacks", expected - found), ("has, and the base has no place for,", found - expected)):
+    for what, names in (
+        ("lacks", expected - found),
+        ("has, and the base has no place for,", found - expected),
+    ):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelError(
@@ -224,7 +261,10 @@ def unwrap(adapted: PeftModel) -> Served:
     _unwrap_head(classifier)
     if config.peft_type == PeftType.PREFIX_TUNING:
         return Served(
-            classifier, prefixes=[(layer.keys[0].clone(), layer.values[0].clone()) for layer in _self_attention(learned).layers]
+            classifier,
+            prefixes=[
+                (layer.keys[0].clone(), layer.values[0].clone()) for layer in _self_attention(learned).layers
+            ],
         )
     return Served(classifier, prompt=learned[0].clone())
 

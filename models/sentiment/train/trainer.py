@@ -23,15 +23,15 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from agent.system.atomic import write_bytes
 from agent.core.errors import ConfigError
+from agent.system.atomic import write_bytes
+from models.calibration import fit_temperature, softmax
 from models.cards import sha256_files
+from models.classification_metrics import Ints, measure
 from models.labels import LABELS
 from models.objective import Objective
-from models.calibration import fit_temperature, softmax
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.evaluation import truth_of
-from models.classification_metrics import Ints, measure
 from models.sentiment.train.recipe import Recipe
 from models.sentiment.train.splits import Split
 
@@ -56,9 +56,19 @@ class _Trainer(Trainer):  # type: ignore[misc]
             head = [name for name in learning if "classifier." in name and "encoder." not in name]
             decay = self.args.weight_decay
             groups = [
-                {"params": [p for name, p in learning.items() if name not in head and p.ndim > 1], "weight_decay": decay},
-                {"params": [p for name, p in learning.items() if name not in head and p.ndim <= 1], "weight_decay": 0.0},
-                {"params": [learning[name] for name in head], "weight_decay": decay, "lr": self.head_learning_rate},
+                {
+                    "params": [p for name, p in learning.items() if name not in head and p.ndim > 1],
+                    "weight_decay": decay,
+                },
+                {
+                    "params": [p for name, p in learning.items() if name not in head and p.ndim <= 1],
+                    "weight_decay": 0.0,
+                },
+                {
+                    "params": [learning[name] for name in head],
+                    "weight_decay": decay,
+                    "lr": self.head_learning_rate,
+                },
             ]
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind([group for group in groups if group["params"]], **arguments)
@@ -98,7 +108,11 @@ class _Completed(TrainerCallback):  # type: ignore[misc]
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
     """The latest complete checkpoint; None if there is none."""
-    found = [path for path in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.rpartition("-")[2].isdecimal()]
+    found = [
+        path
+        for path in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+        if path.name.rpartition("-")[2].isdecimal()
+    ]
     for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:
             if (checkpoint / COMPLETE).read_text() == _content(checkpoint):
@@ -115,7 +129,9 @@ def _content(checkpoint: Path) -> str:
 class Encoded(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
     """Token ids and labels, tokenised once."""
 
-    def __init__(self, texts: Sequence[str], labels: Ints, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self, texts: Sequence[str], labels: Ints, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> None:
         ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"] if texts else []
         self.rows = [
             {"input_ids": row, "attention_mask": [1] * len(row), "labels": int(label)}
@@ -169,7 +185,9 @@ def objective_of(recipe: Recipe, labels: Ints | None) -> Objective:
     if recipe.imbalance == "weights" and labels is not None:
         counts = np.bincount(labels, minlength=len(LABELS))
         weights = torch.tensor(len(labels) / (len(LABELS) * np.maximum(counts, 1)), dtype=torch.float32)
-    return Objective(weights, smoothing=recipe.smoothing, gamma=recipe.focal_gamma if recipe.imbalance == "focal" else 0.0)
+    return Objective(
+        weights, smoothing=recipe.smoothing, gamma=recipe.focal_gamma if recipe.imbalance == "focal" else 0.0
+    )
 
 
 def make_trainer(
@@ -199,9 +217,11 @@ def make_trainer(
         max_grad_norm=recipe.clip,
         warmup_steps=recipe.warmup,
         lr_scheduler_type="linear",
-        optim={"adamw": "adamw_torch", "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}[
-            recipe.optimizer
-        ],
+        optim={
+            "adamw": "adamw_torch",
+            "adamw_8bit": "adamw_bnb_8bit",
+            "paged_adamw_8bit": "paged_adamw_8bit",
+        }[recipe.optimizer],
         bf16=recipe.bf16 or (not cpu and torch.cuda.is_bf16_supported()),
         use_cpu=cpu,
         activation_checkpointing=recipe.checkpointing,
@@ -249,4 +269,6 @@ def bf16_supported() -> bool:
     """Whether this processor multiplies bfloat16 natively."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+    return bool(
+        torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
+    )

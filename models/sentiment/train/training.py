@@ -20,20 +20,33 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 
-from agent.system.atomic import replaced_folder, write_bytes
 from agent.core.errors import ModelError, UsageError
-from models.cards import CARD_NAME, Card, DatasetRecord, fingerprint, latest_of, read_card, seal
-from models.sentiment.train.bases import EMBEDDED, Base, load_base
+from agent.system.atomic import replaced_folder, write_bytes
 from models.calibration import before_after, fit_temperature, plot_reliability, softmax
+from models.cards import CARD_NAME, Card, DatasetRecord, fingerprint, latest_of, read_card, seal
+from models.classification_metrics import Floats, Ints, coverage, estimates
+from models.sentiment.train.bases import EMBEDDED, Base, load_base
+from models.sentiment.train.catastrophic_forgetting import check as check_forgetting
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.evaluation import truth_of
-from models.sentiment.train.catastrophic_forgetting import check as check_forgetting
 from models.sentiment.train.methods import Method, Plan, get_method
-from models.classification_metrics import Floats, Ints, coverage, estimates
 from models.sentiment.train.recipe import Recipe, resolve
 from models.sentiment.train.splits import Split
-from models.sentiment.train.trained_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FULL_WEIGHTS, TOKENIZER, load_trained
-from models.sentiment.train.trainer import Encoded, Progress, encoded, last_checkpoint, make_trainer, objective_of
+from models.sentiment.train.trained_model import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    FULL_WEIGHTS,
+    TOKENIZER,
+    load_trained,
+)
+from models.sentiment.train.trainer import (
+    Encoded,
+    Progress,
+    encoded,
+    last_checkpoint,
+    make_trainer,
+    objective_of,
+)
 
 Answers = tuple[Floats, Ints]
 """(logits (n, 3), true classes (n,))."""
@@ -109,7 +122,8 @@ def train(
         trainer = make_trainer(model, loaded.tokenizer, recipe, split, checkpoints, progress)
         began = time.monotonic()
         trainer.train(
-            resume_from_checkpoint=str(last_checkpoint(checkpoints)) if resume else None, ignore_keys_for_eval=["embedding"]
+            resume_from_checkpoint=str(last_checkpoint(checkpoints)) if resume else None,
+            ignore_keys_for_eval=["embedding"],
         )
         seconds = time.monotonic() - began
         answers = {
@@ -124,7 +138,11 @@ def train(
             raise _out_of_memory(error, recipe) from error
         raise
     card = _card(loaded, recipe, split, datasets, answers, threshold)
-    card.notes |= {"seconds": round(seconds, 1), "trainable_parameters": trainable, "peak_memory_bytes": peak_memory()}
+    card.notes |= {
+        "seconds": round(seconds, 1),
+        "trainable_parameters": trainable,
+        "peak_memory_bytes": peak_memory(),
+    }
     if trainer.is_world_process_zero():
         with replaced_folder(output, keep=lambda name: name not in _REPLACED) as folder:
             _save(model, loaded.tokenizer, card, folder, answers)
@@ -140,7 +158,8 @@ def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Int
     if method.four_bit:
         prepare_model_for_kbit_training(base.encoder, use_gradient_checkpointing=recipe.checkpointing)
     classifier = SentimentClassifier(base.encoder, base.pooling)
-    if base.head is not None and base.pooling != "mean":  # a mean of tokens is not what that head learned to read
+    # a mean of tokens is not what that head learned to read
+    if base.head is not None and base.pooling != "mean":
         weight, bias = base.head
         classifier.classifier.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     classifier.objective = objective_of(recipe, labels)
@@ -151,7 +170,8 @@ def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Int
         return get_peft_model(classifier, config)
     except ValueError as error:
         raise UsageError(
-            f"{recipe.method} does not fit base model {base.name}: {error}", hint="choose other --targets or method"
+            f"{recipe.method} does not fit base model {base.name}: {error}",
+            hint="choose other --targets or method",
         ) from error
 
 
@@ -198,7 +218,9 @@ def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], re
     note = checkpoints / "recipe.json"
     if resume:
         if last_checkpoint(checkpoints) is None or not note.is_file():
-            raise UsageError(f"{checkpoints} holds no checkpoint to resume from", hint="train without --resume")
+            raise UsageError(
+                f"{checkpoints} holds no checkpoint to resume from", hint="train without --resume"
+            )
         if note.read_bytes() != told:
             raise UsageError(
                 f"{checkpoints}: these are checkpoints of another recipe or other data",
@@ -220,7 +242,12 @@ def _ours(output: Path) -> bool:
 
 
 def _card(
-    base: Base, recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], answers: dict[str, Answers], threshold: float
+    base: Base,
+    recipe: Recipe,
+    split: Split,
+    datasets: Sequence[DatasetRecord],
+    answers: dict[str, Answers],
+    threshold: float,
 ) -> Card:
     temperature = fit_temperature(*answers["calibration"]) if "calibration" in answers else 1.0
     measured = next((part for part in ("test", "calibration") if part in answers), None)
@@ -236,8 +263,12 @@ def _card(
         datasets=tuple(datasets),
         temperature=temperature,
         threshold=threshold,
-        coverage=coverage(softmax(answers[measured][0], temperature), answers[measured][1]) if measured else (),
-        metrics={part: estimates(softmax(logits, temperature), truth) for part, (logits, truth) in answers.items()},
+        coverage=coverage(softmax(answers[measured][0], temperature), answers[measured][1])
+        if measured
+        else (),
+        metrics={
+            part: estimates(softmax(logits, temperature), truth) for part, (logits, truth) in answers.items()
+        },
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
         trained_until=latest_of(datasets),
     )
@@ -250,15 +281,24 @@ def _card(
     if base.padding:
         card.notes["pad_token"] = base.padding
     card.notes |= {f"rows_{part}": rows for part, rows in split.sizes().items()}
-    card.notes |= {f"labels_{label}": count for label, count in sorted(Counter(e.label for e in split.train).items())}
+    card.notes |= {
+        f"labels_{label}": count for label, count in sorted(Counter(e.label for e in split.train).items())
+    }
     return card
 
 
-def _save(model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: Card, folder: Path, answers: dict[str, Answers]) -> None:
+def _save(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    card: Card,
+    folder: Path,
+    answers: dict[str, Answers],
+) -> None:
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = card.base
         model.save_pretrained(folder, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's model card is a form to fill in; ours is card.json
+        # peft's model card is a form to fill in; ours is card.json
+        (folder / "README.md").unlink(missing_ok=True)
         weights = folder / ADAPTER_WEIGHTS
     else:
         weights = folder / FULL_WEIGHTS

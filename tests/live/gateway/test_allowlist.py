@@ -17,7 +17,6 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from agent.system.clock import WallClock
 from agent.config import load
 from agent.config.execution import TestnetConfig
 from agent.core.errors import ConfigError, SafetyError, VenueError
@@ -25,6 +24,7 @@ from agent.live.gateway import bybit_port
 from agent.live.gateway.allowlist import ALLOWED, check, guarded_connect, guarded_session
 from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
+from agent.system.clock import WallClock
 from agent.system.secret import Secret
 
 KEYS = Credentials(Secret("the-api-key"), Secret("the-api-secret"))
@@ -88,19 +88,27 @@ async def _serve(answer: Callable[[web.Request], Awaitable[web.StreamResponse]])
 async def test_a_session_without_guard_would_have_gone_there(mainnet: Mainnet) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
-            await session.get(f"http://api.bybit.com:{mainnet.port}", headers={"X-BAPI-API-KEY": "the-api-key"})
+            await session.get(
+                f"http://api.bybit.com:{mainnet.port}", headers={"X-BAPI-API-KEY": "the-api-key"}
+            )
     assert mainnet.connections > 0
     assert b"the-api-key" in mainnet.received
 
 
 def port_to(venue: str) -> BybitPort:
-    return BybitPort(TestnetConfig(venue=venue, request_timeout="1s", open_timeout="1s"), "linear", KEYS, WallClock())
+    return BybitPort(
+        TestnetConfig(venue=venue, request_timeout="1s", open_timeout="1s"), "linear", KEYS, WallClock()
+    )
 
 
 async def attempt(port: BybitPort) -> BaseException | None:
     """A signed request and the signed private stream; what the first that failed was refused with."""
     failure = None
-    for call in (port.positions, lambda: port.cancel_all("BTCUSDT"), lambda: port.stream(lambda message: None, lambda: None)):
+    for call in (
+        port.positions,
+        lambda: port.cancel_all("BTCUSDT"),
+        lambda: port.stream(lambda message: None, lambda: None),
+    ):
         try:
             await call()
         except (SafetyError, VenueError) as error:
@@ -207,11 +215,16 @@ async def test_the_environments_proxies_are_not_asked(
 
 
 @pytest.mark.parametrize(
-    "option", ["httpProxy", "httpsProxy", "socksProxy", "wsProxy", "wssProxy", "proxyUrl", "aiohttp_proxy", "hostname"]
+    "option",
+    ["httpProxy", "httpsProxy", "socksProxy", "wsProxy", "wssProxy", "proxyUrl", "aiohttp_proxy", "hostname"],
 )
-async def test_ccxts_own_options_lead_nowhere(option: str, mainnet: Mainnet, venue: tuple[str, list[str]]) -> None:
+async def test_ccxts_own_options_lead_nowhere(
+    option: str, mainnet: Mainnet, venue: tuple[str, list[str]]
+) -> None:
     port = port_to(venue[0])
-    setattr(port._signer, option, "api.bybit.com" if option == "hostname" else f"http://127.0.0.1:{mainnet.port}/")
+    setattr(
+        port._signer, option, "api.bybit.com" if option == "hostname" else f"http://127.0.0.1:{mainnet.port}/"
+    )
     port._signer.aiohttp_trust_env = True
     await attempt(port)
     assert mainnet.connections == 0
@@ -219,7 +232,9 @@ async def test_ccxts_own_options_lead_nowhere(option: str, mainnet: Mainnet, ven
 
 
 @pytest.mark.parametrize("mode", ["set_sandbox_mode", "enable_demo_trading"])
-async def test_ccxts_own_modes_lead_nowhere_else(mode: str, mainnet: Mainnet, venue: tuple[str, list[str]]) -> None:
+async def test_ccxts_own_modes_lead_nowhere_else(
+    mode: str, mainnet: Mainnet, venue: tuple[str, list[str]]
+) -> None:
     port = port_to(venue[0])
     for on in (True, False):
         getattr(port._signer, mode)(on)
@@ -259,7 +274,9 @@ async def test_a_proxy_or_another_host_or_no_certificate_of_a_single_request_is_
     assert (mainnet.connections, venue[1]) == (0, [])
 
 
-async def test_an_alias_of_this_machine_is_not_asked_for(venue: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_alias_of_this_machine_is_not_asked_for(
+    venue: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[Any] = []
     resolve = socket.getaddrinfo
 
@@ -276,7 +293,8 @@ async def test_an_alias_of_this_machine_is_not_asked_for(venue: tuple[str, list[
 @pytest.mark.parametrize("name", ["testnet", "demo"])
 async def test_a_name_service_that_lies_gets_a_handshake_and_no_request(name: str, mainnet: Mainnet) -> None:
     assert isinstance(await attempt(port_to(name)), VenueError)
-    assert mainnet.received.startswith(b"\x16\x03")  # TLS ClientHello; without a certificate of that name nothing follows
+    # TLS ClientHello; without a certificate of that name nothing follows
+    assert mainnet.received.startswith(b"\x16\x03")
     assert b"the-api-key" not in mainnet.received
     assert b"v5/" not in mainnet.received
 

@@ -16,12 +16,12 @@ import pytest
 
 from agent.config.live import LogConfig
 from agent.core.errors import ConfigError, SafetyError, VenueError
-from agent.live.gateway.credentials import Credentials, load_credentials
 from agent.live.daemon import Daemon
+from agent.live.gateway.credentials import Credentials, load_credentials
 from agent.live.log import configure
 from agent.sandbox import Sandbox
-from agent.system.secret import Secret
 from agent.store.database import open_database
+from agent.system.secret import Secret
 from tests.conftest import ROOT
 from tests.live.gateway.churning_strategy import churn, venue_settings
 from tests.support.live import living, load_words, options, settings, until
@@ -29,7 +29,9 @@ from tests.support.live import living, load_words, options, settings, until
 KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
 
 
-@pytest.mark.parametrize("text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", "%s" % Secret(SECRET), str([Secret(SECRET)])])  # noqa: UP031
+@pytest.mark.parametrize(
+    "text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", "%s" % Secret(SECRET), str([Secret(SECRET)])]
+)  # noqa: UP031
 def test_a_secret_shows_itself_to_nobody(text: str) -> None:
     assert SECRET not in text
 
@@ -137,7 +139,11 @@ async def test_no_trace_of_them_in_log_store_report_and_status(
     if right:
         store = f'[store]\nurl = "{config.store.url}"\n'
         (tmp_path / "config.toml").write_text(store)
-        for words in (["report", "latest", "--output", "report.html"], ["config", "show"], ["verify", "latest"]):
+        for words in (
+            ["report", "latest", "--output", "report.html"],
+            ["config", "show"],
+            ["verify", "latest"],
+        ):
             done = subprocess.run(
                 [sys.executable, "-m", "agent.cli.main", *words], cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
                 check=False,

@@ -20,21 +20,32 @@ import pytest
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import ConfigError, SafetyError
-from agent.core.events import Account, Command, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, RiskState
+from agent.core.events import (
+    Account,
+    Command,
+    Event,
+    Fill,
+    Kline,
+    News,
+    Order,
+    OrderStatus,
+    OrderUpdate,
+    RiskState,
+)
+from agent.core.sinks import ListSink
+from agent.core.strategy import Market, Strategy
+from agent.core.venue import VenueExchange
 from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.venue_gateway import Gateway
 from agent.live.gateway.in_flight_order import IntentState
+from agent.live.gateway.venue_gateway import Gateway
 from agent.live.gateway.venue_port import OutcomeUnknown, SlowDown
-from agent.core.venue import VenueExchange
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
 from agent.system.secret import Secret
-from agent.core.sinks import ListSink
-from agent.core.strategy import Market, Strategy
 from tests.live.gateway.churning_strategy import FAST, venue_settings
-from tests.support.live import settings, until
 from tests.sandbox.conftest import Trader, write_bars
+from tests.support.live import settings, until
 
 KEYS = Credentials(Secret("key"), Secret("secret"))
 
@@ -100,10 +111,16 @@ class Desk:
 
     def ends(self) -> dict[str, OrderStatus]:
         """How each order ended, as the core was told."""
-        return {one.order_id: one.status for one in self.sink.decisions if isinstance(one, OrderUpdate) and one.status.final}
+        return {
+            one.order_id: one.status
+            for one in self.sink.decisions
+            if isinstance(one, OrderUpdate) and one.status.final
+        }
 
     async def ended(self, order: Order) -> OrderStatus:
-        await until(lambda: order.id in self.ends() and self.gateway.health.intents == {} and not self.gateway._outbox)
+        await until(
+            lambda: order.id in self.ends() and self.gateway.health.intents == {} and not self.gateway._outbox
+        )
         return self.ends()[order.id]
 
     async def reconciled(self) -> None:
@@ -117,7 +134,9 @@ class Desk:
         held = sum((leg.held.qty for leg in venue.desks["linear"].open_legs()), Decimal(0))
         assert self.ledger.held("BTCUSDT") == held
         fills = [one.id for one in self.sink.decisions if isinstance(one, Fill)]
-        assert sorted(fills) == sorted({one.id for one in venue.executions if one.order is not None and one.order.link})
+        assert sorted(fills) == sorted(
+            {one.id for one in venue.executions if one.order is not None and one.order.link}
+        )
         links = [order.link for order in venue.orders.values() if order.link]
         assert len(links) == len(set(links))
         assert not self.ledger.drift
@@ -136,10 +155,19 @@ class Desk:
 
 
 @asynccontextmanager
-async def desk(tmp_path: Path, *, execution: dict[str, Any] | None = None, **more: Any) -> AsyncIterator[Desk]:
+async def desk(
+    tmp_path: Path, *, execution: dict[str, Any] | None = None, **more: Any
+) -> AsyncIterator[Desk]:
     """A sandbox in which BTCUSDT stays at 50,000, and a desk."""
     file = write_bars(tmp_path / "BTCUSDT-1m.csv", [50_000.0] * 400)
-    given = {"klines": (file,), "api_key": "key", "api_secret": "secret", "ip_limit": 10**6, "socket_limit": 10**6, **more}
+    given = {
+        "klines": (file,),
+        "api_key": "key",
+        "api_secret": "secret",
+        "ip_limit": 10**6,
+        "socket_limit": 10**6,
+        **more,
+    }
     async with Sandbox(SandboxOptions(**given)) as sandbox:
         yield Desk(sandbox, config_for(sandbox, tmp_path, execution or {}))
 
@@ -170,12 +198,18 @@ ROWS = {
         (f"lost,on={CREATE},code=10000,count=1", "lag,on=rest/v5/*/list,ms=600", "drop,on=ws/private/*"),
         {"unknown": 1, "resent": 1, "existed": 1},
     ),
-    "a connection that is cut without an answer": Row((f"close,on={CREATE},count=2",), {"unknown": 2, "resent": 2}),
-    "an answer that comes too late": Row((f"timeout,on={CREATE},ms=1500,count=1",), {"unknown": 1, "resent": 1}),
+    "a connection that is cut without an answer": Row(
+        (f"close,on={CREATE},count=2",), {"unknown": 2, "resent": 2}
+    ),
+    "an answer that comes too late": Row(
+        (f"timeout,on={CREATE},ms=1500,count=1",), {"unknown": 1, "resent": 1}
+    ),
     "an answer that can't be read": Row((f"corrupt,on={CREATE},count=1",), {"unknown": 1}),
     "an answer of a proxy": Row((f"status,on={CREATE},code=502,count=1",), {"unknown": 1, "resent": 1}),
     "a server error": Row((f"retcode,on={CREATE},code=10016,count=1",), {"unknown": 1, "resent": 1}),
-    "too many visits: the same again, later": Row((f"retcode,on={CREATE},code=10006,count=2",), {"slowed": 2, "sent": 3}),
+    "too many visits: the same again, later": Row(
+        (f"retcode,on={CREATE},code=10006,count=2",), {"slowed": 2, "sent": 3}
+    ),
     "an address that is shut out is silent for as long as that takes": Row(
         (f"status,on={CREATE},code=403,count=1",), {"slowed": 1, "sent": 2}
     ),
@@ -190,7 +224,9 @@ ROWS = {
     ),
     "what is told can't be read": Row(("corrupt,on=ws/private/*",)),
     "the stream is cut": Row(("close,on=ws/private/*,count=1",), {"reconnects": 1}),
-    "there is no stream": Row(("close,on=ws/private/*,count=1", "status,on=ws/private/connect,code=500"), {"errors": 1}),
+    "there is no stream": Row(
+        ("close,on=ws/private/*,count=1", "status,on=ws/private/connect,code=500"), {"errors": 1}
+    ),
     "executions are not listed yet": Row(("drop,on=ws/private/*", "lag,on=rest/v5/execution/list,ms=600")),
 }
 
@@ -212,8 +248,13 @@ async def test_an_order_is_placed_once_whatever_happens(name: str, tmp_path: Pat
         given.assert_sound()
 
 
-async def test_an_execution_that_the_stream_left_out_is_found_although_later_ones_were_told(tmp_path: Path) -> None:
-    async with desk(tmp_path, execution={"overlap": "0ms", "reconcile_every": "1h"}) as given, given.trading():
+async def test_an_execution_that_the_stream_left_out_is_found_although_later_ones_were_told(
+    tmp_path: Path,
+) -> None:
+    async with (
+        desk(tmp_path, execution={"overlap": "0ms", "reconcile_every": "1h"}) as given,
+        given.trading(),
+    ):
         given.sandbox.venue.faults.add([parse_fault("drop,on=ws/private/execution,count=1")])
         entry = given.target(0.1)
         await until(lambda: entry.id in given.ends())
@@ -248,14 +289,19 @@ async def test_protection_that_works_at_the_venue_grows_with_the_position(tmp_pa
         before = given.ledger.held("BTCUSDT")
         given.target(0.2)
         await until(lambda: given.ledger.held("BTCUSDT") > before)
-        await until(lambda: {o.qty for o in given.sandbox.venue.account.open.values()} == {given.ledger.held("BTCUSDT")})
+        await until(
+            lambda: (
+                {o.qty for o in given.sandbox.venue.account.open.values()} == {given.ledger.held("BTCUSDT")}
+            )
+        )
         assert len(given.sandbox.venue.account.open) == 2
         await given.reconciled()
         given.assert_sound()
 
 
 @pytest.mark.parametrize(
-    "fault", ["", "retcode,on=rest/v5/order/cancel,code=10000,count=2", "lost,on=rest/v5/order/cancel,count=1"]
+    "fault",
+    ["", "retcode,on=rest/v5/order/cancel,code=10000,count=2", "lost,on=rest/v5/order/cancel,count=1"],
 )
 async def test_an_order_that_is_taken_back_ends(fault: str, tmp_path: Path) -> None:
     async with desk(tmp_path) as given, given.trading():
@@ -269,7 +315,9 @@ async def test_an_order_that_is_taken_back_ends(fault: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["SessionSettlePnL", "MovePosition", ""])
-async def test_an_execution_of_an_unknown_kind_is_reported_and_never_booked(kind: str, tmp_path: Path) -> None:
+async def test_an_execution_of_an_unknown_kind_is_reported_and_never_booked(
+    kind: str, tmp_path: Path
+) -> None:
     """A settlement of profit states the whole position as its quantity: booked as a trade, it would double it."""
     async with desk(tmp_path) as given, given.trading():
         entry = given.target(0.1)
@@ -303,13 +351,17 @@ async def again(given: Desk, tmp_path: Path, execution: dict[str, Any] | None = 
 
 
 @pytest.mark.parametrize("sent", [True, False])
-async def test_a_process_that_dies_after_the_decision_neither_loses_nor_doubles_it(sent: bool, tmp_path: Path) -> None:
+async def test_a_process_that_dies_after_the_decision_neither_loses_nor_doubles_it(
+    sent: bool, tmp_path: Path
+) -> None:
     async with desk(tmp_path) as given:
         async with given.trading():
             if not sent:
                 given.gateway.release = lambda: None  # type: ignore[method-assign]
             else:
-                given.sandbox.venue.faults.add([parse_fault(f"lost,on={CREATE},count=1"), parse_fault("drop,on=ws/private/*")])
+                given.sandbox.venue.faults.add(
+                    [parse_fault(f"lost,on={CREATE},count=1"), parse_fault("drop,on=ws/private/*")]
+                )
             entry = given.target(0.1)
             if sent:
                 await until(lambda: given.gateway.health.unknown)
@@ -354,14 +406,17 @@ async def test_an_order_that_reduces_a_position_is_sent_however_late_it_is(tmp_p
 async def test_fills_that_happened_meanwhile_are_booked(tmp_path: Path) -> None:
     async with desk(tmp_path) as given:
         async with given.trading():
-            given.sandbox.venue.faults.add([parse_fault("drop,on=ws/private/*"), parse_fault("status,on=rest/v5/execution/*")])
+            given.sandbox.venue.faults.add(
+                [parse_fault("drop,on=ws/private/*"), parse_fault("status,on=rest/v5/execution/*")]
+            )
             given.target(0.1, stop=-0.05)
             await until(lambda: given.sandbox.venue.account.executions)
         given.sandbox.venue.faults.clear()
         reborn = await again(given, tmp_path)
         assert reborn.ledger.held("BTCUSDT") == 0
         async with reborn.trading():
-            await until(lambda: reborn.gateway.health.intents == {"accepted": 1})  # its stop, which was never placed before
+            # its stop, which was never placed before
+            await until(lambda: reborn.gateway.health.intents == {"accepted": 1})
             await reborn.reconciled()
             reborn.assert_sound()
             assert reborn.ledger.held("BTCUSDT") > 0
@@ -473,7 +528,9 @@ async def test_rules_that_the_venue_does_not_have_are_refused(tmp_path: Path) ->
             given.sandbox.rest_url, tmp_path, market={"symbols": ["BTCUSDT"]},
             instruments={"BTCUSDT": {"qty_step": "0.0001"}}, **venue_settings(given.sandbox.rest_url),
         )  # fmt: skip
-        with pytest.raises(ConfigError, match=r'BTCUSDT.qty_step is 0.0001, .* multiples of 0.001 .write qty_step = "0.001"'):
+        with pytest.raises(
+            ConfigError, match=r'BTCUSDT.qty_step is 0.0001, .* multiples of 0.001 .write qty_step = "0.001"'
+        ):
             async with Desk(given.sandbox, config).trading():
                 pass
 

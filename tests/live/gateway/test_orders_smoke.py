@@ -11,12 +11,20 @@ from bench.orders import FAULTS, sound, trade
 
 
 @pytest.mark.slow
-async def test_under_every_fault_no_order_is_lost_doubled_or_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_under_every_fault_no_order_is_lost_doubled_or_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
     found = await trade(80, tuple(parse_fault(text) for text in FAULTS), 7, tmp_path)
     assert sound(found), found
     assert found["sent"] >= 80
     assert found["doubted"]
-    for spoilt in ({"lost_fills": 1}, {"doubled": 1}, {"unknown": 1}, {"drift": "0.01"}, {"verify": "diverged"}):
+    for spoilt in (
+        {"lost_fills": 1},
+        {"doubled": 1},
+        {"unknown": 1},
+        {"drift": "0.01"},
+        {"verify": "diverged"},
+    ):
         assert not sound(found | spoilt)

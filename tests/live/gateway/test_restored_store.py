@@ -14,13 +14,13 @@ import pytest
 from msgspec.structs import replace
 
 from agent.core.events import Command, Order, OrderStatus, OrderType, RiskEvent, RiskState, Side
+from agent.core.risk import OLDER_RECORD, TAKEN_ID
 from agent.live.gateway.in_flight_order import Intent
 from agent.live.gateway.venue_port import OutcomeUnknown, VenueOrder
-from agent.core.risk import OLDER_RECORD, TAKEN_ID
 from agent.sandbox.faults import parse_fault
 from tests.live.gateway.test_gateway import Desk, again, desk
-from tests.support.live import until
 from tests.sandbox.conftest import Trader
+from tests.support.live import until
 
 D = Decimal
 SYMBOL = "BTCUSDT"
@@ -75,7 +75,9 @@ async def test_a_closing_order_whose_id_another_order_has_is_placed_under_a_new_
         assert not given.ledger.drift
 
 
-async def test_a_kill_is_not_content_with_an_id_that_another_order_has(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+async def test_a_kill_is_not_content_with_an_id_that_another_order_has(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
     async with desk(tmp_path) as given, given.trading():
         await Trader(given.sandbox, session).placed(qty="0.02", orderLinkId=old_id(1))
         await until(lambda: given.ledger.held(SYMBOL) == D("0.02"))
@@ -99,7 +101,16 @@ async def test_an_entry_whose_id_is_taken_by_an_order_that_the_venue_does_not_sh
 
 ORDER = Order("tw-1", SYMBOL, 1_000, Side.SELL, OrderType.MARKET, D("0.03"), reduce_only=True)
 FOUND = VenueOrder(
-    "v1", "tw-1", SYMBOL, Side.SELL, OrderType.MARKET, OrderStatus.FILLED, D("0.03"), D("0.03"), reduce_only=True, created=1_000
+    "v1",
+    "tw-1",
+    SYMBOL,
+    Side.SELL,
+    OrderType.MARKET,
+    OrderStatus.FILLED,
+    D("0.03"),
+    D("0.03"),
+    reduce_only=True,
+    created=1_000,
 )
 LIMIT = replace(ORDER, type=OrderType.LIMIT, price=D(100), reduce_only=False)
 FOUND_LIMIT = replace(FOUND, type=OrderType.LIMIT, price=D(100), reduce_only=False)
@@ -142,7 +153,9 @@ def test_an_amended_order_is_itself_with_both_quantities() -> None:
 
 
 @pytest.mark.parametrize("foreign", ["refuse", "adopt", "ignore"])
-async def test_what_a_restored_record_has_lost_is_booked_and_a_person_has_to_resume(foreign: str, tmp_path: Path) -> None:
+async def test_what_a_restored_record_has_lost_is_booked_and_a_person_has_to_resume(
+    foreign: str, tmp_path: Path
+) -> None:
     execution = {"foreign": foreign, "reconcile_every": "200ms"}
     async with desk(tmp_path, execution=execution) as given:
         async with given.trading():
@@ -169,7 +182,8 @@ async def test_what_a_restored_record_has_lost_is_booked_and_a_person_has_to_res
             assert (risk.state, risk.rule) == (RiskState.REDUCING, OLDER_RECORD)
             assert "executions and" in risk.detail
             assert "tapewire resume" in risk.detail
-            await until(lambda: resting.id not in open_links(given))  # an entry that nobody looks after is taken back
+            # an entry that nobody looks after is taken back
+            await until(lambda: resting.id not in open_links(given))
             assert stop in open_links(given)  # and what protects stays
             orders = len(reborn.orders)
             reborn.want(0.6)
@@ -228,7 +242,9 @@ async def test_what_happened_while_the_stream_was_away_is_asked_for_when_it_is_b
         given.port.stream = stream  # type: ignore[method-assign]
         async with given.trading():
             entry = given.target(0.1, limit=46_000.0)
-            await until(lambda: given.gateway.health.intents == {"accepted": 1} and given.gateway.health.stream)
+            await until(
+                lambda: given.gateway.health.intents == {"accepted": 1} and given.gateway.health.stream
+            )
             cut.set()
             await given.reconciled()  # for the stream was lost
             assert not given.gateway.health.stream

@@ -93,9 +93,22 @@ async def test_the_history_comes_first_then_the_stream(start: Start) -> None:
     await rig.listener.heard("1", "2", "3", "4", "5")
     mark, bar = rig.listener.events[-2:]
     assert mark == Kline(
-        "BTCUSDT", MINUTE_MS, start_of(5), start_of(5) + 500, start_of(5) + 700, 100, 102, 99.5, 101.5, 7.316, 740.2, False
+        "BTCUSDT",
+        MINUTE_MS,
+        start_of(5),
+        start_of(5) + 500,
+        start_of(5) + 700,
+        100,
+        102,
+        99.5,
+        101.5,
+        7.316,
+        740.2,
+        False,
     )
-    assert bar == Kline("BTCUSDT", MINUTE_MS, start_of(5), start_of(6), start_of(6) + 100, 100, 102, 99.5, 101.5, 7.316, 740.2)
+    assert bar == Kline(
+        "BTCUSDT", MINUTE_MS, start_of(5), start_of(6), start_of(6) + 100, 100, 102, 99.5, 101.5, 7.316, 740.2
+    )
     assert rig.producer.health.state == "live"
     assert rig.producer.health.backfilled == 4
 
@@ -115,7 +128,11 @@ async def test_a_long_absence_is_fetched_page_by_page(
     venue.history["BTCUSDT"] = set(range(2_500))
     venue.time = clock.time = start_of(2_500) + 1
     known = {("BTCUSDT", MINUTE_MS): start_of(0)}
-    background(KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock, last=known).run(listener))
+    background(
+        KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock, last=known).run(
+            listener
+        )
+    )
     await listener.heard(*map(str, range(1, 2_500)))
     assert len(venue.queries) == 3
 
@@ -150,7 +167,9 @@ async def test_a_cancellation_is_heard_even_while_the_connection_ends(
         raise StreamLost("at the same moment")
 
     url = f"{venue.url.replace('http', 'ws')}/v5/public/linear"
-    stream = Stream(url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None)
+    stream = Stream(
+        url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None
+    )
     run = asyncio.create_task(stream.run(end_both))
     await asyncio.wait([run])
     assert run.cancelled()
@@ -162,7 +181,9 @@ async def test_without_a_clock_in_step_bars_are_the_same(start: Start) -> None:
     rig.clock.time -= 5_000
     await rig.client.push(push(5))
     await rig.listener.heard("1", "2", "3", "4", "5")
-    assert rig.listener.events[-1].available_at == start_of(6), "a bar isn't known before its close, whatever the clock says"
+    assert rig.listener.events[-1].available_at == start_of(6), (
+        "a bar isn't known before its close, whatever the clock says"
+    )
     assert rig.producer.health.lag == -4_900
 
 
@@ -199,7 +220,12 @@ def tick(price: str, at: int) -> dict[str, Any]:
 async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
     rig = await start()
     await rig.client.push(
-        tick("101", 500), tick("50", 600), tick("101.2", 700), tick("1e308", 800), tick("1e-9", 5_000), tick("102", 5_100)
+        tick("101", 500),
+        tick("50", 600),
+        tick("101.2", 700),
+        tick("1e308", 800),
+        tick("1e-9", 5_000),
+        tick("102", 5_100),
     )
     await until(lambda: len(rig.listener.marks) == 3)
     assert [mark.close for mark in rig.listener.marks] == [101, 101.2, 102]
@@ -212,7 +238,9 @@ async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
 
 async def test_a_crash_passes_once_it_has_stood(start: Start) -> None:
     rig = await start()
-    await rig.client.push(tick("101", 500), tick("50", 600), tick("49", 1_600), tick("48", 3_600), tick("47", 3_700))
+    await rig.client.push(
+        tick("101", 500), tick("50", 600), tick("49", 1_600), tick("48", 3_600), tick("47", 3_700)
+    )
     await until(lambda: len(rig.listener.marks) == 3)
     assert [mark.close for mark in rig.listener.marks] == [101, 48, 47]
 
@@ -222,7 +250,12 @@ async def test_a_wick_that_only_the_stream_has_is_put_right_by_the_history(start
     rig.close_bar(5)
     await rig.client.push(push(5, low="50"))
     await rig.listener.heard("1", "2", "3", "4", "5")
-    assert next(event for event in rig.listener.events if isinstance(event, Kline) and event.start == start_of(5)).low == 99.5
+    assert (
+        next(
+            event for event in rig.listener.events if isinstance(event, Kline) and event.start == start_of(5)
+        ).low
+        == 99.5
+    )
 
 
 async def test_the_bars_behind_a_withheld_one_wait_until_the_history_has_it(start: Start) -> None:
@@ -337,7 +370,9 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("fault", "counted", "options"), FAULTS, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("fault", "counted", "options"), FAULTS, ids=lambda value: getattr(value, "__name__", "")
+)
 async def test_no_fault_of_the_stream_loses_or_doubles_a_bar(
     start: Start, fault: Callable[[Rig], Awaitable[None]], counted: dict[str, int], options: dict[str, Any]
 ) -> None:
@@ -347,7 +382,8 @@ async def test_no_fault_of_the_stream_loses_or_doubles_a_bar(
         rig.close_bar(number)
         await rig.venue.clients[-1].push(push(number))
     await rig.listener.heard(*NO_GAP)
-    await rig.venue.clients[-1].push(push(7, confirm=False))  # all that was sent before has been read once this is
+    # all that was sent before has been read once this is
+    await rig.venue.clients[-1].push(push(7, confirm=False))
     await until(lambda: bool(rig.listener.marks) and rig.listener.marks[-1].start == start_of(7))
     health = rig.producer.health
     assert {name: getattr(health, name) for name in counted} == counted
@@ -373,7 +409,9 @@ async def test_nobody_listens_at_first(listener: Listener, clock: ManualClock, b
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    producer = KlineProducer(config_for(f"http://127.0.0.1:{port}"), "linear", ["BTCUSDT"], [MINUTE_MS], clock)
+    producer = KlineProducer(
+        config_for(f"http://127.0.0.1:{port}"), "linear", ["BTCUSDT"], [MINUTE_MS], clock
+    )
     background(producer.run(listener))
     await until(lambda: producer.health.reconnects >= 3)
     assert producer.health.connects == 0
@@ -399,13 +437,17 @@ async def test_how_long_a_refusal_keeps_us_away(
 
     venue.handshakes, venue.handshake_headers = [status], headers
     url = f"{venue.url.replace('http', 'ws')}/v5/public/linear"
-    stream = Stream(url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None)
+    stream = Stream(
+        url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None
+    )
     with pytest.raises(HandshakeRefused, match=f"HTTP {status}") as raised:
         await stream.run()
     assert raised.value.wait == wait
 
 
-async def test_a_ban_holds_all_connections_off(venue: Venue, listener: Listener, clock: ManualClock, background: Run) -> None:
+async def test_a_ban_holds_all_connections_off(
+    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+) -> None:
     venue.handshakes = [403]
     config = config_for(venue.url, ban_wait=HOUR_MS, args_characters=20)
     venue.history["ETHUSDT"] = set()
@@ -422,7 +464,11 @@ async def test_connects_stay_within_the_budget_however_often_the_venue_closes(
     venue: Venue, listener: Listener, clock: ManualClock, background: Run
 ) -> None:
     venue.close_at_once = 1_000
-    background(KlineProducer(config_for(venue.url, max_connects=7), "linear", ["BTCUSDT"], [MINUTE_MS], clock).run(listener))
+    background(
+        KlineProducer(config_for(venue.url, max_connects=7), "linear", ["BTCUSDT"], [MINUTE_MS], clock).run(
+            listener
+        )
+    )
     await until(lambda: venue.attempts == 7)
     for _ in range(50):
         await asyncio.sleep(0.001)
@@ -445,7 +491,9 @@ async def test_one_bad_topic_is_found_and_spoils_no_other(
     background(producer.run(listener))
     await until(lambda: producer.health.state == "live")
     assert producer.health.rejected == {"kline.1.NOSUCH"}
-    assert sorted(venue.clients[0].topics) == sorted(f"kline.1.{symbol}" for symbol in symbols if symbol != "NOSUCH")
+    assert sorted(venue.clients[0].topics) == sorted(
+        f"kline.1.{symbol}" for symbol in symbols if symbol != "NOSUCH"
+    )
     assert {event.symbol for event in listener.events if isinstance(event, Kline)} == {*symbols} - {"NOSUCH"}
 
     await venue.clients[0].close()
@@ -454,7 +502,9 @@ async def test_one_bad_topic_is_found_and_spoils_no_other(
     assert again.requests[1] == ["kline.1.NOSUCH"], "next time it goes alone"
 
 
-async def test_spot_takes_ten_topics_a_request(venue: Venue, listener: Listener, clock: ManualClock, background: Run) -> None:
+async def test_spot_takes_ten_topics_a_request(
+    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+) -> None:
     symbols = [f"C{n}USDT" for n in range(25)]
     venue.history = {symbol: set() for symbol in symbols}
     background(KlineProducer(config_for(venue.url), "spot", symbols, [MINUTE_MS], clock).run(listener))
@@ -503,7 +553,9 @@ HISTORY_FAULTS = [
 async def test_a_history_that_fails_is_asked_again(start: Start, venue: Venue, fault: int) -> None:
     answer = HISTORY_FAULTS[fault]
     venue.answers = [
-        answer if isinstance(answer, dict) else web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+        answer
+        if isinstance(answer, dict)
+        else web.Response(status=answer.status, body=answer.body, headers=answer.headers)
     ]
     rig = await start()
     assert rig.producer.health.errors == 1
@@ -527,7 +579,10 @@ async def test_a_symbol_that_the_history_refuses_is_not_asked_for_again(
 async def test_rows_that_are_no_bars_are_left_out(
     venue: Venue, listener: Listener, clock: ManualClock, background: Run
 ) -> None:
-    rows = [[str(start_of(n)), "100", "102", "99.5", "101.5", "7", "700", "a column of tomorrow"] for n in (4, 3, 2, 1)]
+    rows = [
+        [str(start_of(n)), "100", "102", "99.5", "101.5", "7", "700", "a column of tomorrow"]
+        for n in (4, 3, 2, 1)
+    ]
     rows[2][2] = "1"  # bar 2: a high below its low
     answer = {"symbol": "BTCUSDT", "category": "linear", "list": rows}
     venue.answers = [{"retCode": 0, "retMsg": "OK", "result": answer, "time": start_of(5)}]
@@ -619,7 +674,9 @@ def test_an_interval_that_the_venue_does_not_have_is_refused(clock: ManualClock)
         KlineProducer(BybitConfig(), "linear", ["BTCUSDT"], [7 * MINUTE_MS], clock)
 
 
-@pytest.mark.parametrize("endpoint", ["https://api.bybit.com", "http://192.168.0.4:80", "sandbox", "ftp://127.0.0.1/"])
+@pytest.mark.parametrize(
+    "endpoint", ["https://api.bybit.com", "http://192.168.0.4:80", "sandbox", "ftp://127.0.0.1/"]
+)
 def test_market_data_comes_from_the_venue_or_this_machine(endpoint: str) -> None:
     with pytest.raises(ValueError, match="neither mainnet, testnet nor"):
         BybitConfig(endpoint=endpoint)

@@ -80,7 +80,10 @@ def test_a_state_of_the_next_bar_waits_for_a_late_close() -> None:
 
 def test_an_older_state_of_an_open_bar_is_dropped() -> None:
     series = live_series(4)
-    assert offer_all(series, still_open(5, 9_000), still_open(5, 8_000), closed(5), still_open(5)) == ["5?", "5"]
+    assert offer_all(series, still_open(5, 9_000), still_open(5, 8_000), closed(5), still_open(5)) == [
+        "5?",
+        "5",
+    ]
     assert series.stale == 2
 
 
@@ -121,7 +124,8 @@ def test_giving_up_turns_what_is_missing_into_a_gap() -> None:
 def test_a_taker_that_is_cancelled_half_way_loses_nothing_and_gets_nothing_twice() -> None:
     series = Series("BTCUSDT", MINUTE_MS)
     release = series.fill([closed(1), closed(3), closed(4)], at(4))
-    taken = [next(release), next(release)]  # the second was handed over, but its taker was cancelled before it had it
+    # the second was handed over, but its taker was cancelled before it had it
+    taken = [next(release), next(release)]
     release.close()
     assert told(taken) == ["1", "2-3"]
     assert told(list(series.give_up())) == ["2-3", "3", "4"]
@@ -186,7 +190,9 @@ def test_whatever_the_interleaving_each_bar_comes_once_and_in_order(
         if number in asks:
             world.ask_history()
     world.ask_history()
-    bars = [(event.start - T0) // MINUTE_MS for event in world.given if isinstance(event, Kline) and event.confirm]
+    bars = [
+        (event.start - T0) // MINUTE_MS for event in world.given if isinstance(event, Kline) and event.confirm
+    ]
     gaps = {
         number
         for event in world.given
@@ -195,8 +201,12 @@ def test_whatever_the_interleaving_each_bar_comes_once_and_in_order(
     }
     assert bars == sorted(set(bars)), "once, and in order"
     assert gaps.isdisjoint(bars), "a gap is what did not come"
-    assert gaps.union(bars) == set(range(1, max([*bars, 0]) + 1)), "up to the last bar, nothing is left unsaid"
+    assert gaps.union(bars) == set(range(1, max([*bars, 0]) + 1)), (
+        "up to the last bar, nothing is left unsaid"
+    )
     assert not gaps - absent, "nothing that the history has is a gap"
-    assert max([*bars, 0]) == max({*range(COUNT + 1)} - (lost & absent)), "the newest bar that anybody has went on"
+    assert max([*bars, 0]) == max({*range(COUNT + 1)} - (lost & absent)), (
+        "the newest bar that anybody has went on"
+    )
     closes = [event.start for event in world.given if isinstance(event, Kline)]
     assert closes == sorted(closes), "no state of an older bar after a newer one"

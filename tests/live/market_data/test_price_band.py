@@ -34,8 +34,10 @@ STATES = [
     ([(100, 1), (109, 2), (92, 3)], [True, True, False]),
     ([(109, 1), (119, 2), (130, 3)], [True, True, True]),  # a trend, each step within the band of the last
     ([(50, 1), (100, 2), (50, 3), (101, 9)], [False, True, False, True]),  # two isolated spikes
-    ([(50, 1), (50, 2), (51, 3.9), (50, 4)], [False, False, False, True]),  # a crash, once it has stood for three seconds
-    ([(50, 1), (48, 2), (45, 3), (42, 4), (41, 5)], [False, False, False, True, True]),  # one that goes on falling
+    # a crash, once it has stood for three seconds
+    ([(50, 1), (50, 2), (51, 3.9), (50, 4)], [False, False, False, True]),
+    # one that goes on falling
+    ([(50, 1), (48, 2), (45, 3), (42, 4), (41, 5)], [False, False, False, True, True]),
     ([(50, 1), (50, 1), (50, 1)], [False, False, False]),  # the same message again is no confirmation
     ([(50, 1), (200, 3), (50, 5), (200, 7)], [False, False, False, False]),  # no level that stands
     ([(1e308, 1), (1e308, 9), (1e-9, 20), (1e-9, 40), (100, 41)], [False, False, False, False, True]),
@@ -99,7 +101,11 @@ def test_a_width_of_zero_turns_the_band_off() -> None:
 FAR = st.floats(1e-300, 60.0) | st.floats(200.0, 1e308) | st.just(inf)
 
 
-@given(st.lists(st.tuples(st.floats(98.0, 102.0), FAR, st.booleans(), st.floats(0.1, 60.0)), min_size=1, max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.floats(98.0, 102.0), FAR, st.booleans(), st.floats(0.1, 60.0)), min_size=1, max_size=40
+    )
+)
 def test_no_isolated_spike_is_ever_accepted(steps: list[tuple[float, float, bool, float]]) -> None:
     one, at = band(), 0.0
     for price, spike, spikes, waits in steps:

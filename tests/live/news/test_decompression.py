@@ -18,7 +18,20 @@ HALVES = gzip.compress(FEED[:777]) + gzip.compress(FEED[777:])
 
 
 @pytest.mark.parametrize(
-    "name", ["none", "", "identity", "utf-8", "UTF-8", "aws-chunked", "binary", "8bit", "iso-8859-1", "null", "none, identity"]
+    "name",
+    [
+        "none",
+        "",
+        "identity",
+        "utf-8",
+        "UTF-8",
+        "aws-chunked",
+        "binary",
+        "8bit",
+        "iso-8859-1",
+        "null",
+        "none, identity",
+    ],
 )
 def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
     assert unpack(FEED, name, LIMIT) == FEED

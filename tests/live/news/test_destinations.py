@@ -12,11 +12,11 @@ import pytest
 from aiohttp import web
 
 from agent.config.live import NewsConfig
-from agent.system.addresses import address_of, is_public
 from agent.live.news.destinations import AddressRefused, FeedAccess
 from agent.live.news.fetch import Answer, fetch
-from tests.support.producers import ManualClock
+from agent.system.addresses import address_of, is_public
 from tests.support.feed_server import FeedServer, item, rss
+from tests.support.producers import ManualClock
 
 FEED = rss(item(1))
 SECRET_PAGE = b"<html>the internal page</html>"
@@ -47,7 +47,8 @@ def test_a_public_address_and_any_name_pass_the_first_look(host: str) -> None:
         ("http://127.0.0.1:8000/feed", "http://127.0.0.1:8000/other", True),
         ("http://127.0.0.1:8000/feed", "http://localhost:8000/other", True),
         ("http://localhost:8000/feed", "http://[::1]:8000/other", True),
-        ("http://127.0.0.1:8000/feed", "http://127.0.0.1:8610/admin", False),  # another service of this machine
+        # another service of this machine
+        ("http://127.0.0.1:8000/feed", "http://127.0.0.1:8610/admin", False),
         ("http://127.0.0.1:8000/feed", "http://localhost:8610/admin", False),
         ("http://127.0.0.1:8000/feed", "http://169.254.169.254:8000/", False),
         ("http://10.0.0.7/feed", "http://10.0.0.7/other", True),
@@ -55,7 +56,9 @@ def test_a_public_address_and_any_name_pass_the_first_look(host: str) -> None:
         ("http://10.0.0.7/feed", "http://127.0.0.1/other", False),
     ],
 )
-def test_a_feed_that_is_configured_on_a_private_address_stays_there(own: str, where: str, passes: bool) -> None:
+def test_a_feed_that_is_configured_on_a_private_address_stays_there(
+    own: str, where: str, passes: bool
+) -> None:
     access = FeedAccess(own, ())
     if passes:
         access.check(where)
@@ -131,7 +134,9 @@ async def test_a_redirect_to_another_service_of_this_machine_is_not_followed(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
     try:
-        url = feed_server.at("/feed", web.Response(status=code, headers={"Location": f"http://127.0.0.1:{port}/admin"}))
+        url = feed_server.at(
+            "/feed", web.Response(status=code, headers={"Location": f"http://127.0.0.1:{port}/admin"})
+        )
         with pytest.raises(AddressRefused):
             await get(url, clock)
     finally:
@@ -145,7 +150,9 @@ async def test_a_name_that_resolves_to_a_private_address_is_not_connected_to(
     feed_server.at("/feed", SECRET_PAGE)
     names["rebound.test"] = ["127.0.0.1"]
     port = feed_server.url.rpartition(":")[2]
-    with pytest.raises(aiohttp.ClientConnectorError, match=r"127\.0\.0\.1, which is not on the public internet"):
+    with pytest.raises(
+        aiohttp.ClientConnectorError, match=r"127\.0\.0\.1, which is not on the public internet"
+    ):
         await get(f"http://rebound.test:{port}/feed", clock)
     assert feed_server.requests == []
 
@@ -184,7 +191,9 @@ async def test_a_proxy_of_the_environment_may_be_private_and_addresses_behind_it
         await get("http://feeds.test/feed", clock)
 
 
-async def test_a_name_that_hangs_delays_no_other(names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_hangs_delays_no_other(
+    names: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     released = threading.Event()
     real = socket.getaddrinfo
 

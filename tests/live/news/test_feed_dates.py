@@ -163,12 +163,17 @@ def test_dates(text: str, moment: str | None) -> None:
     assert read_date(text).at == (None if moment is None else at(moment))
 
 
-@given(st.text(alphabet=st.sampled_from("0123456789:-/,. +()TZapmJulTueGMTesDé\t\u2212日"), max_size=MAX_LENGTH))
+@given(
+    st.text(alphabet=st.sampled_from("0123456789:-/,. +()TZapmJulTueGMTesDé\t\u2212日"), max_size=MAX_LENGTH)
+)
 def test_any_text_is_a_date_or_none(text: str) -> None:
     assert isinstance(read_date(text), Moment)
 
 
-@given(st.integers(at("1971-01-01 00:00") // 1000, at("2099-12-31 00:00") // 1000), st.integers(-12 * 60, 14 * 60))
+@given(
+    st.integers(at("1971-01-01 00:00") // 1000, at("2099-12-31 00:00") // 1000),
+    st.integers(-12 * 60, 14 * 60),
+)
 def test_a_date_in_any_zone_is_the_same_moment(seconds: int, offset: int) -> None:
     local = datetime.fromtimestamp(seconds, UTC)
     zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02}{abs(offset) % 60:02}"

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from agent.config.live import NewsConfig
 from agent.live.news.fetch import Answer, FetchError, fetch
-from tests.support.producers import T0, ManualClock
 from tests.support.feed_server import FeedServer, conditional, item, rss
+from tests.support.producers import T0, ManualClock
 
 FEED = rss(item(1), item(2))
 LIMIT = 10_000
@@ -26,20 +26,26 @@ async def get(clock: ManualClock) -> AsyncIterator[Any]:
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
         async def run(url: str, **validators: str) -> Answer:
-            return await fetch(session, url, NewsConfig(max_bytes=LIMIT, max_redirects=3), clock, **validators)
+            return await fetch(
+                session, url, NewsConfig(max_bytes=LIMIT, max_redirects=3), clock, **validators
+            )
 
         yield run
 
 
 async def test_a_document_comes_with_its_validators(get: Any, feed_server: FeedServer) -> None:
-    url = feed_server.at("/feed", conditional(FEED, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT"))
+    url = feed_server.at(
+        "/feed", conditional(FEED, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT")
+    )
     answer = await get(url)
     assert (answer.status, answer.url, answer.body, answer.received) == (200, url, FEED, len(FEED))
     assert (answer.etag, answer.last_modified) == ('"7"', "Sat, 26 Sep 2026 10:00:00 GMT")
 
 
 async def test_an_unchanged_document_is_not_sent_again(get: Any, feed_server: FeedServer) -> None:
-    url = feed_server.at("/feed", conditional(FEED, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT"))
+    url = feed_server.at(
+        "/feed", conditional(FEED, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT")
+    )
     answer = await get(url, etag='"7"', last_modified="Sat, 26 Sep 2026 10:00:00 GMT")
     assert (answer.status, answer.body) == (304, None)
 
@@ -100,7 +106,10 @@ REFUSED = {
     "gone": (web.Response(status=410), "HTTP 410 Gone"),
     "empty-handed": (web.Response(status=204), "HTTP 204 No Content"),
     "to a file": (web.Response(status=302, headers={"Location": "file:///etc/passwd"}), "no http.s. address"),
-    "to a script": (web.Response(status=302, headers={"Location": "javascript:alert(1)"}), "no http.s. address"),
+    "to a script": (
+        web.Response(status=302, headers={"Location": "javascript:alert(1)"}),
+        "no http.s. address",
+    ),
     "to a broken host": (web.Response(status=302, headers={"Location": "http://[::1"}), "no http.s. address"),
     "to FTP": (web.Response(status=301, headers={"Location": "ftp://news.test/feed"}), "no http.s. address"),
     "to itself": (web.Response(status=302, headers={"Location": "/feed"}), "more than 3 redirects"),
@@ -165,7 +174,9 @@ async def test_a_date_without_the_servers_own_clock_is_taken_by_ours(
     get: Any, feed_server: FeedServer, clock: ManualClock
 ) -> None:
     assert clock.time == T0  # 2026-09-26T08:00:00Z
-    reply = web.Response(status=429, headers={"Retry-After": "Sat, 26 Sep 2026 08:01:00 GMT", "Date": "today"})
+    reply = web.Response(
+        status=429, headers={"Retry-After": "Sat, 26 Sep 2026 08:01:00 GMT", "Date": "today"}
+    )
     with pytest.raises(FetchError) as raised:
         await get(feed_server.at("/feed", reply))
     assert raised.value.retry_after == 60

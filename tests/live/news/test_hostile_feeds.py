@@ -13,8 +13,8 @@ from aiohttp import web
 from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
 from agent.core.events import HOUR_MS, News
 from agent.live.news.news_producer import NewsProducer
-from tests.support.producers import T0, Listener, ManualClock, until
 from tests.support.feed_server import FeedServer, endless, item, numbers, rss
+from tests.support.producers import T0, Listener, ManualClock, until
 
 QUICK = BackoffConfig(first=1, ceiling=4, jitter=0)
 SLOWER = BackoffConfig(first=20, factor=2, ceiling=600_000, jitter=0)
@@ -39,7 +39,9 @@ async def test_feeds_that_hold_a_parser_delay_no_other_and_wait_longer_each_time
     background(producer.run(listener))
     await until(lambda: len(listener.news) >= 12 and sum(one.killed for one in producer.feeds) >= 8)
     *bad, fine = producer.feeds
-    assert fine.errors <= fine.killed, "on a busy machine a small document may take longer than this test's limit"
+    assert fine.errors <= fine.killed, (
+        "on a busy machine a small document may take longer than this test's limit"
+    )
     assert list(numbers([news.title for news in listener.news]))[:12] == list(range(12))
     assert all(one.state == "waiting" for one in bad if one.killed)
     for one in bad:
@@ -68,7 +70,11 @@ async def test_a_good_document_between_two_bad_ones_makes_no_wait_shorter(
 
 
 async def test_nothing_of_a_page_on_a_private_address_is_kept(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, captured: Callable[[], str]
+    feed_server: FeedServer,
+    clock: ManualClock,
+    listener: Listener,
+    background: Run,
+    captured: Callable[[], str],
 ) -> None:
     visited = []
 
@@ -81,7 +87,9 @@ async def test_nothing_of_a_page_on_a_private_address_is_kept(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
     try:
-        url = feed_server.at("/feed", web.Response(status=302, headers={"Location": f"http://127.0.0.1:{port}/admin"}))
+        url = feed_server.at(
+            "/feed", web.Response(status=302, headers={"Location": f"http://127.0.0.1:{port}/admin"})
+        )
         producer = NewsProducer(config_of(feed(url)), clock)
         background(producer.run(listener))
         await until(lambda: producer.feeds[0].errors >= 3)
@@ -154,7 +162,11 @@ def assert_shows_no_control_character(*texts: str) -> None:
 
 
 async def test_a_servers_phrase_can_not_command_a_terminal(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, captured: Callable[[], str]
+    feed_server: FeedServer,
+    clock: ManualClock,
+    listener: Listener,
+    background: Run,
+    captured: Callable[[], str],
 ) -> None:
     phrase = "\x1b[2J\x1b]0;owned\x07\x9b31m Nope".encode("latin-1")
     url = feed_server.at("/feed", raw(b"HTTP/1.1 503 " + phrase + b"\r\nContent-Length: 0\r\n\r\n"))
@@ -204,7 +216,9 @@ async def test_a_secret_of_a_feeds_address_shows_nowhere(
         "fine": rss(item(1, link="/relative", title=f"see {own}", description=f"or {CANARY}"), title=own),
         "error": web.Response(status=500),
         "echo": raw(f"HTTP/1.1 403 no {own} for {CANARY}\r\nContent-Length: 0\r\n\r\n".encode()),
-        "redirect": web.Response(status=301, headers={"Location": own + ("&" if "?" in own else "?") + f"token={CANARY}"}),
+        "redirect": web.Response(
+            status=301, headers={"Location": own + ("&" if "?" in own else "?") + f"token={CANARY}"}
+        ),
         "refused": web.Response(status=302, headers={"Location": f"ftp://{CANARY}:{CANARY}@h/?key={CANARY}"}),
         "no feed": b"<html>" + own.encode() + b"</html>",
         "gone": web.Response(status=410),
@@ -216,4 +230,6 @@ async def test_a_secret_of_a_feeds_address_shows_nowhere(
     said = captured() + str(producer.feeds) + str(producer.health) + str(listener.events)
     assert CANARY not in said
     assert "***" in str(producer.feeds[0].url)
-    assert all(isinstance(event, News) and b"\\u" not in msgspec.json.encode(event) for event in listener.events)
+    assert all(
+        isinstance(event, News) and b"\\u" not in msgspec.json.encode(event) for event in listener.events
+    )

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
 from agent.core.events import MINUTE_MS
 from agent.live.news.document import Entry, newest_first
-from agent.live.news.parse import parse
 from agent.live.news.news_producer import NewsProducer
+from agent.live.news.parse import parse
 from agent.live.news.seen_entries import FeedMemory, MemorySeenStore
-from tests.support.producers import T0, Listener, ManualClock, until
 from tests.support.feed_server import FeedServer, item, rss
+from tests.support.producers import T0, Listener, ManualClock, until
 
 Run = Callable[[Any], asyncio.Task[None]]
 
@@ -34,7 +34,9 @@ BARE = {"title": "Fed holds", "guid": "", "link": ""}
 
 def listing(*entries: dict[str, str]) -> bytes:
     """Newest first; the first one is the youngest by a minute each."""
-    return rss(*(item(0, published=T0 - (place + 1) * MINUTE_MS, **entry) for place, entry in enumerate(entries)))
+    return rss(
+        *(item(0, published=T0 - (place + 1) * MINUTE_MS, **entry) for place, entry in enumerate(entries))
+    )
 
 
 # the listings of successive polls, and the titles that are given out, in their order
@@ -84,13 +86,20 @@ async def test_each_headline_is_given_out_once(
 
 
 async def run_polls(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, seen: MemorySeenStore, *polls: bytes
+    feed_server: FeedServer,
+    clock: ManualClock,
+    listener: Listener,
+    background: Run,
+    seen: MemorySeenStore,
+    *polls: bytes,
 ) -> None:
     """One life of a producer, which reads these documents."""
     url = feed_server.at("/feed", *polls)
     before = feed_server.asked("/feed")
     feed = FeedConfig(url=url, name="wire", interval=5)
-    task = background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock, seen=seen).run(listener))
+    task = background(
+        NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock, seen=seen).run(listener)
+    )
     await until(lambda: feed_server.asked("/feed") >= before + len(polls) + 2)
     task.cancel()
     await asyncio.wait([task])
@@ -101,7 +110,9 @@ async def test_what_was_given_out_is_known_after_a_restart(
 ) -> None:
     seen = MemorySeenStore()
     await run_polls(feed_server, clock, listener, background, seen, listing(A, C), listing(B, A, C))
-    await run_polls(feed_server, clock, listener, background, seen, listing(B, C), listing(A | {"guid": "u2"}, C))
+    await run_polls(
+        feed_server, clock, listener, background, seen, listing(B, C), listing(A | {"guid": "u2"}, C)
+    )
     assert [news.title for news in listener.news] == ["Other", A["title"], B["title"]]
 
 
@@ -112,7 +123,9 @@ async def test_a_memory_of_an_earlier_version_knows_what_it_gave_out(
     url = feed_server.at("/feed")
     keys = [entry.key for entry in parse(listing(A, C), url=url).entries]
     seen = MemorySeenStore()
-    written = msgspec.json.encode({"read": True, "etag": "", "last_modified": "", "keys": dict.fromkeys(keys)})
+    written = msgspec.json.encode(
+        {"read": True, "etag": "", "last_modified": "", "keys": dict.fromkeys(keys)}
+    )
     await seen.save(url, msgspec.json.decode(written, type=FeedMemory))
     await run_polls(feed_server, clock, listener, background, seen, listing(A, C), listing(B, C))
     assert [news.title for news in listener.news] == [B["title"]]
@@ -160,7 +173,9 @@ def test_the_newest_of_a_document(dates: list[int | None], limit: int, kept: str
 
 
 @given(st.lists(st.integers(0, 1_000), unique=True), st.integers(1, 20), st.randoms())
-def test_the_newest_count_in_whatever_order_a_document_is(dates: list[int], limit: int, rng: random.Random) -> None:
+def test_the_newest_count_in_whatever_order_a_document_is(
+    dates: list[int], limit: int, rng: random.Random
+) -> None:
     rng.shuffle(dates)
     kept = [entry.published for entry in newest_first(entries(*dates), limit, FAR)]
     assert sorted(kept, key=str) == sorted(sorted(dates, reverse=True)[:limit], key=str)

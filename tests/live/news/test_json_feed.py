@@ -35,12 +35,21 @@ ITEM = {
 
 
 @pytest.mark.parametrize("version", [VERSION, "https://jsonfeed.org/version/1"])
-@pytest.mark.parametrize("content_type", ["application/feed+json", "application/json; charset=utf-8", "text/html", ""])
+@pytest.mark.parametrize(
+    "content_type", ["application/feed+json", "application/json; charset=utf-8", "text/html", ""]
+)
 def test_an_item(version: str, content_type: str) -> None:
     document = parse(feed(ITEM, version=version), content_type=content_type)
     (entry,) = document.entries
     assert (document.title, document.empty, document.cut_off) == ("The Wire", 0, False)
-    assert entry[1:7] == ("Bitcoin up", "By S&P", "https://news.test/1", "2026-09-26T14:00:00+02:00", NOON, "")
+    assert entry[1:7] == (
+        "Bitcoin up",
+        "By S&P",
+        "https://news.test/1",
+        "2026-09-26T14:00:00+02:00",
+        NOON,
+        "",
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,7 +74,10 @@ def test_fields(changed: dict[str, Any], field: str, value: object) -> None:
 
 def test_ids_are_texts_or_numbers_and_tell_items_apart() -> None:
     keys = [
-        entry.key for entry in parse(feed({"id": "1", "title": "A"}, {"id": 1, "title": "A"}, {"id": 2, "title": "A"})).entries
+        entry.key
+        for entry in parse(
+            feed({"id": "1", "title": "A"}, {"id": 1, "title": "A"}, {"id": 2, "title": "A"})
+        ).entries
     ]
     assert keys[0] == keys[1] != keys[2]
 
@@ -106,12 +118,16 @@ async def test_it_is_read_in_a_worker() -> None:
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ITEM, "x"]), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ITEM, "x"]), inner, max_size=5)
+    ),
     max_leaves=9,
 )
 
 
-@given(st.lists(st.dictionaries(st.sampled_from([*ITEM, "summary", "external_url"]), VALUES), max_size=4), VALUES)
+@given(
+    st.lists(st.dictionaries(st.sampled_from([*ITEM, "summary", "external_url"]), VALUES), max_size=4), VALUES
+)
 def test_any_values_are_read_or_refused(items: list[dict[str, Any]], title: Any) -> None:
     with suppress(DataError):
         assert isinstance(parse(feed(*items, title=title)), Document)

@@ -14,8 +14,8 @@ from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS, Event, News
 from agent.live.news.news_producer import NewsProducer
 from agent.live.news.seen_entries import MemorySeenStore
-from tests.support.producers import T0, Listener, ManualClock, until
 from tests.support.feed_server import FeedServer, conditional, item, numbers, rss
+from tests.support.producers import T0, Listener, ManualClock, until
 
 QUICK = BackoffConfig(first=1, ceiling=4, jitter=0)
 Run = Callable[[Any], asyncio.Task[None]]
@@ -117,7 +117,8 @@ async def test_what_may_be_traded_on_and_whose_date_is_believed(
         ("Fri, 25 Sep 2026 8:01:00 PM GMT", T0 - 719 * MINUTE_MS, False, True),
         ("Sat, 26 Sep 2026 07:59:00 XYZ", T0, True, False),  # it may be of this minute
         ("2026-09-26T07:59:00", T0, True, False),
-        ("Fri, 25 Sep 2026 18:59:00 XYZ", T0, False, False),  # in the westernmost zone 06:59 in UTC: older than max_age
+        # in the westernmost zone 06:59 in UTC: older than max_age
+        ("Fri, 25 Sep 2026 18:59:00 XYZ", T0, False, False),
     ],
 )
 async def test_dates_in_zones_of_the_world(
@@ -130,18 +131,27 @@ async def test_dates_in_zones_of_the_world(
     actionable: bool,
     trusted: bool,
 ) -> None:
-    producer = NewsProducer(config_of(feed(feed_server.at("/feed", rss(), rss(item(7, pubDate=written))))), clock)
+    producer = NewsProducer(
+        config_of(feed(feed_server.at("/feed", rss(), rss(item(7, pubDate=written))))), clock
+    )
     background(producer.run(listener))
     await until(lambda: len(listener.news) == 1)
     (news,) = listener.news
-    assert (news.ts, news.actionable, news.trusted_time, news.published_raw) == (ts, actionable, trusted, written)
+    assert (news.ts, news.actionable, news.trusted_time, news.published_raw) == (
+        ts,
+        actionable,
+        trusted,
+        written,
+    )
     assert producer.feeds[0].distrusted == (not trusted)
 
 
 async def test_a_document_that_has_not_changed_is_not_sent_again(
     feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
 ) -> None:
-    url = feed_server.at("/feed", conditional(rss(item(1)), etag='W/"7"', last_modified="Sat, 26 Sep 2026 07:00:00 GMT"))
+    url = feed_server.at(
+        "/feed", conditional(rss(item(1)), etag='W/"7"', last_modified="Sat, 26 Sep 2026 07:00:00 GMT")
+    )
     producer = NewsProducer(config_of(feed(url)), clock)
     background(producer.run(listener))
     await until(lambda: producer.feeds[0].unchanged >= 3)
@@ -256,7 +266,10 @@ async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
     feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, reason: str
 ) -> None:
     good = [rss(*(item(number) for number in range(count))) for count in range(1, 5)]
-    feeds = [feed(feed_server.at("/bad", FAILURES[reason]), name="bad"), feed(feed_server.at("/good", *good), name="good")]
+    feeds = [
+        feed(feed_server.at("/bad", FAILURES[reason]), name="bad"),
+        feed(feed_server.at("/good", *good), name="good"),
+    ]
     config = config_of(*feeds, max_bytes=5_000, max_redirects=2, total_timeout=30)
     producer = NewsProducer(config, clock, rng=random.Random(1))
     background(producer.run(listener))
@@ -268,7 +281,9 @@ async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
     assert producer.health.errors == bad.errors
 
 
-async def test_nobody_listens(clock: ManualClock, listener: Listener, background: Run, unused_tcp_port: int) -> None:
+async def test_nobody_listens(
+    clock: ManualClock, listener: Listener, background: Run, unused_tcp_port: int
+) -> None:
     producer = NewsProducer(config_of(feed(f"http://127.0.0.1:{unused_tcp_port}/feed")), clock)
     background(producer.run(listener))
     await until(lambda: producer.feeds[0].errors >= 3)

@@ -42,7 +42,9 @@ def test_rss() -> None:
 
 
 def test_atom_with_its_escapes_relative_links_and_sources() -> None:
-    first, second = parse(ATOM, url="https://atom.test/feeds/all", content_type="application/atom+xml").entries
+    first, second = parse(
+        ATOM, url="https://atom.test/feeds/all", content_type="application/atom+xml"
+    ).entries
     assert (first.title, first.summary) == ("Rates held again", "They did nothing.")
     assert first.url == "https://atom.test/rates"
     assert (first.published, first.publisher) == (NOON, "The Bank")
@@ -67,19 +69,24 @@ def test_rdf() -> None:
     ],
 )
 def test_titles_are_plain_text(raw: str, plain: str) -> None:
-    document = parse(f"<rss version='2.0'><channel><item><title>{raw}</title></item></channel></rss>".encode())
+    document = parse(
+        f"<rss version='2.0'><channel><item><title>{raw}</title></item></channel></rss>".encode()
+    )
     assert [entry.title for entry in document.entries] == [plain]
 
 
 def test_texts_are_bounded() -> None:
-    (entry,) = parse(rss(item(1, title="x" * 100_000, description="y " * 100_000, pubDate="z" * 10_000))).entries
+    (entry,) = parse(
+        rss(item(1, title="x" * 100_000, description="y " * 100_000, pubDate="z" * 10_000))
+    ).entries
     assert len(entry.title) == MAX_TITLE
     assert MAX_SUMMARY - 1 <= len(entry.summary) <= MAX_SUMMARY
     assert len(entry.published_raw) == 100
 
 
 @pytest.mark.parametrize(
-    "link", ["javascript:alert(1)", "file:///etc/passwd", "data:text/html,x", "http://[", "https://" + "x" * 3_000]
+    "link",
+    ["javascript:alert(1)", "file:///etc/passwd", "data:text/html,x", "http://[", "https://" + "x" * 3_000],
 )
 def test_links_that_are_no_web_addresses_are_left_out(link: str) -> None:
     assert [entry.url for entry in parse(rss(item(1, link=link))).entries] == [""]
@@ -123,21 +130,27 @@ def test_an_entry_without_a_title_is_called_by_its_summary_and_one_without_words
     assert document.empty == 1
 
 
-@pytest.mark.parametrize("whole", [rss(item(1, published=NOON), item(2), item(3)), ATOM, RDF], ids=["rss", "atom", "rdf"])
+@pytest.mark.parametrize(
+    "whole", [rss(item(1, published=NOON), item(2), item(3)), ATOM, RDF], ids=["rss", "atom", "rdf"]
+)
 def test_a_document_that_is_cut_off_anywhere_has_no_entry_that_the_whole_one_lacks(whole: bytes) -> None:
     entries = parse(whole).entries
     for end in range(len(whole)):
         with suppress(DataError):
             document = parse(whole[:end])
             assert document.cut_off
-            assert [entry.key for entry in document.entries] == [entry.key for entry in entries[: len(document.entries)]]
+            assert [entry.key for entry in document.entries] == [
+                entry.key for entry in entries[: len(document.entries)]
+            ]
 
 
 def test_a_document_with_bytes_that_no_text_has_is_refused() -> None:
     whole = rss(item(1), item(2))
     with pytest.raises(DataError, match="damaged"):
         parse(whole.replace(b"id-1", b"id\0\1"))
-    assert len(parse(whole.decode().replace("<?xml", "<?xml encoding='utf-16'").encode("utf-16")).entries) == 2
+    assert (
+        len(parse(whole.decode().replace("<?xml", "<?xml encoding='utf-16'").encode("utf-16")).entries) == 2
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,16 +190,23 @@ def test_hostile_documents_do_no_harm(name: str) -> None:
 
 
 BEGIN = b'<rss version="2.0"><channel><item><title>a</title>'
-BROKEN = BEGIN + b"&undefined;</b>"  # so that feedparser's other parser, which is for tag soup, reads the rest
+# so that feedparser's other parser, which is for tag soup, reads the rest
+BROKEN = BEGIN + b"&undefined;</b>"
 ATTRIBUTES = " ".join(f'a{number}=""' for number in range(190_000)).encode()
 TOO_MUCH = {
     "attributes": (BEGIN + b"<x " + ATTRIBUTES + b"/></item></channel></rss>", "more than 200 attributes"),
-    "attributes in tag soup": (BROKEN + b"<x " + ATTRIBUTES + b"/></item></channel></rss>", "more than 200 attributes"),
+    "attributes in tag soup": (
+        BROKEN + b"<x " + ATTRIBUTES + b"/></item></channel></rss>",
+        "more than 200 attributes",
+    ),
     "namespaces of one element": (
         BEGIN + b"<x " + b" ".join(b'xmlns:a%d="u%d"' % (n, n) for n in range(80_000)) + b"/>",
         "more than 200 attributes",
     ),
-    "namespaces": (BEGIN + b"".join(b'<x xmlns:a%d="u%d"/>' % (n, n) for n in range(70_000)), "more than 200 namespaces"),
+    "namespaces": (
+        BEGIN + b"".join(b'<x xmlns:a%d="u%d"/>' % (n, n) for n in range(70_000)),
+        "more than 200 namespaces",
+    ),
     "nested elements": (BEGIN + b"<x>" * 620_000, "nested more than 200 deep"),
     "nested elements in tag soup": (BROKEN + b"<x>" * 620_000, "more than 100000 elements"),
     "elements": (BEGIN + b"<x/>" * 400_000, "more than 100000 elements"),
@@ -224,7 +244,9 @@ def assert_harmless(document: Document) -> None:
 
 
 def test_every_odd_feed_we_know_is_read_or_refused(shared_data: Path) -> None:
-    files = [path for path in (shared_data / "data/rss").rglob("*") if path.suffix in (".xml", ".rss", ".atom")]
+    files = [
+        path for path in (shared_data / "data/rss").rglob("*") if path.suffix in (".xml", ".rss", ".atom")
+    ]
     assert len(files) >= 50
     read = 0
     for path in files:
@@ -238,7 +260,10 @@ def test_every_odd_feed_we_know_is_read_or_refused(shared_data: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.sampled_from([ATOM, RDF, rss(item(1, published=NOON, description="a <b>b</b> &amp; c"), item(2))]), st.randoms())
+@given(
+    st.sampled_from([ATOM, RDF, rss(item(1, published=NOON, description="a <b>b</b> &amp; c"), item(2))]),
+    st.randoms(),
+)
 def test_damaged_documents_are_read_or_refused(body: bytes, rng: random.Random) -> None:
     damaged = bytearray(body)
     for _ in range(rng.randint(1, 12)):
@@ -249,7 +274,9 @@ def test_damaged_documents_are_read_or_refused(body: bytes, rng: random.Random) 
             case 1:
                 del damaged[place : place + rng.randint(1, 40)]
             case _:
-                damaged[place:place] = rng.choice([b"<", b">", b"&", b"]]>", b"<!--", b"\0", b"<![CDATA[", b"\xff\xfe", b'"'])
+                damaged[place:place] = rng.choice(
+                    [b"<", b">", b"&", b"]]>", b"<!--", b"\0", b"<![CDATA[", b"\xff\xfe", b'"']
+                )
         if not damaged:
             break
     with suppress(DataError):

@@ -18,8 +18,8 @@ from agent.live.news.document import Document
 from agent.live.news.parse import parse
 from agent.live.news.parser_pool import ParseKilled, ParserPool
 from tests.conftest import ROOT
-from tests.support.producers import until
 from tests.support.feed_server import endless, item, rss
+from tests.support.producers import until
 
 MEMORY = 256_000_000
 LONG = 600_000  # ms
@@ -42,7 +42,9 @@ def lives(pid: int) -> bool:
 
 async def test_a_document_is_read_as_in_this_process_and_the_worker_is_used_again(pool: ParserPool) -> None:
     body = rss(
-        item(1, published=1_790_424_000_000, description="For <i>good</i> \u20bf"), item(2, link="/two"), item(3, title="")
+        item(1, published=1_790_424_000_000, description="For <i>good</i> \u20bf"),
+        item(2, link="/two"),
+        item(3, title=""),
     )
     assert await pool.parse(body, url="https://news.test/feed") == parse(body, url="https://news.test/feed")
     (worker,) = pool.processes
@@ -121,7 +123,9 @@ async def test_a_worker_that_dies_is_replaced(pool: ParserPool) -> None:
     assert pool.processes != [first]
 
 
-async def test_a_worker_knows_no_secret_of_the_environment(pool: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_knows_no_secret_of_the_environment(
+    pool: ParserPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "canary-of-the-environment")
     await pool.parse(rss(item(1)))
     (worker,) = pool.processes
@@ -159,7 +163,10 @@ asyncio.run(main())
 @pytest.mark.parametrize("state", ["idle", "busy"])
 async def test_a_worker_ends_with_a_parent_that_was_killed(state: str) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, state], cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        [sys.executable, "-c", PARENT, state],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     with parent:
         assert parent.stdout is not None

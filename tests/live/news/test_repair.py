@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from agent.live.news.parse import parse
 from agent.live.news.repair import mend, mend_text
 
-ROCKET = "\U0001f680"  # 0x1F680 = 0x10000 + (0xD83D - 0xD800) * 0x400 + (0xDE80 - 0xDC00); 55357 and 56960 in decimal
+# 0x1F680 = 0x10000 + (0xD83D - 0xD800) * 0x400 + (0xDE80 - 0xDC00); 55357 and 56960 in decimal
+ROCKET = "\U0001f680"
 
 
 def feed(title: str, *, encoding: str = "utf-8", doctype: str = "") -> bytes:
@@ -70,28 +71,40 @@ def test_titles(written: str, read: str) -> None:
     ],
 )  # fmt: skip
 def test_in_every_encoding(encoding: str, name: str) -> None:
-    assert titles(feed(f"{name} S&P & R&D &#xD800;", encoding=encoding)) == [f"{name} S&P & R&D", "Ether falls"]
+    assert titles(feed(f"{name} S&P & R&D &#xD800;", encoding=encoding)) == [
+        f"{name} S&P & R&D",
+        "Ether falls",
+    ]
 
 
 @pytest.mark.parametrize(
-    "declaration", ["<?xml version='1.0' encoding='UTF-8'?>", "<?xml version='1.0'?>", "", "\ufeff<?xml version='1.0'?>"]
+    "declaration",
+    ["<?xml version='1.0' encoding='UTF-8'?>", "<?xml version='1.0'?>", "", "\ufeff<?xml version='1.0'?>"],
 )
-@pytest.mark.parametrize("content_type", ["", "application/rss+xml", "text/xml", "application/xml; charset=UTF-8"])
+@pytest.mark.parametrize(
+    "content_type", ["", "application/rss+xml", "text/xml", "application/xml; charset=UTF-8"]
+)
 @pytest.mark.parametrize(
     ("byte", "read"),
     [
         (b"\xff", "Coin \ufffd up"),
         (b"\xe2\x80", "Coin \ufffd up"),
-        (b"\xed\xa0\xbd\xed\xba\x80", f"Coin {ROCKET} up"),  # 0xD83D and 0xDE80, each as if it were a character
+        # 0xD83D and 0xDE80, each as if it were a character
+        (b"\xed\xa0\xbd\xed\xba\x80", f"Coin {ROCKET} up"),
         (b"\xed\xa0\xbd", "Coin up"),
     ],
 )
-def test_a_byte_that_is_no_utf8_changes_no_other_entry(declaration: str, content_type: str, byte: bytes, read: str) -> None:
+def test_a_byte_that_is_no_utf8_changes_no_other_entry(
+    declaration: str, content_type: str, byte: bytes, read: str
+) -> None:
     body = declaration.encode() + (
         b"<rss version='2.0'><channel><item><title>Coin " + byte + b" up</title></item><item><title>"
         b"Caf\xc3\xa9 \xe2\x80\x94 d\xe2\x80\x99or</title></item></channel></rss>"
     )
-    assert [entry.title for entry in parse(body, content_type=content_type).entries] == [read, "Caf\u00e9 \u2014 d\u2019or"]
+    assert [entry.title for entry in parse(body, content_type=content_type).entries] == [
+        read,
+        "Caf\u00e9 \u2014 d\u2019or",
+    ]
 
 
 @pytest.mark.parametrize("declared", ["utf-16", "UTF-16LE"])
@@ -104,11 +117,16 @@ def test_a_declaration_of_two_bytes_a_letter_in_a_document_of_one_is_passed_over
 @pytest.mark.parametrize("declared", ["utf-8", "iso-8859-1", "windows-1252"])
 def test_a_document_that_is_no_utf8_at_all_is_read_as_before(declared: str) -> None:
     body = f"<?xml version='1.0' encoding='{declared}'?><rss version='2.0'><channel><item><title>Caf\u00e9 d\u00e9j\u00e0 vu</title>"
-    assert titles((body + "</item></channel></rss>").encode("windows-1252")) == ["Caf\u00e9 d\u00e9j\u00e0 vu"]
+    assert titles((body + "</item></channel></rss>").encode("windows-1252")) == [
+        "Caf\u00e9 d\u00e9j\u00e0 vu"
+    ]
 
 
 def test_entities_of_the_document_itself_stay() -> None:
-    assert titles(feed("&x; & S&P", doctype="<!DOCTYPE r [<!ENTITY x 'Coin'>]>")) == ["Coin & S&P", "Ether falls"]
+    assert titles(feed("&x; & S&P", doctype="<!DOCTYPE r [<!ENTITY x 'Coin'>]>")) == [
+        "Coin & S&P",
+        "Ether falls",
+    ]
 
 
 def test_links_with_bare_ampersands() -> None:
@@ -116,7 +134,9 @@ def test_links_with_bare_ampersands() -> None:
     assert parse(body).entries[0].url == "https://news.test/?a=1&b=2&c=3"
 
 
-@pytest.mark.parametrize("piece", [b"&", b"&a", b"&#", b"&#1;", b"&#55357;", b"<![CDATA[", b"<!--", b"<?", b"a"])
+@pytest.mark.parametrize(
+    "piece", [b"&", b"&a", b"&#", b"&#1;", b"&#55357;", b"<![CDATA[", b"<!--", b"<?", b"a"]
+)
 def test_mending_costs_one_pass(piece: bytes) -> None:
     """A cost that grows by the square of the size would take hours here."""
     document = b"&" + piece * (1_000_000 // len(piece))
@@ -134,7 +154,20 @@ def test_mending_twice_is_mending_once(text: str) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["&", "&amp;", "&#55357;", "&#56960;", "&#xD800;", "&#x110000;", "&#0;", "S&P", " ", "x", "&eacute;", "&#8217;"]
+            [
+                "&",
+                "&amp;",
+                "&#55357;",
+                "&#56960;",
+                "&#xD800;",
+                "&#x110000;",
+                "&#0;",
+                "S&P",
+                " ",
+                "x",
+                "&eacute;",
+                "&#8217;",
+            ]
         )
     )
 )

@@ -19,7 +19,14 @@ from tests.research.world import START, day
 DAY = 86_400_000
 CUT = START + 80 * DAY
 END = START + 120 * DAY
-RECIPE = Recipe(horizon=2 * 3_600_000, half_lives=(3_600_000,), epochs=12, hidden=16, learning_rate=3e-3, embargo=3_600_000)
+RECIPE = Recipe(
+    horizon=2 * 3_600_000,
+    half_lives=(3_600_000,),
+    epochs=12,
+    hidden=16,
+    learning_rate=3e-3,
+    embargo=3_600_000,
+)
 
 
 class Place(NamedTuple):

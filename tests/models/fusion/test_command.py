@@ -41,7 +41,9 @@ def files(place: Place) -> tuple[str | Path, ...]:
 
 
 @pytest.mark.train
-def test_trained_replayed_verified(tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path) -> None:
+def test_trained_replayed_verified(
+    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+) -> None:
     pytest.importorskip("torch")
     model = tmp_path / "model"
     code, out = tapewire(
@@ -60,11 +62,22 @@ def test_trained_replayed_verified(tapewire: Callable[..., tuple[int, str]], pla
     assert code == 0, out
     assert "identical" in out
     # Its own window
-    code, out = tapewire("backtest", *files(place), "--start", day(40), "--strategy", "fusion", "--fusion", model)
+    code, out = tapewire(
+        "backtest", *files(place), "--start", day(40), "--strategy", "fusion", "--fusion", model
+    )
     assert code == 3, out
     assert "knows the answers" in out
     code, out = tapewire(
-        "backtest", *files(place), "--start", day(40), "--strategy", "fusion", "--fusion", model, "--allow-leakage", "--json"
+        "backtest",
+        *files(place),
+        "--start",
+        day(40),
+        "--strategy",
+        "fusion",
+        "--fusion",
+        model,
+        "--allow-leakage",
+        "--json",
     )
     assert json.loads(out)["stamps"] == ["LEAKED"]
 
@@ -74,7 +87,9 @@ def test_a_run_is_not_verified_with_another_model(
 ) -> None:
     scorer = json.loads((place.model / "card.json").read_text())["fingerprint"]
     write_fusion(tmp_path / "model", scorer=scorer)
-    code, out = tapewire("backtest", *files(place), "--strategy", "fusion", "--fusion", tmp_path / "model", "--json")
+    code, out = tapewire(
+        "backtest", *files(place), "--strategy", "fusion", "--fusion", tmp_path / "model", "--json"
+    )
     assert code == 0, out
     run = json.loads(out)["run"]
     assert tapewire("verify", run)[0] == 0
@@ -107,9 +122,13 @@ def test_a_fusion_model_of_another_sentiment_model(
     assert "was trained on what sentiment model" in out
 
 
-def test_a_model_of_prices_needs_no_headlines(tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path) -> None:
+def test_a_model_of_prices_needs_no_headlines(
+    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+) -> None:
     write_fusion(tmp_path, ablation="price", trained_until=START)
-    code, out = tapewire("backtest", "--klines", place.klines, "--strategy", "fusion", "--fusion", tmp_path, "--json")
+    code, out = tapewire(
+        "backtest", "--klines", place.klines, "--strategy", "fusion", "--fusion", tmp_path, "--json"
+    )
     assert code == 0, out
 
 
@@ -121,7 +140,9 @@ def test_text_without_headlines_is_refused_before_anything_is_read(
     assert "reads headlines" in out
 
 
-def test_nothing_else_is_written_over(tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path) -> None:
+def test_nothing_else_is_written_over(
+    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     code, out = tapewire("train", "fusion", *files(place), "--output", tmp_path)
     assert code == 2

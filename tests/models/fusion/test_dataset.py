@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.replay.backtest import backtest
 from agent.config import StrategyConfig
 from agent.config.fusion import FusionConfig
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Prediction
-from agent.data.merge import merge
-from agent.replay.history import History
 from agent.core.sinks import ListSink
+from agent.data.merge import merge
+from agent.replay.backtest import backtest
+from agent.replay.history import History
 from agent.store.database import open_database
 from models.fusion.train.fusion_sources import Gathered
 from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
@@ -24,12 +24,17 @@ from tests.models.fusion.conftest import Place
 from tests.models.fusion.world import Witness, write_fusion
 
 
-def test_the_engine_asks_what_the_training_was_asked(place: Place, gathered: Gathered, tmp_path: Path) -> None:
+def test_the_engine_asks_what_the_training_was_asked(
+    place: Place, gathered: Gathered, tmp_path: Path
+) -> None:
     data = gathered.data
     predictor = write_fusion(tmp_path / "model", scorer=data.meta.scorer)
     witness = Witness(predictor)
     config = place.config().model_copy(
-        update={"fusion": FusionConfig(path=str(tmp_path / "model")), "strategy": StrategyConfig(name="fusion")}
+        update={
+            "fusion": FusionConfig(path=str(tmp_path / "model")),
+            "strategy": StrategyConfig(name="fusion"),
+        }
     )
     history = History(place.plan(), config)
     database = open_database(config.store.url)
@@ -47,7 +52,9 @@ def test_the_engine_asks_what_the_training_was_asked(place: Place, gathered: Gat
     assert [item.ts for item in predictions] == rows["ts"].tolist()
     means, mass = data.states(predictor.half_life, "embedding")
     assert [weight for _, _, weight in witness.asked] == pytest.approx(mass.tolist(), rel=1e-12)
-    heard = [(row, reading) for row, (_, reading, _) in zip(rows, witness.asked, strict=True) if row["vote"] >= 0]
+    heard = [
+        (row, reading) for row, (_, reading, _) in zip(rows, witness.asked, strict=True) if row["vote"] >= 0
+    ]
     assert len(heard) > 1_000
     expected = np.array([means[row["vote"]] for row, _ in heard])
     assert np.abs(np.array([reading for _, reading in heard]) - expected).max() < 1e-6
@@ -64,10 +71,15 @@ def test_labels_look_ahead_by_the_horizon_and_no_further(gathered: Gathered) -> 
     assert (down < 0).all()
 
 
-def test_a_backtest_records_the_predictions_and_the_model(place: Place, gathered: Gathered, tmp_path: Path) -> None:
+def test_a_backtest_records_the_predictions_and_the_model(
+    place: Place, gathered: Gathered, tmp_path: Path
+) -> None:
     write_fusion(tmp_path / "model", scorer=gathered.data.meta.scorer)
     config = place.config().model_copy(
-        update={"fusion": FusionConfig(path=str(tmp_path / "model")), "strategy": StrategyConfig(name="fusion")}
+        update={
+            "fusion": FusionConfig(path=str(tmp_path / "model")),
+            "strategy": StrategyConfig(name="fusion"),
+        }
     )
     database = open_database(config.store.url)
     scorer = CachedScorer(Scorer.load(place.model, threads=1), SqlScoreCache(database))

@@ -24,7 +24,11 @@ ABLATIONS = ("full", "price", "text", "probabilities")
 def questions(predictor: FusionPredictor, n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     random = np.random.default_rng(seed)
     width = 3 if predictor.ablation == "probabilities" else 2
-    return random.normal(0, 2, (n, len(Features._fields))), random.normal(0, 2, (n, width)), random.exponential(2, n)
+    return (
+        random.normal(0, 2, (n, len(Features._fields))),
+        random.normal(0, 2, (n, width)),
+        random.exponential(2, n),
+    )
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
@@ -52,8 +56,8 @@ def test_probabilities_are_probabilities(
 
 def test_torch_computes_the_same(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from models.fusion.train.network import FusionNetwork
     from models.fusion.train.fusion_recipe import Recipe
+    from models.fusion.train.network import FusionNetwork
 
     torch.manual_seed(3)
     network = FusionNetwork(Recipe(hidden=8), len(Features._fields), 2).eval()
@@ -67,7 +71,8 @@ def test_torch_computes_the_same(tmp_path: Path) -> None:
     }
     twin = FusionPredictor(predictor.card, {**norms, **network.weights()})
     features, means, mass = questions(twin, 200, 5)
-    features, means = np.clip(features, -5, 5), np.clip(means, -5, 5)  # within what standardising lets through
+    # within what standardising lets through
+    features, means = np.clip(features, -5, 5), np.clip(means, -5, 5)
     gate = (mass / (1 + mass))[:, None]
     with torch.inference_mode():
         tensors = (torch.from_numpy(np.asarray(values, np.float32)) for values in (features, means, gate))
@@ -88,7 +93,9 @@ def test_it_remembers_only_what_its_own_sentiment_model_said(tmp_path: Path) -> 
     said = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "words", embedding=embedding)
     foreign = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "others", embedding=embedding)
     bare = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "words")
-    full, chances, price = (write_fusion(tmp_path / name, ablation=name) for name in ("full", "probabilities", "price"))
+    full, chances, price = (
+        write_fusion(tmp_path / name, ablation=name) for name in ("full", "probabilities", "price")
+    )
     assert full.vector(said).tolist() == [1.5, -2.0]
     assert chances.vector(bare).tolist() == [0.2, 0.3, 0.5]
     assert all(vector is None for vector in (full.vector(foreign), full.vector(bare), price.vector(said)))
@@ -166,5 +173,7 @@ class TestFolders:
 def test_an_embedding_that_is_not_finite_or_of_another_size_is_not_remembered(tmp_path: Path) -> None:
     model = write_fusion(tmp_path, dimensions=2)
     for embedding in ([1.5, np.inf], [np.nan, 0.0], [1.0], [1.0, 2.0, 3.0]):
-        said = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, model.scorer, embedding=np.array(embedding, "<f2").tobytes())
+        said = Sentiment(
+            "n", 1, 1, 0.2, 0.3, 0.5, model.scorer, embedding=np.array(embedding, "<f2").tobytes()
+        )
         assert model.vector(said) is None

@@ -17,9 +17,9 @@ from agent.store.database import open_database
 from models.fusion.train.fusion_recipe import Recipe
 from models.fusion.train.fusion_sources import Gathered, gather
 from models.fusion.train.purged_splits import PARTS, split
+from models.sentiment.serve.archive_scoring import fill_cache
 from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
-from models.sentiment.serve.archive_scoring import fill_cache
 from tests.models.fusion.conftest import CUT, END, RECIPE, Place
 from tests.models.fusion.world import write_market
 from tests.research.world import START
@@ -132,7 +132,9 @@ def test_a_window_too_short_says_what_it_has(gathered: Gathered, tmp_path: Path)
         teach(gathered, tmp_path, end=START + 86_400_000)
 
 
-def test_a_model_without_embeddings_is_refused(place: Place, tmp_path: Path, write_model: Callable[..., Path]) -> None:
+def test_a_model_without_embeddings_is_refused(
+    place: Place, tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
     import onnx
 
     bare = write_model(tmp_path / "bare")

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from agent.system.clock import iso
 from agent.core.events import HOUR_MS
 from agent.core.features import Features
 from agent.core.fusion_inputs import Predictor
+from agent.system.clock import iso
 from models.cards import Card, write_card
 from models.fusion import CLASSES
 from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint
@@ -21,7 +21,9 @@ DAYS = 120
 DIMENSIONS = 2  # of the tiny sentiment model
 
 
-def write_market(folder: Path, *, days: int = DAYS, seed: int = 1, changed_after: int | None = None) -> tuple[Path, Path]:
+def write_market(
+    folder: Path, *, days: int = DAYS, seed: int = 1, changed_after: int | None = None
+) -> tuple[Path, Path]:
     """Hourly klines, and headlines that move the next hour by a per cent. `changed_after`: from that day on, another future."""
     folder.mkdir(parents=True, exist_ok=True)
     said = headlines(days=days, seed=seed, every=6)
@@ -29,7 +31,9 @@ def write_market(folder: Path, *, days: int = DAYS, seed: int = 1, changed_after
     if changed_after is not None:
         lines = klines.read_text().splitlines()
         begin = 1 + 24 * changed_after
-        lines[begin:] = [",".join([line.split(",")[0], "50", "51", "49", "50", "1"]) for line in lines[begin:]]
+        lines[begin:] = [
+            ",".join([line.split(",")[0], "50", "51", "49", "50", "1"]) for line in lines[begin:]
+        ]
         klines.write_text("\n".join(lines) + "\n")
     return klines, write_news(folder / "news.csv", said)
 
@@ -39,7 +43,9 @@ def write_news(path: Path, said: dict[int, int]) -> Path:
     rows = ["published_at,title"]
     for hour, sign in sorted(said.items()):
         words = " ".join(hashlib.sha256(f"{hour} {n}".encode()).hexdigest()[:6] for n in range(5))
-        rows.append(f"{iso(START + (hour + 1) * HOUR_MS - 120_000)},Bitcoin {'soars' if sign > 0 else 'crashes'} {words}")
+        rows.append(
+            f"{iso(START + (hour + 1) * HOUR_MS - 120_000)},Bitcoin {'soars' if sign > 0 else 'crashes'} {words}"
+        )
     path.write_text("\n".join(rows) + "\n")
     return path
 
@@ -47,7 +53,11 @@ def write_news(path: Path, said: dict[int, int]) -> Path:
 def write_config(folder: Path, model: Path, **fusion: str) -> Path:
     """A configuration whose store and sentiment model are in `folder`."""
     path = folder / "config.toml"
-    lines = [f'[store]\nurl = "sqlite:///{folder}/store.db"', f'[model]\npath = "{model}"\nthreads = 1', "[fusion]"]
+    lines = [
+        f'[store]\nurl = "sqlite:///{folder}/store.db"',
+        f'[model]\npath = "{model}"\nthreads = 1',
+        "[fusion]",
+    ]
     path.write_text("\n".join([*lines, *(f'{key} = "{value}"' for key, value in fusion.items())]) + "\n")
     return path
 
@@ -72,7 +82,10 @@ def write_fusion(
 
     def layer(name: str, inputs: int) -> None:
         shapes.update(
-            {f"{name}.weight": (inputs, hidden), **{f"{name}.{part}": (hidden,) for part in ("bias", "gain", "shift")}}
+            {
+                f"{name}.weight": (inputs, hidden),
+                **{f"{name}.{part}": (hidden,) for part in ("bias", "gain", "shift")},
+            }
         )
 
     for name, there, inputs in (("price", price, len(Features._fields)), ("text", text, dimensions)):

@@ -9,13 +9,29 @@ import pytest
 
 from models.sentiment.train.datasets import Example
 
-SUBJECTS = ("bitcoin", "ether", "the exchange", "the miner", "the lender", "the fund", "the token", "the wallet maker")
+SUBJECTS = (
+    "bitcoin",
+    "ether",
+    "the exchange",
+    "the miner",
+    "the lender",
+    "the fund",
+    "the token",
+    "the wallet maker",
+)
 VERBS = {
     "bullish": ("surges", "rallies", "wins approval", "beats forecasts"),
     "bearish": ("plunges", "is hacked", "halts withdrawals", "misses forecasts"),
     "neutral": ("holds a meeting", "publishes notes", "names a spokesman", "moves office"),
 }
-ENDS = ("on heavy volume", "after the report", "as traders watch", "before the weekend", "in early trade", "says a filing")
+ENDS = (
+    "on heavy volume",
+    "after the report",
+    "as traders watch",
+    "before the weekend",
+    "in early trade",
+    "says a filing",
+)
 
 
 @pytest.fixture(scope="session")
@@ -44,16 +60,22 @@ def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     root = tmp_path_factory.mktemp("bases")
-    words = sorted({word for group in (SUBJECTS, *VERBS.values(), ENDS) for phrase in group for word in phrase.split()})
+    words = sorted(
+        {word for group in (SUBJECTS, *VERBS.values(), ENDS) for phrase in group for word in phrase.split()}
+    )
 
     def tokenizer(decoder: bool) -> transformers.PreTrainedTokenizerFast:
         special = ["<unk>", "</s>"] if decoder else ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
         inner = Tokenizer(
-            models.WordLevel({word: i for i, word in enumerate(special + words)}, unk_token=special[0 if decoder else 1])
+            models.WordLevel(
+                {word: i for i, word in enumerate(special + words)}, unk_token=special[0 if decoder else 1]
+            )
         )
         inner.pre_tokenizer = pre_tokenizers.Whitespace()
         if decoder:
-            return transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>", eos_token="</s>")
+            return transformers.PreTrainedTokenizerFast(
+                tokenizer_object=inner, unk_token="<unk>", eos_token="</s>"
+            )
         inner.post_processor = processors.TemplateProcessing(
             single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
         )

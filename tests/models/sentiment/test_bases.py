@@ -18,13 +18,13 @@ from transformers import PreTrainedTokenizerFast
 
 from agent.core.errors import ModelError
 from models.cards import DatasetRecord, read_card, write_card
-from models.sentiment.train.bases import is_decoder, load_base
-from models.sentiment.train.datasets import Example
-from models.sentiment.train.onnx_export import export_model
-from models.sentiment.train.catastrophic_forgetting import check
-from models.sentiment.train.methods import METHODS
-from models.sentiment.train.recipe import Recipe
 from models.sentiment.serve.scorer import Scorer
+from models.sentiment.train.bases import is_decoder, load_base
+from models.sentiment.train.catastrophic_forgetting import check
+from models.sentiment.train.datasets import Example
+from models.sentiment.train.methods import METHODS
+from models.sentiment.train.onnx_export import export_model
+from models.sentiment.train.recipe import Recipe
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import ADAPTER_WEIGHTS, load_trained
 from models.sentiment.train.training import train
@@ -33,7 +33,13 @@ pytestmark = pytest.mark.train
 
 RECORD = DatasetRecord(name="own.csv", format="csv", sha256="0" * 64, rows=144)
 ONE_STEP = Recipe(epochs=0.1, rank=2, virtual_tokens=2, patience=0)
-SIZES = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 CAUSAL = SIZES | {"num_key_value_heads": 1, "max_position_embeddings": 64}
 
 
@@ -60,7 +66,10 @@ def split(headlines: tuple[Example, ...]) -> Split:
     ids=lambda value: getattr(value, "__name__", str(value)) if not isinstance(value, transformers.PretrainedConfig) else "",
 )  # fmt: skip
 def test_a_base_is_read_at_its_last_token_only_if_it_reads_one_way(
-    config: transformers.PretrainedConfig, body: type[transformers.PreTrainedModel], causal: bool, tmp_path: Path
+    config: transformers.PretrainedConfig,
+    body: type[transformers.PreTrainedModel],
+    causal: bool,
+    tmp_path: Path,
 ) -> None:
     torch.manual_seed(0)
     model = body(config).eval()
@@ -80,19 +89,26 @@ def base_without(tokens: set[str], base: Path, folder: Path) -> Path:
     inner = json.loads((base / "tokenizer.json").read_text())
     inner["added_tokens"] = []
     if "unk_token" in tokens:
-        inner["model"] = {"type": "BPE", "vocab": {chr(code): code - 32 for code in range(32, 91)}, "merges": []}
+        inner["model"] = {
+            "type": "BPE",
+            "vocab": {chr(code): code - 32 for code in range(32, 91)},
+            "merges": [],
+        }
         inner["pre_tokenizer"] = None
         inner["normalizer"] = {"type": "Lowercase"}
     (folder / "tokenizer.json").write_text(json.dumps(inner))
     given = {"unk_token": "<unk>", "eos_token": "</s>"}
     PreTrainedTokenizerFast(
-        tokenizer_file=str(folder / "tokenizer.json"), **{name: token for name, token in given.items() if name not in tokens}
+        tokenizer_file=str(folder / "tokenizer.json"),
+        **{name: token for name, token in given.items() if name not in tokens},
     ).save_pretrained(folder)
     return folder
 
 
 @pytest.mark.parametrize("method", ["lora", "full", "qlora"])
-@pytest.mark.parametrize(("absent", "pads"), [({"eos_token"}, "<unk>"), ({"eos_token", "unk_token"}, "[PAD]")])
+@pytest.mark.parametrize(
+    ("absent", "pads"), [({"eos_token"}, "<unk>"), ({"eos_token", "unk_token"}, "[PAD]")]
+)
 def test_a_tokenizer_without_a_token_to_pad_with_trains_exports_and_scores(
     absent: set[str], pads: str, method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -101,7 +117,12 @@ def test_a_tokenizer_without_a_token_to_pad_with_trains_exports_and_scores(
         config = transformers.LlamaConfig.from_pretrained(base, vocab_size=59)
         transformers.LlamaForCausalLM(config).save_pretrained(base)
     done = train(
-        msgspec.structs.replace(ONE_STEP, method=method), split, [RECORD], tmp_path / "out", base=str(base), forgetting=True
+        msgspec.structs.replace(ONE_STEP, method=method),
+        split,
+        [RECORD],
+        tmp_path / "out",
+        base=str(base),
+        forgetting=True,
     )
     assert done.card.notes["pad_token"] == pads
     texts = [example.text for example in split.test[:4]]
@@ -134,7 +155,8 @@ def test_an_adapter_is_refused_on_a_base_whose_layers_have_other_weights(
     shutil.copytree(base, moved)
     load_trained(tmp_path / "out", base=str(moved))
     weights = load_file(moved / "model.safetensors")
-    weights["model.layers.1.mlp.down_proj.weight"][0, 0] += 0.5  # one weight of one layer; the embeddings stay
+    # one weight of one layer; the embeddings stay
+    weights["model.layers.1.mlp.down_proj.weight"][0, 0] += 0.5
     save_file(weights, moved / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"another base than .*moved: its layers have other weights"):
         load_trained(tmp_path / "out", base=str(moved))
@@ -144,7 +166,9 @@ def test_an_adapter_is_refused_on_a_base_whose_layers_have_other_weights(
     load_trained(tmp_path / "out", base=str(moved))
 
 
-def test_the_digest_of_a_base_does_not_depend_on_how_it_is_loaded(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_the_digest_of_a_base_does_not_depend_on_how_it_is_loaded(
+    tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     for name in ("llama", "bert", "mean"):
         digest = load_base(str(tiny_bases[name])).weights_sha256
         assert load_base(str(tiny_bases[name]), four_bit=True).weights_sha256 == digest
@@ -162,7 +186,13 @@ def test_the_digest_of_a_base_does_not_depend_on_how_it_is_loaded(tiny_bases: di
 def test_an_adapter_that_is_not_whole_is_refused(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    train(msgspec.structs.replace(ONE_STEP, method=method), split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
+    train(
+        msgspec.structs.replace(ONE_STEP, method=method),
+        split,
+        [RECORD],
+        tmp_path,
+        base=str(tiny_bases["mean"]),
+    )
     card = read_card(tmp_path)
     card.files, card.fingerprint = {}, ""  # nothing else notices a changed file
     write_card(card, tmp_path)
@@ -170,9 +200,14 @@ def test_an_adapter_that_is_not_whole_is_refused(
     load_trained(tmp_path)
     for name in whole:
         save_file({key: value for key, value in whole.items() if key != name}, tmp_path / ADAPTER_WEIGHTS)
-        with pytest.raises(ModelError, match=r"adapter_model\.safetensors lacks .*not whole|cannot be loaded"):
+        with pytest.raises(
+            ModelError, match=r"adapter_model\.safetensors lacks .*not whole|cannot be loaded"
+        ):
             load_trained(tmp_path)
-    save_file(whole | {"base_model.model.encoder.layers.9.lora_A.weight": torch.ones(2, 2)}, tmp_path / ADAPTER_WEIGHTS)
+    save_file(
+        whole | {"base_model.model.encoder.layers.9.lora_A.weight": torch.ones(2, 2)},
+        tmp_path / ADAPTER_WEIGHTS,
+    )
     with pytest.raises(ModelError, match=r"no place for, .*layers\.9"):
         load_trained(tmp_path)
     (tmp_path / ADAPTER_WEIGHTS).unlink()

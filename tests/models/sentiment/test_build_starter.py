@@ -11,14 +11,16 @@ import pytest
 pytest.importorskip("torch")
 
 from agent.core.errors import DataError
-from tools import build_starter
-from tools.build_starter import CORPUS_REPEATS, mix, varied, wire, wire_key
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.splits import Fractions, make_split
+from tools import build_starter
+from tools.build_starter import CORPUS_REPEATS, mix, varied, wire, wire_key
 
 pytestmark = pytest.mark.train
 
-EARLY, CALIBRATING, TOO_LATE = (datetime(*day, 9, tzinfo=UTC) for day in ((2023, 11, 5), (2023, 12, 20), (2024, 2, 1)))
+EARLY, CALIBRATING, TOO_LATE = (
+    datetime(*day, 9, tzinfo=UTC) for day in ((2023, 11, 5), (2023, 12, 20), (2024, 2, 1))
+)
 
 
 @pytest.fixture
@@ -34,7 +36,9 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pd.DataFrame(rows, columns=["published_at", "title"]).to_parquet(tmp_path / "news.parquet")
     labels = tmp_path / "labels.csv"
     picked = {"Bridge is drained!": "bearish", "Fund opens to savers": "bullish"}
-    labels.write_text("sha256,label\n" + "".join(f"{wire_key(text)},{label}\n" for text, label in picked.items()), "utf-8")
+    labels.write_text(
+        "sha256,label\n" + "".join(f"{wire_key(text)},{label}\n" for text, label in picked.items()), "utf-8"
+    )
     monkeypatch.setattr(build_starter, "WIRE_LABELS", labels)
     return tmp_path / "news.parquet"
 

@@ -56,7 +56,9 @@ def test_methods_and_baselines_share_one_table(
 
     saved = {path.suffix: path for path in save(found, tmp_path)}
     assert msgspec.convert(json.loads(saved[".json"].read_text()), Comparison) == found
-    assert [row["method"] for row in csv.DictReader(saved[".csv"].open())] == [row.method for row in found.rows]
+    assert [row["method"] for row in csv.DictReader(saved[".csv"].open())] == [
+        row.method for row in found.rows
+    ]
     assert saved[".md"].read_text().count("\n|") == len(found.rows) + 2
     assert saved[".png"].read_bytes().startswith(b"\x89PNG")
     assert all(name in saved[".md"].read_text() for name in COLUMNS)

@@ -45,7 +45,9 @@ READABLE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("format", "name", "content", "options", "expected"), READABLE, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("format", "name", "content", "options", "expected"), READABLE, ids=lambda value: str(value)[:20]
+)
 def test_a_format_is_read(
     format: str, name: str, content: bytes, options: Options, expected: list[tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -69,7 +71,13 @@ BROKEN = [
     ("phrasebank", "a.txt", b"no label here\n", Options(), r"a\.txt:1: no `@label`"),
     ("phrasebank", "a.txt", "x@neutral\n".encode("utf-16"), Options(), "UTF-16"),
     ("fiqa", "a.json", b'{"1": {"sentence": "x"}}', Options(), "not FiQA"),
-    ("fiqa", "a.json", b'{"1": {"sentence": "x", "info": [{"sentiment_score": "7"}]}}', Options(), "score '7'"),
+    (
+        "fiqa",
+        "a.json",
+        b'{"1": {"sentence": "x", "info": [{"sentiment_score": "7"}]}}',
+        Options(),
+        "score '7'",
+    ),
     ("tfns", "a.csv", b"text,label\nx,3\n", Options(), r"a\.csv:2: unknown label '3'"),
     (
         "csv",
@@ -83,13 +91,21 @@ BROKEN = [
     ("csv", "a.csv", b"text,label\nx,y,positive\n", Options(), r"a\.csv:2: more fields"),
     ("csv", "a.csv", b"text,label\n", Options(), "no labelled text"),
     ("csv", "a.csv", b"text,label\nk\xe4\xe4p,positive\n", Options(), "byte 12 is not utf-8.*--encoding"),
-    ("csv", "a.csv", b"date,text,label\nyesterday,x,positive\n", Options(date_column="date"), "date 'yesterday'"),
+    (
+        "csv",
+        "a.csv",
+        b"date,text,label\nyesterday,x,positive\n",
+        Options(date_column="date"),
+        "date 'yesterday'",
+    ),
     ("jsonl", "a.jsonl", b'{"text": "x", "label": "positive"}\n{"text"\n', Options(), r"a\.jsonl:2"),
     ("parquet", "a.parquet", b"not parquet at all", Options(), "not parquet"),
 ]
 
 
-@pytest.mark.parametrize(("format", "name", "content", "options", "complaint"), BROKEN, ids=lambda value: str(value)[:20])
+@pytest.mark.parametrize(
+    ("format", "name", "content", "options", "complaint"), BROKEN, ids=lambda value: str(value)[:20]
+)
 def test_what_cannot_be_read_is_named(
     format: str, name: str, content: bytes, options: Options, complaint: str, tmp_path: Path
 ) -> None:
@@ -118,7 +134,9 @@ def test_empty_texts_are_left_out_when_asked_and_bare_links_always(tmp_path: Pat
         ("csv", Options(eventless=True), None, "eventless (checked)"),
     ],
 )
-def test_until_when_a_set_knows_the_world(format: str, options: Options, latest: int, basis: str, tmp_path: Path) -> None:
+def test_until_when_a_set_knows_the_world(
+    format: str, options: Options, latest: int, basis: str, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").write_text("text,label\nup,bullish\n")
     record = load(tmp_path / "a.csv", format, options).record
     assert (record.latest, record.basis) == (latest, basis)

@@ -18,7 +18,13 @@ from agent.core.errors import ModelError
 from models.cards import Card, read_card
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.datasets import Example
-from models.sentiment.train.distillation import Student, distil, shallow_copy, trimmed_vocabulary, with_vocabulary
+from models.sentiment.train.distillation import (
+    Student,
+    distil,
+    shallow_copy,
+    trimmed_vocabulary,
+    with_vocabulary,
+)
 from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
 
 pytestmark = pytest.mark.train
@@ -29,7 +35,8 @@ LEARNER = Student(layers=(0, 2), common_words=3, min_count=1, epochs=40, batch_s
 @pytest.fixture(scope="module")
 def teacher(headlines: tuple[Example, ...]) -> TrainedClassifier:
     words = sorted(
-        {word for example in headlines for word in example.text.split()} | {"the", "of", "and", "##s", "never", "unused"}
+        {word for example in headlines for word in example.text.split()}
+        | {"the", "of", "and", "##s", "never", "unused"}
     )
     pieces = [
         "[PAD]",
@@ -40,18 +47,31 @@ def teacher(headlines: tuple[Example, ...]) -> TrainedClassifier:
         *string.ascii_lowercase,
         *(f"##{c}" for c in string.ascii_lowercase),
     ]
-    vocabulary = {word: number for number, word in enumerate(dict.fromkeys([*pieces, "the", "of", "and", *words]))}
+    vocabulary = {
+        word: number for number, word in enumerate(dict.fromkeys([*pieces, "the", "of", "and", *words]))
+    }
     inner = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     inner.normalizer = normalizers.Lowercase()
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     inner.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+        tokenizer_object=inner,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
     )
     torch.manual_seed(1)
     config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, vocab_size=len(vocabulary)
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=len(vocabulary),
     )
     classifier = SentimentClassifier(transformers.BertModel(config), "mean")
     classifier.classifier.weight.data *= 100  # a random model with something to say
@@ -75,7 +95,9 @@ def test_the_student_learns_the_teachers_answers(
 
 def test_every_single_character_and_common_or_used_word_is_kept(teacher: TrainedClassifier) -> None:
     tokenizer = teacher.tokenizer.backend_tokenizer
-    kept = {tokenizer.id_to_token(number) for number in trimmed_vocabulary(tokenizer, ["bitcoin surges"], LEARNER)}
+    kept = {
+        tokenizer.id_to_token(number) for number in trimmed_vocabulary(tokenizer, ["bitcoin surges"], LEARNER)
+    }
     assert {"[CLS]", "[UNK]", "a", "##z", "the", "of", "and", "bitcoin", "surges"} <= kept
     assert not {"unused", "never", "plunges"} & kept
 
@@ -84,12 +106,20 @@ def test_what_the_trimmed_vocabulary_lacks_is_spelled(teacher: TrainedClassifier
     tokenizer = teacher.tokenizer.backend_tokenizer
     trimmed = with_vocabulary(tokenizer, trimmed_vocabulary(tokenizer, ["bitcoin surges"], LEARNER))
     assert trimmed.tokenize("bitcoin never surges") == ["bitcoin", "n", "##e", "##v", "##e", "##r", "surges"]
-    assert trimmed("the").input_ids == [trimmed.cls_token_id, trimmed.convert_tokens_to_ids("the"), trimmed.sep_token_id]
+    assert trimmed("the").input_ids == [
+        trimmed.cls_token_id,
+        trimmed.convert_tokens_to_ids("the"),
+        trimmed.sep_token_id,
+    ]
 
 
-def test_the_copy_of_all_layers_and_words_is_the_teacher(teacher: TrainedClassifier, headlines: tuple[Example, ...]) -> None:
+def test_the_copy_of_all_layers_and_words_is_the_teacher(
+    teacher: TrainedClassifier, headlines: tuple[Example, ...]
+) -> None:
     everything = range(teacher.tokenizer.vocab_size)
-    twin = TrainedClassifier(Served(shallow_copy(teacher, (0, 1, 2), everything).eval()), teacher.tokenizer, teacher.card)
+    twin = TrainedClassifier(
+        Served(shallow_copy(teacher, (0, 1, 2), everything).eval()), teacher.tokenizer, teacher.card
+    )
     texts = [example.text for example in headlines[:8]]
     assert twin.logits(texts)[0] == pytest.approx(teacher.logits(texts)[0], abs=1e-5)
 

@@ -32,7 +32,12 @@ def test_what_gives_a_moment_away(text: str, rule: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Bitcoin falls less than feared", "Token rallies ten percent after listing", "Exchange may list 3 tokens"]
+    "text",
+    [
+        "Bitcoin falls less than feared",
+        "Token rallies ten percent after listing",
+        "Exchange may list 3 tokens",
+    ],
 )
 def test_what_could_happen_any_day(text: str) -> None:
     assert not violations([text])

@@ -11,10 +11,10 @@ pytest.importorskip("torch")
 
 from agent.core.errors import DataError, ModelError, UsageError
 from models.cards import DatasetRecord, read_card
+from models.sentiment.serve.scorer import MODEL_NAME, Scorer
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.onnx_export import export_model, reference_texts
 from models.sentiment.train.recipe import Recipe
-from models.sentiment.serve.scorer import MODEL_NAME, Scorer
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import load_trained
 from models.sentiment.train.training import train
@@ -70,10 +70,13 @@ def test_quantised_it_is_smaller_near_and_never_overwritten_by_chance(
     texts = [example.text for example in split.test]
     card = export_model(adapter, tmp_path / "int8", reference=texts)
     export_model(adapter, tmp_path / "fp32", quantise=False)
-    assert (tmp_path / "int8" / MODEL_NAME).stat().st_size < 0.6 * (tmp_path / "fp32" / MODEL_NAME).stat().st_size
+    assert (tmp_path / "int8" / MODEL_NAME).stat().st_size < 0.6 * (
+        tmp_path / "fp32" / MODEL_NAME
+    ).stat().st_size
     together, _ = served(tmp_path / "int8", texts)
     assert all(
-        np.array_equal(served(tmp_path / "int8", [text])[0][0], row) for text, row in zip(texts[:3], together, strict=False)
+        np.array_equal(served(tmp_path / "int8", [text])[0][0], row)
+        for text, row in zip(texts[:3], together, strict=False)
     )
     difference = np.abs(together - load_trained(adapter).probabilities(texts))
     assert card.notes["export_largest_probability_difference"] == pytest.approx(difference.max(), abs=1e-4)

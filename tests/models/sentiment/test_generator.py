@@ -17,12 +17,15 @@ SHARE = st.floats(0.001, 1.0)
 
 
 @pytest.fixture(scope="module")
-def generator(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> SentimentSignalGenerator:
+def generator(
+    tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]
+) -> SentimentSignalGenerator:
     return SentimentSignalGenerator.from_pretrained(write_model(tmp_path_factory.mktemp("model")))
 
 
 @pytest.mark.parametrize(
-    ("text", "prediction"), [("bitcoin soars", BUY), ("the token crashes", SELL), ("bitcoin meets the token", HOLD)]
+    ("text", "prediction"),
+    [("bitcoin soars", BUY), ("the token crashes", SELL), ("bitcoin meets the token", HOLD)],
 )
 def test_a_text_becomes_a_direction(generator: SentimentSignalGenerator, text: str, prediction: str) -> None:
     signal = generator.generate_signal(text)
@@ -36,9 +39,16 @@ def test_a_batch_is_its_texts_one_by_one(generator: SentimentSignalGenerator) ->
     assert generator.batch_signals(texts) == [generator.generate_signal(text) for text in texts]
 
 
-def test_the_model_that_abstained_says_hold_and_cannot_be_acted_on(generator: SentimentSignalGenerator) -> None:
+def test_the_model_that_abstained_says_hold_and_cannot_be_acted_on(
+    generator: SentimentSignalGenerator,
+) -> None:
     signal = generator.generate_signal("")
-    assert (signal.prediction, signal.confidence, signal.actionable, signal.abstained) == (HOLD, 0.0, False, True)
+    assert (signal.prediction, signal.confidence, signal.actionable, signal.abstained) == (
+        HOLD,
+        0.0,
+        False,
+        True,
+    )
 
 
 def test_the_surer_side_wins_the_vote(generator: SentimentSignalGenerator) -> None:
@@ -47,7 +57,9 @@ def test_the_surer_side_wins_the_vote(generator: SentimentSignalGenerator) -> No
     vote = generator.aggregate_signals([sure, unsure])
     assert vote.prediction is BUY
     weights = sure.confidence, unsure.confidence
-    assert vote.bullish == pytest.approx((weights[0] * sure.bullish + weights[1] * unsure.bullish) / sum(weights))
+    assert vote.bullish == pytest.approx(
+        (weights[0] * sure.bullish + weights[1] * unsure.bullish) / sum(weights)
+    )
 
 
 def test_who_abstained_does_not_vote(generator: SentimentSignalGenerator) -> None:
@@ -62,7 +74,12 @@ def test_a_vote_is_a_probability_whatever_the_order(
     generator: SentimentSignalGenerator, shares: list[tuple[float, float, float]]
 ) -> None:
     signals = [
-        SentimentSignal(*(part / sum(row) for part in row), prediction=HOLD, confidence=max(row) / sum(row), actionable=False)
+        SentimentSignal(
+            *(part / sum(row) for part in row),
+            prediction=HOLD,
+            confidence=max(row) / sum(row),
+            actionable=False,
+        )
         for row in shares
     ]
     vote = generator.aggregate_signals(signals)

@@ -18,12 +18,12 @@ pytest.importorskip("torch")
 
 from typer.testing import CliRunner
 
-from agent.system.atomic import settled
 from agent.cli.main import build
 from agent.core.errors import ModelError
+from agent.system.atomic import settled
 from models.cards import Card, read_card, write_card
-from models.sentiment.train.datasets import Example
 from models.sentiment.serve.scorer import Scorer
+from models.sentiment.train.datasets import Example
 from models.sentiment.train.trained_model import load_trained
 
 pytestmark = pytest.mark.train
@@ -75,7 +75,14 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_model(
     work, snapshots = tmp_path / "work", tmp_path / "snapshots"
     shutil.copytree(old, work / "model")
     snapshots.mkdir()
-    script = [sys.executable, "-m", "tests.models.sentiment.killed", str(work / "model"), str(snapshots), "--"]
+    script = [
+        sys.executable,
+        "-m",
+        "tests.models.sentiment.killed",
+        str(work / "model"),
+        str(snapshots),
+        "--",
+    ]
     done = subprocess.run(
         [*script, *command(work / "model", "2026-06-01", 2)],
         stdout=subprocess.PIPE,
@@ -102,12 +109,16 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_model(
         scorer = Scorer.load(Path(f"{folder}.served"))
         assert scorer.card.trained_until == found[number]
         served = [score.probabilities for score in scorer.score(TEXTS)]
-        assert np.allclose(served, load_trained(old if found[number] == OLD else folder).probabilities(TEXTS), atol=1e-3)
+        assert np.allclose(
+            served, load_trained(old if found[number] == OLD else folder).probabilities(TEXTS), atol=1e-3
+        )
 
 
 def contents(folder: Path) -> frozenset[tuple[str, bytes]]:
     """Names and bytes of all files."""
-    return frozenset((str(path.relative_to(folder)), path.read_bytes()) for path in folder.rglob("*") if path.is_file())
+    return frozenset(
+        (str(path.relative_to(folder)), path.read_bytes()) for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
@@ -119,20 +130,25 @@ def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
     whole = tmp_path / "whole"
     tapewire(*command(whole, "2026-06-01", 2))
     assert run(_KILLED_AFTER_A_CHECKPOINT, arguments, "1") == -9
-    assert load_trained(target).card.trained_until == OLD, "the old model serves until the new one is complete"
+    assert load_trained(target).card.trained_until == OLD, (
+        "the old model serves until the new one is complete"
+    )
     checkpoints = sorted((tmp_path / "model.checkpoints").glob("checkpoint-*"))
     assert checkpoints
     torn = tmp_path / "model.checkpoints" / "checkpoint-999999"
     shutil.copytree(checkpoints[-1], torn)
     (torn / "trainer_state.json").write_bytes(b"{")
-    assert run(_GOES_ON, [*arguments, "--resume"], "3") == 0  # with another order of sets than the first process had
+    # with another order of sets than the first process had
+    assert run(_GOES_ON, [*arguments, "--resume"], "3") == 0
     assert not (tmp_path / "model.checkpoints").exists()
     assert np.allclose(load_trained(target).logits(TEXTS)[0], load_trained(whole).logits(TEXTS)[0], atol=1e-4)
 
 
 def run(code: str, arguments: list[str], hash_seed: str) -> int:
     environment = os.environ | {"PYTHONHASHSEED": hash_seed}
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=environment, timeout=300, check=False).returncode
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], env=environment, timeout=300, check=False
+    ).returncode
 
 
 _GOES_ON = """
@@ -155,15 +171,21 @@ build()(sys.argv[1:])
 """
 
 
-def test_weights_under_another_models_card_are_refused(old: Path, command: Callable[..., list[str]], tmp_path: Path) -> None:
+def test_weights_under_another_models_card_are_refused(
+    old: Path, command: Callable[..., list[str]], tmp_path: Path
+) -> None:
     new, mixed = tmp_path / "new", tmp_path / "mixed"
     tapewire(*command(new, "2026-06-01", 2))
     shutil.copytree(old, mixed)
     shutil.copy(new / "adapter_model.safetensors", mixed)
-    for verb in (["export", str(mixed), str(tmp_path / "out")], ["evaluate", "--adapter", str(mixed), "--data", "x.csv"]):
+    for verb in (
+        ["export", str(mixed), str(tmp_path / "out")],
+        ["evaluate", "--adapter", str(mixed), "--data", "x.csv"],
+    ):
         if verb[0] == "export":
             with pytest.raises(
-                ModelError, match=r"adapter_model\.safetensors differs from the file .* card\.json.*whole folder"
+                ModelError,
+                match=r"adapter_model\.safetensors differs from the file .* card\.json.*whole folder",
             ):
                 tapewire(*verb)
     assert not (tmp_path / "out").exists()
@@ -173,7 +195,9 @@ def test_weights_under_another_models_card_are_refused(old: Path, command: Calla
     with pytest.raises(ModelError, match=r"not those that card\.json was written for"):
         load_trained(mixed)
     shutil.copy(old / "adapter_model.safetensors", mixed)
-    assert load_trained(mixed).card.trained_until == OLD, "a card of an earlier version is believed if its fingerprint agrees"
+    assert load_trained(mixed).card.trained_until == OLD, (
+        "a card of an earlier version is believed if its fingerprint agrees"
+    )
 
 
 def test_what_is_not_a_models_own_stays_beside_the_new_one(
@@ -185,7 +209,9 @@ def test_what_is_not_a_models_own_stays_beside_the_new_one(
     (target / "notes" / "why.txt").write_text("years of work")
     tapewire(*command(target, "2026-06-01", 2), "--method", "full")
     assert (target / "notes" / "why.txt").read_text() == "years of work"
-    assert not (target / "adapter_config.json").exists(), "an adapter of the old model would be loaded with the new card"
+    assert not (target / "adapter_config.json").exists(), (
+        "an adapter of the old model would be loaded with the new card"
+    )
     assert load_trained(target).card.method == "full"
 
 

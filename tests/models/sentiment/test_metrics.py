@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.labels import LABELS
 from models import classification_metrics
 from models.calibration import before_after, fit_temperature, softmax
+from models.labels import LABELS
 
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.floats(-5, 5)] * 3)), min_size=5, max_size=60)
 
@@ -20,7 +20,10 @@ def test_they_agree_with_scikit_learn(rows: list[tuple[int, tuple[float, float, 
     sklearn = pytest.importorskip("sklearn.metrics")
     truth = np.array([label for label, _ in rows])
     probabilities = softmax(np.array([logits for _, logits in rows]))
-    said, found = classification_metrics.predictions(probabilities), classification_metrics.measure(probabilities, truth)
+    said, found = (
+        classification_metrics.predictions(probabilities),
+        classification_metrics.measure(probabilities, truth),
+    )
     assert classification_metrics.macro_f1(said, truth) == pytest.approx(found["macro_f1"])
     present = sorted(set(truth))
     theirs = {"labels": present, "zero_division": 0}
@@ -29,13 +32,20 @@ def test_they_agree_with_scikit_learn(rows: list[tuple[int, tuple[float, float, 
     assert found["weighted_f1"] == pytest.approx(sklearn.f1_score(truth, said, average="weighted", **theirs))
     assert found["mcc"] == pytest.approx(sklearn.matthews_corrcoef(truth, said))
     assert found["nll"] == pytest.approx(sklearn.log_loss(truth, probabilities, labels=[0, 1, 2]))
-    assert classification_metrics.confusion(said, truth).tolist() == sklearn.confusion_matrix(truth, said, labels=[0, 1, 2]).tolist()
+    assert (
+        classification_metrics.confusion(said, truth).tolist()
+        == sklearn.confusion_matrix(truth, said, labels=[0, 1, 2]).tolist()
+    )
 
 
 def test_a_model_as_sure_as_it_is_right_has_no_calibration_error() -> None:
     probabilities = np.tile([0.75, 0.125, 0.125], (8, 1))
-    assert classification_metrics.measure(probabilities, np.array([0] * 6 + [1] * 2))["ece"] == pytest.approx(0)
-    assert classification_metrics.measure(probabilities, np.array([0] * 2 + [1] * 6))["ece"] == pytest.approx(0.5)
+    assert classification_metrics.measure(probabilities, np.array([0] * 6 + [1] * 2))["ece"] == pytest.approx(
+        0
+    )
+    assert classification_metrics.measure(probabilities, np.array([0] * 2 + [1] * 6))["ece"] == pytest.approx(
+        0.5
+    )
     assert classification_metrics.measure(np.eye(3), np.arange(3))["brier"] == 0
 
 
@@ -72,7 +82,9 @@ def test_the_bins_of_the_reliability_plot_hold_every_row() -> None:
 
 
 def test_coverage_falls_with_the_threshold_and_nothing_acted_has_no_precision() -> None:
-    rows = classification_metrics.coverage(np.array([[0.6, 0.2, 0.2], [0.8, 0.1, 0.1]]), np.array([1, 0]), (0.5, 0.7, 0.9))
+    rows = classification_metrics.coverage(
+        np.array([[0.6, 0.2, 0.2], [0.8, 0.1, 0.1]]), np.array([1, 0]), (0.5, 0.7, 0.9)
+    )
     assert [(row.coverage, row.precision) for row in rows] == [(1.0, 0.5), (0.5, 1.0), (0.0, None)]
 
 
@@ -84,7 +96,10 @@ def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: floa
     truth = (softmax(logits).cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)
     found = fit_temperature(logits * temperature, truth)
     assert found == pytest.approx(temperature, rel=0.15)
-    nearby = [classification_metrics.measure(softmax(logits * temperature, found * by), truth)["nll"] for by in (0.97, 1.0, 1.03)]
+    nearby = [
+        classification_metrics.measure(softmax(logits * temperature, found * by), truth)["nll"]
+        for by in (0.97, 1.0, 1.03)
+    ]
     assert min(nearby) == nearby[1]
 
 

@@ -12,7 +12,17 @@ from typer.testing import CliRunner, Result
 from agent.cli.main import build
 from agent.core.errors import ModelError, UsageError
 
-FIELDS = {"text", "bearish", "neutral", "bullish", "prediction", "confidence", "actionable", "abstained", "reason"}
+FIELDS = {
+    "text",
+    "bearish",
+    "neutral",
+    "bullish",
+    "prediction",
+    "confidence",
+    "actionable",
+    "abstained",
+    "reason",
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +44,9 @@ def test_json_is_one_object_a_text(model: str) -> None:
 
 def test_standard_input_is_read_line_by_line_whatever_its_bytes(model: str) -> None:
     lines = [b"the token crashes", b"", b"caf\xe9 \xff", *[b"bitcoin soars"] * 600]
-    rows = [json.loads(line) for line in run("-m", model, "--json", stdin=b"\n".join(lines)).stdout.splitlines()]
+    rows = [
+        json.loads(line) for line in run("-m", model, "--json", stdin=b"\n".join(lines)).stdout.splitlines()
+    ]
     assert len(rows) == len(lines)
     assert [row["prediction"] for row in rows[:2]] == ["SELL", "HOLD"]
     assert {row["prediction"] for row in rows[3:]} == {"BUY"}
@@ -47,7 +59,9 @@ def test_a_person_gets_a_table(model: str) -> None:
 
 
 def test_the_threshold_decides_what_is_actionable(model: str) -> None:
-    low, high = (json.loads(run("-m", model, "--json", "--threshold", t, "record").stdout) for t in ("0.1", "0.99"))
+    low, high = (
+        json.loads(run("-m", model, "--json", "--threshold", t, "record").stdout) for t in ("0.1", "0.99")
+    )
     assert (low["actionable"], high["actionable"]) == (True, False)
 
 

@@ -37,7 +37,9 @@ def test_probabilities_follow_the_words_and_sum_to_one(scorer: Scorer) -> None:
         assert score.confidence == max(score.probabilities)
 
 
-def test_a_higher_temperature_makes_the_same_verdict_less_sure(tmp_path: Path, write_model: Callable[..., Path]) -> None:
+def test_a_higher_temperature_makes_the_same_verdict_less_sure(
+    tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
     folders = (write_model(tmp_path / str(t), temperature=t) for t in (1.0, 4.0))
     cool, warm = (Scorer.load(folder).score([UP])[0] for folder in folders)
     assert warm.label == cool.label
@@ -102,14 +104,19 @@ def test_latency_counts_each_text_once_and_not_the_warm_up(folder: Path) -> None
     assert 0 < scorer.latency.quantile(0.5) <= scorer.latency.quantile(0.99)
 
 
-def test_the_fingerprint_is_of_model_tokenizer_and_temperature(tmp_path: Path, write_model: Callable[..., Path]) -> None:
+def test_the_fingerprint_is_of_model_tokenizer_and_temperature(
+    tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
     prints = [
-        Scorer.load(write_model(tmp_path / name, temperature=t)).fingerprint for name, t in (("a", 1.0), ("b", 1.0), ("c", 2.0))
+        Scorer.load(write_model(tmp_path / name, temperature=t)).fingerprint
+        for name, t in (("a", 1.0), ("b", 1.0), ("c", 2.0))
     ]
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path: Path, write_model: Callable[..., Path]) -> None:
+def test_a_folder_whose_parts_do_not_belong_together_is_refused(
+    tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
     folder = write_model(tmp_path)
     card = read_card(folder)
     card.temperature = 3.0
@@ -118,7 +125,9 @@ def test_a_folder_whose_parts_do_not_belong_together_is_refused(tmp_path: Path, 
         Scorer.load(folder)
 
 
-def test_a_damaged_or_incomplete_folder_is_one_clear_line(tmp_path: Path, write_model: Callable[..., Path]) -> None:
+def test_a_damaged_or_incomplete_folder_is_one_clear_line(
+    tmp_path: Path, write_model: Callable[..., Path]
+) -> None:
     with pytest.raises(ModelError, match="does not exist"):
         Scorer.load(tmp_path / "nowhere")
     folder = write_model(tmp_path / "cut")
@@ -141,5 +150,7 @@ def test_a_gpu_that_onnxruntime_cannot_use_is_named(folder: Path) -> None:
 
 def test_serving_imports_no_training_library() -> None:
     code = "import sys, models.sentiment.serve.generator, models.sentiment.serve.score_cache; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "transformers", "peft", "bitsandbytes", "sklearn", "onnx"} & set(loaded)

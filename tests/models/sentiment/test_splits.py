@@ -13,7 +13,15 @@ from agent.core.errors import DataError, UsageError
 from agent.core.events import DAY_MS
 from models.labels import LABELS
 from models.sentiment.train.datasets import Example
-from models.sentiment.train.splits import PARTS, SIMILAR, Fractions, deduplicate, make_split, story_groups, story_key
+from models.sentiment.train.splits import (
+    PARTS,
+    SIMILAR,
+    Fractions,
+    deduplicate,
+    make_split,
+    story_groups,
+    story_key,
+)
 
 WORDS = [f"word{i}" for i in range(400)]
 
@@ -22,7 +30,9 @@ def unrelated(rows: int, seed: int = 0, days: int | None = None) -> list[Example
     """Texts that share hardly a word, of three classes; dated one after another over `days`."""
     rng = random.Random(seed)
     return [
-        Example(" ".join(rng.sample(WORDS, 8)), LABELS[i % 3], None if days is None else i * days * DAY_MS // rows)
+        Example(
+            " ".join(rng.sample(WORDS, 8)), LABELS[i % 3], None if days is None else i * days * DAY_MS // rows
+        )
         for i in range(rows)
     ]
 
@@ -37,7 +47,10 @@ def jaccard(a: str, b: str) -> float:
 def test_near_duplicates_are_found_exactly(bags: list[list[str]]) -> None:
     texts = [" ".join(bag) for bag in bags]
     groups = story_groups(texts)
-    neighbours = {i: {j for j in range(len(texts)) if jaccard(texts[i], texts[j]) >= SIMILAR - 1e-9} for i in range(len(texts))}
+    neighbours = {
+        i: {j for j in range(len(texts)) if jaccard(texts[i], texts[j]) >= SIMILAR - 1e-9}
+        for i in range(len(texts))
+    }
     for start in range(len(texts)):  # connected components, by brute force
         reached, frontier = {start}, [start]
         while frontier:

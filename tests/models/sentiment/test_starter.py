@@ -39,7 +39,9 @@ def test_it_is_small_and_knows_nothing_of_2025() -> None:
     card = read_card(starter_dir())
     assert (starter_dir() / MODEL_NAME).stat().st_size < 25e6
     assert 0 < card.trained_until <= datetime(2025, 1, 1, tzinfo=UTC).timestamp() * 1000
-    assert {record.name for record in card.datasets}.isdisjoint({"Sentences_50Agree.txt", "cryptolin-train.csv"})
+    assert {record.name for record in card.datasets}.isdisjoint(
+        {"Sentences_50Agree.txt", "cryptolin-train.csv"}
+    )
 
 
 def test_its_card_says_how_good_it_is_and_how_near_to_what_was_trained() -> None:

@@ -9,12 +9,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from tools.synthetic_headlines import _GOOD, statements
 from models.sentiment.serve.headline_text import clean, why_abstain
+from tools.synthetic_headlines import _GOOD, statements
 
 pytestmark = pytest.mark.train
 
-NOW_AND_BEFORE = re.compile(rf"^(?:{'|'.join(_GOOD)}) .*?([\d.]+)[^\d]*?(?:from|compared to|against)[^\d]*([\d.]+)")
+NOW_AND_BEFORE = re.compile(
+    rf"^(?:{'|'.join(_GOOD)}) .*?([\d.]+)[^\d]*?(?:from|compared to|against)[^\d]*([\d.]+)"
+)
 
 
 def test_they_are_distinct_balanced_and_repeatable() -> None:
@@ -25,11 +27,18 @@ def test_they_are_distinct_balanced_and_repeatable() -> None:
 
 
 def test_they_read_as_the_model_reads() -> None:
-    assert all(clean(example.text) == example.text and not why_abstain(example.text) for example in statements(300, seed=5))
+    assert all(
+        clean(example.text) == example.text and not why_abstain(example.text)
+        for example in statements(300, seed=5)
+    )
 
 
 def test_more_of_a_good_thing_is_bullish_and_less_is_bearish() -> None:
-    compared = [(found, example.label) for example in statements(900, seed=5) if (found := NOW_AND_BEFORE.search(example.text))]
+    compared = [
+        (found, example.label)
+        for example in statements(900, seed=5)
+        if (found := NOW_AND_BEFORE.search(example.text))
+    ]
     assert len(compared) > 50
     for found, label in compared:
         now, before = map(float, found.groups())

@@ -13,13 +13,13 @@ pytest.importorskip("torch")
 
 from agent.core.errors import ConfigError
 from models.cards import Card, DatasetRecord, read_card
+from models.classification_metrics import measure
 from models.sentiment.train.bases import load_base
+from models.sentiment.train.catastrophic_forgetting import check, general_pairs
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.evaluation import truth_of
-from models.sentiment.train.catastrophic_forgetting import check, general_pairs
 from models.sentiment.train.methods import METHODS, get_method
-from models.classification_metrics import measure
 from models.sentiment.train.recipe import Recipe, resolve
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
@@ -28,7 +28,9 @@ from models.sentiment.train.training import build, train
 
 pytestmark = pytest.mark.train
 
-RECORD = DatasetRecord(name="own.csv", format="csv", sha256="0" * 64, rows=144, latest=None, basis="eventless (checked)")
+RECORD = DatasetRecord(
+    name="own.csv", format="csv", sha256="0" * 64, rows=144, latest=None, basis="eventless (checked)"
+)
 QUICK = Recipe(batch_size=16, epochs=6, head_learning_rate=2e-2, rank=4, virtual_tokens=4, patience=0)
 
 
@@ -40,12 +42,16 @@ def split(headlines: tuple[Example, ...]) -> Split:
 def recipe(method: str, **changes: object) -> Recipe:
     """Steps large enough for a tiny random base to learn within seconds; full tuning and P-tuning's network need smaller ones."""
     rates = {"full": 2e-3, "ptuning": 1e-2}
-    return msgspec.structs.replace(QUICK, method=method, **{"learning_rate": rates.get(method, 2e-2)} | changes)
+    return msgspec.structs.replace(
+        QUICK, method=method, **{"learning_rate": rates.get(method, 2e-2)} | changes
+    )
 
 
 def once(split: Split) -> Split:
     """A split so small that what it trains is nonsense, and done at once."""
-    return msgspec.structs.replace(split, train=split.train[:24], validation=split.validation[:6], test=split.test[:6])
+    return msgspec.structs.replace(
+        split, train=split.train[:24], validation=split.validation[:6], test=split.test[:6]
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -80,7 +86,9 @@ def test_encoders_with_a_pooler_and_decoders_train_and_reload(
     done = train(recipe(method, epochs=1), few, [RECORD], tmp_path, base=str(tiny_bases[base]))
     assert done.card.pooling == ("last" if base in ("llama", "qwen") else "pooler")
     probabilities = load_trained(tmp_path).probabilities([example.text for example in few.test])
-    assert measure(probabilities, truth_of(few.test))["nll"] == pytest.approx(done.card.metrics["test"]["nll"].value, abs=1e-3)
+    assert measure(probabilities, truth_of(few.test))["nll"] == pytest.approx(
+        done.card.metrics["test"]["nll"].value, abs=1e-3
+    )
 
 
 def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: dict[str, Path]) -> None:
@@ -88,13 +96,16 @@ def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: 
     import transformers
 
     base = load_base(str(tiny_bases["finbert"]))
-    ours = build(base, resolve(Recipe(method="full"), get_method("full").defaults, 100), get_method("full"), steps=1).eval()
+    ours = build(
+        base, resolve(Recipe(method="full"), get_method("full").defaults, 100), get_method("full"), steps=1
+    ).eval()
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_bases["finbert"]).eval()
     ids = torch.arange(4, 12).reshape(2, 4)
     mask = torch.ones_like(ids)
     with torch.inference_mode():
         found = ours(input_ids=ids, attention_mask=mask).logits
-        expected = theirs(input_ids=ids, attention_mask=mask).logits[:, [1, 2, 0]]  # theirs: positive, negative, neutral
+        # theirs: positive, negative, neutral
+        expected = theirs(input_ids=ids, attention_mask=mask).logits[:, [1, 2, 0]]
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -124,10 +135,18 @@ def test_the_guide_chooses_by_samples_what_is_not_given() -> None:
 
 
 @pytest.mark.parametrize("imbalance", ["weights", "focal", "oversample"])
-def test_a_rare_class_can_be_given_its_due(imbalance: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_rare_class_can_be_given_its_due(
+    imbalance: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     rare = [example for example in split.train if example.label == "bearish"][:3]
     uneven = msgspec.structs.replace(split, train=(*(e for e in split.train if e.label != "bearish"), *rare))
-    done = train(recipe("lora", imbalance=imbalance, epochs=2), uneven, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
+    done = train(
+        recipe("lora", imbalance=imbalance, epochs=2),
+        uneven,
+        [RECORD],
+        tmp_path,
+        base=str(tiny_bases["mean"]),
+    )
     assert done.card.notes["labels_bearish"] == 3
     assert done.card.hyper["imbalance"] == imbalance
 
@@ -139,14 +158,25 @@ def test_oversampling_repeats_the_rare_and_drops_nobody() -> None:
     assert np.bincount(labels[rows]).tolist() == [9, 9, 9]
 
 
-def test_training_stops_when_validation_no_longer_improves(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_training_stops_when_validation_no_longer_improves(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     steps: list[tuple[int, int]] = []
     hopeless = recipe("lora", learning_rate=5.0, head_learning_rate=5.0, epochs=30, patience=1)
-    train(hopeless, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]), progress=lambda *now: steps.append(now[:2]))
+    train(
+        hopeless,
+        split,
+        [RECORD],
+        tmp_path,
+        base=str(tiny_bases["mean"]),
+        progress=lambda *now: steps.append(now[:2]),
+    )
     assert steps[-1][0] < steps[-1][1] / 2
 
 
-def test_an_interrupted_training_is_resumed_where_it_stopped(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_an_interrupted_training_is_resumed_where_it_stopped(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     class PowerCut(Exception):
         pass
 
@@ -160,16 +190,26 @@ def test_an_interrupted_training_is_resumed_where_it_stopped(split: Split, tiny_
         train(plan, split, [RECORD], tmp_path / "cut", base=base, progress=cut)
     seen: list[int] = []
     resumed = train(
-        plan, split, [RECORD], tmp_path / "cut", base=base, resume=True, progress=lambda step, *_: seen.append(step)
+        plan,
+        split,
+        [RECORD],
+        tmp_path / "cut",
+        base=base,
+        resume=True,
+        progress=lambda step, *_: seen.append(step),
     )
     whole = train(plan, split, [RECORD], tmp_path / "whole", base=base)
     assert seen[0] == 13
-    assert resumed.card.metrics["test"]["nll"].value == pytest.approx(whole.card.metrics["test"]["nll"].value, abs=1e-4)
+    assert resumed.card.metrics["test"]["nll"].value == pytest.approx(
+        whole.card.metrics["test"]["nll"].value, abs=1e-4
+    )
 
 
 def test_the_card_tells_what_was_done(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     dated = msgspec.structs.replace(RECORD, latest=1_600_000_000_000)
-    done = train(recipe("lora"), once(split), [RECORD, dated], tmp_path, base=str(tiny_bases["bert"]), forgetting=True)
+    done = train(
+        recipe("lora"), once(split), [RECORD, dated], tmp_path, base=str(tiny_bases["bert"]), forgetting=True
+    )
     card = read_card(tmp_path)
     assert card == done.card
     assert card.trained_until == dated.latest
@@ -187,7 +227,9 @@ def test_the_card_tells_what_was_done(split: Split, tiny_bases: dict[str, Path],
 def test_an_untrained_copy_has_forgotten_nothing(tiny_bases: dict[str, Path]) -> None:
     card = Card(base=str(tiny_bases["mean"]), method="lora")
     base = load_base(card.base)
-    untouched = TrainedClassifier(Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card)
+    untouched = TrainedClassifier(
+        Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card
+    )
     assert check(untouched) == {"similarity_rank_correlation": pytest.approx(1.0)}
     assert len(general_pairs()) == 40
 
@@ -195,7 +237,11 @@ def test_an_untrained_copy_has_forgotten_nothing(tiny_bases: dict[str, Path]) ->
 def test_a_decoder_is_checked_by_its_perplexity(tiny_bases: dict[str, Path]) -> None:
     card = Card(base=str(tiny_bases["llama"]), method="lora")
     base = load_base(card.base)
-    found = check(TrainedClassifier(Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card))
+    found = check(
+        TrainedClassifier(
+            Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card
+        )
+    )
     assert found["perplexity_after"] == pytest.approx(found["perplexity_before"], rel=1e-4)
 
 
@@ -216,12 +262,21 @@ def test_what_may_be_chosen_works_on_this_machine(
 ) -> None:
     losses: list[float] = []
     plan = msgspec.structs.replace(recipe("lora", epochs=6), **choices)
-    done = train(plan, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]), progress=lambda *now: losses.append(now[2]))
+    done = train(
+        plan,
+        split,
+        [RECORD],
+        tmp_path,
+        base=str(tiny_bases["mean"]),
+        progress=lambda *now: losses.append(now[2]),
+    )
     assert done.card.metrics["test"]["accuracy"].value > 0.6
     assert losses[-1] < 1.0
 
 
-def test_bfloat16_is_used_where_the_processor_has_it(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_bfloat16_is_used_where_the_processor_has_it(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     plan = recipe("lora", bf16=True, epochs=1)
     if bf16_supported():
         assert train(plan, split, [RECORD], tmp_path, base=str(tiny_bases["mean"])).card.hyper["bf16"] is True

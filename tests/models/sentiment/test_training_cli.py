@@ -17,7 +17,11 @@ from agent.core.errors import DataError, ModelError, TapewireError, UsageError
 from models.cards import read_card
 from models.sentiment.train.datasets import Example
 
-WORDS = [("token soars after record inflows", "positive"), ("token crashes", "negative"), ("the token meets", "neutral")] * 4
+WORDS = [
+    ("token soars after record inflows", "positive"),
+    ("token crashes", "negative"),
+    ("the token meets", "neutral"),
+] * 4
 
 
 def tapewire(*arguments: str | Path) -> str:
@@ -43,9 +47,13 @@ def write(path: Path, rows: list[tuple[str, str]]) -> Path:
 COLUMNS = ("--format", "csv", "--text-column", "headline", "--label-column", "mood")
 
 
-def test_an_exported_model_is_evaluated(labelled: Path, write_model: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_exported_model_is_evaluated(
+    labelled: Path, write_model: Callable[..., Path], tmp_path: Path
+) -> None:
     found = json.loads(
-        tapewire("evaluate", "--adapter", write_model(tmp_path / "model"), "--data", labelled, *COLUMNS, "--json")
+        tapewire(
+            "evaluate", "--adapter", write_model(tmp_path / "model"), "--data", labelled, *COLUMNS, "--json"
+        )
     )
     assert {"accuracy", "macro_f1", "weighted_f1", "ece", "n"} <= found.keys()
     assert found["n"] == 12
@@ -63,7 +71,18 @@ def test_evaluating_an_export_needs_no_training_library(
         "from agent.cli.main import main\nmain()"
     )
     model = write_model(tmp_path / "model")
-    command = [sys.executable, "-c", code, "evaluate", "--adapter", str(model), "--data", str(labelled), *COLUMNS, "--json"]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "evaluate",
+        "--adapter",
+        str(model),
+        "--data",
+        str(labelled),
+        *COLUMNS,
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert json.loads(done.stdout)["n"] == 12
 
@@ -77,7 +96,9 @@ def test_evaluating_an_export_needs_no_training_library(
         (("--data", "nowhere.csv"), DataError, r"nowhere.csv does not exist"),
     ],
 )
-def test_what_is_wrong_is_said(arguments: tuple[str, str], error: type[TapewireError], complaint: str, labelled: Path) -> None:
+def test_what_is_wrong_is_said(
+    arguments: tuple[str, str], error: type[TapewireError], complaint: str, labelled: Path
+) -> None:
     with pytest.raises(error, match=complaint):
         tapewire("evaluate", "--adapter", "starter", "--data", labelled, *COLUMNS, *arguments)
 
@@ -90,7 +111,18 @@ def test_from_labelled_text_to_a_measured_adapter(
     data = write(tmp_path / "own.csv", [(example.text, example.label) for example in headlines])
     output = tmp_path / "adapter"
     run = ("--data", data, *COLUMNS, "--base", tiny_bases["mean"], "--eventless", data)
-    choices = ("--method", "lora", "--lr", "2e-2", "--head-learning-rate", "2e-2", "--epochs", "6", "--patience", "0")
+    choices = (
+        "--method",
+        "lora",
+        "--lr",
+        "2e-2",
+        "--head-learning-rate",
+        "2e-2",
+        "--epochs",
+        "6",
+        "--patience",
+        "0",
+    )
     shown = tapewire("train", "sentiment", *run, *choices, "--output", output)
     card = read_card(output)
     assert f"temperature {card.temperature:.3f}" in shown
@@ -114,7 +146,11 @@ def test_from_labelled_text_to_a_measured_adapter(
     ],
 )
 def test_data_that_cannot_be_trained_on(
-    rows: list[tuple[str, str]], arguments: tuple[str, ...], error: type[TapewireError], complaint: str, tmp_path: Path
+    rows: list[tuple[str, str]],
+    arguments: tuple[str, ...],
+    error: type[TapewireError],
+    complaint: str,
+    tmp_path: Path,
 ) -> None:
     data = write(tmp_path / "own.csv", rows)
     more = (*arguments, data) if arguments == ("--eventless",) else arguments

@@ -55,7 +55,9 @@ def test_a_base_that_is_damaged(tiny_bases: dict[str, Path], tmp_path: Path) -> 
 
 def test_no_hub_access(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ConfigError, match=r"hub cannot be reached and no copy is cached.*HF_HUB_OFFLINE.*--base embedded"):
+    with pytest.raises(
+        ConfigError, match=r"hub cannot be reached and no copy is cached.*HF_HUB_OFFLINE.*--base embedded"
+    ):
         load_base("tapewire/no-such-model-anywhere")
 
 
@@ -72,7 +74,9 @@ def test_an_adapter_for_another_base(split: Split, tiny_bases: dict[str, Path], 
 def test_a_damaged_adapter(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     train(ONE_STEP, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"cut short")
-    with pytest.raises(ModelError, match=r"adapter_model\.safetensors differs from the file .*tapewire train"):
+    with pytest.raises(
+        ModelError, match=r"adapter_model\.safetensors differs from the file .*tapewire train"
+    ):
         load_trained(tmp_path)
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors can't be read.*tapewire train"):
@@ -93,7 +97,9 @@ def test_a_damaged_adapter(split: Split, tiny_bases: dict[str, Path], tmp_path: 
         MemoryError(),
     ],
 )
-def test_memory_that_does_not_suffice(memory: BaseException, split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_memory_that_does_not_suffice(
+    memory: BaseException, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     def exhaust(*_: object) -> None:
         raise memory
 
@@ -144,7 +150,13 @@ def test_unknown_methods_and_layers(split: Split, tiny_bases: dict[str, Path], t
     with pytest.raises(UsageError, match=r"unknown method 'lorra'.*did you mean 'lora'"):
         get_method("lorra")
     with pytest.raises(UsageError, match=r"target module 'querry'.*did you mean 'query'"):
-        train(msgspec.structs.replace(ONE_STEP, targets="querry"), split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
+        train(
+            msgspec.structs.replace(ONE_STEP, targets="querry"),
+            split,
+            [RECORD],
+            tmp_path,
+            base=str(tiny_bases["mean"]),
+        )
 
 
 def test_every_one_of_them_is_a_single_line(tmp_path: Path) -> None:

@@ -67,7 +67,9 @@ def test_a_folder_that_can_be_none_is_one_line() -> None:
         Scorer.load(Path("/tmp/a\0b"))
 
 
-def test_texts_on_which_the_answer_is_not_finite_are_abstained_on_and_the_others_scored(tmp_path: Path) -> None:
+def test_texts_on_which_the_answer_is_not_finite_are_abstained_on_and_the_others_scored(
+    tmp_path: Path,
+) -> None:
     sound = Scorer.load(write_tiny(tmp_path / "sound"))
     scorer = Scorer.load(with_constant(write_tiny(tmp_path / "spoilt"), "lean", for_word("crashes", np.nan)))
     scores, embeddings = scorer.score_and_embed([UP, DOWN, UP])
@@ -90,6 +92,7 @@ def test_texts_on_which_the_tokenizer_panics_are_abstained_on(tmp_path: Path) ->
 
 
 def test_texts_on_which_the_graph_fails_are_abstained_on(tmp_path: Path) -> None:
-    scorer = Scorer.load(with_constant(write_tiny(tmp_path), "lean", lambda lean: lean[:-1]))  # no row of "inflows"
+    # no row of "inflows"
+    scorer = Scorer.load(with_constant(write_tiny(tmp_path), "lean", lambda lean: lean[:-1]))
     up, down = scorer.score([UP, DOWN])
     assert (up.reason, down.abstained) == (NOT_READABLE, False)

@@ -12,9 +12,9 @@ from prometheus_client.exposition import choose_encoder
 
 from agent.config.services import MetricsConfig
 from agent.core.errors import ConfigError
-from agent.live.producer import Emit, Health
 from agent.live.host_header import is_loopback_host, known_host
 from agent.live.listening_sockets import Listener
+from agent.live.producer import Emit, Health
 from agent.live.services.metrics.probes import why_dead, why_not_ready
 from agent.live.services.metrics.prometheus import AgentMetrics
 
@@ -47,7 +47,9 @@ class MetricsServer:
 
     async def run(self, emit: Emit) -> None:
         """Answer until cancelled. Raises ConfigError where the port can't be had; the supervisor tries again."""
-        app = web.Application(client_max_size=_LONGEST_BODY, middlewares=[self._listener.middleware(), self._checked])
+        app = web.Application(
+            client_max_size=_LONGEST_BODY, middlewares=[self._listener.middleware(), self._checked]
+        )
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._alive)
         app.router.add_get("/readyz", self._ready)
@@ -71,9 +73,15 @@ class MetricsServer:
     @web.middleware
     async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A browser that a foreign name led here must not read the account's equity."""
-        if not known_host(request.host, self._config.allowed_hosts, addresses=not is_loopback_host(self._config.host)):
-            self._listener.deny(f"Host {request.host[:80]!r} is not in metrics.allowed_hosts", request.remote or "")
-            return web.Response(status=421, text="metrics are not served under that name; metrics.allowed_hosts lists more\n")
+        if not known_host(
+            request.host, self._config.allowed_hosts, addresses=not is_loopback_host(self._config.host)
+        ):
+            self._listener.deny(
+                f"Host {request.host[:80]!r} is not in metrics.allowed_hosts", request.remote or ""
+            )
+            return web.Response(
+                status=421, text="metrics are not served under that name; metrics.allowed_hosts lists more\n"
+            )
         return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:

@@ -18,14 +18,22 @@ def why_dead(agent: Daemon, stuck_after: int) -> list[str]:
     if agent.core.storage.failing.is_set():
         return []  # it waits for the store, and says so
     waited = int(agent.queue.longest_wait * 1000)
-    return [f"an event has waited for {format_duration(waited)}: the core hangs"] if waited >= stuck_after else []
+    return (
+        [f"an event has waited for {format_duration(waited)}: the core hangs"]
+        if waited >= stuck_after
+        else []
+    )
 
 
 def why_not_ready(agent: Daemon) -> list[str]:
     """Empty where the agent is warm, its sources are live and its store takes what it writes."""
     status = agent.status()
     reasons = ["warming up"] if status.warming_up else []
-    reasons += [f"{row['name']} is {row['state']}" for row in status.producers if row["vital"] and row["state"] != "live"]
+    reasons += [
+        f"{row['name']} is {row['state']}"
+        for row in status.producers
+        if row["vital"] and row["state"] != "live"
+    ]
     if not status.storage.writable:
         reasons.append(f"the store can't be written: {status.storage.error}")
     if status.clock.trouble:

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from agent import __version__
@@ -78,35 +84,62 @@ class AgentMetrics(Collector):
 
     def _flow(self, status: Status) -> Iterator[Metric]:
         queue, kinds = status.queue, status.queue.kinds
-        about = {"version": __version__, "run": status.run, "strategy": status.strategy, "endpoint": status.endpoint}
+        about = {
+            "version": __version__,
+            "run": status.run,
+            "strategy": status.strategy,
+            "endpoint": status.endpoint,
+        }
         yield InfoMetricFamily("tapewire_run", "What is running", about)
         yield _gauge("tapewire_warming_up", "1 while history is being read", status.warming_up)
         yield _gauge("tapewire_uptime_seconds", "Since this life of the agent began", status.uptime_s)
         clock = status.clock
         yield _gauge(
-            "tapewire_clock_trouble", "1 while the sources of time disagree, or the venue's is not known", bool(clock.trouble)
+            "tapewire_clock_trouble",
+            "1 while the sources of time disagree, or the venue's is not known",
+            bool(clock.trouble),
         )
-        yield _gauge("tapewire_clock_system_offset_seconds", "System clock minus the agent's time", clock.system_ms / 1000)
-        yield CounterMetricFamily("tapewire_clock_steps", "How often the agent's time was moved at once", value=clock.steps)
+        yield _gauge(
+            "tapewire_clock_system_offset_seconds",
+            "System clock minus the agent's time",
+            clock.system_ms / 1000,
+        )
+        yield CounterMetricFamily(
+            "tapewire_clock_steps", "How often the agent's time was moved at once", value=clock.steps
+        )
         yield _counters("tapewire_events", "Events handled", "kind", {k: s.taken for k, s in kinds.items()})
         yield _counters(
-            "tapewire_decisions", "Decisions made", "kind", {kind.__name__: n for kind, n in self._decisions.items()}
+            "tapewire_decisions",
+            "Decisions made",
+            "kind",
+            {kind.__name__: n for kind, n in self._decisions.items()},
         )
         yield _counters("tapewire_ignored", "Inputs that the core ignored", "reason", status.ignored)
         yield _gauge("tapewire_queue_depth", "Events that wait for the core", queue.depth)
         yield _gauge("tapewire_queue_high_water", "The most that ever waited", queue.high_water)
-        yield CounterMetricFamily("tapewire_queue_blocked", "How often a source had to wait for room", value=queue.blocked)
+        yield CounterMetricFamily(
+            "tapewire_queue_blocked", "How often a source had to wait for room", value=queue.blocked
+        )
         coalesced = {kind: stats.coalesced for kind, stats in kinds.items() if stats.coalesced}
-        yield _counters("tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced)
+        yield _counters(
+            "tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced
+        )
         dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
         lost = {"dropped": status.log.dropped, "suppressed": status.log.suppressed}
-        yield _counters("tapewire_log_lost", "Lines of the log that were dropped, or suppressed as repetitions", "how", lost)
+        yield _counters(
+            "tapewire_log_lost",
+            "Lines of the log that were dropped, or suppressed as repetitions",
+            "how",
+            lost,
+        )
         yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
 
     def _durations(self) -> Iterator[Metric]:
         core = self._agent.core
         handled = HistogramMetricFamily(
-            "tapewire_handled_seconds", "From the arrival in the queue to handled and recorded", labels=["kind"]
+            "tapewire_handled_seconds",
+            "From the arrival in the queue to handled and recorded",
+            labels=["kind"],
         )
         for kind, histogram in sorted(core.latencies.items()):
             handled.add_metric([kind], *_buckets(histogram))
@@ -124,7 +157,9 @@ def _sources(status: Status) -> Iterator[Metric]:
     """Market data, feeds, the model, MQTT: whatever is supervised, and each feed of its own."""
     rows: list[dict[str, Any]] = status.producers
     up = GaugeMetricFamily("tapewire_source_up", "1 where the source is live", labels=["source"])
-    seen = GaugeMetricFamily("tapewire_source_last_message_timestamp_seconds", "Of its last message", labels=["source"])
+    seen = GaugeMetricFamily(
+        "tapewire_source_last_message_timestamp_seconds", "Of its last message", labels=["source"]
+    )
     waiting = GaugeMetricFamily("tapewire_source_waiting", "What waits inside of it", labels=["source"])
     for row in rows:
         up.add_metric([row["name"]], row["state"] == "live")
@@ -133,13 +168,24 @@ def _sources(status: Status) -> Iterator[Metric]:
             waiting.add_metric([row["name"]], row["waiting"])
     yield from (up, seen, waiting)
     for field, text in _SOURCE_COUNTS:
-        yield _counters(f"tapewire_source_{field}", text, "source", {row["name"]: row[field] for row in rows if field in row})
+        yield _counters(
+            f"tapewire_source_{field}",
+            text,
+            "source",
+            {row["name"]: row[field] for row in rows if field in row},
+        )
     restarts = {row["name"]: row["failures"] for row in rows}
-    yield _counters("tapewire_source_restarts", "How often it failed and was started again", "source", restarts)
+    yield _counters(
+        "tapewire_source_restarts", "How often it failed and was started again", "source", restarts
+    )
     feeds = [(feed.name, msgspec.structs.asdict(feed)) for feed in status.feeds]
-    yield _gauges("tapewire_feed_up", "1 where the feed answers", "feed", {n: f["state"] == "live" for n, f in feeds})
+    yield _gauges(
+        "tapewire_feed_up", "1 where the feed answers", "feed", {n: f["state"] == "live" for n, f in feeds}
+    )
     yield _counters("tapewire_feed_errors", "Failed polls", "feed", {n: f["errors"] for n, f in feeds})
-    yield _counters("tapewire_feed_headlines", "Headlines given out", "feed", {n: f["news"] for n, f in feeds})
+    yield _counters(
+        "tapewire_feed_headlines", "Headlines given out", "feed", {n: f["news"] for n, f in feeds}
+    )
     answers = {n: f["last_message_at"] / 1000 for n, f in feeds}
     yield _gauges("tapewire_feed_last_answer_timestamp_seconds", "Of its last answer", "feed", answers)
 
@@ -147,24 +193,38 @@ def _sources(status: Status) -> Iterator[Metric]:
 def _listeners(status: Status) -> Iterator[Metric]:
     """Connections to this process's own servers."""
     rows = status.listeners
-    yield _gauges("tapewire_connections_open", "Connections to a listener", "listener", {row.name: row.open for row in rows})
-    closed = CounterMetricFamily("tapewire_connections_closed", "Connections closed by a limit", labels=["listener", "reason"])
+    yield _gauges(
+        "tapewire_connections_open",
+        "Connections to a listener",
+        "listener",
+        {row.name: row.open for row in rows},
+    )
+    closed = CounterMetricFamily(
+        "tapewire_connections_closed", "Connections closed by a limit", labels=["listener", "reason"]
+    )
     for row in rows:
         for reason in ("displaced", "refused", "timed_out"):
             closed.add_metric([row.name, reason], getattr(row, reason))
     yield closed
     yield _counters(
-        "tapewire_requests_denied", "Wrong tokens, foreign Host or Origin", "listener", {r.name: r.denied for r in rows}
+        "tapewire_requests_denied",
+        "Wrong tokens, foreign Host or Origin",
+        "listener",
+        {r.name: r.denied for r in rows},
     )
     short = {row.name: row.exhausted for row in rows}
-    yield _counters("tapewire_descriptors_short", "Connections met by a lack of file descriptors", "listener", short)
+    yield _counters(
+        "tapewire_descriptors_short", "Connections met by a lack of file descriptors", "listener", short
+    )
 
 
 def _account(status: Status) -> Iterator[Metric]:
     positions = status.positions
     yield _gauge("tapewire_equity", "Cash and positions at their marks", status.equity)
     yield _gauge("tapewire_cash", "Cash", status.cash)
-    yield _gauge("tapewire_exposure", "Gross notional of all positions", sum(abs(one.value) for one in positions))
+    yield _gauge(
+        "tapewire_exposure", "Gross notional of all positions", sum(abs(one.value) for one in positions)
+    )
     yield _gauge("tapewire_drawdown_ratio", "How far the equity is below its peak", status.drawdown)
     values = {one.symbol: one.value for one in positions}
     yield _gauges("tapewire_position_value", "Signed value at the mark", "symbol", values)
@@ -178,14 +238,18 @@ def _account(status: Status) -> Iterator[Metric]:
 
 def _model(status: Status) -> Iterator[Metric]:
     yield InfoMetricFamily("tapewire_model", "The sentiment model that scores", {"fingerprint": status.model})
-    yield _gauge("tapewire_abstain_rate", "Share of recent headlines on which the model abstained", status.abstain_rate)
+    yield _gauge(
+        "tapewire_abstain_rate", "Share of recent headlines on which the model abstained", status.abstain_rate
+    )
     yield _counters("tapewire_sentiments", "What became of sentiments", "outcome", status.headlines)
 
 
 def _buckets(histogram: LatencyHistogram) -> tuple[list[tuple[str, float]], float]:
     """Cumulative buckets and sum, in seconds."""
     bounds = histogram.cumulative(BUCKET_STEP)
-    return [("+Inf" if ms == float("inf") else f"{ms / 1000:.4g}", count) for ms, count in bounds], histogram.total_ms / 1000
+    return [
+        ("+Inf" if ms == float("inf") else f"{ms / 1000:.4g}", count) for ms, count in bounds
+    ], histogram.total_ms / 1000
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -56,7 +56,9 @@ def broker_of(config: MqttConfig) -> Broker:
     """Raises ConfigError for files that can't be used, SafetyError for a password that would travel in the clear."""
     url = urlsplit(config.broker)
     if not url.hostname:
-        raise ConfigError("no broker is configured", hint='set mqtt.broker, e.g. "mqtts://broker.example:8883"')
+        raise ConfigError(
+            "no broker is configured", hint='set mqtt.broker, e.g. "mqtts://broker.example:8883"'
+        )
     password = read_secret(PASSWORD, config.password_file) if config.username else None
     encrypted = url.scheme == "mqtts"
     if password and not (encrypted or config.allow_plain_password or is_loopback(config.broker)):
@@ -79,9 +81,13 @@ def shared_secret(config: MqttConfig) -> Secret:
     """What signs commands. Raises ConfigError where there is none or it is too short, SafetyError where others can read it."""
     secret = read_secret(SECRET, config.secret_file)
     if secret is None:
-        raise ConfigError("commands over MQTT need a shared secret", hint=f"set {SECRET}, or mqtt.secret_file of mode 0600")
+        raise ConfigError(
+            "commands over MQTT need a shared secret", hint=f"set {SECRET}, or mqtt.secret_file of mode 0600"
+        )
     if len(secret.reveal()) < _SHORTEST:
-        raise ConfigError(f"the shared secret has fewer than {_SHORTEST} characters", hint="openssl rand -hex 32 makes one")
+        raise ConfigError(
+            f"the shared secret has fewer than {_SHORTEST} characters", hint="openssl rand -hex 32 makes one"
+        )
     return secret
 
 

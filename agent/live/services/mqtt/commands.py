@@ -12,7 +12,6 @@ import msgspec
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.system.clock import WallClock
 from agent.config.services import MqttConfig
 from agent.core.errors import SafetyError, TapewireError, VenueError, told
 from agent.live.services.mqtt.broker import broker_of, shared_secret
@@ -20,13 +19,15 @@ from agent.live.services.mqtt.connection import QOS, MqttLink
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, Topics, encode
 from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
 from agent.live.throttle import Allowance, Throttle
+from agent.system.clock import WallClock
 from agent.system.untrusted import UNREADABLE
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
 
 _AT_ONCE: Final = 8  # commands being carried out
-_REFUSALS: Final = 60  # a minute that are answered: an old command can be sent again by all who read the topic
+# a minute that are answered: an old command can be sent again by all who read the topic
+_REFUSALS: Final = 60
 _log: Final = structlog.get_logger(__name__)
 
 
@@ -55,17 +56,25 @@ class CommandDesk:
                 _log.warning("command ignored", reason=error.message, count=count)
             return
         if retained:  # it would come again with every connection
-            refusal = SafetyError("a retained command is not obeyed", hint="publish it without the retain flag")
+            refusal = SafetyError(
+                "a retained command is not obeyed", hint="publish it without the retain flag"
+            )
         elif refusal is None and len(self._tasks) >= _AT_ONCE:
             refusal = SafetyError(f"{_AT_ONCE} commands are being carried out already")
         if refusal is not None:
             self._link.health.refused += 1
             if count := self._refused.due():
                 _log.warning(
-                    "command refused", action=command.action[:64], by=command.by[:64], reason=refusal.message, count=count
+                    "command refused",
+                    action=command.action[:64],
+                    by=command.by[:64],
+                    reason=refusal.message,
+                    count=count,
                 )
             if self._refusals.take():
-                self._answer(AnswerBody(command.nonce, False, None, refusal.message, refusal.hint, refusal.exit_code))
+                self._answer(
+                    AnswerBody(command.nonce, False, None, refusal.message, refusal.hint, refusal.exit_code)
+                )
             return
         task = asyncio.create_task(self._obey(command))
         self._tasks.add(task)
@@ -100,9 +109,13 @@ async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: 
             await client.subscribe(topics.answers, options=SubscribeOptions(qos=QOS))
             async with asyncio.timeout(timeout):
                 await client.publish(topics.commands, encode(seal(secret, "command", command)), QOS)
-                answer = await _answer_to(client, command.nonce, lambda payload: unseal(secret, "answer", payload))
+                answer = await _answer_to(
+                    client, command.nonce, lambda payload: unseal(secret, "answer", payload)
+                )
     except aiomqtt.MqttError as error:
-        raise VenueError(f"{config.broker}: {error}", hint="is the broker there, and the password right?") from None
+        raise VenueError(
+            f"{config.broker}: {error}", hint="is the broker there, and the password right?"
+        ) from None
     except TimeoutError:
         raise VenueError(
             f"nobody answered on {topics.answers} within {timeout:g} s",

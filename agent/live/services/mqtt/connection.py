@@ -13,14 +13,14 @@ import msgspec
 import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from agent.system.clock import Clock
 from agent.config.services import MqttConfig
 from agent.core.errors import VenueError
-from agent.system.backoff import Reconnection
 from agent.live.producer import Emit, Health
 from agent.live.services.mqtt.broker import broker_of
 from agent.live.services.mqtt.mqtt_messages import encode
 from agent.live.services.mqtt.outbox import Outbox
+from agent.system.backoff import Reconnection
+from agent.system.clock import Clock
 
 QOS: Final = 1
 """Of everything: delivered at least once."""
@@ -128,7 +128,9 @@ class MqttLink:
         for pattern in self._handlers:
             codes = await client.subscribe([(pattern, SubscribeOptions(qos=QOS))])
             if any(not isinstance(code, int) and code.value >= _REFUSED for code in codes):
-                raise VenueError(f"the broker refuses a subscription to {pattern}", hint="look at its access list")
+                raise VenueError(
+                    f"the broker refuses a subscription to {pattern}", hint="look at its access list"
+                )
         await client.publish(standing.topic, encode(standing.there), QOS, retain=True)
         self._health.reconnects += self._health.connects > 0
         self._health.connects += 1
@@ -164,7 +166,9 @@ class MqttLink:
         while True:
             messages = await self.outbox.take(_AT_ONCE)
             # Side by side: one at a time would wait for the way there and back with each
-            await asyncio.gather(*(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages))
+            await asyncio.gather(
+                *(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages)
+            )
             self.outbox.sent(messages)
             self._health.published += len(messages)
 
@@ -173,6 +177,8 @@ class MqttLink:
             async with asyncio.timeout(_FAREWELL):
                 while self.outbox:
                     messages = await self.outbox.take(_AT_ONCE)
-                    await asyncio.gather(*(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages))
+                    await asyncio.gather(
+                        *(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages)
+                    )
                     self.outbox.sent(messages)
                 await client.publish(standing.topic, encode(standing.gone), QOS, retain=True)

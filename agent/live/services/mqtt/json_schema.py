@@ -65,7 +65,9 @@ CHANNELS: Final = (
 
 def schema() -> dict[str, Any]:
     """One document: `$defs` has the messages, `channels` says which is where."""
-    types = [channel.message for channel in CHANNELS] + [channel.sealed for channel in CHANNELS if channel.sealed]
+    types = [channel.message for channel in CHANNELS] + [
+        channel.sealed for channel in CHANNELS if channel.sealed
+    ]
     references, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     of_type = dict(zip(map(repr, types), references, strict=True))
     return {

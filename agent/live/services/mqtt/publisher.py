@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from agent.system.clock import Clock
 from agent.config.services import MqttConfig
 from agent.core.events import Decision, Event
 from agent.live.producer import Emit
 from agent.live.services.mqtt.connection import LinkHealth, MqttLink, Standing
-from agent.live.services.mqtt.mqtt_messages import RETAINED, AgentHealth, Decided, Equity, Presence, SourceHealth, Topics
+from agent.live.services.mqtt.mqtt_messages import (
+    RETAINED,
+    AgentHealth,
+    Decided,
+    Equity,
+    Presence,
+    SourceHealth,
+    Topics,
+)
+from agent.system.clock import Clock
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon
@@ -62,7 +70,9 @@ class Publisher:
 
     def _standing(self) -> Standing:
         run = self._agent.core.run.id
-        return Standing(self.topics.agent, Presence(state="online", run=run), Presence(state="offline", run=run))
+        return Standing(
+            self.topics.agent, Presence(state="online", run=run), Presence(state="offline", run=run)
+        )
 
 
 def equity_of(status: Status) -> Equity:

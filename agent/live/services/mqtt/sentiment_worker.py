@@ -11,12 +11,12 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.system.clock import Clock, WallClock
 from agent.config.services import MqttConfig
 from agent.core.errors import first_error
 from agent.data.sentiment import NamedScorer
 from agent.live.services.mqtt.connection import LinkHealth, MqttLink, Standing
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.system.clock import Clock, WallClock
 from agent.system.untrusted import UNREADABLE
 
 GROUP: Final = "tapewire"
@@ -76,7 +76,9 @@ class SentimentWorker:
     def _standing(self) -> Standing:
         def presence(state: str) -> WorkerPresence:
             online = state == "online"
-            return WorkerPresence(worker=self._name, state="online" if online else "offline", model=self._scorer.fingerprint)
+            return WorkerPresence(
+                worker=self._name, state="online" if online else "offline", model=self._scorer.fingerprint
+            )
 
         return Standing(self._topics.worker(self._name), presence("online"), presence("offline"))
 
@@ -100,7 +102,9 @@ class SentimentWorker:
             _log.info("the agent uses this model")
         else:
             _log.warning(
-                "the agent uses another model, and asks this worker for nothing", agent=model, here=self._scorer.fingerprint
+                "the agent uses another model, and asks this worker for nothing",
+                agent=model,
+                here=self._scorer.fingerprint,
             )
 
     async def _work(self) -> Never:

@@ -9,10 +9,10 @@ from typing import Final, Literal
 
 import msgspec
 
-from agent.system.clock import iso
 from agent.core.durations import format_duration
 from agent.core.errors import SafetyError
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Sealed
+from agent.system.clock import iso
 from agent.system.secret import Secret
 from agent.system.untrusted import UNREADABLE
 
@@ -75,7 +75,9 @@ class Guard:
         if body.to != self._prefix:
             return SafetyError(f"a command to {body.to!r}, and this is {self._prefix!r}")
         if not 0 < len(body.nonce) <= _LONGEST_NONCE or len(body.by) > _LONGEST_NAME:
-            return SafetyError(f"a nonce has 1 to {_LONGEST_NONCE} characters, a name at most {_LONGEST_NAME}")
+            return SafetyError(
+                f"a nonce has 1 to {_LONGEST_NONCE} characters, a name at most {_LONGEST_NAME}"
+            )
         if abs(now - body.at) > self._window:
             return SafetyError(
                 f"its time {iso(body.at)} is more than {format_duration(self._window)} from {iso(now)}",

@@ -18,7 +18,6 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
-from agent.system.clock import Clock
 from agent.config.services import WorkersConfig
 from agent.core.events import News, Sentiment
 from agent.live.producer import Emit, Health, deliver
@@ -26,6 +25,7 @@ from agent.live.scoring import SentimentConsumer
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.live.throttle import Throttle
+from agent.system.clock import Clock
 from agent.system.untrusted import UNREADABLE
 
 _MOST_WORKERS: Final = 1_000  # names that are remembered: whoever may publish could invent more
@@ -44,7 +44,8 @@ class WorkersHealth(Health):
     own_model: int = 0  # headlines that went to it
     resent: int = 0  # after a worker died
     late: int = 0  # answers to what had its sentiment, or had gone to the own model
-    refused: int = 0  # answers by another model or that are no probabilities, and what comes beyond all bounds
+    # answers by another model or that are no probabilities, and what comes beyond all bounds
+    refused: int = 0
 
 
 class _Offered(NamedTuple):
@@ -58,7 +59,14 @@ class WorkerPool:
     name = "workers"
 
     def __init__(
-        self, config: WorkersConfig, link: MqttLink, topics: Topics, own: SentimentConsumer, clock: Clock, *, capacity: int
+        self,
+        config: WorkersConfig,
+        link: MqttLink,
+        topics: Topics,
+        own: SentimentConsumer,
+        clock: Clock,
+        *,
+        capacity: int,
     ) -> None:
         self._patience = config.answer_within / 1000
         self._inflight = config.inflight

@@ -56,7 +56,11 @@ class Mailbox:
             return None
         self._sent.append(now)
         more = [f"… and {count:,} more of {subject}" for subject, count in self._more.items()]
-        title = self._lines[0] if len(self._lines) == 1 and not more else f"{len(self._lines) + self._more.total():,} events"
+        title = (
+            self._lines[0]
+            if len(self._lines) == 1 and not more
+            else f"{len(self._lines) + self._more.total():,} events"
+        )
         letter = Letter(f"Tapewire: {title}"[:120], "\n".join(self._lines + more), self._urgent)
         self._lines, self._more, self._urgent = [], Counter(), False
         return letter

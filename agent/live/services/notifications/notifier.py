@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from agent.system.clock import Clock, iso
 from agent.config.services import NotifyConfig
 from agent.core.events import DAY_MS, Command, Decision, Event, Fill, FillKind, RiskEvent, RiskState
+from agent.core.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
 from agent.live.producer import Emit, Health
 from agent.live.services.notifications.apprise_sender import Courier
 from agent.live.services.notifications.batcher import Letter, Mailbox
-from agent.core.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
+from agent.system.clock import Clock, iso
 from agent.system.secret import Secret
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ class Notifier:
             self._fills += 1
             self._fees += float(decision.fee)
             self._mailbox.add(
-                "fills", f"{decision.side.value} {decision.qty} {decision.symbol} at {decision.price}", self._now()
+                "fills",
+                f"{decision.side.value} {decision.qty} {decision.symbol} at {decision.price}",
+                self._now(),
             )
         elif isinstance(decision, RiskEvent):
             where = f" in {decision.symbol}" if decision.symbol else ""
@@ -96,7 +98,11 @@ class Notifier:
         """Look, and send what is due, until cancelled; then say that it ends."""
         self._health.state = "live"
         status = self._agent.status()
-        self._mailbox.add("lifecycle", f"run {status.run} is live: {status.strategy}, equity {status.equity:,.2f}", self._now())
+        self._mailbox.add(
+            "lifecycle",
+            f"run {status.run} is live: {status.strategy}, equity {status.equity:,.2f}",
+            self._now(),
+        )
         try:
             while True:
                 self._look(self._agent.status())
@@ -105,7 +111,9 @@ class Notifier:
         finally:
             self._health.state = "stopped"
             status = self._agent.status()
-            self._mailbox.add("lifecycle", f"run {status.run} ended: equity {status.equity:,.2f}", self._now())
+            self._mailbox.add(
+                "lifecycle", f"run {status.run} ended: equity {status.equity:,.2f}", self._now()
+            )
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
                     await asyncio.shield(self._send(self._mailbox.due(self._now(), closing=True)))
@@ -113,10 +121,16 @@ class Notifier:
 
     def _look(self, status: Status) -> None:
         now = self._now()
-        self._look_at_sources({row["name"]: row["state"] for row in status.producers if row["name"] != self.name}, now)
+        self._look_at_sources(
+            {row["name"]: row["state"] for row in status.producers if row["name"] != self.name}, now
+        )
         if status.storage.writable is not self._stored:
             self._stored = status.storage.writable
-            line = "the store can be written again" if self._stored else f"nothing is traded: {status.storage.error}"
+            line = (
+                "the store can be written again"
+                if self._stored
+                else f"nothing is traded: {status.storage.error}"
+            )
             self._mailbox.add("storage", line, now, urgent=not self._stored)
         if status.warming_up:
             return
@@ -143,7 +157,9 @@ class Notifier:
                 since = self._down.setdefault(name, now)
                 if name not in self._told_down and now - since >= self._config.feed_down_after / 1000:
                     self._told_down.add(name)
-                    self._mailbox.add("feeds", f"{name} is down: {state} for {now - since:,.0f} s", now, urgent=True)
+                    self._mailbox.add(
+                        "feeds", f"{name} is down: {state} for {now - since:,.0f} s", now, urgent=True
+                    )
 
     async def _send(self, letter: Letter | None) -> None:
         if letter is None:

@@ -108,7 +108,8 @@ def load(path: Path, format: str, options: Options | None = None) -> Dataset:
         )
     if not path.is_file():
         raise DataError(
-            f"{path} does not exist" if not path.exists() else f"{path} is not a file", hint="name a file of labelled text"
+            f"{path} does not exist" if not path.exists() else f"{path} is not a file",
+            hint="name a file of labelled text",
         )
     chosen = _FORMATS[format]
     try:
@@ -119,11 +120,14 @@ def load(path: Path, format: str, options: Options | None = None) -> Dataset:
             hint="name the file's encoding: --encoding cp1252, latin-1, utf-16 …",
         ) from None
     except LookupError:
-        raise UsageError(f"unknown encoding {options.encoding!r}", hint="utf-8, cp1252, latin-1, utf-16 …") from None
+        raise UsageError(
+            f"unknown encoding {options.encoding!r}", hint="utf-8, cp1252, latin-1, utf-16 …"
+        ) from None
     examples = tuple(example for example in rows if example.text)
     if not examples:
         raise DataError(
-            f"{path}: no labelled text in it", hint=f"is it really of format {format!r}? known: {', '.join(_FORMATS)}"
+            f"{path}: no labelled text in it",
+            hint=f"is it really of format {format!r}? known: {', '.join(_FORMATS)}",
         )
     return Dataset(examples, _record(path, chosen, examples, options))
 
@@ -148,7 +152,9 @@ def _record(path: Path, format: Format, examples: tuple[Example, ...], options: 
     )
 
 
-def _latest(path: Path, format: Format, examples: tuple[Example, ...], options: Options) -> tuple[int | None, str]:
+def _latest(
+    path: Path, format: Format, examples: tuple[Example, ...], options: Options
+) -> tuple[int | None, str]:
     """Until when a set has seen the world, and how we know."""
     stamps = [example.ts for example in examples if example.ts is not None]
     if options.eventless:

@@ -26,7 +26,9 @@ class _Post(msgspec.Struct):
 @register("fiqa", published=2018)
 def read(path: Path, options: Options) -> Iterator[Example]:
     """One example a post, or a target of a post."""
-    return examples(_posts(path, options) if path.suffix.lower() == ".json" else _table(path, options), options)
+    return examples(
+        _posts(path, options) if path.suffix.lower() == ".json" else _table(path, options), options
+    )
 
 
 def _posts(path: Path, options: Options) -> Iterator[Scored]:
@@ -34,7 +36,8 @@ def _posts(path: Path, options: Options) -> Iterator[Scored]:
         posts = msgspec.json.decode(path.read_bytes().decode(options.encoding), type=dict[str, _Post])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: not FiQA task 1: {error}", hint="expected {id: {sentence, info: [{sentiment_score, target}]}}"
+            f"{path}: not FiQA task 1: {error}",
+            hint="expected {id: {sentence, info: [{sentiment_score, target}]}}",
         ) from None
     for key, post in posts.items():
         where = f"{path}: post {key}"

@@ -37,7 +37,9 @@ def examples(rows: Iterator[Scored], options: Options) -> Iterator[Example]:
     """One example a target (`TARGET: text`), or one a text by the mean over its targets."""
     if options.per_target:
         for row in rows:
-            yield Example(f"{row.target}: {row.text}", from_score(row.score, options.score_cut), where=row.where)
+            yield Example(
+                f"{row.target}: {row.text}", from_score(row.score, options.score_cut), where=row.where
+            )
         return
     by_text: dict[str, list[Scored]] = {}
     for row in rows:

@@ -25,9 +25,13 @@ def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Row]]:
     if suffix == ".parquet":
         yield from _parquet(path)
         return
-    text = path.read_bytes().decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+    text = path.read_bytes().decode(
+        "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    )
     if "\0" in text:
-        raise DataError(f"{path}: holds NUL characters", hint="perhaps UTF-16 without its mark: pass --encoding utf-16-le")
+        raise DataError(
+            f"{path}: holds NUL characters", hint="perhaps UTF-16 without its mark: pass --encoding utf-16-le"
+        )
     if suffix == ".json":
         for number, row in enumerate(_json(path, text, list[dict[str, Any]]), 1):
             yield f"{path}: entry {number}", row
@@ -70,7 +74,8 @@ def _json(path: Path, text: str, shape: Any, line: int | None = None) -> Any:
         return msgspec.json.decode(text, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}{f':{line}' if line else ''}: {error}", hint="JSON: a list of objects; JSONL: one object a line"
+            f"{path}{f':{line}' if line else ''}: {error}",
+            hint="JSON: a list of objects; JSONL: one object a line",
         ) from None
 
 

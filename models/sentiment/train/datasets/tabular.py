@@ -31,7 +31,9 @@ def to_ms(value: Any, where: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise DataError(f"{where}: date {value!r}", hint="ISO 8601 (2024-05-31, 2024-05-31T12:00:00Z) or UTC ms") from None
+        raise DataError(
+            f"{where}: date {value!r}", hint="ISO 8601 (2024-05-31, 2024-05-31T12:00:00Z) or UTC ms"
+        ) from None
     ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     return ms + 86_400_000 - 1 if len(text) == len("2024-05-31") else ms
 

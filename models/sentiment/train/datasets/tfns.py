@@ -17,5 +17,9 @@ def read(path: Path, options: Options) -> Iterator[Example]:
     for where, row in read_rows(path, options.encoding):
         code = str(column(row, ["label"], where)).strip()
         if code.lstrip("-").isdigit() and code not in TFNS_NAMES:
-            raise DataError(f"{where}: unknown label {code!r}", hint="TFNS knows 0 bearish, 1 bullish, 2 neutral")
-        yield Example(str(column(row, ["text"], where)), canonical(TFNS_NAMES.get(code, code), where=where), where=where)
+            raise DataError(
+                f"{where}: unknown label {code!r}", hint="TFNS knows 0 bearish, 1 bullish, 2 neutral"
+            )
+        yield Example(
+            str(column(row, ["text"], where)), canonical(TFNS_NAMES.get(code, code), where=where), where=where
+        )

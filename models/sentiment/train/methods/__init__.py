@@ -52,7 +52,8 @@ def get_method(name: str) -> Method:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, n=1)
         raise UsageError(
-            f"unknown method {name!r}", hint=f"{f'did you mean {close[0]!r}? ' if close else ''}known: {', '.join(METHODS)}"
+            f"unknown method {name!r}",
+            hint=f"{f'did you mean {close[0]!r}? ' if close else ''}known: {', '.join(METHODS)}",
         )
     importlib.import_module(f"{__name__}.{name}")
     return _REGISTERED[name]

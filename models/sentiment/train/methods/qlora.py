@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from models.sentiment.train.methods import register
-from models.sentiment.train.methods import lora
+from models.sentiment.train.methods import lora, register
 from models.sentiment.train.recipe import Defaults
 
-register("qlora", Defaults(learning_rate=2e-3, head_learning_rate=1e-3, epochs=4, ranked=True), four_bit=True)(lora.configure)
+register(
+    "qlora", Defaults(learning_rate=2e-3, head_learning_rate=1e-3, epochs=4, ranked=True), four_bit=True
+)(lora.configure)

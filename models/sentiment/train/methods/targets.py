@@ -40,7 +40,8 @@ def target_modules(encoder: Any, wanted: str) -> list[str] | str:
     """
     names = linear_names(encoder)
     if wanted == "all":
-        return rf"(?!.*\bpooler\b)encoder\..*\.(?:{'|'.join(names)})"  # a pattern, since poolers are called "dense" too
+        # a pattern, since poolers are called "dense" too
+        return rf"(?!.*\bpooler\b)encoder\..*\.(?:{'|'.join(names)})"
     if wanted == "auto":
         every = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
         found = next((pair for pair in _QUERY_VALUE if set(pair) <= every), None)
@@ -51,6 +52,7 @@ def target_modules(encoder: Any, wanted: str) -> list[str] | str:
             close = difflib.get_close_matches(name, names, n=1)
             meant = f"did you mean {close[0]!r}? " if close else ""
             raise UsageError(
-                f"target module {name!r} is no linear layer of this base", hint=f"{meant}known: auto, all, {', '.join(names)}"
+                f"target module {name!r} is no linear layer of this base",
+                hint=f"{meant}known: auto, all, {', '.join(names)}",
             )
     return chosen

@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agent.system.clock import WallClock
 from agent.live.daemon import Daemon
 from agent.live.services.metrics.metrics_server import MetricsServer
 from agent.sandbox import Sandbox
 from agent.store.database import Database
+from agent.system.clock import WallClock
 from agent.system.latency_histogram import LatencyHistogram
 from tests.conftest import ROOT
 from tests.live.conftest import database, quiet_log, sandbox
@@ -59,7 +59,13 @@ async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Databa
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         asked = Asked(daemon)
-        await until(lambda: asked.server.health.state == "live" and daemon.core.spans["sentiment to order"] and handled(daemon))
+        await until(
+            lambda: (
+                asked.server.health.state == "live"
+                and daemon.core.spans["sentiment to order"]
+                and handled(daemon)
+            )
+        )
         samples = await asked.samples()
         status = daemon.status()
         engine = daemon.core.engine
@@ -84,9 +90,12 @@ async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Databa
         assert (await asked.get("/readyz"))[0] == 200
 
 
-async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(database: Database, tmp_path: Path) -> None:
+async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(
+    database: Database, tmp_path: Path
+) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, **METRICS)
-    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())  # whose time no venue confirms
+    # whose time no venue confirms
+    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -96,7 +105,9 @@ async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(database: 
         assert re.match(r"warming up\nbybit is (connecting|waiting|stopped)\n", text)
 
 
-async def test_an_event_that_nobody_takes_makes_the_agent_dead(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_an_event_that_nobody_takes_makes_the_agent_dead(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, metrics={**METRICS["metrics"], "stuck_after": "100ms"})
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
@@ -126,26 +137,32 @@ async def test_metrics_are_served_under_known_names_alone(
 ) -> None:
     metrics = {"host": bind, "allowed_hosts": ["tapewire"]}
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | metrics)
-    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())  # whose time no venue confirms
+    # whose time no venue confirms
+    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
         for path in ("/metrics", "/healthz"):
             assert (await asked.get(path, {"Host": host}))[0] == code
         samples = await asked.samples()
-        assert value(samples, "tapewire_requests_denied_total", listener="metrics") == (2 if code == 421 else 0)
+        assert value(samples, "tapewire_requests_denied_total", listener="metrics") == (
+            2 if code == 421 else 0
+        )
 
 
 async def test_connections_and_what_was_closed_are_counted(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | {"connections": 4})
-    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())  # whose time no venue confirms
+    # whose time no venue confirms
+    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
         writers = [(await asyncio.open_connection("127.0.0.1", asked.server.port))[1] for _ in range(50)]
         samples = await asked.samples()
         assert value(samples, "tapewire_connections_open", listener="metrics") <= 4
-        assert value(samples, "tapewire_connections_closed_total", listener="metrics", reason="displaced") >= 46
+        assert (
+            value(samples, "tapewire_connections_closed_total", listener="metrics", reason="displaced") >= 46
+        )
         assert value(samples, "tapewire_connections_open", listener="control") == 0
         for writer in writers:
             writer.close()
@@ -169,7 +186,9 @@ def promtool(*arguments: str, stdin: str | None = None) -> None:
     tool = shutil.which("promtool")
     if tool is None:
         pytest.skip("promtool is not installed (Debian: prometheus)")
-    done = subprocess.run([tool, *arguments], input=stdin, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [tool, *arguments], input=stdin, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -208,7 +227,9 @@ def test_alerts_fire_when_they_should() -> None:
     promtool("test", "rules", str(DEPLOY / "prometheus" / "alerts_test.yml"))
 
 
-async def test_dashboard_and_alerts_ask_for_metrics_that_exist(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_dashboard_and_alerts_ask_for_metrics_that_exist(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     text = await exposition(sandbox, database, tmp_path)
     families = list(text_string_to_metric_families(text))
     known = {sample.name for family in families for sample in family.samples} | {

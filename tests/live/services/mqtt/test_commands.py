@@ -15,18 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from agent.system.clock import WallClock
 from agent.core.errors import SafetyError, UsageError, VenueError
 from agent.core.events import Command
+from agent.core.risk import RESUME_FROM_KILL
 from agent.live.daemon import Daemon
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import tell
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, encode
 from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
-from agent.core.risk import RESUME_FROM_KILL
 from agent.sandbox import Sandbox
-from agent.system.secret import Secret
 from agent.store.database import Database
+from agent.system.clock import WallClock
+from agent.system.secret import Secret
 from tests.support.live import handled, journal, living, load_words, of, settings, until
 from tests.support.mosquitto import SECRET, Mosquitto, needs_mosquitto
 
@@ -66,7 +66,9 @@ async def test_commands_reach_the_journal_and_answers_come_back(
         forged = CommandBody("tapewire", "flatten", WallClock().now(), "abc", {}, "eve")
         async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
             await client.publish("tapewire/commands", encode(seal(Secret("x" * 32), "command", forged)), 1)
-            sealed = encode(seal(KEY, "command", CommandBody("tapewire", "pause", WallClock().now(), "twice", {}, "ann")))
+            sealed = encode(
+                seal(KEY, "command", CommandBody("tapewire", "pause", WallClock().now(), "twice", {}, "ann"))
+            )
             for retain in (False, False, True):
                 await client.publish("tapewire/commands", sealed, 1, retain=retain)
         await until(lambda: daemon.core.engine.risk.state.value == "REDUCING")
@@ -91,12 +93,16 @@ async def test_forged_and_old_commands_are_counted_and_cost_little(
         answers = 0
         structlog.reset_defaults()  # warnings too
         with capture_logs() as logged:
-            async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
+            async with aiomqtt.Client(
+                "127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5
+            ) as client:
                 await client.subscribe("tapewire/answers")
                 for number in range(500):
                     await client.publish("tapewire/commands", b"{}" if number % 2 else old, 1)
                 await client.publish("tapewire/commands", b"x" * (1 << 18 | 1), 1)
-                await until(lambda: (link.health.forged, link.health.refused, link.health.oversized) == (250, 250, 1))
+                await until(
+                    lambda: (link.health.forged, link.health.refused, link.health.oversized) == (250, 250, 1)
+                )
                 with suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         async for _ in client.messages:
@@ -109,7 +115,9 @@ async def test_forged_and_old_commands_are_counted_and_cost_little(
 
 
 @needs_mosquitto
-async def test_nobody_there_is_said_in_time(broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_there_is_said_in_time(
+    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
     from agent.config.services import MqttConfig
 
@@ -151,7 +159,9 @@ def test_an_answer_is_no_command() -> None:
         unseal(KEY, "command", encode(answer))
 
 
-@given(st.binary(max_size=300) | st.dictionaries(st.text(), st.text()).map(lambda raw: json.dumps(raw).encode()))
+@given(
+    st.binary(max_size=300) | st.dictionaries(st.text(), st.text()).map(lambda raw: json.dumps(raw).encode())
+)
 def test_no_payload_gets_through_unsigned(payload: bytes) -> None:
     with pytest.raises(ForgedError):
         guard().admit(payload, NOW)
@@ -177,6 +187,9 @@ def json_equal(payload: bytes) -> bool:
 async def test_nonces_are_forgotten_once_their_time_is_out() -> None:
     watch = guard()
     for second in range(200):
-        watch.admit(encode(seal(KEY, "command", command(nonce=f"n{second}", at=NOW + second * 1000))), NOW + second * 1000)
+        watch.admit(
+            encode(seal(KEY, "command", command(nonce=f"n{second}", at=NOW + second * 1000))),
+            NOW + second * 1000,
+        )
     assert len(watch._seen) <= 62
     await asyncio.sleep(0)

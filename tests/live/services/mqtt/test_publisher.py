@@ -37,7 +37,9 @@ class Ear:
             await client.subscribe("tapewire/#", qos=1)
             async for message in client.messages:
                 payload = bytes(message.payload)
-                self.heard.append((str(message.topic), json.loads(payload) if payload else {}, message.retain))
+                self.heard.append(
+                    (str(message.topic), json.loads(payload) if payload else {}, message.retain)
+                )
 
     def of(self, branch: str) -> list[dict[str, Any]]:
         return [payload for topic, payload, _ in self.heard if topic.startswith(f"tapewire/{branch}")]
@@ -59,7 +61,8 @@ async def test_every_decision_goes_out_with_its_number(
     for kind, branch in ((Fill, "fills"), (Order, "orders"), (Signal, "signals")):
         expected = [item.event_seq for item in recorded if isinstance(item.decision, kind)]
         said = [one for one in ear.of(f"{branch}/") if one["run"] == run]
-        first = [one for place, one in enumerate(said) if one not in said[:place]]  # QoS 1: a message may arrive twice
+        # QoS 1: a message may arrive twice
+        first = [one for place, one in enumerate(said) if one not in said[:place]]
         assert [one["seq"] for one in first] == expected, branch
     fill = ear.of("fills/")[0]["decision"]
     assert isinstance(fill["price"], str)
@@ -67,7 +70,9 @@ async def test_every_decision_goes_out_with_its_number(
     assert {row["name"] for row in ear.of("health")[-1]["sources"]} >= {"bybit", "rss", "sentiment", "mqtt"}
 
 
-async def test_who_comes_later_finds_the_state(sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path) -> None:
+async def test_who_comes_later_finds_the_state(
+    sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=broker.settings())
     daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
     ear = Ear()
@@ -101,7 +106,9 @@ async def test_an_agent_that_dies_is_said_to_be_offline(broker: Mosquitto, tmp_p
     listening.cancel()
 
 
-async def test_a_broker_that_goes_and_comes_back_gets_what_waited(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
+async def test_a_broker_that_goes_and_comes_back_gets_what_waited(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
     with mosquitto(tmp_path / "one") as first:
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=first.settings())
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
@@ -130,7 +137,9 @@ async def test_tls_and_a_password(
 ) -> None:
     monkeypatch.setenv(PASSWORD_VARIABLE, PASSWORD)
     with mosquitto(tmp_path / "mosquitto", tls=True, user="agent") as broker:
-        config = settings(sandbox.rest_url, tmp_path, mqtt=broker.settings(username="agent", ca_file=str(broker.ca_file)))
+        config = settings(
+            sandbox.rest_url, tmp_path, mqtt=broker.settings(username="agent", ca_file=str(broker.ca_file))
+        )
         daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: daemon._outside.companions[0].health.published > 3)

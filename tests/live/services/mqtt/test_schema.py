@@ -20,13 +20,13 @@ from agent.live.services.mqtt.commands import tell
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Decided
 from agent.live.services.mqtt.signing import ForgedError, unseal
 from agent.sandbox import Sandbox
-from agent.system.secret import Secret
 from agent.store.database import Database
+from agent.system.secret import Secret
 from tests.conftest import ROOT
-from tests.support.live import SENTIMENT, Words, living, settings, until
-from tests.support.mosquitto import SECRET, Mosquitto, needs_mosquitto
 from tests.live.services.mqtt.test_publisher import Ear
 from tests.live.services.mqtt.test_workers import MODEL, working
+from tests.support.live import SENTIMENT, Words, living, settings, until
+from tests.support.mosquitto import SECRET, Mosquitto, needs_mosquitto
 
 PAGE = (ROOT / "docs/mqtt.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
@@ -39,7 +39,9 @@ def validator(name: str) -> Draft202012Validator:
 
 def test_the_file_is_what_the_code_says() -> None:
     written = Path(ROOT / "docs/mqtt.schema.json").read_text(encoding="utf-8")
-    assert written == json_schema.text(), "python -m agent.live.services.mqtt.json_schema > docs/mqtt.schema.json"
+    assert written == json_schema.text(), (
+        "python -m agent.live.services.mqtt.json_schema > docs/mqtt.schema.json"
+    )
     Draft202012Validator.check_schema(json_schema.schema())
 
 
@@ -64,14 +66,20 @@ def test_the_examples_of_the_page_are_messages() -> None:
 
 
 def test_a_number_that_is_not_known_is_null() -> None:
-    sent: dict[str, Any] = json.loads(msgspec.json.encode(Decided("run", 1, Prediction("BTCUSDT", 1, 0.2, 0.5, 0.3))))
+    sent: dict[str, Any] = json.loads(
+        msgspec.json.encode(Decided("run", 1, Prediction("BTCUSDT", 1, 0.2, 0.5, 0.3)))
+    )
     assert sent["decision"]["move"] is None
     validator("Decided_Prediction_").validate(sent)
 
 
 def test_the_schema_refuses_what_is_no_message() -> None:
     good = json.loads(EXAMPLES[0])
-    for broken in (good | {"seq": "1874"}, {**good, "decision": good["decision"] | {"event": "Order"}}, {"run": "r"}):
+    for broken in (
+        good | {"seq": "1874"},
+        {**good, "decision": good["decision"] | {"event": "Order"}},
+        {"run": "r"},
+    ):
         assert list(validator("Decided_Fill_").iter_errors(broken)), broken
 
 
@@ -99,7 +107,9 @@ async def test_every_message_on_the_wire_is_as_the_schema_says(
         seen.add(pattern)
         Draft202012Validator({**channel["message"], "$defs": document["$defs"]}).validate(payload)
         if "body" in channel:
-            Draft202012Validator({**channel["body"], "$defs": document["$defs"]}).validate(json.loads(payload["body"]))
+            Draft202012Validator({**channel["body"], "$defs": document["$defs"]}).validate(
+                json.loads(payload["body"])
+            )
     # The others need a fusion model, eight hours for funding, or a venue's account
     unseen = {"PREFIX/predictions/SYMBOL", "PREFIX/funding/SYMBOL", "PREFIX/cash"}
     assert {channel.topic for channel in json_schema.CHANNELS} - seen <= unseen

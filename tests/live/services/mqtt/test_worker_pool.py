@@ -9,22 +9,34 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.system.clock import WallClock
 from agent.config.live import LiveConfig
 from agent.config.services import MqttConfig, WorkersConfig
 from agent.core.events import Event, News, Sentiment
 from agent.live.scoring import SentimentConsumer
 from agent.live.services.mqtt.connection import MqttLink, Standing
-from agent.live.services.mqtt.mqtt_messages import Headline, Presence, Score, Scores, Topics, WorkerPresence, encode
+from agent.live.services.mqtt.mqtt_messages import (
+    Headline,
+    Presence,
+    Score,
+    Scores,
+    Topics,
+    WorkerPresence,
+    encode,
+)
 from agent.live.services.mqtt.worker_pool import WorkerPool
+from agent.system.clock import WallClock
 from tests.support.live import load_words
 
 MODEL = "model"
 
 STEPS = st.one_of(
     st.just(("offer",)),
-    st.tuples(st.just("worker"), st.sampled_from("ab"), st.booleans(), st.sampled_from([MODEL, MODEL, "another"])),
-    st.tuples(st.just("answer"), st.integers(0, 30), st.sampled_from([MODEL, MODEL, "another"]), st.booleans()),
+    st.tuples(
+        st.just("worker"), st.sampled_from("ab"), st.booleans(), st.sampled_from([MODEL, MODEL, "another"])
+    ),
+    st.tuples(
+        st.just("answer"), st.integers(0, 30), st.sampled_from([MODEL, MODEL, "another"]), st.booleans()
+    ),
     st.tuples(st.just("core takes"), st.booleans()),
     st.tuples(st.just("turn"), st.integers(1, 5)),
 )
@@ -35,7 +47,9 @@ class World:
 
     def __init__(self) -> None:
         self.topics = Topics("tapewire")
-        standing = Standing(self.topics.agent, Presence(state="online", run=""), Presence(state="offline", run=""))
+        standing = Standing(
+            self.topics.agent, Presence(state="online", run=""), Presence(state="offline", run="")
+        )
         self.link = MqttLink(MqttConfig(broker="mqtt://127.0.0.1:1"), WallClock(), "agent", lambda: standing)
         self.own = SentimentConsumer(LiveConfig(), WallClock(), load_words)
         config = WorkersConfig(enabled=True, answer_within=600_000, inflight=2)
@@ -67,7 +81,9 @@ class World:
             self.link.outbox.sent(messages)
         if self.asked:
             score = Score(self.asked[which % len(self.asked)], 0.2, 0.3, 0.5 if sound else 7.0)
-            self.link._handlers[self.topics.scores](encode(Scores(worker="a", model=model, scores=(score,))), False)
+            self.link._handlers[self.topics.scores](
+                encode(Scores(worker="a", model=model, scores=(score,))), False
+            )
 
     async def step(self, kind: str, *what: Any) -> None:
         match kind:

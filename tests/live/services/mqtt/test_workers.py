@@ -22,8 +22,19 @@ from agent.store.database import Database
 from models.sentiment import model_dir
 from models.sentiment.serve.scorer import Score, Scorer
 from tests.cli.conftest import Outcome, tapewire
-from tests.support.live import SENTIMENT, Words, handled, journal, living, load_words, of, options, settings, until
 from tests.models.fusion.world import write_fusion
+from tests.support.live import (
+    SENTIMENT,
+    Words,
+    handled,
+    journal,
+    living,
+    load_words,
+    of,
+    options,
+    settings,
+    until,
+)
 from tests.support.mosquitto import Mosquitto, needs_mosquitto
 
 __all__ = ["tapewire"]
@@ -71,14 +82,17 @@ def assert_each_once(database: Database) -> None:
     scored = [one.news_id for one in of(Sentiment, events)]
     assert len(scored) == len(set(scored))
     assert set(scored) <= {one.id for one in of(News, events)}
-    assert set(headlines) - set(scored) <= set(headlines[-3:])  # the last ones may have come when the agent was stopped
+    # the last ones may have come when the agent was stopped
+    assert set(headlines) - set(scored) <= set(headlines[-3:])
 
 
 async def test_workers_score_and_the_agents_model_is_idle(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     own = Words(MODEL)
-    daemon = Daemon(config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock)
+    daemon = Daemon(
+        config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock
+    )
     async with AsyncExitStack() as stack:
         for name in ("one", "two"):
             await stack.enter_async_context(working(broker, Words(MODEL), name))
@@ -92,10 +106,14 @@ async def test_workers_score_and_the_agents_model_is_idle(
     assert_each_once(database)
 
 
-async def test_a_worker_that_dies_loses_nothing(database: Database, broker: Mosquitto, tmp_path: Path) -> None:
+async def test_a_worker_that_dies_loses_nothing(
+    database: Database, broker: Mosquitto, tmp_path: Path
+) -> None:
     own = Words(MODEL)
     async with Sandbox(options(news=True)) as sandbox:
-        daemon = Daemon(config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock)
+        daemon = Daemon(
+            config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock
+        )
         async with working(broker, Slow(MODEL), "doomed") as (doomed, task), living(daemon):
             pool = daemon.pool
             assert pool is not None
@@ -141,7 +159,9 @@ def test_workers_need_a_broker(database: Database, tmp_path: Path) -> None:
         Daemon(config, database, load_model=load_words)
 
 
-def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(database: Database, tmp_path: Path) -> None:
+def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(
+    database: Database, tmp_path: Path
+) -> None:
     write_fusion(tmp_path / "fusion", scorer=MODEL, interval=60_000)
     config = settings(
         "http://127.0.0.1:1", tmp_path, strategy={"name": "fusion"}, fusion={"path": str(tmp_path / "fusion")},
@@ -161,7 +181,9 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes
     own = Words(MODEL)
     config = config_for(sandbox, broker, tmp_path, answer_within="2s")
     daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
-    worker = asyncio.create_task(SentimentWorker(MqttConfig(**broker.settings()), Broken(MODEL), "broken").run())
+    worker = asyncio.create_task(
+        SentimentWorker(MqttConfig(**broker.settings()), Broken(MODEL), "broken").run()
+    )
     async with living(daemon):
         with pytest.raises(ModelError, match="no more memory"):
             await worker

@@ -17,11 +17,11 @@ from agent.cli.main import main
 from agent.core.errors import ConfigError, SafetyError
 from agent.live.daemon import Daemon
 from agent.live.services.notifications.apprise_sender import Courier
-from agent.live.services.notifications.notifier import Notifier
 from agent.live.services.notifications.notification_urls import URLS, notify_urls
+from agent.live.services.notifications.notifier import Notifier
 from agent.sandbox import Sandbox
-from agent.system.secret import Secret
 from agent.store.database import Database
+from agent.system.secret import Secret
 from tests.live.conftest import database, quiet_log, sandbox
 from tests.support.live import SENTIMENT, handled, living, load_words, settings, until
 
@@ -53,7 +53,11 @@ async def receiver(status: int = 200) -> AsyncIterator[tuple[str, list[dict[str,
 
 
 async def test_a_life_is_told(
-    sandbox: Sandbox, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    sandbox: Sandbox,
+    database: Database,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     async with receiver() as (url, arrived):
         monkeypatch.setenv(URLS, url)
@@ -107,7 +111,9 @@ async def test_a_receiver_that_hangs_holds_nobody_up(
     server.close()
 
 
-def test_addresses_from_a_file_that_others_can_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_from_a_file_that_others_can_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(URLS, raising=False)
     from agent.config.services import NotifyConfig
 
@@ -115,7 +121,10 @@ def test_addresses_from_a_file_that_others_can_not_read(tmp_path: Path, monkeypa
     file.write_text(f"# mine\njson://127.0.0.1/{TOKEN}\njson://127.0.0.1:81/\n")
     file.chmod(0o600)
     config = NotifyConfig(urls_file=file)
-    assert [url.reveal() for url in notify_urls(config)] == [f"json://127.0.0.1/{TOKEN}", "json://127.0.0.1:81/"]
+    assert [url.reveal() for url in notify_urls(config)] == [
+        f"json://127.0.0.1/{TOKEN}",
+        "json://127.0.0.1:81/",
+    ]
     file.chmod(0o644)
     with pytest.raises(SafetyError, match="0644"):
         notify_urls(config)
