@@ -67,7 +67,7 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
 
     from models.sentiment.train.bases import load_base
     from models.sentiment.train.methods import get_method
-    from models.sentiment.train.recipe import Recipe, resolve
+    from models.sentiment.train.methods.recipe import Recipe, resolve
     from models.sentiment.train.training import build, count_parameters, peak_memory
 
     name, checkpointing = MODES[mode]

@@ -52,7 +52,7 @@ def configuration() -> str:
 
 
 def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> Iterator[str]:
-    from agent.core.section import Section
+    from agent.core.settings import Section
 
     kinds = [
         kind

@@ -14,7 +14,7 @@ from types import ModuleType
 
 import pytest
 
-import agent.core.features
+from agent.core import features
 from tests.conftest import ROOT
 from tests.support.market import flat_bars
 
@@ -41,9 +41,9 @@ def interpreted(name: str) -> ModuleType:
 
 
 def test_compiled_features_are_those_of_the_interpreter_to_the_last_bit() -> None:
-    if not str(agent.features.__file__).endswith(".so"):
+    if not str(features.__file__).endswith(".so"):
         pytest.skip("nothing is compiled here: everything runs as Python")
-    compiled, plain = agent.features.FeatureTracker(), interpreted("features").FeatureTracker()
+    compiled, plain = features.FeatureTracker(), interpreted("features").FeatureTracker()
     closes, x = [], 0.3
     for _ in range(3_000):
         x = 3.9 * x * (1 - x)  # chaotic, so that every bit counts
@@ -65,6 +65,7 @@ def test_a_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
         "agent",
         "models",
         "strategies",
+        "tapewire",
     }
 
     def tapewire(*args: str) -> str:

@@ -50,8 +50,8 @@ from models.sentiment.serve.scorer import Score, Scorer
 from models.sentiment.train.datasets import Example, Options, load
 from models.sentiment.train.distillation import Student, distil
 from models.sentiment.train.evaluation import truth_of
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import CORPUS, export_model, reference_texts
-from models.sentiment.train.recipe import Recipe
 from models.sentiment.train.splits import Fractions, Split, make_split, story_key
 from models.sentiment.train.trained_model import TrainedClassifier, load_trained
 from models.sentiment.train.training import train

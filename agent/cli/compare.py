@@ -83,7 +83,7 @@ def compare(
         from models.sentiment.train.comparison import COLUMNS, cells, save
         from models.sentiment.train.comparison import compare as run
         from models.sentiment.train.methods import get_method
-        from models.sentiment.train.recipe import Recipe
+        from models.sentiment.train.methods.recipe import Recipe
         from models.sentiment.train.silence import hush
 
         hush()

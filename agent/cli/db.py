@@ -250,8 +250,8 @@ def _no_agent(config: Config, url: str | None = None) -> Iterator[None]:
     """Nobody trades meanwhile, from this folder or in this store. Raises SafetyError where somebody does."""
     from contextlib import nullcontext
 
-    from agent.live.lock import LOCK, file_lock, instance_lock
     from agent.store.database import sqlite_file
+    from agent.store.lock import LOCK, file_lock, instance_lock
 
     file = sqlite_file(url or config.store.url)
     with (

@@ -68,9 +68,9 @@ async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
 def _journal(config: Config, args: dict[str, str]) -> bool:
     """Append the kill to the last run's journal, since no agent runs; return whether that was possible. The next life handles it first."""
     from agent.core.events import Command
-    from agent.live.lock import LOCK, instance_lock, store_lock
     from agent.store.database import open_database
     from agent.store.journal import Journal, find_archive
+    from agent.store.lock import LOCK, instance_lock, store_lock
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind, RunStatus
     from agent.system.clock import WallClock, iso

@@ -28,7 +28,7 @@ from agent.cli.labelled import (
 from agent.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from models.sentiment.train.recipe import Recipe
+    from models.sentiment.train.methods.recipe import Recipe
     from models.sentiment.train.splits import Split
     from models.sentiment.train.training import Trained
 
@@ -173,7 +173,7 @@ def sentiment(
         from models.sentiment.train.silence import hush
 
         hush()  # before anything that it hushes is imported
-        from models.sentiment.train.recipe import parse
+        from models.sentiment.train.methods.recipe import parse
         from models.sentiment.train.training import train
 
         recipe = parse(

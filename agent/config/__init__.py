@@ -8,120 +8,50 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
 from agent.config.dashboard import DashboardConfig
 from agent.config.execution import ExecutionConfig
 from agent.config.fusion import FusionConfig
-from agent.config.live import BackoffConfig, BybitConfig, LiveConfig, LogConfig, NewsConfig
+from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config.services import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.core.durations import Duration
 from agent.core.errors import ConfigError
-from agent.core.section import Section
+from agent.core.settings import (
+    AccountConfig,
+    Category,
+    CoreConfig,
+    InstrumentConfig,
+    MarketConfig,
+    PaperConfig,
+    RiskConfig,
+    Section,
+    SignalsConfig,
+    StrategyConfig,
+)
 from agent.core.symbol_names import is_symbol
+from agent.system.backoff import BackoffConfig
 from agent.system.resources import resource
 
-Category = Literal["linear", "spot", "equity"]
+__all__ = [
+    "AccountConfig",
+    "Category",
+    "Config",
+    "InstrumentConfig",
+    "MarketConfig",
+    "PaperConfig",
+    "RiskConfig",
+    "SignalsConfig",
+    "StrategyConfig",
+    "load",
+    "parse",
+]
 _NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
-
-
-class MarketConfig(Section):
-    """What is traded and on which bars. Symbols are as the venue writes them."""
-
-    symbols: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), min_length=1)
-    category: Category = "linear"
-    interval: Duration = Field(60_000, gt=0)
-
-
-class AccountConfig(Section):
-    """The paper account."""
-
-    initial_capital: Decimal = Field(Decimal(10_000), gt=0)
-    currency: str = "USDT"
-    leverage: Decimal = Field(Decimal(1), gt=0, le=100)
-
-
-class InstrumentConfig(Section):
-    """Overrides of one symbol's trading rules; what is left out comes from the category's defaults."""
-
-    tick_size: Decimal | None = Field(None, gt=0)  # the smallest step of a price
-    qty_step: Decimal | None = Field(None, gt=0)  # the smallest step of a quantity
-    min_qty: Decimal | None = Field(None, ge=0)  # of an order
-    min_notional: Decimal | None = Field(None, ge=0)  # the least value of an order
-    # share of the notional; below it a position is liquidated
-    maintenance_margin: Decimal | None = Field(None, ge=0, lt=1)
-    max_leverage: Decimal | None = Field(None, gt=0)  # that the venue allows
-    aliases: tuple[str, ...] = ()  # other names by which headlines call it
-
-
-class SignalsConfig(Section):
-    """How headlines become signals."""
-
-    threshold: float = Field(0.7, gt=0, lt=1)  # calibrated confidence from which a headline counts
-    half_life: Duration = Field(1_800_000, gt=0)  # a vote's weight halves in this time
-    window: Duration = Field(14_400_000, gt=0)  # votes older than this are forgotten
-    fade_below: float = Field(0.25, gt=0)  # a signal has faded once its voters' weight is below this
-    # Jaccard of content words from which two headlines are one story
-    story_similarity: float = Field(0.6, gt=0, le=1)
-    story_window: Duration = Field(86_400_000, gt=0)
-    macro_keywords: tuple[str, ...] = (
-        "fed", "fomc", "federal reserve", "interest rate", "rate cut", "rate hike", "inflation", "cpi", "pce", "payrolls",
-        "treasury yields", "tariff", "tariffs", "recession", "crypto market", "cryptocurrency", "cryptocurrencies", "crypto",
-    )  # fmt: skip
-
-
-class StrategyConfig(Section):
-    """Which strategy trades, and with which parameters."""
-
-    name: str = "sentiment"  # a built-in's name, package.module:Class, or a file: mine.py, mine.py:Class
-    params: dict[str, Any] = {}  # of the strategy, by their names
-
-
-class RiskConfig(Section):
-    """The last gate before any order. Fractions are of equity."""
-
-    max_position: float = Field(1.0, gt=0)  # notional of one symbol
-    max_leverage: float = Field(1.0, gt=0)  # gross notional of all
-    max_order: float = Field(1.0, gt=0)  # notional of one order
-    max_daily_loss: float = Field(0.05, gt=0, le=1)  # since 00:00 UTC; REDUCING until the next day
-    max_drawdown: float = Field(0.25, gt=0, le=1)  # from the peak; HALTED until a person resumes
-    max_orders_per_minute: int = Field(60, gt=0)
-    # no bar of a symbol for this long beyond its due: no new exposure in it
-    stale_after: Duration = Field(300_000, gt=0)
-    # what becomes of entries and of the position in it, live
-    on_stale: Literal["hold", "cancel", "flatten"] = "cancel"
-    # of the last `abstain_window` headlines; REDUCING above it
-    max_abstain_rate: float = Field(0.5, gt=0, le=1)
-    abstain_window: int = Field(50, gt=0)
-
-
-class PaperConfig(Section):
-    """The paper exchange; every rule's meaning is in docs/assumptions.md."""
-
-    # `close` fills at the signal bar's own close: only for comparisons
-    fill: Literal["open", "close"] = "open"
-    latency: Duration = 250  # decision to exchange
-    fees: Literal["maker_taker", "per_share", "none"] = "maker_taker"
-    maker_fee: Decimal | None = None  # fraction of notional; default by category
-    taker_fee: Decimal | None = None  # share of the notional; left out: of the category
-    per_share_fee: Decimal = Field(Decimal("0.005"), ge=0)  # money a share, with the fee model of that name
-    half_spread_bps: float = Field(0.5, ge=0)  # paid by takers, each side
-    slippage: Literal["none", "fixed", "square_root"] = "square_root"
-    slippage_bps: float = Field(1.0, ge=0)  # of `fixed`
-    impact: float = Field(0.3, ge=0)  # of `square_root`: impact * bar range * sqrt(participation)
-    liquidity: Literal["participation", "infinite"] = "participation"
-    max_participation: float = Field(0.1, gt=0, le=1)  # of a bar's volume
-    limit_fill: Literal["through", "touch"] = "through"
-    funding_rate: Decimal = Decimal("0.0001")  # constant per stamp where no history is given; linear only
-    funding_interval: Duration = Field(28_800_000, gt=0)
-    liquidation_fee: Decimal = Field(Decimal("0.0005"), ge=0)
-    rebalance_band: float = Field(0.1, ge=0, lt=1)  # a target nearer than this to the position is left alone
 
 
 class HistoryConfig(Section):
@@ -129,8 +59,9 @@ class HistoryConfig(Section):
 
     feed_delay: Duration = 60_000  # publication to first seen
     inference_latency: Duration = 250  # first seen to scored
-    # files to replay where the command line names none; none here either: the sample data
-    klines: tuple[str, ...] = ()
+    klines: tuple[
+        str, ...
+    ] = ()  # files to replay where the command line names none; none here either: the sample data
     news: str = ""  # file of headlines
     sentiment: str = ""  # headlines that are scored already
     funding: str = ""  # file of funding rates
@@ -158,16 +89,9 @@ class ModelConfig(Section):
     threads: int = Field(0, ge=0)  # 0: all cores
 
 
-class Config(Section):
+class Config(CoreConfig):
     """The whole file."""
 
-    market: MarketConfig = MarketConfig()
-    account: AccountConfig = AccountConfig()
-    instruments: dict[str, InstrumentConfig] = {}
-    signals: SignalsConfig = SignalsConfig()
-    strategy: StrategyConfig = StrategyConfig()
-    risk: RiskConfig = RiskConfig()
-    paper: PaperConfig = PaperConfig()
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
     model: ModelConfig = ModelConfig()
@@ -185,11 +109,6 @@ class Config(Section):
     notify: NotifyConfig = NotifyConfig()
     archive: ArchiveConfig = ArchiveConfig()
     backup: BackupConfig = BackupConfig()
-
-    @field_validator("instruments")
-    @classmethod
-    def _upper_case(cls, value: dict[str, InstrumentConfig]) -> dict[str, InstrumentConfig]:
-        return {symbol.upper(): rules for symbol, rules in value.items()}
 
     def untraded_instruments(self) -> tuple[str, ...]:
         """The symbols of `instruments` that are not traded, so that their rules apply to nothing."""

@@ -7,10 +7,10 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from agent.config.listeners import ListenerConfig
 from agent.core.durations import Duration
-from agent.core.section import Section
+from agent.core.settings import Section
 from agent.system.addresses import is_loopback
+from agent.system.listener_config import ListenerConfig
 
 
 def split_address(value: str) -> tuple[str, int]:

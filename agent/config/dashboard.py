@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from agent.config.listeners import ListenerConfig, Networks
+from agent.system.listener_config import ListenerConfig, Networks
 
 
 def _base_path(value: str) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
-from agent.config.live import BackoffConfig
 from agent.core.durations import Duration
-from agent.core.section import Section
+from agent.core.exchange import ExchangeFactory
+from agent.core.paper import PaperExchange
+from agent.core.settings import Section
+from agent.core.venue import ForeignPolicy, VenueExchange
+from agent.system.backoff import BackoffConfig
 
 VENUES: Final = ("testnet", "demo")
 _LOCAL: Final = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?/?")
@@ -36,7 +40,7 @@ class TestnetConfig(Section):
     venue: Annotated[str, AfterValidator(_known_venue)] = "testnet"  # or demo, or http://127.0.0.1:PORT
     # two lines, key and secret, mode 0600; without it TAPEWIRE_API_KEY and TAPEWIRE_API_SECRET
     key_file: Path | None = None
-    foreign: Literal["refuse", "ignore", "adopt"] = "refuse"  # orders and positions that are not this run's
+    foreign: ForeignPolicy = "refuse"  # orders and positions that are not this run's
     # of ledger and wallet, account currency; more is an alarm
     wallet_drift: Decimal = Field(Decimal("0.01"), ge=0)
     # an order that could not be sent for so long is closed instead
@@ -64,3 +68,9 @@ class ExecutionConfig(Section):
 
     mode: Literal["paper", "testnet"] = "paper"
     testnet: TestnetConfig = TestnetConfig()
+
+    def exchange(self) -> ExchangeFactory:
+        """The exchange for `Engine`: a real venue's on the testnet, else the paper exchange."""
+        if self.mode == "paper":
+            return PaperExchange
+        return partial(VenueExchange, foreign=self.testnet.foreign, wallet_drift=self.testnet.wallet_drift)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.core.section import Section
+from agent.core.settings import Section
 
 
 class FusionConfig(Section):

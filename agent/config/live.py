@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from agent.config.bybit import ARGS_CHARACTERS, MAX_CONNECTS, MAX_REQUESTS, endpoint
 from agent.core.durations import Duration
-from agent.core.section import Section
+from agent.core.settings import Section
+from agent.system.backoff import BackoffConfig
 
 _HOST_NAME: Final = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -41,18 +42,6 @@ def _private_host(value: str) -> str:
 
 
 PrivateHost = Annotated[str, AfterValidator(_private_host)]
-
-
-class BackoffConfig(Section):
-    """Waits between tries: `first`, then `factor` times the last, at most `ceiling`."""
-
-    first: Duration = Field(500, gt=0)  # the wait after the first failure
-    factor: float = Field(2.0, ge=1)  # by which each wait is longer than the one before
-    ceiling: Duration = Field(60_000, gt=0)  # the longest wait
-    # share of each wait that is left to chance, so that clients don't return as one
-    jitter: float = Field(0.5, ge=0, le=1)
-    # a connection that lived so long makes the next wait `first` again
-    stable_after: Duration = Field(60_000, gt=0)
 
 
 class BybitConfig(Section):

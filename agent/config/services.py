@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
-from agent.config.listeners import ListenerConfig
-from agent.config.live import BackoffConfig
 from agent.core.durations import Duration
-from agent.core.section import Section
+from agent.core.settings import Section
+from agent.system.backoff import BackoffConfig
+from agent.system.listener_config import ListenerConfig
 
 MQTT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 """Schemes of a broker's URL, and their usual ports."""

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.config import Config
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
@@ -38,7 +37,7 @@ from agent.core.events import (
     Settlement,
     Side,
 )
-from agent.core.exchange import ID_PREFIX, Exchange, run_prefix
+from agent.core.exchange import ID_PREFIX, ExchangeFactory, MatchingExchange, ReportingExchange, run_prefix
 from agent.core.flatten import BARS, Flattener
 from agent.core.fusion_inputs import Outlook, Predictor
 from agent.core.instruments import instrument_for
@@ -46,13 +45,13 @@ from agent.core.market import MarketView, Tape
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.core.risk import TAKEN_ID, RiskManager
+from agent.core.settings import CoreConfig
 from agent.core.signals import SignalEngine
 from agent.core.sinks import DecisionSink
 from agent.core.sizing import limit_of, size, triggers
 from agent.core.strategy import Strategy, Target
 from agent.core.strategy_guard import StrategyGuard
 from agent.core.symbols import SymbolMapper
-from agent.core.venue import VenueExchange
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
@@ -70,11 +69,12 @@ class Engine:
 
     def __init__(
         self,
-        config: Config,
+        config: CoreConfig,
         strategy: Strategy,
         sink: DecisionSink,
         *,
         run_id: str,
+        exchange: ExchangeFactory = PaperExchange,
         predictor: Predictor | None = None,
         equity_block: int = EQUITY_BLOCK,
         contain_errors: bool = False,
@@ -84,10 +84,13 @@ class Engine:
         self.counts: Counter[str] = Counter()
         self.portfolio = Portfolio(config.account.initial_capital, symbols)
         self.risk = RiskManager(config.risk, self._decide)
-        kind = VenueExchange if config.execution.mode == "testnet" else PaperExchange
-        self.exchange: Exchange = kind(config, instruments, self.portfolio, self._on_execution, self._new_id)
+        self.exchange = exchange(config, instruments, self.portfolio, self._on_execution, self._new_id)
         self.exchange.run_prefix = run_prefix(run_id)
-        self.risk.unreconciled = config.execution.mode == "testnet"
+        matching = self.exchange if isinstance(self.exchange, MatchingExchange) else None
+        venue = self.exchange if isinstance(self.exchange, ReportingExchange) else None
+        self._matching: MatchingExchange | None = matching
+        self._venue: ReportingExchange | None = venue
+        self.risk.unreconciled = venue is not None
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
@@ -100,7 +103,7 @@ class Engine:
             for symbol in symbols
         }
         patience = BARS * config.market.interval
-        if config.execution.mode == "testnet":
+        if venue is not None:
             patience = min(patience, MINUTE_MS)
         self.flattener = Flattener(self.tapes, self.exchange, self.risk, self._decide, self._new_id, patience)
         self._predicts = predictor is not None
@@ -112,7 +115,7 @@ class Engine:
         self.guard: StrategyGuard | None = StrategyGuard(strategy) if contain_errors else None
         self._told: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
         self._sink = sink
-        self._config = config
+        self._band = config.paper.rebalance_band
         self._run_id = run_id
         # of the life that decides now; empty in replays, and in runs that recorded none
         self._incarnation = ""
@@ -161,10 +164,11 @@ class Engine:
 
     def finish(self) -> None:
         """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
-        for stamps in self.exchange.held_funding.values():  # no bar has come that contains them
-            for funding in stamps:
-                self.exchange.on_funding(funding)
-        self.exchange.held_funding.clear()
+        if self._matching is not None:
+            for stamps in self._matching.held_funding.values():  # no bar has come that contains them
+                for funding in stamps:
+                    self._matching.on_funding(funding)
+            self._matching.held_funding.clear()
         if self._period:
             self._close_period()
         if self._sample_ts:
@@ -188,10 +192,11 @@ class Engine:
             self._period = now
         if now > self.market.now:
             self.market.now = now
+        matching = self._matching
         if not confirm:
             tape.position.mark = close
-            if tape.book:
-                self.exchange.on_price(kline)
+            if tape.book and matching is not None:
+                matching.on_price(kline)
             if self.flattener.pursuits:
                 self.flattener.pursue(self.market.now)
             self._act()
@@ -199,15 +204,15 @@ class Engine:
         tape.last_start = start
         tape.next_start = start + interval
         worst_long, worst_short, first = low, high, opened
-        if tape.book or self.exchange.held_funding:
-            self.exchange.on_kline(kline)
+        if matching is not None and (tape.book or matching.held_funding):
+            matching.on_kline(kline)
             worst_long = worst_short = first = close  # the exchange has held its range against the margin
         position = tape.position
         position.mark = close
-        if position.size and self._margined:
-            price = self.exchange.liquidation_price(position)
+        if position.size and self._margined and matching is not None:
+            price = matching.liquidation_price(position)
             if (worst_long <= price) if position.size > 0.0 else (worst_short >= price):
-                self.exchange.liquidate(kline, price, first)
+                matching.liquidate(kline, price, first)
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
         tape.tracker.advance(start, high, low, close, volume)
@@ -219,8 +224,8 @@ class Engine:
             self._tell_kline(kline, self.market)
         if self._targets:
             self._act()
-            if self._fills_at_close:
-                self.exchange.at_close(kline)
+            if self._fills_at_close and matching is not None:
+                matching.at_close(kline)
 
     def _fits(self, tape: Tape, kline: Kline) -> bool:
         """Whether a bar that isn't the expected next one may be used; the first is always, later ones mean a gap."""
@@ -296,21 +301,22 @@ class Engine:
 
     def _on_funding(self, funding: Funding) -> None:
         tape = self.tapes.get(funding.symbol)
-        if not self._margined or tape is None:
+        matching = self._matching
+        if not self._margined or tape is None or matching is None:
             return
         if (
             funding.available_at == funding.ts > tape.next_start >= 0
             and (funding.ts - tape.next_start) % tape.interval
         ):
             # Strictly inside a bar that has yet to come: what is held then, only the bar shows
-            self.exchange.held_funding.setdefault(funding.symbol, []).append(funding)
+            matching.held_funding.setdefault(funding.symbol, []).append(funding)
             return
         self._advance(funding.available_at)
-        self.exchange.on_funding(funding)
+        matching.on_funding(funding)
 
     def _on_update(self, update: OrderUpdate) -> None:
         self._advance(update.available_at)
-        if not self.exchange.on_update(update):
+        if self._venue is None or not self._venue.on_update(update):
             self.counts["order updates that say nothing new"] += 1
         self._pursue_waiting(update.symbol)
         self.flattener.pursue(self.market.now)
@@ -318,7 +324,7 @@ class Engine:
 
     def _on_fill(self, fill: Fill) -> None:
         self._advance(fill.available_at)
-        if not self.exchange.on_fill(fill):
+        if self._venue is None or not self._venue.on_fill(fill):
             self.counts["duplicate fills"] += 1
         self._pursue_waiting(fill.symbol)
         self.flattener.pursue(self.market.now)
@@ -326,12 +332,12 @@ class Engine:
 
     def _on_settlement(self, settlement: Settlement) -> None:
         self._advance(settlement.available_at)
-        if not self.exchange.on_settlement(settlement):
+        if self._venue is None or not self._venue.on_settlement(settlement):
             self.counts["duplicate settlements"] += 1
 
     def _on_account(self, account: Account) -> None:
         self._advance(account.available_at)
-        drift = self.exchange.on_account(account)
+        drift = self._venue.on_account(account) if self._venue is not None else ""
         self.risk.on_drift(self.market.now, drift)
         if not drift:
             self.risk.unreconciled = False
@@ -343,14 +349,15 @@ class Engine:
         now = self.market.now
         match command.action:
             case "resume":
-                accepts = self.risk.rule == "drift" or self.exchange.unaccepted
+                venue = self._venue
+                accepts = venue is not None and (self.risk.rule == "drift" or venue.unaccepted)
                 self.risk.command(now, RiskState.ACTIVE, command.by, confirm=command.args.get("confirm", ""))
                 if not self.risk.halted:
                     self.flattener.end()
                     if self.guard is not None:
                         self.guard.resume()
-                    if accepts:
-                        self.exchange.accept()
+                    if venue is not None and accepts:
+                        venue.accept()
             case "pause":
                 self.risk.command(now, RiskState.REDUCING, command.by)
             case "halt":
@@ -373,7 +380,8 @@ class Engine:
                 self.exchange.states_cash = command.states_cash
                 return
             case "older-record":
-                self.exchange.on_older_record()
+                if self._venue is not None:
+                    self._venue.on_older_record()
                 self.risk.on_older_record(now, command.args.get("detail", ""))
             case "taken-id":
                 self._on_taken_id(command, now)
@@ -381,7 +389,7 @@ class Engine:
                 self.risk.warming = command.action == "warm-up"
                 return
             case "reconciling":
-                self.risk.unreconciled = self._config.execution.mode == "testnet"
+                self.risk.unreconciled = self._venue is not None
                 return
             case "strategy-error":
                 if self.guard is not None:
@@ -394,8 +402,8 @@ class Engine:
                 self.risk.note(now, alarm.get("rule", ""), alarm.get("detail", ""), alarm.get("symbol", ""))
                 return
             case "record-behind":
-                if self._config.execution.mode == "testnet":
-                    self.exchange.unaccepted = True
+                if self._venue is not None:
+                    self._venue.unaccepted = True
                     self.risk.on_older_record(now, command.args.get("detail", ""))
                     self._cancel_entries("older record")  # perhaps they were taken back, and that is lost
             case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
@@ -420,7 +428,8 @@ class Engine:
     def _on_taken_id(self, command: Command, now: int) -> None:
         """A venue knows an id as another order's: ours ends, and what closes a position goes out under a new id."""
         symbol, detail = command.args.get("symbol", ""), command.args.get("detail", "")
-        if symbol in self.tapes and self.exchange.reissue(command.args.get("order", ""), now, detail):
+        order, venue = command.args.get("order", ""), self._venue
+        if venue is not None and symbol in self.tapes and venue.reissue(order, now, detail):
             self._decide(RiskEvent(now, self.risk.state, TAKEN_ID, detail, symbol))
             self._pursue_waiting(symbol)
             self.flattener.pursue(now)
@@ -541,7 +550,7 @@ class Engine:
             self.counts["targets before the first bar"] += 1
             return
         equity = self.portfolio.equity()
-        band = self._config.paper.rebalance_band
+        band = self._band
         entries = [w for w in tape.book if not w.closes_position] if tape.book else []
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)

@@ -1,7 +1,8 @@
-"""What the engine trades on: orders go in, what became of them comes out. `paper` matches them itself, `venue` books a real one's word.
+"""Interfaces of the exchanges that the engine can trade on.
 
-The base answers nothing to everything, so that each kind states only what concerns it. It is a class and not a protocol, since
-compiled code calls its methods directly.
+Each takes orders, cancels and protection (`Exchange`). A `MatchingExchange` fills orders itself from the bars that the engine
+passes on; a `ReportingExchange` books what a venue reports. They are classes and not protocols because compiled code calls their
+methods directly.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from hashlib import blake2b
-from math import nan
 from typing import Final
 
 import msgspec
@@ -35,6 +35,7 @@ from agent.core.events import (
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.settings import CoreConfig
 
 Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
 """What an exchange emits: decisions, all of them."""
@@ -54,7 +55,10 @@ def run_prefix(run_id: str) -> str:
 
 
 class Exchange:
-    """Working orders by symbol, in `books`. `emit` receives what is reported, `new_id` makes the ids of orders that it places itself."""
+    """Working orders by symbol in `books`, and the rules that every exchange checks.
+
+    `emit` receives each report; `new_id` makes the ids of orders that the exchange places itself.
+    """
 
     def __init__(
         self,
@@ -68,19 +72,11 @@ class Exchange:
         self._portfolio = portfolio
         self._emit = emit
         self._new_id = new_id
-        self.run_prefix = ID_PREFIX  # how the ids of this run's orders begin
-        # orders that broke a rule or could not be paid, by what was wrong
+        self.run_prefix = ID_PREFIX  # how the client order ids of this run begin
+        # rejected orders, by the rule that they broke
         self.refusals: Counter[str] = Counter()
-        # bars in which an order worked on paper, and those of them that had no volume to take
-        self.bars_met = 0
-        self.bars_without_volume = 0
-        self.bars_below_a_lot = 0  # of which less than one lot could be taken
-        # by symbol: stamps strictly inside a bar that has yet to come
-        self.held_funding: dict[str, list[Funding]] = {}
-        # every change of cash is reported; the first lives of earlier runs did without
+        # True if every change of cash is reported; the first lives of earlier runs did without
         self.states_cash = False
-        # a venue's history has more than the record of this run, and no person has resumed since
-        self.unaccepted = False
 
     # -- orders ------------------------------------------------------------------------------------------------------
 
@@ -162,54 +158,96 @@ class Exchange:
         """Emit an order that closes the whole position, and have it work from now on instead of `old`."""
         raise NotImplementedError
 
-    # -- the market --------------------------------------------------------------------------------------------------
+
+class MatchingExchange(Exchange):
+    """An exchange that fills orders itself, from the market data that the engine passes on."""
+
+    def __init__(
+        self,
+        instruments: dict[str, Instrument],
+        portfolio: Portfolio,
+        emit: Callable[[Report], None],
+        new_id: Callable[[], str],
+    ) -> None:
+        super().__init__(instruments, portfolio, emit, new_id)
+        self.bars_met = 0  # bars in which an order worked
+        self.bars_without_volume = 0  # of them, bars without any volume to take
+        self.bars_below_a_lot = 0  # of them, bars of which less than one lot could be taken
+        # by symbol: funding stamps strictly inside a bar that has yet to come
+        self.held_funding: dict[str, list[Funding]] = {}
 
     def on_kline(self, kline: Kline) -> None:
-        """Meet a closed bar."""
+        """Match working orders against a closed bar."""
+        raise NotImplementedError
 
     def on_price(self, kline: Kline) -> None:
-        """Meet the last price of a running bar."""
+        """Match working orders against the last price of a running bar."""
+        raise NotImplementedError
 
     def at_close(self, kline: Kline) -> None:
-        """Fill at its own close what was decided on this bar."""
+        """Fill orders that were decided on this bar at its own close."""
+        raise NotImplementedError
 
     def liquidation_price(self, position: Position) -> float:
-        """The mark at which `liquidate` is due; NaN where it never is."""
-        return nan
+        """Return the mark at which `liquidate` is due; NaN if no price liquidates the position."""
+        raise NotImplementedError
 
     def liquidate(self, kline: Kline, price: float, first: float) -> None:
-        """Close the position in the bar's symbol."""
+        """Close the position in the bar's symbol at `price`, or at `first` if the bar began beyond it."""
+        raise NotImplementedError
 
     def on_funding(self, funding: Funding) -> None:
-        """A stamp has passed: book funding."""
+        """Book the funding payment of a stamp that has passed."""
+        raise NotImplementedError
 
-    # -- a venue's answers -------------------------------------------------------------------------------------------
+
+class ReportingExchange(Exchange):
+    """An exchange that books what a venue reports. Each `on_…` returns whether the report was new."""
+
+    def __init__(
+        self,
+        instruments: dict[str, Instrument],
+        portfolio: Portfolio,
+        emit: Callable[[Report], None],
+        new_id: Callable[[], str],
+    ) -> None:
+        super().__init__(instruments, portfolio, emit, new_id)
+        # True if the venue's history has more than the record of this run, and no operator has resumed since
+        self.unaccepted = False
 
     def on_update(self, update: OrderUpdate) -> bool:
-        """A change in an order's life; whether it was news."""
-        return False
+        """Apply a change in an order's life."""
+        raise NotImplementedError
 
     def on_fill(self, fill: Fill) -> bool:
-        """An execution; whether it was news."""
-        return False
+        """Book an execution."""
+        raise NotImplementedError
 
     def on_settlement(self, settlement: Settlement) -> bool:
-        """Funding that was booked; whether it was news."""
-        return False
+        """Book funding that the venue has settled."""
+        raise NotImplementedError
 
     def on_account(self, account: Account) -> str:
-        """The account as the venue has it; what the ledger has otherwise, in words."""
-        return ""
+        """Compare a snapshot of the venue's account with the ledger; return the difference in words, empty if there is none."""
+        raise NotImplementedError
 
     def accept(self) -> None:
-        """A person has looked: the next account is right, whatever the ledger says."""
+        """Accept the next account snapshot as the truth (the operator confirmed the drift)."""
+        raise NotImplementedError
 
     def reissue(self, order_id: str, now: int, reason: str) -> bool:
-        """Another order has this id at the venue: end ours as rejected, and place what closes a position under a new id.
+        """End an order whose id belongs to another order at the venue; re-place it under a new id if it closes a position.
 
         Returns whether the order was still expected to trade.
         """
-        return False
+        raise NotImplementedError
 
     def on_older_record(self) -> None:
-        """The venue's history has orders or executions of this run that its record has lost."""
+        """Note that the venue's history has orders or executions of this run that its record has lost."""
+        raise NotImplementedError
+
+
+ExchangeFactory = Callable[
+    [CoreConfig, dict[str, Instrument], Portfolio, Callable[[Report], None], Callable[[], str]], Exchange
+]
+"""Makes the exchange of an engine: configuration, instruments, ledger, `emit`, `new_id`."""

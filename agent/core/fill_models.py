@@ -6,9 +6,9 @@ from decimal import Decimal
 from math import inf, sqrt
 from typing import Protocol
 
-from agent.config import PaperConfig
 from agent.core.events import Kline, Side
 from agent.core.instruments import Instrument
+from agent.core.settings import PaperConfig
 
 _BPS = 1e-4
 

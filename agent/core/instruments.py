@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Decimal
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from agent.config import Category, Config, InstrumentConfig
 from agent.core.events import DAY_MS, MINUTE_MS, Side
+from agent.core.settings import Category, CoreConfig, InstrumentConfig
+
+AnyConfig = TypeVar("AnyConfig", bound=CoreConfig)
 
 
 class Instrument(NamedTuple):
@@ -85,7 +87,7 @@ _FIRST_KNOWN: Final = (("linear", "BTCUSDT"), ("linear", "ETHUSDT"))
 """What runs of the first revision of the core knew; all else had the category's defaults."""
 
 
-def with_first_rules(config: Config) -> Config:
+def with_first_rules(config: AnyConfig) -> AnyConfig:
     """The configuration of a run that recorded no rules, with those that it had: the defaults of its category."""
     category = config.market.category
     instruments = dict(config.instruments)
@@ -99,7 +101,7 @@ def with_first_rules(config: Config) -> Config:
     return config.model_copy(update={"instruments": instruments})
 
 
-def with_rules_of(other: Config, config: Config) -> Config:
+def with_rules_of(other: CoreConfig, config: AnyConfig) -> AnyConfig:
     """`config` with the trading rules that `other` states and `config` leaves open."""
     instruments = dict(config.instruments)
     for symbol, theirs in other.instruments.items():
@@ -114,7 +116,7 @@ def with_rules_of(other: Config, config: Config) -> Config:
     return config.model_copy(update={"instruments": instruments})
 
 
-def instrument_for(symbol: str, config: Config) -> Instrument:
+def instrument_for(symbol: str, config: CoreConfig) -> Instrument:
     """The rules of `symbol`: category defaults, what is known of the symbol, then what the configuration states."""
     category = config.market.category
     overrides = config.instruments.get(symbol)

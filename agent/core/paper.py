@@ -17,7 +17,6 @@ from decimal import Decimal
 
 import msgspec
 
-from agent.config import Config
 from agent.core.events import (
     Fill,
     FillKind,
@@ -31,24 +30,25 @@ from agent.core.events import (
     Side,
     TimeInForce,
 )
-from agent.core.exchange import MOVED, Exchange, Report
+from agent.core.exchange import MOVED, MatchingExchange, Report
 from agent.core.fill_models import Rules
 from agent.core.instruments import Instrument
 from agent.core.margin import MarginRules
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
+from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
 _AT_ONCE = (TimeInForce.IOC, TimeInForce.FOK)
 
 
-class PaperExchange(Exchange):
+class PaperExchange(MatchingExchange):
     """Matches, books and reports. `emit` receives every Order it creates itself, and each OrderUpdate, Fill and FundingPayment."""
 
     def __init__(
         self,
-        config: Config,
+        config: CoreConfig,
         instruments: dict[str, Instrument],
         portfolio: Portfolio,
         emit: Callable[[Report], None],

@@ -9,9 +9,9 @@ from collections import Counter, deque
 from collections.abc import Callable
 from math import inf
 
-from agent.config import RiskConfig
 from agent.core.durations import format_duration
 from agent.core.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
+from agent.core.settings import RiskConfig
 
 KILL = "kill"
 """The rule that a kill halts by; only `RESUME_FROM_KILL` as confirmation resumes from it."""

@@ -18,9 +18,9 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
-from agent.config import SignalsConfig
 from agent.core.deduplication import StoryIndex
 from agent.core.events import News, Sentiment, Signal
+from agent.core.settings import SignalsConfig
 from agent.core.symbols import SymbolMapper
 from agent.core.votes import NEVER, Tally, leading
 

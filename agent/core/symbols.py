@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
-from agent.config import InstrumentConfig
+from agent.core.settings import InstrumentConfig
 
 _COINS: Final[dict[str, str]] = {
     "BTC": "btc|xbt|bitcoin|bitcoins|₿",

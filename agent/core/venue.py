@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
+from typing import Literal
 
 import msgspec
 
-from agent.config import Config
 from agent.core.events import (
     Account,
     Amend,
@@ -28,12 +28,17 @@ from agent.core.events import (
     Settlement,
     Side,
 )
-from agent.core.exchange import MOVED, Exchange, Report
+from agent.core.exchange import MOVED, Report, ReportingExchange
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio
+from agent.core.settings import CoreConfig
 
 _ZERO = Decimal(0)
+_CENT = Decimal("0.01")
+
+ForeignPolicy = Literal["refuse", "ignore", "adopt"]
+"""What to do with orders and positions of the account that are not this run's."""
 
 
 class SentOrder(WorkingOrder):
@@ -49,16 +54,19 @@ class SentOrder(WorkingOrder):
         self.ended = False  # no more fills can happen; some may still be under way to us
 
 
-class VenueExchange(Exchange):
+class VenueExchange(ReportingExchange):
     """Books what a venue says of the orders that were decided here."""
 
     def __init__(
         self,
-        config: Config,
+        config: CoreConfig,
         instruments: dict[str, Instrument],
         portfolio: Portfolio,
         emit: Callable[[Report], None],
         new_id: Callable[[], str],
+        *,
+        foreign: ForeignPolicy = "refuse",
+        wallet_drift: Decimal = _CENT,
     ) -> None:
         super().__init__(instruments, portfolio, emit, new_id)
         self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
@@ -75,9 +83,9 @@ class VenueExchange(Exchange):
         self.accepting = False
         self._coin = config.account.currency
         self._margined = config.market.category == "linear"
-        self._adopts = config.execution.testnet.foreign == "adopt"
-        self._ignores = config.execution.testnet.foreign == "ignore"
-        self._tolerance = config.execution.testnet.wallet_drift
+        self._adopts = foreign == "adopt"
+        self._ignores = foreign == "ignore"
+        self._tolerance = wallet_drift
         # part of each holding that isn't ours
         self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)
         self._others = _ZERO  # and what was received for it, by `_cash_drift`

@@ -6,8 +6,8 @@ from collections import deque
 from math import floor, log2
 from typing import Final, TypeAlias
 
-from agent.config import SignalsConfig
 from agent.core.events import BUY, HOLD, SELL, Signal
+from agent.core.settings import SignalsConfig
 
 NEVER: Final = 1 << 62
 """A time that does not come, in ms."""

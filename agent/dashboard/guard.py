@@ -22,9 +22,9 @@ from aiohttp.typedefs import Handler, Middleware
 from agent.config.dashboard import DashboardConfig
 from agent.dashboard.addresses import Addresses
 from agent.dashboard.login import Attempts, Links, Sessions, Token
-from agent.live.host_header import is_loopback_host, known_host
-from agent.live.listening_sockets import client_key
 from agent.system.clock import Clock
+from agent.system.host_header import is_loopback_host, known_host
+from agent.system.listening_sockets import client_key
 
 OPEN_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg", "/favicon.ico")
 """What is served before the login."""

@@ -21,9 +21,9 @@ from agent.dashboard.archive import Archive, Busy, failure
 from agent.dashboard.guard import Guard
 from agent.dashboard.live import COMMANDS, Agent
 from agent.dashboard.push import Viewer, encode
-from agent.live.listening_sockets import Listener
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
+from agent.system.listening_sockets import Listener
 from agent.system.untrusted import UNREADABLE
 
 PORTS: Final = 20

@@ -13,13 +13,12 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from agent.config.live import BackoffConfig
 from agent.core.durations import format_duration
 from agent.core.errors import ConfigError, DataError, UsageError, VenueError, brief
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from agent.data.kline_writer import KlineWriter, Row
 from agent.system.addresses import is_loopback
-from agent.system.backoff import delays
+from agent.system.backoff import BackoffConfig, delays
 from agent.system.clock import iso
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import structlog
 from agent.config.control import ControlConfig
 from agent.core.errors import ConfigError, NoAnswer, NotRunning, SafetyError, TapewireError, UsageError, told
 from agent.live.access_token import same_token
-from agent.live.listening_sockets import Connection, Listener
+from agent.system.listening_sockets import Connection, Listener
 from agent.system.untrusted import UNREADABLE
 
 SOCKET: Final = "tapewire.sock"

@@ -34,7 +34,6 @@ from agent.live import session
 from agent.live.access_token import make_token
 from agent.live.app import Outside
 from agent.live.archiver import watch_segments
-from agent.live.clock_discipline import DisciplinedClock
 from agent.live.control_socket import COMMANDS, SOCKET, Request, control_port, control_socket
 from agent.live.emergency_close import EmergencyReport
 from agent.live.event_filter import OpenBars
@@ -44,8 +43,6 @@ from agent.live.gateway.venue_gateway import Gateway
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
-from agent.live.listening_sockets import Listener
-from agent.live.lock import LOCK, instance_lock
 from agent.live.log import status as log_status
 from agent.live.news.news_producer import NewsProducer
 from agent.live.observers import LogWatcher, Recent, Watcher
@@ -64,8 +61,11 @@ from agent.live.timekeeping import Timekeeper
 from agent.live.venue_rules import with_venue_rules
 from agent.replay.fusion_model import open_predictor, wants_headlines
 from agent.store.database import Database
+from agent.store.lock import LOCK, instance_lock
 from agent.store.runs import Run
 from agent.system.clock import Clock, WallClock, iso
+from agent.system.clock_discipline import DisciplinedClock
+from agent.system.listening_sockets import Listener
 
 if TYPE_CHECKING:
     from agent.live.services.mqtt.worker_pool import WorkerPool

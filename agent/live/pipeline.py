@@ -305,5 +305,12 @@ def _engine(config: Config, sink: LiveSink, run_id: str, predictor: Predictor | 
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     with blaming(strategy):
         return Engine(
-            config, strategy, sink, run_id=run_id, equity_block=1, predictor=predictor, contain_errors=True
+            config,
+            strategy,
+            sink,
+            run_id=run_id,
+            exchange=config.execution.exchange(),
+            equity_block=1,
+            predictor=predictor,
+            contain_errors=True,
         )

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.errors import StoreError
-from agent.live.lock import StoreLock, store_lock
 from agent.store.database import Database
 from agent.store.gap import StoreGap, find_gap, mark_path
+from agent.store.lock import StoreLock, store_lock
 from agent.store.mark import SYNC_EVERY, MarkFile
 from agent.store.runs import Run
 

@@ -17,11 +17,10 @@ from agent.core.errors import ConfigError
 from agent.core.fusion_inputs import Predictor
 from agent.core.instruments import with_first_rules, with_rules_of
 from agent.replay.backtest import new_run_id
-from agent.replay.fusion_model import VERSION
 from agent.store.database import Database
 from agent.store.journal import find_archive
 from agent.store.queries import list_runs
-from agent.store.runs import Run, RunKind, RunStatus
+from agent.store.runs import FUSION_VERSION, Run, RunKind, RunStatus
 from agent.system.addresses import is_loopback
 from strategies import load_strategy, source_of
 
@@ -57,7 +56,11 @@ def resumable(
         before = before if CORE in last.versions else with_first_rules(before)
         config = with_rules_of(before, config)
         changed = _changes(before, config)
-    changed += ["the fusion model"] if last.versions.get(VERSION) != _fusion(predictor).get(VERSION) else []
+    changed += (
+        ["the fusion model"]
+        if last.versions.get(FUSION_VERSION) != _fusion(predictor).get(FUSION_VERSION)
+        else []
+    )
     if changed:
         _log.warning("a new run begins", unfinished=last.id, changed=", ".join(changed))
         return None
@@ -92,7 +95,7 @@ def open_run(
 
 
 def _fusion(predictor: Predictor | None) -> dict[str, str]:
-    return {} if predictor is None else {VERSION: predictor.fingerprint}
+    return {} if predictor is None else {FUSION_VERSION: predictor.fingerprint}
 
 
 def _changes(before: Config, config: Config) -> list[str]:

@@ -11,15 +11,15 @@ import msgspec
 
 from agent.core.engine import Engine
 from agent.core.events import RiskState
-from agent.live.clock_discipline import ClockStatus
 from agent.live.event_queue import QueueStats
-from agent.live.listening_sockets import ListenerStatus
 from agent.live.news.news_producer import FeedHealth
 from agent.live.output import OutputStatus
 from agent.live.producer import Health
 from agent.live.snapshotter import SnapshotStatus
 from agent.live.store_retry import StorageStatus
 from agent.live.supervisor import Supervision
+from agent.system.clock_discipline import ClockStatus
+from agent.system.listening_sockets import ListenerStatus
 
 
 class PositionStatus(msgspec.Struct, frozen=True):

@@ -9,9 +9,8 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.config.live import BackoffConfig
 from agent.live.producer import Emit, Producer, shown
-from agent.system.backoff import Reconnection
+from agent.system.backoff import BackoffConfig, Reconnection
 from agent.system.clock import Clock
 
 _log: Final = structlog.get_logger(__name__)

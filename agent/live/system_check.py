@@ -115,7 +115,7 @@ def _strategy(config: Config) -> str:
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     found = f"{config.strategy.name} on {', '.join(config.market.symbols)}"
     try:
-        capture(Engine(config, strategy, NullSink(), run_id="doctor"))
+        capture(Engine(config, strategy, NullSink(), run_id="doctor", exchange=config.execution.exchange()))
     except Unencodable as error:
         return f"{found}; a restart folds the whole journal, since its state can't be saved: {error}"
     return found

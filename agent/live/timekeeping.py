@@ -13,11 +13,11 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.config.bybit import REQUEST_WINDOW
 from agent.core.errors import VenueError
-from agent.live.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.resume import Memory
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
+from agent.system.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
 
 _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
 _RETRY: Final = 0.5  # seconds between two tries then

@@ -26,15 +26,15 @@ from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
 from agent.core.errors import LeakageError
 from agent.core.events import HOUR_MS, Decision, Event, Fill, FundingPayment, Kline, RiskState
+from agent.core.exchange import MatchingExchange
 from agent.core.sinks import DecisionSink
 from agent.core.strategy import Strategy
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
-from agent.replay.fusion_model import VERSION
 from agent.replay.history import History
 from agent.store.database import Database
 from agent.store.recorder import Recorder
-from agent.store.runs import Run, RunKind
+from agent.store.runs import FUSION_VERSION, Run, RunKind
 from agent.system.clock import iso
 from strategies import blaming, load_strategy, source_of
 
@@ -73,7 +73,7 @@ def backtest(
         seen = predictor.card.trained_until
         leaked = refuse_leakage(seen, history.start, model=config.fusion.path, allow=allow_leakage)
         stamps = tuple(dict.fromkeys(stamps + leaked))
-        versions = (versions or {}) | {VERSION: predictor.fingerprint}
+        versions = (versions or {}) | {FUSION_VERSION: predictor.fingerprint}
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
         id=new_run_id(),
@@ -139,6 +139,8 @@ def _notes_on_orders(engine: Engine) -> list[str]:
         f"{n:,} orders refused by the limits of risk: {rule}"
         for rule, n in sorted(engine.risk.refusals.items())
     ]
+    if not isinstance(exchange, MatchingExchange):
+        return notes
     if idle := exchange.bars_without_volume:
         share = "all" if idle == exchange.bars_met else f"{idle:,} of {exchange.bars_met:,}"
         notes.append(

@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 import agent
+import strategies
 from agent.config import Config
 from agent.core.deduplication import StoryIndex
 from agent.core.engine import Engine
@@ -30,16 +31,13 @@ from agent.core.venue import SentOrder
 from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 
 _FORMAT: Final = 1
+_SHELL: Final = ("live/resume.py", "data/text.py")  # the parts of the shell whose state a snapshot holds
 
-_MODULES: Final = (
-    "agent.core.engine", "agent.core.events", "agent.core.orders", "agent.core.exchange", "agent.core.paper",
-    "agent.core.venue", "agent.core.features", "agent.core.flatten", "agent.core.market", "agent.core.fusion_inputs", "agent.core.portfolio", "agent.core.risk",
-    "agent.core.signals", "agent.core.sizing", "agent.core.deduplication", "agent.core.strategy_guard", "agent.core.text_embedding", "agent.core.votes", "strategies.",
-)  # fmt: skip
+_MODULES: Final = ("agent.core.", "strategies.")
 
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": (
-        "strategy", "_sink", "_config", "_run_id", "_equity_block", "_tell_kline", "_told", "_fields_of", "_kline", "_handlers",
+        "strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block", "_tell_kline", "_told", "_fields_of", "_kline", "_handlers",
     ),
     "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
@@ -144,9 +142,8 @@ def fingerprint(config: Config, strategy: Strategy) -> str:
 @lru_cache(maxsize=1)
 def _sources() -> bytes:
     root = Path(agent.__file__).parent
-    strategies = Path(sys.modules[Strategy.__module__].__file__ or "").parent
-    files = [*root.glob("*.py"), *(root / "execution").glob("*.py"), *strategies.glob("*.py")]
-    files += [root / "live" / "memory.py", root / "feeds" / "text.py"]  # the rim's part
+    files = [*(root / "core").glob("*.py"), *Path(strategies.__file__).parent.glob("*.py")]
+    files += [root / part for part in _SHELL]
     return b"".join(_source(file) for file in sorted(files))
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent.config import Config
 from agent.core.errors import ConfigError, DataError, UsageError
-from agent.store.runs import Run
+from agent.store.runs import FUSION_VERSION, Run
 from strategies import strategy_class
 
 if TYPE_CHECKING:
     from models.fusion.serve.predictor import FusionPredictor
-
-VERSION: Final = "fusion"
-"""Key of `Run.versions` for the model's fingerprint."""
 
 
 def open_predictor(config: Config) -> FusionPredictor | None:
@@ -36,7 +33,7 @@ def open_predictor(config: Config) -> FusionPredictor | None:
 
 def reopen_predictor(config: Config, run: Run) -> FusionPredictor | None:
     """The model that `run` was decided with. Raises UsageError where it isn't there any more, DataError where it is another one."""
-    recorded = run.versions.get(VERSION)
+    recorded = run.versions.get(FUSION_VERSION)
     if recorded is None:
         return None
     folder = Path(config.fusion.path).expanduser()

@@ -16,7 +16,6 @@ import msgspec
 
 from agent.core.engine import Engine
 from agent.core.errors import SafetyError, StoreError, TapewireError
-from agent.live.lock import instance_lock
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.verify import inputs
@@ -25,6 +24,7 @@ from agent.store.chain import BLOCK
 from agent.store.compare import Comparison
 from agent.store.database import Database, open_database
 from agent.store.journal import read_journal
+from agent.store.lock import instance_lock
 from agent.store.queries import list_runs
 from agent.store.runs import Run, RunKind, Segment
 from agent.store.segments import boundaries, roll_over
@@ -72,6 +72,7 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
         strategy,
         sink,
         run_id=run.id,
+        exchange=config.execution.exchange(),
         predictor=reopen_predictor(config, run),
         equity_block=1,
         contain_errors=True,

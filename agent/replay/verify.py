@@ -70,6 +70,7 @@ def verify(
         strategy,
         sink,
         run_id=run.id,
+        exchange=config.execution.exchange(),
         predictor=predictor,
         equity_block=1 if live else EQUITY_BLOCK,
         contain_errors=live,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
+
+FUSION_VERSION: Final = "fusion"
+"""Key of `Run.versions` under which the fusion model's fingerprint is recorded."""
 
 
 class RunKind(str, Enum):

@@ -11,7 +11,22 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import count
 
-from agent.config.live import BackoffConfig
+from pydantic import Field
+
+from agent.core.durations import Duration
+from agent.core.settings import Section
+
+
+class BackoffConfig(Section):
+    """Waits between tries: `first`, then `factor` times the last, at most `ceiling`."""
+
+    first: Duration = Field(500, gt=0)  # the wait after the first failure
+    factor: float = Field(2.0, ge=1)  # by which each wait is longer than the one before
+    ceiling: Duration = Field(60_000, gt=0)  # the longest wait
+    # share of each wait that is left to chance, so that clients don't return as one
+    jitter: float = Field(0.5, ge=0, le=1)
+    # a connection that lived so long makes the next wait `first` again
+    stable_after: Duration = Field(60_000, gt=0)
 
 
 def delays(policy: BackoffConfig, rng: random.Random) -> Iterator[float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-_PACKAGED = Path(__file__).with_name("_resources")
-_CHECKOUT = Path(__file__).parent.parent
+_PACKAGED = Path(__file__).parents[1] / "_resources"
+_CHECKOUT = Path(__file__).parents[2]
 _IN_CHECKOUT = {"sample_data": "tests/sample_data"}
 
 

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from agent.cli.main import build
 from agent.core.errors import SafetyError, StoreError, UsageError
 from agent.live.daemon import Daemon
-from agent.live.lock import LOCK, instance_lock
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
+from agent.store.lock import LOCK, instance_lock
 from agent.store.queries import find_run, list_runs
 from tests.live.test_commands import write_config
 from tests.support.live import assert_sound, handled, journal, living, load_words, settings, until

@@ -26,10 +26,10 @@ from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
 from agent.live.gateway.report_translator import EMERGENCY
 from agent.live.kill_file import FILE, KillSwitch
-from agent.live.lock import store_lock
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
 from agent.store.database import Database
+from agent.store.lock import store_lock
 from agent.system.secret import Secret
 from tests.live.gateway.churning_strategy import venue_settings
 from tests.support.killing import KEYS, Case, clear, kill_in, start

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import random
 
-from agent.config.live import BackoffConfig
 from agent.core.errors import VenueError
 from agent.core.events import Command, Event
 from agent.live.producer import Emit, Health
 from agent.live.supervisor import Supervision, supervise
+from agent.system.backoff import BackoffConfig
 from agent.system.clock import WallClock
 from tests.support.live import until
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
 from agent.core.sinks import ListSink
-from agent.live.clock_discipline import DisciplinedClock
 from agent.live.daemon import Daemon
 from agent.live.event_queue import OPEN_BAR
 from agent.live.pipeline import Core
@@ -23,6 +22,7 @@ from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.store.queries import find_run, read_rows
 from agent.system.clock import WallClock
+from agent.system.clock_discipline import DisciplinedClock
 from strategies import load_strategy
 from tests.live.test_core import BARS, CONFIG, a_run, at_once
 from tests.simulation.loop import VirtualLoop

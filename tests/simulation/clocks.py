@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, Never
 
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
-from agent.live.clock_discipline import TOLERANCE, DisciplinedClock
+from agent.system.clock_discipline import TOLERANCE, DisciplinedClock
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.market import Market
 from tests.simulation.weather import Weather

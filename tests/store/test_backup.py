@@ -15,10 +15,10 @@ from typer.testing import CliRunner, Result
 from agent.cli.main import build
 from agent.core.errors import SafetyError, StoreError, UsageError
 from agent.core.events import Command, Event
-from agent.live.lock import LOCK, instance_lock
 from agent.store.backup import back_up, look_through, put_back
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
+from agent.store.lock import LOCK, instance_lock
 from agent.store.queries import list_runs
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind

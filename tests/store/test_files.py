@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agent.live.lock import LOCK, file_lock, instance_lock
 from agent.store.archive import archive_journal, candidates
 from agent.store.backup import back_up, put_back
 from agent.store.database import open_database, upgrade
 from agent.store.files import remove_abandoned
 from agent.store.journal import Journal
+from agent.store.lock import LOCK, file_lock, instance_lock
 from agent.store.mark import Mark, MarkFile, mark_beside
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind, RunStatus

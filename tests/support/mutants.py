@@ -15,7 +15,6 @@ from agent.core.events import HOUR_MS, MINUTE_MS, Account, Decision, Event, Gap,
 from agent.core.flatten import Flattener
 from agent.live import pipeline as core_module
 from agent.live import run_record as record_module
-from agent.live.clock_discipline import DisciplinedClock
 from agent.live.event_queue import EventQueue
 from agent.live.funding_stamps import FundingSchedule
 from agent.live.gateway.in_flight_order import Intent, IntentState
@@ -34,6 +33,7 @@ from agent.live.scoring import SentimentConsumer
 from agent.live.sources import Gate
 from agent.store.database import Database
 from agent.store.journal import Journal
+from agent.system.clock_discipline import DisciplinedClock
 
 
 def apply(name: str) -> None:

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from tests.mutations import MUTATIONS, Mutation
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 TIMEOUT: Final = 600  # seconds of one fault's tests; a fault that hangs them is noticed
 
 

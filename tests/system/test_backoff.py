@@ -8,8 +8,7 @@ from itertools import islice, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.live import BackoffConfig
-from agent.system.backoff import Budget, Reconnection, delays
+from agent.system.backoff import BackoffConfig, Budget, Reconnection, delays
 
 STEADY = BackoffConfig(first=500, factor=2, ceiling=6_000, jitter=0, stable_after=60_000)
 

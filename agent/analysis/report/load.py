@@ -38,11 +38,10 @@ from agent.core.events import (
 )
 from agent.core.risk import NOTES
 from agent.core.votes import leading
-from agent.replay.fusion_model import VERSION
 from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions
-from agent.store.runs import Run
+from agent.store.runs import FUSION_VERSION, Run
 from agent.store.tables import equity as equity_table
 from models.cards import read_card
 
@@ -123,7 +122,7 @@ def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
         card = read_card(Path(config.fusion.path).expanduser())
     except ModelError:
         card = None
-    if card is None or card.fingerprint != run.versions.get(VERSION) or not card.hyper.get("horizon"):
+    if card is None or card.fingerprint != run.versions.get(FUSION_VERSION) or not card.hyper.get("horizon"):
         notes.append(
             "The fusion model's card isn't at hand: its predictions are judged as signals are, over signals.half_life."
         )

@@ -11,11 +11,11 @@ import structlog
 
 from agent.config.execution import TestnetConfig
 from agent.core.errors import SafetyError
-from agent.live.clock_discipline import DisciplinedClock
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.venue_port import ClockOff, OutcomeUnknown, PortError, SlowDown, VenuePort
 from agent.system.backoff import delays
 from agent.system.clock import Clock
+from agent.system.clock_discipline import DisciplinedClock
 
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)

@@ -14,10 +14,10 @@ from agent.config.live import BybitConfig
 from agent.core.errors import VenueError, brief
 from agent.core.events import DAY_MS, Kline
 from agent.data.kline_messages import Page, is_sound, read_page, read_time, to_kline
-from agent.live.clock_discipline import DisciplinedClock
 from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
 from agent.system.clock import Clock, speed_of
+from agent.system.clock_discipline import DisciplinedClock
 from agent.system.untrusted import UNREADABLE
 
 _T = TypeVar("_T")

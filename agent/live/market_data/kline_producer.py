@@ -17,7 +17,6 @@ import structlog
 from agent.config.bybit import CONNECT_WINDOW, REQUEST_WINDOW, interval_code
 from agent.config.live import BybitConfig
 from agent.core.errors import VenueError
-from agent.live.clock_discipline import DisciplinedClock
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.connection_shard import Shard
 from agent.live.market_data.kline_health import KlineHealth
@@ -27,6 +26,7 @@ from agent.live.market_data.public_stream import split
 from agent.live.producer import Emit
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
+from agent.system.clock_discipline import DisciplinedClock
 
 _SOON: Final = 2.0  # seconds between two measurements while the sources of time disagree
 _log: Final = structlog.get_logger(__name__)

@@ -20,7 +20,7 @@ from models.labels import LABELS
 from models.sentiment.train.bases import load_base
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.evaluation import truth_of
-from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Split
 from models.sentiment.train.trained_model import Served, embed
 

@@ -22,7 +22,7 @@ from agent.core.errors import UsageError
 from agent.system.atomic import write_bytes
 from models.cards import DatasetRecord, Estimate
 from models.sentiment.train.methods import get_method
-from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import PARTS, Split
 
 if TYPE_CHECKING:

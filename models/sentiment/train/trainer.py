@@ -32,7 +32,7 @@ from models.labels import LABELS
 from models.objective import Objective
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.evaluation import truth_of
-from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Split
 
 COMPLETE: Final = "complete"

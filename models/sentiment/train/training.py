@@ -30,7 +30,7 @@ from models.sentiment.train.catastrophic_forgetting import check as check_forget
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.evaluation import truth_of
 from models.sentiment.train.methods import Method, Plan, get_method
-from models.sentiment.train.recipe import Recipe, resolve
+from models.sentiment.train.methods.recipe import Recipe, resolve
 from models.sentiment.train.splits import Split
 from models.sentiment.train.trained_model import (
     ADAPTER_CONFIG,

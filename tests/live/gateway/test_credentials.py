@@ -31,7 +31,7 @@ KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
 
 @pytest.mark.parametrize(
     "text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", "%s" % Secret(SECRET), str([Secret(SECRET)])]
-)  # noqa: UP031
+)
 def test_a_secret_shows_itself_to_nobody(text: str) -> None:
     assert SECRET not in text
 

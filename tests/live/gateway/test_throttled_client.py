@@ -11,7 +11,7 @@ from agent.config.execution import TestnetConfig as Settings
 from agent.core.events import DAY_MS
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.throttled_client import Line
-from tests.live.test_clock_discipline import T0, World
+from tests.system.test_clock_discipline import T0, World
 
 
 class Port:

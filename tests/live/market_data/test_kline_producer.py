@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import pytest
 from aiohttp import web
 
-from agent.config.live import BackoffConfig, BybitConfig
+from agent.config.live import BybitConfig
 from agent.core.errors import ConfigError
 from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Gap, Kline
 from agent.live.market_data.kline_health import KlineHealth
 from agent.live.market_data.kline_producer import KlineProducer
 from agent.live.market_data.public_stream import HandshakeRefused, Stream, StreamLost
+from agent.system.backoff import BackoffConfig
 from tests.support.producers import Client, Listener, ManualClock, Venue, push, start_of, stream_row, until
 
 QUICK = BackoffConfig(first=1, ceiling=4, stable_after=60_000)

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
+from agent.config.live import FeedConfig, NewsConfig
 from agent.core.events import HOUR_MS, News
 from agent.live.news.news_producer import NewsProducer
+from agent.system.backoff import BackoffConfig
 from tests.support.feed_server import FeedServer, endless, item, numbers, rss
 from tests.support.producers import T0, Listener, ManualClock, until
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
+from agent.config.live import FeedConfig, NewsConfig
 from agent.core.events import MINUTE_MS
 from agent.live.news.document import Entry, newest_first
 from agent.live.news.news_producer import NewsProducer
 from agent.live.news.parse import parse
 from agent.live.news.seen_entries import FeedMemory, MemorySeenStore
+from agent.system.backoff import BackoffConfig
 from tests.support.feed_server import FeedServer, item, rss
 from tests.support.producers import T0, Listener, ManualClock, until
 

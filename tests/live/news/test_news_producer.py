@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from agent.config.live import BackoffConfig, FeedConfig, NewsConfig
+from agent.config.live import FeedConfig, NewsConfig
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS, Event, News
 from agent.live.news.news_producer import NewsProducer
 from agent.live.news.seen_entries import MemorySeenStore
+from agent.system.backoff import BackoffConfig
 from tests.support.feed_server import FeedServer, conditional, item, numbers, rss
 from tests.support.producers import T0, Listener, ManualClock, until
 

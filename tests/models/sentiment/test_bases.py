@@ -23,8 +23,8 @@ from models.sentiment.train.bases import is_decoder, load_base
 from models.sentiment.train.catastrophic_forgetting import check
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.methods import METHODS
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import export_model
-from models.sentiment.train.recipe import Recipe
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import ADAPTER_WEIGHTS, load_trained
 from models.sentiment.train.training import train

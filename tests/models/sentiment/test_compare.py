@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 from models.cards import DatasetRecord
 from models.sentiment.train.comparison import COLUMNS, Comparison, compare, save
 from models.sentiment.train.datasets import Example
-from models.sentiment.train.recipe import Recipe
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Fractions, make_split
 
 pytestmark = pytest.mark.train

@@ -8,9 +8,9 @@ import pytest
 
 from agent.core.errors import DataError
 from models.sentiment.train.datasets import load
-from models.sentiment.train.timeless_corpus import check, violations
+from models.sentiment.train.datasets.timeless_corpus import check, violations
 
-CORPUS = Path(__file__).resolve().parents[3] / "models" / "sentiment" / "corpus" / "headlines.csv"
+CORPUS = Path(__file__).resolve().parents[3] / "models" / "sentiment" / "train" / "corpus" / "headlines.csv"
 
 
 @pytest.mark.parametrize(

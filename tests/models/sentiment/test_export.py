@@ -13,8 +13,8 @@ from agent.core.errors import DataError, ModelError, UsageError
 from models.cards import DatasetRecord, read_card
 from models.sentiment.serve.scorer import MODEL_NAME, Scorer
 from models.sentiment.train.datasets import Example
+from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import export_model, reference_texts
-from models.sentiment.train.recipe import Recipe
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import load_trained
 from models.sentiment.train.training import train

@@ -20,7 +20,7 @@ from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.evaluation import truth_of
 from models.sentiment.train.methods import METHODS, get_method
-from models.sentiment.train.recipe import Recipe, resolve
+from models.sentiment.train.methods.recipe import Recipe, resolve
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
 from models.sentiment.train.trainer import bf16_supported, oversampled

@@ -19,7 +19,7 @@ from models.cards import DatasetRecord, read_card, write_card
 from models.sentiment.train.bases import EMBEDDED, load_base, locate
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.methods import get_method
-from models.sentiment.train.recipe import Recipe, parse
+from models.sentiment.train.methods.recipe import Recipe, parse
 from models.sentiment.train.splits import Fractions, Split, make_split
 from models.sentiment.train.trained_model import load_trained
 from models.sentiment.train.training import train

@@ -12,11 +12,11 @@ from prometheus_client.exposition import choose_encoder
 
 from agent.config.services import MetricsConfig
 from agent.core.errors import ConfigError
-from agent.live.host_header import is_loopback_host, known_host
-from agent.live.listening_sockets import Listener
 from agent.live.producer import Emit, Health
 from agent.live.services.metrics.probes import why_dead, why_not_ready
 from agent.live.services.metrics.prometheus import AgentMetrics
+from agent.system.host_header import is_loopback_host, known_host
+from agent.system.listening_sockets import Listener
 
 if TYPE_CHECKING:
     from agent.live.daemon import Daemon

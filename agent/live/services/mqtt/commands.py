@@ -18,8 +18,8 @@ from agent.live.services.mqtt.broker import broker_of, shared_secret
 from agent.live.services.mqtt.connection import QOS, MqttLink
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, Topics, encode
 from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
-from agent.live.throttle import Allowance, Throttle
 from agent.system.clock import WallClock
+from agent.system.throttle import Allowance, Throttle
 from agent.system.untrusted import UNREADABLE
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ from agent.live.producer import Emit, Health, deliver
 from agent.live.scoring import SentimentConsumer
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
-from agent.live.throttle import Throttle
 from agent.system.clock import Clock
+from agent.system.throttle import Throttle
 from agent.system.untrusted import UNREADABLE
 
 _MOST_WORKERS: Final = 1_000  # names that are remembered: whoever may publish could invent more

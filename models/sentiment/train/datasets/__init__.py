@@ -158,7 +158,7 @@ def _latest(
     """Until when a set has seen the world, and how we know."""
     stamps = [example.ts for example in examples if example.ts is not None]
     if options.eventless:
-        from models.sentiment.train.timeless_corpus import check
+        from models.sentiment.train.datasets.timeless_corpus import check
 
         check(path.name, [example.text for example in examples])
         return None, "eventless (checked)"

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from agent.core.errors import UsageError
-from models.sentiment.train.recipe import Defaults, Recipe
+from models.sentiment.train.methods.recipe import Defaults, Recipe
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from peft import AdaLoraConfig, TaskType
 
 from models.sentiment.train.methods import Plan, register
+from models.sentiment.train.methods.recipe import Defaults, Recipe
 from models.sentiment.train.methods.targets import target_modules
-from models.sentiment.train.recipe import Defaults, Recipe
 
 
 @register("adalora", Defaults(learning_rate=5e-3, head_learning_rate=1e-3, epochs=5, ranked=True))

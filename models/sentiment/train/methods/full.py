@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from models.sentiment.train.methods import Plan, register
-from models.sentiment.train.recipe import Defaults, Recipe
+from models.sentiment.train.methods.recipe import Defaults, Recipe
 
 
 @register("full", Defaults(learning_rate=1e-4, head_learning_rate=1e-3, epochs=4))

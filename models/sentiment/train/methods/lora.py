@@ -5,8 +5,8 @@ from __future__ import annotations
 from peft import LoraConfig, TaskType
 
 from models.sentiment.train.methods import Plan, register
+from models.sentiment.train.methods.recipe import Defaults, Recipe
 from models.sentiment.train.methods.targets import target_modules
-from models.sentiment.train.recipe import Defaults, Recipe
 
 
 @register("lora", Defaults(learning_rate=2e-3, head_learning_rate=1e-3, epochs=4, ranked=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft import PrefixTuningConfig, TaskType
 
 from models.sentiment.train.methods import Plan, register
-from models.sentiment.train.recipe import Defaults, Recipe
+from models.sentiment.train.methods.recipe import Defaults, Recipe
 
 
 @register("prefix", Defaults(learning_rate=2e-2, head_learning_rate=3e-3, epochs=5, virtual_tokens=20))

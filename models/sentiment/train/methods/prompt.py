@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft import PromptTuningConfig, PromptTuningInit, TaskType
 
 from models.sentiment.train.methods import Plan, register
-from models.sentiment.train.recipe import Defaults, Recipe
+from models.sentiment.train.methods.recipe import Defaults, Recipe
 
 
 @register("prompt", Defaults(learning_rate=3e-2, head_learning_rate=3e-3, epochs=5, virtual_tokens=10))

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from agent.core.durations import Duration
-from agent.core.section import Section
+from agent.core.settings import Section
 
 Network = IPv4Network | IPv6Network
 

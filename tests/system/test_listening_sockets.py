@@ -17,13 +17,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.config.control import ControlConfig
-from agent.config.listeners import ListenerConfig
 from agent.core.errors import SafetyError
 from agent.live.access_token import make_token
 from agent.live.control_socket import SOCKET, Request, ask, control_port, control_socket
-from agent.live.listening_sockets import Connection, Listener, client_key
-from agent.live.throttle import Throttle
 from agent.store.database import Database
+from agent.system.listener_config import ListenerConfig
+from agent.system.listening_sockets import Connection, Listener, client_key
+from agent.system.throttle import Throttle
 from tests.dashboard.world import Puppet, client, origin, served
 from tests.live.conftest import database
 from tests.support.live import until
@@ -153,7 +153,7 @@ async def test_too_few_descriptors_end_strangers_and_not_the_listener(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used = len(os.listdir("/dev/fd"))
-    monkeypatch.setattr("agent.live.listening_sockets.raise_descriptor_limit", lambda: 128 + used + 110 + 4)
+    monkeypatch.setattr("agent.system.listening_sockets.raise_descriptor_limit", lambda: 128 + used + 110 + 4)
     async with echo() as (listener, port):
         lines = await connect(port, 100)
         await asyncio.sleep(0.2)  # in which the clients' own descriptors are counted

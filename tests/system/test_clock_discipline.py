@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.events import HOUR_MS, MINUTE_MS
-from agent.live.clock_discipline import TOLERANCE, DisciplinedClock
+from agent.system.clock_discipline import TOLERANCE, DisciplinedClock
 
 T0 = 1_790_409_600_000
 SECOND_MS = 1_000

@@ -30,9 +30,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler, Middleware
 
-from agent.config.listeners import ListenerConfig
-from agent.live.descriptors import DESCRIPTORS, MOST, raise_descriptor_limit
-from agent.live.throttle import Throttle
+from agent.system.descriptors import DESCRIPTORS, MOST, raise_descriptor_limit
+from agent.system.listener_config import ListenerConfig
+from agent.system.throttle import Throttle
 
 _BACKLOG: Final = 128
 _AT_ONCE: Final = 32  # accepted in one turn of the event loop
