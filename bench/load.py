@@ -38,6 +38,7 @@ from agent.cli.console import print_json  # noqa: E402
 from agent.config import Config, parse  # noqa: E402
 from agent.core.errors import TapewireError  # noqa: E402
 from agent.core.events import Decision, Event, Kline, News, Sentiment  # noqa: E402
+from agent.live.app import make_agent  # noqa: E402
 from agent.live.daemon import Daemon  # noqa: E402
 from agent.live.event_queue import OPEN_BAR  # noqa: E402
 from agent.live.log import configure  # noqa: E402
@@ -131,7 +132,7 @@ async def live(daemon: Daemon, watch: Stopwatch, seconds: float) -> tuple[Status
     life = asyncio.create_task(daemon.run(stop, complete=True))
     async with asyncio.timeout(LAUNCH):
         while not life.done() and (
-            not hasattr(daemon, "core") or daemon.core.memory.now == 0 or daemon.core.engine.risk.warming
+            not daemon.started or daemon.core.memory.now == 0 or daemon.core.engine.risk.warming
         ):
             await asyncio.sleep(0.1)
     await asyncio.sleep(SETTLE)
@@ -179,11 +180,11 @@ def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         opened = exchange.opened
         config = settings(opened, symbols, publishers, folder, given.model)
         configure(config.log)
-        daemon = Daemon(
+        daemon = make_agent(
             config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True
         )
         watch = Stopwatch(opened.clock)
-        daemon.watch(watch)
+        daemon.observe(watch)
         status, deepest, share = asyncio.run(live(daemon, watch, given.seconds))
         exchange.close()
     dropped = sum(kind.dropped for kind in status.queue.kinds.values())

@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from agent.config.live import LogConfig  # noqa: E402
 from agent.core.events import Fill, FillKind, Order  # noqa: E402
 from agent.core.venue import VenueExchange  # noqa: E402
+from agent.live.app import make_agent  # noqa: E402
 from agent.live.daemon import Daemon  # noqa: E402
 from agent.live.log import configure  # noqa: E402
 from agent.replay.verify import verify  # noqa: E402
@@ -105,7 +106,7 @@ async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path)
             **sections,
         )  # fmt: skip
         with closing(open_database(config.store.url)) as database:
-            daemon = Daemon(config, database, load_model=_no_model, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=_no_model, clock=sandbox.clock)
             stop = asyncio.Event()
             life = asyncio.create_task(daemon.run(stop))
             began = time.perf_counter()
@@ -179,7 +180,7 @@ async def _settle(daemon: Daemon, life: asyncio.Task[Any], orders: int) -> bool:
         if not health.intents:
             while gateway.health.reconciled_at == seen and time.perf_counter() < until:
                 await _tick(life)
-            await (await daemon._put("heartbeat"))  # what was told before is handled
+            await (await daemon.life.commands.put("heartbeat"))  # what was told before is handled
             if not gateway.health.intents and not gateway.health.drift:
                 return True
         await _tick(life)

@@ -31,10 +31,11 @@ from agent.cli.console import print_json
 from agent.config import Config, parse
 from agent.core.errors import TapewireError
 from agent.core.events import HOUR_MS, MINUTE_MS
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
+from agent.live.interfaces.status import Status
 from agent.live.log import configure
 from agent.live.model_loader import model_loader
-from agent.live.status_report import Status
 from agent.replay.verify import verify
 from agent.sandbox import SandboxOptions
 from agent.sandbox.faults import Fault
@@ -157,7 +158,7 @@ async def live(daemon: Daemon, clock: Clock, minutes: int, speed: float, titles:
         if life.done():
             raise TapewireError(f"run {life.result().id} ended before its time")
 
-    await until(lambda: hasattr(daemon, "core") and daemon.core.memory.now > 0, PATIENCE)
+    await until(lambda: daemon.started and daemon.core.memory.now > 0, PATIENCE)
     await until(lambda: not daemon.core.engine.risk.warming, PATIENCE)
     memory, process, origin = daemon.core.memory, psutil.Process(), clock.now()
     last = max(memory.bars.values()) + minutes * MINUTE_MS
@@ -211,7 +212,7 @@ def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         config = settings(opened, list(truth), folder, given.speed, given.model)
         configure(config.log)
         titles = {title: published + opened.shift for title, published in titles.items()}
-        daemon = Daemon(
+        daemon = make_agent(
             config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True
         )
         seen = asyncio.run(live(daemon, opened.clock, minutes, given.speed, titles))

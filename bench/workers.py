@@ -33,6 +33,7 @@ from agent.cli.console import print_json
 from agent.config import Config, parse
 from agent.core.errors import TapewireError
 from agent.core.events import Decision, Event, News, Sentiment
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.live.model_loader import model_loader
@@ -191,7 +192,7 @@ async def phase(
 async def live(daemon: Daemon, crew: Crew, n: int) -> tuple[Run, dict[str, dict[str, Any]]]:
     """The daemon's life."""
     done, stop = Done(), asyncio.Event()
-    daemon.watch(done)
+    daemon.observe(done)
     life = asyncio.create_task(daemon.run(stop, complete=True))
     work = asyncio.create_task(phases_of(daemon, done, crew, n))
     await asyncio.wait({life, work}, return_when=asyncio.FIRST_COMPLETED)
@@ -205,7 +206,7 @@ async def live(daemon: Daemon, crew: Crew, n: int) -> tuple[Run, dict[str, dict[
 async def phases_of(daemon: Daemon, done: Done, crew: Crew, n: int) -> dict[str, dict[str, Any]]:
     """One after the other, with one more worker each until two are there."""
     async with asyncio.timeout(PATIENCE):
-        while not hasattr(daemon, "core") or daemon.core.engine.risk.warming:
+        while not daemon.started or daemon.core.engine.risk.warming:
             await asyncio.sleep(0.05)
     pool = daemon.pool
     if pool is None:
@@ -256,7 +257,7 @@ def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
         config = settings(exchange.opened.url, broker.url, model, folder, n)
         configure(config.log)
         load = model_loader(config.model, database, lazy=True)
-        daemon = Daemon(config, database, load_model=load, clock=exchange.opened.clock, new=True)
+        daemon = make_agent(config, database, load_model=load, clock=exchange.opened.clock, new=True)
         run, phases = asyncio.run(live(daemon, crew, n))
         exchange.close()
         counts = Counter(

@@ -28,7 +28,7 @@ from agent.core.events import MINUTE_MS, Command, Decision, Fill, Kline, Order, 
 from agent.core.risk import FLATTEN
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy, StrategyParams, TimeInForce
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.log import configure
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
@@ -131,7 +131,7 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
         }
         given = settings(venue.rest_url, folder, **venue_settings(venue.rest_url, strategy=strategy))
         with closing(open_database(given.store.url)) as database:
-            daemon = Daemon(given, database, load_model=load_words, clock=venue.clock)
+            daemon = make_agent(given, database, load_model=load_words, clock=venue.clock)
             stop = asyncio.Event()
             life = asyncio.create_task(daemon.run(stop))
             account = venue.venue.account

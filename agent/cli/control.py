@@ -54,7 +54,7 @@ def status(config: _Config = None, json: _Json = False, at: _At = "", token_file
 
     from agent.cli.status import show, show_last
     from agent.core.errors import NotRunning
-    from agent.live.status_report import Status
+    from agent.live.interfaces.status import Status
 
     agent = _Agent(config, at, token_file)
     try:

@@ -134,7 +134,7 @@ async def _play(
     """Sandbox, feed and agent together, until the time or the market is over."""
     from agent.cli.dashboard import beside
     from agent.cli.run import stop_on_signals
-    from agent.live.daemon import Daemon
+    from agent.live.app import make_agent
     from agent.live.log import configure
     from agent.live.model_loader import model_loader
     from agent.live.terminal_view import Lines, View
@@ -152,7 +152,7 @@ async def _play(
     async with Sandbox(options) as sandbox:
         config = _config(sandbox.rest_url, sandbox.feed_url(), model, dashboard)
         configure(config.log)
-        daemon = Daemon(
+        daemon = make_agent(
             config, database, load_model=model_loader(config.model, database), clock=sandbox.clock, new=True
         )
         asyncio.get_running_loop().call_later(seconds, stop.set)
@@ -164,10 +164,10 @@ async def _play(
                 if quiet:
                     return await daemon.run(stop, complete=True)
                 if not out.is_terminal:
-                    daemon.watch(Lines(out, daemon.account))
+                    daemon.observe(Lines(out, daemon.engine))
                     return await daemon.run(stop, complete=True)
-                view = View("tapewire demo", daemon.account)
-                daemon.watch(view)
+                view = View("tapewire demo", daemon.engine)
+                daemon.observe(view)
                 with Live(view, console=out, auto_refresh=False, transient=True) as live:
                     drawing = asyncio.create_task(_draw(live))
                     try:

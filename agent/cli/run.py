@@ -82,7 +82,7 @@ async def _live(
     import structlog
 
     from agent.cli.dashboard import beside
-    from agent.live.daemon import Daemon
+    from agent.live.app import make_agent
     from agent.live.model_loader import model_loader
     from agent.live.venue_clock import venue_clock
 
@@ -90,7 +90,7 @@ async def _live(
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
     clock = await venue_clock(config.bybit.endpoint)
-    daemon = Daemon(
+    daemon = make_agent(
         config,
         database,
         load_model=model_loader(config.model, database, lazy=config.workers.enabled),

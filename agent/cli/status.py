@@ -10,7 +10,7 @@ from agent.core.masking import mask, masked
 from agent.data.text import one_line
 
 if TYPE_CHECKING:
-    from agent.live.status_report import Status
+    from agent.live.interfaces.status import Status
 
 _ERROR: Final = 160  # characters of an error that are shown
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from agent.config import Config
 from agent.dashboard.picture import Picture
 from agent.dashboard.views import head_of
+from agent.live.interfaces.running_agent import RunningAgent
 
 if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
     from agent.store.runs import Run
 
 COMMANDS: Final = ("pause", "resume", "flatten", "kill")
@@ -33,11 +33,11 @@ class Agent(Protocol):
 class LiveAgent:
     """A daemon that was not run yet: its picture begins with its run's first event."""
 
-    def __init__(self, daemon: Daemon, config: Config) -> None:
+    def __init__(self, daemon: RunningAgent, config: Config) -> None:
         self.picture: Picture | None = None
         self._daemon = daemon
         self._config = config
-        daemon.witness(self._begin)
+        daemon.observe_run(self._begin)
 
     def _begin(self, run: Run) -> Picture:
         self.picture = Picture(head_of(run, self._config), self._config, bars=self._config.dashboard.bars)
@@ -45,7 +45,7 @@ class LiveAgent:
 
     def health(self) -> dict[str, Any]:
         """A part of the daemon's status."""
-        if self._daemon.account() is None:
+        if not self._daemon.started:
             return {}
         status = self._daemon.status()
         kinds = status.queue.kinds.values()

@@ -1,68 +1,85 @@
-"""What the configuration attaches to an agent: metrics, MQTT, sentiment workers, notifications.
+"""Composition root: makes the agent and attaches the services that the configuration names.
 
-Each is a watcher, a supervised companion, or both. None of them can hold the core up: what they can't keep up with, they drop and count.
+No other module knows both the agent and MQTT, metrics or notifications. A service is an observer of the agent, a producer
+supervised beside it, or both. None of them can block the core: what a service can't keep up with, it drops and counts.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import random
 
 from agent.config import Config
 from agent.core.errors import ConfigError
-from agent.live.observers import Watcher
-from agent.live.producer import Producer
+from agent.live.daemon import Daemon, LoadModel
+from agent.live.gateway.venue_port import VenuePort
+from agent.live.interfaces.observer import Observer
+from agent.live.interfaces.producer import Producer
+from agent.live.interfaces.running_agent import HeadlineScorer, RunningAgent, Services
+from agent.live.scoring import SentimentConsumer
 from agent.live.services.notifications.notification_urls import notify_urls
+from agent.store.database import Database
 from agent.system.clock import Clock
 
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
-    from agent.live.scoring import SentimentConsumer
-    from agent.live.services.mqtt.worker_pool import WorkerPool
+
+def make_agent(
+    config: Config,
+    database: Database,
+    *,
+    load_model: LoadModel,
+    clock: Clock | None = None,
+    new: bool = False,
+    rng: random.Random | None = None,
+    port: VenuePort | None = None,
+) -> Daemon:
+    """Make an agent with its configured services; the arguments are those of `Daemon`. Raises ConfigError and SafetyError."""
+    agent = Daemon(config, database, load_model=load_model, clock=clock, new=new, rng=rng, port=port)
+    agent.attach(configured_services(config, agent, agent.clock, agent.model))
+    return agent
 
 
-class Outside:
-    """The parts that are configured; a library is imported only where its part is. Raises ConfigError and SafetyError."""
+def configured_services(
+    config: Config, agent: RunningAgent, clock: Clock, model: SentimentConsumer | None
+) -> Services:
+    """The services that `config` names. A library is imported only if its service is configured."""
+    observers: list[Observer] = []
+    companions: list[Producer] = []
+    scorer: HeadlineScorer | None = None
+    if config.metrics.enabled:
+        from agent.live.services.metrics.metrics_server import MetricsServer
 
-    def __init__(self, config: Config, agent: Daemon, clock: Clock, model: SentimentConsumer | None) -> None:
-        self.watchers: list[Watcher] = []
-        self.companions: list[Producer] = []
-        self.pool: WorkerPool | None = None
-        """Scores headlines in the place of `model`, and gives it what nobody answers."""
-        if config.metrics.enabled:
-            from agent.live.services.metrics.metrics_server import MetricsServer
+        server = MetricsServer(config.metrics, agent)
+        observers.append(server.metrics)
+        companions.append(server)
+    if config.workers.enabled and not config.mqtt.broker:
+        raise ConfigError("workers are reached through a broker, and mqtt.broker names none")
+    if config.workers.enabled and model is not None and model.embedded:
+        raise ConfigError(
+            "the fusion model reads embeddings, and workers send scores alone",
+            hint="workers.enabled = false, or a fusion model trained with --ablation probabilities",
+        )
+    if config.mqtt.broker:
+        from agent.live.services.mqtt.commands import CommandDesk
+        from agent.live.services.mqtt.publisher import Publisher
+        from agent.live.services.mqtt.worker_pool import WorkerPool
 
-            server = MetricsServer(config.metrics, agent)
-            self.watchers.append(server.metrics)
-            self.companions.append(server)
-        if config.workers.enabled and not config.mqtt.broker:
-            raise ConfigError("workers are reached through a broker, and mqtt.broker names none")
-        if config.workers.enabled and model is not None and model.embedded:
-            raise ConfigError(
-                "the fusion model reads embeddings, and workers send scores alone",
-                hint="workers.enabled = false, or a fusion model trained with --ablation probabilities",
+        publisher = Publisher(config.mqtt, agent, clock)
+        observers.append(publisher)
+        companions.append(publisher)
+        if config.mqtt.commands:
+            CommandDesk(config.mqtt, publisher.link, agent)
+        if config.workers.enabled and model is not None:
+            scorer = WorkerPool(
+                config.workers,
+                publisher.link,
+                publisher.topics,
+                model,
+                clock,
+                capacity=config.live.queue_news,
             )
-        if config.mqtt.broker:
-            from agent.live.services.mqtt.commands import CommandDesk
-            from agent.live.services.mqtt.publisher import Publisher
-            from agent.live.services.mqtt.worker_pool import WorkerPool
+    if secret := notify_urls(config.notify):
+        from agent.live.services.notifications.notifier import Notifier
 
-            publisher = Publisher(config.mqtt, agent, clock)
-            self.watchers.append(publisher)
-            self.companions.append(publisher)
-            if config.mqtt.commands:
-                CommandDesk(config.mqtt, publisher.link, agent)
-            if config.workers.enabled and model is not None:
-                self.pool = WorkerPool(
-                    config.workers,
-                    publisher.link,
-                    publisher.topics,
-                    model,
-                    clock,
-                    capacity=config.live.queue_news,
-                )
-        if secret := notify_urls(config.notify):
-            from agent.live.services.notifications.notifier import Notifier
-
-            notifier = Notifier(config.notify, secret, agent, clock)
-            self.watchers.append(notifier)
-            self.companions.append(notifier)
+        notifier = Notifier(config.notify, secret, agent, clock)
+        observers.append(notifier)
+        companions.append(notifier)
+    return Services(tuple(observers), tuple(companions), scorer)

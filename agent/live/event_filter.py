@@ -8,12 +8,18 @@ is kept back, and journalled before what a strategy decides on: a closed bar of 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from agent.core.engine import Engine
-from agent.core.events import Kline
+from agent.core.events import Event, Kline, News, Sentiment
 from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
+from agent.data.text import news_id, title_key
+from agent.live.interfaces.producer import Emit, deliver
+from agent.live.resume import ResumePoint, words_of
 
 
 class OpenBars:
@@ -85,3 +91,50 @@ def meets(working: WorkingOrder, bar: Kline) -> bool:
     if working.is_limit:
         return working.marketable(bar.close) and bar.close != working.limit
     return working.triggered or working.crossed(bar.close, bar.close)
+
+
+class EventFilter:
+    """Before the queue: a headline passes once in the life of a run, and of an open bar the states that `OpenBars` picks.
+
+    Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
+    """
+
+    def __init__(self, open_bars: OpenBars, memory: ResumePoint, emit: Emit, writable: asyncio.Event) -> None:
+        self._open_bars = open_bars
+        self._memory = memory
+        self._emit = emit
+        self._writable = writable
+        self._before = {words[32:] for words in memory.headlines.values() if words}
+
+    async def __call__(self, event: Event) -> None:
+        """Pass on, or drop."""
+        if isinstance(event, Kline):
+            for bar in self._open_bars.on_bar(event):
+                await deliver(self._emit, bar)
+            return
+        if isinstance(event, News):
+            await self._writable.wait()  # a queue that nobody empties would drop them
+            headline = self._new(event)
+            if headline is None:
+                return
+            event = headline
+        if isinstance(event, News | Sentiment):
+            for bar in self._open_bars.catch_up():
+                await deliver(self._emit, bar)
+        await deliver(self._emit, event)
+
+    def _new(self, news: News) -> News | None:
+        """The headline, under an id of its own if the run has another title under its id; None if the run has it.
+
+        After a restart feeds know nothing of what they gave out: an id that entries share, or that a feed changes, tells nothing, and
+        then the same feed, address and title are the same headline.
+        """
+        words = words_of(news)
+        known = self._memory.headlines.get(news.id, "")
+        untitled = news.summary.startswith(news.title)  # then the id alone counts, for a summary changes
+        if known is None or known[:32] == words[:32] or (known and untitled) or words[32:] in self._before:
+            return None
+        if not known:
+            return news
+        own = replace(news, id=news_id("", news.id, title_key(news.title), 0))
+        return None if own.id in self._memory.headlines else own

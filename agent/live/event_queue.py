@@ -17,37 +17,14 @@ from collections.abc import Callable
 from itertools import count, islice
 from typing import Final
 
-import msgspec
-
 from agent.core.events import Event, Kline, News
+from agent.live.interfaces.status import KindStats, QueueStats
 
 OPEN_BAR: Final = "Kline (open)"
 """What `QueueStats.kinds` calls bars that are still open."""
 
 RECENT: Final = 4_096
 """Waits remembered of each kind."""
-
-
-class KindStats(msgspec.Struct):
-    """What became of the events of one kind; waits are in ms, of the last `RECENT` that were taken."""
-
-    put: int = 0
-    taken: int = 0
-    coalesced: int = 0
-    dropped: int = 0
-    waiting: int = 0
-    wait_p50: float = 0.0
-    wait_p99: float = 0.0
-    wait_max: float = 0.0
-
-
-class QueueStats(msgspec.Struct):
-    """A snapshot of the queue."""
-
-    depth: int
-    high_water: int
-    blocked: int  # how often a producer had to wait
-    kinds: dict[str, KindStats]
 
 
 class _Entry:

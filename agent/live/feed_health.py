@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 from sqlalchemy import delete, insert, select
 
-from agent.live.producer import Health
+from agent.live.interfaces.producer import Health
 from agent.store import tables
 from agent.store.database import Database
 

@@ -13,8 +13,9 @@ import structlog
 from agent.config.live import LogConfig
 from agent.core.masking import MASK, is_secret_field, masked
 from agent.data.text import printable
+from agent.live.interfaces.status import OutputStatus
 from agent.live.log_limit import RepeatLimit, bound_trace
-from agent.live.output import GuardedStream, OutputStatus, log_status
+from agent.live.output import GuardedStream, log_status
 from agent.system.clock import WallClock, iso
 
 

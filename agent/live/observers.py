@@ -1,34 +1,23 @@
-"""Those who look on while the core decides, and the sink that tells them."""
+"""The sink of a live run, which passes decisions on to observers, and the observers that every agent has."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from agent.core.events import Decision, Event, Kline, Order, OrderUpdate
 from agent.core.sinks import DecisionSink
 from agent.live.formatting import describe, sentence
+from agent.live.interfaces.observer import Observer
 
 _log: Final = structlog.get_logger(__name__)
 
 
-class Watcher(Protocol):
-    """Hears of what is handled and decided; `seq` is the number of the event. It must not take long, nor raise."""
-
-    def event(self, seq: int, event: Event) -> None:
-        """An input that is journalled, just before the core handles it."""
-        ...
-
-    def decision(self, seq: int, decision: Decision) -> None:
-        """What the core decided on it."""
-        ...
-
-
 class LiveSink:
-    """Passes decisions on to `inner`, and to the watchers. Of the account's samples the first in each `every` ms goes on.
+    """Passes decisions on to `inner`, and to the observers. Of the account's samples the first in each `every` ms goes on.
 
     Marks move with every state of an open bar; a curve of a point a bar, on the bars' grid, is what reports are made for.
     """
@@ -36,7 +25,7 @@ class LiveSink:
     def __init__(self, inner: DecisionSink, every: int) -> None:
         self.event_seq = 0
         self.orders = 0  # so far
-        self.watchers: list[Watcher] = []
+        self.observers: list[Observer] = []
         self.news = inner.news
         self.sentiment = inner.sentiment
         self._inner = inner
@@ -57,8 +46,8 @@ class LiveSink:
         self._inner.decision(decision)
         if isinstance(decision, Order):
             self.orders += 1
-        for watcher in self.watchers:
-            watcher.decision(self.event_seq, decision)
+        for observer in self.observers:
+            observer.decision(self.event_seq, decision)
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
@@ -70,7 +59,7 @@ class LiveSink:
                 self._inner.equity([self._period * self._every], [equity[row]], [cash[row]], [exposure[row]])
 
 
-class LogWatcher:
+class LogObserver:
     """Writes what matters to the log; bars and their updates only at level debug."""
 
     def event(self, seq: int, event: Event) -> None:
@@ -86,7 +75,7 @@ class LogWatcher:
         log(words.pop("what"), event_id=seq, **words)
 
 
-class Recent:
+class RecentActivity:
     """The last things that happened, for `status`; bars are left out."""
 
     def __init__(self, size: int = 20) -> None:

@@ -81,5 +81,5 @@ def open_gateway(config: Config, port: VenuePort, core: Core, clock: Clock, rng:
             "a venue was given, and execution.mode is paper", hint='write execution.mode = "testnet"'
         )
     gateway = Gateway(config, port, ledger, clock, rng=rng)
-    core.watchers.append(gateway)
+    core.observers.append(gateway)
     return gateway

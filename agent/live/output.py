@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Final, TextIO
 
-import msgspec
+from agent.live.interfaces.status import OutputStatus
 
 CAPACITY: Final = 4 << 20
 """Characters that may wait for one stream."""
@@ -26,16 +26,6 @@ _LONGEST: Final = 256 << 10  # characters of one write; the rest is cut off
 _FLUSH: Final = 2.0  # seconds to write queued text at the end
 _SLOW: Final = 2.0  # seconds after which a write counts as stuck
 _PAUSE: Final = 0.1  # seconds after a write that failed
-
-
-class OutputStatus(msgspec.Struct):
-    """State of standard error: counts are lines since the start."""
-
-    dropped: int = 0  # the queue was full, or the write failed
-    suppressed: int = 0  # repeated too often (`agent.live.log`)
-    error: str = ""  # of the last write that failed; empty again once a write succeeds
-    last_error: str = ""
-    waiting: int = 0  # characters
 
 
 def plain_notice(lost: int, reason: str) -> str:

@@ -21,8 +21,10 @@ from agent.core.events import Event, Kline, Sentiment
 from agent.core.fusion_inputs import Predictor
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
-from agent.live.observers import LiveSink, Watcher
-from agent.live.resume import Memory
+from agent.live.interfaces.observer import Observer
+from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE
+from agent.live.observers import LiveSink
+from agent.live.resume import ResumePoint
 from agent.live.snapshotter import Snapshots
 from agent.live.store_retry import Storage, Write
 from agent.live.systemd import ServiceManager
@@ -37,14 +39,6 @@ from strategies import blaming, load_strategy
 
 _T = TypeVar("_T")
 
-HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
-"""From being handed to the model to the sentiment, waits included."""
-
-SENTIMENT_TO_ORDER: Final = "sentiment to order"
-"""From the arrival in the queue to the order being recorded, for sentiments that led to one."""
-
-STORE_WRITE: Final = "store write"
-"""One commit: of a batch of events to the journal, or of what was decided on them."""
 
 _PATIENCE: Final = 20_000
 """Events folded between two requests to a service manager for more time to start."""
@@ -89,24 +83,24 @@ class Core:
 
     While the store can't be written (`storage`) nothing is handled, and what came in waits.
 
-    With `resume` the journal is folded first: `memory` then says where each source has to go on. `watchers` hear of what comes
-    after it, `witnesses` of the fold as well. `latest` is the UTC ms that the core's time must not pass now, None while the time is not
+    With `resume` the journal is folded first: `memory` then says where each source has to go on. `observers` hear of what comes
+    after it, `run_observers` of the fold as well. `latest` is the UTC ms that the core's time must not pass now, None while the time is not
     confirmed: then it stands still, but for bars. All raise StoreError.
     """
 
     def __init__(
-        self, config: Config, database: Database, run: Run, *, resume: bool, watchers: Iterable[Watcher] = (),
-        witnesses: Iterable[Watcher] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
+        self, config: Config, database: Database, run: Run, *, resume: bool, observers: Iterable[Observer] = (),
+        run_observers: Iterable[Observer] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
         latest: Callable[[], int | None] = lambda: sys.maxsize,
         mark: MarkFile | None = None,
     ) -> None:  # fmt: skip
-        self.memory = Memory()
+        self.memory = ResumePoint()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """From the arrival in the queue to being handled, ms, by kind."""
         self.spans: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
         """Other durations in ms: `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
-        self._witnesses: list[Watcher] = list(witnesses)
-        self.watchers: list[Watcher] = [*watchers, *self._witnesses]
+        self._run_observers: list[Observer] = list(run_observers)
+        self.observers: list[Observer] = [*observers, *self._run_observers]
         self._database = database
         # a try that fails must not end inside the engine
         self._recorder = Recorder(database, run, resume=resume, batch=None)
@@ -138,7 +132,7 @@ class Core:
         except StoreError as error:
             self.__exit__(type(error), error, None)
             raise
-        self._sink.watchers = self.watchers
+        self._sink.observers = self.observers
         return self
 
     def __exit__(
@@ -151,12 +145,12 @@ class Core:
 
     def _fold(self) -> None:
         """Be where the journal ends."""
-        self._sink.watchers = self._witnesses
+        self._sink.observers = self._run_observers
         manager = ServiceManager()
         start = self._resume() if self.journal.last_seq else 0
         for seq, event in read_journal(self._database, self.run.id, start + 1):
-            for witness in self._witnesses:
-                witness.event(seq, event)
+            for observer in self._run_observers:
+                observer.event(seq, event)
             self._handle(seq, event)
             if seq % _PATIENCE == 0:
                 manager.tell(EXTEND_TIMEOUT_USEC="60000000")
@@ -175,14 +169,21 @@ class Core:
         """Load the newest snapshot that can be used; returns the number of its event, 0 without one."""
         last = self.journal.last_seq
         start, self.engine = self.snapshots.resume(
-            self.engine, self._make_engine, self._recorder, self._sink, self.memory, self._witnesses, last
+            self.engine, self._make_engine, self._recorder, self._sink, self.memory, self._run_observers, last
         )
         return start
 
     def _snapshot(self, now: float, *, boundary: bool = False) -> Snapshot | None:
         seq = self._recorder.event_seq  # the journal may be ahead of what was handled
         return self.snapshots.take(
-            now, seq, self.engine, self._recorder, self._sink, self.memory, self._witnesses, boundary=boundary
+            now,
+            seq,
+            self.engine,
+            self._recorder,
+            self._sink,
+            self.memory,
+            self._run_observers,
+            boundary=boundary,
         )
 
     async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:
@@ -211,8 +212,8 @@ class Core:
         events = batch.events
         traded: set[str] = set()  # headlines whose sentiment led to an order
         for seq, event in enumerate(events, first):
-            for watcher in self.watchers:
-                watcher.event(seq, event)
+            for observer in self.observers:
+                observer.event(seq, event)
             orders = self._sink.orders
             self._handle(seq, event)
             if self._sink.orders > orders and isinstance(event, Sentiment):
@@ -268,7 +269,7 @@ class Core:
 
     def _handle(self, seq: int, event: Event) -> None:
         self._recorder.event_seq = self._sink.event_seq = seq
-        self.memory.hear(event)
+        self.memory.update(event)
         self.engine.handle(event)
 
     def end(self, *, complete: bool) -> Run:

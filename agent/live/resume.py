@@ -18,7 +18,7 @@ def words_of(news: News) -> str:
     return news_id("", "", title, 0) + news_id("", news.feed, f"{news.url}\x1f{title}", 0)
 
 
-class Memory:
+class ResumePoint:
     """`hear` every event in order. Times are UTC ms."""
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Memory:
         self.unscored: OrderedDict[str, News] = OrderedDict()
         self.model = ""  # folder of the model that a person chose while the agent ran
 
-    def hear(self, event: Event) -> None:
-        """Take one event of the journal in."""
+    def update(self, event: Event) -> None:
+        """Take in the next event of the journal."""
         self.now = event.available_at
         if self.first_at is None:
             self.first_at = self.now

@@ -14,7 +14,7 @@ import structlog
 from agent.config.live import LiveConfig
 from agent.core.events import News, Sentiment
 from agent.data.sentiment import NamedScorer, Score, judge
-from agent.live.producer import Emit, Health, deliver
+from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
 from models.labels import NOT_FINITE, UNSOUND
@@ -99,6 +99,11 @@ class SentimentConsumer:
         self._scorer = scorer
         self._health.model, self._health.folder, self._health.state = scorer.fingerprint, folder, "live"
         return scorer.fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model that scores now; empty before one is loaded."""
+        return self.health.model
 
     def offer(self, news: News) -> None:
         """A headline to score; where too many wait, the oldest is dropped."""

@@ -20,8 +20,10 @@ from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import StoreError
 from agent.core.strategy import Strategy
-from agent.live.observers import LiveSink, Watcher
-from agent.live.resume import Memory
+from agent.live.interfaces.observer import Observer
+from agent.live.interfaces.status import SnapshotStatus
+from agent.live.observers import LiveSink
+from agent.live.resume import ResumePoint
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
 from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from agent.store.chain import DIGEST_SIZE
@@ -34,19 +36,8 @@ MOST_EVENTS: Final = 50_000
 """Events after which a snapshot is taken, however little time has passed."""
 
 _NOTHING: Final = Position(bytes(DIGEST_SIZE), 0, dict.fromkeys(("news", "sentiments", "equity"), 0))
-_CORE, _RIM, _WITNESS = "core", "rim", "witness "
+_CORE, _RIM, _WITNESS = "core", "rim", "observer "
 _log: Final = structlog.get_logger(__name__)
-
-
-class SnapshotStatus(msgspec.Struct):
-    """Status of snapshots."""
-
-    event: int = 0  # number of the last event that the last snapshot covers; 0: no snapshot
-    at: int = 0  # UTC ms of the machine's clock
-    size: int = 0  # bytes in the store
-    took_ms: float = 0.0  # time for which the core waited
-    resumed_from: int = 0  # this life loaded the snapshot after this event; 0: it folded the whole journal
-    problem: str = ""  # why none is taken, or why one was not used
 
 
 class Snapshots:
@@ -94,8 +85,8 @@ class Snapshots:
         return at // self._segment > self._number
 
     def take(
-        self, now: float, seq: int, engine: Engine, recorder: Recorder, sink: LiveSink, memory: Memory,
-        witnesses: Iterable[Watcher], *, boundary: bool = False,
+        self, now: float, seq: int, engine: Engine, recorder: Recorder, sink: LiveSink, memory: ResumePoint,
+        run_observers: Iterable[Observer], *, boundary: bool = False,
     ) -> Snapshot | None:  # fmt: skip
         """The state after event `seq`, all of it committed; None if it can't be saved: `status` then has the reason."""
         began = time.perf_counter()
@@ -119,9 +110,9 @@ class Snapshots:
             _RIM: rim,
             "chain": msgspec.msgpack.encode((position.digest, position.decisions)),
         }
-        for name, witness in _named(witnesses):
+        for name, observer in _named(run_observers):
             try:
-                parts[name] = encode([witness], _WITNESS_SPEC)
+                parts[name] = encode([observer], _OBSERVER_SPEC)
             except Unencodable as error:
                 self.status.problem = f"a restart folds the whole journal: {error}"
         state = state_digest(core, position.digest, position.decisions)
@@ -139,11 +130,11 @@ class Snapshots:
     # -- going on ----------------------------------------------------------------------------------------------------
 
     def resume(
-        self, fresh: Engine, another: Callable[[], Engine], recorder: Recorder, sink: LiveSink, memory: Memory,
-        witnesses: Iterable[Watcher], last_seq: int,
+        self, fresh: Engine, another: Callable[[], Engine], recorder: Recorder, sink: LiveSink, memory: ResumePoint,
+        run_observers: Iterable[Observer], last_seq: int,
     ) -> tuple[int, Engine]:  # fmt: skip
         """The event after which the fold continues (0: from the first), and the engine to use: `fresh`, or `another` one."""
-        named = list(_named(witnesses))
+        named = list(_named(run_observers))
         for info in list_snapshots(self._database, self._run_id):
             problem = ""
             if info.seq > last_seq:
@@ -182,11 +173,11 @@ class Snapshots:
         return 0, fresh
 
     def _load(
-        self, parts: dict[str, bytes], info: SnapshotInfo, engine: Engine, recorder: Recorder, sink: LiveSink, memory: Memory,
-        witnesses: list[tuple[str, Watcher]],
+        self, parts: dict[str, bytes], info: SnapshotInfo, engine: Engine, recorder: Recorder, sink: LiveSink, memory: ResumePoint,
+        run_observers: list[tuple[str, Observer]],
     ) -> None:  # fmt: skip
-        blank = [encode([one], _WITNESS_SPEC) for _, one in witnesses]
-        began, nothing = Memory(), sink.position
+        blank = [encode([one], _OBSERVER_SPEC) for _, one in run_observers]
+        began, nothing = ResumePoint(), sink.position
         try:
             restore(engine, parts[_CORE])
             _, sink_position, position = fill(parts[_RIM], [memory, None, None], _RIM_SPEC)
@@ -194,12 +185,12 @@ class Snapshots:
             if state_digest(parts[_CORE], digest, decisions) != info.state:
                 raise StateError("its parts don't belong together")
             sink.position = sink_position
-            for name, witness in witnesses:
-                fill(parts[name], [witness], _WITNESS_SPEC)
+            for name, observer in run_observers:
+                fill(parts[name], [observer], _OBSERVER_SPEC)
             recorder.go_on(Position(digest, decisions, rows))
         except (StateError, StoreError, LookupError, TypeError, ValueError) as error:
-            for (_, witness), state in zip(witnesses, blank, strict=True):
-                fill(state, [witness], _WITNESS_SPEC)
+            for (_, observer), state in zip(run_observers, blank, strict=True):
+                fill(state, [observer], _OBSERVER_SPEC)
             vars(memory).update(vars(began))
             sink.position = nothing
             raise StateError(str(error)) from error
@@ -219,15 +210,15 @@ def _of_strategy(engine: Engine, path: str) -> bool:
     return hasattr(engine.strategy, path.partition(".")[0])
 
 
-def _named(witnesses: Iterable[Watcher]) -> Iterable[tuple[str, Watcher]]:
+def _named(run_observers: Iterable[Observer]) -> Iterable[tuple[str, Observer]]:
     """Each with a name that changes with its class and source."""
-    for witness in witnesses:
-        kind = type(witness)
+    for observer in run_observers:
+        kind = type(observer)
         source = Path(getattr(sys.modules[kind.__module__], "__file__", "") or "")
         text = source.read_bytes() if source.is_file() else b""
         yield (
             f"{_WITNESS}{kind.__module__}:{kind.__qualname__} {blake2b(text, digest_size=8).hexdigest()}",
-            witness,
+            observer,
         )
 
 
@@ -236,7 +227,7 @@ _PICTURE: Final[dict[str, tuple[str, ...]]] = {
     "agent.dashboard.picture:Picture": ("head", "_mapper", "_bars_kept"),
     "agent.dashboard.rows:Rows": ("_limit",),
 }
-_WITNESS_SPEC: Final = Spec(
+_OBSERVER_SPEC: Final = Spec(
     ("agent.dashboard.", "agent.analysis.thinning", "agent.core.portfolio", "agent.core.events"),
     wiring=_PICTURE,
     first={"agent.core.portfolio:Portfolio": ("positions",)},

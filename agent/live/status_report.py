@@ -1,80 +1,84 @@
-"""What `tapewire status` says: a snapshot of the running agent as plain data."""
+"""Takes the snapshot that `tapewire status` shows."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from decimal import Decimal
 from math import inf
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
+from agent.config import Config
 from agent.core.engine import Engine
-from agent.core.events import RiskState
-from agent.live.event_queue import QueueStats
-from agent.live.news.news_producer import FeedHealth
-from agent.live.output import OutputStatus
-from agent.live.producer import Health
-from agent.live.snapshotter import SnapshotStatus
-from agent.live.store_retry import StorageStatus
+from agent.live.interfaces.producer import Health
+from agent.live.interfaces.status import PositionStatus, Status
+from agent.live.life import Life
+from agent.live.log import status as log_status
+from agent.live.observers import RecentActivity
+from agent.live.run_record import Record
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus
-from agent.system.listening_sockets import ListenerStatus
+from agent.system.listening_sockets import Listener
 
 
-class PositionStatus(msgspec.Struct, frozen=True):
-    """One symbol: the signed quantity in base coin, its mark and value in account currency, and what the market data is like."""
-
-    symbol: str
-    qty: Decimal
-    mark: float | None
-    value: float
-    last_bar: int | None  # start of the last closed bar, UTC ms
-    overdue_ms: int
-    stale: bool  # so overdue that a heartbeat has told the core
-    open_orders: int
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent as a whole. Times are UTC ms, `latencies` ms from the arrival in the queue to being handled and recorded."""
-
-    run: str
-    pid: int
-    started_at: int
-    uptime_s: float
-    now: int
-    clock: ClockStatus  # what `now` rests on
-    strategy: str
-    endpoint: str
-    orders: str  # where they go: paper, or a venue
-    unreconciled: bool  # its account isn't known, or isn't what the ledger says
-    warming_up: bool
-    model: str
-    equity: float
-    cash: float
-    positions: list[PositionStatus]
-    risk: RiskState
-    risk_rule: str
-    risk_detail: str
-    risk_since: int
-    flattening: list[str] = []  # symbols whose positions are being closed, and are not flat yet
-    drawdown: float  # fraction of the equity's peak
-    abstain_rate: float
-    events: int
-    decisions: int
-    producers: list[dict[str, Any]]  # health and supervision of each
-    feeds: list[FeedHealth]
-    queue: QueueStats
-    listeners: list[ListenerStatus] = []  # control, dashboard, metrics
-    storage: StorageStatus
-    log: OutputStatus
-    snapshots: SnapshotStatus
-    latencies: dict[str, dict[str, float]]
-    spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
-    ignored: dict[str, int]  # inputs, by reason
-    headlines: dict[str, int]  # what became of sentiments
-    recent: list[dict[str, Any]]
-    record: str = ""  # what the store lacks of what was committed, or why that can't be noticed
+def report_status(
+    life: Life,
+    config: Config,
+    now: int,
+    *,
+    uptime: float,
+    clock: ClockStatus,
+    model: str,
+    listeners: Sequence[Listener],
+    recent: RecentActivity,
+    record: Record,
+) -> Status:
+    """The status at `now`, UTC ms; `uptime` is in seconds, `model` the fingerprint of the model that scores."""
+    core, engine, run = life.core, life.core.engine, life.core.run
+    health = [producer.health for producer, _ in life.supervised]
+    left_out = life.open_bars.left_out
+    news = life.sources.news
+    return Status(
+        run=run.id,
+        pid=os.getpid(),
+        started_at=run.started_at,
+        uptime_s=round(uptime, 3),
+        now=now,
+        clock=clock,
+        strategy=run.strategy,
+        endpoint=config.bybit.endpoint,
+        orders="paper" if life.sources.gateway is None else config.execution.testnet.venue,
+        unreconciled=engine.risk.unreconciled,
+        warming_up=engine.risk.warming,
+        model=model,
+        equity=engine.portfolio.equity(),
+        cash=engine.portfolio.cash_float,
+        positions=positions_of(engine, max(now, engine.market.now)),
+        risk=engine.risk.state,
+        risk_rule=engine.risk.rule,
+        risk_detail=engine.risk.detail,
+        risk_since=engine.risk.since,
+        flattening=engine.flattener.open,
+        drawdown=drawdown_of(engine),
+        abstain_rate=engine.signals.abstain_rate,
+        events=core.journal.last_seq,
+        decisions=core.decisions,
+        producers=producers_of(health, [supervision for _, supervision in life.supervised]),
+        feeds=news.feeds if news is not None else [],
+        listeners=[one.status for one in listeners],
+        queue=life.queue.stats(),
+        storage=core.storage.status,
+        log=log_status(),
+        snapshots=replace(core.snapshots.status),
+        latencies={kind: histogram.summary() for kind, histogram in sorted(core.latencies.items())},
+        spans={name: histogram.summary() for name, histogram in sorted(core.spans.items())},
+        ignored=dict(engine.counts) | ({"open bars left out": left_out} if left_out else {}),
+        headlines=dict(engine.signals.counts),
+        recent=list(recent.lines),
+        record=record.problem,
+    )
 
 
 def positions_of(engine: Engine, now: int) -> list[PositionStatus]:

@@ -14,6 +14,7 @@ import structlog
 from agent.config import StoreConfig
 from agent.core.durations import format_duration
 from agent.core.errors import StoreUnavailable
+from agent.live.interfaces.status import StorageStatus
 from agent.system.backoff import delays
 
 _log: Final = structlog.get_logger(__name__)
@@ -26,17 +27,6 @@ class Write(Protocol[_R]):
     def __call__(self, *, again: bool) -> _R:
         """Raises StoreError."""
         ...
-
-
-class StorageStatus(msgspec.Struct):
-    """How writing goes; durations in seconds, of the event loop's clock."""
-
-    writable: bool = True
-    error: str = ""  # of the present outage, or of the last
-    failing_s: float = 0.0  # how long the present outage lasts
-    tries: int = 0  # in the present outage
-    outages: int = 0  # so far
-    pending_s: float = 0.0  # how long the write in progress takes
 
 
 class Storage:

@@ -9,7 +9,7 @@ from typing import Final, Never
 import msgspec
 import structlog
 
-from agent.live.producer import Emit, Producer, shown
+from agent.live.interfaces.producer import Emit, Producer, shown
 from agent.system.backoff import BackoffConfig, Reconnection
 from agent.system.clock import Clock
 

@@ -26,6 +26,7 @@ from agent.data.text import one_line
 from agent.live.control_socket import SOCKET, Request, ask
 from agent.live.gateway.preflight import check_rules
 from agent.live.gateway.venue_port import VenuePort
+from agent.live.interfaces.producer import shown
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.kline_health import KlineHealth
 from agent.live.market_data.public_stream import Stream
@@ -33,7 +34,6 @@ from agent.live.news.destinations import FeedAccess
 from agent.live.news.fetch import fetch
 from agent.live.news.parser_pool import ParserPool
 from agent.live.order_routing import check_venue, venue_port
-from agent.live.producer import shown
 from agent.replay.engine_state import capture
 from agent.replay.fusion_model import wants_headlines
 from agent.replay.object_codec import Unencodable

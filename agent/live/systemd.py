@@ -10,14 +10,12 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, Never
+from typing import Final, Never
 
 import structlog
 
-from agent.live.services.metrics.probes import why_dead
-
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
+from agent.live.interfaces.probes import why_dead
+from agent.live.interfaces.running_agent import RunningAgent
 
 _LOOK: Final = 1.0  # seconds between two looks, or less where the watchdog asks for it
 _log: Final = structlog.get_logger(__name__)
@@ -51,7 +49,7 @@ class ServiceManager:
             _log.warning("the service manager can't be told", reason=str(error))
 
 
-async def report(manager: ServiceManager, agent: Daemon) -> Never:
+async def report(manager: ServiceManager, agent: RunningAgent) -> Never:
     """Until cancelled: READY once the agent can be spoken to, WATCHDOG while its core lives, STATUS for people."""
     told_ready, last = False, ""
     look = min(_LOOK, manager.watchdog / 3) if manager.watchdog else _LOOK
@@ -59,7 +57,7 @@ async def report(manager: ServiceManager, agent: Daemon) -> Never:
     try:
         while True:
             await asyncio.sleep(look)
-            if agent.account() is None:
+            if not agent.started:
                 manager.tell(WATCHDOG="1")  # still starting, which systemd's TimeoutStartSec is for
                 continue
             if not told_ready:
@@ -78,7 +76,7 @@ async def report(manager: ServiceManager, agent: Daemon) -> Never:
         manager.tell(STOPPING="1", STATUS="stopping")
 
 
-def _words(agent: Daemon) -> str:
+def _words(agent: RunningAgent) -> str:
     status = agent.status()
     if not status.storage.writable:
         return f"nothing is traded: {status.storage.error}"

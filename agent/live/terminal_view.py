@@ -1,6 +1,6 @@
 """The agent on a terminal: bars, headlines with their sentiment, signals, fills and equity, as they happen.
 
-`View` is for a terminal, `Lines` for anything else; both are watchers.
+`View` is for a terminal, `Lines` for anything else; both are observers.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from agent.config import Config
 from agent.config.bybit import REQUEST_WINDOW
 from agent.core.errors import VenueError
 from agent.live.market_data.backfill import KlineHistory
-from agent.live.resume import Memory
+from agent.live.resume import ResumePoint
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
 from agent.system.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
@@ -62,7 +62,7 @@ class Timekeeper:
         """UTC ms that the core's time must not pass now; None while the time is not confirmed."""
         return sys.maxsize if self._clock is None else self._clock.latest(self._config.bybit.max_ahead)
 
-    def status(self, memory: Memory) -> ClockStatus:
+    def status(self, memory: ResumePoint) -> ClockStatus:
         """Compare the sources, and the run's time with them."""
         if self._clock is None:
             return ClockStatus()
@@ -74,7 +74,7 @@ class Timekeeper:
         hint = "`tapewire run --new` begins another run"
         return replace(status, trouble="run", detail="; ".join(filter(None, (words, hint, status.detail))))
 
-    async def watch(self, memory: Memory, alarm: Callable[[str], Awaitable[None]]) -> Never:
+    async def watch(self, memory: ResumePoint, alarm: Callable[[str], Awaitable[None]]) -> Never:
         """Until cancelled, raise an alarm if another source is wrong, if all agree again, and if the time was moved."""
         loop = asyncio.get_running_loop()
         before, told_at = ClockStatus(steps=self.status(memory).steps), -_APART

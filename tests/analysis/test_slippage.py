@@ -62,7 +62,9 @@ def record(database: Database, mode: str, venue_price: str) -> None:
     run = Run(id="run", kind=RunKind.LIVE, started_at=T0, strategy="sma_cross", config=config.recorded())
     with Recorder(database, run) as recorder:
         journal = Journal(database, run.id)
-        engine = Engine(config, OnNews(), recorder, run_id="run", equity_block=1)
+        engine = Engine(
+            config, OnNews(), recorder, run_id="run", exchange=config.execution.exchange(), equity_block=1
+        )
 
         def tell(*events: Event) -> None:
             for seq, event in enumerate(events, journal.append(list(events))):

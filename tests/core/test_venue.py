@@ -67,7 +67,9 @@ class World:
         )
         self.sink = ListSink()
         self.strategy = strategy or Strategy()
-        self.engine = Engine(config, self.strategy, self.sink, run_id="run")
+        self.engine = Engine(
+            config, self.strategy, self.sink, run_id="run", exchange=config.execution.exchange()
+        )
         ledger = self.engine.exchange
         assert isinstance(ledger, VenueExchange)
         self.ledger = ledger

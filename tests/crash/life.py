@@ -21,9 +21,10 @@ from agent.core.errors import TapewireError
 from agent.core.events import Decision, Event
 from agent.live import daemon as daemon_module
 from agent.live import session
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
+from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.log import configure
-from agent.live.producer import Emit, Health, deliver
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from models.sentiment.serve.scorer import Score
@@ -122,7 +123,7 @@ class _StandingClock:
 
     def now(self) -> int:
         """UTC ms."""
-        return (self.daemon.core.memory.now if hasattr(self.daemon, "core") else 0) or T0
+        return (self.daemon.core.memory.now if self.daemon.started else 0) or T0
 
 
 class _PatientWords(Words):
@@ -155,11 +156,11 @@ async def live(fate: Fate) -> None:
             "connect",
             lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"),
         )
-        daemon = Daemon(config, database, load_model=lambda _: _PatientWords(warm), clock=clock)
+        daemon = make_agent(config, database, load_model=lambda _: _PatientWords(warm), clock=clock)
         clock.daemon = daemon
         played = sum(is_scripted(event) for _, event in read_journal(database, fate.run_id))
         player = Player(bursts, played, daemon, over, warm)
-        daemon.watch(player)
+        daemon.observe(player)
 
         vars(daemon_module).update(market_data=lambda *_: player, headlines=lambda *_: _Silence())
         await daemon.run(over, complete=True)

@@ -14,6 +14,7 @@ from sqlalchemy import event as sql
 from agent.config import Config
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.log import configure
 from agent.store.database import open_database
@@ -64,7 +65,7 @@ async def _live(config: Config, clock: Clock, *, finish: bool) -> int:
             "connect",
             lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint=8"),
         )
-        daemon = Daemon(config, database, load_model=_no_model, clock=clock)
+        daemon = make_agent(config, database, load_model=_no_model, clock=clock)
         stop = asyncio.Event()
         life = asyncio.create_task(daemon.run(stop))
         settled = True
@@ -91,7 +92,7 @@ async def _finish(daemon: Daemon, life: asyncio.Task[Any]) -> None:
         seen = daemon.gateway.health.reconciled_at
         while daemon.gateway.health.reconciled_at == seen:
             await _tick(life)
-        await (await daemon._put("heartbeat"))  # what was told before is handled
+        await (await daemon.life.commands.put("heartbeat"))  # what was told before is handled
         health = daemon.gateway.health
         if not health.intents and not health.drift:
             return

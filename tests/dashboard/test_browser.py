@@ -114,7 +114,7 @@ async def test_fills_are_pushed_and_a_kill_halts_until_it_is_confirmed_away(
         agent_with_page(sandbox, database, tmp_path) as (daemon, served_page),
     ):
         fills = FillTimes()
-        daemon.core.watchers.append(fills)
+        daemon.core.observers.append(fills)
         await until(lambda: handled(daemon) > 0)
         await page.open(served_page.login_url())
         await page.until("document.querySelector('#risk').textContent === 'ACTIVE'")

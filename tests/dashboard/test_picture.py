@@ -19,6 +19,7 @@ from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording
 from agent.dashboard.rows import Rows
 from agent.dashboard.views import head_of
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
@@ -116,14 +117,14 @@ async def test_the_picture_is_the_engines_own_account_and_after_a_restart_too(
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT)
     for life in range(2):
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         pictures: list[Picture] = []
 
         def witness(run: Run, pictures: list[Picture] = pictures) -> Picture:
             pictures.append(Picture(head_of(run, config), config))
             return pictures[0]
 
-        daemon.witness(witness)
+        daemon.observe_run(witness)
         async with living(daemon):
             await until(lambda: handled(daemon) > 40)  # noqa: B023
             await daemon.command("pause", by="test")
@@ -152,14 +153,14 @@ async def test_a_recorded_run_shows_each_moment_as_it_was_live(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT, strategy=SENTIMENT)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     seen: list[Snapshots] = []
 
     def witness(run: Run) -> Picture:
         seen.append(Snapshots(head_of(run, config), config))
         return seen[0]
 
-    daemon.witness(witness)
+    daemon.observe_run(witness)
     async with living(daemon, complete=True):
         await until(lambda: handled(daemon) > 120)
         await daemon.command("kill", {"flatten": "true"}, by="test")

@@ -17,6 +17,7 @@ from agent.core.events import Kline, News
 from agent.dashboard.picture import Picture
 from agent.dashboard.server import Dashboard
 from agent.dashboard.views import head_of
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -78,7 +79,7 @@ async def agent_with_page(
 ) -> AsyncIterator[tuple[Daemon, Dashboard]]:
     """A daemon as `tapewire run` starts it, with its page."""
     config = settings(sandbox.rest_url, folder, dashboard=ANY_PORT, **sections)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with beside(config, database, daemon) as page, living(daemon, complete=True):
         assert page is not None
         yield daemon, page

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.errors import SafetyError, StoreError, UsageError
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
 from agent.store.lock import LOCK, instance_lock
@@ -39,7 +39,9 @@ def verb(sandbox: Sandbox, tmp_path: Path) -> Verb:
 
 
 async def live(sandbox: Sandbox, database: Database, folder: Path, *, complete: bool) -> str:
-    daemon = Daemon(settings(sandbox.rest_url, folder), database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(
+        settings(sandbox.rest_url, folder), database, load_model=load_words, clock=sandbox.clock
+    )
     async with living(daemon, complete=complete):
         await until(lambda: handled(daemon) >= 30)
     return find_run(database).id

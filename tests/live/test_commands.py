@@ -99,7 +99,7 @@ def test_without_an_agent_the_verbs_say_so(tmp_path: Path, verb: list[str]) -> N
 
 
 async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp_path: Path) -> None:
-    from agent.live.daemon import Daemon
+    from agent.live.app import make_agent
     from tests.support.live import SENTIMENT, handled, living, load_words, settings, until
 
     async with Sandbox(options(news=True)) as sandbox:
@@ -113,7 +113,7 @@ async def test_verbs_speak_to_the_agent_whose_folder_the_configuration_names(tmp
             return result.output
 
         with closing(open_database(config.store.url)) as database:
-            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon):
                 await until(lambda: handled(daemon) >= 4)
                 status = json.loads(await invoke("status", "--json"))

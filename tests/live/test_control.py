@@ -16,9 +16,9 @@ import pytest
 
 from agent.core.errors import ConfigError, ModelError, SafetyError, TapewireError, UsageError
 from agent.core.events import Command, Order, RiskState, Sentiment
+from agent.live.app import make_agent
 from agent.live.control_socket import SOCKET, Request, ask, control_socket
-from agent.live.daemon import Daemon
-from agent.live.status_report import Status
+from agent.live.interfaces.status import Status
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, read_decisions
@@ -120,7 +120,7 @@ async def test_pause_flatten_and_resume_are_journalled_and_obeyed(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}})
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         account = daemon.core.engine
         await until(lambda: len(account.portfolio.open) == 2)
@@ -146,7 +146,7 @@ async def test_pause_flatten_and_resume_are_journalled_and_obeyed(
 async def test_a_halt_survives_a_restart(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     config = settings(sandbox.rest_url, tmp_path)
     for word in ("halt", "status"):
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: handled(daemon) >= 2)  # noqa: B023
             await tell(tmp_path, word)
@@ -157,7 +157,7 @@ async def test_the_status_says_how_everything_is(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 20 and of(Sentiment, journal(database)))
         status = msgspec.convert(await tell(tmp_path, "status"), Status)
@@ -187,7 +187,7 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
         return Words(folder)
 
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
-    daemon = Daemon(config, database, load_model=load, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: of(Sentiment, journal(database)))
         with pytest.raises(TapewireError, match=r"holds no model\.onnx; the old model stays"):
@@ -198,7 +198,7 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
         answer = await tell(tmp_path, "use-model", folder="/new")
         assert answer["model"] == "/new"
         await until(lambda: of(Sentiment, journal(database))[-1].model == "/new")
-    again = Daemon(config, database, load_model=load, clock=sandbox.clock)
+    again = make_agent(config, database, load_model=load, clock=sandbox.clock)
     async with living(again):
         await until(lambda: again.status().model == "/new")
     events = assert_sound(database, "latest", config)
@@ -221,7 +221,7 @@ async def test_a_model_is_swapped_without_a_restart_and_stays_over_one(
 async def test_a_strategy_without_headlines_has_no_model_to_swap(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
     async with living(daemon):

@@ -10,7 +10,7 @@ import pytest
 from agent.analysis.report.load import load_report_data
 from agent.core.errors import ConfigError, ModelError, SafetyError
 from agent.core.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
@@ -36,7 +36,7 @@ async def test_a_life_is_journalled_recorded_and_verifies(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon, complete=True):
         await until(lambda: handled(daemon) >= 40)
     run = find_run(database)
@@ -54,7 +54,7 @@ async def test_a_life_is_journalled_recorded_and_verifies(
 
 
 async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
     async with living(daemon):
@@ -74,7 +74,7 @@ async def test_headlines_are_scored_once_and_traded_on(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: len(of(Sentiment, journal(database))) >= 8 and daemon.core.decisions > 12)
     events = assert_sound(database, "latest", config)
@@ -93,7 +93,7 @@ async def test_the_next_life_goes_on_where_the_last_one_ended(
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
     lives = []
     for _ in range(3):
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: handled(daemon) >= 20)  # noqa: B023
         lives.append(find_run(database))
@@ -113,7 +113,7 @@ async def test_a_run_that_would_decide_otherwise_is_left_alone(
 ) -> None:
     for params in ({"fast": 2, "slow": 5}, {"fast": 3, "slow": 5}):
         config = settings(sandbox.rest_url, tmp_path, strategy={"name": "sma_cross", "params": params})
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: handled(daemon) >= 4)  # noqa: B023
     assert [run.params["fast"] for run in list_runs(database)] == [3, 2]
@@ -124,7 +124,7 @@ async def test_a_complete_run_is_not_resumed_nor_any_where_a_new_one_is_asked(
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
     for complete, new in ((True, False), (False, False), (False, True)):
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock, new=new)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock, new=new)
         async with living(daemon, complete=complete):
             await until(lambda: handled(daemon) >= 2)  # noqa: B023
     assert len({run.id for run in list_runs(database)}) == 3
@@ -134,10 +134,12 @@ async def test_two_agents_in_one_folder_are_one_too_many(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path)
-    first = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    first = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(first):
         with pytest.raises(SafetyError, match=r"an agent is running already, process \d+"):
-            await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+            await make_agent(config, database, load_model=load_words, clock=sandbox.clock).run(
+                asyncio.Event()
+            )
     assert len(list_runs(database)) == 1
 
 
@@ -146,7 +148,7 @@ async def test_an_exchange_that_comes_late_delays_the_warm_up_only(
 ) -> None:
     async with Sandbox(options()) as gone:
         port = gone.port
-    daemon = Daemon(settings(f"http://127.0.0.1:{port}", tmp_path), database, load_model=load_words)
+    daemon = make_agent(settings(f"http://127.0.0.1:{port}", tmp_path), database, load_model=load_words)
     async with living(daemon):
         await until(lambda: daemon.status().producers[0]["errors"] >= 2)
         assert daemon.status().warming_up
@@ -161,7 +163,7 @@ async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Databas
         sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}},
         paper={"funding_interval": "10m", "funding_rate": "0.0001"},
     )  # fmt: skip
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: len(of(Funding, journal(database))) >= 6)
     events = assert_sound(database, "latest", config)
@@ -179,7 +181,7 @@ async def test_funding_is_paid_at_its_stamps(sandbox: Sandbox, database: Databas
 async def test_the_report_of_a_live_run_has_prices_and_a_point_a_bar(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
     async with living(daemon):
@@ -199,13 +201,13 @@ async def test_only_some_states_of_an_open_bar_go_on_where_so_asked(
         tmp_path,
         live={"open_bars_every": "10m", "score_wait": "1ms", "folder": str(tmp_path)},
     )
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 30)
     bars = of(Kline, journal(database))
     open_bars = [bar for bar in bars if not bar.confirm]
     assert 0 < len(open_bars) < len(bars) / 2
-    assert daemon.open_bars.left_out > len(open_bars)
+    assert daemon.life.open_bars.left_out > len(open_bars)
     assert_sound(database, "latest", config)
 
 
@@ -226,7 +228,7 @@ async def test_what_cannot_work_is_refused_at_the_start(
             raise ModelError(f"{folder} is no model")
         return Words()
 
-    daemon = Daemon(
+    daemon = make_agent(
         settings("http://127.0.0.1:9", tmp_path, **sections), database, load_model=load, clock=WallClock()
     )
     with pytest.raises(error):
@@ -252,7 +254,7 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
         sandbox.rest_url, tmp_path, strategy={"name": "failing_on_klines:Failing", "params": {}}
     )
 
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon) as task:
         await until(lambda: daemon.core.engine.risk.halted)
         seen = handled(daemon)
@@ -268,7 +270,7 @@ async def test_an_error_of_the_strategy_halts_the_agent_and_nothing_else(
     assert_sound(database, "latest", config)
 
     # no crash loop: halted still
-    again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    again = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(again):
         await until(lambda: handled(again) >= 10)
         assert again.core.engine.risk.rule == "strategy"

@@ -19,6 +19,7 @@ from agent.config import Config
 from agent.core.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
 from agent.core.events import Command, Fill, Order, OrderType, RiskState, Side
 from agent.core.risk import KILL
+from agent.live.app import make_agent
 from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
 from agent.live.emergency_close import EmergencyExit, Share
@@ -97,7 +98,7 @@ async def by_signal(daemon: Daemon) -> None:
 async def test_while_the_store_cant_be_written_a_kill_goes_before_all_that_waits(
     pull: Callable[[Daemon], Any], sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path, store=QUICK),
         database,
         load_model=load_words,
@@ -133,10 +134,10 @@ async def test_a_kill_that_was_never_journalled_keeps_the_next_life_from_startin
 ) -> None:
     live = {"folder": str(tmp_path), "drain_timeout": "200ms"}
     config = settings(sandbox.rest_url, tmp_path, store=QUICK, live=live)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     stop = asyncio.Event()
     life = asyncio.create_task(daemon.run(stop))
-    await until(lambda: hasattr(daemon, "core") and handled(daemon) >= 10)
+    await until(lambda: daemon.started and handled(daemon) >= 10)
     (tmp_path / "store.db").chmod(0o444)
     await until(daemon.core.storage.failing.is_set)
     await by_verb(daemon)
@@ -146,7 +147,7 @@ async def test_a_kill_that_was_never_journalled_keeps_the_next_life_from_startin
         await asyncio.wait_for(life, PATIENCE)
     (tmp_path / "store.db").chmod(0o644)
     with pytest.raises(SafetyError, match="no start while"):
-        await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+        await make_agent(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
 
 
 async def test_the_verb_writes_nothing_into_a_store_in_which_an_agent_of_another_folder_records(
@@ -154,7 +155,7 @@ async def test_the_verb_writes_nothing_into_a_store_in_which_an_agent_of_another
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
     config = settings(sandbox.rest_url, tmp_path, live={"folder": str(other)})
@@ -239,7 +240,7 @@ def unreadable(path: Path) -> None:
 async def test_anything_called_kill_kills_and_blocks_nobody(
     make: Callable[[Path], None], sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
     async with living(daemon):
@@ -256,7 +257,7 @@ async def test_a_text_that_is_written_after_the_file_was_made_still_flattens(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     hold = {"name": "buy_and_hold", "params": {}}
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path, strategy=hold),
         database,
         load_model=load_words,

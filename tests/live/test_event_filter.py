@@ -115,7 +115,14 @@ def live(
 ) -> tuple[list[Event], list[Decision], list[int]]:
     """What is journalled, what is decided, and when; each event is handled before the next arrives."""
     sink = Timed()
-    engine = Engine(settings, strategy or Wild(Wild.Params(seed=seed)), sink, run_id="run", equity_block=1)
+    engine = Engine(
+        settings,
+        strategy or Wild(Wild.Params(seed=seed)),
+        sink,
+        run_id="run",
+        exchange=settings.execution.exchange(),
+        equity_block=1,
+    )
     gate = OpenBars(engine, every)
     journal: list[Event] = []
     for event in events:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from agent.core.events import Command, Event, Gap, Kline, News, Sentiment
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
 from agent.store.database import Database
@@ -97,7 +97,7 @@ ROWS = [
 async def test_the_agent_lives_on(database: Database, tmp_path: Path, row: Row) -> None:
     async with Sandbox(options(news=True, faults=(parse_fault(row.fault),))) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT)
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
 
         def sources() -> Sources:
             return {source["name"]: source for source in daemon.status().producers}

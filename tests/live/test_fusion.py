@@ -8,7 +8,7 @@ import pytest
 
 from agent.core.errors import ConfigError, ModelError
 from agent.core.events import MINUTE_MS, Kline, Prediction
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
@@ -29,7 +29,7 @@ async def test_two_lives_with_one_model(database: Database, tmp_path: Path) -> N
             sandbox.rest_url, tmp_path, strategy=FUSION, fusion={"path": str(tmp_path / "model")}
         )
         for life in (1, 2):
-            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon, complete=life == 2):
                 await until(lambda daemon=daemon: handled(daemon) >= 60)
     (run,) = list_runs(database)
@@ -47,7 +47,7 @@ async def test_a_sentiment_model_that_it_does_not_understand_is_refused(
 ) -> None:
     write_fusion(tmp_path / "model", ablation="probabilities", scorer="starter", interval=MINUTE_MS)
     config = settings(sandbox.rest_url, tmp_path, strategy=FUSION, fusion={"path": str(tmp_path / "model")})
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 4)
         with pytest.raises(ModelError, match="was trained on what sentiment model starter"):
@@ -63,7 +63,7 @@ async def test_another_fusion_model_begins_another_run(
     config = settings(sandbox.rest_url, tmp_path, strategy=FUSION, fusion={"path": str(tmp_path / "model")})
     for seed in (1, 2):
         write_fusion(tmp_path / "model", ablation="price", interval=MINUTE_MS, seed=seed)
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda daemon=daemon: handled(daemon) >= 4)
     assert len(list_runs(database)) == 2
@@ -71,4 +71,4 @@ async def test_another_fusion_model_begins_another_run(
 
 def test_the_strategy_needs_a_model(database: Database, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no model makes any"):
-        Daemon(settings("http://127.0.0.1:1", tmp_path, strategy=FUSION), database, load_model=load_words)
+        make_agent(settings("http://127.0.0.1:1", tmp_path, strategy=FUSION), database, load_model=load_words)

@@ -20,6 +20,7 @@ from agent.core.errors import ConfigError, SafetyError, StoreError, TapewireErro
 from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.live.access_token import make_token, read_token
+from agent.live.app import make_agent
 from agent.live.control_socket import Request, ask
 from agent.live.daemon import Daemon
 from agent.live.event_queue import EventQueue
@@ -58,7 +59,7 @@ async def agent(
         )
         return result.exception or json.loads(result.output)
 
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: len(daemon.core.engine.portfolio.open) == 2 or killed(daemon))
         yield daemon, invoke
@@ -138,7 +139,7 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
         assert refused.hint == "remove the file first"
         # life, warm-up, warm-up-done, kill: once, not at every look
         assert len(of(Command, journal(database))) == 4
-    again = Daemon(daemon.config, database, load_model=load_words, clock=sandbox.clock)
+    again = make_agent(daemon.config, database, load_model=load_words, clock=sandbox.clock)
     with pytest.raises(SafetyError, match=r"no start while .*KILL is there"):
         await again.run(asyncio.Event())
     (tmp_path / FILE).unlink()

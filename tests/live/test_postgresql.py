@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.events import Command, Fill, News
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
@@ -46,7 +47,9 @@ async def test_a_run_goes_on_in_a_second_life(
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, store={"url": database_url})
     for complete in (False, True):
         await live(
-            Daemon(config, database, load_model=load_words, clock=sandbox.clock), database, complete=complete
+            make_agent(config, database, load_model=load_words, clock=sandbox.clock),
+            database,
+            complete=complete,
         )
     assert [run.status for run in list_runs(database)] == [RunStatus.COMPLETE]
     events = assert_sound(database, "latest", config)

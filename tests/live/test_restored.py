@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from agent.cli.main import build
 from agent.core.events import Command, Fill, FillKind
 from agent.core.risk import OLDER_RECORD
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
@@ -42,7 +43,7 @@ async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_
         account = sandbox.venue.account
 
         def daemon() -> Daemon:
-            return Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            return make_agent(config, database, load_model=load_words, clock=sandbox.clock)
 
         with closing(open_database(config.store.url)) as database:
             first = daemon()

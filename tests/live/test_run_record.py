@@ -15,7 +15,7 @@ import pytest
 from agent.config import Config
 from agent.core.errors import SafetyError, StoreError
 from agent.core.events import Command, Order, RiskState
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.store.backup import back_up, put_back
@@ -42,7 +42,7 @@ async def lived(config: Config, sandbox: Sandbox, bars: int = 20) -> Path:
     store = config.live.folder / "store.db"
     killed = config.live.folder / "killed"
     with closing(open_database(config.store.url)) as database:
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: handled(daemon) >= bars)
             as_killed(store, killed)
@@ -65,7 +65,7 @@ async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(
     with closing(open_database(config.store.url)) as database:
         with pytest.raises(StoreError, match="the store lacks the last"):
             verify(database, find_run(database))
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: handled(daemon) >= 5)
             status = daemon.status()
@@ -77,7 +77,7 @@ async def test_a_life_after_a_lost_tail_says_so_and_goes_on_on_paper(
         (behind,) = (event for event in of(Command, journal(database)) if event.action == "record-behind")
         assert behind.args["expected"] == str(mark.seq)
         assert verify(database, run).identical
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             assert daemon.status().record == ""  # it was said, and the record goes on from there
 
@@ -96,8 +96,10 @@ async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(
     (tmp_path / "mark").rename(mark_beside(store))
     with closing(open_database(config.store.url)) as database:  # another store in its place
         with pytest.raises(StoreError, match="the store does not hold run"):
-            await Daemon(config, database, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock, new=True)
+            await make_agent(config, database, load_model=load_words, clock=sandbox.clock).run(
+                asyncio.Event()
+            )
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock, new=True)
         async with living(daemon):
             await until(lambda: handled(daemon) >= 2)
             assert daemon.status().record == ""
@@ -107,7 +109,7 @@ async def test_a_mark_that_cannot_be_written_is_shown_and_stops_nothing(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     (tmp_path / "store.db.mark").mkdir()
-    daemon = Daemon(
+    daemon = make_agent(
         settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
     )
     async with living(daemon):
@@ -142,7 +144,7 @@ async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
         config = settings(sandbox.rest_url, tmp_path, **venue_settings(sandbox.rest_url, strategy=churn()))
         store = tmp_path / "store.db"
         with closing(open_database(config.store.url)) as database:
-            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon):
                 await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 4)
                 assert database.synced
@@ -158,7 +160,7 @@ async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
                 file.unlink()
             shutil.copy(tmp_path / "copy.db", store)
         with closing(open_database(config.store.url)) as database:
-            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon):
                 await until(lambda: handled(daemon) >= 20)
                 status = daemon.status()
@@ -181,13 +183,15 @@ async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
 async def test_two_agents_in_two_folders_on_one_store_are_one_too_many(
     sandbox: Sandbox, database: Database, tmp_path: Path, link: bool
 ) -> None:
-    first = Daemon(settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock)
+    first = make_agent(
+        settings(sandbox.rest_url, tmp_path), database, load_model=load_words, clock=sandbox.clock
+    )
     (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
     url = f"sqlite:///{tmp_path / ('link.db' if link else 'store.db')}"
     other = settings(sandbox.rest_url, tmp_path / "other", store={"url": url})
     async with living(first):
         with closing(open_database(url)) as again, pytest.raises(SafetyError) as refused:
-            await Daemon(other, again, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+            await make_agent(other, again, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
         assert (
             f"in use by another agent, process {os.getpid()}, live.folder {tmp_path}" in refused.value.message
         )
@@ -201,18 +205,18 @@ async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp
     with closing(open_database(database_url)) as one, closing(open_database(database_url)) as two:
         config = settings(sandbox.rest_url, tmp_path, store={"url": database_url})
         other = settings(sandbox.rest_url, tmp_path / "other", store={"url": database_url})
-        first = Daemon(config, one, load_model=load_words, clock=sandbox.clock)
+        first = make_agent(config, one, load_model=load_words, clock=sandbox.clock)
         async with living(first):
             with pytest.raises(SafetyError, match=rf"process {os.getpid()}, live\.folder "):
-                await Daemon(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+                await make_agent(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
             with one.engine.connect() as connection:  # the server ends the connection that holds the lock
                 connection.exec_driver_sql(
                     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 31391"
                 )
             await first.record.keep_lock()
             with pytest.raises(SafetyError):
-                await Daemon(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
-        daemon = Daemon(other, two, load_model=load_words, clock=sandbox.clock)
+                await make_agent(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
+        daemon = make_agent(other, two, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):  # the lock went with the first
             await until(lambda: handled(daemon) >= 2)
 
@@ -220,7 +224,7 @@ async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp
 async def test_tools_work_beside_an_agent_and_those_that_replace_the_store_are_refused(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
-    daemon = Daemon(settings(sandbox.rest_url, tmp_path / "live", store={"url": f"sqlite:///{tmp_path / 'store.db'}"}), database,
+    daemon = make_agent(settings(sandbox.rest_url, tmp_path / "live", store={"url": f"sqlite:///{tmp_path / 'store.db'}"}), database,
                     load_model=load_words, clock=sandbox.clock)  # fmt: skip
     config = tmp_path / "config.toml"
     config.write_text(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.feed_health import read_feed_health
 from agent.live.venue_clock import venue_clock
 from agent.sandbox import Sandbox
@@ -71,7 +71,7 @@ async def test_the_store_knows_how_the_feeds_were(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, live={"record_health": "50ms"})
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 10)
         run = daemon.core.run.id

@@ -77,7 +77,7 @@ async def test_a_full_batch_does_not_wait() -> None:
         await until(lambda: len(listening.said) == 2)
 
 
-class Gate(Words):
+class EventFilter(Words):
     """A model that takes until it is let go."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class Gate(Words):
 
 
 async def test_the_event_loop_goes_on_while_the_model_thinks() -> None:
-    gate = Gate()
+    gate = EventFilter()
     async with Listening(lambda _: gate) as listening:
         listening.consumer.offer(headline(1))
         await until(gate.entered.is_set)
@@ -124,7 +124,7 @@ async def test_a_model_that_fails_loses_no_headline() -> None:
 
 
 async def test_another_model_takes_over_and_what_is_being_scored_keeps_its_own() -> None:
-    models = {"first": Gate(), "second": Words("second")}
+    models = {"first": EventFilter(), "second": Words("second")}
     async with Listening(models.__getitem__) as listening:
         listening.consumer.offer(headline(1))
         await until(models["first"].entered.is_set)  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from agent.core.errors import StoreError
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.pipeline import Core
 from agent.live.system_check import examine
@@ -237,7 +238,7 @@ async def test_the_running_agent_moves_its_segments_and_goes_on(tmp_path: Path) 
         )
         with closing(open_database(config.store.url)) as database:
             for _ in range(2):
-                daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+                daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
                 async with living(daemon):
                     run = daemon.core.run.id
                     moved = len(find_segments(database, run))

@@ -64,7 +64,7 @@ async def live(core: Core, story: Story, start: int, end: int) -> None:
 
 
 async def first_life(store: Database, story: Story, *, witnesses: tuple[Any, ...] = ()) -> None:
-    with Core(story.config, store, a_run(story.config), resume=False, witnesses=witnesses) as core:
+    with Core(story.config, store, a_run(story.config), resume=False, run_observers=witnesses) as core:
         await live(core, story, 0, HALF)
         core.end(complete=False)
 
@@ -302,16 +302,16 @@ async def test_the_dashboards_picture_goes_on_from_its_own_part_of_the_snapshot(
 ) -> None:
     story = a_story(tmp_path)
     before = a_picture(story.config)
-    await first_life(store, story, witnesses=(before,))
+    await first_life(store, story, run_observers=(before,))
     again, whole = a_picture(story.config), a_picture(story.config)
-    with Core(story.config, store, find_run(store), resume=True, witnesses=(again,)) as core:
+    with Core(story.config, store, find_run(store), resume=True, run_observers=(again,)) as core:
         assert core.snapshots.status.resumed_from
         assert again.changes(NOTHING) == before.changes(NOTHING)
         await live(core, story, HALF, len(story.events))
         core.end(complete=True)
     with store.write() as connection:
         connection.execute(text("DELETE FROM snapshots"))
-    with Core(story.config, store, find_run(store), resume=True, witnesses=(whole,)) as core:
+    with Core(story.config, store, find_run(store), resume=True, run_observers=(whole,)) as core:
         assert again.changes(NOTHING) == whole.changes(NOTHING)
         assert again.account().equity == core.engine.portfolio.equity()
 
@@ -322,7 +322,7 @@ async def test_a_picture_that_was_not_there_before_hears_the_whole_past(
     story = a_story(tmp_path)
     await first_life(store, story)
     picture = a_picture(story.config)
-    with Core(story.config, store, find_run(store), resume=True, witnesses=(picture,)) as core:
+    with Core(story.config, store, find_run(store), resume=True, run_observers=(picture,)) as core:
         assert not core.snapshots.status.resumed_from
         assert "did not look on" in core.snapshots.status.problem
         assert picture.account().equity == core.engine.portfolio.equity()

@@ -12,10 +12,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from agent.core.events import Event, News
-from agent.live.daemon import Daemon
-from agent.live.event_filter import OpenBars
-from agent.live.resume import Memory
-from agent.live.sources import Gate
+from agent.live.app import make_agent
+from agent.live.event_filter import EventFilter, OpenBars
+from agent.live.resume import ResumePoint
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from tests.support.feed_server import FeedServer, item, rss
@@ -39,17 +38,17 @@ def news(
 
 async def restarted(journal: Sequence[News], *listed: News) -> list[Event]:
     """What passes of `listed` in a run whose journal holds `journal`."""
-    memory = Memory()
+    memory = ResumePoint()
     for headline in journal:
-        memory.hear(headline)
+        memory.update(headline)
     return await passed(memory, *listed)
 
 
-async def passed(memory: Memory, *listed: News) -> list[Event]:
+async def passed(memory: ResumePoint, *listed: News) -> list[Event]:
     writable = asyncio.Event()
     writable.set()
     events: list[Event] = []
-    gate = Gate(cast("OpenBars", NoBars()), memory, events.append, writable)
+    gate = EventFilter(cast("OpenBars", NoBars()), memory, events.append, writable)
     for headline in listed:
         await gate(headline)
     return events
@@ -99,7 +98,7 @@ async def test_an_untitled_entry_is_known_by_its_id_alone() -> None:
 
 
 async def test_a_snapshot_of_an_earlier_version_knows_ids_alone() -> None:
-    memory = Memory()
+    memory = ResumePoint()
     cast("Any", memory).headlines["id-a"] = None
     assert await passed(memory, A, news("id-a", OTHER)) == []
 
@@ -128,7 +127,7 @@ async def test_each_headline_is_journalled_once_in_two_lives_of_a_run(
             feeds.at("/numbered", *numbered(*numbers))
             feeds.at("/renamed", *renamed(*(3 * life + poll for poll in range(3))))
             before = {path: feeds.asked(path) for path in paths}
-            async with living(Daemon(config, database, load_model=load_words, clock=sandbox.clock)):
+            async with living(make_agent(config, database, load_model=load_words, clock=sandbox.clock)):
                 await until(lambda: all(feeds.asked(path) >= before[path] + 5 for path in paths))  # noqa: B023
     headlines = cast("list[News]", of(News, journal(database)))
     assert sorted(headline.title for headline in headlines) == [

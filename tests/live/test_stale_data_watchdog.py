@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.events import DAY_MS, MINUTE_MS, Command, Kline, OrderUpdate, RiskEvent, RiskState
 from agent.core.strategy import Market, Strategy
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import Fault
@@ -47,12 +47,10 @@ async def test_data_that_stop_are_told_to_the_core_and_that_they_are_back(
         resting = {"name": "tests.live.test_stale_data_watchdog:Patient", "params": {}}
         risk = {"stale_after": "4m", "on_stale": "cancel"}
         config = settings(sandbox.rest_url, tmp_path, risk=risk, strategy=resting)
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(
-                lambda: (
-                    hasattr(daemon, "core") and all(tape.book for tape in daemon.core.engine.tapes.values())
-                )
+                lambda: daemon.started and all(tape.book for tape in daemon.core.engine.tapes.values())
             )
             sandbox.venue.faults.add(list(CUT_OFF))
             await until(lambda: len(daemon.core.engine.risk.stale) == 2)

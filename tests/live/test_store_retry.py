@@ -15,8 +15,8 @@ import pytest
 
 from agent.core.errors import StoreUnavailable, TapewireError
 from agent.core.events import Command, News, RiskState
+from agent.live.app import make_agent
 from agent.live.control_socket import Request, ask
-from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.journal import Journal
@@ -135,7 +135,7 @@ async def test_trading_halts_says_so_and_goes_on_by_itself(
         store = {"url": f"sqlite:///{folder / 'store.db'}", **QUICK}
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, store=store)
         with closing(open_database(config.store.url, lock_timeout=0.05)) as database:
-            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon) as life:
                 await until(lambda: handled(daemon) >= 10)
                 with trouble(folder):
@@ -170,7 +170,7 @@ async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, store={**QUICK, "patience": "150ms"})
     with closing(open_database(config.store.url, lock_timeout=0.05)) as database:
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
 
         async def live_until_it_is_locked() -> None:
             async with living(daemon) as life:
@@ -182,7 +182,7 @@ async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(
             StoreUnavailable, match=r"another process is writing to it, for 150ms now \(store\.patience\)"
         ):
             await live_until_it_is_locked()
-        again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        again = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(again):
             await until(lambda: handled(again) >= 10)
         assert len(list_runs(database)) == 1
@@ -194,16 +194,16 @@ async def test_it_can_be_stopped_while_it_waits(sandbox: Sandbox, tmp_path: Path
         sandbox.rest_url, tmp_path, store=QUICK, live={"folder": str(tmp_path), "drain_timeout": "200ms"}
     )
     with closing(open_database(config.store.url, lock_timeout=0.05)) as database:
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         stop = asyncio.Event()
         life = asyncio.create_task(daemon.run(stop))
-        await until(lambda: hasattr(daemon, "core") and handled(daemon) >= 10)
+        await until(lambda: daemon.started and handled(daemon) >= 10)
         with locked(tmp_path):
             await until(daemon.core.storage.failing.is_set)
             stop.set()
             with pytest.raises(StoreUnavailable, match="another process is writing"):
                 await asyncio.wait_for(life, 20)
-        again = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        again = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(again):
             await until(lambda: handled(again) >= 10)
         assert_sound(database, "latest", config)

@@ -7,7 +7,7 @@ import random
 
 from agent.core.errors import VenueError
 from agent.core.events import Command, Event
-from agent.live.producer import Emit, Health
+from agent.live.interfaces.producer import Emit, Health
 from agent.live.supervisor import Supervision, supervise
 from agent.system.backoff import BackoffConfig
 from agent.system.clock import WallClock

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from agent.live import pipeline as core_module
+from agent.live.interfaces.probes import why_dead
 from agent.live.pipeline import Core
-from agent.live.services.metrics.probes import why_dead
 from agent.live.systemd import ServiceManager, report
 from agent.sandbox import Sandbox
 from agent.store.database import open_database

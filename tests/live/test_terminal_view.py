@@ -11,7 +11,8 @@ from rich.console import Console
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Command, Event, News, Sentiment
 from agent.core.sinks import NullSink
-from agent.live.observers import LiveSink, Recent, Watcher
+from agent.live.interfaces.observer import Observer
+from agent.live.observers import LiveSink, Recent
 from agent.live.terminal_view import Lines, View, sparkline
 from strategies import load_strategy
 from tests.support.market import SYMBOL, T0, config, flat_bars
@@ -20,7 +21,7 @@ HEADLINE = News("n1", T0, T0 + 30_000, "Bitcoin [bold]soars[/] on record inflows
 SAID = Sentiment("n1", T0, T0 + 31_000, 0.05, 0.05, 0.9)
 
 
-def shown(watcher_of: Callable[[Callable[[], Engine | None]], Watcher]) -> Watcher:
+def shown(watcher_of: Callable[[Callable[[], Engine | None]], Observer]) -> Observer:
     """Three hours of bars, and a headline that is traded on."""
     settings = config(strategy={"name": "sentiment", "params": {"position_size": 0.5}})
     sink = LiveSink(NullSink(), 60_000)

@@ -17,6 +17,7 @@ from agent.config import Config, parse
 from agent.core.errors import ConfigError, SafetyError, VenueError
 from agent.core.events import Account, Command, Fill, Order, OrderUpdate
 from agent.core.venue import VenueExchange
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.order_routing import check_venue
 from agent.sandbox import Sandbox
@@ -50,7 +51,7 @@ async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(
 ) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn())
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 12)
             status = daemon.status()
@@ -76,10 +77,10 @@ async def test_several_lives_keep_one_ledger(database: Database, tmp_path: Path)
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn())
         for _ in range(3):
-            daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+            daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
             async with living(daemon):
                 await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills >= 4)  # noqa: B023
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: daemon.gateway is not None and daemon.gateway.reconciled.is_set())
             await daemon.command("flatten", by="test")
@@ -106,7 +107,7 @@ def ledger(daemon: Daemon) -> VenueExchange:
 
 async def test_a_kill_takes_every_order_back_and_halts(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
-        daemon = Daemon(
+        daemon = make_agent(
             testnet(sandbox, tmp_path, strategy=churn()), database, load_model=load_words, clock=sandbox.clock
         )
         async with living(daemon):
@@ -123,10 +124,10 @@ async def test_a_kill_takes_every_order_back_and_halts(database: Database, tmp_p
 async def test_an_account_that_is_not_empty_ends_the_start(database: Database, tmp_path: Path) -> None:
     async with Sandbox(options(speed=240)) as sandbox:
         config = testnet(sandbox, tmp_path, strategy=churn(), execution={"reconcile_every": "100ms"})
-        first = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        first = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(first):
             await until(lambda: sandbox.venue.account.desks["linear"].open_legs())
-        again = Daemon(config, database, load_model=load_words, clock=sandbox.clock, new=True)
+        again = make_agent(config, database, load_model=load_words, clock=sandbox.clock, new=True)
         with pytest.raises(SafetyError, match="the account is not empty"):
             async with living(again) as life:
                 await until(life.done)
@@ -137,7 +138,9 @@ async def test_a_venue_that_does_not_answer_ends_the_start(database: Database, t
         sandbox.venue.faults.add([parse_fault("status,on=rest/v5/position/*,code=500")])
         config = testnet(sandbox, tmp_path, execution={"start_within": "500ms"})
         with pytest.raises(VenueError, match="could not be reconciled within 500ms: HTTP 500"):
-            async with living(Daemon(config, database, load_model=load_words, clock=sandbox.clock)) as life:
+            async with living(
+                make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+            ) as life:
                 await until(life.done)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Funding, Kline, News, RiskEvent, RiskState
 from agent.core.sinks import ListSink
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.event_queue import OPEN_BAR
+from agent.live.interfaces.probes import why_not_ready
 from agent.live.pipeline import Core
-from agent.live.services.metrics.probes import why_not_ready
 from agent.live.stale_data_watchdog import watch_silence
 from agent.live.timekeeping import Timekeeper
 from agent.sandbox import Sandbox
@@ -52,7 +52,7 @@ async def test_a_step_of_the_system_clock_is_an_alarm_and_changes_nothing_else(
             sandbox.rest_url, tmp_path, strategy={"name": "buy_and_hold", "params": {}}, risk={"stale_after": "2m"},
             paper={"funding_rate": 0.001, "funding_interval": "8h"},
         )  # fmt: skip
-        daemon = Daemon(config, database, load_model=load_words, clock=DisciplinedClock(machine))
+        daemon = make_agent(config, database, load_model=load_words, clock=DisciplinedClock(machine))
         async with living(daemon):
             await until(lambda: not daemon.status().warming_up)
             for skew, words in ((26 * HOUR_MS, "26h ahead of"), (-2 * HOUR_MS, "2h behind")):
@@ -90,7 +90,7 @@ async def test_a_start_with_a_wrong_system_clock_takes_the_venues_time(
         machine = SystemClock()
         machine.skew = 26 * HOUR_MS
         config = settings(sandbox.rest_url, tmp_path)
-        daemon = Daemon(config, database, load_model=load_words, clock=DisciplinedClock(machine))
+        daemon = make_agent(config, database, load_model=load_words, clock=DisciplinedClock(machine))
         async with living(daemon):
             await until(lambda: alarms(database))
     assert all(event.available_at <= WallClock().now() + 5_000 for event in journal(database))

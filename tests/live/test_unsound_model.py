@@ -12,8 +12,8 @@ import pytest
 
 from agent.core.errors import TapewireError
 from agent.core.events import Sentiment
+from agent.live.app import make_agent
 from agent.live.control_socket import Request, ask
-from agent.live.daemon import Daemon
 from agent.live.model_loader import model_loader
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -66,7 +66,9 @@ async def test_a_model_that_cannot_serve_leaves_the_old_one(
         strategy=SENTIMENT,
         model={"path": str(write_tiny(tmp_path / "first")), "threads": 1},
     )
-    daemon = Daemon(config, database, load_model=model_loader(config.model, database), clock=sandbox.clock)
+    daemon = make_agent(
+        config, database, load_model=model_loader(config.model, database), clock=sandbox.clock
+    )
     folders = [str(spoil(write_tiny(tmp_path / name))) for name, spoil in HOSTILE.items()]
     async with living(daemon):
         await until(lambda: of(Sentiment, journal(database)))

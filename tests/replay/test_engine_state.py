@@ -259,7 +259,9 @@ def test_a_strategys_own_state_goes_on(kind: type[Strategy]) -> None:
     settings = config()
 
     def fresh() -> Engine:
-        return Engine(settings, kind(), NullSink(), run_id="r", equity_block=1)
+        return Engine(
+            settings, kind(), NullSink(), run_id="r", exchange=settings.execution.exchange(), equity_block=1
+        )
 
     whole = fresh()
     for one in bars[:30]:

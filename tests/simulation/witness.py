@@ -57,8 +57,8 @@ class CheckedCore(Core):
         super().__init__(*args, **kwargs)
         self.invariants = self.world.invariants
         self.invariants.engine = self.engine
-        self._witnesses.append(self)  # from the first event of the journal on
-        self.watchers.append(self)
+        self._run_observers.append(self)  # from the first event of the journal on
+        self.observers.append(self)
 
     def _fold(self) -> None:
         super()._fold()

@@ -17,6 +17,7 @@ from agent.core.events import RiskState
 from agent.core.risk import RESUME_FROM_KILL
 from agent.live import daemon as daemon_module
 from agent.live import run_record, session, venue_rules
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.market_data import public_stream
 from agent.live.news import news_producer as news_producer
@@ -236,7 +237,7 @@ class World:
                 self.config.execution.testnet,
                 partial(self.checked, self.invariants.leaves),
             )
-        daemon = Daemon(
+        daemon = make_agent(
             self.config,
             self.store,
             load_model=lambda _: _Model(self),
@@ -342,13 +343,13 @@ class World:
     def _remember_drops(self, daemon: Daemon) -> None:
         if hasattr(daemon, "queue"):
             self.dropped |= any(kind.dropped for kind in daemon.queue.stats().kinds.values())
-            self.dropped |= daemon._model is not None and daemon._model.health.dropped > 0
+            self.dropped |= daemon.model is not None and daemon.model.health.dropped > 0
 
     async def _person(self, daemon: Daemon) -> None:
         """Says something now and then."""
         while True:
             await asyncio.sleep(self.dice.expovariate(1 / 200))
-            if hasattr(daemon, "core"):
+            if daemon.started:
                 action = self.dice.choice(("pause", "halt", "flatten", "kill", *["resume"] * 6))
                 self.say(f"a person says {action}")
                 args = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.live.feed_health import read_feed_health, write_feed_health
-from agent.live.producer import Health
+from agent.live.interfaces.producer import Health
 from agent.store.database import Database
 from agent.store.recorder import Recorder
 from tests.store.samples import a_run

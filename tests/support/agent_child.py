@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from agent.cli.run import stop_on_signals
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.log import configure
 from agent.store.database import open_database
 from agent.system.clock import ScaledClock
@@ -24,7 +24,7 @@ async def main(url: str, folder: str, now: str, anchor: str, speed: str) -> None
         int(now) + round((time.time_ns() // 1_000_000 - int(anchor)) * float(speed)), float(speed)
     )
     with closing(open_database(config.store.url)) as database:
-        await Daemon(config, database, load_model=load_words, clock=clock).run(stop_on_signals())
+        await make_agent(config, database, load_model=load_words, clock=clock).run(stop_on_signals())
 
 
 if __name__ == "__main__":

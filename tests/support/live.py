@@ -111,7 +111,7 @@ async def living(daemon: Daemon, *, complete: bool = False) -> AsyncIterator[asy
     stop = asyncio.Event()
     task = asyncio.create_task(daemon.run(stop, complete=complete))
     try:
-        await until(lambda: task.done() or hasattr(daemon, "core"))
+        await until(lambda: task.done() or daemon.started)
         yield task
     finally:
         stop.set()

@@ -15,6 +15,7 @@ from agent.core.events import HOUR_MS, MINUTE_MS, Account, Decision, Event, Gap,
 from agent.core.flatten import Flattener
 from agent.live import pipeline as core_module
 from agent.live import run_record as record_module
+from agent.live.event_filter import EventFilter
 from agent.live.event_queue import EventQueue
 from agent.live.funding_stamps import FundingSchedule
 from agent.live.gateway.in_flight_order import Intent, IntentState
@@ -22,15 +23,14 @@ from agent.live.gateway.order_tracker import Keeper
 from agent.live.gateway.reconciler import Auditor
 from agent.live.gateway.report_translator import Reports
 from agent.live.gateway.venue_gateway import Gateway
+from agent.live.interfaces.producer import Emit, deliver
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.connection_shard import Shard
 from agent.live.market_data.kline_series import EVERYTHING, Series
 from agent.live.market_data.price_band import PriceBand
 from agent.live.pipeline import Core
-from agent.live.producer import Emit, deliver
-from agent.live.resume import Memory
+from agent.live.resume import ResumePoint
 from agent.live.scoring import SentimentConsumer
-from agent.live.sources import Gate
 from agent.store.database import Database
 from agent.store.journal import Journal
 from agent.system.clock_discipline import DisciplinedClock
@@ -159,10 +159,10 @@ def open_bars_overtake() -> None:
 def headlines_pass_twice() -> None:
     """The gate lets through what the run has had."""
 
-    async def open_gate(self: Gate, event: Event) -> None:
+    async def open_gate(self: EventFilter, event: Event) -> None:
         await deliver(self._emit, event)
 
-    _put(Gate, "__call__", open_gate)
+    _put(EventFilter, "__call__", open_gate)
 
 
 def headlines_go_down_with_the_model() -> None:
@@ -180,15 +180,15 @@ def headlines_go_down_with_the_model() -> None:
 
 def memory_forgets_gaps() -> None:
     """A restart asks for bars from the last closed one on, though a gap was written behind it."""
-    hear = Memory.hear
+    hear = ResumePoint.update
 
-    def deaf(self: Memory, event: Event) -> None:
+    def deaf(self: ResumePoint, event: Event) -> None:
         bars = dict(self.bars)
         hear(self, event)
         if isinstance(event, Gap):
             self.bars = bars
 
-    _put(Memory, "hear", deaf)
+    _put(ResumePoint, "update", deaf)
 
 
 def limits_are_twice_as_wide() -> None:
@@ -205,9 +205,9 @@ def limits_are_twice_as_wide() -> None:
 
 def emits_from_two_places() -> None:
     """A producer's emit does not wait for the queue: what it calls may be overtaken."""
-    original = Gate.__init__
+    original = EventFilter.__init__
 
-    def init(self: Gate, config: Any, memory: Memory, emit: Emit, *more: Any) -> None:
+    def init(self: EventFilter, config: Any, memory: ResumePoint, emit: Emit, *more: Any) -> None:
         late: list[Event] = []
 
         async def swapped(event: Event) -> None:
@@ -218,7 +218,7 @@ def emits_from_two_places() -> None:
 
         original(self, config, memory, swapped, *more)
 
-    _put(Gate, "__init__", init)
+    _put(EventFilter, "__init__", init)
 
 
 def doubts_are_sent_under_a_new_id() -> None:

@@ -73,6 +73,7 @@ class Story:
             strategy,
             sink,
             run_id="story",
+            exchange=self.config.execution.exchange(),
             equity_block=1,
             predictor=self.predictor,
             contain_errors=True,

@@ -37,7 +37,7 @@ from agent.live.gateway.venue_port import (
     VenueOrder,
     VenuePort,
 )
-from agent.live.producer import Emit, deliver
+from agent.live.interfaces.producer import Emit, deliver
 from agent.system.backoff import Reconnection
 from agent.system.clock import Clock
 
@@ -47,7 +47,7 @@ _log: Final = structlog.get_logger(__name__)
 class Gateway:
     """Between `ledger`, the core's exchange, which is only read, and the venue behind `port`.
 
-    Let it hear the core as a watcher, call `release` after each commit, and `run` it under supervision. `reconciled` is set as long as
+    Let it hear the core as a observer, call `release` after each commit, and `run` it under supervision. `reconciled` is set as long as
     the account is known. The first life begins with checks of the account; what speaks against trading in it ends `run` by an error.
     """
 

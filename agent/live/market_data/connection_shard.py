@@ -15,11 +15,11 @@ from agent.core.errors import VenueError
 from agent.core.events import Command, Gap, Kline
 from agent.core.risk import PRICE_BAND
 from agent.data.kline_messages import Frame, is_sound, read_rows, to_kline
+from agent.live.interfaces.producer import Emit, State, deliver
 from agent.live.market_data.backfill import KlineHistory, RequestRefused
 from agent.live.market_data.kline_health import KlineHealth
 from agent.live.market_data.kline_series import Series
 from agent.live.market_data.public_stream import HandshakeRefused, Stream, StreamLost
-from agent.live.producer import Emit, State, deliver
 from agent.system.backoff import Budget, Reconnection, delays
 from agent.system.clock import Clock, iso, speed_of
 from agent.system.clock_discipline import DisciplinedClock

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.live.producer import Health
+from agent.live.interfaces.producer import Health
 
 
 class KlineHealth(Health):

@@ -17,13 +17,13 @@ import structlog
 from agent.config.bybit import CONNECT_WINDOW, REQUEST_WINDOW, interval_code
 from agent.config.live import BybitConfig
 from agent.core.errors import VenueError
+from agent.live.interfaces.producer import Emit
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.connection_shard import Shard
 from agent.live.market_data.kline_health import KlineHealth
 from agent.live.market_data.kline_series import Series
 from agent.live.market_data.price_band import PriceBand
 from agent.live.market_data.public_stream import split
-from agent.live.producer import Emit
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
 from agent.system.clock_discipline import DisciplinedClock

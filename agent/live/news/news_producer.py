@@ -19,12 +19,13 @@ from agent.core.durations import format_duration
 from agent.core.events import HOUR_MS, News
 from agent.core.masking import mask, mask_also, secrets_in, without_secrets
 from agent.data.text import one_line
+from agent.live.interfaces.producer import Emit, Health, deliver
+from agent.live.interfaces.status import FeedHealth
 from agent.live.news.destinations import FeedAccess
 from agent.live.news.document import Document, Entry, newest_first
 from agent.live.news.fetch import Answer, FetchError, fetch
 from agent.live.news.parser_pool import ParseKilled, ParserPool
 from agent.live.news.seen_entries import FeedMemory, MemorySeenStore, SeenStore
-from agent.live.producer import Emit, Health, deliver
 from agent.system.backoff import delays
 from agent.system.clock import Clock
 
@@ -33,21 +34,6 @@ _LONGEST_URL: Final = 2_000
 _SHORT_URL: Final = 90  # characters of it before an error
 _LONGEST_ERROR: Final = 400
 _log: Final = structlog.get_logger(__name__)
-
-
-class FeedHealth(Health):
-    """`Health` of one feed: a message is an answer, a duplicate an entry that had been given out before."""
-
-    url: str = ""
-    status: int = 0  # HTTP, of the last answer
-    unchanged: int = 0  # answers without a new document
-    news: int = 0  # entries given out
-    empty: int = 0  # entries without a word
-    distrusted: int = 0  # dates missing, in no known zone, in the future or ancient
-    over_limit: int = 0  # entries beyond `max_new_per_poll` or `max_new_per_hour`, which were not given out
-    killed: int = 0  # documents whose parsing had to be ended
-    next_poll_at: int = 0  # UTC ms
-    moved_to: str = ""  # where the feed says it is for good
 
 
 class NewsProducer:

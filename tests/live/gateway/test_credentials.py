@@ -16,7 +16,7 @@ import pytest
 
 from agent.config.live import LogConfig
 from agent.core.errors import ConfigError, SafetyError, VenueError
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.gateway.credentials import Credentials, load_credentials
 from agent.live.log import configure
 from agent.sandbox import Sandbox
@@ -30,7 +30,7 @@ KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
 
 
 @pytest.mark.parametrize(
-    "text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", "%s" % Secret(SECRET), str([Secret(SECRET)])]
+    "text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", "{}".format(Secret(SECRET)), str([Secret(SECRET)])]
 )
 def test_a_secret_shows_itself_to_nobody(text: str) -> None:
     assert SECRET not in text
@@ -119,7 +119,7 @@ async def test_no_trace_of_them_in_log_store_report_and_status(
     monkeypatch.setenv("TAPEWIRE_API_SECRET", SECRET)
     async with Sandbox(options(speed=240, api_key=KEY, api_secret=SECRET if right else "another")) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, **venue_settings(sandbox.rest_url, strategy=churn()))
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         if right:
             async with living(daemon, complete=True):
                 await until(lambda: daemon.gateway is not None and daemon.gateway.health.fills > 4)

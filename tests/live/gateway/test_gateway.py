@@ -63,7 +63,9 @@ class Desk:
     def __init__(self, sandbox: Sandbox, config: Config, journal: Sequence[Event] = ()) -> None:
         self.sandbox = sandbox
         self.sink = ListSink()
-        self.engine = Engine(config, Obedient(), self.sink, run_id="run")
+        self.engine = Engine(
+            config, Obedient(), self.sink, run_id="run", exchange=config.execution.exchange()
+        )
         self.journal: list[Event] = []
         ledger = self.engine.exchange
         assert isinstance(ledger, VenueExchange)

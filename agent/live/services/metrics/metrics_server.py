@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -12,14 +12,12 @@ from prometheus_client.exposition import choose_encoder
 
 from agent.config.services import MetricsConfig
 from agent.core.errors import ConfigError
-from agent.live.producer import Emit, Health
-from agent.live.services.metrics.probes import why_dead, why_not_ready
+from agent.live.interfaces.probes import why_dead, why_not_ready
+from agent.live.interfaces.producer import Emit, Health
+from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.services.metrics.prometheus import AgentMetrics
 from agent.system.host_header import is_loopback_host, known_host
 from agent.system.listening_sockets import Listener
-
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
 
 _LONGEST_BODY: Final = 1_000  # no request has a body
 _log: Final = structlog.get_logger(__name__)
@@ -30,7 +28,7 @@ class MetricsServer:
 
     name = "metrics"
 
-    def __init__(self, config: MetricsConfig, agent: Daemon) -> None:
+    def __init__(self, config: MetricsConfig, agent: RunningAgent) -> None:
         self.metrics = AgentMetrics(agent)
         self.port = config.port
         self._config = config

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -22,12 +22,9 @@ from prometheus_client.registry import Collector
 
 from agent import __version__
 from agent.core.events import Decision, Event, RiskState
-from agent.live.pipeline import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE
+from agent.live.interfaces.running_agent import RunningAgent
+from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE, Status
 from agent.system.latency_histogram import LatencyHistogram
-
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
-    from agent.live.status_report import Status
 
 BUCKET_STEP: Final = 10
 """Of a histogram's 121 bounds every tenth goes out: 0.1 ms to 9.3 s, each 2.6 times the last."""
@@ -47,9 +44,9 @@ _SOURCE_COUNTS: Final = (
 
 
 class AgentMetrics(Collector):
-    """A watcher that counts decisions, and a collector that reads the rest off the agent, in its event loop."""
+    """A observer that counts decisions, and a collector that reads the rest off the agent, in its event loop."""
 
-    def __init__(self, agent: Daemon) -> None:
+    def __init__(self, agent: RunningAgent) -> None:
         self._agent = agent
         self._decisions: Counter[type] = Counter()
 
@@ -135,13 +132,12 @@ class AgentMetrics(Collector):
         yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
 
     def _durations(self) -> Iterator[Metric]:
-        core = self._agent.core
         handled = HistogramMetricFamily(
             "tapewire_handled_seconds",
             "From the arrival in the queue to handled and recorded",
             labels=["kind"],
         )
-        for kind, histogram in sorted(core.latencies.items()):
+        for kind, histogram in sorted(self._agent.latencies.items()):
             handled.add_metric([kind], *_buckets(histogram))
         yield handled
         for name, span, text in (
@@ -149,7 +145,7 @@ class AgentMetrics(Collector):
             ("tapewire_sentiment_to_order_seconds", SENTIMENT_TO_ORDER, "From a sentiment's arrival to the recorded order"),
             ("tapewire_store_write_seconds", STORE_WRITE, "One commit of the journal or of decisions"),
         ):  # fmt: skip
-            buckets, total = _buckets(core.spans.get(span) or LatencyHistogram())
+            buckets, total = _buckets(self._agent.spans.get(span) or LatencyHistogram())
             yield HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import aiomqtt
 import msgspec
@@ -14,6 +14,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.config.services import MqttConfig
 from agent.core.errors import SafetyError, TapewireError, VenueError, told
+from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.services.mqtt.broker import broker_of, shared_secret
 from agent.live.services.mqtt.connection import QOS, MqttLink
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, Topics, encode
@@ -21,9 +22,6 @@ from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
 from agent.system.clock import WallClock
 from agent.system.throttle import Allowance, Throttle
 from agent.system.untrusted import UNREADABLE
-
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
 
 _AT_ONCE: Final = 8  # commands being carried out
 # a minute that are answered: an old command can be sent again by all who read the topic
@@ -34,7 +32,7 @@ _log: Final = structlog.get_logger(__name__)
 class CommandDesk:
     """Listens on `link`. Commands are judged by the machine's clock, also where a sandbox runs a faster market."""
 
-    def __init__(self, config: MqttConfig, link: MqttLink, agent: Daemon) -> None:
+    def __init__(self, config: MqttConfig, link: MqttLink, agent: RunningAgent) -> None:
         self._forged = Throttle()
         self._refused = Throttle()
         self._refusals = Allowance(_REFUSALS)

@@ -15,7 +15,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.config.services import MqttConfig
 from agent.core.errors import VenueError
-from agent.live.producer import Emit, Health
+from agent.live.interfaces.producer import Emit, Health
 from agent.live.services.mqtt.broker import broker_of
 from agent.live.services.mqtt.mqtt_messages import encode
 from agent.live.services.mqtt.outbox import Outbox

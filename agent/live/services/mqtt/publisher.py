@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from agent.config.services import MqttConfig
 from agent.core.events import Decision, Event
-from agent.live.producer import Emit
+from agent.live.interfaces.producer import Emit
+from agent.live.interfaces.running_agent import RunningAgent
+from agent.live.interfaces.status import Status
 from agent.live.services.mqtt.connection import LinkHealth, MqttLink, Standing
 from agent.live.services.mqtt.mqtt_messages import (
     RETAINED,
@@ -20,17 +21,13 @@ from agent.live.services.mqtt.mqtt_messages import (
 )
 from agent.system.clock import Clock
 
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
-    from agent.live.status_report import Status
-
 
 class Publisher:
-    """A watcher, and the companion that keeps the link up. What the broker is too slow for is dropped, oldest first, and counted."""
+    """A observer, and the companion that keeps the link up. What the broker is too slow for is dropped, oldest first, and counted."""
 
     name = "mqtt"
 
-    def __init__(self, config: MqttConfig, agent: Daemon, clock: Clock) -> None:
+    def __init__(self, config: MqttConfig, agent: RunningAgent, clock: Clock) -> None:
         self.topics = Topics(config.prefix)
         # A stable identifier: a new connection then ends the old one, whose will would else come after our greeting
         self.link = MqttLink(config, clock, f"{config.prefix}-agent", self._standing)
@@ -49,7 +46,7 @@ class Publisher:
         """Goes out."""
         topic = self.topics.decision(decision)
         if topic is not None:
-            message = Decided(self._agent.core.run.id, seq, decision)
+            message = Decided(self._agent.run_id, seq, decision)
             self.link.outbox.put(topic, message, retain=type(decision) in RETAINED)
 
     async def run(self, emit: Emit) -> None:
@@ -69,7 +66,7 @@ class Publisher:
         put(self.topics.health, health_of(status), retain=True, latest=True)
 
     def _standing(self) -> Standing:
-        run = self._agent.core.run.id
+        run = self._agent.run_id
         return Standing(
             self.topics.agent, Presence(state="online", run=run), Presence(state="offline", run=run)
         )

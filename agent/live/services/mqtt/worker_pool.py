@@ -20,8 +20,8 @@ import structlog
 
 from agent.config.services import WorkersConfig
 from agent.core.events import News, Sentiment
-from agent.live.producer import Emit, Health, deliver
-from agent.live.scoring import SentimentConsumer
+from agent.live.interfaces.producer import Emit, Health, deliver
+from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.system.clock import Clock
@@ -63,7 +63,7 @@ class WorkerPool:
         config: WorkersConfig,
         link: MqttLink,
         topics: Topics,
-        own: SentimentConsumer,
+        own: LocalModel,
         clock: Clock,
         *,
         capacity: int,
@@ -255,7 +255,7 @@ class WorkerPool:
             if self._connection is not None:
                 self._hope_until = now + self._patience
                 self._ask_again()
-        if (model := self._own.health.model) != self._model:
+        if (model := self._own.fingerprint) != self._model:
             self._model = model
             self._ask_again()
             self._link.outbox.put(self._topics.model, ModelInUse(model), retain=True, latest=True)

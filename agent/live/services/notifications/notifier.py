@@ -5,22 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from agent.config.services import NotifyConfig
 from agent.core.events import DAY_MS, Command, Decision, Event, Fill, FillKind, RiskEvent, RiskState
 from agent.core.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
-from agent.live.producer import Emit, Health
+from agent.live.interfaces.producer import Emit, Health
+from agent.live.interfaces.running_agent import RunningAgent
+from agent.live.interfaces.status import Status
 from agent.live.services.notifications.apprise_sender import Courier
 from agent.live.services.notifications.batcher import Letter, Mailbox
 from agent.system.clock import Clock, iso
 from agent.system.secret import Secret
-
-if TYPE_CHECKING:
-    from agent.live.daemon import Daemon
-    from agent.live.status_report import Status
 
 _LOOK: Final = 1.0  # seconds between two looks at the agent
 _FAREWELL: Final = 5.0  # seconds for the last message
@@ -37,11 +35,13 @@ class NotifyHealth(Health):
 
 
 class Notifier:
-    """A watcher, and the companion that looks after what isn't an event: sources, storage, the day. It never holds anybody up."""
+    """A observer, and the companion that looks after what isn't an event: sources, storage, the day. It never holds anybody up."""
 
     name = "notify"
 
-    def __init__(self, config: NotifyConfig, urls: Sequence[Secret], agent: Daemon, clock: Clock) -> None:
+    def __init__(
+        self, config: NotifyConfig, urls: Sequence[Secret], agent: RunningAgent, clock: Clock
+    ) -> None:
         self._config = config
         self._agent = agent
         self._clock = clock

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.services.metrics.metrics_server import MetricsServer
 from agent.sandbox import Sandbox
@@ -34,7 +35,7 @@ class Asked:
     """What the server of `daemon` says."""
 
     def __init__(self, daemon: Daemon) -> None:
-        self.server = next(one for one in daemon._outside.companions if isinstance(one, MetricsServer))
+        self.server = next(one for one in daemon.services.companions if isinstance(one, MetricsServer))
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
         url = f"http://127.0.0.1:{self.server.port}{path}"
@@ -56,7 +57,7 @@ def value(samples: dict[Any, float], name: str, **labels: str) -> float:
 
 async def test_metrics_say_what_the_agent_did(sandbox: Sandbox, database: Database, tmp_path: Path) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, **METRICS)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         asked = Asked(daemon)
         await until(
@@ -95,7 +96,7 @@ async def test_an_agent_whose_exchange_is_away_lives_but_is_not_ready(
 ) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, **METRICS)
     # whose time no venue confirms
-    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())
+    daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -109,7 +110,7 @@ async def test_an_event_that_nobody_takes_makes_the_agent_dead(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, metrics={**METRICS["metrics"], "stuck_after": "100ms"})
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -138,7 +139,7 @@ async def test_metrics_are_served_under_known_names_alone(
     metrics = {"host": bind, "allowed_hosts": ["tapewire"]}
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | metrics)
     # whose time no venue confirms
-    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())
+    daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -153,7 +154,7 @@ async def test_metrics_are_served_under_known_names_alone(
 async def test_connections_and_what_was_closed_are_counted(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:9", tmp_path, metrics=METRICS["metrics"] | {"connections": 4})
     # whose time no venue confirms
-    daemon = Daemon(config, database, load_model=load_words, clock=WallClock())
+    daemon = make_agent(config, database, load_model=load_words, clock=WallClock())
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live")
@@ -194,7 +195,7 @@ def promtool(*arguments: str, stdin: str | None = None) -> None:
 
 async def exposition(sandbox: Sandbox, database: Database, folder: Path) -> str:
     config = settings(sandbox.rest_url, folder, strategy=SENTIMENT, **METRICS)
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         asked = Asked(daemon)
         await until(lambda: asked.server.health.state == "live" and daemon.core.spans["sentiment to order"])

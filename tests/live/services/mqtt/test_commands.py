@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 from agent.core.errors import SafetyError, UsageError, VenueError
 from agent.core.events import Command
 from agent.core.risk import RESUME_FROM_KILL
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import tell
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, encode
@@ -48,13 +48,13 @@ async def test_commands_reach_the_journal_and_answers_come_back(
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
     config = settings(sandbox.rest_url, tmp_path, mqtt=broker.settings(commands=True))
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
 
     async def say(action: str, **args: str) -> Any:
         return await tell(config.mqtt, action, args, by="ann", timeout=20.0)
 
     async with living(daemon):
-        await until(lambda: handled(daemon) > 5 and daemon._outside.companions[0].health.state == "live")
+        await until(lambda: handled(daemon) > 5 and daemon.services.companions[0].health.state == "live")
         assert (await say("pause"))["risk"] == "REDUCING"
         assert (await say("kill", reason="enough"))["risk"] == "HALTED"
         with pytest.raises(SafetyError, match="has to be confirmed"):
@@ -85,9 +85,9 @@ async def test_forged_and_old_commands_are_counted_and_cost_little(
 ) -> None:
     monkeypatch.setenv(SECRET_VARIABLE, SECRET)
     config = settings(sandbox.rest_url, tmp_path, mqtt=broker.settings(commands=True))
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
-        link = daemon._outside.companions[0]
+        link = daemon.services.companions[0]
         await until(lambda: link.health.state == "live")
         old = encode(seal(KEY, "command", CommandBody("tapewire", "pause", 1, "old", {}, "ann")))
         answers = 0

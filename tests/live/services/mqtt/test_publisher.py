@@ -14,6 +14,7 @@ import pytest
 from agent.config.services import MqttConfig
 from agent.core.errors import ConfigError, SafetyError
 from agent.core.events import Fill, Order, Signal
+from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.services.mqtt.broker import PASSWORD as PASSWORD_VARIABLE
 from agent.live.services.mqtt.broker import broker_of
@@ -51,7 +52,7 @@ async def test_every_decision_goes_out_with_its_number(
     ear = Ear()
     listening = asyncio.create_task(ear.listen(broker.port))
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=broker.settings())
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: ear.of("fills"))
         run = daemon.core.run.id
@@ -74,10 +75,10 @@ async def test_who_comes_later_finds_the_state(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=broker.settings())
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     ear = Ear()
     async with living(daemon):
-        await until(lambda: daemon._outside.companions[0].health.state == "live" and handled(daemon) > 20)
+        await until(lambda: daemon.services.companions[0].health.state == "live" and handled(daemon) > 20)
         listening = asyncio.create_task(ear.listen(broker.port))
         await until(lambda: ear.of("agent") and ear.of("equity") and ear.of("health"))
     assert ear.of("agent")[0]["state"] == "online"
@@ -111,15 +112,15 @@ async def test_a_broker_that_goes_and_comes_back_gets_what_waited(
 ) -> None:
     with mosquitto(tmp_path / "one") as first:
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=first.settings())
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         run = asyncio.create_task(_run(daemon))
-        await until(lambda: hasattr(daemon, "core") and daemon._outside.companions[0].health.state == "live")
+        await until(lambda: daemon.started and daemon.services.companions[0].health.state == "live")
     bars = handled(daemon)
     await until(lambda: handled(daemon) > bars + 20)  # the market goes on without the broker
     with mosquitto(tmp_path / "two", port=first.port):
         ear = Ear()
         listening = asyncio.create_task(ear.listen(first.port))
-        await until(lambda: daemon._outside.companions[0].health.reconnects)
+        await until(lambda: daemon.services.companions[0].health.reconnects)
         await until(lambda: ear.of("equity"))
         listening.cancel()
         run.cancel()
@@ -140,9 +141,9 @@ async def test_tls_and_a_password(
         config = settings(
             sandbox.rest_url, tmp_path, mqtt=broker.settings(username="agent", ca_file=str(broker.ca_file))
         )
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
-            await until(lambda: daemon._outside.companions[0].health.published > 3)
+            await until(lambda: daemon.services.companions[0].health.published > 3)
         assert PASSWORD not in str(daemon.config)
 
 
@@ -152,10 +153,10 @@ async def test_a_wrong_password_is_said_and_harms_nobody(
     monkeypatch.setenv(PASSWORD_VARIABLE, "something else")
     with mosquitto(tmp_path / "mosquitto", user="agent") as broker:
         config = settings(sandbox.rest_url, tmp_path, mqtt=broker.settings(username="agent"))
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
-            await until(lambda: daemon._outside.companions[0].health.errors > 1 and handled(daemon) > 10)
-            assert "something else" not in daemon._outside.companions[0].health.last_error
+            await until(lambda: daemon.services.companions[0].health.errors > 1 and handled(daemon) > 10)
+            assert "something else" not in daemon.services.companions[0].health.last_error
 
 
 @pytest.mark.parametrize(

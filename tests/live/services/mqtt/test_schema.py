@@ -13,7 +13,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from agent.core.events import Fill, Prediction
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.services.mqtt import json_schema
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import tell
@@ -94,7 +94,7 @@ async def test_every_message_on_the_wire_is_as_the_schema_says(
         sandbox.rest_url, tmp_path, strategy=SENTIMENT, mqtt=broker.settings(commands=True),
         workers={"enabled": True, "answer_within": "20s"},
     )  # fmt: skip
-    daemon = Daemon(config, database, load_model=lambda _: Words(MODEL), clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=lambda _: Words(MODEL), clock=sandbox.clock)
     async with working(broker, Words(MODEL), "one"), living(daemon):
         await until(lambda: ear.of("fills/") and ear.of("work/scores"))
         await tell(config.mqtt, "pause", {}, by="ann", timeout=20.0)

@@ -14,7 +14,7 @@ from agent.config import Config, ModelConfig
 from agent.config.services import MqttConfig
 from agent.core.errors import ConfigError, ModelError
 from agent.core.events import News, Sentiment
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.model_loader import LazyScorer, model_loader
 from agent.live.services.mqtt.sentiment_worker import SentimentWorker
 from agent.sandbox import Sandbox
@@ -90,7 +90,7 @@ async def test_workers_score_and_the_agents_model_is_idle(
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     own = Words(MODEL)
-    daemon = Daemon(
+    daemon = make_agent(
         config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock
     )
     async with AsyncExitStack() as stack:
@@ -111,7 +111,7 @@ async def test_a_worker_that_dies_loses_nothing(
 ) -> None:
     own = Words(MODEL)
     async with Sandbox(options(news=True)) as sandbox:
-        daemon = Daemon(
+        daemon = make_agent(
             config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock
         )
         async with working(broker, Slow(MODEL), "doomed") as (doomed, task), living(daemon):
@@ -133,7 +133,7 @@ async def test_without_workers_the_own_model_scores(
 ) -> None:
     own = Words(MODEL)
     config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
-    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=lambda _: own, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: own_count(own) >= 5 and not daemon.core.memory.unscored)
     assert_each_once(database)
@@ -144,7 +144,7 @@ async def test_a_worker_with_another_model_is_never_asked(
 ) -> None:
     own, foreign = Words(MODEL), Words("another")
     config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
-    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=lambda _: own, clock=sandbox.clock)
     async with working(broker, foreign, "stranger"), living(daemon):
         pool = daemon.pool
         assert pool is not None
@@ -156,7 +156,7 @@ async def test_a_worker_with_another_model_is_never_asked(
 def test_workers_need_a_broker(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:1", tmp_path, strategy=SENTIMENT, workers={"enabled": True})
     with pytest.raises(ConfigError, match=r"mqtt\.broker names none"):
-        Daemon(config, database, load_model=load_words)
+        make_agent(config, database, load_model=load_words)
 
 
 def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(
@@ -168,7 +168,7 @@ def test_a_fusion_model_that_reads_embeddings_needs_its_own_sentiment_model(
         mqtt={"broker": "mqtt://127.0.0.1:1"}, workers={"enabled": True},
     )  # fmt: skip
     with pytest.raises(ConfigError, match="reads embeddings"):
-        Daemon(config, database, load_model=load_words)
+        make_agent(config, database, load_model=load_words)
 
 
 async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes_on(
@@ -180,7 +180,7 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes
 
     own = Words(MODEL)
     config = config_for(sandbox, broker, tmp_path, answer_within="2s")
-    daemon = Daemon(config, database, load_model=lambda _: own, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=lambda _: own, clock=sandbox.clock)
     worker = asyncio.create_task(
         SentimentWorker(MqttConfig(**broker.settings()), Broken(MODEL), "broken").run()
     )

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from agent.cli.main import main
 from agent.core.errors import ConfigError, SafetyError
-from agent.live.daemon import Daemon
+from agent.live.app import make_agent
 from agent.live.services.notifications.apprise_sender import Courier
 from agent.live.services.notifications.notification_urls import URLS, notify_urls
 from agent.live.services.notifications.notifier import Notifier
@@ -62,7 +62,7 @@ async def test_a_life_is_told(
     async with receiver() as (url, arrived):
         monkeypatch.setenv(URLS, url)
         config = settings(sandbox.rest_url, tmp_path, strategy=SENTIMENT, notify={"coalesce": "0s"})
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(lambda: "BUY" in said(arrived) or "SELL" in said(arrived))
             await daemon.command("kill", {"reason": "enough"}, "ann")
@@ -86,9 +86,9 @@ async def test_a_receiver_that_refuses_is_named_without_its_address(
     async with receiver(status=500) as (url, _):
         monkeypatch.setenv(URLS, url)
         config = settings(sandbox.rest_url, tmp_path, notify={"coalesce": "0s"})
-        daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
-            notifier = next(one for one in daemon._outside.companions if isinstance(one, Notifier))
+            notifier = next(one for one in daemon.services.companions if isinstance(one, Notifier))
             await until(lambda: notifier.health.failed_deliveries and handled(daemon) > 5)
             assert TOKEN not in notifier.health.last_error
             assert "address 1" in notifier.health.last_error
@@ -105,7 +105,7 @@ async def test_a_receiver_that_hangs_holds_nobody_up(
     port = server.sockets[0].getsockname()[1]
     monkeypatch.setenv(URLS, f"json://127.0.0.1:{port}")
     config = settings(sandbox.rest_url, tmp_path, notify={"coalesce": "0s", "timeout": "1s"})
-    daemon = Daemon(config, database, load_model=load_words, clock=sandbox.clock)
+    daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) > 40)
     server.close()

@@ -1,0 +1,232 @@
+"""Commands on their way through the queue: journalled, handled by the core, and answered."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from msgspec import to_builtins
+
+from agent.config import Config
+from agent.core.errors import ModelError, SafetyError, StoreUnavailable, TapewireError, UsageError
+from agent.core.events import Command, Event, RiskState
+from agent.core.risk import CLOCK, KILL, RESUME_FROM_KILL
+from agent.live.control_socket import COMMANDS
+from agent.live.emergency_close import EmergencyReport
+from agent.live.event_queue import EventQueue
+from agent.live.kill_file import KillSwitch
+from agent.live.kill_guard import KillGuard
+from agent.live.pipeline import Core
+from agent.live.scoring import SentimentConsumer
+from agent.system.clock import Clock, iso
+
+_AT_ONCE: Final = ("halt", "kill")  # go ahead of everything else in the queue
+
+_EMERGENCY: Final = 4.0  # seconds that a kill waits for the guard's report while the store can't be written
+_LOOK: Final = 0.05  # seconds between two checks whether the core has handled a kill
+_log: Final = structlog.get_logger(__name__)
+
+
+class CommandHandler:
+    """Puts commands into the queue of a running agent and waits until the core has handled them.
+
+    `guard` carries out a kill that the core can't; None if tests give the venue's port.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        core: Core,
+        queue: EventQueue,
+        clock: Clock,
+        kill_switch: KillSwitch,
+        model: SentimentConsumer | None,
+    ) -> None:
+        self.guard: KillGuard | None = None
+        self._config = config
+        self._core = core
+        self._queue = queue
+        self._clock = clock
+        self._kill_switch = kill_switch
+        self._model = model
+        self._loop = asyncio.get_running_loop()
+        # by identity: events that a coroutine waits for
+        self._handled: dict[int, tuple[Event, asyncio.Future[None]]] = {}
+        # reports of the guard that are not in the journal yet
+        self._emergencies: dict[int, tuple[EmergencyReport, asyncio.Task[None]]] = {}
+        self._swap = asyncio.Lock()  # one model is loaded at a time
+
+    async def put(
+        self, action: str, args: dict[str, str] | None = None, by: str = "daemon"
+    ) -> asyncio.Future[None]:
+        """Put a command into the queue; the future completes once it is journalled and handled."""
+        now = self._clock.now()
+        command = Command(action, now, now, args or {}, by)
+        handled = self._loop.create_future()
+        self._handled[id(command)] = command, handled
+        if action in _AT_ONCE:
+            self._queue.put_first(command)
+        else:
+            await self._queue.put(command)
+        return handled
+
+    def settle(self, event: Event) -> None:
+        """Complete the future of an event that was handled."""
+        waiting = self._handled.pop(id(event), None)
+        if waiting and not waiting[1].done():  # the waiting task may have been cancelled
+            waiting[1].set_result(None)
+
+    async def kill(self, args: dict[str, str], by: str) -> None:
+        """Kill, and wait until the core has handled it."""
+        await (await self.put("kill", args, by))
+
+    async def heartbeat(self) -> None:
+        """Give the core the time, and wait until it has handled it."""
+        await (await self.put("heartbeat"))
+
+    async def alarm(self, detail: str) -> None:
+        """Journal an alarm about the clock."""
+        await (await self.put("alarm", {"rule": CLOCK, "detail": detail}))
+
+    @property
+    def killed(self) -> bool:
+        """True while the account is halted by a kill."""
+        risk = self._core.engine.risk
+        return risk.state is RiskState.HALTED and risk.rule == KILL
+
+    async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
+        """Journal and handle an operator's command; return its result. Raises UsageError for an unknown command.
+
+        `use-model` takes the folder in `args` and returns once the model scores; it raises ModelError if the old model stays.
+        """
+        if action not in COMMANDS:
+            raise UsageError(f"unknown command {action!r}", hint=f"one of {', '.join(COMMANDS)}")
+        args = args or {}
+        if action == "use-model" and self._model is None:
+            raise UsageError(f"strategy {self._config.strategy.name} uses no model")
+        if action == "use-model" and not args.get("folder"):
+            raise UsageError("use-model needs a folder")
+        if action == "resume":
+            self._kill_switch.refuse("no resumption")
+        risk = self._core.engine.risk
+        if action == "kill" and self.guard is not None:
+            emergency = await self._kill_with_guard(self.guard, args, by)
+            if emergency is not None:
+                return {"action": action, "risk": risk.state.value, "emergency": to_builtins(emergency)}
+        else:
+            await self._wait_until_handled(action, await self.put(action, args, by))
+        if action == "resume" and self.killed:
+            raise SafetyError(
+                f"the agent was killed at {iso(risk.since)} ({risk.detail}): resuming from that has to be confirmed",
+                hint=f'tapewire resume --confirm "{RESUME_FROM_KILL}"',
+            )
+        if action == "resume" and self.guard is not None:
+            self.guard.resumed()
+        answer: dict[str, Any] = {
+            "action": action,
+            "event": self._core.journal.last_seq,
+            "risk": risk.state.value,
+        }
+        if action == "use-model":
+            answer |= await self._use_model(args["folder"], by)
+        return answer
+
+    async def _kill_with_guard(
+        self, guard: KillGuard, args: dict[str, str], by: str
+    ) -> EmergencyReport | None:
+        """Kill by the core; while the store can't be written, return what the guard did at the venue instead."""
+        pull = guard.pull(args, by)
+        handled = await self.put("kill", args, by)
+        try:
+            await self._wait_until_handled("kill", handled)
+        except StoreUnavailable:
+            if guard.way_out is None:
+                raise
+            outcome = asyncio.shield(asyncio.wrap_future(pull.outcome))
+            either: set[asyncio.Future[Any]] = {outcome, handled}
+            await asyncio.wait(either, timeout=_EMERGENCY, return_when=asyncio.FIRST_COMPLETED)
+            if not outcome.done() or not outcome.result().done:
+                raise
+            return outcome.result()
+        return None
+
+    async def _wait_until_handled(self, action: str, handled: asyncio.Future[None]) -> None:
+        """Raises StoreUnavailable while the store can't be written: the command then waits like everything else."""
+        storage = self._core.storage
+        failing: asyncio.Future[Any] = asyncio.ensure_future(storage.failing.wait())
+        try:
+            await asyncio.wait([handled, failing], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            failing.cancel()
+        if not handled.done():
+            raise StoreUnavailable(
+                f"nothing is traded: {storage.status.error}",
+                hint=f"{action} is kept, and done as soon as the store can be written",
+            )
+
+    # -- what the guard did at the venue -----------------------------------------------------------------------------
+
+    def note_emergency(self, report: EmergencyReport) -> None:
+        """Journal what the guard did. The guard's thread calls this."""
+        with suppress(RuntimeError):  # the event loop is closed: the agent has ended
+            self._loop.call_soon_threadsafe(self._take_emergency, report)
+
+    def _take_emergency(self, report: EmergencyReport) -> None:
+        self._emergencies[id(report)] = report, self._loop.create_task(self._journal_emergency(report))
+
+    async def _journal_emergency(self, report: EmergencyReport) -> None:
+        """Put the report into the queue behind the kill itself."""
+        while not self.killed:
+            await asyncio.sleep(_LOOK)
+        await self._put_emergency(report)
+
+    async def _put_emergency(self, report: EmergencyReport) -> None:
+        """Put the report into the queue, once."""
+        if self._emergencies.pop(id(report), None) is None:
+            return
+        args = {
+            "cancelled": " ".join(report.cancelled),
+            "sent": "; ".join(report.closed),
+            "left": "; ".join(report.left),
+        }
+        await self.put("emergency-kill", {name: text for name, text in args.items() if text}, report.by)
+
+    async def put_last(self) -> None:
+        """Put the guard's reports into the queue even if their kill still waits for the store, then the command to stop."""
+        for report, task in list(self._emergencies.values()):
+            await self._put_emergency(report)
+            task.cancel()
+        await self.put("stop")
+
+    # -- the model ---------------------------------------------------------------------------------------------------
+
+    async def _use_model(self, folder: str, by: str) -> dict[str, str]:
+        if self._model is None:
+            return {}
+        async with self._swap:
+            try:
+                model = await self._model.use(folder)
+            except TapewireError as error:
+                await (await self.put("model-refused", {"folder": folder, "reason": error.message}, by))
+                raise ModelError(f"{error.message}; the old model stays", hint=error.hint) from None
+            await (await self.put("model-in-use", {"folder": folder, "model": model, "chosen": folder}, by))
+        return {"model": model, "folder": folder}
+
+    async def settle_model(self, loaded: str) -> None:
+        """Journal which model scores from now on: the configured one, or the one chosen in an earlier life of the run."""
+        model, folder, chosen = self._model, self._config.model.path, self._core.memory.model
+        if model is not None and chosen:
+            try:
+                loaded = await model.use(chosen)
+                folder = chosen
+            except TapewireError as error:
+                _log.warning(
+                    "the model chosen before can't be loaded",
+                    folder=chosen,
+                    reason=error.message,
+                    instead=folder,
+                )
+        args = {"folder": folder, "model": loaded}
+        await self.put("model-in-use", args | {"chosen": folder} if folder == chosen else args)

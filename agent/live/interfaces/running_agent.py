@@ -1,0 +1,89 @@
+"""The running agent as its services, the dashboard and the service manager see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from agent.config import Config
+from agent.core.events import News
+from agent.live.interfaces.observer import Observer
+from agent.live.interfaces.producer import Producer
+from agent.live.interfaces.status import Status
+from agent.store.runs import Run
+from agent.system.latency_histogram import LatencyHistogram
+from agent.system.listening_sockets import Listener
+
+
+class HeadlineScorer(Producer, Protocol):
+    """A producer of sentiment for the headlines that it is offered."""
+
+    def offer(self, news: News) -> None:
+        """Take a headline to score; never blocks."""
+        ...
+
+
+class LocalModel(HeadlineScorer, Protocol):
+    """The agent's own sentiment model."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the model that scores now; empty before one is loaded."""
+        ...
+
+
+class RunningAgent(Protocol):
+    """The agent, before and while it runs. What needs a running agent raises UsageError before `started`."""
+
+    config: Config
+    listeners: list[Listener]  # servers whose connections the status counts
+    login_link: Callable[[], str] | None  # makes a link to the page that the agent serves, if it serves one
+
+    @property
+    def started(self) -> bool:
+        """True once the run is open and commands are accepted."""
+        ...
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run that is recorded."""
+        ...
+
+    @property
+    def stuck_for(self) -> float:
+        """Seconds that the oldest queued event has waited; 0 while the store can't be written, since everything waits then."""
+        ...
+
+    @property
+    def latencies(self) -> Mapping[str, LatencyHistogram]:
+        """Time from arrival in the queue to handled and recorded, by kind of event."""
+        ...
+
+    @property
+    def spans(self) -> Mapping[str, LatencyHistogram]:
+        """Time of the stages in `agent.live.interfaces.status`: headline to sentiment, sentiment to order, store write."""
+        ...
+
+    def status(self) -> Status:
+        """Take a snapshot of the agent's state."""
+        ...
+
+    async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
+        """Journal and handle a command; return its result. Raises UsageError for an unknown command."""
+        ...
+
+    def observe(self, observer: Observer) -> None:
+        """Add an observer of this life of the agent. Call before it runs."""
+        ...
+
+    def observe_run(self, make: Callable[[Run], Observer]) -> None:
+        """Add an observer that also receives the run's past if the run is resumed; `make` is called once the run is known."""
+        ...
+
+
+class Services(NamedTuple):
+    """What is attached to an agent: observers, producers that run beside it, and a scorer in place of its own model."""
+
+    observers: tuple[Observer, ...] = ()
+    companions: tuple[Producer, ...] = ()
+    scorer: HeadlineScorer | None = None
