@@ -60,9 +60,9 @@ def random_llama(shape: str, folder: Path) -> None:
 
 def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
     """Runs in a child: memory and speed of training steps on random tokens."""
-    from models.sentiment.train.silence import hush
+    from models.sentiment.train.silence import silence_warnings
 
-    hush()
+    silence_warnings()
     import torch
 
     from models.sentiment.train.bases import load_base

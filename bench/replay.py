@@ -39,7 +39,7 @@ WEIGHT = 0.99
 BLOCK = 16_384
 
 
-class Tally(NullSink):
+class SymbolVote(NullSink):
     """Counts fills."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ def main() -> None:
         else ScoreMomentum()
     )
     settings = configuration(args.fill)
-    tally = Tally()
+    tally = SymbolVote()
     engine = Engine(
         settings, strategy, BacktestSink(tally, settings) if args.metrics else tally, run_id="bench"
     )

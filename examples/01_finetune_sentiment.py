@@ -17,7 +17,7 @@ from models.sentiment.serve.generator import SentimentSignalGenerator
 from models.sentiment.train.datasets import Options, load
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import CORPUS, export_model
-from models.sentiment.train.silence import hush
+from models.sentiment.train.silence import silence_warnings
 from models.sentiment.train.splits import Fractions, make_split
 from models.sentiment.train.training import train
 
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("var/examples/sentiment"))
     args = parser.parse_args()
 
-    hush()
+    silence_warnings()
 
     # 1. Labelled text, and parts of it that never see each other. The corpus names no event, so it teaches no dates.
     data = load(args.data, "csv", Options(eventless=args.data == CORPUS))

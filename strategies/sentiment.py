@@ -50,7 +50,7 @@ class SentimentStrategy(Strategy):
             reason="bullish signal" if side > 0 else "bearish signal",
         )
 
-    def on_faded(self, signal: Signal, market: Market) -> None:
+    def on_signal_expired(self, signal: Signal, market: Market) -> None:
         """The headlines no longer carry the position."""
         if self.params.exit_on_fade:
             self._leave(signal.symbol, "signal faded")

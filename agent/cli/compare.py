@@ -84,9 +84,9 @@ def compare(
         from models.sentiment.train.comparison import compare as run
         from models.sentiment.train.methods import get_method
         from models.sentiment.train.methods.recipe import Recipe
-        from models.sentiment.train.silence import hush
+        from models.sentiment.train.silence import silence_warnings
 
-        hush()
+        silence_warnings()
         wanted = [get_method(name.strip()).name for name in methods.split(",")]
         found = run(
             wanted,

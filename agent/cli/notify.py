@@ -29,17 +29,17 @@ def send_test(
 ) -> None:
     """Send a line to every address, and say which of them took it; exit code 1 where one did not."""
     from agent.config import load
-    from agent.live.services.notifications.apprise_sender import Courier
-    from agent.live.services.notifications.batcher import Letter
+    from agent.live.services.notifications.apprise_sender import AppriseSender
+    from agent.live.services.notifications.batcher import Notification
     from agent.live.services.notifications.notification_urls import URLS, notify_urls
 
     settled = load(config).notify
     urls = notify_urls(settled)
     if not urls:
         raise ConfigError("no address is configured", hint=f"set {URLS}, or notify.urls_file of mode 0600")
-    courier = Courier(urls, settled.timeout / 1000)
+    courier = AppriseSender(urls, settled.timeout / 1000)
     done = courier.deliver(
-        Letter("Tapewire: a test", "Notifications of this agent arrive here.", urgent=False)
+        Notification("Tapewire: a test", "Notifications of this agent arrive here.", urgent=False)
     )
     courier.close()
     if json:

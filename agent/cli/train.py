@@ -170,9 +170,9 @@ def sentiment(
     )
     _show_split(split)
     with needs_training_libraries():
-        from models.sentiment.train.silence import hush
+        from models.sentiment.train.silence import silence_warnings
 
-        hush()  # before anything that it hushes is imported
+        silence_warnings()  # before anything that it hushes is imported
         from models.sentiment.train.methods.recipe import parse
         from models.sentiment.train.training import train
 

@@ -133,9 +133,9 @@ def fusion(
         timezone=settled.history.timezone or None,
     )  # fmt: skip
     with needs_training_libraries():
-        from models.sentiment.train.silence import hush
+        from models.sentiment.train.silence import silence_warnings
 
-        hush()  # before anything that it hushes is imported
+        silence_warnings()  # before anything that it hushes is imported
         from models.fusion.train.fusion_training import train
 
         output.mkdir(parents=True, exist_ok=True)

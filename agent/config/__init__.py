@@ -151,7 +151,7 @@ class Config(CoreConfig):
         beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive", "backup"}
         return self.model_dump(mode="json", exclude=beside)
 
-    def decisive(self) -> dict[str, Any]:
+    def deterministic_subset(self) -> dict[str, Any]:
         """The part that the core decides by."""
         core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})

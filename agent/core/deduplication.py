@@ -77,7 +77,7 @@ class _Story(NamedTuple):
     keys: tuple[str, ...]
 
 
-class StoryIndex:
+class HeadlineDeduplicator:
     """Remembers the first headline of each story for `window_ms`; `similarity` in (0, 1] is the least Jaccard index of a story.
 
     Headlines are compared with the first of a story alone, so that a chain of small changes cannot tie strangers together.

@@ -18,7 +18,7 @@ import msgspec
 from agent.core.errors import ConfigError
 from agent.core.events import (
     MINUTE_MS,
-    Account,
+    AccountSnapshot,
     Command,
     Decision,
     Event,
@@ -34,14 +34,14 @@ from agent.core.events import (
     RiskEvent,
     RiskState,
     Sentiment,
-    Settlement,
+    FundingSettlement,
     Side,
 )
 from agent.core.exchange import ID_PREFIX, ExchangeFactory, MatchingExchange, ReportingExchange, run_prefix
 from agent.core.flatten import BARS, Flattener
-from agent.core.fusion_inputs import Outlook, Predictor
+from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
-from agent.core.market import MarketView, Tape
+from agent.core.market import MarketView, InstrumentState
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.core.risk import TAKEN_ID, RiskManager
@@ -94,7 +94,7 @@ class Engine:
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.tapes = {
-            symbol: Tape(
+            symbol: InstrumentState(
                 instruments[symbol],
                 config.market.interval,
                 self.portfolio.positions[symbol],
@@ -109,7 +109,7 @@ class Engine:
         self._predicts = predictor is not None
         if predictor is not None:
             for symbol, tape in self.tapes.items():
-                tape.outlook = Outlook(symbol, predictor, config.market.interval)
+                tape.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
         self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
         self.strategy = strategy
         self.guard: StrategyGuard | None = StrategyGuard(strategy) if contain_errors else None
@@ -133,8 +133,8 @@ class Engine:
         self._waiting: dict[str, Target] = {}
         self._targets = strategy.targets  # the strategy's own list, emptied in place
         self._tell_kline = self._told.on_kline
-        self._hears_klines = strategy.hears("on_kline")
-        self._hears_sentiment = strategy.hears("on_sentiment")
+        self._hears_klines = strategy.overrides("on_kline")
+        self._hears_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
         self._kline = Kline  # compiled code finds it faster here than among the module's names
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -145,8 +145,8 @@ class Engine:
             Command: self._on_command,
             OrderUpdate: self._on_update,
             Fill: self._on_fill,
-            Settlement: self._on_settlement,
-            Account: self._on_account,
+            FundingSettlement: self._on_settlement,
+            AccountSnapshot: self._on_account,
         }
         strategy.on_start(self.market)
         self._act()
@@ -158,7 +158,7 @@ class Engine:
         else:
             self._handlers[type(event)](event)
 
-    def silent(self, symbol: str, now: int) -> bool:
+    def is_stale(self, symbol: str, now: int) -> bool:
         """Whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
         return self.risk.is_stale(self.tapes[symbol].overdue(now))
 
@@ -216,9 +216,9 @@ class Engine:
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
         tape.tracker.advance(start, high, low, close, volume)
-        if now >= self.signals.next_fade:
+        if now >= self.signals.next_expiry:
             self._fade(now)
-        if tape.outlook is not None and tape.outlook.on_bar(start, high, low, close, volume):
+        if tape.fusion_inputs is not None and tape.fusion_inputs.on_bar(start, high, low, close, volume):
             self._predict(tape, now)
         if self._hears_klines:
             self._tell_kline(kline, self.market)
@@ -227,7 +227,7 @@ class Engine:
             if self._fills_at_close and matching is not None:
                 matching.at_close(kline)
 
-    def _fits(self, tape: Tape, kline: Kline) -> bool:
+    def _fits(self, tape: InstrumentState, kline: Kline) -> bool:
         """Whether a bar that isn't the expected next one may be used; the first is always, later ones mean a gap."""
         if kline.interval != tape.interval:
             self.counts["klines of other intervals"] += 1
@@ -260,7 +260,7 @@ class Engine:
         now = sentiment.available_at
         if now > self.market.now:
             self.market.now = now
-        if now >= self.signals.next_fade:
+        if now >= self.signals.next_expiry:
             self._fade(now)
         self._sink.sentiment(sentiment)
         # before the headline is done with
@@ -281,17 +281,17 @@ class Engine:
     def _read(self, symbol: str, sentiment: Sentiment) -> None:
         """A headline is a reason to ask the fusion model."""
         tape = self.tapes.get(symbol)
-        if tape is None or tape.outlook is None:
+        if tape is None or tape.fusion_inputs is None:
             return
         now = self.market.now
-        if not tape.outlook.on_headline(sentiment, now):
+        if not tape.fusion_inputs.on_headline(sentiment, now):
             self.counts["headlines that the fusion model can't read"] += 1
-        elif tape.outlook.features.warm:
+        elif tape.fusion_inputs.features.warm:
             self._predict(tape, now)
 
-    def _predict(self, tape: Tape, now: int) -> None:
-        if tape.outlook is not None:
-            prediction = tape.outlook.predict(now)
+    def _predict(self, tape: InstrumentState, now: int) -> None:
+        if tape.fusion_inputs is not None:
+            prediction = tape.fusion_inputs.predict(now)
             if not isfinite(prediction.down + prediction.flat + prediction.up + prediction.move):
                 self.counts["predictions that are not finite"] += 1
                 return
@@ -330,12 +330,12 @@ class Engine:
         self.flattener.pursue(self.market.now)
         self._act()
 
-    def _on_settlement(self, settlement: Settlement) -> None:
+    def _on_settlement(self, settlement: FundingSettlement) -> None:
         self._advance(settlement.available_at)
         if self._venue is None or not self._venue.on_settlement(settlement):
             self.counts["duplicate settlements"] += 1
 
-    def _on_account(self, account: Account) -> None:
+    def _on_account(self, account: AccountSnapshot) -> None:
         self._advance(account.available_at)
         drift = self._venue.on_account(account) if self._venue is not None else ""
         self.risk.on_drift(self.market.now, drift)
@@ -441,7 +441,7 @@ class Engine:
         if self.risk.warming:
             return
         for symbol, tape in self.tapes.items():
-            if not self.risk.on_silence(now, symbol, tape.overdue(now)):
+            if not self.risk.on_stale_check(now, symbol, tape.overdue(now)):
                 continue
             if self._on_stale != "hold":
                 self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], now, "stale data")
@@ -454,9 +454,9 @@ class Engine:
             self.market.now = now
 
     def _fade(self, now: int) -> None:
-        for signal in self.signals.pop_faded(now):
+        for signal in self.signals.pop_expired(now):
             self._decide(signal)
-            self._told.on_faded(signal, self.market)
+            self._told.on_signal_expired(signal, self.market)
 
     # -- account -----------------------------------------------------------------------------------------------------
 
@@ -589,7 +589,7 @@ class Engine:
         if sized.reduces or not any(working.order is order for working in tape.book):
             self._move_protection(target, tape)
 
-    def _move_protection(self, target: Target, tape: Tape) -> None:
+    def _move_protection(self, target: Target, tape: InstrumentState) -> None:
         """A target for what is held, or on its way, moves its stop and take-profit."""
         if (
             (target.stop is None and target.take_profit is None)
@@ -607,7 +607,7 @@ class Engine:
         stop, take_profit = triggers(target, tape.instrument, tape.position.mark, closing)
         self.exchange.protect(target.symbol, side, stop, take_profit, self.market.now)
 
-    def _count_untradable(self, target: Target, tape: Tape) -> None:
+    def _count_untradable(self, target: Target, tape: InstrumentState) -> None:
         """Count a target that led to no order although nothing is held."""
         rules = tape.instrument
         if target.weight < 0 and not rules.is_margined:

@@ -10,8 +10,8 @@ TapewireError                exit code 1: the work failed
 │  ├─ FetchError             a feed's server refused or failed: it is asked again after a wait
 │  ├─ StreamLost, HandshakeRefused   a WebSocket ended or wasn't opened: connect again after a wait
 │  └─ PortError              a request about orders; its classes state what is known: OutcomeUnknown, Refused (never again),
-│     │                      SlowDown and ClockOff (again, later)
-│     └─ KeysRefused         mend the keys or their permissions: nothing works with these
+│     │                      RateLimited and ClockSkewError (again, later)
+│     └─ AuthenticationError         mend the keys or their permissions: nothing works with these
 ├─ StrategyError             a strategy's own code failed: mend the strategy
 ├─ ModelError                a model folder is missing, damaged, or for another base: name another one
 ├─ NotRunning                no agent is running: start one
@@ -97,7 +97,7 @@ class LeakageError(SafetyError):
     """A backtest's window begins before the model's `trained_until`."""
 
 
-def told(exit_code: int, message: str, hint: str = "") -> TapewireError:
+def error_from_exit_code(exit_code: int, message: str, hint: str = "") -> TapewireError:
     """The error that another process reports with the exit code that it means."""
     return {2: UsageError, 3: SafetyError}.get(exit_code, TapewireError)(message, hint=hint)
 

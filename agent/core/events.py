@@ -98,6 +98,11 @@ class Message(msgspec.Struct, frozen=True, tag=True, tag_field="event"):
     """Base of all that flows: immutable, and encoded with its kind's name."""
 
 
+def kind_of(message: Message) -> str:
+    """The kind's name on the wire, in the store and in counters. It outlives a renaming of the class."""
+    return str(message.__struct_config__.tag)
+
+
 # -- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -183,7 +188,7 @@ class Gap(Message, frozen=True, gc=False):
     ts: int = 0
 
 
-class Settlement(Message, frozen=True):
+class FundingSettlement(Message, frozen=True, tag="Settlement"):
     """Funding that a venue has booked: `amount` is added to cash. `id` is the venue's, and counts once."""
 
     id: str
@@ -196,7 +201,7 @@ class Settlement(Message, frozen=True):
     amount: Decimal
 
 
-class Holding(msgspec.Struct, frozen=True):
+class PositionSnapshot(msgspec.Struct, frozen=True):
     """A position as a venue has it: signed quantity in base coin, average entry price (0 where it has none, as on spot)."""
 
     symbol: str
@@ -204,7 +209,7 @@ class Holding(msgspec.Struct, frozen=True):
     entry: Decimal = Decimal(0)
 
 
-class Account(Message, frozen=True):
+class AccountSnapshot(Message, frozen=True, tag="Account"):
     """A venue's account, looked at while nothing was under way: all fills up to here came before it.
 
     `balances` are by coin, without unrealised profit; `holdings` are those of the traded symbols that aren't flat. `foreign`: others
@@ -215,7 +220,7 @@ class Account(Message, frozen=True):
     ts: int
     available_at: int
     balances: dict[str, Decimal]
-    holdings: tuple[Holding, ...] = ()
+    holdings: tuple[PositionSnapshot, ...] = ()
     foreign: bool = False
     settled: bool = True
 
@@ -379,7 +384,18 @@ class RiskEvent(Message, frozen=True):
     symbol: str = ""
 
 
-Event = Kline | News | Sentiment | Funding | Gap | Command | OrderUpdate | Fill | Settlement | Account
+Event = (
+    Kline
+    | News
+    | Sentiment
+    | Funding
+    | Gap
+    | Command
+    | OrderUpdate
+    | Fill
+    | FundingSettlement
+    | AccountSnapshot
+)
 Decision = (
     Signal
     | Prediction
@@ -397,8 +413,8 @@ PRIORITY: Final[dict[type, int]] = {
     Command: 0,
     OrderUpdate: 1,
     Fill: 2,
-    Settlement: 3,
-    Account: 4,  # after what has led to it
+    FundingSettlement: 3,
+    AccountSnapshot: 4,  # after what has led to it
     Gap: 5,
     Kline: 6,
     Funding: 7,  # after the bar that closes at the stamp: it is paid on the freshest mark

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     CashAdjustment,
@@ -29,7 +29,7 @@ from agent.core.events import (
     OrderType,
     OrderUpdate,
     RiskEvent,
-    Settlement,
+    FundingSettlement,
     Side,
 )
 from agent.core.instruments import Instrument
@@ -223,11 +223,11 @@ class ReportingExchange(Exchange):
         """Book an execution."""
         raise NotImplementedError
 
-    def on_settlement(self, settlement: Settlement) -> bool:
+    def on_settlement(self, settlement: FundingSettlement) -> bool:
         """Book funding that the venue has settled."""
         raise NotImplementedError
 
-    def on_account(self, account: Account) -> str:
+    def on_account(self, account: AccountSnapshot) -> str:
         """Compare a snapshot of the venue's account with the ledger; return the difference in words, empty if there is none."""
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 from agent.core.durations import format_duration
 from agent.core.events import MINUTE_MS, Decision, Order, OrderType, RiskEvent, Side
 from agent.core.exchange import Exchange
-from agent.core.market import Tape
+from agent.core.market import InstrumentState
 from agent.core.orders import WorkingOrder
 from agent.core.risk import FLATTEN, KILL, RiskManager
 
@@ -49,7 +49,7 @@ class Flattener:
 
     def __init__(
         self,
-        tapes: dict[str, Tape],
+        tapes: dict[str, InstrumentState],
         exchange: Exchange,
         risk: RiskManager,
         emit: Callable[[Decision], None],
@@ -150,7 +150,7 @@ class Flattener:
         if missing > 0:
             pursuit.wake = min(pursuit.wake, max(pursuit.due, now + _FIRST_WAIT))
 
-    def _clear_the_way(self, tape: Tape, side: Side, now: int) -> None:
+    def _clear_the_way(self, tape: InstrumentState, side: Side, now: int) -> None:
         """Cancel all other working orders, except protection and market orders that close."""
         others = [
             w for w in tape.book if not w.closes_position and not w.cancelling and not self._closes(w, side)
@@ -158,13 +158,13 @@ class Flattener:
         if others:
             self._exchange.cancel(others, now, "the position is being closed")
 
-    def _must_wait(self, tape: Tape, pursuit: Pursuit, now: int) -> bool:
+    def _must_wait(self, tape: InstrumentState, pursuit: Pursuit, now: int) -> bool:
         """Whether pending cancellations have to complete first: on spot venues have no reduce-only orders."""
         if not tape.instrument.is_margined:
             return True
         return not self._risk.killed and now - pursuit.since < self._patience
 
-    def _close(self, tape: Tape, pursuit: Pursuit, side: Side, qty: Decimal, now: int) -> None:
+    def _close(self, tape: InstrumentState, pursuit: Pursuit, side: Side, qty: Decimal, now: int) -> None:
         symbol = tape.position.symbol
         pursuit.tries += 1
         pursuit.due = now + min(_FIRST_WAIT << min(pursuit.tries - 1, 10), _LONGEST_WAIT)
@@ -181,7 +181,7 @@ class Flattener:
         return market and order.reduce_only and order.side is side
 
     @staticmethod
-    def _closable(tape: Tape) -> Decimal:
+    def _closable(tape: InstrumentState) -> Decimal:
         """How much of the position an order can close; on spot nothing if that is below the venue's minima."""
         rules, position = tape.instrument, tape.position
         lot = rules.round_qty(abs(position.qty))

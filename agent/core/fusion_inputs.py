@@ -11,7 +11,7 @@ from agent.core.durations import format_duration
 from agent.core.errors import ConfigError
 from agent.core.events import Prediction, Sentiment
 from agent.core.features import Features, FeatureTracker
-from agent.core.text_embedding import TextState, Vector
+from agent.core.text_embedding import DecayedEmbedding, Vector
 
 
 class Forecast(NamedTuple):
@@ -46,15 +46,15 @@ class Predictor(Protocol):
         ...
 
     def read(self, mean: Vector) -> Any:
-        """Its own digest of `TextState.mean`, made once a headline."""
+        """Its own digest of `DecayedEmbedding.mean`, made once a headline."""
         ...
 
     def predict(self, features: Features, reading: Any, mass: float) -> Forecast:
-        """The answer. `reading` is what `read` made of the last headline, None before the first; `mass` is `TextState.mass`."""
+        """The answer. `reading` is what `read` made of the last headline, None before the first; `mass` is `DecayedEmbedding.weight`."""
         ...
 
 
-class Outlook:
+class FusionInputs:
     """Feed it every closed bar of the symbol in order, `reset` it where bars are missing.
 
     Raises ConfigError where the model's bars can't be made of bars of `interval` ms.
@@ -74,7 +74,7 @@ class Outlook:
             )
         self.predictor = predictor
         self.tracker = FeatureTracker()
-        self.text = TextState(predictor.half_life)
+        self.text = DecayedEmbedding(predictor.half_life)
         self._symbol = symbol
         self._step: int = interval
         self._interval: int = predictor.interval
@@ -130,11 +130,13 @@ class Outlook:
         vector = self.predictor.vector(sentiment)
         if vector is None:
             return False
-        self.text.hear(vector, now)
+        self.text.update(vector, now)
         self._reading = self.predictor.read(self.text.mean)
         return True
 
     def predict(self, now: int) -> Prediction:
         """Ask the model; the features must be warm."""
-        down, flat, up, move = self.predictor.predict(self.tracker.values, self._reading, self.text.mass(now))
+        down, flat, up, move = self.predictor.predict(
+            self.tracker.values, self._reading, self.text.weight(now)
+        )
         return Prediction(self._symbol, now, down, flat, up, self.predictor.fingerprint, move)

@@ -6,7 +6,7 @@ from math import nan
 
 from agent.core.events import Prediction, RiskState, Signal
 from agent.core.features import Features, FeatureTracker
-from agent.core.fusion_inputs import Outlook
+from agent.core.fusion_inputs import FusionInputs
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
@@ -14,7 +14,7 @@ from agent.core.risk import RiskManager
 from agent.core.signals import SignalEngine
 
 
-class Tape:
+class InstrumentState:
     """Everything about one symbol that a bar touches, together so that a bar costs one look-up."""
 
     __slots__ = (
@@ -23,7 +23,7 @@ class Tape:
         "interval",
         "last_start",
         "next_start",
-        "outlook",
+        "fusion_inputs",
         "position",
         "prediction",
         "tracker",
@@ -39,14 +39,14 @@ class Tape:
         self.tracker = FeatureTracker()
         self.last_start = -1
         self.next_start = -1  # where the next bar begins, if none is missing; -1 before the first
-        self.outlook: Outlook | None = None  # where a fusion model looks on
+        self.fusion_inputs: FusionInputs | None = None  # where a fusion model looks on
         self.prediction: Prediction | None = None
 
     def start_anew(self) -> None:
         """Bars are missing."""
         self.tracker.reset()
-        if self.outlook is not None:
-            self.outlook.reset()
+        if self.fusion_inputs is not None:
+            self.fusion_inputs.reset()
             self.prediction = None
 
     def overdue(self, now: int) -> int:
@@ -60,7 +60,11 @@ class MarketView:
     """`agent.core.strategy.Market`, on the engine's own state: nothing that isn't known yet is within reach."""
 
     def __init__(
-        self, tapes: dict[str, Tape], portfolio: Portfolio, signals: SignalEngine, risk: RiskManager
+        self,
+        tapes: dict[str, InstrumentState],
+        portfolio: Portfolio,
+        signals: SignalEngine,
+        risk: RiskManager,
     ) -> None:
         self.now = 0
         self.symbols = tuple(tapes)

@@ -139,7 +139,7 @@ class RiskManager:
         """Whether a bar that is `overdue` ms is too late."""
         return overdue > self._config.stale_after
 
-    def on_silence(self, ts: int, symbol: str, overdue: int) -> bool:
+    def on_stale_check(self, ts: int, symbol: str, overdue: int) -> bool:
         """At a heartbeat: the symbol's next bar is `overdue` ms. Says once that its data are stale, and once that they are back.
 
         True where they have just gone stale.

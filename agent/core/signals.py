@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from typing import Final, NamedTuple
 
-from agent.core.deduplication import StoryIndex
+from agent.core.deduplication import HeadlineDeduplicator
 from agent.core.events import News, Sentiment, Signal
 from agent.core.settings import SignalsConfig
 from agent.core.symbols import SymbolMapper
-from agent.core.votes import NEVER, Tally, leading
+from agent.core.votes import NEVER, SymbolVote, leading
 
 MAX_WAITING: Final = 10_000
 """Headlines that may wait for their sentiment; beyond it the oldest is dropped, and counted."""
@@ -40,13 +40,13 @@ class NewsNote(NamedTuple):
 class SignalEngine:
     """Turns headlines and their sentiments into signals: pure, deterministic, O(1) a vote.
 
-    Events come in the engine's order, so that time does not run backwards. `pop_faded` is due when time reaches `next_fade`.
+    Events come in the engine's order, so that time does not run backwards. `pop_expired` is due when time reaches `next_expiry`.
     `counts` says what became of every sentiment: voted, abstained, unsure (below the threshold), stale (too old to trade on),
     duplicate (of a story that has voted), unmapped (about no traded symbol); and how many waiting headlines were dropped.
     """
 
     def __init__(self, config: SignalsConfig, mapper: SymbolMapper, *, abstain_window: int = 50) -> None:
-        self.next_fade: int = NEVER
+        self.next_expiry: int = NEVER
         """No signal can fade before this time (UTC ms)."""
         self.abstained = 0
         """Headlines so far on which the model abstained."""
@@ -55,9 +55,9 @@ class SignalEngine:
         )
         self._threshold = config.threshold
         self._mapper = mapper
-        self._stories = StoryIndex(config.story_similarity, config.story_window)
+        self._stories = HeadlineDeduplicator(config.story_similarity, config.story_window)
         self._waiting: OrderedDict[str, NewsNote] = OrderedDict()
-        self._tallies = {symbol: Tally(symbol, config) for symbol in mapper.symbols}
+        self._tallies = {symbol: SymbolVote(symbol, config) for symbol in mapper.symbols}
         self._abstentions: deque[bool] = deque(maxlen=abstain_window)
 
     def on_news(self, news: News) -> NewsNote:
@@ -106,15 +106,17 @@ class SignalEngine:
             tally = self._tallies.get(symbol)
             if tally is None:
                 continue
-            if not tally.hears(story, now):
+            if not tally.is_new_story(story, now):
                 outcome = "duplicate"
                 continue
             due = tally.fade_at
-            signals.append(tally.cast(now, sentiment.news_id, confidence, bearish, neutral, bullish, side))
-            if tally.fade_at < self.next_fade:
-                self.next_fade = tally.fade_at
-            elif due == self.next_fade:
-                self.next_fade = min(tally.fade_at for tally in self._tallies.values())
+            signals.append(
+                tally.add_vote(now, sentiment.news_id, confidence, bearish, neutral, bullish, side)
+            )
+            if tally.fade_at < self.next_expiry:
+                self.next_expiry = tally.fade_at
+            elif due == self.next_expiry:
+                self.next_expiry = min(tally.fade_at for tally in self._tallies.values())
         self.counts["voted" if signals else outcome] += 1
         return signals
 
@@ -130,22 +132,22 @@ class SignalEngine:
             return sentiment.symbols
         return () if note.duplicate or not note.actionable else sentiment.symbols or note.symbols
 
-    def pop_faded(self, now: int) -> list[Signal]:
+    def pop_expired(self, now: int) -> list[Signal]:
         """For each symbol whose announced BUY or SELL no longer stands: the HOLD that ends it.
 
         That is when the voters behind it weigh less than `fade_below` or have left the window, or when a later headline left
         the vote undecided. The HOLD has the time `now`, and the probabilities and sources of the vote that it ends.
         """
         faded = []
-        while self.next_fade <= now:
-            due, self.next_fade = self.next_fade, NEVER
+        while self.next_expiry <= now:
+            due, self.next_expiry = self.next_expiry, NEVER
             for tally in self._tallies.values():
                 if tally.fade_at == due:
                     signal = tally.fade(now)
                     if signal:
                         faded.append(signal)
-                if tally.fade_at < self.next_fade:
-                    self.next_fade = tally.fade_at
+                if tally.fade_at < self.next_expiry:
+                    self.next_expiry = tally.fade_at
         return faded
 
     def fade_at(self, symbol: str) -> int:

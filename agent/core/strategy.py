@@ -11,6 +11,7 @@ class NewsMomentum(Strategy):
 
 from __future__ import annotations
 
+import warnings
 from decimal import Decimal
 from math import isfinite
 from numbers import Real
@@ -126,6 +127,16 @@ class Strategy:
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     params: Any
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "on_faded" in vars(cls):
+            warnings.warn(
+                f"{cls.__qualname__}.on_faded: this method is called on_signal_expired now",
+                DeprecationWarning,
+                stacklevel=2,
+            )
+            cls.on_signal_expired = vars(cls)["on_faded"]  # type: ignore[method-assign]
+
     def __init__(self, params: StrategyParams | None = None) -> None:
         self.params = params if params is not None else self.Params()
         # what was asked for since the engine last looked; it empties this list
@@ -176,8 +187,8 @@ class Strategy:
         self.targets.append(exact)
 
     @classmethod
-    def hears(cls, *methods: str) -> bool:
-        """Whether any of these `on_…` methods is overridden: what nobody hears needn't be computed."""
+    def overrides(cls, *methods: str) -> bool:
+        """Return whether the class overrides any of these `on_…` methods; what none receives is not computed."""
         return any(getattr(cls, method) is not getattr(Strategy, method) for method in methods)
 
     def snapshot(self) -> Any:
@@ -205,7 +216,7 @@ class Strategy:
     def on_signal(self, signal: Signal, market: Market) -> None:
         """The vote of recent headlines on a symbol changed."""
 
-    def on_faded(self, signal: Signal, market: Market) -> None:
+    def on_signal_expired(self, signal: Signal, market: Market) -> None:
         """An actionable signal has lost its weight."""
 
     def on_prediction(self, prediction: Prediction, market: Market) -> None:

@@ -80,10 +80,10 @@ class StrategyGuard(Strategy):
             except Exception as error:  # noqa: BLE001
                 self.fail(describe_error(self._inner, error))
 
-    def on_faded(self, signal: Signal, market: Market) -> None:
+    def on_signal_expired(self, signal: Signal, market: Market) -> None:
         if not self.stopped:
             try:
-                self._inner.on_faded(signal, market)
+                self._inner.on_signal_expired(signal, market)
             except Exception as error:  # noqa: BLE001
                 self.fail(describe_error(self._inner, error))
 

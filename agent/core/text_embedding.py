@@ -20,7 +20,7 @@ Vector = NDArray[np.float64]
 NOTHING: Final[Vector] = np.zeros(0)
 
 
-class TextState:
+class DecayedEmbedding:
     """The decayed mean of the headlines on one symbol: O(dimensions) a headline, O(1) a look."""
 
     __slots__ = ("_at", "_half_life", "_mass", "_sum", "count", "mean")
@@ -35,7 +35,7 @@ class TextState:
         self._mass = 0.0
         self._at = 0
 
-    def hear(self, vector: Vector, now: int) -> None:
+    def update(self, vector: Vector, now: int) -> None:
         """One more headline, at `now` (UTC ms)."""
         if self.count:
             decay = 2.0 ** ((self._at - now) / self._half_life)
@@ -49,6 +49,6 @@ class TextState:
         self._at = now
         self.mean = self._sum / self._mass
 
-    def mass(self, now: int) -> float:
+    def weight(self, now: int) -> float:
         """Headlines that still count at `now`; 0 before the first."""
         return self._mass * 2.0 ** ((self._at - now) / self._half_life) if self.count else 0.0

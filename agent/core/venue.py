@@ -13,19 +13,19 @@ from typing import Literal
 import msgspec
 
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     CashAdjustment,
     Fill,
     FillKind,
     FundingPayment,
-    Holding,
+    PositionSnapshot,
     Order,
     OrderStatus,
     OrderType,
     OrderUpdate,
-    Settlement,
+    FundingSettlement,
     Side,
 )
 from agent.core.exchange import MOVED, Report, ReportingExchange
@@ -44,13 +44,13 @@ ForeignPolicy = Literal["refuse", "ignore", "adopt"]
 class SentOrder(WorkingOrder):
     """A working order at a venue."""
 
-    __slots__ = ("ended", "reference", "told", "told_filled")
+    __slots__ = ("ended", "reference", "told", "reported_filled")
 
     def __init__(self, order: Order, now: int, reference: float, *, closes_position: bool = False) -> None:
         super().__init__(order, now, closes_position=closes_position)
         self.reference = reference  # the mark when it was decided: what its fills are held against
         self.told = OrderStatus.NEW  # the venue's last word
-        self.told_filled = _ZERO
+        self.reported_filled = _ZERO
         self.ended = False  # no more fills can happen; some may still be under way to us
 
 
@@ -125,9 +125,9 @@ class VenueExchange(ReportingExchange):
         status = update.status
         if not status.final and sent.closes_position:
             self._retire(sent, update.available_at)
-        if not status.final and _rank(status) <= _rank(sent.told) and update.filled <= sent.told_filled:
+        if not status.final and _rank(status) <= _rank(sent.told) and update.filled <= sent.reported_filled:
             return False
-        sent.told, sent.told_filled = status, update.filled
+        sent.told, sent.reported_filled = status, update.filled
         self._emit(update)
         if not status.final:
             return True
@@ -166,7 +166,7 @@ class VenueExchange(ReportingExchange):
         self._follow(fill.symbol, fill.available_at)
         return True
 
-    def on_settlement(self, settlement: Settlement) -> bool:
+    def on_settlement(self, settlement: FundingSettlement) -> bool:
         """Book funding, once."""
         if settlement.id in self.fill_ids or settlement.symbol not in self._instruments:
             return False
@@ -310,7 +310,7 @@ class VenueExchange(ReportingExchange):
         self.losses += 1
         self.unaccepted = True
 
-    def on_account(self, account: Account) -> str:
+    def on_account(self, account: AccountSnapshot) -> str:
         """Hold the ledger against the account; what differs, in words.
 
         The first account of a run is where its ledger begins: its money is the run's capital, and a position that it holds
@@ -329,7 +329,7 @@ class VenueExchange(ReportingExchange):
             self.drift = ""
         return self.drift
 
-    def _begin_with(self, account: Account, holdings: dict[str, Holding]) -> None:
+    def _begin_with(self, account: AccountSnapshot, holdings: dict[str, PositionSnapshot]) -> None:
         """The ledger is what the account is."""
         for symbol in self.books:
             if self._margined and (self._adopts or self.accepting):
@@ -348,7 +348,7 @@ class VenueExchange(ReportingExchange):
         self._others = self._cash_drift(balance, holdings)
         self.opened, self.accepting = True, False
 
-    def _compare(self, account: Account, holdings: dict[str, Holding]) -> str:
+    def _compare(self, account: AccountSnapshot, holdings: dict[str, PositionSnapshot]) -> str:
         differences = []
         for symbol in self.books:
             held = holdings[symbol].qty if symbol in holdings else _ZERO
@@ -382,7 +382,7 @@ class VenueExchange(ReportingExchange):
         book = self._portfolio
         return book.initial + book.realised - book.fees + book.funding if self._margined else book.cash
 
-    def _cash_drift(self, balance: Decimal, holdings: dict[str, Holding]) -> Decimal:
+    def _cash_drift(self, balance: Decimal, holdings: dict[str, PositionSnapshot]) -> Decimal:
         """How much more was received for all that was bought and sold than in the ledger, and not paid.
 
         Which part of a profit is realised depends on the order of the fills, and on what others hold of the same symbol, which a venue
@@ -394,7 +394,7 @@ class VenueExchange(ReportingExchange):
         )
         return balance - spent - self._portfolio.cash
 
-    def _take_over(self, symbol: str, holding: Holding | None, account: Account) -> None:
+    def _take_over(self, symbol: str, holding: PositionSnapshot | None, account: AccountSnapshot) -> None:
         """Hold what the account holds, at its entry price: with another one, what a trade realises would be another sum.
 
         What the account does not hold is closed at the mark.
@@ -410,13 +410,15 @@ class VenueExchange(ReportingExchange):
             self._transfer("released", symbol, -position.qty, position.entry_price, account)
             self._transfer("adopted", symbol, holding.qty, holding.entry, account)
 
-    def _adjust_cash(self, amount: Decimal, account: Account, reason: str) -> None:
+    def _adjust_cash(self, amount: Decimal, account: AccountSnapshot, reason: str) -> None:
         """Cash that comes or goes without a trade."""
         if self.states_cash and amount:
             self._emit(CashAdjustment(account.ts, self._coin, amount, reason))
         self._portfolio.transfer(amount)
 
-    def _transfer(self, what: str, symbol: str, qty: Decimal, price: Decimal, account: Account) -> None:
+    def _transfer(
+        self, what: str, symbol: str, qty: Decimal, price: Decimal, account: AccountSnapshot
+    ) -> None:
         """A part of a position that comes or goes without a trade."""
         if not qty:
             return

@@ -29,7 +29,7 @@ def leading(bearish: float, neutral: float, bullish: float) -> int:
     return 0 if bearish > neutral and bearish > bullish else 1
 
 
-class Tally:
+class SymbolVote:
     """Sums over the voters on one symbol, of weights as they were or will be at a reference time.
 
     All weights decay alike, so their ratios are the same at any time: a vote is added with its weight at the reference and
@@ -62,7 +62,7 @@ class Tally:
         self._sides = [0.0, 0.0, 0.0]  # weight of those who say SELL, HOLD, BUY
         self._departed = 0
 
-    def hears(self, story: str, now: int) -> bool:
+    def is_new_story(self, story: str, now: int) -> bool:
         """Whether `story` has not voted here within the story window; from now on it has."""
         told = self._told
         while told and told[0][0] <= now - self._story_window:
@@ -73,7 +73,7 @@ class Tally:
         told.append((now, story))
         return True
 
-    def cast(
+    def add_vote(
         self,
         now: int,
         news_id: str,
@@ -88,7 +88,7 @@ class Tally:
         if votes and votes[0][0] <= now - self._window:
             self._forget(now)
         if now - self._reference > _MAX_HALF_LIVES * self._half_life:
-            self._refer(now)
+            self._rebase(now)
         weight = confidence * 2.0 ** ((now - self._reference) / self._half_life)
         self._add((now, weight, weight * bearish, weight * neutral, weight * bullish, side))
         self._ids.append(news_id)
@@ -182,9 +182,9 @@ class Tally:
         while len(self._ids) > len(votes):
             self._ids.popleft()
         if self._departed >= len(votes):
-            self._refer(now)
+            self._rebase(now)
 
-    def _refer(self, now: int) -> None:
+    def _rebase(self, now: int) -> None:
         """Move the reference time to `now`, and recompute the sums from the voters."""
         scale = 2.0 ** ((self._reference - now) / self._half_life) if self._votes else 0.0
         self._reference = now

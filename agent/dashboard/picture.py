@@ -17,7 +17,7 @@ from agent.analysis.thinning import ThinnedCurve
 from agent.config import Config
 from agent.core.events import (
     DAY_MS,
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     CashAdjustment,
@@ -140,7 +140,7 @@ class Picture:
                     isinstance(event, Command) and event.action == "resume" and self._rule == "drift"
                 )
                 self._note(event.available_at, event)
-            case Account():
+            case AccountSnapshot():
                 self._on_account(event)
             case _:  # what a venue reports of orders is decided on, once, and then heard as a decision
                 pass
@@ -213,7 +213,7 @@ class Picture:
         self._curve.extend(np.array([ts]), np.array([equity]))
         self._curve_version = self.version
 
-    def _on_account(self, account: Account) -> None:
+    def _on_account(self, account: AccountSnapshot) -> None:
         """Money that came from outside, in lives that recorded no `CashAdjustment` (see `VenueExchange.on_account`)."""
         if self._cash_stated:
             return

@@ -15,7 +15,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from agent.dashboard.live import Agent
 from agent.dashboard.picture import NOTHING
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 TICK: Final = 0.1
 """Seconds between two messages to one browser, at least."""
@@ -70,7 +70,7 @@ class Viewer:
     def _wish(self, text: str) -> bool:
         try:
             wish = msgspec.json.decode(text, type=_Wish)
-        except UNREADABLE:
+        except JSON_DECODE_ERRORS:
             return False
         self._symbol, self._bars_seen = wish.symbol, NOTHING
         return True

@@ -24,7 +24,7 @@ from agent.dashboard.push import Viewer, encode
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
 from agent.system.listening_sockets import Listener
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 PORTS: Final = 20
 """How many ports from the configured one on are tried before any other."""
@@ -295,7 +295,7 @@ class Dashboard:
             raise UsageError("no agent runs here", hint="this page only shows recorded runs")
         try:
             order = msgspec.json.decode(await request.read(), type=_Order)
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             raise UsageError(f"no command: {error}") from None
         if order.action not in COMMANDS:
             raise UsageError(f"unknown command {order.action!r}", hint=f"one of {', '.join(COMMANDS)}")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import DataError
 from agent.data.csv_dialect import DATE_TIME, detect
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 BATCH_ROWS: Final = 16_384
 _BLOCK_BYTES: Final = 1 << 20
@@ -342,7 +342,7 @@ class JsonLinesTable:
                         self._rows.append(decode(line))
                 except UnicodeDecodeError as error:
                     raise _not_utf8(path, f"line {number}, byte {error.object[error.start]:#04x}") from None
-                except UNREADABLE as error:
+                except JSON_DECODE_ERRORS as error:
                     raise DataError(f"{path}: line {number} is not a JSON object: {error}") from None
         self.names: Sequence[str] = list(dict.fromkeys(name for row in self._rows for name in row))
 

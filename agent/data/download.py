@@ -182,7 +182,7 @@ class BybitKlines:
     async def _ask(self, params: dict[str, object]) -> Page:
         from agent.config.bybit import PAGE
         from agent.data.kline_messages import read_page
-        from agent.system.untrusted import UNREADABLE
+        from agent.system.untrusted import JSON_DECODE_ERRORS
 
         ccxt, wanted = self._ccxt, self._wanted
         waits = islice(delays(self._retry, random.Random()), _TRIES - 1)
@@ -197,7 +197,7 @@ class BybitKlines:
                     f"Bybit has no {wanted.category} klines of {wanted.symbol}: {brief(error)}",
                     hint=await self._closest(),
                 ) from None
-            except (ccxt.ExchangeError, ccxt.NetworkError, *UNREADABLE) as error:
+            except (ccxt.ExchangeError, ccxt.NetworkError, *JSON_DECODE_ERRORS) as error:
                 if isinstance(error, ccxt.ExchangeError) and not _PASSING.search(str(error)):
                     raise VenueError(f"Bybit refuses klines of {wanted.symbol}: {brief(error)}") from None
                 wait = next(waits, None)

@@ -85,12 +85,12 @@ _ROWS: Final = msgspec.json.Decoder(list[Row], strict=False)
 
 
 def read_frame(message: bytes) -> Frame:
-    """Raises one of `agent.system.untrusted.UNREADABLE` where it is no JSON object of this shape."""
+    """Raises one of `agent.system.untrusted.JSON_DECODE_ERRORS` where it is no JSON object of this shape."""
     return _FRAME.decode(message)
 
 
 def read_rows(data: msgspec.Raw) -> list[Row]:
-    """Raises one of `agent.system.untrusted.UNREADABLE` where it is no list of bars."""
+    """Raises one of `agent.system.untrusted.JSON_DECODE_ERRORS` where it is no list of bars."""
     return _ROWS.decode(data)
 
 

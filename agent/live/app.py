@@ -58,7 +58,7 @@ def configured_services(
             hint="workers.enabled = false, or a fusion model trained with --ablation probabilities",
         )
     if config.mqtt.broker:
-        from agent.live.services.mqtt.commands import CommandDesk
+        from agent.live.services.mqtt.commands import SignedCommandHandler
         from agent.live.services.mqtt.publisher import Publisher
         from agent.live.services.mqtt.worker_pool import WorkerPool
 
@@ -66,7 +66,7 @@ def configured_services(
         observers.append(publisher)
         companions.append(publisher)
         if config.mqtt.commands:
-            CommandDesk(config.mqtt, publisher.link, agent)
+            SignedCommandHandler(config.mqtt, publisher.link, agent)
         if config.workers.enabled and model is not None:
             scorer = WorkerPool(
                 config.workers,

@@ -18,10 +18,18 @@ import msgspec
 import structlog
 
 from agent.config.control import ControlConfig
-from agent.core.errors import ConfigError, NoAnswer, NotRunning, SafetyError, TapewireError, UsageError, told
+from agent.core.errors import (
+    ConfigError,
+    NoAnswer,
+    NotRunning,
+    SafetyError,
+    TapewireError,
+    UsageError,
+    error_from_exit_code,
+)
 from agent.live.access_token import same_token
 from agent.system.listening_sockets import Connection, Listener
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 SOCKET: Final = "tapewire.sock"
 """Its name in `live.folder`."""
@@ -181,7 +189,7 @@ async def _answer(line: bytes, who: Who, handler: Handler, listener: Listener) -
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)
         return Reply(False, None, error.message, error.hint, error.exit_code)
-    except UNREADABLE as error:
+    except JSON_DECODE_ERRORS as error:
         return Reply(False, None, f"no request: {error}", 'write {"do": "status"}', UsageError.exit_code)
 
 
@@ -228,9 +236,9 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
             ) from None
         except OSError as error:
             raise NoAnswer(f"the agent at {path} can't be reached: {error}") from None
-    with suppress(*UNREADABLE):
+    with suppress(*JSON_DECODE_ERRORS):
         reply = msgspec.json.decode(line, type=Reply)
         if reply.ok:
             return reply.result
-        raise told(reply.exit_code, reply.error, reply.hint)
+        raise error_from_exit_code(reply.exit_code, reply.error, reply.hint)
     raise NoAnswer(f"the agent at {path} went away without an answer")

@@ -28,15 +28,15 @@ from agent.core.instruments import instrument_for
 from agent.core.venue import VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.report_translator import EMERGENCY
-from agent.live.gateway.throttled_client import Line
+from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import (
-    ClockOff,
+    ClockSkewError,
     Duplicate,
-    NoSuchOrder,
+    OrderNotFound,
     OrderRef,
     OutcomeUnknown,
-    Refused,
-    SlowDown,
+    OrderRejected,
+    RateLimited,
     VenueOrder,
     VenuePort,
 )
@@ -158,7 +158,7 @@ class EmergencyExit:
         self._clock = clock
         self._rng = rng
         self._share = share
-        self._line = Line(port, settings, clock, GatewayHealth("emergency"), rng)
+        self._line = ThrottledClient(port, settings, clock, GatewayHealth("emergency"), rng)
         self._sent: dict[str, tuple[Order, Decimal]] = {}  # by id: our orders, and how far they were filled
         self._parts: dict[str, int] = {}  # by symbol: a rejected order is split into so many
 
@@ -213,7 +213,7 @@ class EmergencyExit:
             report.closed.append(f"{order.side.value} {order.qty} {symbol} {order.id}")
             try:
                 await self._submit(order)
-            except Refused as error:  # perhaps it is closed already; too large, perhaps
+            except OrderRejected as error:  # perhaps it is closed already; too large, perhaps
                 report.closed.pop()
                 self._parts[symbol] = min(2 * self._parts.get(symbol, 1), _SMALLEST)
                 _log.warning("an emergency order was refused", symbol=symbol, reason=error.message)
@@ -247,9 +247,9 @@ class EmergencyExit:
     async def _cancel(self, request: Callable[[], object]) -> None:
         try:
             await self._line.ask(request)  # type: ignore[arg-type]
-        except NoSuchOrder:
+        except OrderNotFound:
             pass
-        except Refused as error:
+        except OrderRejected as error:
             _log.warning("a cancel was refused", reason=error.message)
 
     # -- positions ---------------------------------------------------------------------------------------------------
@@ -324,10 +324,10 @@ class EmergencyExit:
                 await self._port.create(order)
             except Duplicate:
                 return
-            except Refused:
+            except OrderRejected:
                 del self._sent[order.id]
                 raise
-            except (OutcomeUnknown, SlowDown, ClockOff) as error:
+            except (OutcomeUnknown, RateLimited, ClockSkewError) as error:
                 await self._line.mend(error, measured)
             else:
                 return

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from itertools import count, islice
 from typing import Final
 
-from agent.core.events import Event, Kline, News
+from agent.core.events import Event, Kline, News, kind_of
 from agent.live.interfaces.status import KindStats, QueueStats
 
 OPEN_BAR: Final = "Kline (open)"
@@ -80,7 +80,7 @@ class EventQueue:
 
     def put_first(self, event: Event) -> None:
         """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
-        number = self._append(event, type(event).__name__)
+        number = self._append(event, kind_of(event))
         self._entries.move_to_end(number, last=False)
         self._urgent.add(number)
 
@@ -108,7 +108,7 @@ class EventQueue:
             return
         else:
             await self._has_room()
-        self._append(event, type(event).__name__)
+        self._append(event, kind_of(event))
 
     async def get(self) -> Event:
         """The oldest event, once there is one."""

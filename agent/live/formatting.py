@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, assert_never
 
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     CashAdjustment,
@@ -23,7 +23,7 @@ from agent.core.events import (
     Prediction,
     RiskEvent,
     Sentiment,
-    Settlement,
+    FundingSettlement,
     Signal,
 )
 from agent.core.masking import mask
@@ -89,9 +89,9 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 **changes,
                 "reason": message.reason,
             }
-        case Settlement():
+        case FundingSettlement():
             return {"what": "funding booked", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
-        case Account():
+        case AccountSnapshot():
             held = {holding.symbol: str(holding.qty) for holding in message.holdings}
             return {
                 "what": "account",

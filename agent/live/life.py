@@ -27,7 +27,7 @@ from agent.live.kill_file import KillSwitch
 from agent.live.news.news_producer import NewsProducer
 from agent.live.pipeline import Core
 from agent.live.run_record import Record
-from agent.live.stale_data_watchdog import watch_silence
+from agent.live.stale_data_watchdog import watch_for_stale_data
 from agent.live.supervisor import Supervision, supervise
 from agent.live.timekeeping import Timekeeper
 from agent.store.database import Database
@@ -104,7 +104,9 @@ class Life:
             if sources.gateway is not None:
                 shell.append(tasks.create_task(self._require_account(sources.gateway)))
             commands = self.commands
-            shell.append(tasks.create_task(watch_silence(self.core.engine, self._clock, commands.heartbeat)))
+            shell.append(
+                tasks.create_task(watch_for_stale_data(self.core.engine, self._clock, commands.heartbeat))
+            )
             shell.append(tasks.create_task(self._time.watch(self.core.memory, commands.alarm)))
             shell.append(tasks.create_task(self._kill_switch.watch(commands.kill, lambda: commands.killed)))
             shell.append(tasks.create_task(self._keep_feed_health()))

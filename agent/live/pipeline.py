@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import StoreError
-from agent.core.events import Event, Kline, Sentiment
+from agent.core.events import Event, Kline, Sentiment, kind_of
 from agent.core.fusion_inputs import Predictor
 from agent.live.event_queue import OPEN_BAR
 from agent.live.funding_stamps import FundingSchedule
@@ -223,7 +223,7 @@ class Core:
             events += await self.feed([(event, loop.time()) for event in batch.waiting], urgent)
         done = loop.time()
         for event, since in () if history else taken:  # history in bulk says nothing of the present
-            kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else type(event).__name__
+            kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else kind_of(event)
             self.latencies[kind].add((done - since) * 1000)
             if isinstance(event, Sentiment):
                 self.spans[HEADLINE_TO_SENTIMENT].add(event.latency_ms)

@@ -100,7 +100,7 @@ def _fusion(predictor: Predictor | None) -> dict[str, str]:
 
 def _changes(before: Config, config: Config) -> list[str]:
     """The sections that decide otherwise than before."""
-    old, new = before.decisive(), config.decisive()
+    old, new = before.deterministic_subset(), config.deterministic_subset()
     changed = [name for name in new if old[name] != new[name]]
     if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):
         changed.append("bybit.endpoint")

@@ -14,7 +14,9 @@ _LOOK: Final = 0.25  # seconds between two looks
 _AGAIN: Final = 30.0  # seconds until a heartbeat that changed nothing is repeated
 
 
-async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]) -> Never:
+async def watch_for_stale_data(
+    engine: Engine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]
+) -> Never:
     """Send a heartbeat when a symbol's data have gone stale or are back and the core doesn't know, or when the next step of closing
     a position is due; until cancelled.
 
@@ -32,7 +34,7 @@ async def watch_silence(engine: Engine, clock: Clock, heartbeat: Callable[[], Aw
         wrong = {
             symbol
             for symbol in engine.tapes
-            if engine.silent(symbol, now) is not (symbol in engine.risk.stale)
+            if engine.is_stale(symbol, now) is not (symbol in engine.risk.stale)
         }
         if not wrong:
             idle = wrong

@@ -46,7 +46,7 @@ from agent.store.soundness import check_store
 from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
 from agent.system.clock import Clock, WallClock, iso
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 from strategies import load_strategy
 
 MAX_SKEW: Final = 1_000
@@ -192,7 +192,7 @@ async def _skew(config: Config, clock: Clock) -> str:
             body, after = await response.read(), clock.now()
     try:
         theirs = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
-    except (*UNREADABLE, KeyError, TypeError, ValueError):
+    except (*JSON_DECODE_ERRORS, KeyError, TypeError, ValueError):
         raise VenueError(
             f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?"
         ) from None

@@ -11,7 +11,7 @@ import structlog
 
 from agent.system.addresses import is_loopback
 from agent.system.clock import Clock, ScaledClock, WallClock
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _PATIENCE: Final = aiohttp.ClientTimeout(total=3)
 _LOOKS: Final = 3  # of which the one that took least counts
@@ -41,7 +41,7 @@ async def venue_clock(endpoint: str) -> Clock:
                 took = time.monotonic() - asked
                 if found is None or took < found[0]:
                     found = took, state, asked + took / 2
-    except (aiohttp.ClientError, TimeoutError, *UNREADABLE):
+    except (aiohttp.ClientError, TimeoutError, *JSON_DECODE_ERRORS):
         return WallClock()
     if found is None or found[1].speed == 1:
         return WallClock()

@@ -20,11 +20,11 @@ import msgspec
 import agent
 import strategies
 from agent.config import Config
-from agent.core.deduplication import StoryIndex
+from agent.core.deduplication import HeadlineDeduplicator
 from agent.core.engine import Engine
 from agent.core.events import Order, OrderType, Side
 from agent.core.flatten import Pursuit
-from agent.core.fusion_inputs import Outlook
+from agent.core.fusion_inputs import FusionInputs
 from agent.core.orders import WorkingOrder
 from agent.core.strategy import Strategy
 from agent.core.venue import SentOrder
@@ -43,12 +43,12 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
     "agent.core.flatten:Flattener": ("_emit", "_new_id"),
     "agent.core.features:FeatureTracker": ("_make", "_kind"),
-    "agent.core.market:Tape": ("instrument",),
-    "agent.core.fusion_inputs:Outlook": ("predictor", "_reading"),
+    "agent.core.market:InstrumentState": ("instrument",),
+    "agent.core.fusion_inputs:FusionInputs": ("predictor", "_reading"),
     "agent.core.risk:RiskManager": ("_config", "_emit"),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
     "agent.core.signals:SignalEngine": ("_mapper",),
-    "agent.core.deduplication:StoryIndex": ("_with",),
+    "agent.core.deduplication:HeadlineDeduplicator": ("_with",),
     "agent.core.strategy:Strategy": ("params",),
 }  # fmt: skip
 """Attributes that aren't state: configuration and callables that a fresh engine has, and what `_REBUILD` derives from the rest."""
@@ -60,12 +60,14 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _read_again(outlook: Outlook) -> None:
+def _read_again(fusion_inputs: FusionInputs) -> None:
     """Recompute the model's reading of the text so far, a pure function of it."""
-    outlook._reading = outlook.predictor.read(outlook.text.mean) if outlook.text.count else None
+    fusion_inputs._reading = (
+        fusion_inputs.predictor.read(fusion_inputs.text.mean) if fusion_inputs.text.count else None
+    )
 
 
-def _index(stories: StoryIndex) -> None:
+def _index(stories: HeadlineDeduplicator) -> None:
     """Rebuild the inverted index over the stories."""
     stories._with = {}
     for story in stories._stories:
@@ -74,8 +76,8 @@ def _index(stories: StoryIndex) -> None:
 
 
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {
-    "agent.core.fusion_inputs:Outlook": _read_again,
-    "agent.core.deduplication:StoryIndex": _index,
+    "agent.core.fusion_inputs:FusionInputs": _read_again,
+    "agent.core.deduplication:HeadlineDeduplicator": _index,
 }
 
 _ANY: Final = Order("", "", 0, Side.BUY, OrderType.MARKET, Decimal(1))
@@ -125,7 +127,7 @@ def fingerprint(config: Config, strategy: Strategy) -> str:
     """Identify the program that a state belongs to by its version, its sources, the strategy's sources, and what it decides by."""
     seen = blake2b(digest_size=16)
     seen.update(f"{_FORMAT} {agent.__version__} ".encode())
-    seen.update(msgspec.json.encode(config.decisive(), order="deterministic"))
+    seen.update(msgspec.json.encode(config.deterministic_subset(), order="deterministic"))
     seen.update(_sources())
     package = type(strategy).__module__.partition(".")[0]
     if package not in ("agent", "strategies"):

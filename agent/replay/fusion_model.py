@@ -20,7 +20,7 @@ def open_predictor(config: Config) -> FusionPredictor | None:
     Raises ModelError as loading does, ConfigError where the strategy waits for predictions that nobody makes.
     """
     if not config.fusion.path:
-        if strategy_class(config.strategy.name).hears("on_prediction"):
+        if strategy_class(config.strategy.name).overrides("on_prediction"):
             raise ConfigError(
                 f"strategy {config.strategy.name} trades on predictions, and no model makes any",
                 hint="fusion.path or --fusion names a folder made by `tapewire train fusion`",
@@ -54,10 +54,10 @@ def reopen_predictor(config: Config, run: Run) -> FusionPredictor | None:
 def wants_headlines(config: Config) -> bool:
     """Whether the strategy or the fusion model needs news at all."""
     strategy = strategy_class(config.strategy.name)
-    if strategy.hears("on_news", "on_sentiment", "on_signal", "on_faded"):
+    if strategy.overrides("on_news", "on_sentiment", "on_signal", "on_signal_expired"):
         return True
     if not config.fusion.path:
-        return strategy.hears("on_prediction")  # of a model that is yet to be trained
+        return strategy.overrides("on_prediction")  # of a model that is yet to be trained
     predictor = open_predictor(config)
     return predictor is not None and predictor.reads_text
 

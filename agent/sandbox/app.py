@@ -23,7 +23,7 @@ from agent.sandbox.rest import RestDoor, break_transport
 from agent.sandbox.trade_ws import TradeSocket
 from agent.sandbox.venue import Venue
 from agent.system.clock import Clock
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _FEED_FAULTS: Final = ("delay", "timeout", "close", "status")
 
@@ -230,7 +230,7 @@ class Sandbox:
         try:
             raw = msgspec.json.decode(await request.read(), type=dict[str, Any] | list[dict[str, Any]])
             self.venue.faults.add([fault_from(item) for item in (raw if isinstance(raw, list) else [raw])])
-        except (*UNREADABLE, TapewireError) as error:
+        except (*JSON_DECODE_ERRORS, TapewireError) as error:
             return _json({"error": str(error)}, status=400)
         return _json({"faults": self.venue.faults.state()})
 

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import WSMsgType, web
 
 from agent.sandbox.faults import Faults, spoil
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _MOST_WAITING: Final = 50_000
 _KINDS: Final = ("drop", "stall", "delay", "duplicate", "reorder", "corrupt", "truncate", "close")
@@ -92,7 +92,7 @@ class Channel:
     def _decode(text: str) -> Json:
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
-        except UNREADABLE:
+        except JSON_DECODE_ERRORS:
             return {}
 
     async def _pump(self, request: web.Request) -> None:

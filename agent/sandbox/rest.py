@@ -14,7 +14,7 @@ from agent.sandbox.params import Params
 from agent.sandbox.private_rest import PRIVATE, allowed, weight
 from agent.sandbox.public_rest import PUBLIC
 from agent.sandbox.venue import Venue
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 Json = dict[str, Any]
 _HTTP_FAULTS: Final = ("delay", "timeout", "close", "status")
@@ -116,5 +116,5 @@ def _refusal(fault: Fault) -> Refusal:
 def _object(body: bytes) -> Json:
     try:
         return msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except UNREADABLE as error:
+    except JSON_DECODE_ERRORS as error:
         raise parameter(f"params error: the body is not a JSON object: {error}") from None

@@ -13,7 +13,7 @@ import msgspec
 from sqlalchemy import Connection, func, select
 
 from agent.core.errors import StoreError
-from agent.core.events import Event
+from agent.core.events import Event, kind_of
 from agent.store.bulk import insert_rows
 from agent.store.chain import BLOCK, DIGEST_SIZE, JournalDigest
 from agent.store.database import Database
@@ -80,7 +80,7 @@ class Journal:
         """
         first = self.last_seq + 1
         rows = [
-            (self._run_id, seq, type(event).__name__, event.available_at, encode(event))
+            (self._run_id, seq, kind_of(event), event.available_at, encode(event))
             for seq, event in enumerate(events, first)
         ]
         if not rows:

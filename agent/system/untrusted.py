@@ -6,5 +6,5 @@ from typing import Final
 
 import msgspec
 
-UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """Of `msgspec.json.decode`: no JSON or another shape, no UTF-8, and nested deeper than the stack (a field that nobody reads is enough)."""

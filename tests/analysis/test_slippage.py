@@ -13,7 +13,7 @@ from agent.analysis.slippage import slippage
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.errors import UsageError
-from agent.core.events import Account, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, Side
+from agent.core.events import AccountSnapshot, Event, Fill, Kline, News, Order, OrderStatus, OrderUpdate, Side
 from agent.core.strategy import Market, Strategy
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
@@ -72,7 +72,7 @@ def record(database: Database, mode: str, venue_price: str) -> None:
                 engine.handle(event)
 
         now = T0 + MINUTE
-        tell(Account(now, now, {"USDT": Decimal(10_000)}), bar(0, 100.0), News("n", now, now, "0.5"))
+        tell(AccountSnapshot(now, now, {"USDT": Decimal(10_000)}), bar(0, 100.0), News("n", now, now, "0.5"))
         recorder.flush()
         (order,) = read_rows(database, "run", Order)
         if mode == "testnet":

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core import deduplication
-from agent.core.deduplication import StoryIndex, content_words, contradict
+from agent.core.deduplication import HeadlineDeduplicator, content_words, contradict
 from agent.core.events import DAY_MS, HOUR_MS
 
 SAME = [
@@ -59,7 +59,7 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("first", "second"), SAME)
 def test_one_story(first: str, second: str) -> None:
-    index = StoryIndex(0.6, DAY_MS)
+    index = HeadlineDeduplicator(0.6, DAY_MS)
     assert index.add("a", first, 0) == "a"
     assert index.add("b", second, HOUR_MS) == "a"
     assert len(index) == 1
@@ -68,13 +68,13 @@ def test_one_story(first: str, second: str) -> None:
 @pytest.mark.parametrize(("first", "second"), DIFFERENT)
 def test_two_stories(first: str, second: str) -> None:
     for one, other in ((first, second), (second, first)):
-        index = StoryIndex(0.6, DAY_MS)
+        index = HeadlineDeduplicator(0.6, DAY_MS)
         assert index.add("a", one, 0) == "a"
         assert index.add("b", other, HOUR_MS) == "b"
 
 
 def test_the_most_similar_story_counts_and_of_equals_the_oldest() -> None:
-    index = StoryIndex(0.5, DAY_MS)
+    index = HeadlineDeduplicator(0.5, DAY_MS)
     index.add("a", "amber birch cedar dahlia", 0)
     index.add("b", "amber birch elder fir", 1)
     assert index.add("c", "amber birch cedar elder", 2) == "a"
@@ -83,14 +83,14 @@ def test_the_most_similar_story_counts_and_of_equals_the_oldest() -> None:
 
 def test_small_changes_do_not_chain_strangers_together() -> None:
     words = [f"word{letter}" for letter in "abcdefghijkl"]
-    index = StoryIndex(0.6, DAY_MS)
+    index = HeadlineDeduplicator(0.6, DAY_MS)
     told = [index.add(str(start), " ".join(words[start : start + 6]), start) for start in range(7)]
     assert told[:2] == ["0", "0"]
     assert len(set(told)) > 2, "the first and the last share no word"
 
 
 def test_a_story_is_forgotten_when_its_window_is_over() -> None:
-    index = StoryIndex(0.6, HOUR_MS)
+    index = HeadlineDeduplicator(0.6, HOUR_MS)
     index.add("a", "Bridge exploit drains Larch protocol", 0)
     assert index.add("b", "Larch protocol drained by bridge exploit", HOUR_MS - 1) == "a"
     assert index.add("c", "Larch protocol drained by bridge exploit", HOUR_MS) == "c"
@@ -99,14 +99,14 @@ def test_a_story_is_forgotten_when_its_window_is_over() -> None:
 
 @pytest.mark.parametrize("title", ["", "!!!", "the of and"])
 def test_headlines_without_words_are_stories_of_their_own(title: str) -> None:
-    index = StoryIndex(0.6, DAY_MS)
+    index = HeadlineDeduplicator(0.6, DAY_MS)
     assert index.add("a", title, 0) == "a"
     assert index.add("b", title, 0) == "b"
 
 
 def test_a_flood_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deduplication, "MAX_STORIES", 100)
-    index = StoryIndex(0.6, DAY_MS)
+    index = HeadlineDeduplicator(0.6, DAY_MS)
     for number in range(1000):
         index.add(str(number), f"alpha{number} beta{number} gamma{number}", 0)
     assert len(index) == 100
@@ -150,7 +150,7 @@ titles = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
 def test_the_index_finds_what_comparing_with_every_story_finds(
     arrivals: list[tuple[str, int]], similarity: float
 ) -> None:
-    index = StoryIndex(similarity, HOUR_MS)
+    index = HeadlineDeduplicator(similarity, HOUR_MS)
     known: list[tuple[str, int, frozenset[str]]] = []
     for number, (title, at) in enumerate(sorted(arrivals, key=lambda arrival: arrival[1])):
         words = content_words(title)
@@ -183,7 +183,7 @@ def test_real_headlines_fold_into_stories(shared_data: Path) -> None:
     )
     news = news.sort_values("published_at", kind="stable").tail(15_000)
     at = (news.published_at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
-    index = StoryIndex(0.6, DAY_MS)
+    index = HeadlineDeduplicator(0.6, DAY_MS)
     told = [
         index.add(str(number), title, ms)
         for number, (title, ms) in enumerate(zip(news.title.fillna(""), at, strict=True))

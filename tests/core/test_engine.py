@@ -68,7 +68,7 @@ class Restless(Strategy):
         if signal.actionable:
             self.target(signal.symbol, weight=signal.score * 2)
 
-    def on_faded(self, signal: Signal, market: Market) -> None:
+    def on_signal_expired(self, signal: Signal, market: Market) -> None:
         self.target(signal.symbol, weight=0.0)
 
 

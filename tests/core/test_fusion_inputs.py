@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from agent.core.errors import ConfigError
 from agent.core.events import MINUTE_MS, Sentiment
 from agent.core.features import Features, FeatureTracker
-from agent.core.fusion_inputs import Forecast, Outlook
-from agent.core.text_embedding import TextState
+from agent.core.fusion_inputs import Forecast, FusionInputs
+from agent.core.text_embedding import DecayedEmbedding
 
 HOUR = 60 * MINUTE_MS
 
@@ -41,49 +41,49 @@ def path(n: int) -> np.ndarray:
     return 100 * np.exp(np.cumsum(np.random.default_rng(1).normal(0, 0.001, n)))
 
 
-def feed(outlook: Outlook, closes: np.ndarray, begin: int = 0) -> list[bool]:
+def feed(fusion_inputs: FusionInputs, closes: np.ndarray, begin: int = 0) -> list[bool]:
     """One-minute bars from `begin` on, each as high and low as its close."""
     return [
-        outlook.on_bar((begin + minute) * MINUTE_MS, close, close, close, 1.0)
+        fusion_inputs.on_bar((begin + minute) * MINUTE_MS, close, close, close, 1.0)
         for minute, close in enumerate(closes.tolist())
     ]
 
 
 def test_bars_of_the_model_are_made_of_the_markets_bars() -> None:
     closes = path(5 * 60)
-    outlook = Outlook("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
-    asked = feed(outlook, closes)
+    fusion_inputs = FusionInputs("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
+    asked = feed(fusion_inputs, closes)
     tracker = FeatureTracker()
     for bar in range(60):
         part = closes[5 * bar : 5 * bar + 5]
         expected = tracker.advance(5 * bar * MINUTE_MS, part.max(), part.min(), part[-1], 5.0)
-    assert outlook.features == expected
+    assert fusion_inputs.features == expected
     assert [number for number, yes in enumerate(asked) if yes] == [5 * bar + 4 for bar in range(33, 60)]
 
 
 def test_a_bar_that_was_not_seen_from_its_beginning_is_none() -> None:
     closes = path(5 * 60 + 2)
-    late = Outlook("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
+    late = FusionInputs("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
     feed(late, closes, begin=3)
-    whole = Outlook("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
+    whole = FusionInputs("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
     feed(whole, closes[2:], begin=5)
     assert late.features == whole.features
 
 
 def test_missing_bars_start_the_features_anew_but_not_the_memory() -> None:
-    outlook = Outlook("BTCUSDT", Even(MINUTE_MS), MINUTE_MS)
-    feed(outlook, path(60))
-    outlook.on_headline(Sentiment("n", 0, 0, 0.1, 0.1, 0.8), 60 * MINUTE_MS)
-    assert outlook.features.warm
-    outlook.reset()
-    assert not outlook.features.warm
-    assert outlook.text.mass(60 * MINUTE_MS) == 1.0
+    fusion_inputs = FusionInputs("BTCUSDT", Even(MINUTE_MS), MINUTE_MS)
+    feed(fusion_inputs, path(60))
+    fusion_inputs.on_headline(Sentiment("n", 0, 0, 0.1, 0.1, 0.8), 60 * MINUTE_MS)
+    assert fusion_inputs.features.warm
+    fusion_inputs.reset()
+    assert not fusion_inputs.features.warm
+    assert fusion_inputs.text.weight(60 * MINUTE_MS) == 1.0
 
 
 @pytest.mark.parametrize("interval", [MINUTE_MS // 2, MINUTE_MS + 1])
 def test_bars_that_can_not_be_made_are_refused(interval: int) -> None:
     with pytest.raises(ConfigError, match="can't be made of bars of 1m"):
-        Outlook("BTCUSDT", Even(interval), MINUTE_MS)
+        FusionInputs("BTCUSDT", Even(interval), MINUTE_MS)
 
 
 @given(
@@ -91,13 +91,13 @@ def test_bars_that_can_not_be_made_are_refused(interval: int) -> None:
     st.integers(0, HOUR),
 )
 def test_the_memory_is_the_decayed_mean(heard: list[tuple[int, float]], later: int) -> None:
-    state = TextState(HOUR)
+    state = DecayedEmbedding(HOUR)
     heard = sorted(heard)
     for ts, value in heard:
-        state.hear(np.array((value,)), ts)
+        state.update(np.array((value,)), ts)
     now = heard[-1][0] + later
     weights = np.array([2.0 ** (-(now - ts) / HOUR) for ts, _ in heard])
-    assert state.mass(now) == pytest.approx(weights.sum(), rel=1e-9)
+    assert state.weight(now) == pytest.approx(weights.sum(), rel=1e-9)
     assert state.mean[0] == pytest.approx(
         (weights * [value for _, value in heard]).sum() / weights.sum(), rel=1e-9, abs=1e-9
     )

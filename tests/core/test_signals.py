@@ -199,23 +199,23 @@ def test_headlines_that_nobody_scores_are_dropped_oldest_first() -> None:
 def test_a_signal_fades_when_its_side_is_too_light() -> None:
     signals = engine(half_life="30m", fade_below=0.225)
     (signal,) = signals.on_sentiment(sentiment("a", 0, BULL))  # 0.9 is a quarter after two half-lives
-    assert signals.next_fade == signals.fade_at(BTC) == HOUR_MS + 1
-    assert signals.pop_faded(HOUR_MS) == []
+    assert signals.next_expiry == signals.fade_at(BTC) == HOUR_MS + 1
+    assert signals.pop_expired(HOUR_MS) == []
     assert signals.current(BTC) is signal
-    (faded,) = signals.pop_faded(HOUR_MS + 500)
+    (faded,) = signals.pop_expired(HOUR_MS + 500)
     assert (faded.symbol, faded.ts, faded.direction, faded.actionable) == (BTC, HOUR_MS + 500, HOLD, False)
     assert (faded.bullish, faded.sources) == (signal.bullish, signal.sources)
     assert signals.current(BTC) is None
-    assert signals.next_fade == NEVER
-    assert signals.pop_faded(DAY_MS) == []
+    assert signals.next_expiry == NEVER
+    assert signals.pop_expired(DAY_MS) == []
 
 
 def test_a_signal_fades_when_its_voters_leave_the_window() -> None:
     signals = engine(half_life="10d", window="1h")
     signals.on_sentiment(sentiment("a", 0, BULL))
     signals.on_sentiment(sentiment("b", 10, BULL))
-    assert signals.pop_faded(69 * MINUTE_MS) == [], "one has left, one still stands"
-    assert len(signals.pop_faded(70 * MINUTE_MS)) == 1
+    assert signals.pop_expired(69 * MINUTE_MS) == [], "one has left, one still stands"
+    assert len(signals.pop_expired(70 * MINUTE_MS)) == 1
 
 
 def test_an_agreeing_headline_keeps_a_signal_alive() -> None:
@@ -224,7 +224,7 @@ def test_an_agreeing_headline_keeps_a_signal_alive() -> None:
     alone = signals.fade_at(BTC)
     signals.on_sentiment(sentiment("b", 10, BULL))
     assert signals.fade_at(BTC) > alone
-    assert signals.pop_faded(alone) == []
+    assert signals.pop_expired(alone) == []
 
 
 def test_forgetting_ends_signals_and_makes_none() -> None:
@@ -239,8 +239,8 @@ def test_forgetting_ends_signals_and_makes_none() -> None:
         signals.on_sentiment(sentiment(id, minute, scores))
     assert signals.current(BTC) is not None
     assert not signals.current(BTC).actionable  # type: ignore[union-attr]
-    signals.pop_faded(10 * MINUTE_MS)
-    assert signals.pop_faded(61 * MINUTE_MS) == [], "only bulls are left, but nobody has said anything new"
+    signals.pop_expired(10 * MINUTE_MS)
+    assert signals.pop_expired(61 * MINUTE_MS) == [], "only bulls are left, but nobody has said anything new"
 
 
 def test_indecision_after_a_signal_ends_it_at_once() -> None:
@@ -248,10 +248,10 @@ def test_indecision_after_a_signal_ends_it_at_once() -> None:
     signals.on_sentiment(sentiment("a", 0, BULL))
     (undecided,) = signals.on_sentiment(sentiment("b", 1, BEAR))
     assert not undecided.actionable
-    (faded,) = signals.pop_faded(MINUTE_MS)
+    (faded,) = signals.pop_expired(MINUTE_MS)
     assert faded.direction is HOLD
     assert signals.current(BTC) is undecided
-    assert signals.pop_faded(DAY_MS) == [], "told once"
+    assert signals.pop_expired(DAY_MS) == [], "told once"
     assert signals.current(BTC) is None
 
 
@@ -260,15 +260,15 @@ def test_a_contrary_signal_takes_over_without_a_fade() -> None:
     signals.on_sentiment(sentiment("a", 0, (0.1, 0.2, 0.7)))
     (signal,) = signals.on_sentiment(sentiment("b", 44, (0.99, 0.005, 0.005)))
     assert (signal.direction, signal.actionable) == (SELL, True)
-    assert signals.pop_faded(60 * MINUTE_MS) == []
+    assert signals.pop_expired(60 * MINUTE_MS) == []
 
 
 def test_fades_of_many_symbols_come_in_time_order() -> None:
     signals = engine()
     signals.on_sentiment(sentiment("a", 0, (0.0, 0.0, 1.0), ("ETHUSDT",)))
     signals.on_sentiment(sentiment("b", 0, BULL, (BTC,)))
-    assert signals.next_fade == signals.fade_at(BTC) < signals.fade_at("ETHUSDT")
-    assert [faded.symbol for faded in signals.pop_faded(DAY_MS)] == [BTC, "ETHUSDT"]
+    assert signals.next_expiry == signals.fade_at(BTC) < signals.fade_at("ETHUSDT")
+    assert [faded.symbol for faded in signals.pop_expired(DAY_MS)] == [BTC, "ETHUSDT"]
 
 
 # -- abstaining ------------------------------------------------------------------------------------------------------
@@ -330,12 +330,12 @@ def test_every_signal_is_what_summing_by_hand_gives(
     now = 0
     for number, (pause, p) in enumerate(casts):
         now += pause
-        while signals.next_fade <= now:
-            due = signals.next_fade
-            assert signals.pop_faded(due - 1) == []
+        while signals.next_expiry <= now:
+            due = signals.next_expiry
+            assert signals.pop_expired(due - 1) == []
             standing = signals.current(BTC)
             assert standing is not None
-            faded = signals.pop_faded(due)
+            faded = signals.pop_expired(due)
             present = [voter for voter in voters if due - voter[1] < window]
             means, sides = by_hand(present, due, int(half_life))
             side = [SELL, HOLD, BUY].index(standing.direction)
@@ -391,7 +391,7 @@ def test_what_comes_later_changes_nothing_before(
         now, out = 0, []
         for number, (pause, p) in enumerate(ballots):
             now += pause
-            out.append(signals.pop_faded(now) + signals.on_sentiment(at(f"n{number}", now, p)))
+            out.append(signals.pop_expired(now) + signals.on_sentiment(at(f"n{number}", now, p)))
         return out
 
     assert run(casts)[:cut] == run(casts[:cut])
@@ -427,7 +427,7 @@ def test_real_headlines_make_signals(shared_data: Path) -> None:
     for number, (ms, title, tickers) in enumerate(
         zip(stamps, table.title.fillna(""), table.currencies.fillna(""), strict=True)
     ):
-        faded += len(signals.pop_faded(ms))
+        faded += len(signals.pop_expired(ms))
         signals.on_news(News(str(number), ms, ms, title, currencies=tuple(tickers.split(","))))
         words = title.lower()
         p = (

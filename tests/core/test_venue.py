@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agent.config import parse
 from agent.core.engine import Engine
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     CashAdjustment,
@@ -24,7 +24,7 @@ from agent.core.events import (
     Fill,
     FillKind,
     FundingPayment,
-    Holding,
+    PositionSnapshot,
     Kline,
     Order,
     OrderStatus,
@@ -32,7 +32,7 @@ from agent.core.events import (
     OrderUpdate,
     RiskEvent,
     RiskState,
-    Settlement,
+    FundingSettlement,
     Side,
 )
 from agent.core.portfolio import Portfolio
@@ -52,7 +52,7 @@ class World:
         self,
         foreign: str = "refuse",
         category: str = "linear",
-        holdings: tuple[Holding, ...] = (),
+        holdings: tuple[PositionSnapshot, ...] = (),
         strategy: Strategy | None = None,
         *,
         states_cash: bool = True,
@@ -99,7 +99,7 @@ class World:
 
     def account(
         self,
-        holdings: tuple[Holding, ...] = (),
+        holdings: tuple[PositionSnapshot, ...] = (),
         *,
         usdt: str | None = None,
         foreign: bool = False,
@@ -109,7 +109,9 @@ class World:
         balances = {"USDT": self.balance if usdt is None else D(usdt)} | {
             coin: D(qty) for coin, qty in coins.items()
         }
-        return self.tell(Account(self.now, self.now, balances, holdings, foreign=foreign, settled=settled))
+        return self.tell(
+            AccountSnapshot(self.now, self.now, balances, holdings, foreign=foreign, settled=settled)
+        )
 
     def order(self, weight: float = 0.1, **more: Any) -> Order:
         """A strategy's target; the order that it leads to."""
@@ -312,7 +314,7 @@ def test_a_gap_in_the_record_takes_entries_back_and_opens_nothing_until_a_person
 
 def test_funding_counts_once() -> None:
     world = World()
-    paid = Settlement("f1", SYMBOL, world.now, world.now, D("0.0001"), D(10), D(100), D("-0.1"))
+    paid = FundingSettlement("f1", SYMBOL, world.now, world.now, D("0.0001"), D(10), D(100), D("-0.1"))
     assert len(of(FundingPayment, world.tell(paid, paid))) == 1
     assert world.engine.portfolio.funding == D("-0.1")
 
@@ -331,7 +333,7 @@ def test_every_change_of_cash_is_a_decision() -> None:
         "USDT",
         "the account's balance when the run began",
     )
-    held = (Holding(SYMBOL, D(3), D(90)),)
+    held = (PositionSnapshot(SYMBOL, D(3), D(90)),)
     world.account(held, usdt="10240"), world.account(held, usdt="10240")
     world.tell(Command("resume", world.now, world.now, {}, "test"))
     world.account(held, usdt="10240")
@@ -365,7 +367,7 @@ def test_the_decisions_lead_to_the_ledger_whatever_the_account_does(
 ) -> None:
     world = World(foreign)
     for what, qty, usdt in story:
-        held = (Holding(SYMBOL, D(qty), D(95)),) if qty else ()
+        held = (PositionSnapshot(SYMBOL, D(qty), D(95)),) if qty else ()
         if what == "resume":
             world.tell(Command("resume", world.now, world.now, {}, "test"))
         world.account(held, usdt=str(usdt), foreign=what == "strangers")
@@ -384,7 +386,7 @@ def test_the_first_account_is_where_the_ledger_begins() -> None:
 
 def test_drift_is_an_alarm_when_it_stays_and_ends_by_itself_or_by_a_person() -> None:
     world = World()
-    held = (Holding(SYMBOL, D(3), D(100)),)
+    held = (PositionSnapshot(SYMBOL, D(3), D(100)),)
     assert not world.account(held)
     (alarm,) = world.account(held)
     assert (alarm.state, alarm.rule) == (RiskState.REDUCING, "drift")
@@ -399,7 +401,7 @@ def test_drift_is_an_alarm_when_it_stays_and_ends_by_itself_or_by_a_person() -> 
 def test_a_person_accepts_no_account_that_may_not_show_the_last_executions() -> None:
     """A stranger has just bought 1 of 3: the view still shows 2, and the settled look after it 3."""
     world = World()
-    older, newer = (Holding(SYMBOL, D(2), D(100)),), (Holding(SYMBOL, D(3), D(100)),)
+    older, newer = (PositionSnapshot(SYMBOL, D(2), D(100)),), (PositionSnapshot(SYMBOL, D(3), D(100)),)
     world.account(older), world.account(older)
     world.tell(Command("resume", world.now, world.now, {}, "test"))
     assert not of(Fill, world.account(older, settled=False))
@@ -420,7 +422,7 @@ def test_an_account_that_differs_does_not_open_trading() -> None:
 
 @pytest.mark.parametrize(("foreign", "ours"), [("adopt", "3"), ("ignore", "0"), ("refuse", "0")])
 def test_a_position_from_before_is_adopted_or_set_aside(foreign: str, ours: str) -> None:
-    world = World(foreign, holdings=(Holding(SYMBOL, D(3), D(90)),))
+    world = World(foreign, holdings=(PositionSnapshot(SYMBOL, D(3), D(90)),))
     assert world.qty == D(ours)
     assert world.ledger.held(SYMBOL) == D(3)
     assert world.engine.portfolio.exact_equity() == D(10_000) + D(ours) * 10  # its gain is not realised yet
@@ -428,9 +430,9 @@ def test_a_position_from_before_is_adopted_or_set_aside(foreign: str, ours: str)
 
 def test_what_others_do_later_is_none_of_our_business_where_so_configured() -> None:
     world = World("ignore")
-    world.account((Holding(SYMBOL, D(2), D(100)),), usdt="9000", foreign=True)
+    world.account((PositionSnapshot(SYMBOL, D(2), D(100)),), usdt="9000", foreign=True)
     assert (world.qty, world.ledger.drift) == (0, "")
-    world.account((Holding(SYMBOL, D(2), D(100)),), usdt="9000")
+    world.account((PositionSnapshot(SYMBOL, D(2), D(100)),), usdt="9000")
     assert world.ledger.drift == ""
 
 
@@ -447,7 +449,7 @@ class Netted(NetPosition):
 
     def look(self, *, missing: str = "0", foreign: bool = False) -> str:
         """What the ledger finds to differ from the account, less what is `missing` of its money."""
-        holdings = (Holding(SYMBOL, self.qty, self.entry.quantize(D("1e-8"))),) if self.qty else ()
+        holdings = (PositionSnapshot(SYMBOL, self.qty, self.entry.quantize(D("1e-8"))),) if self.qty else ()
         self.world.account(holdings, usdt=str(self.wallet - D(missing)), foreign=foreign)
         return self.world.ledger.drift
 
@@ -496,10 +498,13 @@ def test_a_position_that_is_taken_over_has_the_entry_price_of_the_account() -> N
     world = World("adopt")
     ledger = world.ledger
     world.tell(Fill("1", "", SYMBOL, world.now, world.now, Side.BUY, D(1), D(100), D(0)))
-    world.account((Holding(SYMBOL, D(4), D(90)),)), world.account((Holding(SYMBOL, D(4), D(90)),))
+    (
+        world.account((PositionSnapshot(SYMBOL, D(4), D(90)),)),
+        world.account((PositionSnapshot(SYMBOL, D(4), D(90)),)),
+    )
     assert ledger.drift
     world.tell(Command("resume", world.now, world.now, {}, "test"))
-    world.account((Holding(SYMBOL, D(4), D(90)),))
+    world.account((PositionSnapshot(SYMBOL, D(4), D(90)),))
     position = world.engine.portfolio.positions[SYMBOL]
     assert (position.qty, position.entry_price, ledger.wallet()) == (D(4), D(90), D(10_000))
     world.engine.portfolio.reconcile()
@@ -509,7 +514,7 @@ def test_a_position_that_is_taken_over_has_the_entry_price_of_the_account() -> N
 def test_each_part_of_a_position_that_is_taken_over_is_a_fill_of_its_own(held: int) -> None:
     world = World("adopt")
     world.tell(Fill("1", "", SYMBOL, world.now, world.now, Side.BUY, D(2), D(100), D(0)))
-    holdings = (Holding(SYMBOL, D(held), D(90)),)
+    holdings = (PositionSnapshot(SYMBOL, D(held), D(90)),)
     world.account(holdings), world.account(holdings)
     world.tell(Command("resume", world.now, world.now, {}, "test"))
     parts = of(Fill, world.account(holdings))
@@ -518,8 +523,8 @@ def test_each_part_of_a_position_that_is_taken_over_is_a_fill_of_its_own(held: i
 
 
 def test_an_account_that_is_accepted_has_no_strangers_any_more() -> None:
-    world = World("ignore", holdings=(Holding(SYMBOL, D(3), D(100)),))
-    held = (Holding(SYMBOL, D(5), D(100)),)
+    world = World("ignore", holdings=(PositionSnapshot(SYMBOL, D(3), D(100)),))
+    held = (PositionSnapshot(SYMBOL, D(5), D(100)),)
     world.account(held), world.account(held)
     world.tell(Command("resume", world.now, world.now, {}, "test"))
     world.account(held)
@@ -544,7 +549,7 @@ def test_a_fee_in_base_coin_is_a_little_less_of_it() -> None:
     )
     world.tell(trade, kept, world.update(order, OrderStatus.FILLED, "10"))
     assert world.qty == D("9.99")
-    assert not world.account((Holding(SYMBOL, D("9.99")),), usdt="9000")
+    assert not world.account((PositionSnapshot(SYMBOL, D("9.99")),), usdt="9000")
     assert world.ledger.drift == ""
     assert not world.ledger.orders
 

@@ -12,9 +12,9 @@ import signal
 from functools import wraps
 from typing import Any, Final
 
-from agent.core.events import Account, Fill, OrderUpdate
+from agent.core.events import AccountSnapshot, Fill, OrderUpdate
 from agent.live.gateway.bybit_port import BybitPort
-from agent.live.gateway.report_translator import Reports
+from agent.live.gateway.report_translator import ReportTranslator
 from agent.live.gateway.venue_gateway import Gateway
 from agent.live.pipeline import Core
 from tests.crash import points
@@ -58,13 +58,15 @@ def install(moment: Moment) -> None:
             elif left == 0:
                 _die()
 
-    def put(reports: Reports, event: Any) -> None:
+    def put(reports: ReportTranslator, event: Any) -> None:
         reach(TOLD) if isinstance(event, Fill) else reach(ACKNOWLEDGED) if isinstance(
             event, OrderUpdate
         ) else None
 
     def handling(core: Core, seq: int, event: Any) -> None:
-        reach(BOOKING) if isinstance(event, Fill) else reach(LOOKED) if isinstance(event, Account) else None
+        reach(BOOKING) if isinstance(event, Fill) else reach(LOOKED) if isinstance(
+            event, AccountSnapshot
+        ) else None
 
     def handled(core: Core, seq: int, event: Any) -> None:
         if isinstance(event, Fill):

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agent.core.errors import StoreError
-from agent.core.events import Account, Event, Fill, FillKind, Order, OrderUpdate, Settlement
+from agent.core.events import AccountSnapshot, Event, Fill, FillKind, Order, OrderUpdate, FundingSettlement
 from agent.replay.verify import verify
 from agent.store.database import open_database
 from agent.store.journal import read_journal
@@ -29,7 +29,7 @@ class Ledger(NamedTuple):
     decisions: list[bytes]
     ordered: set[str]  # client order ids that were decided
     ended: set[str]  # and of these, those of which the end is known
-    paid: dict[str, Fill | Settlement]  # by the exchange's id, as journalled
+    paid: dict[str, Fill | FundingSettlement]  # by the exchange's id, as journalled
     booked: Counter[str]  # trades that were decided on, by the exchange's id
     looks: int  # how often the account was looked at
 
@@ -58,9 +58,9 @@ def read(store: Path) -> Ledger:
         [msgspec.msgpack.encode(decision) for decision in decisions],
         {order.id for order in decisions if isinstance(order, Order)},
         {update.order_id for update in decisions if isinstance(update, OrderUpdate) and update.status.final},
-        {event.id: event for event in events if isinstance(event, Fill | Settlement)},
+        {event.id: event for event in events if isinstance(event, Fill | FundingSettlement)},
         Counter(fill.id for fill in decisions if isinstance(fill, Fill) and fill.kind is FillKind.TRADE),
-        sum(isinstance(event, Account) for event in events),
+        sum(isinstance(event, AccountSnapshot) for event in events),
     )
 
 

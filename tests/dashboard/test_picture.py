@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import parse
-from agent.core.events import Account, Command, Event, Holding, Kline, Prediction
+from agent.core.events import AccountSnapshot, Command, Event, PositionSnapshot, Kline, Prediction
 from agent.dashboard.picture import HEADLINES, NOTHING, Picture
 from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording
@@ -239,13 +239,13 @@ def test_at_a_venue_the_page_has_the_ledgers_equity_after_a_person_has_accepted_
             for decision in world.tell(event):
                 picture.decision(number, decision)
 
-    def account(usdt: str, *held: Holding) -> Account:
-        return Account(world.now, world.now, {"USDT": Decimal(usdt)}, held)
+    def account(usdt: str, *held: PositionSnapshot) -> AccountSnapshot:
+        return AccountSnapshot(world.now, world.now, {"USDT": Decimal(usdt)}, held)
 
     tell(Kline(SYMBOL, 60_000, T0, T0 + 60_000, T0 + 60_000, 100, 100, 100, 100, 1))
     tell(account("10250"))
     assert picture.account().equity == world.engine.portfolio.equity() == 10_250
-    held = Holding(SYMBOL, Decimal(3), Decimal(90))
+    held = PositionSnapshot(SYMBOL, Decimal(3), Decimal(90))
     tell(
         account("10240", held),
         account("10240", held),

@@ -45,9 +45,9 @@ from agent.live.market_data.kline_series import Series
 from agent.live.market_data.public_stream import Stream
 from agent.live.news.parse import parse
 from agent.live.scoring import SentimentHealth
-from agent.live.services.mqtt.connection import MqttLink, Standing
+from agent.live.services.mqtt.connection import MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Topics
-from agent.live.services.mqtt.signing import ForgedError, Guard, _mac
+from agent.live.services.mqtt.signing import ForgedError, ReplayGuard, _mac
 from agent.live.services.mqtt.worker_pool import WorkerPool
 from agent.system.backoff import Budget
 from agent.system.secret import Secret
@@ -357,7 +357,7 @@ def _read_klines(path: Path) -> None:
 
 def _read_config(path: Path) -> None:
     config: Config = load(path)
-    config.recorded(), config.decisive(), config.token_file()
+    config.recorded(), config.deterministic_subset(), config.token_file()
 
 
 def _lines(name: str, count: int) -> bytes:
@@ -436,7 +436,7 @@ def _sealed(text: str) -> bytes:
 
 def hear_command(payload: bytes) -> None:
     """From the broker: as a sealed message, and as the body of one that somebody with the secret sealed."""
-    guard = Guard(_SECRET, "tapewire", 30_000, NOW - MINUTE)
+    guard = ReplayGuard(_SECRET, "tapewire", 30_000, NOW - MINUTE)
     for message in (payload, _sealed(payload.decode(errors="replace"))):
         try:
             guard.admit(message, NOW)
@@ -458,7 +458,7 @@ def hear_worker(payload: bytes) -> None:
 
     async def hear() -> None:
         config, topics, clock = MqttConfig(broker="mqtt://127.0.0.1:1"), Topics("tapewire"), _Still()
-        link = MqttLink(config, clock, "fuzz", lambda: Standing("tapewire/agent", None, None))  # type: ignore[arg-type]
+        link = MqttLink(config, clock, "fuzz", lambda: RetainedPresence("tapewire/agent", None, None))  # type: ignore[arg-type]
         pool = WorkerPool(WorkersConfig(), link, topics, _OwnModel(), clock, capacity=10)  # type: ignore[arg-type]
         pool._hear_presence(payload, False)
         pool._hear_scores(payload, False)

@@ -15,7 +15,7 @@ import pytest
 
 from agent.config import Config, parse
 from agent.core.errors import ConfigError, SafetyError, VenueError
-from agent.core.events import Account, Command, Fill, Order, OrderUpdate
+from agent.core.events import AccountSnapshot, Command, Fill, Order, OrderUpdate
 from agent.core.venue import VenueExchange
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
@@ -60,7 +60,7 @@ async def test_orders_go_to_the_venue_and_the_ledger_is_its_wallet(
         assert gateway["reconciled_at"]
         assert not gateway["drift"]
         events = assert_sound(database, "latest", config)
-        first = next(n for n, e in enumerate(events) if isinstance(e, Account))
+        first = next(n for n, e in enumerate(events) if isinstance(e, AccountSnapshot))
         orders = [
             item
             for item in read_decisions(database, find_run(database).id)
@@ -205,7 +205,7 @@ def test_the_command_line_trades_at_a_sandbox(tmp_path: Path) -> None:
             found = json.loads(compared.stdout)
             assert found["venue"] == url
             with closing(open_database(f"sqlite:///{tmp_path / 'var/tapewire.db'}")) as opened:
-                assert of(Account, journal(opened))
+                assert of(AccountSnapshot, journal(opened))
             assert subprocess.run([*run, "verify"], timeout=60, check=False, **given).returncode == 0  # type: ignore[call-overload]
             (tmp_path / "keys").chmod(0o644)
             refused = subprocess.run([*run, "run", "--seconds", "5"], timeout=60, check=False, **given)  # type: ignore[call-overload]

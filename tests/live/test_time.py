@@ -15,7 +15,7 @@ from agent.live.app import make_agent
 from agent.live.event_queue import OPEN_BAR
 from agent.live.interfaces.probes import why_not_ready
 from agent.live.pipeline import Core
-from agent.live.stale_data_watchdog import watch_silence
+from agent.live.stale_data_watchdog import watch_for_stale_data
 from agent.live.timekeeping import Timekeeper
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -177,7 +177,7 @@ def heartbeats_in(seconds: float, engine: Engine, clock: Still, beat: Callable[[
     async def watch() -> None:
         try:
             async with asyncio.timeout(seconds):
-                await watch_silence(engine, clock, heartbeat)
+                await watch_for_stale_data(engine, clock, heartbeat)
         except TimeoutError:
             pass
 

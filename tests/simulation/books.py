@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     Command,
@@ -116,7 +116,7 @@ class VenueBooks(Invariants):
     def after(self, event: Event) -> None:
         """As the base."""
         super().after(event)
-        if isinstance(event, Account) and not self._ledger.drift:
+        if isinstance(event, AccountSnapshot) and not self._ledger.drift:
             self._unreconciled = False
         self._accepts = self._ledger.accepting  # the next account, as it is
 
@@ -136,7 +136,7 @@ class VenueBooks(Invariants):
     def _check_cash(self, event: Event) -> None:
         """As the base; the run's money is what the first account holds, or one that a person accepts, and what strangers gain or
         lose in it is a transfer."""
-        if isinstance(event, Account):
+        if isinstance(event, AccountSnapshot):
             wallet, balance = self._ledger.wallet(), event.balances[COIN]
             if event.foreign or not self._opened or (self._accepts and event.settled):
                 hold(wallet == balance, f"a wallet of {wallet} in the ledger, after an account of {balance}")

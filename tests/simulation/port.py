@@ -10,13 +10,13 @@ from typing import Final, Never, TypeVar
 from agent.config.execution import TestnetConfig
 from agent.core.events import Order
 from agent.live.gateway.venue_port import (
-    ClockOff,
+    ClockSkewError,
     Execution,
     OrderRef,
     OutcomeUnknown,
     PositionMode,
     PrivateMessage,
-    SlowDown,
+    RateLimited,
     VenueOrder,
     VenuePosition,
     VenueRules,
@@ -104,11 +104,11 @@ class Port:
             raise OutcomeUnknown("HTTP 502", code=502)
         if dice.random() < weather.private_limit:
             banned = dice.random() < 0.1
-            raise SlowDown(
+            raise RateLimited(
                 "too many visits", dice.choice((0.3, 2.0, 20.0)) if banned else 0.5, code=10006, banned=banned
             )
         if stamped and not now - self._config.recv_window <= stamp <= now + _AHEAD_MS:
-            raise ClockOff(f"the request is of {stamp}, and it is {now}", code=10002)
+            raise ClockSkewError(f"the request is of {stamp}, and it is {now}", code=10002)
 
     def _behind(self, at: float) -> float:
         """The moment that a view shows."""

@@ -39,6 +39,6 @@ class Restless(Strategy):
         if signal.actionable:
             self.target(signal.symbol, weight=self.params.largest * signal.score, reason="signal")
 
-    def on_faded(self, signal: Signal, market: Market) -> None:
+    def on_signal_expired(self, signal: Signal, market: Market) -> None:
         """And forget it."""
         self.target(signal.symbol, weight=0.0, reason="faded")

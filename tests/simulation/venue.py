@@ -18,9 +18,9 @@ from agent.live.gateway.venue_port import (
     Duplicate,
     Execution,
     ExecutionKind,
-    NoSuchOrder,
+    OrderNotFound,
     OrderRef,
-    Refused,
+    OrderRejected,
     VenueOrder,
     VenuePosition,
     VenueRules,
@@ -117,13 +117,13 @@ class Venue:
             raise Duplicate("client id is taken", code=110072)
         side = order.side
         if order.reduce_only and not self._reducible(order.symbol, side):
-            raise Refused("nothing to reduce", code=110017)
+            raise OrderRejected("nothing to reduce", code=110017)
         mine = not order.id.startswith(HAND)
         if mine and not order.reduce_only and self._dice.random() < self._weather.venue_refuses:
-            raise Refused("not enough balance", code=110007)
+            raise OrderRejected("not enough balance", code=110007)
         price = self.price(order.symbol, at)
         if order.trigger is not None and _reached(order, price):
-            raise Refused("the price is there already", code=110092)
+            raise OrderRejected("the price is there already", code=110092)
         status = OrderStatus.NEW if order.trigger is None else OrderStatus.UNTRIGGERED
         made = VenueOrder(
             f"v{len(self.orders)}", order.id, order.symbol, side, order.type, status, order.qty, _NOTHING, order.price, order.trigger,
@@ -136,10 +136,10 @@ class Venue:
         return made.id
 
     def amend(self, ref: OrderRef, qty: Decimal | None, price: Decimal | None, at: float) -> None:
-        """Change an open order. Raises NoSuchOrder, and Refused for less than is filled already."""
+        """Change an open order. Raises OrderNotFound, and Refused for less than is filled already."""
         placed = self._open(ref)
         if qty is not None and qty <= placed.now.filled:
-            raise Refused("less than was filled", code=110013)
+            raise OrderRejected("less than was filled", code=110013)
         changed = replace(
             placed.now,
             qty=placed.now.qty if qty is None else qty,
@@ -149,7 +149,7 @@ class Venue:
         self._change(placed, changed, at)
 
     def cancel(self, ref: OrderRef, at: float) -> None:
-        """Take an order back. Raises NoSuchOrder."""
+        """Take an order back. Raises OrderNotFound."""
         self._end(self._open(ref), "by user", at)
 
     def cancel_all(self, symbol: str, at: float) -> None:
@@ -161,7 +161,7 @@ class Venue:
     def _open(self, ref: OrderRef) -> Placed:
         placed = self.orders.get(ref.client_id)
         if placed is None or placed.now.status.final:
-            raise NoSuchOrder("order not exists or too late", code=110001)
+            raise OrderNotFound("order not exists or too late", code=110001)
         return placed
 
     # -- views -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agent.config import Config
 from agent.config.live import BybitConfig
 from agent.core.engine import Engine
-from agent.core.events import HOUR_MS, MINUTE_MS, Account, Decision, Event, Gap, Kline, OrderStatus
+from agent.core.events import HOUR_MS, MINUTE_MS, AccountSnapshot, Decision, Event, Gap, Kline, OrderStatus
 from agent.core.flatten import Flattener
 from agent.live import pipeline as core_module
 from agent.live import run_record as record_module
@@ -19,9 +19,9 @@ from agent.live.event_filter import EventFilter
 from agent.live.event_queue import EventQueue
 from agent.live.funding_stamps import FundingSchedule
 from agent.live.gateway.in_flight_order import Intent, IntentState
-from agent.live.gateway.order_tracker import Keeper
-from agent.live.gateway.reconciler import Auditor
-from agent.live.gateway.report_translator import Reports
+from agent.live.gateway.order_tracker import OrderTracker
+from agent.live.gateway.reconciler import Reconciler
+from agent.live.gateway.report_translator import ReportTranslator
 from agent.live.gateway.venue_gateway import Gateway
 from agent.live.interfaces.producer import Emit, deliver
 from agent.live.market_data.backfill import KlineHistory
@@ -238,10 +238,10 @@ def doubts_are_sent_under_a_new_id() -> None:
 def missed_executions_are_not_asked() -> None:
     """What was executed while nobody listened is heard of from the wallet alone."""
 
-    async def content(self: Auditor) -> None:
+    async def content(self: Reconciler) -> None:
         self._reports.all_booked()
 
-    _put(Auditor, "catch_up", content)
+    _put(Reconciler, "catch_up", content)
 
 
 def orders_leave_before_the_commit() -> None:
@@ -258,38 +258,38 @@ def orders_leave_before_the_commit() -> None:
 def silence_is_a_refusal() -> None:
     """An order whose request was not answered is given up."""
 
-    def give_up(self: Keeper, intent: Intent) -> None:
+    def give_up(self: OrderTracker, intent: Intent) -> None:
         intent.doubted_at = 0.0
         self._reports.close(intent, OrderStatus.REJECTED, "no answer")
 
-    _put(Keeper, "_doubt", give_up)
+    _put(OrderTracker, "_doubt", give_up)
 
 
 def absence_is_believed_at_once() -> None:
     """What a venue's view does not show has not arrived, however far it may be behind."""
-    init = Keeper.__init__
+    init = OrderTracker.__init__
 
-    def hasty(self: Keeper, *args: Any) -> None:
+    def hasty(self: OrderTracker, *args: Any) -> None:
         init(self, *args)
         self._settle = self._late = 0.0
 
-    _put(Keeper, "__init__", hasty)
+    _put(OrderTracker, "__init__", hasty)
 
 
 def cancels_are_kept_back() -> None:
     """What the core wants taken back stays."""
-    _put(Keeper, "cancel", lambda self, intent, cancel: None)
+    _put(OrderTracker, "cancel", lambda self, intent, cancel: None)
 
 
 def amendments_are_kept_back() -> None:
     """What the core wants otherwise stays as it is."""
-    _put(Keeper, "amend", lambda self, intent, amend: None)
+    _put(OrderTracker, "amend", lambda self, intent, amend: None)
 
 
 def views_are_never_behind() -> None:
     """A second look at an account that differs is made at once."""
 
-    async def look(self: Auditor) -> Account | None:
+    async def look(self: Reconciler) -> AccountSnapshot | None:
         await self.catch_up()
         positions, wallet = (
             await self._line.ask(self._line.port.positions),
@@ -297,7 +297,7 @@ def views_are_never_behind() -> None:
         )
         return self._account(positions, wallet)
 
-    _put(Auditor, "look", look)
+    _put(Reconciler, "look", look)
 
 
 def an_interruption_is_no_reason_to_doubt() -> None:
@@ -336,7 +336,7 @@ def ids_repeat_after_a_restored_backup() -> None:
 
 def lost_history_is_somebody_elses() -> None:
     """Orders of this run that its record does not have are taken for those of strangers."""
-    _put(Reports, "is_lost", lambda self, client_id: False)
+    _put(ReportTranslator, "is_lost", lambda self, client_id: False)
 
 
 def strategies_replace_what_closes() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from agent.config import Config, StoreConfig
 from agent.core.engine import Engine
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Amend,
     Cancel,
     Command,
@@ -124,8 +124,8 @@ class Story:
             elif isinstance(one, Cancel | Amend) and self._dice.random() < 0.7:
                 yield OrderUpdate(one.order_id, one.symbol, now, now, OrderStatus.CANCELLED, Decimal(0), "")
 
-    def _account(self, engine: Engine, now: int) -> Account:
+    def _account(self, engine: Engine, now: int) -> AccountSnapshot:
         ledger = engine.exchange
         assert isinstance(ledger, VenueExchange)
         drift = Decimal(self._dice.choice((0, 0, 0, 5)))
-        return Account(now, now, {"USDT": ledger.wallet() + drift}, foreign=self._dice.random() < 0.1)
+        return AccountSnapshot(now, now, {"USDT": ledger.wallet() + drift}, foreign=self._dice.random() < 0.1)

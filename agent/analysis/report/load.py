@@ -25,7 +25,7 @@ from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, ModelError
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     CashAdjustment,
     Command,
     Direction,
@@ -135,7 +135,7 @@ def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple
     for number, (_, event) in enumerate(read_journal(database, run.id)):
         if number == 0 and isinstance(event, Command) and event.states_cash:
             return []
-        if isinstance(event, Account):
+        if isinstance(event, AccountSnapshot):
             balance = event.balances.get(config.account.currency, Decimal(0))
             return [(event.ts, float(balance - config.account.initial_capital))]
     return []

@@ -33,18 +33,18 @@ from agent.live.gateway.private_messages import (
 )
 from agent.live.gateway.private_stream import PrivateStream
 from agent.live.gateway.venue_port import (
-    ClockOff,
+    ClockSkewError,
     Duplicate,
     Execution,
-    KeysRefused,
-    NoSuchOrder,
+    AuthenticationError,
+    OrderNotFound,
     OrderRef,
     OutcomeUnknown,
     PortError,
     PositionMode,
     PrivateMessage,
-    Refused,
-    SlowDown,
+    OrderRejected,
+    RateLimited,
     VenueOrder,
     VenuePosition,
     VenueRules,
@@ -54,7 +54,7 @@ from agent.live.market_data.public_stream import HandshakeRefused, StreamLost
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
 from agent.system.secret import MASK
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 Json = dict[str, Any]
 _BASES: Final = {
@@ -149,20 +149,20 @@ class BybitPort:
 
     def _read(self, path: str, status: int, headers: Mapping[str, str], payload: bytes) -> Json:
         if status == 403:
-            raise SlowDown(
+            raise RateLimited(
                 "the venue has shut this address out (HTTP 403)",
                 self.config.ban_wait / 1000,
                 code=403,
                 banned=True,
             )
         if status == 429:
-            raise SlowDown("too many requests (HTTP 429)", 1.0, code=429)
+            raise RateLimited("too many requests (HTTP 429)", 1.0, code=429)
         try:
             answer = msgspec.json.decode(payload, type=dict[str, Any])
             code = int(answer["retCode"])
-        except (*UNREADABLE, KeyError, TypeError, ValueError):
+        except (*JSON_DECODE_ERRORS, KeyError, TypeError, ValueError):
             if 300 <= status < 400:
-                raise Refused(
+                raise OrderRejected(
                     "the venue answers with a redirect, which is not followed", code=status
                 ) from None
             raise OutcomeUnknown(f"HTTP {status} and no answer that can be read", code=status) from None
@@ -197,16 +197,16 @@ class BybitPort:
     def _error(code: int, text: str, headers: Mapping[str, str], answer: Json) -> PortError:
         said = f"{text or 'refused'} (retCode {code})"
         if code in _LIMITS:
-            return SlowDown(said, _until_reset(headers, answer), code=code)
+            return RateLimited(said, _until_reset(headers, answer), code=code)
         kinds = (
-            (_KEYS, KeysRefused),
+            (_KEYS, AuthenticationError),
             (_UNKNOWN, OutcomeUnknown),
             (_DUPLICATE, Duplicate),
-            (_GONE, NoSuchOrder),
-            (frozenset({10002}), ClockOff),
+            (_GONE, OrderNotFound),
+            (frozenset({10002}), ClockSkewError),
         )
         return next(
-            (kind(said, code=code) for codes, kind in kinds if code in codes), Refused(said, code=code)
+            (kind(said, code=code) for codes, kind in kinds if code in codes), OrderRejected(said, code=code)
         )
 
     async def _ask(self, verb: str, path: str, params: Json) -> Any:
@@ -268,7 +268,7 @@ class BybitPort:
         for symbol in symbols:
             try:
                 result = await self._get("market/instruments-info", category=self._category, symbol=symbol)
-            except Refused:
+            except OrderRejected:
                 continue
             known |= dict(self._read_list(InstrumentJson, "market/instruments-info", result))
         return known
@@ -286,7 +286,7 @@ class BybitPort:
         """See `VenuePort`."""
         try:
             await self._post("order/amend", **named(order), qty=text(qty), price=text(price))
-        except Refused as error:
+        except OrderRejected as error:
             if "remains unchanged" not in error.message and "not modified" not in error.message:
                 raise
 
@@ -371,7 +371,7 @@ class BybitPort:
         """Ask for what may be so already."""
         try:
             await self._post(path, **params)
-        except Refused as error:
+        except OrderRejected as error:
             if error.code not in _UNCHANGED:
                 raise
 
@@ -388,10 +388,10 @@ class BybitPort:
         try:
             await stream.run()
         except HandshakeRefused as error:
-            raise SlowDown(error.message, error.wait, banned=error.wait > 0) from error
+            raise RateLimited(error.message, error.wait, banned=error.wait > 0) from error
         except StreamLost as error:
             if stream.refusal:
-                raise KeysRefused(
+                raise AuthenticationError(
                     f"the private stream refuses to sign in: {self._masked(stream.refusal)}"
                 ) from None
             raise OutcomeUnknown(error.message) from error

@@ -11,7 +11,7 @@ from agent.core.errors import VenueError, brief
 from agent.live.gateway.private_messages import InstrumentJson, read_list
 from agent.live.gateway.venue_port import VenueRules
 from agent.system.addresses import is_loopback
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _PATH: Final = "/v5/market/instruments-info"
 _PAGES: Final = 20  # at most, of 1,000 instruments
@@ -58,6 +58,6 @@ async def fetch_rules(
                 cursor = page.result.nextPageCursor
                 if not cursor:
                     break
-    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, *UNREADABLE) as error:
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, *JSON_DECODE_ERRORS) as error:
         raise VenueError(f"{base}{_PATH} gives no trading rules: {brief(error)}") from None
     return known

@@ -18,16 +18,16 @@ from agent.core.durations import format_duration
 from agent.core.events import Amend, Cancel, OrderStatus
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intent, IntentState
-from agent.live.gateway.report_translator import Reports
-from agent.live.gateway.throttled_client import Line
+from agent.live.gateway.report_translator import ReportTranslator
+from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import (
-    ClockOff,
+    ClockSkewError,
     Duplicate,
-    KeysRefused,
-    NoSuchOrder,
+    AuthenticationError,
+    OrderNotFound,
     OutcomeUnknown,
-    Refused,
-    SlowDown,
+    OrderRejected,
+    RateLimited,
     VenueOrder,
 )
 
@@ -38,13 +38,13 @@ _PATIENCE: Final = 5
 """The waits for fills that are overdue double so often."""
 
 
-class Keeper:
+class OrderTracker:
     """Keeps intents. `catch_up` asks for executions that were not heard of."""
 
     def __init__(
         self,
-        line: Line,
-        reports: Reports,
+        line: ThrottledClient,
+        reports: ReportTranslator,
         config: TestnetConfig,
         health: GatewayHealth,
         catch_up: Callable[[], Awaitable[None]],
@@ -84,7 +84,7 @@ class Keeper:
     # -- a life ------------------------------------------------------------------------------------------------------
 
     async def keep(self, intent: Intent) -> None:
-        """Until it has ended and all of its fills were told. Raises KeysRefused and SafetyError; may be called again then."""
+        """Until it has ended and all of its fills were told. Raises AuthenticationError and SafetyError; may be called again then."""
         if intent.state is IntentState.SENDING:  # we were interrupted
             self._doubt(intent)
         while not intent.done:
@@ -170,13 +170,13 @@ class Keeper:
             self._health.existed += 1
             intent.taken += 1
             self._doubt(intent)  # by this order, or by another one: what the venue has is compared
-        except (SlowDown, ClockOff) as error:
+        except (RateLimited, ClockSkewError) as error:
             self._unsent(intent)
             await self._line.mend(error, measured)
-        except KeysRefused:
+        except AuthenticationError:
             self._unsent(intent)
             raise
-        except Refused as error:
+        except OrderRejected as error:
             self._reports.close(intent, OrderStatus.REJECTED, error.message)
         else:
             self._reports.accept(intent)
@@ -201,9 +201,9 @@ class Keeper:
             intent.cancel_asked = True
             try:
                 await self._line.ask(lambda: self._line.port.cancel(intent.ref))
-            except NoSuchOrder:
+            except OrderNotFound:
                 await self.look(intent)
-            except Refused as error:
+            except OrderRejected as error:
                 _log.warning("a cancel was refused", order=intent.order.id, reason=error.message)
         elif intent.amend_qty is not None or intent.amend_price is not None:
             qty, price, intent.amend_qty, intent.amend_price = (
@@ -214,9 +214,9 @@ class Keeper:
             )
             try:
                 await self._line.ask(lambda: self._line.port.amend(intent.ref, qty=qty, price=price))
-            except NoSuchOrder:
+            except OrderNotFound:
                 await self.look(intent)
-            except Refused as error:
+            except OrderRejected as error:
                 _log.warning("an amendment was refused", order=intent.order.id, reason=error.message)
         else:
             due = intent.immediate or intent.cancelled

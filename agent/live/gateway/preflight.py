@@ -9,13 +9,13 @@ import structlog
 from agent.config import Config
 from agent.core.errors import ConfigError, SafetyError
 from agent.core.instruments import Instrument, instrument_for
-from agent.live.gateway.throttled_client import Line
-from agent.live.gateway.venue_port import Refused, VenueRules
+from agent.live.gateway.throttled_client import ThrottledClient
+from agent.live.gateway.venue_port import OrderRejected, VenueRules
 
 _log: Final = structlog.get_logger(__name__)
 
 
-async def prepare(line: Line, config: Config) -> None:
+async def prepare(line: ThrottledClient, config: Config) -> None:
     """Raises ConfigError for symbols and rules that the venue would not take, SafetyError for an account that can't be traded."""
     await line.ask(line.measure)
     symbols = config.market.symbols
@@ -31,14 +31,14 @@ async def prepare(line: Line, config: Config) -> None:
             )
             try:
                 await line.ask(lambda symbol=symbol: line.port.use_one_way(symbol))  # type: ignore[misc]
-            except Refused as error:
+            except OrderRejected as error:
                 raise SafetyError(
                     f"{symbol} is in hedge mode, and the venue won't change it: {error.message}",
                     hint="close its positions and orders, or switch to one-way mode by hand",
                 ) from None
         try:
             await line.ask(lambda symbol=symbol: line.port.set_leverage(symbol, config.account.leverage))  # type: ignore[misc]
-        except Refused as error:
+        except OrderRejected as error:
             raise ConfigError(
                 f"account.leverage {config.account.leverage} of {symbol}: {error.message}"
             ) from None

@@ -21,7 +21,7 @@ from agent.live.gateway.venue_port import (
     VenueRules,
     Wallet,
 )
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _STATUS: Final = {
     "New": OrderStatus.NEW,
@@ -219,7 +219,7 @@ def read_private(topic: str, data: bytes | msgspec.Raw, category: str) -> list[P
         raise ValueError(f"topic {topic!r} was not asked for")
     try:
         return [item.message() for item in decode(data) if getattr(item, "category", category) == category]
-    except UNREADABLE as error:
+    except JSON_DECODE_ERRORS as error:
         raise ValueError(str(error)) from error
 
 
@@ -228,7 +228,7 @@ def read_list(kind: type[Any], answer: Any, category: str) -> list[Any]:
     try:
         items: list[Any] = msgspec.convert(answer, list[kind])  # type: ignore[valid-type]
         return [item.message() for item in items if getattr(item, "category", "") in ("", category)]
-    except UNREADABLE as error:
+    except JSON_DECODE_ERRORS as error:
         raise ValueError(str(error)) from error
 
 

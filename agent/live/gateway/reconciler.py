@@ -12,30 +12,30 @@ import structlog
 
 from agent.config import Config
 from agent.core.errors import SafetyError
-from agent.core.events import Account, Holding
+from agent.core.events import AccountSnapshot, PositionSnapshot
 from agent.core.venue import VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intents, IntentState
-from agent.live.gateway.order_tracker import Keeper
-from agent.live.gateway.report_translator import EMERGENCY, Reports
-from agent.live.gateway.throttled_client import Line
-from agent.live.gateway.venue_port import OrderRef, Refused, VenueOrder, VenuePosition, Wallet
+from agent.live.gateway.order_tracker import OrderTracker
+from agent.live.gateway.report_translator import EMERGENCY, ReportTranslator
+from agent.live.gateway.throttled_client import ThrottledClient
+from agent.live.gateway.venue_port import OrderRef, OrderRejected, VenueOrder, VenuePosition, Wallet
 
 _log: Final = structlog.get_logger(__name__)
 _TRIES: Final = 5
 _ZERO: Final = Decimal(0)
 
 
-class Auditor:
+class Reconciler:
     """Looks at the account. `ledger` is the core's, and only read."""
 
     def __init__(
         self,
-        line: Line,
+        line: ThrottledClient,
         config: Config,
         ledger: VenueExchange,
         intents: Intents,
-        reports: Reports,
+        reports: ReportTranslator,
         health: GatewayHealth,
     ) -> None:
         self._line = line
@@ -75,7 +75,7 @@ class Auditor:
         """Where no account was seen yet: before it nothing is of interest but what became of orders of an earlier life."""
         return min([self._reports.began, *(intent.order.ts for intent in self._intents.all())])
 
-    async def survey(self, keeper: Keeper) -> list[VenueOrder]:
+    async def survey(self, keeper: OrderTracker) -> list[VenueOrder]:
         """Hear what became of every open order; returns those of the traded symbols that aren't ours."""
         asked = asyncio.get_running_loop().time()
         found = await self._line.ask(self._line.port.open_orders)
@@ -113,12 +113,12 @@ class Auditor:
                     await self._line.ask(
                         partial(self._line.port.cancel, OrderRef(order.symbol, order.client_id))
                     )
-                except Refused as error:
+                except OrderRejected as error:
                     _log.warning(
                         "an order that the record has lost could not be taken back", reason=error.message
                     )
 
-    async def look(self) -> Account | None:
+    async def look(self) -> AccountSnapshot | None:
         """The account at a moment in which nothing changed; None where there was no such moment.
 
         A difference is only told again, and what others have changed is only taken for theirs, where nothing was executed for as long
@@ -149,23 +149,27 @@ class Auditor:
             or self._reports.foreign
         )
 
-    def _account(self, positions: Sequence[VenuePosition], wallet: Wallet, *, settled: bool) -> Account:
+    def _account(
+        self, positions: Sequence[VenuePosition], wallet: Wallet, *, settled: bool
+    ) -> AccountSnapshot:
         balances = wallet.balances
         if self._reports.all_booked():
             self._note_foreign(positions)
         if self._spot:
             coins = {symbol: balances.get(symbol.removesuffix(self._coin), _ZERO) for symbol in self._symbols}
-            holdings = tuple(Holding(symbol, qty) for symbol, qty in coins.items() if qty)
+            holdings = tuple(PositionSnapshot(symbol, qty) for symbol, qty in coins.items() if qty)
         else:
             holdings = tuple(
-                Holding(p.symbol, p.qty, p.entry) for p in positions if p.symbol in self._symbols
+                PositionSnapshot(p.symbol, p.qty, p.entry) for p in positions if p.symbol in self._symbols
             )
         foreign, self._reports.foreign = self._reports.foreign, False
         clock = self._line.clock
         now = clock.now()
         self._looks += 1
         foreign = foreign and self._foreign != "refuse"
-        return Account(now + self._health.skew, now, balances, holdings, foreign=foreign, settled=settled)
+        return AccountSnapshot(
+            now + self._health.skew, now, balances, holdings, foreign=foreign, settled=settled
+        )
 
     def _note_foreign(self, positions: Sequence[VenuePosition]) -> None:
         """A position that isn't ours: in another symbol, or more than the ledger has (0 as long as no account has been seen)."""

@@ -10,7 +10,16 @@ from typing import Final
 import structlog
 from msgspec.structs import replace
 
-from agent.core.events import Command, Event, Fill, FillKind, OrderStatus, OrderUpdate, Settlement, Side
+from agent.core.events import (
+    Command,
+    Event,
+    Fill,
+    FillKind,
+    OrderStatus,
+    OrderUpdate,
+    FundingSettlement,
+    Side,
+)
 from agent.core.exchange import ID_PREFIX
 from agent.core.venue import VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
@@ -26,7 +35,7 @@ _ZERO: Final = Decimal(0)
 _RANK: Final = {OrderStatus.NEW: 0, OrderStatus.UNTRIGGERED: 0, OrderStatus.PARTIALLY_FILLED: 1}
 
 
-class Reports:
+class ReportTranslator:
     """Translates, and hands each event to `put`. `ledger` is the core's, and only read: what it has booked is no news.
 
     `foreign` is `execution.testnet.foreign`: with `adopt`, trades of others in the account are booked, too.
@@ -278,8 +287,8 @@ class Reports:
                 reason="the fee was taken in base coin",
             )  # fmt: skip
 
-    def _settlement(self, execution: Execution) -> Settlement:
+    def _settlement(self, execution: Execution) -> FundingSettlement:
         e = execution
-        return Settlement(
+        return FundingSettlement(
             e.id, e.symbol, e.ts, self._clock.now(), e.rate, e.side.sign * e.qty, e.price, -e.fee
         )

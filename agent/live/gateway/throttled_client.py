@@ -12,7 +12,7 @@ import structlog
 from agent.config.execution import TestnetConfig
 from agent.core.errors import SafetyError
 from agent.live.gateway.gateway_health import GatewayHealth
-from agent.live.gateway.venue_port import ClockOff, OutcomeUnknown, PortError, SlowDown, VenuePort
+from agent.live.gateway.venue_port import ClockSkewError, OutcomeUnknown, PortError, RateLimited, VenuePort
 from agent.system.backoff import delays
 from agent.system.clock import Clock
 from agent.system.clock_discipline import DisciplinedClock
@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
 
-class Line:
+class ThrottledClient:
     """Asks the port. All who ask share its silence and its measure of the venue's clock."""
 
     def __init__(
@@ -45,22 +45,22 @@ class Line:
             await asyncio.sleep(wait)
 
     async def ask(self, question: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask what changes nothing, or may be done twice, until it is answered. Raises Refused and KeysRefused."""
+        """Ask what changes nothing, or may be done twice, until it is answered. Raises Refused and AuthenticationError."""
         for wait in delays(self.config.retry, self._rng):
             await self.calm()
             measured = self._measured
             try:
                 return await question()
-            except (OutcomeUnknown, SlowDown, ClockOff) as error:
+            except (OutcomeUnknown, RateLimited, ClockSkewError) as error:
                 await self.mend(error, measured)
-                if not isinstance(error, SlowDown):
+                if not isinstance(error, RateLimited):
                     await asyncio.sleep(wait)
         raise AssertionError("unreachable")  # the waits go on for ever
 
     async def mend(self, error: PortError, measured: int | None = None) -> None:
         """Do what an error asks for before the next try: wait, or set the clock right."""
         self.health.failed(error.message, self.clock.now())
-        if isinstance(error, SlowDown):
+        if isinstance(error, RateLimited):
             self.health.slowed += 1
             if error.banned:
                 _log.error("the venue wants silence", seconds=round(error.wait, 1), reason=error.message)
@@ -68,10 +68,10 @@ class Line:
             else:
                 # those who wait come back one by one
                 await asyncio.sleep(error.wait * (1 + self._rng.random()))
-        elif isinstance(error, ClockOff):
+        elif isinstance(error, ClockSkewError):
             try:
                 await self.measure(measured)
-            except (OutcomeUnknown, SlowDown, ClockOff):  # the next try will tell
+            except (OutcomeUnknown, RateLimited, ClockSkewError):  # the next try will tell
                 await asyncio.sleep(self.config.retry.first / 1000)
 
     async def measure(self, measured: int | None = None) -> int:

@@ -23,17 +23,17 @@ from agent.core.events import Amend, Cancel, Command, Decision, Event, Order
 from agent.core.venue import SentOrder, VenueExchange
 from agent.live.gateway.gateway_health import GatewayHealth
 from agent.live.gateway.in_flight_order import Intent, Intents, IntentState
-from agent.live.gateway.order_tracker import Keeper
+from agent.live.gateway.order_tracker import OrderTracker
 from agent.live.gateway.preflight import prepare
-from agent.live.gateway.reconciler import Auditor
-from agent.live.gateway.report_translator import Reports
-from agent.live.gateway.throttled_client import Line
+from agent.live.gateway.reconciler import Reconciler
+from agent.live.gateway.report_translator import ReportTranslator
+from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import Execution as VenueExecution
 from agent.live.gateway.venue_port import (
     OutcomeUnknown,
     PrivateMessage,
-    Refused,
-    SlowDown,
+    OrderRejected,
+    RateLimited,
     VenueOrder,
     VenuePort,
 )
@@ -71,13 +71,13 @@ class Gateway:
         self._rng = rng or random.Random()
         self._health = GatewayHealth(self.name, venue=settings.venue)
         self._intents = Intents()
-        self._line = Line(port, settings, clock, self._health, self._rng)
-        self._reports = Reports(
+        self._line = ThrottledClient(port, settings, clock, self._health, self._rng)
+        self._reports = ReportTranslator(
             ledger, self._intents, config.market.symbols, clock, self._health, self._put,
             foreign=settings.foreign, spot=config.market.category == "spot",
         )  # fmt: skip
-        self._auditor = Auditor(self._line, config, ledger, self._intents, self._reports, self._health)
-        self._keeper = Keeper(self._line, self._reports, settings, self._health, self._auditor.catch_up)
+        self._auditor = Reconciler(self._line, config, ledger, self._intents, self._reports, self._health)
+        self._keeper = OrderTracker(self._line, self._reports, settings, self._health, self._auditor.catch_up)
         self.reconciled = asyncio.Event()
         self._judged = asyncio.Event()  # the first look at the account has led to something
         self._refusal: Exception | None = None
@@ -150,7 +150,7 @@ class Gateway:
     # -- the venue's side --------------------------------------------------------------------------------------------
 
     async def run(self, emit: Emit) -> None:
-        """Trade until cancelled. Raises SafetyError and ConfigError where the account must not be traded, KeysRefused."""
+        """Trade until cancelled. Raises SafetyError and ConfigError where the account must not be traded, AuthenticationError."""
         if self._prepared:
             self._doubt_all("the gateway was interrupted")
         self._health.state = "connecting"
@@ -200,7 +200,7 @@ class Gateway:
             intent.after = sent.order.ts + self._health.skew - self._settings.max_skew
         intent.cancelled = sent.cancelling
         intent.booked = sent.filled
-        intent.filled = sent.order.qty if sent.ended else sent.told_filled
+        intent.filled = sent.order.qty if sent.ended else sent.reported_filled
         return intent
 
     def _put(self, event: Event) -> None:
@@ -233,7 +233,7 @@ class Gateway:
     async def _cancel_all(self, symbol: str) -> None:
         try:
             await self._line.ask(partial(self._port.cancel_all, symbol))
-        except Refused as error:
+        except OrderRejected as error:
             _log.error("not all orders could be taken back", symbol=symbol, reason=error.message)
 
     # -- the private stream ------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ class Gateway:
             try:
                 await self._line.calm()
                 await self._port.stream(self._hear, self._ready)
-            except (OutcomeUnknown, SlowDown) as error:
+            except (OutcomeUnknown, RateLimited) as error:
                 self._health.stream = False
                 self._look.set()
                 _log.warning("private stream lost", reason=error.message)

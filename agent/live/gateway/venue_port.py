@@ -4,10 +4,10 @@ PortError
 ├─ OutcomeUnknown    no answer, or one that says nothing: a request to change something may have been carried out; ask by client id
 ├─ Refused           carried out it was not, and the same request will not be
 │  ├─ Duplicate      an order with this client id exists
-│  └─ NoSuchOrder    the order is unknown, or has ended
-├─ SlowDown          not carried out; the same request may be made after `wait` seconds
-├─ ClockOff          not carried out: the request's time was outside the venue's window
-└─ KeysRefused       not carried out: the key, its signature, its rights or its network are wrong; a person must mend it
+│  └─ OrderNotFound    the order is unknown, or has ended
+├─ RateLimited          not carried out; the same request may be made after `wait` seconds
+├─ ClockSkewError          not carried out: the request's time was outside the venue's window
+└─ AuthenticationError       not carried out: the key, its signature, its rights or its network are wrong; a person must mend it
 
 An implementation has no policy: it doesn't retry, and it doesn't wait except for what the venue's own limits ask.
 """
@@ -39,19 +39,19 @@ class OutcomeUnknown(PortError):
     """Whether it was carried out isn't known. After a mere query nothing follows from it but to ask again."""
 
 
-class Refused(PortError):
+class OrderRejected(PortError):
     """It was not carried out, and asking again would be in vain."""
 
 
-class Duplicate(Refused):
+class Duplicate(OrderRejected):
     """The client id is taken: the order had arrived before."""
 
 
-class NoSuchOrder(Refused):
+class OrderNotFound(OrderRejected):
     """The order to amend or cancel is unknown, or has ended."""
 
 
-class SlowDown(PortError):
+class RateLimited(PortError):
     """Not carried out, because too much was asked; the same again in `wait` seconds. `banned`: everything must be silent so long."""
 
     def __init__(self, message: str, wait: float, *, code: int = 0, banned: bool = False) -> None:
@@ -60,11 +60,11 @@ class SlowDown(PortError):
         self.banned = banned
 
 
-class ClockOff(PortError):
+class ClockSkewError(PortError):
     """Not carried out: measure the venue's time, correct the clock, and ask again."""
 
 
-class KeysRefused(PortError):
+class AuthenticationError(PortError):
     """Not carried out, nor will anything be with these keys."""
 
 
@@ -241,7 +241,7 @@ class VenuePort(Protocol):
     async def stream(self, hear: Callable[[PrivateMessage], None], ready: Callable[[], None]) -> Never:
         """Listen to the private stream: `ready` is called once it is signed in and subscribed, `hear` with each message.
 
-        Ends by an exception: OutcomeUnknown where the connection is lost, SlowDown or KeysRefused where it was refused.
+        Ends by an exception: OutcomeUnknown where the connection is lost, RateLimited or AuthenticationError where it was refused.
         """
         ...
 

@@ -18,7 +18,7 @@ from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
 from agent.system.clock import Clock, speed_of
 from agent.system.clock_discipline import DisciplinedClock
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _T = TypeVar("_T")
 _HOSTS: Final = ("public", "private", "spot", "futures", "v2")  # of ccxt's table of base URLs
@@ -132,5 +132,5 @@ class KlineHistory:
             raise VenueError(f"Bybit's limit on requests: {brief(error)}") from error
         except ccxt.BaseError as error:
             raise VenueError(f"Bybit's {what} can't be had: {brief(error)}") from error
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             raise VenueError(f"Bybit's answer about {what} can't be read: {error}") from error

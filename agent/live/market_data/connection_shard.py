@@ -23,7 +23,7 @@ from agent.live.market_data.public_stream import HandshakeRefused, Stream, Strea
 from agent.system.backoff import Budget, Reconnection, delays
 from agent.system.clock import Clock, iso, speed_of
 from agent.system.clock_discipline import DisciplinedClock
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _log: Final = structlog.get_logger(__name__)
 _WORKERS: Final = 8  # histories asked for at a time; what limits them is the budget of requests
@@ -122,7 +122,7 @@ class Shard:
         latest = now + self._ahead
         try:
             rows = read_rows(frame.data)
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             self._health.corrupt += 1
             _log.warning("message corrupt", topic=frame.topic, error=str(error))
             return

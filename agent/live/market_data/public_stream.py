@@ -22,7 +22,7 @@ from agent.data.kline_messages import Frame, read_frame
 from agent.live.market_data.kline_health import KlineHealth
 from agent.system.addresses import is_loopback
 from agent.system.clock import Clock
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _log: Final = structlog.get_logger(__name__)
 _PING: Final = '{"op":"ping"}'
@@ -155,7 +155,7 @@ class Stream:
             self._health.last_message_at = self._clock.now()
             try:
                 frame = read_frame(message)
-            except UNREADABLE as error:
+            except JSON_DECODE_ERRORS as error:
                 self._health.corrupt += 1
                 _log.warning("message corrupt", error=str(error), size=len(message))
                 continue

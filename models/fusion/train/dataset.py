@@ -1,6 +1,6 @@
 """From klines and scored headlines to the rows that a fusion model learns from, in files that are mapped, not loaded.
 
-History is folded through the code that replays and trades: `Outlook` with its features and bars, the signals' own mapping of
+History is folded through the code that replays and trades: `FusionInputs` with its features and bars, the signals' own mapping of
 headlines to symbols and stories. A row is a moment at which the engine would ask the model: the close of one of its bars, or a
 headline that is news to the symbol. Everything in a row is known at its time; its label alone looks ahead.
 """
@@ -22,10 +22,10 @@ from agent.core.durations import format_duration
 from agent.core.errors import DataError, ModelError
 from agent.core.events import Event, Gap, Kline, News, Sentiment
 from agent.core.features import Features
-from agent.core.fusion_inputs import Forecast, Outlook
+from agent.core.fusion_inputs import Forecast, FusionInputs
 from agent.core.signals import SignalEngine
 from agent.core.symbols import SymbolMapper
-from agent.core.text_embedding import TextState, Vector
+from agent.core.text_embedding import DecayedEmbedding, Vector
 from agent.data.merge import merge
 from agent.system.atomic import write_bytes
 
@@ -112,13 +112,13 @@ class FusionData:
         return Labels(np.where(np.isnan(forward), UNKNOWN, kind), forward, scale)
 
     def states(self, half_life: int, field: str) -> tuple[NDArray[np.float32], Floats]:
-        """What was read, as `TextState` has it with this half-life.
+        """What was read, as `DecayedEmbedding` has it with this half-life.
 
         Means [votes, dimensions] after each vote, mapped, and the mass (rows,) at each row. `field` is `embedding` or `chances`.
         """
         dimensions = self.texts.dtype[field].shape[0]
         path = self.folder / f"means-{field}"
-        states = [TextState(half_life) for _ in self.meta.symbols]
+        states = [DecayedEmbedding(half_life) for _ in self.meta.symbols]
         at_vote = np.zeros(len(self.votes) + 1)  # the last is of rows without a vote
         with path.open("wb") as stream:
             for begin in range(0, len(self.votes), _BLOCK):
@@ -126,9 +126,9 @@ class FusionData:
                 block = np.empty((len(votes), dimensions), np.float32)
                 for number, (ts, symbol, text) in enumerate(votes.tolist()):
                     state = states[symbol]
-                    state.hear(self.texts[field][text].astype(np.float64), ts)
+                    state.update(self.texts[field][text].astype(np.float64), ts)
                     block[number] = state.mean
-                    at_vote[begin + number] = state.mass(ts)
+                    at_vote[begin + number] = state.weight(ts)
                 block.tofile(stream)
         vote, ts = self.rows["vote"], self.rows["ts"]
         heard = np.append(self.votes["ts"], 0)[vote]
@@ -162,7 +162,7 @@ def build_dataset(
     (folder / META_NAME).unlink(missing_ok=True)  # it comes last: without it the folder is no data set
     symbols = tuple(sorted(config.market.symbols))
     watch = _Watch(interval, dimensions)
-    outlooks = {symbol: Outlook(symbol, watch, config.market.interval) for symbol in symbols}
+    outlooks = {symbol: FusionInputs(symbol, watch, config.market.interval) for symbol in symbols}
     place = {symbol: number for number, symbol in enumerate(symbols)}
     mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
     signals = SignalEngine(config.signals, mapper)

@@ -212,9 +212,9 @@ def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
 def _train(
     recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str
 ) -> Trained:
-    from models.sentiment.train.silence import hush
+    from models.sentiment.train.silence import silence_warnings
 
-    hush()  # before anything that it hushes is imported
+    silence_warnings()  # before anything that it hushes is imported
     from models.sentiment.train.training import train
 
     return train(recipe, split, datasets, output, base=base)

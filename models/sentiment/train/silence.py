@@ -6,7 +6,7 @@ import logging
 import warnings
 
 
-def hush() -> None:
+def silence_warnings() -> None:
     """For command lines: errors alone are shown, and Tapewire draws the only progress bar."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|peft|transformers|bitsandbytes)\b")

@@ -21,7 +21,7 @@ from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import ConfigError, SafetyError
 from agent.core.events import (
-    Account,
+    AccountSnapshot,
     Command,
     Event,
     Fill,
@@ -39,7 +39,7 @@ from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
 from agent.live.gateway.in_flight_order import IntentState
 from agent.live.gateway.venue_gateway import Gateway
-from agent.live.gateway.venue_port import OutcomeUnknown, SlowDown
+from agent.live.gateway.venue_port import OutcomeUnknown, RateLimited
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
 from agent.system.secret import Secret
@@ -127,8 +127,8 @@ class Desk:
 
     async def reconciled(self) -> None:
         """The account, looked at after now, agrees with the ledger."""
-        seen = len([e for e in self.journal if isinstance(e, Account)])
-        await until(lambda: len([e for e in self.journal if isinstance(e, Account)]) > seen)
+        seen = len([e for e in self.journal if isinstance(e, AccountSnapshot)])
+        await until(lambda: len([e for e in self.journal if isinstance(e, AccountSnapshot)]) > seen)
 
     def assert_sound(self) -> None:
         venue = self.sandbox.venue.account
@@ -592,7 +592,7 @@ async def test_headers_say_how_often_one_may_ask(tmp_path: Path) -> None:
         await asyncio.gather(*(given.port.wallet() for _ in range(40)))  # 50 a second
         assert given.port._limits["/v5/account/wallet-balance"] == 50
         given.sandbox.venue.faults.add([parse_fault("status,on=rest/v5/account/*,code=403,count=1")])
-        with pytest.raises(SlowDown) as banned:
+        with pytest.raises(RateLimited) as banned:
             await given.port.wallet()
         assert banned.value.banned
         given.sandbox.venue.faults.add([parse_fault("truncate,on=rest/v5/account/*,count=1")])

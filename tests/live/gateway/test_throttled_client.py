@@ -10,7 +10,7 @@ import pytest
 from agent.config.execution import TestnetConfig as Settings
 from agent.core.events import DAY_MS
 from agent.live.gateway.gateway_health import GatewayHealth
-from agent.live.gateway.throttled_client import Line
+from agent.live.gateway.throttled_client import ThrottledClient
 from tests.system.test_clock_discipline import T0, World
 
 
@@ -36,6 +36,6 @@ async def test_a_clock_that_is_corrected_while_the_venue_responds_is_not_refused
     world = World(system=DAY_MS)
     port: Any = Port(world, took)
     health = GatewayHealth("gateway")
-    skew = await Line(port, Settings(), world.clock, health, random.Random(0)).measure()
+    skew = await ThrottledClient(port, Settings(), world.clock, health, random.Random(0)).measure()
     assert abs(skew) < 100
     assert port.corrected == skew

@@ -13,15 +13,15 @@ import structlog
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from agent.config.services import MqttConfig
-from agent.core.errors import SafetyError, TapewireError, VenueError, told
+from agent.core.errors import SafetyError, TapewireError, VenueError, error_from_exit_code
 from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.services.mqtt.broker import broker_of, shared_secret
 from agent.live.services.mqtt.connection import QOS, MqttLink
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, Topics, encode
-from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
+from agent.live.services.mqtt.signing import ForgedError, ReplayGuard, sign, verify
 from agent.system.clock import WallClock
 from agent.system.throttle import Allowance, Throttle
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _AT_ONCE: Final = 8  # commands being carried out
 # a minute that are answered: an old command can be sent again by all who read the topic
@@ -29,7 +29,7 @@ _REFUSALS: Final = 60
 _log: Final = structlog.get_logger(__name__)
 
 
-class CommandDesk:
+class SignedCommandHandler:
     """Listens on `link`. Commands are judged by the machine's clock, also where a sandbox runs a faster market."""
 
     def __init__(self, config: MqttConfig, link: MqttLink, agent: RunningAgent) -> None:
@@ -39,7 +39,7 @@ class CommandDesk:
         self._topics = Topics(config.prefix)
         self._secret = shared_secret(config)
         self._wall = WallClock()
-        self._guard = Guard(self._secret, config.prefix, config.command_window, self._wall.now())
+        self._guard = ReplayGuard(self._secret, config.prefix, config.command_window, self._wall.now())
         self._link = link
         self._agent = agent
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,7 +91,7 @@ class CommandDesk:
         self._answer(answer)
 
     def _answer(self, answer: AnswerBody) -> None:
-        self._link.outbox.put(self._topics.answers, seal(self._secret, "answer", answer))
+        self._link.outbox.put(self._topics.answers, sign(self._secret, "answer", answer))
 
 
 async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: str, timeout: float) -> Any:
@@ -106,9 +106,9 @@ async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: 
         async with broker.client(f"{config.prefix}-tell-{command.nonce[:8]}") as client:
             await client.subscribe(topics.answers, options=SubscribeOptions(qos=QOS))
             async with asyncio.timeout(timeout):
-                await client.publish(topics.commands, encode(seal(secret, "command", command)), QOS)
+                await client.publish(topics.commands, encode(sign(secret, "command", command)), QOS)
                 answer = await _answer_to(
-                    client, command.nonce, lambda payload: unseal(secret, "answer", payload)
+                    client, command.nonce, lambda payload: verify(secret, "answer", payload)
                 )
     except aiomqtt.MqttError as error:
         raise VenueError(
@@ -121,14 +121,14 @@ async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: 
         ) from None
     if answer.ok:
         return answer.result
-    raise told(answer.exit_code, answer.error, answer.hint)
+    raise error_from_exit_code(answer.exit_code, answer.error, answer.hint)
 
 
 async def _answer_to(client: aiomqtt.Client, nonce: str, opened: Callable[[bytes], str]) -> AnswerBody:
     async for message in client.messages:
         try:
             answer = msgspec.json.decode(opened(bytes(message.payload)), type=AnswerBody)
-        except (ForgedError, *UNREADABLE):
+        except (ForgedError, *JSON_DECODE_ERRORS):
             continue
         if answer.nonce == nonce:
             return answer

@@ -46,7 +46,7 @@ class LinkHealth(Health):
     refused: int = 0  # commands that were signed, and not carried out
 
 
-class Standing(NamedTuple):
+class RetainedPresence(NamedTuple):
     """What the broker keeps at `topic` while we are there, and puts in its place when it loses us (the last will)."""
 
     topic: str
@@ -64,7 +64,7 @@ class MqttLink:
         config: MqttConfig,
         clock: Clock,
         identifier: str,
-        standing: Callable[[], Standing],
+        standing: Callable[[], RetainedPresence],
         *,
         rng: random.Random | None = None,
     ) -> None:
@@ -111,11 +111,11 @@ class MqttLink:
             try:
                 async with self._broker.client(self._identifier, will) as client:
                     connected = loop.time()
-                    await self._greet(client, standing)
+                    await self._on_connect(client, standing)
                     try:
                         await self._exchange(client)
                     except asyncio.CancelledError:
-                        await self._farewell(client, standing)
+                        await self._publish_offline(client, standing)
                         raise
             except (aiomqtt.MqttError, VenueError) as error:
                 self._health.failed(error, self._clock.now())
@@ -124,7 +124,7 @@ class MqttLink:
                 self.connected_since, self._client, self._health.state = None, None, "waiting"
             await asyncio.sleep(restart.after(loop.time() - connected if connected else 0.0))
 
-    async def _greet(self, client: aiomqtt.Client, standing: Standing) -> None:
+    async def _on_connect(self, client: aiomqtt.Client, standing: RetainedPresence) -> None:
         for pattern in self._handlers:
             codes = await client.subscribe([(pattern, SubscribeOptions(qos=QOS))])
             if any(not isinstance(code, int) and code.value >= _REFUSED for code in codes):
@@ -172,7 +172,7 @@ class MqttLink:
             self.outbox.sent(messages)
             self._health.published += len(messages)
 
-    async def _farewell(self, client: aiomqtt.Client, standing: Standing) -> None:
+    async def _publish_offline(self, client: aiomqtt.Client, standing: RetainedPresence) -> None:
         with suppress(aiomqtt.MqttError, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
                 while self.outbox:

@@ -9,7 +9,7 @@ from agent.core.events import Decision, Event
 from agent.live.interfaces.producer import Emit
 from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.interfaces.status import Status
-from agent.live.services.mqtt.connection import LinkHealth, MqttLink, Standing
+from agent.live.services.mqtt.connection import LinkHealth, MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import (
     RETAINED,
     AgentHealth,
@@ -65,9 +65,9 @@ class Publisher:
         put(self.topics.equity, equity_of(status), retain=True, latest=True)
         put(self.topics.health, health_of(status), retain=True, latest=True)
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> RetainedPresence:
         run = self._agent.run_id
-        return Standing(
+        return RetainedPresence(
             self.topics.agent, Presence(state="online", run=run), Presence(state="offline", run=run)
         )
 

@@ -14,10 +14,10 @@ import structlog
 from agent.config.services import MqttConfig
 from agent.core.errors import first_error
 from agent.data.sentiment import NamedScorer
-from agent.live.services.mqtt.connection import LinkHealth, MqttLink, Standing
+from agent.live.services.mqtt.connection import LinkHealth, MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.system.clock import Clock, WallClock
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 GROUP: Final = "tapewire"
 """Of the shared subscription: each headline goes to one of the workers."""
@@ -73,19 +73,19 @@ class SentimentWorker:
         except BaseExceptionGroup as group:
             raise first_error(group) from group
 
-    def _standing(self) -> Standing:
+    def _standing(self) -> RetainedPresence:
         def presence(state: str) -> WorkerPresence:
             online = state == "online"
             return WorkerPresence(
                 worker=self._name, state="online" if online else "offline", model=self._scorer.fingerprint
             )
 
-        return Standing(self._topics.worker(self._name), presence("online"), presence("offline"))
+        return RetainedPresence(self._topics.worker(self._name), presence("online"), presence("offline"))
 
     def _hear(self, payload: bytes, retained: bool) -> None:
         try:
             headline = msgspec.json.decode(payload, type=Headline)
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             _log.warning("no headline", reason=str(error))
             return
         self._waiting[headline.id] = headline.title
@@ -96,7 +96,7 @@ class SentimentWorker:
     def _hear_model(self, payload: bytes, retained: bool) -> None:
         try:
             model = msgspec.json.decode(payload, type=ModelInUse).model
-        except UNREADABLE:
+        except JSON_DECODE_ERRORS:
             return
         if model == self._scorer.fingerprint:
             _log.info("the agent uses this model")

@@ -14,7 +14,7 @@ from agent.core.errors import SafetyError
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Sealed
 from agent.system.clock import iso
 from agent.system.secret import Secret
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 Purpose = Literal["command", "answer"]
 
@@ -26,17 +26,17 @@ class ForgedError(SafetyError):
     """What wasn't signed with our secret, or is a copy of what was. It gets no answer."""
 
 
-def seal(secret: Secret, purpose: Purpose, body: msgspec.Struct) -> Sealed:
+def sign(secret: Secret, purpose: Purpose, body: msgspec.Struct) -> Sealed:
     """`body`, signed."""
     text = msgspec.json.encode(body).decode()
     return Sealed(text, _mac(secret, purpose, text))
 
 
-def unseal(secret: Secret, purpose: Purpose, payload: bytes) -> str:
+def verify(secret: Secret, purpose: Purpose, payload: bytes) -> str:
     """The body's text. Raises ForgedError where it isn't signed for this purpose."""
     try:
         sealed = msgspec.json.decode(payload, type=Sealed)
-    except UNREADABLE as error:
+    except JSON_DECODE_ERRORS as error:
         raise ForgedError(f"no signed message: {error}") from None
     if not hmac.compare_digest(_mac(secret, purpose, sealed.body).encode(), sealed.mac.encode()):
         raise ForgedError("the signature is wrong", hint="both sides need the same secret")
@@ -47,7 +47,7 @@ def _mac(secret: Secret, purpose: Purpose, text: str) -> str:
     return hmac.new(secret.reveal().encode(), f"{purpose}\n{text}".encode(), hashlib.sha256).hexdigest()
 
 
-class Guard:
+class ReplayGuard:
     """Lets each signed command through once, while it is fresh. `began` (UTC ms) is the start of this life.
 
     A command is for now: one whose time is further off than `window` ms is refused, in both directions, and so is one from before this
@@ -64,10 +64,10 @@ class Guard:
 
     def admit(self, payload: bytes, now: int) -> tuple[CommandBody, SafetyError | None]:
         """The command, and why it is refused, if it is. Raises ForgedError for what must be ignored."""
-        text = unseal(self._secret, "command", payload)
+        text = verify(self._secret, "command", payload)
         try:
             body = msgspec.json.decode(text, type=CommandBody)
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             raise ForgedError(f"signed, but no command: {error}") from None
         return body, self._refusal(body, now)
 

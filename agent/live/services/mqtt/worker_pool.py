@@ -26,7 +26,7 @@ from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.system.clock import Clock
 from agent.system.throttle import Throttle
-from agent.system.untrusted import UNREADABLE
+from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _MOST_WORKERS: Final = 1_000  # names that are remembered: whoever may publish could invent more
 _MOST_ANSWERS: Final = 10_000  # that wait to be taken in
@@ -127,7 +127,7 @@ class WorkerPool:
         self._look()
         try:
             presence = msgspec.json.decode(payload, type=WorkerPresence)
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             self._health.failed(error, self._clock.now())
             return
         if presence.state == "online":
@@ -158,7 +158,7 @@ class WorkerPool:
             return
         try:
             self._answers.append(msgspec.json.decode(payload, type=Scores))
-        except UNREADABLE as error:
+        except JSON_DECODE_ERRORS as error:
             self._health.failed(error, self._clock.now())
         self._woken.set()
 

@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
 
 from agent.core.errors import ConfigError
-from agent.live.services.notifications.batcher import Letter
+from agent.live.services.notifications.batcher import Notification
 from agent.system.secret import Secret
 
 
-class Delivery(NamedTuple):
+class SendResult(NamedTuple):
     """What became of a letter at one address."""
 
     service: str  # e.g. `Telegram`, and which of the addresses
     delivered: bool
 
 
-class Courier:
+class AppriseSender:
     """Raises ConfigError where apprise isn't installed or doesn't know what an address is."""
 
     def __init__(self, urls: Sequence[Secret], timeout: float) -> None:
@@ -54,12 +54,12 @@ class Courier:
         """Where `deliver` is to be called."""
         return self._thread
 
-    def deliver(self, letter: Letter) -> list[Delivery]:
+    def deliver(self, letter: Notification) -> list[SendResult]:
         """To each address, one after the other; blocking."""
         kind = self._types.WARNING if letter.urgent else self._types.INFO
-        return [Delivery(name, self._try(plugin, letter, kind)) for name, plugin in self._plugins]
+        return [SendResult(name, self._try(plugin, letter, kind)) for name, plugin in self._plugins]
 
-    def _try(self, plugin: Any, letter: Letter, kind: Any) -> bool:
+    def _try(self, plugin: Any, letter: Notification, kind: Any) -> bool:
         try:
             return bool(plugin.notify(title=letter.title, body=letter.body, notify_type=kind))
         except Exception:  # noqa: BLE001 a hundred plugins of others: whatever they raise, it was not delivered

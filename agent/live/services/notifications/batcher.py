@@ -11,7 +11,7 @@ _HOUR: Final = 3_600.0
 _CLIP: Final = 400  # characters of a line
 
 
-class Letter(NamedTuple):
+class Notification(NamedTuple):
     """One message. `urgent` where trading stopped, or a person is needed."""
 
     title: str
@@ -19,7 +19,7 @@ class Letter(NamedTuple):
     urgent: bool
 
 
-class Mailbox:
+class NotificationBatcher:
     """Lines that wait; times are seconds of any steady clock.
 
     A message is due `coalesce` after its first line, unless `max_per_hour` went out within the last hour. The first `max_lines` lines
@@ -46,7 +46,7 @@ class Mailbox:
         else:
             self._more[subject] += 1
 
-    def due(self, now: float, *, closing: bool = False) -> Letter | None:
+    def due(self, now: float, *, closing: bool = False) -> Notification | None:
         """The message whose time has come; `closing` waits for nothing more, the hour's limit still holds."""
         if not self._lines or (not closing and now < self._first + self._config.coalesce / 1000):
             return None
@@ -61,6 +61,6 @@ class Mailbox:
             if len(self._lines) == 1 and not more
             else f"{len(self._lines) + self._more.total():,} events"
         )
-        letter = Letter(f"Tapewire: {title}"[:120], "\n".join(self._lines + more), self._urgent)
+        letter = Notification(f"Tapewire: {title}"[:120], "\n".join(self._lines + more), self._urgent)
         self._lines, self._more, self._urgent = [], Counter(), False
         return letter

@@ -15,8 +15,8 @@ from agent.core.risk import FLATTEN, OLDER_RECORD, TAKEN_ID
 from agent.live.interfaces.producer import Emit, Health
 from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.interfaces.status import Status
-from agent.live.services.notifications.apprise_sender import Courier
-from agent.live.services.notifications.batcher import Letter, Mailbox
+from agent.live.services.notifications.apprise_sender import AppriseSender
+from agent.live.services.notifications.batcher import Notification, NotificationBatcher
 from agent.system.clock import Clock, iso
 from agent.system.secret import Secret
 
@@ -45,8 +45,8 @@ class Notifier:
         self._config = config
         self._agent = agent
         self._clock = clock
-        self._mailbox = Mailbox(config)
-        self._courier = Courier(urls, config.timeout / 1000)
+        self._mailbox = NotificationBatcher(config)
+        self._courier = AppriseSender(urls, config.timeout / 1000)
         self._health = NotifyHealth(self.name)
         self._down: dict[str, float] = {}  # source -> since when (event loop's clock) it hasn't been live
         self._told_down: set[str] = set()
@@ -161,7 +161,7 @@ class Notifier:
                         "feeds", f"{name} is down: {state} for {now - since:,.0f} s", now, urgent=True
                     )
 
-    async def _send(self, letter: Letter | None) -> None:
+    async def _send(self, letter: Notification | None) -> None:
         if letter is None:
             return
         loop = asyncio.get_running_loop()

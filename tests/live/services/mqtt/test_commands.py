@@ -22,7 +22,7 @@ from agent.live.app import make_agent
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import tell
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, encode
-from agent.live.services.mqtt.signing import ForgedError, Guard, seal, unseal
+from agent.live.services.mqtt.signing import ForgedError, ReplayGuard, sign, verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.system.clock import WallClock
@@ -38,8 +38,8 @@ def command(nonce: str = "n1", **more: Any) -> CommandBody:
     return CommandBody(**{"to": "tapewire", "action": "pause", "at": NOW, "nonce": nonce} | more)
 
 
-def guard(**more: Any) -> Guard:
-    return Guard(**{"secret": KEY, "prefix": "tapewire", "window": 30_000, "began": NOW - 1_000} | more)
+def guard(**more: Any) -> ReplayGuard:
+    return ReplayGuard(**{"secret": KEY, "prefix": "tapewire", "window": 30_000, "began": NOW - 1_000} | more)
 
 
 @needs_mosquitto
@@ -65,9 +65,9 @@ async def test_commands_reach_the_journal_and_answers_come_back(
             await say("dance")
         forged = CommandBody("tapewire", "flatten", WallClock().now(), "abc", {}, "eve")
         async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
-            await client.publish("tapewire/commands", encode(seal(Secret("x" * 32), "command", forged)), 1)
+            await client.publish("tapewire/commands", encode(sign(Secret("x" * 32), "command", forged)), 1)
             sealed = encode(
-                seal(KEY, "command", CommandBody("tapewire", "pause", WallClock().now(), "twice", {}, "ann"))
+                sign(KEY, "command", CommandBody("tapewire", "pause", WallClock().now(), "twice", {}, "ann"))
             )
             for retain in (False, False, True):
                 await client.publish("tapewire/commands", sealed, 1, retain=retain)
@@ -89,7 +89,7 @@ async def test_forged_and_old_commands_are_counted_and_cost_little(
     async with living(daemon):
         link = daemon.services.companions[0]
         await until(lambda: link.health.state == "live")
-        old = encode(seal(KEY, "command", CommandBody("tapewire", "pause", 1, "old", {}, "ann")))
+        old = encode(sign(KEY, "command", CommandBody("tapewire", "pause", 1, "old", {}, "ann")))
         answers = 0
         structlog.reset_defaults()  # warnings too
         with capture_logs() as logged:
@@ -128,7 +128,7 @@ async def test_nobody_there_is_said_in_time(
 
 def test_a_command_is_let_through_once() -> None:
     watch = guard()
-    payload = encode(seal(KEY, "command", command()))
+    payload = encode(sign(KEY, "command", command()))
     body, refusal = watch.admit(payload, NOW)
     assert (body.action, refusal) == ("pause", None)
     with pytest.raises(ForgedError, match="used before"):
@@ -148,15 +148,15 @@ def test_a_command_is_let_through_once() -> None:
     ],
 )
 def test_what_is_signed_and_yet_refused(body: CommandBody, now: int, words: str) -> None:
-    _, refusal = guard().admit(encode(seal(KEY, "command", body)), now)
+    _, refusal = guard().admit(encode(sign(KEY, "command", body)), now)
     assert refusal is not None
     assert words in refusal.message
 
 
 def test_an_answer_is_no_command() -> None:
-    answer = seal(KEY, "answer", AnswerBody("n", True))
+    answer = sign(KEY, "answer", AnswerBody("n", True))
     with pytest.raises(ForgedError, match="signature"):
-        unseal(KEY, "command", encode(answer))
+        verify(KEY, "command", encode(answer))
 
 
 @given(
@@ -169,7 +169,7 @@ def test_no_payload_gets_through_unsigned(payload: bytes) -> None:
 
 @given(st.integers(0, 10_000), st.integers(0, 7))
 def test_no_bit_may_be_changed(position: int, bit: int) -> None:
-    payload = bytearray(encode(seal(KEY, "command", command())))
+    payload = bytearray(encode(sign(KEY, "command", command())))
     payload[position % len(payload)] ^= 1 << bit
     if json_equal(bytes(payload)):
         return  # a blank in the envelope says nothing
@@ -179,7 +179,7 @@ def test_no_bit_may_be_changed(position: int, bit: int) -> None:
 
 def json_equal(payload: bytes) -> bool:
     try:
-        return bool(json.loads(payload) == json.loads(encode(seal(KEY, "command", command()))))
+        return bool(json.loads(payload) == json.loads(encode(sign(KEY, "command", command()))))
     except ValueError:
         return False
 
@@ -188,7 +188,7 @@ async def test_nonces_are_forgotten_once_their_time_is_out() -> None:
     watch = guard()
     for second in range(200):
         watch.admit(
-            encode(seal(KEY, "command", command(nonce=f"n{second}", at=NOW + second * 1000))),
+            encode(sign(KEY, "command", command(nonce=f"n{second}", at=NOW + second * 1000))),
             NOW + second * 1000,
         )
     assert len(watch._seen) <= 62

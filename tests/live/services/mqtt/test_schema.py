@@ -18,7 +18,7 @@ from agent.live.services.mqtt import json_schema
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
 from agent.live.services.mqtt.commands import tell
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Decided
-from agent.live.services.mqtt.signing import ForgedError, unseal
+from agent.live.services.mqtt.signing import ForgedError, verify
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.system.secret import Secret
@@ -58,11 +58,11 @@ def test_the_examples_of_the_page_are_messages() -> None:
     fill, command = EXAMPLES
     validator("Decided_Fill_").validate(json.loads(fill))
     assert msgspec.json.decode(fill, type=Decided[Fill]).decision.symbol == "BTCUSDT"
-    body = unseal(Secret(SECRET), "command", command.encode())
+    body = verify(Secret(SECRET), "command", command.encode())
     validator("CommandBody").validate(json.loads(body))
     assert msgspec.json.decode(body, type=CommandBody).action == "pause"
     with pytest.raises(ForgedError):
-        unseal(Secret(SECRET[::-1]), "command", command.encode())
+        verify(Secret(SECRET[::-1]), "command", command.encode())
 
 
 def test_a_number_that_is_not_known_is_null() -> None:

@@ -13,7 +13,7 @@ from agent.config.live import LiveConfig
 from agent.config.services import MqttConfig, WorkersConfig
 from agent.core.events import Event, News, Sentiment
 from agent.live.scoring import SentimentConsumer
-from agent.live.services.mqtt.connection import MqttLink, Standing
+from agent.live.services.mqtt.connection import MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import (
     Headline,
     Presence,
@@ -47,7 +47,7 @@ class World:
 
     def __init__(self) -> None:
         self.topics = Topics("tapewire")
-        standing = Standing(
+        standing = RetainedPresence(
             self.topics.agent, Presence(state="online", run=""), Presence(state="offline", run="")
         )
         self.link = MqttLink(MqttConfig(broker="mqtt://127.0.0.1:1"), WallClock(), "agent", lambda: standing)

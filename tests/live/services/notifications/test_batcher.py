@@ -6,11 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.services import NotifyConfig
-from agent.live.services.notifications.batcher import Mailbox
+from agent.live.services.notifications.batcher import NotificationBatcher
 
 
-def mailbox(**more: object) -> Mailbox:
-    return Mailbox(NotifyConfig(**({"coalesce": 5_000, "max_per_hour": 2, "max_lines": 3} | more)))  # type: ignore[arg-type]
+def mailbox(**more: object) -> NotificationBatcher:
+    return NotificationBatcher(
+        NotifyConfig(**({"coalesce": 5_000, "max_per_hour": 2, "max_lines": 3} | more))
+    )  # type: ignore[arg-type]
 
 
 def test_what_happens_together_is_said_together() -> None:

@@ -16,7 +16,7 @@ from aiohttp import web
 from agent.cli.main import main
 from agent.core.errors import ConfigError, SafetyError
 from agent.live.app import make_agent
-from agent.live.services.notifications.apprise_sender import Courier
+from agent.live.services.notifications.apprise_sender import AppriseSender
 from agent.live.services.notifications.notification_urls import URLS, notify_urls
 from agent.live.services.notifications.notifier import Notifier
 from agent.sandbox import Sandbox
@@ -132,7 +132,7 @@ def test_addresses_from_a_file_that_others_can_not_read(
 
 def test_an_address_that_is_none_is_refused_without_saying_it() -> None:
     with pytest.raises(ConfigError) as error:
-        Courier([Secret(f"nosuch://{TOKEN}")], 1.0)
+        AppriseSender([Secret(f"nosuch://{TOKEN}")], 1.0)
     assert "nosuch" in str(error.value)
     assert TOKEN not in str(error.value)
 
