@@ -13,13 +13,14 @@ import argparse
 import random
 from pathlib import Path
 
-from models.sentiment.serve.generator import SentimentSignalGenerator
 from models.sentiment.train.datasets import Options, load
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import CORPUS, export_model
 from models.sentiment.train.silence import silence_warnings
 from models.sentiment.train.splits import Fractions, make_split
 from models.sentiment.train.training import train
+
+from tapewire import SentimentSignalGenerator
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ import argparse
 import numpy as np
 
 from agent.core.errors import TapewireError
-from agent.data.loaders import BybitDataLoader, FileDataLoader
-from models.sentiment.serve.generator import SentimentSignalGenerator
+from tapewire import BybitDataLoader, FileDataLoader, SentimentSignalGenerator
 
 HEADLINES = {
     "BTCUSDT": ("Bitcoin funds draw record inflows", "Miner sells its reserve of bitcoin to pay debts"),

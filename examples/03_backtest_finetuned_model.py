@@ -15,10 +15,8 @@ from pathlib import Path
 import pandas as pd
 from synthetic import spy
 
-from agent.data.loaders import FileDataLoader
 from agent.system.resources import resource
-from models.sentiment.serve.generator import SentimentSignalGenerator
-from tapewire.backtester import BacktestResult, SentimentBacktester
+from tapewire import BacktestResult, FileDataLoader, SentimentBacktester, SentimentSignalGenerator
 
 NEXT_DAY = {
     "market": {"category": "equity"},

@@ -32,7 +32,7 @@ def test_no_compiled_module_is_older_than_its_source() -> None:
 
 
 def interpreted(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"interpreted_{name}", ROOT / f"agent/{name}.py")
+    spec = importlib.util.spec_from_file_location(f"interpreted_{name}", ROOT / f"agent/core/{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

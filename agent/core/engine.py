@@ -25,6 +25,7 @@ from agent.core.events import (
     Fill,
     FillKind,
     Funding,
+    FundingSettlement,
     Gap,
     Kline,
     News,
@@ -34,14 +35,13 @@ from agent.core.events import (
     RiskEvent,
     RiskState,
     Sentiment,
-    FundingSettlement,
     Side,
 )
 from agent.core.exchange import ID_PREFIX, ExchangeFactory, MatchingExchange, ReportingExchange, run_prefix
 from agent.core.flatten import BARS, Flattener
 from agent.core.fusion_inputs import FusionInputs, Predictor
 from agent.core.instruments import instrument_for
-from agent.core.market import MarketView, InstrumentState
+from agent.core.market import InstrumentState, MarketView
 from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.core.risk import TAKEN_ID, RiskManager

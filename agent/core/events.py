@@ -98,7 +98,7 @@ class Message(msgspec.Struct, frozen=True, tag=True, tag_field="event"):
     """Base of all that flows: immutable, and encoded with its kind's name."""
 
 
-def kind_of(message: Message) -> str:
+def kind_of(message: Message | type[Message]) -> str:
     """The kind's name on the wire, in the store and in counters. It outlives a renaming of the class."""
     return str(message.__struct_config__.tag)
 

@@ -23,13 +23,13 @@ from agent.core.events import (
     Fill,
     Funding,
     FundingPayment,
+    FundingSettlement,
     Kline,
     Order,
     OrderStatus,
     OrderType,
     OrderUpdate,
     RiskEvent,
-    FundingSettlement,
     Side,
 )
 from agent.core.instruments import Instrument

@@ -19,11 +19,11 @@ class InstrumentState:
 
     __slots__ = (
         "book",
+        "fusion_inputs",
         "instrument",
         "interval",
         "last_start",
         "next_start",
-        "fusion_inputs",
         "position",
         "prediction",
         "tracker",

@@ -15,9 +15,10 @@ import warnings
 from decimal import Decimal
 from math import isfinite
 from numbers import Real
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Generic, NamedTuple, Protocol, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
+from typing_extensions import TypeVar
 
 from agent.core.events import (
     BUY,
@@ -121,14 +122,21 @@ class Market(Protocol):
         ...
 
 
-class Strategy:
+P = TypeVar("P", bound=StrategyParams, default=Any)
+
+
+class Strategy(Generic[P]):
     """Override the `on_…` methods you need. State belongs on `self`; time comes from `market.now`; no I/O, no randomness."""
 
     Params: ClassVar[type[StrategyParams]] = StrategyParams
-    params: Any
+    params: P
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "Params" not in vars(cls):
+            for base in getattr(cls, "__orig_bases__", ()):  # Strategy[MyParams]
+                if get_origin(base) is Strategy and isinstance(get_args(base)[0], type):
+                    cls.Params = get_args(base)[0]
         if "on_faded" in vars(cls):
             warnings.warn(
                 f"{cls.__qualname__}.on_faded: this method is called on_signal_expired now",
@@ -137,8 +145,8 @@ class Strategy:
             )
             cls.on_signal_expired = vars(cls)["on_faded"]  # type: ignore[method-assign]
 
-    def __init__(self, params: StrategyParams | None = None) -> None:
-        self.params = params if params is not None else self.Params()
+    def __init__(self, params: P | None = None) -> None:
+        self.params = params if params is not None else self.Params()  # type: ignore[assignment]
         # what was asked for since the engine last looked; it empties this list
         self.targets: list[Target] = []
 

@@ -20,12 +20,12 @@ from agent.core.events import (
     Fill,
     FillKind,
     FundingPayment,
-    PositionSnapshot,
+    FundingSettlement,
     Order,
     OrderStatus,
     OrderType,
     OrderUpdate,
-    FundingSettlement,
+    PositionSnapshot,
     Side,
 )
 from agent.core.exchange import MOVED, Report, ReportingExchange
@@ -44,7 +44,7 @@ ForeignPolicy = Literal["refuse", "ignore", "adopt"]
 class SentOrder(WorkingOrder):
     """A working order at a venue."""
 
-    __slots__ = ("ended", "reference", "told", "reported_filled")
+    __slots__ = ("ended", "reference", "reported_filled", "told")
 
     def __init__(self, order: Order, now: int, reference: float, *, closes_position: bool = False) -> None:
         super().__init__(order, now, closes_position=closes_position)

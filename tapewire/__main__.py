@@ -1,0 +1,5 @@
+"""`python -m tapewire` is the command `tapewire`."""
+
+from tapewire import main
+
+main()
