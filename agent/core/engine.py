@@ -1,8 +1,8 @@
-"""The deterministic core: `Engine.handle(event)` is all there is, live, in replay and in verification.
+"""The deterministic core: live, replay and verification all call `Engine.handle(event)`.
 
-    features -> signals -> fusion -> strategy -> risk -> orders -> exchange (paper, or a venue's word) -> portfolio -> decisions
+    features -> signals -> fusion -> strategy -> risk -> orders -> exchange -> portfolio -> decisions
 
-It reads no clock, draws no randomness and awaits nothing: its time is `available_at` of the event that it handles.
+The engine reads no clock, draws no randomness and does no I/O: its time is `available_at` of the event that it handles.
 """
 
 from __future__ import annotations
@@ -55,17 +55,22 @@ from agent.core.symbols import SymbolMapper
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
-"""`Run.versions` has the revision of what the core decides on the same input, under this key; a run without one is of revision 1."""
+"""Key and value in `Run.versions`. The revision changes if the core decides differently on the same input; a run without one
+has revision 1."""
 
 EQUITY_BLOCK: Final = 4_096
-"""Samples of equity that the sink gets at once in replays."""
+"""Equity samples per call of the sink in replays."""
 
 _Bar = tuple[str, int, int, int, int, float, float, float, float, float, float, bool]
-"""A kline's fields, in their order."""
+"""The fields of a `Kline`, in order."""
 
 
 class Engine:
-    """Decides. `sink` hears of every decision in order; `counts` holds what was ignored, and why."""
+    """Handles events in their total order and emits decisions.
+
+    `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors` an error of the strategy
+    stops the strategy instead of leaving `handle`. Raises what `strategy.on_start` raises.
+    """
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class Engine:
         self.risk.unreconciled = venue is not None
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
-        self.tapes = {
+        self.states = {
             symbol: InstrumentState(
                 instruments[symbol],
                 config.market.interval,
@@ -105,38 +110,40 @@ class Engine:
         patience = BARS * config.market.interval
         if venue is not None:
             patience = min(patience, MINUTE_MS)
-        self.flattener = Flattener(self.tapes, self.exchange, self.risk, self._decide, self._new_id, patience)
+        self.flattener = Flattener(
+            self.states, self.exchange, self.risk, self._decide, self._new_id, patience
+        )
         self._predicts = predictor is not None
         if predictor is not None:
-            for symbol, tape in self.tapes.items():
-                tape.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
-        self.market = MarketView(self.tapes, self.portfolio, self.signals, self.risk)
+            for symbol, state in self.states.items():
+                state.fusion_inputs = FusionInputs(symbol, predictor, config.market.interval)
+        self.market = MarketView(self.states, self.portfolio, self.signals, self.risk)
         self.strategy = strategy
         self.guard: StrategyGuard | None = StrategyGuard(strategy) if contain_errors else None
-        self._told: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
+        self._callbacks: Strategy = strategy if self.guard is None else self.guard  # receives the callbacks
         self._sink = sink
         self._band = config.paper.rebalance_band
         self._run_id = run_id
-        # of the life that decides now; empty in replays, and in runs that recorded none
+        # identifies the current life of a live run; empty in replays and in runs recorded without one
         self._incarnation = ""
         self._ids = 0
         self._on_stale = config.risk.on_stale
-        self._equity_block = equity_block  # samples handed to the sink at once
+        self._equity_block = equity_block  # samples per call of the sink
         self._sample_ts: list[int] = []
         self._sample_equity: list[float] = []
         self._sample_cash: list[float] = []
         self._sample_exposure: list[float] = []
-        self._period = 0  # available_at of the bars being handled; equity is looked at when it ends
+        self._period = 0  # available_at of the bars being handled; the account is checked when it ends
         self._margined = config.market.category == "linear"
         self._fills_at_close = config.paper.fill == "close"
-        # by symbol: targets that orders being taken back stand in the way of
+        # by symbol: targets that wait until the orders they replace are cancelled
         self._waiting: dict[str, Target] = {}
-        self._targets = strategy.targets  # the strategy's own list, emptied in place
-        self._tell_kline = self._told.on_kline
-        self._hears_klines = strategy.overrides("on_kline")
-        self._hears_sentiment = strategy.overrides("on_sentiment")
+        self._targets = strategy.targets  # the strategy's own list; the engine empties it
+        self._call_on_kline = self._callbacks.on_kline
+        self._wants_klines = strategy.overrides("on_kline")
+        self._wants_sentiment = strategy.overrides("on_sentiment")
         self._fields_of: Callable[[Kline], _Bar] = msgspec.structs.astuple
-        self._kline = Kline  # compiled code finds it faster here than among the module's names
+        self._kline = Kline  # an attribute is faster in compiled code than a module's global
         self._handlers: dict[type, Callable[[Any], None]] = {
             News: self._on_news,
             Sentiment: self._on_sentiment,
@@ -152,20 +159,20 @@ class Engine:
         self._act()
 
     def handle(self, event: Event) -> None:
-        """Take one event in, in their total order (`available_at`, kind, source, number), and decide."""
+        """Handle one event. Events must come in their total order (`available_at`, kind, source, sequence)."""
         if type(event) is self._kline:
             self._on_kline(event)
         else:
             self._handlers[type(event)](event)
 
     def is_stale(self, symbol: str, now: int) -> bool:
-        """Whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
-        return self.risk.is_stale(self.tapes[symbol].overdue(now))
+        """Return whether a heartbeat at `now` (UTC ms) would find the symbol's data stale."""
+        return self.risk.is_stale(self.states[symbol].overdue(now))
 
     def finish(self) -> None:
-        """Close the last bar period. Raises ReconciliationError where the ledger does not add up."""
+        """Close the last bar period. Raises ReconciliationError if the ledger does not add up."""
         if self._matching is not None:
-            for stamps in self._matching.held_funding.values():  # no bar has come that contains them
+            for stamps in self._matching.held_funding.values():  # no bar came that contains them
                 for funding in stamps:
                     self._matching.on_funding(funding)
             self._matching.held_funding.clear()
@@ -178,13 +185,13 @@ class Engine:
     # -- inputs ------------------------------------------------------------------------------------------------------
 
     def _on_kline(self, kline: Kline) -> None:
-        tape = self.tapes.get(kline.symbol)
-        if tape is None:
+        state = self.states.get(kline.symbol)
+        if state is None:
             self.counts["klines of other symbols"] += 1
             return
-        # One call takes the bar apart: reading a struct's fields one by one costs compiled code more
+        # One call unpacks the bar: compiled code reads a struct's fields one by one more slowly
         _, interval, start, _, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
-        if (start != tape.next_start or interval != tape.interval) and not self._fits(tape, kline):
+        if (start != state.next_start or interval != state.interval) and not self._fits(state, kline):
             return
         if now > self._period:
             if self._period:
@@ -194,20 +201,20 @@ class Engine:
             self.market.now = now
         matching = self._matching
         if not confirm:
-            tape.position.mark = close
-            if tape.book and matching is not None:
+            state.position.mark = close
+            if state.book and matching is not None:
                 matching.on_price(kline)
             if self.flattener.pursuits:
                 self.flattener.pursue(self.market.now)
             self._act()
             return
-        tape.last_start = start
-        tape.next_start = start + interval
+        state.last_start = start
+        state.next_start = start + interval
         worst_long, worst_short, first = low, high, opened
-        if matching is not None and (tape.book or matching.held_funding):
+        if matching is not None and (state.book or matching.held_funding):
             matching.on_kline(kline)
-            worst_long = worst_short = first = close  # the exchange has held its range against the margin
-        position = tape.position
+            worst_long = worst_short = first = close  # the exchange has checked margin over the bar's range
+        position = state.position
         position.mark = close
         if position.size and self._margined and matching is not None:
             price = matching.liquidation_price(position)
@@ -215,45 +222,45 @@ class Engine:
                 matching.liquidate(kline, price, first)
         if self.flattener.pursuits:
             self.flattener.pursue(self.market.now)
-        tape.tracker.advance(start, high, low, close, volume)
+        state.tracker.advance(start, high, low, close, volume)
         if now >= self.signals.next_expiry:
-            self._fade(now)
-        if tape.fusion_inputs is not None and tape.fusion_inputs.on_bar(start, high, low, close, volume):
-            self._predict(tape, now)
-        if self._hears_klines:
-            self._tell_kline(kline, self.market)
+            self._expire_signals(now)
+        if state.fusion_inputs is not None and state.fusion_inputs.on_bar(start, high, low, close, volume):
+            self._predict(state, now)
+        if self._wants_klines:
+            self._call_on_kline(kline, self.market)
         if self._targets:
             self._act()
             if self._fills_at_close and matching is not None:
                 matching.at_close(kline)
 
-    def _fits(self, tape: InstrumentState, kline: Kline) -> bool:
-        """Whether a bar that isn't the expected next one may be used; the first is always, later ones mean a gap."""
-        if kline.interval != tape.interval:
+    def _fits(self, state: InstrumentState, kline: Kline) -> bool:
+        """Return whether to use a bar that is not the expected next one: the first bar, or one after a gap."""
+        if kline.interval != state.interval:
             self.counts["klines of other intervals"] += 1
             return False
-        if kline.start < tape.next_start:
-            same = kline.start == tape.last_start
+        if kline.start < state.next_start:
+            same = kline.start == state.last_start
             self.counts["duplicate klines" if same and kline.confirm else "late klines"] += 1
             return False
-        # A running bar proves nothing yet: the close of the one before may come after its first update
-        if kline.confirm and tape.next_start >= 0 and tape.instrument.trades_around_the_clock:
+        # An open bar proves no gap: the close of the bar before may arrive after its first update
+        if kline.confirm and state.next_start >= 0 and state.instrument.trades_around_the_clock:
             self.counts["gaps"] += 1
-            tape.start_anew()
+            state.start_anew()
         return True
 
     def _on_gap(self, gap: Gap) -> None:
-        tape = self.tapes.get(gap.symbol)
-        if tape is not None and tape.next_start >= 0 and gap.end > tape.next_start:
+        state = self.states.get(gap.symbol)
+        if state is not None and state.next_start >= 0 and gap.end > state.next_start:
             self.counts["gaps"] += 1
-            tape.start_anew()
-            tape.next_start = gap.end
+            state.start_anew()
+            state.next_start = gap.end
 
     def _on_news(self, news: News) -> None:
         self._advance(news.available_at)
         note = self.signals.on_news(news)
         self._sink.news(news, note.symbols, note.story)
-        self._told.on_news(news, self.market)
+        self._callbacks.on_news(news, self.market)
         self._act()
 
     def _on_sentiment(self, sentiment: Sentiment) -> None:
@@ -261,54 +268,54 @@ class Engine:
         if now > self.market.now:
             self.market.now = now
         if now >= self.signals.next_expiry:
-            self._fade(now)
+            self._expire_signals(now)
         self._sink.sentiment(sentiment)
-        # before the headline is done with
+        # before `on_sentiment` forgets the headline
         concerned = self.signals.concerned(sentiment) if self._predicts else ()
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
-        if self._hears_sentiment:
-            self._told.on_sentiment(sentiment, self.market)
+        if self._wants_sentiment:
+            self._callbacks.on_sentiment(sentiment, self.market)
         for signal in signals:
             self._decide(signal)
-            self._told.on_signal(signal, self.market)
+            self._callbacks.on_signal(signal, self.market)
         for symbol in concerned:
-            self._read(symbol, sentiment)
+            self._ask_fusion_model(symbol, sentiment)
         if self._targets:
             self._act()
 
-    def _read(self, symbol: str, sentiment: Sentiment) -> None:
-        """A headline is a reason to ask the fusion model."""
-        tape = self.tapes.get(symbol)
-        if tape is None or tape.fusion_inputs is None:
+    def _ask_fusion_model(self, symbol: str, sentiment: Sentiment) -> None:
+        """Give the headline to the symbol's fusion inputs, and predict."""
+        state = self.states.get(symbol)
+        if state is None or state.fusion_inputs is None:
             return
         now = self.market.now
-        if not tape.fusion_inputs.on_headline(sentiment, now):
+        if not state.fusion_inputs.on_headline(sentiment, now):
             self.counts["headlines that the fusion model can't read"] += 1
-        elif tape.fusion_inputs.features.warm:
-            self._predict(tape, now)
+        elif state.fusion_inputs.features.warm:
+            self._predict(state, now)
 
-    def _predict(self, tape: InstrumentState, now: int) -> None:
-        if tape.fusion_inputs is not None:
-            prediction = tape.fusion_inputs.predict(now)
+    def _predict(self, state: InstrumentState, now: int) -> None:
+        if state.fusion_inputs is not None:
+            prediction = state.fusion_inputs.predict(now)
             if not isfinite(prediction.down + prediction.flat + prediction.up + prediction.move):
                 self.counts["predictions that are not finite"] += 1
                 return
-            tape.prediction = prediction
+            state.prediction = prediction
             self._decide(prediction)
-            self._told.on_prediction(prediction, self.market)
+            self._callbacks.on_prediction(prediction, self.market)
 
     def _on_funding(self, funding: Funding) -> None:
-        tape = self.tapes.get(funding.symbol)
+        state = self.states.get(funding.symbol)
         matching = self._matching
-        if not self._margined or tape is None or matching is None:
+        if not self._margined or state is None or matching is None:
             return
         if (
-            funding.available_at == funding.ts > tape.next_start >= 0
-            and (funding.ts - tape.next_start) % tape.interval
+            funding.available_at == funding.ts > state.next_start >= 0
+            and (funding.ts - state.next_start) % state.interval
         ):
-            # Strictly inside a bar that has yet to come: what is held then, only the bar shows
+            # Strictly inside a bar that has not come yet: only that bar shows what was held at the stamp
             matching.held_funding.setdefault(funding.symbol, []).append(funding)
             return
         self._advance(funding.available_at)
@@ -366,14 +373,14 @@ class Engine:
                 reason = command.args.get("reason", "")
                 self.risk.kill(now, f"{command.by}: {reason}" if reason else command.by)
                 self._waiting.clear()
-                for tape in self.tapes.values():
+                for state in self.states.values():
                     self.exchange.cancel(
-                        [w for w in tape.book if not self.flattener.is_own(w)], now, "killed"
+                        [w for w in state.book if not self.flattener.is_own(w)], now, "killed"
                     )
             case "flatten":
                 pass
             case "heartbeat":
-                self._look_for_silence(now)
+                self._check_stale_data(now)
                 self.flattener.pursue(now)
             case "life":
                 self._incarnation = command.args.get("incarnation", "")
@@ -405,19 +412,19 @@ class Engine:
                 if self._venue is not None:
                     self._venue.unaccepted = True
                     self.risk.on_older_record(now, command.args.get("detail", ""))
-                    self._cancel_entries("older record")  # perhaps they were taken back, and that is lost
+                    self._cancel_entries("older record")  # their cancels may be among what the store lost
             case "use-model" | "model-in-use" | "model-refused" | "stop" | "emergency-kill":
-                return  # the rim's business; journalled so that a reader sees when
+                return  # for the shell; journalled so that a reader sees when
             case _:
                 self.counts["unknown commands"] += 1
                 return
         if command.action == "flatten" or command.args.get("flatten") == "true":
             self._targets.clear()
-            self._flatten(self.tapes, "flatten")
+            self._flatten(self.states, "flatten")
         self._act()
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
-        """Close positions until they are flat; in a run that recorded no lives only a kill did."""
+        """Close positions until they are flat. In a run recorded without lives only a kill pursued them; keep its decisions."""
         if self._incarnation or self.risk.killed:
             for symbol in symbols:
                 self._waiting.pop(symbol, None)
@@ -426,42 +433,42 @@ class Engine:
             self._targets += [Target(symbol, 0.0, reason=reason) for symbol in symbols]
 
     def _on_taken_id(self, command: Command, now: int) -> None:
-        """A venue knows an id as another order's: ours ends, and what closes a position goes out under a new id."""
+        """The venue has another order under this id: end ours, and re-place it under a new id if it closes a position."""
         symbol, detail = command.args.get("symbol", ""), command.args.get("detail", "")
         order, venue = command.args.get("order", ""), self._venue
-        if venue is not None and symbol in self.tapes and venue.reissue(order, now, detail):
+        if venue is not None and symbol in self.states and venue.reissue(order, now, detail):
             self._decide(RiskEvent(now, self.risk.state, TAKEN_ID, detail, symbol))
             self._pursue_waiting(symbol)
             self.flattener.pursue(now)
         else:
             self.counts["taken ids of orders that had ended"] += 1
 
-    def _look_for_silence(self, now: int) -> None:
-        """A heartbeat brings the time alone: what is overdue by now?"""
+    def _check_stale_data(self, now: int) -> None:
+        """Check every symbol's data at a heartbeat, which brings the time alone."""
         if self.risk.warming:
             return
-        for symbol, tape in self.tapes.items():
-            if not self.risk.on_stale_check(now, symbol, tape.overdue(now)):
+        for symbol, state in self.states.items():
+            if not self.risk.on_stale_check(now, symbol, state.overdue(now)):
                 continue
             if self._on_stale != "hold":
-                self.exchange.cancel([w for w in tape.book if not w.order.reduce_only], now, "stale data")
+                self.exchange.cancel([w for w in state.book if not w.order.reduce_only], now, "stale data")
             if self._on_stale == "flatten":
                 self._flatten([symbol], "stale data")
 
     def _advance(self, now: int) -> None:
-        """The core's time never runs backwards: an event that comes late happens now."""
+        """Advance the core's time; it never runs backwards, so a late event happens now."""
         if now > self.market.now:
             self.market.now = now
 
-    def _fade(self, now: int) -> None:
+    def _expire_signals(self, now: int) -> None:
         for signal in self.signals.pop_expired(now):
             self._decide(signal)
-            self._told.on_signal_expired(signal, self.market)
+            self._callbacks.on_signal_expired(signal, self.market)
 
     # -- account -----------------------------------------------------------------------------------------------------
 
     def _close_period(self) -> None:
-        """All bars of one moment are in: look at the account."""
+        """Check the account once all bars of one moment are in."""
         portfolio = self.portfolio
         equity = cash = portfolio.cash_float
         gross = 0.0
@@ -487,10 +494,10 @@ class Engine:
         self._sample_ts, self._sample_equity, self._sample_cash, self._sample_exposure = [], [], [], []
 
     def _cancel_entries(self, reason: str) -> None:
-        for tape in self.tapes.values():
-            if tape.book:
+        for state in self.states.values():
+            if state.book:
                 self.exchange.cancel(
-                    [w for w in tape.book if not w.order.reduce_only], self.market.now, reason
+                    [w for w in state.book if not w.order.reduce_only], self.market.now, reason
                 )
 
     # -- decisions ---------------------------------------------------------------------------------------------------
@@ -499,13 +506,13 @@ class Engine:
         self._sink.decision(decision)
 
     def _on_execution(self, decision: Decision) -> None:
-        """What the exchange reports: recorded, and trades are told to the strategy."""
+        """Record a report of the exchange, and pass fills to the strategy."""
         self._sink.decision(decision)
         if isinstance(decision, Fill) and decision.kind is not FillKind.FEE:
-            self._told.on_fill(decision, self.market)
+            self._callbacks.on_fill(decision, self.market)
 
     def _new_id(self) -> str:
-        """Client order id, 35 characters: hash(run, incarnation, decision), so that no life uses an id of another one."""
+        """Make a client order id of 35 characters: hash(run, incarnation, decision), so that no two lives share an id."""
         self._ids += 1
         if not self._incarnation:
             return ID_PREFIX + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
@@ -513,11 +520,11 @@ class Engine:
         return self.exchange.run_prefix + blake2b(name, digest_size=12).hexdigest()
 
     def _act(self) -> None:
-        """Turn the strategy's targets into orders; the latest word on a symbol holds."""
+        """Turn the strategy's targets into orders; the last target of a symbol counts."""
         if self.risk.state is RiskState.HALTED:
             self._cancel_entries("halted")
         if self.guard is not None and self.guard.stopped:
-            self._targets.clear()  # what a strategy wanted before its error is not what it means
+            self._targets.clear()  # a strategy that failed has not finished its targets
         if not self._targets:
             return
         targets = self._targets.copy()
@@ -529,54 +536,54 @@ class Engine:
                 self._pursue(target)
 
     def _pursue_waiting(self, symbol: str) -> None:
-        """Once what stood in its way is gone, a target is pursued after all."""
+        """Pursue a waiting target once the orders that it replaces are gone."""
         target = self._waiting.get(symbol)
-        if target is not None and all(w.closes_position for w in self.tapes[symbol].book):
+        if target is not None and all(w.closes_position for w in self.states[symbol].book):
             self._targets.append(target)
 
     def _pursue(self, target: Target) -> None:
-        tape = self.tapes.get(target.symbol)
-        if tape is None:
+        state = self.states.get(target.symbol)
+        if state is None:
             problem = f"strategy {type(self.strategy).__name__} set a target for {target.symbol}, which is not traded"
             if self.guard is not None:
                 self.guard.fail(problem)
                 return
-            raise ConfigError(problem, hint=f"market.symbols are {', '.join(self.tapes)}")
+            raise ConfigError(problem, hint=f"market.symbols are {', '.join(self.states)}")
         now = self.market.now
         self._waiting.pop(target.symbol, None)
-        position = tape.position
+        position = state.position
         price = position.mark
         if price != price:
             self.counts["targets before the first bar"] += 1
             return
         equity = self.portfolio.equity()
         band = self._band
-        entries = [w for w in tape.book if not w.closes_position] if tape.book else []
+        entries = [w for w in state.book if not w.closes_position] if state.book else []
         if entries:
             coming = position.qty + sum(w.remaining * w.order.side.sign for w in entries)
-            if size(target, tape.instrument, coming, price, equity, band) is None and all(
-                w.limit == limit_of(target, tape.instrument, w.order.side) and not w.cancelling
+            if size(target, state.instrument, coming, price, equity, band) is None and all(
+                w.limit == limit_of(target, state.instrument, w.order.side) and not w.cancelling
                 for w in entries
             ):
-                self._move_protection(target, tape)
-                return  # what is asked for is on its way
+                self._move_protection(target, state)
+                return  # the working orders lead there already
             self.exchange.cancel(entries, now, "replaced by a newer target")
-            if entries[0] in tape.book:  # a venue has to take them back first, and may fill them yet
+            if entries[0] in state.book:  # at a venue they work, and may fill, until it confirms the cancel
                 self._waiting[target.symbol] = target
                 return
-        sized = size(target, tape.instrument, position.qty, price, equity, band)
+        sized = size(target, state.instrument, position.qty, price, equity, band)
         if sized is None:
-            self._move_protection(target, tape)
+            self._move_protection(target, state)
             if target.weight and not position.qty:
-                self._count_untradable(target, tape)
+                self._count_untradable(target, state)
             return
         notional = float(sized.qty) * price
         after = abs(float(sized.position_after)) * price
         if not self.risk.allows(
             now, target.symbol, reduces=sized.reduces, notional=notional, position_after=after,
-            gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after, equity=equity, data_age=tape.overdue(now),
+            gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after, equity=equity, data_age=state.overdue(now),
         ):  # fmt: skip
-            self._move_protection(target, tape)
+            self._move_protection(target, state)
             return
         order = Order(
             self._new_id(), target.symbol, now, sized.side, OrderType.MARKET if sized.limit is None else OrderType.LIMIT, sized.qty,
@@ -585,16 +592,16 @@ class Engine:
         )  # fmt: skip
         self._decide(order)
         self.exchange.submit(order, now)
-        # else it attaches them itself
-        if sized.reduces or not any(working.order is order for working in tape.book):
-            self._move_protection(target, tape)
+        # a working entry attaches its protection when it fills
+        if sized.reduces or not any(working.order is order for working in state.book):
+            self._move_protection(target, state)
 
-    def _move_protection(self, target: Target, tape: InstrumentState) -> None:
-        """A target for what is held, or on its way, moves its stop and take-profit."""
+    def _move_protection(self, target: Target, state: InstrumentState) -> None:
+        """Move the stop and take-profit of a position, or of a working entry, to those of the target."""
         if (
             (target.stop is None and target.take_profit is None)
             or not target.weight
-            or (not tape.book and not tape.position.qty)
+            or (not state.book and not state.position.qty)
         ):
             return
         if self.risk.warming or self.risk.unreconciled:
@@ -604,12 +611,12 @@ class Engine:
             return
         side = Side.BUY if target.weight > 0 else Side.SELL
         closing = Side.SELL if side is Side.BUY else Side.BUY
-        stop, take_profit = triggers(target, tape.instrument, tape.position.mark, closing)
+        stop, take_profit = triggers(target, state.instrument, state.position.mark, closing)
         self.exchange.protect(target.symbol, side, stop, take_profit, self.market.now)
 
-    def _count_untradable(self, target: Target, tape: InstrumentState) -> None:
-        """Count a target that led to no order although nothing is held."""
-        rules = tape.instrument
+    def _count_untradable(self, target: Target, state: InstrumentState) -> None:
+        """Count a target that led to no order although no position is open."""
+        rules = state.instrument
         if target.weight < 0 and not rules.is_margined:
             self.counts[f"targets below 0 in {target.symbol}, which can't be sold short"] += 1
         elif self.portfolio.equity() > 0:

@@ -1,10 +1,10 @@
-"""Everything that flows through Tapewire, on one page.
+"""Events and decisions: everything that flows through Tapewire.
 
-Inputs arrive at `Engine.handle` and are journalled; decisions are what the engine answers, and are hashed into the run's chain.
-All are frozen structs. Times are UTC milliseconds. Prices and sizes are floats on the feature path (klines, sentiment,
+Events are journalled and arrive at `Engine.handle`; decisions leave the engine and are hashed into the run's chain. All are
+frozen structs. Times are UTC milliseconds. Prices and sizes are floats on the feature path (klines, sentiment,
 predictions) and `Decimal` where money moves (orders, fills, funding payments).
 
-Total order of inputs: (available_at, `PRIORITY` of the kind, source number, sequence within the source).
+Total order of events: (available_at, `PRIORITY` of the kind, source number, sequence within the source).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Side(str, Enum):
 
 
 class Direction(str, Enum):
-    """What a signal says to do."""
+    """Direction of a signal."""
 
     BUY = "BUY"
     HOLD = "HOLD"
@@ -43,7 +43,7 @@ SELL: Final = Direction.SELL
 
 
 class OrderType(str, Enum):
-    """How an order meets the market. Stop and take-profit orders are market orders that wait for their trigger."""
+    """Type of an order. Stop and take-profit orders are market orders that wait for their trigger."""
 
     MARKET = "MARKET"
     LIMIT = "LIMIT"
@@ -61,7 +61,7 @@ class TimeInForce(str, Enum):
 
 
 class OrderStatus(str, Enum):
-    """Where an order is in its life. NEW and PARTIALLY_FILLED are working, UNTRIGGERED waits, the rest are final."""
+    """State of an order. NEW and PARTIALLY_FILLED are working, UNTRIGGERED waits, the rest are final."""
 
     NEW = "NEW"
     UNTRIGGERED = "UNTRIGGERED"
@@ -72,7 +72,7 @@ class OrderStatus(str, Enum):
 
     @property
     def final(self) -> bool:
-        """No more fills can come."""
+        """True if no more fills can come."""
         return self in (OrderStatus.FILLED, OrderStatus.CANCELLED, OrderStatus.REJECTED)
 
 
@@ -81,13 +81,16 @@ class FillKind(str, Enum):
 
     TRADE = "TRADE"
     LIQUIDATION = "LIQUIDATION"
-    FEE = "FEE"  # base coin that a venue kept as its fee: worth what the trade beside it states as `fee`
-    TRANSFER = "TRANSFER"  # a position that the account held without us, taken over
+    FEE = "FEE"  # base coin that a venue kept; the trade's `fee` states its value
+    TRANSFER = "TRANSFER"  # a position of the account that the run has adopted
 
 
 class RiskState(str, Enum):
-    """ACTIVE: all orders. REDUCING: only orders that shrink a position. HALTED: the same, until a person resumes; stops stay where they
-    are, and after a kill the strategy's targets are ignored: only a person's orders shrink a position then."""
+    """Which orders risk allows.
+
+    ACTIVE: all. REDUCING: orders that shrink a position. HALTED: the same until an operator resumes; stops are not moved, and after
+    a kill the strategy's targets are ignored.
+    """
 
     ACTIVE = "ACTIVE"
     REDUCING = "REDUCING"
@@ -95,11 +98,11 @@ class RiskState(str, Enum):
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, tag_field="event"):
-    """Base of all that flows: immutable, and encoded with its kind's name."""
+    """Base of events and decisions: immutable, encoded with the name of its kind."""
 
 
 def kind_of(message: Message | type[Message]) -> str:
-    """The kind's name on the wire, in the store and in counters. It outlives a renaming of the class."""
+    """Return the kind's name on the wire, in the store and in counters; a renamed class keeps it."""
     return str(message.__struct_config__.tag)
 
 
@@ -107,7 +110,7 @@ def kind_of(message: Message | type[Message]) -> str:
 
 
 class Kline(Message, frozen=True, gc=False):
-    """One bar. `start` is its open time, `ts` when this state of it was true: the close (start + interval) once confirmed."""
+    """One bar. `start` is its open time; `ts` is the time of this state, start + interval once `confirm` is true."""
 
     symbol: str
     interval: int  # ms
@@ -119,12 +122,12 @@ class Kline(Message, frozen=True, gc=False):
     low: float
     close: float
     volume: float  # base coin or shares
-    turnover: float = nan  # quote currency; NaN where the source has none
+    turnover: float = nan  # quote currency; NaN if the source has none
     confirm: bool = True
 
 
 class News(Message, frozen=True):
-    """A headline. `ts` is its publication as the source states it, `available_at` when the agent could have read it."""
+    """A headline. `ts` is its publication time as the source states it, `available_at` when the agent could first read it."""
 
     id: str
     ts: int
@@ -133,7 +136,7 @@ class News(Message, frozen=True):
     summary: str = ""
     publisher: str = ""
     url: str = ""
-    currencies: tuple[str, ...] = ()  # tickers that the source itself names
+    currencies: tuple[str, ...] = ()  # tickers that the source names
     feed: str = ""
     published_raw: str = ""
     trusted_time: bool = True  # False: `ts` was missing, in the future or ancient
@@ -141,7 +144,7 @@ class News(Message, frozen=True):
 
 
 class Sentiment(Message, frozen=True):
-    """A model's calibrated probabilities for one headline; they sum to 1. Abstained is not neutral: the model did not say."""
+    """A model's calibrated probabilities for one headline; they sum to 1. If it `abstained` they mean nothing, not neutral."""
 
     news_id: str
     ts: int
@@ -149,12 +152,12 @@ class Sentiment(Message, frozen=True):
     bearish: float
     neutral: float
     bullish: float
-    model: str = ""  # fingerprint of the model that said so
+    model: str = ""  # fingerprint of the model
     abstained: bool = False
     latency_ms: float = 0.0
-    # set where the source knows the symbols itself; else mapped from the headline
+    # if the source states them; otherwise they are mapped from the headline
     symbols: tuple[str, ...] = ()
-    # the model's pooled hidden state, float16 little-endian, where a fusion model reads it
+    # the model's pooled hidden state, float16 little-endian, if a fusion model reads it
     embedding: bytes = b""
 
     @property
@@ -164,7 +167,7 @@ class Sentiment(Message, frozen=True):
 
     @property
     def confidence(self) -> float:
-        """The largest probability; 0 where the model abstained."""
+        """The largest probability; 0 if the model abstained."""
         return 0.0 if self.abstained else max(self.bearish, self.neutral, self.bullish)
 
 
@@ -178,7 +181,7 @@ class Funding(Message, frozen=True, gc=False):
 
 
 class Gap(Message, frozen=True, gc=False):
-    """Bars that could not be had: start (inclusive) to end (exclusive)."""
+    """Bars that no source has: start (inclusive) to end (exclusive)."""
 
     symbol: str
     interval: int
@@ -189,7 +192,7 @@ class Gap(Message, frozen=True, gc=False):
 
 
 class FundingSettlement(Message, frozen=True, tag="Settlement"):
-    """Funding that a venue has booked: `amount` is added to cash. `id` is the venue's, and counts once."""
+    """Funding that a venue has settled: `amount` is added to cash. `id` is the venue's; each counts once."""
 
     id: str
     symbol: str
@@ -202,7 +205,7 @@ class FundingSettlement(Message, frozen=True, tag="Settlement"):
 
 
 class PositionSnapshot(msgspec.Struct, frozen=True):
-    """A position as a venue has it: signed quantity in base coin, average entry price (0 where it has none, as on spot)."""
+    """A position at a venue: signed quantity in base coin, average entry price (0 if the venue has none, as on spot)."""
 
     symbol: str
     qty: Decimal
@@ -210,11 +213,11 @@ class PositionSnapshot(msgspec.Struct, frozen=True):
 
 
 class AccountSnapshot(Message, frozen=True, tag="Account"):
-    """A venue's account, looked at while nothing was under way: all fills up to here came before it.
+    """A venue's account, read while no request was under way: all earlier fills have arrived before it.
 
-    `balances` are by coin, without unrealised profit; `holdings` are those of the traded symbols that aren't flat. `foreign`: others
-    have traded in it since the last look, and by configuration that is none of our business. `settled`: nothing was executed for as
-    long as the venue's views may lag behind, neither before the look nor after it.
+    `balances` are by coin, without unrealised profit; `holdings` are the open positions of the traded symbols. `foreign`: others
+    have traded in the account since the last snapshot, and the configuration ignores that. `settled`: nothing was executed
+    around the snapshot for as long as the venue's views may lag.
     """
 
     ts: int
@@ -226,18 +229,24 @@ class AccountSnapshot(Message, frozen=True, tag="Account"):
 
 
 class Command(Message, frozen=True):
-    """A person's or a supervisor's word to the running agent.
+    """A command of an operator (`by`) or of the daemon itself.
 
-    Handled by the core: pause, resume, halt, kill, flatten; life, the first input of each life of a live run, whose random
-    `incarnation` goes into its order ids, and which records each change of cash if its `cash` is `stated`; heartbeat, which brings the
-    time where no data do; warm-up and warm-up-done around history that is read before, or after an absence; reconciling while a venue's
-    account isn't known; older-record if the venue's history has orders or executions of the run that its journal lacks, record-behind
-    if the store lacks events that the run had committed; taken-id if another order has an order's id there; strategy-error if the
-    strategy has raised an error, which halts (`detail`); alarm, which records a risk event (`rule`, `detail`, `symbol`) and changes
-    nothing.
+    The core handles these actions:
 
-    For the reader of the journal alone: use-model, model-in-use, model-refused, stop; emergency-kill, what the kill switch did at the
-    venue.
+    - pause, resume, halt, kill, flatten;
+    - life: begins each life of a live run; its random `incarnation` goes into order ids, and with `cash` = `stated` the life
+      records every change of cash;
+    - heartbeat: brings the time while no data arrive;
+    - warm-up, warm-up-done: enclose history that is read at the start or after an outage;
+    - reconciling: the venue's account is not known yet;
+    - older-record: the venue's history has orders or executions of the run that its journal lacks; record-behind: the store
+      lacks events that the run had committed;
+    - taken-id: another order has this order's id at the venue;
+    - strategy-error: the strategy raised an error (`detail`), which halts;
+    - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
+
+    The others are for readers of the journal: use-model, model-in-use, model-refused, stop, and emergency-kill (what the kill
+    switch did at the venue).
     """
 
     action: str
@@ -250,7 +259,7 @@ class Command(Message, frozen=True):
 
     @property
     def states_cash(self) -> bool:
-        """Whether this begins a life that records each change of cash as a `CashAdjustment`."""
+        """True if this begins a life that records each change of cash as a `CashAdjustment`."""
         return self.action == "life" and self.args.get("cash") == "stated"
 
 
@@ -281,12 +290,12 @@ class Prediction(Message, frozen=True):
     down: float
     flat: float
     up: float
-    model: str = ""  # fingerprint of the model that said so
-    move: float = nan  # how far the price goes on average when it leaves the band, as a fraction of it
+    model: str = ""  # fingerprint of the model
+    move: float = nan  # mean move when the price leaves the band, as a fraction of the price
 
 
 class Order(Message, frozen=True):
-    """An intent to trade, as it passed risk. `id` is the client order id, at most 36 characters."""
+    """An order that passed risk. `id` is the client order id, at most 36 characters."""
 
     id: str
     symbol: str
@@ -300,12 +309,12 @@ class Order(Message, frozen=True):
     reduce_only: bool = False
     stop: Decimal | None = None  # protective stop to attach once filled: trigger price
     take_profit: Decimal | None = None  # the same for the profit side
-    oco: str = ""  # of orders with the same group, the first fill cancels the others
+    oco: str = ""  # the first fill of an order cancels the others with the same group
     reason: str = ""
 
 
 class Cancel(Message, frozen=True):
-    """An order at a venue is to be taken back; it lives until the venue says otherwise."""
+    """A request to cancel an order at a venue; the order works until the venue confirms."""
 
     order_id: str
     symbol: str
@@ -314,7 +323,7 @@ class Cancel(Message, frozen=True):
 
 
 class Amend(Message, frozen=True):
-    """An order at a venue is to have another quantity (in all, what is filled included) or limit price."""
+    """A request to change the quantity (in total, filled part included) or limit price of an order at a venue."""
 
     order_id: str
     symbol: str
@@ -325,7 +334,7 @@ class Amend(Message, frozen=True):
 
 
 class OrderUpdate(Message, frozen=True):
-    """A change in an order's life: from the paper exchange a decision; from a real one an input, and a decision once it is booked."""
+    """A change of an order's state. From the paper exchange a decision; from a venue an event, and a decision once booked."""
 
     order_id: str
     symbol: str
@@ -366,7 +375,7 @@ class FundingPayment(Message, frozen=True):
 
 
 class CashAdjustment(Message, frozen=True):
-    """Cash that came or went (negative) without a trade, a fee or funding: it changes the capital, and is no profit."""
+    """Cash that came or went (negative) without a trade, fee or funding: it changes the capital and is not profit."""
 
     ts: int
     currency: str
@@ -414,7 +423,7 @@ PRIORITY: Final[dict[type, int]] = {
     OrderUpdate: 1,
     Fill: 2,
     FundingSettlement: 3,
-    AccountSnapshot: 4,  # after what has led to it
+    AccountSnapshot: 4,  # after the fills that led to it
     Gap: 5,
     Kline: 6,
     Funding: 7,  # after the bar that closes at the stamp: it is paid on the freshest mark

@@ -49,14 +49,14 @@ class Flattener:
 
     def __init__(
         self,
-        tapes: dict[str, InstrumentState],
+        states: dict[str, InstrumentState],
         exchange: Exchange,
         risk: RiskManager,
         emit: Callable[[Decision], None],
         new_id: Callable[[], str],
         patience: int,
     ) -> None:
-        self._tapes = tapes
+        self._tapes = states
         self._exchange = exchange
         self._risk = risk
         self._emit = emit
@@ -112,31 +112,31 @@ class Flattener:
             self._pursue(symbol, pursuit, now)
 
     def _pursue(self, symbol: str, pursuit: Pursuit, now: int) -> None:
-        tape = self._tapes[symbol]
-        position = tape.position
+        state = self._tapes[symbol]
+        position = state.position
         side = Side.SELL if position.qty > 0 else Side.BUY
-        lot = self._closable(tape)
+        lot = self._closable(state)
         if position.qty != pursuit.held:
             pursuit.held = position.qty
             pursuit.progress_at = pursuit.due = now
             pursuit.tries = 0
         pursuit.wake = _NEVER
-        self._clear_the_way(tape, side, now)
+        self._clear_the_way(state, side, now)
         if not lot:
             if self._is_flat(symbol):
                 self._rest(symbol, pursuit, now)
             return
         closing: list[WorkingOrder] = []
         others: list[WorkingOrder] = []
-        for working in tape.book:
+        for working in state.book:
             if working.closes_position:
                 continue
             (closing if not working.cancelling and self._closes(working, side) else others).append(working)
         missing = lot
         for working in closing:
             missing -= working.remaining
-        if missing > 0 and now >= pursuit.due and not (others and self._must_wait(tape, pursuit, now)):
-            self._close(tape, pursuit, side, missing, now)
+        if missing > 0 and now >= pursuit.due and not (others and self._must_wait(state, pursuit, now)):
+            self._close(state, pursuit, side, missing, now)
             missing = _ZERO
         stuck = now - pursuit.progress_at >= self._patience
         if not pursuit.alarmed and (stuck or pursuit.tries > _TRIES):
@@ -150,22 +150,22 @@ class Flattener:
         if missing > 0:
             pursuit.wake = min(pursuit.wake, max(pursuit.due, now + _FIRST_WAIT))
 
-    def _clear_the_way(self, tape: InstrumentState, side: Side, now: int) -> None:
+    def _clear_the_way(self, state: InstrumentState, side: Side, now: int) -> None:
         """Cancel all other working orders, except protection and market orders that close."""
         others = [
-            w for w in tape.book if not w.closes_position and not w.cancelling and not self._closes(w, side)
+            w for w in state.book if not w.closes_position and not w.cancelling and not self._closes(w, side)
         ]
         if others:
             self._exchange.cancel(others, now, "the position is being closed")
 
-    def _must_wait(self, tape: InstrumentState, pursuit: Pursuit, now: int) -> bool:
+    def _must_wait(self, state: InstrumentState, pursuit: Pursuit, now: int) -> bool:
         """Whether pending cancellations have to complete first: on spot venues have no reduce-only orders."""
-        if not tape.instrument.is_margined:
+        if not state.instrument.is_margined:
             return True
         return not self._risk.killed and now - pursuit.since < self._patience
 
-    def _close(self, tape: InstrumentState, pursuit: Pursuit, side: Side, qty: Decimal, now: int) -> None:
-        symbol = tape.position.symbol
+    def _close(self, state: InstrumentState, pursuit: Pursuit, side: Side, qty: Decimal, now: int) -> None:
+        symbol = state.position.symbol
         pursuit.tries += 1
         pursuit.due = now + min(_FIRST_WAIT << min(pursuit.tries - 1, 10), _LONGEST_WAIT)
         order = Order(
@@ -181,19 +181,19 @@ class Flattener:
         return market and order.reduce_only and order.side is side
 
     @staticmethod
-    def _closable(tape: InstrumentState) -> Decimal:
+    def _closable(state: InstrumentState) -> Decimal:
         """How much of the position an order can close; on spot nothing if that is below the venue's minima."""
-        rules, position = tape.instrument, tape.position
+        rules, position = state.instrument, state.position
         lot = rules.round_qty(abs(position.qty))
         small = lot < rules.min_qty or lot * position.mark_decimal < rules.min_notional
         return _ZERO if small and not rules.is_margined and position.mark == position.mark else lot
 
     def _is_flat(self, symbol: str) -> bool:
         """Whether no position that an order can close is left, and no working order could open one."""
-        tape = self._tapes[symbol]
-        if self._closable(tape):
+        state = self._tapes[symbol]
+        if self._closable(state):
             return False
-        return all(working.closes_position for working in tape.book)
+        return all(working.closes_position for working in state.book)
 
     def _rest(self, symbol: str, pursuit: Pursuit, now: int) -> None:
         if pursuit.alarmed:

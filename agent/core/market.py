@@ -61,14 +61,14 @@ class MarketView:
 
     def __init__(
         self,
-        tapes: dict[str, InstrumentState],
+        states: dict[str, InstrumentState],
         portfolio: Portfolio,
         signals: SignalEngine,
         risk: RiskManager,
     ) -> None:
         self.now = 0
-        self.symbols = tuple(tapes)
-        self._tapes = tapes
+        self.symbols = tuple(states)
+        self._tapes = states
         self._portfolio = portfolio
         self._signals = signals
         self._risk = risk

@@ -37,15 +37,15 @@ class OpenBars:
 
     def on_bar(self, bar: Kline) -> Iterator[Kline]:
         """What is to be journalled now that `bar` has come: nothing, the bar, or what was kept back of other symbols as well."""
-        tape = self._engine.tapes.get(bar.symbol)
+        state = self._engine.states.get(bar.symbol)
         if bar.confirm:
             self._drop(bar.symbol)
             yield from self.catch_up()
-        if bar.confirm or not self._every or tape is None or bar.interval != tape.interval:
+        if bar.confirm or not self._every or state is None or bar.interval != state.interval:
             yield bar
             return
         due = bar.ts - self._last.get(bar.symbol, -self._every) >= self._every
-        if due or self._look or (self._matches and any(meets(working, bar) for working in tape.book)):
+        if due or self._look or (self._matches and any(meets(working, bar) for working in state.book)):
             self._look = False
             yield self._passed(bar)
             return

@@ -33,7 +33,7 @@ async def watch_for_stale_data(
         now = max(clock.now(), engine.market.now)
         wrong = {
             symbol
-            for symbol in engine.tapes
+            for symbol in engine.states
             if engine.is_stale(symbol, now) is not (symbol in engine.risk.stale)
         }
         if not wrong:

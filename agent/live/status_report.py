@@ -84,8 +84,8 @@ def report_status(
 def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
     """All symbols, flat ones too."""
     rows = []
-    for symbol, tape in engine.tapes.items():
-        position = tape.position
+    for symbol, state in engine.states.items():
+        position = state.position
         known = position.mark == position.mark
         rows.append(
             PositionStatus(
@@ -93,10 +93,10 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
                 position.qty,
                 position.mark if known else None,
                 position.size * position.mark if known else 0.0,
-                tape.last_start if tape.last_start >= 0 else None,
-                tape.overdue(now),
+                state.last_start if state.last_start >= 0 else None,
+                state.overdue(now),
                 symbol in engine.risk.stale,
-                len(tape.book),
+                len(state.book),
             )
         )
     return rows

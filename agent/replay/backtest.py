@@ -152,8 +152,8 @@ def _notes_on_orders(engine: Engine) -> list[str]:
             f"in {few:,} of {exchange.bars_met:,} bars that orders met paper.max_participation of the volume is less than one lot: "
             "nothing is filled in them"
         )
-    for symbol, tape in engine.tapes.items():
-        position, rules = tape.position, tape.instrument
+    for symbol, state in engine.states.items():
+        position, rules = state.position, state.instrument
         value = abs(position.qty) * position.mark_decimal
         small = value < rules.min_notional or abs(position.qty) < rules.min_qty
         if position.qty and small and not rules.is_margined:

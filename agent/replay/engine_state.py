@@ -37,7 +37,7 @@ _MODULES: Final = ("agent.core.", "strategies.")
 
 WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": (
-        "strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block", "_tell_kline", "_told", "_fields_of", "_kline", "_handlers",
+        "strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block", "_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers",
     ),
     "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
     "agent.core.paper:PaperExchange": ("margin", "_rules"),

@@ -160,7 +160,7 @@ def test_a_halt_takes_back_resting_entries_at_once() -> None:
     engine, sink = run(Once(0.5, limit=90.0), [*resting, halt], finish=False)
     (update,) = [one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status.final]
     assert (update.status, update.reason) == (OrderStatus.CANCELLED, "halted")
-    assert not engine.tapes[SYMBOL].book
+    assert not engine.states[SYMBOL].book
 
 
 @pytest.mark.parametrize("weight", [0.5, -0.5], ids=["long", "short"])

@@ -49,7 +49,7 @@ def live(*words: Command, bars: int = 12) -> tuple[Engine, ListSink]:
 
 
 def working(engine: Engine) -> int:
-    return sum(len(tape.book) for tape in engine.tapes.values())
+    return sum(len(tape.book) for tape in engine.states.values())
 
 
 def risk_events(sink: ListSink) -> list[tuple[RiskState, str]]:

@@ -79,8 +79,8 @@ def told(sink: ListSink) -> list[tuple[str, float]]:
 def test_what_becomes_of_a_symbol_whose_data_stop(on_stale: str, working: int, cancelled: list[str]) -> None:
     engine, sink = live(heartbeat(9), heartbeat(10.5), heartbeat(11), heartbeat(14), on_stale=on_stale)
     assert told(sink) == [(SYMBOL, 10.5)]  # due at minute 5, stale from minute 10 on, said once
-    assert len(engine.tapes[SYMBOL].book) == working
-    assert len(engine.tapes[OTHER].book) == 2
+    assert len(engine.states[SYMBOL].book) == working
+    assert len(engine.states[OTHER].book) == 2
     ended = [
         d
         for d in sink.decisions

@@ -209,9 +209,9 @@ def test_while_halted_a_strategy_moves_no_stop() -> None:
     halt = Command("halt", T0 + 150_000, T0 + 150_000, {}, "test")
     bars = [bar(minute, 100, 100, 100, 100) for minute in range(6)]
     halted, _ = run(Loosens(), [*bars[:2], halt, *bars[2:]], config())
-    assert [float(w.order.trigger or 0) for w in halted.tapes[SYMBOL].book] == [99.0]
+    assert [float(w.order.trigger or 0) for w in halted.states[SYMBOL].book] == [99.0]
     free, _ = run(Loosens(), bars, config())
-    assert [float(w.order.trigger or 0) for w in free.tapes[SYMBOL].book] == [50.0]
+    assert [float(w.order.trigger or 0) for w in free.states[SYMBOL].book] == [50.0]
 
 
 def test_a_stop_moves_also_if_the_order_that_brings_it_is_rejected() -> None:
@@ -226,4 +226,4 @@ def test_a_stop_moves_also_if_the_order_that_brings_it_is_rejected() -> None:
     bars = [bar(minute, 100, 100, 100, 100) for minute in range(6)]
     done, _ = run(Trails(), bars, config(account={"initial_capital": 40}, instruments=rules))
     assert done.exchange.refusals
-    assert [float(w.order.trigger or 0) for w in done.tapes[SYMBOL].book] == [99.0]
+    assert [float(w.order.trigger or 0) for w in done.states[SYMBOL].book] == [99.0]

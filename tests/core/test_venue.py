@@ -187,7 +187,7 @@ def test_the_order_of_a_venues_answers_does_not_matter(answers: tuple[str, ...])
         )
     assert world.qty == D(10)
     assert not world.ledger.orders
-    assert not world.engine.tapes[SYMBOL].book
+    assert not world.engine.states[SYMBOL].book
     ends = [one for one in of(OrderUpdate, world.sink.decisions) if one.status.final]
     assert [(one.status, one.filled) for one in ends] == [(OrderStatus.FILLED, D(10))]
     assert world.engine.portfolio.fees == D("0.10")

@@ -109,7 +109,7 @@ def assert_as_the_engine_has_it(picture: Picture, daemon: Daemon) -> None:
     )
     assert picture.positions() == {position.symbol: position.qty for position in book.open}
     working = {row.id for row in picture.changes()["orders"]}
-    assert working == {order.order.id for tape in engine.tapes.values() for order in tape.book}
+    assert working == {order.order.id for tape in engine.states.values() for order in tape.book}
 
 
 async def test_the_picture_is_the_engines_own_account_and_after_a_restart_too(

@@ -99,9 +99,9 @@ async def test_what_is_not_closed_in_time_is_printed_and_exit_code_1(
 ) -> None:
     thin = {"max_participation": 0.00001, "liquidity": "participation"}
     async with agent(sandbox, database, tmp_path, paper=thin) as (daemon, invoke):
-        tapes = daemon.core.engine.tapes.values()
+        states = daemon.core.engine.states.values()
         # some lots a bar
-        await until(lambda: all(tape.position.qty >= 40 * tape.instrument.qty_step for tape in tapes))
+        await until(lambda: all(tape.position.qty >= 40 * tape.instrument.qty_step for tape in states))
         error = await invoke("kill", "--flatten", "--wait", "1ms")
         assert isinstance(error, TapewireError)
         assert error.exit_code == 1

@@ -50,7 +50,7 @@ async def test_data_that_stop_are_told_to_the_core_and_that_they_are_back(
         daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(daemon):
             await until(
-                lambda: daemon.started and all(tape.book for tape in daemon.core.engine.tapes.values())
+                lambda: daemon.started and all(tape.book for tape in daemon.core.engine.states.values())
             )
             sandbox.venue.faults.add(list(CUT_OFF))
             await until(lambda: len(daemon.core.engine.risk.stale) == 2)

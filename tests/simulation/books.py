@@ -207,7 +207,7 @@ class VenueBooks(Invariants):
         held = {symbol: qty for symbol in SYMBOLS if (qty := ledger.held(symbol))}
         flat = not positions and not any(self._positions.values())
         spent = sum((p.qty * p.entry for p in positions.values()), _ZERO)
-        working = {w.order.id: w.order.qty for tape in engine.tapes.values() for w in tape.book}
+        working = {w.order.id: w.order.qty for tape in engine.states.values() for w in tape.book}
         others = {name for name in there & here if working[name] != venue.orders[name].now.qty}
         overdue = {
             name

@@ -207,7 +207,7 @@ class Invariants:
                 self._alarmed.clear()
         looks = isinstance(event, Kline) or (isinstance(event, Command) and event.action == "heartbeat")
         for symbol, (held, since) in list(self._closing.items()):
-            lot = self.engine.tapes[symbol].instrument.round_qty(abs(self._positions[symbol]))
+            lot = self.engine.states[symbol].instrument.round_qty(abs(self._positions[symbol]))
             now = self._positions[symbol] if lot else _ZERO  # no order can close less than a lot
             if not now and self._state is not RiskState.HALTED:
                 del self._closing[symbol]
@@ -276,11 +276,11 @@ class Invariants:
                 f"{symbol}: {position.qty}, by the fills {self._positions[symbol]}",
             )
         hold(engine.risk.state is self._state, f"state {engine.risk.state}, by the record {self._state}")
-        working = {w.order.id for tape in engine.tapes.values() for w in tape.book}
+        working = {w.order.id for tape in engine.states.values() for w in tape.book}
         alive = {order_id for order_id in self.orders if not self._is_over(order_id)}
         hold(working == alive, f"orders in no known state: {working ^ alive} after {event}")
         if self._state is RiskState.HALTED:
-            entries = [w.order for tape in engine.tapes.values() for w in tape.book if self._may_open(w)]
+            entries = [w.order for tape in engine.states.values() for w in tape.book if self._may_open(w)]
             hold(not entries, f"halted, and entries are working: {entries}")
 
     def _check_cash(self, event: Event) -> None:

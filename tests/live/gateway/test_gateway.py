@@ -92,7 +92,7 @@ class Desk:
     def bar(self, close: float = 50_000.0) -> None:
         """A closed bar, on which targets are looked at."""
         now = self.sandbox.clock.now()
-        start = max(self.engine.tapes["BTCUSDT"].next_start, 0) or now // 60_000 * 60_000
+        start = max(self.engine.states["BTCUSDT"].next_start, 0) or now // 60_000 * 60_000
         self.emit(Kline("BTCUSDT", 60_000, start, start + 60_000, now, close, close, close, close, 1.0))
 
     def want(self, weight: float, **more: Any) -> None:
