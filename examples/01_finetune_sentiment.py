@@ -19,7 +19,6 @@ from models.sentiment.train.onnx_export import CORPUS, export_model
 from models.sentiment.train.silence import silence_warnings
 from models.sentiment.train.splits import Fractions, make_split
 from models.sentiment.train.training import train
-
 from tapewire import SentimentSignalGenerator
 
 

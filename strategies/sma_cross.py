@@ -45,7 +45,7 @@ class SmaCross(Strategy):
         # Where bars are missing, the engine knows whether that is a gap: then its features start over too
         if trend is None or (kline.start != trend.next_start and isnan(market.features(symbol).return_1)):
             trend = self._trends[symbol] = _Trend(params.fast, params.slow)
-        trend.next_start = kline.start + kline.interval
+        trend.next_start = kline.ts
         fast = trend.fast.push(kline.close)
         slow = trend.slow.push(kline.close)
         trend.bars += 1

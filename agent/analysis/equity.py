@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agent.analysis.months import month_of, months_of
 from agent.analysis.thinning import ThinnedCurve
+from agent.core.durations import later
 from agent.core.events import DAY_MS, HOUR_MS
 
 _BLOCK: Final = 4_096
@@ -170,7 +171,9 @@ class EquityCurve:
         if not np.isfinite(equity).all():
             raise ValueError(f"equity is not a finite number at {int(ts[~np.isfinite(equity)][0])}")
         if self._start is None:
-            self._start = self._peak_ts = self._session_start = self._end = int(ts[0]) - self._interval
+            self._start = self._peak_ts = self._session_start = self._end = later(
+                int(ts[0]), self._interval, -1
+            )
             self._deepest = Drawdown(0.0, self._start, self._start, None)
         self._fold_sessions(ts)
         self._fold_returns(equity)

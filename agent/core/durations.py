@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 from pydantic import BeforeValidator, PlainSerializer
 
@@ -38,3 +39,36 @@ def format_duration(ms: int) -> str:
 
 Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
 """A pydantic field in milliseconds that reads and writes texts such as `5m`."""
+
+_DAY_MS: Final = 86_400_000
+MONTHS: Final = {
+    31 * _DAY_MS: 1,
+    62 * _DAY_MS: 2,
+    92 * _DAY_MS: 3,
+    123 * _DAY_MS: 4,
+    184 * _DAY_MS: 6,
+    366 * _DAY_MS: 12,
+}
+"""Intervals (ms) of bars of whole calendar months -> how many months: the longest that such a bar can be stands for all."""
+
+# a month of any time zone begins at most this long before the month in UTC
+_FARTHEST_EAST_MS: Final = 14 * 3_600_000
+
+
+def month_number(moment: int) -> int:
+    """Months since the year 0 of `moment` (UTC ms). The last 14 hours of a month count as the next: it has begun somewhere."""
+    date = datetime.fromtimestamp((moment + _FARTHEST_EAST_MS) // 1_000, UTC)
+    return date.year * 12 + date.month - 1
+
+
+def month_start(number: int) -> int:
+    """The beginning (UTC ms) of a month since the year 0."""
+    return int(datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1_000
+
+
+def later(moment: int, interval: int, periods: int = 1) -> int:
+    """`moment` (UTC ms) and so many periods of `interval` (ms) more; those in `MONTHS` follow the calendar."""
+    if interval not in MONTHS:
+        return moment + periods * interval
+    number = month_number(moment)
+    return month_start(number + periods * MONTHS[interval]) + moment - month_start(number)

@@ -101,7 +101,7 @@ class Engine:
         self.states = {
             symbol: InstrumentState(
                 instruments[symbol],
-                config.market.interval,
+                config.market,
                 self.portfolio.positions[symbol],
                 self.exchange.books[symbol],
             )
@@ -190,7 +190,7 @@ class Engine:
             self.counts["klines of other symbols"] += 1
             return
         # One call unpacks the bar: compiled code reads a struct's fields one by one more slowly
-        _, interval, start, _, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
+        _, interval, start, closed, now, opened, high, low, close, volume, _, confirm = self._fields_of(kline)
         if (start != state.next_start or interval != state.interval) and not self._fits(state, kline):
             return
         if now > self._period:
@@ -209,7 +209,7 @@ class Engine:
             self._act()
             return
         state.last_start = start
-        state.next_start = start + interval
+        state.next_start = closed
         worst_long, worst_short, first = low, high, opened
         if matching is not None and (state.book or matching.held_funding):
             matching.on_kline(kline)

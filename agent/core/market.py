@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from math import nan
 
-from agent.core.events import Prediction, RiskState, Signal
+from agent.core.events import HOUR_MS, Prediction, RiskState, Signal
 from agent.core.features import Features, FeatureTracker
 from agent.core.fusion_inputs import FusionInputs
 from agent.core.instruments import Instrument
 from agent.core.orders import WorkingOrder
 from agent.core.portfolio import Portfolio, Position
 from agent.core.risk import RiskManager
+from agent.core.settings import MarketConfig
 from agent.core.signals import SignalEngine
 
 
@@ -19,6 +20,7 @@ class InstrumentState:
 
     __slots__ = (
         "book",
+        "calendar",
         "fusion_inputs",
         "instrument",
         "interval",
@@ -30,10 +32,11 @@ class InstrumentState:
     )
 
     def __init__(
-        self, instrument: Instrument, interval: int, position: Position, book: list[WorkingOrder]
+        self, instrument: Instrument, market: MarketConfig, position: Position, book: list[WorkingOrder]
     ) -> None:
         self.instrument = instrument
-        self.interval = interval
+        self.interval: int = market.interval
+        self.calendar: bool = market.calendar_bars
         self.position = position
         self.book = book
         self.tracker = FeatureTracker()
@@ -53,7 +56,13 @@ class InstrumentState:
         """How long the next bar's close is overdue, in ms; 0 while it isn't or for markets that rest."""
         if self.next_start < 0 or not self.instrument.trades_around_the_clock:
             return 0
-        return max(0, now - self.next_start - self.interval)
+        longest = self.interval + HOUR_MS if self.calendar else self.interval  # clocks may be set back
+        return max(0, now - self.next_start - longest)
+
+    def contains(self, moment: int) -> bool:
+        """Whether `moment` (UTC ms) lies strictly inside a bar that has yet to come; one of a calendar may end at any time."""
+        ahead = moment - self.next_start
+        return self.next_start >= 0 and ahead > 0 and (self.calendar or ahead % self.interval != 0)
 
 
 class MarketView:

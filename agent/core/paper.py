@@ -111,7 +111,7 @@ class PaperExchange(MatchingExchange):
                 self._meet(working, kline, kline.open, max(start, working.arrives_at))
         self._meet_new_protection(kline, kline.open, start)
         if stamps:
-            self._pay_held(stamps, kline, start + kline.interval)
+            self._pay_held(stamps, kline, kline.ts)
         self._check_range(kline, start)
         self._meet_range(self._before_profits(book, start), kline, start)
         self._check_range(kline, start)

@@ -27,6 +27,8 @@ class MarketConfig(Section):
     symbols: tuple[str, ...] = Field(("BTCUSDT", "ETHUSDT"), min_length=1)
     category: Category = "linear"
     interval: Duration = Field(60_000, gt=0)
+    # True for months, and for days of a zone that changes its clocks; a replay takes it from its files
+    calendar_bars: bool = False
 
 
 class AccountConfig(Section):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from agent.core.durations import format_duration
 from agent.core.errors import DataError
+from agent.data.calendar_bars import Calendar
 from agent.system.clock import iso
 
 Floats = NDArray[np.float64]
@@ -24,9 +25,15 @@ _MIXED_RUN: Final = 6  # so many equal steps in a row are another interval, not 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Consecutive bars: open times and the distance of each from the one before it (ms), and the columns named by `VALUES`."""
+    """Consecutive bars: open and close times (UTC ms), and the columns named by `VALUES`.
+
+    `lost` is when the bar before each closed, and `step` the distance (ms) from it, of calendar bars in whole intervals
+    (`Calendar.steps`).
+    """
 
     start: NDArray[np.int64]
+    close: NDArray[np.int64]
+    lost: NDArray[np.int64]
     step: NDArray[np.int64]
     values: tuple[Floats, ...]
 
@@ -34,17 +41,24 @@ class Bars:
         return len(self.start)
 
     def __getitem__(self, index: slice | NDArray[np.bool_]) -> Bars:
-        return Bars(self.start[index], self.step[index], tuple(column[index] for column in self.values))
+        columns = tuple(column[index] for column in self.values)
+        return Bars(self.start[index], self.close[index], self.lost[index], self.step[index], columns)
 
 
 class BarCheck:
-    """Checks a file's bars batch by batch. `name` stands for the file in errors; `duplicates` counts what was dropped."""
+    """Checks a file's bars batch by batch. `name` stands for the file in errors; `duplicates` counts what was dropped.
 
-    def __init__(self, name: str, interval: int, *, around_the_clock: bool) -> None:
+    A file with a `calendar` must be one batch.
+    """
+
+    def __init__(
+        self, name: str, interval: int, *, around_the_clock: bool, calendar: Calendar | None = None
+    ) -> None:
         self.duplicates = 0
         self._name = name
         self._interval = interval
         self._around_the_clock = around_the_clock
+        self._calendar = calendar
         self._last: Bars | None = None  # the bar before the batch
         self._bars = 0
         # of steps that aren't the interval: last bar's number, step, length, row of the first
@@ -54,9 +68,14 @@ class BarCheck:
         """The batch as bars without duplicates. Raises DataError naming the first row that is wrong, and how."""
         values = self._plausible(values, first_row)
         before = int(self._last.start[0]) if self._last else int(start[0]) - self._interval
-        bars = Bars(start, np.diff(start, prepend=before), values)
+        calendar = self._calendar
+        step = np.diff(start, prepend=before) if calendar is None else calendar.steps(start)
+        bars = Bars(start, start + self._interval, start - step + self._interval, step, values)
         if not (bars.step == self._interval).all():
             bars = self._in_order(bars, first_row)
+        if calendar is not None:
+            close = calendar.closes(bars)
+            bars = replace(bars, close=close, lost=np.concatenate((bars.start[:1], close[:-1])))
         self._bars += len(bars)
         self._last = bars[-1:] if len(bars) else self._last
         return bars
@@ -91,7 +110,8 @@ class BarCheck:
         step = bars.step
         if (step < 0).any():
             index = int((step < 0).argmax())
-            now, before = int(bars.start[index]), int(bars.start[index] - step[index])
+            now = int(bars.start[index])
+            before = int(bars.start[index - 1]) if index else now - int(step[index])
             raise DataError(
                 f"{self._name}: row {first_row + index}, column open_time: {iso(now)} comes after {iso(before)}",
                 hint="sort the file by open time",
@@ -139,7 +159,7 @@ class BarCheck:
         return DataError(
             f"{self._name}: mixed intervals: row {row} comes {format_duration(step)} after the bar before it, "
             f"where bars are {format_duration(self._interval)} apart",
-            hint="keep bars of one interval in a file; calendar months differ in length: use daily or weekly bars",
+            hint="keep bars of one interval in a file",
         )
 
 

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, UsageError
-from agent.core.events import Gap, Kline
+from agent.core.events import DAY_MS, Gap, Kline
 from agent.core.symbol_names import SYMBOL_COLUMNS, is_symbol, normalise, symbol_of
 from agent.core.symbols import base_of
 from agent.data.bar_checks import VALUES, BarCheck, Bars
+from agent.data.calendar_bars import Calendar, find_calendar
 from agent.data.columns import Aliases, Batch, ParquetTable, content_hash, open_table, pick, place, to_floats
 from agent.data.timestamps import TimeColumn
 from agent.system.clock import iso
@@ -48,6 +49,7 @@ class KlineStats:
     rows: int = 0
     first: int = 0
     last: int = 0
+    end: int = 0  # close of the last bar
     gaps: int = 0
     missing: int = 0  # bars in the gaps
     duplicates: int = 0  # identical rows dropped from all that was read
@@ -58,11 +60,13 @@ class KlineFile:
     """The bars of one symbol in a parquet or CSV file; iterate it, as often as you like, for its events in order.
 
     `symbol` defaults to the file's own column of that name, else to what its name states (`BTCUSDT-1m.parquet`, see `symbol_of`);
-    `interval` (ms) to the commonest distance of the first bars. What is given is checked against the file. The window is
+    `interval` (ms) to the commonest distance of the first bars. What is given is checked against the file. Bars of calendar months, and
+    of days or weeks in a zone that changes its clocks, have a `calendar`: they differ in length, `interval` is one of
+    `agent.core.durations.MONTHS`, a day or a week, and each closes where the next one opens. The window is
     [`start`, `end`) in UTC ms of open time, and begins `warmup_bars` bars earlier if the file has them. `around_the_clock=False`: a
     market that closes, so nothing missing is a gap. `timezone` names the zone of naive times.
 
-    Every bar is confirmed and available at its close, start + interval; a `Gap` is known when the first bar after it closes.
+    Every bar is confirmed and available at its close; a `Gap` is known when the first bar after it closes.
     `stats` counts what the latest pass has given out, a batch at a time; `notes` says what of the file is not used. A file that is
     newest first is read whole and turned round.
 
@@ -104,6 +108,7 @@ class KlineFile:
             )
         self.symbol = self._find_symbol(symbol)
         self._newest_first = False
+        self.calendar: Calendar | None = None
         self.interval, self.time_unit = self._infer_interval(interval)
 
     @staticmethod
@@ -140,7 +145,7 @@ class KlineFile:
         """Close times (UTC ms) and closes of the whole window, without an event a bar, both of shape (n,)."""
         bars = list(self._window(KlineStats()))
         at = VALUES.index("close")
-        return np.concatenate([part.start for part in bars]) + self.interval, np.concatenate(
+        return np.concatenate([part.close for part in bars]), np.concatenate(
             [part.values[at] for part in bars]
         )
 
@@ -148,7 +153,7 @@ class KlineFile:
 
     def _events(self, bars: Bars, stats: KlineStats) -> Iterable[Kline | Gap]:
         breaks = self._count(bars, stats)
-        start, close = bars.start.tolist(), (bars.start + self.interval).tolist()
+        start, close = bars.start.tolist(), bars.close.tolist()
         values = (column.tolist() for column in bars.values)
         # no Python code a bar
         klines = map(Kline, repeat(self.symbol), repeat(self.interval), start, close, close, *values)
@@ -159,9 +164,9 @@ class KlineFile:
         for index in breaks:
             yield from islice(klines, index - done)
             done, resumed = index, int(bars.start[index])
-            lost = resumed - int(bars.step[index]) + self.interval
+            lost = int(bars.lost[index])
             yield Gap(
-                self.symbol, self.interval, lost, resumed, available_at=resumed + self.interval, ts=resumed
+                self.symbol, self.interval, lost, resumed, available_at=int(bars.close[index]), ts=resumed
             )
         yield from klines
 
@@ -172,7 +177,7 @@ class KlineFile:
             stats.first = int(bars.start[0])
             breaks = breaks[breaks > 0]  # what is missing before the window's first bar is no gap in it
         stats.rows += len(bars)
-        stats.last = int(bars.start[-1])
+        stats.last, stats.end = int(bars.start[-1]), int(bars.close[-1])
         stats.lowest = min(stats.lowest, float(bars.values[_LOW].min()))
         stats.gaps += len(breaks)
         stats.missing += int((bars.step[breaks] // self.interval - 1).sum())
@@ -205,13 +210,16 @@ class KlineFile:
 
     def _checked(self, stats: KlineStats) -> Iterator[Bars]:
         name = f"{self.name} (rows counted from its end)" if self._newest_first else self.name
-        check = BarCheck(name, self.interval, around_the_clock=self.around_the_clock)
+        calendar = self.calendar
+        check = BarCheck(name, self.interval, around_the_clock=self.around_the_clock, calendar=calendar)
         times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
         for row, batch in self._read():
             start = times.read(batch["open_time"], row)
             if not start.all():
                 where = place(self.path, row + int(start.argmin()), self._columns["open_time"])
                 raise DataError(f"{where}: missing", hint="mend or remove the row")
+            if calendar is not None:
+                start = calendar.opens(start)
             if "symbol" in batch:
                 self._check_symbol(batch["symbol"], row)
             values = [
@@ -227,8 +235,8 @@ class KlineFile:
     def _read(self) -> Iterator[Batch]:
         """Batches from the first that can matter: parquet row groups before the window and its warm-up are not touched."""
         columns = self._columns | ({"symbol": self._symbol_column} if self._symbol_column else {})
-        if self._newest_first:
-            return iter(_turned_round(self._table.batches(columns)))
+        if self._newest_first or self.calendar is not None:
+            return iter(_whole(self._table.batches(columns), turned_round=self._newest_first))
         if not isinstance(self._table, ParquetTable):
             return self._table.batches(columns)
         times = TimeColumn(self.path, self._columns["open_time"], timezone=self._timezone)
@@ -291,6 +299,11 @@ class KlineFile:
         starts = times.read(batch["open_time"], row)
         steps = np.diff(starts[starts > 0])
         self._newest_first = len(steps) > 0 and bool((steps <= 0).all() and (steps < 0).any())
+        zone = self._timezone
+        if stated is None or stated >= DAY_MS:
+            self.calendar = find_calendar(
+                np.unique(starts[starts > 0]), zone, around_the_clock=self.around_the_clock
+            )
         steps = np.abs(steps)  # the check refuses what is unsorted
         steps, counts = np.unique(steps[steps > 0], return_counts=True)
         if not len(steps):
@@ -298,19 +311,30 @@ class KlineFile:
                 raise DataError(f"{self.name} holds bars of one moment only", hint="state their interval")
             return stated, times.unit
         commonest = int(steps[counts.argmax()])
-        if stated is not None and stated != commonest and (self.around_the_clock or stated > steps[0]):
+        if self.calendar is not None:
+            commonest = self.calendar.interval
+            if self.calendar.dated_at_end:
+                self.notes.append(
+                    f"{self.path.name}: its dates are the last days of its bars, which are calendar months"
+                )
+        if (
+            stated is not None
+            and stated != commonest
+            and (self.around_the_clock or self.calendar or stated > steps[0])
+        ):
             raise DataError(
                 f"{self.name}: its bars are {format_duration(commonest)} apart, not {format_duration(stated)}"
             )
         return stated or commonest, times.unit
 
 
-def _turned_round(batches: Iterator[Batch]) -> list[Batch]:
-    """All rows as one batch, the last first; none of a table without rows."""
+def _whole(batches: Iterator[Batch], *, turned_round: bool) -> list[Batch]:
+    """All rows as one batch, `turned_round` the last first; none of a table without rows."""
     parts = [batch for _, batch in batches]
     if not parts:
         return []
-    return [(1, {name: _reversed(pa.concat_arrays([part[name] for part in parts])) for name in parts[0]})]
+    columns = {name: pa.concat_arrays([part[name] for part in parts]) for name in parts[0]}
+    return [(1, {name: _reversed(values) if turned_round else values for name, values in columns.items()})]
 
 
 def _reversed(values: pa.Array) -> pa.Array:

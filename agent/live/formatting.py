@@ -15,6 +15,7 @@ from agent.core.events import (
     Fill,
     Funding,
     FundingPayment,
+    FundingSettlement,
     Gap,
     Kline,
     News,
@@ -23,7 +24,6 @@ from agent.core.events import (
     Prediction,
     RiskEvent,
     Sentiment,
-    FundingSettlement,
     Signal,
 )
 from agent.core.masking import mask

@@ -236,7 +236,7 @@ class BacktestSink:
         self.sentiment = inner.sentiment
         self._inner = inner
         self._decision = inner.decision
-        self._every = max(HOUR_MS, interval)
+        self._every = HOUR_MS
         self._hour = 0
         self.after = after
 

@@ -100,7 +100,7 @@ class History:
             )
         self.bars = sum(int(str(facts["rows"])) for facts in described)
         self.start = plan.start if plan.start is not None else min(int(str(f["first"])) for f in described)
-        self.end = max(int(str(facts["last"])) for facts in described) + self.config.market.interval
+        self.end = max(int(str(facts["end"])) for facts in described)
         self.reads_from = self.start - plan.warmup
         """UTC ms: where what the engine sees begins; trading begins at `start`."""
         self.notes = [
@@ -335,7 +335,10 @@ def _adapted(config: Config, files: Sequence[KlineFile]) -> Config:
                 f"{file.path} has bars of {format_duration(file.interval)}, {first.path} of {format_duration(first.interval)}",
                 hint="all files of a run share one interval",
             )
-    market = config.market.model_copy(update={"symbols": tuple(symbols), "interval": first.interval})
+    calendar_bars = any(file.calendar for file in files)
+    market = config.market.model_copy(
+        update={"symbols": tuple(symbols), "interval": first.interval, "calendar_bars": calendar_bars}
+    )
     return _on_paper(config.model_copy(update={"market": market}))
 
 

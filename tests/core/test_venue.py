@@ -24,15 +24,15 @@ from agent.core.events import (
     Fill,
     FillKind,
     FundingPayment,
-    PositionSnapshot,
+    FundingSettlement,
     Kline,
     Order,
     OrderStatus,
     OrderType,
     OrderUpdate,
+    PositionSnapshot,
     RiskEvent,
     RiskState,
-    FundingSettlement,
     Side,
 )
 from agent.core.portfolio import Portfolio

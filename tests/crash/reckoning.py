@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from agent.core.errors import StoreError
-from agent.core.events import AccountSnapshot, Event, Fill, FillKind, Order, OrderUpdate, FundingSettlement
+from agent.core.events import AccountSnapshot, Event, Fill, FillKind, FundingSettlement, Order, OrderUpdate
 from agent.replay.verify import verify
 from agent.store.database import open_database
 from agent.store.journal import read_journal

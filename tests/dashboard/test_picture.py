@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import parse
-from agent.core.events import AccountSnapshot, Command, Event, PositionSnapshot, Kline, Prediction
+from agent.core.events import AccountSnapshot, Command, Event, Kline, PositionSnapshot, Prediction
 from agent.dashboard.picture import HEADLINES, NOTHING, Picture
 from agent.dashboard.push import encode
 from agent.dashboard.recording import Recording

@@ -422,7 +422,7 @@ def test_describe_counts_checks_and_names_the_content(tmp_path: Path) -> None:
     description = KlineFile(path).describe()
     assert description == {
         "path": str(path), "symbol": "BTCUSDT", "interval": MINUTE_MS, "time_unit": "milliseconds", "rows": 3, "first": T0,
-        "last": T0 + 4 * MINUTE_MS, "gaps": 1, "missing": 2, "duplicates": 1, "lowest": 9.0, "sha256": content_hash(path),
+        "last": T0 + 4 * MINUTE_MS, "end": T0 + 5 * MINUTE_MS, "gaps": 1, "missing": 2, "duplicates": 1, "lowest": 9.0, "sha256": content_hash(path),
     }  # fmt: skip
 
 

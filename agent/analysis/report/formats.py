@@ -76,7 +76,9 @@ def frequency(period: int) -> str:
 
 
 def plural(period: int) -> str:
-    """What periods of `period` ms are called: `days`, `weeks`, `months` (28 to 31 days), else `periods`."""
+    """What periods of `period` ms are called: `days`, `weeks`, `months` (28 to 31 days), `quarters`, else `periods`."""
     if 28 * DAY_MS <= period <= 31 * DAY_MS:
         return "months"
+    if 90 * DAY_MS <= period <= 92 * DAY_MS:
+        return "quarters"
     return {DAY_MS: "days", 7 * DAY_MS: "weeks"}.get(period, "periods")

@@ -54,7 +54,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     run = find_run(database, which)
     config, notes = recorded_config(run), list[str]()
     ts, equity, exposed = _samples(database, run)
-    interval = int(np.median(np.diff(ts))) if len(ts) > 1 else config.market.interval
+    known = len(ts) < 2 or config.market.calendar_bars
+    interval = config.market.interval if known else int(np.median(np.diff(ts)))
     decided = _decisions(database, run.id)
     if config.execution.mode == "testnet":
         decided.flows[:0] = _unrecorded_flow(database, run, config)

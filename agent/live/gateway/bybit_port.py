@@ -33,17 +33,17 @@ from agent.live.gateway.private_messages import (
 )
 from agent.live.gateway.private_stream import PrivateStream
 from agent.live.gateway.venue_port import (
+    AuthenticationError,
     ClockSkewError,
     Duplicate,
     Execution,
-    AuthenticationError,
     OrderNotFound,
     OrderRef,
+    OrderRejected,
     OutcomeUnknown,
     PortError,
     PositionMode,
     PrivateMessage,
-    OrderRejected,
     RateLimited,
     VenueOrder,
     VenuePosition,

@@ -21,12 +21,12 @@ from agent.live.gateway.in_flight_order import Intent, IntentState
 from agent.live.gateway.report_translator import ReportTranslator
 from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import (
+    AuthenticationError,
     ClockSkewError,
     Duplicate,
-    AuthenticationError,
     OrderNotFound,
-    OutcomeUnknown,
     OrderRejected,
+    OutcomeUnknown,
     RateLimited,
     VenueOrder,
 )

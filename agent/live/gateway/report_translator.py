@@ -15,9 +15,9 @@ from agent.core.events import (
     Event,
     Fill,
     FillKind,
+    FundingSettlement,
     OrderStatus,
     OrderUpdate,
-    FundingSettlement,
     Side,
 )
 from agent.core.exchange import ID_PREFIX

@@ -30,9 +30,9 @@ from agent.live.gateway.report_translator import ReportTranslator
 from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import Execution as VenueExecution
 from agent.live.gateway.venue_port import (
+    OrderRejected,
     OutcomeUnknown,
     PrivateMessage,
-    OrderRejected,
     RateLimited,
     VenueOrder,
     VenuePort,
