@@ -208,7 +208,7 @@ async def phases_of(daemon: Daemon, done: Done, crew: Crew, n: int) -> dict[str,
     async with asyncio.timeout(PATIENCE):
         while not daemon.started or daemon.core.engine.risk.warming:
             await asyncio.sleep(0.05)
-    pool = daemon.pool
+    pool = daemon.services.scorer
     if pool is None:
         raise TapewireError("the daemon has no workers")
     phases: dict[str, dict[str, Any]] = {}

@@ -311,11 +311,8 @@ class Engine:
         matching = self._matching
         if not self._margined or state is None or matching is None:
             return
-        if (
-            funding.available_at == funding.ts > state.next_start >= 0
-            and (funding.ts - state.next_start) % state.interval
-        ):
-            # Strictly inside a bar that has not come yet: only that bar shows what was held at the stamp
+        # Strictly inside a bar that has not come yet: only that bar shows what was held at the stamp
+        if funding.available_at == funding.ts and state.contains(funding.ts):
             matching.held_funding.setdefault(funding.symbol, []).append(funding)
             return
         self._advance(funding.available_at)

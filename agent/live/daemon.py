@@ -92,7 +92,7 @@ class Daemon:
         self._run_observers: list[Callable[[Run], Observer]] = []
         self._life: Life | None = None
         self._began = 0.0  # of the event loop's clock
-        self._record = Record()
+        self.record = Record()
 
     # -- before it runs ----------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class Daemon:
             model=self.model.health.model if self.model else "",
             listeners=self.listeners,
             recent=self._recent,
-            record=self._record,
+            record=self.record,
         )
 
     async def run(self, stop: asyncio.Event, *, complete: bool = False) -> Run:
@@ -196,11 +196,11 @@ class Daemon:
             loop = asyncio.get_running_loop()
             self._began = loop.time()
             queue = EventQueue(live.queue, live.queue_news, timer=loop.time)
-            self._record = stack.enter_context(
+            self.record = stack.enter_context(
                 open_record(self.config, self._database, new=self._new, orders=port is not None)
             )
             run, resume = await self._open_run(port)
-            run = self._record.stamped(run)
+            run = self.record.stamped(run)
             stack.enter_context(structlog.contextvars.bound_contextvars(run=run.id))
             loaded = None if self.model is None else await self.model.use(self.config.model.path)
             core = stack.enter_context(
@@ -214,7 +214,7 @@ class Daemon:
                     rng=self._rng,
                     predictor=self.predictor,
                     latest=self._time.latest,
-                    mark=self._record.mark,
+                    mark=self.record.mark,
                 )
             )
             gateway = None
@@ -237,7 +237,7 @@ class Daemon:
                 self.services,
                 commands,
                 self.kill_switch,
-                self._record,
+                self.record,
                 self._time,
                 self.clock,
                 self._rng,
@@ -248,9 +248,9 @@ class Daemon:
                 strategy=run.strategy,
                 symbols=list(self.config.market.symbols),
             )
-            if self._record.gap is not None:
-                handled = await commands.put("record-behind", self._record.gap.args)
-                handled.add_done_callback(lambda _: self._record.acknowledge())
+            if self.record.gap is not None:
+                handled = await commands.put("record-behind", self.record.gap.args)
+                handled.add_done_callback(lambda _: self.record.acknowledge())
             if loaded is not None:
                 await commands.settle_model(loaded)
             await stack.enter_async_context(

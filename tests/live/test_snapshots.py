@@ -63,8 +63,8 @@ async def live(core: Core, story: Story, start: int, end: int) -> None:
         await core.feed([(event, 0.0) for event in story.events[at : min(at + 7, end)]])
 
 
-async def first_life(store: Database, story: Story, *, witnesses: tuple[Any, ...] = ()) -> None:
-    with Core(story.config, store, a_run(story.config), resume=False, run_observers=witnesses) as core:
+async def first_life(store: Database, story: Story, *, run_observers: tuple[Any, ...] = ()) -> None:
+    with Core(story.config, store, a_run(story.config), resume=False, run_observers=run_observers) as core:
         await live(core, story, 0, HALF)
         core.end(complete=False)
 

@@ -112,14 +112,8 @@ class Stuck:
     """An agent whose core stopped taking events; `failing`: since the store can't be written."""
 
     def __init__(self, *, failing: bool = False) -> None:
-        event = asyncio.Event()
-        if failing:
-            event.set()
-        self.core = SimpleNamespace(storage=SimpleNamespace(failing=event))
-        self.queue = SimpleNamespace(longest_wait=60.0)
-
-    def account(self) -> Any:
-        return self
+        self.started = True
+        self.stuck_for = 0.0 if failing else 60.0
 
     def status(self) -> Any:
         storage = SimpleNamespace(writable=True, error="")

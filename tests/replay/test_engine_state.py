@@ -30,7 +30,7 @@ from tests.models.fusion.world import write_fusion
 from tests.support.market import SYMBOL, config, flat_bars
 from tests.support.stories import Story
 
-PLAIN = Spec(("strategies.", "agent.core.events"), wiring={}, first={}, rebuild={}, blank={})
+PLAIN = Spec(("strategies.", "agent.core."), wiring={}, first={}, rebuild={}, blank={})
 
 
 def assert_goes_on_alike(story: Story, cut: int) -> Engine:

@@ -97,7 +97,7 @@ async def test_workers_score_and_the_agents_model_is_idle(
         for name in ("one", "two"):
             await stack.enter_async_context(working(broker, Words(MODEL), name))
         async with living(daemon):
-            pool = daemon.pool
+            pool = daemon.services.scorer
             assert pool is not None
             await until(lambda: pool.health.workers == 2)
             await until(lambda: pool.health.scored >= 5)
@@ -115,7 +115,7 @@ async def test_a_worker_that_dies_loses_nothing(
             config_for(sandbox, broker, tmp_path), database, load_model=lambda _: own, clock=sandbox.clock
         )
         async with working(broker, Slow(MODEL), "doomed") as (doomed, task), living(daemon):
-            pool = daemon.pool
+            pool = daemon.services.scorer
             assert pool is not None
             await until(lambda: doomed.scored >= 1)
             task.cancel()
@@ -146,7 +146,7 @@ async def test_a_worker_with_another_model_is_never_asked(
     config = config_for(sandbox, broker, tmp_path, answer_within="50ms")
     daemon = make_agent(config, database, load_model=lambda _: own, clock=sandbox.clock)
     async with working(broker, foreign, "stranger"), living(daemon):
-        pool = daemon.pool
+        pool = daemon.services.scorer
         assert pool is not None
         await until(lambda: pool.health.others == 1 and len(of(Sentiment, journal(database))) >= 3)
     assert not foreign.batches
