@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Final
 
 from agent.core.events import Kline, Order, OrderType, Side
+from agent.store.commit_mark import SYNC_EVERY, CommitMark, CommitMarkFile, mark_beside
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
-from agent.store.mark import SYNC_EVERY, Mark, MarkFile, mark_beside
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
 
@@ -42,7 +42,7 @@ class Store:
             self.database.sync_commits()
         self.recorder = Recorder(self.database, Run("bench", RunKind.LIVE, _T0, "none"), batch=None)
         self.journal = Journal(self.database, "bench")
-        self.mark = MarkFile(mark_beside(file), sync_every=SYNC_EVERY if synced else inf)
+        self.mark = CommitMarkFile(mark_beside(file), sync_every=SYNC_EVERY if synced else inf)
         self.times: list[float] = []
         self.marks: list[float] = []
 
@@ -59,7 +59,7 @@ class Store:
         self.recorder.flush()
         committed = time.perf_counter()
         self.mark.write(
-            Mark("bench", seq, self.journal.digest.hex(), self.recorder.decisions, self.recorder.head)
+            CommitMark("bench", seq, self.journal.digest.hex(), self.recorder.decisions, self.recorder.head)
         )
         ended = time.perf_counter()
         self.times.append((ended - began) * 1000)

@@ -36,7 +36,7 @@ from agent.store.journal import Journal, encode
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
-from agent.store.snapshots import list_snapshots
+from agent.store.state_snapshots import list_snapshots
 from strategies import load_strategy
 
 T0: Final = 1_735_689_600_000

@@ -1,8 +1,10 @@
-"""Run by Alembic: applies the migrations inside the transaction of the connection that `agent.store.schema` hands over.
+"""Alembic environment: apply the migrations in the transaction of the given connection.
 
-A new migration begins, in a Python shell, as
-    alembic.command.revision(agent.store.schema.alembic_config(), "what changes", rev_id="0002")
-and is complete when tests/store/test_upgrade.py finds that it leads to the tables of the code.
+To start a new migration, run in a Python shell
+
+    alembic.command.revision(agent.store.schema_revision.alembic_config(), "what changes", rev_id="0002")
+
+tests/store/test_upgrade.py checks that the migrations produce the tables of the code.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from alembic import context
 
 context.configure(
     connection=context.config.attributes["connection"],
-    transactional_ddl=True,  # of SQLite too, since agent.store.database begins its transactions itself
+    transactional_ddl=True,  # also for SQLite, since agent.store.database begins its transactions explicitly
 )
 with context.begin_transaction():
     context.run_migrations()

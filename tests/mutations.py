@@ -24,7 +24,7 @@ VENUE: Final = ("tests/core/test_venue.py",)
 RECORD: Final = (
     "tests/store/test_journal.py",
     "tests/store/test_recorder.py",
-    "tests/store/test_compare.py",
+    "tests/store/test_comparison_sink.py",
     "tests/store/test_chain.py",
 )
 LATE: Final = (
@@ -263,7 +263,7 @@ MUTATIONS: Final = (
     Mutation(
         "a-retry-writes-twice",
         "agent/store/journal.py",
-        "if again and last_event(self._database, self._run_id) == self.last_seq + len(rows):",
+        "if again and last_event_seq(self._database, self._run_id) == self.last_seq + len(rows):",
         "if again and False:",
         RECORD,
     ),
@@ -276,14 +276,14 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "verify-ignores-the-chain-head",
-        "agent/store/compare.py",
+        "agent/store/comparison_sink.py",
         "stated, found = (self._run.events, self._run.chain_head), (self.event_seq, self._chain.head)",
         "stated, found = (self._run.events, 0), (self.event_seq, 0)",
         RECORD,
     ),
     Mutation(
         "a-missing-last-decision-is-identical",
-        "agent/store/compare.py",
+        "agent/store/comparison_sink.py",
         "        if self.divergence is None and self._expected:\n",
         "        if self.divergence is None and self._expected and False:\n",
         RECORD,

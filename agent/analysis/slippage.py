@@ -22,7 +22,7 @@ from agent.core.paper import PaperExchange
 from agent.core.portfolio import Portfolio
 from agent.store.database import Database
 from agent.store.journal import read_journal
-from agent.store.queries import Recorded, read_decisions
+from agent.store.queries import RecordedDecision, read_decisions
 from agent.store.runs import Run
 
 _MEANS: Final = Decimal(10) ** 15
@@ -98,7 +98,7 @@ def slippage(database: Database, run: Run) -> Slippage:
 
 
 def _on_paper(
-    database: Database, run: Run, config: Config, decisions: Sequence[Recorded]
+    database: Database, run: Run, config: Config, decisions: Sequence[RecordedDecision]
 ) -> tuple[dict[str, list[Fill]], dict[str, float]]:
     """The paper exchange's fills, and the mark at each decision, by order."""
     fills: dict[str, list[Fill]] = defaultdict(list)

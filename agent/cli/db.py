@@ -14,7 +14,7 @@ from agent.cli.console import err, out, print_json
 
 if TYPE_CHECKING:
     from agent.config import Config
-    from agent.store.backup import Holding, Progress
+    from agent.store.backup import PageProgress, StoreContents
 
 _Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file; its store.url is meant.")
@@ -77,8 +77,8 @@ def backup(
     from agent.config import load
     from agent.core.errors import UsageError
     from agent.store.backup import back_up
+    from agent.store.backup_rotation import rotate
     from agent.store.database import store_file
-    from agent.store.rotation import rotate
 
     settled = load(config)
     source = store_file(settled.store.url, "pg_dump --format=custom")
@@ -112,15 +112,15 @@ def restore(
     Archives that the copy names and that are not there are put back too, if they lie in the folder `archives` beside it.
     """
     from agent.config import load
-    from agent.store.backup import put_back
+    from agent.store.backup import restore_backup
+    from agent.store.backup_rotation import ARCHIVES, restore_archives
     from agent.store.database import store_file
-    from agent.store.rotation import ARCHIVES, bring_archives
 
     settled = load(config)
     store = store_file(settled.store.url, "pg_restore --clean")
     with _no_agent(settled), _pages("restoring") as progress:
-        holding, kept = put_back(file, store, progress)
-        brought, missing = bring_archives(store, file.parent / ARCHIVES)
+        holding, kept = restore_backup(file, store, progress)
+        brought, missing = restore_archives(store, file.parent / ARCHIVES)
     _tell(holding, as_json, kept=kept, archives={"brought": list(map(str, brought)), "missing": missing})
 
 
@@ -168,9 +168,8 @@ def archive(
     from agent.config import load
     from agent.core.errors import SafetyError
     from agent.replay.segment_archiver import roll_over_all
-    from agent.store.archive import archive_journal, candidates
-    from agent.store.archive import prune as prune_journal
     from agent.store.database import open_database
+    from agent.store.journal_archive import archivable_runs, archive_journal, prune_journal
     from agent.system.clock import WallClock
 
     settled = load(config)
@@ -190,7 +189,7 @@ def archive(
                     done.append(
                         {"run": run_id, "new": True, "pruned": events, "events": events, **asdict(part)}
                     )
-        found = candidates(database, limit, unfinished=also)
+        found = archivable_runs(database, limit, unfinished=also)
         with _rows(sum(one.stored * (2 * (one.archive is None) + pruning) for one in found)) as progress:
             for one in found:
                 made = archive_journal(database, one, to or policy.folder, clock, progress)
@@ -262,7 +261,7 @@ def _no_agent(config: Config, url: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _pages(title: str) -> Iterator[Progress]:
+def _pages(title: str) -> Iterator[PageProgress]:
     """A bar on standard error that follows the pages of a file."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -279,7 +278,10 @@ def _pages(title: str) -> Iterator[Progress]:
 
 
 def _tell(
-    holding: Holding, as_json: bool, kept: Path | None = None, archives: dict[str, list[str]] | None = None
+    holding: StoreContents,
+    as_json: bool,
+    kept: Path | None = None,
+    archives: dict[str, list[str]] | None = None,
 ) -> None:
     if as_json:
         print_json(

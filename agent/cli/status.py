@@ -119,7 +119,7 @@ def show_last(config: Path | None, json: bool) -> None:
     from agent.core.errors import StoreError
     from agent.live.feed_health import read_feed_health
     from agent.store.database import open_database, sqlite_file
-    from agent.store.gap import find_gap, mark_path
+    from agent.store.integrity import find_lost_commits, mark_path
     from agent.store.queries import list_runs
     from agent.store.runs import RunKind
     from agent.system.clock import iso
@@ -129,7 +129,7 @@ def show_last(config: Path | None, json: bool) -> None:
         with closing(open_database(settled.store.url, create=False)) as database:
             run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
             feeds = read_feed_health(database, run.id) if run else []
-            gap = find_gap(database, mark_path(database, settled.live.folder))
+            gap = find_lost_commits(database, mark_path(database, settled.live.folder))
     except StoreError as unreadable:
         file = sqlite_file(settled.store.url)
         if file is None or file.is_file():  # else nothing has been recorded yet

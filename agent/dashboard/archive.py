@@ -15,7 +15,7 @@ import structlog
 from agent.core.errors import TapewireError
 from agent.dashboard.recording import Recording
 from agent.store.database import Database
-from agent.store.queries import find_run, frame, list_runs
+from agent.store.queries import find_run, list_runs, read_frame
 from agent.store.runs import Run, RunStatus
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ def _row(run: Run) -> RunRow:
 
 def _deepest_fall(database: Database, run_id: str) -> float | None:
     """From a peak of the recorded curve, as a fraction <= 0; None without a curve."""
-    equity = frame(database, run_id, "equity").equity.to_numpy()
+    equity = read_frame(database, run_id, "equity").equity.to_numpy()
     return float((equity / np.maximum.accumulate(equity) - 1).min()) if len(equity) else None
 
 

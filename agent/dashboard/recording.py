@@ -23,7 +23,7 @@ from agent.dashboard.views import Head, head_of
 from agent.live.control_socket import COMMANDS
 from agent.replay.verify import inputs
 from agent.store.database import Database
-from agent.store.queries import Recorded, read_decisions
+from agent.store.queries import RecordedDecision, read_decisions
 from agent.store.runs import Run, RunKind, RunStatus
 
 MARKS: Final = 2_000
@@ -161,7 +161,7 @@ def _heard(
 ) -> Iterator[tuple[int, Event | Decision, bool]]:
     """Events and the decisions on them, as a watcher heard them: (number of the event, message, whether it was decided)."""
     decisions = groupby(read_decisions(database, run.id), key=attrgetter("event_seq"))
-    none: tuple[int, Iterator[Recorded]] = (0, iter(()))
+    none: tuple[int, Iterator[RecordedDecision]] = (0, iter(()))
     on, decided = next(decisions, none)
     for seq, event in enumerate(events, 1):
         yield seq, event, False

@@ -14,7 +14,7 @@ from agent.core.errors import StoreError
 from agent.live.snapshotter import Snapshots
 from agent.store.database import Database
 from agent.store.journal import find_segments
-from agent.store.segments import boundaries
+from agent.store.journal_segments import boundaries
 
 _LOOK: Final = 1.0  # seconds between two checks for the end of a segment
 _RETRY: Final = 600.0  # seconds until another try, if one failed

@@ -1,4 +1,4 @@
-"""How each feed was when it was last looked at: one row a run and feed, written over, so that it can be read after the agent."""
+"""Last known health of each feed, stored per run so that it can be read after the agent has ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.store.database import Database
 
 
 class FeedRecord(msgspec.Struct, frozen=True):
-    """One feed; times in UTC ms, 0 where there was none; counts since the agent's last start."""
+    """Health of one feed. Times are UTC ms, 0 for never; counts begin at the agent's last start."""
 
     name: str
     written_at: int
@@ -41,11 +41,9 @@ def write_feed_health(
     *,
     again: bool = False,  # noqa: ARG001 see Storage.write
 ) -> None:
-    """Replace the rows of the run; doing it `again` does no harm. Raises StoreError."""
-    rows = [
-        {"run_id": run_id, "written_at": now} | {field: getattr(one, field) for field in _COPIED}
-        for one in feeds
-    ]
+    """Replace the run's rows. A retry (`again`) writes the same rows. Raises StoreError."""
+    row = {"run_id": run_id, "written_at": now}
+    rows = [row | {field: getattr(one, field) for field in _COPIED} for one in feeds]
     with database.write() as connection:
         connection.execute(delete(tables.feed_health).where(tables.feed_health.c.run_id == run_id))
         if rows:
@@ -53,7 +51,7 @@ def write_feed_health(
 
 
 def read_feed_health(database: Database, run_id: str) -> list[FeedRecord]:
-    """In the order of their names. Raises StoreError."""
+    """Read a run's feeds in the order of their names. Raises StoreError."""
     table = tables.feed_health
     with database.read() as connection:
         rows = connection.execute(

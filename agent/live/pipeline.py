@@ -28,12 +28,12 @@ from agent.live.resume import ResumePoint
 from agent.live.snapshotter import Snapshots
 from agent.live.store_retry import Storage, Write
 from agent.live.systemd import ServiceManager
+from agent.store.commit_mark import CommitMark, CommitMarkFile
 from agent.store.database import Database
 from agent.store.journal import Journal, read_journal
-from agent.store.mark import Mark, MarkFile
 from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunStatus
-from agent.store.snapshots import Snapshot, segment_begins, write_snapshot
+from agent.store.state_snapshots import Snapshot, segment_started_at, write_snapshot
 from agent.system.latency_histogram import LatencyHistogram
 from strategies import blaming, load_strategy
 
@@ -65,7 +65,7 @@ class Batch:
 
     def __call__(self, *, again: bool) -> int:
         """Append; number of the first. Raises StoreError."""
-        if again and self.waiting and not self._journal.holds(len(self.events)):
+        if again and self.waiting and not self._journal.has_committed(len(self.events)):
             now, ordered = self._now, []
             for event in (*self.waiting, *self.events):
                 now = max(now, event.available_at)
@@ -92,7 +92,7 @@ class Core:
         self, config: Config, database: Database, run: Run, *, resume: bool, observers: Iterable[Observer] = (),
         run_observers: Iterable[Observer] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
         latest: Callable[[], int | None] = lambda: sys.maxsize,
-        mark: MarkFile | None = None,
+        mark: CommitMarkFile | None = None,
     ) -> None:  # fmt: skip
         self.memory = ResumePoint()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
@@ -157,7 +157,7 @@ class Core:
             if not start:
                 self.snapshots.check(seq, self.engine, self._recorder)
         self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq
-        self.snapshots.begin(segment_begins(self._database, self.run.id))
+        self.snapshots.begin(segment_started_at(self._database, self.run.id))
         if self.journal.last_seq:
             self._funding.passed(max(self.memory.closed_at, self.memory.first_at or 0))
             self._recorder.flush()
@@ -238,7 +238,7 @@ class Core:
         if self.mark is not None:
             journal = self.journal
             self.mark.write(
-                Mark(
+                CommitMark(
                     self.run.id,
                     journal.last_seq,
                     journal.digest.hex(),

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 
 from agent.config import Config
 from agent.core.errors import StoreError
+from agent.store.commit_mark import SYNC_EVERY, CommitMarkFile
 from agent.store.database import Database
-from agent.store.gap import StoreGap, find_gap, mark_path
+from agent.store.integrity import LostCommits, find_lost_commits, mark_path
 from agent.store.lock import StoreLock, store_lock
-from agent.store.mark import SYNC_EVERY, MarkFile
 from agent.store.runs import Run
 
 _log: Final = structlog.get_logger(__name__)
@@ -26,7 +26,10 @@ class Record:
     """The record as one life sees it. `gap` is what the store lacked when the life began; None: nothing."""
 
     def __init__(
-        self, gap: StoreGap | None = None, mark: MarkFile | None = None, lock: StoreLock | None = None
+        self,
+        gap: LostCommits | None = None,
+        mark: CommitMarkFile | None = None,
+        lock: StoreLock | None = None,
     ) -> None:
         self.gap = gap
         self.mark = mark
@@ -77,13 +80,15 @@ def open_record(config: Config, database: Database, *, new: bool, orders: bool) 
         if orders:
             database.sync_commits()
         path = mark_path(database, config.live.folder)
-        gap = _known_gap(database, find_gap(database, path), new=new)
+        gap = _known_gap(database, find_lost_commits(database, path), new=new)
         yield Record(
-            gap, None if path is None else MarkFile(path, sync_every=SYNC_EVERY if orders else inf), lock
+            gap,
+            None if path is None else CommitMarkFile(path, sync_every=SYNC_EVERY if orders else inf),
+            lock,
         )
 
 
-def _known_gap(database: Database, gap: StoreGap | None, *, new: bool) -> StoreGap | None:
+def _known_gap(database: Database, gap: LostCommits | None, *, new: bool) -> LostCommits | None:
     """Log a gap. Raises StoreError if the run is gone, unless a backup was restored or a new run begins."""
     if gap is None or new:
         if gap is not None:

@@ -28,14 +28,20 @@ from agent.replay.engine_state import capture, fingerprint, restore, state_diges
 from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
 from agent.store.chain import DIGEST_SIZE
 from agent.store.database import Database
-from agent.store.recorder import Position, Recorder
-from agent.store.snapshots import Snapshot, SnapshotInfo, drop_after, list_snapshots, read_parts
+from agent.store.recorder import Recorder, RecorderPosition
+from agent.store.state_snapshots import (
+    Snapshot,
+    SnapshotInfo,
+    delete_snapshots_after,
+    list_snapshots,
+    read_snapshot,
+)
 from agent.system.clock import iso
 
 MOST_EVENTS: Final = 50_000
 """Events after which a snapshot is taken, however little time has passed."""
 
-_NOTHING: Final = Position(bytes(DIGEST_SIZE), 0, dict.fromkeys(("news", "sentiments", "equity"), 0))
+_NOTHING: Final = RecorderPosition(bytes(DIGEST_SIZE), 0, dict.fromkeys(("news", "sentiments", "equity"), 0))
 _CORE, _RIM, _WITNESS = "core", "rim", "observer "
 _log: Final = structlog.get_logger(__name__)
 
@@ -144,7 +150,7 @@ class Snapshots:
             else:
                 self._expected[info.seq] = info
                 try:
-                    parts = read_parts(self._database, self._run_id, info)
+                    parts = read_snapshot(self._database, self._run_id, info)
                     if any(name not in parts for name, _ in named):
                         problem = "it was taken while something did not look on that looks on now"
                     else:
@@ -164,11 +170,11 @@ class Snapshots:
                         return info.seq, fresh
                 except (StateError, StoreError) as error:
                     problem = str(error)
-                    recorder.go_on(_NOTHING)
+                    recorder.seek(_NOTHING)
                     fresh = another()
             self.status.problem = f"the snapshot after event {info.seq} is not used: {problem}"
             if info.seq > last_seq:
-                drop_after(self._database, self._run_id, last_seq)
+                delete_snapshots_after(self._database, self._run_id, last_seq)
             _log.warning("a snapshot is not used", after_event=info.seq, reason=problem)
         return 0, fresh
 
@@ -187,7 +193,7 @@ class Snapshots:
             sink.position = sink_position
             for name, observer in run_observers:
                 fill(parts[name], [observer], _OBSERVER_SPEC)
-            recorder.go_on(Position(digest, decisions, rows))
+            recorder.seek(RecorderPosition(digest, decisions, rows))
         except (StateError, StoreError, LookupError, TypeError, ValueError) as error:
             for (_, observer), state in zip(run_observers, blank, strict=True):
                 fill(state, [observer], _OBSERVER_SPEC)

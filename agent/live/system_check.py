@@ -38,11 +38,11 @@ from agent.replay.engine_state import capture
 from agent.replay.fusion_model import wants_headlines
 from agent.replay.object_codec import Unencodable
 from agent.store.database import Database, open_database
+from agent.store.integrity import check_store
 from agent.store.journal import find_segments
 from agent.store.queries import list_runs
 from agent.store.runs import RunKind, RunStatus
-from agent.store.snapshots import list_snapshots
-from agent.store.soundness import check_store
+from agent.store.state_snapshots import list_snapshots
 from agent.system.addresses import is_loopback
 from agent.system.backoff import Budget
 from agent.system.clock import Clock, WallClock, iso

@@ -19,16 +19,16 @@ from agent.core.errors import SafetyError, StoreError, TapewireError
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.verify import inputs
-from agent.store.archive import Progress
 from agent.store.chain import BLOCK
-from agent.store.compare import Comparison
+from agent.store.comparison_sink import ComparisonSink
 from agent.store.database import Database, open_database
 from agent.store.journal import read_journal
+from agent.store.journal_archive import RowProgress
+from agent.store.journal_segments import boundaries, roll_over
 from agent.store.lock import instance_lock
 from agent.store.queries import list_runs
-from agent.store.runs import Run, RunKind, Segment
-from agent.store.segments import boundaries, roll_over
-from agent.store.snapshots import SnapshotInfo, read_parts
+from agent.store.runs import JournalSegment, Run, RunKind
+from agent.store.state_snapshots import SnapshotInfo, read_snapshot
 from agent.system.clock import WallClock
 from strategies import check_source, load_strategy
 
@@ -36,8 +36,8 @@ LOCK: Final = ".rollover.lock"
 
 
 def roll_over_all(
-    database: Database, folder: Path, progress: Progress | None = None
-) -> dict[str, list[Segment]]:
+    database: Database, folder: Path, progress: RowProgress | None = None
+) -> dict[str, list[JournalSegment]]:
     """Move the finished segments of all live runs; returns them by run. Raises StoreError, and SafetyError if another process does it."""
     folder.mkdir(parents=True, exist_ok=True)
     moved = {}
@@ -65,7 +65,7 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
     except SafetyError as error:
         raise StoreError(f"{error.message}: its segment stays in the store", hint=error.hint) from None
     config, _ = inputs(database, run)
-    sink = Comparison(database, run)
+    sink = ComparisonSink(database, run)
     strategy = load_strategy(run.strategy, run.params)
     engine = Engine(
         config,
@@ -83,9 +83,9 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
     ]
     start = 0
     if usable:  # else from the first event: another version's state can't be used
-        parts = read_parts(database, run.id, usable[-1])
+        parts = read_snapshot(database, run.id, usable[-1])
         restore(engine, parts["core"])
-        sink.go_on(*msgspec.msgpack.decode(parts["chain"], type=tuple[bytes, int]))
+        sink.seek(*msgspec.msgpack.decode(parts["chain"], type=tuple[bytes, int]))
         start = usable[-1].seq
     for seq, event in read_journal(database, run.id, start + 1):
         if seq <= end.seq:

@@ -19,13 +19,13 @@ from agent.replay.backtest import Progress
 from agent.replay.engine_state import capture, fingerprint, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.history import History, Plan
-from agent.store.compare import Comparison, Divergence
+from agent.store.comparison_sink import ComparisonSink, Divergence
 from agent.store.database import Database
-from agent.store.gap import find_gap, mark_path
+from agent.store.integrity import find_lost_commits, mark_path
 from agent.store.journal import read_journal
 from agent.store.queries import read_rows
 from agent.store.runs import InputFile, Run, RunKind
-from agent.store.snapshots import list_snapshots
+from agent.store.state_snapshots import list_snapshots
 from strategies import blaming, check_source, load_strategy
 
 _TICK = 16_384
@@ -62,7 +62,7 @@ def verify(
         check_source(run.strategy, run.versions)
     config, events = inputs(database, run)
     predictor = reopen_predictor(config, run)
-    sink = Comparison(database, run)
+    sink = ComparisonSink(database, run)
     strategy = load_strategy(run.strategy, run.params)
     live = run.kind is RunKind.LIVE
     engine = Engine(
@@ -98,7 +98,7 @@ def verify(
             engine.finish()
     divergence = sink.finish()
     if divergence is None and run.kind is RunKind.LIVE:
-        gap = find_gap(database, mark_path(database), run.id)
+        gap = find_lost_commits(database, mark_path(database), run.id)
         if gap is not None:
             raise StoreError(
                 f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup"

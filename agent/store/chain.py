@@ -1,6 +1,6 @@
-"""Hash chains of a run: of its decisions, and of the journal that they were taken on.
+"""Hash chains over a run's decisions and over the journal of inputs.
 
-Two runs with the same head took the same decisions on the same events, in order.
+If two runs have the same final digest, they made the same decisions on the same events in the same order.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ DIGEST_SIZE = 16
 """Bytes of a digest."""
 
 BLOCK: Final = 1_000
-"""Events of the journal after which its digest is stored."""
+"""Number of journal events after which the journal's digest is stored."""
 
 
 class DecisionChain:
-    """Digest n = blake2b-128(digest n-1 | number of the event, 8 bytes big-endian | decision n as msgpack); digest 0 is zeros.
+    """Hash chain over the decisions of a run.
 
-    msgpack writes a struct's fields in their order, a float as its 64 bits and a Decimal as its exact text, so the encoding
-    is the same on every machine.
+    Digest n = blake2b-128(digest n-1 | event number as 8 bytes big-endian | decision n as msgpack); digest 0
+    is zeros. msgpack writes struct fields in order, floats as 64 bits and decimals as their exact text, so
+    the encoding is the same on every machine.
     """
 
     __slots__ = ("_encode", "count", "digest")
@@ -34,7 +35,7 @@ class DecisionChain:
         self._encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
     def add(self, decision: Decision, event_seq: int) -> bytes:
-        """Chain one more decision, taken on event number `event_seq`; returns its digest."""
+        """Append a decision that was made on event number `event_seq`; return its digest."""
         self.digest = blake2b(
             self.digest + event_seq.to_bytes(8, "big") + self._encode(decision), digest_size=DIGEST_SIZE
         ).digest()
@@ -48,22 +49,22 @@ class DecisionChain:
 
 
 class JournalDigest:
-    """The digest of a journal up to event `seq`, which does not depend on how the events were committed.
+    """Digest of a journal up to event `seq`. It does not depend on how the events were grouped into commits.
 
-    Digest n = blake2b-128(digest b | payloads of the events b+1 … n), where b is the last multiple of `BLOCK` below n; digest 0
-    is zeros.
+    Digest n = blake2b-128(digest b | payloads of the events b+1 … n), where b is the last multiple of `BLOCK`
+    below n; digest 0 is zeros.
     """
 
     __slots__ = ("_base", "_hash", "seq")
 
     def __init__(self, seq: int = 0, digest: bytes = bytes(DIGEST_SIZE)) -> None:
-        """Go on from the digest of event `seq`, a multiple of `BLOCK`."""
+        """Continue from the digest of event `seq`, which must be a multiple of `BLOCK`."""
         self.seq = seq
         self._base = digest
         self._hash = blake2b(digest, digest_size=DIGEST_SIZE)
 
     def add(self, payload: bytes) -> None:
-        """Take in the next event."""
+        """Append the payload of the next event."""
         self._hash.update(payload)
         self.seq += 1
         if self.seq % BLOCK == 0:
@@ -72,11 +73,11 @@ class JournalDigest:
 
     @property
     def digest(self) -> bytes:
-        """The digest of the events so far."""
+        """The digest of all events added so far."""
         return self._base if self.seq % BLOCK == 0 else self._hash.digest()
 
     def copy(self) -> JournalDigest:
-        """Return a digest that goes on apart from this one."""
+        """Return an independent copy."""
         other = JournalDigest(self.seq, self._base)
         other._hash = self._hash.copy()
         return other

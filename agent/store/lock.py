@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from agent.core.errors import SafetyError, StoreError
 from agent.store.database import Database
-from agent.store.files import make_private_folder, open_private
+from agent.store.private_files import make_private_folder, open_private
 
 LOCK: Final = "tapewire.lock"
 """Its name in `live.folder`."""
@@ -65,7 +65,7 @@ class StoreLock:
     def take(self) -> None:
         """Raises SafetyError if another agent holds it, StoreError if the server can't be reached."""
         self.release()
-        with self._database.errors_explained():
+        with self._database.translate_errors():
             connection = self._database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             try:
                 connection.execute(

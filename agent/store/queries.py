@@ -1,4 +1,4 @@
-"""What reports and `verify` read: runs, their decisions as they were taken, and frames for figures."""
+"""Queries for reports and `verify`: runs, their decisions in order, and tables as data frames."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.core.events import Decision, News, Sentiment
 from agent.store import tables
 from agent.store.database import Database
 from agent.store.runs import Run
-from agent.store.tables import Choice, Exact, Real
+from agent.store.tables import DecimalText, EnumText, FloatOrNull
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,8 +26,8 @@ _TABLES: Final[Mapping[Any, Table]] = {**tables.DECISIONS, News: tables.news, Se
 _RUNS: Final = select(*(tables.runs.c[name] for name in Run.__struct_fields__))
 
 
-class Recorded(NamedTuple):
-    """A decision as the store has it: its number, the number of its event, its digest in the chain."""
+class RecordedDecision(NamedTuple):
+    """A decision in the store, with its number, its event's number and its digest in the chain."""
 
     seq: int
     event_seq: int
@@ -36,21 +36,18 @@ class Recorded(NamedTuple):
 
 
 def list_runs(database: Database, limit: int | None = None) -> list[Run]:
-    """The runs, newest first."""
-    return _runs(
-        database, _RUNS.order_by(tables.runs.c.started_at.desc(), tables.runs.c.id.desc()).limit(limit)
-    )
+    """List the runs, newest first."""
+    runs = tables.runs.c
+    return _read_runs(database, _RUNS.order_by(runs.started_at.desc(), runs.id.desc()).limit(limit))
 
 
 def find_run(database: Database, which: str = "latest") -> Run:
-    """The run with this id, with an id that begins so, or the `latest`. Raises UsageError where there is none, or several."""
+    """Find a run by its id, a prefix of it, or as `latest`. Raises UsageError unless exactly one matches."""
     if which == "latest":
         found = list_runs(database, 1)
     else:
-        found = _runs(
-            database,
-            _RUNS.where(tables.runs.c.id.startswith(which, autoescape=True)).order_by(tables.runs.c.id),
-        )
+        prefix = tables.runs.c.id.startswith(which, autoescape=True)
+        found = _read_runs(database, _RUNS.where(prefix).order_by(tables.runs.c.id))
         found = [run for run in found if run.id == which] or found
     if len(found) == 1:
         return found[0]
@@ -62,7 +59,7 @@ def find_run(database: Database, which: str = "latest") -> Run:
 
 
 def read_rows(database: Database, run_id: str, kind: type[_S]) -> Iterator[_S]:
-    """A run's decisions of one kind, its headlines (`News`) or its sentiments: exact, in order, streamed."""
+    """Stream a run's decisions of one kind, its headlines or its sentiments, in order and exact."""
     table = _TABLES[kind]
     columns = [table.c[name] for name in kind.__struct_fields__]
     with database.read() as connection:
@@ -70,47 +67,40 @@ def read_rows(database: Database, run_id: str, kind: type[_S]) -> Iterator[_S]:
             yield kind(*values)
 
 
-def read_decisions(database: Database, run_id: str, from_seq: int = 1) -> Iterator[Recorded]:
-    """A run's decisions from number `from_seq` on, in the order in which they were taken, streamed: memory doesn't grow with them."""
+def read_decisions(database: Database, run_id: str, from_seq: int = 1) -> Iterator[RecordedDecision]:
+    """Stream a run's decisions from number `from_seq` on, in the order in which they were made."""
     with database.read() as connection:
-        streams = (
-            _recorded(connection, run_id, kind, table, from_seq) for kind, table in tables.DECISIONS.items()
-        )
+        kinds = tables.DECISIONS.items()
+        streams = (_stream_decisions(connection, run_id, kind, table, from_seq) for kind, table in kinds)
         yield from merge(*streams, key=attrgetter("seq"))
 
 
-def frame(database: Database, run_id: str, name: str) -> pd.DataFrame:
-    """A run's rows of a table (`fills`, `orders`, `equity`, `news` …) for figures: decimals as floats, enums as text."""
+def read_frame(database: Database, run_id: str, name: str) -> pd.DataFrame:
+    """Read a run's rows of the table `name`, with decimals as floats and enums as text."""
     import pandas as pd
 
     table = tables.metadata.tables[name]
     columns = [column for column in table.columns if column.name not in ("run_id", "digest")]
-    as_text = [
-        type_coerce(c, Text).label(c.name) if isinstance(c.type, Exact | Choice) else c for c in columns
-    ]
+    texts = DecimalText | EnumText
+    selected = [type_coerce(c, Text).label(c.name) if isinstance(c.type, texts) else c for c in columns]
     with database.read() as connection:
-        result = pd.DataFrame(
-            _stream(connection, table, run_id, as_text), columns=[column.name for column in columns]
-        )
-    return result.astype({column.name: float for column in columns if isinstance(column.type, Exact | Real)})
+        rows = _stream(connection, table, run_id, selected)
+        result = pd.DataFrame(rows, columns=[column.name for column in columns])
+    numbers = [column.name for column in columns if isinstance(column.type, DecimalText | FloatOrNull)]
+    return result.astype(dict.fromkeys(numbers, float))
 
 
-def _runs(database: Database, query: Select[Any]) -> list[Run]:
+def _read_runs(database: Database, query: Select[Any]) -> list[Run]:
     with database.read() as connection:
-        return [Run(*values) for values in _readable(connection, tables.runs, query)]
+        return [Run(*values) for values in _execute(connection, tables.runs, query)]
 
 
-def _recorded(
+def _stream_decisions(
     connection: Connection, run_id: str, kind: type[Decision], table: Table, from_seq: int
-) -> Iterator[Recorded]:
-    columns = [
-        table.c.seq,
-        table.c.event_seq,
-        table.c.digest,
-        *(table.c[name] for name in kind.__struct_fields__),
-    ]
+) -> Iterator[RecordedDecision]:
+    columns = [table.c[name] for name in ("seq", "event_seq", "digest", *kind.__struct_fields__)]
     for seq, event_seq, digest, *values in _stream(connection, table, run_id, columns, from_seq):
-        yield Recorded(seq, event_seq, digest, kind(*values))
+        yield RecordedDecision(seq, event_seq, digest, kind(*values))
 
 
 def _stream(
@@ -121,15 +111,15 @@ def _stream(
     from_seq: int = 1,
 ) -> Iterator[Sequence[Any]]:
     query = select(*columns).where(table.c.run_id == run_id, table.c.seq >= from_seq).order_by(table.c.seq)
-    return _readable(connection, table, query.execution_options(yield_per=1000))
+    return _execute(connection, table, query.execution_options(yield_per=1000))
 
 
-def _readable(connection: Connection, table: Table, query: Select[Any]) -> Iterator[Sequence[Any]]:
-    """The result, or StoreError where a value can't be what its column says."""
+def _execute(connection: Connection, table: Table, query: Select[Any]) -> Iterator[Sequence[Any]]:
+    """Yield the result's rows. Raises StoreError if a value can't be converted to its column's type."""
     try:
         yield from connection.execute(query)
     except (ValueError, ArithmeticError) as error:
+        store = connection.engine.url.render_as_string()
         raise StoreError(
-            f"a row of {table.name} in {connection.engine.url.render_as_string()} is damaged: {error}",
-            hint="restore a backup",
+            f"a row of {table.name} in {store} is damaged: {error}", hint="restore a backup"
         ) from error

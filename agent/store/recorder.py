@@ -1,4 +1,4 @@
-"""The one writer of a run: takes what the engine tells, and keeps it in short batches."""
+"""Recorder of a run: writes the engine's decisions, headlines and equity samples to the store in batches."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from agent.core.events import Decision, News, Sentiment
 from agent.core.masking import mask
 from agent.data.text import one_line
 from agent.store import tables
-from agent.store.bulk import insert_rows
 from agent.store.chain import DecisionChain
 from agent.store.database import Database
-from agent.store.queries import Recorded, read_decisions
+from agent.store.queries import RecordedDecision, read_decisions
 from agent.store.runs import Run, RunStatus
+from agent.store.tables import insert_rows
 from agent.system.clock import Clock, WallClock
 
 BATCH = 5_000
-"""Rows of a backtest kept in memory before they are committed."""
+"""Number of rows that a backtest keeps in memory before it commits them."""
 
-_LONGEST: Final = 1_000  # characters of an error
+_MAX_ERROR: Final = 1_000  # characters
+_NUMBERED_TABLES: Final = (tables.news, tables.sentiments, tables.equity)
 
 
-class Position(NamedTuple):
-    """How far a recorder has come: the chain's head, the decisions in it, and the rows of the other tables by their names."""
+class RecorderPosition(NamedTuple):
+    """Position of a recorder: chain head, number of decisions, and row counts of the other tables."""
 
     digest: bytes
     decisions: int
@@ -39,15 +40,15 @@ class Position(NamedTuple):
 
 
 class Recorder:
-    """A `DecisionSink` that records `run`, from its row in `runs` on.
+    """A `DecisionSink` that records `run`, beginning with its row in `runs`.
 
-    Use it as a context: a run that leaves without `finish` is marked failed (after an exception) or interrupted, and one whose
-    process dies stays `running`; none of them looks complete. Set `event_seq` to the number of the event before the engine
-    handles it. Every method may raise StoreError, after which the last commit is what is recorded.
+    Use it as a context manager. If the context ends without `finish`, the run is marked as failed (after an
+    exception) or interrupted; if the process dies, it stays `running`. Set `event_seq` to the event's number
+    before the engine handles it. Every method may raise StoreError; the record then ends at the last commit.
 
-    With `resume` the run's row is there already, and its events are told again from the first on: what was recorded before is
-    not written twice, but held against what is decided now, and where that ended recording goes on. With `batch` None nothing is
-    committed but by `flush`.
+    With `resume`, the run's row exists and its events are replayed from the first one. Decisions that are
+    already recorded are compared with the replayed ones instead of being written again; new ones are
+    appended. If `batch` is None, only `flush` commits.
     """
 
     def __init__(
@@ -67,9 +68,9 @@ class Recorder:
         self._chain = DecisionChain()
         self._counts: defaultdict[Table, int] = defaultdict(int)
         self._rows: defaultdict[Table, list[tuple[Any, ...]]] = defaultdict(list)
-        self._waiting = 0
-        self._before: dict[Table, int] = {}  # rows that are there already
-        self._recorded: Iterator[Recorded] = iter(())
+        self._buffered = 0
+        self._existing: dict[Table, int] = {}  # rows that an earlier process wrote
+        self._recorded: Iterator[RecordedDecision] = iter(())
         if resume:
             self.run = self._reopen(run)
         else:
@@ -79,7 +80,7 @@ class Recorder:
 
     @property
     def decisions(self) -> int:
-        """How many were taken so far."""
+        """Number of decisions so far."""
         return self._chain.count
 
     @property
@@ -88,70 +89,69 @@ class Recorder:
         return self._chain.head
 
     @property
-    def position(self) -> Position:
-        """Where it is now."""
-        rows = {
-            str(table.name): self._counts[table] for table in (tables.news, tables.sentiments, tables.equity)
-        }
-        return Position(self._chain.digest, self._chain.count, rows)
+    def position(self) -> RecorderPosition:
+        """The current position, for `seek`."""
+        rows = {str(table.name): self._counts[table] for table in _NUMBERED_TABLES}
+        return RecorderPosition(self._chain.digest, self._chain.count, rows)
 
-    def go_on(self, position: Position) -> None:
-        """As if all up to `position` had been told again. Raises StoreError if the record doesn't lead there."""
+    def seek(self, position: RecorderPosition) -> None:
+        """Continue after `position`. Raises StoreError if the record doesn't contain it."""
         recorded = read_decisions(self._database, self.run.id, max(position.decisions, 1))
         last = next(recorded, None) if position.decisions else None
-        if position.decisions and (
-            last is None or (last.seq, last.digest) != (position.decisions, position.digest)
-        ):
-            raise StoreError(
-                f"run {self.run.id} has no decision {position.decisions} with the digest {position.digest.hex()}"
-            )
-        self._forget()
+        found = (last.seq, last.digest) if last is not None else None
+        if position.decisions and found != (position.decisions, position.digest):
+            which = f"decision {position.decisions} with the digest {position.digest.hex()}"
+            raise StoreError(f"run {self.run.id} has no {which}")
+        self._clear_buffer()
         self._chain.digest, self._chain.count = position.digest, position.decisions
-        for table in (tables.news, tables.sentiments, tables.equity):
+        for table in _NUMBERED_TABLES:
             self._counts[table] = position.rows[table.name]
         self._recorded = recorded
         self._expected = next(recorded, None)
 
     def decision(self, decision: Decision) -> None:
-        """One row in the table of its kind, chained to the decision before."""
+        """Add a row to the table of the decision's kind, chained to the previous decision."""
         digest = self._chain.add(decision, self.event_seq)
         if self._expected is not None:
-            self._recognise(digest, decision)
+            self._check_recorded(digest, decision)
             return
-        self._add(
-            tables.DECISIONS[type(decision)], self._chain.count, self.event_seq, digest, *astuple(decision)
-        )
+        table = tables.DECISIONS[type(decision)]
+        self._add(table, self._chain.count, self.event_seq, digest, *astuple(decision))
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """A row in `equity` for each sample."""
+        """Add a row to `equity` for each sample."""
         for sample in zip(ts, equity, cash, exposure, strict=True):
             self._add(tables.equity, self._next(tables.equity), *sample)
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
-        """One row in `news`."""
+        """Add a row to `news`."""
         self._add(tables.news, self._next(tables.news), self.event_seq, *astuple(news), symbols, story)
 
     def sentiment(self, sentiment: Sentiment) -> None:
-        """One row in `sentiments`."""
+        """Add a row to `sentiments`."""
         self._add(tables.sentiments, self._next(tables.sentiments), self.event_seq, *astuple(sentiment))
 
     def flush(self, *, again: bool = False) -> None:
-        """Commit what waits. A live run does so after each event, before its orders are sent.
+        """Commit the buffered rows. A live run does so after each event, before its orders are sent.
 
-        With `again` it was tried before, and the answer may have been lost: what is there is not written twice.
+        With `again` this is a retry: the earlier attempt may have succeeded without a confirmation, and rows
+        that are already in the store are not written twice.
         """
-        if self._waiting:
+        if self._buffered:
             if again and self._is_written():
-                self._database.confirm(self.run.id)
+                self._database.commit_again(self.run.id)
             else:
                 with self._database.write() as connection:
                     self._insert(connection)
-            self._forget()
+            self._clear_buffer()
 
     def _is_written(self) -> bool:
-        """What waits goes in as one, so one of its rows tells of all."""
+        """Return whether the buffered rows are in the store.
+
+        They are committed together, so one of them is enough.
+        """
         table, rows = next((table, rows) for table, rows in self._rows.items() if rows)
         with self._database.read() as connection:
             last = connection.scalar(select(func.max(table.c.seq)).where(table.c.run_id == self.run.id))
@@ -166,7 +166,7 @@ class Recorder:
         metrics: dict[str, Any],
         status: RunStatus = RunStatus.COMPLETE,
     ) -> Run:
-        """Commit what waits and the run's end as one; returns the row of the run, complete unless `status` says otherwise."""
+        """Commit the buffered rows and the end of the run in one transaction; return the run's final row."""
         return self._end(
             status,
             first_event_at=first_event_at,
@@ -186,29 +186,30 @@ class Recorder:
         status = RunStatus.FAILED if isinstance(error, Exception) else RunStatus.INTERRUPTED
         with suppress(StoreError):
             try:
-                self._end(status, error=_sentence(error))  # with what waits: the evidence of a failed run
-            except StoreError:  # it can't be written: the status may be
-                self._forget()
-                self._end(status, error=_sentence(error))
+                self._end(
+                    status, error=_error_text(error)
+                )  # including the buffered rows, the evidence of a failed run
+            except StoreError:  # without the rows, at least the status may be written
+                self._clear_buffer()
+                self._end(status, error=_error_text(error))
 
     def _reopen(self, run: Run) -> Run:
         again = replace(run, status=RunStatus.RUNNING, finished_at=None, error="")
         with self._database.write() as connection:
-            for table in (tables.news, tables.sentiments, tables.equity):
+            for table in _NUMBERED_TABLES:
                 last = connection.scalar(select(func.max(table.c.seq)).where(table.c.run_id == run.id))
-                self._before[table] = last or 0
+                self._existing[table] = last or 0
             connection.execute(update(tables.runs).where(tables.runs.c.id == run.id), asdict(again))
         self._recorded = read_decisions(self._database, run.id)
         return again
 
-    def _recognise(self, digest: bytes, decision: Decision) -> None:
+    def _check_recorded(self, digest: bytes, decision: Decision) -> None:
         expected = self._expected
         if expected is None or expected.digest != digest:
-            raise StoreError(
-                f"run {self.run.id} can't be resumed: on event {self.event_seq} its decision {self._chain.count} was "
-                f"{expected.decision if expected else None}, and would be {decision} now",
-                hint="the program or a strategy has changed since; begin a new run with --new",
-            )
+            which = f"decision {self._chain.count} on event {self.event_seq}"
+            change = f"{which} was {expected.decision if expected else None}, but would now be {decision}"
+            hint = "the program or a strategy has changed since; start a new run with --new"
+            raise StoreError(f"run {self.run.id} can't be resumed: {change}", hint=hint)
         self._expected = next(self._recorded, None)
 
     def _next(self, table: Table) -> int:
@@ -216,20 +217,20 @@ class Recorder:
         return self._counts[table]
 
     def _add(self, table: Table, seq: int, *values: Any) -> None:
-        if seq <= self._before.get(table, 0):
+        if seq <= self._existing.get(table, 0):
             return
         self._rows[table].append((self.run.id, seq, *values))
-        self._waiting += 1
-        if self._batch is not None and self._waiting >= self._batch:
+        self._buffered += 1
+        if self._batch is not None and self._buffered >= self._batch:
             self.flush()
 
     def _insert(self, connection: Connection) -> None:
         for table, rows in self._rows.items():
             insert_rows(connection, table, rows)
 
-    def _forget(self) -> None:
+    def _clear_buffer(self) -> None:
         self._rows.clear()
-        self._waiting = 0
+        self._buffered = 0
 
     def _end(self, status: RunStatus, **values: Any) -> Run:
         end = {
@@ -243,12 +244,12 @@ class Recorder:
         with self._database.write() as connection:
             self._insert(connection)
             connection.execute(update(tables.runs).where(tables.runs.c.id == self.run.id), end)
-        self._forget()
+        self._clear_buffer()
         self.run = replace(self.run, **end)
         return self.run
 
 
-def _sentence(error: BaseException | None) -> str:
+def _error_text(error: BaseException | None) -> str:
     if error is None or isinstance(error, TapewireError):
         return str(error or "")
-    return f"{type(error).__name__}: {mask(one_line(str(error), _LONGEST))}"
+    return f"{type(error).__name__}: {mask(one_line(str(error), _MAX_ERROR))}"

@@ -1,4 +1,4 @@
-"""What a run is: one backtest or one life of the live agent, with everything needed to say where its figures come from."""
+"""Records of a run: its row in the store, its input files, and the files its journal was moved to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ FUSION_VERSION: Final = "fusion"
 
 
 class RunKind(str, Enum):
-    """Who fed the engine."""
+    """Source of a run's events."""
 
     BACKTEST = "backtest"
     LIVE = "live"
 
 
 class RunStatus(str, Enum):
-    """A process that was killed leaves RUNNING behind; only a run that recorded everything is COMPLETE."""
+    """State of a run. If the process was killed, it stays RUNNING; COMPLETE means fully recorded."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -29,7 +29,7 @@ class RunStatus(str, Enum):
 
 
 class InputFile(msgspec.Struct, frozen=True):
-    """A file that a backtest replayed, named by its content, so that the journal need not copy it."""
+    """A file that a backtest replayed, identified by its hash, so that the journal needs no copy."""
 
     role: Literal["klines", "news", "sentiment", "funding"]
     path: str
@@ -39,22 +39,21 @@ class InputFile(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A row of `runs`. What comes after `stamps` is written when the run ends."""
+    """A row of `runs`: one backtest or live run. The fields from `status` on are set at its end."""
 
     id: str
     kind: RunKind
-    started_at: int  # UTC ms of the machine's clock
+    started_at: int  # UTC ms, system clock
     strategy: str
-    params: dict[str, Any] = {}  # of the strategy, defaults included
-    config: dict[str, Any] = {}  # as it was when the run began
+    params: dict[str, Any] = {}  # of the strategy, including defaults
+    config: dict[str, Any] = {}  # as it was at the start
     version: str = ""  # of Tapewire
-    # of what it was computed with: python, numpy, onnxruntime, the model's fingerprint …
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = {}  # python, numpy, onnxruntime, the model's fingerprint …
     inputs: tuple[InputFile, ...] = ()
-    stamps: tuple[str, ...] = ()  # what every report must show, e.g. LEAKED
+    stamps: tuple[str, ...] = ()  # warnings that every report must show, e.g. LEAKED
     status: RunStatus = RunStatus.RUNNING
-    finished_at: int | None = None  # UTC ms of the machine's clock
-    first_event_at: int | None = None  # `available_at` of the first and last event handled
+    finished_at: int | None = None  # UTC ms, system clock
+    first_event_at: int | None = None  # `available_at` of the first and last handled event
     last_event_at: int | None = None
     events: int = 0
     decisions: int = 0
@@ -64,24 +63,24 @@ class Run(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class Archive(msgspec.Struct, frozen=True):
-    """Where the journal of a run was copied to; once it is pruned, the file is all there is."""
+class JournalArchive(msgspec.Struct, frozen=True):
+    """The file that a run's journal was copied to. Once the journal is pruned, this file is the only copy."""
 
     path: str
     sha256: str
     events: int
     size: int  # bytes
-    archived_at: int  # UTC ms of the machine's clock
+    archived_at: int  # UTC ms, system clock
     pruned_at: int | None = None
 
 
-class Segment(msgspec.Struct, frozen=True):
-    """A part of the journal of a run that goes on, in a file of its own: events `first` to `last`."""
+class JournalSegment(msgspec.Struct, frozen=True):
+    """A file that holds the events `first` to `last` of a continuing run's journal."""
 
     last: int
     first: int
     path: str
     sha256: str
     size: int  # bytes
-    archived_at: int  # UTC ms of the machine's clock
-    pruned_at: int | None = None  # when the store let go of the rows
+    archived_at: int  # UTC ms, system clock
+    pruned_at: int | None = None  # when the store deleted the rows

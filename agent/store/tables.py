@@ -1,19 +1,22 @@
-"""The tables. What a decision or a headline is, `agent.core.events` says: their columns are its fields, so no second list can drift.
+"""Tables of the store, and bulk inserts into them.
 
-Every row carries its run and a running number of its kind. Rows of decisions share one sequence across their tables, and
-carry the number of the event that they were taken on and their digest in the run's hash chain. `migrations/` must lead to
-exactly these tables; a test compares them.
+The columns of decisions, headlines and sentiments are derived from the structs in `agent.core.events`, so the two
+can't differ. The migrations must produce exactly these tables; a test compares them.
 
-Times are BIGINT UTC milliseconds, enums and decimals text (a decimal's text is exact, its exponent included), a float
-that is not a number NULL, and tuples and mappings JSON: the same on SQLite and PostgreSQL. (SQLite forgets the sign of a
-zero; the digest beside it doesn't.)
+Each row has its run's id and a sequence number, counted per table. Decision tables share one sequence; their
+rows also have the number of the event that the decision was made on and its digest in the run's hash chain.
+
+Values are stored in the same way on SQLite and PostgreSQL: times as BIGINT UTC milliseconds, enums and
+decimals as text (exact, including a decimal's exponent), NaN as NULL, tuples and mappings as JSON. SQLite
+loses the sign of a zero; the digest covers it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from math import isnan, nan
 from types import NoneType
 from typing import Any, Final, get_args, get_type_hints
@@ -24,6 +27,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Double,
     ForeignKey,
     LargeBinary,
@@ -31,6 +35,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    insert,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
@@ -50,11 +55,11 @@ from agent.core.events import (
     Sentiment,
     Signal,
 )
-from agent.store.runs import Archive, Run
+from agent.store.runs import JournalArchive, JournalSegment, Run
 
 
-class Exact(TypeDecorator[Decimal]):
-    """A `Decimal` as its text."""
+class DecimalText(TypeDecorator[Decimal]):
+    """A `Decimal`, stored as its exact text."""
 
     impl = Text
     cache_ok = True
@@ -66,8 +71,8 @@ class Exact(TypeDecorator[Decimal]):
         return None if value is None else Decimal(value)
 
 
-class Real(TypeDecorator[float]):
-    """A float of 64 bits; NULL stands for NaN, which SQLite doesn't store."""
+class FloatOrNull(TypeDecorator[float]):
+    """A 64-bit float. NaN is stored as NULL, since SQLite doesn't store it."""
 
     impl = Double
     cache_ok = True
@@ -79,8 +84,8 @@ class Real(TypeDecorator[float]):
         return nan if value is None else float(value)
 
 
-class Plain(TypeDecorator[str]):
-    """Text from outside: PostgreSQL stores no NUL and no database a lone surrogate, so both become U+FFFD."""
+class CleanText(TypeDecorator[str]):
+    """Untrusted text. NUL and lone surrogates, which databases refuse, become U+FFFD."""
 
     impl = Text
     cache_ok = True
@@ -94,8 +99,8 @@ class Plain(TypeDecorator[str]):
         return value
 
 
-class Blob(TypeDecorator[bytes]):
-    """Bytes; NULL stands for none."""
+class BytesOrNull(TypeDecorator[bytes]):
+    """Bytes. Empty bytes are stored as NULL."""
 
     impl = LargeBinary
     cache_ok = True
@@ -107,8 +112,8 @@ class Blob(TypeDecorator[bytes]):
         return bytes(value or b"")
 
 
-class Choice(TypeDecorator[Any]):
-    """An enum as the text of its value."""
+class EnumText(TypeDecorator[Any]):
+    """An enum member, stored as the text of its value."""
 
     impl = Text
     cache_ok = True
@@ -124,8 +129,8 @@ class Choice(TypeDecorator[Any]):
         return None if value is None else self.choices(value)
 
 
-class Json(TypeDecorator[Any]):
-    """A tuple, mapping or struct as JSON, typed again when it is read."""
+class TypedJson(TypeDecorator[Any]):
+    """A tuple, mapping or struct, stored as JSON and converted to its type `hint` when read."""
 
     impl = JSON
     cache_ok = True
@@ -145,14 +150,16 @@ _PLAIN_TYPES: Final[dict[Any, TypeEngine[Any]]] = {
     str: Text(),
     int: BigInteger(),
     bool: Boolean(),
-    float: Real(),
-    Decimal: Exact(),
-    bytes: Blob(),
+    float: FloatOrNull(),
+    Decimal: DecimalText(),
+    bytes: BytesOrNull(),
 }
 
 
-def _columns(struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text) -> Iterator[Column[Any]]:
-    """One column a field of `struct`; its texts are of type `text`."""
+def _columns(
+    struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text, key: str = ""
+) -> Iterator[Column[Any]]:
+    """Yield a column for each field of `struct`; strings have the type `text`, and `key` is a primary key."""
     for name, hint in get_type_hints(struct).items():
         if name not in struct.__struct_fields__:
             continue
@@ -165,40 +172,27 @@ def _columns(struct: type[msgspec.Struct], text: type[TypeEngine[str]] = Text) -
         elif hint in _PLAIN_TYPES:
             kind = _PLAIN_TYPES[hint]
         elif isinstance(hint, type) and issubclass(hint, Enum):
-            kind = Choice(hint)
+            kind = EnumText(hint)
         else:
-            kind = Json(hint)
-        yield Column(
-            name,
-            kind,
-            nullable=optional or hint in (float, bytes),
-            primary_key=struct is Run and name == "id",
-        )
+            kind = TypedJson(hint)
+        yield Column(name, kind, nullable=optional or hint in (float, bytes), primary_key=name == key)
 
 
 metadata = MetaData()
 
-runs = Table("runs", metadata, *_columns(Run))
-archives = Table(
-    "archives", metadata, Column("run_id", Text, ForeignKey("runs.id"), primary_key=True), *_columns(Archive)
-)
+runs = Table("runs", metadata, *_columns(Run, key="id"))
 
-segments = Table(
-    "segments",
-    metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("last", BigInteger, primary_key=True, autoincrement=False),
-    Column("first", BigInteger, nullable=False),
-    Column("path", Text, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    Column("archived_at", BigInteger, nullable=False),
-    Column("pruned_at", BigInteger, nullable=True),
-)
+
+def _run_id() -> Column[Any]:
+    return Column("run_id", Text, ForeignKey("runs.id"), primary_key=True)
+
+
+archives = Table("archives", metadata, _run_id(), *_columns(JournalArchive))
+segments = Table("segments", metadata, _run_id(), *_columns(JournalSegment, key="last"))
 snapshots = Table(
     "snapshots",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    _run_id(),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("created_at", BigInteger, nullable=False),
     Column("fingerprint", Text, nullable=False),
@@ -211,11 +205,11 @@ snapshots = Table(
 
 
 def _table(name: str, *columns: Column[Any]) -> Table:
-    """A table of rows (run, running number) -> `columns`."""
+    """Return a table with the primary key (run, sequence number) and `columns`."""
     return Table(
         name,
         metadata,
-        Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+        _run_id(),
         Column("seq", BigInteger, primary_key=True, autoincrement=False),
         *columns,
         sqlite_with_rowid=False,
@@ -234,8 +228,8 @@ def _decision_table(name: str, struct: type[msgspec.Struct]) -> Table:
 feed_health = Table(
     "feed_health",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("name", Plain, primary_key=True),
+    _run_id(),
+    Column("name", CleanText, primary_key=True),
     Column("written_at", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
     Column("last_message_at", BigInteger, nullable=False),
@@ -243,7 +237,7 @@ feed_health = Table(
         Column(name, BigInteger, nullable=False)
         for name in ("connects", "reconnects", "messages", "bytes", "gaps", "duplicates", "errors")
     ),
-    Column("last_error", Plain, nullable=False),
+    Column("last_error", CleanText, nullable=False),
     Column("last_error_at", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -257,19 +251,19 @@ journal_digests = _table("journal_digests", Column("digest", LargeBinary, nullab
 news = _table(
     "news",
     Column("event_seq", BigInteger, nullable=False),
-    *_columns(News, Plain),
-    Column("symbols", Json(tuple[str, ...]), nullable=False),
-    Column("story", Plain, nullable=False),
+    *_columns(News, CleanText),
+    Column("symbols", TypedJson(tuple[str, ...]), nullable=False),
+    Column("story", CleanText, nullable=False),
 )
 sentiments = _table(
-    "sentiments", Column("event_seq", BigInteger, nullable=False), *_columns(Sentiment, Plain)
+    "sentiments", Column("event_seq", BigInteger, nullable=False), *_columns(Sentiment, CleanText)
 )
 equity = _table(
     "equity",
     Column("ts", BigInteger, nullable=False),
-    Column("equity", Real),
-    Column("cash", Real),
-    Column("exposure", Real),
+    Column("equity", FloatOrNull),
+    Column("cash", FloatOrNull),
+    Column("exposure", FloatOrNull),
 )
 
 DECISIONS: Final[dict[type[Decision], Table]] = {
@@ -285,3 +279,23 @@ DECISIONS: Final[dict[type[Decision], Table]] = {
     RiskEvent: _decision_table("risk_events", RiskEvent),
 }
 """The table of each kind of decision."""
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert `rows`, whose values are in the order of the table's columns.
+
+    This uses SQLAlchemy's statement and types, but avoids a parameter dictionary for each row.
+    """
+    sql, processors = _insert_statement(table, connection.dialect)
+    columns = (
+        map(process, column) if process else column
+        for process, column in zip(processors, zip(*rows, strict=True), strict=True)
+    )
+    connection.exec_driver_sql(sql, list(zip(*columns, strict=True)))
+
+
+@lru_cache(maxsize=64)
+def _insert_statement(table: Table, dialect: Dialect) -> tuple[str, Sequence[Callable[[Any], Any] | None]]:
+    """Return the SQL with positional parameters, and for each column the conversion to the driver's value."""
+    processors = [column.type.dialect_impl(dialect).bind_processor(dialect) for column in table.columns]
+    return str(insert(table).compile(dialect=dialect)), processors

@@ -1,4 +1,4 @@
-"""The first tables: runs, a live run's journal, what was read, what was decided, the account's course, and scores of texts."""
+"""Create the first tables: runs, journal, news, sentiments, decisions, equity and cached scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _decisions(table: str, *columns: sa.Column[object]) -> None:
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "runs",
         sa.Column("id", sa.Text(), primary_key=True),
@@ -122,9 +122,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to an empty database."""
-    for table in (
-        "scores", "risk_events", "funding", "fills", "order_updates", "orders", "predictions", "signals",
-        "equity", "sentiments", "news", "journal", "runs",
-    ):  # fmt: skip
+    """Downgrade to an empty database."""
+    decisions = ("risk_events", "funding", "fills", "order_updates", "orders", "predictions", "signals")
+    for table in ("scores", *decisions, "equity", "sentiments", "news", "journal", "runs"):
         op.drop_table(table)

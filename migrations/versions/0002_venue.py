@@ -1,4 +1,4 @@
-"""What is asked of a real venue besides orders: cancels and amendments."""
+"""Add the tables of cancels and amendments, which are sent to a venue."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def _decisions(table: str, *columns: sa.Column[object]) -> None:
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     _decisions("cancels")
     _decisions("amends", *(sa.Column(name, sa.Text(), nullable=True) for name in ("qty", "price")))
 
 
 def downgrade() -> None:
-    """Back to 0001."""
+    """Downgrade to 0001."""
     op.drop_table("amends")
     op.drop_table("cancels")

@@ -1,4 +1,4 @@
-"""For the fusion model: a headline's embedding beside its sentiment, and the size of the move beside a prediction."""
+"""Add the columns of the fusion model: a sentiment's embedding and a prediction's size of move."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.add_column("sentiments", sa.Column("embedding", sa.LargeBinary(), nullable=True))
     op.add_column("predictions", sa.Column("move", sa.Double(), nullable=True))
 
 
 def downgrade() -> None:
-    """Back to 0002."""
+    """Downgrade to 0002."""
     with op.batch_alter_table("predictions") as table:
         table.drop_column("move")
     with op.batch_alter_table("sentiments") as table:

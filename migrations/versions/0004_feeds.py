@@ -1,4 +1,4 @@
-"""How each feed of a live run was when it was last looked at."""
+"""Add the table of the last known health of each feed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COUNTS = ("connects", "reconnects", "messages", "bytes", "gaps", "duplicates", 
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "feed_health",
         sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
@@ -30,5 +30,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to 0003."""
+    """Downgrade to 0003."""
     op.drop_table("feed_health")

@@ -1,4 +1,4 @@
-"""Where journals went that were moved out of the store."""
+"""Add the table of journal archives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "archives",
         sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
@@ -26,5 +26,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to 0004, which can't read a journal that was pruned: its archive stays a file."""
+    """Downgrade to 0004, which can't read pruned journals; their archives remain as files."""
     op.drop_table("archives")

@@ -1,4 +1,4 @@
-"""Digests of the journals, by which a damaged or missing input is noticed."""
+"""Add the digests of journals, which detect damaged and missing inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "journal_digests",
         sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
@@ -23,5 +23,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to 0005."""
+    """Downgrade to 0005."""
     op.drop_table("journal_digests")

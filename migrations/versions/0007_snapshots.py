@@ -1,4 +1,4 @@
-"""Snapshots of the core's state, and the segments into which the journal of a long run is cut."""
+"""Add snapshots of the core's state, and the segments of long journals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "segments",
         sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
@@ -39,6 +39,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to 0006, which can't read a journal of which segments were pruned: their archives stay files."""
+    """Downgrade to 0006, which can't read journals with pruned segments; their files remain."""
     op.drop_table("snapshots")
     op.drop_table("segments")

@@ -1,4 +1,4 @@
-"""Changes of cash without a trade, as decisions."""
+"""Add the table of cash adjustments: changes of cash without a trade."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on: str | None = None
 
 
 def upgrade() -> None:
-    """To this revision."""
+    """Upgrade to this revision."""
     op.create_table(
         "cash_adjustments",
         sa.Column("run_id", sa.Text(), sa.ForeignKey("runs.id"), primary_key=True),
@@ -28,5 +28,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Back to 0007: runs that recorded changes of cash no longer verify there."""
+    """Downgrade to 0007, with which runs that recorded cash adjustments no longer verify."""
     op.drop_table("cash_adjustments")

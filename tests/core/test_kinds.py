@@ -18,7 +18,7 @@ from agent.live.formatting import describe
 from agent.live.services.mqtt.mqtt_messages import BRANCHES
 from agent.store import tables
 from agent.store.journal import decode, encode
-from tests.store.samples import ONE_OF_EACH
+from tests.store.store_samples import ONE_OF_EACH
 
 EVENTS, KINDS = set(get_args(Event)), set(get_args(Decision))
 UNPUBLISHED = {"Cancel", "Amend"}

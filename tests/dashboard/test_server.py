@@ -18,7 +18,7 @@ from agent.core.risk import RESUME_FROM_KILL
 from agent.dashboard import push
 from agent.sandbox import Sandbox
 from agent.store.database import Database
-from agent.store.queries import frame
+from agent.store.queries import read_frame
 from tests.dashboard.world import Puppet, agent_with_page, bar, client, cookie, headline, origin, served
 from tests.live.test_commands import start
 from tests.support.live import PATIENCE, SENTIMENT, Command, handled, journal, of, until
@@ -178,7 +178,7 @@ async def test_recorded_runs_are_looked_at_without_an_agent(
             assert listed["runs"][0]["total_return"] == pytest.approx(
                 float(run.final_equity or 0) / 10_000 - 1
             )
-            curve = frame(database, run.id, "equity").equity
+            curve = read_frame(database, run.id, "equity").equity
             assert listed["runs"][0]["max_drawdown"] == pytest.approx((curve / curve.cummax() - 1).min())
             assert (await get(f"/api/runs/{run.id}/at?ts=1"))[0] == 503  # not open yet
             async with asyncio.timeout(PATIENCE):

@@ -18,14 +18,14 @@ from agent.core.events import Command, Order, RiskState
 from agent.live.app import make_agent
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
-from agent.store.backup import back_up, put_back
+from agent.store.backup import back_up, restore_backup
+from agent.store.commit_mark import mark_beside, read_mark
 from agent.store.database import Database, open_database
-from agent.store.mark import mark_beside, read_mark
 from agent.store.queries import find_run, list_runs, read_decisions
 from tests.conftest import ROOT
 from tests.live.gateway.churning_strategy import churn, venue_settings
 from tests.store.conftest import database_url, postgres_cluster
-from tests.store.damage import as_killed, halve_wal, wal_of
+from tests.store.store_damage import as_killed, halve_wal, wal_of
 from tests.support.live import handled, journal, living, load_words, of, options, settings, until
 
 __all__ = ["database_url", "postgres_cluster"]
@@ -88,7 +88,7 @@ async def test_a_store_whose_log_was_removed_is_not_begun_anew_by_itself(
     config = settings(sandbox.rest_url, tmp_path)
     store = await lived(config, sandbox)
     wal_of(store).unlink()
-    with pytest.raises(StoreError, match="there is nothing in it, though"):
+    with pytest.raises(StoreError, match="it is empty, though"):
         open_database(config.store.url)
     store.unlink()
     mark_beside(store).rename(tmp_path / "mark")
@@ -154,7 +154,7 @@ async def test_after_a_gap_nothing_is_opened_at_a_venue_until_a_person_resumes(
                 await daemon.command("halt", by="test")
                 await until(lambda: not any(position.qty for position in daemon.status().positions))
         if restored:
-            put_back(tmp_path / "copy.db", store)
+            restore_backup(tmp_path / "copy.db", store)
         else:
             for file in tmp_path.glob("store.db-*"):
                 file.unlink()

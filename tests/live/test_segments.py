@@ -19,13 +19,13 @@ from agent.live.system_check import examine
 from agent.replay.segment_archiver import check_segment, roll_over_all
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
-from agent.store.archive import candidates
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode, find_segments, read_journal
+from agent.store.journal_archive import archivable_runs
+from agent.store.journal_segments import boundaries, roll_over
 from agent.store.queries import find_run, read_decisions
 from agent.store.runs import Run
-from agent.store.segments import boundaries, roll_over
-from agent.store.snapshots import SnapshotInfo, list_snapshots
+from agent.store.state_snapshots import SnapshotInfo, list_snapshots
 from agent.system.clock import WallClock
 from tests.live.test_snapshots import a_run, live
 from tests.support.live import assert_sound, handled, living, load_words, options, settings, until
@@ -85,7 +85,7 @@ async def test_a_run_that_was_rolled_over_is_read_verified_and_resumed_as_a_whol
     proof = verify(store, find_run(store))
     assert proof.identical
     assert proof.snapshots >= len(ends)
-    assert not candidates(store, 1 << 60)
+    assert not archivable_runs(store, 1 << 60)
 
 
 async def test_without_a_usable_snapshot_the_fold_goes_through_the_archives(
@@ -161,7 +161,7 @@ async def test_the_file_is_held_against_the_store_row_by_row(
         roll_over(store, run, tmp_path / "archive", WallClock(), refuse)
     with store.write() as connection:
         connection.execute(text(CHANGES["an input"]))
-    with pytest.raises(StoreError, match="does not hold event 12 of run run-1 as the store does"):
+    with pytest.raises(StoreError, match="event 12 of run run-1 differs between"):
         roll_over(store, run, tmp_path / "archive", WallClock(), lambda run, end: None)
     assert rows(store) == before
 

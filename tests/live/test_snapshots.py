@@ -23,7 +23,7 @@ from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunKind
-from agent.store.snapshots import list_snapshots
+from agent.store.state_snapshots import list_snapshots
 from strategies import source_of
 from tests.support.stories import Story
 

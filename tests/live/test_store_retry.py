@@ -22,7 +22,7 @@ from agent.store.database import open_database
 from agent.store.journal import Journal
 from agent.store.queries import list_runs
 from agent.store.recorder import Recorder
-from tests.store.samples import a_run
+from tests.store.store_samples import a_run
 from tests.support.live import (
     SENTIMENT,
     assert_sound,
@@ -216,7 +216,7 @@ def test_a_file_that_was_put_in_the_place_of_the_store_is_not_written(tmp_path: 
         Recorder(database, a_run())
         shutil.copy(file, tmp_path / "copy.db")
         (tmp_path / "copy.db").rename(file)
-        with pytest.raises(StoreUnavailable, match="another file has taken its place"):
+        with pytest.raises(StoreUnavailable, match="replaced by another"):
             Recorder(database, a_run("run-2"))
         file.unlink()
         with pytest.raises(StoreUnavailable, match="the file is gone"):

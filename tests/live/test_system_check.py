@@ -16,9 +16,8 @@ from agent.store.database import open_database
 from agent.store.journal import Journal
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
-from tests.store.damage import flip_bytes
-from tests.store.samples import a_run
-from tests.store.test_backup import words
+from tests.store.store_damage import flip_bytes
+from tests.store.store_samples import a_run, pause_commands
 from tests.support.live import SENTIMENT, options, settings
 
 
@@ -58,7 +57,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("", {"market": {"symbols": ["BTCUSDT", "NONEUSDT"]}}, "websocket", "refuses kline.1.NONEUSDT"),
     ("", {"market": {"symbols": ["BTCUSDT", "NONEUSDT"]}}, "history", "NONEUSDT"),
     ("", {"model": {"path": "/nowhere"}}, "model", "/nowhere"),
-    ("", {"store": {"url": "sqlite:////proc/none/store.db"}}, "store", "can't be made"),
+    ("", {"store": {"url": "sqlite:////proc/none/store.db"}}, "store", "can't be created"),
     ("", {"strategy": {"name": "sentimnt", "params": {}}}, "strategy", "did you mean sentiment"),
 ]
 
@@ -144,7 +143,7 @@ async def test_a_damaged_store_is_found(tmp_path: Path, full: bool) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     with closing(open_database(url)) as database:
         Recorder(database, a_run(kind=RunKind.LIVE))
-        Journal(database, "run-1").append(words(2_000))
+        Journal(database, "run-1").append(pause_commands(2_000))
     flip_bytes(
         tmp_path / "store.db",
         (tmp_path / "store.db").stat().st_size // 2 // 4096 * 4096,

@@ -19,9 +19,9 @@ from sqlalchemy import event as sql
 
 from agent.core.errors import StoreError, StoreUnavailable
 from agent.core.events import Command, Event, Funding
-from agent.store.backup import back_up, put_back
+from agent.store.backup import back_up, restore_backup
+from agent.store.commit_mark import mark_beside, read_mark
 from agent.store.database import Database, open_database
-from agent.store.mark import mark_beside, read_mark
 from tests.simulation.invariants import hold
 from tests.simulation.settings import STORAGE
 from tests.simulation.weather import Weather
@@ -201,10 +201,10 @@ class Store(Database):
             return
         self._say("a backup is restored")
         self.engine.dispose()
-        _, kept = put_back(self._backup, self._store)
+        _, kept = restore_backup(self._backup, self._store)
         if kept is not None:
             kept.unlink()
-        self._place = None  # a new process opens another file
+        self._file_id = None  # a new process opens another file
         self._note_loss()
 
     def _rewrite(self, log: bytes) -> None:

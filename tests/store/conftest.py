@@ -1,4 +1,7 @@
-"""Every test of the store that takes `database_url` runs on SQLite, and on PostgreSQL where its server is installed."""
+"""Fixtures of stores.
+
+Tests with `database_url` run on SQLite and, if its server is installed, on PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -20,7 +24,7 @@ from agent.store.database import Database, open_database
 
 @pytest.fixture(scope="session")
 def postgres_cluster() -> Iterator[str]:
-    """A private PostgreSQL that listens on a socket in a folder of its own; yields the URL without a database's name."""
+    """Start a private PostgreSQL server on a Unix socket; yield a template of its URL."""
     found = sorted(
         Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3].split(".")[0])
     )
@@ -29,7 +33,7 @@ def postgres_cluster() -> Iterator[str]:
         pytest.skip("no PostgreSQL server is installed: tested on SQLite only")
     pytest.importorskip("psycopg", reason="tapewire[postgres] is not installed: tested on SQLite only")
     as_user: dict[str, object] = {}
-    folder = Path(tempfile.mkdtemp(prefix="tapewire-pg-"))  # short: the path of a socket holds 107 characters
+    folder = Path(tempfile.mkdtemp(prefix="tapewire-pg-"))  # a socket's path has at most 107 characters
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root
         try:
             owner = pwd.getpwnam("postgres")
@@ -42,7 +46,8 @@ def postgres_cluster() -> Iterator[str]:
 
     def run(program: str, *arguments: str) -> None:
         command = [str(Path(initdb).with_name(program)), *arguments]
-        subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=60, **as_user)  # type: ignore[call-overload]
+        options: Any = {"cwd": folder, "stdout": subprocess.DEVNULL, **as_user}
+        subprocess.run(command, check=True, timeout=60, **options)
 
     try:
         run("initdb", "-D", "data", "-U", "tapewire", "-A", "trust", "-E", "UTF8", "--no-sync")
@@ -67,7 +72,7 @@ def postgres_cluster() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The URL of a database without tables."""
+    """URL of a database without tables."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'store.db'}"
         return
@@ -86,13 +91,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A store with its tables."""
+    """An open store with its tables."""
     with closing(open_database(database_url)) as opened:
         yield opened
 
 
 @pytest.fixture
 def sqlite_database(tmp_path: Path) -> Iterator[Database]:
-    """A store on an SQLite file, for what PostgreSQL can't be made to do."""
+    """An open store in an SQLite file, for tests of SQLite's behaviour."""
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}", lock_timeout=0.05)) as opened:
         yield opened

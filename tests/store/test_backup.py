@@ -1,4 +1,4 @@
-"""A backup is of one moment, sound, and can be put back; nothing is lost by trying."""
+"""Backups are consistent, checked and restorable, and a failed backup or restore loses nothing."""
 
 from __future__ import annotations
 
@@ -14,56 +14,51 @@ from typer.testing import CliRunner, Result
 
 from agent.cli.main import build
 from agent.core.errors import SafetyError, StoreError, UsageError
-from agent.core.events import Command, Event
-from agent.store.backup import back_up, look_through, put_back
+from agent.store.backup import back_up, inspect_backup, restore_backup
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal
 from agent.store.lock import LOCK, instance_lock
 from agent.store.queries import list_runs
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
-from tests.store.samples import T0, a_run
-
-
-def words(count: int) -> list[Event]:
-    return [Command("pause", T0 + n, T0 + n, {"why": "x" * 200}, "test") for n in range(count)]
+from tests.store.store_samples import a_run, pause_commands
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Database]:
-    """A store of some megabytes that is open, as the agent has it."""
+    """An open store of some megabytes, as in a running agent."""
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         Recorder(database, a_run(kind=RunKind.LIVE))
-        Journal(database, "run-1").append(words(30_000))
+        Journal(database, "run-1").append(pause_commands(30_000, padding=200))
         yield database
 
 
 def damage(file: Path) -> None:
-    """Overwrite a page in the middle."""
+    """Overwrite a page in the middle of the file."""
     with file.open("r+b") as raw:
         raw.seek(file.stat().st_size // 2 // 4096 * 4096)
         raw.write(os.urandom(4096))
 
 
-def test_a_copy_is_of_one_moment_though_the_store_is_written_meanwhile(
+def test_a_backup_is_a_snapshot_of_one_moment_while_the_store_is_written(
     store: Database, tmp_path: Path
 ) -> None:
-    journal, told = Journal(store, "run-1"), []
+    journal, reports = Journal(store, "run-1"), []
 
     def write(done: int, total: int) -> None:
-        told.append((done, total))
-        journal.append(words(10))
+        reports.append((done, total))
+        journal.append(pause_commands(10))
 
     assert store.file is not None
-    holding = back_up(store.file, tmp_path / "deep" / "copy.db", write)
-    assert len(told) > 1
-    assert told[-1][0] == told[-1][1]
-    assert journal.last_seq == 30_000 + 10 * len(told)
-    assert (holding.events, holding.runs, holding.unfinished, holding.newest) == (30_000, 1, 1, "run-1")
+    contents = back_up(store.file, tmp_path / "deep" / "copy.db", write)
+    assert len(reports) > 1
+    assert reports[-1][0] == reports[-1][1]
+    assert journal.last_seq == 30_000 + 10 * len(reports)
+    assert (contents.events, contents.runs, contents.unfinished, contents.newest) == (30_000, 1, 1, "run-1")
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["copy.db"]
 
 
-def test_a_copy_can_be_read_where_nothing_can_be_written(store: Database, tmp_path: Path) -> None:
+def test_a_backup_can_be_read_on_a_read_only_file_system(store: Database, tmp_path: Path) -> None:
     assert store.file is not None
     back_up(store.file, tmp_path / "copy.db")
     with closing(sqlite3.connect(f"file:{tmp_path}/copy.db?immutable=1", uri=True)) as copy:
@@ -79,7 +74,7 @@ def test_a_backup_replaces_nothing(store: Database, tmp_path: Path) -> None:
     assert (tmp_path / "copy.db").read_text() == "precious"
 
 
-def test_a_damaged_store_gives_no_backup(store: Database, tmp_path: Path) -> None:
+def test_backing_up_a_damaged_store_fails_and_leaves_no_file(store: Database, tmp_path: Path) -> None:
     store.close()
     assert store.file is not None
     damage(store.file)
@@ -88,64 +83,74 @@ def test_a_damaged_store_gives_no_backup(store: Database, tmp_path: Path) -> Non
     assert sorted(file.name for file in tmp_path.iterdir() if file.name.startswith((".", "copy"))) == []
 
 
-def test_what_is_put_back_is_what_was_there(store: Database, tmp_path: Path) -> None:
+def test_a_restored_store_has_the_contents_of_the_backup(store: Database, tmp_path: Path) -> None:
     file, copy = tmp_path / "store.db", tmp_path / "copy.db"
     back_up(file, copy)
     Recorder(store, a_run("run-2"))
     store.close()
-    holding, kept = put_back(copy, file)
-    assert holding == look_through(file)
+    contents, kept = restore_backup(copy, file)
+    assert contents == inspect_backup(file)
     with closing(open_database(f"sqlite:///{file}")) as restored:
         assert [run.id for run in list_runs(restored)] == ["run-1"]
     assert kept is not None
     with closing(open_database(f"sqlite:///{kept}")) as before:
         assert {run.id for run in list_runs(before)} == {"run-1", "run-2"}
-    assert put_back(kept, file)[0].runs == 2  # and the way back
+    assert restore_backup(kept, file)[0].runs == 2  # the replaced store can be restored too
 
 
-def test_a_damaged_store_is_put_aside_as_it_is(store: Database, tmp_path: Path) -> None:
+def test_a_restore_keeps_a_damaged_store_unchanged(store: Database, tmp_path: Path) -> None:
     file, copy = tmp_path / "store.db", tmp_path / "copy.db"
     back_up(file, copy)
     store.close()
     file.write_bytes(b"not a database at all" * 1_000)
-    _, kept = put_back(copy, file)
-    assert look_through(file).events == 30_000
+    _, kept = restore_backup(copy, file)
+    assert inspect_backup(file).events == 30_000
     assert kept is not None
     assert kept.read_bytes() == b"not a database at all" * 1_000
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("damage_copy", "message"),
     [
         (damage, "damaged|malformed"),
         (lambda file: file.write_text("a letter " * 999), "not a database"),
         (lambda file: file.write_bytes(file.read_bytes()[: 4096 * 20]), "malformed|damaged"),
-        (lambda file: sqlite3.connect(file, isolation_level=None).execute("UPDATE alembic_version SET version_num = '9'"), "newer"),
-        (lambda file: sqlite3.connect(file, isolation_level=None).execute("DELETE FROM runs"), "belongs to no row of runs"),
+        (
+            lambda file: sqlite3.connect(file, isolation_level=None).execute(
+                "UPDATE alembic_version SET version_num = '9'"
+            ),
+            "newer",
+        ),
+        (
+            lambda file: sqlite3.connect(file, isolation_level=None).execute("DELETE FROM runs"),
+            "belongs to no row of runs",
+        ),
     ],
-)  # fmt: skip
-def test_what_is_not_sound_is_not_put_back(store: Database, tmp_path: Path, spoil: object, said: str) -> None:
+)
+def test_a_damaged_backup_is_not_restored(
+    store: Database, tmp_path: Path, damage_copy: object, message: str
+) -> None:
     file, copy = tmp_path / "store.db", tmp_path / "copy.db"
     back_up(file, copy)
     store.close()
     before = file.read_bytes()
-    assert callable(spoil)
-    spoil(copy)
-    with pytest.raises(StoreError, match=said):
-        put_back(copy, file)
+    assert callable(damage_copy)
+    damage_copy(copy)
+    with pytest.raises(StoreError, match=message):
+        restore_backup(copy, file)
     assert file.read_bytes() == before
     assert not list(tmp_path.glob("*before-restore*"))
 
 
-def test_a_store_that_is_open_is_not_replaced(store: Database, tmp_path: Path) -> None:
+def test_a_restore_refuses_to_replace_an_open_store(store: Database, tmp_path: Path) -> None:
     file, copy = tmp_path / "store.db", tmp_path / "copy.db"
     back_up(file, copy)
     with store.read(), pytest.raises(SafetyError, match="open in another process"):
-        put_back(copy, file)
-    assert look_through(file).events == 30_000
+        restore_backup(copy, file)
+    assert inspect_backup(file).events == 30_000
 
 
-# -- the verbs ---------------------------------------------------------------------------------------------------------
+# -- commands ------------------------------------------------------------------------------------------------
 
 
 def tapewire(*arguments: object) -> Result:
@@ -154,21 +159,22 @@ def tapewire(*arguments: object) -> Result:
 
 @pytest.fixture
 def home(store: Database, tmp_path: Path) -> Path:
-    """The folder of the store, with a configuration that names it."""
+    """Folder with the store and a configuration for it."""
     config = tmp_path / "config.toml"
     config.write_text(f'[live]\nfolder = "{tmp_path}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
     return tmp_path
 
 
-def test_the_verbs_back_up_beside_a_running_agent_and_restore_without_one(
+def test_the_commands_back_up_while_an_agent_runs_and_restore_only_without_one(
     home: Path, store: Database
 ) -> None:
     options = ("--config", home / "config.toml")
     with instance_lock(home / LOCK):
-        said = tapewire("db", "backup", home / "copy.db", *options).stdout
-        assert "sound; schema" in said
+        message = tapewire("db", "backup", home / "copy.db", *options).stdout
+        assert "sound; schema" in message
         assert (
-            "1 run (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals" in said
+            "1 run (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals"
+            in message
         )
         for verb in (("restore", home / "copy.db"), ("upgrade",)):
             refused = tapewire("db", *verb, *options)
@@ -181,7 +187,7 @@ def test_the_verbs_back_up_beside_a_running_agent_and_restore_without_one(
     assert Path(answer["kept"]).is_file()
 
 
-def test_a_server_has_its_own_tools(tmp_path: Path) -> None:
+def test_a_backup_of_a_server_is_refused_with_a_hint_to_pg_dump(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[store]\nurl = "postgresql://nobody@127.0.0.1/x"\n')
     refused = tapewire("db", "backup", tmp_path / "copy.db", "--config", config)

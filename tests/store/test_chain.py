@@ -1,4 +1,4 @@
-"""The head of the hash chain says whether two runs decided the same."""
+"""Two runs have the same chain head exactly if they made the same decisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.core.events import RiskEvent, RiskState
 from agent.store.chain import DecisionChain
-from tests.store.samples import DECISIONS, ONE_OF_EACH, structs
+from tests.store.store_samples import DECISIONS, ONE_OF_EACH, structs
 
 steps = st.tuples(st.one_of(*map(structs, DECISIONS)), st.integers(0, 2**63 - 1))
 
@@ -20,7 +20,7 @@ def digests(chained: list[tuple[object, int]]) -> list[bytes]:
     return [chain.add(decision, event_seq) for decision, event_seq in chained]
 
 
-def test_a_digest_is_the_hash_of_the_one_before_the_events_number_and_the_decision() -> None:
+def test_a_digest_is_the_hash_of_the_previous_digest_the_event_number_and_the_decision() -> None:
     first, second = ONE_OF_EACH[:2]
     one = blake2b(bytes(16) + (7).to_bytes(8, "big") + msgspec.msgpack.encode(first), digest_size=16).digest()
     two = blake2b(one + (9).to_bytes(8, "big") + msgspec.msgpack.encode(second), digest_size=16).digest()
@@ -46,7 +46,7 @@ def test_a_changed_decision_changes_every_later_digest_and_no_earlier_one(
     assert not set(before[at:]) & set(after[at:])
 
 
-def test_head_and_count_follow() -> None:
+def test_head_and_count_are_updated() -> None:
     chain = DecisionChain()
     assert (chain.count, chain.head) == (0, "00" * 16)
     digest = chain.add(ONE_OF_EACH[0], 1)

@@ -1,4 +1,4 @@
-"""What is committed before orders leave is on the disk; a commit whose answer was an error is known only after the next one."""
+"""Commits before orders are synced to the disk, and failed commits are retried."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from agent.store.journal import Journal, read_journal
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind
 from agent.store.tables import DECISIONS
-from tests.store.samples import T0, a_run
-from tests.store.test_backup import words
+from tests.store.store_samples import T0, a_run, pause_commands
 
 
-def setting(database: Database, name: str) -> Any:
+def pragma(database: Database, name: str) -> Any:
     with database.write() as connection:
         return connection.exec_driver_sql(f"PRAGMA {name}").scalar()
 
 
-def test_commits_are_synced_once_orders_may_follow_from_them(sqlite_database: Database) -> None:
-    assert setting(sqlite_database, "synchronous") == 1
+def test_sync_commits_switches_all_connections_to_full_synchronous(sqlite_database: Database) -> None:
+    assert pragma(sqlite_database, "synchronous") == 1
     Recorder(sqlite_database, a_run())
     sqlite_database.sync_commits()
     assert sqlite_database.synced
-    assert (setting(sqlite_database, "synchronous"), setting(sqlite_database, "journal_mode")) == (2, "wal")
-    with sqlite_database.read() as one, sqlite_database.read() as other:  # every connection, also later ones
+    assert (pragma(sqlite_database, "synchronous"), pragma(sqlite_database, "journal_mode")) == (2, "wal")
+    with sqlite_database.read() as one, sqlite_database.read() as other:  # also connections opened later
         assert [c.exec_driver_sql("PRAGMA synchronous").scalar() for c in (one, other)] == [2, 2]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_server_that_does_not_wait_for_its_disk_is_refused(database: Database) -> None:
-    database.sync_commits()  # the cluster of the tests runs with fsync=off, which is logged
+def test_a_server_with_synchronous_commit_off_is_refused(database: Database) -> None:
+    database.sync_commits()  # the test server runs with fsync=off, which is only logged
     assert not database.synced
     with database.engine.connect() as connection:
         connection.exec_driver_sql("ALTER ROLE tapewire SET synchronous_commit = off")
@@ -55,7 +54,7 @@ def test_a_server_that_does_not_wait_for_its_disk_is_refused(database: Database)
 
 @contextmanager
 def failing_fsync(database: Database, *, written: bool) -> Iterator[list[str]]:
-    """The driver reports SQLITE_IOERR_FSYNC for every commit, which has happened or not; yields what was tried."""
+    """Let every commit, made (`written`) or not, fail with SQLITE_IOERR_FSYNC; yield the attempts."""
     tried: list[str] = []
     dialect: Any = database.engine.dialect
     commit = dialect.do_commit
@@ -78,29 +77,31 @@ def failing_fsync(database: Database, *, written: bool) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_after_a_failed_fsync_the_journal_is_read_again_and_committed_again(
+def test_after_a_failed_fsync_a_retry_reads_the_journal_and_commits_again(
     sqlite_database: Database, written: bool
 ) -> None:
     Recorder(sqlite_database, a_run(kind=RunKind.LIVE))
-    lines = Journal(sqlite_database, "run-1")
-    lines.append(words(3))
+    run_journal = Journal(sqlite_database, "run-1")
+    run_journal.append(pause_commands(3))
     with failing_fsync(sqlite_database, written=written) as tried:
         with pytest.raises(StoreUnavailable, match="the disk failed"):
-            lines.append(words(2))
-        assert lines.last_seq == 3
-        for _ in range(2):  # what is found in the file may be in the cache alone
+            run_journal.append(pause_commands(2))
+        assert run_journal.last_seq == 3
+        for _ in range(2):  # rows found in the file may exist only in the system's cache
             with pytest.raises(StoreUnavailable):
-                lines.append(words(2), again=True)
+                run_journal.append(pause_commands(2), again=True)
         assert len(tried) == 3
-        assert lines.last_seq == 3
-    assert lines.append(words(2), again=True) == 4
-    assert lines.last_seq == 5
+        assert run_journal.last_seq == 3
+    assert run_journal.append(pause_commands(2), again=True) == 4
+    assert run_journal.last_seq == 5
     assert [seq for seq, _ in read_journal(sqlite_database, "run-1")] == [1, 2, 3, 4, 5]
-    assert lines.digest == Journal(sqlite_database, "run-1").digest
+    assert run_journal.digest == Journal(sqlite_database, "run-1").digest
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_after_a_failed_fsync_decisions_are_committed_again(sqlite_database: Database, written: bool) -> None:
+def test_after_a_failed_fsync_a_retry_commits_decisions_once(
+    sqlite_database: Database, written: bool
+) -> None:
     recorder = Recorder(sqlite_database, a_run(kind=RunKind.LIVE), batch=None)
     recorder.decision(RiskEvent(T0, RiskState.REDUCING, "command", "test"))
     with failing_fsync(sqlite_database, written=written) as tried:

@@ -1,4 +1,4 @@
-"""The last known state of each feed, kept beside the run."""
+"""The last known health of each feed is stored per run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from agent.live.feed_health import read_feed_health, write_feed_health
 from agent.live.interfaces.producer import Health
 from agent.store.database import Database
 from agent.store.recorder import Recorder
-from tests.store.samples import a_run
+from tests.store.store_samples import a_run
 
 
-def test_the_latest_look_replaces_the_one_before(database: Database) -> None:
+def test_writing_feed_health_replaces_the_earlier_rows(database: Database) -> None:
     with Recorder(database, a_run()):
         feeds = [
             Health("bybit", "live", messages=3),
@@ -27,7 +27,7 @@ def test_the_latest_look_replaces_the_one_before(database: Database) -> None:
     assert found[1].last_error == "went\ufffdaway"
 
 
-def test_runs_keep_their_own(database: Database) -> None:
+def test_each_run_has_its_own_feed_health(database: Database) -> None:
     with Recorder(database, a_run()), Recorder(database, a_run("run-2")):
         write_feed_health(database, "run-1", [Health("bybit")], 1)
         write_feed_health(database, "run-2", [], 1)

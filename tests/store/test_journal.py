@@ -1,4 +1,4 @@
-"""A live run's inputs come back as they went in, numbered without gaps."""
+"""The journal returns a live run's inputs unchanged, in order and numbered without gaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.core.events import Command, Event, Gap, Kline, News
 from agent.store.database import Database
 from agent.store.journal import Journal, decode, encode, read_journal
 from agent.store.tables import journal, runs
-from tests.store.samples import EVENTS, T0, a_run, same, structs
+from tests.store.store_samples import EVENTS, T0, a_run, same, structs
 
 BARS: list[Event] = [
     Kline("BTCUSDT", 60_000, T0 + i, T0 + i, T0 + i, 1.0, 2.0, 0.5, 1.5, 10.0) for i in range(5)
@@ -47,7 +47,7 @@ def test_events_come_back_in_order_from_any_number(recorded: Database) -> None:
     assert list(read_journal(recorded, "run-1", 7)) == [(7, events[6]), (8, events[7])]
 
 
-def test_a_restarted_journal_goes_on_where_it_stopped(recorded: Database) -> None:
+def test_a_reopened_journal_continues_its_numbers(recorded: Database) -> None:
     assert Journal(recorded, "run-1").append(BARS[:2]) == 1
     again = Journal(recorded, "run-1")
     assert again.last_seq == 2
@@ -56,11 +56,11 @@ def test_a_restarted_journal_goes_on_where_it_stopped(recorded: Database) -> Non
     assert [seq for seq, _ in read_journal(recorded, "run-1")] == [1, 2, 3, 4, 5]
 
 
-def test_events_whose_commit_was_not_answered_are_appended_once(recorded: Database) -> None:
-    """Another journal of the run has committed them, as the same process had before its answer was lost."""
+def test_a_retry_of_an_unconfirmed_commit_appends_the_events_once(recorded: Database) -> None:
+    """A second journal object stands for the first attempt, whose confirmation was lost."""
     unanswered = Journal(recorded, "run-1")
     Journal(recorded, "run-1").append(BARS[:3])
-    assert unanswered.holds(3)
+    assert unanswered.has_committed(3)
     assert unanswered.append(BARS[:3], again=True) == 1
     assert unanswered.append(BARS[3:]) == 4
     assert [(seq, encode(event)) for seq, event in read_journal(recorded, "run-1")] == [
@@ -68,13 +68,13 @@ def test_events_whose_commit_was_not_answered_are_appended_once(recorded: Databa
     ]
 
 
-def test_what_is_appended_is_committed_when_append_returns(recorded: Database) -> None:
+def test_events_are_committed_when_append_returns(recorded: Database) -> None:
     Journal(recorded, "run-1").append(BARS[:1])
     with recorded.engine.connect() as elsewhere:
         assert elsewhere.exec_driver_sql("SELECT count(*) FROM journal").scalar() == 1
 
 
-def test_a_second_writer_of_the_same_run_is_refused_and_leaves_nothing(recorded: Database) -> None:
+def test_a_second_writer_of_the_same_run_is_refused_and_writes_nothing(recorded: Database) -> None:
     one, two = Journal(recorded, "run-1"), Journal(recorded, "run-1")
     one.append(BARS[:1])
     with pytest.raises(StoreError):
@@ -82,7 +82,7 @@ def test_a_second_writer_of_the_same_run_is_refused_and_leaves_nothing(recorded:
     assert len(list(read_journal(recorded, "run-1"))) == 1
 
 
-def test_a_missing_event_is_named(recorded: Database) -> None:
+def test_the_error_names_a_missing_event(recorded: Database) -> None:
     Journal(recorded, "run-1").append(BARS)
     with recorded.write() as connection:
         connection.execute(delete(journal).where(journal.c.seq == 3))
@@ -90,7 +90,7 @@ def test_a_missing_event_is_named(recorded: Database) -> None:
         list(read_journal(recorded, "run-1"))
 
 
-def test_a_damaged_event_is_named(recorded: Database) -> None:
+def test_the_error_names_a_damaged_event(recorded: Database) -> None:
     Journal(recorded, "run-1").append(BARS)
     with recorded.write() as connection:
         connection.execute(update(journal).where(journal.c.seq == 2).values(payload=b"\xc1"))

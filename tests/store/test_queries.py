@@ -1,4 +1,4 @@
-"""Finding runs and reading what they hold."""
+"""Runs are found by id, and their rows are read exactly."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sqlalchemy import insert, text
 from agent.core.errors import StoreError, UsageError
 from agent.core.events import Fill, Order
 from agent.store.database import Database
-from agent.store.queries import find_run, frame, list_runs, read_decisions, read_rows
+from agent.store.queries import find_run, list_runs, read_decisions, read_frame, read_rows
 from agent.store.recorder import Recorder
 from agent.store.tables import runs
-from tests.store.samples import ONE_OF_EACH, T0, a_run
+from tests.store.store_samples import ONE_OF_EACH, T0, a_run
 
 
 @pytest.fixture
@@ -29,13 +29,11 @@ def three_runs(database: Database) -> Database:
 @pytest.mark.parametrize(
     ("which", "found"), [("latest", "a_c3"), ("abc1", "abc1"), ("abd", "abd2"), ("a_", "a_c3")]
 )
-def test_a_run_is_found_by_its_id_the_beginning_of_it_or_as_the_latest(
-    three_runs: Database, which: str, found: str
-) -> None:
+def test_a_run_is_found_by_its_id_a_prefix_or_as_latest(three_runs: Database, which: str, found: str) -> None:
     assert find_run(three_runs, which).id == found
 
 
-def test_an_id_that_begins_another_one_is_still_found(three_runs: Database) -> None:
+def test_an_id_that_is_a_prefix_of_another_id_is_found(three_runs: Database) -> None:
     with three_runs.write() as connection:
         connection.execute(insert(runs), msgspec.structs.asdict(a_run("ab")))
     assert find_run(three_runs, "ab").id == "ab"
@@ -45,9 +43,7 @@ def test_an_id_that_begins_another_one_is_still_found(three_runs: Database) -> N
     ("which", "message"),
     [("ab", "several runs begin with 'ab' .abc1, abd2"), ("x", "no run 'x' .the newest: a_c3, abd2, abc1")],
 )
-def test_what_names_no_run_or_several_is_a_usage_error(
-    three_runs: Database, which: str, message: str
-) -> None:
+def test_an_unknown_or_ambiguous_id_is_a_usage_error(three_runs: Database, which: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find_run(three_runs, which)
 
@@ -72,30 +68,30 @@ def recorded(database: Database) -> Database:
     return database
 
 
-def test_rows_of_one_kind_are_of_one_run_and_exact(recorded: Database) -> None:
+def test_rows_of_one_kind_belong_to_one_run_and_are_exact(recorded: Database) -> None:
     (fill,) = read_rows(recorded, "run-2", Fill)
     assert fill == next(one for one in ONE_OF_EACH if isinstance(one, Fill))
     assert str(fill.qty) == "0.010"
 
 
-def test_a_frame_has_floats_and_text_to_compute_with(recorded: Database) -> None:
-    orders = frame(recorded, "run-1", "orders")
+def test_a_frame_has_decimals_as_floats_and_enums_as_text(recorded: Database) -> None:
+    orders = read_frame(recorded, "run-1", "orders")
     assert len(orders) == 1
     row = orders.iloc[0]
     assert (row.seq, row.side, row.type, row.qty, row.price) == (3, "BUY", "LIMIT", 0.01, 43210.1)
     assert row.trigger != row.trigger
-    assert frame(recorded, "run-1", "predictions").up.tolist() == [0.5]
+    assert read_frame(recorded, "run-1", "predictions").up.tolist() == [0.5]
 
 
 def test_the_frame_of_a_run_without_rows_has_its_columns(database: Database) -> None:
-    fills = frame(database, "nothing", "fills")
+    fills = read_frame(database, "nothing", "fills")
     assert len(fills) == 0
     assert {"ts", "symbol", "qty", "price", "fee"} <= set(fills.columns)
     assert fills.price.dtype == float
 
 
 @pytest.mark.parametrize(("column", "value"), [("qty", "many"), ("side", "SIDEWAYS")])
-def test_a_damaged_row_is_one_clear_error(recorded: Database, column: str, value: str) -> None:
+def test_a_damaged_row_is_a_store_error(recorded: Database, column: str, value: str) -> None:
     with recorded.write() as connection:
         connection.execute(text(f"UPDATE orders SET {column} = :value").bindparams(value=value))
     for reading in (read_decisions(recorded, "run-1"), read_rows(recorded, "run-1", Order)):
@@ -103,7 +99,7 @@ def test_a_damaged_row_is_one_clear_error(recorded: Database, column: str, value
             list(reading)
 
 
-def test_reading_does_not_stop_a_writer(recorded: Database, tmp_path: Path) -> None:
+def test_an_open_read_does_not_block_a_writer(recorded: Database, tmp_path: Path) -> None:
     decisions = read_decisions(recorded, "run-1")
     next(decisions)
     Recorder(recorded, a_run("run-3"))

@@ -1,4 +1,4 @@
-"""What the engine tells is recorded exactly, in batches, and a run looks complete only when it is."""
+"""Decisions are recorded exactly, in batches, and only a finished run is marked as complete."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from agent.store import tables
 from agent.store.chain import DecisionChain
 from agent.store.database import Database, open_database
 from agent.store.journal import read_journal
-from agent.store.queries import find_run, frame, read_decisions, read_rows
+from agent.store.queries import find_run, read_decisions, read_frame, read_rows
 from agent.store.recorder import Recorder
 from agent.store.runs import InputFile, Run, RunKind, RunStatus
-from tests.store.samples import DECISIONS, ONE_OF_EACH, T0, a_run, same, structs
+from tests.store.store_samples import DECISIONS, ONE_OF_EACH, T0, a_run, same, structs
 
 
 class FixedClock:
@@ -36,8 +36,8 @@ class FixedClock:
 
 
 @contextmanager
-def writing(database: Database) -> Iterator[None]:
-    """Somebody else holds the write lock of an SQLite file."""
+def locked_for_writing(database: Database) -> Iterator[None]:
+    """Hold the write lock of an SQLite file from another connection."""
     with closing(open_database(f"sqlite:///{database.file}")) as other, other.write():
         yield
 
@@ -68,7 +68,7 @@ def test_every_decision_comes_back_exactly(database: Database, decisions: list[m
     assert all(same(item.decision, decision) for item, decision in zip(recorded, decisions, strict=True))
 
 
-def test_rows_carry_the_digests_of_the_chain_and_the_run_its_head(database: Database) -> None:
+def test_rows_have_the_digests_of_the_chain_and_the_run_has_its_head(database: Database) -> None:
     chain = DecisionChain()
     with Recorder(database, a_run()) as recorder:
         for event_seq, decision in enumerate(ONE_OF_EACH):
@@ -104,7 +104,7 @@ def test_the_row_of_a_run_comes_back_as_it_was(database: Database) -> None:
     )
 
 
-def test_a_metric_that_is_no_number_is_null(database: Database) -> None:
+def test_a_metric_that_is_not_finite_is_stored_as_null(database: Database) -> None:
     with Recorder(database, a_run()) as recorder:
         finish(recorder, metrics={"sharpe": nan, "profit_factor": float("inf")})
     assert find_run(database).metrics == {"sharpe": None, "profit_factor": None}
@@ -124,12 +124,12 @@ def test_headlines_sentiments_and_equity_are_recorded_with_their_event(database:
         finish(recorder)
     assert list(read_rows(database, "run-1", News)) == [headline]
     assert list(read_rows(database, "run-1", Sentiment)) == [sentiment]
-    news = frame(database, "run-1", "news")
+    news = read_frame(database, "run-1", "news")
     assert (news.event_seq[0], news.symbols[0], news.story[0]) == (3, ("BTCUSDT", "ETHUSDT"), "story-1")
-    assert frame(database, "run-1", "equity").equity.tolist() == [10_000.0, 10_001.0]
+    assert read_frame(database, "run-1", "equity").equity.tolist() == [10_000.0, 10_001.0]
 
 
-def test_hostile_characters_of_a_headline_cannot_stop_the_recording(database: Database) -> None:
+def test_nul_and_lone_surrogates_in_a_headline_are_replaced(database: Database) -> None:
     with Recorder(database, a_run()) as recorder:
         recorder.news(News("n\0", T0, T0, "nul \0 and half a pair \ud83d here, a whole one 🚀 there"), (), "")
         finish(recorder)
@@ -156,7 +156,7 @@ def test_rows_are_committed_batch_by_batch_and_on_flush(database: Database) -> N
 
 
 ENDINGS: list[tuple[BaseException | None, RunStatus, str]] = [
-    (DataError("bar 7 has high < low", hint="mend it"), RunStatus.FAILED, "bar 7 has high < low (mend it)"),
+    (DataError("bar 7 has high < low", hint="fix it"), RunStatus.FAILED, "bar 7 has high < low (fix it)"),
     (ZeroDivisionError("division by zero"), RunStatus.FAILED, "ZeroDivisionError: division by zero"),
     (KeyboardInterrupt(), RunStatus.INTERRUPTED, "KeyboardInterrupt: "),
     (None, RunStatus.INTERRUPTED, ""),
@@ -164,7 +164,7 @@ ENDINGS: list[tuple[BaseException | None, RunStatus, str]] = [
 
 
 @pytest.mark.parametrize(("error", "status", "text"), ENDINGS)
-def test_a_run_that_leaves_without_finish_says_how_and_keeps_its_decisions(
+def test_a_run_that_ends_without_finish_records_the_cause_and_its_decisions(
     database: Database, error: BaseException | None, status: RunStatus, text: str
 ) -> None:
     with suppress(DataError, ZeroDivisionError, KeyboardInterrupt), Recorder(database, a_run()) as recorder:
@@ -191,10 +191,10 @@ def test_the_same_run_cannot_be_recorded_twice(database: Database) -> None:
         Recorder(database, a_run())
 
 
-def test_a_full_disk_fails_the_run_and_keeps_whole_batches_only(sqlite_database: Database) -> None:
+def test_a_full_disk_fails_the_run_and_leaves_complete_batches_only(sqlite_database: Database) -> None:
     def record_for_ever() -> None:
         with Recorder(sqlite_database, a_run(), batch=100) as recorder:
-            with sqlite_database.read() as connection:  # the pool hands the same connection to the writer
+            with sqlite_database.read() as connection:  # the pool reuses this connection for the writer
                 used = connection.exec_driver_sql("PRAGMA page_count").scalar()
                 connection.exec_driver_sql(f"PRAGMA max_page_count={used + 20}")
             while True:
@@ -221,13 +221,13 @@ def test_a_run_that_cannot_be_marked_failed_stays_running_and_reports_the_first_
             recorder.decision(ONE_OF_EACH[0])
             raise DataError("the first error")
 
-    with writing(sqlite_database), pytest.raises(DataError, match="the first error"):
+    with locked_for_writing(sqlite_database), pytest.raises(DataError, match="the first error"):
         fail()
     assert find_run(sqlite_database).status is RunStatus.RUNNING
 
 
-def fold(recorder: Recorder, decisions: list[msgspec.Struct]) -> None:
-    """What an engine tells that decides one thing on each event, and reads a headline on each."""
+def replay_into(recorder: Recorder, decisions: list[msgspec.Struct]) -> None:
+    """Record as an engine would that receives a headline and makes one decision on each event."""
     for event_seq, decision in enumerate(decisions, 1):
         recorder.event_seq = event_seq
         recorder.news(News(f"n{event_seq}", T0, T0, "a headline"), (), "")
@@ -236,17 +236,17 @@ def fold(recorder: Recorder, decisions: list[msgspec.Struct]) -> None:
 
 
 @pytest.mark.parametrize("recorded", [0, 3, len(ONE_OF_EACH)])
-def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(
+def test_a_resumed_run_is_replayed_without_duplicates_and_continued(
     database: Database, recorded: int
 ) -> None:
     with suppress(KeyboardInterrupt), Recorder(database, a_run()) as recorder:
-        fold(recorder, ONE_OF_EACH[:recorded])
+        replay_into(recorder, ONE_OF_EACH[:recorded])
         raise KeyboardInterrupt
     run = find_run(database)
     assert run.status is RunStatus.INTERRUPTED
     with Recorder(database, run, resume=True) as again:
         assert find_run(database).status is RunStatus.RUNNING
-        fold(again, ONE_OF_EACH)
+        replay_into(again, ONE_OF_EACH)
         finish(again)
     chain = DecisionChain()
     digests = [chain.add(decision, event_seq) for event_seq, decision in enumerate(ONE_OF_EACH, 1)]
@@ -254,12 +254,12 @@ def test_a_run_that_is_told_again_is_recorded_once_and_then_goes_on(
     assert [news.id for news in read_rows(database, "run-1", News)] == [
         f"n{n}" for n in range(1, len(ONE_OF_EACH) + 1)
     ]
-    assert len(frame(database, "run-1", "equity")) == len(ONE_OF_EACH)
+    assert len(read_frame(database, "run-1", "equity")) == len(ONE_OF_EACH)
     assert find_run(database).chain_head == chain.head
     assert find_run(database).error == ""
 
 
-def test_a_run_that_would_be_decided_otherwise_is_not_resumed(database: Database) -> None:
+def test_a_run_whose_replay_decides_differently_is_not_resumed(database: Database) -> None:
     with Recorder(database, a_run()) as recorder:
         recorder.decision(RiskEvent(T0, RiskState.ACTIVE, "rule"))
     with (
@@ -269,8 +269,11 @@ def test_a_run_that_would_be_decided_otherwise_is_not_resumed(database: Database
         again.decision(RiskEvent(T0, RiskState.HALTED, "rule"))
 
 
-def test_a_locked_store_is_named_as_such(sqlite_database: Database) -> None:
-    with writing(sqlite_database), pytest.raises(StoreError, match="another process is writing to it"):
+def test_a_locked_store_is_reported_as_locked(sqlite_database: Database) -> None:
+    with (
+        locked_for_writing(sqlite_database),
+        pytest.raises(StoreError, match="another process is writing to it"),
+    ):
         Recorder(sqlite_database, a_run())
 
 

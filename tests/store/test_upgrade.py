@@ -1,4 +1,4 @@
-"""Migrations lead to exactly the tables of the code, and an upgrade never endangers what is there."""
+"""Migrations produce exactly the tables of the code, and an upgrade never loses data."""
 
 from __future__ import annotations
 
@@ -19,21 +19,18 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.errors import StoreError
-from agent.store import schema
+from agent.store import schema_revision
 from agent.store.database import Database, open_database, upgrade
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.tables import metadata
 from agent.system.resources import resource
 from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
-from tests.store.samples import a_run
+from tests.store.store_samples import a_run
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
-HEAD = str(ScriptDirectory.from_config(schema.alembic_config()).as_revision_number("head"))
-"""What this program's schema is at."""
-
-HEAD = str(ScriptDirectory.from_config(schema.alembic_config()).get_current_head())
-"""The newest revision of this program."""
+HEAD = str(ScriptDirectory.from_config(schema_revision.alembic_config()).get_current_head())
+"""The newest schema revision."""
 
 NEXT = """
 import sqlalchemy as sa
@@ -51,17 +48,17 @@ def upgrade() -> None:
 
 @pytest.fixture
 def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """From here on the program has one more migration; returns its file."""
+    """Add a migration to the program; return its file."""
     folder = tmp_path / "migrations"
     shutil.copytree(resource("migrations"), folder)
     (folder / "versions" / "next_notes.py").write_text(NEXT.format(head=HEAD, more=""))
-    monkeypatch.setattr(schema, "resource", lambda _: folder)
+    monkeypatch.setattr(schema_revision, "resource", lambda _: folder)
     return folder / "versions" / "next_notes.py"
 
 
 @pytest.fixture
 def older(database_url: str, request: pytest.FixtureRequest) -> str:
-    """The URL of a store that holds a run, made before the next release."""
+    """URL of a store with a run, whose schema is one migration behind."""
     with closing(open_database(database_url)) as database:
         Recorder(database, a_run())
     request.getfixturevalue("next_release")
@@ -73,7 +70,7 @@ def tables_of(database: Database) -> set[str]:
         return set(inspect(connection).get_table_names())
 
 
-def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
+def test_migrations_produce_the_tables_of_the_code(database: Database) -> None:
     with database.read() as connection:
         context = MigrationContext.configure(
             connection, opts={"compare_type": True, "compare_server_default": True}
@@ -85,7 +82,7 @@ def test_migrations_lead_to_the_tables_of_the_code(database: Database) -> None:
     assert primary == {name: [column.name for column in table.primary_key] for name, table in TABLES.items()}
 
 
-def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
+def test_the_error_for_an_older_schema_names_the_upgrade_command(older: str) -> None:
     with pytest.raises(
         StoreError, match=rf"schema {HEAD} is older than this program's next \(run: tapewire db upgrade\)"
     ):
@@ -94,7 +91,7 @@ def test_an_older_store_asks_for_the_upgrade(older: str) -> None:
         open_database(older, create=False)
 
 
-def test_an_upgrade_keeps_what_is_there(older: str) -> None:
+def test_an_upgrade_keeps_the_data(older: str) -> None:
     done = upgrade(older)
     assert (done.before, done.after) == (HEAD, "next")
     with closing(open_database(older)) as database:
@@ -106,7 +103,7 @@ def test_an_upgrade_keeps_what_is_there(older: str) -> None:
 def test_an_sqlite_file_is_backed_up_first(
     tmp_path: Path, sqlite_database: Database, next_release: Path
 ) -> None:
-    Recorder(sqlite_database, a_run())  # not folded into the file yet: the database is still open
+    Recorder(sqlite_database, a_run())  # still in the write-ahead log, since the database is open
     backup = upgrade(f"sqlite:///{sqlite_database.file}").backup
     assert backup is not None
     assert re.fullmatch(rf"store\.db\.{HEAD}-\d{{8}}T\d{{6}}Z\.backup", backup.name)
@@ -115,7 +112,7 @@ def test_an_sqlite_file_is_backed_up_first(
         assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
 
 
-def test_an_upgrade_that_fails_changes_nothing(older: str, next_release: Path) -> None:
+def test_a_failed_upgrade_changes_nothing(older: str, next_release: Path) -> None:
     next_release.write_text(NEXT.format(head=HEAD, more='op.execute("INSERT INTO nowhere VALUES (1)")'))
     with pytest.raises(StoreError, match="nowhere"):
         upgrade(older)
@@ -125,7 +122,7 @@ def test_an_upgrade_that_fails_changes_nothing(older: str, next_release: Path) -
         assert find_run(database).id == "run-1"
 
 
-def test_a_store_of_a_newer_program_is_refused(database: Database, database_url: str) -> None:
+def test_a_newer_schema_is_refused(database: Database, database_url: str) -> None:
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     for use in (open_database, upgrade):
@@ -135,16 +132,14 @@ def test_a_store_of_a_newer_program_is_refused(database: Database, database_url:
             use(database_url)
 
 
-def test_all_migrations_can_be_taken_back(database: Database) -> None:
+def test_all_migrations_can_be_reverted(database: Database) -> None:
     with database.write() as connection:
-        config = schema.alembic_config(connection)
+        config = schema_revision.alembic_config(connection)
         command.downgrade(config, "base")
     assert tables_of(database) == {"alembic_version"}
 
 
-def test_the_verb_upgrades_the_store_of_the_configuration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_upgrades_the_configured_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.toml").write_text('[store]\nurl = "sqlite:///here/store.db"\n')
     verb = CliRunner().invoke(build(), ["db", "upgrade", "--json"])
@@ -153,7 +148,7 @@ def test_the_verb_upgrades_the_store_of_the_configuration(
     assert f"already {HEAD}" in CliRunner().invoke(build(), ["db", "upgrade"]).stdout
 
 
-def test_the_verb_says_where_the_backup_is(
+def test_the_command_prints_the_path_of_the_backup(
     tmp_path: Path, sqlite_database: Database, next_release: Path
 ) -> None:
     url = f"sqlite:///{sqlite_database.file}"
@@ -163,15 +158,13 @@ def test_the_verb_says_where_the_backup_is(
     assert str(backup) in printed
 
 
-def test_an_upgrade_that_leaves_the_store_unsound_is_not_kept(
+def test_an_upgrade_that_damages_the_store_is_rolled_back(
     tmp_path: Path, sqlite_database: Database, next_release: Path
 ) -> None:
     Recorder(sqlite_database, a_run())
     orphan = (
         'op.execute("CREATE TABLE lost (id TEXT REFERENCES runs(id) DEFERRABLE INITIALLY DEFERRED)")\n    '
-        + (
-            'op.execute("PRAGMA defer_foreign_keys=ON")\n    op.execute("INSERT INTO lost VALUES (\'nobody\')")'
-        )
+        + ('op.execute("PRAGMA defer_foreign_keys=ON")\n    op.execute("INSERT INTO lost VALUES (\'none\')")')
     )
     next_release.write_text(NEXT.format(head=HEAD, more=orphan))
     with pytest.raises(StoreError, match="a row of lost belongs to no row of runs"):

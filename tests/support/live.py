@@ -20,7 +20,7 @@ from agent.replay.verify import verify
 from agent.sandbox import Sandbox, SandboxOptions
 from agent.store.database import Database
 from agent.store.journal import read_journal
-from agent.store.queries import find_run, frame, read_decisions
+from agent.store.queries import find_run, read_decisions, read_frame
 from agent.store.runs import Run
 from models.sentiment.serve.scorer import Score
 from strategies import load_strategy
@@ -166,11 +166,11 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
     for event in events:
         engine.handle(event)
     assert [item.decision for item in read_decisions(database, run.id)] == sink.decisions
-    recorded = frame(database, run.id, "equity")
+    recorded = read_frame(database, run.id, "equity")
     assert recorded.ts.tolist() == [sample.ts for sample in sink.samples]
     assert recorded.equity.tolist() == [sample.equity for sample in sink.samples]
-    assert len(frame(database, run.id, "news")) == len(of(News, events))
-    assert len(frame(database, run.id, "sentiments")) == len(of(Sentiment, events))
+    assert len(read_frame(database, run.id, "news")) == len(of(News, events))
+    assert len(read_frame(database, run.id, "sentiments")) == len(of(Sentiment, events))
     proof = verify(database, run)
     assert proof.identical
     assert proof.events == len(events)

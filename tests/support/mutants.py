@@ -313,7 +313,7 @@ def an_interruption_is_no_reason_to_doubt() -> None:
 
 def lost_commits_are_not_noticed() -> None:
     """A life begins where the store ends, whatever its run had committed."""
-    _put(record_module, "find_gap", lambda *_: None)
+    _put(record_module, "find_lost_commits", lambda *_: None)
 
 
 def orders_leave_before_the_disk_has_the_commit() -> None:

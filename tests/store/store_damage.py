@@ -1,4 +1,4 @@
-"""Stores as a power cut, a bad disk or a careless hand leaves them."""
+"""Damage to stores: as after a kill, a power cut, a bad disk or a deleted file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def as_killed(store: Path, folder: Path) -> Path:
-    """Copy a store that is open, with its write-ahead log and its mark, as kill -9 would leave them; returns the copy."""
+    """Copy an open store, its write-ahead log and its mark, as kill -9 would leave them."""
     folder.mkdir(parents=True, exist_ok=True)
     for suffix in ("", "-wal", ".mark"):
         source = store.with_name(store.name + suffix)
@@ -36,16 +36,16 @@ def flip_wal_byte(store: Path) -> None:
     wal.write_bytes(content)
 
 
-def flip_bytes(file: Path, offset: int, count: int, dice: random.Random) -> None:
-    """Overwrite `count` bytes from `offset` on with others."""
+def flip_bytes(file: Path, offset: int, count: int, rng: random.Random) -> None:
+    """Change `count` bytes from `offset` on."""
     content = bytearray(file.read_bytes())
     for place in range(offset, min(offset + count, len(content))):
-        content[place] ^= dice.randrange(1, 256)
+        content[place] ^= rng.randrange(1, 256)
     file.write_bytes(content)
 
 
 def payloads(store: Path) -> list[bytes] | None:
-    """The payloads of all journals as SQLite reads them; None if it can't."""
+    """Return the payloads of all journals; None if SQLite can't read them."""
     try:
         with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
             return [

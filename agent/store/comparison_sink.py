@@ -1,4 +1,4 @@
-"""Is a run, decided again, what was recorded? The sink of `verify`: it compares instead of recording."""
+"""The sink that `verify` uses: it compares the decisions of a replay with the recorded ones."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from agent.store.runs import Run, RunStatus
 
 
 class Divergence(msgspec.Struct, frozen=True):
-    """The first decision that differs: its number, the number of its event, and both versions (None: there was none)."""
+    """The first decision that differs between the recorded run and its replay."""
 
-    seq: int
-    event_seq: int
-    recorded: Decision | None
-    again: Decision | None
+    seq: int  # number of the decision
+    event_seq: int  # number of the event on which it was made
+    recorded: Decision | None  # None: the replay made an additional decision
+    again: Decision | None  # the replayed decision; None: the replay did not make it
 
 
-class Comparison:
-    """A `DecisionSink` that holds every decision against the recorded one; it keeps one of those in memory at a time.
+class ComparisonSink:
+    """A `DecisionSink` that compares each decision with the recorded one, which it streams from the store.
 
-    As with the recorder, set `event_seq` before the engine handles an event; ask `diverged` after it, and `finish` at the end.
-    Of a run that did not complete, the decisions up to its last commit are compared. All may raise StoreError.
+    Set `event_seq` before the engine handles an event, as with the recorder. Call `diverged` after each event
+    and `finish` at the end. If the run did not complete, its decisions are compared up to its last commit.
+    All methods may raise StoreError.
     """
 
     def __init__(self, database: Database, run: Run) -> None:
@@ -41,11 +42,11 @@ class Comparison:
 
     @property
     def decisions(self) -> int:
-        """How many were taken again."""
+        """Number of decisions that the replay has made."""
         return self._chain.count
 
-    def go_on(self, digest: bytes, decisions: int) -> None:
-        """As if the first `decisions` had been compared, up to the chain's head `digest`."""
+    def seek(self, digest: bytes, decisions: int) -> None:
+        """Continue after the first `decisions` decisions, whose chain has the head `digest`."""
         self._chain.digest, self._chain.count = digest, decisions
         self.divergence = None
         self._recorded = read_decisions(self._database, self._run.id, decisions + 1)
@@ -53,11 +54,11 @@ class Comparison:
 
     @property
     def digest(self) -> bytes:
-        """The head of the chain of what was taken again."""
+        """Head of the chain of the replayed decisions."""
         return self._chain.digest
 
     def decision(self, decision: Decision) -> None:
-        """Compared with the next that was recorded: by its digest, and by its row, which someone may have altered."""
+        """Compare the digest and the row with the next recorded decision: either may have been altered."""
         digest = self._chain.add(decision, self.event_seq)
         expected = self._expected
         if self.divergence or (expected is None and self._run.status is not RunStatus.COMPLETE):
@@ -70,16 +71,17 @@ class Comparison:
             self.divergence = Divergence(self._chain.count, self.event_seq, recorded, decision)
 
     def diverged(self) -> bool:
-        """After an event: whether a decision on it, or before it, was another one, is new, or is missing."""
+        """Return whether a decision up to the current event differs, is missing, or is additional."""
         expected = self._expected
         if self.divergence is None and expected and expected.event_seq <= self.event_seq:
             self.divergence = Divergence(expected.seq, expected.event_seq, expected.decision, None)
         return self.divergence is not None
 
     def finish(self) -> Divergence | None:
-        """The first divergence of the whole run, None where it is identical.
+        """Return the first divergence of the whole run, or None if the replay is identical.
 
-        Raises StoreError where all decisions are the same, but not the number of events or the head that the run's row states.
+        Raises StoreError if all decisions are the same, but the number of events or the chain head differs
+        from the run's row.
         """
         if self.divergence is None and self._expected:
             expected = self._expected
@@ -89,23 +91,23 @@ class Comparison:
             if stated != found:
                 raise StoreError(
                     f"run {self._run.id} states {stated[0]} events and chain head {stated[1]}, "
-                    f"but {found[0]} events were replayed, to {found[1]}",
-                    hint="its journal, its input files or its row in `runs` were changed since",
+                    f"but the replay has {found[0]} events and chain head {found[1]}",
+                    hint="its journal, its input files or its row in `runs` have been changed since",
                 )
         return self.divergence
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """Follows from the decisions: not compared."""
+        """Ignore the samples: they follow from the decisions."""
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
-        """An input: not compared."""
+        """Ignore an input."""
 
     def sentiment(self, sentiment: Sentiment) -> None:
-        """An input: not compared."""
+        """Ignore an input."""
 
 
 def _same(one: Decision, other: Decision) -> bool:
-    """Equal, where NaN equals NaN."""
+    """Compare two decisions; NaN equals NaN."""
     return one == other or msgspec.msgpack.encode(one) == msgspec.msgpack.encode(other)

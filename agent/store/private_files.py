@@ -1,4 +1,4 @@
-"""Files that only their owner may read, whatever the umask, and copies that are being made."""
+"""Files that only their owner may read, whatever the umask is, and unfinished copies."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
 
 SIDE_FILES: Final = ("-wal", "-shm", "-journal")
-"""What SQLite appends to a file's name for the files beside it."""
+"""Suffixes of the files that SQLite keeps beside a database file."""
 
 _UNFINISHED: Final = ".unfinished"
 _ABANDONED_S: Final = 60.0
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create `folder` and its missing parents with mode 0700; folders that exist keep their mode. Raises OSError."""
+    """Create `folder` and its missing parents with mode 0700; folders that exist keep their mode.
+
+    Raises OSError.
+    """
     for missing in reversed([folder, *folder.parents]):
         if not missing.is_dir():
             missing.mkdir(PRIVATE_FOLDER, exist_ok=True)
 
 
 def open_private(path: Path) -> IO[bytes]:
-    """Open a file for reading and writing at any position; create it with mode 0600 if it is missing. Raises OSError."""
+    """Open a file for reading and writing; create it with mode 0600 if it is missing. Raises OSError."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE), "r+b", buffering=0)
 
 
 @contextmanager
 def unfinished_copy(target: Path) -> Iterator[Path]:
-    """Yield an empty private file in the folder of `target`, to be filled and renamed; remove what is left of it at the end.
+    """Yield an empty private file beside `target`, to be filled and renamed; remove it on exit.
 
-    The file is locked meanwhile, so that `remove_abandoned` of another process leaves it alone. Raises OSError.
+    The file is locked, so `remove_abandoned` in another process does not delete it. Raises OSError.
     """
     make_private_folder(target.parent)
     remove_abandoned(target.parent)
@@ -51,9 +54,9 @@ def unfinished_copy(target: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(folder: Path) -> list[Path]:
-    """Remove the unfinished copies in `folder` that ended processes left; return them.
+    """Remove the unfinished copies that ended processes left in `folder`; return their paths.
 
-    A copy is abandoned if no process holds its lock and nothing was written to it for a minute.
+    A copy is abandoned if no process holds its lock and it was not written to for a minute.
     """
     removed = []
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""`verify` names the first decision that differs, with its event and both versions."""
+"""The comparison reports the first decision that differs, with its event and both versions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sqlalchemy import delete, update
 
 from agent.core.errors import StoreError
 from agent.core.events import Decision, Order, Prediction, RiskEvent, RiskState
-from agent.store.compare import Comparison, Divergence
+from agent.store.comparison_sink import ComparisonSink, Divergence
 from agent.store.database import Database
 from agent.store.queries import find_run
 from agent.store.recorder import Recorder
 from agent.store.tables import DECISIONS, runs
-from tests.store.samples import ONE_OF_EACH, T0, a_run
+from tests.store.store_samples import ONE_OF_EACH, T0, a_run
 
 Script = list[list[Decision]]
 """The decisions on event 1, on event 2, …"""
@@ -35,9 +35,9 @@ def record(database: Database, script: Script = SCRIPT, *, complete: bool = True
         recorder.finish(first_event_at=T0, last_event_at=T0, final_equity=Decimal(1), metrics={})
 
 
-def decide_again(database: Database, script: Script) -> tuple[Divergence | None, int]:
-    """The divergence, and the number of the event after which it was noticed (0: at the end)."""
-    comparison = Comparison(database, find_run(database))
+def replay(database: Database, script: Script) -> tuple[Divergence | None, int]:
+    """Return the divergence and the number of the event after which it was detected (0: at the end)."""
+    comparison = ComparisonSink(database, find_run(database))
     for comparison.event_seq, decisions in enumerate(script, 1):
         for decision in decisions:
             comparison.decision(decision)
@@ -48,7 +48,7 @@ def decide_again(database: Database, script: Script) -> tuple[Divergence | None,
 
 def test_the_same_decisions_on_the_same_events_are_identical(database: Database) -> None:
     record(database)
-    assert decide_again(database, SCRIPT) == (None, 0)
+    assert replay(database, SCRIPT) == (None, 0)
 
 
 @pytest.mark.parametrize(
@@ -73,34 +73,34 @@ def test_the_first_divergence_is_found_on_its_event(
     database: Database, script: Script, divergence: Divergence
 ) -> None:
     record(database)
-    assert decide_again(database, script) == (divergence, divergence.event_seq)
+    assert replay(database, script) == (divergence, divergence.event_seq)
 
 
-def test_inputs_that_end_too_soon_leave_a_decision_missing(database: Database) -> None:
+def test_if_the_inputs_end_early_the_next_decision_is_missing(database: Database) -> None:
     record(database)
-    assert decide_again(database, SCRIPT[:5]) == (Divergence(7, 6, RISK, None), 0)
+    assert replay(database, SCRIPT[:5]) == (Divergence(7, 6, RISK, None), 0)
 
 
-def test_a_decimal_with_another_number_of_digits_is_another_decision(database: Database) -> None:
+def test_a_decimal_with_another_exponent_is_a_different_decision(database: Database) -> None:
     record(database)
     rewritten = msgspec.structs.replace(ORDER, qty=Decimal("0.01"))
-    divergence, at = decide_again(database, [*SCRIPT[:2], [PREDICTION, rewritten], *SCRIPT[3:]])
+    divergence, at = replay(database, [*SCRIPT[:2], [PREDICTION, rewritten], *SCRIPT[3:]])
     assert divergence == Divergence(3, 3, ORDER, rewritten)
     assert at == 3
 
 
 @pytest.mark.parametrize("value", [nan, -0.0, inf])
-def test_floats_that_databases_treat_specially_are_still_identical(database: Database, value: float) -> None:
+def test_nan_infinity_and_negative_zero_compare_as_identical(database: Database, value: float) -> None:
     script: Script = [[Prediction("BTCUSDT", T0, value, value, value)]]
     record(database, script)
-    assert decide_again(database, script) == (None, 0)
+    assert replay(database, script) == (None, 0)
 
 
 def test_a_row_altered_in_the_store_is_a_divergence(database: Database) -> None:
     record(database)
     with database.write() as connection:
         connection.execute(update(DECISIONS[Order]).values(qty=Decimal(5)))
-    assert decide_again(database, SCRIPT)[0] == Divergence(
+    assert replay(database, SCRIPT)[0] == Divergence(
         3, 3, msgspec.structs.replace(ORDER, qty=Decimal(5)), ORDER
     )
 
@@ -109,21 +109,21 @@ def test_a_row_deleted_from_the_store_is_a_divergence(database: Database) -> Non
     record(database)
     with database.write() as connection:
         connection.execute(delete(DECISIONS[Order]))
-    assert decide_again(database, SCRIPT)[0] == Divergence(3, 3, None, ORDER)
+    assert replay(database, SCRIPT)[0] == Divergence(3, 3, None, ORDER)
 
 
 @pytest.mark.parametrize("change", [{"events": 8}, {"chain_head": "00" * 16}])
-def test_a_run_whose_row_states_something_else_is_an_error(
+def test_a_run_whose_row_has_another_head_or_event_count_is_an_error(
     database: Database, change: dict[str, object]
 ) -> None:
     record(database)
     with database.write() as connection:
         connection.execute(update(runs).values(**change))
     with pytest.raises(StoreError, match="run run-1 states"):
-        decide_again(database, SCRIPT)
+        replay(database, SCRIPT)
 
 
-def test_a_run_that_died_is_compared_up_to_its_last_commit(database: Database) -> None:
+def test_a_killed_run_is_compared_up_to_its_last_commit(database: Database) -> None:
     record(database, SCRIPT[:3], complete=False)
-    assert decide_again(database, SCRIPT) == (None, 0)
-    assert decide_again(database, [[SIGNAL], [], [PREDICTION, OTHER]])[0] == Divergence(3, 3, ORDER, OTHER)
+    assert replay(database, SCRIPT) == (None, 0)
+    assert replay(database, [[SIGNAL], [], [PREDICTION, OTHER]])[0] == Divergence(3, 3, ORDER, OTHER)

@@ -1,4 +1,4 @@
-"""Events and decisions for the store's tests: one plain example of each kind, and hypothesis strategies for all."""
+"""Sample events and decisions: one example of each kind, and hypothesis strategies for all kinds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from agent.core.events import (
     Amend,
     Cancel,
     CashAdjustment,
+    Command,
     Decision,
     Direction,
     Event,
@@ -72,8 +73,16 @@ ONE_OF_EACH: tuple[Decision, ...] = (
 
 
 def a_run(run_id: str = "run-1", **values: Any) -> Run:
-    """A backtest that began at T0."""
+    """Return a backtest that began at T0."""
     return msgspec.structs.replace(Run(run_id, RunKind.BACKTEST, T0, "sma_cross"), **values)
+
+
+def pause_commands(count: int, first: int = 0, *, padding: int = 100) -> list[Event]:
+    """Return `count` commands, numbered from `first`, whose payloads have `padding` extra characters."""
+    return [
+        Command("pause", T0 + n, T0 + n, {"why": f"{n} " + "x" * padding}, "test")
+        for n in range(first, first + count)
+    ]
 
 
 def _values(hint: Any) -> st.SearchStrategy[Any]:
@@ -102,13 +111,13 @@ def _values(hint: Any) -> st.SearchStrategy[Any]:
 
 
 def structs(kind: type[msgspec.Struct]) -> st.SearchStrategy[Any]:
-    """Any value of a kind of event or decision."""
+    """Strategy for all values of a kind of event or decision."""
     hints = get_type_hints(kind)
     return st.builds(kind, **{name: _values(hints[name]) for name in kind.__struct_fields__})
 
 
 def same(one: msgspec.Struct, other: msgspec.Struct) -> bool:
-    """Equal field by field, where NaN equals NaN, and a decimal only one with the same digits."""
+    """Compare field by field: NaN equals NaN, and decimals must have the same digits."""
     pairs = zip(msgspec.structs.astuple(one), msgspec.structs.astuple(other), strict=True)
     return type(one) is type(other) and all(
         str(a) == str(b) if isinstance(a, Decimal) else a == b or (a != a and b != b) for a, b in pairs

@@ -1,4 +1,7 @@
-"""The schema's revision, and the way to the newest: Alembic's migrations, which travel with the program."""
+"""Revision of the database schema, and the Alembic migrations to the newest one.
+
+They are part of the package.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +18,44 @@ from agent.system.resources import resource
 
 
 class SchemaState(NamedTuple):
-    """The revision that a database has (None: it is empty), and the one that this program needs."""
+    """The revision of a database (None: it is empty) and the revision that this program needs."""
 
     current: str | None
     needed: str
 
 
 def schema_state(connection: Connection, name: str) -> SchemaState:
-    """Read it from the database called `name` in errors.
+    """Read the schema's revision. `name` names the database in errors.
 
-    Raises StoreError where the database isn't Tapewire's, or is from a newer Tapewire.
+    Raises StoreError if the database belongs to another program or to a newer version of Tapewire.
     """
     scripts = ScriptDirectory.from_config(alembic_config())
     needed = scripts.as_revision_number("head")
     current = MigrationContext.configure(connection).get_current_revision()
     if current is None and inspect(connection).get_table_names():
-        raise StoreError(
-            f"{name}: holds tables that are not Tapewire's", hint="name another database in store.url"
-        )
+        hint = "name another database in store.url"
+        raise StoreError(f"{name}: holds tables that are not Tapewire's", hint=hint)
     if current is not None:
-        check_known(current, name)
+        check_not_newer(current, name)
     return SchemaState(current, str(needed))
 
 
-def check_known(revision: str, name: str) -> None:
-    """Raises StoreError where the database called `name`, at this revision, is from a newer Tapewire."""
+def check_not_newer(revision: str, name: str) -> None:
+    """Raise StoreError if `revision` belongs to a newer version of Tapewire."""
     scripts = ScriptDirectory.from_config(alembic_config())
     if revision not in {script.revision for script in scripts.walk_revisions()}:
-        raise StoreError(
-            f"{name}: its schema {revision} is newer than this program's {scripts.as_revision_number('head')}",
-            hint="update Tapewire, or name another database in store.url",
-        )
+        message = f"{name}: its schema {revision} is newer than this program's "
+        hint = "update Tapewire, or name another database in store.url"
+        raise StoreError(f"{message}{scripts.as_revision_number('head')}", hint=hint)
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the schema to the newest revision, inside the transaction of `connection`."""
+    """Upgrade the schema to the newest revision within the transaction of `connection`."""
     command.upgrade(alembic_config(connection), "head")
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
-    """For Alembic's commands; those that touch a database run in the transaction of `connection`."""
+    """Return Alembic's configuration; its commands use the transaction of `connection`."""
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(resource("migrations")).replace("%", "%%"))
     return config

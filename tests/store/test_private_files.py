@@ -1,4 +1,4 @@
-"""What the store writes is its owner's alone, whatever the umask; unfinished copies don't stay."""
+"""The store's files are private, whatever the umask is, and unfinished copies are removed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from agent.store.archive import archive_journal, candidates
-from agent.store.backup import back_up, put_back
+from agent.store.backup import back_up, restore_backup
+from agent.store.commit_mark import CommitMark, CommitMarkFile, mark_beside
 from agent.store.database import open_database, upgrade
-from agent.store.files import remove_abandoned
 from agent.store.journal import Journal
+from agent.store.journal_archive import archivable_runs, archive_journal
 from agent.store.lock import LOCK, file_lock, instance_lock
-from agent.store.mark import Mark, MarkFile, mark_beside
+from agent.store.private_files import remove_abandoned
 from agent.store.recorder import Recorder
 from agent.store.runs import RunKind, RunStatus
 from agent.system.clock import WallClock
-from tests.store.samples import T0, a_run
-from tests.store.test_backup import words
+from tests.store.store_samples import T0, a_run, pause_commands
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077], ids=oct)
@@ -40,10 +39,10 @@ def test_every_file_and_folder_of_the_store_is_private(tmp_path: Path) -> None:
     run = a_run(kind=RunKind.LIVE, status=RunStatus.COMPLETE, finished_at=T0)
     with closing(open_database(f"sqlite:///{store}")) as database:
         Recorder(database, run)
-        Journal(database, "run-1").append(words(10))
-        MarkFile(mark_beside(store), sync_every=0).write(Mark("run-1", 10))
+        Journal(database, "run-1").append(pause_commands(10))
+        CommitMarkFile(mark_beside(store), sync_every=0).write(CommitMark("run-1", 10))
         back_up(store, tmp_path / "backups" / "copy.db")
-        (one,) = candidates(database, T0 + 1)
+        (one,) = archivable_runs(database, T0 + 1)
         archive_journal(database, one, tmp_path / "archive", WallClock())
         with instance_lock(tmp_path / "live" / LOCK), file_lock(store, tmp_path / "live"):
             pass
@@ -51,7 +50,7 @@ def test_every_file_and_folder_of_the_store_is_private(tmp_path: Path) -> None:
         assert {"store.db", "store.db-wal", "store.db-shm", "store.db.mark", "store.db.lock"} <= {
             path.name for path in modes
         }
-    put_back(tmp_path / "backups" / "copy.db", store)
+    restore_backup(tmp_path / "backups" / "copy.db", store)
     modes |= _modes(tmp_path)
     assert len(modes) >= 14
     wrong = {
@@ -66,15 +65,15 @@ def _modes(folder: Path) -> dict[Path, int]:
     return {path: stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
 
 
-def test_a_folder_that_exists_keeps_its_mode(tmp_path: Path) -> None:
+def test_an_existing_folder_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
-    (tmp_path / "shared").chmod(0o755)  # whatever the umask
+    (tmp_path / "shared").chmod(0o755)  # independent of the umask
     open_database(f"sqlite:///{tmp_path / 'shared' / 'store.db'}").close()
     assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
 
 
-def leave(folder: Path, name: str, *, age: float = 3_600.0) -> Path:
-    """What a copy that was killed an hour ago leaves."""
+def leave_copy(folder: Path, name: str, *, age: float = 3_600.0) -> Path:
+    """Create the file that a killed copy leaves, by default an hour old."""
     path = folder / name
     path.write_bytes(b"half a store")
     os.utime(path, (time.time() - age,) * 2)
@@ -87,18 +86,18 @@ def test_an_abandoned_copy_is_removed_by_the_next_backup_or_upgrade(tmp_path: Pa
     for number, again in enumerate(
         (lambda: upgrade(f"sqlite:///{store}"), lambda: back_up(store, tmp_path / "b" / "copy.db"))
     ):
-        left = leave(tmp_path, f".store.db.0002-2025010{number}T000000Z.backup.unfinished")
-        side = leave(tmp_path, f"{left.name}-journal")
+        left = leave_copy(tmp_path, f".store.db.0002-2025010{number}T000000Z.backup.unfinished")
+        side = leave_copy(tmp_path, f"{left.name}-journal")
         again()
         assert not left.exists()
         assert not side.exists()
 
 
-def test_a_copy_that_is_being_made_is_left_alone(tmp_path: Path) -> None:
-    locked = leave(tmp_path, ".a.unfinished")
-    fresh = leave(tmp_path, ".b.unfinished", age=1)
-    mine = [leave(tmp_path, name) for name in ("c.unfinished", ".d.unfinished.txt", ".e")]
-    gone = leave(tmp_path, ".f.unfinished")
+def test_an_unfinished_copy_in_use_is_not_removed(tmp_path: Path) -> None:
+    locked = leave_copy(tmp_path, ".a.unfinished")
+    fresh = leave_copy(tmp_path, ".b.unfinished", age=1)
+    mine = [leave_copy(tmp_path, name) for name in ("c.unfinished", ".d.unfinished.txt", ".e")]
+    gone = leave_copy(tmp_path, ".f.unfinished")
     with locked.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert remove_abandoned(tmp_path) == [gone]

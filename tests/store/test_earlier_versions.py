@@ -1,7 +1,8 @@
-"""Runs that earlier versions recorded still verify: wire tags, columns and configuration keys outlive every change of the code.
+"""Runs recorded by earlier versions still verify: wire tags, columns and configuration keys don't change.
 
-`recorded/KIND-SCHEMA.db.gz` are stores as the version with that schema left them: a backtest of the sample data, and a live run of two
-lives that traded at a sandbox, in an account of another size than `account.initial_capital`.
+`recorded/KIND-SCHEMA.db.gz` are stores written by the version with that schema: a backtest of the sample
+data, and a live run with one restart that traded at a sandbox, in an account whose size differs from
+`account.initial_capital`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from tests.conftest import ROOT
 STORES = sorted((ROOT / "tests" / "store" / "recorded").glob("*.db.gz"))
 
 
-def test_the_report_of_an_account_of_another_size_has_the_returns_of_what_was_there(tmp_path: Path) -> None:
-    """10,000 USDT in the account and `initial_capital = 8000`: the difference is no profit of 25 %."""
+def test_returns_are_based_on_the_account_not_on_initial_capital(tmp_path: Path) -> None:
+    """The account has 10,000 USDT and `initial_capital = 8000`: the difference is not a profit of 25 %."""
     store = tmp_path / "store.db"
     store.write_bytes(
         gzip.decompress((ROOT / "tests" / "store" / "recorded" / "live-0007.db.gz").read_bytes())
@@ -41,7 +42,7 @@ def test_the_report_of_an_account_of_another_size_has_the_returns_of_what_was_th
 def test_a_run_of_an_earlier_version_verifies(
     recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)  # the backtest names its files from there
+    monkeypatch.chdir(ROOT)  # the backtest's input paths are relative to it
     store = tmp_path / "store.db"
     store.write_bytes(gzip.decompress(recorded.read_bytes()))
     upgrade(f"sqlite:///{store}")

@@ -1,7 +1,7 @@
-"""Nightly backups: a copy of the store each night, each archive once, and fewer copies the older they are.
+"""Nightly backups: one copy of the store per night, fewer of the older copies, and each archive once.
 
-Archives of journals never change, so each is in the backup folder once: as a hard link if both are on the same file system, else as a
-copy. A copy of the store names the archives that belong to it.
+Archives of journals never change, so each is stored only once in the backup folder: as a hard link if both
+are on the same file system, otherwise as a copy. A copy of the store names the archives that belong to it.
 """
 
 from __future__ import annotations
@@ -20,72 +20,69 @@ import msgspec
 from agent.config.control import BackupConfig
 from agent.core.errors import DataError, StoreError
 from agent.data.columns import content_hash
-from agent.store.backup import Holding, Progress, back_up
+from agent.store.backup import PageProgress, StoreContents, back_up
 
 ARCHIVES: Final = "archives"
-"""The folder beside the copies in which archives lie."""
+"""Name of the folder for archives, beside the copies."""
 
 _NAME: Final = re.compile(r"\d{8}T\d{6}Z\.db")
 _STAMP: Final = "%Y%m%dT%H%M%SZ.db"
 
 
 class ArchiveFile(NamedTuple):
-    """An archive as a store names it."""
+    """An archive that a store refers to."""
 
     path: str
     sha256: str
 
 
-class Rotation(msgspec.Struct, frozen=True):
+class BackupResult(msgspec.Struct, frozen=True):
     """Result of one nightly backup."""
 
-    holds: Holding
-    added: int  # archives that were not in the backup folder before
-    missing: tuple[str, ...]  # archives that the store names, but that were not found
+    holds: StoreContents
+    added: int  # archives that are new in the backup folder
+    missing: tuple[str, ...]  # archives that the store refers to, but that were not found
     removed: tuple[str, ...]  # old copies that were removed
 
 
 def rotate(
-    source: Path, folder: Path, policy: BackupConfig, now: datetime, progress: Progress | None = None
-) -> Rotation:
+    source: Path, folder: Path, policy: BackupConfig, now: datetime, progress: PageProgress | None = None
+) -> BackupResult:
     """Back up the store `source` and its archives to `folder`, then remove old copies. Raises like `back_up`.
 
-    Copies are named by their time, UTC; other files in the folder are left alone.
+    Copies are named by their time in UTC. Other files in the folder are not touched.
     """
-    holding = back_up(source, folder / now.astimezone(UTC).strftime(_STAMP), progress)
+    contents = back_up(source, folder / now.astimezone(UTC).strftime(_STAMP), progress)
     added, missing = 0, []
-    for archive in archive_files(Path(holding.file)):
+    for archive in archive_files(Path(contents.file)):
         place = folder / ARCHIVES / Path(archive.path).name
         if place.is_file():
             continue
         if Path(archive.path).is_file():
-            put_archive(Path(archive.path), place, archive.sha256)
+            link_archive(Path(archive.path), place, archive.sha256)
             added += 1
         else:
             missing.append(archive.path)
-    removed = thin(folder, policy)
-    return Rotation(holding, added, tuple(missing), tuple(str(path) for path in removed))
+    removed = remove_old_copies(folder, policy)
+    return BackupResult(contents, added, tuple(missing), tuple(str(path) for path in removed))
 
 
 def archive_files(store: Path) -> list[ArchiveFile]:
-    """The archives that a store's file names. Raises StoreError if it can't be read."""
+    """List the archives that a store refers to. Raises StoreError if the store can't be read."""
     try:
         with closing(sqlite3.connect(f"{store.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")} & {
-                "archives",
-                "segments",
-            }
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
             return [
                 ArchiveFile(*row)
-                for table in sorted(tables)
+                for table in sorted(names & {"archives", "segments"})
                 for row in connection.execute(f"SELECT path, sha256 FROM {table}")
             ]
     except sqlite3.Error as error:
         raise StoreError(f"{store}: {error}") from error
 
 
-def put_archive(source: Path, place: Path, sha256: str) -> None:
-    """Link the archive `source` at `place`, or copy it. Raises StoreError if it doesn't match its hash."""
+def link_archive(source: Path, place: Path, sha256: str) -> None:
+    """Hard-link the archive `source` to `place`, or copy it. Raises StoreError if its hash differs."""
     unfinished = place.with_name(f".{place.name}.unfinished")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -98,51 +95,54 @@ def put_archive(source: Path, place: Path, sha256: str) -> None:
                 os.fsync(file.fileno())
         if content_hash(unfinished) != sha256:
             raise StoreError(
-                f"{source}, an archive of a journal, has changed", hint=f"it was SHA-256 {sha256}; restore it"
+                f"{source}, a journal archive, has changed", hint=f"it was SHA-256 {sha256}; restore it"
             )
         unfinished.replace(place)
     except (OSError, DataError) as error:
-        raise StoreError(f"{place} can't be written: {error}", hint="check free space and rights") from None
+        raise StoreError(
+            f"{place} can't be written: {error}", hint="check free space and permissions"
+        ) from None
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
 
 
-def bring_archives(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
-    """Restore missing archives that a restored store names from `folder`.
+def restore_archives(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
+    """Restore from `folder` the archives that a restored store refers to and that are missing.
 
-    Returns the restored archives, and those still missing. Raises StoreError if one doesn't match its hash.
+    Returns the restored archives and those that are still missing. Raises StoreError if one doesn't match its
+    hash.
     """
-    brought, missing = [], []
+    restored, missing = [], []
     for archive in archive_files(store):
         place = Path(archive.path)
         kept = folder / place.name
         if place.is_file():
             continue
         if kept.is_file():
-            put_archive(kept, place, archive.sha256)
-            brought.append(place)
+            link_archive(kept, place, archive.sha256)
+            restored.append(place)
         else:
             missing.append(archive.path)
-    return brought, missing
+    return restored, missing
 
 
-def thin(folder: Path, policy: BackupConfig) -> list[Path]:
-    """Remove copies that the policy doesn't keep; return them. The newest is always kept."""
+def remove_old_copies(folder: Path, policy: BackupConfig) -> list[Path]:
+    """Remove the copies that the policy doesn't keep; return their paths. The newest copy is always kept."""
     copies = {
         datetime.strptime(path.name, _STAMP).replace(tzinfo=UTC): path
         for path in folder.iterdir()
         if _NAME.fullmatch(path.name)
     }
-    kept = chosen(list(copies), policy)
+    kept = select_kept(list(copies), policy)
     removed = [path for at, path in sorted(copies.items()) if at not in kept]
     for path in removed:
         path.unlink(missing_ok=True)
     return removed
 
 
-def chosen(times: list[datetime], policy: BackupConfig) -> set[datetime]:
-    """Of copies taken at `times` those to keep: the newest of each of the last days, weeks (from Monday) and months."""
+def select_kept(times: list[datetime], policy: BackupConfig) -> set[datetime]:
+    """Select the copies to keep: the newest of each of the last days, weeks (from Monday) and months."""
     newest_first = sorted(times, reverse=True)
     kept = set(newest_first[:1])
     for number, key in (
