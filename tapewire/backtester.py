@@ -14,8 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict, verdict_of
+from agent.analysis.run_metrics import Metrics
 from agent.config import Config, load, parse
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
@@ -33,7 +33,7 @@ from agent.store.runs import Run
 if TYPE_CHECKING:
     import pandas as pd
 
-    from agent.analysis.report.data import ReportData
+    from agent.analysis.report.report_data import ReportData
     from agent.replay.verify import Verification
     from models.sentiment.serve.generator import SentimentSignalGenerator
     from models.sentiment.serve.scorer import Scorer
@@ -59,7 +59,7 @@ class BacktestResult:
     @cached_property
     def data(self) -> ReportData:
         """All that the report is made of."""
-        from agent.analysis.report.load import load_report_data
+        from agent.analysis.report.report_loader import load_report_data
 
         with closing(open_database(self._store, create=False)) as database:
             return load_report_data(database, self.run.id)
@@ -79,7 +79,7 @@ class BacktestResult:
 
     def report(self, page: str | Path) -> Path:
         """Write the HTML report, and its JSON twin beside it."""
-        from agent.analysis.report.write import write_report
+        from agent.analysis.report.html import write_report
 
         return write_report(self.data, Path(page))[0]
 

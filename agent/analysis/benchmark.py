@@ -1,7 +1,8 @@
-"""Buy-and-hold, fed with the same closes as the strategy: what it has to beat.
+"""Equal-weight buy-and-hold, the benchmark of a strategy.
 
-Each symbol is bought with an equal share of the capital at its first close and never touched again; a share whose symbol has
-not begun yet waits as cash. Prices only: no fee, spread or funding, which flatters the benchmark, never the strategy.
+Each symbol is bought with an equal share of the capital at its first close and kept. Until a symbol has its
+first close, its share stays in cash. Fees, spread and funding are left out, which favours the benchmark over
+the strategy.
 """
 
 from __future__ import annotations
@@ -10,20 +11,32 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.analysis.daily import Closes
+from agent.analysis.daily import Closes, Floats, Ints, simple_returns
 from agent.analysis.equity import EquityCurve
 from agent.analysis.thinning import ThinnedCurve
 
 _BLOCK: Final = 8_192
 
 
-class BuyAndHold:
-    """Folds closes into one equity curve a symbol and one of the equal-weight portfolio, all from `capital`.
+def hold_returns(closes: Sequence[tuple[Ints, Floats]], ends: Ints) -> Floats:
+    """Return the buy-and-hold return of each of the periods that end at `ends` (UTC ms), shape (periods,).
 
-    `add` takes bars in time order, symbols mixed, `extend` whole histories; a symbol without a bar at some time is valued at its
-    last close. Memory does not grow with history.
+    `closes` has the close times (UTC ms, ascending) and prices of each symbol, at least one of each.
+    """
+    values = []
+    for ts, price in closes:
+        last = np.searchsorted(ts, ends, side="right") - 1
+        values.append(np.where(last < 0, 1.0, price[np.maximum(last, 0)] / price[0]))
+    return simple_returns(np.mean(values, axis=0), 1.0)
+
+
+class BuyAndHoldBenchmark:
+    """Equity curves of each symbol held alone and of the equal-weight portfolio; each starts with `capital`.
+
+    `interval` is the bar length in ms. Feed bars in time order with `add`, or whole histories with `extend`.
+    A symbol without a bar at some time is valued at its last close. Memory use does not depend on the number
+    of bars.
     """
 
     def __init__(self, symbols: Sequence[str], capital: float, interval: int) -> None:
@@ -39,7 +52,7 @@ class BuyAndHold:
         self._prices = {symbol: ThinnedCurve() for symbol in symbols}
 
     def add(self, symbol: str, ts: int, close: float) -> None:
-        """A closed bar: `ts` its close in UTC ms."""
+        """Add a closed bar; `ts` is its close time in UTC ms."""
         times = self._times
         if len(times) >= _BLOCK and ts > times[-1]:  # whole periods only
             self._flush()
@@ -48,7 +61,7 @@ class BuyAndHold:
         self._closes.append(close)
 
     def extend(self, closes: Mapping[str, Closes]) -> None:
-        """Many bars at once: by symbol, all later than what was added before."""
+        """Add many bars by symbol; all must be later than those added before."""
         self._flush()
         given = [own.ts for own in closes.values() if len(own.ts)]
         if not given:
@@ -61,28 +74,25 @@ class BuyAndHold:
 
     @property
     def portfolio(self) -> EquityCurve:
-        """Equal weight at the start, never rebalanced."""
+        """Equity of the portfolio: equal weights at the start, never rebalanced."""
         self._flush()
         return self._portfolio
 
     @property
     def symbols(self) -> dict[str, EquityCurve]:
-        """All the capital in one symbol, for each that had a bar."""
+        """Equity with all the capital in one symbol, for each symbol that had a bar."""
         self._flush()
-        return {
-            symbol: curve
-            for symbol, curve in self._curves.items()
-            if not np.isnan(self._first[self._index[symbol]])
-        }
+        started = ~np.isnan(self._first)
+        return {symbol: curve for symbol, curve in self._curves.items() if started[self._index[symbol]]}
 
     @property
     def last_closes(self) -> dict[str, float]:
-        """By symbol, for each that had a bar."""
+        """The last close of each symbol that had a bar."""
         self._flush()
         return {symbol: float(self._last[self._index[symbol]]) for symbol in self.symbols}
 
     def prices(self, symbol: str) -> tuple[list[int], list[float]]:
-        """Closes to draw: times in UTC ms and prices, at most about 4,000 points."""
+        """Return the closes for a chart: times in UTC ms and prices, at most about 4,000 points."""
         self._flush()
         return self._prices[symbol].points()
 
@@ -97,17 +107,15 @@ class BuyAndHold:
         self._closes.clear()
         self._fold_all(times, closes)
 
-    def _fold_all(self, times: NDArray[np.int64], closes: NDArray[np.float64]) -> None:
-        """Closes of shape (times, symbols), NaN where a symbol had no bar."""
+    def _fold_all(self, times: Ints, closes: Floats) -> None:
+        """Fold closes of shape (times, symbols); NaN if a symbol had no bar."""
         values = np.empty_like(closes)
         for symbol, column in self._index.items():
             values[:, column] = self._fold(symbol, column, times, closes[:, column])
         self._portfolio.extend(times, values.mean(axis=1))
 
-    def _fold(
-        self, symbol: str, column: int, times: NDArray[np.int64], closes: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Fold one symbol's closes, NaN where it had no bar; returns what the capital is worth at each time."""
+    def _fold(self, symbol: str, column: int, times: Ints, closes: Floats) -> Floats:
+        """Fold the closes of one symbol (NaN without a bar) and return the value of the capital in it."""
         seen = ~np.isnan(closes)
         if not seen.any():
             held = np.full(len(times), self._last[column])

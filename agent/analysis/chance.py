@@ -1,7 +1,7 @@
-"""What the same trades would have earned at other times: is it the timing that pays, or just being in the market?
+"""Tests of timing: would the same trades have earned as much at random times?
 
-Each real round trip keeps its side, size, holding time and cost; only when it happens is drawn anew. The real trades are valued
-by the same closes and the same rule as the drawn ones, so nothing but their times differs.
+Each round trip keeps its side, size, holding time and cost; only its time is drawn. The real trades are
+valued by the same closes and the same rule as the drawn ones, so that they differ in nothing but their times.
 """
 
 from __future__ import annotations
@@ -11,21 +11,19 @@ from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from agent.analysis.daily import Floats, Ints
 
-_Placing = Callable[[np.random.Generator], Sequence[tuple[Ints, Ints]]]
+_Placement = Callable[[np.random.Generator], Sequence[tuple[Ints, Ints]]]
 
 DRAWS: Final = 2_000
 
 
 class HeldTrades(NamedTuple):
-    """One symbol's round trips over its closes. A trade holds from the close number `entries` to the close number `exits`.
+    """Round trips of one symbol as rows of its closes: a trade is held from close `entries` to close `exits`.
 
-    Trades are in order and don't overlap. `weights` are signed fractions of equity at entry, `costs` fractions of the notional, for the
-    whole round trip: fees, spread, slippage and funding.
+    Trades are in order and don't overlap. `weights` are signed fractions of equity at entry. `costs` are
+    fractions of the notional for the whole round trip: fees, spread, slippage and funding.
     """
 
     closes: Floats  # (bars,)
@@ -36,10 +34,10 @@ class HeldTrades(NamedTuple):
 
 
 class ChanceTest(msgspec.Struct, frozen=True):
-    """The real trades' total return among that of `draws` drawn ones.
+    """The total return of the real trades compared with `draws` random placements.
 
-    `low` and `high` hold 95 % of those, `p_value` is (1 + drawn at least as good as the real) / (1 + draws): small says that luck with
-    the times is an unlikely explanation.
+    `low` and `high` enclose 95 % of the drawn returns. `p_value` is (1 + draws at least as good as the real
+    trades) over (1 + draws); if it is small, luck is an unlikely explanation of the timing.
     """
 
     value: float
@@ -51,16 +49,16 @@ class ChanceTest(msgspec.Struct, frozen=True):
 
 
 def random_entries(symbols: Sequence[HeldTrades], *, draws: int = DRAWS, seed: int = 0) -> ChanceTest | None:
-    """Against entries at random: each symbol's trades in random order at random places that don't overlap.
+    """Compare with random entries: the trades of each symbol in random order at random times without overlap.
 
-    So turnover, sides, sizes and holding times are equal. None without trades.
+    Turnover, sides, sizes and holding times stay the same. Returns None without trades.
     """
 
     def place(trades: HeldTrades, random: np.random.Generator) -> tuple[Ints, Ints]:
         order = random.permutation(len(trades.entries))
         held = (trades.exits - trades.entries)[order]
         room = len(trades.closes) - 1 - int(held.sum())
-        # Every placement is as likely: trades and free bars in one row, and which of them are trades is drawn
+        # All placements are equally likely: in a row of trades and free bars, draw which items are the trades
         marks = np.sort(random.choice(room + len(held), len(held), replace=False, shuffle=False))
         gaps = np.diff(marks - np.arange(len(held)), prepend=0)
         starts = np.empty(len(held), np.int64)
@@ -71,9 +69,10 @@ def random_entries(symbols: Sequence[HeldTrades], *, draws: int = DRAWS, seed: i
 
 
 def shifted_signals(symbols: Sequence[HeldTrades], *, draws: int = DRAWS, seed: int = 0) -> ChanceTest | None:
-    """Against the same signals at other times: all trades of all symbols move by one random span, around the end to the beginning.
+    """Compare with shifted signals: all trades of all symbols move by the same random time span.
 
-    So the rhythm of the trades and what they have in common stay as they were. None without trades.
+    A trade that moves beyond the end starts again at the beginning. The distances between trades and their
+    coincidence across symbols stay the same. Returns None without trades.
     """
 
     def shift(random: np.random.Generator) -> list[tuple[Ints, Ints]]:
@@ -88,7 +87,7 @@ def shifted_signals(symbols: Sequence[HeldTrades], *, draws: int = DRAWS, seed: 
     return _test(symbols, shift, draws, seed)
 
 
-def _test(symbols: Sequence[HeldTrades], place: _Placing, draws: int, seed: int) -> ChanceTest | None:
+def _test(symbols: Sequence[HeldTrades], place: _Placement, draws: int, seed: int) -> ChanceTest | None:
     if not any(len(trades.entries) for trades in symbols):
         return None
     random = np.random.default_rng(seed)
@@ -102,16 +101,13 @@ def _test(symbols: Sequence[HeldTrades], place: _Placing, draws: int, seed: int)
 
 
 def _growth(symbols: Sequence[HeldTrades], times: Sequence[tuple[Ints, Ints]]) -> float:
-    """Log growth of equity. A trade that runs over the end goes on at the beginning."""
+    """Return the log growth of equity. A trade that runs beyond the last close continues at the first."""
     total = 0.0
     for trades, (starts, ends) in zip(symbols, times, strict=True):
         closes, last = trades.closes, len(trades.closes) - 1
         beyond = ends > last
         move = closes[np.where(beyond, last, ends)] / closes[starts]
         move = np.where(beyond, move * closes[np.where(beyond, ends - last, 0)] / closes[0], move)
-        total += float(
-            np.log1p(
-                np.maximum(trades.weights * (move - 1) - np.abs(trades.weights) * trades.costs, -1 + 1e-12)
-            ).sum()
-        )
+        gain = trades.weights * (move - 1) - np.abs(trades.weights) * trades.costs
+        total += float(np.log1p(np.maximum(gain, -1 + 1e-12)).sum())
     return total

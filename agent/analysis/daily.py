@@ -1,16 +1,18 @@
-"""A run by UTC days: what intervals, regimes and rolling figures are made of, whatever its bars are.
+"""Series by UTC day: the basis of intervals, regimes, rolling figures and breakdowns for any bar length.
 
-A day ends at its last sample, and what closes at midnight belongs to the day that ended then (as in `months`). Days without a
-sample, such as a stock market's weekends, are no days.
+The value of a day is its last sample. A bar that closes at midnight belongs to the day (and the month) that
+ends then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import ArrayLike, NDArray
 
 from agent.core.events import DAY_MS, Fill, FundingPayment
 
@@ -19,72 +21,130 @@ Floats = NDArray[np.float64]
 
 
 class Closes(NamedTuple):
-    """Closes of one symbol: `ts` the bars' closes in UTC ms, rising, and their prices; both of shape (bars,)."""
+    """Close times (UTC ms, ascending) and closing prices of one symbol; both have shape (bars,)."""
 
     ts: Ints
     price: Floats
 
     def since(self, ts: int) -> Closes:
-        """Those after `ts`."""
+        """Return the closes after `ts`."""
         first = int(np.searchsorted(self.ts, ts, side="right"))
         return Closes(self.ts[first:], self.price[first:])
 
 
-class Days(NamedTuple):
-    """Values at the end of each day: `day` counts days since 1970, both of shape (days,)."""
+class DailyValues(NamedTuple):
+    """One value per day: `day` counts days since 1970, ascending. Both have shape (days,).
+
+    A day without a sample, such as a weekend of a stock market, is left out.
+    """
 
     day: Ints
     value: Floats
 
     def at(self, days: Ints) -> Floats:
-        """The value at the end of each of `days`: where a day has none, the one before it; NaN before the first."""
+        """Return the values of `days`, carried forward over missing days; NaN before the first value."""
+        if not len(self.day):
+            return np.full(len(days), np.nan)
         row = np.searchsorted(self.day, days, side="right") - 1
-        return (
-            np.where(row < 0, np.nan, self.value[np.maximum(row, 0)])
-            if len(self.day)
-            else np.full(len(days), np.nan)
-        )
+        return np.where(row < 0, np.nan, self.value[np.maximum(row, 0)])
+
+    def returns(self, initial: float) -> DailyValues:
+        """Return the simple return of each day; `initial` is the value before the first one."""
+        return DailyValues(self.day, simple_returns(self.value, initial))
+
+
+# -- the calendar ------------------------------------------------------------------------------------
 
 
 def day_of(ts: Ints) -> Ints:
-    """UTC ms -> days since 1970; midnight is the end of the day before."""
+    """Convert UTC ms to days since 1970; midnight is the end of the day before."""
     return (ts - 1) // DAY_MS
 
 
-def by_day(ts: Ints, values: Floats) -> Days:
-    """The last of `values` on each day; `ts` in UTC ms, rising."""
+def months_of(ts: Ints) -> NDArray[np.datetime64]:
+    """Convert UTC ms to months."""
+    return (ts - 1).astype("datetime64[ms]").astype("datetime64[M]")
+
+
+def month_of(ts: int) -> str:
+    """Return the month of a time in UTC ms, for example "2024-03"."""
+    return _month_of_day((ts - 1) // DAY_MS)
+
+
+@lru_cache(maxsize=1_024)
+def _month_of_day(day: int) -> str:
+    return str(np.datetime64(day, "D").astype("datetime64[M]"))
+
+
+def last_of_day(ts: Ints, values: Floats) -> DailyValues:
+    """Return the last of `values` on each day that has one; `ts` is in UTC ms, ascending."""
     days = day_of(ts)
     last = np.flatnonzero(np.append(days[1:] != days[:-1], True)) if len(days) else np.empty(0, np.int64)
-    return Days(days[last], values[last])
+    return DailyValues(days[last], values[last])
 
 
-def returns_of(days: Days, initial: float) -> Days:
-    """Simple returns of equity a day, from `initial` before the first; 0 once equity is gone."""
-    before = np.concatenate(((initial,), days.value[:-1]))[: len(days.value)]
-    grown = np.divide(days.value - before, before, out=np.zeros_like(days.value), where=before > 0)
-    return Days(days.day, grown)
+# -- returns -----------------------------------------------------------------------------------------
 
 
-def pnl_of(moves: Iterable[Fill | FundingPayment], closes: Closes, days: Ints) -> Floats:
-    """What one symbol added to equity on each of `days`: its executions and funding in order, its position at the day's close.
+def simple_returns(values: Floats, initial: float) -> Floats:
+    """Return the simple return of each value on the one before it, `initial` for the first.
 
-    Before the first close of the symbol a position counts at cost.
+    A return on a value at or below zero counts as 0, so that a lost account stays lost.
+    """
+    before = np.concatenate(((initial,), values[:-1]))[: len(values)]
+    returns: Floats = np.divide(values - before, before, out=np.zeros_like(values), where=before > 0)
+    return returns
+
+
+def daily_returns(ts: ArrayLike, equity: ArrayLike, initial: float) -> tuple[Ints, Floats]:
+    """Return the ends (UTC ms) and the simple returns of all calendar days from the first sample to the last.
+
+    `ts` ascends and `initial` is the equity before the first sample. A day without a sample has the return 0.
+    The first and the last day may be incomplete, so that the returns compound to the total return.
+    """
+    times, values = np.asarray(ts, np.int64), np.asarray(equity, np.float64)
+    if not len(times):
+        return np.empty(0, np.int64), np.empty(0)
+    sampled = last_of_day(times, values)
+    days = np.arange(sampled.day[0], sampled.day[-1] + 1)
+    return np.minimum((days + 1) * DAY_MS, times[-1]), simple_returns(sampled.at(days), initial)
+
+
+def rolling_sharpe(returns: DailyValues, window: int, per_year: float) -> DailyValues:
+    """Return the Sharpe ratio of the last `window` returns: mean over sample deviation × √`per_year`.
+
+    The first `window` - 1 days have none. The ratio is 0 if all returns of the window are equal, for example
+    if the strategy held no position.
+    """
+    if len(returns.value) < window:
+        return DailyValues(returns.day[:0], returns.value[:0])
+    windows = sliding_window_view(returns.value, window)
+    mean, deviation = windows.mean(axis=1), windows.std(axis=1, ddof=1)
+    moved = deviation > 1e-12
+    ratio = np.where(moved, mean / np.where(moved, deviation, 1.0), 0.0) * per_year**0.5
+    return DailyValues(returns.day[window - 1 :], ratio)
+
+
+def daily_pnl(moves: Iterable[Fill | FundingPayment], closes: Closes, days: Ints) -> Floats:
+    """Return what one symbol added to equity on each of `days`, in quote currency.
+
+    `moves` are its fills and funding payments in booking order. A position is valued at the last close of the
+    day, or at cost before the symbol's first close.
     """
     ts, cash, qty = [], [], []
     for move in moves:
+        ts.append(move.ts)
         if isinstance(move, Fill):
             signed = float(move.qty) * move.side.sign
-            ts.append(move.ts)
             cash.append(-signed * float(move.price) - float(move.fee))
             qty.append(signed)
         else:
-            ts.append(move.ts)
             cash.append(float(move.amount))
             qty.append(0.0)
     booked = np.searchsorted(day_of(np.array(ts, np.int64)), days, side="right")
     spent = np.concatenate(((0.0,), np.cumsum(cash)))[booked]
     held = np.concatenate(((0.0,), np.cumsum(qty)))[booked]
-    mark = by_day(*closes).at(days)
+    mark = last_of_day(*closes).at(days)
     worth = spent + np.where(held == 0.0, 0.0, held * mark)
     worth = np.where(np.isnan(worth), 0.0, worth)
     return np.diff(worth, prepend=0.0)

@@ -1,14 +1,16 @@
-"""How long a headline's sentiment says something about the price: its information coefficient by age, and the half-life of that.
+"""How long the sentiment of a headline predicts the price: information coefficient by age, and half-life.
 
-The coefficient of lag k is the rank correlation of the scores with the log returns of the k-th stretch of bars after availability
-(Grinold and Kahn, *Active Portfolio Management*; Spearman's rank correlation). Stretches don't overlap, so that a persisting effect isn't
-counted twice. To these coefficients is fitted, by least squares,
+The coefficient of lag k is the rank correlation (Spearman) of the scores with the log returns of the k-th
+stretch of bars after the headline became available (Grinold and Kahn, *Active Portfolio Management*).
+Stretches don't overlap, so that a lasting effect isn't counted twice. An exponential is fitted to the
+coefficients by least squares:
 
     IC(t) = a * 2 ** (-t / half-life)        t: from the middle of the first stretch
 
-with every interval from the bootstrap over days (`clusters`). The p-value is of the hypothesis that all coefficients are zero:
-how often the best fit to draws centred on zero explains as much as the fit to what was measured, so that the choice of the best
-half-life is paid for. Where it is above 5 % there is nothing that could decay, and no half-life is stated.
+All intervals are from the bootstrap over days (`day_bootstrap`). The null hypothesis of the p-value is that
+all coefficients are zero: it is the share of draws, centred on zero, whose best fit explains as much as the
+fit to the measured coefficients. This accounts for the choice of the best half-life. If the p-value is above
+5 %, no half-life is given.
 """
 
 from __future__ import annotations
@@ -19,23 +21,23 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from agent.analysis.clusters import FEW_DAYS, LEVEL, DayBootstrap, band
 from agent.analysis.daily import Closes, Floats, Ints
-from agent.analysis.event_study import Headlines, bars_at
+from agent.analysis.day_bootstrap import FEW_DAYS, LEVEL, DayBootstrap, band
+from agent.analysis.event_study import Headlines, bar_counts, bars_at
 from agent.analysis.significance import Interval
 
 FEW_HEADLINES: Final = 30
-"""Nothing is fitted to fewer."""
+"""With fewer headlines nothing is fitted."""
 
 _GRID: Final = 240
-"""Half-lives tried, evenly by their logarithm."""
+"""Number of half-lives tried, evenly spaced on a logarithmic scale."""
 
 
 class Decay(msgspec.Struct, frozen=True):
-    """`ages` are the ends of the stretches after availability, in ms; `ic` the coefficient of each, with its band.
+    """The information coefficient `ic` of each stretch with its band; `ages` are the ends of stretches in ms.
 
-    `initial` is `a` above; `half_life` is in ms, None with its `reason` where none can be stated. Its upper bound is None where
-    the sentiment may not have decayed at all within the stretches looked at.
+    `initial` is `a` of the fit. `half_life` is in ms, or None with a `reason`. Without an upper bound the
+    sentiment may not decay at all within the stretches.
     """
 
     headlines: int
@@ -55,10 +57,12 @@ class Decay(msgspec.Struct, frozen=True):
 def sentiment_decay(
     headlines: Headlines, closes: Mapping[str, Closes], interval: int, *, stretch: int, stretches: int
 ) -> Decay | None:
-    """Of `stretches` stretches of `stretch` bars of `interval` ms; None where too few headlines have them all behind them."""
-    rows = bars_at(headlines, closes)
-    room = np.array([len(closes[s].ts) if s in closes else 0 for s in headlines.symbol.tolist()], np.int64)
-    which = np.flatnonzero((rows >= 0) & (rows + stretch * stretches < room))
+    """Measure the decay over `stretches` stretches of `stretch` bars; `interval` is the bar length in ms.
+
+    Returns None if too few headlines have that many bars after them.
+    """
+    rows, counts = bars_at(headlines, closes), bar_counts(headlines, closes)
+    which = np.flatnonzero((rows >= 0) & (rows + stretch * stretches < counts))
     if len(which) < FEW_HEADLINES or np.ptp(headlines.score[which]) == 0:
         return None
     bootstrap = DayBootstrap(headlines.ts[which])
@@ -79,7 +83,10 @@ def sentiment_decay(
 
 
 def _coefficients(scores: Floats, moves: Floats, bootstrap: DayBootstrap) -> tuple[Floats, Floats]:
-    """Correlation of `scores` (n,) with each column of `moves` (n, k): of all, and of each draw of days (draws, k)."""
+    """Correlate `scores` (n,) with each column of `moves` (n, k).
+
+    Returns the correlations over all rows, (k,), and over each draw of days, (draws, k).
+    """
     ones = np.ones(len(scores))
     own = (ones, scores, scores**2)
     columns = (moves, moves**2, moves * scores[:, None])
@@ -91,7 +98,7 @@ def _coefficients(scores: Floats, moves: Floats, bootstrap: DayBootstrap) -> tup
 
 
 def _correlation(n: Floats, x: Floats, xx: Floats, y: Floats, yy: Floats, xy: Floats) -> Floats:
-    """Pearson's, from sums; 0 where one side doesn't vary."""
+    """Return Pearson's correlation from sums; 0 if one of the two is constant."""
     spread = np.sqrt(np.maximum(xx / n - (x / n) ** 2, 0) * np.maximum(yy / n - (y / n) ** 2, 0))
     shared = xy / n - x / n * (y / n)
     correlation: Floats = np.divide(shared, spread, out=np.zeros_like(shared), where=spread > 1e-12)
@@ -99,7 +106,7 @@ def _correlation(n: Floats, x: Floats, xx: Floats, y: Floats, yy: Floats, xy: Fl
 
 
 def _ranks(values: Floats) -> Floats:
-    """Ranks as fractions in (-0.5, 0.5), ties sharing the mean of theirs."""
+    """Return ranks as fractions in (-0.5, 0.5); ties get their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last: Ints = np.cumsum(counts)
     ranks: Floats = ((last - (counts - 1) / 2)[inverse] - (len(values) + 1) / 2) / len(values)
@@ -107,30 +114,31 @@ def _ranks(values: Floats) -> Floats:
 
 
 def _fitted(measured: Decay, ic: Floats, draws: Floats, stretch: int) -> Decay:
-    """With half-life and `a` where `a` is distinguishable from zero; `stretch` in ms."""
+    """Add the fit to `measured`, and the half-life if the fit is significant; `stretch` is in ms."""
     when = np.arange(len(ic)) * float(stretch)
     longest = 10 * stretch * len(ic)
     half_lives = np.geomspace(stretch / 4, longest, _GRID)
     curves = 2.0 ** (-when / half_lives[:, None])
-    # the squared projection on one is what the fit explains
-    curves /= np.sqrt((curves**2).sum(axis=1))[:, None]
+    curves /= np.sqrt((curves**2).sum(axis=1))[
+        :, None
+    ]  # of unit length: a fit explains its squared projection
     explained = curves @ ic
     best = int((explained**2).argmax())
     low, high = band(draws @ curves[best] * curves[best, 0])
-    by_chance = ((draws - ic) @ curves.T) ** 2
-    p_value = float((by_chance.max(axis=1) >= explained[best] ** 2).mean())
-    stated = msgspec.structs.replace(
+    null = ((draws - ic) @ curves.T) ** 2
+    p_value = float((null.max(axis=1) >= explained[best] ** 2).mean())
+    fitted = msgspec.structs.replace(
         measured,
         initial=Interval(float(explained[best] * curves[best, 0]), float(low), float(high)),
         p_value=p_value,
     )
     if p_value > 1 - LEVEL:
         reason = f"the information coefficient is not distinguishable from zero (p = {p_value:.2f})"
-        return msgspec.structs.replace(stated, reason=reason)
+        return msgspec.structs.replace(fitted, reason=reason)
     drawn = draws @ curves.T * np.sign(explained[best])
     shortest, furthest = band(half_lives[drawn.argmax(axis=1)])
     return msgspec.structs.replace(
-        stated,
+        fitted,
         half_life=float(half_lives[best]),
         half_life_low=float(shortest),
         half_life_high=float(furthest) if furthest < stretch * len(ic) else None,

@@ -1,4 +1,4 @@
-"""The equity curve of a run, folded as it happens into what the metrics need, in memory that does not grow with history."""
+"""The equity curve of a run, reduced to the statistics that the metrics need, in constant memory."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis.months import month_of, months_of
+from agent.analysis.daily import Floats, Ints, month_of, months_of, simple_returns
 from agent.analysis.thinning import ThinnedCurve
 from agent.core.durations import later
 from agent.core.events import DAY_MS, HOUR_MS
 
 _BLOCK: Final = 4_096
-# a market that rests this long begins another session: longer than a lunch break
-_REST_MS: Final = 3 * HOUR_MS
+_REST_MS: Final = 3 * HOUR_MS  # a longer gap between samples begins a new session; a lunch break is shorter
 
 
 class Drawdown(msgspec.Struct, frozen=True):
-    """A fall from a peak. `recovery` is the first sample back at the peak, None where the run ended before."""
+    """A fall from a peak. `recovery` is the first sample back at the peak, None if the run ended before."""
 
     depth: float  # fraction of the peak, <= 0
     peak: int  # UTC ms
@@ -29,34 +28,37 @@ class Drawdown(msgspec.Struct, frozen=True):
 
 
 class EquitySummary(msgspec.Struct, frozen=True):
-    """Sufficient statistics of an equity curve; returns are simple returns per period."""
+    """Statistics of an equity curve. Returns are simple returns per period."""
 
     initial: float
     final: float
-    start: int  # UTC ms: one period before the first sample, when equity was `initial`
+    start: int  # UTC ms; one period before the first sample, when equity was `initial`
     end: int
     interval: int  # ms
     periods: int
-    # stretches of samples between rests of the market; one of more than a day counts as that many days
-    sessions: int
+    sessions: int  # runs of samples without a gap; one that is longer than a day counts as so many days
     mean: float  # of the returns
     deviation: float  # sample standard deviation of the returns (ddof 1)
     downside: float  # root of the mean of min(return, 0)² over all periods
-    average: float  # equity
+    average: float  # mean equity
     exposed: int  # periods that ended with a position
-    drawdown: Drawdown  # the deepest
-    longest_drawdown: int  # ms between a peak and its recovery or the end
+    drawdown: Drawdown  # the deepest one
+    longest_drawdown: int  # ms from a peak to its recovery or the end
     bankrupt: int | None  # UTC ms of the first sample at or below zero
     months: dict[str, float]  # "2024-03" -> return, UTC calendar months
 
 
 def without_flows(
-    ts: NDArray[np.int64], equity: NDArray[np.float64], flows: Iterable[tuple[int, float]], initial: float
-) -> tuple[float, NDArray[np.float64]]:
-    """`initial` capital and `equity`, shape (n,) at `ts` (UTC ms, rising), as if no money had come or gone: time-weighted returns.
+    ts: Ints, equity: Floats, flows: Iterable[tuple[int, float]], initial: float
+) -> tuple[float, Floats]:
+    """Remove deposits and withdrawals from an equity curve, so that its returns are time-weighted.
 
-    A flow (UTC ms, amount) is left out of the return of the period in which it came, and what was before is scaled to the capital
-    after it, so that the last equity is the account's. A flow up to the first sample is part of the initial capital.
+    `equity` has shape (n,) and belongs to `ts` (UTC ms, ascending); a flow is its time in UTC ms and its
+    amount. The return of the period with the flow leaves it out, and all earlier equity is scaled to the
+    capital after it, so that the last value is the account's. A flow up to the first sample is part of the
+    initial capital.
+
+    Returns the adjusted initial capital and equity.
     """
     scale = np.ones_like(equity)
     for at, amount in flows:
@@ -69,18 +71,20 @@ def without_flows(
 
 
 class EquityCurve:
-    """Accumulates equity once a bar period: `add` on the hot path, `extend` for blocks, `summary` at the end.
+    """Accumulates the equity at each bar: `add` one sample or `extend` by many, then read `summary`.
 
-    Returns start from `initial`, the capital one `interval` (ms) before the first sample. A second sample at the same time
-    replaces the first, so a caller may add after each symbol's bar. A return from equity at or below zero counts as 0.
-    Moments are merged block by block (Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing
-    sample variances", 1979), which is as stable as two passes. Reading folds what is buffered.
+    `initial` is the capital one `interval` (ms) before the first sample. A second sample at the same time
+    replaces the first, so that a caller may add one after the bar of each symbol. A return on equity at or
+    below zero counts as 0.
+
+    Moments are merged block by block, which is as stable as two passes: Chan, Golub and LeVeque, "Updating
+    formulae and a pairwise algorithm for computing sample variances", 1979.
     """
 
     def __init__(self, initial: float, interval: int) -> None:
         self._initial = initial
         self._interval = interval
-        self._equity: dict[int, float] = {}  # not yet folded, by time
+        self._equity: dict[int, float] = {}  # samples not yet folded, by time
         self._exposed: dict[int, bool] = {}
         self._curve = ThinnedCurve()
         self._start: int | None = None
@@ -103,28 +107,26 @@ class EquityCurve:
         self._month_ends: dict[str, float] = {}
 
     def add(self, ts: int, equity: float, exposed: bool) -> None:
-        """Equity at `ts` (UTC ms, never before the previous sample), and whether a position was held then."""
+        """Add the equity at `ts` (UTC ms, not before the last sample) and whether a position was open."""
         samples = self._equity
         samples[ts] = equity
         self._exposed[ts] = exposed
         if len(samples) > _BLOCK:
             self._flush(keep_last=True)
 
-    def extend(
-        self, ts: NDArray[np.int64], equity: NDArray[np.float64], exposed: NDArray[np.bool_] | bool = True
-    ) -> None:
-        """Add samples of strictly rising times, all of shape (n,)."""
+    def extend(self, ts: Ints, equity: Floats, exposed: NDArray[np.bool_] | bool = True) -> None:
+        """Add samples with strictly ascending times; all arrays have shape (n,)."""
         self._flush()
         self._fold(ts, equity, int(np.count_nonzero(np.broadcast_to(exposed, ts.shape))))
 
     def points(self) -> tuple[list[int], list[float]]:
-        """The curve to draw, from the initial equity on: times in UTC ms and equity, at most about 4,000 points."""
+        """Return about 4,000 points for a chart, from the initial equity on: times (UTC ms) and equity."""
         self._flush()
         ts, equity = self._curve.points()
         return ([], []) if self._start is None else ([self._start, *ts], [self._initial, *equity])
 
     def summary(self) -> EquitySummary:
-        """All that was added so far."""
+        """Return the statistics of all samples so far."""
         self._flush()
         months, previous = {}, self._initial
         for month, equity in self._month_ends.items():
@@ -150,7 +152,7 @@ class EquityCurve:
         )
 
     def _flush(self, *, keep_last: bool = False) -> None:
-        """Fold the buffer; while adding goes on, the newest sample may still be replaced and stays."""
+        """Fold the buffer. With `keep_last` the newest sample stays, because `add` may still replace it."""
         if not self._equity:
             return
         last = (self._equity.popitem(), self._exposed.popitem()) if keep_last else None
@@ -163,7 +165,7 @@ class EquityCurve:
             self._equity, self._exposed = dict(last[:1]), dict(last[1:])
         self._fold(ts, equity, exposed)
 
-    def _fold(self, ts: NDArray[np.int64], equity: NDArray[np.float64], exposed: int) -> None:
+    def _fold(self, ts: Ints, equity: Floats, exposed: int) -> None:
         if not len(ts):
             return
         if (len(ts) > 1 and (np.diff(ts) <= 0).any()) or (self._start is not None and ts[0] <= self._end):
@@ -186,15 +188,14 @@ class EquityCurve:
         self._exposed_periods += exposed
         self._end, self._final = int(ts[-1]), float(equity[-1])
 
-    def _fold_sessions(self, ts: NDArray[np.int64]) -> None:
+    def _fold_sessions(self, ts: Ints) -> None:
         before = np.concatenate(((self._end,), ts[:-1]))
         for row in np.flatnonzero(ts - before > max(_REST_MS, self._interval * 3 // 2)):
             self._sessions += _days_in(int(before[row]) - self._session_start)
             self._session_start = int(ts[row]) - self._interval
 
-    def _fold_returns(self, equity: NDArray[np.float64]) -> None:
-        before = np.concatenate(((self._final,), equity[:-1]))
-        returns = np.divide(equity - before, before, out=np.zeros_like(equity), where=before > 0)
+    def _fold_returns(self, equity: Floats) -> None:
+        returns = simple_returns(equity, self._final)
         count, total = len(returns), self._periods + len(returns)
         mean = float(returns.mean())
         shift = mean - self._mean
@@ -205,10 +206,10 @@ class EquityCurve:
         self._downside_squares += float(np.square(np.minimum(returns, 0.0)).sum())
         self._periods = total
 
-    def _fold_drawdown(self, ts: NDArray[np.int64], equity: NDArray[np.float64]) -> None:
+    def _fold_drawdown(self, ts: Ints, equity: Floats) -> None:
         peaks = np.maximum.accumulate(np.concatenate(((self._peak,), equity)))[1:]
         at_peak = equity >= peaks
-        # The peak that each sample has fallen from: the last one before it, which may lie in an earlier block.
+        # The peak before each sample may lie in an earlier block.
         last_peak = np.maximum.accumulate(np.where(at_peak, np.arange(len(ts)), -1))
         peak_ts = np.where(last_peak < 0, self._peak_ts, ts[last_peak])
         fallen_from = np.concatenate(((self._peak_ts,), peak_ts[:-1]))
@@ -225,14 +226,14 @@ class EquityCurve:
             self._recover(ts[at_peak])
         self._peak, self._peak_ts, self._underwater = float(peaks[-1]), int(peak_ts[-1]), bool(underwater[-1])
 
-    def _recover(self, peak_times: NDArray[np.int64]) -> None:
-        """The deepest drawdown ends at the first peak after its trough."""
+    def _recover(self, peak_times: Ints) -> None:
+        """End the deepest drawdown at the first of `peak_times` after its trough."""
         if self._deepest.recovery is None and self._deepest.depth < 0:
             after = peak_times[peak_times > self._deepest.trough]
             if len(after):
                 self._deepest = msgspec.structs.replace(self._deepest, recovery=int(after[0]))
 
-    def _fold_months(self, ts: NDArray[np.int64], equity: NDArray[np.float64]) -> None:
+    def _fold_months(self, ts: Ints, equity: Floats) -> None:
         first, last = month_of(int(ts[0])), month_of(int(ts[-1]))
         if first != last:
             months = months_of(ts)
@@ -242,5 +243,5 @@ class EquityCurve:
 
 
 def _days_in(duration: int) -> int:
-    """Days of a stretch of samples, `duration` in ms; at least one."""
+    """Convert a duration in ms to days, at least one."""
     return max(1, round(duration / DAY_MS))

@@ -1,11 +1,13 @@
-"""The average move of a symbol around headlines of each predicted class: whether the price goes where the model says, and when.
+"""Average price moves around headlines of each predicted class: do prices follow the prediction, and when?
 
-The path of a headline is the abnormal log return from the last close that was known when the headline became available (bar 0):
+The path of a headline is the abnormal log return from the last close known when the headline became available
+(bar 0):
 
-    A[k] = ln(C[i+k] / C[i]) - k * m        m: mean log return a bar of that symbol, over all bars given
+    A[k] = ln(C[i+k] / C[i]) - k * m        m: mean log return per bar of that symbol, over all its bars
 
-(the constant-mean-return model: MacKinlay, "Event studies in economics and finance", 1997). Before bar 0 it shows what the price had
-done already: a headline that comes after its own move is not news. Bands come from the bootstrap over days (`clusters`).
+(the constant-mean-return model: MacKinlay, "Event studies in economics and finance", 1997). The path before
+bar 0 shows how much the price had moved before the headline was known. Bands are from the bootstrap over days
+(`day_bootstrap`).
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis.clusters import DayBootstrap, band
 from agent.analysis.daily import Closes, Floats, Ints
+from agent.analysis.day_bootstrap import DayBootstrap, band
 
 CLASSES: Final = ("bearish", "neutral", "bullish")
-_BLOCK: Final = 4_096  # headlines whose paths are in memory at once
+_BLOCK: Final = 4_096  # headlines processed at a time, to bound memory
 
 
 class Headlines(NamedTuple):
-    """Headlines as the model read them, one row for each symbol that each is about; all of shape (n,).
+    """Scored headlines, one row per headline and symbol that it is about; all of shape (n,).
 
-    `ts` is when the score was available (UTC ms), `score` bullish minus bearish, `predicted` an index of `CLASSES`.
+    `ts` is when the score was available (UTC ms), `score` is bullish minus bearish, `predicted` an index of
+    `CLASSES`.
     """
 
     ts: Ints
@@ -37,7 +40,7 @@ class Headlines(NamedTuple):
 
 
 class EventPath(msgspec.Struct, frozen=True):
-    """The mean path of one class, as a fraction, at each of the study's offsets, with its band."""
+    """The mean path of one class with its band: fractions at the offsets of the study."""
 
     events: int
     days: int
@@ -47,7 +50,7 @@ class EventPath(msgspec.Struct, frozen=True):
 
 
 class EventStudy(msgspec.Struct, frozen=True):
-    """`offsets` are bars of `interval` ms from availability. `left_out` headlines had no full window of bars around them."""
+    """Paths by class; `offsets` count bars of `interval` ms. `left_out` headlines have too few bars."""
 
     interval: int
     offsets: list[int]
@@ -58,11 +61,13 @@ class EventStudy(msgspec.Struct, frozen=True):
 def event_study(
     headlines: Headlines, closes: Mapping[str, Closes], interval: int, *, before: int, after: int
 ) -> EventStudy | None:
-    """The study from `before` bars ahead of availability to `after` behind it; None where no headline has such a window."""
+    """Average the paths from `before` bars before the headline to `after` bars after it.
+
+    `interval` is the bar length in ms. Returns None if no headline has that many bars around it.
+    """
     offsets = np.arange(-before, after + 1)
     rows = bars_at(headlines, closes)
-    room = np.array([len(closes[s].ts) if s in closes else 0 for s in headlines.symbol.tolist()], np.int64)
-    inside = (rows >= before) & (rows + after < room)
+    inside = (rows >= before) & (rows + after < bar_counts(headlines, closes))
     classes = {}
     for number, name in enumerate(CLASSES):
         which = np.flatnonzero(inside & (headlines.predicted == number))
@@ -74,12 +79,17 @@ def event_study(
 
 
 def bars_at(headlines: Headlines, closes: Mapping[str, Closes]) -> Ints:
-    """For each headline the row of its symbol's last close at or before it; -1 where there is none."""
+    """Return for each headline the row of the last close of its symbol at or before it, or -1."""
     rows = np.full(len(headlines.ts), -1)
     for symbol, own in closes.items():
         mine = headlines.symbol == symbol
         rows[mine] = np.searchsorted(own.ts, headlines.ts[mine], side="right") - 1
     return rows
+
+
+def bar_counts(headlines: Headlines, closes: Mapping[str, Closes]) -> Ints:
+    """Return for each headline the number of bars of its symbol."""
+    return np.array([len(closes[s].ts) if s in closes else 0 for s in headlines.symbol.tolist()], np.int64)
 
 
 def _path(
@@ -105,7 +115,7 @@ def _path(
 
 
 def headlines_of(rows: Sequence[tuple[int, str, float, int]]) -> Headlines:
-    """From (availability, symbol, score, predicted class) each."""
+    """Build `Headlines` from rows of availability (UTC ms), symbol, score and predicted class."""
     ts, symbol, score, predicted = zip(*rows, strict=True) if rows else ((), (), (), ())
     return Headlines(
         np.array(ts, np.int64),

@@ -1,4 +1,4 @@
-"""The probability of backtest overfitting: does the best of many trials stay good where it was not chosen?"""
+"""The probability of backtest overfitting: is the best of many trials also good on other data?"""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from agent.analysis.daily import Floats
 
 BLOCKS: Final = 16
-"""Parts of the window; half of them choose, half judge, in all 12,870 ways."""
+"""Parts of the window: one half selects, the other tests, in all 12,870 combinations."""
 
 
 class Overfitting(msgspec.Struct, frozen=True):
-    """Over all ways to split the window into two halves, one that chooses the best trial and one that judges it.
+    """Results over all splits of the window into a half that selects the best trial and a half that tests it.
 
-    - `probability`: share of splits in which the chosen trial was below the median of all in the other half. A choice without any
-      skill has about 0.5.
-    - `loss`: share of splits in which the chosen trial's Sharpe ratio was not above zero in the other half.
-    - `slope`: of the chosen trial's ratio in the judging half on that in the choosing half; negative: the better it looked, the
-      worse it did.
+    - `probability`: share of splits in which the selected trial is below the median of all trials in the test
+      half. A selection without skill has about 0.5.
+    - `loss`: share of splits in which the Sharpe ratio of the selected trial is not above zero in the test
+      half.
+    - `slope`: regression of the selected trial's ratio in the test half on its ratio in the selection half.
+      If it is negative, trials that looked better did worse.
     """
 
     probability: float
@@ -33,11 +34,14 @@ class Overfitting(msgspec.Struct, frozen=True):
 
 
 def overfitting(returns: ArrayLike, *, blocks: int = BLOCKS) -> Overfitting | None:
-    """Combinatorially symmetric cross-validation of trials' `returns`, shape (periods, trials), of the same periods.
+    """Run combinatorially symmetric cross-validation by the Sharpe ratio.
 
-    Bailey, Borwein, López de Prado and Zhu, "The probability of backtest overfitting", Journal of Computational Finance 20 (2017),
-    by the Sharpe ratio; ties count half in the rank. `blocks` is even; the first periods that don't fill a block are left
-    out. None for fewer than two trials or two periods a block.
+    `returns` has shape (periods, trials). `blocks` must be even; the first periods that don't fill a block
+    are left out, and ties count half in the rank. Returns None for fewer than two trials or two periods per
+    block. Raises ValueError for wrong `blocks`.
+
+    Bailey, Borwein, López de Prado and Zhu, "The probability of backtest overfitting", Journal of
+    Computational Finance 20 (2017).
     """
     table = np.asarray(returns, np.float64)
     if blocks < 2 or blocks % 2:
@@ -71,7 +75,7 @@ def overfitting(returns: ArrayLike, *, blocks: int = BLOCKS) -> Overfitting | No
 
 
 def _sharpes(sums: Floats, squares: Floats, n: int) -> Floats:
-    """Ratios per period from sums over n periods; 0 where nothing moved."""
+    """Return Sharpe ratios per period from sums over n periods; 0 if all returns are equal."""
     variance = (squares - sums * sums / n) / (n - 1)
     moved = variance > 1e-12 * squares / n
     return np.divide(sums / n, np.sqrt(np.where(moved, variance, 1.0)), out=np.zeros_like(sums), where=moved)

@@ -1,7 +1,8 @@
-"""How far figures can be believed: bootstrap intervals, and Sharpe ratios corrected for luck and for the number of trials.
+"""Statistical significance: bootstrap intervals, and Sharpe ratios corrected for luck and number of trials.
 
-All take simple returns per period, shape (n,), evenly spaced: daily ones are best (`agent.analysis.returns`), since intervals
-from returns a minute add work and no evidence. Everything random is drawn from `seed`, so the same input gives the same interval.
+All functions take simple returns per period, evenly spaced, shape (n,). Use daily ones
+(`daily.daily_returns`): returns per minute cost more time and add no evidence. The random numbers depend on
+`seed` only, so equal input gives equal intervals.
 """
 
 from __future__ import annotations
@@ -13,65 +14,64 @@ from typing import Final
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from agent.analysis.daily import Floats, Ints
 
 DRAWS: Final = 5_000
-"""Resamples of an interval: its ends then move by about a fiftieth of its width with another seed."""
+"""Resamples per interval. With another seed the bounds move by about a fiftieth of the interval's width."""
 
 MIN_PERIODS: Final = 20
-"""With fewer returns no interval is stated."""
+"""With fewer returns no interval is computed."""
 
 _LEVEL: Final = 0.95
-_STEADY: Final = 1e-12  # a deviation this small beside the mean is rounding (see `agent.analysis.metrics`)
-_CELLS: Final = 1_000_000  # blocks drawn at once
+_STEADY: Final = 1e-12  # a deviation this small relative to the mean is rounding
+_CELLS: Final = 1_000_000  # blocks drawn at a time, to bound memory
 _NORMAL: Final = NormalDist()
 _EULER: Final = float(np.euler_gamma)
 
 
 class Interval(msgspec.Struct, frozen=True):
-    """A figure with the ends of its confidence interval (95 % unless said otherwise)."""
+    """A figure with the bounds of its confidence interval (95 % by default)."""
 
     value: float
     low: float
     high: float
 
     def excludes(self, figure: float) -> bool:
-        """Whether `figure` lies outside."""
+        """Return True if `figure` lies outside of the interval."""
         return figure < self.low or figure > self.high
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One series against another over the same periods; `worse` is the share of resamples in which it was not ahead."""
+    """One series minus another over the same periods; `worse` is the share of resamples with no lead."""
 
     sharpe: Interval
     total_return: Interval  # total return minus total return
     worse: float
 
 
-# -- the stationary bootstrap ------------------------------------------------------------------------------------------
+# -- the stationary bootstrap ------------------------------------------------------------------------
 
 
 class StationaryBootstrap:
-    """`draws` resamples of n periods, in blocks of geometric length with mean `block`, around the end to the beginning.
+    """`draws` resamples of n periods in blocks of geometric length with mean `block`, wrapping around.
 
-    Politis and Romano, "The stationary bootstrap", JASA 89 (1994). What is wanted of a resample are sums over its periods,
-    and a block's sum is a difference of two running sums: so a resample costs its number of blocks, not its length. Two series
-    with the same n, block and seed are resampled alike, which is what pairing needs.
+    Only sums over resamples are needed, and the sum of a block is a difference of two running sums. So the
+    cost of a resample depends on its number of blocks, not on n. Two series with the same n, block and seed
+    get the same resamples, which paired comparisons need. Politis and Romano, "The stationary bootstrap",
+    JASA 89 (1994).
     """
 
     def __init__(self, n: int, block: float, *, draws: int = DRAWS, seed: int = 0) -> None:
         if n < 1 or block < 1:
-            raise ValueError(
-                f"a bootstrap needs at least one period and blocks of at least one, not {n} and {block}"
-            )
+            raise ValueError(f"n and block must be at least 1, not {n} and {block}")
         self.n, self.draws = n, draws
-        self._chance = 1 / block  # of a block ending after each of its periods
+        self._chance = 1 / block  # that a block ends after any of its periods
         self._seed = seed
 
     def sums(self, *series: ArrayLike) -> tuple[Floats, ...]:
-        """For each of `series`, shape (n,), its sum over every resample, shape (draws,)."""
+        """Sum each of `series`, shape (n,), over every resample: one array of shape (draws,) per series."""
         running = [np.concatenate(((0.0,), np.cumsum(np.asarray(values, np.float64)))) for values in series]
         parts: list[list[Floats]] = [[] for _ in series]
         for starts, lengths in self._blocks():
@@ -80,15 +80,18 @@ class StationaryBootstrap:
                 part.append((sums[ends] - sums[starts] + rounds * sums[-1]).sum(axis=1))
         return tuple(np.concatenate(part) for part in parts)
 
-    def indices(self) -> Iterator[NDArray[np.int64]]:
-        """The periods of each resample, shape (n,), one resample at a time."""
+    def indices(self) -> Iterator[Ints]:
+        """Yield the periods of each resample, shape (n,)."""
         for starts, lengths in self._blocks():
             for first, count in zip(starts, lengths, strict=True):
                 begins = np.repeat(first - np.concatenate(((0,), np.cumsum(count)[:-1])), count)
                 yield (begins + np.arange(self.n)) % self.n
 
-    def _blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Starts and lengths of blocks, (resamples, blocks), some resamples at a time; blocks past the n-th period have length 0."""
+    def _blocks(self) -> Iterator[tuple[Ints, Ints]]:
+        """Yield starts and lengths of blocks, both (resamples, blocks), for some resamples at a time.
+
+        Blocks after the n-th period have length 0.
+        """
         random = np.random.default_rng(self._seed)
         n, chance = self.n, self._chance
         width = int(n * chance + 5 * sqrt(n * chance * (1 - chance))) + 5
@@ -96,7 +99,7 @@ class StationaryBootstrap:
         for done in range(0, self.draws, rows):
             shape = min(rows, self.draws - done), width
             lengths, starts = random.geometric(chance, shape), random.integers(n, size=shape)
-            while (lengths.sum(axis=1) < n).any():  # an unlucky row: all get more
+            while (lengths.sum(axis=1) < n).any():  # rarely, a row is too short: extend all rows
                 lengths = np.hstack((lengths, random.geometric(chance, shape)))
                 starts = np.hstack((starts, random.integers(n, size=shape)))
             ends = np.minimum(lengths.cumsum(axis=1), n)
@@ -104,10 +107,11 @@ class StationaryBootstrap:
 
 
 def block_length(returns: ArrayLike) -> float:
-    """Mean block of the stationary bootstrap that suits the series' own dependence, in periods, at least 1.
+    """Return the optimal mean block length (in periods, at least 1) of the stationary bootstrap of a series.
 
-    Politis and White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 23 (2004), with the
-    correction by Patton, Politis and White, 28 (2009): 2^(1/3) (G² / D)^(1/3) n^(1/3), with flat-top lag windows.
+    Politis and White, "Automatic block-length selection for the dependent bootstrap", Econometric Reviews 23
+    (2004), with the correction by Patton, Politis and White, 28 (2009): 2^(1/3) (G² / D)^(1/3) n^(1/3), with
+    flat-top lag windows.
     """
     values = np.asarray(returns, np.float64)
     n = len(values)
@@ -128,7 +132,7 @@ def block_length(returns: ArrayLike) -> float:
     )
     correlations = np.abs(covariances) * n / np.where(scales > 0, scales, np.inf)
     small = correlations < 2 * sqrt(np.log10(n) / n)
-    # The first lag from which on `run` correlations in a row are none
+    # The first lag that is followed by `run` insignificant correlations
     quiet = next((lag for lag in range(most - run + 1) if small[lag : lag + run].all()), None)
     window = most if quiet is None else min(2 * max(quiet, 1), most)
     lag = np.arange(1, window + 1)
@@ -141,15 +145,16 @@ def block_length(returns: ArrayLike) -> float:
     return float(np.clip((spread / long_run) ** 2 * n, 1, longest**3) ** (1 / 3))
 
 
-# -- intervals ---------------------------------------------------------------------------------------------------------
+# -- intervals ---------------------------------------------------------------------------------------
 
 
 def sharpe_interval(
     returns: ArrayLike, periods_per_year: float, *, draws: int = DRAWS, seed: int = 0, level: float = _LEVEL
 ) -> Interval | None:
-    """The annualised Sharpe ratio and its percentile interval; None for fewer than `MIN_PERIODS` returns, or where it is undefined.
+    """Return the annualised Sharpe ratio and its percentile interval.
 
-    A resample in which nothing moved has the ratio 0: it neither won nor lost.
+    None for fewer than `MIN_PERIODS` returns, or if the ratio is undefined. A resample of equal returns has
+    the ratio 0.
     """
     values = np.asarray(returns, np.float64)
     own = sharpe(values)
@@ -163,7 +168,7 @@ def sharpe_interval(
 def return_interval(
     returns: ArrayLike, *, draws: int = DRAWS, seed: int = 0, level: float = _LEVEL
 ) -> Interval | None:
-    """The total return over all periods, compounded, and its percentile interval; None for fewer than `MIN_PERIODS` returns."""
+    """Return the total return, compounded, and its percentile interval; None for fewer than `MIN_PERIODS`."""
     values = np.asarray(returns, np.float64)
     if len(values) < MIN_PERIODS:
         return None
@@ -182,32 +187,35 @@ def difference(
     seed: int = 0,
     level: float = _LEVEL,
 ) -> Difference | None:
-    """`returns` minus `other`, resampled together, so that what moved both cancels out; None as for `sharpe_interval`.
+    """Return the interval of `returns` minus `other`, resampled together so that common moves cancel out.
 
-    The block suits the difference of the two. A series that never moved has the ratio 0. After Ledoit and Wolf, "Robust
-    performance hypothesis testing with the Sharpe ratio", Journal of Empirical Finance 15 (2008), with percentile intervals.
+    None for fewer than `MIN_PERIODS` returns, or if both ratios are undefined; one that is undefined counts
+    as 0. The block length is that of the difference of the two. Raises ValueError if the lengths differ.
+
+    After Ledoit and Wolf, "Robust performance hypothesis testing with the Sharpe ratio", Journal of Empirical
+    Finance 15 (2008), with percentile intervals.
     """
-    mine, theirs = np.asarray(returns, np.float64), np.asarray(other, np.float64)
-    if mine.shape != theirs.shape:
-        raise ValueError(f"paired series have one length, not {len(mine)} and {len(theirs)}")
-    if len(mine) < MIN_PERIODS or (sharpe(mine) is None and sharpe(theirs) is None):
+    first, second = np.asarray(returns, np.float64), np.asarray(other, np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"paired series must have the same length, not {len(first)} and {len(second)}")
+    if len(first) < MIN_PERIODS or (sharpe(first) is None and sharpe(second) is None):
         return None
-    bootstrap = StationaryBootstrap(len(mine), block_length(mine - theirs), draws=draws, seed=seed)
+    bootstrap = StationaryBootstrap(len(first), block_length(first - second), draws=draws, seed=seed)
     yearly = sqrt(periods_per_year)
-    ratios = _sharpes(bootstrap, mine) - _sharpes(bootstrap, theirs)
-    growth, yardstick = bootstrap.sums(_log(mine), _log(theirs))
-    ahead = np.expm1(growth) - np.expm1(yardstick)
+    ratios = _sharpes(bootstrap, first) - _sharpes(bootstrap, second)
+    growth, other_growth = bootstrap.sums(_log(first), _log(second))
+    ahead = np.expm1(growth) - np.expm1(other_growth)
     return Difference(
-        sharpe=_interval(((sharpe(mine) or 0.0) - (sharpe(theirs) or 0.0)) * yearly, ratios * yearly, level),
+        sharpe=_interval(((sharpe(first) or 0.0) - (sharpe(second) or 0.0)) * yearly, ratios * yearly, level),
         total_return=_interval(
-            float(np.expm1(_log(mine).sum()) - np.expm1(_log(theirs).sum())), ahead, level
+            float(np.expm1(_log(first).sum()) - np.expm1(_log(second).sum())), ahead, level
         ),
         worse=float((ahead <= 0).mean()),
     )
 
 
 def sharpe(returns: ArrayLike) -> float | None:
-    """Mean over sample standard deviation of the returns, per period, not annualised; None where they never vary."""
+    """Return mean over sample deviation of the returns, not annualised; None if all returns are equal."""
     values = np.asarray(returns, np.float64)
     if len(values) < 2:
         return None
@@ -216,7 +224,7 @@ def sharpe(returns: ArrayLike) -> float | None:
 
 
 def _sharpes(bootstrap: StationaryBootstrap, values: Floats) -> Floats:
-    """The ratio of each resample, per period. Sums of the centred series, lest squares cancel."""
+    """Return the ratio per period of each resample. The series is centred first, to avoid cancellation."""
     n, mean = len(values), values.mean()
     centred = values - mean
     sums, squares = bootstrap.sums(centred, centred * centred)
@@ -233,19 +241,20 @@ def _interval(value: float, drawn: Floats, level: float) -> Interval:
 
 
 def _log(returns: Floats) -> Floats:
-    """Log growth, which adds up; an account that is lost stays lost."""
+    """Convert simple to log returns, which add up; a return of -100 % becomes a huge but finite loss."""
     growth: Floats = np.log1p(np.maximum(returns, -1 + 1e-12))
     return growth
 
 
-# -- the Sharpe ratio, corrected ---------------------------------------------------------------------------------------
+# -- the Sharpe ratio, corrected ---------------------------------------------------------------------
 
 
 def probabilistic_sharpe(returns: ArrayLike, threshold: float = 0.0) -> float | None:
-    """Probability that the true Sharpe ratio is above `threshold` (per period, as `sharpe`); None where it is undefined.
+    """Return the probability that the true Sharpe ratio (per period) is above `threshold`; None if undefined.
 
-    Phi((SR - threshold) sqrt(n - 1) / sqrt(1 - skewness SR + (kurtosis - 1) / 4 SR²)): few, skewed or fat-tailed returns prove
-    less. Bailey and López de Prado, "The Sharpe ratio efficient frontier", Journal of Risk 15 (2012).
+    Phi((SR - threshold) sqrt(n - 1) / sqrt(1 - skewness SR + (kurtosis - 1) / 4 SR²)): few, skewed or
+    fat-tailed returns give a probability closer to 0.5. Bailey and López de Prado, "The Sharpe ratio
+    efficient frontier", Journal of Risk 15 (2012).
     """
     values = np.asarray(returns, np.float64)
     ratio = sharpe(values)
@@ -260,31 +269,32 @@ def probabilistic_sharpe(returns: ArrayLike, threshold: float = 0.0) -> float | 
 def sharpe_confidence(
     ratio: float, n: int, skewness: float, kurtosis: float, threshold: float = 0.0
 ) -> float:
-    """`probabilistic_sharpe` from the moments of n returns; `kurtosis` is 3 for normal ones."""
+    """Return `probabilistic_sharpe` from the moments of n returns; a normal distribution has `kurtosis` 3."""
     error = sqrt(max(1 - skewness * ratio + (kurtosis - 1) / 4 * ratio * ratio, 1e-12) / (n - 1))
     return _NORMAL.cdf((ratio - threshold) / error)
 
 
 def expected_best_sharpe(trials: int, variance: float) -> float:
-    """The Sharpe ratio (per period) that the best of `trials` without any skill shows by luck, were they independent.
+    """Return the expected Sharpe ratio (per period) of the best of `trials` independent trials without skill.
 
-    `variance` is that of the trials' ratios. sqrt(V) ((1 - γ) Z(1 - 1/N) + γ Z(1 - 1/(N e))) with Euler's γ and the normal quantile Z:
-    Bailey and López de Prado, "The deflated Sharpe ratio", Journal of Portfolio Management 40 (2014).
+    `variance` is the variance V of the trials' ratios: sqrt(V) ((1 - γ) Z(1 - 1/N) + γ Z(1 - 1/(N e))) with
+    Euler's γ and the normal quantile Z. Bailey and López de Prado, "The deflated Sharpe ratio", Journal of
+    Portfolio Management 40 (2014).
     """
     if trials < 2:
         return 0.0
-    return sqrt(variance) * (
-        (1 - _EULER) * _NORMAL.inv_cdf(1 - 1 / trials) + _EULER * _NORMAL.inv_cdf(1 - 1 / (trials * e))
-    )
+    quantiles = _NORMAL.inv_cdf(1 - 1 / trials), _NORMAL.inv_cdf(1 - 1 / (trials * e))
+    return sqrt(variance) * ((1 - _EULER) * quantiles[0] + _EULER * quantiles[1])
 
 
 def deflated_sharpe(
     returns: ArrayLike, trials: int, *, trial_sharpes: Sequence[float] | None = None
 ) -> float | None:
-    """Probability that the true Sharpe ratio is above what the best of `trials` shows by luck; None where it is undefined.
+    """Return the probability that the true Sharpe ratio is above `expected_best_sharpe`; None if undefined.
 
-    `trial_sharpes` are the ratios per period of what was tried, for their variance. Where they aren't known, the variance of the
-    ratio of n returns without skill stands in, 1 / (n - 1). With one trial this is the probabilistic Sharpe ratio above 0.
+    `trial_sharpes` are the ratios per period of the trials, for their variance. If they are unknown, the
+    variance is taken to be 1 / (n - 1), that of the ratio of n returns without skill. With one trial this is
+    the probabilistic Sharpe ratio above 0.
     """
     values = np.asarray(returns, np.float64)
     if len(values) < MIN_PERIODS:

@@ -1,4 +1,4 @@
-"""A curve of any length as at most `limit` points that keep every extreme: enough to draw it, in constant memory."""
+"""Reduce a curve of any length to a limited number of points, in constant memory and with all extremes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class _Bucket(NamedTuple):
-    """The lowest and the highest sample of a stretch, each with its time."""
+    """The lowest and the highest of consecutive samples, each with its time."""
 
     low_ts: int
     low: float
@@ -23,14 +23,15 @@ class _Bucket(NamedTuple):
 
 
 class ThinnedCurve:
-    """Buckets of equal sample count, each keeping its minimum and maximum; when all are used, neighbours merge.
+    """A curve reduced to about `limit` points that include every peak and trough.
 
-    What is drawn from it touches every peak and trough of the full curve. Adding costs O(1) amortised.
+    Samples go into buckets of equal size that keep their minimum and maximum; when all buckets are full,
+    neighbours are merged. Adding a sample takes O(1) amortised.
     """
 
     def __init__(self, limit: int = 4_000) -> None:
-        self._capacity = max(2, limit // 4 * 2)  # even, and two points a bucket
-        self._width = 1  # samples a bucket
+        self._capacity = max(2, limit // 4 * 2)  # an even number of buckets, two points each
+        self._width = 1  # samples per bucket
         self._buckets: list[_Bucket] = []
         self._filled = 0  # samples in the last bucket
         self._last: tuple[int, float] | None = None
@@ -44,7 +45,7 @@ class ThinnedCurve:
             self._last = int(ts[-1]), float(values[-1])
 
     def _add_some(self, ts: NDArray[np.int64], values: NDArray[np.float64]) -> int:
-        """Fill the open bucket, or as many new ones as there is room for; returns how many samples that took."""
+        """Fill the open bucket, or as many new ones as fit; return the number of samples used."""
         if self._filled == self._width or not self._buckets:
             self._make_room()
         if self._filled or len(ts) < self._width:
@@ -64,7 +65,7 @@ class ThinnedCurve:
         return count * size
 
     def points(self) -> tuple[list[int], list[float]]:
-        """Times (UTC ms, rising) and values to draw; the last sample is always among them."""
+        """Return times (UTC ms, ascending) and values, always including the last sample."""
         points: dict[int, float] = {}
         for bucket in self._buckets:
             points |= dict(sorted(((bucket.low_ts, bucket.low), (bucket.high_ts, bucket.high))))

@@ -1,8 +1,8 @@
-"""Round trips from fills, one at a time, and what is said of them together.
+"""Round trips built from fills, and their statistics.
 
-A round trip is everything between flat and flat of one symbol: scaling in or out belongs to it, a flip ends one and begins the
-next (the fill, its fee and its slippage are split by quantity). Entry and exit prices are averages over the quantity, so
-the profit needs no rule on which lot was sold first.
+A round trip lasts from flat to flat in one symbol. Scaling in or out belongs to it. A fill that flips the
+position ends one round trip and begins the next; its fee and slippage are split by quantity. Entry and exit
+prices are averages over the quantity, so that the profit does not depend on which lot is sold first.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from decimal import Decimal
 
 import msgspec
 
-from agent.analysis.months import month_of
+from agent.analysis.daily import month_of
 from agent.core.events import Fill, FundingPayment, Side
 
 _ZERO = Decimal(0)
 
 
-class Trade(msgspec.Struct, frozen=True):
-    """A round trip; money in quote currency. While open, `exit_ts` is None, and exit price and pnl are of the part closed."""
+class RoundTrip(msgspec.Struct, frozen=True):
+    """A round trip; amounts in quote currency. If open, `exit_ts` is None and `pnl` is of the closed part."""
 
     symbol: str
     side: Side  # of the entry
@@ -27,11 +27,11 @@ class Trade(msgspec.Struct, frozen=True):
     exit_ts: int | None
     entry_price: Decimal  # average
     exit_price: Decimal | None
-    qty: Decimal  # sum of what was entered, base coin or shares
-    pnl: Decimal  # net of fees, funding included
+    qty: Decimal  # total quantity entered, base coin or shares
+    pnl: Decimal  # net of fees and funding
     fees: Decimal
-    funding: Decimal  # negative where it was paid
-    slippage: Decimal  # already in the prices
+    funding: Decimal  # negative if paid
+    slippage: Decimal  # already part of the prices
     reason: str = ""  # of the first entry
     exit_reason: str = ""  # of the last exit
     entry_order: str = ""  # client order ids
@@ -39,17 +39,17 @@ class Trade(msgspec.Struct, frozen=True):
 
     @property
     def holding_time(self) -> int | None:
-        """ms from first entry to last exit."""
+        """Time from the first entry to the last exit, in ms."""
         return None if self.exit_ts is None else self.exit_ts - self.entry_ts
 
     @property
     def return_on_notional(self) -> float:
-        """pnl over what was entered."""
+        """Profit over the notional entered."""
         return float(self.pnl / (self.entry_price * self.qty))
 
 
 class TradeStats(msgspec.Struct):
-    """Running sums over closed round trips; the ratios are None where there is nothing to divide by."""
+    """Running sums over closed round trips. Ratios with a zero denominator are left as None."""
 
     trades: int = 0
     wins: int = 0  # pnl > 0
@@ -60,8 +60,8 @@ class TradeStats(msgspec.Struct):
     worst: Decimal | None = None
     holding_time: int = 0  # ms, sum
 
-    def add(self, trade: Trade) -> None:
-        """Count a closed round trip."""
+    def add(self, trade: RoundTrip) -> None:
+        """Add a closed round trip."""
         pnl = trade.pnl
         self.trades += 1
         if pnl > 0:
@@ -78,7 +78,7 @@ class TradeStats(msgspec.Struct):
 
     @property
     def win_rate(self) -> float | None:
-        """Round trips that made money, fees and funding counted, over all."""
+        """Share of round trips with a profit after fees and funding."""
         return self.wins / self.trades if self.trades else None
 
     @property
@@ -88,27 +88,27 @@ class TradeStats(msgspec.Struct):
 
     @property
     def average_win(self) -> float | None:
-        """Quote currency."""
+        """In quote currency."""
         return float(self.gross_profit) / self.wins if self.wins else None
 
     @property
     def average_loss(self) -> float | None:
-        """Quote currency, negative."""
+        """In quote currency, negative."""
         return -float(self.gross_loss) / self.losses if self.losses else None
 
     @property
     def expectancy(self) -> float | None:
-        """Mean profit of a round trip, quote currency."""
+        """Mean profit of a round trip, in quote currency."""
         return float(self.gross_profit - self.gross_loss) / self.trades if self.trades else None
 
     @property
     def average_holding_time(self) -> float | None:
-        """ms."""
+        """In ms."""
         return self.holding_time / self.trades if self.trades else None
 
 
-class Account(msgspec.Struct):
-    """What one symbol did to the account, in quote currency."""
+class SymbolTotals(msgspec.Struct):
+    """Sums over the fills and funding payments of one symbol, in quote currency."""
 
     cash: Decimal = _ZERO  # sales minus purchases, before fees and funding
     qty: Decimal = _ZERO  # signed position
@@ -121,15 +121,16 @@ class Account(msgspec.Struct):
     stats: TradeStats = msgspec.field(default_factory=TradeStats)
 
     def pnl(self, mark: Decimal | None = None) -> Decimal:
-        """Change of equity since the start, an open position valued at `mark`, else at the last fill's price.
+        """Return the symbol's part of the change of equity.
 
-        Over all symbols these add up to final minus initial equity.
+        An open position is valued at `mark`, by default the price of the last fill. Over all symbols these
+        add up to final minus initial equity.
         """
         return self.cash + self.qty * (self.last_price if mark is None else mark) - self.fees + self.funding
 
 
-class _Open:
-    """A round trip under way."""
+class _OpenRoundTrip:
+    """Sums over the fills of a round trip that is still open."""
 
     def __init__(self, fill: Fill) -> None:
         self.first = self.last = fill
@@ -137,7 +138,7 @@ class _Open:
         self.fees = self.funding = self.slippage = _ZERO
 
     def add(self, fill: Fill, qty: Decimal) -> None:
-        """Take `qty` of a fill, with its share of fee and slippage."""
+        """Add `qty` of a fill, with its share of fee and slippage."""
         if fill.side is self.first.side:
             self.entered += qty
             self.entry_value += qty * fill.price
@@ -149,10 +150,10 @@ class _Open:
         self.fees += fill.fee if whole else fill.fee * qty / fill.qty
         self.slippage += fill.slippage if whole else fill.slippage * qty / fill.qty
 
-    def as_trade(self) -> Trade:
+    def to_round_trip(self) -> RoundTrip:
         closed = self.exited == self.entered
         basis = self.entry_value if closed else self.entry_value * self.exited / self.entered
-        return Trade(
+        return RoundTrip(
             symbol=self.first.symbol,
             side=self.first.side,
             entry_ts=self.first.ts,
@@ -172,60 +173,61 @@ class _Open:
 
 
 class TradeBook:
-    """Folds fills and funding payments, in their order, into round trips and sums; keeps no closed trade.
+    """Turns fills and funding payments, added in booking order, into round trips and statistics.
 
-    `stats` and `accounts` are of all and of each symbol; `months` has the round trips closed in each UTC month.
+    `stats` covers all symbols, `symbols` each symbol, and `months` the round trips closed in each UTC month.
+    Closed round trips are not kept.
     """
 
     def __init__(self) -> None:
         self.stats = TradeStats()
-        self.accounts: dict[str, Account] = {}
+        self.symbols: dict[str, SymbolTotals] = {}
         self.months: dict[str, TradeStats] = {}
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenRoundTrip] = {}
 
-    def add(self, fill: Fill) -> Trade | None:
-        """Book a fill; the round trip that it closes, if it does."""
-        account = self.accounts.setdefault(fill.symbol, Account())
-        before, signed = account.qty, fill.qty * fill.side.sign
-        account.qty += signed
-        account.cash -= signed * fill.price
-        account.last_price = fill.price
-        account.fees += fill.fee
-        account.slippage += fill.slippage
-        account.notional += fill.qty * fill.price
-        account.fills += 1
+    def add(self, fill: Fill) -> RoundTrip | None:
+        """Add a fill; return the round trip that it closes, if any."""
+        totals = self.symbols.setdefault(fill.symbol, SymbolTotals())
+        before, signed = totals.qty, fill.qty * fill.side.sign
+        totals.qty += signed
+        totals.cash -= signed * fill.price
+        totals.last_price = fill.price
+        totals.fees += fill.fee
+        totals.slippage += fill.slippage
+        totals.notional += fill.qty * fill.price
+        totals.fills += 1
         closing = min(fill.qty, abs(before)) if before * signed < 0 else _ZERO
         closed = None
         if closing:
             self._open[fill.symbol].add(fill, closing)
             if closing == abs(before):
-                closed = self._open.pop(fill.symbol).as_trade()
-                self._count(closed, account)
+                closed = self._open.pop(fill.symbol).to_round_trip()
+                self._count(closed, totals)
         if fill.qty > closing:
-            self._open.setdefault(fill.symbol, _Open(fill)).add(fill, fill.qty - closing)
+            self._open.setdefault(fill.symbol, _OpenRoundTrip(fill)).add(fill, fill.qty - closing)
         return closed
 
     def add_funding(self, payment: FundingPayment) -> None:
-        """Book a funding payment; it belongs to the round trip that is open."""
-        self.accounts.setdefault(payment.symbol, Account()).funding += payment.amount
+        """Add a funding payment to the open round trip of its symbol."""
+        self.symbols.setdefault(payment.symbol, SymbolTotals()).funding += payment.amount
         if payment.symbol in self._open:
             self._open[payment.symbol].funding += payment.amount
 
-    def open_trades(self) -> list[Trade]:
-        """Round trips not yet closed, with the profit of the part that was."""
-        return [trade.as_trade() for trade in self._open.values()]
+    def open_trades(self) -> list[RoundTrip]:
+        """Return the open round trips, with the profit of their closed part."""
+        return [trade.to_round_trip() for trade in self._open.values()]
 
-    def _count(self, trade: Trade, account: Account) -> None:
+    def _count(self, trade: RoundTrip, totals: SymbolTotals) -> None:
         for stats in (
             self.stats,
-            account.stats,
+            totals.stats,
             self.months.setdefault(month_of(trade.exit_ts or 0), TradeStats()),
         ):
             stats.add(trade)
 
 
-def round_trips(moves: Iterable[Fill | FundingPayment]) -> list[Trade]:
-    """All round trips of a run in order of their exit, the open ones last. `moves` come in the order they were booked."""
+def round_trips(moves: Iterable[Fill | FundingPayment]) -> list[RoundTrip]:
+    """Return all round trips in order of exit, the open ones last; `moves` are in booking order."""
     book, trades = TradeBook(), []
     for move in moves:
         if isinstance(move, FundingPayment):

@@ -179,8 +179,8 @@ def replay_progress(title: str, start: int, end: int) -> Iterator[Any]:
 
 
 def _write_report(database: Database, run_id: str, path: Path) -> None:
-    from agent.analysis.report.load import load_report_data
-    from agent.analysis.report.write import write_report
+    from agent.analysis.report.html import write_report
+    from agent.analysis.report.report_loader import load_report_data
 
     page, _ = write_report(load_report_data(database, run_id), path)
     err.print(f"report: {page}", highlight=False, soft_wrap=True)

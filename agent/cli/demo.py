@@ -15,7 +15,7 @@ from agent.cli.console import err, out, print_json
 from agent.core.events import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
-    from agent.analysis.report.data import ReportData
+    from agent.analysis.report.report_data import ReportData
     from agent.config import Config
     from agent.config.dashboard import DashboardConfig
     from agent.replay.verify import Verification
@@ -89,8 +89,8 @@ def demo(
 
     Sandbox and agent speak over real sockets on loopback; nothing leaves the machine. The headlines are invented.
     """
-    from agent.analysis.report.load import load_report_data
-    from agent.analysis.report.write import write_report
+    from agent.analysis.report.html import write_report
+    from agent.analysis.report.report_loader import load_report_data
     from agent.config import load
     from agent.live.output import guarded_output
     from agent.replay.verify import verify

@@ -28,9 +28,9 @@ def register(app: typer.Typer) -> None:
         """Write a run's report: one self-contained HTML page, and the same as JSON beside it."""
         from contextlib import closing
 
-        from agent.analysis.report.load import load_report_data
+        from agent.analysis.report.html import write_report
+        from agent.analysis.report.report_loader import load_report_data
         from agent.analysis.report.verdict import verdict_of
-        from agent.analysis.report.write import write_report
         from agent.config import load
         from agent.core.errors import UsageError
         from agent.store.database import open_database

@@ -11,7 +11,7 @@ import typer
 from agent.cli.console import out, print_json
 
 if TYPE_CHECKING:
-    from agent.analysis.slippage import Slippage
+    from agent.analysis.venue_slippage import SlippageReport
 
 _SHOWN = 40
 
@@ -32,7 +32,7 @@ def slippage(
 
     Costs are basis points of the mark at the decision; excess is the venue's less paper's, so positive means worse than the model.
     """
-    from agent.analysis.slippage import slippage as compare
+    from agent.analysis.venue_slippage import compare_with_paper as compare
     from agent.config import load
     from agent.store.database import open_database
     from agent.store.queries import find_run
@@ -45,7 +45,7 @@ def slippage(
         _print(found)
 
 
-def _print(found: Slippage) -> None:
+def _print(found: SlippageReport) -> None:
     from rich.table import Table
 
     from agent.system.clock import iso

@@ -224,6 +224,6 @@ def _deepest_fall(database: Database, run_id: str) -> float | None:
 
 def _report(database: Database, run_id: str) -> bytes:
     from agent.analysis.report.html import render  # plotly and pandas: only once somebody asks
-    from agent.analysis.report.load import load_report_data
+    from agent.analysis.report.report_loader import load_report_data
 
     return render(load_report_data(database, run_id)).encode()

@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 
 from agent import __version__
-from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
-from agent.analysis.metrics import Metrics, compute
+from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.engine import CORE, CORE_REVISION, Engine
@@ -231,7 +231,7 @@ class BacktestSink:
         interval = config.market.interval
         self.curve = EquityCurve(capital, interval)
         self.trades = TradeBook()
-        self.benchmark = BuyAndHold(config.market.symbols, capital, interval)
+        self.benchmark = BuyAndHoldBenchmark(config.market.symbols, capital, interval)
         self.news = inner.news
         self.sentiment = inner.sentiment
         self._inner = inner

@@ -9,11 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.analysis.benchmark import hold_returns
 from agent.analysis.chance import ChanceTest, HeldTrades, random_entries, shifted_signals
 from agent.analysis.equity import EquityCurve
-from agent.analysis.metrics import FEW_TRADES, YEAR_MS, measure
 from agent.analysis.report import formats
 from agent.analysis.report.verdict import Verdict
+from agent.analysis.run_metrics import FEW_TRADES, YEAR_MS, measure
 from agent.analysis.significance import (
     Difference,
     Interval,
@@ -24,7 +25,7 @@ from agent.analysis.significance import (
     sharpe,
     sharpe_interval,
 )
-from agent.analysis.trades import Trade
+from agent.analysis.trades import RoundTrip
 from agent.core.events import DAY_MS
 
 Floats = NDArray[np.float64]
@@ -80,7 +81,7 @@ class Evidence(msgspec.Struct, frozen=True):
 def weigh(
     days: Times,
     returns: Floats,
-    trades: Sequence[Trade],
+    trades: Sequence[RoundTrip],
     equity_at: Mapping[int, float],
     prices: Mapping[str, Prices],
     *,
@@ -97,7 +98,7 @@ def weigh(
     curve = EquityCurve(1.0, DAY_MS)
     curve.extend(days, worth)
     own = measure(curve.summary(), PERIODS_PER_YEAR, {})
-    hold = _hold(days, prices)
+    hold = hold_returns([(found.ts, found.closes) for found in prices.values()], days)
     held_ratio = sharpe(hold)
     held = [_held(symbol, trades, equity_at, found) for symbol, found in sorted(prices.items())]
     costs = [round_trip_cost(trade) for trade in trades]
@@ -216,18 +217,9 @@ def spread(interval: Interval) -> str:
     return f"[{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def _hold(days: Times, prices: Mapping[str, Prices]) -> Floats:
-    """Daily returns of equal shares, bought at each symbol's first close; a share that hasn't begun waits as cash."""
-    levels = []
-    for found in prices.values():
-        at = np.searchsorted(found.ts, days, side="right") - 1
-        levels.append(np.where(at < 0, 1.0, found.closes[np.maximum(at, 0)] / found.closes[0]))
-    worth = np.mean(levels, axis=0)
-    held: Floats = np.diff(worth, prepend=1.0) / np.concatenate(((1.0,), worth[:-1]))
-    return held
-
-
-def _held(symbol: str, trades: Sequence[Trade], equity_at: Mapping[int, float], prices: Prices) -> HeldTrades:
+def _held(
+    symbol: str, trades: Sequence[RoundTrip], equity_at: Mapping[int, float], prices: Prices
+) -> HeldTrades:
     """A symbol's round trips on the grid of its closes; one still open is held to the end."""
     own = [trade for trade in trades if trade.symbol == symbol]
     last = len(prices.ts) - 1
@@ -247,6 +239,6 @@ def _held(symbol: str, trades: Sequence[Trade], equity_at: Mapping[int, float], 
     )
 
 
-def round_trip_cost(trade: Trade) -> float:
+def round_trip_cost(trade: RoundTrip) -> float:
     """Fees, slippage (with the spread) and funding of a trade, as a fraction of its notional at entry."""
     return float((trade.fees + trade.slippage - trade.funding) / (trade.entry_price * trade.qty))

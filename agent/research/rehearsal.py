@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.analysis.metrics import Metrics
-from agent.analysis.returns import periodic_returns
+from agent.analysis.daily import daily_returns
+from agent.analysis.run_metrics import Metrics
 from agent.config import Config, parse
 from agent.core.engine import Engine
-from agent.core.events import DAY_MS, Decision, Event, Fill, FundingPayment
+from agent.core.events import Decision, Event, Fill, FundingPayment
 from agent.core.sinks import NullSink
 from agent.data.merge import merge
 from agent.data.sentiment import NamedScorer
@@ -116,7 +116,7 @@ def daily(
     """Daily returns of samples that are hourly, and of the end, which is no sample where it falls between two hours."""
     if metrics.periods and (not ts or ts[-1] < metrics.end):
         ts, equity = [*ts, metrics.end], [*equity, metrics.final_equity]
-    return periodic_returns(ts, equity, capital, every=DAY_MS)
+    return daily_returns(ts, equity, capital)
 
 
 def with_params(config: Config, params: dict[str, Any]) -> Config:

@@ -16,9 +16,9 @@ import numpy as np
 from sqlalchemy import select
 
 from agent import __version__
-from agent.analysis.metrics import Metrics
 from agent.analysis.report.verdict import Verdict
-from agent.analysis.trades import Trade, round_trips
+from agent.analysis.run_metrics import Metrics
+from agent.analysis.trades import RoundTrip, round_trips
 from agent.core.errors import UsageError
 from agent.core.events import DAY_MS, Fill, FundingPayment
 from agent.data.klines import KlineFile
@@ -101,7 +101,7 @@ class _Outcome(NamedTuple):
     record: FoldRecord
     days: Times
     returns: Floats
-    trades: list[Trade]
+    trades: list[RoundTrip]
     equity_at: dict[int, float]
     placebo: list[float]
     inputs: dict[str, str]
@@ -271,7 +271,7 @@ def _run(task: _Task) -> _Outcome:
 
 def _told(
     database: Database, run_id: str, metrics: Metrics, capital: float
-) -> tuple[Times, Floats, list[Trade], dict[int, float]]:
+) -> tuple[Times, Floats, list[RoundTrip], dict[int, float]]:
     """Daily returns and round trips of a recorded run, and the equity at the entry of each."""
     query = select(tables.equity.c.ts, tables.equity.c.equity).where(tables.equity.c.run_id == run_id)
     with database.read() as connection:

@@ -1,4 +1,4 @@
-"""A small recorded run: two symbols on hourly bars, bought and sold on a hostile headline."""
+"""A small recorded run of two symbols on hourly bars, with one trade on a headline that contains HTML."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
-from agent.analysis.metrics import compute
+from agent.analysis.run_metrics import compute
 from agent.analysis.trades import TradeBook
 from agent.config import Config
 from agent.core.events import (
@@ -46,9 +46,9 @@ def record_run(
     paper: dict[str, Any] | None = None,
     headlines: int = 0,
 ) -> Database:
-    """Record run `run-1` in `folder`/store.db; prices are 100 + hour, kline files lie beside it.
+    """Record run `run-1` in `folder`/store.db, with kline files beside it; prices are 100 + hour.
 
-    `headlines` on BTCUSDT are scored besides, two of each story, spread over the run half an hour after a close.
+    Adds as many scored `headlines` on BTCUSDT, two per story, spread over the run at half past an hour.
     """
     config = Config.model_validate({"market": {"interval": "1h"}, "paper": paper or {}})
     inputs = tuple(_kline_file(folder / f"{symbol}-1h.csv", symbol, hours) for symbol in SYMBOLS)
@@ -71,7 +71,7 @@ def record_run(
 
 
 def _score(recorder: Recorder, number: int, ts: int) -> None:
-    """Headline `number`, bullish and bearish by turns of two, surer from one to the next."""
+    """Record headline `number`: two bullish and two bearish by turns, with rising confidence."""
     sure = 0.5 + 0.4 * number / 1_000
     rest = (1 - sure) / 2
     bearish, bullish = (sure, rest) if number % 4 < 2 else (rest, sure)
@@ -81,9 +81,9 @@ def _score(recorder: Recorder, number: int, ts: int) -> None:
 
 
 def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
-    """Buy 1 BTCUSDT in hour 10 on a headline, pay funding in hour 16, sell in hour 20 without news; risk halts in hour 30."""
+    """Buy 1 BTCUSDT in hour 10 on a headline, pay funding in hour 16, sell in hour 20, halt in hour 30."""
     curve, book = EquityCurve(10_000.0, HOUR_MS), TradeBook()
-    hold = BuyAndHold(SYMBOLS, 10_000.0, HOUR_MS)
+    hold = BuyAndHoldBenchmark(SYMBOLS, 10_000.0, HOUR_MS)
     for hour in range(1, hours + 1):
         ts = START + hour * HOUR_MS
         recorder.event_seq = hour
@@ -119,9 +119,9 @@ def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
             recorder.decision(RiskEvent(ts, RiskState.HALTED, "max_drawdown", "a <u>fall</u>"))
         if hour > 30:
             recorder.decision(RiskEvent(ts, RiskState.HALTED, "state HALTED", "max_drawdown", "BTCUSDT"))
-        account = book.accounts.get("BTCUSDT")
-        equity = 10_000 + (float(account.pnl(D(100 + hour))) if account else 0.0)
-        exposure = float(account.qty) * (100 + hour) if account else 0.0
+        totals = book.symbols.get("BTCUSDT")
+        equity = 10_000 + (float(totals.pnl(D(100 + hour))) if totals else 0.0)
+        exposure = float(totals.qty) * (100 + hour) if totals else 0.0
         recorder.equity([ts], [equity], [equity - exposure], [exposure])
         curve.add(ts, equity, exposure > 0)
     if finish:
@@ -135,7 +135,7 @@ def _trade(recorder: Recorder, hours: int, *, finish: bool) -> None:
 
 
 def _kline_file(path: Path, symbol: str, hours: int) -> InputFile:
-    """Bars whose closes are 100 + hour, an hour longer on both sides than the run."""
+    """Write bars with closes of 100 + hour, from an hour before the run to an hour after it."""
     rows = [
         f"{START + (hour - 1) * HOUR_MS},{100 + hour},{100 + hour},{100 + hour},{100 + hour},1"
         for hour in range(0, hours + 2)

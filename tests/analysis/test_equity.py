@@ -1,4 +1,4 @@
-"""The equity curve: streamed figures equal those of the whole series, however it was cut into samples and blocks."""
+"""The equity curve: streamed figures equal those of the whole series, for any division into blocks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def random_walk(length: int, seed: int) -> np.ndarray:
         ((50, 0, -10), -1.1, 0, 3, None, 3),
     ],
 )
-def test_drawdown_of(equity, depth, peak, trough, recovery, longest) -> None:
+def test_drawdown(equity, depth, peak, trough, recovery, longest) -> None:
     summary = curve_of(*equity).summary()
     assert summary.drawdown.depth == pytest.approx(depth)
     assert (summary.drawdown.peak, summary.drawdown.trough) == (day(peak), day(trough))
@@ -61,7 +61,7 @@ def test_drawdown_of(equity, depth, peak, trough, recovery, longest) -> None:
     cuts=st.lists(st.integers(1, 399), max_size=6),
 )
 @settings(max_examples=60, deadline=None)
-def test_figures_do_not_depend_on_how_the_history_was_cut(seed: int, length: int, cuts: list[int]) -> None:
+def test_figures_do_not_depend_on_the_division_into_blocks(seed: int, length: int, cuts: list[int]) -> None:
     equity = random_walk(length, seed)
     ts = START + np.arange(1, length + 1) * MINUTE_MS * 60
     whole = EquityCurve(100.0, MINUTE_MS * 60)
@@ -94,7 +94,7 @@ def test_moments_equal_those_of_the_whole_series() -> None:
 
 
 def test_moments_are_stable_far_from_zero() -> None:
-    """A sum of squares would lose a deviation that is 10⁻⁹ of the mean."""
+    """A sum of squares would lose a deviation of 10⁻⁹ of the mean."""
     growth = 1.01 + 1e-11 * np.tile([1.0, -1.0], 2_500)
     curve = EquityCurve(1.0, MINUTE_MS)
     with np.errstate(over="raise"):
@@ -104,7 +104,7 @@ def test_moments_are_stable_far_from_zero() -> None:
 
 
 def test_the_last_sample_of_a_period_counts() -> None:
-    """Two symbols close their bars at one time: equity after the second bar is that period's."""
+    """If two symbols close a bar at the same time, the equity after the second one counts."""
     twice = EquityCurve(100.0, MINUTE_MS)
     for period in range(1, 10_000):
         twice.add(START + period * MINUTE_MS, -1.0, False)
@@ -127,19 +127,19 @@ def test_months_compound_to_the_total_and_end_at_midnight() -> None:
     assert np.prod([1 + value for value in summary.months.values()]) == pytest.approx(1.60)
 
 
-def test_bankruptcy_is_remembered_and_returns_end_there() -> None:
+def test_bankruptcy_is_recorded_and_later_returns_are_zero() -> None:
     summary = curve_of(50.0, 0.0, -20.0, 30.0).summary()
     assert summary.bankrupt == day(2)
     assert summary.mean == pytest.approx((-0.5 - 1.0) / 4)
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_equity_that_is_no_number_is_refused(wrong: float) -> None:
+def test_equity_that_is_not_finite_is_rejected(wrong: float) -> None:
     with pytest.raises(ValueError, match="not a finite number"):
         curve_of(100.0, wrong).summary()
 
 
-def test_samples_out_of_order_are_refused() -> None:
+def test_samples_out_of_order_are_rejected() -> None:
     curve = curve_of(100.0, 101.0)
     curve.add(START, 99.0, True)
     with pytest.raises(ValueError, match="time order"):
@@ -154,7 +154,7 @@ def test_an_empty_curve_has_a_summary() -> None:
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=300), st.integers(1, 50))
 @settings(max_examples=80, deadline=None)
-def test_a_thinned_curve_keeps_extremes_and_its_end_in_few_points(values: list[float], block: int) -> None:
+def test_a_thinned_curve_keeps_the_extremes_and_the_last_sample(values: list[float], block: int) -> None:
     thinned = ThinnedCurve(limit=40)
     array, ts = np.array(values), np.arange(len(values), dtype=np.int64)
     for begin in range(0, len(values), block):
@@ -167,15 +167,15 @@ def test_a_thinned_curve_keeps_extremes_and_its_end_in_few_points(values: list[f
     assert len(kept) == len(values) or len(values) > 10
 
 
-def test_money_that_comes_or_goes_is_no_return() -> None:
-    """10,000 and 250 at the start; +1 %, then 1,000 is paid in and the rest gains 2 %, then −5 %, with 500 taken out: TWR by hand."""
+def test_deposits_and_withdrawals_are_excluded_from_returns() -> None:
+    """10,000 and 250 at the start; +1 %; +2 % and a deposit of 1,000; −5 % and a withdrawal of 500."""
     ts = np.array([100, 200, 300])
     first = 10_250 * 1.01
     second = first * 1.02 + 1_000
     third = second * 0.95 - 500
     flows = [(50, 250.0), (200, 1_000.0), (250, -500.0)]
     initial, equity = without_flows(ts, np.array([first, second, third]), flows, 10_000.0)
-    assert equity[-1] == third  # what the account has
+    assert equity[-1] == third  # the equity of the account
     assert equity / initial == pytest.approx([1.01, 1.01 * 1.02, 1.01 * 1.02 * 0.95])
 
 

@@ -1,4 +1,4 @@
-"""The event study and the half-life of sentiment, on prices whose answers are known."""
+"""The event study and the half-life of sentiment, on prices with a known effect."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def closes_of(log_steps: np.ndarray) -> Closes:
 
 
 def headlines_at(bars: np.ndarray, score: np.ndarray, symbol: str = "X") -> Headlines:
-    """Headlines known a minute after the close of each of `bars`."""
+    """Return headlines that are known a minute after the close of each of `bars`."""
     predicted = np.where(score > 0, 2, np.where(score < 0, 0, 1))
     return Headlines(START + (bars + 1) * HOUR_MS + 60_000, np.full(len(bars), symbol), score, predicted)
 
 
-def test_a_jump_two_bars_later_stands_at_bar_two() -> None:
-    """Without noise the path is known to the last digit: up 1 % in the second bar after, less the drift of all bars."""
+def test_a_jump_two_bars_after_the_headline_appears_at_bar_two() -> None:
+    """Without noise the path is exact: up 1 % in the second bar, minus the drift of all bars."""
     steps = np.zeros(400)
     at = np.arange(20, 380, 40)
     steps[at + 2] = 0.01
@@ -43,12 +43,12 @@ def test_a_jump_two_bars_later_stands_at_bar_two() -> None:
     assert (path.events, study.left_out) == (len(at), 0)
 
 
-def test_classes_are_kept_apart_and_what_moved_before_shows_before() -> None:
+def test_classes_are_separate_and_a_move_before_the_headline_appears_before_bar_zero() -> None:
     rng = np.random.default_rng(5)
     steps = rng.normal(0, 0.001, 20_000)
     at = np.arange(50, 19_900, 50)
     side = np.where(rng.random(len(at)) < 0.5, 1.0, -1.0)
-    for lag in (-2, -1, 0):  # the price had moved when the headline came
+    for lag in (-2, -1, 0):  # the price has moved when the headline is published
         steps[at + lag] += 0.004 * side
     study = event_study(headlines_at(at, side), {"X": closes_of(steps)}, HOUR_MS, before=10, after=10)
     assert study is not None
@@ -57,10 +57,10 @@ def test_classes_are_kept_apart_and_what_moved_before_shows_before() -> None:
         moved_before = -path.mean[study.offsets.index(-3)]
         assert sign * moved_before == pytest.approx(0.012, rel=0.1)
         last = study.offsets.index(10)
-        assert path.low[last] < 0 < path.high[last], "nothing was left to earn"
+        assert path.low[last] < 0 < path.high[last], "the price moves no further"
 
 
-def test_headlines_without_a_whole_window_are_left_out_and_counted() -> None:
+def test_headlines_without_a_complete_window_are_left_out_and_counted() -> None:
     at = np.array([1, 50, 98])
     study = event_study(
         headlines_at(at, np.ones(3)), {"X": closes_of(np.full(100, 0.001))}, HOUR_MS, before=5, after=5
@@ -76,8 +76,8 @@ def test_headlines_without_a_whole_window_are_left_out_and_counted() -> None:
     assert event_study(headlines_of([]), {}, HOUR_MS, before=5, after=5) is None
 
 
-def test_the_band_covers_what_it_says_although_headlines_come_in_bursts() -> None:
-    """Twenty headlines an hour share one move: a bootstrap of headlines would be far too sure, one of days is not."""
+def test_the_band_has_its_coverage_although_headlines_come_in_bursts() -> None:
+    """Twenty headlines share one move: a bootstrap over headlines would give much too narrow bands."""
     covered = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)
@@ -95,7 +95,7 @@ def test_the_band_covers_what_it_says_although_headlines_come_in_bursts() -> Non
 def effect(
     half_life: float, strength: float, seed: int, bars: int = 24 * 500
 ) -> tuple[Headlines, dict[str, Closes]]:
-    """Hourly steps on which every second hour's headline works with this half-life (in bars)."""
+    """Return hourly bars, and a headline every second hour whose effect has this half-life (in bars)."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(0, 0.01, bars)
     at = np.arange(10, bars - 60, 2)
@@ -106,7 +106,7 @@ def effect(
 
 
 @pytest.mark.parametrize("half_life", [3.0, 8.0])
-def test_a_half_life_that_was_put_in_comes_out(half_life: float) -> None:
+def test_the_half_life_of_a_known_effect_is_found(half_life: float) -> None:
     found = sentiment_decay(*effect(half_life, 0.004, seed=2), HOUR_MS, stretch=1, stretches=24)
     assert found is not None
     assert found.half_life is not None, found.reason
@@ -117,7 +117,7 @@ def test_a_half_life_that_was_put_in_comes_out(half_life: float) -> None:
     assert found.ages[:2] == [HOUR_MS, 2 * HOUR_MS]
 
 
-def test_a_contrary_effect_decays_too() -> None:
+def test_the_half_life_of_an_inverse_effect_is_found() -> None:
     found = sentiment_decay(*effect(5.0, -0.004, seed=3), HOUR_MS, stretch=1, stretches=24)
     assert found is not None
     assert found.initial is not None
@@ -125,8 +125,8 @@ def test_a_contrary_effect_decays_too() -> None:
     assert found.half_life is not None
 
 
-def test_where_sentiment_says_nothing_no_half_life_is_stated() -> None:
-    """Of 40 worlds without any effect, at most a few may look like one."""
+def test_without_an_effect_no_half_life_is_given() -> None:
+    """Of 40 samples without an effect, at most 10 % may have a half-life by chance."""
     stated = 0
     for seed in range(40):
         found = sentiment_decay(*effect(5.0, 0.0, seed, bars=24 * 90), HOUR_MS, stretch=1, stretches=12)
@@ -136,7 +136,7 @@ def test_where_sentiment_says_nothing_no_half_life_is_stated() -> None:
     assert stated <= 4
 
 
-def test_the_coefficient_is_spearmans() -> None:
+def test_the_coefficient_equals_that_of_scipy() -> None:
     scipy = pytest.importorskip("scipy.stats")
     headlines, closes = effect(5.0, 0.004, seed=4, bars=24 * 60)
     headlines = headlines._replace(score=np.round(headlines.score, 1))  # with ties
@@ -149,7 +149,7 @@ def test_the_coefficient_is_spearmans() -> None:
         assert found.ic[number] == pytest.approx(scipy.spearmanr(headlines.score, moves).statistic)
 
 
-def test_too_few_headlines_say_nothing() -> None:
+def test_too_few_headlines_have_no_decay() -> None:
     headlines, closes = effect(5.0, 0.004, seed=4, bars=24 * 60)
     few = Headlines(*(column[:20] for column in headlines))
     assert sentiment_decay(few, closes, HOUR_MS, stretch=1, stretches=3) is None
@@ -157,7 +157,7 @@ def test_too_few_headlines_say_nothing() -> None:
 
 @given(seed=st.integers(0, 50), shift=st.floats(-0.01, 0.01))
 @settings(max_examples=20, deadline=None)
-def test_a_drift_of_the_whole_market_is_not_abnormal(seed: int, shift: float) -> None:
+def test_the_drift_of_the_market_is_removed(seed: int, shift: float) -> None:
     rng = np.random.default_rng(seed)
     steps = rng.normal(0, 0.01, 500)
     headlines = headlines_at(rng.integers(20, 470, 30), rng.uniform(-1, 1, 30))

@@ -1,4 +1,4 @@
-"""Figures as people read them."""
+"""The formatting of figures."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ from agent.analysis.report import formats
         (formats.minute(None), "–"),
     ],
 )
-def test_reads(text: str, expected: str) -> None:
+def test_format(text: str, expected: str) -> None:
     assert text == expected

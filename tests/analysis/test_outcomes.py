@@ -1,4 +1,4 @@
-"""What was said against what happened."""
+"""Forecasts compared with outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agent.analysis.daily import Closes
-from agent.analysis.outcomes import Statements, outcomes
+from agent.analysis.outcomes import Forecasts, outcomes
 from agent.core.events import HOUR_MS
 
 START = 1_704_067_200_000
@@ -19,9 +19,9 @@ TRUTH = np.where(
 BARS = np.arange(0, 4_990, 3)
 
 
-def said(classes: np.ndarray, confidence: np.ndarray | float) -> Statements:
+def forecasts(classes: np.ndarray, confidence: np.ndarray | float) -> Forecasts:
     count = len(classes)
-    return Statements(
+    return Forecasts(
         START + (BARS[:count] + 1) * HOUR_MS,
         np.full(count, "X"),
         classes,
@@ -29,63 +29,66 @@ def said(classes: np.ndarray, confidence: np.ndarray | float) -> Statements:
     )
 
 
-def test_an_oracle_is_always_right_and_the_third_that_moves_least_is_flat() -> None:
-    found = outcomes("predictions", said(TRUTH[BARS], 0.9), CLOSES, HOUR_MS, 4)
+def test_perfect_forecasts_are_correct_and_a_third_of_the_outcomes_is_flat() -> None:
+    found = outcomes("predictions", forecasts(TRUTH[BARS], 0.9), CLOSES, HOUR_MS, 4)
     assert found is not None
     assert found.accuracy.value == found.accuracy.low == 1
     assert np.trace(found.confusion) == found.count == len(BARS)
-    happened = np.sum(found.confusion, axis=0) / found.count
-    assert happened[1] == pytest.approx(1 / 3, abs=0.03)
-    assert found.chance == pytest.approx(max(happened))
+    actual = np.sum(found.confusion, axis=0) / found.count
+    assert actual[1] == pytest.approx(1 / 3, abs=0.03)
+    assert found.chance == pytest.approx(max(actual))
 
 
-@pytest.mark.parametrize(("hour", "happened"), [(48.5, "up"), (49.0, "up"), (49.5, "flat"), (50.0, "flat")])
-def test_it_counts_from_the_first_close_that_an_order_could_have_had(hour: float, happened: str) -> None:
-    """The price jumps in the bar from hour 49 to 50: who speaks while it does comes too late."""
+@pytest.mark.parametrize(("hour", "actual"), [(48.5, "up"), (49.0, "up"), (49.5, "flat"), (50.0, "flat")])
+def test_the_move_starts_at_the_first_close_after_the_forecast(hour: float, actual: str) -> None:
+    """The price jumps in the bar from hour 49 to 50: a forecast during that bar comes too late."""
     price = np.where(np.arange(1, 101) < 50, 100.0, 120.0) * 1.0001 ** np.arange(100)
     closes = {"X": Closes(START + np.arange(1, 101) * HOUR_MS, price)}
     ts = START + int(hour * HOUR_MS)
     found = outcomes(
         "signals",
-        Statements(np.array([ts]), np.array(["X"]), np.array([2]), np.array([0.9])),
+        Forecasts(np.array([ts]), np.array(["X"]), np.array([2]), np.array([0.9])),
         closes,
         HOUR_MS,
         1,
     )
     assert found is not None
-    assert found.confusion[2][("down", "flat", "up").index(happened)] == 1
+    assert found.confusion[2][("down", "flat", "up").index(actual)] == 1
 
 
-def test_confidence_that_is_a_probability_lies_on_the_diagonal() -> None:
-    """A statement of confidence c is true with probability c: every bin's interval but the odd one holds its confidence."""
+def test_calibrated_confidence_lies_on_the_diagonal() -> None:
+    """Forecasts with confidence c are correct with probability c: all intervals but one contain it."""
     rng = np.random.default_rng(4)
     confidence = rng.uniform(0.35, 0.95, len(BARS))
     truth = TRUTH[BARS]
-    honest = np.where(rng.random(len(BARS)) < confidence, truth, (truth + rng.integers(1, 3, len(BARS))) % 3)
-    found = outcomes("signals", said(honest, confidence), CLOSES, HOUR_MS, 4)
+    correct = rng.random(len(BARS)) < confidence
+    calibrated = np.where(correct, truth, (truth + rng.integers(1, 3, len(BARS))) % 3)
+    found = outcomes("signals", forecasts(calibrated, confidence), CLOSES, HOUR_MS, 4)
     assert found is not None
     assert sum(one.right.low <= one.confidence <= one.right.high for one in found.bins) >= len(found.bins) - 1
     assert sum(one.count for one in found.bins) == found.count
     assert [one.confidence for one in found.bins] == sorted(one.confidence for one in found.bins)
 
 
-def test_guessing_is_right_a_third_of_the_time_however_sure_it_is() -> None:
+def test_random_guesses_are_correct_a_third_of_the_time_at_any_confidence() -> None:
     rng = np.random.default_rng(5)
-    found = outcomes("signals", said(rng.integers(0, 3, len(BARS)), 0.99), CLOSES, HOUR_MS, 4)
+    found = outcomes("signals", forecasts(rng.integers(0, 3, len(BARS)), 0.99), CLOSES, HOUR_MS, 4)
     assert found is not None
     assert found.accuracy.low < 1 / 3 < found.accuracy.high
     assert found.bins[0].confidence == pytest.approx(0.99)
 
 
-def test_what_nobody_can_know_yet_is_left_out() -> None:
-    late = Statements(
+def test_forecasts_without_a_known_outcome_are_left_out() -> None:
+    late = Forecasts(
         np.array([START, START + 4_998 * HOUR_MS, START + 50 * HOUR_MS]),
         np.array(["X", "X", "Y"]),
         np.ones(3, int),
         np.ones(3),
     )
     assert outcomes("signals", late, CLOSES, HOUR_MS, 4) is None
-    both = Statements(*(np.concatenate(pair) for pair in zip(late, said(TRUTH[BARS[:5]], 0.5), strict=True)))
+    both = Forecasts(
+        *(np.concatenate(pair) for pair in zip(late, forecasts(TRUTH[BARS[:5]], 0.5), strict=True))
+    )
     found = outcomes("signals", both, CLOSES, HOUR_MS, 4)
     assert found is not None
     assert (found.count, found.left_out) == (5, 3)

@@ -1,4 +1,4 @@
-"""The probability of overfitting: against the definition taken literally, and on trials whose skill is known."""
+"""The probability of overfitting: compared with its definition, and on trials with known skill."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.analysis.overfitting import overfitting
 from agent.analysis.significance import sharpe
 
 
-def test_it_is_the_definition() -> None:
+def test_it_equals_the_definition() -> None:
     table = np.random.default_rng(4).normal(0.02, 1.0, (60, 5))
     below, losses, splits = 0.0, 0, list(combinations(range(6), 3))
     for half in splits:
@@ -31,10 +31,10 @@ def test_it_is_the_definition() -> None:
     assert found.loss == losses / 20
 
 
-def test_choosing_among_noise_is_a_coin_toss_and_skill_is_recognised() -> None:
+def test_noise_has_a_probability_of_a_half_and_skill_a_small_one() -> None:
     random = np.random.default_rng(1)
-    tossed = [overfitting(random.normal(0, 1, (320, 20))) for _ in range(20)]
-    assert np.mean([found.probability for found in tossed if found]) == pytest.approx(0.5, abs=0.12)
+    noise = [overfitting(random.normal(0, 1, (320, 20))) for _ in range(20)]
+    assert np.mean([found.probability for found in noise if found]) == pytest.approx(0.5, abs=0.12)
     skilled = random.normal(0, 1, (320, 20))
     skilled[:, 7] += 0.5
     found = overfitting(skilled)
@@ -44,8 +44,8 @@ def test_choosing_among_noise_is_a_coin_toss_and_skill_is_recognised() -> None:
     assert found.loss < 0.01
 
 
-def test_what_was_fitted_to_the_past_fails_in_the_other_half() -> None:
-    """Each trial is good in one part and pays for it in all others, as a rule does that was made for one episode."""
+def test_overfitted_trials_fail_in_the_test_half() -> None:
+    """Each trial earns in one part and loses in all others, like a rule fitted to one episode."""
     table = np.random.default_rng(2).normal(0, 0.1, (320, 16))
     for trial in range(16):
         table[:, trial] -= 0.1
@@ -56,14 +56,14 @@ def test_what_was_fitted_to_the_past_fails_in_the_other_half() -> None:
     assert found.slope < 0
 
 
-def test_trials_that_never_moved_are_average() -> None:
+def test_trials_without_returns_are_average() -> None:
     found = overfitting(np.zeros((64, 3)))
     assert found is not None
     assert found.probability == 0.5
     assert found.loss == 1.0
 
 
-def test_too_little_to_judge() -> None:
+def test_too_few_trials_or_periods_have_no_result() -> None:
     assert overfitting(np.ones((100, 1))) is None
     assert overfitting(np.ones((20, 5))) is None
     with pytest.raises(ValueError, match="even"):

@@ -1,4 +1,4 @@
-"""What the report shows over time, against empyrical and quantstats: rolling Sharpe, months, years, drawdowns, and the daily ratios."""
+"""Rolling Sharpe ratios, months, years, drawdowns and ratios compared with empyrical and quantstats."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import pandas as pd
 import pytest
 import quantstats.stats as qs
 
-from agent.analysis.breakdown import DailyResult, break_down
-from agent.analysis.daily import Days
+from agent.analysis.breakdown import PeriodResults, break_down
+from agent.analysis.daily import DailyValues, rolling_sharpe
 from agent.analysis.equity import EquityCurve
-from agent.analysis.metrics import compute
-from agent.analysis.rolling import rolling_sharpe
+from agent.analysis.run_metrics import compute
 from agent.analysis.trades import TradeBook
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
-from tests.analysis.test_metrics import START, metrics_of
+from tests.analysis.test_run_metrics import START, metrics_of
 
 FIRST_DAY = START // DAY_MS
 CASES = [(400, 0.001, 0.01, 365, 90), (800, -0.002, 0.03, 252, 126), (120, 0.0, 0.002, 365, 30)]
@@ -23,13 +22,13 @@ CASE = ("length", "drift", "noise", "per_year", "window")
 
 
 def daily(length: int, drift: float, noise: float) -> pd.Series:
-    """Returns by day, from 2024-01-01 on."""
+    """Return daily returns from 2024-01-01 on."""
     returns = np.random.default_rng(length).normal(drift, noise, length)
     return pd.Series(returns, index=pd.date_range("2024-01-01", periods=length))
 
 
-def days_of(series: pd.Series) -> Days:
-    return Days(FIRST_DAY + np.arange(len(series)), series.to_numpy())
+def days_of(series: pd.Series) -> DailyValues:
+    return DailyValues(FIRST_DAY + np.arange(len(series)), series.to_numpy())
 
 
 @pytest.mark.parametrize(CASE, CASES)
@@ -53,7 +52,7 @@ def test_monthly_returns(
     bars = DAY_MS // interval
     returns = np.random.default_rng(length).normal(drift / bars, noise / bars**0.5, length * bars)
     metrics = metrics_of(100 * np.cumprod(1 + returns), interval=interval)
-    # the bars' beginnings: what closes at midnight is of the day before
+    # Open times, because a bar that closes at midnight belongs to the day before
     stamps = START + np.arange(length * bars) * interval
     series = pd.Series(returns, index=pd.to_datetime(stamps, unit="ms"))
     theirs = empyrical.aggregate_returns(series, "monthly")
@@ -75,7 +74,7 @@ def test_years(length: int, drift: float, noise: float, per_year: int, window: i
     days = days_of(series)
     nothing = np.full(length, np.nan)
     years = series.index.year.astype(str).tolist()
-    groups = break_down(years, DailyResult(days.day, days.value, nothing, nothing), [], per_year)
+    groups = break_down(years, PeriodResults(days.day, days.value, nothing, nothing), [], per_year)
     assert {year: group.total_return for year, group in groups.items()} == pytest.approx(
         {str(year): value for year, value in empyrical.aggregate_returns(series, "yearly").items()}, rel=1e-9
     )
@@ -96,7 +95,7 @@ def test_ratios_of_daily_runs(length: int, drift: float, noise: float, per_year:
     )
     assert found.max_drawdown == pytest.approx(empyrical.max_drawdown(series), rel=1e-9)
     assert found.total_return == pytest.approx(empyrical.cum_returns_final(series), rel=1e-9)
-    if per_year == 365:  # of shares, empyrical counts sessions as a year's parts, and we count calendar time
+    if per_year == 365:  # for equities empyrical counts sessions, Tapewire calendar time
         assert found.cagr == pytest.approx(empyrical.cagr(series, annualization=per_year), rel=1e-9)
 
 
@@ -127,7 +126,7 @@ def test_ratios_follow_the_spacing_of_the_bars(category: str, interval: int, per
     )
 
 
-# Opening time (minutes after midnight UTC) and bars a session: New York; Sydney in summer, whose session spans midnight UTC
+# Opening time (minutes after midnight UTC), bars and their minutes; the third spans midnight, as Sydney does
 SESSIONS = [
     (14 * 60 + 30, 7, 60),
     (14 * 60 + 30, 390, 1),
@@ -139,7 +138,7 @@ SESSIONS = [
 
 @pytest.mark.parametrize(("opens", "bars", "minutes"), SESSIONS)
 def test_intraday_equity_bars_count_as_many_as_a_session_has(opens: int, bars: int, minutes: int) -> None:
-    """252 sessions of seven hourly bars are 1,764 a year: not 252 * 6.5, as the last bar of a New York session is half an hour."""
+    """Seven hourly bars a session are 252 * 7 a year, although the last bar of New York is half an hour."""
     nights = [day for day in range(120) if day % 7 < 5]
     ts = np.array(
         [
@@ -151,7 +150,7 @@ def test_intraday_equity_bars_count_as_many_as_a_session_has(opens: int, bars: i
     returns = np.random.default_rng(3).normal(0.0, 0.002, len(ts))
     curve = EquityCurve(100.0, minutes * MINUTE_MS)
     curve.extend(ts[:50], 100 * np.cumprod(1 + returns)[:50])
-    curve.extend(ts[50:], 100 * np.cumprod(1 + returns)[50:])  # in blocks, as it is folded while a run goes
+    curve.extend(ts[50:], 100 * np.cumprod(1 + returns)[50:])  # in blocks, as during a run
     metrics = compute(curve, TradeBook(), category="equity", interval=minutes * MINUTE_MS)
     assert metrics.periods_per_year == pytest.approx(252 * bars)
     assert metrics.performance.sharpe == pytest.approx(

@@ -1,4 +1,4 @@
-"""The report of a recorded run: what it says, what it must not let in, and what it does where something is missing."""
+"""The report of a recorded run: its content, its escaping of untrusted text, and missing data."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ import pytest
 from typer.testing import CliRunner
 
 from agent.analysis.report.charts import MARKED_TRADES, marked, price_figure
-from agent.analysis.report.data import ReportData
-from agent.analysis.report.html import SHOWN_TRADES, render
-from agent.analysis.report.load import load_report_data
-from agent.analysis.report.write import write_report
+from agent.analysis.report.html import SHOWN_TRADES, render, write_report
+from agent.analysis.report.report_data import ReportData
+from agent.analysis.report.report_loader import load_report_data
 from agent.cli.main import build
 from agent.core.errors import DataError, TapewireError, UsageError
 from agent.core.events import HOUR_MS
@@ -25,7 +24,7 @@ from tests.analysis.stored import HOSTILE, START, record_run
 
 
 class Page(HTMLParser):
-    """What a browser would find in the page."""
+    """The elements, scripts and text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -60,7 +59,7 @@ def data(tmp_path: Path) -> ReportData:
     return load_report_data(record_run(tmp_path), "latest")
 
 
-def test_a_recorded_run_is_loaded_whole(data: ReportData) -> None:
+def test_a_recorded_run_is_loaded_completely(data: ReportData) -> None:
     (trade,) = data.trades
     assert (trade.entry_ts, trade.exit_ts) == (START + 10 * HOUR_MS, START + 20 * HOUR_MS)
     assert float(trade.pnl) == 10 - 2 - 0.25
@@ -69,13 +68,15 @@ def test_a_recorded_run_is_loaded_whole(data: ReportData) -> None:
     assert (data.equity.ts[0], data.equity.ts[-1]) == (START, START + 48 * HOUR_MS)
     assert [headline.title for headline in data.headlines["o10"]] == [HOSTILE]
     assert data.headlines.get("o20", []) == []  # its event brought no signal
-    # the run's window, not the file's
+    # The window of the run, not of the file
     assert data.prices["ETHUSDT"].values == [101.0 + hour for hour in range(48)]
     assert data.benchmark.values[-1] == pytest.approx(10_000 * 148 / 101)
     assert data.notes == []
 
 
-def test_an_unfinished_run_is_computed_from_what_it_recorded(tmp_path: Path, data: ReportData) -> None:
+def test_the_metrics_of_an_unfinished_run_are_computed_from_its_samples(
+    tmp_path: Path, data: ReportData
+) -> None:
     (tmp_path / "other").mkdir()
     unfinished = load_report_data(record_run(tmp_path / "other", finish=False), "run-1")
     assert unfinished.metrics == data.metrics
@@ -85,11 +86,13 @@ def test_an_unfinished_run_is_computed_from_what_it_recorded(tmp_path: Path, dat
 @pytest.mark.parametrize(
     ("harm", "note"),
     [
-        (Path.unlink, "is gone"),
+        (Path.unlink, "is missing"),
         (lambda path: path.write_text(path.read_text() + "\n"), "has changed since the run"),
     ],
 )
-def test_a_lost_or_changed_kline_file_costs_its_chart_only(tmp_path: Path, harm: Any, note: str) -> None:
+def test_without_the_original_kline_file_only_its_chart_is_missing(
+    tmp_path: Path, harm: Any, note: str
+) -> None:
     database = record_run(tmp_path)
     harm(tmp_path / "ETHUSDT-1h.csv")
     data = load_report_data(database)
@@ -98,7 +101,7 @@ def test_a_lost_or_changed_kline_file_costs_its_chart_only(tmp_path: Path, harm:
     assert note in Page(render(data)).text
 
 
-def test_nothing_to_report_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_run_without_equity_or_an_unknown_run_is_a_clear_error(tmp_path: Path) -> None:
     database = record_run(tmp_path, hours=0, finish=False)
     with pytest.raises(DataError, match="has recorded no equity yet"):
         load_report_data(database)
@@ -106,14 +109,14 @@ def test_nothing_to_report_is_a_clear_error(tmp_path: Path) -> None:
         load_report_data(database, "nope")
 
 
-def test_the_page_lets_no_foreign_word_become_markup(data: ReportData) -> None:
+def test_untrusted_text_never_becomes_markup(data: ReportData) -> None:
     html = render(data)
     page = Page(html)
-    assert HOSTILE in page.text  # as text, to the letter
+    assert HOSTILE in page.text  # as text, unchanged
     assert "<b>Wire</b>" in page.text
     assert "why <i>not</i>" in page.text
     assert not [tag for tag, _ in page.elements if tag in ("img", "i") and "style" not in _]
-    assert len(page.scripts) == 3  # data, plotly.js, ours
+    assert len(page.scripts) == 3  # data, plotly.js, report.js
     assert "<" not in page.scripts[0]
     hover = json.dumps(page.figures["price-BTCUSDT"]["data"][1]["hovertext"])
     assert "&lt;script&gt;" in hover
@@ -137,36 +140,36 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts(data: ReportData) 
     assert len(html) < 6_000_000
 
 
-def test_the_page_says_what_the_run_was(data: ReportData) -> None:
+def test_the_page_describes_the_run(data: ReportData) -> None:
     text = " ".join(Page(render(data)).text.split())
     for words in (
         "Made 0.1 % after costs; buy-and-hold made 46.5 %.",
-        "1 round trip can't tell skill from luck: too few.",
-        "2 d are too short a window",
+        "1 round trip is too few to tell skill from luck.",
+        "A window of 2 d is too short to judge",
         "sentiment: weight = 0.1",
         data.run.chain_head,
         data.run.inputs[0].sha256,
         "Orders reach the exchange 250ms after the decision",
-        "cagr (the window is shorter than 30 days: not extrapolated to a year)",
+        "cagr (the window is shorter than 30 days, so it is not annualised)",
     ):
         assert words in text
     assert "LEAKED" not in text
     assert "optimistic" not in text
 
 
-def test_a_halt_stands_in_the_verdict_the_chart_and_the_list(data: ReportData) -> None:
+def test_a_halt_is_in_the_verdict_the_chart_and_the_risk_table(data: ReportData) -> None:
     page = Page(render(data))
     assert data.refusals == {"state HALTED": 18}
-    assert "Risk halted trading on 2024-01-02 06:00 UTC and nobody resumed it: a <u>fall</u>." in page.text
+    assert "Risk halted trading on 2024-01-02 06:00 UTC, and it was not resumed: a <u>fall</u>." in page.text
     assert "Orders refused: 18 by state HALTED." in page.text
     assert [shape["x0"] for shape in page.figures["equity"]["layout"]["shapes"]] == [START + 30 * HOUR_MS]
 
 
-def test_stamps_and_optimistic_fills_stand_out(tmp_path: Path) -> None:
+def test_stamps_and_optimistic_fills_are_prominent(tmp_path: Path) -> None:
     page = Page(render(load_report_data(record_run(tmp_path, stamps=("LEAKED",), paper={"fill": "close"}))))
     assert "stamp leaked" in [attributes.get("class") for _, attributes in page.elements]
     assert page.text.index("LEAKED") < page.text.index("Tapewire backtest")
-    assert "Orders fill at the signal bar's own close: optimistic" in page.text
+    assert "Orders fill at the close of the signal bar. This is optimistic" in page.text
 
 
 def test_costs_lead_from_the_gross_to_the_net_result(data: ReportData) -> None:
@@ -178,11 +181,11 @@ def test_costs_lead_from_the_gross_to_the_net_result(data: ReportData) -> None:
 def test_drawdown_is_drawn_below_equity_on_the_same_axis(data: ReportData) -> None:
     figure = Page(render(data)).figures["equity"]
     below = [trace for trace in figure["data"] if trace.get("yaxis") == "y2"]
-    assert {trace["name"] for trace in below} == {"Strategy: below peak", "Buy and hold: below peak"}
+    assert {trace["name"] for trace in below} == {"Strategy: drawdown", "Buy and hold: drawdown"}
     assert min(below[1]["y"]) == pytest.approx(data.metrics.performance.max_drawdown, rel=1e-5)
 
 
-def test_many_trades_are_cut_with_a_word_about_it(data: ReportData) -> None:
+def test_a_long_list_of_trades_is_shortened_with_a_note(data: ReportData) -> None:
     many = [
         msgspec.structs.replace(
             data.trades[0], entry_ts=START + n, pnl=data.trades[0].pnl * n, reason=f"trade {n}."
@@ -192,7 +195,9 @@ def test_many_trades_are_cut_with_a_word_about_it(data: ReportData) -> None:
     data = msgspec.structs.replace(data, trades=many)
     text = " ".join(Page(render(data)).text.split())
     assert f"{1_000 - 2 * SHOWN_TRADES} more are in the JSON file" in text
-    assert f"The {MARKED_TRADES} round trips with the largest profit or loss, of 1,000." in text
+    assert (
+        f"The chart shows the {MARKED_TRADES} round trips with the largest profit or loss, of 1,000." in text
+    )
     assert ("trade 0." in text, "trade 49." in text, "trade 50." in text, "trade 999." in text) == (
         True,
         True,
@@ -214,7 +219,7 @@ def test_a_run_without_trades_or_prices_has_a_page(tmp_path: Path) -> None:
     assert "It never traded." in Page(render(bare)).text
 
 
-def test_the_json_beside_the_page_reads_back(data: ReportData, tmp_path: Path) -> None:
+def test_the_json_beside_the_page_decodes_to_the_same_data(data: ReportData, tmp_path: Path) -> None:
     page, twin = write_report(data, tmp_path / "deep" / "report.html")
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert msgspec.json.decode(twin.read_bytes(), type=ReportData) == data
@@ -226,7 +231,7 @@ def test_a_page_that_cannot_be_written_is_a_clear_error(data: ReportData, tmp_pa
         write_report(data, tmp_path / "file" / "report.html")
 
 
-def test_the_verb_writes_both_files_and_prints_one_object(tmp_path: Path) -> None:
+def test_the_command_writes_both_files_and_prints_one_object(tmp_path: Path) -> None:
     record_run(tmp_path).close()
     config = tmp_path / "config.toml"
     config.write_text(f'[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n')
@@ -244,6 +249,6 @@ def test_the_verb_writes_both_files_and_prints_one_object(tmp_path: Path) -> Non
     assert plain.stdout.startswith("Made 0.1")
 
 
-def test_the_verb_refuses_another_ending() -> None:
+def test_the_command_rejects_other_file_types() -> None:
     result = CliRunner().invoke(build(), ["report", "-o", "report.pdf"])
     assert isinstance(result.exception, UsageError)

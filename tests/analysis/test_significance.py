@@ -1,4 +1,4 @@
-"""Intervals and corrected Sharpe ratios: against arch, quantstats and the papers' own figures, and by what they promise."""
+"""Intervals and corrected Sharpe ratios: coverage, and comparison with arch, quantstats and papers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from arch.bootstrap import optimal_block_length
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.analysis.returns import periodic_returns
 from agent.analysis.significance import (
     Floats,
     StationaryBootstrap,
@@ -25,11 +24,10 @@ from agent.analysis.significance import (
     sharpe_confidence,
     sharpe_interval,
 )
-from agent.core.events import DAY_MS, HOUR_MS
 
 
 def series(n: int, *, seed: int, memory: float = 0.0, mean: float = 0.0) -> Floats:
-    """Returns of 1 % deviation whose neighbours correlate with `memory`."""
+    """Generate returns with 1 % deviation and autocorrelation `memory`."""
     shocks = np.random.default_rng(seed).normal(0, 0.01, n)
     values = np.zeros(n)
     for i in range(n):
@@ -39,13 +37,13 @@ def series(n: int, *, seed: int, memory: float = 0.0, mean: float = 0.0) -> Floa
 
 @pytest.mark.parametrize("n", [60, 250, 1_000])
 @pytest.mark.parametrize("memory", [-0.4, 0.0, 0.3, 0.8])
-def test_the_block_length_is_that_of_arch(n: int, memory: float) -> None:
+def test_the_block_length_agrees_with_arch(n: int, memory: float) -> None:
     values = series(n, seed=n, memory=memory)
     expected = max(1.0, float(optimal_block_length(values)["stationary"].iloc[0]))
     assert block_length(values) == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_interval_is_that_of_arch() -> None:
+def test_the_interval_agrees_with_arch() -> None:
     values = series(500, seed=3, memory=0.3, mean=0.0005)
     ours = sharpe_interval(values, 365, draws=20_000)
     assert ours is not None
@@ -61,7 +59,7 @@ def test_the_interval_is_that_of_arch() -> None:
 
 @given(n=st.integers(1, 60), block=st.floats(1, 90), seed=st.integers(0, 99))
 @settings(max_examples=60, deadline=None)
-def test_sums_are_those_of_the_resampled_periods(n: int, block: float, seed: int) -> None:
+def test_sums_equal_those_of_the_resampled_periods(n: int, block: float, seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=n)
     bootstrap = StationaryBootstrap(n, block, draws=7, seed=seed)
     (sums,) = bootstrap.sums(values)
@@ -70,7 +68,7 @@ def test_sums_are_those_of_the_resampled_periods(n: int, block: float, seed: int
     np.testing.assert_allclose(sums, [values[rows].sum() for rows in resamples], atol=1e-9)
 
 
-def test_blocks_have_the_mean_length_that_was_asked_for_and_every_period_is_as_likely() -> None:
+def test_blocks_have_the_given_mean_length_and_all_periods_are_equally_likely() -> None:
     resamples = list(StationaryBootstrap(200, 8.0, draws=2_000).indices())
     breaks = sum(int((np.diff(rows) % 200 != 1).sum()) for rows in resamples)
     assert 199 * 2_000 / breaks == pytest.approx(8.0, rel=0.03)
@@ -80,7 +78,7 @@ def test_blocks_have_the_mean_length_that_was_asked_for_and_every_period_is_as_l
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.4])
-def test_the_interval_holds_the_true_ratio_about_as_often_as_it_says(memory: float) -> None:
+def test_the_interval_has_its_coverage(memory: float) -> None:
     true = 0.001 / (0.01 / (1 - memory**2) ** 0.5)
     held = 0
     for seed in range(150):
@@ -103,22 +101,22 @@ def test_the_total_return_is_compounded() -> None:
     assert interval.low < interval.value < interval.high
 
 
-def test_too_few_returns_or_none_that_move_have_no_interval() -> None:
+def test_too_few_or_equal_returns_have_no_interval() -> None:
     assert sharpe_interval([0.01, -0.01] * 5, 365) is None
     assert return_interval([0.01] * 5) is None
     assert sharpe_interval([0.0] * 100, 365) is None
-    assert sharpe_interval([0.001] * 100, 365) is None  # rounding is no risk
+    assert sharpe_interval([0.001] * 100, 365) is None  # the deviation is only rounding
     assert probabilistic_sharpe([0.0] * 100) is None
 
 
-def test_an_account_that_was_lost_stays_lost() -> None:
+def test_a_lost_account_stays_lost() -> None:
     interval = return_interval([0.01] * 30 + [-1.0])
     assert interval is not None
     assert interval.value == pytest.approx(-1.0)
     assert interval.low == pytest.approx(-1.0)
 
 
-def test_pairing_sees_what_the_market_hides() -> None:
+def test_pairing_removes_the_common_moves_of_the_market() -> None:
     market = series(400, seed=5, mean=0.001)
     better = difference(market + 0.0005 + series(400, seed=6) * 0.05, market, 365)
     assert better is not None
@@ -127,51 +125,40 @@ def test_pairing_sees_what_the_market_hides() -> None:
     assert better.worse == 0.0
     alone = return_interval(market)
     assert alone is not None
-    assert better.total_return.value < alone.high - alone.low  # much less than what either varies by itself
+    assert better.total_return.value < alone.high - alone.low  # much less than the variation of either series
 
 
-def test_against_itself_nothing_is_gained() -> None:
+def test_the_difference_of_a_series_and_itself_is_zero() -> None:
     market = series(100, seed=5)
     same = difference(market, market, 365)
     assert same is not None
     assert (same.sharpe.low, same.sharpe.high, same.total_return.value) == (0.0, 0.0, 0.0)
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="same length"):
         difference(market, market[1:], 365)
 
 
-def test_the_probabilistic_ratio_is_that_of_quantstats() -> None:
+def test_the_probabilistic_ratio_agrees_with_quantstats() -> None:
     values = series(2_000, seed=9, mean=0.0004)
     reference = float(qs.probabilistic_sharpe_ratio(pd.Series(values), periods=1))
     assert probabilistic_sharpe(values) == pytest.approx(reference, abs=1e-4)
 
 
-def test_the_deflated_ratio_is_that_of_the_paper() -> None:
-    """The example of Bailey and López de Prado (2014): 100 trials, annual variance 1/2, 1,250 days, annual Sharpe ratio 2.5."""
+def test_the_deflated_ratio_agrees_with_the_paper() -> None:
+    """The example of Bailey and López de Prado (2014): 100 trials, 1,250 days, annual Sharpe ratio 2.5."""
     threshold = expected_best_sharpe(100, 0.5 / 250)
     assert threshold == pytest.approx(0.1132, abs=5e-5)
     assert sharpe_confidence(2.5 / 250**0.5, 1_250, -3.0, 10.0, threshold) == pytest.approx(0.9004, abs=5e-5)
 
 
-def test_the_more_is_tried_the_less_the_best_proves() -> None:
+def test_more_trials_deflate_the_ratio_of_the_best() -> None:
     noise = [series(500, seed=seed) for seed in range(200)]
     best = max(noise, key=lambda values: sharpe(values) or 0.0)
     ratios = [sharpe(values) or 0.0 for values in noise]
     alone, deflated = probabilistic_sharpe(best), deflated_sharpe(best, 200, trial_sharpes=ratios)
     assert alone is not None
     assert deflated is not None
-    assert alone > 0.97  # looks like skill, but is the luckiest of 200
+    assert alone > 0.97  # looks like skill, but is the best of 200 random series
     assert deflated < 0.9
     assert deflated_sharpe(best, 1) == alone
-    # the stand-in variance is near the real one
+    # The default variance is close to the real one
     assert deflated_sharpe(best, 200) == pytest.approx(deflated, abs=0.1)
-
-
-def test_equity_becomes_returns_a_day_that_compound_to_the_whole() -> None:
-    start = 20_000 * DAY_MS
-    ts = start + HOUR_MS * np.arange(7, 80)  # from seven in the morning, for three days and a little
-    equity = 100.0 + np.arange(73)
-    ends, returns = periodic_returns(ts, equity, 90.0)
-    assert (ends - start).tolist() == [DAY_MS, 2 * DAY_MS, 3 * DAY_MS, 79 * HOUR_MS]
-    assert np.prod(1 + returns) == pytest.approx(172.0 / 90.0)
-    assert returns[1] == pytest.approx(141 / 117 - 1)
-    assert not len(periodic_returns([], [], 1.0)[0])

@@ -1,4 +1,4 @@
-"""Round trips: a row is a sequence of fills and what must come out."""
+"""Round trips from sequences of fills."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.core.events import Fill, FundingPayment, Side
 
 
 def fill(move: str, ts: int = 0, symbol: str = "BTCUSDT") -> Fill:
-    """`+2@100/0.5` buys 2 at 100 with a fee of 0.5; `-` sells."""
+    """Parse a fill: `+2@100/0.5` buys 2 at 100 with a fee of 0.5; `-` sells."""
     size, rest = move.split("@")
     price, _, fee = rest.partition("/")
     side = Side.BUY if size[0] == "+" else Side.SELL
@@ -34,13 +34,13 @@ def funding(amount: str, symbol: str = "BTCUSDT") -> FundingPayment:
         ("+1@100 +3@120 -4@120", [("BUY", 115, 120, 4, 20, 0)]),  # scaled in
         ("+4@100 -1@110 -3@130", [("BUY", 100, 125, 4, 100, 0)]),  # scaled out
         ("+2@100 -1@110 +1@120 -2@130", [("BUY", "320/3", "370/3", 3, 50, 0)]),  # out and in again
-        # a flip splits its fee
+        # A flip splits its fee
         ("+1@100/1 -3@110/3 +2@100/2", [("BUY", 100, 110, 1, 8, 2), ("SELL", 110, 100, 2, 16, 4)]),
         ("+1@100 -1@100", [("BUY", 100, 100, 1, 0, 0)]),
         ("+1@100 -1@110 +1@110 -1@100", [("BUY", 100, 110, 1, 10, 0), ("BUY", 110, 100, 1, -10, 0)]),
     ],
 )
-def test_round_trips_of(fills: str, trades: list[tuple]) -> None:
+def test_round_trips(fills: str, trades: list[tuple]) -> None:
     def number(value: object) -> D:
         top, _, bottom = str(value).partition("/")
         return D(top) / D(bottom or 1)
@@ -52,18 +52,18 @@ def test_round_trips_of(fills: str, trades: list[tuple]) -> None:
     assert all(trade.exit_ts is not None for trade in found)
 
 
-def test_an_open_round_trip_counts_in_no_statistic() -> None:
+def test_an_open_round_trip_is_not_part_of_the_statistics() -> None:
     book = TradeBook()
     for ts, move in enumerate(("+4@100/1", "-1@110/1")):
         assert book.add(fill(move, ts)) is None
     (trade,) = book.open_trades()
-    # 10 of the part that was sold, less fees
+    # A profit of 10 on the closed part, minus fees
     assert (trade.exit_ts, trade.exit_price, trade.pnl) == (None, D(110), D(8))
     assert book.stats.trades == 0
     assert book.stats.win_rate is None
 
 
-def test_funding_belongs_to_the_round_trip_that_is_open() -> None:
+def test_funding_belongs_to_the_open_round_trip() -> None:
     moves = [fill("+1@100"), funding("-3"), fill("+1@50", symbol="ETHUSDT"), fill("-1@110"), funding("-5")]
     closed, still_open = round_trips(moves)
     assert (closed.pnl, closed.funding) == (D(7), D(-3))
@@ -98,8 +98,8 @@ def test_statistics_of_known_trades() -> None:
     ),
     st.integers(50, 150),
 )
-def test_profit_by_symbol_is_what_the_cash_account_says(moves: list[tuple], mark: int) -> None:
-    """Round trips, plus what is open at its mark, explain every cent of the cash flow."""
+def test_profits_by_symbol_add_up_to_the_cash_flow(moves: list[tuple], mark: int) -> None:
+    """Closed round trips and open positions at their mark explain the whole cash flow."""
     book, closed, cash, held = TradeBook(), D(0), D(0), dict.fromkeys(("BTCUSDT", "ETHUSDT"), 0)
     for ts, (symbol, sign, qty, price, fee) in enumerate(moves):
         trade = book.add(fill(f"{sign}{qty}@{price}/{fee}", ts, symbol))
@@ -107,11 +107,11 @@ def test_profit_by_symbol_is_what_the_cash_account_says(moves: list[tuple], mark
         signed = qty if sign == "+" else -qty
         held[symbol] += signed
         cash -= signed * price + fee
-    assert {symbol: account.qty for symbol, account in book.accounts.items()} == {
-        s: held[s] for s in book.accounts
+    assert {symbol: totals.qty for symbol, totals in book.symbols.items()} == {
+        s: held[s] for s in book.symbols
     }
     equity = cash + sum(held.values()) * mark
-    assert sum(account.pnl(D(mark)) for account in book.accounts.values()) == equity
+    assert sum(totals.pnl(D(mark)) for totals in book.symbols.values()) == equity
     running = sum(trade.pnl + (mark - trade.entry_price) * held[trade.symbol] for trade in book.open_trades())
     assert closed + running == pytest.approx(equity)
-    assert sum(account.slippage for account in book.accounts.values()) == sum(move[2] for move in moves)
+    assert sum(totals.slippage for totals in book.symbols.values()) == sum(move[2] for move in moves)

@@ -1,4 +1,4 @@
-"""The verdict: plain words, and no praise that the figures don't carry."""
+"""The verdict: its sentences, and a good tone only if the figures justify it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
-from agent.analysis.metrics import Metrics, compute
 from agent.analysis.report.verdict import judge
+from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
 from agent.core.events import DAY_MS, RiskEvent, RiskState
 from tests.analysis.test_trades import fill
@@ -21,7 +21,7 @@ HALT = RiskEvent(START, RiskState.HALTED, "max_drawdown", "25.0% below its peak"
 def metrics_of(
     *, final: float, hold: float | None = 150.0, days: int = 400, trades: int = 40, noise: float = 0.0
 ) -> Metrics:
-    """A steady way (plus noise) from 100 to `final` beside a price that goes from 100 to `hold`."""
+    """Return the metrics of growth from 100 to `final` while the price moves from 100 to `hold`."""
     steps = np.arange(1, days + 1) / days
     wobble = 1 + noise * np.where(np.arange(days) % 2, 1, -1) * (np.arange(days) < days - 1)
     curve, book = EquityCurve(100.0, DAY_MS), TradeBook()
@@ -31,7 +31,7 @@ def metrics_of(
         book.add(fill("-1@101", START + ts))
     benchmark = None
     if hold is not None:
-        benchmark = BuyAndHold(("BTCUSDT",), 100.0, DAY_MS)
+        benchmark = BuyAndHoldBenchmark(("BTCUSDT",), 100.0, DAY_MS)
         benchmark.add("BTCUSDT", START + DAY_MS, 100.0)
         benchmark.add("BTCUSDT", START + days * DAY_MS, hold)
     return compute(curve, book, category="linear", interval=DAY_MS, benchmark=benchmark)
@@ -43,11 +43,12 @@ def metrics_of(
         ({"final": 200.0}, "good", "Made 100.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
         ({"final": 120.0}, "bad", "Made 20.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
         ({"final": 150.0}, "bad", "Made 50.0\u00a0% after costs; buy-and-hold made 50.0\u00a0%."),
+        # A smaller loss than buy-and-hold is still a loss
         (
             {"final": 90.0, "hold": 50.0},
             "bad",
             "Lost 10.0\u00a0% after costs; buy-and-hold lost 50.0\u00a0%.",
-        ),  # losing less is no reason to cheer
+        ),
         ({"final": 120.0, "hold": None}, "plain", "Made 20.0\u00a0% after costs."),
         ({"final": 100.0, "trades": 0, "hold": 50.0}, "plain", "It never traded."),
         ({"final": -5.0}, "bad", "The account was lost."),
@@ -63,26 +64,26 @@ def test_headline_and_tone(run: dict[str, float], tone: str, headline: str) -> N
 @pytest.mark.parametrize(
     ("run", "context", "warning"),
     [
-        ({"final": 200.0, "trades": 29}, {}, "29 round trips can't tell skill from luck"),
-        ({"final": 200.0, "days": 29}, {}, "29\u00a0d are too short a window"),
-        ({"final": 101.0, "noise": 0.05}, {}, "chance alone could have done this"),
+        ({"final": 200.0, "trades": 29}, {}, "29 round trips are too few to tell skill from luck"),
+        ({"final": 200.0, "days": 29}, {}, "29\u00a0d is too short to judge"),
+        ({"final": 101.0, "noise": 0.05}, {}, "chance can explain it"),
         ({"final": 90.0, "hold": 50.0}, {}, "significantly below zero"),
         ({"final": 200.0}, {"stamps": ("LEAKED",)}, "has seen the answers"),
-        ({"final": 200.0}, {"fills_at_close": True}, "own close: optimistic"),
+        ({"final": 200.0}, {"fills_at_close": True}, "This is optimistic"),
         (
             {"final": 200.0},
             {"halted": HALT},
-            "halted trading on 2024-01-01 00:00 UTC and nobody resumed it: 25.0% below its peak",
+            "halted trading on 2024-01-01 00:00 UTC, and it was not resumed: 25.0% below its peak",
         ),
     ],
 )
-def test_warns(run: dict[str, float], context: dict, warning: str) -> None:
+def test_warnings(run: dict[str, float], context: dict, warning: str) -> None:
     verdict = judge(metrics_of(**run), **context)
     assert [text for text in verdict.warnings if warning in text]
     assert verdict.tone != "good"
 
 
-def test_the_t_value_is_that_of_the_mean_return() -> None:
+def test_the_t_value_equals_that_of_the_mean_return() -> None:
     metrics = metrics_of(final=101.0, noise=0.05)
     equity = EquityCurve(100.0, DAY_MS)
     assert metrics.performance.sharpe is not None
@@ -91,9 +92,7 @@ def test_the_t_value_is_that_of_the_mean_return() -> None:
     assert equity.summary().periods == 0
 
 
-def test_the_sentence_on_costs_adds_fees_funding_and_slippage() -> None:
+def test_the_sentence_about_costs_adds_fees_funding_and_slippage() -> None:
     metrics = msgspec.structs.replace(metrics_of(final=200.0), fees=3.0, funding=-2.0, slippage=1.0)
-    assert (
-        "took 6.00\u00a0USDT, 6.0\u00a0% of the initial capital"
-        in judge(metrics, currency="USDT").sentences[-1]
-    )
+    sentence = judge(metrics, currency="USDT").sentences[-1]
+    assert "cost 6.00\u00a0USDT, 6.0\u00a0% of the initial capital" in sentence

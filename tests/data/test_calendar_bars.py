@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import quantstats.stats as qs
 
-from agent.analysis.report.load import load_report_data
+from agent.analysis.report.report_loader import load_report_data
 from agent.config import Config
 from agent.core.engine import Engine
 from agent.core.errors import DataError

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.analysis.report.load import load_report_data
+from agent.analysis.report.report_loader import load_report_data
 from agent.core.errors import ConfigError, ModelError, SafetyError
 from agent.core.events import Command, Fill, Funding, Kline, News, Order, RiskState, Sentiment
 from agent.live.app import make_agent

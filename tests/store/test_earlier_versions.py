@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.analysis.report.load import load_report_data
+from agent.analysis.report.report_loader import load_report_data
 from agent.replay.verify import verify
 from agent.store.database import open_database, upgrade
 from agent.store.queries import find_run, read_decisions
@@ -35,7 +35,10 @@ def test_returns_are_based_on_the_account_not_on_initial_capital(tmp_path: Path)
     assert metrics.initial_equity == pytest.approx(10_000)
     assert metrics.performance.total_return == pytest.approx(metrics.final_equity / 10_000 - 1)
     assert abs(metrics.performance.total_return) < 0.05
-    assert "+2,000.00 USDT came or went without a trade while it ran: the returns leave it out." in data.notes
+    assert (
+        "Deposits minus withdrawals during the run were +2,000.00 USDT; they are excluded from the returns."
+        in data.notes
+    )
 
 
 @pytest.mark.parametrize("recorded", STORES, ids=lambda path: path.name.partition(".")[0])

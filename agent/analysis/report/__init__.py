@@ -1,1 +1,1 @@
-"""The report of a run: one self-contained HTML page, and the same as JSON."""
+"""The report of a run: one self-contained HTML page, and the same data as JSON."""

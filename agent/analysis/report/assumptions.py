@@ -1,4 +1,4 @@
-"""The assumptions behind a run's fills, read from its own configuration."""
+"""The assumptions behind the fills of a run, from its own configuration."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ from agent.core.instruments import instrument_for
 
 
 def assumptions(config: Config) -> list[str]:
-    """One sentence each; docs/assumptions.md has the rules in full."""
+    """Return one sentence per assumption; docs/assumptions.md has the full rules."""
     paper, history, account = config.paper, config.history, config.account
     margined = config.market.category == "linear"
     return [
-        "Orders fill at the signal bar's own close."
+        "Orders fill at the close of the bar that gave the signal."
         if paper.fill == "close"
-        else f"Orders reach the exchange {format_duration(paper.latency)} after the decision and meet only later prices.",
+        else f"Orders reach the exchange {format_duration(paper.latency)} after the decision "
+        "and fill only at later prices.",
         _fees(config),
-        f"Takers pay half a spread of {formats.number(paper.half_spread_bps)} basis points a side.",
+        f"Takers pay a half-spread of {formats.number(paper.half_spread_bps)} basis points per fill.",
         {
             "none": "No slippage beyond the spread.",
             "fixed": f"Slippage is {formats.number(paper.slippage_bps)} basis points.",
-            "square_root": f"Slippage is {formats.number(paper.impact)} × the bar's range × √(share of its volume).",
+            "square_root": f"Slippage is {formats.number(paper.impact)} × the bar's range "
+            "× √(order's share of the bar's volume).",
         }[paper.slippage],
         "Any quantity fills at once."
         if paper.liquidity == "infinite"
-        else f"At most {formats.percent(paper.max_participation, 0)} of a bar's volume is ours, the rest waits.",
+        else f"Orders fill at most {formats.percent(paper.max_participation, 0)} of a bar's volume; "
+        "the rest waits.",
         "Limit orders fill when the price "
-        + ("touches them." if paper.limit_fill == "touch" else "trades through them, not at a mere touch."),
-        "Inside a bar, the path that is worse for the position is assumed: the stop before the take-profit.",
+        + ("touches them." if paper.limit_fill == "touch" else "trades through them; a touch is not enough."),
+        "Within a bar, the worse path for the position is assumed: the stop fills before the take-profit.",
         *(
             [
-                f"Funding is {formats.percent(float(paper.funding_rate), 4)} every {format_duration(paper.funding_interval)} "
-                "where no rate history is given.",
+                f"Without a history of rates, funding is {formats.percent(float(paper.funding_rate), 4)} "
+                f"every {format_duration(paper.funding_interval)}.",
                 f"Leverage is at most {account.leverage}; a margin call liquidates at a fee of "
                 f"{formats.percent(float(paper.liquidation_fee), 3)}.",
             ]
             if margined
-            else ["What isn't held can't be sold; no leverage, no funding."]
+            else ["No short sales, no leverage, no funding."]
         ),
-        f"A headline is known {format_duration(history.feed_delay)} after publication, its sentiment "
+        f"A headline is known {format_duration(history.feed_delay)} after publication, its sentiment score "
         f"{format_duration(history.inference_latency)} later.",
-        "Our orders leave later prices unmoved, and the exchange never fails.",
-        "Buy-and-hold is the price alone, in equal parts, without cost or funding.",
+        "Orders don't move later prices, and the exchange never fails.",
+        "Buy-and-hold has equal weights and no costs or funding.",
     ]
 
 

@@ -1,4 +1,4 @@
-"""The charts over time: equity, prices with what was traded and read, and the rolling Sharpe ratio."""
+"""The charts over time: equity, prices with trades and headlines, and the rolling Sharpe ratio."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from itertools import accumulate
 from typing import Final
 
 from agent.analysis.report import formats
-from agent.analysis.report.data import Mark, ReportData, Rolling, Series
 from agent.analysis.report.plot import Figure, axis, layout, line, markers, quoted
-from agent.analysis.trades import Trade
+from agent.analysis.report.report_data import Curve, HeadlineMarker, ReportData, Rolling
+from agent.analysis.trades import RoundTrip
 from agent.core.events import RiskState, Side
 
 MARKED_TRADES: Final = 200
-"""Round trips drawn a symbol: those with the largest profit or loss. More would hide the price."""
+"""Round trips drawn per symbol: those with the largest profit or loss. More would hide the price."""
 
 
 def equity_figure(data: ReportData) -> Figure:
-    """Equity and its benchmark, and below on the same axis how far each stood under its peak."""
+    """Draw equity and benchmark, and below them their drawdowns on the same time axis."""
     own = [
         line(data.equity, "Strategy", "--accent", 1.8),
         _drawdown(data.equity, "Strategy", "--accent", fill=True),
@@ -40,46 +40,31 @@ def equity_figure(data: ReportData) -> Figure:
 
 
 def price_figure(data: ReportData, symbol: str) -> Figure:
-    """The closes of `symbol` with entries and exits; hovering tells why, and the headline where news was the reason."""
+    """Draw the closes of `symbol` with entries, exits and headlines; hover texts show the reasons."""
     trades = marked(data.trades, symbol)
-    entries = [_entry_text(data, trade) for trade in trades]
-    size = 10 if len(trades) <= 100 else 6
     closed = [trade for trade in trades if trade.exit_ts is not None and trade.exit_price is not None]
+    size = 10 if len(trades) <= 100 else 6
+    outline = {"width": 0.5, "color": "--paper"}
+    arrows = ["triangle-up" if trade.side is Side.BUY else "triangle-down" for trade in trades]
+    colours = ["--gain" if trade.pnl > 0 else "--loss" for trade in closed]
+    entries = markers(
+        "Entry",
+        [trade.entry_ts for trade in trades],
+        [float(trade.entry_price) for trade in trades],
+        [_entry_text(data, trade) for trade in trades],
+        {"symbol": arrows, "color": "--accent", "size": size, "line": outline},
+    )
+    exits = markers(
+        "Exit",
+        [trade.exit_ts or 0 for trade in closed],
+        [float(trade.exit_price or 0) for trade in closed],
+        [_exit_text(data, trade) for trade in closed],
+        {"symbol": "circle", "color": colours, "size": size - 1, "line": outline},
+    )
+    prices = line(data.prices[symbol], symbol, "--ink-soft", 1.1)
+    headlines = [_headlines(data.marks[symbol])] if data.marks.get(symbol) else []
     return {
-        "data": [
-            line(data.prices[symbol], symbol, "--ink-soft", 1.1),
-            *([_headlines(data.marks[symbol])] if data.marks.get(symbol) else []),
-            {
-                **markers(
-                    "Entry",
-                    [trade.entry_ts for trade in trades],
-                    [float(trade.entry_price) for trade in trades],
-                    entries,
-                ),
-                "marker": {
-                    "symbol": [
-                        "triangle-up" if trade.side is Side.BUY else "triangle-down" for trade in trades
-                    ],
-                    "color": "--accent",
-                    "size": size,
-                    "line": {"width": 0.5, "color": "--paper"},
-                },
-            },
-            {
-                **markers(
-                    "Exit",
-                    [trade.exit_ts or 0 for trade in closed],
-                    [float(trade.exit_price or 0) for trade in closed],
-                    [_exit_text(data, trade) for trade in closed],
-                ),
-                "marker": {
-                    "symbol": "circle",
-                    "color": ["--gain" if trade.pnl > 0 else "--loss" for trade in closed],
-                    "size": size - 1,
-                    "line": {"width": 0.5, "color": "--paper"},
-                },
-            },
-        ],
+        "data": [prices, *headlines, entries, exits],
         "layout": layout(
             xaxis=axis(type="date", range=[data.metrics.start, data.metrics.end]),
             yaxis=axis(title="Close"),
@@ -89,7 +74,7 @@ def price_figure(data: ReportData, symbol: str) -> Figure:
 
 
 def rolling_figure(rolling: Rolling) -> Figure:
-    """The Sharpe ratio of the window that ends at each day."""
+    """Draw the Sharpe ratio of the window that ends on each day."""
     held = [line(rolling.hold, "Buy and hold", "--muted", 1.2)] if rolling.hold.ts else []
     return {
         "data": [*held, line(rolling.own, "Strategy", "--accent", 1.8)],
@@ -101,38 +86,32 @@ def rolling_figure(rolling: Rolling) -> Figure:
     }
 
 
-def _headlines(marks: Sequence[Mark]) -> Figure:
-    """Headlines at the price known when their score was; which way the model read each is its colour."""
+def _headlines(marks: Sequence[HeadlineMarker]) -> Figure:
+    """Draw headlines at the last price known with their score, coloured by prediction."""
     texts = [
-        f"<b>{mark.predicted.capitalize()}, {formats.percent(mark.confidence, 0)} sure</b><br>{formats.minute(mark.ts)}<br>"
+        f"<b>{mark.predicted.capitalize()}, confidence {formats.percent(mark.confidence, 0)}</b><br>"
+        f"{formats.minute(mark.ts)}<br>"
         f"{quoted(mark.title)}" + (f"<br>{escape(mark.publisher)}" if mark.publisher else "")
         for mark in marks
     ]
-    return {
-        **markers("Headline", [mark.ts for mark in marks], [mark.price for mark in marks], texts),
-        "marker": {
-            "symbol": "line-ns-open",
-            "color": ["--gain" if mark.predicted == "bullish" else "--loss" for mark in marks],
-            "size": 9,
-            "line": {"width": 1.5},
-            "opacity": 0.7,
-        },
-    }
+    colours = ["--gain" if mark.predicted == "bullish" else "--loss" for mark in marks]
+    style = {"symbol": "line-ns-open", "color": colours, "size": 9, "line": {"width": 1.5}, "opacity": 0.7}
+    return markers("Headline", [mark.ts for mark in marks], [mark.price for mark in marks], texts, style)
 
 
-def marked(trades: Sequence[Trade], symbol: str) -> list[Trade]:
-    """The round trips of `symbol` that its chart shows, in order of entry."""
+def marked(trades: Sequence[RoundTrip], symbol: str) -> list[RoundTrip]:
+    """Return the round trips of `symbol` that its chart shows, in order of entry."""
     own = (trade for trade in trades if trade.symbol == symbol)
     return sorted(
         sorted(own, key=lambda trade: -abs(trade.pnl))[:MARKED_TRADES], key=lambda trade: trade.entry_ts
     )
 
 
-def _drawdown(series: Series, name: str, colour: str, *, fill: bool = False) -> Figure:
-    peaks = accumulate(series.values, max)
-    depth = [value / peak - 1 if peak > 0 else -1.0 for value, peak in zip(series.values, peaks, strict=True)]
-    below = line(Series(series.ts, depth), f"{name}: below peak", colour, 1.0)
-    return below | {
+def _drawdown(curve: Curve, name: str, colour: str, *, fill: bool = False) -> Figure:
+    peaks = accumulate(curve.values, max)
+    depth = [value / peak - 1 if peak > 0 else -1.0 for value, peak in zip(curve.values, peaks, strict=True)]
+    drawdown = line(Curve(curve.ts, depth), f"{name}: drawdown", colour, 1.0)
+    return drawdown | {
         "yaxis": "y2",
         "showlegend": False,
         "hovertemplate": "%{y:.1%}",
@@ -142,7 +121,7 @@ def _drawdown(series: Series, name: str, colour: str, *, fill: bool = False) -> 
 
 
 def _halt_line(ts: int) -> Figure:
-    """Where risk halted trading: through both charts."""
+    """Draw a vertical line through both charts at a halt by risk."""
     return {
         "type": "line",
         "x0": ts,
@@ -161,14 +140,15 @@ def _halt_line(ts: int) -> Figure:
     }
 
 
-def _entry_text(data: ReportData, trade: Trade) -> str:
+def _entry_text(data: ReportData, trade: RoundTrip) -> str:
     side = "Bought" if trade.side is Side.BUY else "Sold short"
     head = f"{side} {trade.qty.normalize():f} at {formats.price(float(trade.entry_price))}"
     return _hover(data, head, trade.entry_ts, trade.reason, trade.entry_order)
 
 
-def _exit_text(data: ReportData, trade: Trade) -> str:
-    head = f"Closed at {formats.price(float(trade.exit_price or 0))}: {formats.money(float(trade.pnl), signed=True)}"
+def _exit_text(data: ReportData, trade: RoundTrip) -> str:
+    result = formats.money(float(trade.pnl), signed=True)
+    head = f"Closed at {formats.price(float(trade.exit_price or 0))}: {result}"
     return _hover(data, head, trade.exit_ts or 0, trade.exit_reason, trade.exit_order)
 
 

@@ -1,4 +1,4 @@
-"""Figures as people read them. What is unknown is a dash; minus is the typographic one."""
+"""Formatting of figures for readers. A missing value is a dash; the minus sign is the typographic one."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ MISSING = "–"
 
 
 def number(value: float | None, digits: int = 2, *, signed: bool = False) -> str:
-    """1234.5 -> `1,234.50`."""
+    """Format a number: 1234.5 -> `1,234.50`."""
     if value is None or not isfinite(value):
         return MISSING
     text = f"{value:{'+' if signed else ''},.{digits}f}"
-    if not text.strip("+-0.,"):  # no sign on what rounds to zero
+    if not text.strip("+-0.,"):  # a value that rounds to zero gets no sign
         text = text.lstrip("+-")
     return text.replace("-", "−")
 
 
 def percent(value: float | None, digits: int = 1, *, signed: bool = False) -> str:
-    """0.123 -> `12.3 %`, with a no-break space."""
+    """Format a fraction: 0.123 -> `12.3 %`, with a no-break space."""
     return (
         MISSING
         if value is None or not isfinite(value)
@@ -31,13 +31,13 @@ def percent(value: float | None, digits: int = 1, *, signed: bool = False) -> st
 
 
 def money(value: float | None, currency: str = "", *, signed: bool = False) -> str:
-    """Two digits; none from 100,000 on."""
+    """Format an amount with two digits, or none from 100,000 on."""
     text = number(value, 0 if value is not None and abs(value) >= 100_000 else 2, signed=signed)
     return f"{text}\u00a0{currency}" if currency and text != MISSING else text
 
 
 def price(value: float | None) -> str:
-    """Six significant digits at least, as prices range from millionths to hundreds of thousands."""
+    """Format a price with 2, 4 or 8 digits, as prices range from millionths to hundreds of thousands."""
     if value is None or not isfinite(value):
         return MISSING
     size = abs(value)
@@ -46,7 +46,7 @@ def price(value: float | None) -> str:
 
 
 def duration(ms: float | None) -> str:
-    """The two largest units: 93,600,000 -> `1 d 2 h`."""
+    """Format a duration in ms by its two largest units: 93,600,000 -> `1 d 2 h`."""
     if ms is None:
         return MISSING
     rest = round(ms)
@@ -59,24 +59,24 @@ def duration(ms: float | None) -> str:
 
 
 def date(ms: int | None) -> str:
-    """`2024-03-01`, UTC."""
+    """Format UTC ms as a date: `2024-03-01`."""
     return MISSING if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d}"
 
 
 def minute(ms: int | None) -> str:
-    """`2024-03-01 12:30`, UTC."""
+    """Format UTC ms as date and time: `2024-03-01 12:30`."""
     return MISSING if ms is None else f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M}"
 
 
 def frequency(period: int) -> str:
-    """Of returns over `period` ms: `daily`, `weekly`, `monthly`, else e.g. `4d`."""
+    """Return the adjective for periods of `period` ms: `daily`, `weekly`, `monthly`, else such as `4d`."""
     return {"days": "daily", "weeks": "weekly", "months": "monthly"}.get(
         plural(period), format_duration(period)
     )
 
 
 def plural(period: int) -> str:
-    """What periods of `period` ms are called: `days`, `weeks`, `months` (28 to 31 days), `quarters`, else `periods`."""
+    """Return the noun for periods of `period` ms: `days`, `weeks`, `months` (28 to 31 days), `quarters` or `periods`."""
     if 28 * DAY_MS <= period <= 31 * DAY_MS:
         return "months"
     if 90 * DAY_MS <= period <= 92 * DAY_MS:

@@ -1,4 +1,4 @@
-"""The page: one self-contained HTML file that loads nothing from anywhere, escapes all it shows, and runs no foreign script."""
+"""Render the report as one HTML file that loads nothing else, escapes all data and runs only its scripts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,28 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from agent.analysis.costs import Costs
+from agent.analysis.cost_breakdown import CostBreakdown
 from agent.analysis.report import charts, charts_evidence, formats
 from agent.analysis.report.assumptions import assumptions
-from agent.analysis.report.data import ReportData
+from agent.analysis.report.descriptions import describe_regime_rule, descriptions_of
 from agent.analysis.report.plot import Figure
-from agent.analysis.report.readings import readings_of, rule_words
+from agent.analysis.report.report_data import ReportData
 from agent.analysis.report.verdict import verdict_of
 from agent.core.durations import format_duration
+from agent.core.errors import StoreError, TapewireError
+from agent.system.atomic import write_bytes
 
 SHOWN_TRADES: Final = 50
-"""Rows of the trades table from each end."""
+"""Rows of the trades table at each end."""
 
 SHOWN_SYMBOLS: Final = 6
-"""Price charts drawn: of the symbols traded most. Each takes about a quarter of a megabyte."""
+"""Number of price charts, for the most traded symbols. Each takes about a quarter of a megabyte."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 
 
 def render(data: ReportData) -> str:
-    """The report as HTML, about 5 MB of which plotly.js is nearly all."""
+    """Return the report as HTML. It has about 5 MB, most of it plotly.js."""
     config, evidence = data.config, data.evidence
     trades_of = Counter(trade.symbol for trade in data.trades)
     drawn = sorted(data.prices, key=lambda symbol: -trades_of[symbol])[:SHOWN_SYMBOLS]
@@ -49,8 +51,8 @@ def render(data: ReportData) -> str:
         currency=config.account.currency,
         interval=format_duration(data.metrics.interval),
         verdict=verdict_of(data),
-        readings=readings_of(evidence),
-        rule=rule_words(evidence.regime_rule, evidence.period),
+        descriptions=descriptions_of(evidence),
+        rule=describe_regime_rule(evidence.regime_rule, evidence.period),
         units=formats.plural(evidence.period),
         assumptions=assumptions(config),
         waterfall=waterfall(evidence.costs),
@@ -67,15 +69,30 @@ def render(data: ReportData) -> str:
     )
 
 
+def write_report(data: ReportData, page: Path) -> tuple[Path, Path]:
+    """Write `page` and the same data as a .json file beside it; return both paths.
+
+    Raises TapewireError if a file can't be written.
+    """
+    twin = page.with_suffix(".json")
+    json = msgspec.json.format(msgspec.json.Encoder(decimal_format="number").encode(data), indent=1)
+    for path, content in ((page, render(data).encode()), (twin, json)):
+        try:
+            write_bytes(path, content)
+        except StoreError as error:
+            raise TapewireError(error.message, hint="choose another path with --output") from None
+    return page, twin
+
+
 def _figures(data: ReportData, drawn: Sequence[str]) -> dict[str, Figure]:
-    """The charts by the id of their element."""
+    """Return the charts by the id of their element."""
     evidence = data.evidence
     figures = {"equity": charts.equity_figure(data)}
     figures |= {f"price-{symbol}": charts.price_figure(data, symbol) for symbol in drawn}
     if evidence.rolling is not None:
         figures["rolling"] = charts.rolling_figure(evidence.rolling)
     figures |= {
-        f"reliability-{found.kind}": charts_evidence.reliability_figure(found) for found in evidence.outcomes
+        f"reliability-{one.kind}": charts_evidence.reliability_figure(one) for one in evidence.outcomes
     }
     if evidence.event_study is not None:
         figures["event-study"] = charts_evidence.event_figure(evidence.event_study)
@@ -84,8 +101,8 @@ def _figures(data: ReportData, drawn: Sequence[str]) -> dict[str, Figure]:
     return figures
 
 
-class Step(NamedTuple):
-    """A row of the waterfall: its amount, and where its bar begins and how long it is, in per cent of the width."""
+class WaterfallStep(NamedTuple):
+    """A row of the waterfall chart; start and width of its bar are in per cent of the chart's width."""
 
     label: str
     amount: float
@@ -93,8 +110,8 @@ class Step(NamedTuple):
     width: float
 
 
-def waterfall(costs: Costs) -> list[Step]:
-    """From the gross to the net result, each bar beginning where the one before it ended."""
+def waterfall(costs: CostBreakdown) -> list[WaterfallStep]:
+    """Lay out the waterfall from gross to net result; each bar begins at the end of the one before."""
     steps = [
         ("Spread", costs.spread),
         ("Slippage", costs.slippage),
@@ -108,13 +125,15 @@ def waterfall(costs: Costs) -> list[Step]:
     low, high = min(0.0, costs.net, *levels), max(0.0, costs.net, *levels)
     scale = 100 / (high - low) if high > low else 0.0
     return [
-        Step(label, amount, round((min(begin, end) - low) * scale, 2), round(abs(end - begin) * scale, 2))
+        WaterfallStep(
+            label, amount, round((min(begin, end) - low) * scale, 2), round(abs(end - begin) * scale, 2)
+        )
         for label, amount, begin, end in bars
     ]
 
 
 def _months(data: ReportData) -> dict[str, list[Any]]:
-    """The figures of each month by year, None outside the run."""
+    """Return the figures of the twelve months of each year, None for months outside of the run."""
     years = sorted({month[:4] for month in data.metrics.months})
     return {
         year: [data.metrics.months.get(f"{year}-{number:02}") for number in range(1, 13)] for year in years
@@ -148,5 +167,5 @@ def _csp_hash(script: str) -> str:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that can stand inside a script element: without `<` it can't end it."""
+    """Encode as JSON for a script element; escaping `<` ensures that the data can't end the element."""
     return Markup(msgspec.json.encode(value).decode().replace("<", "\\u003c"))

@@ -1,7 +1,7 @@
-"""The parts of a chart, as plotly.js reads them.
+"""Building blocks of the charts, in the JSON format of plotly.js.
 
-A colour written `--name` is a CSS variable that the page resolves, so that a chart follows light, dark and paper. Texts from
-outside are escaped here: plotly reads HTML-like tags in what it shows.
+A colour written `--name` is a CSS variable that the page resolves, so that charts follow its colour scheme.
+Untrusted texts must be escaped, because plotly interprets HTML-like tags.
 """
 
 from __future__ import annotations
@@ -11,39 +11,45 @@ from html import escape
 from textwrap import wrap
 from typing import Any
 
-from agent.analysis.report.data import Series
+from agent.analysis.report.report_data import Curve
+from agent.analysis.significance import Interval
 
 Figure = dict[str, Any]
 
 
-def line(series: Series, name: str, colour: str, width: float) -> Figure:
-    """A curve over time, its values to seven digits: that halves a page."""
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "name": name,
-        "x": series.ts,
-        "y": [float(f"{value:.7g}") for value in series.values],
-        "line": {"color": colour, "width": width},
-        "hovertemplate": "%{y:,.2f}",
-    }
+def scatter(mode: str, x: Sequence[float], y: Sequence[float], **more: Any) -> Figure:
+    """Return a trace of plotly's type "scatter"."""
+    return {"type": "scatter", "mode": mode, "x": list(x), "y": list(y), **more}
 
 
-def markers(name: str, x: Sequence[int], y: Sequence[float], texts: Sequence[str]) -> Figure:
-    """Points that show `texts`, escaped already, on hover."""
+def line(curve: Curve, name: str, colour: str, width: float) -> Figure:
+    """Return a line for `curve`. Values are rounded to seven digits, which halves the size of a page."""
+    values = [float(f"{value:.7g}") for value in curve.values]
+    style = {"color": colour, "width": width}
+    return scatter("lines", curve.ts, values, name=name, line=style, hovertemplate="%{y:,.2f}")
+
+
+def markers(name: str, x: Sequence[int], y: Sequence[float], texts: Sequence[str], style: Figure) -> Figure:
+    """Return points that show `texts` on hover; the texts must be escaped."""
+    return scatter("markers", x, y, name=name, hovertext=list(texts), hoverinfo="text", marker=style)
+
+
+def error_bars(intervals: Sequence[Interval], *, visible: bool = True) -> Figure:
+    """Return error bars for points at the values of `intervals`."""
     return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": list(x),
-        "y": list(y),
-        "hovertext": list(texts),
-        "hoverinfo": "text",
+        "type": "data",
+        "visible": visible,
+        "symmetric": False,
+        "array": [interval.high - interval.value for interval in intervals],
+        "arrayminus": [interval.value - interval.low for interval in intervals],
+        "color": "--muted",
+        "thickness": 1,
+        "width": 0,
     }
 
 
 def axis(*, title: str = "", **more: Any) -> Figure:
-    """An axis in the page's colours."""
+    """Return an axis in the colours of the page."""
     return {
         "title": {"text": title, "standoff": 8},
         "gridcolor": "--rule",
@@ -55,7 +61,7 @@ def axis(*, title: str = "", **more: Any) -> Figure:
 
 
 def layout(**more: Any) -> Figure:
-    """The frame of every chart."""
+    """Return the layout that all charts share, updated with `more`."""
     return {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
@@ -73,7 +79,7 @@ def layout(**more: Any) -> Figure:
 
 
 def quoted(text: str, limit: int = 110, width: int = 44) -> str:
-    """A foreign text in quotation marks, shortened, in lines that fit on a phone, and escaped."""
+    """Quote, shorten, wrap and escape an untrusted text; the lines fit on a phone."""
     text = " ".join(text.split())
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return "<br>".join(escape(part) for part in wrap(f"“{text}”", width))

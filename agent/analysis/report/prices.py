@@ -1,4 +1,4 @@
-"""The closes that a run saw, from its own kline files or its journal, and some from before it began."""
+"""The closes of a run from its kline files or its journal, including some from before its start."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.analysis.daily import Closes
-from agent.analysis.report.evidence import past_of
+from agent.analysis.report.run_evidence import past_of
 from agent.config import Config
 from agent.core.events import Kline
 from agent.data.columns import content_hash
@@ -20,7 +20,11 @@ from agent.store.runs import InputFile, Run, RunKind
 def closes_of(
     database: Database, run: Run, config: Config, start: int, end: int, notes: list[str]
 ) -> dict[str, Closes]:
-    """By symbol, up to `end` and from `past_of` before `start` (UTC ms) on, if the files reach back so far; `notes` get what is missing."""
+    """Read the closes by symbol from `past_of` before `start` to `end` (UTC ms), as far as there are any.
+
+    A live run's closes come from its journal. Files that are missing or have changed are left out, with a
+    note in `notes`.
+    """
     if run.kind is RunKind.LIVE:
         return _journalled(database, run, config, end)
     interval, open_always = config.market.interval, config.market.category != "equity"
@@ -44,7 +48,7 @@ def closes_of(
 
 
 def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[str, Closes]:
-    """The closed bars of the run's journal, each once and in the order of their time; it has late ones where they came."""
+    """Read the closed bars of the run's journal; some may have arrived late, so sort them by time."""
     found: dict[str, dict[int, float]] = {symbol: {} for symbol in config.market.symbols}
     for _, event in read_journal(database, run.id):
         if (
@@ -62,12 +66,12 @@ def _journalled(database: Database, run: Run, config: Config, end: int) -> dict[
 
 
 def _unchanged(file: InputFile, notes: list[str]) -> bool:
-    """Whether the file is still what the run read; if not, a note says what the page lacks."""
+    """Return True if the file is the one that the run read; else add a note."""
     path = Path(file.path)
     if not path.exists():
-        notes.append(f"{path} is gone, so the price of {file.symbol} can't be drawn.")
+        notes.append(f"{path} is missing, so the report has no price chart of {file.symbol}.")
     elif content_hash(path) != file.sha256:
-        notes.append(f"{path} has changed since the run, so the price of {file.symbol} is not drawn.")
+        notes.append(f"{path} has changed since the run, so the report has no price chart of {file.symbol}.")
     else:
         return True
     return False

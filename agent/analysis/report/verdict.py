@@ -1,4 +1,4 @@
-"""The verdict in words: what came of it, against what, and how far it can be believed."""
+"""The verdict: a summary of the result, its comparison with buy-and-hold, and its reliability."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Final, Literal
 
 import msgspec
 
-from agent.analysis.metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.analysis.report import formats
-from agent.analysis.report.data import ReportData, Significance
-from agent.analysis.report.readings import significance_words
+from agent.analysis.report.descriptions import describe_significance
+from agent.analysis.report.report_data import ReportData, Significance
+from agent.analysis.run_metrics import FEW_TRADES, MIN_YEARLY, YEAR_MS, Metrics
 from agent.core.events import DAY_MS, RiskEvent
 
 _SIGNIFICANT: Final = 2.0
-"""t-value from which a mean return is called distinguishable from zero: about 95 %, two-sided."""
+"""A mean return with at least this t-value is distinguishable from zero: about 95 %, two-sided."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`headline` is one sentence, `sentences` follow it, `warnings` say what to distrust."""
+    """A one-sentence `headline`, further `sentences`, and `warnings` about the reliability of the result."""
 
     tone: Literal["good", "bad", "plain"]
     headline: str
@@ -26,7 +26,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def verdict_of(data: ReportData) -> Verdict:
-    """Judge a run. A good tone is only for one that made money, beat its benchmark and carries no warning."""
+    """Judge a run. The tone is good only if it made money, beat its benchmark and has no warning."""
     config = data.config
     return judge(
         data.metrics,
@@ -49,10 +49,11 @@ def judge(
     significance: Significance = Significance(0),  # noqa: B008
     period: int = DAY_MS,
 ) -> Verdict:
-    """The verdict on figures: `stamps` are the run's, `fills_at_close` says that it filled at the signal bar's own close.
+    """Judge metrics. The headline first states whether the run made money, then compares with buy-and-hold.
 
-    `halted` is what ended its trading for good. If `significance` (of returns over `period` ms) has intervals they bound what chance
-    can do, else the t-value of the mean return does. The headline states first whether money was made, then compares.
+    `fills_at_close` is True if orders filled at the close of the signal bar; `halted` is the event that ended
+    trading. Luck is judged by the intervals of `significance` (of returns over `period` ms) if it has any,
+    else by the t-value of the mean return.
     """
     performance, hold = metrics.performance, metrics.buy_and_hold
     if performance.total_return <= -1:
@@ -66,7 +67,8 @@ def judge(
     if halted is not None:
         warnings.insert(
             0,
-            f"Risk halted trading on {formats.minute(halted.ts)} UTC and nobody resumed it: {halted.detail}.",
+            f"Risk halted trading on {formats.minute(halted.ts)} UTC, and it was not resumed: "
+            f"{halted.detail}.",
         )
     beaten = hold is not None and performance.total_return <= hold.total_return
     tone: Literal["good", "bad", "plain"] = "plain"
@@ -74,12 +76,12 @@ def judge(
         tone = "bad"
     elif hold is not None and metrics.fills and performance.total_return > 0 and not warnings:
         tone = "good"
-    words = significance_words(significance, period) if metrics.fills else []
-    return Verdict(tone, headline, _sentences(metrics, currency) + words, warnings)
+    more = describe_significance(significance, period) if metrics.fills else []
+    return Verdict(tone, headline, _sentences(metrics, currency) + more, warnings)
 
 
 def _result(total_return: float) -> str:
-    """`made 3.1 %`, `lost 5.1 %`, or `broke even` if the figure rounds to zero."""
+    """Return `made 3.1 %`, `lost 5.1 %`, or `broke even` if the figure rounds to zero."""
     size = formats.percent(abs(total_return))
     if size == formats.percent(0.0):
         return "broke even"
@@ -87,13 +89,13 @@ def _result(total_return: float) -> str:
 
 
 def _t_value(metrics: Metrics) -> float | None:
-    """Of the mean return: the annual Sharpe ratio times the root of the years (Lo 2002, i.i.d. returns)."""
+    """Return the t-value of the mean return: annual Sharpe ratio × √years (Lo 2002, i.i.d. returns)."""
     sharpe = metrics.performance.sharpe
     return None if sharpe is None else sharpe * ((metrics.end - metrics.start) / YEAR_MS) ** 0.5
 
 
 def _is_below_zero(metrics: Metrics, significance: Significance) -> bool:
-    """True if the strategy loses by more than chance: the Sharpe ratio's interval is negative, without one the t-value is."""
+    """Return True if the Sharpe ratio is significantly negative, by its interval or else by the t-value."""
     if not metrics.fills or metrics.end - metrics.start < MIN_YEARLY:
         return False
     if significance.sharpe is not None:
@@ -105,9 +107,10 @@ def _is_below_zero(metrics: Metrics, significance: Significance) -> bool:
 def _sentences(metrics: Metrics, currency: str) -> list[str]:
     performance, trades = metrics.performance, metrics.trades
     sentences = [
-        f"{formats.money(metrics.initial_equity, currency)} became {formats.money(metrics.final_equity, currency)} "
-        f"in {formats.duration(metrics.end - metrics.start)}; at worst the account stood "
-        f"{formats.percent(-performance.max_drawdown)} below its peak."
+        f"{formats.money(metrics.initial_equity, currency)} became "
+        f"{formats.money(metrics.final_equity, currency)} "
+        f"in {formats.duration(metrics.end - metrics.start)}; "
+        f"the maximum drawdown was {formats.percent(-performance.max_drawdown)}."
     ]
     if metrics.fills:
         share = (
@@ -115,11 +118,12 @@ def _sentences(metrics: Metrics, currency: str) -> list[str]:
         )
         open_too = f" ({metrics.open_trades} still open at the end)" if metrics.open_trades else ""
         sentences.append(
-            f"{_round_trips(trades.trades)}{share}{open_too}; exposed {formats.percent(metrics.exposure)} of the time."
+            f"{_round_trips(trades.trades)}{share}{open_too}; "
+            f"in the market {formats.percent(metrics.exposure)} of the time."
         )
         costs = metrics.fees - metrics.funding + metrics.slippage
         sentences.append(
-            f"Fees, funding and slippage took {formats.money(costs, currency)}, "
+            f"Fees, funding and slippage cost {formats.money(costs, currency)}, "
             f"{formats.percent(costs / metrics.initial_equity)} of the initial capital."
         )
     return sentences
@@ -131,43 +135,48 @@ def _warnings(
     warnings = []
     if "LEAKED" in stamps:
         warnings.append(
-            "The model was trained on data of this window: it has seen the answers, and nothing here is evidence."
+            "The model was trained on data of this window: it has seen the answers, "
+            "and the results prove nothing."
         )
     if fills_at_close:
         warnings.append(
-            "Orders fill at the signal bar's own close: optimistic, as that price is known only once it is gone."
+            "Orders fill at the close of the signal bar. This is optimistic: "
+            "when that price is known, it can no longer be traded."
         )
-    if metrics.fills and metrics.trades.trades < FEW_TRADES:
-        warnings.append(f"{_round_trips(metrics.trades.trades)} can't tell skill from luck: too few.")
+    if metrics.fills and (count := metrics.trades.trades) < FEW_TRADES:
+        warnings.append(
+            f"{_round_trips(count)} {'is' if count == 1 else 'are'} too few to tell skill from luck."
+        )
     duration = metrics.end - metrics.start
     if duration < MIN_YEARLY:
         warnings.append(
-            f"{formats.duration(duration)} are too short a window to judge; nothing is extrapolated to a year."
+            f"A window of {formats.duration(duration)} is too short to judge; no figure is annualised."
         )
     elif _is_below_zero(metrics, significance):
         warnings.append(
-            "The Sharpe ratio is significantly below zero: the strategy loses money by more than chance."
+            "The Sharpe ratio is significantly below zero: the strategy loses more than chance can explain."
         )
     elif metrics.fills and significance.sharpe is not None:
         warnings += _luck(metrics, significance)
     elif (t := _t_value(metrics)) is not None and metrics.fills and t < _SIGNIFICANT:
         warnings.append(
-            f"The mean return is not distinguishable from zero (t = {formats.number(t, 1)}): chance alone could have done this."
+            f"The mean return is not distinguishable from zero (t = {formats.number(t, 1)}): "
+            "chance can explain it."
         )
     return warnings
 
 
 def _luck(metrics: Metrics, significance: Significance) -> list[str]:
-    """What of the result chance alone could have done, by the intervals."""
+    """Return warnings about the parts of the result that chance can explain, by the intervals."""
     sharpe, lead = significance.sharpe, significance.against_hold
-    words = []
+    warnings = []
     if sharpe is not None and not sharpe.excludes(0.0):
-        words.append("The Sharpe ratio is not distinguishable from zero: chance alone could have done this.")
+        warnings.append("The Sharpe ratio is not distinguishable from zero: chance can explain it.")
     hold = metrics.buy_and_hold
     led = hold is not None and metrics.performance.total_return > hold.total_return
     if led and lead is not None and not lead.total_return.excludes(0.0):
-        words.append("Its lead over buy-and-hold is not distinguishable from luck.")
-    return words
+        warnings.append("The lead over buy-and-hold is not distinguishable from luck.")
+    return warnings
 
 
 def _round_trips(count: int) -> str:

@@ -29,9 +29,7 @@ from tests.support.live import living, load_words, options, settings, until
 KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
 
 
-@pytest.mark.parametrize(
-    "text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", str([Secret(SECRET)])]
-)
+@pytest.mark.parametrize("text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", str([Secret(SECRET)])])
 def test_a_secret_shows_itself_to_nobody(text: str) -> None:
     assert SECRET not in text
 

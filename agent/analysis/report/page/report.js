@@ -1,8 +1,8 @@
 "use strict";
-// Draws the charts in the page's colours, and again whenever those change: light, dark, paper.
+// Draws the charts in the colours of the page, and again if those change (light, dark, print).
 const figures = JSON.parse(document.getElementById("figures").textContent);
 const style = getComputedStyle(document.documentElement);
-const touch = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, it doesn't zoom
+const touch = matchMedia("(pointer: coarse)").matches; // dragging scrolls the page instead of zooming
 
 function resolve(value) {
   if (typeof value === "string") return value.startsWith("--") ? style.getPropertyValue(value).trim() : value;

@@ -1,4 +1,4 @@
-"""The data of a report from the store, and from the run's input files for what the store doesn't copy: prices."""
+"""Load the data of a report from the store, and prices from the run's input files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import msgspec
 import numpy as np
 from sqlalchemy import select
 
-from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.daily import Floats, Ints
 from agent.analysis.equity import EquityCurve, without_flows
-from agent.analysis.metrics import Metrics, compute
-from agent.analysis.outcomes import Statements
-from agent.analysis.report.data import ReportData, Series, recorded_config
-from agent.analysis.report.evidence import Facts, evidence_of
-from agent.analysis.report.news import as_headlines, marks_of, read_news, read_scored
+from agent.analysis.outcomes import Forecasts
 from agent.analysis.report.prices import closes_of
-from agent.analysis.trades import Trade, TradeBook
+from agent.analysis.report.report_data import Curve, ReportData, recorded_config
+from agent.analysis.report.run_evidence import RunRecord, evidence_of
+from agent.analysis.report.scored_headlines import (
+    event_headlines,
+    headline_markers,
+    read_news,
+    read_scored_headlines,
+)
+from agent.analysis.run_metrics import Metrics, compute
+from agent.analysis.trades import RoundTrip, TradeBook
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.core.errors import DataError, ModelError
@@ -47,9 +52,9 @@ from models.cards import read_card
 
 
 def load_report_data(database: Database, which: str = "latest") -> ReportData:
-    """All of a run's report; `which` is its id, the beginning of it, or `latest`.
+    """Load the report of a run; `which` is its id, a prefix of it, or `latest`.
 
-    Raises UsageError where there is no such run, DataError where it has recorded nothing yet.
+    Raises UsageError if the run does not exist, DataError if it has recorded no equity yet.
     """
     run = find_run(database, which)
     config, notes = recorded_config(run), list[str]()
@@ -62,7 +67,8 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     initial, equity = without_flows(ts, equity, decided.flows, float(config.account.initial_capital))
     if later := [amount for at, amount in decided.flows if at > ts[0]]:
         notes.append(
-            f"{sum(later):+,.2f} {config.account.currency} came or went without a trade while it ran: the returns leave it out."
+            f"Deposits minus withdrawals during the run were {sum(later):+,.2f} {config.account.currency}; "
+            "they are excluded from the returns."
         )
     curve = EquityCurve(initial, interval)
     curve.extend(ts, equity, exposed)
@@ -71,20 +77,21 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
     start, end = (recorded.start, recorded.end) if recorded else (samples.start, samples.end)
     closes = closes_of(database, run, config, start, end, notes)
     seen = {symbol: own.since(start) for symbol, own in closes.items()}
-    hold = BuyAndHold(config.market.symbols, initial, config.market.interval)
+    hold = BuyAndHoldBenchmark(config.market.symbols, initial, config.market.interval)
     hold.extend(seen)
     if recorded is None:
         every = format_duration(interval)
         notes.append(
-            f"The run is {run.status.value}: its figures are of the account's recorded samples, one every {every}."
+            f"The run is {run.status.value}, so its figures are computed from the recorded equity samples, "
+            f"one every {every}."
         )
     benchmark = hold if hold.symbols else None
     metrics = recorded or compute(
         curve, decided.book, category=config.market.category, interval=interval, benchmark=benchmark
     )
     news = read_news(database, run.id)
-    scored = read_scored(database, run.id, news, config.market.symbols)
-    facts = Facts(
+    scored = read_scored_headlines(database, run.id, news, config.market.symbols)
+    record = RunRecord(
         config=config,
         start=start,
         initial=metrics.initial_equity,
@@ -94,18 +101,18 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
         closes=closes,
         moves=decided.moves,
         trades=decided.trades,
-        statements={"signals": _statements(decided.signals), "predictions": _statements(decided.predictions)},
-        headlines=as_headlines(scored),
+        forecasts={"signals": _forecasts(decided.signals), "predictions": _forecasts(decided.predictions)},
+        headlines=event_headlines(scored),
         horizon=horizon_of(run, config, notes) if decided.predictions else None,
     )
     return ReportData(
         run=run,
         metrics=metrics,
-        equity=Series(*curve.points()),
-        evidence=evidence_of(facts),
-        benchmark=Series(*hold.portfolio.points()),
-        prices={symbol: Series(*hold.prices(symbol)) for symbol in hold.symbols},
-        marks=marks_of(scored, news, seen),
+        equity=Curve(*curve.points()),
+        evidence=evidence_of(record),
+        benchmark=Curve(*hold.portfolio.points()),
+        prices={symbol: Curve(*hold.prices(symbol)) for symbol in hold.symbols},
+        marks=headline_markers(scored, news, seen),
         trades=decided.trades,
         headlines={
             order: [news[source].headline for source in ids if source in news]
@@ -118,21 +125,22 @@ def load_report_data(database: Database, which: str = "latest") -> ReportData:
 
 
 def horizon_of(run: Run, config: Config, notes: list[str]) -> int | None:
-    """How far ahead (ms) the run's fusion model looks, by its card."""
+    """Return the horizon (ms) of the run's fusion model, or None with a note if its card is missing."""
     try:
         card = read_card(Path(config.fusion.path).expanduser())
     except ModelError:
         card = None
     if card is None or card.fingerprint != run.versions.get(FUSION_VERSION) or not card.hyper.get("horizon"):
         notes.append(
-            "The fusion model's card isn't at hand: its predictions are judged as signals are, over signals.half_life."
+            "The card of the fusion model is missing, so its predictions are evaluated over "
+            "signals.half_life, as signals are."
         )
         return None
     return int(card.hyper["horizon"] or 0)
 
 
 def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple[int, float]]:
-    """What the first look at the venue's account added to the configured capital, in runs that recorded no changes of cash."""
+    """Return the first balance minus the configured capital, for runs that didn't record changes of cash."""
     for number, (_, event) in enumerate(read_journal(database, run.id)):
         if number == 0 and isinstance(event, Command) and event.states_cash:
             return []
@@ -143,7 +151,7 @@ def _unrecorded_flow(database: Database, run: Run, config: Config) -> list[tuple
 
 
 def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
-    """The recorded samples of the account: times (UTC ms), equity, and whether a position was held."""
+    """Return the recorded equity samples: times (UTC ms), equity, and whether a position was open."""
     columns = equity_table.c.ts, equity_table.c.equity, equity_table.c.exposure
     query = select(*columns).where(equity_table.c.run_id == run.id).order_by(equity_table.c.seq)
     with database.read() as connection:
@@ -154,47 +162,48 @@ def _samples(database: Database, run: Run) -> tuple[Ints, Floats, np.ndarray[tup
     if not blocks:
         raise DataError(
             f"run {run.id} has recorded no equity yet",
-            hint=f"it is {run.status.value}; there is nothing to report",
+            hint=f"it is {run.status.value} and has nothing to report",
         )
     ts, equity, exposure = np.concatenate(blocks).T
     return ts.astype(np.int64), equity.copy(), exposure > 0
 
 
-_Said = tuple[int, str, int, float]  # when, symbol, class, confidence
+_Forecast = tuple[int, str, int, float]  # time (UTC ms), symbol, class, confidence
 
 
 class _Decisions(NamedTuple):
-    """What the report needs of a run's decisions."""
+    """The parts of a run's decisions that the report needs."""
 
     book: TradeBook
-    moves: dict[str, list[Fill | FundingPayment]]  # by symbol, as booked
-    trades: list[Trade]  # in order of their exit, the open ones last
-    # client order id -> headlines whose signal, in the same event, led to it
-    sources: dict[str, tuple[str, ...]]
-    signals: list[_Said]
-    predictions: list[_Said]
+    moves: dict[str, list[Fill | FundingPayment]]  # by symbol, in booking order
+    trades: list[RoundTrip]  # in order of exit, the open ones last
+    sources: dict[str, tuple[str, ...]]  # client order id -> headlines of the signal in the same event
+    signals: list[_Forecast]
+    predictions: list[_Forecast]
     risk: list[RiskEvent]
     refusals: dict[str, int]
-    flows: list[tuple[int, float]]  # UTC ms and amount of cash that came or went without a trade
+    flows: list[tuple[int, float]]  # time (UTC ms) and amount of each deposit or withdrawal
 
 
 def _decisions(database: Database, run_id: str) -> _Decisions:
-    book, trades, risk, refusals = TradeBook(), list[Trade](), list[RiskEvent](), Counter[str]()
+    book, trades, risk, refusals = TradeBook(), list[RoundTrip](), list[RiskEvent](), Counter[str]()
     moves: dict[str, list[Fill | FundingPayment]] = {}
     latest: dict[str, tuple[int, tuple[str, ...]]] = {}
     sources: dict[str, tuple[str, ...]] = {}
-    signals, predictions = list[_Said](), list[_Said]()
+    signals, predictions = list[_Forecast](), list[_Forecast]()
     flows = list[tuple[int, float]]()
     for _, event_seq, _, decision in read_decisions(database, run_id):
         match decision:
             case Signal():
                 latest[decision.symbol] = event_seq, decision.sources
-                if not _fades(decision):
-                    said = leading(decision.bearish, decision.neutral, decision.bullish)
-                    signals.append((decision.ts, decision.symbol, said, decision.confidence))
+                if not _is_expiry(decision):
+                    predicted = leading(decision.bearish, decision.neutral, decision.bullish)
+                    signals.append((decision.ts, decision.symbol, predicted, decision.confidence))
             case Prediction():
-                chances = decision.down, decision.flat, decision.up
-                predictions.append((decision.ts, decision.symbol, leading(*chances), max(chances)))
+                probabilities = decision.down, decision.flat, decision.up
+                predictions.append(
+                    (decision.ts, decision.symbol, leading(*probabilities), max(probabilities))
+                )
             case Order():
                 signalled, headlines = latest.get(decision.symbol, (None, ()))
                 if signalled == event_seq:
@@ -215,19 +224,18 @@ def _decisions(database: Database, run_id: str) -> _Decisions:
                 closed = book.add(decision)
                 if closed is not None:
                     trades.append(closed)
-    return _Decisions(
-        book, moves, trades + book.open_trades(), sources, signals, predictions, risk, dict(refusals), flows
-    )
+    trades += book.open_trades()
+    return _Decisions(book, moves, trades, sources, signals, predictions, risk, dict(refusals), flows)
 
 
-def _fades(signal: Signal) -> bool:
-    """Whether it only ends an earlier one: HOLD although another class leads. That says nothing about what comes."""
+def _is_expiry(signal: Signal) -> bool:
+    """Return True for a HOLD while another class leads: it ends an earlier signal and forecasts nothing."""
     return signal.direction is Direction.HOLD and leading(signal.bearish, signal.neutral, signal.bullish) != 1
 
 
-def _statements(said: list[_Said]) -> Statements:
-    ts, symbol, classes, confidence = zip(*said, strict=True) if said else ((), (), (), ())
-    return Statements(
+def _forecasts(rows: list[_Forecast]) -> Forecasts:
+    ts, symbol, classes, confidence = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return Forecasts(
         np.array(ts, np.int64),
         np.array(symbol, np.str_),
         np.array(classes, np.int64),

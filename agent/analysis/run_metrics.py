@@ -1,8 +1,9 @@
-"""What a run was worth: the figures, their definitions, and why one is missing where it is.
+"""The metrics of a run, their definitions, and the reason for each undefined one.
 
-Returns are simple returns of equity per bar period, annualised by the number of periods in a year (365 days around the clock
-for crypto, 252 sessions for equities, 365/7 weeks and 12 months for both; see `instruments.periods_per_year`). The risk-free rate
-is 0. Definitions agree with the package quantstats, except as stated.
+Returns are simple returns of equity per bar, annualised by the number of periods in a year: 365 days around
+the clock for crypto, 252 sessions for equities, 365/7 weeks and 12 months for both
+(`instruments.periods_per_year`). The risk-free rate is 0. Definitions agree with the package quantstats,
+except as noted.
 """
 
 from __future__ import annotations
@@ -13,33 +14,34 @@ from typing import Final
 
 import msgspec
 
-from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import Drawdown, EquityCurve, EquitySummary
-from agent.analysis.trades import Account, TradeBook, TradeStats
+from agent.analysis.trades import SymbolTotals, TradeBook, TradeStats
 from agent.config import Category
 from agent.core.events import DAY_MS
 from agent.core.instruments import periods_per_year
 
 YEAR_MS: Final = 365 * DAY_MS
 MIN_YEARLY: Final = 30 * DAY_MS
-"""Windows shorter than this are not extrapolated to a year."""
+"""Results of shorter windows are not annualised."""
 
 FEW_TRADES: Final = 30
-"""With fewer round trips than this, no figure about trades means much (the usual small-sample bound)."""
+"""With fewer round trips, trade statistics are not meaningful (the usual small-sample bound)."""
 
 
 class Performance(msgspec.Struct, frozen=True):
-    """Of one equity curve. None where undefined; see `Metrics.undefined`.
+    """Figures of one equity curve. None if undefined; see `Metrics.undefined`.
 
     - `total_return`: final over initial equity, minus 1.
-    - `cagr`: (final/initial)^(1/years) - 1 with years of 365 calendar days between start and end; quantstats counts periods
-      instead, which is the same where no bar is missing and the market never closes.
+    - `cagr`: (final/initial)^(1/years) - 1 with years of 365 calendar days between start and end. quantstats
+      counts periods instead, which is the same if no bar is missing and the market never closes.
     - `volatility`: sample standard deviation of returns × √(periods a year).
     - `sharpe`: mean/sample standard deviation of returns × √(periods a year) (Sharpe 1994).
-    - `sortino`: mean/downside deviation × √(periods a year); the downside deviation is the root of the mean of min(return, 0)²
-      over all periods (Sortino and Price 1994, target 0).
-    - `max_drawdown`: the deepest fall from a peak, as a fraction <= 0; `drawdown_length` is ms from that peak to the recovery,
-      or to the end where there was none; `longest_drawdown` is ms of the longest time below a peak.
+    - `sortino`: mean/downside deviation × √(periods a year); the downside deviation is the root of the mean
+      of min(return, 0)² over all periods (Sortino and Price 1994, target 0).
+    - `max_drawdown`: the deepest fall from a peak, as a fraction <= 0; `drawdown_length` is the time (ms)
+      from that peak to the recovery, or to the end of the run; `longest_drawdown` is the longest time (ms)
+      below a peak.
     - `calmar`: cagr over |max_drawdown|.
     """
 
@@ -56,7 +58,7 @@ class Performance(msgspec.Struct, frozen=True):
 
 
 class TradeFigures(msgspec.Struct, frozen=True):
-    """Of closed round trips, net of fees and with their funding; money in quote currency, times in ms."""
+    """Figures of closed round trips, net of fees and funding. Amounts in quote currency, times in ms."""
 
     trades: int
     win_rate: float | None
@@ -70,7 +72,7 @@ class TradeFigures(msgspec.Struct, frozen=True):
 
 
 class SymbolFigures(msgspec.Struct, frozen=True):
-    """One symbol: `pnl` is its contribution to final minus initial equity, an open position at its last close."""
+    """Figures of one symbol; `pnl` is its part of the change of equity, with positions at the last close."""
 
     pnl: float
     fees: float
@@ -83,7 +85,7 @@ class SymbolFigures(msgspec.Struct, frozen=True):
 
 
 class MonthFigures(msgspec.Struct, frozen=True):
-    """One UTC calendar month: return of equity and of equal-weight buy-and-hold, round trips closed and their profit."""
+    """Figures of a UTC month: returns of equity and of buy-and-hold, closed round trips and their profit."""
 
     total_return: float
     buy_and_hold: float | None
@@ -92,14 +94,14 @@ class MonthFigures(msgspec.Struct, frozen=True):
 
 
 class Metrics(msgspec.Struct, frozen=True):
-    """A run in figures. Money in quote currency, times in UTC ms, durations in ms, rates as fractions.
+    """All figures of a run. Amounts in quote currency, times in UTC ms, durations in ms, rates as fractions.
 
     - `exposure`: share of periods that ended with a position.
-    - `turnover`: notional traded over average equity; `turnover_per_year` the same a year.
-    - `slippage`: paid against the reference prices, spread included; already in the prices of the fills.
-    - `trades`: closed round trips; `open_trades` those that the run ended in.
-    - `buy_and_hold`: equal weight over the symbols, prices only; None where no bars were given.
-    - `undefined`: name of each figure that is None -> why.
+    - `turnover`: notional traded over average equity; `turnover_per_year` is the same per year.
+    - `slippage`: cost against the reference prices, including the spread; already part of the fill prices.
+    - `trades`: closed round trips; `open_trades` counts those still open at the end.
+    - `buy_and_hold`: equal weight over the symbols, prices only; None without bars.
+    - `undefined`: maps the name of each undefined figure to the reason.
     """
 
     start: int
@@ -131,10 +133,10 @@ def compute(
     *,
     category: Category,
     interval: int,
-    benchmark: BuyAndHold | None = None,
+    benchmark: BuyAndHoldBenchmark | None = None,
 ) -> Metrics:
-    """The figures of a run from what was folded while it went; `interval` is the bars' in ms."""
-    summary, accounts = curve.summary(), book.accounts.values()
+    """Compute the metrics of a run; `interval` is the bar length in ms."""
+    summary, symbols = curve.summary(), book.symbols.values()
     yearly = periods_per_year(
         category, interval, summary.periods / summary.sessions if summary.sessions else 0.0
     )
@@ -142,9 +144,7 @@ def compute(
     performance = measure(summary, yearly, undefined)
     figures = trade_figures(book.stats, undefined)
     turnover = (
-        float(sum(account.notional for account in accounts)) / summary.average
-        if summary.average > 0
-        else None
+        float(sum(totals.notional for totals in symbols)) / summary.average if summary.average > 0 else None
     )
     if turnover is None:
         undefined["turnover"] = "average equity is not positive"
@@ -165,10 +165,10 @@ def compute(
         exposure=summary.exposed / summary.periods if summary.periods else 0.0,
         turnover=turnover,
         turnover_per_year=turnover * YEAR_MS / duration if turnover is not None and long_enough else None,
-        fees=float(sum(account.fees for account in accounts)),
-        funding=float(sum(account.funding for account in accounts)),
-        slippage=float(sum(account.slippage for account in accounts)),
-        fills=sum(account.fills for account in accounts),
+        fees=float(sum(totals.fees for totals in symbols)),
+        funding=float(sum(totals.funding for totals in symbols)),
+        slippage=float(sum(totals.slippage for totals in symbols)),
+        fills=sum(totals.fills for totals in symbols),
         trades=figures,
         open_trades=len(book.open_trades()),
         buy_and_hold=measure(hold, yearly, {}) if hold is not None and hold.periods else None,
@@ -178,11 +178,14 @@ def compute(
     )
 
 
-_TOO_SHORT = "the window is shorter than 30 days: not extrapolated to a year"
+_TOO_SHORT = "the window is shorter than 30 days, so it is not annualised"
 
 
 def measure(summary: EquitySummary, yearly: float, undefined: dict[str, str]) -> Performance:
-    """Performance of one curve with `yearly` periods a year; why a figure is None goes to `undefined`."""
+    """Compute the performance of a curve; `yearly` is the number of periods in a year.
+
+    Reasons for undefined figures are added to `undefined`.
+    """
     duration, total_return = summary.end - summary.start, _total_return(summary)
     cagr = sharpe = sortino = calmar = volatility = None
     if summary.bankrupt is not None:
@@ -199,7 +202,7 @@ def measure(summary: EquitySummary, yearly: float, undefined: dict[str, str]) ->
         undefined["volatility"] = undefined["sharpe"] = undefined["sortino"] = "fewer than two periods"
     else:
         volatility = summary.deviation * yearly**0.5
-        # Equal returns differ by rounding alone: their deviation is no risk to divide by.
+        # Equal returns differ by rounding only: dividing by that deviation would be meaningless.
         if summary.deviation > 1e-12 * abs(summary.mean):
             sharpe = summary.mean / summary.deviation * yearly**0.5
         else:
@@ -228,7 +231,7 @@ def measure(summary: EquitySummary, yearly: float, undefined: dict[str, str]) ->
 
 
 def trade_figures(stats: TradeStats, undefined: dict[str, str]) -> TradeFigures:
-    """Figures of closed round trips; why one is None goes to `undefined`."""
+    """Compute the figures of closed round trips; add reasons for None to `undefined`."""
     if not stats.trades:
         undefined |= dict.fromkeys(("win_rate", "profit_factor", "expectancy"), "no round trip was closed")
     elif not stats.losses:
@@ -246,20 +249,20 @@ def trade_figures(stats: TradeStats, undefined: dict[str, str]) -> TradeFigures:
     )
 
 
-def _symbols(book: TradeBook, benchmark: BuyAndHold | None) -> dict[str, SymbolFigures]:
+def _symbols(book: TradeBook, benchmark: BuyAndHoldBenchmark | None) -> dict[str, SymbolFigures]:
     closes = benchmark.last_closes if benchmark is not None else {}
     holds = benchmark.symbols if benchmark is not None else {}
     figures = {}
-    for symbol in sorted(book.accounts.keys() | holds.keys()):
-        account = book.accounts.get(symbol, Account())
+    for symbol in sorted(book.symbols.keys() | holds.keys()):
+        totals = book.symbols.get(symbol, SymbolTotals())
         figures[symbol] = SymbolFigures(
-            pnl=float(account.pnl(Decimal(repr(closes[symbol])) if symbol in closes else None)),
-            fees=float(account.fees),
-            funding=float(account.funding),
-            slippage=float(account.slippage),
-            turnover=float(account.notional),
-            fills=account.fills,
-            trades=trade_figures(account.stats, {}),
+            pnl=float(totals.pnl(Decimal(repr(closes[symbol])) if symbol in closes else None)),
+            fees=float(totals.fees),
+            funding=float(totals.funding),
+            slippage=float(totals.slippage),
+            turnover=float(totals.notional),
+            fills=totals.fills,
+            trades=trade_figures(totals.stats, {}),
             buy_and_hold=_total_return(holds[symbol].summary()) if symbol in holds else None,
         )
     return figures

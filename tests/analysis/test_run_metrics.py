@@ -1,4 +1,4 @@
-"""The metrics against quantstats, and what they say where nothing can be said."""
+"""The metrics compared with quantstats, and the reasons for undefined ones."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import quantstats.stats as qs
 
-from agent.analysis.benchmark import BuyAndHold
+from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
-from agent.analysis.metrics import Metrics, compute
+from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
 from agent.core.events import DAY_MS, MINUTE_MS, Fill, FundingPayment, Side
 
@@ -37,7 +37,7 @@ def metrics_of(
         (MINUTE_MS, 50_000, 1e-6, 4),
     ],
 )
-def test_agrees_with_quantstats(interval: int, length: int, drift: float, seed: int) -> None:
+def test_metrics_agree_with_quantstats(interval: int, length: int, drift: float, seed: int) -> None:
     returns = np.random.default_rng(seed).normal(drift, 0.01 * (interval / DAY_MS) ** 0.5, length)
     metrics = metrics_of(100 * np.cumprod(1 + returns), interval=interval)
     series = pd.Series(returns, index=pd.to_datetime(START + np.arange(1, length + 1) * interval, unit="ms"))
@@ -80,9 +80,7 @@ def test_sharpe_of_equities_counts_252_sessions() -> None:
         ([], {"sharpe": "fewer than two periods", "cagr": "shorter than 30 days"}),
     ],
 )
-def test_a_figure_that_cannot_be_said_is_none_with_its_reason(
-    equity: list[float], undefined: dict[str, str]
-) -> None:
+def test_an_undefined_figure_has_a_reason(equity: list[float], undefined: dict[str, str]) -> None:
     metrics = metrics_of(equity)
     for name, reason in undefined.items():
         assert getattr(metrics.performance, name) is None
@@ -97,7 +95,7 @@ def test_costs_turnover_and_profit_by_symbol_add_up_to_the_change_of_equity() ->
     book.add_funding(FundingPayment("BTCUSDT", START, D(0), D(1), D(40), D("-0.25")))
     book.add(Fill("", "", "BTCUSDT", START + DAY_MS, START + DAY_MS, Side.SELL, D(1), D(50), D("0.5")))
     book.add(Fill("", "", "ETHUSDT", START + DAY_MS, START + DAY_MS, Side.BUY, D(2), D(10), D("0.25")))
-    hold = BuyAndHold(("BTCUSDT", "ETHUSDT"), 100.0, DAY_MS)
+    hold = BuyAndHoldBenchmark(("BTCUSDT", "ETHUSDT"), 100.0, DAY_MS)
     for symbol, number, close in (
         ("BTCUSDT", 1, 40.0),
         ("ETHUSDT", 1, 8.0),

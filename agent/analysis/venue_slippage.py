@@ -1,7 +1,8 @@
-"""What a venue's fills cost against what the paper exchange makes of the same orders on the same bars.
+"""Slippage of a venue's fills compared with the paper exchange's fills of the same orders on the same bars.
 
-Each order of a testnet run goes, at the moment of its decision, to a paper exchange of unlimited means that sees the prices of the run's
-journal, open bars included. Both are held against the mark at the decision: basis points of it, positive where it cost something.
+Each order of a testnet run is submitted, at the time of its decision, to a paper exchange with unlimited
+capital that is fed the prices of the run's journal, including open bars. Both costs are relative to the mark
+at the decision, in basis points; a positive one is a cost.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from agent.store.journal import read_journal
 from agent.store.queries import RecordedDecision, read_decisions
 from agent.store.runs import Run
 
-_MEANS: Final = Decimal(10) ** 15
+_UNLIMITED: Final = Decimal(10) ** 15
 _BPS: Final = 10_000
 
 
 class OrderSlippage(msgspec.Struct, frozen=True):
-    """One order. Prices are averages over its fills, None where there were none; costs in basis points of `reference`."""
+    """One order. Prices are averages over its fills, None without any; costs are bps of `reference`."""
 
     id: str
     symbol: str
-    ts: int  # of the decision, UTC ms
+    ts: int  # time of the decision, UTC ms
     side: str
     type: str
     qty: Decimal
@@ -46,12 +47,12 @@ class OrderSlippage(msgspec.Struct, frozen=True):
     venue_delay_ms: int | None  # from the decision to the first fill
     paper_bps: float | None
     venue_bps: float | None
-    excess_bps: float | None  # the venue's cost less the paper exchange's
-    excess: float | None  # the same in quote currency, on what the venue filled
+    excess_bps: float | None  # cost at the venue minus cost on paper
+    excess: float | None  # the same in quote currency, for the quantity filled at the venue
 
 
 class SlippageSummary(msgspec.Struct, frozen=True):
-    """All orders. Averages are over those that both have filled; None where there are none."""
+    """Totals over all orders. Averages are over the orders filled by both, None without any."""
 
     orders: int
     both: int
@@ -64,12 +65,12 @@ class SlippageSummary(msgspec.Struct, frozen=True):
     excess_bps: float | None
     median_excess_bps: float | None
     worst_excess_bps: float | None
-    excess: float  # in all, quote currency
+    excess: float  # total, quote currency
     median_delay_ms: float | None
 
 
-class Slippage(msgspec.Struct, frozen=True):
-    """Of a run: each order, and all together."""
+class SlippageReport(msgspec.Struct, frozen=True):
+    """The slippage of a run: a summary, and each order."""
 
     run: str
     venue: str
@@ -77,8 +78,8 @@ class Slippage(msgspec.Struct, frozen=True):
     orders: list[OrderSlippage]
 
 
-def slippage(database: Database, run: Run) -> Slippage:
-    """Compare a testnet run with paper. Raises UsageError for one that was on paper itself."""
+def compare_with_paper(database: Database, run: Run) -> SlippageReport:
+    """Compare a testnet run with the paper exchange. Raises UsageError if the run itself traded on paper."""
     config = parse(run.config, where=f"run {run.id}")
     if config.execution.mode != "testnet":
         raise UsageError(
@@ -94,13 +95,13 @@ def slippage(database: Database, run: Run) -> Slippage:
         elif isinstance(decision, Fill) and decision.kind is FillKind.TRADE:
             venue[decision.order_id].append(decision)
     rows = [_row(order, references[order.id], paper[order.id], venue[order.id]) for order in orders]
-    return Slippage(run.id, config.execution.testnet.venue, _summary(rows), rows)
+    return SlippageReport(run.id, config.execution.testnet.venue, _summary(rows), rows)
 
 
 def _on_paper(
     database: Database, run: Run, config: Config, decisions: Sequence[RecordedDecision]
 ) -> tuple[dict[str, list[Fill]], dict[str, float]]:
-    """The paper exchange's fills, and the mark at each decision, by order."""
+    """Return by order id the fills of the paper exchange and the mark at the decision."""
     fills: dict[str, list[Fill]] = defaultdict(list)
     references: dict[str, float] = {}
     by_event: dict[int, list[Any]] = defaultdict(list)
@@ -108,13 +109,13 @@ def _on_paper(
         if isinstance(decision, Order | Amend | OrderUpdate):
             by_event[event_seq].append(decision)
     instruments = {symbol: _margined(instrument_for(symbol, config)) for symbol in config.market.symbols}
-    portfolio = Portfolio(_MEANS, tuple(instruments))
+    portfolio = Portfolio(_UNLIMITED, tuple(instruments))
 
-    def hear(report: object) -> None:
+    def collect(report: object) -> None:
         if isinstance(report, Fill):
             fills[report.order_id].append(report)
 
-    exchange = PaperExchange(config, instruments, portfolio, hear, lambda: "")
+    exchange = PaperExchange(config, instruments, portfolio, collect, lambda: "")
     for seq, event in read_journal(database, run.id):
         if (
             isinstance(event, Kline)
@@ -129,22 +130,26 @@ def _on_paper(
                 references[decision.id] = portfolio.positions[decision.symbol].mark
                 exchange.submit(_alone(decision), decision.ts)
                 continue
-            working = [w for w in exchange.books[decision.symbol] if w.order.id == decision.order_id]
+            matching = [
+                working
+                for working in exchange.books[decision.symbol]
+                if working.order.id == decision.order_id
+            ]
             if isinstance(decision, Amend):
-                for one in working:
-                    exchange.amend(one, qty=decision.qty, price=decision.price)
+                for working in matching:
+                    exchange.amend(working, qty=decision.qty, price=decision.price)
             elif decision.status in (OrderStatus.CANCELLED, OrderStatus.REJECTED):
-                exchange.cancel(working, decision.ts, decision.reason)
+                exchange.cancel(matching, decision.ts, decision.reason)
     return fills, references
 
 
 def _margined(rules: Instrument) -> Instrument:
-    """Each order is looked at alone: what is sold need not be owned."""
+    """Allow short sales in any category, because each order is compared on its own."""
     return rules._replace(category="linear")
 
 
 def _alone(order: Order) -> Order:
-    """The order without what ties it to a position or to others."""
+    """Return the order without its links to a position or to other orders."""
     return msgspec.structs.replace(order, reduce_only=False, stop=None, take_profit=None, oco="")
 
 
@@ -158,14 +163,27 @@ def _row(order: Order, reference: float, paper: Sequence[Fill], venue: Sequence[
         excess = (venue_price - paper_price) * order.side.sign
     excess_bps = None if paper_bps is None or venue_bps is None else venue_bps - paper_bps
     return OrderSlippage(
-        order.id, order.symbol, order.ts, order.side.value, order.type.value, order.qty, known, paper_qty, paper_price, venue_qty,
-        venue_price, min(fill.available_at for fill in venue) - order.ts if venue else None, paper_bps, venue_bps, excess_bps,
-        None if excess is None else excess * float(venue_qty),
-    )  # fmt: skip
+        id=order.id,
+        symbol=order.symbol,
+        ts=order.ts,
+        side=order.side.value,
+        type=order.type.value,
+        qty=order.qty,
+        reference=known,
+        paper_qty=paper_qty,
+        paper_price=paper_price,
+        venue_qty=venue_qty,
+        venue_price=venue_price,
+        venue_delay_ms=min(fill.available_at for fill in venue) - order.ts if venue else None,
+        paper_bps=paper_bps,
+        venue_bps=venue_bps,
+        excess_bps=excess_bps,
+        excess=None if excess is None else excess * float(venue_qty),
+    )
 
 
 def _average(fills: Iterable[Fill]) -> tuple[Decimal, float | None]:
-    """Quantity, and the price averaged over it."""
+    """Return the total quantity and the average price."""
     qty, value = Decimal(0), Decimal(0)
     for fill in fills:
         qty += fill.qty

@@ -1,4 +1,4 @@
-"""The venue's fills against paper's: bars and fills by hand, so that each figure can be checked."""
+"""Fills at the venue compared with paper fills, on bars and fills with known results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.analysis.slippage import slippage
+from agent.analysis.venue_slippage import compare_with_paper
 from agent.config import Config, parse
 from agent.core.engine import Engine
 from agent.core.errors import UsageError
@@ -26,7 +26,7 @@ MINUTE = 60_000
 
 
 class OnNews(Strategy):
-    """Wants the weight that the headline says."""
+    """Sets the target weight to the number in the headline."""
 
     def on_news(self, news: News, market: Market) -> None:
         self.target("BTCUSDT", weight=float(news.title))
@@ -57,7 +57,7 @@ def bar(number: int, price: float) -> Kline:
 
 
 def record(database: Database, mode: str, venue_price: str) -> None:
-    """A purchase at a mark of 100 that paper fills at the next open, 101, and the venue at `venue_price` in two parts."""
+    """Record a buy at a mark of 100: paper fills it at 101, the venue at `venue_price` in two parts."""
     config = settings(mode)
     run = Run(id="run", kind=RunKind.LIVE, started_at=T0, strategy="sma_cross", config=config.recorded())
     with Recorder(database, run) as recorder:
@@ -66,18 +66,20 @@ def record(database: Database, mode: str, venue_price: str) -> None:
             config, OnNews(), recorder, run_id="run", exchange=config.execution.exchange(), equity_block=1
         )
 
-        def tell(*events: Event) -> None:
+        def handle(*events: Event) -> None:
             for seq, event in enumerate(events, journal.append(list(events))):
                 recorder.event_seq = seq
                 engine.handle(event)
 
         now = T0 + MINUTE
-        tell(AccountSnapshot(now, now, {"USDT": Decimal(10_000)}), bar(0, 100.0), News("n", now, now, "0.5"))
+        handle(
+            AccountSnapshot(now, now, {"USDT": Decimal(10_000)}), bar(0, 100.0), News("n", now, now, "0.5")
+        )
         recorder.flush()
         (order,) = read_rows(database, "run", Order)
         if mode == "testnet":
             half = order.qty / 2
-            tell(
+            handle(
                 *(
                     Fill(
                         f"e{n}",
@@ -94,18 +96,18 @@ def record(database: Database, mode: str, venue_price: str) -> None:
                 ),
                 OrderUpdate(order.id, "BTCUSDT", now + 80, now + 95, OrderStatus.FILLED, order.qty),
             )
-        tell(bar(1, 101.0), bar(2, 102.0))
+        handle(bar(1, 101.0), bar(2, 102.0))
         recorder.finish(first_event_at=T0, last_event_at=now, final_equity=Decimal(1), metrics={})
 
 
 @pytest.mark.parametrize(
     ("price", "venue_bps", "excess_bps"), [("100.5", 50.0, -50.0), ("101", 100.0, 0.0), ("102", 200.0, 100.0)]
 )
-def test_costs_are_of_the_mark_at_the_decision(
+def test_costs_are_relative_to_the_mark_at_the_decision(
     database: Database, price: str, venue_bps: float, excess_bps: float
 ) -> None:
     record(database, "testnet", price)
-    found = slippage(database, find_run(database))
+    found = compare_with_paper(database, find_run(database))
     (row,) = found.orders
     assert (row.reference, row.paper_price, row.venue_price) == (100.0, 101.0, float(price))
     assert row.paper_bps == pytest.approx(100.0)
@@ -118,7 +120,7 @@ def test_costs_are_of_the_mark_at_the_decision(
     assert (found.summary.orders, found.summary.both, found.summary.only_paper) == (1, 1, 0)
 
 
-def test_a_run_on_paper_has_nothing_to_compare(database: Database) -> None:
+def test_a_run_on_paper_is_rejected(database: Database) -> None:
     record(database, "paper", "100")
     with pytest.raises(UsageError, match="run run traded on paper"):
-        slippage(database, find_run(database))
+        compare_with_paper(database, find_run(database))

@@ -1,0 +1,121 @@
+"""The data of a report: plain structures that the page is rendered from and that are also written as JSON."""
+
+from __future__ import annotations
+
+import msgspec
+
+from agent.analysis.breakdown import PeriodGroup
+from agent.analysis.cost_breakdown import CostBreakdown
+from agent.analysis.decay import Decay
+from agent.analysis.event_study import EventStudy
+from agent.analysis.outcomes import Outcomes
+from agent.analysis.regimes import RULE, RegimeRule
+from agent.analysis.run_metrics import Metrics
+from agent.analysis.significance import Difference, Interval
+from agent.analysis.trades import RoundTrip
+from agent.config import Config, parse
+from agent.core.events import DAY_MS, RiskEvent, RiskState
+from agent.store.runs import Run
+
+
+class Curve(msgspec.Struct, frozen=True):
+    """A curve of a chart: times in UTC ms, ascending, and one value for each."""
+
+    ts: list[int] = []
+    values: list[float] = []
+
+
+class SourceHeadline(msgspec.Struct, frozen=True):
+    """A headline that a trade was based on. Its text is untrusted, so every renderer must escape it."""
+
+    title: str
+    publisher: str
+    ts: int  # UTC ms of publication
+
+
+class HeadlineMarker(msgspec.Struct, frozen=True):
+    """A scored headline on a price chart: when its score was known (UTC ms), and the last close then."""
+
+    ts: int
+    price: float
+    title: str
+    publisher: str
+    predicted: str  # bearish, neutral or bullish
+    confidence: float
+
+
+class Significance(msgspec.Struct, frozen=True):
+    """Statistical significance of the returns of `periods` periods (`RunEvidence.period`). None if undefined.
+
+    - `sharpe`, `total_return`: with 95 % intervals from the stationary bootstrap.
+    - `probabilistic_sharpe`: probability that the true Sharpe ratio is above zero.
+    - `against_hold`: the run minus buy-and-hold over the same periods, resampled together.
+    """
+
+    periods: int
+    sharpe: Interval | None = None
+    total_return: Interval | None = None
+    probabilistic_sharpe: float | None = None
+    against_hold: Difference | None = None
+
+
+class Rolling(msgspec.Struct, frozen=True):
+    """The Sharpe ratio of the run and of buy-and-hold over the last `window` periods (see `RunEvidence`)."""
+
+    window: int
+    own: Curve
+    hold: Curve = Curve()
+
+
+class RunEvidence(msgspec.Struct, frozen=True):
+    """Results beyond the metrics. `absent` maps each missing part to the reason.
+
+    `period` (ms) is the length of the periods of `significance`, `rolling`, `years` and `regimes`: a UTC day,
+    or one bar if bars are longer than a day.
+    """
+
+    costs: CostBreakdown
+    significance: Significance
+    period: int = DAY_MS
+    rolling: Rolling | None = None
+    years: dict[str, PeriodGroup] = {}
+    regime_rule: RegimeRule = RULE
+    regimes: dict[str, dict[str, PeriodGroup]] = {}  # symbol ("" for the market as a whole) -> regime
+    symbol_years: dict[str, dict[str, PeriodGroup]] = {}  # symbol -> year
+    outcomes: list[Outcomes] = []
+    event_study: EventStudy | None = None
+    decay: Decay | None = None
+    absent: dict[str, str] = {}
+
+
+class ReportData(msgspec.Struct, frozen=True, kw_only=True):
+    """All data of the page. Curves have at most about 4,000 points; `trades` are in order of exit."""
+
+    run: Run
+    metrics: Metrics
+    equity: Curve
+    evidence: RunEvidence
+    benchmark: Curve = Curve()  # equal-weight buy-and-hold with the same capital
+    prices: dict[str, Curve] = {}  # closes by symbol
+    marks: dict[str, list[HeadlineMarker]] = {}  # by symbol; those with the highest confidence
+    trades: list[RoundTrip] = []
+    headlines: dict[str, list[SourceHeadline]] = {}  # client order id -> headlines of its signal
+    risk: list[RiskEvent] = []  # changes of the risk state
+    refusals: dict[str, int] = {}  # number of orders that each risk rule refused
+    notes: list[str] = []  # missing data, for example a kline file that was deleted
+
+    @property
+    def config(self) -> Config:
+        """The configuration at the start of the run."""
+        return recorded_config(self.run)
+
+    @property
+    def halted(self) -> RiskEvent | None:
+        """The event that halted the run, unless trading was resumed."""
+        return self.risk[-1] if self.risk and self.risk[-1].state is RiskState.HALTED else None
+
+
+def recorded_config(run: Run) -> Config:
+    """Return the configuration recorded with a run, without its window."""
+    settings = {key: value for key, value in run.config.items() if key != "window"}
+    return parse(settings, where=f"the configuration recorded with run {run.id}")
