@@ -12,7 +12,7 @@ from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Command, Event, News, Sentiment
 from agent.core.sinks import NullSink
 from agent.live.interfaces.observer import Observer
-from agent.live.observers import LiveSink, Recent
+from agent.live.observers import LiveSink, RecentActivity
 from agent.live.terminal_view import Lines, View, sparkline
 from strategies import load_strategy
 from tests.support.market import SYMBOL, T0, config, flat_bars
@@ -72,8 +72,8 @@ def test_lines_say_the_same_without_a_terminal() -> None:
 
 
 def test_recent_keeps_the_last_things_that_are_no_bars() -> None:
-    recent = shown(lambda _: Recent(4))
-    assert isinstance(recent, Recent)
+    recent = shown(lambda _: RecentActivity(4))
+    assert isinstance(recent, RecentActivity)
     assert len(recent.lines) == 4
     assert not any(line["what"].startswith(("bar", "open bar")) for line in recent.lines)
 
