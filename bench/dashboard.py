@@ -1,10 +1,11 @@
-"""What the page costs the agent: its state beside the engine's own work on the same events; prints one JSON line.
+"""Measure what the dashboard costs the agent, and print one line of JSON.
 
     python bench/dashboard.py [--rounds 5]
 
-`ratio_to_engine` is (CPU seconds of the page's state) / (CPU seconds of the engine) for one run of the sample data, the median over
-alternating rounds. `message_us` is what one message to one browser costs after each bar, and `start_ms` what the server adds to the
-agent's start, both in the agent's own event loop.
+`ratio_to_engine` is (CPU seconds of the dashboard state) / (CPU seconds of the engine) for one run of the
+sample data, as the median over alternating rounds. `message_us` is the cost of one message to one browser
+after each bar, and `start_ms` the time that the server adds to the agent's start, both in the agent's event
+loop.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from agent.config.dashboard import DashboardConfig
 from agent.core.engine import Engine
 from agent.core.events import Event, Kline
 from agent.core.sinks import ListSink
-from agent.dashboard.picture import Picture
-from agent.dashboard.push import encode
-from agent.dashboard.recording import hear
+from agent.dashboard.dashboard_state import NO_VERSION, DashboardState
+from agent.dashboard.page_rows import run_header
+from agent.dashboard.playback import apply_message
 from agent.dashboard.server import Dashboard
-from agent.dashboard.views import head_of
+from agent.dashboard.websocket import encode
 from agent.replay.backtest import backtest
 from agent.replay.history import History, Plan
 from agent.replay.verify import inputs
@@ -54,7 +55,7 @@ print(*(after - before for after, before in zip(now(), before)))
 
 
 def engine_seconds(run: Run, config: Config, events: list[Event]) -> float:
-    """CPU seconds of deciding the run."""
+    """Return the CPU seconds that the engine takes to handle the run's events."""
     engine = Engine(config, load_strategy(run.strategy, run.params), ListSink(), run_id=run.id)
     began = time.process_time()
     for event in events:
@@ -62,36 +63,36 @@ def engine_seconds(run: Run, config: Config, events: list[Event]) -> float:
     return time.process_time() - began
 
 
-def picture_seconds(run: Run, config: Config, heard: list[tuple[int, Any, bool]]) -> float:
-    """CPU seconds of hearing it."""
-    picture = Picture(head_of(run, config), config)
+def state_seconds(run: Run, config: Config, recorded: list[tuple[int, Any, bool]]) -> float:
+    """Return the CPU seconds that the dashboard state takes to apply the run's messages."""
+    state = DashboardState(run_header(run, config), config)
     began = time.process_time()
-    for seq, message, decided in heard:
-        hear(picture, seq, message, decided=decided)
+    for seq, message, decided in recorded:
+        apply_message(state, seq, message, decided=decided)
     return time.process_time() - began
 
 
-def messages(run: Run, config: Config, heard: list[tuple[int, Any, bool]]) -> tuple[float, float, int]:
-    """Median microseconds and bytes of a message after each bar, and bytes of the first message to a new browser."""
-    picture = Picture(head_of(run, config), config)
+def messages(run: Run, config: Config, recorded: list[tuple[int, Any, bool]]) -> tuple[float, float, int]:
+    """Return microseconds and bytes (medians) of a message after each bar, and bytes of the first message."""
+    state = DashboardState(run_header(run, config), config)
     seen, costs, sizes = 0, [], []
-    for seq, message, decided in heard:
-        hear(picture, seq, message, decided=decided)
+    for seq, message, decided in recorded:
+        apply_message(state, seq, message, decided=decided)
         if isinstance(message, Kline) and message.symbol == SYMBOLS[-1]:
             began = time.process_time()
-            sent = encode(picture.changes(seen, SYMBOLS[0], seen))
+            sent = encode(state.changes(seen, SYMBOLS[0], seen))
             costs.append(time.process_time() - began)
             sizes.append(len(sent))
-            seen = picture.version
+            seen = state.version
     return (
         statistics.median(costs) * 1e6,
         statistics.median(sizes),
-        len(encode(picture.changes(-1, SYMBOLS[0], -1))),
+        len(encode(state.changes(NO_VERSION, SYMBOLS[0]))),
     )
 
 
 async def server_ms(database: Database) -> float:
-    """Milliseconds until it listens."""
+    """Return the milliseconds until the server listens."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         async with Dashboard(DashboardConfig(port=0), database, token_file=Path(folder) / "token"):
@@ -99,7 +100,7 @@ async def server_ms(database: Database) -> float:
 
 
 def main() -> None:
-    """Measure, alternating, and print."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -118,15 +119,15 @@ def main() -> None:
         decisions: dict[int, list[Any]] = {}
         for item in read_decisions(database, run.id):
             decisions.setdefault(item.event_seq, []).append(item.decision)
-        heard = [
+        recorded = [
             (seq, message, place > 0)
             for seq, event in enumerate(events, 1)
             for place, message in enumerate((event, *decisions.get(seq, ())))
         ]
         pairs = [
-            (picture_seconds(run, config, heard), engine_seconds(run, config, events)) for _ in range(rounds)
+            (state_seconds(run, config, recorded), engine_seconds(run, config, events)) for _ in range(rounds)
         ]
-        cost, size, first = messages(run, config, heard)
+        cost, size, first = messages(run, config, recorded)
         started = statistics.median(asyncio.run(server_ms(database)) for _ in range(rounds))
         imported = [
             [
@@ -135,19 +136,22 @@ def main() -> None:
             ]
             for _ in range(rounds)
         ]
-    print(
-        json.dumps(
-            {
-                "benchmark": "dashboard", "ratio_to_engine": round(statistics.median(ours / theirs for ours, theirs in pairs), 3),
-                "us_per_event": round(statistics.median(ours for ours, _ in pairs) / len(events) * 1e6, 2),
-                "engine_us_per_event": round(statistics.median(theirs for _, theirs in pairs) / len(events) * 1e6, 2),
-                "events": len(events), "decisions": len(heard) - len(events), "message_us": round(cost, 1), "message_bytes": size,
-                "first_message_bytes": first, "start_ms": round(started, 1),
-                "import_ms": round(statistics.median(ms for ms, _ in imported), 1),
-                "import_mb": round(statistics.median(mb for _, mb in imported), 1),
-            }
-        )
-    )  # fmt: skip
+    state_cpu, engine_cpu = (statistics.median(column) for column in zip(*pairs, strict=True))
+    result = {
+        "benchmark": "dashboard",
+        "ratio_to_engine": round(statistics.median(state / engine for state, engine in pairs), 3),
+        "us_per_event": round(state_cpu / len(events) * 1e6, 2),
+        "engine_us_per_event": round(engine_cpu / len(events) * 1e6, 2),
+        "events": len(events),
+        "decisions": len(recorded) - len(events),
+        "message_us": round(cost, 1),
+        "message_bytes": size,
+        "first_message_bytes": first,
+        "start_ms": round(started, 1),
+        "import_ms": round(statistics.median(ms for ms, _ in imported), 1),
+        "import_mb": round(statistics.median(mb for _, mb in imported), 1),
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -93,7 +93,9 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
-            out.print(f"{page.invitation()}; Ctrl-C ends it", highlight=False, soft_wrap=True, markup=False)
+            out.print(
+                f"{page.login_announcement()}; Ctrl-C ends it", highlight=False, soft_wrap=True, markup=False
+            )
         if open_page:
             _launch(page.login_url(), config.live.folder)
         await stop.wait()
@@ -105,10 +107,10 @@ async def beside(config: Config, database: Database, daemon: Daemon) -> AsyncIte
     if not config.dashboard.enabled:
         yield None
         return
-    from agent.dashboard.live import LiveAgent
+    from agent.dashboard.agent_adapter import DaemonAdapter
     from agent.dashboard.server import Dashboard
 
-    agent = LiveAgent(daemon, config)
+    agent = DaemonAdapter(daemon, config)
     async with Dashboard(config.dashboard, database, agent, token_file=config.dashboard_token_file()) as page:
         daemon.listeners.append(page.listener)
         daemon.login_link = page.login_url

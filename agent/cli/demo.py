@@ -160,7 +160,7 @@ async def _play(
         try:
             async with beside(config, database, daemon) as page:
                 if page is not None:
-                    (err if quiet else out).print(page.invitation(), highlight=False, soft_wrap=True)
+                    (err if quiet else out).print(page.login_announcement(), highlight=False, soft_wrap=True)
                 if quiet:
                     return await daemon.run(stop, complete=True)
                 if not out.is_terminal:

@@ -102,7 +102,7 @@ async def _live(
         if page is not None:
             structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)
             if sys.stderr.isatty():  # not into a log that others may read
-                err.print(page.invitation(), highlight=False, soft_wrap=True)
+                err.print(page.login_announcement(), highlight=False, soft_wrap=True)
         return await _managed(daemon, daemon.run(stop, complete=complete))
 
 

@@ -1,1 +1,1 @@
-"""The page on which the agent is seen and steered, and recorded runs are looked at again."""
+"""The dashboard: a web page that monitors and controls the running agent and replays recorded runs."""

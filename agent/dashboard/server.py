@@ -1,4 +1,4 @@
-"""The server of the page, in the event loop of whoever starts it: the daemon's, or `tapewire dashboard`'s own."""
+"""The dashboard's HTTP server, in the event loop of the daemon or of `tapewire dashboard`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,20 @@ from aiohttp import web
 
 from agent.config.dashboard import DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
-from agent.dashboard.archive import Archive, Busy, failure
-from agent.dashboard.guard import Guard
-from agent.dashboard.live import COMMANDS, Agent
-from agent.dashboard.push import Viewer, encode
+from agent.dashboard.access_control import AccessControl
+from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter
+from agent.dashboard.run_archive import ArchiveBusy, RunArchive, failure
+from agent.dashboard.websocket import BrowserSession, encode
 from agent.store.database import Database
 from agent.system.clock import Clock, WallClock
 from agent.system.listening_sockets import Listener
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 PORTS: Final = 20
-"""How many ports from the configured one on are tried before any other."""
+"""Number of ports to try, from the configured one on, before any free port is used."""
+
+BODY_TIMEOUT: Final = 10.0
+"""Seconds in which the body of a request must arrive."""
 
 _PAGE: Final = Path(__file__).with_name("page")
 _ASSETS: Final = {
@@ -39,22 +42,24 @@ _ASSETS: Final = {
     "icon.svg": "icon.svg",
     "lightweight-charts.js": "vendor/lightweight-charts.js",
 }
+_CONTENT_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 _LOG_OUT: Final = '<form method="post" action="{root}logout"><button>Log out</button></form>'
-_TYPES: Final = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+_LOGIN_ERRORS: Final = {
+    "wrong": "Wrong token.",
+    "link": "This login link has been used already, or has expired.",
+}
 _REPORT_POLICY: Final = (
-    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:; frame-ancestors 'none'"
+    "sandbox allow-scripts allow-popups allow-downloads; default-src 'none'; script-src 'unsafe-inline'; "
+    "style-src 'unsafe-inline'; img-src data: blob:; font-src data:; frame-ancestors 'none'"
 )
-"""The report brings its own scripts and loads nothing; it is given an origin of its own, which can't speak to this server."""
-_COMMAND_PATIENCE: Final = 15.0
-_BODY_PATIENCE: Final = 10.0  # seconds for the body of a request
-_FORM_NOTES: Final = {"wrong": "That is not the token.", "link": "That link was used already, or is too old."}
+"""The report contains its scripts and loads nothing. The sandbox denies it access to this server."""
+_COMMAND_TIMEOUT: Final = 15.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a button sends."""
+class _CommandRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body that a button of the page sends."""
 
     action: str
     run: str
@@ -63,60 +68,65 @@ class _Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Dashboard:
-    """`async with Dashboard(config, database, agent) as page`: served at `page.url` as long as the context lasts.
+    """A server that runs as an async context: `async with Dashboard(config, database, agent) as page`.
 
-    Without an `agent` only recorded runs are shown. `token_file` is used if `config` names none. Raises ConfigError if the
-    address can't be used, SafetyError if the token is no secret.
+    Without an `agent`, only recorded runs are shown. `token_file` is used if `config` contains none. Raises
+    ConfigError if the server can't listen on the address, SafetyError if the token is too short or readable
+    by other users.
     """
 
     def __init__(
         self,
         config: DashboardConfig,
         database: Database,
-        agent: Agent | None = None,
+        agent: AgentAdapter | None = None,
         *,
         token_file: Path = Path("var/dashboard.token"),
         clock: Clock | None = None,
     ) -> None:
         self.config = config
         self.port = config.port
-        self._agent = agent
-        self._archive = Archive(database, bars=config.bars)
         self.token_file = config.token_file or token_file
         self.listener = Listener("dashboard", config)
-        self._guard = Guard(
-            config, self.token_file, clock or WallClock(), prove=self._prove, deny=self.listener.deny
+        self.sessions: set[BrowserSession] = set()
+        self._agent = agent
+        self._archive = RunArchive(database, bars=config.bars)
+        self._access = AccessControl(
+            config,
+            self.token_file,
+            clock or WallClock(),
+            on_allowed=self._on_allowed,
+            on_denied=self.listener.deny,
         )
-        self._viewers: set[Viewer] = set()
         self._runner: web.AppRunner | None = None
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The page's URL on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.config.host, self.config.host)
         return f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self.port}/"
 
     @property
     def announcement(self) -> str:
-        """A line for people: where it is, and what they need to know to get there."""
-        return self._line(
+        """A line with the page's URL and how to log in. It contains no secret."""
+        return self._announce(
             self.url, f"log in with `tapewire dashboard --open`, or the token in {self.token_file}"
         )
 
-    def login_url(self) -> str:
-        """The page's address with a code that logs one browser in, once, within ten minutes; a new one each time."""
-        return f"{self.url}?login={self._guard.login_code()}" if self._guard.needs_login else self.url
-
-    def invitation(self) -> str:
-        """The announcement for the terminal of the person who started this: its address logs a browser in, once."""
-        return self._line(
-            self.login_url(),
-            f"works once, within ten minutes; later log in with the token in {self.token_file}",
+    def login_announcement(self) -> str:
+        """Return a line with a new login link, to print on the terminal that started the server."""
+        login = (
+            f"the link works once, within ten minutes; after that, log in with the token in {self.token_file}"
         )
+        return self._announce(self.login_url(), login)
 
-    def _line(self, url: str, login: str) -> str:
+    def login_url(self) -> str:
+        """Return a new login link, which logs one browser in, once, within ten minutes."""
+        return f"{self.url}?login={self._access.login_code()}" if self._access.needs_login else self.url
+
+    def _announce(self, url: str, login: str) -> str:
         notes = [f"port {self.config.port} was taken"] if self.config.port not in (0, self.port) else []
-        notes += [login] if self._guard.needs_login else []
+        notes += [login] if self._access.needs_login else []
         text = "; ".join(notes)
         return f"dashboard: {url} ({text})" if text else f"dashboard: {url}"
 
@@ -135,15 +145,15 @@ class Dashboard:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of the port and of all browsers."""
+        """Release the port and disconnect all browsers."""
         await self.listener.close()
-        for viewer in list(self._viewers):
-            viewer.drop()
+        for session in list(self.sessions):
+            session.abort()
         if self._runner is not None:
             await self._runner.cleanup()
         await self._archive.close()
 
-    def _prove(self, request: web.Request) -> None:
+    def _on_allowed(self, request: web.Request) -> None:
         connection = self.listener.connection(request.transport)
         if connection is not None:
             connection.prove()
@@ -157,33 +167,31 @@ class Dashboard:
                 if error.errno == errno.EADDRINUSE:
                     continue
                 raise ConfigError(
-                    f"dashboard: {self.config.host} port {port} can't be used: {error.strerror}",
+                    f"dashboard: can't listen on {self.config.host} port {port}: {error.strerror}",
                     hint="choose another dashboard.host or dashboard.port, or dashboard.enabled = false",
                 ) from None
             return
 
-    # -- routes ------------------------------------------------------------------------------------------------------
+    # -- routes ----------------------------------------------------------------------------------------------
 
     def _application(self) -> web.Application:
-        app = web.Application(
-            client_max_size=10_000,
-            middlewares=[self.listener.middleware(), self._guard.middleware(), _bodies_in_time],
-        )
+        middlewares = [self.listener.middleware(), self._access.middleware(), _body_timeout]
+        app = web.Application(client_max_size=10_000, middlewares=middlewares)
         routes: list[tuple[str, str, Handler]] = [
             ("GET", "/", self._page),
             ("GET", "/runs", self._page),
             ("GET", "/runs/{id}", self._page),
             ("GET", "/runs/{id}/report", self._report),
             ("GET", "/assets/{name}", self._asset),
-            ("GET", "/favicon.ico", self._icon),  # for the report, which names none
+            ("GET", "/favicon.ico", self._icon),  # for reports, which have no <link rel="icon">
             ("GET", "/login", self._login),
-            ("POST", "/login", self._guard.log_in),
-            ("POST", "/logout", self._guard.log_out),
+            ("POST", "/login", self._access.log_in),
+            ("POST", "/logout", self._access.log_out),
             ("GET", "/api/live", self._live),
-            ("GET", "/api/runs", _told(self._runs)),
-            ("GET", "/api/runs/{id}", _told(self._open)),
-            ("GET", "/api/runs/{id}/at", _told(self._at)),
-            ("POST", "/api/command", _told(self._command)),
+            ("GET", "/api/runs", _json(self._runs)),
+            ("GET", "/api/runs/{id}", _json(self._open)),
+            ("GET", "/api/runs/{id}/at", _json(self._page_at)),
+            ("POST", "/api/command", _json(self._command)),
         ]
         for method, path, handler in routes:
             for base in {"", self.config.base_path}:
@@ -192,64 +200,63 @@ class Dashboard:
                 else:
                     app.router.add_post(base + path, handler)
         if self.config.base_path:
-            app.router.add_get(self.config.base_path, _below)
+            app.router.add_get(self.config.base_path, _add_slash)
         return app
 
     async def _page(self, request: web.Request) -> web.StreamResponse:
-        if self._agent is None and self._guard.addresses.path(request) == "/":
+        if self._agent is None and self._access.address.path(request) == "/":
             return web.Response(status=303, headers={"Location": "./runs"})
-        return self._fill(
-            request, "index.html", {"<!-- log out -->": _LOG_OUT if self._guard.needs_login else ""}
-        )
+        log_out = _LOG_OUT if self._access.needs_login else ""
+        return self._render(request, "index.html", {"<!-- log out -->": log_out})
 
-    def _fill(
-        self, request: web.Request, name: str, texts: dict[str, str], status: int = 200
+    def _render(
+        self, request: web.Request, name: str, markup: dict[str, str], status: int = 200
     ) -> web.Response:
-        """A page with its texts, which are markup, and with addresses that are relative to the request's."""
+        """Return a page. Each key of `markup` is replaced by its value, `{root}` by the relative root URL."""
         page = (_PAGE / name).read_text(encoding="utf-8")
-        for place, text in texts.items():
-            page = page.replace(place, text)
-        page = page.replace("{root}", self._guard.addresses.link(request))
+        for placeholder, html in markup.items():
+            page = page.replace(placeholder, html)
+        page = page.replace("{root}", self._access.address.link(request))
         return web.Response(status=status, text=page, content_type="text/html")
 
     async def _asset(self, request: web.Request) -> web.StreamResponse:
         name = _ASSETS.get(request.match_info["name"])
         if name is None:
             raise web.HTTPNotFound
-        kind = _TYPES[Path(name).suffix]
-        return web.FileResponse(
-            _PAGE / name, headers={"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"}
-        )
+        kind = _CONTENT_TYPES[Path(name).suffix]
+        headers = {"Content-Type": f"{kind}; charset=utf-8", "Cache-Control": "no-cache"}
+        return web.FileResponse(_PAGE / name, headers=headers)
 
     async def _icon(self, _: web.Request) -> web.StreamResponse:
         return web.FileResponse(_PAGE / "icon.svg", headers={"Content-Type": "image/svg+xml"})
 
     async def _login(self, request: web.Request) -> web.StreamResponse:
-        if self._guard.allowed(request):
+        if self._access.is_authorized(request):
             return web.Response(status=303, headers={"Location": "./"})
-        note = next((text for name, text in _FORM_NOTES.items() if name in request.query), "")
-        wrong = f'<p class="wrong" role="alert">{note}</p>' if note else ""
-        return self._fill(
-            request, "login.html", {"<!-- wrong -->": wrong, "<!-- file -->": escape(self.token_file.name)}
-        )
+        error = next((text for name, text in _LOGIN_ERRORS.items() if name in request.query), "")
+        markup = {
+            "<!-- error -->": f'<p class="error" role="alert">{error}</p>' if error else "",
+            "<!-- file -->": escape(self.token_file.name),
+        }
+        return self._render(request, "login.html", markup)
 
     async def _live(self, request: web.Request) -> web.StreamResponse:
         if self._agent is None:
             raise web.HTTPNotFound
-        if len(self._viewers) >= self.config.browsers:
-            raise web.HTTPServiceUnavailable(text="too many pages look on already\n")
-        viewer = Viewer(self._agent, request, lambda: self._guard.allowed(request))
-        self._viewers.add(viewer)
+        if len(self.sessions) >= self.config.browsers:
+            raise web.HTTPServiceUnavailable(text="too many pages are connected (dashboard.browsers)\n")
+        session = BrowserSession(self._agent, request, lambda: self._access.is_authorized(request))
+        self.sessions.add(session)
         try:
-            return await viewer.serve()
+            return await session.serve()
         finally:
-            self._viewers.discard(viewer)
+            self.sessions.discard(session)
 
     async def _runs(self, request: web.Request) -> Any:
-        picture = self._agent.picture if self._agent else None
+        state = self._agent.state if self._agent else None
         return {
             "live": self._agent is not None,
-            "run": picture.head.run if picture else None,
+            "run": state.header.run if state else None,
             "runs": await self._archive.runs(),
         }
 
@@ -257,96 +264,94 @@ class Dashboard:
         opened = await self._archive.open(request.match_info["id"], again="again" in request.query)
         return {"live": self._agent is not None, **opened}
 
-    async def _at(self, request: web.Request) -> Any:
+    async def _page_at(self, request: web.Request) -> Any:
         moment = request.query.get("ts", "")
         if not (moment.isascii() and moment.isdigit() and len(moment) < 16):
-            raise UsageError("ts is no time in UTC milliseconds")
-        return await self._archive.at(request.match_info["id"], int(moment), request.query.get("symbol", ""))
+            raise UsageError("ts must be a time in UTC milliseconds")
+        return await self._archive.page_at(
+            request.match_info["id"], int(moment), request.query.get("symbol", "")
+        )
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
         try:
             page = await self._archive.report(request.match_info["id"])
         except TapewireError as error:
             return await self._no_report(request, error)
-        return web.Response(
-            body=page,
-            content_type="text/html",
-            charset="utf-8",
-            headers={"Content-Security-Policy": _REPORT_POLICY},
-        )
+        headers = {"Content-Security-Policy": _REPORT_POLICY}
+        return web.Response(body=page, content_type="text/html", charset="utf-8", headers=headers)
 
     async def _no_report(self, request: web.Request, error: TapewireError) -> web.Response:
-        asked = request.match_info["id"]
-        run = await self._archive.find(asked)
+        requested = request.match_info["id"]
+        run = await self._archive.find(requested)
         why = str(error)
         if run is not None and isinstance(error, DataError) and (ended := failure(run)):
-            what = error.message.removesuffix(" yet")
-            why = f"{ended} {what[0].upper()}{what[1:]}."
-        link = f'<a href="{{root}}runs/{quote(run.id)}">Look at the run</a>, or at' if run else "See"
-        texts = {
-            "<!-- run -->": escape(run.id if run else asked),
+            reason = error.message.removesuffix(" yet")
+            why = f"{ended} {reason[0].upper()}{reason[1:]}."
+        link = f'<a href="{{root}}runs/{quote(run.id)}">Open the run</a>, or see' if run else "See"
+        markup = {
+            "<!-- run -->": escape(run.id if run else requested),
             "<!-- link -->": link,
             "<!-- why -->": escape(why),
         }
-        return self._fill(request, "no-report.html", texts, status=_status_of(error))
+        return self._render(request, "no-report.html", markup, status=_status_of(error))
 
     async def _command(self, request: web.Request) -> Any:
-        if self._agent is None or self._agent.picture is None:
-            raise UsageError("no agent runs here", hint="this page only shows recorded runs")
+        if self._agent is None or self._agent.state is None:
+            raise UsageError("no agent is running here", hint="this page only shows recorded runs")
         try:
-            order = msgspec.json.decode(await request.read(), type=_Order)
+            command = msgspec.json.decode(await request.read(), type=_CommandRequest)
         except JSON_DECODE_ERRORS as error:
-            raise UsageError(f"no command: {error}") from None
-        if order.action not in COMMANDS:
-            raise UsageError(f"unknown command {order.action!r}", hint=f"one of {', '.join(COMMANDS)}")
-        if order.run != self._agent.picture.head.run:
-            raise UsageError("the page shows another run than the one that lives", hint="load it again")
-        args = {"flatten": "true"} if order.flatten and order.action == "kill" else {}
-        if order.action == "resume" and order.confirm:
-            args["confirm"] = order.confirm
-        async with asyncio.timeout(_COMMAND_PATIENCE):
-            return await self._agent.command(order.action, args, f"dashboard {self._guard.client(request)}")
+            raise UsageError(f"malformed command: {error}") from None
+        if command.action not in COMMANDS:
+            raise UsageError(f"unknown command {command.action!r}", hint=f"use one of {', '.join(COMMANDS)}")
+        if command.run != self._agent.state.header.run:
+            raise UsageError(
+                "the page shows another run than the one that is running", hint="reload the page"
+            )
+        args = {"flatten": "true"} if command.flatten and command.action == "kill" else {}
+        if command.action == "resume" and command.confirm:
+            args["confirm"] = command.confirm
+        by = f"dashboard {self._access.address.client(request)}"
+        async with asyncio.timeout(_COMMAND_TIMEOUT):
+            return await self._agent.command(command.action, args, by)
 
 
-async def _below(request: web.Request) -> web.StreamResponse:
-    """`base_path` without its slash: relative addresses need it."""
+async def _add_slash(request: web.Request) -> web.StreamResponse:
+    """Redirect `base_path` to `base_path/`, which relative URLs need."""
     return web.Response(status=303, headers={"Location": f"./{request.path.rpartition('/')[2]}/"})
 
 
 @web.middleware
-async def _bodies_in_time(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A body that doesn't come in time ends its request."""
+async def _body_timeout(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Return status 408 if the body doesn't arrive in time."""
     if request.body_exists:
         try:
-            async with asyncio.timeout(_BODY_PATIENCE):
+            async with asyncio.timeout(BODY_TIMEOUT):
                 await request.read()
         except TimeoutError:
             raise web.HTTPRequestTimeout from None
     return await handler(request)
 
 
-def _told(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:
-    """Answers with JSON; an expected error with its words."""
+def _json(work: Callable[[web.Request], Awaitable[Any]]) -> Handler:
+    """Return a handler that sends the result of `work`, or its error, as JSON."""
 
     @wraps(work)
-    async def answer(request: web.Request) -> web.StreamResponse:
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return web.Response(body=encode(await work(request)), content_type="application/json")
         except TapewireError as error:
-            told, status = {"error": error.message, "hint": error.hint}, _status_of(error)
+            body, status = {"error": error.message, "hint": error.hint}, _status_of(error)
         except TimeoutError:
-            told, status = {"error": "the agent did not answer in time", "hint": "look at its log"}, 504
-        return web.Response(status=status, body=encode(told), content_type="application/json")
+            body, status = {"error": "the agent did not respond in time", "hint": "see its log"}, 504
+        return web.Response(status=status, body=encode(body), content_type="application/json")
 
-    return answer
+    return handle
 
 
 def _status_of(error: TapewireError) -> int:
-    if isinstance(error, (Busy, StoreUnavailable)):
+    if isinstance(error, (ArchiveBusy, StoreUnavailable)):
         return 503
     if isinstance(error, SafetyError):
         return 403
-    # what was asked for isn't there: no report of a run that recorded nothing
-    if isinstance(error, DataError):
-        return 404
-    return 404 if isinstance(error, UsageError) else 500
+    return 404 if isinstance(error, (DataError, UsageError)) else 500

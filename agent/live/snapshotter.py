@@ -229,13 +229,13 @@ def _named(run_observers: Iterable[Observer]) -> Iterable[tuple[str, Observer]]:
 
 
 _RIM_SPEC: Final = Spec(("agent.live.resume",), wiring={}, first={}, rebuild={}, blank={})
-_PICTURE: Final[dict[str, tuple[str, ...]]] = {
-    "agent.dashboard.picture:Picture": ("head", "_mapper", "_bars_kept"),
-    "agent.dashboard.rows:Rows": ("_limit",),
+_DASHBOARD: Final[dict[str, tuple[str, ...]]] = {
+    "agent.dashboard.dashboard_state:DashboardState": ("header", "_mapper", "_bar_limit"),
+    "agent.dashboard.page_rows:VersionedRows": ("_limit",),
 }
 _OBSERVER_SPEC: Final = Spec(
     ("agent.dashboard.", "agent.analysis.thinning", "agent.core.portfolio", "agent.core.events"),
-    wiring=_PICTURE,
+    wiring=_DASHBOARD,
     first={"agent.core.portfolio:Portfolio": ("positions",)},
     rebuild={},
     blank={},

@@ -55,7 +55,7 @@ def desktop(page: Path) -> Iterator[Browser]:
 
 
 def test_it_draws_without_console_messages_or_requests(desktop: Browser, page: Path) -> None:
-    assert desktop.complaints() == []
+    assert desktop.console_messages() == []
     assert [url for url in desktop.requests() if not url.startswith(("data:", "blob:"))] == [
         page.resolve().as_uri()
     ]
@@ -73,7 +73,7 @@ def test_the_hover_text_of_a_trade_shows_its_headline_as_text(desktop: Browser) 
     assert "Bought 1 at 110.00" in text
     assert HOSTILE.split()[0] in text
     assert "<script>alert" in text.replace(" ", "")  # as text, not executed
-    assert desktop.complaints() == []
+    assert desktop.console_messages() == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -88,7 +88,7 @@ def test_charts_follow_the_colours_of_the_page(desktop: Browser, scheme: str) ->
 def test_it_prints(desktop: Browser) -> None:
     printed = desktop.devtools("Page.printToPDF", printBackground=True)
     assert printed["data"].startswith("JVBERi0")  # "%PDF-"
-    assert desktop.complaints() == []
+    assert desktop.console_messages() == []
 
 
 def test_it_fits_on_a_phone(page: Path) -> None:
@@ -97,4 +97,4 @@ def test_it_fits_on_a_phone(page: Path) -> None:
         assert browser.run("return innerWidth") == 390
         assert browser.run("return document.documentElement.scrollWidth") == 390
         assert browser.run(_TOO_WIDE) == []
-        assert browser.complaints() == []
+        assert browser.console_messages() == []

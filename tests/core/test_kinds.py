@@ -13,7 +13,7 @@ from agent.core.engine import Engine
 from agent.core.events import PRIORITY, Command, Decision, Event, Kline, kind_of
 from agent.core.sinks import ListSink
 from agent.core.strategy import Strategy
-from agent.dashboard.picture import Picture
+from agent.dashboard.dashboard_state import DashboardState
 from agent.live.formatting import describe
 from agent.live.services.mqtt.mqtt_messages import BRANCHES
 from agent.store import tables
@@ -61,5 +61,5 @@ def test_every_decision_has_words(decision: Decision) -> None:
 
 
 def test_the_dashboard_takes_every_decision_in() -> None:
-    source = inspect.getsource(Picture.decision)
+    source = inspect.getsource(DashboardState.decision)
     assert [kind.__name__ for kind in KINDS if f"case {kind.__name__}()" not in source] == []

@@ -1,4 +1,4 @@
-"""A store, a quiet log, and a real browser without a window."""
+"""Fixtures: a store, a quiet log, and a headless browser."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from tests.dashboard.browser_page import BrowserPage
 from tests.live.conftest import database, quiet_log, sandbox
 
 __all__ = ["database", "quiet_log", "sandbox"]
 
 _FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1280,900",
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1280,900",
+)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Debian's Chromium, one for the module; skips where it isn't installed."""
+    """Debian's Chromium, one instance per module; skips if it isn't installed."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("needs a browser: apt-get install chromium chromium-driver")
@@ -34,3 +43,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     chrome = Chrome(options=options, service=Service(driver, log_output=os.devnull))
     yield chrome
     chrome.quit()
+
+
+@pytest.fixture
+def page(browser: Chrome) -> BrowserPage:
+    return BrowserPage(browser)

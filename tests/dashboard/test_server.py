@@ -1,4 +1,4 @@
-"""The server: beside the core and never in its way."""
+"""The server: the stream to browsers, commands, and recorded runs."""
 
 from __future__ import annotations
 
@@ -15,31 +15,40 @@ from typer.testing import CliRunner
 from agent.cli.main import build
 from agent.core.events import RiskState
 from agent.core.risk import RESUME_FROM_KILL
-from agent.dashboard import push
+from agent.dashboard import websocket
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import read_frame
-from tests.dashboard.world import Puppet, agent_with_page, bar, client, cookie, headline, origin, served
+from tests.dashboard.dashboard_harness import (
+    FakeAgent,
+    agent_with_page,
+    bar,
+    client,
+    cookie_header,
+    headline,
+    origin,
+    served,
+)
 from tests.live.test_commands import start
 from tests.support.live import PATIENCE, SENTIMENT, Command, handled, journal, of, until
 
 
-async def test_a_taken_port_is_passed_over_and_that_is_said(database: Database) -> None:
+async def test_the_next_free_port_is_used_and_announced(database: Database) -> None:
     with closing(socket.socket()) as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
-        async with served(database, Puppet(), port=taken) as page:
+        async with served(database, FakeAgent(), port=taken) as page:
             assert taken < page.port < taken + 20
             assert page.announcement.startswith(
                 f"dashboard: http://127.0.0.1:{page.port}/ (port {taken} was taken; log in with "
             )
 
 
-async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -> None:
-    puppet = Puppet()
+async def test_the_messages_to_a_page_add_up_to_the_whole_state(database: Database) -> None:
+    agent = FakeAgent()
     async with (
-        served(database, puppet) as page,
+        served(database, agent) as page,
         client(page.login_url()) as http,
         http.ws_connect("/api/live", headers=origin(page)) as socket,
     ):
@@ -48,7 +57,7 @@ async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -
         assert message["bars"] == {"symbol": "BTCUSDT", "all": True, "rows": []}
         bars: dict[str, dict[int, Any]] = {"BTCUSDT": {}, "ETHUSDT": {}}
         for number in range(30):
-            puppet.hear(bar(number, 100 + number), bar(number, 50, "ETHUSDT"))
+            agent.feed(bar(number, 100 + number), bar(number, 50, "ETHUSDT"))
             if number == 15:
                 await socket.send_json({"symbol": "ETHUSDT"})
             if number % 5 == 0:
@@ -60,15 +69,16 @@ async def test_what_a_page_is_sent_adds_up_to_all_there_is(database: Database) -
                 message = await socket.receive_json()
                 for row in message.get("bars", {}).get("rows", ()):
                     bars[message["bars"]["symbol"]][row[0]] = row
-        assert puppet.picture is not None
-        expected = json.loads(push.encode(puppet.picture.changes(push.NOTHING, "ETHUSDT")))["bars"]["rows"]
+        expected = json.loads(websocket.encode(agent.state.changes(websocket.NO_VERSION, "ETHUSDT")))["bars"][
+            "rows"
+        ]
         assert list(bars["ETHUSDT"].values()) == expected
 
 
 @pytest.mark.parametrize("message", ["no JSON", '{"symbol": 1}', '{"other": ""}', "x" * 2_000])
-async def test_a_browser_that_talks_nonsense_is_left(database: Database, message: str) -> None:
+async def test_a_malformed_message_closes_the_connection(database: Database, message: str) -> None:
     async with (
-        served(database, Puppet()) as page,
+        served(database, FakeAgent()) as page,
         client(page.login_url()) as http,
         http.ws_connect("/api/live", headers=origin(page)) as socket,
     ):
@@ -79,35 +89,36 @@ async def test_a_browser_that_talks_nonsense_is_left(database: Database, message
         assert socket.closed
 
 
-async def test_a_browser_that_takes_nothing_is_dropped_and_the_others_notice_nothing(
+async def test_a_browser_that_stops_reading_is_disconnected_without_effect_on_others(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(push, "PATIENCE", 0.3)
-    monkeypatch.setattr(push, "TICK", 0.001)
-    puppet = Puppet()
-    async with served(database, puppet) as page, client(page.login_url()) as http:
-        deaf = socket.socket()
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-        deaf.connect(("127.0.0.1", page.port))
-        deaf.sendall(
-            f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: http://127.0.0.1:{page.port}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{cookie(http)}\r\n".encode()
+    monkeypatch.setattr(websocket, "SEND_TIMEOUT", 0.3)
+    monkeypatch.setattr(websocket, "INTERVAL", 0.001)
+    agent = FakeAgent()
+    async with served(database, agent) as page, client(page.login_url()) as http:
+        stalled = socket.socket()
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        stalled.connect(("127.0.0.1", page.port))
+        stalled.sendall(
+            f"GET /api/live HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\nOrigin: http://127.0.0.1:{page.port}\r\n"
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n{cookie_header(http)}\r\n".encode()
         )
-        await until(lambda: len(page._viewers) == 1)
+        await until(lambda: len(page.sessions) == 1)
         async with http.ws_connect("/api/live", headers=origin(page)) as reader:
-            await until(lambda: len(page._viewers) == 2)
+            await until(lambda: len(page.sessions) == 2)
             seen = number = 0
             async with asyncio.timeout(PATIENCE):
-                while len(page._viewers) == 2:
+                while len(page.sessions) == 2:
                     number += 1
-                    puppet.hear(*(headline(number * 80 + row, "bitcoin " * 40) for row in range(80)))
+                    agent.feed(*(headline(number * 80 + row, "bitcoin " * 40) for row in range(80)))
                     seen = max(seen, (await reader.receive_json()).get("version", 0))
             assert seen > 80
             assert not reader.closed
-        deaf.close()
+        stalled.close()
 
 
-async def test_a_command_of_the_page_is_journalled_in_its_name(
+async def test_a_command_is_journalled_with_the_dashboard_as_its_source(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     async with (
@@ -116,34 +127,34 @@ async def test_a_command_of_the_page_is_journalled_in_its_name(
     ):
         await until(lambda: handled(daemon) > 5)
 
-        async def tell(action: str, **more: Any) -> tuple[int, Any]:
+        async def send(action: str, **more: Any) -> tuple[int, Any]:
             body = {"action": action, "run": daemon.core.run.id} | more
-            async with http.post("/api/command", json=body, headers=origin(page)) as answer:
-                return answer.status, await answer.json()
+            async with http.post("/api/command", json=body, headers=origin(page)) as response:
+                return response.status, await response.json()
 
         risk = daemon.core.engine.risk
-        assert (await tell("pause"))[1]["risk"] == "REDUCING"
-        assert (await tell("resume"))[1]["risk"] == "ACTIVE"
-        assert (await tell("flatten"))[0] == 200
-        assert (await tell("kill", flatten=True))[1]["risk"] == "HALTED"
-        status, said = await tell("resume")
-        assert (status, "has to be confirmed" in said["error"]) == (403, True)
+        assert (await send("pause"))[1]["risk"] == "REDUCING"
+        assert (await send("resume"))[1]["risk"] == "ACTIVE"
+        assert (await send("flatten"))[0] == 200
+        assert (await send("kill", flatten=True))[1]["risk"] == "HALTED"
+        status, body = await send("resume")
+        assert (status, "has to be confirmed" in body["error"]) == (403, True)
         assert risk.state is RiskState.HALTED
-        assert (await tell("resume", confirm=RESUME_FROM_KILL))[1]["risk"] == "ACTIVE"
+        assert (await send("resume", confirm=RESUME_FROM_KILL))[1]["risk"] == "ACTIVE"
         assert (
-            (await tell("use-model"))[0]
-            == (await tell("pause", run="another"))[0]
-            == (await tell("pause", x=1))[0]
+            (await send("use-model"))[0]
+            == (await send("pause", run="another"))[0]
+            == (await send("pause", x=1))[0]
             == 404
         )
-        async with http.get("/api/runs") as answer:
-            assert (await answer.json())["run"] == daemon.core.run.id
-    heard = [
+        async with http.get("/api/runs") as response:
+            assert (await response.json())["run"] == daemon.core.run.id
+    journalled = [
         (one.action, one.args, one.by)
         for one in of(Command, journal(database))
         if one.by.startswith("dashboard")
     ]
-    assert heard == [
+    assert journalled == [
         ("pause", {}, "dashboard 127.0.0.1"),
         ("resume", {}, "dashboard 127.0.0.1"),
         ("flatten", {}, "dashboard 127.0.0.1"),
@@ -153,7 +164,7 @@ async def test_a_command_of_the_page_is_journalled_in_its_name(
     ]
 
 
-async def test_recorded_runs_are_looked_at_without_an_agent(
+async def test_recorded_runs_can_be_viewed_without_an_agent(
     sandbox: Sandbox, database: Database, tmp_path: Path
 ) -> None:
     async with agent_with_page(sandbox, database, tmp_path) as (daemon, _):
@@ -162,13 +173,13 @@ async def test_recorded_runs_are_looked_at_without_an_agent(
     process = await start("dashboard", "--store", f"sqlite:///{tmp_path / 'store.db'}", "--port", 0, "--json")
     assert process.stdout is not None
     try:
-        said = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
-        async with client(said["login"]) as http:
+        printed = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE))
+        async with client(printed["login"]) as http:
 
             async def get(path: str) -> tuple[int, Any]:
-                async with http.get(path) as answer:
-                    return answer.status, await (
-                        answer.json() if "json" in answer.content_type else answer.text()
+                async with http.get(path) as response:
+                    return response.status, await (
+                        response.json() if "json" in response.content_type else response.text()
                     )
 
             _, listed = await get("/api/runs")
@@ -187,8 +198,8 @@ async def test_recorded_runs_are_looked_at_without_an_agent(
             assert opened["begins"] < opened["ends"]
             _, at_end = await get(f"/api/runs/{run.id}/at?ts={opened['ends']}&symbol=ETHUSDT")
             assert at_end["account"]["equity"] == pytest.approx(float(run.final_equity or 0))
-            _, at_begin = await get(f"/api/runs/{run.id}/at?ts={opened['begins']}")
-            assert (at_begin["account"]["fills"], at_begin["account"]["equity"]) == (0, 10_000)
+            _, at_start = await get(f"/api/runs/{run.id}/at?ts={opened['begins']}")
+            assert (at_start["account"]["fills"], at_start["account"]["equity"]) == (0, 10_000)
             assert (await get(f"/api/runs/{run.id}/at?ts=-1"))[0] == (await get("/api/runs/none"))[0] == 404
             assert (await get("/api/live"))[0] == 404
             status, report = await get(f"/runs/{run.id}/report")
@@ -197,16 +208,16 @@ async def test_recorded_runs_are_looked_at_without_an_agent(
             async with http.post(
                 "/api/command",
                 json={"action": "kill", "run": run.id},
-                headers={"Origin": said["url"].rstrip("/")},
-            ) as no:
-                assert no.status == 404
+                headers={"Origin": printed["url"].rstrip("/")},
+            ) as denied:
+                assert denied.status == 404
     finally:
         process.terminate()
         await asyncio.wait_for(process.wait(), PATIENCE)
     assert process.returncode == 0
 
 
-def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
     result = CliRunner().invoke(build(), ["dashboard", "--store", url])
     assert result.exit_code == 1

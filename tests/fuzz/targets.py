@@ -28,7 +28,7 @@ from agent.config.live import BybitConfig
 from agent.config.services import MqttConfig, WorkersConfig
 from agent.core.errors import ConfigError, DataError, TapewireError, VenueError
 from agent.core.events import Order, OrderType, Side
-from agent.dashboard.push import Viewer
+from agent.dashboard.websocket import decode_selection
 from agent.data.funding import FundingFile
 from agent.data.klines import KlineFile
 from agent.data.news import NewsFile
@@ -480,7 +480,7 @@ _WORKERS: Final = _json(
 
 def hear_browser(message: bytes) -> None:
     """A message from a page of the dashboard, which aiohttp has decoded."""
-    Viewer(None, None, bool)._wish(message.decode(errors="replace"))  # type: ignore[arg-type]
+    decode_selection(message.decode(errors="replace"))
 
 
 def _show(error: TapewireError) -> None:

@@ -15,8 +15,8 @@ from agent.config import Config
 from agent.core.errors import StoreError
 from agent.core.events import Event, Kline, News
 from agent.core.strategy import Market, Strategy
-from agent.dashboard.picture import NOTHING, Picture
-from agent.dashboard.views import head_of
+from agent.dashboard.dashboard_state import NO_VERSION, DashboardState
+from agent.dashboard.page_rows import run_header
 from agent.live.pipeline import Core
 from agent.replay.verify import verify
 from agent.store.database import Database, open_database
@@ -293,37 +293,35 @@ async def test_without_a_state_that_can_be_saved_the_whole_journal_is_folded_and
     assert verify(store, find_run(store)).identical
 
 
-def a_picture(config: Config) -> Picture:
-    return Picture(head_of(a_run(config), config), config)
+def a_dashboard_state(config: Config) -> DashboardState:
+    return DashboardState(run_header(a_run(config), config), config)
 
 
-async def test_the_dashboards_picture_goes_on_from_its_own_part_of_the_snapshot(
+async def test_the_dashboard_state_continues_from_its_own_part_of_the_snapshot(
     store: Database, tmp_path: Path
 ) -> None:
     story = a_story(tmp_path)
-    before = a_picture(story.config)
+    before = a_dashboard_state(story.config)
     await first_life(store, story, run_observers=(before,))
-    again, whole = a_picture(story.config), a_picture(story.config)
+    again, whole = a_dashboard_state(story.config), a_dashboard_state(story.config)
     with Core(story.config, store, find_run(store), resume=True, run_observers=(again,)) as core:
         assert core.snapshots.status.resumed_from
-        assert again.changes(NOTHING) == before.changes(NOTHING)
+        assert again.changes(NO_VERSION) == before.changes(NO_VERSION)
         await live(core, story, HALF, len(story.events))
         core.end(complete=True)
     with store.write() as connection:
         connection.execute(text("DELETE FROM snapshots"))
     with Core(story.config, store, find_run(store), resume=True, run_observers=(whole,)) as core:
-        assert again.changes(NOTHING) == whole.changes(NOTHING)
+        assert again.changes(NO_VERSION) == whole.changes(NO_VERSION)
         assert again.account().equity == core.engine.portfolio.equity()
 
 
-async def test_a_picture_that_was_not_there_before_hears_the_whole_past(
-    store: Database, tmp_path: Path
-) -> None:
+async def test_a_new_dashboard_state_reads_the_whole_journal(store: Database, tmp_path: Path) -> None:
     story = a_story(tmp_path)
     await first_life(store, story)
-    picture = a_picture(story.config)
-    with Core(story.config, store, find_run(store), resume=True, run_observers=(picture,)) as core:
+    state = a_dashboard_state(story.config)
+    with Core(story.config, store, find_run(store), resume=True, run_observers=(state,)) as core:
         assert not core.snapshots.status.resumed_from
         assert "did not look on" in core.snapshots.status.problem
-        assert picture.account().equity == core.engine.portfolio.equity()
-        assert picture.seq == core.journal.last_seq
+        assert state.account().equity == core.engine.portfolio.equity()
+        assert state.seq == core.journal.last_seq

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the W3C WebDriver protocol by the `chromedriver` that Debian ships with it."""
+"""A headless Chromium, controlled over the W3C WebDriver protocol by Debian's `chromedriver`."""
 
 from __future__ import annotations
 
@@ -17,63 +17,74 @@ from typing import Any, Final
 import pytest
 
 _FLAGS: Final = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # no name leads anywhere
-)  # fmt: skip
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # blocks DNS
+)
 
 
 class Browser:
-    """One window. Every wait is inside the browser's own commands."""
+    """A browser window. Its methods return once the browser has executed the command."""
 
     def __init__(self, port: int, session: str) -> None:
         self._port, self._session = port, session
 
     def open(self, page: Path) -> None:
-        """Load a file, and return once its scripts have run; what was said and asked for before is forgotten."""
-        self._ask("url", {"url": "about:blank"})
-        self.complaints(), self.requests()
-        self._ask("url", {"url": page.resolve().as_uri()})
+        """Load a file and return once its scripts have run. Discards earlier console messages and requests."""
+        self._send("url", {"url": "about:blank"})
+        self.console_messages(), self.requests()
+        self._send("url", {"url": page.resolve().as_uri()})
 
     def run(self, script: str, *args: Any) -> Any:
-        """What the body of a function returns; a promise is awaited."""
-        return self._ask("execute/sync", {"script": script, "args": list(args)})
+        """Run the body of a JavaScript function and return its result; a promise is awaited."""
+        return self._send("execute/sync", {"script": script, "args": list(args)})
 
     def devtools(self, command: str, **params: Any) -> Any:
-        """One command of the DevTools protocol."""
-        return self._ask("goog/cdp/execute", {"cmd": command, "params": params})
+        """Send a command of the DevTools protocol."""
+        return self._send("goog/cdp/execute", {"cmd": command, "params": params})
 
     def point_at(self, x: float, y: float) -> None:
-        """Move the mouse there, in CSS pixels of the view, by way of a neighbour so that it does move."""
+        """Move the mouse to a point in CSS pixels of the viewport, from a neighbouring point, so that it moves."""
         moves = [
             {"type": "pointerMove", "duration": 0, "x": round(x) + by, "y": round(y), "origin": "viewport"}
             for by in (3, 0)
         ]
         mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": moves}
-        self._ask("actions", {"actions": [mouse]})
+        self._send("actions", {"actions": [mouse]})
 
-    def picture(self) -> bytes:
-        """The view as PNG."""
-        return b64decode(self._ask("screenshot", method="GET"))
+    def screenshot(self) -> bytes:
+        """Return the viewport as PNG."""
+        return b64decode(self._send("screenshot", method="GET"))
 
-    def complaints(self) -> list[str]:
-        """What the console has said since the last call, at any level."""
-        return [entry["message"] for entry in self._ask("se/log", {"type": "browser"})]
+    def console_messages(self) -> list[str]:
+        """Return the console's messages since the last call, of any level."""
+        return [entry["message"] for entry in self._send("se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
-        """The addresses that were asked for since the last call."""
+        """Return the URLs requested since the last call."""
         entries = [
-            json.loads(entry["message"])["message"] for entry in self._ask("se/log", {"type": "performance"})
+            json.loads(entry["message"])["message"] for entry in self._send("se/log", {"type": "performance"})
         ]
         return [e["params"]["request"]["url"] for e in entries if e["method"] == "Network.requestWillBeSent"]
 
-    def _ask(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-        return ask(self._port, f"/session/{self._session}/{path}", body, method)
+    def _send(self, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+        return send_command(self._port, f"/session/{self._session}/{path}", body, method)
 
 
 @contextmanager
 def chromium(width: int, height: int, *, phone: bool = False) -> Iterator[Browser]:
-    """A browser whose view has this size in CSS pixels; a `phone` has a finger in place of a mouse. Skips where there is none."""
+    """Start a browser whose viewport has this size in CSS pixels; a `phone` has touch input instead of a mouse.
+
+    Skips the test if Chromium is not installed.
+    """
     program, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if program is None or driver is None:
         pytest.skip("needs Debian's chromium and chromium-driver")
@@ -97,27 +108,27 @@ def chromium(width: int, height: int, *, phone: bool = False) -> Iterator[Browse
                 for line in process.stdout
                 if (found := re.search(r"successfully on port (\d+)", line))
             )
-            session = ask(port, "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+            session = send_command(port, "/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
             browser = Browser(port, session)
             if not phone:
                 metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
                 browser.devtools("Emulation.setDeviceMetricsOverride", **metrics)
             yield browser
-            ask(port, f"/session/{session}", method="DELETE")
+            send_command(port, f"/session/{session}", method="DELETE")
         finally:
             process.terminate()
             process.wait()
 
 
-def ask(port: int, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
-    """One command to the driver on `port`; AssertionError with its words where it fails."""
+def send_command(port: int, path: str, body: dict[str, Any] | None = None, method: str = "POST") -> Any:
+    """Send a command to the driver on `port` and return its result. Raises AssertionError if it fails."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         text = json.dumps(body) if body is not None else None
         connection.request(method, path, text, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        value = json.loads(answer.read())["value"]
-        assert answer.status == 200, f"{path}: {value['error']}: {value['message']}"
+        response = connection.getresponse()
+        value = json.loads(response.read())["value"]
+        assert response.status == 200, f"{path}: {value['error']}: {value['message']}"
         return value
     finally:
         connection.close()

@@ -24,7 +24,7 @@ from agent.store.database import Database
 from agent.system.listener_config import ListenerConfig
 from agent.system.listening_sockets import Connection, Listener, client_key
 from agent.system.throttle import Throttle
-from tests.dashboard.world import Puppet, client, origin, served
+from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
 from tests.live.conftest import database
 from tests.support.live import until
 
@@ -181,7 +181,7 @@ def test_a_line_that_strangers_cause_is_written_now_and_then_with_a_count() -> N
 
 
 async def test_a_thousand_idle_connections_keep_nobody_from_the_page(database: Database) -> None:
-    async with served(database, Puppet()) as page, client(page.login_url()) as owner:
+    async with served(database, FakeAgent()) as page, client(page.login_url()) as owner:
         async with owner.ws_connect("/api/live", headers=origin(page)) as stream:
             await stream.receive_json()
             with capture_logs() as logged:
@@ -207,8 +207,8 @@ async def test_a_thousand_idle_connections_keep_nobody_from_the_page(database: D
 async def test_a_body_that_does_not_come_ends_its_request(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.dashboard.server._BODY_PATIENCE", 0.1)
-    async with served(database, Puppet(), login="never") as page:
+    monkeypatch.setattr("agent.dashboard.server.BODY_TIMEOUT", 0.1)
+    async with served(database, FakeAgent(), login="never") as page:
         (line,) = await connect(page.port)
         host = f"127.0.0.1:{page.port}"
         head = f"POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 100\r\n\r\ntoken="
@@ -271,7 +271,7 @@ async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
 async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
     database: Database, caplog: pytest.LogCaptureFixture, rubbish: bytes
 ) -> None:
-    async with served(database, Puppet()) as page:
+    async with served(database, FakeAgent()) as page:
         with capture_logs() as logged:
             for _ in range(100):
                 (line,) = await connect(page.port)

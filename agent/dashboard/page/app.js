@@ -1,35 +1,41 @@
-// The page: live over a WebSocket, or a recorded run as it was at the moment that the slider shows.
-import { Candles, Equity, keyText } from "./charts.js";
-import { address, arrow, el, here, number, percent, quantity, second, tone } from "./format.js";
+// The page: the running agent over a WebSocket, or a recorded run at the moment that the slider selects.
+import { CandleChart, EquityChart, chartHelp } from "./charts.js";
+import { address, arrow, element, number, pathParts, percent, quantity, second, tone } from "./format.js";
 import * as panels from "./panels.js";
 
-const RESUME_FROM_KILL = "resume from kill"; // agent/risk.py
-const KEPT = { bars: 300, headlines: 80, trades: 200, acts: 100 };
-const SILENCE = 4_000; // ms without a word from the agent, which speaks each second
+const RESUME_FROM_KILL = "resume from kill"; // the same as in agent/risk.py
+const LIMITS = { bars: 300, headlines: 80, trades: 200, acts: 100 };
+const SILENCE_LIMIT = 4_000; // ms; the agent sends its health every second
 const byId = (id) => document.getElementById(id);
 
-const state = { head: null, account: null, market: new Map(), headlines: new Map(), trades: new Map(), acts: new Map(), orders: [], health: {}, symbol: "" };
+const state = {
+  head: null, account: null, orders: [], health: {}, symbol: "",
+  market: new Map(), headlines: new Map(), trades: new Map(), acts: new Map(),
+};
 let candles = null;
 let equity = null;
 
-// -- what the server says ---------------------------------------------------------------------------------------------
+// -- messages from the server -------------------------------------------------------------------------------
 
-function begin(head) {
+const modeName = (mode) => (mode === "paper" ? "paper trading" : mode);
+
+function startRun(head) {
   state.head = head;
   for (const rows of [state.market, state.headlines, state.trades, state.acts]) rows.clear();
   state.orders = [];
   if (!head.symbols.includes(state.symbol)) state.symbol = head.symbols[0];
   byId("board").hidden = false;
-  byId("run").textContent = [`${head.strategy} on ${head.mode === "paper" ? "paper" : `the ${head.mode}`}`, `run ${head.run}`, ...head.stamps].join(" · ");
-  candles ??= new Candles(byId("candles"), byId("legend"), head.interval);
+  const title = [head.strategy, modeName(head.mode), `run ${head.run}`, ...head.stamps];
+  byId("run").textContent = title.join(" · ");
+  candles ??= new CandleChart(byId("candles"), byId("legend"), head.interval);
   candles.interval = head.interval;
   candles.clear();
-  equity ??= new Equity(byId("equity"));
-  byId("candles").title = keyText(head.interval);
-  for (const draw of Object.values(drawing)) draw();
+  equity ??= new EquityChart(byId("equity"));
+  byId("candles").title = chartHelp(head.interval);
+  for (const render of Object.values(renderers)) render();
 }
 
-function merge(rows, changed, key, limit) {
+function mergeRows(rows, changed, key, limit) {
   for (const row of changed) {
     rows.delete(row[key]);
     rows.set(row[key], row);
@@ -37,102 +43,115 @@ function merge(rows, changed, key, limit) {
   for (const oldest of [...rows.keys()].slice(0, Math.max(rows.size - limit, 0))) rows.delete(oldest);
 }
 
-const drawing = {
-  account: () => state.account && (panels.tiles(state.account, state.head), panels.risk(state.account), buttons(), title()),
-  market: () => (panels.market(state.market, state.health.overdue), tabs()),
-  headlines: () => panels.headlines(state.headlines, state.account?.warming ? "Reading history; headlines follow." : "No headline yet."),
+const noHeadlines = () =>
+  (state.account?.warming ? "Warming up with history; headlines follow." : "No headlines yet.");
+
+const renderers = {
+  account: () => {
+    if (!state.account) return;
+    panels.tiles(state.account, state.head);
+    panels.risk(state.account);
+    updateButtons();
+    updateTitle();
+  },
+  market: () => (panels.market(state.market, state.health.overdue), renderTabs()),
+  headlines: () => panels.headlines(state.headlines, noHeadlines()),
   orders: () => panels.orders(state.orders),
-  trades: () => panels.trades(state.trades),
-  acts: () => panels.acts(state.acts),
+  trades: () => panels.fills(state.trades),
+  acts: () => panels.activity(state.acts),
   health: () => panels.health(state.health, state.head),
 };
 
-function take(message) {
-  if (message.waiting) banner("The agent is starting.");
-  if (message.head) begin(message.head);
+function applyMessage(message) {
+  if (message.waiting) showBanner("The agent is starting.");
+  if (message.head) startRun(message.head);
   if (!state.head) return;
   if (message.account) state.account = message.account;
   if (message.orders) state.orders = message.orders;
   if (message.health) state.health = message.health;
   if (message.market) for (const row of message.market) state.market.set(row.symbol, row);
-  merge(state.headlines, message.headlines ?? [], "id", KEPT.headlines);
-  merge(state.trades, message.trades ?? [], "id", KEPT.trades);
-  merge(state.acts, message.acts ?? [], "key", KEPT.acts);
-  for (const [name, draw] of Object.entries(drawing)) if (message[name]) draw();
-  if (message.curve) equity.take(message.curve);
+  mergeRows(state.headlines, message.headlines ?? [], "id", LIMITS.headlines);
+  mergeRows(state.trades, message.trades ?? [], "id", LIMITS.trades);
+  mergeRows(state.acts, message.acts ?? [], "key", LIMITS.acts);
+  for (const [section, render] of Object.entries(renderers)) if (message[section]) render();
+  if (message.curve) equity.setCurve(message.curve);
   const bars = message.bars?.symbol === state.symbol ? message.bars : null;
-  if (bars) candles.take(bars, KEPT.bars);
+  if (bars) candles.update(bars, LIMITS.bars);
   if (message.trades || message.headlines || bars?.all || bars?.rows.length) {
-    candles.mark(
+    candles.setMarkers(
       [...state.trades.values()].filter((trade) => trade.symbol === state.symbol),
       [...state.headlines.values()].filter((headline) => headline.symbols.includes(state.symbol)),
     );
   }
-  if (message.head || message.account) warming();
+  if (message.head || message.account) updateBanner();
 }
 
-function warming() {
+function updateBanner() {
   if (live.lost) return;
-  if (recorded.failure) {
-    banner(`${recorded.failure} What is shown ends there, at ${second(recorded.ends)} (market time).`, "lost");
+  if (playback.failure) {
+    showBanner(`${playback.failure} The recording ends at ${second(playback.ends)} (market time).`, "lost");
     return;
   }
-  banner(state.account?.warming ? "Reading history to warm up; nothing is traded until that is done." : "");
+  const warmUp = "Warming up with historical data. Trading starts when this is done.";
+  showBanner(state.account?.warming ? warmUp : "");
 }
 
-function banner(text, kind = "") {
-  const place = byId("banner");
-  place.hidden = !text;
-  place.textContent = text;
-  place.className = `banner ${kind}`;
+function showBanner(text, kind = "") {
+  const banner = byId("banner");
+  banner.hidden = !text;
+  banner.textContent = text;
+  banner.className = `banner ${kind}`;
 }
 
-function title() {
+function updateTitle() {
   const { account, head } = state;
   document.title = `${number(account.equity)} ${head.currency} · ${account.risk} · Tapewire`;
 }
 
-function tabs() {
+function renderTabs() {
   byId("chart-title").textContent = state.symbol;
-  const shown = state.head.symbols.slice(0, 40).map((symbol) => {
-    const row = state.market.get(symbol);
-    const change = row?.change ?? null;
-    const tab = el("button", { type: "button", role: "tab", "data-symbol": symbol, "aria-selected": String(symbol === state.symbol), text: symbol });
-    if (change !== null) tab.append(el("span", { class: tone(change), text: ` ${arrow(change)}${percent(Math.abs(change))}` }));
+  const tabs = state.head.symbols.slice(0, 40).map((symbol) => {
+    const change = state.market.get(symbol)?.change ?? null;
+    const selected = String(symbol === state.symbol);
+    const tab = element("button", {
+      type: "button", role: "tab", "data-symbol": symbol, "aria-selected": selected, text: symbol,
+    });
+    if (change !== null) {
+      const text = ` ${arrow(change)}${percent(Math.abs(change))}`;
+      tab.append(element("span", { class: tone(change), text }));
+    }
     return tab;
   });
-  byId("tabs").replaceChildren(...shown);
+  byId("tabs").replaceChildren(...tabs);
 }
 
-function show(symbol) {
+function selectSymbol(symbol) {
   state.symbol = symbol;
   candles.clear();
-  tabs();
-  if (live.socket) live.wish();
-  else recorded.show();
+  renderTabs();
+  if (live.socket) live.sendSelection();
+  else playback.show();
 }
 
-byId("tabs").addEventListener("click", (event) => {
-  const tab = event.target.closest("[data-symbol]");
-  if (tab) show(tab.dataset.symbol);
-});
-byId("market").addEventListener("click", (event) => {
-  const row = event.target.closest("[data-symbol]");
-  if (row) show(row.dataset.symbol);
-});
+for (const id of ["tabs", "market"]) {
+  byId(id).addEventListener("click", (event) => {
+    const target = event.target.closest("[data-symbol]");
+    if (target) selectSymbol(target.dataset.symbol);
+  });
+}
 
-// -- live -------------------------------------------------------------------------------------------------------------
+// -- the running agent --------------------------------------------------------------------------------------
 
 const live = {
   socket: null,
   lost: false,
   opened: false,
-  heard: 0,
-  wait: 500,
+  lastMessageAt: 0,
+  retryDelay: 500,
 
   start() {
     byId("buttons").hidden = false;
-    setInterval(() => this.watch(), 1_000);
+    setInterval(() => this.checkSilence(), 1_000);
     this.connect();
   },
 
@@ -141,118 +160,138 @@ const live = {
     this.socket = socket;
     socket.onopen = () => {
       this.opened = true;
-      this.wish();
+      this.sendSelection();
     };
     socket.onmessage = (event) => {
-      this.heard = Date.now();
-      this.wait = 500;
-      this.found();
-      take(JSON.parse(event.data));
+      this.lastMessageAt = Date.now();
+      this.retryDelay = 500;
+      this.markLive();
+      applyMessage(JSON.parse(event.data));
     };
     socket.onclose = () => {
-      this.lose("Connection lost: what is shown may be old. Trying again …");
-      setTimeout(() => this.again(), this.wait);
-      this.wait = Math.min(this.wait * 2, 5_000);
+      this.markLost("Connection lost. This page may be out of date. Reconnecting …");
+      setTimeout(() => this.reconnect(), this.retryDelay);
+      this.retryDelay = Math.min(this.retryDelay * 2, 5_000);
     };
   },
 
-  async again() {
+  async reconnect() {
     try {
-      const answer = await fetch(address("api/runs"));
-      if (answer.status === 401) return location.assign(address("login"));
-      if (answer.ok && !this.opened) {
-        this.lose("The page loads, but its live connection is refused: a proxy between them must pass WebSockets and the Host header on. Trying again …");
+      const response = await fetch(address("api/runs"));
+      if (response.status === 401) return location.assign(address("login"));
+      if (response.ok && !this.opened) {
+        this.markLost(
+          "The page loads, but its live connection is refused. " +
+          "A proxy in between must forward WebSockets and the Host header. Reconnecting …",
+        );
       }
     } catch {
-      // not there yet: the socket will say so again
+      // The server is still unreachable: the socket's next onclose reports it
     }
     return this.connect();
   },
 
-  wish() {
-    if (this.socket.readyState === WebSocket.OPEN && state.symbol) this.socket.send(JSON.stringify({ symbol: state.symbol }));
+  sendSelection() {
+    if (this.socket.readyState !== WebSocket.OPEN || !state.symbol) return;
+    this.socket.send(JSON.stringify({ symbol: state.symbol }));
   },
 
-  watch() {
-    if (this.heard && Date.now() - this.heard > SILENCE && this.socket.readyState === WebSocket.OPEN) {
-      this.lose(`No word from the agent for ${Math.round((Date.now() - this.heard) / 1000)} s: what is shown may be old.`);
+  checkSilence() {
+    const silence = Date.now() - this.lastMessageAt;
+    if (this.lastMessageAt && silence > SILENCE_LIMIT && this.socket.readyState === WebSocket.OPEN) {
+      const seconds = Math.round(silence / 1000);
+      this.markLost(`No data from the agent for ${seconds} s. This page may be out of date.`);
     }
   },
 
-  lose(text) {
+  markLost(text) {
     this.lost = true;
-    banner(text, "lost");
-    pill("lost", "lost");
+    showBanner(text, "lost");
+    setConnection("disconnected", "lost");
     document.body.classList.add("stale");
-    buttons();
+    updateButtons();
   },
 
-  found() {
-    pill("live", "live");
+  markLive() {
+    setConnection("live", "live");
     if (!this.lost) return;
     this.lost = false;
     document.body.classList.remove("stale");
-    buttons();
-    warming();
+    updateButtons();
+    updateBanner();
   },
 };
 
-function pill(text, kind) {
-  const place = byId("link");
-  if (place.textContent !== text) place.textContent = text;
-  place.className = `pill ${kind}`;
+function setConnection(text, kind) {
+  const pill = byId("connection");
+  if (pill.textContent !== text) pill.textContent = text;
+  pill.className = `pill ${kind}`;
 }
 
-// -- commands ---------------------------------------------------------------------------------------------------------
+// -- commands -----------------------------------------------------------------------------------------------
 
-function buttons() {
+function updateButtons() {
   const account = state.account;
-  const deaf = live.lost || !account;
-  byId("pause").disabled = deaf || account.risk !== "ACTIVE";
-  byId("resume").disabled = deaf || account.risk === "ACTIVE";
-  byId("flatten").disabled = deaf;
-  byId("kill").disabled = deaf;
+  const unavailable = live.lost || !account;
+  byId("pause").disabled = unavailable || account.risk !== "ACTIVE";
+  byId("resume").disabled = unavailable || account.risk === "ACTIVE";
+  byId("flatten").disabled = unavailable;
+  byId("kill").disabled = unavailable;
 }
 
-const killed = () => state.account.risk === "HALTED" && state.account.rule === "kill";
-const held = () => [...state.market.values()].filter((row) => row.qty)
-  .map((row) => `${row.symbol} ${quantity(row.qty, { signed: true })}, worth about ${number(Math.abs(row.value))} ${state.head.currency}`);
-const working = () => state.orders
-  .map((order) => `${order.reduce_only ? "protection: " : ""}${order.side.toLowerCase()} ${quantity(order.qty - order.filled)} ${order.symbol}`);
+const isKilled = () => state.account.risk === "HALTED" && state.account.rule === "kill";
 
-const words = {
+const describePosition = (row) => {
+  const worth = `${number(Math.abs(row.value))} ${state.head.currency}`;
+  return `${row.symbol} ${quantity(row.qty, { signed: true })}, worth about ${worth}`;
+};
+const openPositions = () => [...state.market.values()].filter((row) => row.qty).map(describePosition);
+
+const describeOrder = (order) => {
+  const protection = order.reduce_only ? "protection: " : "";
+  return `${protection}${order.side.toLowerCase()} ${quantity(order.qty - order.filled)} ${order.symbol}`;
+};
+const workingOrders = () => state.orders.map(describeOrder);
+
+const dialogs = {
   pause: () => ({
-    title: "Pause trading?", yes: "Pause",
-    text: "No new position is opened and none is enlarged. Positions stay, with their stops, and may be reduced or closed.", list: held(),
+    title: "Pause trading?", confirm: "Pause", list: openPositions(),
+    text: "No position will be opened or enlarged. " +
+      "Open positions keep their stops and may be reduced or closed.",
   }),
   resume: () => ({
-    title: "Resume trading?", yes: "Resume",
-    text: `${killed() ? `The agent was killed by ${state.account.detail}. ` : ""}New positions may be opened again. ` +
-      "The drawdown and the daily loss are counted afresh from now.",
-    list: held(), phrase: killed() ? RESUME_FROM_KILL : "",
+    title: "Resume trading?", confirm: "Resume", list: openPositions(),
+    phrase: isKilled() ? RESUME_FROM_KILL : "",
+    text: (isKilled() ? `The agent was killed by ${state.account.detail}. ` : "") +
+      "New positions may be opened again. Drawdown and daily loss are measured anew from now on.",
   }),
-  flatten: () => ({
-    title: "Close all positions?", yes: "Flatten",
-    text: held().length
-      ? `These are closed at the market price. The strategy may open new ones right after${state.account.risk === "ACTIVE" ? ": pause first to stay flat" : ""}.`
-      : "Nothing is held. Entries that are working are cancelled.",
-    list: held(),
-  }),
+  flatten: () => {
+    const pauseFirst = state.account.risk === "ACTIVE" ? "; pause first to stay flat" : "";
+    return {
+      title: "Close all positions?", confirm: "Flatten", list: openPositions(),
+      text: openPositions().length
+        ? "These positions will be closed at the market price. " +
+          `The strategy may open new ones right away${pauseFirst}.`
+        : "No position is open. Working entry orders will be cancelled.",
+    };
+  },
   kill: () => ({
-    title: "Kill trading?", yes: "Kill",
-    text: `Trading is halted at once: ${state.orders.length ? "these orders are cancelled, stops too" : "no order is working"}, and nothing is opened, ` +
-      "not after a restart either, until somebody resumes and confirms it." +
-      (held().length ? " Positions stay as they are, without protection, unless you close them as well:" : ""),
-    list: working(), extra: held().length ? `Close ${held().join("; ")}` : "",
+    title: "Kill trading?", confirm: "Kill", list: workingOrders(),
+    text: "Trading is halted at once, and stays halted after a restart, until a resume is confirmed. " +
+      (state.orders.length
+        ? "These orders will be cancelled, including stops."
+        : "There are no working orders.") +
+      (openPositions().length ? " Open positions stay, without protection, unless you close them too:" : ""),
+    extra: openPositions().length ? `Close ${openPositions().join("; ")}` : "",
   }),
 };
 
-function ask(action) {
-  const { title: heading, text, list, yes, extra, phrase } = words[action]();
-  byId("confirm-title").textContent = heading;
+function openDialog(action) {
+  const { title, text, list, confirm, extra, phrase } = dialogs[action]();
+  byId("confirm-title").textContent = title;
   byId("confirm-text").textContent = text;
-  byId("confirm-list").replaceChildren(...list.map((line) => el("li", { text: line })));
-  byId("confirm-yes").textContent = yes;
+  byId("confirm-list").replaceChildren(...list.map((line) => element("li", { text: line })));
+  byId("confirm-yes").textContent = confirm;
   byId("confirm-extra").hidden = !extra;
   byId("confirm-extra").querySelector("span").textContent = extra ?? "";
   byId("confirm-flatten").checked = false;
@@ -265,105 +304,111 @@ function ask(action) {
   byId("confirm").showModal();
 }
 
-async function send(action) {
+async function sendCommand(action) {
   const error = byId("confirm-error");
   byId("confirm-yes").disabled = true;
   try {
-    const body = JSON.stringify({ action, run: state.head.run, flatten: byId("confirm-flatten").checked, confirm: byId("confirm-typed").value.trim() });
-    const answer = await fetch(address("api/command"), { method: "POST", body, headers: { "Content-Type": "application/json" } });
-    if (answer.ok) return byId("confirm").close();
-    const said = answer.headers.get("Content-Type")?.includes("json") ? await answer.json() : { error: await answer.text() };
-    error.textContent = said.hint ? `${said.error} (${said.hint})` : said.error;
+    const body = JSON.stringify({
+      action,
+      run: state.head.run,
+      flatten: byId("confirm-flatten").checked,
+      confirm: byId("confirm-typed").value.trim(),
+    });
+    const headers = { "Content-Type": "application/json" };
+    const response = await fetch(address("api/command"), { method: "POST", body, headers });
+    if (response.ok) return byId("confirm").close();
+    error.textContent = errorText(await decode(response));
   } catch {
-    error.textContent = "The agent could not be reached: it was not told.";
+    error.textContent = "The agent did not respond. Check its state before you try again.";
   }
   error.hidden = false;
   byId("confirm-yes").disabled = false;
   return undefined;
 }
 
-for (const action of Object.keys(words)) byId(action).addEventListener("click", () => ask(action));
-byId("confirm-yes").addEventListener("click", () => send(byId("confirm").dataset.action));
+for (const action of Object.keys(dialogs)) byId(action).addEventListener("click", () => openDialog(action));
+byId("confirm-yes").addEventListener("click", () => sendCommand(byId("confirm").dataset.action));
 
-// -- a recorded run ---------------------------------------------------------------------------------------------------
+// -- a recorded run -----------------------------------------------------------------------------------------
 
-const recorded = {
+const playback = {
   run: "",
   ends: 0,
   begins: 0,
-  marks: [],
-  asked: 0,
+  bookmarks: [],
+  moment: 0, // that the slider selects
   failure: "",
   busy: false,
-  playing: null,
+  timer: null,
 
   async start(run) {
     this.run = run;
     byId("health-panel").hidden = true;
     byId("report").href = address(`runs/${encodeURIComponent(run)}/report`);
-    pill("recorded", "quiet");
-    let opened = await read(`api/runs/${encodeURIComponent(run)}?again`);
+    setConnection("recorded", "quiet");
+    let opened = await fetchJson(`api/runs/${encodeURIComponent(run)}?again`);
     while (opened && !opened.ready) {
-      banner(`Reading the run … ${opened.share ? percent(opened.share, 0) : ""}`);
+      showBanner(`Loading the run … ${opened.share ? percent(opened.share, 0) : ""}`);
       await new Promise((resolve) => setTimeout(resolve, 250));
-      opened = await read(`api/runs/${encodeURIComponent(run)}`);
+      opened = await fetchJson(`api/runs/${encodeURIComponent(run)}`);
     }
     if (!opened) return;
     this.failure = opened.failure;
-    pill(opened.failure ? `recorded, ${opened.status}` : "recorded", opened.failure ? "lost" : "quiet");
+    if (opened.failure) setConnection(`recorded, ${panels.statusName(opened.status)}`, "lost");
     byId("to-live").hidden = !opened.live;
     this.begins = opened.begins;
     this.ends = opened.ends;
-    this.marks = opened.marks;
-    begin(opened.head);
+    this.bookmarks = opened.marks;
+    startRun(opened.head);
     const slider = byId("moment");
     slider.min = opened.begins;
     slider.max = opened.ends;
     slider.step = 1;
-    byId("scrub").hidden = false;
-    const wanted = new URLSearchParams(location.search).get("at") ?? "";  // UTC ms, or an ISO time
-    slider.value = Number(wanted) || Date.parse(wanted) || opened.ends;
+    byId("playback").hidden = false;
+    const at = new URLSearchParams(location.search).get("at") ?? ""; // UTC ms, or an ISO 8601 time
+    slider.value = Number(at) || Date.parse(at) || opened.ends;
     slider.addEventListener("input", () => (this.stop(), this.show()));
-    slider.addEventListener("keydown", (event) => this.key(event));
+    slider.addEventListener("keydown", (event) => this.onKey(event));
     byId("before").addEventListener("click", () => this.jump(-1));
     byId("after").addEventListener("click", () => this.jump(1));
-    byId("play").addEventListener("click", () => (this.playing ? this.stop() : this.play()));
+    byId("play").addEventListener("click", () => (this.timer ? this.stop() : this.play()));
     this.show();
   },
 
-  /** The picture of the moment; while one is under way, only the last that is asked for comes after it. */
+  /** Shows the selected moment. While a request is in flight, only the latest selection is kept. */
   async show() {
     const slider = byId("moment");
     byId("when").textContent = second(Number(slider.value));
-    this.asked = Number(slider.value);
+    this.moment = Number(slider.value);
     if (this.busy) return;
     this.busy = true;
     try {
       let shown = null;
-      while (shown !== `${this.asked} ${state.symbol}`) {
-        shown = `${this.asked} ${state.symbol}`;
-        const picture = await read(`api/runs/${encodeURIComponent(this.run)}/at?ts=${this.asked}&symbol=${encodeURIComponent(state.symbol)}`);
-        if (!picture) break;
+      while (shown !== `${this.moment} ${state.symbol}`) {
+        shown = `${this.moment} ${state.symbol}`;
+        const query = `ts=${this.moment}&symbol=${encodeURIComponent(state.symbol)}`;
+        const page = await fetchJson(`api/runs/${encodeURIComponent(this.run)}/at?${query}`);
+        if (!page) break;
         for (const rows of [state.market, state.headlines, state.trades, state.acts]) rows.clear();
         candles.clear();
-        equity.take([[], []]);
-        take({ orders: [], ...picture });
-        byId("when").dataset.shown = String(this.asked);
+        equity.setCurve([[], []]);
+        applyMessage({ orders: [], ...page });
+        byId("when").dataset.shown = String(this.moment);
       }
     } finally {
       this.busy = false;
     }
-    history.replaceState(null, "", `?at=${this.asked}`);
+    history.replaceState(null, "", `?at=${this.moment}`);
   },
 
-  key(event) {
-    const step = { ArrowLeft: -1, ArrowRight: 1, PageDown: -60, PageUp: 60 }[event.key];
-    if (step === undefined) return;
+  onKey(event) {
+    const bars = { ArrowLeft: -1, ArrowRight: 1, PageDown: -60, PageUp: 60 }[event.key];
+    if (bars === undefined) return;
     event.preventDefault();
-    this.move(this.asked + step * state.head.interval);
+    this.moveTo(this.moment + bars * state.head.interval);
   },
 
-  move(moment) {
+  moveTo(moment) {
     const slider = byId("moment");
     slider.value = Math.min(Math.max(moment, this.begins), this.ends);
     this.show();
@@ -371,57 +416,65 @@ const recorded = {
 
   jump(direction) {
     this.stop();
-    const found = direction > 0 ? this.marks.find(([at]) => at > this.asked) : this.marks.findLast(([at]) => at < this.asked);
-    this.move(found ? found[0] : direction > 0 ? this.ends : this.begins);
+    const found = direction > 0
+      ? this.bookmarks.find(([at]) => at > this.moment)
+      : this.bookmarks.findLast(([at]) => at < this.moment);
+    this.moveTo(found ? found[0] : direction > 0 ? this.ends : this.begins);
   },
 
   play() {
-    if (this.asked >= this.ends) this.move(this.begins);
+    if (this.moment >= this.ends) this.moveTo(this.begins);
     byId("play").textContent = "Stop";
-    this.playing = setInterval(() => {
-      if (this.asked >= this.ends) this.stop();
-      else if (!this.busy) this.move(this.asked + state.head.interval);
+    this.timer = setInterval(() => {
+      if (this.moment >= this.ends) this.stop();
+      else if (!this.busy) this.moveTo(this.moment + state.head.interval);
     }, 120);
   },
 
   stop() {
-    clearInterval(this.playing);
-    this.playing = null;
+    clearInterval(this.timer);
+    this.timer = null;
     byId("play").textContent = "Play";
   },
 };
 
-async function read(path) {
+const errorText = ({ error, hint }) => (hint ? `${error} (${hint})` : error);
+
+async function decode(response) {
+  const isJson = response.headers.get("Content-Type")?.includes("json");
+  return isJson ? response.json() : { error: await response.text() };
+}
+
+async function fetchJson(path) {
   try {
-    const answer = await fetch(address(path));
-    if (answer.status === 401) {
+    const response = await fetch(address(path));
+    if (response.status === 401) {
       location.assign(address("login"));
       return null;
     }
-    const said = answer.headers.get("Content-Type")?.includes("json") ? await answer.json() : { error: await answer.text() };
-    if (answer.ok) return said;
-    banner(said.hint ? `${said.error} (${said.hint})` : said.error, "lost");
+    const body = await decode(response);
+    if (response.ok) return body;
+    showBanner(errorText(body), "lost");
   } catch {
-    banner("Connection lost: the page's server can't be reached. Load it again once it runs.", "lost");
-    pill("lost", "lost");
+    showBanner("Connection lost. Reload the page when the server is running again.", "lost");
+    setConnection("disconnected", "lost");
   }
   return null;
 }
 
-// -- which page ---------------------------------------------------------------------------------------------------------
+// -- start --------------------------------------------------------------------------------------------------
 
 async function listRuns() {
   byId("runs").hidden = false;
-  pill("", "quiet");
-  byId("link").hidden = true;
-  const listed = await read("api/runs");
+  byId("connection").hidden = true;
+  const listed = await fetchJson("api/runs");
   if (!listed) return;
   byId("to-live").hidden = !listed.live;
   document.title = "Runs · Tapewire";
   panels.runs(listed);
 }
 
-const [place, run] = here();
-if (place === "runs" && run) recorded.start(decodeURIComponent(run));
-else if (place === "runs") listRuns();
+const [section, run] = pathParts();
+if (section === "runs" && run) playback.start(decodeURIComponent(run));
+else if (section === "runs") listRuns();
 else live.start();

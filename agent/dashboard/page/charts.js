@@ -1,17 +1,17 @@
-// The two charts: candles with fills and headlines marked, and equity over its drawdown.
+// The two charts: candles with markers for fills and headlines, and equity above its drawdown.
 import { arrow, digitsOf, duration, number, percent, price, quantity, second } from "./format.js";
 
-const SHOWN = 110; // candles in sight at first
-const TEXTS = 3; // of one candle, in the legend
+const VISIBLE_CANDLES = 110; // at first
+const LEGEND_LINES = 3; // for the fills and headlines of a candle
 
 const style = getComputedStyle(document.documentElement);
 const colour = (name) => style.getPropertyValue(`--${name}`).trim();
 
-function themed() {
+function themeOptions() {
   return {
     autoSize: true,
     layout: {
-      attributionLogo: false, // the link stands in the footer
+      attributionLogo: false, // the footer has the link
       background: { type: "solid", color: "transparent" },
       textColor: colour("soft"),
       fontFamily: colour("font"),
@@ -20,107 +20,125 @@ function themed() {
     },
     grid: { vertLines: { color: colour("grid") }, horzLines: { color: colour("grid") } },
     rightPriceScale: { borderColor: colour("rule") },
-    timeScale: { borderColor: colour("rule"), timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.2 },
+    timeScale: {
+      borderColor: colour("rule"), timeVisible: true, secondsVisible: false,
+      rightOffset: 4, minBarSpacing: 0.2,
+    },
     crosshair: { mode: 0 },
     localization: { locale: "en-US" },
     handleScroll: { vertTouchDrag: false },
   };
 }
 
-const seconds = (ms) => Math.floor(ms / 1000);
+const toSeconds = (ms) => Math.floor(ms / 1000);
 
-function whenColoursChange(redraw) {
+function onThemeChange(redraw) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
 
-export class Candles {
+export class CandleChart {
   #bars = new Map();
-  #marks = new Map(); // start of a bar -> texts
+  #legendTexts = new Map(); // by start of the bar
   #last = -1;
 
   constructor(element, legend, interval) {
     this.interval = interval;
     this.legend = legend;
-    this.chart = LightweightCharts.createChart(element, themed());
-    this.series = this.chart.addSeries(LightweightCharts.CandlestickSeries, { borderVisible: true, lastValueVisible: false, priceLineVisible: false });
-    this.line = null; // the last price, in a colour that is read on any ground
+    this.chart = LightweightCharts.createChart(element, themeOptions());
+    this.series = this.chart.addSeries(LightweightCharts.CandlestickSeries, {
+      borderVisible: true, lastValueVisible: false, priceLineVisible: false,
+    });
+    this.priceLine = null; // of the last price, in a colour that is readable in both themes
     this.markers = LightweightCharts.createSeriesMarkers(this.series, []);
-    this.chart.subscribeCrosshairMove((at) => this.#tell(at.time));
-    whenColoursChange(() => this.#paint());
-    this.#paint();
+    this.chart.subscribeCrosshairMove((at) => this.#updateLegend(at.time));
+    onThemeChange(() => this.#applyColours());
+    this.#applyColours();
   }
 
-  #paint() {
-    this.chart.applyOptions(themed());
+  #applyColours() {
+    this.chart.applyOptions(themeOptions());
     const [up, down] = [colour("up"), colour("down")];
     this.series.applyOptions({
-      upColor: colour("paper"), borderUpColor: up, wickUpColor: up, downColor: down, borderDownColor: down, wickDownColor: down,
+      upColor: colour("paper"), borderUpColor: up, wickUpColor: up,
+      downColor: down, borderDownColor: down, wickDownColor: down,
     });
-    this.#price();
-    if (this.marked) this.mark(...this.marked);
+    this.#updatePriceLine();
+    if (this.marked) this.setMarkers(...this.marked);
   }
 
-  take({ all, rows }, kept) {
+  /** Applies changed bars, or replaces all of them, and keeps the latest `limit`. */
+  update({ all, rows }, limit) {
     const first = all || !this.#bars.size;
     if (all) this.#bars.clear();
     let ordered = !all;
     for (const [start, open, high, low, close] of rows) {
-      const bar = { time: seconds(start), open, high, low, close };
+      const bar = { time: toSeconds(start), open, high, low, close };
       this.#bars.set(start, bar);
       if (start < this.#last) ordered = false;
       this.#last = all ? start : Math.max(this.#last, start);
       if (ordered) this.series.update(bar);
     }
-    if (this.#bars.size > kept) {
-      const oldest = [...this.#bars.keys()].sort((a, b) => a - b).slice(0, this.#bars.size - kept);
+    if (this.#bars.size > limit) {
+      const oldest = [...this.#bars.keys()].sort((a, b) => a - b).slice(0, this.#bars.size - limit);
       for (const start of oldest) this.#bars.delete(start);
-      if (oldest.length > kept / 4) ordered = false;
+      if (oldest.length > limit / 4) ordered = false;
     }
-    if (!ordered) this.series.setData([...this.#bars.keys()].sort((a, b) => a - b).map((start) => this.#bars.get(start)));
+    if (!ordered) {
+      const starts = [...this.#bars.keys()].sort((a, b) => a - b);
+      this.series.setData(starts.map((start) => this.#bars.get(start)));
+    }
     if (first && this.#bars.size) {
       const digits = digitsOf([...this.#bars.values()].at(-1).close);
       this.series.applyOptions({ priceFormat: { type: "price", precision: digits, minMove: 10 ** -digits } });
-      this.chart.timeScale().setVisibleLogicalRange({ from: this.#bars.size - SHOWN, to: this.#bars.size + 4 });
+      const count = this.#bars.size;
+      this.chart.timeScale().setVisibleLogicalRange({ from: count - VISIBLE_CANDLES, to: count + 4 });
     }
-    this.#price();
-    this.#tell();
+    this.#updatePriceLine();
+    this.#updateLegend();
   }
 
-  #price() {
+  #updatePriceLine() {
     const last = this.#bars.get(this.#last);
     if (!last) return;
-    const line = { price: last.close, color: colour("accent"), lineWidth: 1, lineStyle: 1, axisLabelVisible: true };
-    if (this.line) this.line.applyOptions(line);
-    else this.line = this.series.createPriceLine(line);
+    const appearance = { color: colour("accent"), lineWidth: 1, lineStyle: 1 };
+    const line = { price: last.close, axisLabelVisible: true, ...appearance };
+    if (this.priceLine) this.priceLine.applyOptions(line);
+    else this.priceLine = this.series.createPriceLine(line);
   }
 
-  /** Fills by side, and how many headlines came in a bar. */
-  mark(trades, headlines) {
+  /** Marks fills and headlines. Several of one kind in a bar share a marker, which shows their number. */
+  setMarkers(trades, headlines) {
     this.marked = [trades, headlines];
-    this.#marks.clear();
-    const drawn = new Map();
-    const put = (at, kind, text, make) => {
+    this.#legendTexts.clear();
+    const markers = new Map();
+    const add = (at, kind, text, marker) => {
       const start = at - (at % this.interval);
       if (!this.#bars.has(start)) return;
-      this.#marks.set(start, [...(this.#marks.get(start) ?? []), text]);
+      this.#legendTexts.set(start, [...(this.#legendTexts.get(start) ?? []), text]);
       const key = `${start} ${kind}`;
-      if (!drawn.has(key)) drawn.set(key, { time: seconds(start), ...make, count: 0 });
-      drawn.get(key).count += 1;
+      if (!markers.has(key)) markers.set(key, { time: toSeconds(start), ...marker, count: 0 });
+      markers.get(key).count += 1;
     };
     for (const trade of trades) {
       const buy = trade.side === "BUY";
-      put(trade.at, trade.side, `${buy ? "bought" : "sold"} ${quantity(trade.qty)} at ${price(trade.price)}`, {
-        position: buy ? "belowBar" : "aboveBar", shape: buy ? "arrowUp" : "arrowDown", color: colour(buy ? "up" : "down"), size: 1.6,
+      const text = `${buy ? "bought" : "sold"} ${quantity(trade.qty)} at ${price(trade.price)}`;
+      add(trade.at, trade.side, text, {
+        position: buy ? "belowBar" : "aboveBar", shape: buy ? "arrowUp" : "arrowDown",
+        color: colour(buy ? "up" : "down"), size: 1.6,
       });
     }
     for (const headline of headlines) {
-      put(headline.at, "headline", `“${headline.title}”`, { position: "aboveBar", shape: "circle", color: colour("wire"), size: 0.7 });
+      add(headline.at, "headline", `“${headline.title}”`, {
+        position: "aboveBar", shape: "circle", color: colour("headline"), size: 0.7,
+      });
     }
-    const markers = [...drawn.values()].sort((a, b) => a.time - b.time);
-    this.markers.setMarkers(markers.map(({ count, ...marker }) => (count > 1 ? { ...marker, text: String(count) } : marker)));
+    const ordered = [...markers.values()].sort((a, b) => a.time - b.time);
+    this.markers.setMarkers(ordered.map(({ count, ...marker }) => (
+      count > 1 ? { ...marker, text: String(count) } : marker
+    )));
   }
 
-  #tell(time) {
+  #updateLegend(time) {
     const start = time === undefined ? this.#last : time * 1000;
     const bar = this.#bars.get(start);
     if (!bar) {
@@ -129,9 +147,10 @@ export class Candles {
     }
     const change = bar.close / bar.open - 1;
     const figures = document.createElement("span");
-    figures.textContent = `${second(start)}  O ${price(bar.open)}  H ${price(bar.high)}  L ${price(bar.low)}  C ${price(bar.close)}  ` +
+    figures.textContent = `${second(start)}  O ${price(bar.open)}  H ${price(bar.high)}  ` +
+      `L ${price(bar.low)}  C ${price(bar.close)}  ` +
       `${arrow(change)} ${percent(change, 2, { signed: true })}`;
-    const texts = (this.#marks.get(start) ?? []).slice(0, TEXTS).map((text) => {
+    const texts = (this.#legendTexts.get(start) ?? []).slice(0, LEGEND_LINES).map((text) => {
       const line = document.createElement("bdi");
       line.textContent = text;
       return line;
@@ -143,40 +162,49 @@ export class Candles {
     this.#bars.clear();
     this.#last = -1;
     this.series.setData([]);
-    this.mark([], []);
+    this.setMarkers([], []);
   }
 }
 
-export class Equity {
+export class EquityChart {
   constructor(element) {
     this.digits = 0;
-    this.chart = LightweightCharts.createChart(element, themed());
-    this.equity = this.chart.addSeries(LightweightCharts.AreaSeries, { lineWidth: 2, priceLineVisible: false }, 0);
+    this.chart = LightweightCharts.createChart(element, themeOptions());
+    const equityOptions = { lineWidth: 2, priceLineVisible: false };
+    this.equity = this.chart.addSeries(LightweightCharts.AreaSeries, equityOptions, 0);
     this.drawdown = this.chart.addSeries(LightweightCharts.AreaSeries, {
       lineWidth: 1, priceLineVisible: false, invertFilledArea: true,
       priceFormat: { type: "custom", formatter: (value) => percent(value, 1), minMove: 0.0001 },
-      autoscaleInfoProvider: (original) => {  // 0 is the top, also while nothing was lost
+      autoscaleInfoProvider: (original) => {  // the top is 0, even without any drawdown
         const info = original();
-        if (info?.priceRange) info.priceRange = { minValue: Math.min(info.priceRange.minValue, -0.001), maxValue: 0 };
+        if (info?.priceRange) {
+          info.priceRange = { minValue: Math.min(info.priceRange.minValue, -0.001), maxValue: 0 };
+        }
         return info;
       },
     }, 1);
     this.chart.panes()[0].setStretchFactor(3);
     this.chart.panes()[1].setStretchFactor(1.2);
-    this.equity.applyOptions({ priceFormat: { type: "custom", formatter: (value) => number(value, this.digits), minMove: 0.01 } });
-    whenColoursChange(() => this.#paint());
-    this.#paint();
+    this.equity.applyOptions({
+      priceFormat: { type: "custom", formatter: (value) => number(value, this.digits), minMove: 0.01 },
+    });
+    onThemeChange(() => this.#applyColours());
+    this.#applyColours();
   }
 
-  #paint() {
-    this.chart.applyOptions(themed());
-    this.equity.applyOptions({ lineColor: colour("accent"), topColor: colour("accent-wash"), bottomColor: "transparent" });
-    this.drawdown.applyOptions({ lineColor: colour("down"), topColor: colour("down-wash"), bottomColor: colour("down-wash") });
+  #applyColours() {
+    this.chart.applyOptions(themeOptions());
+    this.equity.applyOptions({
+      lineColor: colour("accent"), topColor: colour("accent-wash"), bottomColor: "transparent",
+    });
+    this.drawdown.applyOptions({
+      lineColor: colour("down"), topColor: colour("down-wash"), bottomColor: colour("down-wash"),
+    });
   }
 
-  take([times, values]) {
+  setCurve([times, values]) {
     const points = new Map();
-    times.forEach((ts, index) => points.set(seconds(ts), values[index]));
+    times.forEach((ts, index) => points.set(toSeconds(ts), values[index]));
     const ordered = [...points].sort((a, b) => a[0] - b[0]);
     let peak = -Infinity;
     const spread = Math.max(...values) - Math.min(...values);
@@ -190,5 +218,6 @@ export class Equity {
   }
 }
 
-export const keyText = (interval) =>
-  `${duration(interval)} bars. Hollow: up, filled: down. Arrows are fills, dots headlines; point at a candle to read them.`;
+export const chartHelp = (interval) =>
+  `${duration(interval)} candles: hollow is up, filled is down. ` +
+  "Arrows are fills, dots are headlines; hover over a candle to read them.";

@@ -1,47 +1,50 @@
-// Figures as people read them, and elements from text. Nothing here or elsewhere makes markup of a text.
+// Formatting of numbers and times, and construction of elements. Text is never parsed as markup.
 
-/** Where the page is served: below a path, if a proxy serves it there. */
+/** The page's root URL, which may be below a path of a reverse proxy. */
 const ROOT = new URL("../", import.meta.url);
 export const address = (path) => new URL(path, ROOT).href;
-/** The parts of this page's path, below where the page is served. */
-export const here = () => location.pathname.slice(ROOT.pathname.length).split("/");
+/** The parts of the current path below the root URL. */
+export const pathParts = () => location.pathname.slice(ROOT.pathname.length).split("/");
 
 export const MISSING = "–";
-const known = (value) => typeof value === "number" && Number.isFinite(value);
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
 const formatters = new Map();
 
 function format(value, digits) {
   if (!formatters.has(digits)) {
-    formatters.set(digits, new Intl.NumberFormat("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+    const options = { minimumFractionDigits: digits, maximumFractionDigits: digits };
+    formatters.set(digits, new Intl.NumberFormat("en-US", options));
   }
   const text = formatters.get(digits).format(value);
   return (/^-[0.,]+$/.test(text) ? text.slice(1) : text).replace("-", "−");
 }
 
 export function number(value, digits = 2, { signed = false } = {}) {
-  if (!known(value)) return MISSING;
+  if (!isNumber(value)) return MISSING;
   const text = format(value, digits);
   return signed && value > 0 && /[1-9]/.test(text) ? `+${text}` : text;
 }
 
 export const percent = (value, digits = 2, options = {}) =>
-  known(value) ? `${number(value * 100, digits, options)}\u00a0%` : MISSING;
+  isNumber(value) ? `${number(value * 100, digits, options)}\u00a0%` : MISSING;
 
 export const digitsOf = (price) => (Math.abs(price) >= 100 ? 2 : Math.abs(price) >= 1 ? 4 : 8);
-export const price = (value) => (known(value) && value !== 0 ? number(value, digitsOf(value)) : MISSING);
+export const price = (value) => (isNumber(value) && value !== 0 ? number(value, digitsOf(value)) : MISSING);
 export const quantity = (value, options = {}) =>
-  known(value) ? number(value, Math.min(8, (String(value).split(".")[1] ?? "").length), options) : MISSING;
+  isNumber(value) ? number(value, Math.min(8, (String(value).split(".")[1] ?? "").length), options) : MISSING;
 
 export const clock = (ms) => new Date(ms).toISOString().slice(11, 19);
 const day = (ms) => new Date(ms).toISOString().slice(0, 10);
 export const minute = (ms) => (ms ? new Date(ms).toISOString().slice(0, 16).replace("T", " ") : MISSING);
 export const second = (ms) => new Date(ms).toISOString().slice(0, 19).replace("T", " ");
 
-/** Draws the times of a list's rows: with the date if they are of more than one day. */
-export function moments(rows) {
+/** Returns a function that renders the times of `rows`, with the date if they span more than one day. */
+export function timeRenderer(rows) {
   const dated = new Set(rows.map((row) => day(row.at))).size > 1;
-  const draw = (ms) => el("time", { datetime: new Date(ms).toISOString(), title: second(ms), text: dated ? second(ms) : clock(ms) });
-  return Object.assign(draw, { dated });
+  const render = (ms) => element("time", {
+    datetime: new Date(ms).toISOString(), title: second(ms), text: dated ? second(ms) : clock(ms),
+  });
+  return Object.assign(render, { dated });
 }
 
 export function duration(ms) {
@@ -56,32 +59,36 @@ export function duration(ms) {
   return parts.filter(Boolean).join(" ") || "0 s";
 }
 
-/** An arrow beside the sign, so that no one has to tell colours apart. */
+/** An arrow beside the sign, so that colour isn't the only distinction. */
 export const arrow = (value) => (value > 0 ? "▲" : value < 0 ? "▼" : "");
 export const tone = (value) => (value > 0 ? "up" : value < 0 ? "down" : "");
 
-export function el(tag, { text, ...attributes } = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) if (value !== undefined && value !== "") element.setAttribute(name, value);
-  if (text !== undefined) element.textContent = text;
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
+export function element(tag, { text, ...attributes } = {}, ...children) {
+  const created = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== "") created.setAttribute(name, value);
+  }
+  if (text !== undefined) created.textContent = text;
+  created.append(...children.filter((child) => child !== null && child !== undefined));
+  return created;
 }
 
-/** A text from outside: a direction of its own, so that it can't turn what stands beside it. */
-export const foreign = (text, attributes = {}) => el("bdi", { text, ...attributes });
+/** A text from outside, isolated so that its writing direction can't affect the text around it. */
+export const untrusted = (text) => element("bdi", { text });
 
-export function table(element, columns, rows, empty) {
+export function fillTable(target, columns, rows, empty) {
   if (!rows.length) {
-    element.replaceChildren(el("tbody", {}, el("tr", {}, el("td", { class: "empty", text: empty }))));
+    const cell = element("td", { class: "empty", text: empty });
+    target.replaceChildren(element("tbody", {}, element("tr", {}, cell)));
     return;
   }
-  const head = columns.map(([title, kind]) => el("th", { text: title, class: kind, scope: "col" }));
+  const head = columns.map(([title, kind]) => element("th", { text: title, class: kind, scope: "col" }));
   const body = rows.map(({ cells, ...attributes }) =>
-    el("tr", attributes, ...cells.map((cell, number) => {
+    element("tr", attributes, ...cells.map((cell, number) => {
       const [title, kind] = columns[number];
       const attributes = { class: kind, "data-title": title };
-      return cell instanceof Node ? el("td", attributes, cell) : el("td", { ...attributes, text: cell });
+      const isNode = cell instanceof Node;
+      return isNode ? element("td", attributes, cell) : element("td", { ...attributes, text: cell });
     })));
-  element.replaceChildren(el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
+  target.replaceChildren(element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...body));
 }

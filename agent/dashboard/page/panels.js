@@ -1,36 +1,49 @@
-// Everything on the page but the charts, drawn from the rows that the server sent.
+// Everything on the page except the charts, rendered from the server's rows.
 import {
-  MISSING, address, arrow, clock, duration, el, foreign, minute, moments, number, percent, price, quantity, table, tone,
+  MISSING, address, arrow, duration, element, fillTable, minute, number, percent, price, quantity,
+  timeRenderer, tone, untrusted,
 } from "./format.js";
 
 const byId = (id) => document.getElementById(id);
-const spent = (value, text) => el("span", { class: tone(value), text: `${arrow(value)} ${text}`.trim() });
+const signedNumber = (value, digits = 2) => number(value, digits, { signed: true });
+const signedPercent = (value) => percent(value, 2, { signed: true });
 
-function tile(label, value, beside, kind) {
-  return el("div", { class: "tile" }, el("dt", { text: label }), el("dd", { class: kind, text: value }),
-    el("dd", { class: "beside" }, ...(beside instanceof Node ? [beside] : [document.createTextNode(beside)])));
+/** A text with the colour and the arrow of the value's sign. */
+const toned = (value, text) =>
+  element("span", { class: tone(value), text: `${arrow(value)} ${text}`.trim() });
+const tonedNumber = (value) => toned(value, signedNumber(value));
+const tonedPercent = (value) => toned(value, signedPercent(value));
+
+function tile(label, value, note, kind) {
+  return element("div", { class: "tile" },
+    element("dt", { text: label }),
+    element("dd", { class: kind, text: value }),
+    element("dd", { class: "note" }, note instanceof Node ? note : document.createTextNode(note)));
 }
 
 export function tiles(account, head) {
   const { initial, equity, day: opened, peak, cash, exposure, fees, funding, realised, fills } = account;
   const total = equity - initial;
-  const fallen = Math.min(equity / Math.max(peak, equity) - 1, 0);
-  const state = { ACTIVE: "active", REDUCING: "reducing", HALTED: "halted" }[account.risk];
+  const highest = Math.max(peak, equity);
+  const drawdown = Math.min(equity / highest - 1, 0);
+  const leverage = equity > 0 ? exposure / equity : 0;
   byId("tiles").replaceChildren(
-    tile(`Equity, ${head.currency}`, number(equity), spent(total, `${number(total, 2, { signed: true })} since the start`)),
-    tile("Today", percent(equity / opened - 1, 2, { signed: true }), spent(equity - opened, number(equity - opened, 2, { signed: true }))),
-    tile("Drawdown", percent(fallen), `peak ${number(Math.max(peak, equity))}`, fallen < 0 ? "down" : ""),
-    tile("Exposure", percent(equity > 0 ? exposure / equity : 0, 0), `${number(exposure)} gross, cash ${number(cash)}`),
-    tile("Costs", number(fees - funding), `fees ${number(fees)}, funding ${number(funding, 2, { signed: true })}`),
-    tile("Realised", number(realised, 2, { signed: true }), `${number(fills, 0)} fills`),
-    tile("Risk", account.risk, riskText(account), `risk ${state}`),
+    tile(`Equity, ${head.currency}`, number(equity), toned(total, `${signedNumber(total)} since the start`)),
+    tile("Today", signedPercent(equity / opened - 1), tonedNumber(equity - opened)),
+    tile("Drawdown", percent(drawdown), `peak ${number(highest)}`, drawdown < 0 ? "down" : ""),
+    tile("Exposure", percent(leverage, 0), `${number(exposure)} gross, cash ${number(cash)}`),
+    tile("Costs", number(fees - funding), `fees ${number(fees)}, funding ${signedNumber(funding)}`),
+    tile("Realised P&L", signedNumber(realised), `${number(fills, 0)} fills`),
+    tile("Risk", account.risk, riskReason(account), `risk ${account.risk.toLowerCase()}`),
   );
 }
 
-function riskText(account) {
-  if (!account.rule) return "no limit reached";
-  const why = ["command", "kill"].includes(account.rule) ? `${account.rule === "kill" ? "killed " : ""}by ${account.detail || "a command"}` : `${account.rule}: ${account.detail}`;
-  return foreign(`${why}${account.since ? `, since ${minute(account.since)}` : ""}`);
+function riskReason({ rule, detail, since }) {
+  if (!rule) return "no limit breached";
+  let reason = `${rule}: ${detail}`;
+  if (rule === "command") reason = `by ${detail || "a command"}`;
+  if (rule === "kill") reason = `killed by ${detail || "a command"}`;
+  return untrusted(since ? `${reason}, since ${minute(since)}` : reason);
 }
 
 export function risk(account) {
@@ -40,161 +53,255 @@ export function risk(account) {
   pill.className = `pill ${account.warming ? "quiet" : account.risk.toLowerCase()}`;
 }
 
-/** Three probabilities as one bar, their figures beside it: never by colour alone. */
-function chances(low, middle, high, names) {
-  const bar = el("span", { class: "chances", title: names.map((name, i) => `${name} ${percent([low, middle, high][i], 0)}`).join(", ") });
+/** Three probabilities as a bar. Callers add the numbers, so that colour isn't the only distinction. */
+function probabilities(low, middle, high, names) {
+  const title = names.map((name, i) => `${name} ${percent([low, middle, high][i], 0)}`).join(", ");
+  const bar = element("span", { class: "probabilities", title });
   for (const [value, kind] of [[low, "down"], [middle, "flat"], [high, "up"]]) {
-    const part = el("i", { class: kind });
+    const part = element("i", { class: kind });
     part.style.width = `${100 * value}%`;
     bar.append(part);
   }
   return bar;
 }
 
-function opinion(said) {
-  if (!said) return el("span", { class: "opinion quiet", text: "not scored yet" });
-  if (said.abstained) return el("span", { class: "opinion quiet", text: "the model abstained" });
-  const classes = [["bearish", said.bearish, "▼"], ["neutral", said.neutral, "■"], ["bullish", said.bullish, "▲"]];
-  const [name, share, sign] = classes.reduce((best, one) => (one[1] > best[1] ? one : best));
-  return el("span", { class: "opinion" }, chances(said.bearish, said.neutral, said.bullish, ["bearish", "neutral", "bullish"]),
-    el("span", { class: name, text: `${sign} ${name} ${number(share)}` }),
-    el("span", { class: "quiet", text: `${number(said.bearish)} · ${number(said.neutral)} · ${number(said.bullish)}` }));
+const joined = (...values) => values.map((value) => number(value)).join(" · ");
+
+const sentimentBar = ({ bearish, neutral, bullish }) =>
+  probabilities(bearish, neutral, bullish, ["bearish", "neutral", "bullish"]);
+
+function sentiment(scores) {
+  if (!scores) return element("span", { class: "score quiet", text: "not scored yet" });
+  if (scores.abstained) return element("span", { class: "score quiet", text: "the model abstained" });
+  const { bearish, neutral, bullish } = scores;
+  const classes = [["bearish", bearish, "▼"], ["neutral", neutral, "■"], ["bullish", bullish, "▲"]];
+  const [name, probability, sign] = classes.reduce((best, one) => (one[1] > best[1] ? one : best));
+  return element("span", { class: "score" }, sentimentBar(scores),
+    element("span", { class: name, text: `${sign} ${name} ${number(probability)}` }),
+    element("span", { class: "quiet", text: joined(bearish, neutral, bullish) }));
 }
 
-export function headlines(rows, state) {
+export function headlines(rows, empty) {
   const shown = [...rows.values()].sort((a, b) => b.at - a.at).slice(0, 40);
   const list = byId("headlines");
   if (!shown.length) {
-    list.replaceChildren(el("li", { class: "empty", text: state }));
+    list.replaceChildren(element("li", { class: "empty", text: empty }));
     return;
   }
-  const time = moments(shown);
+  const time = timeRenderer(shown);
   list.replaceChildren(...shown.map((row) => {
-    const title = row.url
-      ? el("a", { href: row.url, target: "_blank", rel: "noopener noreferrer nofollow" }, foreign(row.title))
-      : foreign(row.title);
-    const about = row.symbols.length ? row.symbols.slice(0, 4).join(", ") : "no traded symbol";
-    const late = row.actionable ? null : el("span", { class: "quiet", text: "too old to trade on" });
-    return el("li", { "data-id": row.id }, el("p", { class: "title" }, title),
-      el("p", { class: "meta" }, time(row.at), foreign(row.source || "unnamed source"), el("span", { text: about }), late),
-      opinion(row.opinion));
+    const link = { href: row.url, target: "_blank", rel: "noopener noreferrer nofollow" };
+    const title = row.url ? element("a", link, untrusted(row.title)) : untrusted(row.title);
+    const symbols = row.symbols.length ? row.symbols.slice(0, 4).join(", ") : "no traded symbol";
+    const stale = row.actionable ? null : element("span", { class: "quiet", text: "too old to trade on" });
+    const source = untrusted(row.source || "unknown source");
+    const meta = [time(row.at), source, element("span", { text: symbols }), stale];
+    return element("li", { "data-id": row.id }, element("p", { class: "title" }, title),
+      element("p", { class: "meta" }, ...meta), sentiment(row.opinion));
   }));
 }
 
-export function acts(rows) {
+export function activity(rows) {
   const shown = [...rows.values()].reverse().slice(0, 60);
-  const list = byId("acts");
+  const list = byId("activity");
   if (!shown.length) {
-    list.replaceChildren(el("li", { class: "empty", text: "Nothing yet: signals, orders, changes of risk and commands appear here." }));
+    const text = "No activity yet. Signals, orders, risk changes and commands appear here.";
+    list.replaceChildren(element("li", { class: "empty", text }));
     return;
   }
-  const time = moments(shown);
+  const time = timeRenderer(shown);
   list.classList.toggle("dated", time.dated);
-  list.replaceChildren(...shown.map((row) => el("li", { class: `act ${row.what.replaceAll(" ", "-")}` },
-    time(row.at), el("b", { text: row.what }),
-    el("span", {}, row.symbol ? el("span", { class: "symbol", text: `${row.symbol} ` }) : null, foreign(row.text)))));
+  list.replaceChildren(...shown.map((row) => {
+    const symbol = row.symbol ? element("span", { class: "symbol", text: `${row.symbol} ` }) : null;
+    return element("li", { class: `kind-${row.what.replaceAll(" ", "-")}` },
+      time(row.at), element("b", { text: row.what }), element("span", {}, symbol, untrusted(row.text)));
+  }));
 }
 
 export function market(rows, overdue) {
-  const columns = [["Symbol"], ["Price", "n"], ["Today", "n"], ["Position", "n"], ["Entry", "n"], ["Value", "n"], ["Open profit", "n"],
-    ["Signal"], ["Prediction"]];
-  table(byId("market"), columns, [...rows.values()].map((row) => ({
+  const columns = [
+    ["Symbol"], ["Price", "n"], ["Today", "n"], ["Position", "n"], ["Entry", "n"], ["Value", "n"],
+    ["Unrealised P&L", "n"], ["Signal"], ["Prediction"],
+  ];
+  fillTable(byId("market"), columns, [...rows.values()].map((row) => ({
     "data-symbol": row.symbol,
     cells: [
-      overdue?.[row.symbol] ? el("span", { title: `the next bar is ${duration(overdue[row.symbol])} overdue`, text: `${row.symbol} ⏱` }) : row.symbol,
+      symbolName(row.symbol, overdue?.[row.symbol]),
       price(row.mark),
-      row.change === null ? MISSING : spent(row.change, percent(row.change, 2, { signed: true })),
-      row.qty ? spent(row.qty, quantity(row.qty, { signed: true })) : "flat",
+      row.change === null ? MISSING : tonedPercent(row.change),
+      row.qty ? toned(row.qty, quantity(row.qty, { signed: true })) : "flat",
       row.qty ? price(row.entry) : MISSING,
       row.qty ? number(row.value) : MISSING,
-      row.qty ? spent(row.profit, number(row.profit, 2, { signed: true })) : MISSING,
+      row.qty ? tonedNumber(row.profit) : MISSING,
       signal(row.signal),
       prediction(row.prediction),
     ],
   })), "Waiting for the first bars.");
 }
 
-function signal(said) {
-  if (!said) return MISSING;
-  const value = { BUY: 1, SELL: -1 }[said.direction] ?? 0;
-  return el("span", { class: "opinion", title: `at ${minute(said.at)}${said.actionable ? "" : ", not to be traded on"}` },
-    chances(said.bearish, said.neutral, said.bullish, ["bearish", "neutral", "bullish"]),
-    el("span", { class: said.actionable ? tone(value) : "quiet", text: `${arrow(value)} ${said.direction} ${number(said.confidence)}`.trim() }));
+function symbolName(symbol, overdue) {
+  if (!overdue) return symbol;
+  return element("span", { title: `the next bar is ${duration(overdue)} overdue`, text: `${symbol} ⏱` });
 }
 
-function prediction(said) {
-  if (!said) return MISSING;
-  return el("span", { class: "opinion", title: `at ${minute(said.at)}` }, chances(said.down, said.flat, said.up, ["down", "flat", "up"]),
-    el("span", { class: "quiet", text: `${number(said.down)} · ${number(said.flat)} · ${number(said.up)}` }));
+function signal(row) {
+  if (!row) return MISSING;
+  const sign = { BUY: 1, SELL: -1 }[row.direction] ?? 0;
+  const text = `${arrow(sign)} ${row.direction} ${number(row.confidence)}`.trim();
+  const title = `at ${minute(row.at)}${row.actionable ? "" : ", not actionable"}`;
+  return element("span", { class: "score", title },
+    sentimentBar(row), element("span", { class: row.actionable ? tone(sign) : "quiet", text }));
 }
+
+function prediction(row) {
+  if (!row) return MISSING;
+  return element("span", { class: "score", title: `at ${minute(row.at)}` },
+    probabilities(row.down, row.flat, row.up, ["down", "flat", "up"]),
+    element("span", { class: "quiet", text: joined(row.down, row.flat, row.up) }));
+}
+
+const side = (name) =>
+  element("span", { class: name === "BUY" ? "up" : "down", text: name === "BUY" ? "▲ buy" : "▼ sell" });
 
 export function orders(rows) {
-  const columns = [["Symbol"], ["Side"], ["Type"], ["Quantity", "n"], ["Filled", "n"], ["Limit", "n"], ["Trigger", "n"], ["Since"], ["Why", "why"]];
-  const time = moments(rows);
-  table(byId("orders"), columns, rows.map((row) => ({
+  const columns = [
+    ["Symbol"], ["Side"], ["Type"], ["Quantity", "n"], ["Filled", "n"], ["Limit", "n"], ["Trigger", "n"],
+    ["Since"], ["Reason", "reason"],
+  ];
+  const time = timeRenderer(rows);
+  fillTable(byId("orders"), columns, rows.map((row) => ({
     "data-id": row.id,
-    cells: [row.symbol, side(row.side), `${row.type}${row.reduce_only ? ", reduces" : ""}`.replace("_", " ").toLowerCase(), quantity(row.qty), quantity(row.filled),
-      price(row.price), price(row.trigger), time(row.at), foreign(row.reason)],
-  })), "No order is working.");
+    cells: [
+      row.symbol,
+      side(row.side),
+      `${row.type.replace("_", " ").toLowerCase()}${row.reduce_only ? ", reduce only" : ""}`,
+      quantity(row.qty),
+      quantity(row.filled),
+      price(row.price),
+      price(row.trigger),
+      time(row.at),
+      untrusted(row.reason),
+    ],
+  })), "No working orders.");
 }
 
-const side = (name) => el("span", { class: name === "BUY" ? "up" : "down", text: name === "BUY" ? "▲ buy" : "▼ sell" });
-
-export function trades(rows) {
-  const columns = [["Time"], ["Symbol"], ["Side"], ["Quantity", "n"], ["Price", "n"], ["Fee", "n"], ["Profit", "n"], ["Why", "why"]];
+export function fills(rows) {
+  const columns = [
+    ["Time"], ["Symbol"], ["Side"], ["Quantity", "n"], ["Price", "n"], ["Fee", "n"], ["Realised P&L", "n"],
+    ["Reason", "reason"],
+  ];
   const shown = [...rows.values()].reverse().slice(0, 60);
-  const time = moments(shown);
-  table(byId("trades"), columns, shown.map((row) => ({
+  const time = timeRenderer(shown);
+  fillTable(byId("fills"), columns, shown.map((row) => ({
     "data-id": row.id,
     "data-seq": String(row.seq),
-    cells: [time(row.at), row.symbol, side(row.side), quantity(row.qty), price(row.price), number(row.fee),
-      row.profit === null ? MISSING : spent(row.profit, number(row.profit, 2, { signed: true })), foreign(row.reason)],
-  })), "No fill yet.");
+    cells: [
+      time(row.at),
+      row.symbol,
+      side(row.side),
+      quantity(row.qty),
+      price(row.price),
+      number(row.fee),
+      row.profit === null ? MISSING : tonedNumber(row.profit),
+      untrusted(row.reason),
+    ],
+  })), "No fills yet.");
 }
 
 export function health(state, head) {
   const box = byId("health");
   if (!state.sources) {
-    box.replaceChildren(el("p", { class: "empty", text: "The agent is starting." }));
+    box.replaceChildren(element("p", { class: "empty", text: "The agent is starting." }));
     return;
   }
-  const sources = el("table");
-  const source = (name, one, indent) => ({ cells: [
-    el("span", { class: indent ? "indent" : "" }, foreign(name)), el("span", { class: `state ${one.state.replaceAll(" ", "-")}`, text: one.state }),
-    number(one.messages, 0), number(one.reconnects, 0),
-    el("span", { title: one.last_error ?? "", text: number(one.errors, 0) }),
-  ] });
-  table(sources, [["Source"], ["State"], ["Messages", "n"], ["Reconnects", "n"], ["Errors", "n"]],
-    [...state.sources.map((one) => source(one.name, one)), ...state.feeds.map((one) => source(one.name, one, true))], "No source runs yet.");
-  const latencies = el("table");
-  table(latencies, [["Arrived to recorded"], ["Count", "n"], ["p50 ms", "n"], ["p99 ms", "n"]],
-    Object.entries(state.latencies).map(([kind, one]) => ({ cells: [kind, number(one.n, 0), number(one.p50_ms, 1), number(one.p99_ms, 1)] })),
-    "Nothing was handled live yet.");
-  const { depth, high_water, blocked, coalesced, dropped } = state.queue;
-  const queue = `Queue: ${number(depth, 0)} waiting, ${number(high_water, 0)} at most; ${number(blocked, 0)} times full; ` +
-    `${number(coalesced, 0)} open bars coalesced, ${number(dropped, 0)} headlines dropped.`;
-  const store = state.storage.writable ? "" : ` The store can't be written for ${duration(state.storage.failing_s * 1000)}: ${state.storage.error}; nothing is traded until it can.`;
-  const closed = state.listeners.map((one) => [one.name, one.displaced + one.refused + one.timed_out, one.denied]).filter(([, lost, denied]) => lost + denied)
-    .map(([name, lost, denied]) => `${name}: ${number(lost, 0)} connections closed, ${number(denied, 0)} requests denied`).join("; ");
-  const rest = `Up ${duration(state.uptime_s * 1000)}${state.model ? `, model ${state.model}` : ""}${head.endpoint ? `, ${head.endpoint}` : ""}.`;
-  box.replaceChildren(el("div", { class: "scroll" }, sources), el("div", { class: "scroll" }, latencies), el("p", { class: "note", text: queue }),
-    closed ? el("p", { class: "note", text: `${closed}.` }) : "",
-    store ? el("p", { class: "wrong" }, foreign(store)) : "", el("p", { class: "note" }, foreign(rest)));
+  const notes = [queueNote(state.queue), listenersNote(state.listeners), processNote(state, head)];
+  const problem = storageProblem(state.storage);
+  box.replaceChildren(
+    element("div", { class: "scroll" }, sourcesTable(state)),
+    element("div", { class: "scroll" }, latencyTable(state.latencies)),
+    problem ? element("p", { class: "error" }, untrusted(problem)) : "",
+    ...notes.filter(Boolean).map((text) => element("p", { class: "note" }, untrusted(text))),
+  );
 }
 
-export function runs({ runs: rows, run: living }) {
-  const columns = [["Run"], ["Strategy"], ["Begins, market time"], ["Return", "n"], ["Drawdown", "n"], ["Sharpe", "n"], ["Round trips", "n"], ["Events", "n"], ["State"], ["Report"]];
-  table(byId("run-table"), columns, rows.map((row) => ({
-    cells: [
-      el("a", { href: address(`runs/${encodeURIComponent(row.id)}`), text: row.id }),
-      el("span", { title: row.symbols.join(", "), text: `${row.strategy}, ${row.kind}` }),
-      el("span", { title: `recorded at ${minute(row.started_at)} UTC`, text: minute(row.first_event_at) }),
-      row.total_return === null ? MISSING : spent(row.total_return, percent(row.total_return, 2, { signed: true })),
+function sourcesTable({ sources, feeds }) {
+  const table = element("table");
+  const columns = [["Source"], ["State"], ["Messages", "n"], ["Reconnects", "n"], ["Errors", "n"]];
+  const row = (one, kind) => ({ cells: [
+    element("span", { class: kind }, untrusted(one.name)),
+    element("span", { class: `state ${one.state.replaceAll(" ", "-")}`, text: one.state }),
+    number(one.messages, 0),
+    number(one.reconnects, 0),
+    element("span", { title: one.last_error ?? "", text: number(one.errors, 0) }),
+  ] });
+  const rows = [...sources.map((one) => row(one, "")), ...feeds.map((one) => row(one, "indent"))];
+  fillTable(table, columns, rows, "No sources yet.");
+  return table;
+}
+
+function latencyTable(latencies) {
+  const table = element("table");
+  const columns = [["Arrival to record"], ["Count", "n"], ["p50 ms", "n"], ["p99 ms", "n"]];
+  const rows = Object.entries(latencies).map(([kind, one]) => (
+    { cells: [kind, number(one.n, 0), number(one.p50_ms, 1), number(one.p99_ms, 1)] }
+  ));
+  fillTable(table, columns, rows, "No live events yet.");
+  return table;
+}
+
+function queueNote({ depth, high_water, blocked, coalesced, dropped }) {
+  return `Queue: ${number(depth, 0)} waiting (peak ${number(high_water, 0)}), ` +
+    `full ${number(blocked, 0)} times; ${number(coalesced, 0)} open bars coalesced, ` +
+    `${number(dropped, 0)} headlines dropped.`;
+}
+
+function listenersNote(listeners) {
+  const notes = listeners
+    .map((one) => [one.name, one.displaced + one.refused + one.timed_out, one.denied])
+    .filter(([, closed, denied]) => closed + denied)
+    .map(([name, closed, denied]) => `${name}: ${number(closed, 0)} connections closed, ` +
+      `${number(denied, 0)} requests denied`);
+  return notes.length ? `${notes.join("; ")}.` : "";
+}
+
+function processNote({ uptime_s: uptime, model }, { endpoint }) {
+  return `Up ${duration(uptime * 1000)}${model ? `, model ${model}` : ""}${endpoint ? `, ${endpoint}` : ""}.`;
+}
+
+function storageProblem({ writable, failing_s: failing, error }) {
+  if (writable) return "";
+  return `The store has not been writable for ${duration(failing * 1000)}: ${error}; ` +
+    "nothing is traded until it is.";
+}
+
+/** The displayed name of a run's status. */
+export const statusName = (status) => (status === "interrupted" ? "stopped" : status);
+
+export function runs({ runs: rows, run: running }) {
+  const columns = [
+    ["Run"], ["Strategy"], ["Start, market time"], ["Return", "n"], ["Drawdown", "n"], ["Sharpe", "n"],
+    ["Round trips", "n"], ["Events", "n"], ["Status"], ["Report"],
+  ];
+  const status = (row) => {
+    const text = [row.id === running ? "running here" : statusName(row.status), ...row.stamps].join(", ");
+    const error = row.error ? untrusted(`: ${row.error}`) : null;
+    return element("span", { class: error ? "reason failed" : "", text }, error);
+  };
+  fillTable(byId("run-table"), columns, rows.map((row) => {
+    const path = `runs/${encodeURIComponent(row.id)}`;
+    return { cells: [
+      element("a", { href: address(path), text: row.id }),
+      element("span", { title: row.symbols.join(", "), text: `${row.strategy}, ${row.kind}` }),
+      element("span", {
+        title: `recorded at ${minute(row.started_at)} UTC`, text: minute(row.first_event_at),
+      }),
+      row.total_return === null ? MISSING : tonedPercent(row.total_return),
       row.max_drawdown === null ? MISSING : percent(row.max_drawdown, 1),
-      number(row.sharpe), number(row.trades, 0), row.events ? number(row.events, 0) : MISSING,
-      el("span", { class: row.error ? "why failed" : "" }, [row.id === living ? "running here" : row.status, ...row.stamps].join(", "),
-        row.error ? foreign(`: ${row.error}`) : null),
-      el("a", { href: address(`runs/${encodeURIComponent(row.id)}/report`), target: "_blank", rel: "noopener", text: "report" }),
-    ],
-  })), "Nothing is recorded yet: tapewire backtest or tapewire run make the first run.");
+      number(row.sharpe),
+      number(row.trades, 0),
+      row.events ? number(row.events, 0) : MISSING,
+      status(row),
+      element("a", { href: address(`${path}/report`), target: "_blank", rel: "noopener", text: "report" }),
+    ] };
+  }), "No runs recorded yet. Start one with tapewire backtest or tapewire run.");
 }

@@ -1,50 +1,52 @@
-"""The running agent, as the page needs it: its picture, its health, and its ear for commands."""
+"""Adapter between the daemon and the dashboard: state, health, commands."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent.config import Config
-from agent.dashboard.picture import Picture
-from agent.dashboard.views import head_of
+from agent.dashboard.dashboard_state import DashboardState
+from agent.dashboard.page_rows import run_header
 from agent.live.interfaces.running_agent import RunningAgent
 
 if TYPE_CHECKING:
     from agent.store.runs import Run
 
 COMMANDS: Final = ("pause", "resume", "flatten", "kill")
-"""What the page has buttons for."""
+"""Commands that have a button on the page."""
 
 
-class Agent(Protocol):
-    """What the server asks of whoever it serves."""
+class AgentAdapter(Protocol):
+    """A running agent as the dashboard server uses it. `state` is None until the agent's run begins."""
 
-    picture: Picture | None
+    state: DashboardState | None
 
     def health(self) -> dict[str, Any]:
-        """Feeds, queue and latencies; empty before the agent lives."""
+        """Return feeds, queue and latencies; empty before the agent's run begins."""
         ...
 
     async def command(self, action: str, args: dict[str, str], by: str) -> dict[str, Any]:
-        """Journalled and handled; what it led to."""
+        """Have a command journalled and executed, and return its result."""
         ...
 
 
-class LiveAgent:
-    """A daemon that was not run yet: its picture begins with its run's first event."""
+class DaemonAdapter:
+    """Adapter to a daemon that has not been started yet, so that the state includes its run's first event."""
 
     def __init__(self, daemon: RunningAgent, config: Config) -> None:
-        self.picture: Picture | None = None
+        self.state: DashboardState | None = None
         self._daemon = daemon
         self._config = config
         daemon.observe_run(self._begin)
 
-    def _begin(self, run: Run) -> Picture:
-        self.picture = Picture(head_of(run, self._config), self._config, bars=self._config.dashboard.bars)
-        return self.picture
+    def _begin(self, run: Run) -> DashboardState:
+        self.state = DashboardState(
+            run_header(run, self._config), self._config, bars=self._config.dashboard.bars
+        )
+        return self.state
 
     def health(self) -> dict[str, Any]:
-        """A part of the daemon's status."""
+        """Return the part of the daemon's status that the page shows."""
         if not self._daemon.started:
             return {}
         status = self._daemon.status()
@@ -69,5 +71,5 @@ class LiveAgent:
         }
 
     async def command(self, action: str, args: dict[str, str], by: str) -> dict[str, Any]:
-        """Through the daemon, like any other."""
+        """Pass the command to the daemon, like commands from any other source."""
         return await self._daemon.command(action, args, by)

@@ -1,4 +1,4 @@
-"""Pages to look at: of a living agent, and of one that hears only what a test tells it."""
+"""Serve the dashboard in tests: beside a real agent, or beside a fake one that receives only the test's events."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from agent.cli.dashboard import beside
 from agent.config import Config, parse
 from agent.config.dashboard import DashboardConfig
 from agent.core.events import Kline, News
-from agent.dashboard.picture import Picture
+from agent.dashboard.dashboard_state import DashboardState
+from agent.dashboard.page_rows import run_header
 from agent.dashboard.server import Dashboard
-from agent.dashboard.views import head_of
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
@@ -29,26 +29,25 @@ ANY_PORT: dict[str, Any] = {"port": 0}
 CONFIG = parse({"market": {"symbols": SYMBOLS}, "strategy": {"name": "sma_cross"}}, where="test")
 
 
-class Puppet:
-    """An agent that lives in a test's hand."""
+class FakeAgent:
+    """An agent without a core: `feed` it events; it notes the commands that it receives."""
 
     def __init__(self, config: Config = CONFIG, *, bars: int = 300) -> None:
         run = Run("20250303-142500-aaaa", RunKind.LIVE, BEGIN, "sma_cross")
-        self.picture: Picture | None = Picture(head_of(run, config), config, bars=bars)
-        self.told: list[tuple[str, dict[str, str], str]] = []
+        self.state: DashboardState = DashboardState(run_header(run, config), config, bars=bars)
+        self.commands: list[tuple[str, dict[str, str], str]] = []
         self._seq = 0
 
-    def hear(self, *events: Any) -> None:
-        assert self.picture is not None
+    def feed(self, *events: Any) -> None:
         for event in events:
             self._seq += 1
-            self.picture.event(self._seq, event)
+            self.state.event(self._seq, event)
 
     def health(self) -> dict[str, Any]:
         return {}
 
     async def command(self, action: str, args: dict[str, str], by: str) -> dict[str, Any]:
-        self.told.append((action, args, by))
+        self.commands.append((action, args, by))
         return {"action": action}
 
 
@@ -66,7 +65,7 @@ def headline(number: int, title: str, url: str = "https://wire.example/1") -> Ne
 
 @asynccontextmanager
 async def served(database: Database, agent: Any = None, **options: Any) -> AsyncIterator[Dashboard]:
-    """The page alone."""
+    """Serve the page on a free port, without a daemon."""
     with TemporaryDirectory() as folder:
         config = DashboardConfig.model_validate(ANY_PORT | options)
         async with Dashboard(config, database, agent, token_file=Path(folder) / "dashboard.token") as page:
@@ -77,7 +76,7 @@ async def served(database: Database, agent: Any = None, **options: Any) -> Async
 async def agent_with_page(
     sandbox: Sandbox, database: Database, folder: Path, **sections: Any
 ) -> AsyncIterator[tuple[Daemon, Dashboard]]:
-    """A daemon as `tapewire run` starts it, with its page."""
+    """Run a daemon and its page, as `tapewire run` does."""
     config = settings(sandbox.rest_url, folder, dashboard=ANY_PORT, **sections)
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with beside(config, database, daemon) as page, living(daemon, complete=True):
@@ -87,20 +86,20 @@ async def agent_with_page(
 
 @asynccontextmanager
 async def client(url: str) -> AsyncIterator[ClientSession]:
-    """Speaks HTTP to the page, and keeps its cookies; logs in if `url` is a login link."""
+    """Open an HTTP session that keeps cookies. If `url` is a login link, the session is logged in."""
     base, _, link = url.partition("?")
     async with ClientSession(base, cookie_jar=CookieJar(unsafe=True)) as session:
         if link:
-            async with session.get(f"/?{link}", allow_redirects=False) as answer:
-                assert answer.status == 303
+            async with session.get(f"/?{link}", allow_redirects=False) as response:
+                assert response.status == 303
         yield session
 
 
 def origin(page: Dashboard) -> dict[str, str]:
-    """As the page's own scripts are sent."""
+    """The Origin header that a browser sends for the page's own scripts."""
     return {"Origin": page.url.rstrip("/")}
 
 
-def cookie(http: ClientSession) -> str:
-    """The header with what `http` was given at its login, for a request made by hand."""
+def cookie_header(http: ClientSession) -> str:
+    """The Cookie header of a logged-in session, for a request that a test writes itself."""
     return "Cookie: " + "; ".join(f"{one.key}={one.value}" for one in http.cookie_jar) + "\r\n"

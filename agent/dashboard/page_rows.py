@@ -1,0 +1,334 @@
+"""Rows that the page shows. Times are UTC ms; texts from outside are clipped to one line, but not escaped."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from decimal import Decimal
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+
+from agent.config import Config
+from agent.core.events import (
+    Command,
+    Decision,
+    Event,
+    Fill,
+    News,
+    Order,
+    OrderUpdate,
+    RiskEvent,
+    RiskState,
+    Sentiment,
+    Signal,
+)
+from agent.data.text import one_line
+from agent.live.formatting import describe
+from agent.store.runs import Run
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+TITLE_LENGTH: Final = 300
+"""Characters of a headline that are shown."""
+
+_SOURCE_LENGTH: Final = 80
+_REASON_LENGTH: Final = 300
+_URL_LENGTH: Final = 2_000
+
+
+class VersionedRows(Generic[K, V]):
+    """The `limit` rows that changed last, by key, each with the version of its change.
+
+    Versions only grow. Adding a row is O(1), listing the changes since a version is O(number of changes).
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._rows: OrderedDict[K, tuple[int, V]] = OrderedDict()
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, key: K) -> V | None:
+        """Return the row with this key."""
+        found = self._rows.get(key)
+        return None if found is None else found[1]
+
+    def put(self, key: K, row: V, version: int) -> None:
+        """Add or replace a row. Beyond the limit, the row that changed longest ago is dropped."""
+        self._rows[key] = version, row
+        self._rows.move_to_end(key)
+        if len(self._rows) > self._limit:
+            self._rows.popitem(last=False)
+
+    def since(self, version: int) -> list[V]:
+        """Return the rows that changed after `version`, in the order of their changes."""
+        changed = []
+        for row_version, row in reversed(self._rows.values()):
+            if row_version <= version:
+                break
+            changed.append(row)
+        changed.reverse()
+        return changed
+
+    def copy(self) -> Self:
+        """Return an independent copy that shares the rows, which must be immutable."""
+        twin = type(self)(self._limit)
+        twin._rows = self._rows.copy()
+        return twin
+
+
+class RunHeader(msgspec.Struct, frozen=True):
+    """Fixed properties of a run."""
+
+    run: str
+    kind: str
+    strategy: str
+    symbols: tuple[str, ...]
+    interval: int  # ms
+    currency: str
+    mode: str  # of execution: paper or testnet
+    started_at: int
+    endpoint: str
+    stamps: tuple[str, ...]
+
+
+class CandleRow(NamedTuple):
+    """A candle; `start` is its key."""
+
+    start: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class SentimentRow(msgspec.Struct, frozen=True):
+    """The model's probabilities for a headline."""
+
+    bearish: float
+    neutral: float
+    bullish: float
+    abstained: bool
+    model: str
+    latency_ms: float
+
+
+class HeadlineRow(msgspec.Struct, frozen=True):
+    """A headline. `opinion` is its sentiment, None until it is scored."""
+
+    id: str
+    at: int  # when it became available to the agent
+    ts: int  # when it was published, according to its source
+    title: str
+    url: str  # http or https, or empty
+    source: str
+    symbols: tuple[str, ...]
+    actionable: bool
+    opinion: SentimentRow | None = None
+
+
+class FillRow(msgspec.Struct, frozen=True):
+    """An execution. `profit` is realised, before the fee; None if the fill opened or enlarged a position."""
+
+    id: str
+    seq: int  # of the event that caused it
+    at: int
+    symbol: str
+    side: str
+    qty: Decimal
+    price: Decimal
+    fee: Decimal
+    profit: Decimal | None
+    reason: str
+
+
+class OrderRow(msgspec.Struct, frozen=True):
+    """A working order."""
+
+    id: str
+    at: int
+    symbol: str
+    side: str
+    type: str
+    qty: Decimal
+    price: Decimal | None
+    trigger: Decimal | None
+    reduce_only: bool
+    reason: str
+    status: str = "NEW"
+    filled: Decimal = Decimal(0)
+
+
+class ActivityRow(msgspec.Struct, frozen=True):
+    """A line of the activity list: a signal, an order, a change of the risk state, a command."""
+
+    key: str
+    at: int
+    what: str
+    symbol: str
+    text: str
+
+
+class SignalRow(msgspec.Struct, frozen=True):
+    """The latest signal of a symbol."""
+
+    at: int
+    direction: str
+    confidence: float
+    bearish: float
+    neutral: float
+    bullish: float
+    actionable: bool
+
+
+class PredictionRow(msgspec.Struct, frozen=True):
+    """The fusion model's latest prediction for a symbol."""
+
+    at: int
+    down: float
+    flat: float
+    up: float
+
+
+class SymbolRow(msgspec.Struct, frozen=True):
+    """A symbol's price, its change since 00:00 UTC as a fraction, its position, signal and prediction."""
+
+    symbol: str
+    mark: float | None
+    change: float | None
+    last_bar: int | None
+    qty: Decimal
+    entry: Decimal
+    value: float
+    profit: Decimal  # unrealised
+    signal: SignalRow | None
+    prediction: PredictionRow | None
+
+
+class AccountSummary(msgspec.Struct, frozen=True):
+    """The account and the risk state. Amounts are in the account's currency."""
+
+    now: int  # market time
+    event: int  # number of the last event
+    warming: bool
+    initial: Decimal  # including later deposits and withdrawals
+    equity: float
+    cash: float
+    exposure: float  # gross notional
+    day: float  # equity at 00:00 UTC, or at the first sample
+    peak: float
+    fees: Decimal
+    funding: Decimal
+    realised: Decimal
+    fills: int
+    risk: RiskState
+    rule: str
+    detail: str
+    since: int
+
+
+def run_header(run: Run, config: Config) -> RunHeader:
+    """Return the header of a run."""
+    return RunHeader(
+        run=run.id,
+        kind=run.kind.value,
+        strategy=run.strategy,
+        symbols=tuple(config.market.symbols),
+        interval=config.market.interval,
+        currency=config.account.currency,
+        mode=config.execution.mode,
+        started_at=run.started_at,
+        endpoint=config.bybit.endpoint if run.kind.value == "live" else "",
+        stamps=run.stamps,
+    )
+
+
+def headline_row(news: News, symbols: tuple[str, ...]) -> HeadlineRow:
+    """Return a headline's row. Texts are clipped to one line, URLs other than http and https are left out."""
+    source = one_line(news.publisher or news.feed, _SOURCE_LENGTH)
+    title = one_line(news.title, TITLE_LENGTH)
+    url = _web_url(news.url)
+    return HeadlineRow(news.id, news.available_at, news.ts, title, url, source, symbols, news.actionable)
+
+
+def sentiment_row(sentiment: Sentiment) -> SentimentRow:
+    """Return the row of a headline's score."""
+    model = sentiment.model[:12]
+    probabilities = sentiment.bearish, sentiment.neutral, sentiment.bullish
+    return SentimentRow(*probabilities, sentiment.abstained, model, sentiment.latency_ms)
+
+
+def fill_row(fill: Fill, seq: int, profit: Decimal | None) -> FillRow:
+    """Return the row of a fill that event `seq` caused."""
+    return FillRow(
+        id=fill.id,
+        seq=seq,
+        at=fill.ts,
+        symbol=fill.symbol,
+        side=fill.side.value,
+        qty=fill.qty,
+        price=fill.price,
+        fee=fill.fee,
+        profit=profit,
+        reason=one_line(fill.reason, _REASON_LENGTH),
+    )
+
+
+def order_row(order: Order) -> OrderRow:
+    """Return the row of a new order."""
+    return OrderRow(
+        id=order.id,
+        at=order.ts,
+        symbol=order.symbol,
+        side=order.side.value,
+        type=order.type.value,
+        qty=order.qty,
+        price=order.price,
+        trigger=order.trigger,
+        reduce_only=order.reduce_only,
+        reason=one_line(order.reason, _REASON_LENGTH),
+    )
+
+
+def activity_row(key: str, at: int, message: Event | Decision) -> ActivityRow:
+    """Return a line of the activity list, which is shorter than the log's line."""
+    fields: dict[str, Any] = describe(message)
+    what, symbol = fields.pop("what"), fields.pop("symbol", "")
+    match message:
+        case Signal():
+            suffix = "" if message.actionable else ", not actionable"
+            text = f"{message.direction.value} {message.confidence:.2f}{suffix}"
+        case Order():
+            kind = message.type.value.replace("_", " ").lower()
+            reduces = " to reduce" if message.reduce_only else ""
+            text = f"{kind} {message.side.value.lower()} {message.qty}{reduces}: {message.reason}"
+        case OrderUpdate():
+            symbol = message.symbol
+            text = f"{message.status.value.replace('_', ' ').lower()}: {message.reason}"
+        case Command():
+            args = ", ".join(f"{name} {value}" for name, value in message.args.items())
+            text = (
+                f"{message.action}{f' ({args})' if args else ''}{f' by {message.by}' if message.by else ''}"
+            )
+        case RiskEvent():
+            text = f"{message.state.value}, {message.rule}: {message.detail}"
+        case _:
+            fields.pop("id", None)
+            text = ", ".join(f"{name} {value}" for name, value in fields.items() if value not in ("", None))
+    return ActivityRow(key, at, what, symbol, one_line(text, _REASON_LENGTH))
+
+
+def _web_url(url: str) -> str:
+    """Return `url` if it is an http or https URL, else an empty string: `javascript:` URLs are unsafe."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # a malformed IPv6 host
+        return ""
+    return url if parts.scheme in ("http", "https") and parts.hostname and len(url) <= _URL_LENGTH else ""

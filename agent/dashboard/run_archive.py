@@ -1,0 +1,250 @@
+"""Recorded runs for the page: the list, reports and playback. All reads of the store run in threads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import msgspec
+import numpy as np
+import structlog
+
+from agent.core.errors import TapewireError
+from agent.dashboard.playback import RunPlayback
+from agent.store.database import Database
+from agent.store.queries import find_run, list_runs, read_frame
+from agent.store.runs import Run, RunStatus
+
+T = TypeVar("T")
+
+MAX_RUNS: Final = 200
+"""Runs in the list: the newest."""
+
+_MAX_PLAYBACKS: Final = 2
+_MAX_REPORTS: Final = 4  # in memory, about 5 MB each
+_THREADS: Final = 2
+_MAX_PENDING: Final = 8  # requests that use or wait for a thread; further ones are refused
+_log: Final = structlog.get_logger(__name__)
+
+
+class ArchiveBusy(TapewireError):
+    """The archive can't serve the request now, but a later try may succeed."""
+
+
+class RunRow(msgspec.Struct, frozen=True):
+    """A run in the list. Results are fractions; None if the run has not recorded them."""
+
+    id: str
+    kind: str
+    status: str
+    strategy: str
+    symbols: tuple[str, ...]
+    started_at: int
+    first_event_at: int | None
+    last_event_at: int | None
+    events: int
+    decisions: int
+    total_return: float | None
+    max_drawdown: float | None
+    sharpe: float | None
+    trades: int | None
+    stamps: tuple[str, ...]
+    error: str
+
+
+class RunArchive:
+    """Read-only access to the recorded runs. Keeps the last reports and playbacks in memory."""
+
+    def __init__(self, database: Database, *, bars: int) -> None:
+        self._database = database
+        self._bars = bars
+        self._threads = ThreadPoolExecutor(_THREADS, "dashboard")
+        self._pending = 0
+        self._playbacks: OrderedDict[str, _OpenPlayback] = OrderedDict()
+        self._reports: OrderedDict[tuple[str, int | None], bytes] = OrderedDict()
+        self._drawdowns: dict[
+            tuple[str, int | None], float | None
+        ] = {}  # of ended runs without recorded metrics
+
+    async def runs(self) -> list[RunRow]:
+        """Return the newest runs, newest first."""
+        return await self._in_thread(self._list)
+
+    async def report(self, run_id: str) -> bytes:
+        """Return the HTML report. Raises UsageError for an unknown run, DataError for one without results."""
+        run = await self._in_thread(lambda: find_run(self._database, run_id))
+        key = run.id, run.finished_at
+        page = self._reports.get(key)
+        if page is None:
+            page = await self._in_thread(lambda: _render_report(self._database, run.id))
+            if run.status is not RunStatus.RUNNING:
+                self._reports[key] = page
+                if len(self._reports) > _MAX_REPORTS:
+                    self._reports.popitem(last=False)
+        return page
+
+    async def find(self, run_id: str) -> Run | None:
+        """Return the run whose id is `run_id` or starts with it; None if it doesn't exist."""
+        try:
+            return await self._in_thread(lambda: find_run(self._database, run_id))
+        except TapewireError:
+            return None
+
+    async def open(self, run_id: str, *, again: bool = False) -> dict[str, Any]:
+        """Open a run for playback: return the progress while it is read, then its header and bookmarks.
+
+        With `again`, a run that has grown since it was opened is read anew.
+        """
+        run = await self._in_thread(lambda: find_run(self._database, run_id))
+        opened = self._playbacks.get(run.id)
+        if opened is None or (again and opened.is_outdated(run)):
+            await self._drop(run.id)
+            opened = self._playbacks[run.id] = _OpenPlayback(RunPlayback(self._database, run))
+            opened.task = asyncio.create_task(self._read(opened))
+            while len(self._playbacks) > _MAX_PLAYBACKS:
+                await self._drop(next(iter(self._playbacks)))
+        self._playbacks.move_to_end(run.id)
+        if not opened.done:
+            return {"ready": False, "share": opened.playback.share}
+        if opened.error is not None:
+            await self._drop(run.id)
+            raise opened.error
+        playback = opened.playback
+        return {
+            "ready": True,
+            "head": playback.header,
+            "begins": playback.begins,
+            "ends": playback.ends,
+            "marks": playback.bookmarks,
+            "status": run.status,
+            "failure": failure(run),
+        }
+
+    async def page_at(self, run_id: str, moment: int, symbol: str) -> dict[str, Any]:
+        """Return the page as of `moment` (UTC ms). Raises ArchiveBusy unless the run is open."""
+        opened = self._playbacks.get(run_id)
+        if opened is None or not opened.done or opened.error is not None:
+            raise ArchiveBusy(f"run {run_id} is not open", hint="open it first")
+        async with opened.lock:
+            return await self._in_thread(lambda: opened.playback.page_at(moment, symbol))
+
+    async def close(self) -> None:
+        """Close all playbacks and stop the threads."""
+        for run_id in list(self._playbacks):
+            await self._drop(run_id)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _list(self) -> list[RunRow]:
+        rows = []
+        for run in list_runs(self._database, MAX_RUNS):
+            row = run_row(run)
+            if (
+                row.max_drawdown is None and run.status is not RunStatus.RUNNING
+            ):  # live runs record a curve, no metrics
+                key = run.id, run.finished_at
+                if key not in self._drawdowns:
+                    self._drawdowns[key] = _max_drawdown(self._database, run.id)
+                row = msgspec.structs.replace(row, max_drawdown=self._drawdowns[key])
+            rows.append(row)
+        return rows
+
+    async def _read(self, opened: _OpenPlayback) -> None:
+        run_id = opened.playback.run.id
+        try:
+            await self._in_thread(lambda: opened.playback.open(bars=self._bars))
+        except TapewireError as error:
+            opened.error = error
+        except Exception as error:  # noqa: BLE001 - the page shows the error, and the server continues
+            _log.error("a run can't be opened", run=run_id, exc_info=error)
+            opened.error = TapewireError(f"run {run_id} can't be opened: {type(error).__name__}: {error}")
+        finally:
+            opened.done = True
+
+    async def _drop(self, run_id: str) -> None:
+        opened = self._playbacks.pop(run_id, None)
+        if opened is None:
+            return
+        opened.playback.stop()
+        if opened.task is not None:
+            await asyncio.wait({opened.task})
+        async with opened.lock:
+            opened.playback.close()
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        if self._pending >= _MAX_PENDING:
+            raise ArchiveBusy("too many requests at once", hint="try again in a moment")
+        self._pending += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._pending -= 1
+
+
+class _OpenPlayback:
+    """A playback and the task that reads it."""
+
+    def __init__(self, playback: RunPlayback) -> None:
+        self.playback = playback
+        self.done = False
+        self.error: TapewireError | None = None
+        self.lock = asyncio.Lock()
+        self.task: asyncio.Task[None] | None = None
+
+    def is_outdated(self, run: Run) -> bool:
+        return self.done and (run.status is RunStatus.RUNNING or self.playback.run != run)
+
+
+def failure(run: Run) -> str:
+    """Return the reason why the run ended early, as a sentence; empty if it did not."""
+    ended = {RunStatus.FAILED: "failed", RunStatus.INTERRUPTED: "was stopped before its end"}.get(run.status)
+    if ended is None:
+        return ""
+    why = run.error.rstrip(".")
+    return f"The run {ended}: {why}." if why else f"The run {ended}."
+
+
+def run_row(run: Run) -> RunRow:
+    """Return the row of a run, without what only its recorded curve contains."""
+    performance, trades = run.metrics.get("performance", {}), run.metrics.get("trades", {})
+    initial = float(run.config.get("account", {}).get("initial_capital") or 0)
+    total = performance.get("total_return")
+    # At a venue the capital is what the account held at the start, not the configured amount
+    configured_capital = run.config.get("execution", {}).get("mode") != "testnet"
+    if total is None and run.final_equity is not None and initial and configured_capital:
+        total = float(run.final_equity) / initial - 1
+    return RunRow(
+        id=run.id,
+        kind=run.kind.value,
+        status=run.status.value,
+        strategy=run.strategy,
+        symbols=tuple(run.config.get("market", {}).get("symbols", ())),
+        started_at=run.started_at,
+        first_event_at=run.first_event_at,
+        last_event_at=run.last_event_at,
+        events=run.events,
+        decisions=run.decisions,
+        total_return=total,
+        max_drawdown=performance.get("max_drawdown"),
+        sharpe=performance.get("sharpe"),
+        trades=trades.get("trades"),
+        stamps=run.stamps,
+        error=run.error,
+    )
+
+
+def _max_drawdown(database: Database, run_id: str) -> float | None:
+    """Return the largest drawdown of the recorded curve as a fraction <= 0; None if no curve was recorded."""
+    equity = read_frame(database, run_id, "equity").equity.to_numpy()
+    return float((equity / np.maximum.accumulate(equity) - 1).min()) if len(equity) else None
+
+
+def _render_report(database: Database, run_id: str) -> bytes:
+    from agent.analysis.report.html import (
+        render,  # imports plotly and pandas, which the page itself doesn't need
+    )
+    from agent.analysis.report.report_loader import load_report_data
+
+    return render(load_report_data(database, run_id)).encode()

@@ -1,0 +1,172 @@
+"""The state of the page equals the engine's, and its changes add up to the whole."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.core.events import AccountSnapshot, Command, Event, Kline, PositionSnapshot, Prediction
+from agent.dashboard.dashboard_state import HEADLINES, NO_VERSION, DashboardState
+from agent.dashboard.page_rows import VersionedRows, run_header
+from agent.live.app import make_agent
+from agent.sandbox import Sandbox
+from agent.store.database import Database
+from agent.store.runs import Run, RunKind
+from tests.core.test_venue import SYMBOL, T0, World
+from tests.dashboard.dashboard_harness import ANY_PORT, FakeAgent, bar, headline
+from tests.support.live import handled, living, load_words, settings, until
+
+STEPS = st.lists(st.one_of(st.integers(0, 5), st.none()), max_size=40)
+
+
+@given(STEPS)
+def test_reading_changes_misses_no_row_and_repeats_none(steps: list[int | None]) -> None:
+    """In `steps`, a number changes the row with that key, None reads the changes."""
+    rows: VersionedRows[int, tuple[int, int]] = VersionedRows(4)
+    kept: OrderedDict[int, tuple[int, int]] = OrderedDict()
+    seen = version = 0
+    for step in [*steps, None]:
+        if step is None:
+            changes = rows.since(seen)
+            assert len({key for key, _ in changes}) == len(changes)
+            assert all(changed_at > seen for _, changed_at in changes)
+            for key, changed_at in changes:
+                kept[key] = key, changed_at
+                kept.move_to_end(key)
+            seen = version
+        else:
+            version += 1
+            rows.put(step, (step, version), version)
+    assert list(kept.values())[-len(rows) :] == rows.since(NO_VERSION) if len(rows) else not kept
+
+
+def test_the_number_of_rows_is_bounded() -> None:
+    agent = FakeAgent(bars=50)
+    agent.feed(*(bar(number) for number in range(200)), *(headline(number, "ether") for number in range(500)))
+    page = agent.state.changes(NO_VERSION, "BTCUSDT")
+    assert [len(page["bars"]["rows"]), len(page["headlines"])] == [50, HEADLINES]
+    assert page["bars"]["rows"][-1].start == bar(199).start
+
+
+@pytest.mark.parametrize(
+    ("url", "link"),
+    [
+        ("https://wire.example/a?b=c", "https://wire.example/a?b=c"),
+        ("http://wire.example", "http://wire.example"),
+        ("javascript:alert(1)", ""),
+        ("JaVaScRiPt:alert(1)", ""),
+        ("data:text/html,<script>", ""),
+        ("//wire.example", ""),
+        ("https://[", ""),
+        ("https://wire.example/" + "x" * 5_000, ""),
+    ],
+)
+def test_a_headline_links_only_to_web_urls(url: str, link: str) -> None:
+    agent = FakeAgent()
+    agent.feed(headline(1, "bitcoin", url))
+    assert agent.state.changes()["headlines"][0].url == link
+
+
+def test_a_headline_is_clipped_to_one_line_without_control_characters() -> None:
+    agent = FakeAgent()
+    agent.feed(headline(1, "up\u202edlos\u2066 \x1b[31m\n<b>bitcoin</b> " + "x" * 10_000))
+    title = agent.state.changes()["headlines"][0].title
+    assert title.startswith("updlos [31m <b>bitcoin</b> xxx")
+    assert title.endswith("…")
+    assert len(title) == 300
+
+
+def assert_equals_engine(state: DashboardState, daemon: Daemon) -> None:
+    engine = daemon.core.engine
+    account, ledger = state.account(), engine.portfolio
+    assert account.event == daemon.core.journal.last_seq
+    assert account.equity == pytest.approx(ledger.equity(), abs=1e-9)
+    assert (account.fees, account.funding, account.realised) == (ledger.fees, ledger.funding, ledger.realised)
+    assert (account.risk, account.rule, account.since) == (
+        engine.risk.state,
+        engine.risk.rule,
+        engine.risk.since,
+    )
+    assert state.positions() == {position.symbol: position.qty for position in ledger.open}
+    working = {row.id for row in state.changes()["orders"]}
+    assert working == {order.order.id for tape in engine.states.values() for order in tape.book}
+
+
+async def test_the_state_equals_the_engines_account_also_after_a_restart(
+    sandbox: Sandbox, database: Database, tmp_path: Path
+) -> None:
+    config = settings(sandbox.rest_url, tmp_path, dashboard=ANY_PORT)
+    for attempt in range(2):
+        daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
+        states: list[DashboardState] = []
+
+        def observe(run: Run, states: list[DashboardState] = states) -> DashboardState:
+            states.append(DashboardState(run_header(run, config), config))
+            return states[0]
+
+        daemon.observe_run(observe)
+        async with living(daemon):
+            await until(lambda: handled(daemon) > 40)  # noqa: B023
+            await daemon.command("pause", by="test")
+        assert_equals_engine(states[0], daemon)
+        assert states[0].account().fills, attempt
+
+
+def test_only_what_changed_is_sent() -> None:
+    agent = FakeAgent()
+    agent.feed(bar(1))
+    seen = agent.state.version
+    agent.state.decision(1, Prediction("ETHUSDT", bar(1).available_at, 0.2, 0.3, 0.5))
+    changes = agent.state.changes(seen)
+    assert [(row.symbol, row.prediction.up) for row in changes["market"]] == [("ETHUSDT", 0.5)]
+    assert set(changes) == {"version", "account", "market"}
+    assert agent.state.changes(changes["version"]) == {"version": changes["version"]}
+
+
+@pytest.mark.parametrize("states_cash", [True, False])
+def test_at_a_venue_the_equity_follows_the_ledger_after_drift_is_accepted(states_cash: bool) -> None:
+    """The account starts with 10,250 USDT. Someone else then buys 3 BTC at 90 (mark 100) and spends 10.
+
+    After `resume` the equity is 10,240 + 30. Earlier versions recorded no changes of cash, so the page derives them from the
+    account snapshots.
+    """
+    harness = World(states_cash=states_cash)
+    config = harness.engine._config
+    state = DashboardState(
+        run_header(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.recorded()), config), config
+    )
+    harness.ledger.opened = False
+    harness.sink.decisions.clear()
+    numbers = count(1)
+    state.event(
+        next(numbers),
+        Command("life", T0, T0, {"incarnation": "a", **({"cash": "stated"} if states_cash else {})}),
+    )
+
+    def feed(*events: Event) -> None:
+        for event in events:
+            number = next(numbers)
+            state.event(number, event)
+            for decision in harness.tell(event):
+                state.decision(number, decision)
+
+    def account(usdt: str, *held: PositionSnapshot) -> AccountSnapshot:
+        return AccountSnapshot(harness.now, harness.now, {"USDT": Decimal(usdt)}, held)
+
+    feed(Kline(SYMBOL, 60_000, T0, T0 + 60_000, T0 + 60_000, 100, 100, 100, 100, 1))
+    feed(account("10250"))
+    assert state.account().equity == harness.engine.portfolio.equity() == 10_250
+    held = PositionSnapshot(SYMBOL, Decimal(3), Decimal(90))
+    feed(
+        account("10240", held),
+        account("10240", held),
+        Command("resume", harness.now, harness.now, {}, "test"),
+        account("10240", held),
+    )
+    assert state.account().equity == harness.engine.portfolio.equity() == 10_270
