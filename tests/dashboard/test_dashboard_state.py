@@ -15,6 +15,7 @@ from agent.core.events import AccountSnapshot, Command, Event, Kline, PositionSn
 from agent.dashboard.dashboard_state import HEADLINES, NO_VERSION, DashboardState
 from agent.dashboard.page_rows import VersionedRows, run_header
 from agent.live.app import make_agent
+from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.runs import Run, RunKind
