@@ -1,10 +1,11 @@
-"""What headlines add to prices: the fusion model in its four ablations, on bars and headlines that none of them has seen.
+"""Compares the four ablations of the fusion model on bars and headlines that none of them has seen.
 
     python bench/ablations.py [--data ../shared/data] [--output bench/results] [--work var/ablations]
 
-Trains on [2023-11, 2024-10) BTC and ETH, measures on 2024-10 to 2025-05 beside gradient boosting and the mere shares of the classes,
-then trades that window with each model (fees, spread and latency as in config.toml) beside buy-and-hold. Prints one JSON object;
-`ablations.json` and `ablations.md` go to --output. Headlines are scored once, into the store in --work.
+Trains on [2023-11, 2024-10) of BTC and ETH and evaluates on 2024-10 to 2025-05, beside gradient boosting and
+the class frequencies. Then trades that window with each model (fees, spread and latency as in config.toml)
+beside buy-and-hold. Prints one JSON object and writes `ablations.json` and `ablations.md` to --output.
+Headlines are scored once, into the store in --work.
 """
 
 from __future__ import annotations
@@ -21,22 +22,35 @@ START, CUT, END = "2023-11-01", "2024-10-01", "2025-06-01"
 TAPEWIRE = str(Path(sys.executable).with_name("tapewire"))
 
 
-def ask(*arguments: str) -> dict[str, Any]:
-    """The JSON that a verb prints."""
+def run_command(*arguments: str) -> dict[str, Any]:
+    """Run a tapewire command and return the JSON that it prints."""
     done = subprocess.run([TAPEWIRE, *arguments, "--json"], stdout=subprocess.PIPE, text=True, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def row(ablation: str, files: list[str], news: list[str], work: Path) -> dict[str, Any]:
-    """One model: what it says, and what that earns."""
+def measure(ablation: str, files: list[str], news: list[str], work: Path) -> dict[str, Any]:
+    """Train, evaluate and backtest one ablation."""
     config = ["--config", str(work / "config.toml")]
     folder = work / ablation
-    trained = ask(
-        "train", "fusion", *config, *files, *news, "--start", START, "--end", CUT, "--test-until", END, "--ablation", ablation,
-        "--output", str(folder),
-    )  # fmt: skip
-    traded = ask(
+    trained = run_command(
+        "train",
+        "fusion",
+        *config,
+        *files,
+        *news,
+        "--start",
+        START,
+        "--end",
+        CUT,
+        "--test-until",
+        END,
+        "--ablation",
+        ablation,
+        "--output",
+        str(folder),
+    )
+    traded = run_command(
         "backtest",
         *config,
         *files,
@@ -53,10 +67,10 @@ def row(ablation: str, files: list[str], news: list[str], work: Path) -> dict[st
     return {"ablation": ablation, "trained": trained, "traded": traded}
 
 
-def table(rows: list[dict[str, Any]], benchmark: dict[str, Any]) -> str:
-    """For people."""
+def markdown_table(rows: list[dict[str, Any]], benchmark: dict[str, Any]) -> str:
     lines = [
-        "| model | accuracy | macro-F1 | NLL | Brier | ECE | boosting's NLL | shares' NLL | return | Sharpe | drawdown | trades |",
+        "| model | accuracy | macro-F1 | NLL | Brier | ECE | boosting's NLL | shares' NLL "
+        "| return | Sharpe | drawdown | trades |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for item in rows:
@@ -66,15 +80,14 @@ def table(rows: list[dict[str, Any]], benchmark: dict[str, Any]) -> str:
             for name in ("accuracy", "macro_f1", "nll", "brier", "ece")
         ]
         others = [f"{metrics[name]['nll']['value']:.4f}" for name in ("boosting", "shares")]
-        lines.append(
-            f"| {item['ablation']} | {' | '.join(network + others)} | {' | '.join(earned(traded))} |"
-        )
-    lines.append(f"| buy and hold |{'  |' * 7} {' | '.join(earned(benchmark['metrics']))} |")
+        columns = [item["ablation"], *network, *others, *performance_columns(traded)]
+        lines.append(f"| {' | '.join(columns)} |")
+    lines.append(f"| buy and hold |{'  |' * 7} {' | '.join(performance_columns(benchmark['metrics']))} |")
     return "\n".join(lines) + "\n"
 
 
-def earned(metrics: dict[str, Any]) -> list[str]:
-    """Return, Sharpe ratio, drawdown, trades."""
+def performance_columns(metrics: dict[str, Any]) -> list[str]:
+    """Return the columns return, Sharpe ratio, drawdown and trades."""
     performance = metrics["performance"]
     sharpe = performance["sharpe"]
     return [
@@ -86,7 +99,6 @@ def earned(metrics: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Run it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -101,11 +113,21 @@ def main() -> None:
         part for s in ("BTCUSDT", "ETHUSDT") for part in ("--klines", f"{options.data}/klines/{s}-1m.parquet")
     ]
     news = ["--news", f"{options.data}/news/crypto-headlines.parquet"]
-    rows = [row(ablation, files, news if ablation != "price" else [], options.work) for ablation in ABLATIONS]
-    held = ask(
-        "backtest", "--config", str(options.work / "config.toml"), *files, "--start", CUT, "--end", END,
-        "--strategy", "buy_and_hold",
-    )  # fmt: skip
+    rows = [
+        measure(ablation, files, news if ablation != "price" else [], options.work) for ablation in ABLATIONS
+    ]
+    held = run_command(
+        "backtest",
+        "--config",
+        str(options.work / "config.toml"),
+        *files,
+        "--start",
+        CUT,
+        "--end",
+        END,
+        "--strategy",
+        "buy_and_hold",
+    )
     for item in rows:
         for part in ("trained", "traded"):
             item[part].pop("folder", None)
@@ -118,7 +140,7 @@ def main() -> None:
     }
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "ablations.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.output / "ablations.md").write_text(table(rows, held))
+    (options.output / "ablations.md").write_text(markdown_table(rows, held))
     print(json.dumps(result))
 
 

@@ -1,4 +1,4 @@
-"""A live run's journal held against what the exchange and its feeds have really served."""
+"""Compares a live run's journal with what the exchange and its feeds have actually served."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from agent.core.events import Event, Gap, Kline, News, Sentiment
 
 
 class BarAudit(msgspec.Struct):
-    """Closed bars. `withheld` ones are in nobody's history and stand as a gap in the journal; `missing` are all others that lack."""
+    """Closed bars. `withheld` bars are in no history and must be gaps in the journal; `missing` are all
+    others.
+    """
 
     expected: int = 0
     missing: int = 0
-    given_up: int = 0  # of the missing: a gap stands for them, though the history had them
+    given_up: int = 0  # missing bars that are a gap in the journal although history had them
     withheld: int = 0
     doubled: int = 0
-    wrong: int = 0  # other prices or volume than in the file
+    wrong: int = 0  # prices or volume differ from the file
     disordered: int = 0
 
     @property
     def flawless(self) -> bool:
-        """Every bar that could be had, once, in order and right."""
+        """Whether every available bar is there once, in order and correct."""
         return not (self.missing or self.doubled or self.wrong or self.disordered)
 
 
 class HeadlineAudit(msgspec.Struct):
-    """Headlines. One without a sentiment needs a recorded reason; `unaccounted` ones have none."""
+    """Headlines. Each needs a sentiment or a recorded reason; `unaccounted` have neither."""
 
     served: int = 0
-    journalled: int = 0  # also those that came out before and after
+    journalled: int = 0  # includes those published before and after
     missing: int = 0
     doubled: int = 0
     never_served: int = 0
@@ -43,16 +45,17 @@ class HeadlineAudit(msgspec.Struct):
 
     @property
     def flawless(self) -> bool:
-        """Every headline once, as it was served, with a sentiment or the reason why it has none."""
+        """Whether every headline is there once, as served, with a sentiment or a reason for its absence."""
         return not (self.missing or self.doubled or self.never_served or self.unaccounted)
 
 
 def audit_bars(
     events: Sequence[Event], truth: Mapping[str, Sequence[Kline]], withheld: Mapping[str, Set[int]], last: int
 ) -> BarAudit:
-    """Bars from the first in the journal to the one that starts at `last` (UTC ms), against the `truth` by symbol.
+    """Audit bars from the first in the journal to the one that starts at `last` (UTC ms) against `truth` by
+    symbol.
 
-    `withheld` are starts of bars that the exchange's history denies.
+    `withheld` are starts of bars that the exchange's history omits.
     """
     audit = BarAudit()
     for symbol, bars in truth.items():

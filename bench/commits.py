@@ -1,12 +1,12 @@
-"""What it costs that a commit is on the disk before an order leaves; prints one JSON line with ratios.
+"""Measures the cost of syncing a commit to disk before an order is sent; prints one JSON line with ratios.
 
     python -m bench.commits [--batches 2000] [--folder DIR]
 
-One batch is what a live run commits before it sends: an event into the journal, the order that was decided on it, and the mark that is
-kept apart from the store and forced to the disk once a second. The peer is the same batch with synchronous=NORMAL, as on paper; both
-alternate in blocks on the same disk, which --folder names. The ratio is (ms with the disk) / (ms without), so 1 costs nothing.
-`mark_mean_ms` is what the mark alone takes. A backtest commits 5,000 rows at a time and never waits for the disk:
-`backtest_synchronous` is 1, which is NORMAL.
+One batch is what a live run commits before sending an order: an event in the journal, the order decided on
+it, and the mark, which is kept beside the store and synced once a second. The peer is the same batch with
+synchronous=NORMAL, as in paper mode. Both alternate in blocks on the same disk, which --folder selects. The
+ratio is (ms with sync) / (ms without), so 1 means no cost. `mark_mean_ms` is the time for the mark alone. A
+backtest commits 5,000 rows at a time and never syncs: `backtest_synchronous` is 1, which is NORMAL.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from agent.store.recorder import Recorder
 from agent.store.runs import Run, RunKind
 
 _T0: Final = 1_735_689_600_000
-_BLOCK: Final = 50  # batches of one side before the other's turn
+_BLOCK: Final = 50  # batches of one store before the other takes its turn
 
 
-class Store:
-    """A store, and the times of its batches in ms."""
+class CommitStore:
+    """A store and the durations of its batches in ms."""
 
     def __init__(self, file: Path, *, synced: bool) -> None:
         self.database: Database = open_database(f"sqlite:///{file}")
@@ -47,7 +47,7 @@ class Store:
         self.marks: list[float] = []
 
     def batch(self) -> None:
-        """One event, one order, one mark."""
+        """Commit one event, one order and one mark."""
         seq = self.journal.last_seq + 1
         ts = _T0 + seq
         bar = Kline("BTCUSDT", 60_000, ts, ts, ts, 43_210.1, 43_211.2, 43_209.3, 43_210.4, 12.345)
@@ -66,18 +66,16 @@ class Store:
         self.marks.append((ended - committed) * 1000)
 
     def close(self) -> None:
-        """Give the files back."""
         self.mark.close()
         self.database.close()
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value below which `share` of them lie."""
+    """Return the value below which `share` of the values lie."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -87,8 +85,8 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=args.folder) as scratch,
-        closing(Store(Path(scratch) / "full.db", synced=True)) as full,
-        closing(Store(Path(scratch) / "normal.db", synced=False)) as normal,
+        closing(CommitStore(Path(scratch) / "full.db", synced=True)) as full,
+        closing(CommitStore(Path(scratch) / "normal.db", synced=False)) as normal,
         closing(open_database(f"sqlite:///{Path(scratch) / 'backtest.db'}")) as backtest,
     ):
         for _ in range(args.batches // _BLOCK):
@@ -110,12 +108,18 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "benchmark": "commit before sending", **ratios, "batches": len(full.times), **figures,
-                "mark_mean_ms": {"full": round(statistics.mean(full.marks), 3), "normal": round(statistics.mean(normal.marks), 3)},
+                "benchmark": "commit before sending",
+                **ratios,
+                "batches": len(full.times),
+                **figures,
+                "mark_mean_ms": {
+                    "full": round(statistics.mean(full.marks), 3),
+                    "normal": round(statistics.mean(normal.marks), 3),
+                },
                 "backtest_synchronous": synchronous,
             }
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

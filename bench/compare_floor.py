@@ -1,9 +1,10 @@
-"""The whole engine against the plainest possible loop, alternating in one run; prints one JSON line with ratios.
+"""Compares the whole engine with the simplest possible loop; prints one JSON line with ratios.
 
     python bench/compare_floor.py [--peers DIR] [--rounds 5]
 
-DIR holds the public engines' scripts (`bench_floor.py`, `gen_data.py`), by default ../shared/bench/peers. The ratio is
-(CPU seconds of the plain Python loop) / (CPU seconds of the engine) on workload W2, its median over the rounds: 1 is as fast.
+DIR holds the public engines' scripts (`bench_floor.py`, `gen_data.py`); the default is ../shared/bench/peers.
+The ratio is the median over the rounds of (CPU seconds of the plain Python loop) / (CPU seconds of the
+engine) on workload W2, so 1 means as fast.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def last_line(command: list[str], cwd: Path) -> dict[str, Any]:
-    """The JSON of a script's last line."""
+    """Run a script and return the JSON of its last line."""
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
     line: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return line
 
 
 def main() -> None:
-    """Measure, check that both agree, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -56,13 +56,19 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "benchmark": "replay w2", "ratio_to_plain_loop": round(statistics.median(ratios), 3),
-                "ratios": [round(r, 3) for r in ratios], "bars_per_cpu_s": fastest["bars_per_cpu_s"],
-                "floor_bars_per_cpu_s": round(fastest["bars"] / min(theirs["cpu_seconds"] for theirs, _ in pairs)),
-                "peak_rss_mb": fastest["peak_rss_mb"], "trades": fastest["trades"], "final_equity": fastest["final_equity"],
+                "benchmark": "replay w2",
+                "ratio_to_plain_loop": round(statistics.median(ratios), 3),
+                "ratios": [round(r, 3) for r in ratios],
+                "bars_per_cpu_s": fastest["bars_per_cpu_s"],
+                "floor_bars_per_cpu_s": round(
+                    fastest["bars"] / min(theirs["cpu_seconds"] for theirs, _ in pairs)
+                ),
+                "peak_rss_mb": fastest["peak_rss_mb"],
+                "trades": fastest["trades"],
+                "final_equity": fastest["final_equity"],
             }
         )
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

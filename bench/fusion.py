@@ -1,9 +1,10 @@
-"""What a prediction costs: a bar with and without the fusion model in the engine, one question against torch, memory, training.
+"""Measures the cost of a prediction: with and without the model, against torch, memory, training.
 
     python bench/fusion.py [--days 30] [--questions 20000]
 
-Prints one JSON object. The market is a random walk of one-minute bars and a headline every five minutes with an embedding of 384;
-the model is of random weights, which cost the same. Everything is CPU time in this process, medians over rounds that alternate.
+Prints one JSON object. The market is a random walk of one-minute bars, with a headline every five minutes and
+embeddings of 384 dimensions. The model has random weights, which cost the same. All figures are CPU time in
+this process, as medians over alternating rounds.
 """
 
 from __future__ import annotations
@@ -34,15 +35,15 @@ DIMENSIONS = 384
 ROUNDS = 5
 
 
-class Nothing(ListSink):
-    """Keeps nothing."""
+class DiscardSink(ListSink):
+    """Sink that discards all decisions."""
 
     def decision(self, decision: Any) -> None:
-        """Dropped."""
+        """Discard the decision."""
 
 
 def market(days: int) -> list[Event]:
-    """Bars and headlines in their order."""
+    """Return bars and headlines in order."""
     random = np.random.default_rng(1)
     n = days * 1440
     closes = 50_000 * np.exp(np.cumsum(random.normal(0, 0.0005, n)))
@@ -53,21 +54,23 @@ def market(days: int) -> list[Event]:
         bars.append(
             Kline("BTCUSDT", MINUTE_MS, start, end, end, close, close * 1.0002, close * 0.9998, close, 10.0)
         )
-    wire: list[Event] = []
+    events: list[Event] = []
     for number in range(0, n, 5):
         at = T0 + number * MINUTE_MS + 30_000
         words = " ".join(f"w{word:x}" for word in random.integers(0, 2**30, 5))
         embedding = random.normal(0, 1, DIMENSIONS).astype("<f2").tobytes()
-        wire.append(News(f"n{number}", at, at, f"Bitcoin {words}"))
-        wire.append(Sentiment(f"n{number}", at + 250, at + 250, 0.1, 0.2, 0.7, "words", embedding=embedding))
-    return list(merge([bars, wire]))
+        events.append(News(f"n{number}", at, at, f"Bitcoin {words}"))
+        events.append(
+            Sentiment(f"n{number}", at + 250, at + 250, 0.1, 0.2, 0.7, "words", embedding=embedding)
+        )
+    return list(merge([bars, events]))
 
 
 def replay(events: Iterable[Event], predictor: Predictor | None) -> float:
-    """CPU seconds of the engine over all of it, with a strategy that does nothing."""
+    """Return the CPU seconds of the engine over all events, with a strategy that does nothing."""
     config = parse({"market": {"symbols": ["BTCUSDT"]}}, where="bench")
     strategy = load_strategy("buy_and_hold", {})
-    engine = Engine(config, strategy, Nothing(), run_id="bench", predictor=predictor)
+    engine = Engine(config, strategy, DiscardSink(), run_id="bench", predictor=predictor)
     began = time.process_time()
     for event in events:
         engine.handle(event)
@@ -75,12 +78,11 @@ def replay(events: Iterable[Event], predictor: Predictor | None) -> float:
 
 
 def median(work: Callable[[], float]) -> float:
-    """Of `ROUNDS`."""
+    """Return the median of `ROUNDS` measurements."""
     return statistics.median(work() for _ in range(ROUNDS))
 
 
 def main() -> None:
-    """Run it."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

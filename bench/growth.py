@@ -1,11 +1,13 @@
-"""How a live run grows, and how long a restart takes: prints one JSON object.
+"""Measures how a live run's store grows and how long a restart takes; prints one JSON object.
 
     python bench/growth.py [--symbols 2] [--days 365] [--hours 2] [--folder DIR]
 
-`market_day_mb` is what the journal takes a day in a market that pushes each open bar once a second, `all` with every state, `sampled`
-with `live.open_bars_every` as it ships, for an account that is flat, holds, and holds with a stop; from `--hours` of market. `restart`
-is a life of the core on a store that holds `--days` of journal at the sampled rate: with a snapshot and 15 minutes to fold, and by
-folding all, of which a part is measured. What lies further back than `store.segment` is in archives, and not in the store.
+`market_day_mb` is the size of a day's journal in a market that pushes each open bar once a second,
+extrapolated from `--hours` of market. `all` journals every state, `sampled` uses the default
+`live.open_bars_every`, for an account that is flat, holds, and holds with a stop. `restart` is a start of the
+core on a store with `--days` of journal at the sampled rate: with a snapshot and 15 minutes to fold, and by
+folding everything, of which a part is measured. Segments older than `store.segment` are in archives, not in
+the store.
 """
 
 from __future__ import annotations
@@ -43,21 +45,20 @@ T0: Final = 1_735_689_600_000
 DAY_MINUTES: Final = 1_440
 
 
-class Holder(Strategy):
-    """Holds a little of everything, with a stop as far away as `stop` says; None: without one."""
+class HoldStrategy(Strategy):
+    """Holds a small position in every symbol, with a stop at distance `stop` (None: without a stop)."""
 
     weight = 0.0
     stop: float | None = None
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """Once."""
         if self.weight and not market.position(kline.symbol):
             self.target(kline.symbol, weight=self.weight / len(market.symbols), stop=self.stop)
 
 
 def market(symbols: Sequence[str], minutes: int, seed: int = 0) -> Iterator[Kline]:
-    """A state of each bar a second: a random walk of 0.6 % an hour."""
-    dice = random.Random(seed)
+    """Yield a state of each bar per second: a random walk of 0.6 % an hour."""
+    rng = random.Random(seed)
     prices = dict.fromkeys(symbols, 30_000.0)
     volumes = dict.fromkeys(symbols, 0.0)
     for minute in range(minutes):
@@ -65,11 +66,11 @@ def market(symbols: Sequence[str], minutes: int, seed: int = 0) -> Iterator[Klin
         bars = {symbol: (price, price, price) for symbol, price in prices.items()}
         for second in range(1, 61):
             for number, symbol in enumerate(symbols):
-                price = prices[symbol] = round(prices[symbol] * (1 + dice.gauss(0, 1e-4)), 1)
+                price = prices[symbol] = round(prices[symbol] * (1 + rng.gauss(0, 1e-4)), 1)
                 opened, high, low = bars[symbol]
                 high, low = max(high, price), min(low, price)
                 bars[symbol] = (opened, high, low)
-                volumes[symbol] += dice.expovariate(0.5)
+                volumes[symbol] += rng.expovariate(0.5)
                 at = start + second * 1000 - (0 if second == 60 else 900 - number * 800 // len(symbols))
                 volume = round(volumes[symbol], 3)
                 yield Kline(
@@ -90,13 +91,13 @@ def market(symbols: Sequence[str], minutes: int, seed: int = 0) -> Iterator[Klin
 
 
 def settings(symbols: Sequence[str], **sections: Any) -> Config:
-    """As shipped, but for the strategy."""
+    """Return the default configuration with this strategy."""
     raw: dict[str, Any] = {"market": {"symbols": list(symbols)}, "account": {"initial_capital": "100000"}}
     return parse(raw | sections, where="bench")
 
 
-def passed(config: Config, events: Iterator[Kline], every: int, strategy: Strategy) -> Iterator[Kline]:
-    """What is journalled of the market."""
+def journalled(config: Config, events: Iterator[Kline], every: int, strategy: Strategy) -> Iterator[Kline]:
+    """Yield the market events that are journalled."""
     engine = Engine(config, strategy, NullSink(), run_id="bench", equity_block=1)
     gate = OpenBars(engine, every)
     for event in events:
@@ -105,8 +106,8 @@ def passed(config: Config, events: Iterator[Kline], every: int, strategy: Strate
             yield one
 
 
-def bytes_of(folder: Path, events: Iterator[Kline]) -> tuple[int, int]:
-    """(events, bytes of the store) of a journal."""
+def measure_journal(folder: Path, events: Iterator[Kline]) -> tuple[int, int]:
+    """Return the number of events and the bytes of a store with this journal."""
     file = folder / "bytes.db"
     open_database(f"sqlite:///{file}").close()
     before = file.stat().st_size
@@ -126,8 +127,8 @@ def bytes_of(folder: Path, events: Iterator[Kline]) -> tuple[int, int]:
     return count, size
 
 
-def a_day(symbols: Sequence[str], hours: float, folder: Path) -> dict[str, Any]:
-    """MB and events a day, before and after."""
+def measure_day(symbols: Sequence[str], hours: float, folder: Path) -> dict[str, Any]:
+    """Return MB and events per day, with all states and sampled."""
     config = settings(symbols)
     found: dict[str, Any] = {}
     for name, weight, stop in (
@@ -137,10 +138,12 @@ def a_day(symbols: Sequence[str], hours: float, folder: Path) -> dict[str, Any]:
     ):
         for mode, every in (("all", 0), ("sampled", config.live.open_bars_every)):
             if mode == "all" and name != "flat":
-                continue  # the same
-            strategy = Holder()
+                continue  # same result as above
+            strategy = HoldStrategy()
             strategy.weight, strategy.stop = weight, stop
-            events, size = bytes_of(folder, passed(config, market(symbols, int(hours * 60)), every, strategy))
+            events, size = measure_journal(
+                folder, journalled(config, market(symbols, int(hours * 60)), every, strategy)
+            )
             scale = 24 / hours
             key = "all" if mode == "all" else f"sampled, {name}"
             found[key] = {
@@ -152,10 +155,10 @@ def a_day(symbols: Sequence[str], hours: float, folder: Path) -> dict[str, Any]:
 
 
 def fill(database: Database, symbols: Sequence[str], days: int) -> int:
-    """Rows of another run at the sampled rate, in bulk; how many."""
+    """Insert rows of another run at the sampled rate and return their number."""
     Recorder(database, Run("past", RunKind.LIVE, T0, "sma_cross"))
     payload = encode(next(market(symbols[:1], 1)))
-    states = 5  # a minute and symbol: the close and four samples
+    states = 5  # per minute and symbol: the close and four samples
     a_minute = states * len(symbols)
     with closing(database.engine.raw_connection()) as connection:
         cursor = connection.cursor()
@@ -177,10 +180,10 @@ def fill(database: Database, symbols: Sequence[str], days: int) -> int:
     return days * DAY_MINUTES * a_minute
 
 
-async def a_life(
+async def run_core(
     config: Config, database: Database, events: Sequence[Event], *, first: bool
 ) -> dict[str, float]:
-    """Seconds until the core is there, then hear `events`; ends by a kill, unless it is the first."""
+    """Return the seconds until the core is ready, then handle `events`. Every run but the first is killed."""
     run = Run(
         "life",
         RunKind.LIVE,
@@ -207,14 +210,14 @@ async def a_life(
 
 
 def restart(symbols: Sequence[str], days: int, hours: float, folder: Path) -> dict[str, Any]:
-    """A store with a past, a life that left a snapshot, 15 minutes after it, and the next start."""
+    """Measure a restart on a store with history, with a snapshot that is 15 minutes old."""
     config = settings(
         symbols,
         strategy={"name": "sma_cross", "params": {"fast": 20, "slow": 50}},
         store={"snapshot_every": "15m"},
     )
     sampled = list(
-        passed(
+        journalled(
             config, market(symbols, int(hours * 60)), config.live.open_bars_every, load_strategy("sma_cross")
         )
     )
@@ -223,12 +226,12 @@ def restart(symbols: Sequence[str], days: int, hours: float, folder: Path) -> di
     with closing(open_database(f"sqlite:///{file}")) as database:
         rows = fill(database, symbols, days)
         found: dict[str, Any] = {"days": days, "rows": rows, "store_mb": round(file.stat().st_size / 1e6)}
-        found |= asyncio.run(a_life(config, database, sampled[:-tail], first=True))
-        asyncio.run(a_life(config, database, sampled[-tail:], first=False))
-        found["with_snapshot"] = asyncio.run(a_life(config, database, [], first=False))
+        found |= asyncio.run(run_core(config, database, sampled[:-tail], first=True))
+        asyncio.run(run_core(config, database, sampled[-tail:], first=False))
+        found["with_snapshot"] = asyncio.run(run_core(config, database, [], first=False))
         with database.write() as connection:
             connection.exec_driver_sql("DELETE FROM snapshots")
-        found["folding_all"] = whole = asyncio.run(a_life(config, database, [], first=False))
+        found["folding_all"] = whole = asyncio.run(run_core(config, database, [], first=False))
         found["folding_a_year_s"] = round(
             whole["seconds"] / max(whole["folded"], 1) * 5 * DAY_MINUTES * 365 * len(symbols)
         )
@@ -237,20 +240,19 @@ def restart(symbols: Sequence[str], days: int, hours: float, folder: Path) -> di
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--symbols", type=int, default=2)
-    parser.add_argument("--days", type=int, default=365, help="of journal in the store")
-    parser.add_argument("--hours", type=float, default=2.0, help="of market that are generated")
+    parser.add_argument("--days", type=int, default=365, help="days of journal in the store")
+    parser.add_argument("--hours", type=float, default=2.0, help="hours of market to generate")
     parser.add_argument("--folder", type=Path, default=None)
     given = parser.parse_args()
     symbols = [f"S{number:02}USDT" for number in range(given.symbols)]
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         found = {
             "symbols": given.symbols,
-            "market_day": a_day(symbols, given.hours, Path(folder)),
+            "market_day": measure_day(symbols, given.hours, Path(folder)),
             "restart": restart(symbols, given.days, given.hours, Path(folder)),
         }
     print(json.dumps(found))

@@ -1,11 +1,12 @@
-"""The whole pipeline judged walk-forward: sentiment scored once, the fusion model trained anew in each fold, traded with costs.
+"""Evaluates the whole pipeline walk-forward, with the fusion model retrained in each fold.
 
     python bench/judge.py --klines BTCUSDT-1m.parquet --klines ETHUSDT-1m.parquet --news headlines.parquet \
         --start 2023-11-01 --judge 2024-10-01 --end 2025-05-31
 
-For each ablation of the fusion model, and for the sentiment strategy without one, it runs `tapewire walkforward` and writes the table
-to bench/results/walkforward.json and .md. What a former call has left in --folder isn't run again. Prints the JSON; peak
-memory is of the largest process so far; a wall clock on a busy machine says less than the seconds of CPU.
+For each ablation of the fusion model, and for the sentiment strategy without one, it runs `tapewire
+walkforward` and writes the table to bench/results/walkforward.json and .md. Results of an earlier call in
+--folder are reused. Prints the JSON. Peak memory is that of the largest process so far. On a busy machine CPU
+seconds are more reliable than wall-clock time.
 """
 
 from __future__ import annotations
@@ -29,26 +30,25 @@ MEASURED = ("wall_seconds", "cpu_seconds", "peak_mb")
 
 
 def main() -> None:
-    """Run, gather, write."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--klines", action="append", required=True)
     parser.add_argument("--news", required=True)
-    parser.add_argument("--start", default="2023-11-01", help="learning begins")
-    parser.add_argument("--judge", default="2024-10-01", help="judging begins")
+    parser.add_argument("--start", default="2023-11-01", help="start of training")
+    parser.add_argument("--judge", default="2024-10-01", help="start of evaluation")
     parser.add_argument("--end", default="2025-05-31")
     parser.add_argument(
-        "--model", action="append", choices=(*ABLATIONS, SENTIMENT), help="only these; may be repeated"
+        "--model", action="append", choices=(*ABLATIONS, SENTIMENT), help="only this model; may be repeated"
     )
     parser.add_argument("--placebo", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", type=Path, default=Path("var/judge"))
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    results = {name: judged(name, args) for name in args.model or (*ABLATIONS, SENTIMENT)}
+    results = {name: walk_forward(name, args) for name in args.model or (*ABLATIONS, SENTIMENT)}
     table = {
-        name: brief(found["result"]) | {key: found[key] for key in MEASURED}
+        name: summarise(found["result"]) | {key: found[key] for key in MEASURED}
         for name, found in results.items()
     }
     summary = {
@@ -67,8 +67,8 @@ def main() -> None:
     print(json.dumps(summary))
 
 
-def judged(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The walk-forward of one model, from the folder if it is there."""
+def walk_forward(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the walk-forward of one model, from the folder if it is there."""
     kept: Path = args.folder / f"{name}.json"
     if kept.is_file():
         found: dict[str, Any] = json.loads(kept.read_text())
@@ -105,26 +105,26 @@ def judged(name: str, args: argparse.Namespace) -> dict[str, Any]:
             "1d",
             "--anchored",
         ]
-    began, used = time.monotonic(), cpu()
+    began, used = time.monotonic(), child_cpu_seconds()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = {
         "result": json.loads(done.stdout),
         "wall_seconds": round(time.monotonic() - began, 1),
-        "cpu_seconds": round(cpu() - used, 1),
+        "cpu_seconds": round(child_cpu_seconds() - used, 1),
         "peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,
     }
     kept.write_text(json.dumps(found))
     return found
 
 
-def cpu() -> float:
-    """Seconds that all children which have ended took of a core."""
+def child_cpu_seconds() -> float:
+    """Return the CPU seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
 
-def brief(result: dict[str, Any]) -> dict[str, Any]:
-    """What of a walk-forward is worth keeping: no paths, no daily returns."""
+def summarise(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a walk-forward without paths and daily returns."""
     folds = [
         {
             key: fold[key]
@@ -150,17 +150,18 @@ def brief(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def markdown(summary: dict[str, Any]) -> str:
-    """The table as people read it."""
+    """Format the table as Markdown."""
     begin, end = summary["judged"]
     lines = [
-        f"# Judged walk-forward, {begin} to {end}",
+        f"# Walk-forward evaluation, {begin} to {end}",
         "",
-        f"{', '.join(summary['klines'])} and {summary['news']}; learned from {summary['learned_from']} on, anew before each",
-        "fold of 30 days; fees, spread, slippage, latency and funding as in `config.toml`. Intervals are 95 %, of the stationary",
-        "bootstrap. Placebo: the same with headlines shuffled in time. Made by `bench/judge.py`.",
+        f"{', '.join(summary['klines'])} and {summary['news']}; trained from {summary['learned_from']} on,",
+        "again before each fold of 30 days; fees, spread, slippage, latency and funding as in `config.toml`.",
+        "Intervals are 95 % of the stationary bootstrap. Placebo: headlines shuffled in time. Made by",
+        "`bench/judge.py`.",
         "",
-        "| model | total return | Sharpe ratio | deflated | against buy-and-hold | round trips | cost of one | placebo: median, p "
-        "| random times, p | minutes of CPU (wall) |",
+        "| model | total return | Sharpe ratio | deflated | against buy-and-hold | round trips | cost of one "
+        "| placebo: median, p | random times, p | minutes of CPU (wall) |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     hold = None
@@ -173,7 +174,7 @@ def markdown(summary: dict[str, Any]) -> str:
             "| "
             + " | ".join(
                 (
-                    f"fusion, {name}" if name != SENTIMENT else "sentiment alone",
+                    f"fusion, {name}" if name != SENTIMENT else "sentiment only",
                     spread(evidence["total_return_interval"], percent),
                     spread(evidence["sharpe_interval"], number),
                     "–"
@@ -191,7 +192,7 @@ def markdown(summary: dict[str, Any]) -> str:
             )
             + " |"
         )
-    lines += ["", f"Buy and hold, equal weights: {percent(hold)}.", "", "## The verdicts", ""]
+    lines += ["", f"Buy and hold, equal weights: {percent(hold)}.", "", "## Verdicts", ""]
     for name, found in summary["models"].items():
         verdict = found["verdict"]
         lines.append(
@@ -199,7 +200,7 @@ def markdown(summary: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "## Fold by fold",
+        "## Folds",
         "",
         "| judged from | hold | " + " | ".join(summary["models"]) + " |",
         "|---" * (len(summary["models"]) + 2) + "|",
@@ -213,17 +214,17 @@ def markdown(summary: dict[str, Any]) -> str:
 
 
 def percent(value: float) -> str:
-    """A signed share."""
+    """Format a fraction as a signed percentage."""
     return f"{value * 100:+.1f} %".replace("-", "−")
 
 
 def number(value: float) -> str:
-    """Two digits."""
+    """Format a number with two digits."""
     return f"{value:.2f}".replace("-", "−")
 
 
 def spread(interval: dict[str, float] | None, show: Any) -> str:
-    """A figure with its interval."""
+    """Format a figure with its interval."""
     return (
         f"{show(interval['value'])} [{show(interval['low'])}, {show(interval['high'])}]" if interval else "–"
     )

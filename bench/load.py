@@ -1,17 +1,18 @@
-"""Many symbols with an update a second each, and a stream of headlines, on one core; prints one JSON line.
+"""Runs many symbols and a stream of headlines on one core; prints one JSON line.
 
     python bench/load.py [--symbols 200] [--headlines 20] [--seconds 60] [--feeds 4] [--model starter]
 
-The sandbox plays at the speed of real time in another process, on the other cores: every symbol's bar moves once a second, all of them
-in the same instant, which is harder than a real venue. The daemon and its model have one core. Latencies are in ms:
+The sandbox plays in real time in another process on the other cores. Every symbol's bar moves once a second,
+all in the same instant, which is harder than a real venue. The daemon and its model have one core. Latencies
+are in ms:
 
-    sent_to_handled      from the venue's stamp in the message to the end of the batch that the core handled it in; the venue's own
-                         queue and both sockets are included, so from the socket to handled is less
-    arrived_to_handled   the same from the reading of the message on: a close doesn't say when it was sent
-    queued_to_recorded   from decoded to handled and recorded, as `tapewire status` has it
+    sent_to_handled      from the venue's timestamp in the message to the end of the batch that handled it;
+                         includes the venue's own queue and both sockets, so socket to handled is less
+    arrived_to_handled   the same from the reading of the message: a close has no send time
+    queued_to_recorded   from decoded to handled and recorded, as in `tapewire status`
     arrived_to_sentiment from the arrival of a feed's document, parsed, to the sentiment being handled
 
-The queue's `deepest` is looked at every 5 ms while it is measured, its `high_water` includes the warm-up.
+The queue's `deepest` is sampled every 5 ms during the measurement; its `high_water` includes the warm-up.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 ONE: Final = max(os.sched_getaffinity(0))
 OTHERS: Final = frozenset(os.sched_getaffinity(0) - {ONE}) or frozenset({ONE})
 if __name__ == "__main__":
-    os.sched_setaffinity(0, {ONE})  # before any library starts its threads, which inherit it
+    os.sched_setaffinity(0, {ONE})  # before any library starts threads, which inherit it
 
 from agent.cli.console import print_json  # noqa: E402
 from agent.config import Config, parse  # noqa: E402
@@ -45,30 +46,30 @@ from agent.live.log import configure  # noqa: E402
 from agent.live.model_loader import model_loader  # noqa: E402
 from agent.live.status_report import Status  # noqa: E402
 from agent.sandbox import SandboxOptions  # noqa: E402
-from agent.sandbox.feeds import slug  # noqa: E402
+from agent.sandbox.feed_server import slug  # noqa: E402
 from agent.store.database import open_database  # noqa: E402
 from agent.system.clock import Clock  # noqa: E402
-from bench.exchange import Exchange, Opened, excerpt, invent  # noqa: E402
+from bench.exchange_process import ExchangeInfo, ExchangeProcess, copy_bars, write_headlines  # noqa: E402
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SAMPLE: Final = ROOT / "tests/sample_data/BTCUSDT-1m.csv"
 WARM_UP: Final = 60  # bars
 SETTLE: Final = 3.0  # seconds after the warm-up that are not measured
-LAUNCH: Final = 60  # seconds until the daemon is warm, at most
+LAUNCH: Final = 60  # maximum seconds until the daemon is warm
 
 
-class Stopwatch:
-    """Looks on, and takes the time when the batch that holds an event has been handled. Of bars, only live ones count."""
+class LatencyRecorder:
+    """Observer that records when the batch of an event has been handled. Only live bars count."""
 
     def __init__(self, clock: Clock) -> None:
         self.running = False
         self.taken: defaultdict[str, list[int]] = defaultdict(list)  # ms, by kind
         self._clock = clock
         self._batch: list[tuple[str, int]] = []
-        self._arrived: dict[str, int] = {}  # of headlines that have no sentiment yet
+        self._arrived: dict[str, int] = {}  # headlines without a sentiment so far
 
     def event(self, seq: int, event: Event) -> None:
-        """Note when it was sent."""
+        """Record when the event was sent."""
         match event:
             case Kline(confirm=False):
                 self._note("klines", event.ts)
@@ -80,11 +81,11 @@ class Stopwatch:
                 self._note("headlines", self._arrived.pop(event.news_id, event.available_at))
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Of no interest."""
+        """Do nothing."""
 
     def _note(self, kind: str, since: int) -> None:
         if not self._batch:
-            # The core handles a batch without a pause, so this runs at its end.
+            # The core handles a batch without yielding, so this runs at the end of the batch
             asyncio.get_running_loop().call_soon(self._handled)
         self._batch.append((kind, since))
 
@@ -95,26 +96,28 @@ class Stopwatch:
         self._batch.clear()
 
     def summary(self, kind: str) -> dict[str, float]:
-        """`n`, `p50`, `p99` and `max` in ms; the clock's step is 1 ms."""
+        """Return `n`, `p50`, `p99` and `max` in ms; the clock's resolution is 1 ms."""
         taken = np.array(self.taken[kind] or [0])
         return {
-            "n": len(self.taken[kind]), "p50": float(np.quantile(taken, 0.5)), "p99": float(np.quantile(taken, 0.99)),
+            "n": len(self.taken[kind]),
+            "p50": float(np.quantile(taken, 0.5)),
+            "p99": float(np.quantile(taken, 0.99)),
             "max": float(taken.max()),
-        }  # fmt: skip
+        }
 
 
 def settings(
-    opened: Opened, symbols: Sequence[str], publishers: Sequence[str], folder: Path, model: str
+    info: ExchangeInfo, symbols: Sequence[str], publishers: Sequence[str], folder: Path, model: str
 ) -> Config:
-    """The daemon's configuration: the defaults, but for what the task asks."""
+    """Return the default configuration with the benchmark's sources and model."""
     feeds = [
-        {"url": f"{opened.url}/feeds/{slug(name)}.rss", "name": name, "interval": "1s"} for name in publishers
+        {"url": f"{info.url}/feeds/{slug(name)}.rss", "name": name, "interval": "1s"} for name in publishers
     ]
     return parse(
         {
             "market": {"symbols": list(symbols)},
             "model": {"path": model, "threads": 1},
-            "bybit": {"endpoint": opened.url, "warmup_bars": WARM_UP, "max_requests": 600},
+            "bybit": {"endpoint": info.url, "warmup_bars": WARM_UP, "max_requests": 600},
             "news": {"feeds": feeds, "spread": "1s"},
             "live": {"folder": str(folder), "open_bars_every": 0},
             "store": {"url": f"sqlite:///{folder / 'load.db'}"},
@@ -124,9 +127,10 @@ def settings(
     )
 
 
-async def live(daemon: Daemon, watch: Stopwatch, seconds: float) -> tuple[Status, int, float]:
-    """Measure for so long once the daemon is warm; returns its status, how deep the queue was at most (looked at every 5 ms),
-    and the share of the core that was used.
+async def live(daemon: Daemon, recorder: LatencyRecorder, seconds: float) -> tuple[Status, int, float]:
+    """Measure for `seconds` once the daemon is warm.
+
+    Returns its status, the maximum depth of the queue (sampled every 5 ms), and the used share of the core.
     """
     stop = asyncio.Event()
     life = asyncio.create_task(daemon.run(stop, complete=True))
@@ -137,7 +141,7 @@ async def live(daemon: Daemon, watch: Stopwatch, seconds: float) -> tuple[Status
             await asyncio.sleep(0.1)
     await asyncio.sleep(SETTLE)
     daemon.core.latencies.clear()
-    watch.running = True
+    recorder.running = True
     depths, began = [], os.times()
     until = asyncio.get_running_loop().time() + seconds
     while not life.done() and asyncio.get_running_loop().time() < until:
@@ -145,9 +149,9 @@ async def live(daemon: Daemon, watch: Stopwatch, seconds: float) -> tuple[Status
         await asyncio.sleep(0.005)
     ended = os.times()
     share = (ended.user + ended.system - began.user - began.system) / (ended.elapsed - began.elapsed)
-    watch.running = False
+    recorder.running = False
     if life.done():
-        raise TapewireError(f"run {life.result().id} ended before its time")
+        raise TapewireError(f"run {life.result().id} ended early")
     status = daemon.status()
     stop.set()
     await life
@@ -155,63 +159,79 @@ async def live(daemon: Daemon, watch: Stopwatch, seconds: float) -> tuple[Status
 
 
 def load(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything, in an empty folder; returns the line to print."""
+    """Run the benchmark in an empty folder and return the line to print."""
     symbols = [f"LD{number:03}USDT" for number in range(given.symbols)]
     publishers = [f"Load Wire {number}" for number in range(1, given.feeds + 1)]
     length = LAUNCH + round(SETTLE + given.seconds)
     file = folder / "market-1m.csv"
-    bars = excerpt(SAMPLE, file, WARM_UP + length // 60 + 2)
+    bars = copy_bars(SAMPLE, file, WARM_UP + length // 60 + 2)
     start = bars[WARM_UP].start
     count = length * given.headlines
-    invent(
+    write_headlines(
         folder / "headlines.csv",
         [start + number * 1_000 // given.headlines for number in range(count)],
         1,
         publishers,
     )
     options = SandboxOptions(
-        klines=tuple(Path(f"{symbol}={file}") for symbol in symbols), news=folder / "headlines.csv", start=start,
+        klines=tuple(Path(f"{symbol}={file}") for symbol in symbols),
+        news=folder / "headlines.csv",
+        start=start,
         feed_items=max(10, 3 * given.headlines // given.feeds),
-    )  # fmt: skip
+    )
     with (
         closing(open_database(f"sqlite:///{folder / 'load.db'}")) as database,
-        Exchange(options, OTHERS) as exchange,
+        ExchangeProcess(options, OTHERS) as exchange,
     ):
-        opened = exchange.opened
-        config = settings(opened, symbols, publishers, folder, given.model)
+        info = exchange.info
+        config = settings(info, symbols, publishers, folder, given.model)
         configure(config.log)
         daemon = make_agent(
-            config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True
+            config, database, load_model=model_loader(config.model, database), clock=info.clock, new=True
         )
-        watch = Stopwatch(opened.clock)
-        daemon.observe(watch)
-        status, deepest, share = asyncio.run(live(daemon, watch, given.seconds))
+        recorder = LatencyRecorder(info.clock)
+        daemon.observe(recorder)
+        status, deepest, share = asyncio.run(live(daemon, recorder, given.seconds))
         exchange.close()
     dropped = sum(kind.dropped for kind in status.queue.kinds.values())
     return {
-        "benchmark": "load", "symbols": given.symbols, "headlines_a_second": given.headlines, "feeds": given.feeds,
+        "benchmark": "load",
+        "symbols": given.symbols,
+        "headlines_a_second": given.headlines,
+        "feeds": given.feeds,
         "seconds": given.seconds,
-        "klines_a_second": round(len(watch.taken["klines"]) / given.seconds, 1),
+        "klines_a_second": round(len(recorder.taken["klines"]) / given.seconds, 1),
         "coalesced": status.queue.kinds[OPEN_BAR].coalesced,
-        "queue": {"deepest": deepest, "high_water": status.queue.high_water, "blocked": status.queue.blocked, "dropped": dropped},
-        "klines": {"sent_to_handled": watch.summary("klines"), "queued_to_recorded": status.latencies[OPEN_BAR]},
-        "closes": {"arrived_to_handled": watch.summary("closes"), "queued_to_recorded": status.latencies.get("Kline")},
-        "headlines": {"arrived_to_sentiment": watch.summary("headlines")},
-        "target_p99_ms": 20, "core_busy": round(share, 3), "load_average": round(os.getloadavg()[0], 1), "cores": os.cpu_count(),
-    }  # fmt: skip
+        "queue": {
+            "deepest": deepest,
+            "high_water": status.queue.high_water,
+            "blocked": status.queue.blocked,
+            "dropped": dropped,
+        },
+        "klines": {
+            "sent_to_handled": recorder.summary("klines"),
+            "queued_to_recorded": status.latencies[OPEN_BAR],
+        },
+        "closes": {
+            "arrived_to_handled": recorder.summary("closes"),
+            "queued_to_recorded": status.latencies.get("Kline"),
+        },
+        "headlines": {"arrived_to_sentiment": recorder.summary("headlines")},
+        "target_p99_ms": 20,
+        "core_busy": round(share, 3),
+        "load_average": round(os.getloadavg()[0], 1),
+        "cores": os.cpu_count(),
+    }
 
 
 def main() -> None:
-    """Run it and print its line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--symbols", type=int, default=200)
-    parser.add_argument("--headlines", type=int, default=20, help="a second")
+    parser.add_argument("--headlines", type=int, default=20, help="headlines per second")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument(
-        "--feeds", type=int, default=4, help="that the headlines come from; each is asked once a second"
-    )
+    parser.add_argument("--feeds", type=int, default=4, help="number of feeds; each is polled once a second")
     parser.add_argument("--model", default="starter")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tapewire-") as folder:

@@ -1,17 +1,19 @@
-"""Thousands of orders through the daemon into an exchange at which everything goes wrong: none lost, none doubled, none unknown.
+"""Sends thousands of orders to an exchange with all faults: none lost, doubled or unknown.
 
     python bench/orders.py [--orders 3000] [--seed 1] [--log FILE]
 
-Prints JSON. The exchange is the sandbox on loopback, over real HTTP and WebSocket, with every fault of `FAULTS` on; the agent is the
-real daemon with its journal. When so many orders were placed, trading is paused, what is under way is waited for, and then:
+Prints JSON. The exchange is the sandbox on loopback, over real HTTP and WebSocket, with every fault of
+`FAULTS` on; the agent is the real daemon with its journal. After the given number of orders, trading is
+paused, pending orders are awaited, and then:
 
-    unknown         intents that are not in a known state at the end; must be 0
-    doubled         client order ids that exist twice at the exchange, or were filled for more than was ordered; must be 0
+    unknown         intents without a known state at the end; must be 0
+    doubled         client order ids that exist twice at the exchange or were overfilled; must be 0
     lost_fills      executions of the exchange that the ledger has not booked, or booked twice; must be 0
     drift           wallet of the exchange minus wallet of the ledger, USDT; must be 0.00
     verify          whether the recorded run, decided again, is identical
 
-`overhead` is seconds per order with faults over seconds per order on a calm exchange in the same process: the peer of the figure.
+`overhead` is (seconds per order with faults) / (seconds per order on a fault-free exchange in the same
+process).
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ FAULTS: Final = (
     "corrupt,on=ws/private/*,p=0.01",
     "close,on=ws/private/*,p=0.002",
 )
-"""10000 and the like, time-outs, 10006, 10002, 10016, cuts, views that lag, and every fault of the private stream."""
+"""Error codes such as 10000 and 10006, timeouts, closed connections, lagging views, private stream faults."""
 
 SYMBOLS: Final = 10
 SPEED: Final = 60.0
@@ -75,7 +77,7 @@ _PATIENCE: Final = 120.0
 
 
 async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path) -> dict[str, Any]:
-    """Place so many orders, wait until all is settled, and count."""
+    """Place this many orders, wait until all are settled, and count."""
     files = tuple(
         Path(f"C{number}USDT={ROOT / 'tests/sample_data' / f'{symbol}-1m.csv'}")
         for number, symbol in enumerate(("BTCUSDT", "ETHUSDT") * (SYMBOLS // 2))
@@ -92,19 +94,25 @@ async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path)
         socket_limit=10**6,
     )
     async with Sandbox(options) as sandbox:
-        rules = sandbox.venue.listing.instruments["linear"]
+        rules = sandbox.venue.instruments.by_category["linear"]
         sections = venue_settings(
             sandbox.rest_url, execution={"start_within": "2m"}, strategy=churn(weight=0.02)
         )
         config = settings(
-            sandbox.rest_url, folder, market={"symbols": symbols}, account={"initial_capital": 1_000_000},
+            sandbox.rest_url,
+            folder,
+            market={"symbols": symbols},
+            account={"initial_capital": 1_000_000},
             instruments={
-                symbol: {"tick_size": str(rules[symbol].tick_size), "qty_step": str(rules[symbol].qty_step),
-                         "min_qty": str(rules[symbol].min_qty)}
+                symbol: {
+                    "tick_size": str(rules[symbol].tick_size),
+                    "qty_step": str(rules[symbol].qty_step),
+                    "min_qty": str(rules[symbol].min_qty),
+                }
                 for symbol in symbols
             },
             **sections,
-        )  # fmt: skip
+        )
         with closing(open_database(config.store.url)) as database:
             daemon = make_agent(config, database, load_model=_no_model, clock=sandbox.clock)
             stop = asyncio.Event()
@@ -113,11 +121,11 @@ async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path)
             try:
                 gateway = None
                 while gateway is None or not gateway.reconciled.is_set():
-                    await _tick(life)
+                    await _poll(life)
                     gateway = daemon.gateway
                 sandbox.venue.faults.add(faults)
                 while gateway.health.sent - gateway.health.resent < orders:
-                    await _tick(life)
+                    await _poll(life)
                 took = time.perf_counter() - began
                 await daemon.command("pause", by="bench")
                 await daemon.command("flatten", by="bench")
@@ -130,18 +138,31 @@ async def trade(orders: int, faults: tuple[Fault, ...], seed: int, folder: Path)
             run = life.result()
             ledger = daemon.core.engine.exchange
             assert isinstance(ledger, VenueExchange)
-            found = account(sandbox, ledger, [item.decision for item in read_decisions(database, run.id)])
+            found = compare_accounts(
+                sandbox, ledger, [item.decision for item in read_decisions(database, run.id)]
+            )
             proof = verify(database, find_run(database))
     return {
-        "sent": health.sent, "resent": health.resent, "doubted": health.unknown, "existed": health.existed, "slowed": health.slowed,
-        "reconnects": health.reconnects, "ended": dict(sorted(health.ended.items())), "unknown": len(health.intents), "settled": settled,
-        **found, "verify": "identical" if proof.identical else "diverged", "events": proof.events,
-        "seconds": round(took, 1), "ms_per_order": round(1000 * took / max(1, health.sent), 1), "faults": faulted,
-    }  # fmt: skip
+        "sent": health.sent,
+        "resent": health.resent,
+        "doubted": health.unknown,
+        "existed": health.existed,
+        "slowed": health.slowed,
+        "reconnects": health.reconnects,
+        "ended": dict(sorted(health.ended.items())),
+        "unknown": len(health.intents),
+        "settled": settled,
+        **found,
+        "verify": "identical" if proof.identical else "diverged",
+        "events": proof.events,
+        "seconds": round(took, 1),
+        "ms_per_order": round(1000 * took / max(1, health.sent), 1),
+        "faults": faulted,
+    }
 
 
-def account(sandbox: Sandbox, ledger: VenueExchange, decisions: list[Any]) -> dict[str, Any]:
-    """The exchange's books against ours."""
+def compare_accounts(sandbox: Sandbox, ledger: VenueExchange, decisions: list[Any]) -> dict[str, Any]:
+    """Compare the exchange's account with the ledger."""
     venue = sandbox.venue.account
     decided = {order.id: order for order in decisions if isinstance(order, Order)}
     booked = Counter(fill.id for fill in decisions if isinstance(fill, Fill) and fill.kind is FillKind.TRADE)
@@ -153,25 +174,25 @@ def account(sandbox: Sandbox, ledger: VenueExchange, decisions: list[Any]) -> di
             filled[one.order.link] += one.qty  # type: ignore[assignment]
     over = [link for link, qty in filled.items() if link not in decided or qty > venue_qty(sandbox, link)]
     drift = venue.wallet.balances()[0].wallet - ledger.wallet()
-    held = {leg.symbol: leg.held.qty for leg in venue.desks["linear"].open_legs()}
+    held = {leg.symbol: leg.held.qty for leg in venue.books["linear"].open_legs()}
     return {
         "doubled": sum(count > 1 for count in links.values()) + len(over),
         "lost_fills": len(happened ^ set(booked)) + sum(count > 1 for count in booked.values()),
         "fills": len(happened),
         "drift": f"{drift:.2f}",
         "positions_agree": all(
-            ledger.held(symbol) == held.get(symbol, 0) for symbol in sandbox.venue.listing.symbols
+            ledger.held(symbol) == held.get(symbol, 0) for symbol in sandbox.venue.instruments.symbols
         ),
     }
 
 
 def venue_qty(sandbox: Sandbox, link: str) -> Decimal:
-    """What an order was for, at the exchange."""
+    """Return the quantity of an order at the exchange."""
     return max(order.qty for order in sandbox.venue.account.orders.values() if order.link == link)
 
 
 async def _settle(daemon: Daemon, life: asyncio.Task[Any], orders: int) -> bool:
-    """Until no intent is open and the account agrees with the ledger."""
+    """Wait until no intent is open and the account agrees with the ledger."""
     gateway = daemon.gateway
     assert gateway is not None
     until = time.perf_counter() + _PATIENCE + orders / 100
@@ -179,15 +200,15 @@ async def _settle(daemon: Daemon, life: asyncio.Task[Any], orders: int) -> bool:
         health, seen = gateway.health, gateway.health.reconciled_at
         if not health.intents:
             while gateway.health.reconciled_at == seen and time.perf_counter() < until:
-                await _tick(life)
-            await (await daemon.life.commands.put("heartbeat"))  # what was told before is handled
+                await _poll(life)
+            await (await daemon.life.commands.put("heartbeat"))  # all earlier events have been handled
             if not gateway.health.intents and not gateway.health.drift:
                 return True
-        await _tick(life)
+        await _poll(life)
     return False
 
 
-async def _tick(life: asyncio.Task[Any]) -> None:
+async def _poll(life: asyncio.Task[Any]) -> None:
     await asyncio.sleep(0.05)
     if life.done():
         life.result()
@@ -201,12 +222,15 @@ def _no_model(folder: str) -> Any:
     raise AssertionError(folder)
 
 
-def sound(result: dict[str, Any]) -> bool:
-    """Whether nothing was lost, doubled or left open."""
+def is_sound(result: dict[str, Any]) -> bool:
+    """Return whether nothing was lost, doubled or left open."""
     return (
-        result["settled"] and result["positions_agree"] and result["verify"] == "identical" and Decimal(result["drift"]) == 0
+        result["settled"]
+        and result["positions_agree"]
+        and result["verify"] == "identical"
+        and Decimal(result["drift"]) == 0
         and not (result["unknown"] or result["doubled"] or result["lost_fills"])
-    )  # fmt: skip
+    )
 
 
 def main() -> int:
@@ -214,7 +238,7 @@ def main() -> int:
     parser.add_argument("--orders", type=int, default=3_000)
     parser.add_argument("--seed", type=int, default=1)
     os.environ |= {"TAPEWIRE_API_KEY": "sandbox-key", "TAPEWIRE_API_SECRET": "sandbox-secret"}
-    parser.add_argument("--log", default=os.devnull, help="file for what the agent says")
+    parser.add_argument("--log", default=os.devnull, help="file for the agent's log")
     args = parser.parse_args()
     with open(args.log, "w", encoding="utf-8") as log:
         configure(LogConfig(level="error"), log)
@@ -224,14 +248,14 @@ def main() -> int:
 
 
 def measure(orders: int, seed: int) -> dict[str, Any]:
-    """Both exchanges, the calm one and the faulty one."""
+    """Measure the fault-free and the faulty exchange."""
     faults = tuple(parse_fault(text) for text in FAULTS)
     results: dict[str, Any] = {}
     for name, number, on in (("calm", max(100, orders // 10), ()), ("faults", orders, faults)):
         with tempfile.TemporaryDirectory() as folder:
             results[name] = asyncio.run(trade(number, on, seed, Path(folder)))
     results["overhead"] = round(results["faults"]["ms_per_order"] / results["calm"]["ms_per_order"], 2)
-    results["sound"] = all(sound(results[name]) for name in ("calm", "faults"))
+    results["sound"] = all(is_sound(results[name]) for name in ("calm", "faults"))
     return results
 
 

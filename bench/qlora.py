@@ -1,7 +1,8 @@
-"""What QLoRA saves: peak memory and tokens/s of LoRA, QLoRA, and QLoRA with gradient checkpointing. Prints one JSON object.
+"""Measures peak memory and tokens/s of LoRA, QLoRA, and QLoRA with gradient checkpointing.
 
-On a CPU the embedded base (22 M parameters, where 4 bits save little); with CUDA a randomly initialised Llama of 7 B shape,
-against the 14+ GB (16-bit LoRA) and ~4 GB (QLoRA) of the guide that the methods follow. Each mode has a process of its own.
+On a CPU it uses the embedded base (22 M parameters, for which 4 bits save little). With CUDA it uses a
+randomly initialised Llama of 7 B shape, for comparison with the 14+ GB (16-bit LoRA) and ~4 GB (QLoRA) of the
+guide that the methods follow. Each mode runs in its own process. Prints one JSON object.
 
     python bench/qlora.py [--base FOLDER_OR_ID] [--shape tiny|7b] [--steps 20] [--batch 8] [--tokens 64]
 """
@@ -42,7 +43,7 @@ GUIDE_GB = {"lora": 14.0, "qlora": 4.0}
 
 
 def random_llama(shape: str, folder: Path) -> None:
-    """Saves a Llama of that shape with random 16-bit weights, and a tokenizer that lets it be loaded."""
+    """Save a Llama of that shape with random 16-bit weights, and a tokenizer with which it can be loaded."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -59,7 +60,7 @@ def random_llama(shape: str, folder: Path) -> None:
 
 
 def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
-    """Runs in a child: memory and speed of training steps on random tokens."""
+    """Measure memory and speed of training steps on random tokens; runs in a child process."""
     from models.sentiment.train.silence import silence_warnings
 
     silence_warnings()
@@ -94,7 +95,7 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    step()  # warms up
+    step()  # warm-up
     began = waited()
     for _ in range(steps):
         step()
@@ -109,12 +110,12 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
 
 
 def main() -> None:
-    """Measures every mode and prints the ratios to plain LoRA."""
+    """Measure every mode and print the ratios to plain LoRA."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--base", help="base model [embedded; with CUDA a random Llama]")
-    parser.add_argument("--shape", choices=SHAPES, help="of a random Llama, instead of --base")
+    parser.add_argument("--shape", choices=SHAPES, help="shape of a random Llama, instead of --base")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
@@ -129,8 +130,7 @@ def main() -> None:
         base = given.base or "embedded"
         if shape:
             base = folder
-            # so that the model's own memory is gone afterwards
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
+            with ProcessPoolExecutor(1, mp_context=context) as pool:  # frees the model's memory at its end
                 pool.submit(random_llama, shape, Path(folder)).result()
         found = {}
         for mode in MODES:

@@ -1,12 +1,13 @@
-"""The whole engine on the public engines' two workloads; prints one JSON line as their scripts do.
+"""Runs the whole engine on the public engines' two workloads; prints one JSON line as their scripts do.
 
     python bench/replay.py {w1|w2} --bars FILE.npz [--fill open|close]
 
-W1: SMA 20/100 crossover, long or flat. W2: the ten features on every bar and 50,000 news scores merged in time order; long when
-EMA(score) + 40 * return_20 > 0.10, flat below -0.10. Cash 1,000,000, 0.99 all-in, fee 0.055 %, no spread, no slippage.
-`--fill` says whether orders fill at the next bar's open or at the signal bar's own close. What is timed is building the events from
-the arrays, merging them, and the whole engine down to reconciled books and equity samples. As in the other engines' scripts neither
-metrics nor a database are included; `--metrics` adds what a backtest folds as it goes (equity curve, drawdown, round trips).
+W1: SMA 20/100 crossover, long or flat. W2: the ten features on every bar and 50,000 news scores merged in
+time order; long if EMA(score) + 40 * return_20 > 0.10, flat if below -0.10. Cash 1,000,000, 0.99 all-in, fee
+0.055 %, no spread, no slippage. `--fill` selects whether orders fill at the next bar's open or at the signal
+bar's own close. The timed part is building the events from the arrays, merging them, and the whole engine up
+to reconciled books and equity samples. As in the other engines' scripts, neither metrics nor a database are
+included; `--metrics` adds what a backtest folds as it goes (equity curve, drawdown, round trips).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ WEIGHT = 0.99
 BLOCK = 16_384
 
 
-class SymbolVote(NullSink):
+class FillCounter(NullSink):
     """Counts fills."""
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class SymbolVote(NullSink):
 
 
 class ScoreMomentum(Strategy):
-    """The rule of W2: a moving average of news scores plus momentum, with hysteresis."""
+    """Rule of W2: a moving average of news scores plus momentum, with hysteresis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class ScoreMomentum(Strategy):
 
 
 def bars(data: dict[str, np.ndarray]) -> Iterator[Kline]:
-    """Klines of the arrays, built as they are needed."""
+    """Yield klines from the arrays."""
     for at in range(0, len(data["ts"]), BLOCK):
         start = data["ts"][at : at + BLOCK] // 1_000_000
         close = (start + MINUTE_MS).tolist()
@@ -83,27 +84,40 @@ def bars(data: dict[str, np.ndarray]) -> Iterator[Kline]:
 
 
 def scores(data: dict[str, np.ndarray]) -> Iterator[Sentiment]:
-    """A score s in [-1, 1] as probabilities: bullish (1 + s) / 2, bearish (1 - s) / 2."""
+    """Yield scores s in [-1, 1] as probabilities: bullish (1 + s) / 2, bearish (1 - s) / 2."""
     for ts, score in zip((data["nts"] // 1_000_000).tolist(), data["nscore"].tolist(), strict=True):
         yield Sentiment("", ts, ts, (1.0 - score) / 2.0, 0.0, (1.0 + score) / 2.0, symbols=(SYMBOL,))
 
 
 def configuration(fill: str) -> Config:
-    """The workloads' rules: no limits of risk, no spread, no slippage, no latency."""
+    """Return the workloads' configuration: no risk limits, no spread, no slippage, no latency."""
     return parse(
         {
             "market": {"symbols": [SYMBOL], "category": "linear", "interval": "1m"},
             "account": {"initial_capital": 1_000_000},
-            "instruments": {SYMBOL: {"tick_size": "0.01", "qty_step": "0.00001", "min_qty": "0.00001", "min_notional": 0}},
-            "signals": {"threshold": 0.9999},  # the rule reads scores itself
-            "risk": {"max_daily_loss": 1, "max_drawdown": 1, "max_position": 10, "max_leverage": 10, "max_order": 10},
+            "instruments": {
+                SYMBOL: {"tick_size": "0.01", "qty_step": "0.00001", "min_qty": "0.00001", "min_notional": 0}
+            },
+            "signals": {"threshold": 0.9999},  # the strategy uses the scores directly
+            "risk": {
+                "max_daily_loss": 1,
+                "max_drawdown": 1,
+                "max_position": 10,
+                "max_leverage": 10,
+                "max_order": 10,
+            },
             "paper": {
-                "fill": fill, "latency": 0, "half_spread_bps": 0, "slippage": "none", "liquidity": "infinite", "taker_fee": "0.00055",
+                "fill": fill,
+                "latency": 0,
+                "half_spread_bps": 0,
+                "slippage": "none",
+                "liquidity": "infinite",
+                "taker_fee": "0.00055",
                 "rebalance_band": 0,
             },
         },
         where="bench/replay.py",
-    )  # fmt: skip
+    )
 
 
 def main() -> None:
@@ -116,7 +130,7 @@ def main() -> None:
         "--bars", type=Path, required=True, help="the arrays of gen_data.py (ts, o, h, l, c, v, nts, nscore)"
     )
     parser.add_argument("--fill", choices=["open", "close"], default="open")
-    parser.add_argument("--metrics", action="store_true", help="fold a backtest's metrics, too")
+    parser.add_argument("--metrics", action="store_true", help="include the metrics of a backtest")
     args = parser.parse_args()
     with np.load(args.bars) as arrays:
         data = {key: arrays[key] for key in arrays.files}
@@ -126,7 +140,7 @@ def main() -> None:
         else ScoreMomentum()
     )
     settings = configuration(args.fill)
-    tally = SymbolVote()
+    tally = FillCounter()
     engine = Engine(
         settings, strategy, BacktestSink(tally, settings) if args.metrics else tally, run_id="bench"
     )
@@ -144,12 +158,21 @@ def main() -> None:
     fills = tally.fills
     n = len(data["ts"])
     line: dict[str, Any] = {
-        "engine": "tapewire", "version": __version__, "workload": args.workload, "fill": args.fill, "bars": n, "seconds": round(wall, 4),
-        "cpu_seconds": round(cpu, 4), "bars_per_s": round(n / wall), "bars_per_cpu_s": round(n / cpu), "trades": fills // 2,
+        "engine": "tapewire",
+        "version": __version__,
+        "workload": args.workload,
+        "fill": args.fill,
+        "bars": n,
+        "seconds": round(wall, 4),
+        "cpu_seconds": round(cpu, 4),
+        "bars_per_s": round(n / wall),
+        "bars_per_cpu_s": round(n / cpu),
+        "trades": fills // 2,
         "final_equity": float(engine.portfolio.exact_equity().quantize(Decimal("0.01"))),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "fills": fills,
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "fills": fills,
         "python": platform.python_version(),
-    }  # fmt: skip
+    }
     if isinstance(strategy, ScoreMomentum):
         line |= {"news": strategy.scores, "last_features": [round(x, 10) for x in strategy.last_features]}
     print(json.dumps(line))

@@ -1,10 +1,11 @@
-"""How fast and how faithfully headlines are scored, against the plain transformers pipeline in the same run on the same cores.
+"""Compares speed and accuracy of the scorer with the plain transformers pipeline on the same cores.
 
     python bench/scoring.py [--data ../shared/data] [--model starter] [--headlines 5000]
 
-Prints one JSON object: headlines a second, p50 and p99 of a single headline, ratios to the pipeline (batch 1 and 32, the fp32
-LoRA teacher on the embedded base), macro-F1 of both on PhraseBank, and what a fresh scorer process costs. The pipeline reads a
-part of the headlines only, as it takes that long; both read the same ones for latency.
+Prints one JSON object: headlines per second, p50 and p99 of a single headline, ratios to the pipeline (batch
+1 and 32, the fp32 LoRA teacher on the embedded base), macro-F1 of both on PhraseBank, and the cost of a fresh
+scorer process. The pipeline reads only a part of the headlines because it is slow; both read the same
+headlines for latency.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from models.sentiment import model_dir
 from models.sentiment.serve.scorer import Scorer, cores
 
 ROUNDS = 5
-"""The contestants take turns, each with a part of its headlines: a busy moment of the machine hits them all. Medians count."""
+"""Scorer and pipeline take turns, so that a busy moment of the machine affects both; medians count."""
 
 FRESH = """
 import time; began = time.perf_counter()
@@ -39,7 +40,6 @@ print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_m
 
 
 def main() -> None:
-    """Run it all."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -54,7 +54,7 @@ def main() -> None:
     headlines = titles.drop_duplicates().sample(given.headlines, random_state=0).tolist()
     few = headlines[: given.pipeline_headlines]
 
-    cold = [fresh(folder) for _ in range(3)]
+    cold = [measure_fresh_process(folder) for _ in range(3)]
     scorer = Scorer.load(folder, threads=given.threads)
     pipeline = plain_pipeline(folder / "adapter", given.threads)
     contestants: dict[str, tuple[Callable[[list[str]], Any], list[str]]] = {
@@ -68,7 +68,7 @@ def main() -> None:
     ]
     rates = {name: statistics.median(row[name] for row in rounds) for name in contestants}
     single = {"scorer": latency(lambda text: scorer.score([text]), few), "pipeline": latency(pipeline, few)}
-    quality = faithfulness(
+    quality = macro_f1_scores(
         scorer, folder / "adapter", given.data / "sentiment/phrasebank/Sentences_50Agree.txt"
     )
     print(
@@ -94,10 +94,6 @@ def main() -> None:
 
 
 def plain_pipeline(adapter: Path, threads: int) -> Callable[..., Any]:
-    """The adapter merged into its base, in fp32, behind `transformers.pipeline` as anybody would call it.
-
-    For speed only: transformers' own head reads the first token, not the mean, at the same cost.
-    """
     import torch
     from transformers import AutoTokenizer, BertForSequenceClassification, pipeline
 
@@ -115,7 +111,7 @@ def plain_pipeline(adapter: Path, threads: int) -> Callable[..., Any]:
 
 
 def rate(score: Callable[[list[str]], Any], texts: list[str]) -> float:
-    """Texts a second, after a warm-up."""
+    """Return texts per second after a warm-up."""
     score(texts[:8])
     began = time.perf_counter()
     score(texts)
@@ -123,7 +119,7 @@ def rate(score: Callable[[list[str]], Any], texts: list[str]) -> float:
 
 
 def latency(score: Callable[[str], Any], texts: Sequence[str]) -> dict[str, float]:
-    """p50 and p99 in ms of one text at a time."""
+    """Return p50 and p99 in ms for one text at a time."""
     taken = []
     for text in texts:
         began = time.perf_counter()
@@ -132,8 +128,8 @@ def latency(score: Callable[[str], Any], texts: Sequence[str]) -> dict[str, floa
     return {"p50": float(np.percentile(taken, 50)), "p99": float(np.percentile(taken, 99))}
 
 
-def faithfulness(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str, float]:
-    """Macro-F1 of what is served and of the fp32 model, on text that taught neither."""
+def macro_f1_scores(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str, float]:
+    """Return macro-F1 of the served and of the fp32 model, on text that neither was trained on."""
     from models.classification_metrics import macro_f1, predictions
     from models.sentiment.train.datasets import load
     from models.sentiment.train.evaluation import truth_of
@@ -150,8 +146,8 @@ def faithfulness(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str, f
     return {**found, "macro_f1_points_lost": 100 * (found["macro_f1_fp32"] - found["macro_f1_served"])}
 
 
-def fresh(folder: Path) -> tuple[float, float]:
-    """Seconds from import to the first score, and peak resident MB, of a new process."""
+def measure_fresh_process(folder: Path) -> tuple[float, float]:
+    """Return seconds from import to the first score, and peak resident MB, of a new process."""
     done = subprocess.run(
         [sys.executable, "-c", FRESH, str(folder)], capture_output=True, text=True, check=True
     )
@@ -160,7 +156,7 @@ def fresh(folder: Path) -> tuple[float, float]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the CPU's name."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     return next(
         (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"

@@ -1,12 +1,15 @@
-"""A day of market at high speed, with everything going wrong, against the real daemon over real sockets; prints one JSON line.
+"""Runs the daemon through a day of market at high speed with all faults; prints one JSON line.
 
-    python bench/soak.py [--hours 24] [--speed 1200] [--faults 1] [--seed 1] [--klines FILE ...] [--model starter]
+    python bench/soak.py [--hours 24] [--speed 1200] [--faults 1] [--seed 1] [--klines FILE ...]
+                         [--model starter]
 
-The sandbox exchange and its feeds run in another process, so the memory is the daemon's alone. Afterwards the journal is held
-against the kline files and against the headlines that were served, and the run is verified. Exit code 1 where anything is missing,
-doubled, wrong or different. `--faults` multiplies the probability of every fault; 0 is a venue without any.
+The sandbox exchange and its feeds run in another process, so the memory is the daemon's alone. Afterwards the
+journal is compared with the kline files and the served headlines, and the run is verified. The exit code is 1
+if anything is missing, doubled, wrong or different. `--faults` multiplies the probability of every fault; 0
+means a venue without faults.
 
-A bar that the exchange withholds for good, in its history too, must be a gap in the journal, and is counted apart.
+A bar that the exchange withholds permanently, also from its history, must be a gap in the journal and is
+counted separately.
 """
 
 from __future__ import annotations
@@ -39,20 +42,19 @@ from agent.live.model_loader import model_loader
 from agent.replay.verify import verify
 from agent.sandbox import SandboxOptions
 from agent.sandbox.faults import Fault
-from agent.sandbox.feeds import slug
+from agent.sandbox.feed_server import slug
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.runs import Run
 from agent.system.clock import Clock
 from bench.audit import audit_bars, audit_headlines
-from bench.exchange import PUBLISHERS, Exchange, Opened, excerpt, invent
+from bench.exchange_process import PUBLISHERS, ExchangeInfo, ExchangeProcess, copy_bars, write_headlines
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 WARM_UP: Final = 200  # bars
-# bars after the last one that counts: were that one withheld, its gap would show by a later bar only
-TAIL: Final = 60
-LAUNCH: Final = 10.0  # seconds until the daemon is connected and warm, at most
-PATIENCE: Final = 20.0  # seconds for what is still on its way when the market's time is over
+TAIL: Final = 60  # bars after the last one that counts: a gap is revealed by a later bar only
+LAUNCH: Final = 10.0  # maximum seconds until the daemon is connected and warm
+SETTLE_TIMEOUT: Final = 20.0  # seconds for events in flight at the end of the market
 
 KLINES, REST, FEEDS = "ws/public/kline*", "rest/*", "feeds/*"
 FAULTS: Final = (
@@ -87,7 +89,7 @@ FAULTS: Final = (
     Fault("corrupt", FEEDS, 0.02),
     Fault("truncate", FEEDS, 0.02),
 )
-"""What goes wrong, and how likely it is each time."""
+"""Faults and their probabilities."""
 
 STREAM: Final = (
     "connects",
@@ -103,10 +105,12 @@ STREAM: Final = (
 FEED: Final = ("connects", "errors", "duplicates")
 
 
-def settings(opened: Opened, symbols: Sequence[str], folder: Path, speed: float, model: str) -> Config:
-    """The daemon's configuration. Waits are real time, and short since the venue is near; the market's own spans are scaled."""
+def settings(info: ExchangeInfo, symbols: Sequence[str], folder: Path, speed: float, model: str) -> Config:
+    """Return the daemon's configuration. Waits are in real time; spans of the market are scaled by
+    `speed`.
+    """
     feeds = [
-        {"url": f"{opened.url}/feeds/{slug(publisher)}.{kind}", "name": publisher, "interval": "250ms"}
+        {"url": f"{info.url}/feeds/{slug(publisher)}.{kind}", "name": publisher, "interval": "250ms"}
         for publisher, kind in zip(PUBLISHERS, ("rss", "atom"), strict=True)
     ]
     hours = f"{max(1, round(speed / 100))}h"  # about half a minute of real time
@@ -117,14 +121,32 @@ def settings(opened: Opened, symbols: Sequence[str], folder: Path, speed: float,
             "risk": {"stale_after": hours, "max_drawdown": 1.0, "max_daily_loss": 1.0},
             "model": {"path": model, "threads": 1},
             "bybit": {
-                "endpoint": opened.url, "warmup_bars": WARM_UP, "settle": f"{max(2_000, round(33 * speed))}ms",
-                "audit_interval": "200ms", "silence_timeout": "2s", "open_timeout": "2s", "ack_timeout": "1s", "rest_timeout": "2s",
-                "backfill_timeout": "20s", "ping_interval": "500ms", "pong_timeout": "500ms", "ban_wait": "300ms",
-                "throttle_wait": "200ms", "max_connects": 450, "max_requests": 400, "max_ahead": hours,
-                "reconnect": {"first": "20ms", "ceiling": "200ms"}, "retry": {"first": "20ms", "ceiling": "100ms"},
+                "endpoint": info.url,
+                "warmup_bars": WARM_UP,
+                "settle": f"{max(2_000, round(33 * speed))}ms",
+                "audit_interval": "200ms",
+                "silence_timeout": "2s",
+                "open_timeout": "2s",
+                "ack_timeout": "1s",
+                "rest_timeout": "2s",
+                "backfill_timeout": "20s",
+                "ping_interval": "500ms",
+                "pong_timeout": "500ms",
+                "ban_wait": "300ms",
+                "throttle_wait": "200ms",
+                "max_connects": 450,
+                "max_requests": 400,
+                "max_ahead": hours,
+                "reconnect": {"first": "20ms", "ceiling": "200ms"},
+                "retry": {"first": "20ms", "ceiling": "100ms"},
             },
             "news": {
-                "feeds": feeds, "spread": 0, "max_age": hours, "backlog_age": hours, "max_ahead": hours, "total_timeout": "2s",
+                "feeds": feeds,
+                "spread": 0,
+                "max_age": hours,
+                "backlog_age": hours,
+                "max_ahead": hours,
+                "total_timeout": "2s",
                 "retry": {"first": "50ms", "ceiling": "500ms"},
             },
             "live": {"folder": str(folder), "score_wait": "20ms", "score_within": hours},
@@ -132,22 +154,24 @@ def settings(opened: Opened, symbols: Sequence[str], folder: Path, speed: float,
             "log": {"level": "error", "format": "json"},
         },
         where="bench/soak.py",
-    )  # fmt: skip
+    )
 
 
-class Seen(NamedTuple):
-    """What was observed while the daemon lived; `memory` holds (market hours since it was warm, resident MB)."""
+class SoakObservations(NamedTuple):
+    """Observations during the daemon's run; `memory` holds (market hours since warm-up, resident MB)."""
 
     run: Run
     status: Status
-    first: int  # when the daemon was warm, UTC ms: headlines count from then on
-    last: int  # start of the last bar that counts, UTC ms
+    first: int  # when the daemon was warm (UTC ms); headlines count from then on
+    last: int  # start of the last bar that counts (UTC ms)
     memory: list[tuple[float, float]]
     seconds: float
 
 
-async def live(daemon: Daemon, clock: Clock, minutes: int, speed: float, titles: Mapping[str, int]) -> Seen:
-    """Let the daemon live until it has had so much of market, and what was published meanwhile, or patience is over."""
+async def live(
+    daemon: Daemon, clock: Clock, minutes: int, speed: float, titles: Mapping[str, int]
+) -> SoakObservations:
+    """Run the daemon until it has handled this much market and its headlines, or a timeout."""
     stop = asyncio.Event()
     life = asyncio.create_task(daemon.run(stop, complete=True))
 
@@ -156,10 +180,10 @@ async def live(daemon: Daemon, clock: Clock, minutes: int, speed: float, titles:
         while not life.done() and not condition() and time.monotonic() < deadline:
             await asyncio.sleep(look)
         if life.done():
-            raise TapewireError(f"run {life.result().id} ended before its time")
+            raise TapewireError(f"run {life.result().id} ended early")
 
-    await until(lambda: daemon.started and daemon.core.memory.now > 0, PATIENCE)
-    await until(lambda: not daemon.core.engine.risk.warming, PATIENCE)
+    await until(lambda: daemon.started and daemon.core.memory.now > 0, SETTLE_TIMEOUT)
+    await until(lambda: not daemon.core.engine.risk.warming, SETTLE_TIMEOUT)
     memory, process, origin = daemon.core.memory, psutil.Process(), clock.now()
     last = max(memory.bars.values()) + minutes * MINUTE_MS
     samples: list[tuple[float, float]] = []
@@ -169,19 +193,20 @@ async def live(daemon: Daemon, clock: Clock, minutes: int, speed: float, titles:
         return min(memory.bars.values()) >= last
 
     began, planned = time.monotonic(), minutes * 60 / speed
-    await until(over, 2 * planned + PATIENCE, look=min(1.0, planned / 100))
+    await until(over, 2 * planned + SETTLE_TIMEOUT, look=min(1.0, planned / 100))
     seconds = time.monotonic() - began
     due = {title for title, published in titles.items() if origin <= published <= last}
     await until(
-        lambda: not memory.unscored and due <= {news.title for news in memory.headlines.values()}, PATIENCE
+        lambda: not memory.unscored and due <= {news.title for news in memory.headlines.values()},
+        SETTLE_TIMEOUT,
     )
     status = daemon.status()
     stop.set()
-    return Seen(await life, status, origin, last, samples, seconds)
+    return SoakObservations(await life, status, origin, last, samples, seconds)
 
 
 def memory_line(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Resident MB at the start, the middle and the end, and the slope of a straight line through all but the first quarter."""
+    """Return resident MB at start, middle and end, and the slope of a line without the first quarter."""
     settled = np.array(samples[len(samples) // 4 :])
     hours, megabytes = settled[:, 0], settled[:, 1]
     slope = float(np.polyfit(hours, megabytes, 1)[0]) if np.ptp(hours) else 0.0
@@ -193,59 +218,83 @@ def memory_line(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
 
 
 def soak(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything, in an empty folder; returns the line to print."""
+    """Run the benchmark in an empty folder and return the line to print."""
     minutes = round(given.hours * 60)
     bars = WARM_UP + round(LAUNCH * given.speed / 60) + minutes + TAIL
     files = {source: folder / source.with_suffix(".csv").name for source in given.klines}
-    played = [excerpt(source, target, bars) for source, target in files.items()]
+    played = [copy_bars(source, target, bars) for source, target in files.items()]
     truth = {bars[0].symbol: bars for bars in played}
     start = played[0][WARM_UP].start
-    titles = invent(
+    titles = write_headlines(
         folder / "headlines.csv", [start + minute * MINUTE_MS for minute in range(bars - WARM_UP)], given.seed
     )
     options = SandboxOptions(
-        klines=tuple(files.values()), news=folder / "headlines.csv", start=start, speed=given.speed, seed=given.seed, feed_items=100,
+        klines=tuple(files.values()),
+        news=folder / "headlines.csv",
+        start=start,
+        speed=given.speed,
+        seed=given.seed,
+        feed_items=100,
         faults=tuple(replace(fault, p=min(1.0, fault.p * given.faults)) for fault in FAULTS),
-    )  # fmt: skip
-    with closing(open_database(f"sqlite:///{folder / 'soak.db'}")) as database, Exchange(options) as exchange:
-        opened = exchange.opened
-        config = settings(opened, list(truth), folder, given.speed, given.model)
+    )
+    with (
+        closing(open_database(f"sqlite:///{folder / 'soak.db'}")) as database,
+        ExchangeProcess(options) as exchange,
+    ):
+        info = exchange.info
+        config = settings(info, list(truth), folder, given.speed, given.model)
         configure(config.log)
-        titles = {title: published + opened.shift for title, published in titles.items()}
+        titles = {title: published + info.shift for title, published in titles.items()}
         daemon = make_agent(
-            config, database, load_model=model_loader(config.model, database), clock=opened.clock, new=True
+            config, database, load_model=model_loader(config.model, database), clock=info.clock, new=True
         )
-        seen = asyncio.run(live(daemon, opened.clock, minutes, given.speed, titles))
+        observed = asyncio.run(live(daemon, info.clock, minutes, given.speed, titles))
         closed = exchange.close()
-        events = [event for _, event in read_journal(database, seen.run.id)]
-        proof = verify(database, seen.run)
+        events = [event for _, event in read_journal(database, observed.run.id)]
+        proof = verify(database, observed.run)
     moved = {
-        symbol: [replace(bar, start=bar.start + opened.shift) for bar in original]
+        symbol: [replace(bar, start=bar.start + info.shift) for bar in original]
         for symbol, original in truth.items()
     }
-    queue, (market, feeds, model) = seen.status.queue, seen.status.producers
-    bar_audit = audit_bars(events, moved, closed.withheld, seen.last)
+    queue, (market, feeds, model) = observed.status.queue, observed.status.producers
+    bar_audit = audit_bars(events, moved, closed.withheld, observed.last)
     headlines = audit_headlines(
-        events, titles, seen.first, seen.last, model["dropped"] + model["expired"] + model["waiting"]
+        events, titles, observed.first, observed.last, model["dropped"] + model["expired"] + model["waiting"]
     )
     hits: Counter[str] = Counter()
     for fault in closed.faults:
         hits[fault["kind"]] += fault["hits"]
     return {
-        "benchmark": "soak", "passed": bar_audit.flawless and headlines.flawless and proof.identical,
+        "benchmark": "soak",
+        "passed": bar_audit.flawless and headlines.flawless and proof.identical,
         "verify": "identical" if proof.identical else f"different at event {proof.events}",
-        "events": proof.events, "decisions": proof.decisions, "bars": bar_audit, "headlines": headlines,
-        "memory": memory_line(seen.memory), "klines_ms": seen.status.latencies.get("Kline"),
-        "queue": {"high_water": queue.high_water, "blocked": queue.blocked, "dropped": sum(k.dropped for k in queue.kinds.values())},
-        "stream": {name: market[name] for name in STREAM}, "feeds": {name: feeds[name] for name in FEED},
-        "failures": {producer["name"]: producer["failures"] for producer in seen.status.producers},
-        "faults": dict(hits), "hours": given.hours, "speed": given.speed, "seconds": round(seen.seconds, 1),
-        "symbols": list(truth), "seed": given.seed, "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
+        "events": proof.events,
+        "decisions": proof.decisions,
+        "bars": bar_audit,
+        "headlines": headlines,
+        "memory": memory_line(observed.memory),
+        "klines_ms": observed.status.latencies.get("Kline"),
+        "queue": {
+            "high_water": queue.high_water,
+            "blocked": queue.blocked,
+            "dropped": sum(k.dropped for k in queue.kinds.values()),
+        },
+        "stream": {name: market[name] for name in STREAM},
+        "feeds": {name: feeds[name] for name in FEED},
+        "failures": {producer["name"]: producer["failures"] for producer in observed.status.producers},
+        "faults": dict(hits),
+        "hours": given.hours,
+        "speed": given.speed,
+        "seconds": round(observed.seconds, 1),
+        "symbols": list(truth),
+        "seed": given.seed,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
 
 
 def default_klines() -> list[Path]:
-    """Two years beside the checkout where they are, else the sample."""
+    """Return the two-year files beside the checkout if present, otherwise the sample."""
     real, sample = ROOT.parent / "shared/data/klines", ROOT / "tests/sample_data"
     names = ("BTCUSDT-1m", "ETHUSDT-1m")
     found = [real / f"{name}.parquet" for name in names]
@@ -253,12 +302,11 @@ def default_klines() -> list[Path]:
 
 
 def main() -> None:
-    """Run it and print its line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--hours", type=float, default=24.0, help="of market, after the warm-up")
-    parser.add_argument("--speed", type=float, default=1_200.0, help="1200: a minute in 50 ms")
+    parser.add_argument("--hours", type=float, default=24.0, help="hours of market after the warm-up")
+    parser.add_argument("--speed", type=float, default=1_200.0, help="1200 plays a minute in 50 ms")
     parser.add_argument("--faults", type=float, default=1.0, help="factor on the probability of every fault")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(

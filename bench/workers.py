@@ -1,14 +1,16 @@
-"""Sentiment workers over a real mosquitto: every headline scored once, one worker killed halfway, throughput against one worker.
+"""Measures sentiment workers over a real mosquitto: scored once, a killed worker, throughput.
 
     python -m bench.workers [--headlines 1500] [--model starter]
 
-A living daemon on a sandbox exchange, and workers that are processes of `tapewire worker sentiment`, one thread each. Three times so many
-headlines come at once: to one worker, to two, and to two of which one is killed (SIGKILL) when half is done. What counts is the journal:
-`once` is the number of headlines with exactly one sentiment there, `daemon_busy` the daemon's share of a core. `bare` is the model called
-directly in one and in two processes, in the same batches, just before: what the machine gives. On one with few cores the workers share
-them with the broker, the daemon and the exchange: the ratio says what is left for the second one.
+A daemon runs on a sandbox exchange, with workers that are processes of `tapewire worker sentiment`, one
+thread each. The given number of headlines arrives at once three times: for one worker, for two, and for two
+of which one is killed (SIGKILL) when half is done. The journal counts: `once` is the number of headlines with
+exactly one sentiment in it, `daemon_busy` the daemon's share of a core. `bare` is the throughput of the model
+called directly in one and in two processes, in the same batches, measured just before: the capacity of the
+machine. On a machine with few cores the workers share them with the broker, the daemon and the exchange, so
+the ratio shows the capacity left for the second one.
 
-Prints one JSON line. Exit code 1 where a headline has no sentiment or two, or the run doesn't verify.
+Prints one JSON line. The exit code is 1 if a headline has no sentiment or two, or the run doesn't verify.
 """
 
 from __future__ import annotations
@@ -43,15 +45,15 @@ from agent.sandbox import SandboxOptions
 from agent.store.database import open_database
 from agent.store.journal import read_journal
 from agent.store.runs import Run
-from bench.exchange import Exchange, excerpt
+from bench.exchange_process import ExchangeProcess, copy_bars
 from models.sentiment import model_dir
 from models.sentiment.serve.scorer import Scorer
 from tests.support.mosquitto import mosquitto
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SAMPLE: Final = ROOT / "tests/sample_data/BTCUSDT-1m.csv"
-BARS: Final = 90  # of history and of the time that the benchmark takes
-PATIENCE: Final = 200.0  # seconds for a phase
+BARS: Final = 90  # bars of history and of the benchmark's duration
+SETTLE_TIMEOUT: Final = 200.0  # seconds for a phase
 BATCH: Final = 32
 PHASES: Final = ("one", "two", "killed")
 
@@ -77,51 +79,61 @@ _VERBS: Final = (
 
 
 def titles(n: int, phase: str) -> list[str]:
-    """Made up, no two alike."""
+    """Return generated titles without duplicates."""
     return [
-        f"{_SUBJECTS[number % len(_SUBJECTS)]} {_VERBS[number % len(_VERBS)]}, bulletin {number} of the {phase} desk"
-        for number in range(n)
+        f"{_SUBJECTS[i % len(_SUBJECTS)]} {_VERBS[i % len(_VERBS)]}, bulletin {i} of the {phase} desk"
+        for i in range(n)
     ]
 
 
-class Done:
-    """A watcher that counts sentiments."""
+class SentimentCounter:
+    """Observer that counts sentiments."""
 
     def __init__(self) -> None:
         self._seen = 0
         self._more = asyncio.Event()
 
     def event(self, seq: int, event: Event) -> None:
-        """Count."""
         if isinstance(event, Sentiment):
             self._seen += 1
             self._more.set()
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Of no interest."""
+        """Do nothing."""
 
     async def reaches(self, number: int) -> None:
-        """Wait until there were so many since the beginning."""
-        async with asyncio.timeout(PATIENCE):
+        """Wait until this many have been counted since the start."""
+        async with asyncio.timeout(SETTLE_TIMEOUT):
             while self._seen < number:
                 self._more.clear()
                 await self._more.wait()
 
 
-class Crew:
-    """Worker processes."""
-
+class WorkerProcesses:
     def __init__(self, broker: str, model: str, folder: Path) -> None:
         (folder / "worker.toml").write_text('[log]\nformat = "json"\n')
         self._command = [
-            sys.executable, "-m", "agent.cli.main", "worker", "sentiment", "--config", str(folder / "worker.toml"),
-            "--broker", broker, "--model", model, "--threads", "1", "--batch", str(BATCH),
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "agent.cli.main",
+            "worker",
+            "sentiment",
+            "--config",
+            str(folder / "worker.toml"),
+            "--broker",
+            broker,
+            "--model",
+            model,
+            "--threads",
+            "1",
+            "--batch",
+            str(BATCH),
+        ]
         self._folder = folder
         self._running: list[Popen[bytes]] = []
 
     def start(self) -> None:
-        """One more."""
+        """Start a worker."""
         log = (self._folder / f"worker-{len(self._running)}.log").open("wb")
         with log:
             self._running.append(
@@ -131,14 +143,14 @@ class Crew:
             )
 
     def kill(self) -> None:
-        """The first one, at once."""
+        """Kill the first worker."""
         worker = self._running.pop(0)
         worker.kill()
         worker.wait()
 
     @contextmanager
-    def at_work(self) -> Iterator[Crew]:
-        """None is left behind."""
+    def at_work(self) -> Iterator[WorkerProcesses]:
+        """Run, and end all workers at the end."""
         try:
             yield self
         finally:
@@ -147,7 +159,7 @@ class Crew:
 
 
 def settings(url: str, broker: str, model: str, folder: Path, n: int) -> Config:
-    """The daemon's configuration: the defaults, but for what the task asks."""
+    """Return the default configuration with the benchmark's sources and model."""
     return parse(
         {
             "market": {"symbols": ["BTCUSDT"]},
@@ -164,12 +176,12 @@ def settings(url: str, broker: str, model: str, folder: Path, n: int) -> Config:
     )
 
 
-async def phase(
-    daemon: Daemon, pool: WorkerPool, done: Done, crew: Crew, n: int, name: str
+async def run_phase(
+    daemon: Daemon, pool: WorkerPool, counter: SentimentCounter, workers: WorkerProcesses, n: int, name: str
 ) -> dict[str, Any]:
-    """So many headlines, all at once; in the phase `killed` one worker dies halfway."""
+    """Queue all headlines at once; in the phase `killed` one worker dies halfway."""
     scored = n * PHASES.index(name)
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(SETTLE_TIMEOUT):
         while pool.health.workers != min(2, PHASES.index(name) + 1):
             await asyncio.sleep(0.05)
     before = pool.health.resent, pool.health.own_model
@@ -177,35 +189,38 @@ async def phase(
     for number, title in enumerate(titles(n, name)):
         await daemon.queue.put(News(f"{name}-{number}", now, now, title))
     if name == "killed":
-        await done.reaches(scored + n // 2)
-        crew.kill()
-    await done.reaches(scored + n)
+        await counter.reaches(scored + n // 2)
+        workers.kill()
+    await counter.reaches(scored + n)
     ended = os.times()
     seconds = ended.elapsed - began.elapsed
     return {
         "headlines_a_second": round(n / seconds, 1),
         "daemon_busy": round((ended.user + ended.system - began.user - began.system) / seconds, 2),
-        "asked_again": pool.health.resent - before[0], "own_model": pool.health.own_model - before[1],
-    }  # fmt: skip
+        "asked_again": pool.health.resent - before[0],
+        "own_model": pool.health.own_model - before[1],
+    }
 
 
-async def live(daemon: Daemon, crew: Crew, n: int) -> tuple[Run, dict[str, dict[str, Any]]]:
-    """The daemon's life."""
-    done, stop = Done(), asyncio.Event()
-    daemon.observe(done)
+async def live(daemon: Daemon, workers: WorkerProcesses, n: int) -> tuple[Run, dict[str, dict[str, Any]]]:
+    """Run the daemon and all phases."""
+    counter, stop = SentimentCounter(), asyncio.Event()
+    daemon.observe(counter)
     life = asyncio.create_task(daemon.run(stop, complete=True))
-    work = asyncio.create_task(phases_of(daemon, done, crew, n))
+    work = asyncio.create_task(run_phases(daemon, counter, workers, n))
     await asyncio.wait({life, work}, return_when=asyncio.FIRST_COMPLETED)
     if life.done():
         work.cancel()
-        raise TapewireError(f"run {life.result().id} ended before its time")
+        raise TapewireError(f"run {life.result().id} ended early")
     stop.set()
     return await life, await work
 
 
-async def phases_of(daemon: Daemon, done: Done, crew: Crew, n: int) -> dict[str, dict[str, Any]]:
-    """One after the other, with one more worker each until two are there."""
-    async with asyncio.timeout(PATIENCE):
+async def run_phases(
+    daemon: Daemon, counter: SentimentCounter, workers: WorkerProcesses, n: int
+) -> dict[str, dict[str, Any]]:
+    """Run the phases one after the other, with one more worker each until there are two."""
+    async with asyncio.timeout(SETTLE_TIMEOUT):
         while not daemon.started or daemon.core.engine.risk.warming:
             await asyncio.sleep(0.05)
     pool = daemon.services.scorer
@@ -214,12 +229,12 @@ async def phases_of(daemon: Daemon, done: Done, crew: Crew, n: int) -> dict[str,
     phases: dict[str, dict[str, Any]] = {}
     for name in PHASES:
         if name != "killed":
-            crew.start()
-        phases[name] = await phase(daemon, pool, done, crew, n, name)
+            workers.start()
+        phases[name] = await run_phase(daemon, pool, counter, workers, n, name)
     return phases
 
 
-_scorer: Scorer | None = None  # of a process of the floor
+_scorer: Scorer | None = None  # scorer of a process of `bare`
 
 
 def _open(model: str) -> None:
@@ -234,31 +249,31 @@ def _score(texts: list[str]) -> int:
 
 
 def bare(model: str, n: int, processes: int) -> float:
-    """Headlines a second of the model called directly in so many processes: what this machine gives at this moment."""
+    """Return headlines per second of the model called directly in this many processes."""
     texts = titles(n, "bare")
     with ProcessPoolExecutor(processes, get_context("spawn"), _open, (model,)) as pool:
-        list(pool.map(_score, [texts[:BATCH]] * 2 * processes))  # all are there
+        list(pool.map(_score, [texts[:BATCH]] * 2 * processes))  # starts all processes
         began = time.perf_counter()
         scored = sum(pool.map(_score, [texts[first : first + BATCH] for first in range(0, n, BATCH)]))
         return scored / (time.perf_counter() - began)
 
 
 def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
-    """The line to print, and whether all is as it must be."""
+    """Return the line to print, and whether all checks passed."""
     floor = {processes: bare(model, n, processes) for processes in (1, 2)}
-    bars = excerpt(SAMPLE, folder / "BTCUSDT-1m.csv", BARS)
+    bars = copy_bars(SAMPLE, folder / "BTCUSDT-1m.csv", BARS)
     options = SandboxOptions(klines=(folder / "BTCUSDT-1m.csv",), start=bars[BARS // 2].start)
     with (
         mosquitto(folder / "mosquitto") as broker,
         closing(open_database(f"sqlite:///{folder / 'workers.db'}")) as database,
-        Exchange(options) as exchange,
-        Crew(broker.url, model, folder).at_work() as crew,
+        ExchangeProcess(options) as exchange,
+        WorkerProcesses(broker.url, model, folder).at_work() as workers,
     ):
-        config = settings(exchange.opened.url, broker.url, model, folder, n)
+        config = settings(exchange.info.url, broker.url, model, folder, n)
         configure(config.log)
         load = model_loader(config.model, database, lazy=True)
-        daemon = make_agent(config, database, load_model=load, clock=exchange.opened.clock, new=True)
-        run, phases = asyncio.run(live(daemon, crew, n))
+        daemon = make_agent(config, database, load_model=load, clock=exchange.info.clock, new=True)
+        run, phases = asyncio.run(live(daemon, workers, n))
         exchange.close()
         counts = Counter(
             event.news_id for _, event in read_journal(database, run.id) if isinstance(event, Sentiment)
@@ -267,21 +282,28 @@ def measure(n: int, model: str, folder: Path) -> tuple[dict[str, Any], bool]:
     for name, line in phases.items():
         line["once"] = sum(counts[f"{name}-{number}"] == 1 for number in range(n))
     line = {
-        "benchmark": "workers", "headlines": n, "model": model, "cores": os.cpu_count(), "load_average": round(os.getloadavg()[0], 1),
-        "bare": {"one": round(floor[1], 1), "two": round(floor[2], 1)}, **phases, "verify": "identical" if identical else "different",
-        "ratio_two_to_one": round(phases["two"]["headlines_a_second"] / phases["one"]["headlines_a_second"], 2),
+        "benchmark": "workers",
+        "headlines": n,
+        "model": model,
+        "cores": os.cpu_count(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "bare": {"one": round(floor[1], 1), "two": round(floor[2], 1)},
+        **phases,
+        "verify": "identical" if identical else "different",
+        "ratio_two_to_one": round(
+            phases["two"]["headlines_a_second"] / phases["one"]["headlines_a_second"], 2
+        ),
         "ratio_two_to_one_bare": round(floor[2] / floor[1], 2),
         "ratio_two_to_bare": round(phases["two"]["headlines_a_second"] / floor[2], 2),
-    }  # fmt: skip
+    }
     return line, identical and counts.total() == 3 * n and all(one["once"] == n for one in phases.values())
 
 
 def main() -> None:
-    """Run it and print its line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--headlines", type=int, default=1_500, help="a phase")
+    parser.add_argument("--headlines", type=int, default=1_500, help="headlines per phase")
     parser.add_argument("--model", default="starter")
     given = parser.parse_args()
     if shutil.which("mosquitto") is None:

@@ -141,7 +141,7 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
             seq = (await daemon.command("kill", {"flatten": "true"}, "harness"))["event"]
             flat = await _until(
                 lambda: (
-                    not account.desks["linear"].open_legs()
+                    not account.books["linear"].open_legs()
                     and not account.open
                     and not daemon.status().flattening
                 )
@@ -151,7 +151,7 @@ async def sandbox(dice: random.Random, folder: Path) -> Verdict:
             await life
             run = find_run(database).id
             made = [item.decision for item in read_decisions(database, run) if item.event_seq >= seq]
-            open_legs = account.desks["linear"].open_legs()
+            open_legs = account.books["linear"].open_legs()
     return Verdict(judge(made, flat=flat), f"{state}, {len(open_legs)} positions left")
 
 

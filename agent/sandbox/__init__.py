@@ -1,6 +1,6 @@
-"""A loopback exchange that speaks Bybit v5: real clients trade on it, matched by the core's own paper exchange."""
+"""Bybit v5 exchange on loopback: real clients can trade on it, and the core's paper exchange matches."""
 
-from agent.sandbox.app import Sandbox
-from agent.sandbox.options import SandboxOptions
+from agent.sandbox.loopback_server import Sandbox
+from agent.sandbox.sandbox_options import SandboxOptions
 
 __all__ = ["Sandbox", "SandboxOptions"]

@@ -1,4 +1,4 @@
-"""Market data over REST: /v5/market/…"""
+"""Public REST endpoints: market data under /v5/market/…"""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.sandbox.decimals import text
-from agent.sandbox.errors import parameter, unknown_symbol
-from agent.sandbox.intervals import INTERVALS, bar_starts
-from agent.sandbox.listing import FUNDING_INTERVAL_MS
-from agent.sandbox.params import Params
-from agent.sandbox.shapes_market import book_data, kline_row, risk_limit, ticker_row, trade_row
-from agent.sandbox.venue import Venue
+from agent.sandbox.bybit_errors import parameter_error, unknown_symbol
+from agent.sandbox.json_values import Params, format_number
+from agent.sandbox.listed_instruments import FUNDING_INTERVAL_MS
+from agent.sandbox.market_json import book_data, kline_row, risk_limit, ticker_row, trade_row
+from agent.sandbox.replay_series import INTERVALS, bar_starts
+from agent.sandbox.sandbox_venue import SandboxVenue
 
 Json = dict[str, Any]
 _CATEGORIES: Final = ("linear", "spot", "inverse", "option")
 
 
-def _time(venue: Venue, params: Params) -> Json:  # noqa: ARG001
+def _time(venue: SandboxVenue, params: Params) -> Json:  # noqa: ARG001
     now = venue.now()
     return {"timeSecond": str(now // 1000), "timeNano": str(now * 1_000_000)}
 
 
-def _kline(venue: Venue, params: Params, columns: int = 7) -> Json:
+def _kline(venue: SandboxVenue, params: Params, columns: int = 7) -> Json:
     category = params.text("category", "linear", among=_CATEGORIES)
     symbol = params.text("symbol")
     interval = params.text("interval", among=INTERVALS)
-    venue.listing.instrument(category, symbol)
+    venue.instruments.find(category, symbol)
     quote = venue.market.quotes[symbol]
-    since, until = params.moment("start"), params.moment("end")
+    since, until = params.timestamp("start"), params.timestamp("end")
     if since is not None and since > int(bar_starts(interval, np.array([since]))[0]):
-        since += 1  # the bar that holds `start` began before it
-    rows = quote.tape.candles(
+        since += 1  # exclude the bar that contains `start`, since it began earlier
+    rows = quote.series.candles(
         interval,
         quote.index,
         quote.done,
@@ -44,60 +43,63 @@ def _kline(venue: Venue, params: Params, columns: int = 7) -> Json:
     return {"symbol": symbol, "category": category, "list": [kline_row(bar)[:columns] for bar in rows]}
 
 
-def _price_kline(venue: Venue, params: Params) -> Json:
-    """Mark and index follow the last price."""
+def _price_kline(venue: SandboxVenue, params: Params) -> Json:
+    """Return mark or index klines, which equal the klines of the last price."""
     return _kline(venue, params, columns=5)
 
 
-def _premium_kline(venue: Venue, params: Params) -> Json:
-    """There is no premium where mark and index follow the last price."""
-    answer = _kline(venue, params, columns=5)
-    return answer | {"list": [[row[0], "0", "0", "0", "0"] for row in answer["list"]]}
+def _premium_kline(venue: SandboxVenue, params: Params) -> Json:
+    """Return zero premiums, since mark and index prices follow the last price."""
+    response = _kline(venue, params, columns=5)
+    return response | {"list": [[row[0], "0", "0", "0", "0"] for row in response["list"]]}
 
 
-def _instruments(venue: Venue, params: Params) -> Json:
+def _instruments(venue: SandboxVenue, params: Params) -> Json:
     category = params.text("category", among=_CATEGORIES)
-    listed = list(venue.listing.instruments.get(category, {}))
+    listed = list(venue.instruments.by_category.get(category, {}))
     symbol, base = params.text("symbol", ""), params.text("baseCoin", "")
     if params.text("status", "Trading") != "Trading":
         listed = []
-    if symbol and symbol not in listed and category in venue.listing.instruments:
+    if symbol and symbol not in listed and category in venue.instruments.by_category:
         raise unknown_symbol(symbol)
-    items = [venue.listing.describe(category, name) for name in listed if symbol in ("", name)]
+    items = [venue.instruments.describe(category, name) for name in listed if symbol in ("", name)]
     items = [item for item in items if base in ("", item["baseCoin"])]
     if category == "spot":
         return {"category": category, "list": items}
-    page, cursor = paginate(items, params, default=500, most=1000)
+    page, cursor = paginate(items, params, default=500, maximum=1000)
     return {"category": category, "list": page, "nextPageCursor": cursor}
 
 
-def _tickers(venue: Venue, params: Params) -> Json:
+def _tickers(venue: SandboxVenue, params: Params) -> Json:
     category = params.text("category", among=_CATEGORIES)
-    listed = venue.listing.instruments.get(category, {})
+    listed = venue.instruments.by_category.get(category, {})
     symbol = params.text("symbol", "")
     if symbol:
-        venue.listing.instrument(category, symbol)
+        venue.instruments.find(category, symbol)
     rate = venue.options.funding_rate
     rows = [
-        ticker_row(venue.listing, venue.market, category, name, rate)
+        ticker_row(venue.instruments, venue.market, category, name, rate)
         for name in listed
         if symbol in ("", name)
     ]
     return {"category": category, "list": rows}
 
 
-def _orderbook(venue: Venue, params: Params) -> Json:
+def _orderbook(venue: SandboxVenue, params: Params) -> Json:
     category, symbol = params.text("category", among=_CATEGORIES), params.text("symbol")
     depth = params.integer("limit", 1 if category == "spot" else 25, low=1, high=1000)
-    venue.listing.instrument(category, symbol)
+    venue.instruments.find(category, symbol)
     trades = venue.market.quotes[symbol].trades
     number = trades[0].number if trades else 1
-    return book_data(venue.listing, category, symbol, depth, number) | {"ts": venue.now(), "cts": venue.now()}
+    return book_data(venue.instruments, category, symbol, depth, number) | {
+        "ts": venue.now(),
+        "cts": venue.now(),
+    }
 
 
-def _recent_trades(venue: Venue, params: Params) -> Json:
+def _recent_trades(venue: SandboxVenue, params: Params) -> Json:
     category, symbol = params.text("category", among=_CATEGORIES), params.text("symbol")
-    venue.listing.instrument(category, symbol)
+    venue.instruments.find(category, symbol)
     limit = params.integer(
         "limit", 60 if category == "spot" else 500, low=1, high=60 if category == "spot" else 1000
     )
@@ -105,43 +107,43 @@ def _recent_trades(venue: Venue, params: Params) -> Json:
     return {"category": category, "list": [trade_row(trade) for trade in trades[:limit]]}
 
 
-def _funding_history(venue: Venue, params: Params) -> Json:
+def _funding_history(venue: SandboxVenue, params: Params) -> Json:
     category, symbol = params.text("category", among=_CATEGORIES), params.text("symbol")
-    venue.listing.instrument("linear" if category == "linear" else "none", symbol)
-    since, until = params.moment("startTime"), params.moment("endTime")
+    venue.instruments.find("linear" if category == "linear" else "none", symbol)
+    since, until = params.timestamp("startTime"), params.timestamp("endTime")
     if since is not None and until is None:
-        raise parameter("params error: startTime needs endTime")
-    tape = venue.market.quotes[symbol].tape
-    first = max(since or 0, int(tape.start[0]))
+        raise parameter_error("params error: startTime needs endTime")
+    series = venue.market.quotes[symbol].series
+    first = max(since or 0, int(series.start[0]))
     stamp = min(until or venue.market.time, venue.market.time) // FUNDING_INTERVAL_MS * FUNDING_INTERVAL_MS
     stamps = range(stamp, first - 1, -FUNDING_INTERVAL_MS)[: params.integer("limit", 200, low=1, high=200)]
-    rate = text(venue.options.funding_rate)
+    rate = format_number(venue.options.funding_rate)
     rows = [{"symbol": symbol, "fundingRate": rate, "fundingRateTimestamp": str(moment)} for moment in stamps]
     return {"category": category, "list": rows}
 
 
-def _risk_limit(venue: Venue, params: Params) -> Json:
+def _risk_limit(venue: SandboxVenue, params: Params) -> Json:
     category, symbol = params.text("category", among=_CATEGORIES), params.text("symbol", "")
-    listed = [name for name in venue.listing.instruments.get(category, {}) if symbol in ("", name)]
+    listed = [name for name in venue.instruments.by_category.get(category, {}) if symbol in ("", name)]
     if symbol and not listed:
         raise unknown_symbol(symbol)
     rows = (
-        [risk_limit(venue.listing, name, number) for number, name in enumerate(listed, 1)]
+        [risk_limit(venue.instruments, name, number) for number, name in enumerate(listed, 1)]
         if category == "linear"
         else []
     )
     return {"category": category, "list": rows, "nextPageCursor": ""}
 
 
-def paginate(items: list[Json], params: Params, *, default: int, most: int) -> tuple[list[Json], str]:
-    """A page of `items` and the cursor of the next, which is empty at the end. Cursors are offsets."""
-    limit = params.integer("limit", default, low=1, high=most)
+def paginate(items: list[Json], params: Params, *, default: int, maximum: int) -> tuple[list[Json], str]:
+    """Return a page of `items` and the cursor of the next page, empty at the end. Cursors are offsets."""
+    limit = params.integer("limit", default, low=1, high=maximum)
     offset = params.integer("cursor", 0)
     following = offset + limit
     return items[offset:following], str(following) if following < len(items) else ""
 
 
-PUBLIC: Final[dict[str, Callable[[Venue, Params], Json]]] = {
+PUBLIC: Final[dict[str, Callable[[SandboxVenue, Params], Json]]] = {
     "/v5/market/time": _time,
     "/v5/market/kline": _kline,
     "/v5/market/mark-price-kline": _price_kline,
@@ -154,4 +156,4 @@ PUBLIC: Final[dict[str, Callable[[Venue, Params], Json]]] = {
     "/v5/market/funding/history": _funding_history,
     "/v5/market/risk-limit": _risk_limit,
 }
-"""Path -> handler of the public GET endpoints."""
+"""Path -> handler of the public GET endpoint."""

@@ -1,4 +1,4 @@
-"""The trade WebSocket: orders by message, through the same handlers, limits and checks as REST."""
+"""Trade WebSocket: orders by message, with the same handlers, limits and checks as REST."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import uuid
 from collections import deque
 from typing import Any, Final
 
-from agent.sandbox.channel import Channel
-from agent.sandbox.errors import Refusal
-from agent.sandbox.params import Params
+from agent.sandbox.bybit_errors import BybitError
+from agent.sandbox.channel import ClientChannel
+from agent.sandbox.json_values import Params
 from agent.sandbox.private_rest import PRIVATE, allowed, weight
-from agent.sandbox.venue import Venue
+from agent.sandbox.sandbox_venue import SandboxVenue
 
 _OPS: Final = {
     f"order.{verb}": f"/v5/order/{verb}"
@@ -18,19 +18,18 @@ _OPS: Final = {
 }
 _AUTH_CODES: Final = {10003: 10004, 10001: 10001}
 _REMEMBERED: Final = 10_000
-_LONGEST_ID: Final = 36
+_MAX_ID_LENGTH: Final = 36
 Json = dict[str, Any]
 
 
 class TradeSocket:
-    """Answers one connection."""
+    """Handles the messages of one connection."""
 
-    def __init__(self, venue: Venue) -> None:
+    def __init__(self, venue: SandboxVenue) -> None:
         self._venue = venue
         self._seen: deque[str] = deque(maxlen=_REMEMBERED)
 
-    def receive(self, channel: Channel, message: Json) -> None:
-        """One message."""
+    def handle_message(self, channel: ClientChannel, message: Json) -> None:
         op = str(message.get("op", ""))
         delay = self._venue.options.ack_delay_s
         if op == "ping":
@@ -45,42 +44,42 @@ class TradeSocket:
                 "pong",
             )
         elif op == "auth":
-            channel.send(self._sign_in(channel, message), "auth", delay=delay)
+            channel.send(self._authenticate(channel, message), "auth", delay=delay)
             if not channel.authenticated:
                 channel.close(delay)
         else:
             channel.send(self._order(channel, op, message), op, delay=delay / 5)
 
-    def _sign_in(self, channel: Channel, message: Json) -> Json:
+    def _authenticate(self, channel: ClientChannel, message: Json) -> Json:
         code, text = 0, "OK"
         if channel.authenticated:
             code, text = 20001, "Repeat auth"
         else:
             try:
-                self._venue.auth.socket(message.get("args"))
+                self._venue.auth.check_socket_auth(message.get("args"))
                 channel.authenticated = True
-            except Refusal as refusal:
-                code, text = _AUTH_CODES.get(refusal.code, refusal.code), refusal.message
-        answer = {"retCode": code, "retMsg": text, "op": "auth", "connId": channel.id}
-        return answer | ({"reqId": message["reqId"]} if "reqId" in message else {})
+            except BybitError as error:
+                code, text = _AUTH_CODES.get(error.code, error.code), error.message
+        response = {"retCode": code, "retMsg": text, "op": "auth", "connId": channel.id}
+        return response | ({"reqId": message["reqId"]} if "reqId" in message else {})
 
-    def _order(self, channel: Channel, op: str, message: Json) -> Json:
+    def _order(self, channel: ClientChannel, op: str, message: Json) -> Json:
         venue = self._venue
         header = {"Traceid": uuid.uuid4().hex, "Timenow": str(venue.now())}
         code, text, data, extra = 0, "OK", {}, {}
-        faults = venue.faults.strike(f"ws/trade/{op}", "retcode", "lost")
+        faults = venue.faults.draw(f"ws/trade/{op}", "retcode", "lost")
         try:
             for fault in faults:
                 if fault.kind == "retcode":
-                    raise Refusal(fault.answer, "sandbox fault")
-            data = self._carry_out(channel, op, message, header)
+                    raise BybitError(fault.response_code, "sandbox fault")
+            data = self._execute(channel, op, message, header)
             extra = data.pop("_ext", {})
             for fault in faults:
                 if fault.kind == "lost":
-                    raise Refusal(fault.answer, "Server Timeout")
-        except Refusal as refusal:
-            code, text, data, extra = refusal.code, refusal.message, {}, {}
-        answer = {
+                    raise BybitError(fault.response_code, "Server Timeout")
+        except BybitError as error:
+            code, text, data, extra = error.code, error.message, {}, {}
+        response = {
             "reqId": message.get("reqId", ""),
             "retCode": code,
             "retMsg": text,
@@ -88,35 +87,37 @@ class TradeSocket:
             "data": data,
             "retExtInfo": extra,
         }
-        return answer | {"header": header, "connId": channel.id}
+        return response | {"header": header, "connId": channel.id}
 
-    def _carry_out(self, channel: Channel, op: str, message: Json, header: dict[str, str]) -> Json:
+    def _execute(self, channel: ClientChannel, op: str, message: Json, header: dict[str, str]) -> Json:
         venue = self._venue
         request = str(message.get("reqId", ""))
-        args, stated = message.get("args"), message.get("header")
+        args, request_header = message.get("args"), message.get("header")
         if op not in _OPS:
-            raise Refusal(10404, f"op {op!r} is not found")
+            raise BybitError(10404, f"op {op!r} is not found")
         if not channel.authenticated:
-            raise Refusal(10003, "Request not authorized")
-        if len(request) > _LONGEST_ID:
-            raise Refusal(20003, "reqId is longer than 36 characters")
+            raise BybitError(10003, "Request not authorized")
+        if len(request) > _MAX_ID_LENGTH:
+            raise BybitError(20003, "reqId is longer than 36 characters")
         if request and request in self._seen:
-            raise Refusal(20006, "reqId is duplicate")
+            raise BybitError(20006, "reqId is duplicate")
         if request:
             self._seen.append(request)
         if (
             not isinstance(args, list)
             or len(args) != 1
             or not isinstance(args[0], dict)
-            or not isinstance(stated, dict)
+            or not isinstance(request_header, dict)
         ):
-            raise Refusal(10001, "Params Error: header and one element of args are required")
-        venue.auth.timestamp(stated.get("X-BAPI-TIMESTAMP"), stated.get("X-BAPI-RECV-WINDOW"))
+            raise BybitError(10001, "Params Error: header and one element of args are required")
+        venue.auth.check_timestamp(
+            request_header.get("X-BAPI-TIMESTAMP"), request_header.get("X-BAPI-RECV-WINDOW")
+        )
         path = _OPS[op]
         endpoint = PRIVATE["POST", path]
         params = Params(args[0])
-        allowance, refusal = venue.limits.take(*allowed(endpoint, path, params), weight(path, params))
+        allowance, error = venue.limits.count(*allowed(endpoint, path, params), weight(path, params))
         header |= allowance.headers(venue.now())
-        if refusal is not None:
-            raise Refusal(10429, refusal.message)
+        if error is not None:
+            raise BybitError(10429, error.message)
         return endpoint.handler(venue, params)

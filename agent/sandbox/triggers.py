@@ -1,30 +1,30 @@
-"""Orders that wait for a price: conditional orders, and the take-profit, stop-loss and trailing stop of a position."""
+"""Orders that wait for a price: conditional orders, take-profit, stop-loss and trailing stop."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final
 
-from agent.sandbox.desk import Leg
-from agent.sandbox.errors import Refusal, parameter
-from agent.sandbox.orders import VenueOrder, check_protection
+from agent.sandbox.bybit_errors import BybitError, parameter_error
+from agent.sandbox.category_book import Leg
+from agent.sandbox.sandbox_order import SandboxOrder, check_protection
 
 if TYPE_CHECKING:
-    from agent.sandbox.account import Account
+    from agent.sandbox.unified_account import UnifiedAccount
 
 _FIELDS: Final = {"TakeProfit": "take_profit", "StopLoss": "stop_loss"}
 
 
 class Triggers:
-    """Watches prices for an account. What is triggered goes to the paper exchange as a market or limit order."""
+    """Watches prices for an account and submits triggered orders to the paper exchange."""
 
-    def __init__(self, account: Account) -> None:
+    def __init__(self, account: UnifiedAccount) -> None:
         self._account = account
 
     def fire(self, symbol: str, price: float) -> None:
-        """Activate every order of the symbol whose trigger `price` has reached."""
+        """Activate every order of the symbol whose trigger has been reached by `price`."""
         account = self._account
-        for leg in account.desks["linear"].legs[symbol]:
+        for leg in account.books["linear"].legs[symbol]:
             if leg.trailing is not None:
                 self._trail(leg, price)
         for order in [
@@ -38,38 +38,38 @@ class Triggers:
             if reached and order.open:
                 self._activate(order)
 
-    def _activate(self, order: VenueOrder) -> None:
+    def _activate(self, order: SandboxOrder) -> None:
         account = self._account
         if order.reduce_only:
-            held = account.desks["linear"].leg_of(order).reducible(order.side)
+            held = account.books["linear"].leg_of(order).reducible(order.side)
             order.qty = held if order.whole_position else min(order.qty or held, held)
-        flaw = "" if order.qty else "EC_ReduceOnlyRuleNotSatisfied"
+        problem = "" if order.qty else "EC_ReduceOnlyRuleNotSatisfied"
         try:
-            account.check_funds(order)  # before it counts among the open orders itself
-        except Refusal:
-            flaw = "EC_NotEnoughBalance"
+            account.check_funds(order)  # before the order itself counts as open
+        except BybitError:
+            problem = "EC_NotEnoughBalance"
         order.status, order.updated = "Triggered", account.now()
-        account.tell(order)
-        if flaw:
-            account.end(order, "UNKNOWN", flaw)
+        account.publish(order)
+        if problem:
+            account.end_order(order, "UNKNOWN", problem)
             return
         order.status = "New"
-        account.tell(order)
+        account.publish(order)
         account.submit(order)
 
-    # -- a position's protection -------------------------------------------------------------------------------------
+    # -- a position's protection ----------------------------------------------------------------------------
 
-    def protect(self, leg: Leg, kind: str, price: Decimal, qty: Decimal | None = None) -> None:
-        """Place a position's `TakeProfit` or `StopLoss` at `price` (0 takes it back), for all of it unless `qty` is given."""
+    def place_protection(self, leg: Leg, kind: str, price: Decimal, qty: Decimal | None = None) -> None:
+        """Place a `TakeProfit` or `StopLoss` at `price`, for the whole position by default; 0 removes it."""
         account = self._account
         if qty is None:
-            for order in self._of(leg, kind):
-                account.end(order, "CancelByTpSlTsClear", "EC_PerCancelRequest")
+            for order in self._protection_orders(leg, kind):
+                account.end_order(order, "CancelByTpSlTsClear", "EC_PerCancelRequest")
             setattr(leg, _FIELDS[kind], price or None)
             if not price:
                 return
         side = leg.closing_side
-        order = VenueOrder(
+        order = SandboxOrder(
             "linear", leg.symbol, side, "Market", qty or abs(leg.held.qty), account.now(), index=leg.index
         )
         order.kind = kind if qty is None else f"Partial{kind}"
@@ -85,48 +85,48 @@ class Triggers:
         order.status, order.updated, order.last_on_created = (
             "Untriggered",
             account.now(),
-            account.last(leg.symbol),
+            account.last_price(leg.symbol),
         )
         account.accept(order)
 
-    def set(
+    def set_trading_stop(
         self,
         leg: Leg,
         prices: dict[str, Decimal | None],
         trailing: Decimal | None,
         qty: dict[str, Decimal | None],
     ) -> None:
-        """As position/trading-stop asks: None leaves as it is, 0 takes back."""
+        """Apply a position/trading-stop request: None leaves a price unchanged, 0 removes it."""
         account = self._account
         if not leg.held.qty:
-            raise parameter("can not set tp/sl/ts for zero position")
-        rules = account.listing.instrument("linear", leg.symbol)
-        base = account.last(leg.symbol)
+            raise parameter_error("can not set tp/sl/ts for zero position")
+        rules = account.instruments.find("linear", leg.symbol)
+        base = account.last_price(leg.symbol)
         check_protection(
             rules, leg.opening_side, base, prices["TakeProfit"] or None, prices["StopLoss"] or None
         )
         for kind, price in prices.items():
             if price is not None:
-                self.protect(leg, kind, price, qty[kind])
+                self.place_protection(leg, kind, price, qty[kind])
         if trailing is not None:
             leg.trailing = trailing or None
             leg.best = float(base)
 
-    def follow(self, leg: Leg, order: VenueOrder) -> None:
-        """After a fill: attach the order's own protection, or clear that of a position that is gone."""
+    def on_fill(self, leg: Leg, order: SandboxOrder) -> None:
+        """Attach a filled order's protection to its position; remove that of a closed position."""
         if not leg.held.qty or any(
-            o.side is not leg.closing_side for kind in _FIELDS for o in self._of(leg, kind)
+            o.side is not leg.closing_side for kind in _FIELDS for o in self._protection_orders(leg, kind)
         ):
             leg.take_profit = leg.stop_loss = leg.trailing = None
             for kind in _FIELDS:
-                for waiting in self._of(leg, kind):
-                    self._account.end(waiting, "CancelByTpSlTsClear", "EC_PerCancelRequest")
+                for waiting in self._protection_orders(leg, kind):
+                    self._account.end_order(waiting, "CancelByTpSlTsClear", "EC_PerCancelRequest")
         if leg.held.qty and order.side is leg.opening_side:
             for kind, price in (("TakeProfit", order.take_profit), ("StopLoss", order.stop_loss)):
                 if price is not None and getattr(leg, _FIELDS[kind]) != price:
-                    self.protect(leg, kind, price)
+                    self.place_protection(leg, kind, price)
 
-    def _of(self, leg: Leg, kind: str) -> list[VenueOrder]:
+    def _protection_orders(self, leg: Leg, kind: str) -> list[SandboxOrder]:
         orders = self._account.open.values()
         return [
             o
@@ -138,12 +138,12 @@ class Triggers:
         ]
 
     def _trail(self, leg: Leg, price: float) -> None:
-        """A trailing stop follows the best price at its distance, and closes the position where the price comes back to it."""
+        """Move a trailing stop with the best price; close the position if the price comes back to it."""
         sign = 1 if leg.held.qty > 0 else -1
         leg.best = max(leg.best, price) if sign > 0 else min(leg.best, price)
         if leg.held.qty and (leg.best - price) * sign >= float(leg.trailing or 0):
             account = self._account
-            order = VenueOrder(
+            order = SandboxOrder(
                 "linear",
                 leg.symbol,
                 leg.closing_side,
@@ -154,6 +154,6 @@ class Triggers:
             )
             order.kind, order.create_type, order.tif = "TrailingStop", "CreateByTrailingStop", "IOC"
             order.reduce_only, order.close_on_trigger = True, True
-            order.updated, order.last_on_created = account.now(), account.last(leg.symbol)
+            order.updated, order.last_on_created = account.now(), account.last_price(leg.symbol)
             leg.trailing = None
             account.accept(order)

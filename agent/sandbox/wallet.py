@@ -1,7 +1,7 @@
-"""What the account owns and may still spend: one USDT wallet over both desks, margin for derivatives, coins for spot.
+"""Balances and free funds: one USDT wallet for both categories.
 
-Derivatives trade on the equity of the linear desk. What resting spot orders may cost is set aside on the spot desk, and nothing else
-lies there; coins bought on spot are no collateral.
+Derivatives use the equity of the linear ledger as margin. The spot ledger holds only what resting spot orders
+may cost. Coins bought on spot are not collateral.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from agent.core.events import Side
-from agent.sandbox.desk import Desk, Leg
-from agent.sandbox.listing import SETTLE_COIN, split
-from agent.sandbox.orders import VenueOrder
+from agent.sandbox.category_book import CategoryBook, Leg
+from agent.sandbox.listed_instruments import SETTLE_COIN, split_symbol
+from agent.sandbox.sandbox_order import SandboxOrder
 
 _ZERO = Decimal(0)
 _SLACK = Decimal("1.05")
-"""A market order may cost this much more than the last price said when it came."""
+"""A market order may cost up to this multiple of its value at the last price on arrival."""
 _WITH_FEE = Decimal("1.01")
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """One coin. `wallet` is what was paid in and realised, `equity` adds unrealised profit; `usd` its value."""
+    """One coin: `wallet` is deposits plus realised profit, `equity` adds unrealised profit, `usd` its
+    value.
+    """
 
     coin: str
     wallet: Decimal
@@ -36,30 +38,30 @@ class Balance:
     realised: Decimal = _ZERO
 
 
-class Wallet:
-    """Balances, computed from the desks' ledgers and the open orders."""
+class UnifiedWallet:
+    """Balances, computed from the ledgers of both categories and the open orders."""
 
-    def __init__(self, linear: Desk, spot: Desk, orders: dict[str, VenueOrder]) -> None:
+    def __init__(self, linear: CategoryBook, spot: CategoryBook, orders: dict[str, SandboxOrder]) -> None:
         self._linear = linear
         self._spot = spot
         self._open = orders
 
-    # -- margin ------------------------------------------------------------------------------------------------------
+    # -- margin ---------------------------------------------------------------------------------------------
 
     def notional(self, leg: Leg) -> Decimal:
-        """Of a position at its mark."""
+        """Return the value of a position at its mark price."""
         return abs(leg.held.qty) * leg.held.mark_decimal
 
     def position_margin(self, leg: Leg) -> Decimal:
-        """Initial margin of a position."""
+        """Return the initial margin of a position."""
         return self.notional(leg) / self._linear.leverage(leg)
 
     def maintenance(self, leg: Leg) -> Decimal:
-        """Maintenance margin of a position."""
+        """Return the maintenance margin of a position."""
         return self.notional(leg) * self._linear.rules[leg.key].maintenance_margin
 
     def order_margin(self) -> Decimal:
-        """Initial margin of all derivative orders that would open something."""
+        """Return the initial margin of all derivative orders that are not reduce-only."""
         opening = (order for order in self._resting("linear") if not order.reduce_only)
         margins = (
             o.remaining * (o.price or _ZERO) / self._linear.leverage(self._linear.leg_of(o)) for o in opening
@@ -67,14 +69,14 @@ class Wallet:
         return sum(margins, _ZERO)
 
     def available(self) -> Decimal:
-        """Margin that is free."""
+        """Return the free margin."""
         used = sum((self.position_margin(leg) for leg in self._linear.open_legs()), _ZERO)
         return self._linear.portfolio.exact_equity() - used - self.order_margin()
 
-    # -- spot --------------------------------------------------------------------------------------------------------
+    # -- spot -----------------------------------------------------------------------------------------------
 
     def locked(self, coin: str) -> Decimal:
-        """What resting spot orders hold of a coin."""
+        """Return the amount of a coin that resting spot orders lock."""
         if coin == SETTLE_COIN:
             return sum(
                 (o.remaining * (o.price or _ZERO) for o in self._resting("spot") if o.side is Side.BUY), _ZERO
@@ -83,24 +85,27 @@ class Wallet:
             (
                 o.remaining
                 for o in self._resting("spot")
-                if o.side is Side.SELL and split(o.symbol)[0] == coin
+                if o.side is Side.SELL and split_symbol(o.symbol)[0] == coin
             ),
             _ZERO,
         )
 
     def spendable(self) -> Decimal:
-        """USDT that another spot order may cost: neither margin in use nor profit that is only on paper."""
+        """Return the USDT that a further spot order may cost: free margin without unrealised profit."""
         unrealised = sum((leg.held.unrealised for leg in self._linear.open_legs()), _ZERO)
         return max(_ZERO, self.available() - max(_ZERO, unrealised))
 
     def holdings(self, coin: str) -> Decimal:
-        """Base coin that is owned."""
-        return sum((leg.held.qty for leg in self._spot.open_legs() if split(leg.symbol)[0] == coin), _ZERO)
+        """Return the amount of a base coin that is owned."""
+        return sum(
+            (leg.held.qty for leg in self._spot.open_legs() if split_symbol(leg.symbol)[0] == coin), _ZERO
+        )
 
     def fund_spot(self) -> None:
-        """Set aside on the spot desk what its open buys may cost with their fees, and no more than there is.
+        """Move cash between the ledgers, so that spot holds the cost of its open buys within the free funds.
 
-        The fee comes on top, since the paper exchange takes it in quote currency; the account swaps it back.
+        Fees are added because the paper exchange charges them in quote currency; the account swaps them into
+        base coin.
         """
         buys = (o for o in self._resting("spot") if o.side is Side.BUY)
         costs = (
@@ -113,10 +118,10 @@ class Wallet:
             self._spot.portfolio.transfer(missing)
             self._linear.portfolio.transfer(-missing)
 
-    # -- balances ----------------------------------------------------------------------------------------------------
+    # -- balances -------------------------------------------------------------------------------------------
 
     def balances(self) -> list[Balance]:
-        """USDT, and every coin that is owned."""
+        """Return USDT and every owned coin."""
         legs = self._linear.open_legs()
         book = self._linear.portfolio
         unrealised = sum((leg.held.unrealised for leg in legs), _ZERO)
@@ -133,23 +138,23 @@ class Wallet:
             unrealised,
             book.realised - book.fees + book.funding,
         )
-        coins = dict.fromkeys(split(leg.symbol)[0] for leg in self._spot.open_legs())
+        coins = dict.fromkeys(split_symbol(leg.symbol)[0] for leg in self._spot.open_legs())
         return [settled, *(self.coin(coin) for coin in coins)]
 
     def coin(self, coin: str) -> Balance:
-        """A coin other than USDT, owned or not."""
+        """Return the balance of a coin other than USDT, owned or not."""
         owned = self.holdings(coin)
         value = sum(
             (
                 leg.held.qty * leg.held.mark_decimal
                 for leg in self._spot.open_legs()
-                if split(leg.symbol)[0] == coin
+                if split_symbol(leg.symbol)[0] == coin
             ),
             _ZERO,
         )
         return Balance(coin, owned, owned, value, self.locked(coin))
 
-    def _resting(self, category: str) -> list[VenueOrder]:
+    def _resting(self, category: str) -> list[SandboxOrder]:
         return [
             order for order in self._open.values() if order.category == category and not order.conditional
         ]

@@ -1,1 +1,1 @@
-"""kill -9 at random moments, many times a run: `python -m tests.crash --kills 300 --seed 1`."""
+"""Kills the agent with SIGKILL many times per run: `python -m tests.crash --kills 300 --seed 1`."""

@@ -1,4 +1,4 @@
-"""A share of `make crash`, and proof that it would notice."""
+"""Some kills of `make crash`, and proof that it detects defects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def harness(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_after_every_kill_the_run_goes_on_as_if_there_had_been_none() -> None:
+def test_killed_run_equals_the_uninterrupted_run() -> None:
     done = harness("tests.crash", "--kills", "12", "--seed", "2")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "12 kills, 12 recovered, 0 lost"
@@ -25,7 +25,7 @@ def test_after_every_kill_the_run_goes_on_as_if_there_had_been_none() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", mutants.names(mutants.IN_STORE))
-def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
+def test_store_mutant_is_detected(fault: str) -> None:
     done = harness("tests.crash", "--mutant", fault, "--kills", "50")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "LOST run" in done.stdout
@@ -34,7 +34,7 @@ def test_a_product_with_a_fault_is_found_out(fault: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("faults", [(), ("--faults",)], ids=["calm", "faulty"])
-def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill(faults: tuple[str, ...]) -> None:
+def test_killed_agent_agrees_with_the_exchange(faults: tuple[str, ...]) -> None:
     done = harness("tests.crash", "--testnet", *faults, "--kills", "6", "--seed", "1")
     assert done.returncode == 0, done.stdout + done.stderr
     *_, traded, last = done.stdout.splitlines()
@@ -44,7 +44,7 @@ def test_an_agent_that_trades_at_an_exchange_has_its_books_after_every_kill(faul
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", mutants.names(mutants.BETWEEN_LIVES))
-def test_a_gateway_with_a_fault_is_found_out(fault: str) -> None:
+def test_gateway_mutant_is_detected(fault: str) -> None:
     done = harness("tests.crash", "--testnet", "--mutant", fault, "--kills", "30")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "LOST run" in done.stdout

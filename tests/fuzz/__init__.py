@@ -1,1 +1,1 @@
-"""Everything that strangers send, damaged: what reads it may refuse it, in the words of its own errors, and nothing else."""
+"""Fuzzing: readers of untrusted input may reject corrupted input only with their documented errors."""

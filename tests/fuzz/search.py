@@ -1,4 +1,4 @@
-"""The search for an input that a target doesn't survive, and the corpus of those that were found."""
+"""Searches for inputs that make a target fail, and keeps a corpus of those found."""
 
 from __future__ import annotations
 
@@ -17,54 +17,58 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
-from tests.fuzz.damage import Stroke, damaged
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.corruption import Corruption, corrupt
+from tests.fuzz.fuzz_targets import TARGETS, FuzzTarget
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-"""TARGET/NAME: an input, as it came."""
+"""Holds inputs as TARGET/NAME."""
 
-HANGS: Final = 10
-"""Seconds of the processor that no input may take: each is a few hundred kB at most, and a sound one takes milliseconds."""
+CPU_LIMIT: Final = 10
+"""Maximum CPU seconds per input. Inputs have at most a few hundred kB; a valid one takes milliseconds."""
 
-BLOWS_UP: Final = 400
-"""MiB by which no input may make the process grow."""
+MEMORY_LIMIT: Final = 400
+"""Maximum growth of the process per input, in MiB."""
 
 
-class Survival(AssertionError):
-    """An input that the target did not survive: it hangs, or the process has grown."""
+class ResourceLimitExceeded(AssertionError):
+    """An input makes the target exceed the CPU or memory limit."""
 
 
 def corpus(target: str) -> Sequence[Path]:
-    """The inputs that were found, by name."""
+    """Return the saved inputs of a target, sorted by name."""
     return sorted(path for path in (CORPUS / target).glob("*") if path.is_file())
 
 
-def survive(target: Target, document: bytes) -> bool:
-    """Let the target read the document; whether it took it. Raises what it must not raise, Survival where it hangs or blows up."""
-    before = _largest(from_now=True)
-    with _limited():
+def run_target(target: FuzzTarget, document: bytes) -> bool:
+    """Let the target read the document and return whether it accepted it.
+
+    Raises any unexpected exception, and ResourceLimitExceeded if the target hangs or uses too much memory.
+    """
+    before = _peak_memory(from_now=True)
+    with _cpu_limit():
         try:
             target.read(document)
-            taken = True
-        except target.refusals as error:
+            accepted = True
+        except target.expected_errors as error:
             str(error).encode(errors="replace")
-            taken = False
-    if (grown := _largest() - before) > BLOWS_UP:
-        raise Survival(f"{len(document)} bytes made the process grow by {grown} MiB")
-    return taken
+            accepted = False
+    if (grown := _peak_memory() - before) > MEMORY_LIMIT:
+        raise ResourceLimitExceeded(f"{len(document)} bytes made the process grow by {grown} MiB")
+    return accepted
 
 
 def search(
     name: str,
     examples: int,
     seed: int,
-    heard: Callable[[bool], None] = lambda _: None,
+    on_result: Callable[[bool], None] = lambda _: None,
     *,
     shrink: bool = True,
 ) -> None:
-    """Damage sound documents `examples` times. Raises what the smallest damage led to, which is kept in the corpus first.
+    """Corrupt valid documents `examples` times. Raises the failure of the smallest input, which is saved in
+    the corpus.
 
-    `heard` is told of every input whether it was taken.
+    `on_result` is called for each input with whether it was accepted.
     """
     target = TARGETS[name]
     culprit = b""
@@ -80,67 +84,67 @@ def search(
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(sound=st.sampled_from(target.sound), strokes=strokes)
-    def run(sound: bytes, strokes: list[Stroke]) -> None:
+    @given(seed_document=st.sampled_from(target.seeds), corruptions=corruptions)
+    def run(seed_document: bytes, corruptions: list[Corruption]) -> None:
         nonlocal culprit
-        document = damaged(sound, strokes, target.ways)
+        document = corrupt(seed_document, corruptions, target.corruptors)
         try:
-            heard(survive(target, document))
-        except Exception:  # the boundary: whatever comes out is what was looked for
+            on_result(run_target(target, document))
+        except Exception:  # any exception is a finding
             culprit = document
             raise
 
     try:
         run()
     except Exception:
-        keep(name, culprit)
+        save(name, culprit)
         raise
 
 
-strokes: Final = st.lists(
+corruptions: Final = st.lists(
     st.builds(
-        Stroke,
-        deed=st.integers(0, 255),
-        where=st.floats(0, 1, exclude_max=True, allow_subnormal=False),
+        Corruption,
+        kind=st.integers(0, 255),
+        position=st.floats(0, 1, exclude_max=True, allow_subnormal=False),
         value=st.integers(0, 63),
     ),
     min_size=1,
     max_size=6,
 )
-"""One to six: with more, nothing of a document is left to be read."""
+"""One to six corruptions: more would leave nothing of the document to read."""
 
 
-def keep(target: str, document: bytes) -> Path:
-    """Put an input into the corpus, under the name that its bytes give it."""
+def save(target: str, document: bytes) -> Path:
+    """Save an input in the corpus under the hash of its bytes."""
     path = CORPUS / target / hashlib.sha256(document).hexdigest()[:12]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(document)
     return path
 
 
-def quiet() -> None:
-    """The product's own words about each damaged message would be a million lines."""
+def silence_log() -> None:
+    """Silence the product's log of damaged messages."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
 
 
-def _largest(*, from_now: bool = False) -> int:
-    """MiB that the process has held at most: ever, or on Linux since `from_now` was last asked for."""
+def _peak_memory(*, from_now: bool = False) -> int:
+    """Return the peak memory of the process in MiB: ever, or on Linux since the last call with `from_now`."""
     if (status := Path("/proc/self/status")).exists():
         if from_now:
             Path("/proc/self/clear_refs").write_text("5")
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) >> 10
-    # macOS counts bytes
+    # macOS reports bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
+def _cpu_limit() -> Iterator[None]:
     def hangs(_: int, __: FrameType | None) -> NoReturn:
-        raise Survival(f"it takes more than {HANGS} seconds of the processor")
+        raise ResourceLimitExceeded(f"more than {CPU_LIMIT} CPU seconds")
 
     before = signal.signal(signal.SIGVTALRM, hangs)
-    signal.setitimer(signal.ITIMER_VIRTUAL, HANGS)
+    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_LIMIT)
     try:
         yield
     finally:

@@ -60,11 +60,11 @@ async def test_bars_are_those_of_the_file(sandbox: Sandbox, database: Database, 
     async with living(daemon):
         await until(lambda: handled(daemon) >= 30)
     for symbol in SYMBOLS:
-        tape = sandbox.market.quotes[symbol].tape
+        series = sandbox.market.quotes[symbol].series
         bars = [e for e in journal(database) if isinstance(e, Kline) and e.confirm and e.symbol == symbol]
         assert len(bars) > 70
         for bar in bars:
-            truth = tape.bar(tape.index_at(bar.start))
+            truth = series.bar(series.index_at(bar.start))
             assert (bar.start, bar.open, bar.high, bar.low, bar.close) == (
                 truth.start, truth.open, truth.high, truth.low, truth.close,
             )  # fmt: skip

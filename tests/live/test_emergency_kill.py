@@ -316,7 +316,7 @@ async def test_two_ways_at_once_end_flat_and_never_on_the_other_side(
             )
             await one.create(resting)
             await until(
-                lambda: sandbox.venue.account.desks["linear"].open_legs() and sandbox.venue.account.open
+                lambda: sandbox.venue.account.books["linear"].open_legs() and sandbox.venue.account.open
             )
             sandbox.venue.faults.add([parse_fault(fault) for fault in faults])
             other = account(sandbox, tmp_path / "other")  # another folder: without a lock in common

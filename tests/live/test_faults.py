@@ -126,8 +126,8 @@ async def test_the_agent_lives_on(database: Database, tmp_path: Path, row: Row) 
 def assert_true_to(sandbox: Sandbox, events: list[Event]) -> None:
     for bar in of(Kline, events):
         if bar.confirm:
-            tape = sandbox.market.quotes[bar.symbol].tape
-            truth = tape.bar(tape.index_at(bar.start))
+            series = sandbox.market.quotes[bar.symbol].series
+            truth = series.bar(series.index_at(bar.start))
             assert (bar.open, bar.high, bar.low, bar.close) == (
                 truth.open,
                 truth.high,

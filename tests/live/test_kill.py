@@ -79,9 +79,11 @@ async def test_lives_that_end_by_kill_9_add_up_to_one(tmp_path: Path) -> None:
         scored = [sentiment.news_id for sentiment in of(Sentiment, events)]
         assert len(set(scored)) == len(scored)
         for symbol in config.market.symbols:
-            tape = sandbox.market.quotes[symbol].tape
+            series = sandbox.market.quotes[symbol].series
             bars = [event for event in of(Kline, events) if event.confirm and event.symbol == symbol]
-            assert [bar.close for bar in bars] == [tape.bar(tape.index_at(bar.start)).close for bar in bars]
+            assert [bar.close for bar in bars] == [
+                series.bar(series.index_at(bar.start)).close for bar in bars
+            ]
 
 
 async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_store_then_fails(

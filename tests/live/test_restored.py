@@ -51,7 +51,7 @@ async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_
             await until(lambda: first.gateway is not None and first.gateway.health.fills >= 8)
             await verb("db", "backup", str(copy))
             known = len(account.executions)
-            await until(lambda: len(account.executions) >= known + 16 and account.desks["linear"].open_legs())
+            await until(lambda: len(account.executions) >= known + 16 and account.books["linear"].open_legs())
             life.cancel()  # as a process that is killed: nothing is ended in order
             with suppress(asyncio.CancelledError):
                 await life
@@ -71,7 +71,7 @@ async def test_a_restored_backup_takes_the_venues_history_in_and_goes_flat_on_a_
                 fills = len(account.executions)
                 await until(lambda: len(account.executions) >= fills + 4)  # it trades again
                 await verb("kill", "--flatten")
-                await until(lambda: not account.desks["linear"].open_legs() and not account.open)
+                await until(lambda: not account.books["linear"].open_legs() and not account.open)
                 await until(lambda: second.gateway is not None and not second.gateway.health.intents)
                 assert not [held for held in ledger(second).books if ledger(second).held(held)]
                 gateway = second.gateway

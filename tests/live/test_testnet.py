@@ -86,7 +86,7 @@ async def test_several_lives_keep_one_ledger(database: Database, tmp_path: Path)
             await daemon.command("flatten", by="test")
             await daemon.command("pause", by="test")
             await until(lambda: daemon.gateway is not None and not daemon.gateway.health.intents)
-            await until(lambda: not sandbox.venue.account.desks["linear"].open_legs())
+            await until(lambda: not sandbox.venue.account.books["linear"].open_legs())
             await until(lambda: f"{usdt(sandbox) - ledger(daemon).wallet():.2f}" in ("0.00", "-0.00"))
         events = assert_sound(database, "latest", config)
         fills = [fill.id for fill in of(Fill, events)]
@@ -115,7 +115,7 @@ async def test_a_kill_takes_every_order_back_and_halts(database: Database, tmp_p
             await daemon.command("kill", {"flatten": "true"}, by="test")
             await until(
                 lambda: (
-                    not sandbox.venue.account.open and not sandbox.venue.account.desks["linear"].open_legs()
+                    not sandbox.venue.account.open and not sandbox.venue.account.books["linear"].open_legs()
                 )
             )
             assert daemon.status().risk.value == "HALTED"
@@ -126,7 +126,7 @@ async def test_an_account_that_is_not_empty_ends_the_start(database: Database, t
         config = testnet(sandbox, tmp_path, strategy=churn(), execution={"reconcile_every": "100ms"})
         first = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
         async with living(first):
-            await until(lambda: sandbox.venue.account.desks["linear"].open_legs())
+            await until(lambda: sandbox.venue.account.books["linear"].open_legs())
         again = make_agent(config, database, load_model=load_words, clock=sandbox.clock, new=True)
         with pytest.raises(SafetyError, match="the account is not empty"):
             async with living(again) as life:

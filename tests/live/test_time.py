@@ -25,7 +25,7 @@ from agent.system.clock import WallClock
 from agent.system.clock_discipline import DisciplinedClock
 from strategies import load_strategy
 from tests.live.test_core import BARS, CONFIG, a_run, at_once
-from tests.simulation.loop import VirtualLoop
+from tests.simulation.virtual_loop import VirtualLoop
 from tests.support.live import assert_sound, journal, living, load_words, of, options, settings, until
 from tests.support.market import SYMBOL, T0
 

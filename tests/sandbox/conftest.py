@@ -1,4 +1,4 @@
-"""A sandbox on a made-up market, and a client that signs its own requests."""
+"""Fixtures: a sandbox with a generated market, and a client that signs its own requests."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ MINUTE = 60_000
 FILE_START = 1_735_689_600_000  # 2025-01-01
 
 
-class Trader:
-    """Speaks plain HTTP and WebSocket with a sandbox."""
+class SandboxClient:
+    """Sends plain HTTP requests to a sandbox and opens WebSockets."""
 
     def __init__(self, sandbox: Sandbox, session: aiohttp.ClientSession) -> None:
         self.sandbox = sandbox
         self.session = session
-        self.headers: dict[str, str] = {}  # of the last answer
+        self.headers: dict[str, str] = {}  # of the last response
 
     async def get(self, path: str, *, signed: bool = True, **params: Any) -> dict[str, Any]:
-        return await self.ask("GET", path, urlencode(params), signed=signed)
+        return await self.request("GET", path, urlencode(params), signed=signed)
 
     async def post(self, path: str, *, signed: bool = True, **body: Any) -> dict[str, Any]:
-        return await self.ask("POST", path, json.dumps(body), signed=signed)
+        return await self.request("POST", path, json.dumps(body), signed=signed)
 
-    async def ask(
+    async def request(
         self, verb: str, path: str, payload: str, *, signed: bool = True, **header: str
     ) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"} | ((sign(payload) | header) if signed else {})
@@ -52,8 +52,8 @@ class Trader:
             self.headers = dict(response.headers)
             return {"status": response.status} | json.loads(await response.read())
 
-    async def order(self, **fields: Any) -> dict[str, Any]:
-        """Place an order, Buy 0.01 BTCUSDT linear at market unless `fields` say else; the whole answer."""
+    async def try_order(self, **fields: Any) -> dict[str, Any]:
+        """Place an order and return the response. The default is Buy 0.01 BTCUSDT linear at market."""
         market = {
             "category": "linear",
             "symbol": "BTCUSDT",
@@ -63,21 +63,20 @@ class Trader:
         }
         return await self.post("/v5/order/create", **market | fields)
 
-    async def placed(self, **fields: Any) -> str:
-        """Place an order that must be accepted; its orderId."""
-        answer = await self.order(**fields)
-        assert answer["retCode"] == 0, answer
-        return str(answer["result"]["orderId"])
+    async def place_order(self, **fields: Any) -> str:
+        """Place an order that must be accepted and return its orderId."""
+        response = await self.try_order(**fields)
+        assert response["retCode"] == 0, response
+        return str(response["result"]["orderId"])
 
-    async def look(self, order_id: str, category: str = "linear") -> dict[str, Any]:
-        """An order as it stands."""
-        answer = await self.get("/v5/order/realtime", category=category, symbol="BTCUSDT", orderId=order_id)
-        return dict(answer["result"]["list"][0])
+    async def fetch_order(self, order_id: str, category: str = "linear") -> dict[str, Any]:
+        response = await self.get("/v5/order/realtime", category=category, symbol="BTCUSDT", orderId=order_id)
+        return dict(response["result"]["list"][0])
 
-    async def until(self, order_id: str, *states: str, category: str = "linear") -> dict[str, Any]:
-        """Wait until an order is in one of `states`."""
+    async def wait_for_status(self, order_id: str, *states: str, category: str = "linear") -> dict[str, Any]:
+        """Wait until the order has one of the statuses."""
         async with asyncio.timeout(15):
-            while (order := await self.look(order_id, category))["orderStatus"] not in states:
+            while (order := await self.fetch_order(order_id, category))["orderStatus"] not in states:
                 await asyncio.sleep(0.03)
         return order
 
@@ -102,9 +101,9 @@ class Trader:
         async with self.session.ws_connect(self.sandbox.ws_url + path) as raw:
             socket = Socket(raw)
             if "public" not in path:
-                await socket.send(op="auth", args=auth_args())
-                answer = await socket.next()
-                assert answer.get("success", answer.get("retCode") == 0), answer
+                await socket.send(op="auth", args=sign_auth())
+                response = await socket.next()
+                assert response.get("success", response.get("retCode") == 0), response
             if topics:
                 await socket.send(op="subscribe", args=list(topics))
                 assert (await socket.next())["success"]
@@ -112,8 +111,6 @@ class Trader:
 
 
 class Socket:
-    """One WebSocket connection."""
-
     def __init__(self, raw: aiohttp.ClientWebSocketResponse) -> None:
         self.raw = raw
 
@@ -125,28 +122,28 @@ class Socket:
             message = await self.raw.receive()
         return str(message.data) if message.type is aiohttp.WSMsgType.TEXT else ""
 
-    async def next(self, wanted: Callable[[dict[str, Any]], bool] = lambda message: True) -> dict[str, Any]:
-        """The next message that is wanted."""
+    async def next(self, accepts: Callable[[dict[str, Any]], bool] = lambda message: True) -> dict[str, Any]:
+        """Return the next message for which `accepts` is true."""
         async with asyncio.timeout(15):
             while True:
                 message: dict[str, Any] = json.loads(await self.raw.receive_str())
-                if wanted(message):
+                if accepts(message):
                     return message
 
     async def item(
-        self, topic: str, wanted: Callable[[dict[str, Any]], bool] = lambda item: True
+        self, topic: str, accepts: Callable[[dict[str, Any]], bool] = lambda item: True
     ) -> dict[str, Any]:
-        """The next element of a topic's data that is wanted."""
+        """Return the next element of a topic's data for which `accepts` is true."""
         message = await self.next(
-            lambda m: m.get("topic") == topic and any(wanted(item) for item in m["data"])
+            lambda m: m.get("topic") == topic and any(accepts(item) for item in m["data"])
         )
-        return next(dict(item) for item in message["data"] if wanted(item))
+        return next(dict(item) for item in message["data"] if accepts(item))
 
 
 def sign(
     payload: str, *, key: str = KEY, secret: str = SECRET, at: int | None = None, window: str = "5000"
 ) -> dict[str, str]:
-    """The headers of a signed request."""
+    """Return the headers of a signed request."""
     timestamp = str(WallClock().now() if at is None else at)
     signature = hmac.new(
         secret.encode(), f"{timestamp}{key}{window}{payload}".encode(), hashlib.sha256
@@ -155,8 +152,8 @@ def sign(
     return dict(zip(names, (key, timestamp, window, signature), strict=True))
 
 
-def auth_args(*, secret: str = SECRET, expires: int | None = None) -> list[Any]:
-    """What a WebSocket's auth message carries."""
+def sign_auth(*, secret: str = SECRET, expires: int | None = None) -> list[Any]:
+    """Return the arguments of a WebSocket's auth message."""
     until = WallClock().now() + 10_000 if expires is None else expires
     return [
         KEY,
@@ -166,7 +163,7 @@ def auth_args(*, secret: str = SECRET, expires: int | None = None) -> list[Any]:
 
 
 def write_bars(path: Path, closes: list[float], *, width: float = 5.0, volume: float = 12.0) -> Path:
-    """One-minute bars that open at the close before; their range is `width` wider than open and close."""
+    """Write one-minute bars that open at the previous close and extend `width` beyond open and close."""
     lines = ["open_time,open,high,low,close,volume"]
     for number, close in enumerate(closes):
         opened = closes[max(0, number - 1)]
@@ -176,15 +173,18 @@ def write_bars(path: Path, closes: list[float], *, width: float = 5.0, volume: f
     return path
 
 
-Play = Callable[..., AbstractAsyncContextManager[Trader]]
+Play = Callable[..., AbstractAsyncContextManager[SandboxClient]]
 
 
 @pytest.fixture
 def play(tmp_path: Path) -> Play:
-    """`async with play(closes, **options) as trader`: a sandbox whose BTCUSDT takes these closes, a minute in a tenth of a second."""
+    """Return `play(closes, **options)`, an async context manager that yields a client of a running sandbox.
+
+    BTCUSDT takes the given closes; a minute of the market passes in a tenth of a second.
+    """
 
     @asynccontextmanager
-    async def run(closes: list[float] | None = None, **options: Any) -> AsyncIterator[Trader]:
+    async def run(closes: list[float] | None = None, **options: Any) -> AsyncIterator[SandboxClient]:
         files = (write_bars(tmp_path / "BTCUSDT-1m.csv", closes or [50_000.0] * 400),)
         given = {
             "klines": files,
@@ -194,30 +194,30 @@ def play(tmp_path: Path) -> Play:
             "ip_limit": 100_000,
         } | options
         async with Sandbox(SandboxOptions(**given)) as sandbox, aiohttp.ClientSession() as session:
-            yield Trader(sandbox, session)
+            yield SandboxClient(sandbox, session)
 
     return run
 
 
 @pytest.fixture
 def sign_request() -> Callable[..., dict[str, str]]:
-    """`sign_request(payload, secret=…, at=…)`: headers."""
+    """Return `sign_request(payload, secret=…, at=…)`, which returns headers."""
     return sign
 
 
 @pytest.fixture
 def sign_socket() -> Callable[..., list[Any]]:
-    """`sign_socket(secret=…, expires=…)`: the arguments of an auth message."""
-    return auth_args
+    """Return `sign_socket(secret=…, expires=…)`, which returns the arguments of an auth message."""
+    return sign_auth
 
 
 @pytest.fixture
 def rising() -> list[float]:
-    """Fifty bars at 50,000, then a hundred a minute upwards."""
+    """Fifty bars at 50,000, then a rise of 100 per minute."""
     return [50_000.0] * 50 + [50_000.0 + 100 * number for number in range(350)]
 
 
 @pytest.fixture
 def falling() -> list[float]:
-    """Fifty bars at 50,000, then a hundred a minute downwards."""
+    """Fifty bars at 50,000, then a fall of 100 per minute."""
     return [50_000.0] * 50 + [50_000.0 - 100 * number for number in range(350)]

@@ -1,4 +1,4 @@
-"""ccxt and ccxt.pro trade on the sandbox without knowing that it is one."""
+"""ccxt and ccxt.pro trade on the sandbox as on Bybit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Connect = Callable[..., AbstractAsyncContextManager[Any]]
 
 
 def point_at(exchange: Any, rest: str, sockets: str) -> Any:
-    """Every URL of a client, at the sandbox."""
+    """Point all URLs of a client at the sandbox."""
     for name in ("spot", "futures", "v2", "public", "private"):
         exchange.urls["api"][name] = rest
 
@@ -33,25 +33,25 @@ def point_at(exchange: Any, rest: str, sockets: str) -> Any:
 
 @pytest.fixture
 def connect(play: Any) -> Connect:
-    """`async with connect(module, **options) as (exchange, trader)`."""
+    """Return `connect(module, **options)`, an async context manager that yields (exchange, client)."""
 
     @asynccontextmanager
     async def run(
         module: Any = ccxt, secret: str = "secret", closes: Any = None, **options: Any
     ) -> AsyncIterator[tuple[Any, Any]]:
-        async with play(closes, **options) as trader:
+        async with play(closes, **options) as client:
             exchange = module.bybit({"apiKey": "key", "secret": secret, "enableRateLimit": False})
-            point_at(exchange, trader.sandbox.rest_url, trader.sandbox.ws_url)
+            point_at(exchange, client.sandbox.rest_url, client.sandbox.ws_url)
             try:
-                yield exchange, trader
+                yield exchange, client
             finally:
                 await exchange.close()
 
     return run
 
 
-async def settled(exchange: Any, order_id: str, symbol: str, status: str) -> dict[str, Any]:
-    """Wait until ccxt sees an order in a state."""
+async def wait_for_status(exchange: Any, order_id: str, symbol: str, status: str) -> dict[str, Any]:
+    """Wait until ccxt reports an order with this status."""
     async with asyncio.timeout(15):
         while (order := await exchange.fetch_order(order_id, symbol, {"acknowledged": True}))[
             "status"
@@ -61,14 +61,14 @@ async def settled(exchange: Any, order_id: str, symbol: str, status: str) -> dic
 
 
 async def test_market_data(connect: Connect) -> None:
-    async with connect() as (exchange, trader):
+    async with connect() as (exchange, client):
         markets = await exchange.load_markets()
         assert set(markets) == {LINEAR, SPOT}
         assert markets[LINEAR]["precision"] == {"amount": 0.001, "price": 0.1}
         assert (
-            abs(await exchange.fetch_time() - trader.sandbox.clock.now()) < 600 * 2_000
-        )  # two seconds of an accelerated clock
-        since = trader.sandbox.clock.now() - 150 * 60_000
+            abs(await exchange.fetch_time() - client.sandbox.clock.now()) < 600 * 2_000
+        )  # two seconds of wall time
+        since = client.sandbox.clock.now() - 150 * 60_000
         candles = await exchange.fetch_ohlcv(LINEAR, "1m", since=since, limit=60)
         assert len(candles) == 60
         assert candles[0][0] == -(-since // 60_000) * 60_000  # forward from the bar after `since`
@@ -81,12 +81,12 @@ async def test_market_data(connect: Connect) -> None:
         assert (await exchange.fetch_trading_fees())[LINEAR]["taker"] == 0.00055
 
 
-async def test_an_order_round_trip_on_derivatives(connect: Connect) -> None:
+async def test_order_round_trip_on_derivatives(connect: Connect) -> None:
     async with connect() as (exchange, _):
         await exchange.set_leverage(5, LINEAR)
         bought = await exchange.create_order(LINEAR, "market", "buy", 0.02)
-        assert bought["status"] is None  # an acknowledgement says nothing of the fill
-        order = await settled(exchange, bought["id"], LINEAR, "closed")
+        assert bought["status"] is None  # an acknowledgement does not include the fill
+        order = await wait_for_status(exchange, bought["id"], LINEAR, "closed")
         assert (order["filled"], order["fee"]["currency"]) == (0.02, "USDT")
         assert [trade["amount"] for trade in await exchange.fetch_my_trades(LINEAR)] == [0.01, 0.01]
         position = await exchange.fetch_position(LINEAR)
@@ -107,21 +107,18 @@ async def test_an_order_round_trip_on_derivatives(connect: Connect) -> None:
         await exchange.cancel_all_orders(LINEAR)
 
         crossing = await exchange.create_order(LINEAR, "limit", "buy", 0.01, 51_000, {"postOnly": True})
-        assert (await settled(exchange, crossing["id"], LINEAR, "canceled"))["filled"] == 0
+        assert (await wait_for_status(exchange, crossing["id"], LINEAR, "canceled"))["filled"] == 0
         closing = await exchange.create_order(LINEAR, "market", "sell", 1, None, {"reduceOnly": True})
-        assert (await settled(exchange, closing["id"], LINEAR, "closed"))["filled"] == 0.02
+        assert (await wait_for_status(exchange, closing["id"], LINEAR, "closed"))["filled"] == 0.02
         assert await exchange.fetch_positions([LINEAR]) == [] or (await exchange.fetch_position(LINEAR))[
             "contracts"
-        ] in (
-            0,
-            None,
-        )
+        ] in (0, None)
 
 
-async def test_an_order_round_trip_on_spot(connect: Connect) -> None:
+async def test_order_round_trip_on_spot(connect: Connect) -> None:
     async with connect() as (exchange, _):
         by_value = await exchange.create_market_buy_order_with_cost(SPOT, 1_000)
-        order = await settled(exchange, by_value["id"], SPOT, "closed")
+        order = await wait_for_status(exchange, by_value["id"], SPOT, "closed")
         assert order["cost"] == pytest.approx(1_000, rel=1e-3)
         assert order["fee"]["currency"] == "BTC"
         balance = await exchange.fetch_balance()
@@ -131,7 +128,7 @@ async def test_an_order_round_trip_on_spot(connect: Connect) -> None:
         assert (await exchange.fetch_balance())["BTC"]["used"] == 0.01
         await exchange.cancel_order(selling["id"], SPOT)
         sold = await exchange.create_order(SPOT, "market", "sell", 0.01)
-        assert (await settled(exchange, sold["id"], SPOT, "closed"))["fee"]["currency"] == "USDT"
+        assert (await wait_for_status(exchange, sold["id"], SPOT, "closed"))["fee"]["currency"] == "USDT"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +141,7 @@ async def test_an_order_round_trip_on_spot(connect: Connect) -> None:
             ccxt.InvalidOrder,
         ),
         (lambda e: e.create_order(LINEAR, "limit", "buy", 0.001, 1_000), ccxt.InvalidOrder),
-        (lambda e: e.cancel_order("nobody", LINEAR), ccxt.OrderNotFound),
+        (lambda e: e.cancel_order("unknown", LINEAR), ccxt.OrderNotFound),
         (lambda e: e.cancel_order("1", SPOT), ccxt.OrderNotFound),
         (lambda e: e.set_leverage(10, LINEAR), ccxt.BadRequest),
         (lambda e: e.set_position_mode(False, LINEAR), ccxt.NoChange),
@@ -154,7 +151,7 @@ async def test_an_order_round_trip_on_spot(connect: Connect) -> None:
         ),
     ],
 )
-async def test_refusals_are_the_errors_that_ccxt_knows(
+async def test_rejections_map_to_ccxt_errors(
     connect: Connect, request_of: Any, error: type[Exception]
 ) -> None:
     async with connect() as (exchange, _):
@@ -173,7 +170,7 @@ async def test_credentials(connect: Connect, secret: str, error: type[Exception]
                 await exchange.fetch_balance()
 
 
-async def test_streams_of_the_market(connect: Connect) -> None:
+async def test_market_streams(connect: Connect) -> None:
     async with connect(ccxt_pro) as (exchange, _):
         await exchange.load_markets()
         async with asyncio.timeout(20):
@@ -184,8 +181,8 @@ async def test_streams_of_the_market(connect: Connect) -> None:
                 assert await exchange.watch_trades(symbol)
 
 
-async def test_streams_of_the_account_and_orders_by_message(connect: Connect) -> None:
-    async with connect(ccxt_pro) as (exchange, trader):
+async def test_account_streams_and_orders_over_websocket(connect: Connect) -> None:
+    async with connect(ccxt_pro) as (exchange, client):
         await exchange.load_markets()
         watching = {
             "order": exchange.watch_orders(),
@@ -194,7 +191,7 @@ async def test_streams_of_the_account_and_orders_by_message(connect: Connect) ->
         }
         tasks = {topic: asyncio.ensure_future(each) for topic, each in watching.items()}
         async with asyncio.timeout(20):
-            while not any(set(watching) <= channel.topics for channel in trader.sandbox.channels):
+            while not any(set(watching) <= channel.topics for channel in client.sandbox.channels):
                 await asyncio.sleep(0.01)
             created = await exchange.create_order_ws(LINEAR, "limit", "buy", 0.01, 49_000)
             assert (await tasks["order"])[-1]["id"] == created["id"]

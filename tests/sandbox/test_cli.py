@@ -1,4 +1,4 @@
-"""`tapewire sandbox` as people start it."""
+"""The command `tapewire sandbox`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAMPLE = Path(__file__).parents[1] / "sample_data"
 COMMAND = (sys.executable, "-c", "from agent.cli.main import main; main()", "sandbox")
 
 
-def test_it_is_ready_when_it_prints_its_urls_and_stops_when_told(tmp_path: Path) -> None:
+def test_prints_its_urls_when_ready_and_stops_on_sigterm(tmp_path: Path) -> None:
     klines = ("--klines", str(SAMPLE / "BTCUSDT-1m.csv"), str(SAMPLE / "ETHUSDT-1m.csv"))
     command = (
         *COMMAND,
@@ -36,17 +36,17 @@ def test_it_is_ready_when_it_prints_its_urls_and_stops_when_told(tmp_path: Path)
             assert ready["ready"]
             assert ready["symbols"] == ["BTCUSDT", "ETHUSDT"]
             assert ready["private"].startswith("ws://127.0.0.1:")
-            with urllib.request.urlopen(f"{ready['rest']}/v5/market/time") as answer:
-                assert json.load(answer)["retCode"] == 0
-            with urllib.request.urlopen(ready["rss"]) as answer:
-                assert b"<rss" in answer.read()
+            with urllib.request.urlopen(f"{ready['rest']}/v5/market/time") as response:
+                assert json.load(response)["retCode"] == 0
+            with urllib.request.urlopen(ready["rss"]) as response:
+                assert b"<rss" in response.read()
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "expected"),
     [
         (["--klines", "nowhere.csv"], 1, "nowhere.csv"),
         (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--host", "0.0.0.0"], 3, "127.0.0.1"),
@@ -62,8 +62,8 @@ def test_it_is_ready_when_it_prints_its_urls_and_stops_when_told(tmp_path: Path)
         (["--klines", str(SAMPLE / "BTCUSDT-1m.csv"), "--history-bars", "9999999"], 2, "history-bars"),
     ],
 )
-def test_what_cannot_be_played_is_said_in_one_line(
-    arguments: list[str], code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+def test_invalid_options_give_a_one_line_error(
+    arguments: list[str], code: int, expected: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     from agent.cli.main import main
 
@@ -72,5 +72,5 @@ def test_what_cannot_be_played_is_said_in_one_line(
         main()
     assert stopped.value.code == code
     message = capsys.readouterr().err
-    assert words in message
+    assert expected in message
     assert message.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Orders through the signed REST endpoints: what is refused, how the others live and end."""
+"""Orders through the signed endpoints: validation, matching, and final states."""
 
 from __future__ import annotations
 
@@ -50,24 +50,24 @@ SPOT = {"category": "spot"}
         ({**SPOT, "orderType": "Limit", "price": "30000", "qty": "0.01", "side": "Sell"}, 170194),
     ],
 )
-async def test_orders_that_are_refused(play: Any, fields: dict[str, Any], code: int) -> None:
-    async with play() as trader:
-        answer = await trader.order(**fields)
-        assert (answer["status"], answer["retCode"], answer["result"]) == (200, code, {})
-        assert answer["retMsg"]
-        assert (await trader.wallet())["totalEquity"] == "10000"
+async def test_invalid_orders_are_rejected(play: Any, fields: dict[str, Any], code: int) -> None:
+    async with play() as client:
+        response = await client.try_order(**fields)
+        assert (response["status"], response["retCode"], response["result"]) == (200, code, {})
+        assert response["retMsg"]
+        assert (await client.wallet())["totalEquity"] == "10000"
 
 
-async def test_a_market_order_fills_in_two_parts_after_its_acknowledgement(play: Any) -> None:
+async def test_market_order_fills_in_two_parts_after_its_acknowledgement(play: Any) -> None:
     async with (
-        play() as trader,
-        trader.socket("/v5/private", "order", "execution", "position", "wallet") as socket,
+        play() as client,
+        client.socket("/v5/private", "order", "execution", "position", "wallet") as socket,
     ):
-        order_id = await trader.placed()
+        order_id = await client.place_order()
         states = [(await socket.item("order"))["orderStatus"] for _ in range(3)]
         assert states == ["New", "PartiallyFilled", "Filled"]
-        order = await trader.look(order_id)
-        fills = (await trader.get("/v5/execution/list", category="linear", orderId=order_id))["result"][
+        order = await client.fetch_order(order_id)
+        fills = (await client.get("/v5/execution/list", category="linear", orderId=order_id))["result"][
             "list"
         ]
         assert [fill["execQty"] for fill in fills] == ["0.005", "0.005"]
@@ -77,8 +77,8 @@ async def test_a_market_order_fills_in_two_parts_after_its_acknowledgement(play:
         assert (
             float(order["avgPrice"]) == float(fills[0]["execPrice"]) == pytest.approx(50_002.5, abs=5.1)
         )  # half the spread up
-        assert float(order["price"]) > 52_000  # the cap, not the fill
-        position = await trader.position()
+        assert float(order["price"]) > 52_000  # the limit price, not the fill price
+        position = await client.position()
         assert (position["side"], position["size"], position["avgPrice"]) == (
             "Buy",
             "0.01",
@@ -86,13 +86,11 @@ async def test_a_market_order_fills_in_two_parts_after_its_acknowledgement(play:
         )
 
 
-async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_comes(
-    play: Any, rising: list[float]
-) -> None:
-    async with play(rising, history_bars=45) as trader:
-        order_id = await trader.placed(side="Sell", orderType="Limit", price="54000", orderLinkId="mine")
-        assert (await trader.look(order_id))["orderStatus"] == "New"
-        amended = await trader.post(
+async def test_limit_order_rests_is_amended_and_fills_as_maker(play: Any, rising: list[float]) -> None:
+    async with play(rising, history_bars=45) as client:
+        order_id = await client.place_order(side="Sell", orderType="Limit", price="54000", orderLinkId="mine")
+        assert (await client.fetch_order(order_id))["orderStatus"] == "New"
+        amended = await client.post(
             "/v5/order/amend",
             category="linear",
             symbol="BTCUSDT",
@@ -101,8 +99,8 @@ async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_co
             qty="0.02",
         )
         assert amended["result"]["orderId"] == order_id
-        order = await trader.until(order_id, "Filled")
-        fill = (await trader.get("/v5/execution/list", category="linear", orderId=order_id))["result"][
+        order = await client.wait_for_status(order_id, "Filled")
+        fill = (await client.get("/v5/execution/list", category="linear", orderId=order_id))["result"][
             "list"
         ][0]
         assert (order["qty"], order["avgPrice"], fill["isMaker"], fill["feeRate"]) == (
@@ -117,7 +115,7 @@ async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_co
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"orderId": "nobody"}, 110001),
+        ({"orderId": "unknown"}, 110001),
         ({"orderLinkId": "mine", "price": "49000"}, 10001),  # unchanged
         ({"orderLinkId": "mine", "price": "49000.01"}, 10001),
         ({"orderLinkId": "mine", "qty": "0.0001"}, 10001),
@@ -126,43 +124,43 @@ async def test_a_limit_rests_is_amended_and_is_filled_as_maker_when_the_price_co
         ({}, 10001),
     ],
 )
-async def test_amendments_that_are_refused_change_nothing(
-    play: Any, changes: dict[str, str], code: int
-) -> None:
-    async with play() as trader:
-        order_id = await trader.placed(**LIMIT, orderLinkId="mine")
-        before = await trader.look(order_id)
-        answer = await trader.post(
+async def test_rejected_amendments_change_nothing(play: Any, changes: dict[str, str], code: int) -> None:
+    async with play() as client:
+        order_id = await client.place_order(**LIMIT, orderLinkId="mine")
+        before = await client.fetch_order(order_id)
+        response = await client.post(
             "/v5/order/amend", **({"category": "linear", "symbol": "BTCUSDT"} | changes)
         )
-        assert answer["retCode"] == code
-        after = await trader.look(order_id)
+        assert response["retCode"] == code
+        after = await client.fetch_order(order_id)
         assert (after["price"], after["qty"], after["orderStatus"]) == (before["price"], before["qty"], "New")
 
 
 @pytest.mark.parametrize(
     ("category", "code", "status"), [("linear", 110001, "Cancelled"), ("spot", 170213, "Cancelled")]
 )
-async def test_an_order_is_cancelled_once(play: Any, category: str, code: int, status: str) -> None:
-    async with play() as trader:
-        order_id = await trader.placed(category=category, **LIMIT)
+async def test_second_cancel_of_an_order_is_rejected(
+    play: Any, category: str, code: int, status: str
+) -> None:
+    async with play() as client:
+        order_id = await client.place_order(category=category, **LIMIT)
         named = {"category": category, "symbol": "BTCUSDT", "orderId": order_id}
-        assert (await trader.post("/v5/order/cancel", **named))["result"]["orderId"] == order_id
-        order = await trader.look(order_id, category)
+        assert (await client.post("/v5/order/cancel", **named))["result"]["orderId"] == order_id
+        order = await client.fetch_order(order_id, category)
         assert (order["orderStatus"], order["cancelType"], order["rejectReason"]) == (
             status,
             "CancelByUser",
             "EC_PerCancelRequest",
         )
-        assert (await trader.post("/v5/order/cancel", **named))["retCode"] == code
+        assert (await client.post("/v5/order/cancel", **named))["retCode"] == code
 
 
 @pytest.mark.parametrize(("category", "code"), [("linear", 110072), ("spot", 170141)])
-async def test_a_client_order_id_is_good_for_one_order(play: Any, category: str, code: int) -> None:
-    async with play() as trader:
-        first = await trader.placed(category=category, **LIMIT, orderLinkId="once")
-        assert (await trader.order(category=category, **LIMIT, orderLinkId="once"))["retCode"] == code
-        found = await trader.get(
+async def test_client_order_id_cannot_be_reused(play: Any, category: str, code: int) -> None:
+    async with play() as client:
+        first = await client.place_order(category=category, **LIMIT, orderLinkId="once")
+        assert (await client.try_order(category=category, **LIMIT, orderLinkId="once"))["retCode"] == code
+        found = await client.get(
             "/v5/order/realtime", category=category, symbol="BTCUSDT", orderLinkId="once"
         )
         assert [order["orderId"] for order in found["result"]["list"]] == [first]
@@ -192,72 +190,74 @@ async def test_a_client_order_id_is_good_for_one_order(play: Any, category: str,
     ],
 )
 async def test_time_in_force(play: Any, fields: dict[str, str], status: str, reason: str) -> None:
-    async with play() as trader, trader.socket("/v5/private", "order") as socket:
-        order_id = await trader.placed(**fields)
-        assert (await socket.item("order"))["orderStatus"] == "New"  # accepted first, whatever comes
-        order = await trader.until(order_id, status)
+    async with play() as client, client.socket("/v5/private", "order") as socket:
+        order_id = await client.place_order(**fields)
+        assert (await socket.item("order"))["orderStatus"] == "New"  # accepted before it is matched
+        order = await client.wait_for_status(order_id, status)
         assert order["rejectReason"] == reason
 
 
-async def test_a_thin_market_leaves_a_market_order_cancelled_with_its_fills(play: Any) -> None:
-    async with play(participation=0.001) as trader:
-        order = await trader.until(await trader.placed(qty="0.5"), "Cancelled")
+async def test_market_order_in_a_thin_market_is_cancelled_after_partial_fills(play: Any) -> None:
+    async with play(participation=0.001) as client:
+        order = await client.wait_for_status(await client.place_order(qty="0.5"), "Cancelled")
         assert order["rejectReason"] in ("EC_CancelForNoFullFill", "EC_NoImmediateQtyToFill")
         assert Decimal(order["cumExecQty"]) <= Decimal("0.012")  # a thousandth of the bar's volume
-        assert (await trader.position())["size"] == order["cumExecQty"]
+        assert (await client.position())["size"] == order["cumExecQty"]
 
 
-async def test_a_reduction_is_cut_to_the_position_and_refused_without_one(play: Any) -> None:
-    async with play() as trader:
-        await trader.until(await trader.placed(qty="0.03"), "Filled")
-        closing = await trader.until(await trader.placed(side="Sell", qty="5", reduceOnly=True), "Filled")
-        assert (closing["qty"], (await trader.position())["size"]) == ("0.03", "0")
-        assert (await trader.order(side="Sell", reduceOnly=True))["retCode"] == 110017
-        closed = (await trader.get("/v5/position/closed-pnl", category="linear"))["result"]["list"]
-        wallet = await trader.wallet()
+async def test_reduce_only_order_is_capped_at_the_position_and_rejected_without_one(play: Any) -> None:
+    async with play() as client:
+        await client.wait_for_status(await client.place_order(qty="0.03"), "Filled")
+        closing = await client.wait_for_status(
+            await client.place_order(side="Sell", qty="5", reduceOnly=True), "Filled"
+        )
+        assert (closing["qty"], (await client.position())["size"]) == ("0.03", "0")
+        assert (await client.try_order(side="Sell", reduceOnly=True))["retCode"] == 110017
+        closed = (await client.get("/v5/position/closed-pnl", category="linear"))["result"]["list"]
+        wallet = await client.wallet()
         assert float(wallet["totalWalletBalance"]) == pytest.approx(
             10_000 + sum(float(row["closedPnl"]) for row in closed), abs=1e-6
         )
 
 
-async def test_cancel_all_takes_a_symbol_or_a_settle_coin_and_lists_what_it_took(play: Any) -> None:
-    async with play() as trader:
-        ids = {await trader.placed(**LIMIT) for _ in range(3)}
-        assert (await trader.post("/v5/order/cancel-all", category="linear"))["retCode"] == 10001
-        answer = await trader.post("/v5/order/cancel-all", category="linear", settleCoin="USDT")
-        assert {item["orderId"] for item in answer["result"]["list"]} == ids
-        assert (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
+async def test_cancel_all_by_symbol_or_settle_coin_lists_the_cancelled_orders(play: Any) -> None:
+    async with play() as client:
+        ids = {await client.place_order(**LIMIT) for _ in range(3)}
+        assert (await client.post("/v5/order/cancel-all", category="linear"))["retCode"] == 10001
+        response = await client.post("/v5/order/cancel-all", category="linear", settleCoin="USDT")
+        assert {item["orderId"] for item in response["result"]["list"]} == ids
+        assert (await client.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
             "list"
         ] == []
-        history = await trader.get("/v5/order/history", category="linear", orderStatus="Cancelled")
+        history = await client.get("/v5/order/history", category="linear", orderStatus="Cancelled")
         assert {order["orderId"] for order in history["result"]["list"]} == ids
 
 
-async def test_a_batch_is_refused_order_by_order(play: Any) -> None:
-    async with play() as trader:
+async def test_batch_orders_are_rejected_individually(play: Any) -> None:
+    async with play() as client:
         good = {"symbol": "BTCUSDT", "side": "Buy", "orderType": "Limit", "qty": "0.01", "price": "49000"}
-        answer = await trader.post(
+        response = await client.post(
             "/v5/order/create-batch", category="linear", request=[good, good | {"qty": "0.0001"}, good]
         )
-        assert [item["code"] for item in answer["retExtInfo"]["list"]] == [0, 10001, 0]
-        assert [bool(item["orderId"]) for item in answer["result"]["list"]] == [True, False, True]
+        assert [item["code"] for item in response["retExtInfo"]["list"]] == [0, 10001, 0]
+        assert [bool(item["orderId"]) for item in response["result"]["list"]] == [True, False, True]
 
 
-async def test_a_batch_has_a_largest_size(play: Any) -> None:
-    async with play() as trader:
+async def test_batch_size_is_limited(play: Any) -> None:
+    async with play() as client:
         order = {"symbol": "BTCUSDT", "side": "Buy", "orderType": "Limit", "qty": "0.001", "price": "49000"}
-        too_many = await trader.post("/v5/order/create-batch", category="spot", request=[order] * 11)
+        too_many = await client.post("/v5/order/create-batch", category="spot", request=[order] * 11)
         assert too_many["retCode"] == 10001
-        twenty = await trader.post("/v5/order/create-batch", category="linear", request=[order] * 20)
+        twenty = await client.post("/v5/order/create-batch", category="linear", request=[order] * 20)
         assert [item["code"] for item in twenty["retExtInfo"]["list"]] == [0] * 20
 
 
-async def test_history_pages_through_all_orders_newest_first(play: Any) -> None:
-    async with play() as trader:
-        ids = [await trader.placed(**LIMIT) for _ in range(5)]
+async def test_order_history_is_paged_newest_first(play: Any) -> None:
+    async with play() as client:
+        ids = [await client.place_order(**LIMIT) for _ in range(5)]
         seen, cursor = [], ""
         while True:
-            page = await trader.get(
+            page = await client.get(
                 "/v5/order/realtime", category="linear", symbol="BTCUSDT", limit=2, cursor=cursor
             )
             seen += [order["orderId"] for order in page["result"]["list"]]
@@ -266,7 +266,7 @@ async def test_history_pages_through_all_orders_newest_first(play: Any) -> None:
         assert seen == ids[::-1]
 
 
-# -- triggers --------------------------------------------------------------------------------------------------------
+# -- triggers ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -282,12 +282,12 @@ async def test_history_pages_through_all_orders_newest_first(play: Any) -> None:
         ({"category": "spot", "triggerPrice": "51000", "qty": "0.01", "marketUnit": "baseCoin"}, "Filled"),
     ],
 )
-async def test_a_conditional_order_waits_for_its_trigger(
+async def test_conditional_order_waits_for_its_trigger(
     play: Any, rising: list[float], fields: dict[str, Any], end: str
 ) -> None:
     category = str(fields.get("category", "linear"))
-    async with play(rising, history_bars=45) as trader, trader.socket("/v5/private", "order") as socket:
-        order_id = await trader.placed(**fields)
+    async with play(rising, history_bars=45) as client, client.socket("/v5/private", "order") as socket:
+        order_id = await client.place_order(**fields)
         first = await socket.item("order")
         assert (first["orderStatus"], first["triggerPrice"], first["triggerDirection"]) == (
             "Untriggered",
@@ -295,71 +295,72 @@ async def test_a_conditional_order_waits_for_its_trigger(
             1,
         )
         assert (await socket.item("order"))["orderStatus"] == "Triggered"
-        order = await trader.until(order_id, end, category=category)
+        order = await client.wait_for_status(order_id, end, category=category)
         if end == "Filled":
             assert float(order["avgPrice"]) >= 51_000
 
 
-async def test_a_conditional_order_is_deactivated_by_cancelling_it(play: Any) -> None:
-    async with play() as trader:
-        order_id = await trader.placed(triggerPrice="51000", triggerDirection=1)
-        waiting = await trader.get(
+async def test_cancelled_conditional_order_is_deactivated(play: Any) -> None:
+    async with play() as client:
+        order_id = await client.place_order(triggerPrice="51000", triggerDirection=1)
+        waiting = await client.get(
             "/v5/order/realtime", category="linear", symbol="BTCUSDT", orderFilter="StopOrder"
         )
         assert [order["orderId"] for order in waiting["result"]["list"]] == [order_id]
-        await trader.post(
+        await client.post(
             "/v5/order/amend", category="linear", symbol="BTCUSDT", orderId=order_id, triggerPrice="52000"
         )
-        assert (await trader.look(order_id))["triggerPrice"] == "52000"
-        await trader.post("/v5/order/cancel", category="linear", symbol="BTCUSDT", orderId=order_id)
-        assert (await trader.look(order_id))["orderStatus"] == "Deactivated"
+        assert (await client.fetch_order(order_id))["triggerPrice"] == "52000"
+        await client.post("/v5/order/cancel", category="linear", symbol="BTCUSDT", orderId=order_id)
+        assert (await client.fetch_order(order_id))["orderStatus"] == "Deactivated"
 
 
 @pytest.mark.parametrize(
     ("direction", "kind", "profitable"), [("rising", "TakeProfit", True), ("falling", "StopLoss", False)]
 )
-async def test_a_protected_entry_is_closed_by_one_of_its_two_orders(
+async def test_protected_entry_is_closed_by_take_profit_or_stop_loss(
     play: Any, request: pytest.FixtureRequest, direction: str, kind: str, profitable: bool
 ) -> None:
-    async with play(request.getfixturevalue(direction), history_bars=40) as trader:
-        await trader.until(await trader.placed(takeProfit="51000", stopLoss="49000"), "Filled")
-        position = await trader.position()
+    async with play(request.getfixturevalue(direction), history_bars=40) as client:
+        await client.wait_for_status(await client.place_order(takeProfit="51000", stopLoss="49000"), "Filled")
+        position = await client.position()
         assert (position["takeProfit"], position["stopLoss"]) == ("51000", "49000")
-        listed = (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
+        listed = (await client.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
             "list"
         ]
         protection = {order["stopOrderType"]: order["orderId"] for order in listed}
         assert set(protection) == {"TakeProfit", "StopLoss"}
-        await trader.until(protection.pop(kind), "Filled")
-        assert (await trader.look(next(iter(protection.values()))))["orderStatus"] == "Deactivated"
-        position = await trader.position()
+        await client.wait_for_status(protection.pop(kind), "Filled")
+        assert (await client.fetch_order(next(iter(protection.values()))))["orderStatus"] == "Deactivated"
+        position = await client.position()
         assert (position["size"], position["takeProfit"], position["stopLoss"]) == ("0", "0", "0")
-        closed = (await trader.get("/v5/position/closed-pnl", category="linear"))["result"]["list"][0]
+        closed = (await client.get("/v5/position/closed-pnl", category="linear"))["result"]["list"][0]
         assert (float(closed["closedPnl"]) > 0) is profitable
 
 
-async def test_trading_stop_sets_moves_and_takes_back(play: Any) -> None:
-    async with play() as trader:
+async def test_trading_stop_sets_moves_and_removes_protection(play: Any) -> None:
+    async with play() as client:
         where = {"category": "linear", "symbol": "BTCUSDT", "positionIdx": 0}
-        # no position
-        assert (await trader.post("/v5/position/trading-stop", **where, stopLoss="49000"))["retCode"] == 10001
-        await trader.until(await trader.placed(), "Filled")
+        assert (await client.post("/v5/position/trading-stop", **where, stopLoss="49000"))[
+            "retCode"
+        ] == 10001  # no position
+        await client.wait_for_status(await client.place_order(), "Filled")
         for price in ("49000", "49500", "0"):
-            assert (await trader.post("/v5/position/trading-stop", **where, stopLoss=price))["retCode"] == 0
-            assert (await trader.position())["stopLoss"] == price
-        assert (await trader.post("/v5/position/trading-stop", **where, stopLoss="60000"))["retCode"] == 10001
-        assert (await trader.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
+            assert (await client.post("/v5/position/trading-stop", **where, stopLoss=price))["retCode"] == 0
+            assert (await client.position())["stopLoss"] == price
+        assert (await client.post("/v5/position/trading-stop", **where, stopLoss="60000"))["retCode"] == 10001
+        assert (await client.get("/v5/order/realtime", category="linear", symbol="BTCUSDT"))["result"][
             "list"
         ] == []
 
 
-async def test_a_trailing_stop_follows_and_closes(play: Any) -> None:
+async def test_trailing_stop_follows_the_price_and_closes_the_position(play: Any) -> None:
     up_and_down = (
         [50_000.0] * 50 + [50_000.0 + 100 * n for n in range(30)] + [53_000.0 - 100 * n for n in range(200)]
     )
-    async with play(up_and_down, history_bars=40) as trader, trader.socket("/v5/private", "order") as socket:
-        await trader.until(await trader.placed(), "Filled")
-        stop = await trader.post(
+    async with play(up_and_down, history_bars=40) as client, client.socket("/v5/private", "order") as socket:
+        await client.wait_for_status(await client.place_order(), "Filled")
+        stop = await client.post(
             "/v5/position/trading-stop",
             category="linear",
             symbol="BTCUSDT",
@@ -372,25 +373,25 @@ async def test_a_trailing_stop_follows_and_closes(play: Any) -> None:
             lambda order: order["stopOrderType"] == "TrailingStop" and order["orderStatus"] == "Filled",
         )
         assert 51_500 < float(closing["avgPrice"]) < 52_600
-        assert (await trader.position())["size"] == "0"
+        assert (await client.position())["size"] == "0"
 
 
-# -- positions and modes ---------------------------------------------------------------------------------------------
+# -- positions and modes -----------------------------------------------------------------------------------
 
 
-async def test_leverage_is_set_once_and_sizes_the_margin(play: Any) -> None:
-    async with play() as trader:
+async def test_leverage_determines_the_margin(play: Any) -> None:
+    async with play() as client:
         where = {"category": "linear", "symbol": "BTCUSDT"}
         for leverage, code in (("10", 110043), ("4", 0), ("4", 110043), ("101", 110013), ("0.5", 110013)):
-            answer = await trader.post(
+            response = await client.post(
                 "/v5/position/set-leverage", **where, buyLeverage=leverage, sellLeverage=leverage
             )
-            assert answer["retCode"] == code
-        uneven = await trader.post("/v5/position/set-leverage", **where, buyLeverage="2", sellLeverage="3")
+            assert response["retCode"] == code
+        uneven = await client.post("/v5/position/set-leverage", **where, buyLeverage="2", sellLeverage="3")
         assert uneven["retCode"] == 10001
-        assert (await trader.order(qty="0.9"))["retCode"] == 110007
-        await trader.until(await trader.placed(qty="0.4"), "Filled")
-        position, coin = await trader.position(), await trader.coin()
+        assert (await client.try_order(qty="0.9"))["retCode"] == 110007
+        await client.wait_for_status(await client.place_order(qty="0.4"), "Filled")
+        position, coin = await client.position(), await client.coin()
         assert position["leverage"] == "4"
         assert float(position["positionIM"]) == pytest.approx(0.4 * float(position["markPrice"]) / 4)
         assert coin["totalPositionIM"] == position["positionIM"]
@@ -413,66 +414,67 @@ async def test_leverage_is_set_once_and_sizes_the_margin(play: Any) -> None:
         ([{"symbol": "BTCUSDT", "mode": 1}], [10001]),
     ],
 )
-async def test_position_modes_are_switched(
-    play: Any, requests: list[dict[str, Any]], codes: list[int]
-) -> None:
-    async with play() as trader:
-        answers = [
-            await trader.post("/v5/position/switch-mode", category="linear", **request)
+async def test_switching_position_modes(play: Any, requests: list[dict[str, Any]], codes: list[int]) -> None:
+    async with play() as client:
+        responses = [
+            await client.post("/v5/position/switch-mode", category="linear", **request)
             for request in requests
         ]
-        assert [answer["retCode"] for answer in answers] == codes
+        assert [response["retCode"] for response in responses] == codes
 
 
-async def test_in_hedge_mode_long_and_short_live_side_by_side(play: Any) -> None:
-    async with play() as trader:
-        await trader.post("/v5/position/switch-mode", category="linear", symbol="BTCUSDT", mode=3)
-        assert (await trader.order())["retCode"] == 10001  # needs an index now
-        await trader.until(await trader.placed(positionIdx=1, qty="0.02"), "Filled")
-        await trader.until(await trader.placed(positionIdx=2, side="Sell", qty="0.03"), "Filled")
-        rows = (await trader.get("/v5/position/list", category="linear", symbol="BTCUSDT"))["result"]["list"]
+async def test_hedge_mode_keeps_long_and_short_positions(play: Any) -> None:
+    async with play() as client:
+        await client.post("/v5/position/switch-mode", category="linear", symbol="BTCUSDT", mode=3)
+        assert (await client.try_order())["retCode"] == 10001  # positionIdx is required in hedge mode
+        await client.wait_for_status(await client.place_order(positionIdx=1, qty="0.02"), "Filled")
+        await client.wait_for_status(
+            await client.place_order(positionIdx=2, side="Sell", qty="0.03"), "Filled"
+        )
+        rows = (await client.get("/v5/position/list", category="linear", symbol="BTCUSDT"))["result"]["list"]
         assert [(row["positionIdx"], row["side"], row["size"]) for row in rows] == [
             (1, "Buy", "0.02"),
             (2, "Sell", "0.03"),
         ]
-        blocked = await trader.post("/v5/position/switch-mode", category="linear", symbol="BTCUSDT", mode=0)
+        blocked = await client.post("/v5/position/switch-mode", category="linear", symbol="BTCUSDT", mode=0)
         assert blocked["retCode"] == 110024
-        # closes the long, opens nothing
-        await trader.until(await trader.placed(positionIdx=1, side="Sell", qty="1"), "Filled")
-        rows = (await trader.get("/v5/position/list", category="linear", settleCoin="USDT"))["result"]["list"]
+        await client.wait_for_status(
+            await client.place_order(positionIdx=1, side="Sell", qty="1"), "Filled"
+        )  # closes the long without opening a short
+        rows = (await client.get("/v5/position/list", category="linear", settleCoin="USDT"))["result"]["list"]
         assert [(row["positionIdx"], row["size"]) for row in rows] == [(2, "0.03")]
 
 
-async def test_a_position_beyond_its_margin_is_liquidated(play: Any, falling: list[float]) -> None:
-    async with play(falling, history_bars=40) as trader, trader.socket("/v5/private", "execution") as socket:
+async def test_position_beyond_its_margin_is_liquidated(play: Any, falling: list[float]) -> None:
+    async with play(falling, history_bars=40) as client, client.socket("/v5/private", "execution") as socket:
         where = {"category": "linear", "symbol": "BTCUSDT"}
-        await trader.post("/v5/position/set-leverage", **where, buyLeverage="50", sellLeverage="50")
-        await trader.until(await trader.placed(qty="6"), "Filled")
-        stated = float((await trader.position())["liqPrice"])
+        await client.post("/v5/position/set-leverage", **where, buyLeverage="50", sellLeverage="50")
+        await client.wait_for_status(await client.place_order(qty="6"), "Filled")
+        stated = float((await client.position())["liqPrice"])
         bust = await socket.item("execution", lambda execution: execution["execType"] == "BustTrade")
         assert float(bust["execPrice"]) == pytest.approx(stated, rel=0.005)
-        assert (await trader.position())["size"] == "0"
-        assert 0 <= Decimal((await trader.wallet())["totalEquity"]) < 3_000
+        assert (await client.position())["size"] == "0"
+        assert 0 <= Decimal((await client.wallet())["totalEquity"]) < 3_000
 
 
-async def test_funding_is_paid_at_the_stamp_by_what_is_held(play: Any) -> None:
+async def test_funding_is_paid_on_open_positions(play: Any) -> None:
     hours = [50_000.0] * 700
     async with (
-        play(hours, speed=6_000.0, history_bars=10, loop=True) as trader,
-        trader.socket("/v5/private", "execution") as socket,
+        play(hours, speed=6_000.0, history_bars=10, loop=True) as client,
+        client.socket("/v5/private", "execution") as socket,
     ):
-        await trader.until(await trader.placed(qty="0.1"), "Filled")
+        await client.wait_for_status(await client.place_order(qty="0.1"), "Filled")
         paid = await socket.item("execution", lambda execution: execution["execType"] == "Funding")
         assert int(paid["execTime"]) % (8 * 3_600_000) == 0
         assert float(paid["execFee"]) == pytest.approx(0.1 * float(paid["markPrice"]) * 0.0001)
 
 
-# -- the trade socket and the private one ----------------------------------------------------------------------------
+# -- trade and private WebSockets --------------------------------------------------------------------------
 
 
-async def test_orders_by_message_and_by_rest_are_the_same_orders(play: Any) -> None:
-    async with play() as trader, trader.socket("/v5/trade") as socket:
-        header = {"X-BAPI-TIMESTAMP": trader.sandbox.clock.now(), "X-BAPI-RECV-WINDOW": "5000"}
+async def test_websocket_and_rest_see_the_same_orders(play: Any) -> None:
+    async with play() as client, client.socket("/v5/trade") as socket:
+        header = {"X-BAPI-TIMESTAMP": client.sandbox.clock.now(), "X-BAPI-RECV-WINDOW": "5000"}
         order = {
             "category": "linear",
             "symbol": "BTCUSDT",
@@ -492,7 +494,7 @@ async def test_orders_by_message_and_by_rest_are_the_same_orders(play: Any) -> N
             "Timenow",
         } <= set(created["header"])
         order_id = created["data"]["orderId"]
-        assert (await trader.look(order_id))["orderStatus"] == "New"
+        assert (await client.fetch_order(order_id))["orderStatus"] == "New"
         named = {"category": "linear", "symbol": "BTCUSDT", "orderId": order_id}
         for request, op, args, code in (
             ("1", "order.cancel", named, 20006),
@@ -510,9 +512,9 @@ async def test_orders_by_message_and_by_rest_are_the_same_orders(play: Any) -> N
         assert (await socket.next())["op"] == "pong"
 
 
-async def test_private_topics_come_whole_or_by_category(play: Any) -> None:
-    async with play() as trader, trader.socket("/v5/private", "order.spot", "execution.fast") as socket:
-        await trader.placed()
+async def test_private_topics_are_for_all_categories_or_one(play: Any) -> None:
+    async with play() as client, client.socket("/v5/private", "order.spot", "execution.fast") as socket:
+        await client.place_order()
         assert set(await socket.item("execution.fast")) >= {
             "execId",
             "execPrice",
@@ -520,41 +522,41 @@ async def test_private_topics_come_whole_or_by_category(play: Any) -> None:
             "orderId",
             "isMaker",
         }
-        await trader.placed(category="spot", qty="500")
+        await client.place_order(category="spot", qty="500")
         order = await socket.item("order.spot")
         assert order["category"] == "spot"
-        assert "tpslMode" not in order  # how clients tell it from a contract's
+        assert "tpslMode" not in order  # clients recognise contracts by this key
         await socket.send(op="ping", req_id="p")
         assert (await socket.next(lambda m: m.get("op") == "pong"))["req_id"] == "p"
 
 
-async def test_spot_pays_the_buyers_fee_in_the_coin_bought(play: Any) -> None:
-    async with play() as trader:
-        order = await trader.until(
-            await trader.placed(category="spot", qty="1000"), "Filled", category="spot"
+async def test_spot_buyer_pays_the_fee_in_the_coin_bought(play: Any) -> None:
+    async with play() as client:
+        order = await client.wait_for_status(
+            await client.place_order(category="spot", qty="1000"), "Filled", category="spot"
         )
-        coin = await trader.coin("BTC")
-        assert order["qty"] == "1000"  # by value
+        coin = await client.coin("BTC")
+        assert order["qty"] == "1000"  # order by value
         assert Decimal(coin["walletBalance"]) == Decimal(order["cumExecQty"]) * Decimal("0.999")
-        fills = (await trader.get("/v5/execution/list", category="spot"))["result"]["list"]
+        fills = (await client.get("/v5/execution/list", category="spot"))["result"]["list"]
         assert {fill["feeCurrency"] for fill in fills} == {"BTC"}
-        assert Decimal((await trader.coin())["walletBalance"]) == 10_000 - Decimal(order["cumExecValue"])
-        all_of_it = await trader.order(category="spot", side="Sell", qty=order["cumExecQty"])
-        assert all_of_it["retCode"] == 170131  # the fee is missing
+        assert Decimal((await client.coin())["walletBalance"]) == 10_000 - Decimal(order["cumExecValue"])
+        all_of_it = await client.try_order(category="spot", side="Sell", qty=order["cumExecQty"])
+        assert all_of_it["retCode"] == 170131  # the fee has reduced the holding
         rest = str(Decimal(coin["walletBalance"]).quantize(Decimal("0.000001"), rounding="ROUND_DOWN"))
-        sold = await trader.until(
-            await trader.placed(category="spot", side="Sell", qty=rest), "Filled", category="spot"
+        sold = await client.wait_for_status(
+            await client.place_order(category="spot", side="Sell", qty=rest), "Filled", category="spot"
         )
         assert sold["feeCurrency"] == "USDT"
 
 
-async def test_a_resting_spot_buy_locks_its_money(play: Any) -> None:
-    async with play() as trader:
-        order_id = await trader.placed(category="spot", orderType="Limit", price="49000", qty="0.1")
-        coin = await trader.coin()
+async def test_resting_spot_buy_locks_its_cost(play: Any) -> None:
+    async with play() as client:
+        order_id = await client.place_order(category="spot", orderType="Limit", price="49000", qty="0.1")
+        coin = await client.coin()
         assert (coin["locked"], coin["walletBalance"]) == ("4900", "10000")
-        assert (await trader.order(category="spot", orderType="Limit", price="49000", qty="0.11"))[
+        assert (await client.try_order(category="spot", orderType="Limit", price="49000", qty="0.11"))[
             "retCode"
         ] == 170131
-        await trader.post("/v5/order/cancel", category="spot", symbol="BTCUSDT", orderId=order_id)
-        assert (await trader.coin())["locked"] == "0"
+        await client.post("/v5/order/cancel", category="spot", symbol="BTCUSDT", orderId=order_id)
+        assert (await client.coin())["locked"] == "0"

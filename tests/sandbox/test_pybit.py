@@ -1,4 +1,4 @@
-"""Bybit's own client trades on the sandbox without knowing that it is one."""
+"""pybit, Bybit's own client, trades on the sandbox as on Bybit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def http(url: str, secret: str = "secret") -> Any:
 
 @pytest.fixture
 def sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
-    """`sockets(url, kind, **keys)`: one of pybit's WebSocket clients, at the sandbox; closed in the end."""
+    """Return `sockets(url, kind, **keys)`, which opens a WebSocket client of pybit; all are closed at the
+    end.
+    """
     opened: list[Any] = []
 
     def open_socket(url: str, kind: str, **keys: Any) -> Any:
@@ -43,9 +45,9 @@ KEYS = {"api_key": "key", "api_secret": "secret", "private_auth_expire": 5}
 
 
 async def test_market_data_and_account(play: Any) -> None:
-    async with play() as trader:
+    async with play() as client:
 
-        def look(session: Any) -> None:
+        def fetch(session: Any) -> None:
             assert session.get_server_time()["retCode"] == 0
             assert len(session.get_kline(**LINEAR, interval="1", limit=7)["result"]["list"]) == 7
             assert session.get_instruments_info(category="linear")["result"]["list"][0]["symbol"] == "BTCUSDT"
@@ -60,11 +62,11 @@ async def test_market_data_and_account(play: Any) -> None:
             assert session.get_account_info()["result"]["marginMode"] == "REGULAR_MARGIN"
             assert session.get_risk_limit(category="linear")["result"]["list"]
 
-        await asyncio.to_thread(look, http(trader.sandbox.rest_url))
+        await asyncio.to_thread(fetch, http(client.sandbox.rest_url))
 
 
-async def test_an_order_round_trip(play: Any) -> None:
-    async with play() as trader:
+async def test_order_round_trip(play: Any) -> None:
+    async with play() as client:
 
         def trade(session: Any) -> None:
             resting = session.place_order(
@@ -97,44 +99,44 @@ async def test_an_order_round_trip(play: Any) -> None:
             assert len(session.get_executions(category="linear")["result"]["list"]) == 2
 
         async with asyncio.timeout(20):
-            await asyncio.to_thread(trade, http(trader.sandbox.rest_url))
+            await asyncio.to_thread(trade, http(client.sandbox.rest_url))
 
 
 @pytest.mark.parametrize(
     ("request_of", "secret", "code"),
     [
         (lambda s: s.get_kline(category="linear", symbol="NOPE", interval="1"), "secret", 10001),
-        (lambda s: s.cancel_order(**LINEAR, orderId="nobody"), "secret", 110001),
+        (lambda s: s.cancel_order(**LINEAR, orderId="unknown"), "secret", 110001),
         (lambda s: s.place_order(**LINEAR, side="Buy", orderType="Market", qty="100"), "secret", 110007),
         (lambda s: s.get_wallet_balance(accountType="UNIFIED"), "wrong", 10004),
     ],
 )
-async def test_refusals(play: Any, request_of: Any, secret: str, code: int) -> None:
+async def test_rejections(play: Any, request_of: Any, secret: str, code: int) -> None:
     from pybit.exceptions import InvalidRequestError
 
-    async with play() as trader:
+    async with play() as client:
         with pytest.raises(InvalidRequestError) as caught:
-            await asyncio.to_thread(request_of, http(trader.sandbox.rest_url, secret))
+            await asyncio.to_thread(request_of, http(client.sandbox.rest_url, secret))
         assert caught.value.status_code == code
 
 
 async def test_public_streams(play: Any, sockets: Callable[..., Any]) -> None:
-    async with play() as trader:
-        heard: queue.Queue[str] = queue.Queue()
+    async with play() as client:
+        received: queue.Queue[str] = queue.Queue()
 
         def listen() -> set[str]:
-            socket = sockets(trader.sandbox.ws_url, "linear")
+            socket = sockets(client.sandbox.ws_url, "linear")
             for subscribe in (socket.trade_stream, socket.ticker_stream):
-                subscribe(symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"]))
+                subscribe(symbol="BTCUSDT", callback=lambda message: received.put(message["topic"]))
             socket.kline_stream(
-                interval=1, symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"])
+                interval=1, symbol="BTCUSDT", callback=lambda message: received.put(message["topic"])
             )
             socket.orderbook_stream(
-                depth=1, symbol="BTCUSDT", callback=lambda message: heard.put(message["topic"])
+                depth=1, symbol="BTCUSDT", callback=lambda message: received.put(message["topic"])
             )
             topics: set[str] = set()
             while len(topics) < 4:
-                topics.add(heard.get(timeout=15))
+                topics.add(received.get(timeout=15))
             socket.exit()
             return topics
 
@@ -142,24 +144,24 @@ async def test_public_streams(play: Any, sockets: Callable[..., Any]) -> None:
         assert await asyncio.to_thread(listen) == expected
 
 
-async def test_private_streams_and_orders_by_message(play: Any, sockets: Callable[..., Any]) -> None:
-    async with play() as trader:
-        heard: queue.Queue[tuple[str, Any]] = queue.Queue()
+async def test_private_streams_and_orders_over_websocket(play: Any, sockets: Callable[..., Any]) -> None:
+    async with play() as client:
+        received: queue.Queue[tuple[str, Any]] = queue.Queue()
 
         def trade() -> None:
-            private = sockets(trader.sandbox.ws_url, "private", **KEYS)
+            private = sockets(client.sandbox.ws_url, "private", **KEYS)
             for name in ("order", "execution", "position", "wallet"):
                 getattr(private, f"{name}_stream")(
-                    callback=lambda message: heard.put((message["topic"], message["data"][0]))
+                    callback=lambda message: received.put((message["topic"], message["data"][0]))
                 )
-            by_message = sockets(trader.sandbox.ws_url, "trade", **KEYS)
-            answers: queue.Queue[Any] = queue.Queue()
-            by_message.place_order(answers.put, **LINEAR, side="Buy", orderType="Market", qty="0.01")
-            placed = answers.get(timeout=15)
+            by_message = sockets(client.sandbox.ws_url, "trade", **KEYS)
+            acknowledgements: queue.Queue[Any] = queue.Queue()
+            by_message.place_order(acknowledgements.put, **LINEAR, side="Buy", orderType="Market", qty="0.01")
+            placed = acknowledgements.get(timeout=15)
             assert placed["retCode"] == 0
             seen: dict[str, Any] = {}
             while seen.get("order", {}).get("orderStatus") != "Filled" or len(seen) < 4:
-                topic, data = heard.get(timeout=15)
+                topic, data = received.get(timeout=15)
                 seen[topic] = data
             assert seen["order"]["orderId"] == placed["data"]["orderId"]
             private.exit()

@@ -1,9 +1,9 @@
-"""Seeds of the deterministic simulation, each of them a world of its own.
+"""Deterministic simulation: runs the real daemon in a simulated environment, one per seed.
 
     python -m tests.simulation [--seeds 10000] [--first 0] [--trace] [--mutant NAME] [--processes N]
 
-The last line is the count; exit code 1 where an invariant broke, with the seed before. A seed does the same every time, so that
-`--seeds 1 --first SEED --trace` shows what led to it.
+The last line is the count. If an invariant is violated, the seed is printed before it and the exit code is 1.
+A seed always does the same, so `--seeds 1 --first SEED --trace` shows what led to the violation.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from rich.progress import (
 )
 
 from agent.cli.console import err
-from tests.simulation.runner import prepare, run_seeds
-from tests.simulation.world import Outcome
+from tests.simulation.runner import prepare_process, run_seeds
+from tests.simulation.simulation_harness import SeedOutcome
 from tests.support import mutants
 
-_CHUNK: Final = 20  # seeds that a process takes at once
+_CHUNK: Final = 20  # seeds per task of a process
 _TRACE: Final = 1_000_000  # lines
 
 
-def run_all(given: argparse.Namespace) -> Iterator[Outcome]:
-    """The seeds in their order, by as many processes as there are to be."""
+def run_all(given: argparse.Namespace) -> Iterator[SeedOutcome]:
+    """Run the seeds in order, in the configured number of processes."""
     keep = _TRACE if given.trace else 0
     if given.processes == 1 or given.seeds <= _CHUNK:
-        prepare(given.mutant)
+        prepare_process(given.mutant)
         for seed in range(given.first, given.first + given.seeds):
             yield from run_seeds(seed, 1, keep)
         return
     starts = iter(range(given.first, given.first + given.seeds, _CHUNK))
     end = given.first + given.seeds
-    with ProcessPoolExecutor(given.processes, get_context("spawn"), prepare, (given.mutant,)) as pool:
-        # A few at a time, so that a failure ends the whole soon
+    with ProcessPoolExecutor(given.processes, get_context("spawn"), prepare_process, (given.mutant,)) as pool:
+        # Submit a few chunks at a time, so that a failure ends the run soon
         running = [
             pool.submit(run_seeds, start, min(_CHUNK, end - start), keep)
             for start in islice(starts, 2 * given.processes)
@@ -60,22 +60,21 @@ def run_all(given: argparse.Namespace) -> Iterator[Outcome]:
 
 
 def main() -> int:
-    """The command."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.simulation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seeds", type=int, default=10_000, help="how many")
+    parser.add_argument("--seeds", type=int, default=10_000, help="number of seeds")
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--trace", action="store_true", help="print all that happens")
+    parser.add_argument("--trace", action="store_true", help="print every step")
     parser.add_argument(
-        "--mutant", default="", choices=("", *mutants.MUTANTS), help="put this fault into the product"
+        "--mutant", default="", choices=("", *mutants.MUTANTS), help="inject this defect into the product"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     began = time.monotonic()
-    failed: Outcome | None = None
+    failed: SeedOutcome | None = None
     passed = events = fills = lives = 0
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("seeds"), *columns, console=err) as progress:

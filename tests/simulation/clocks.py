@@ -1,4 +1,4 @@
-"""The machine's clocks, and what becomes of them: steps of the system clock, drift of steady time, suspensions."""
+"""The machine's clocks: steps of the system clock, drift of monotonic time, suspensions."""
 
 from __future__ import annotations
 
@@ -9,76 +9,80 @@ from typing import Final, Never
 
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from agent.system.clock_discipline import TOLERANCE, DisciplinedClock
-from tests.simulation.loop import VirtualLoop
-from tests.simulation.market import Market
-from tests.simulation.weather import Weather
+from tests.simulation.fault_rates import FaultRates
+from tests.simulation.simulated_market import SimulatedMarket
+from tests.simulation.virtual_loop import VirtualLoop
 
-_EVERY: Final = 150.0  # seconds between two events, about
+_EVERY: Final = 150.0  # mean seconds between two events
 _PPM: Final = 400e-6  # the fastest drift
 _STEPS: Final = (1_000, 20_000, 5 * MINUTE_MS, HOUR_MS, 26 * HOUR_MS, 9 * DAY_MS)
 
 
 class Clocks:
-    """One machine: `now` is its system clock, wrong by `skew` ms. Each life of the agent disciplines it anew."""
+    """Clocks of one machine. `now` is the system clock, wrong by `skew` ms; each life of the agent
+    disciplines it anew.
+    """
 
     def __init__(
         self,
         loop: VirtualLoop,
-        dice: random.Random,
-        weather: Weather,
-        market: Market,
-        say: Callable[[str], None],
+        rng: random.Random,
+        rates: FaultRates,
+        market: SimulatedMarket,
+        log: Callable[[str], None],
     ) -> None:
         self.skew = 0
         self._loop = loop
-        self._dice = dice
-        self._weather = weather
+        self._rng = rng
+        self._rates = rates
         self._market = market
-        self._say = say
-        self._rate = 1 + _PPM * weather.clock_drift * dice.choice((-1, 1))
+        self._log = log
+        self._rate = 1 + _PPM * rates.clock_drift * rng.choice((-1, 1))
         self._lost = 0.0
         self._lost_before = 0.0
 
     def now(self) -> int:
-        """The system clock, UTC ms."""
+        """Return the system clock (UTC ms)."""
         return self._market.now() + self.skew
 
     def steady(self) -> float:
-        """Seconds of steady time; some systems do not count suspensions."""
+        """Return monotonic seconds. Some systems do not count suspensions."""
         return self._loop.time() * self._rate - self._lost
 
-    def disciplined(self) -> DisciplinedClock:
-        """What a life of the agent makes of them."""
+    def new_disciplined_clock(self) -> DisciplinedClock:
+        """Return the clock of a new life of the agent."""
         self._lost_before = self._lost
         return DisciplinedClock(self, self.steady)
 
     @property
-    def stood_still(self) -> bool:
-        """Whether steady time has missed a part of this life: then a wrong system clock leaves no two sources that agree."""
+    def missed_time(self) -> bool:
+        """Whether monotonic time missed a part of this life. Then no two time sources agree while the
+        system clock is wrong.
+        """
         return self._lost > self._lost_before
 
     @property
-    def expected(self) -> set[str]:
-        """What an agent that has had time to look may find wrong about them."""
+    def expected_trouble(self) -> set[str]:
+        """The troubles that an agent may report after it has had time to check."""
         if abs(self.skew) > 2 * TOLERANCE:
             return {"system"}
         return {""} if abs(self.skew) < TOLERANCE / 3 else {"", "system"}
 
-    async def turn(self) -> Never:
-        """Something happens now and then."""
-        dice, weather = self._dice, self._weather
+    async def disturb(self) -> Never:
+        """Step the clock or suspend the machine now and then."""
+        rng, rates = self._rng, self._rates
         while True:
-            await asyncio.sleep(dice.expovariate(1 / _EVERY))
-            if dice.random() < weather.clock_step:
-                self.set(dice.choice((0, 0, *(round(step * dice.uniform(-1, 1)) for step in _STEPS))))
-            if dice.random() < weather.suspend * 0.5:
-                seconds = dice.uniform(5, 240)
-                counted = dice.random() < 0.5
-                self._say(f"suspended for {seconds:.1f} s, {'' if counted else 'not '}counted")
+            await asyncio.sleep(rng.expovariate(1 / _EVERY))
+            if rng.random() < rates.clock_step:
+                self.set_skew(rng.choice((0, 0, *(round(step * rng.uniform(-1, 1)) for step in _STEPS))))
+            if rng.random() < rates.suspend * 0.5:
+                seconds = rng.uniform(5, 240)
+                counted = rng.random() < 0.5
+                self._log(f"suspended for {seconds:.1f} s, {'' if counted else 'not '}counted")
                 self._loop.suspend(seconds)
                 self._lost += 0.0 if counted else seconds
 
-    def set(self, skew: int) -> None:
+    def set_skew(self, skew: int) -> None:
         """Step the system clock."""
-        self._say(f"the system clock is wrong by {skew} ms")
+        self._log(f"the system clock is wrong by {skew} ms")
         self.skew = skew

@@ -1,4 +1,4 @@
-"""Some seeds after one another, in whichever process."""
+"""Runs consecutive seeds in a process."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Final
 
 import structlog
 
-from tests.simulation.world import Outcome, simulate
+from tests.simulation.simulation_harness import SeedOutcome, simulate
 from tests.support import mutants
 
 _SILENT: Final = 50  # structlog's level critical
 
 
-def prepare(mutant: str) -> None:
-    """In every process, once: the product says nothing, and has the fault that it shall have."""
+def prepare_process(mutant: str) -> None:
+    """Silence the product's log and apply the mutant, once per process."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(_SILENT))
     if mutant:
         mutants.apply(mutant)
 
 
-def run_seeds(first: int, count: int, keep: int) -> list[Outcome]:
-    """Consecutive seeds, up to the first that fails."""
-    # In memory where the system has a file system there: the disk isn't what is looked at
+def run_seeds(first: int, count: int, keep: int) -> list[SeedOutcome]:
+    """Run consecutive seeds up to the first failure."""
+    # Use a memory file system if available: the real disk is not under test
     memory = Path("/dev/shm")
     outcomes = []
     for seed in range(first, first + count):

@@ -100,7 +100,7 @@ def settings(url: str, folder: Path, case: Case) -> Path:
 
 def clear(sandbox: Sandbox, *, flatten: bool) -> bool:
     account = sandbox.venue.account
-    return not account.open and not (flatten and account.desks["linear"].open_legs())
+    return not account.open and not (flatten and account.books["linear"].open_legs())
 
 
 async def wait(condition: Callable[[], Any], seconds: float, what: str) -> None:
@@ -154,7 +154,7 @@ async def kill_in(case: Case, folder: Path) -> Result:
             await wait(
                 lambda: (
                     process.returncode is not None
-                    or (len(account.open) == 4 and len(account.desks["linear"].open_legs()) == 2)
+                    or (len(account.open) == 4 and len(account.books["linear"].open_legs()) == 2)
                 ),
                 2 * PATIENCE,
                 "two protected positions",
@@ -166,11 +166,11 @@ async def kill_in(case: Case, folder: Path) -> Result:
             await wait(lambda: clear(sandbox, flatten=case.flatten), LIMIT, f"a clear account, {case}")
             seconds = time.monotonic() - began
             said = await pulling
-            held = account.desks["linear"].open_legs()
+            held = account.books["linear"].open_legs()
             assert len(held) == (0 if case.flatten else 2)
             events = await after(case, folder, config, process)
             assert clear(sandbox, flatten=case.flatten), f"orders after the kill: {case}"
-            assert len(account.desks["linear"].open_legs()) == len(held)
+            assert len(account.books["linear"].open_legs()) == len(held)
             return Result(seconds, case.state != "spin", events, said)
         finally:
             if process.returncode is None:

@@ -29,8 +29,8 @@ from agent.core.sinks import ListSink
 from agent.core.venue import VenueExchange
 from agent.store.chain import DecisionChain
 from strategies import load_strategy
-from tests.crash.script import Words, compose
-from tests.simulation.settings import settings
+from tests.crash.market_script import KeywordModel, compose_script
+from tests.simulation.random_config import random_config
 
 _ONLY_UPDATES = (OrderStatus.NEW, OrderStatus.CANCELLED, OrderStatus.REJECTED)
 
@@ -55,7 +55,7 @@ class Story:
         self, seed: int, folder: Path, minutes: int = 60, predictor: Predictor | None = None
     ) -> None:
         self._dice = random.Random(seed)
-        self.config: Config = settings(self._dice, folder).model_copy(update={"store": StoreConfig()})
+        self.config: Config = random_config(self._dice, folder).model_copy(update={"store": StoreConfig()})
         self.predictor = predictor
         self.events: list[Event] = []
         engine, sink = self.fresh()
@@ -90,12 +90,12 @@ class Story:
         waiting: list[Event] = []
         now = 0
         testnet = isinstance(engine.exchange, VenueExchange)
-        for burst in compose(seed, minutes):
+        for burst in compose_script(seed, minutes):
             for event in burst:
                 now = max(now, event.available_at)
                 yield event
                 if isinstance(event, News):
-                    (score,) = Words().score([event.title])
+                    (score,) = KeywordModel().score([event.title])
                     yield Sentiment(
                         event.id, now, now, score.bearish, score.neutral, score.bullish, model="words", embedding=b"\0<\0@" if self.predictor else b"",
                         abstained=self._dice.random() < 0.1,

@@ -44,7 +44,7 @@ from agent.sandbox import Sandbox, SandboxOptions
 from agent.sandbox.faults import parse_fault
 from agent.system.secret import Secret
 from tests.live.gateway.churning_strategy import FAST, venue_settings
-from tests.sandbox.conftest import Trader, write_bars
+from tests.sandbox.conftest import SandboxClient, write_bars
 from tests.support.live import settings, until
 
 KEYS = Credentials(Secret("key"), Secret("secret"))
@@ -133,7 +133,7 @@ class Desk:
     def assert_sound(self) -> None:
         venue = self.sandbox.venue.account
         assert f"{venue.wallet.balances()[0].wallet - self.ledger.wallet():.2f}" in ("0.00", "-0.00")
-        held = sum((leg.held.qty for leg in venue.desks["linear"].open_legs()), Decimal(0))
+        held = sum((leg.held.qty for leg in venue.books["linear"].open_legs()), Decimal(0))
         assert self.ledger.held("BTCUSDT") == held
         fills = [one.id for one in self.sink.decisions if isinstance(one, Fill)]
         assert sorted(fills) == sorted(
@@ -337,7 +337,7 @@ async def test_an_execution_of_an_unknown_kind_is_reported_and_never_booked(
 async def test_a_kill_takes_back_also_what_the_core_does_not_know(tmp_path: Path) -> None:
     async with desk(tmp_path, execution={"foreign": "adopt"}) as given, given.trading():
         given.target(0.1, limit=46_000.0)
-        await trader(given).placed(orderType="Limit", price="46000", qty="0.01")
+        await trader(given).place_order(orderType="Limit", price="46000", qty="0.01")
         await until(lambda: len(given.sandbox.venue.account.open) == 2)
         now = given.sandbox.clock.now()
         given.emit(Command("kill", now, now, {}, "test"))
@@ -427,9 +427,9 @@ async def test_fills_that_happened_meanwhile_are_booked(tmp_path: Path) -> None:
 # -- the account -------------------------------------------------------------------------------------------------------
 
 
-def trader(given: Desk) -> Trader:
+def trader(given: Desk) -> SandboxClient:
     """Somebody else with the same keys."""
-    return Trader(given.sandbox, _SESSIONS[-1])
+    return SandboxClient(given.sandbox, _SESSIONS[-1])
 
 
 _SESSIONS: list[Any] = []
@@ -447,9 +447,9 @@ async def session() -> AsyncIterator[None]:
 
 async def test_an_account_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     async with desk(tmp_path) as given:
-        await trader(given).placed(qty="0.02")
+        await trader(given).place_order(qty="0.02")
         await until(lambda: given.sandbox.venue.account.executions)
-        order = await trader(given).placed(orderType="Limit", price="46000", qty="0.01")
+        order = await trader(given).place_order(orderType="Limit", price="46000", qty="0.01")
         with pytest.raises(SafetyError, match=rf"the account is not empty: order {order}, 0.02 BTCUSDT"):
             async with given.trading():
                 pass
@@ -459,7 +459,7 @@ async def test_an_account_that_is_not_empty_is_refused(tmp_path: Path) -> None:
 
 async def test_a_position_is_adopted(tmp_path: Path) -> None:
     async with desk(tmp_path, execution={"foreign": "adopt"}) as given:
-        await trader(given).placed(qty="0.02")
+        await trader(given).place_order(qty="0.02")
         await until(lambda: given.sandbox.venue.account.executions)
         async with given.trading():
             assert given.ledger.held("BTCUSDT") == Decimal("0.02")
@@ -467,17 +467,17 @@ async def test_a_position_is_adopted(tmp_path: Path) -> None:
             assert await given.ended(given.target(0.0)) is OrderStatus.FILLED
             await given.reconciled()
             assert not given.ledger.drift
-        assert not given.sandbox.venue.account.desks["linear"].open_legs()
+        assert not given.sandbox.venue.account.books["linear"].open_legs()
 
 
 async def test_what_others_do_is_ignored_where_that_is_asked_for(tmp_path: Path) -> None:
     async with desk(tmp_path, execution={"foreign": "ignore"}) as given:
-        await trader(given).placed(qty="0.02")
+        await trader(given).place_order(qty="0.02")
         await until(lambda: given.sandbox.venue.account.executions)
         async with given.trading():
             assert given.engine.portfolio.positions["BTCUSDT"].qty == 0
             assert given.ledger.held("BTCUSDT") == Decimal("0.02")
-            await trader(given).placed(qty="0.03")
+            await trader(given).place_order(qty="0.03")
             await until(lambda: given.ledger.held("BTCUSDT") == Decimal("0.05"))
             assert given.engine.portfolio.positions["BTCUSDT"].qty == 0
             assert given.engine.risk.state is RiskState.ACTIVE
@@ -488,7 +488,7 @@ async def test_what_others_do_is_ignored_where_that_is_asked_for(tmp_path: Path)
 
 async def test_a_ledger_that_drifts_is_an_alarm_until_a_person_accepts_it(tmp_path: Path) -> None:
     async with desk(tmp_path, execution={"reconcile_every": "200ms"}) as given, given.trading():
-        await trader(given).placed(qty="0.02")  # by another hand, which this account does not allow
+        await trader(given).place_order(qty="0.02")  # by another hand, which this account does not allow
         await until(lambda: given.engine.risk.state is RiskState.REDUCING)
         assert given.engine.risk.rule == "drift"
         assert "BTCUSDT: 0.02" in given.engine.risk.detail
@@ -544,7 +544,7 @@ async def test_hedge_mode_is_left_where_that_is_possible_and_refused_where_not(t
         async with given.trading():
             assert not given.sandbox.venue.account.hedged
         assert (await trader(given).post("/v5/position/switch-mode", **mode))["retCode"] == 0
-        await trader(given).placed(qty="0.02", positionIdx=1)
+        await trader(given).place_order(qty="0.02", positionIdx=1)
         await until(lambda: given.sandbox.venue.account.executions)
         with pytest.raises(SafetyError, match="BTCUSDT is in hedge mode"):
             async with (await again(given, tmp_path)).trading():

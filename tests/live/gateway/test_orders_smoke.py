@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.sandbox.faults import parse_fault
-from bench.orders import FAULTS, sound, trade
+from bench.orders import FAULTS, is_sound, trade
 
 
 @pytest.mark.slow
@@ -17,7 +17,7 @@ async def test_under_every_fault_no_order_is_lost_doubled_or_unknown(
     monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")
     monkeypatch.setenv("TAPEWIRE_API_SECRET", "sandbox-secret")
     found = await trade(80, tuple(parse_fault(text) for text in FAULTS), 7, tmp_path)
-    assert sound(found), found
+    assert is_sound(found), found
     assert found["sent"] >= 80
     assert found["doubted"]
     for spoilt in (
@@ -27,4 +27,4 @@ async def test_under_every_fault_no_order_is_lost_doubled_or_unknown(
         {"drift": "0.01"},
         {"verify": "diverged"},
     ):
-        assert not sound(found | spoilt)
+        assert not is_sound(found | spoilt)

@@ -19,7 +19,7 @@ from agent.live.gateway.in_flight_order import Intent
 from agent.live.gateway.venue_port import OutcomeUnknown, VenueOrder
 from agent.sandbox.faults import parse_fault
 from tests.live.gateway.test_gateway import Desk, again, desk
-from tests.sandbox.conftest import Trader
+from tests.sandbox.conftest import SandboxClient
 from tests.support.live import until
 
 D = Decimal
@@ -43,7 +43,7 @@ def command(given: Desk, action: str, **args: str) -> None:
 
 
 def _legs(given: Desk) -> list[Any]:
-    return list(given.sandbox.venue.account.desks["linear"].open_legs())
+    return list(given.sandbox.venue.account.books["linear"].open_legs())
 
 
 def open_links(given: Desk) -> set[str]:
@@ -58,7 +58,7 @@ async def test_a_closing_order_whose_id_another_order_has_is_placed_under_a_new_
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     async with desk(tmp_path) as given, given.trading():
-        await Trader(given.sandbox, session).placed(qty="0.02", orderLinkId=old_id(1))
+        await SandboxClient(given.sandbox, session).place_order(qty="0.02", orderLinkId=old_id(1))
         await until(lambda: given.ledger.held(SYMBOL) == D("0.02"))
         assert given.engine.risk.rule == OLDER_RECORD
         given.want(0.0)
@@ -79,7 +79,7 @@ async def test_a_kill_is_not_content_with_an_id_that_another_order_has(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     async with desk(tmp_path) as given, given.trading():
-        await Trader(given.sandbox, session).placed(qty="0.02", orderLinkId=old_id(1))
+        await SandboxClient(given.sandbox, session).place_order(qty="0.02", orderLinkId=old_id(1))
         await until(lambda: given.ledger.held(SYMBOL) == D("0.02"))
         command(given, "kill", flatten="true")
         await until(lambda: not _legs(given) and not given.engine.flattener.open)
@@ -249,7 +249,9 @@ async def test_what_happened_while_the_stream_was_away_is_asked_for_when_it_is_b
             await given.reconciled()  # for the stream was lost
             assert not given.gateway.health.stream
             changed = {"category": "linear", "symbol": SYMBOL, "orderLinkId": entry.id, "price": "50100"}
-            assert (await Trader(given.sandbox, session).post("/v5/order/amend", **changed))["retCode"] == 0
+            assert (await SandboxClient(given.sandbox, session).post("/v5/order/amend", **changed))[
+                "retCode"
+            ] == 0
             await until(lambda: _legs(given))
             assert given.ledger.held(SYMBOL) == 0
             back.set()

@@ -1,0 +1,108 @@
+"""The scripted market: the same for every process of a run, however often it is killed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from agent.config import Config, parse
+from agent.core.events import MINUTE_MS, Command, Event, Gap, Kline, News
+from models.sentiment.serve.scorer import Score
+from tests.simulation.generated_data import SYMBOLS, headline, random_walk, running_bar
+
+AUTHOR: Final = "script"
+"""Author of the script's commands; the daemon's own commands have other authors."""
+
+Burst = tuple[Event, ...]
+"""Events that arrive together, with at most one state of a bar, since the queue merges several."""
+
+
+def scripted_config(folder: str) -> Config:
+    """Return a configuration whose strategy trades on every headline, with stops, costs, funding and tight
+    limits.
+    """
+    return parse(
+        {
+            "market": {"symbols": SYMBOLS},
+            "strategy": {
+                "name": "sentiment",
+                "params": {
+                    "position_size": 0.4,
+                    "allow_short": True,
+                    "stop": 0.01,
+                    "take_profit": 0.02,
+                    "hold": "12m",
+                },
+            },
+            "signals": {"half_life": "5m", "window": "20m"},
+            "risk": {"max_daily_loss": 0.2, "max_drawdown": 0.4, "max_orders_per_minute": 3},
+            "paper": {"funding_interval": "30m", "funding_rate": "0.001", "max_participation": 0.02},
+            "bybit": {"endpoint": "http://127.0.0.1:9"},
+            "news": {"feeds": [{"url": "http://127.0.0.1:9/feed"}]},
+            "live": {
+                "folder": folder,
+                "batch": 3,
+                "score_wait": "1ms",
+                "open_bars_every": 0,
+            },  # every event is handled
+            "store": {"url": f"sqlite:///{folder}/store.db", "snapshot_every": "30ms"},
+        },
+        where="tests/crash/market_script.py",
+    )
+
+
+def compose_script(seed: int, minutes: int) -> list[Burst]:
+    """Return the bursts of `minutes` of market."""
+    rng = random.Random(seed)
+    bars = [random_walk(rng, symbol, minutes) for symbol in SYMBOLS]
+    bursts: list[Burst] = []
+    stories = 0
+    for minute in range(minutes):
+        closed: list[Kline | Gap] = [path[minute] for path in bars]
+        for share in sorted(rng.uniform(0.05, 0.95) for _ in range(rng.randrange(3))):
+            bursts.append(tuple(running_bar(path[minute], share) for path in bars))
+            if rng.random() < 0.3:
+                now = bursts[-1][0].available_at
+                fresh = range(stories, stories + rng.randrange(1, 4))
+                bursts.append(tuple(News(f"n{n}", now, now, headline(rng, n), feed="script") for n in fresh))
+                stories = fresh.stop
+        now = closed[0].available_at
+        if minute > 30 and rng.random() < 0.02:  # a bar that is unavailable
+            closed[0] = Gap(
+                closed[0].symbol,
+                MINUTE_MS,
+                closed[0].start,
+                closed[0].start + MINUTE_MS,
+                now,
+                closed[0].start,
+            )
+        if rng.random() < 0.03:
+            action = rng.choice(("pause", "flatten", "halt"))
+            bursts.append((Command(action, now, now, by=AUTHOR), *closed))
+            bursts.append((Command("resume", now, now, by=AUTHOR),))
+        else:
+            bursts.append(tuple(closed))
+    return bursts
+
+
+def is_scripted(event: Event) -> bool:
+    """Return whether an event comes from the script rather than from the agent."""
+    return isinstance(event, Kline | Gap | News) or (isinstance(event, Command) and event.by == AUTHOR)
+
+
+class KeywordModel:
+    """A sentiment model based on a few keywords."""
+
+    fingerprint = "words"
+
+    def score(self, texts: Sequence[str]) -> list[Score]:
+        return [_score(text) for text in texts]
+
+
+def _score(text: str) -> Score:
+    if "soars" in text or "leads" in text:
+        return Score(0.05, 0.05, 0.9)
+    if "sinks" in text or "follows" in text:
+        return Score(0.9, 0.05, 0.05)
+    return Score(0.1, 0.8, 0.1)
