@@ -26,7 +26,7 @@ from agent.data.news import NewsFile
 from agent.replay.backtest import backtest
 from agent.replay.fusion_model import wants_headlines
 from agent.replay.history import History, Plan
-from agent.research.material import NO_SCORING, Scoring, configured_scoring, scoring_by
+from agent.research.replay_inputs import NO_SCORING, Scoring, configured_scoring, scoring_with
 from agent.store.database import Database, open_database
 from agent.store.runs import Run
 
@@ -150,7 +150,7 @@ class Backtest:
         if self._scorer is None:
             return configured_scoring(self.config, database, start, allow_leakage=self._allow_leakage)
         path = self.config.model.path
-        return scoring_by(self._scorer, path, database, start, allow_leakage=self._allow_leakage)
+        return scoring_with(self._scorer, path, database, start, allow_leakage=self._allow_leakage)
 
     def _file(self, data: pd.DataFrame | str | Path, name: str, time_column: str) -> Path:
         if isinstance(data, str | Path):

@@ -51,7 +51,7 @@ def backtest(
     """Replay history through the engine: paper trades with costs, recorded, measured, ready for `verify`."""
     from agent.replay import backtest as rim
     from agent.replay.history import History
-    from agent.research.material import NO_SCORING, configured_scoring
+    from agent.research.replay_inputs import NO_SCORING, configured_scoring
     from agent.store.database import open_database
 
     settled = options.settle(load(config), strategy, settings, category, model, fusion)

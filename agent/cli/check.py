@@ -17,10 +17,10 @@ from agent.system.clock import iso
 
 if TYPE_CHECKING:
     from agent.core.events import Decision, Message
-    from agent.research.costs import Costs
-    from agent.research.lookahead import Lookahead, Slip
-    from agent.research.masking import Masked
-    from agent.research.placebo_check import PlaceboCheck
+    from agent.research.cost_limits import CostCheck
+    from agent.research.lookahead import LookaheadCheck, LookaheadDivergence
+    from agent.research.masked_twin import MaskedCheck
+    from agent.research.placebo import PlaceboCheck
 
 
 def register(app: typer.Typer) -> None:
@@ -53,21 +53,21 @@ def lookahead(
     fusion: options.Fusion = None,
     allow_leakage: options.AllowLeakage = False,
     cuts: Annotated[
-        int, typer.Option("--cuts", min=2, help="Moments at which the future is taken away or turned around.")
+        int, typer.Option("--cuts", min=2, help="Moments at which events and files of bars end.")
     ] = 12,
     jobs: options.Jobs = 0,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
-    """Does the strategy know what it can't know yet? Prefixes, other futures, another market, and the files that it opens."""
-    from agent.research.lookahead import check_lookahead, steps
+    """Does the strategy know what it can't know yet? Prefixes, files of bars that end, and another market."""
+    from agent.research.lookahead import check_lookahead, count_replays
 
     material = options.gather(
         config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
         fusion,
     )  # fmt: skip
     score_all(material)
-    with counting("replays", steps(cuts)) as advance:
+    with counting("replays", count_replays(cuts)) as advance:
         result = check_lookahead(
             material, cuts=cuts, jobs=options.processes(jobs), seed=seed, advance=advance
         )
@@ -98,7 +98,7 @@ def placebo(
     json: options.Json = False,
 ) -> None:
     """Would headlines at each other's times have done as well? Then it isn't the news that pays."""
-    from agent.research.placebo_check import check_placebo
+    from agent.research.placebo import check_placebo
 
     material = options.gather(
         config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
@@ -135,7 +135,7 @@ def masked(
     json: options.Json = False,
 ) -> None:
     """Does the model read, or does it know the names? The same replay with names of coins and companies masked."""
-    from agent.research.masking import check_masked, masker_for
+    from agent.research.masked_twin import check_masked, masker_for
 
     material = options.gather(
         config, klines, news, None, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
@@ -190,7 +190,7 @@ def costs(
     json: options.Json = False,
 ) -> None:
     """At which cost, and at which latency, is the edge gone? A table of returns, and the limits by bisection."""
-    from agent.research.costs import FACTORS, LATENCIES, STEPS, check_costs
+    from agent.research.cost_limits import FACTORS, LATENCIES, MAX_SEARCH_REPLAYS, check_costs
 
     material = options.gather(
         config, klines, news, sentiment, funding, start, end, strategy, settings, symbol, category, timezone, model, allow_leakage,
@@ -200,7 +200,9 @@ def costs(
     by_fees, by_slippage = fees or list(FACTORS), slippage or list(FACTORS)
     stamps = material.leakage(options.window(material)[0])
     score_all(material)
-    with counting("replays", len(latencies) * len(by_fees) * len(by_slippage) + STEPS) as advance:
+    with counting(
+        "replays", len(latencies) * len(by_fees) * len(by_slippage) + MAX_SEARCH_REPLAYS
+    ) as advance:
         result = check_costs(
             material, latencies=latencies, fees=by_fees, slippage=by_slippage, margin=margin, jobs=options.processes(jobs),
             advance=advance,
@@ -225,7 +227,7 @@ def _say(fine: bool, sentence: str) -> None:
     out.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
 
-def _lookahead_found(found: Lookahead) -> None:
+def _lookahead_found(found: LookaheadCheck) -> None:
     out.print(
         f"{found.strategy}: {found.decisions:,} decisions, {found.orders:,} of them orders, on {found.events:,} events; "
         f"{len(found.cuts)} cuts",
@@ -237,23 +239,13 @@ def _lookahead_found(found: Lookahead) -> None:
         "the same events decide the same twice",
         "the same events decide something else the second time",
     )
-    _slip(found.prefix, "without a future it decides the same", "without a future it decides something else")
-    if found.files_cut:
-        _slip(
-            found.cut_files,
-            "where the files of bars end too, it decides the same",
-            "where the files of bars end too, it decides something else",
-        )
-    else:
+    ends = "events and files of bars end early" if found.files_cut else "events end early"
+    _slip(found.prefix, f"if {ends}, it decides the same", f"if {ends}, it decides something else")
+    if not found.files_cut:
         out.print(
             "– this machine doesn't let files be cut for a process: whether it reads them was not tried",
             highlight=False,
         )
-    _slip(
-        found.other_future,
-        "another future changes nothing before it",
-        "another future changes what comes before it",
-    )
     seen = found.foresight
     if seen is None:
         out.print("– too few trades to tell whether it knows the market from elsewhere", highlight=False)
@@ -267,20 +259,19 @@ def _lookahead_found(found: Lookahead) -> None:
         )
         if found.knows_the_market and seen.example is not None:
             _detail("the first", _decision(seen.example))
-    if found.opened:
-        for file in found.opened:
-            _say(not found.opened_inputs, f"while deciding it opened {file.path} (line {file.line})")
-    else:
-        _say(True, "while deciding it opened no file")
     guilty = "It knows what it can't know: its results mean nothing."
-    if found.too_few and not (
-        found.again or found.prefix or found.cut_files or found.other_future or found.opened_inputs
-    ):
+    if found.too_few and not (found.again or found.prefix):
         guilty = f"{found.orders:,} orders are too few to tell whether it looks ahead: check a longer window."
-    _verdict(found.passed, "It decides by what it is shown.", guilty)
+    untried = seen is None or not found.files_cut
+    fine = (
+        "In what could be tried, it decides by what it is shown."
+        if untried
+        else "It decides by what it is shown."
+    )
+    _verdict(found.passed, fine, guilty)
 
 
-def _slip(slip: Slip | None, fine: str, bad: str) -> None:
+def _slip(slip: LookaheadDivergence | None, fine: str, bad: str) -> None:
     if slip is None:
         _say(True, fine)
         return
@@ -339,7 +330,7 @@ def _placebo_found(found: PlaceboCheck) -> None:
     )
 
 
-def _masked_found(found: Masked) -> None:
+def _masked_found(found: MaskedCheck) -> None:
     share = found.masked / max(found.headlines, 1)
     relabelled = found.relabelled / max(found.masked, 1)
     out.print(f"{found.strategy}, headlines as they were and masked", highlight=False)
@@ -371,7 +362,7 @@ def _masked_found(found: Masked) -> None:
     )
 
 
-def _costs_found(found: Costs) -> None:
+def _costs_found(found: CostCheck) -> None:
     columns = sorted({(cell.fees, cell.slippage) for cell in found.table})
     slippages = sorted({slippage for _, slippage in columns})
     out.print(

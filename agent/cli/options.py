@@ -17,7 +17,7 @@ from agent.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from agent.replay.history import Plan
-    from agent.research.material import Material
+    from agent.research.replay_inputs import ReplayInputs
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="Default: ./config.toml, else the one that ships.")
@@ -75,19 +75,19 @@ def gather(
     config: Path | None, klines: list[str] | None, news: Path | None, sentiment: Path | None, funding: Path | None, start: str | None,
     end: str | None, strategy: str | None, settings: list[str] | None, symbol: list[str] | None, category: str | None,
     timezone: str | None, model: str | None, allow_leakage: bool, fusion: str | None = None,
-) -> Material:  # fmt: skip
+) -> ReplayInputs:  # fmt: skip
     """What is to be judged, with its window and its symbols settled by the files. Raises UsageError, ConfigError, DataError."""
     from agent.replay.history import History
-    from agent.research.material import Material
+    from agent.research.replay_inputs import ReplayInputs
 
     settled = settle(load(config), strategy, settings, category, model, fusion)
     plan = make_plan(settled, klines, news, sentiment, funding, start, end, timezone, symbol)
     with err.status("checking the input files"):
         history = History(plan, settled)
-    return Material(plan._replace(start=history.start, end=history.end), history.config, allow_leakage)
+    return ReplayInputs(plan._replace(start=history.start, end=history.end), history.config, allow_leakage)
 
 
-def window(material: Material) -> tuple[int, int]:
+def window(material: ReplayInputs) -> tuple[int, int]:
     """Start and end of a gathered window, UTC ms."""
     start, end = material.plan.start, material.plan.end
     if start is None or end is None:
@@ -95,10 +95,10 @@ def window(material: Material) -> tuple[int, int]:
     return start, end
 
 
-def warm_up(material: Material, text: str | None) -> int:
+def warm_up(material: ReplayInputs, text: str | None) -> int:
     """Milliseconds of `--warmup`, or its default."""
     from agent.core.events import DAY_MS
-    from agent.research.walkforward import WARMUP_BARS
+    from agent.research.walk_forward import WARMUP_BARS
 
     return (
         max(DAY_MS, WARMUP_BARS * material.config.market.interval)
@@ -107,7 +107,7 @@ def warm_up(material: Material, text: str | None) -> int:
     )
 
 
-def placebos(material: Material, count: int) -> int:
+def placebos(material: ReplayInputs, count: int) -> int:
     """`--placebo`, where headlines are read at all."""
     return count if material.plan.news is not None or material.plan.sentiment is not None else 0
 

@@ -14,7 +14,7 @@ from agent.system.atomic import write_bytes
 from agent.system.clock import iso
 
 if TYPE_CHECKING:
-    from agent.research.tune import Tuned
+    from agent.research.tuning import TuningResult
 
 
 def register(app: typer.Typer) -> None:
@@ -73,9 +73,9 @@ def tune(
 ) -> None:
     """Search parameters in sample, and judge the best on held-out time: the value, what luck explains of it, and the truth."""
     from agent.core.events import DAY_MS
-    from agent.research import tune as search_for
-    from agent.research.space import parse_ranges
-    from agent.research.walkforward import Settings
+    from agent.research import tuning as search_for
+    from agent.research.parameter_space import parse_ranges
+    from agent.research.walk_forward import Settings
 
     material = options.gather(
         config,
@@ -108,7 +108,7 @@ def tune(
     search = search_for.Search(material, found, inside, study or "", storage, trials, warm, prune, seed)
     search = search if study else search._replace(study=search_for.study_name(search))
     score_all(material)
-    made = search_for.made_trials(search)
+    made = search_for.count_trials(search)
     if made:
         err.print(
             f"study {search.study}: {made:,} of {trials:,} trials were made by an earlier search",
@@ -117,21 +117,21 @@ def tune(
     with counting("trials", max(0, trials - made)) as advance:
         search_for.tune(search, workers=workers, advance=advance)
     with err.status("judging the best on held-out time"):
-        tuned = search_for.conclude(
+        tuned = search_for.evaluate_best(
             search,
             outside,
             Settings("none", warm, options.placebos(material, placebo), seed=seed),
             reused=made,
         )
     path = output or Path("var/tune") / f"{search.study}.toml"
-    write_bytes(path, search_for.snippet(tuned, material.config.strategy.name).encode())
+    write_bytes(path, search_for.toml_snippet(tuned, material.config.strategy.name).encode())
     if json:
         print_json({**{name: getattr(tuned, name) for name in tuned.__struct_fields__}, "toml": str(path)})
     else:
         _print(tuned, path)
 
 
-def _print(tuned: Tuned, path: Path) -> None:
+def _print(tuned: TuningResult, path: Path) -> None:
     inside = f"{iso(tuned.in_sample[0])[:10]} to {iso(tuned.in_sample[1])[:10]}"
     skipped = f", {tuned.invalid} invalid" if tuned.invalid else ""
     skipped += f", {tuned.reused} reused from an earlier search" if tuned.reused else ""

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from agent.analysis.report.verdict import Verdict
     from agent.analysis.significance import Interval
     from agent.core.events import News
-    from agent.research.evidence import Evidence
+    from agent.research.assessment import OutOfSampleEvidence
     from agent.research.fitters import Fitter
-    from agent.research.material import Material
-    from agent.research.space import Range
-    from agent.research.walkforward import WalkForward
+    from agent.research.parameter_space import ParameterRange
+    from agent.research.replay_inputs import ReplayInputs
+    from agent.research.walk_forward import WalkForward
     from models.fusion.train.fusion_recipe import Recipe
 
 
@@ -89,7 +89,7 @@ def walkforward(
 ) -> None:
     """Judge a strategy on time that nothing was learned from: fold by fold, costs in, with intervals and a verdict."""
     from agent.research.folds import make_folds
-    from agent.research.walkforward import Settings, check_room, walk_forward
+    from agent.research.walk_forward import Settings, check_test_length, walk_forward
 
     material = options.gather(
         config,
@@ -123,7 +123,7 @@ def walkforward(
         begin, finish, train=span(train, "--train"), test=span(test, "--test"), embargo=span(embargo, "--embargo"),
         purge=span(purge, "--purge"), anchored=anchored,
     )  # fmt: skip
-    check_room(folds, material.config.market.interval)
+    check_test_length(folds, material.config.market.interval)
     warm = options.warm_up(material, warmup)
     searched = _ranges(fit, ranges, material)
     score_all(material, embedded=recipe is not None)
@@ -146,8 +146,8 @@ def walkforward(
         _print(result)
 
 
-def _ranges(fit: str, ranges: list[str] | None, material: Material) -> list[Range]:
-    from agent.research.space import parse_ranges
+def _ranges(fit: str, ranges: list[str] | None, material: ReplayInputs) -> list[ParameterRange]:
+    from agent.research.parameter_space import parse_ranges
 
     if fit not in ("none", "refit", "fusion"):
         raise UsageError(f"--fit {fit}: there is no such fitter", hint="none, refit or fusion")
@@ -169,19 +169,24 @@ def _recipe(ablation: str, interval: str, horizon: str, seed: int) -> Recipe:
 
 
 def _fitter(
-    fit: str, material: Material, ranges: list[Range], points: int, warmup: int, recipe: Recipe | None
+    fit: str,
+    material: ReplayInputs,
+    ranges: list[ParameterRange],
+    points: int,
+    warmup: int,
+    recipe: Recipe | None,
 ) -> Fitter:
-    from agent.research.fitters import Fixed, Refit
+    from agent.research.fitters import GridFitter, NoFitter
 
     if recipe is not None:
         from models.fusion.train.fitter import FusionFitter
 
         return FusionFitter(material.plan, material.config, recipe)
-    return Refit(material, ranges, points, warmup) if fit == "refit" else Fixed()
+    return GridFitter(material, ranges, points, warmup) if fit == "refit" else NoFitter()
 
 
 def score_all(
-    material: Material, text: Callable[[News], str] | None = None, *, embedded: bool = False
+    material: ReplayInputs, text: Callable[[News], str] | None = None, *, embedded: bool = False
 ) -> None:
     """Let the model read all headlines of the window (or what `text` makes of them) once, before processes share its memory.
 
@@ -245,7 +250,7 @@ def show_verdict(verdict: Verdict) -> None:
         out.print(f"  {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
-def evidence_table(evidence: Evidence) -> Table:
+def evidence_table(evidence: OutOfSampleEvidence) -> Table:
     """The figures beside buy-and-hold's."""
 
     def with_interval(value: str, interval: Interval | None, show: Callable[[float], str]) -> str:

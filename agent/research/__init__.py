@@ -1,1 +1,1 @@
-"""Evidence: walk-forward judgement, parameter search in sample, and checks of honesty, all by the engine that trades."""
+"""Walk-forward tests, parameter search and honesty checks, all by replays of the engine that trades."""

@@ -1,4 +1,4 @@
-"""What is learned anew in each fold: nothing, the best parameters of a grid, or a model."""
+"""Fitters learn from the training window of a fold. Here: nothing, or the best parameters of a grid."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ import msgspec
 
 from agent.analysis.significance import sharpe
 from agent.research.folds import Window
-from agent.research.material import Material
-from agent.research.rehearsal import with_params
-from agent.research.space import Range, Value, grid
+from agent.research.parameter_space import ParameterRange, Value, grid
+from agent.research.replay_inputs import ReplayInputs
+from agent.research.replay_window import with_params
 from agent.system.atomic import write_bytes
 
 
 class Fitter(Protocol):
-    """Learns from a window, and says how the configuration must be for what it has learned to trade."""
+    """Learns from a window and returns the configuration with which the result trades."""
 
     def fit(self, window: tuple[int, int], folder: Path) -> dict[str, Any]:
-        """Learn from [start, end) in UTC ms and nothing else; files go into `folder`, which exists. Answers nested overrides."""
+        """Learn from [start, end) in UTC ms only, and return nested configuration overrides.
+
+        Files go into `folder`, which exists.
+        """
         ...
 
 
-class Fixed:
+class NoFitter:
     """Learns nothing."""
 
     def fit(self, window: tuple[int, int], folder: Path) -> dict[str, Any]:
-        """No override."""
         return {}
 
 
-class Tried(msgspec.Struct, frozen=True):
-    """One combination, in sample; `sharpe` is per day, None where equity never moved."""
+class GridTrial(msgspec.Struct, frozen=True):
+    """One combination, in sample. `sharpe` is per day, None if equity never moved."""
 
     params: dict[str, Value]
     sharpe: float | None
@@ -40,27 +42,25 @@ class Tried(msgspec.Struct, frozen=True):
     trades: int
 
 
-class Refit(NamedTuple):
-    """The combination of a grid with the best Sharpe ratio of daily returns in the window; of equals, the first.
+class GridFitter(NamedTuple):
+    """Finds the combination of a grid with the best Sharpe ratio of daily returns; of equals, the first.
 
-    All that was tried is kept in `search.json`.
+    All trials are written to `search.json`.
     """
 
-    material: Material
-    ranges: list[Range]
+    inputs: ReplayInputs
+    ranges: list[ParameterRange]
     points: int = 5
     warmup: int = 0
 
     def fit(self, window: tuple[int, int], folder: Path) -> dict[str, Any]:
-        """Search the grid."""
-        config = self.material.config
-        stage = self.material.stage(Window(*window), warmup=self.warmup, judged_from=window[1])
-        tried = []
+        config = self.inputs.config
+        loaded = self.inputs.load_window(Window(*window), warmup=self.warmup, judged_from=window[1])
+        trials = []
         for params in grid(self.ranges, config.strategy.name, config.strategy.params, points=self.points):
-            result = stage.rehearse(with_params(config, params))
-            tried.append(
-                Tried(params, sharpe(result.returns), result.total_return, result.metrics.trades.trades)
-            )
-        best = max(tried, key=lambda trial: -1e9 if trial.sharpe is None else trial.sharpe)
-        write_bytes(folder / "search.json", msgspec.json.format(msgspec.json.encode(tried)) + b"\n")
+            result = loaded.replay(with_params(config, params))
+            trades = result.metrics.trades.trades
+            trials.append(GridTrial(params, sharpe(result.returns), result.total_return, trades))
+        best = max(trials, key=lambda trial: -1e9 if trial.sharpe is None else trial.sharpe)
+        write_bytes(folder / "search.json", msgspec.json.format(msgspec.json.encode(trials)) + b"\n")
         return {"strategy": {"params": best.params}}

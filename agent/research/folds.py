@@ -1,4 +1,4 @@
-"""A history cut into folds: each judges a stretch of time by what could be learned before it."""
+"""Folds of a history: each has a window to learn from and a later one to test on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Window(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """`train` ends `purge` + `embargo` before `test` begins; it is empty where nothing is learned."""
+    """`train` ends `purge` + `embargo` before `test` begins. It is empty if nothing is learned."""
 
     number: int  # from 1
     train: Window
@@ -27,32 +27,34 @@ class Fold(NamedTuple):
 def make_folds(
     start: int, end: int, *, train: int, test: int, embargo: int = 0, purge: int = 0, anchored: bool = False
 ) -> list[Fold]:
-    """Test windows of `test` ms that tile [start + train + purge + embargo, end), each with the `train` ms that come before it.
+    """Tile [start + train + purge + embargo, end) with test windows of `test` ms, each after its `train` ms.
 
-    The gap between the two keeps apart what overlaps: `purge` is the horizon of the labels, which look ahead of their time,
-    `embargo` lets what is correlated over time die away (López de Prado, Advances in Financial Machine Learning, 2018, ch. 7).
-    `anchored` trains on all from `start` on (an expanding window). A rest of at least half a `test` is a fold of its own, a
-    shorter one prolongs the last. Raises UsageError where there is no room for one fold.
+    All times in ms.
+
+    A gap separates the two: `purge` is the horizon of labels that look ahead, `embargo` lets serial
+    correlation die away (López de Prado, Advances in Financial Machine Learning, 2018, ch. 7). `anchored`
+    trains on everything from `start` on (an expanding window). A rest of at least half a `test` becomes a
+    fold, a shorter one prolongs the last fold. Raises UsageError if not even one fold fits.
     """
     gap = purge + embargo if train else 0
     first = start + train + gap
     if test <= 0 or first + test > end:
         raise UsageError(
-            f"{iso(start)} to {iso(end)} has no room for training on {format_duration(train)}, a gap of {format_duration(gap)} "
-            f"and testing on {format_duration(test)}",
+            f"{iso(start)} to {iso(end)} has no room for training on {format_duration(train)}, a gap of "
+            f"{format_duration(gap)} and testing on {format_duration(test)}",
             hint="shorten --train or --test, or name a longer window",
         )
     count, rest = divmod(end - first, test)
     count += 2 * rest >= test
     folds = []
     for number in range(1, count + 1):
-        begins = first + (number - 1) * test
-        learned = begins - gap
+        test_start = first + (number - 1) * test
+        train_end = test_start - gap
         folds.append(
             Fold(
                 number,
-                Window(start if anchored and train else learned - train, learned),
-                Window(begins, begins + test if number < count else end),
+                Window(start if anchored and train else train_end - train, train_end),
+                Window(test_start, test_start + test if number < count else end),
             )
         )
     return folds

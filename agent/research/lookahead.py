@@ -1,51 +1,54 @@
-"""Does a strategy know what it can't know? Six ways to find out, all by its decisions in the engine that trades.
+"""Lookahead check: three tests of whether a strategy uses information that it can't have yet.
 
-1. Again: the same events decide the same. (What differs is chance, a clock, or what one run has told the next.)
-2. Prefix: on the events up to a cut, it decides what it decided on them when there were more.
-3. Cut files: the same, with the files of bars ending at the cut as well, for a strategy that reads them itself (Linux).
-4. Another future: what comes after the cut is turned around, and nothing before it changes.
-5. Elsewhere: in a market put together from the real one's days in another order, with its headlines shuffled, its trades must not
-   be well timed for the *real* prices. Those it can only know from somewhere else: from a file, or by having been fitted to them.
-6. Files: while deciding it opens none of those that are replayed.
+1. Repetition: the same events must lead to the same decisions. A difference comes from random numbers, a
+   clock, or state that one run leaves for the next.
+2. Prefix: a new process replays the events up to a cut and must repeat the decisions of the whole run. There
+   the files of bars end at the cut too (Linux), so a strategy that reads the future from them decides
+   differently.
+3. Surrogate market: the days of the market in another order, with shuffled headlines. A strategy whose trades
+   are nevertheless well timed for the *real* prices knows them from elsewhere: from a copy of the file, or
+   from parameters fitted to them.
+
+`tests/research/test_lookahead.py` has a table of cheats and of the tests that find them; each test finds one
+that no other finds.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
 
 import msgspec
 
-from agent.core.events import Decision, Event, Fill, Order
+from agent.core.events import Decision, Event, Fill, Kline, Order
 from agent.data.merge import merge
-from agent.replay.history import History
-from agent.research.cut_off import CutOff, can_cut_files, decide_cut_off
+from agent.research.file_truncation import TruncatedReplay, can_truncate_files, replay_truncated
 from agent.research.folds import Window
-from agent.research.foresight import Foresight, foresight
-from agent.research.material import Material, held_stage, release
-from agent.research.placebo import shuffled
-from agent.research.rehearsal import Decided, Stage
-from agent.research.walkforward import read_prices
-from agent.research.watching import Opened, same_file, watching
-from agent.research.workers import Advance, spread
-from agent.research.worlds import elsewhere, other_future
-from agent.store.chain import DecisionChain
-from strategies import strategy_class
+from agent.research.parallel import Advance
+from agent.research.replay_inputs import ReplayInputs
+from agent.research.replay_window import LoadedWindow, NumberedDecision
+from agent.research.surrogate_market import reorder_days, shuffle_headlines
+from agent.research.timing_test import TimingTest, timing_test
+from agent.research.walk_forward import read_prices
 
 CUTS: Final = 12
-WORLDS: Final = 2
-FEWEST: Final = 5
-"""Orders with which a strategy can be judged at all."""
+SURROGATES: Final = 2
+MIN_ORDERS: Final = 5
+"""A strategy with fewer orders can't be judged."""
 
-GUILTY: Final = 0.01
-"""Chance of foresight, in each of the worlds, from which on it is no chance."""
+MIN_BARS: Final = 10
+"""Bars that a truncated file keeps at least, from which its interval is inferred."""
+
+SIGNIFICANT: Final = 0.01
+"""Largest p-value, reached in every surrogate market, that counts as knowledge of the real one."""
 
 
-class Slip(msgspec.Struct, frozen=True):
-    """The first decision that differs, on the event that was the last known by `at` (UTC ms). None: there was no decision.
+class LookaheadDivergence(msgspec.Struct, frozen=True):
+    """The first decision that differs. It was taken on `event`, at `at` (UTC ms); None means no decision.
 
-    `cut` is where the events ended or another future began, in UTC ms; None where all were there. `error` is what the strategy died of.
+    `cut` is the end of the replay (UTC ms), None for the repetition. `error` is set if the strategy failed.
     """
 
     cut: int | None
@@ -56,10 +59,14 @@ class Slip(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class Lookahead(msgspec.Struct, frozen=True):
-    """What the six ways found; None where nothing differs. `foresight` is of the least suspicious world, None with too few fills.
+class LookaheadCheck(msgspec.Struct, frozen=True):
+    """Result of the check.
 
-    `files_cut`: whether this machine lets files be cut for a process. `too_few`: orders, fewer than `FEWEST`, so nothing is proven.
+    - `too_few`: fewer than `MIN_ORDERS` orders, so the check can't pass.
+    - `cuts`: ends of the replayed prefixes, UTC ms; `files_cut`: whether the files of bars ended there too.
+    - `again`, `prefix`: first different decision in the repetition and in the earliest prefix, or None.
+    - `foresight`: timing test in the less suspicious surrogate market, None with too few fills in one.
+    - `knows_the_market`: the timing test is significant in every surrogate market.
     """
 
     passed: bool
@@ -69,185 +76,131 @@ class Lookahead(msgspec.Struct, frozen=True):
     decisions: int
     orders: int
     cuts: list[int]
-    again: Slip | None
-    prefix: Slip | None
-    cut_files: Slip | None
+    again: LookaheadDivergence | None
+    prefix: LookaheadDivergence | None
     files_cut: bool
-    other_future: Slip | None
-    foresight: Foresight | None
+    foresight: TimingTest | None
     knows_the_market: bool
-    opened: list[Opened]
-    opened_inputs: bool
-
-
-class _Cut(NamedTuple):
-    material: Material
-    events: int  # before the cut
-    head: bytes | str  # of the decisions on them that are expected
-
-
-class _Answers(NamedTuple):
-    """What was decided, where it isn't what was expected."""
-
-    prefix: list[Decided] | None
-    other_future: list[Decided] | None
 
 
 def check_lookahead(
-    material: Material, *, cuts: int = CUTS, jobs: int = 1, seed: int = 0, advance: Advance | None = None
-) -> Lookahead:
-    """Examine the strategy of a settled `material`. `advance` is called for each cut, each world and the two whole runs."""
-    tell = advance or (lambda: None)
-    stage = held_stage(material)
-    events = _events(stage)
-    with watching(strategy_class(material.config.strategy.name)) as opened:
-        whole = stage.decide(events)
-    tell()
-    again = _difference(events, whole, stage.decide(events), None)
-    tell()
-    ordered = list(dict.fromkeys(seq for seq, decision in whole if isinstance(decision, Order)))
-    places = _places(ordered, len(events), cuts)
-    tasks = [_Cut(material, place, _head(_until(whole, place))) for place in places]
-    answers = spread(_examine, tasks, jobs=jobs, advance=advance)
-    prefix = _first(events, whole, places, [answer.prefix for answer in answers])
-    future = _first(events, whole, places, [answer.other_future for answer in answers])
-    files_cut = can_cut_files(material)
-    cut_files, tried = None, 0
-    for place in _some(ordered or places, _file_cuts(cuts)) if files_cut else ():
-        found = None if cut_files else decide_cut_off(material, events[place - 1].available_at)
-        if found is not None and found.events <= len(events):
-            tried += 1
-            cut_files = _without_files(events, whole, place, found)
-        tell()
-    seen = [_foresight(material, stage, seed + number, tell) for number in range(WORLDS)]
-    told = [each for each in seen if each is not None]
-    known = max(told, key=lambda each: each.p_value) if len(told) == WORLDS else None
-    inputs = [Path(item.path) for item in stage.history.inputs]
-    reads_inputs = any(same_file(file.path, inputs) for file in opened)
-    knows = known is not None and known.p_value <= GUILTY
-    orders = sum(isinstance(decision, Order) for _, decision in whole)
-    release()
-    return Lookahead(
-        passed=orders >= FEWEST and not (again or prefix or cut_files or future or knows or reads_inputs),
-        too_few=orders < FEWEST,
-        strategy=material.config.strategy.name,
+    inputs: ReplayInputs, *, cuts: int = CUTS, jobs: int = 1, seed: int = 0, advance: Advance | None = None
+) -> LookaheadCheck:
+    """Check the strategy of settled `inputs` with `cuts` prefixes, `jobs` of them at a time.
+
+    `advance` is called `count_replays(cuts)` times. Raises what replays raise, and TapewireError if a prefix
+    can't be replayed.
+    """
+    step = advance or (lambda: None)
+    whole_window = inputs.whole_window
+    window = inputs.load_window(whole_window, judged_from=whole_window.end)
+    events = list(window.events())
+    expected = window.decide(events)
+    step()
+    again = _first_difference(events, expected, window.decide(events), None)
+    step()
+    places = choose_cuts(events, expected, cuts)
+    truncate_files = can_truncate_files(inputs)
+    prefix = None
+    with ThreadPoolExecutor(jobs) as pool:
+        replays = pool.map(lambda cut: replay_truncated(inputs, cut, truncate_files=truncate_files), places)
+        for cut, replay in zip(places, replays, strict=True):
+            prefix = prefix or _compare_prefix(events, expected, cut, replay)
+            step()
+    timings = []
+    for number in range(SURROGATES):
+        timings.append(_test_timing(inputs, window, seed + number))
+        step()
+    complete = [timing for timing in timings if timing is not None]
+    timing = max(complete, key=lambda each: each.p_value) if len(complete) == SURROGATES else None
+    knows_the_market = timing is not None and timing.p_value <= SIGNIFICANT
+    orders = sum(isinstance(decision, Order) for _, decision in expected)
+    return LookaheadCheck(
+        passed=orders >= MIN_ORDERS and not (again or prefix or knows_the_market),
+        too_few=orders < MIN_ORDERS,
+        strategy=inputs.config.strategy.name,
         events=len(events),
-        decisions=len(whole),
+        decisions=len(expected),
         orders=orders,
-        cuts=[events[place - 1].available_at for place in places],
+        cuts=places,
         again=again,
         prefix=prefix,
-        cut_files=cut_files,
-        files_cut=tried > 0,
-        other_future=future,
-        foresight=known,
-        knows_the_market=knows,
-        opened=opened,
-        opened_inputs=reads_inputs,
+        files_cut=truncate_files,
+        foresight=timing,
+        knows_the_market=knows_the_market,
     )
 
 
-def steps(cuts: int) -> int:
-    """How often `advance` will be called."""
-    return 2 + cuts + _file_cuts(cuts) + WORLDS
+def count_replays(cuts: int) -> int:
+    """Return how often `check_lookahead` calls `advance`."""
+    return 2 + cuts + SURROGATES
 
 
-def _examine(task: _Cut) -> _Answers:
-    """One cut, in whatever process."""
-    stage = held_stage(task.material)
-    events = _events(stage)
+def choose_cuts(events: Sequence[Event], expected: Sequence[NumberedDecision], cuts: int) -> list[int]:
+    """Choose ends of bars to cut at: at least two, and half of all, are the ends of bars with an order.
 
-    def decided(known: list[Event]) -> list[Decided] | None:
-        # Only what comes before the cut is handed over; what lies behind it is there for whoever finds a way to it
-        found = stage.decide(each for each, _ in zip(known, range(task.events), strict=False))
-        return None if _head(found) == task.head else found
-
-    return _Answers(decided(events[: task.events]), decided(other_future(events, task.events)))
-
-
-def _file_cuts(cuts: int) -> int:
-    return max(2, cuts // 4)  # each begins a process
-
-
-def _some(places: list[int], count: int) -> list[int]:
-    """`count` of them, the middle one of as many equal parts each."""
-    count = min(count, len(places))
-    return [places[(2 * number + 1) * len(places) // (2 * count)] for number in range(count)]
-
-
-def _without_files(events: list[Event], whole: Sequence[Decided], place: int, found: CutOff) -> Slip | None:
-    end = events[place - 1].available_at
-    if found.error:
-        return Slip(end, end, events[place - 1], None, None, found.error)
-    return _difference(events, _until(whole, found.events), found.decided, end)
-
-
-def _foresight(material: Material, stage: Stage, seed: int, tell: Advance) -> Foresight | None:
-    decided = stage.decide(merge([elsewhere(stage.tape, seed), shuffled(stage.wire, seed)]))
-    tell()
-    fills = [decision for _, decision in decided if isinstance(decision, Fill)]
-    history: History = stage.history
-    return foresight(fills, read_prices(material, Window(history.start, history.end)), seed=seed)
-
-
-def _events(stage: Stage) -> list[Event]:
-    return list(merge([stage.tape, stage.wire]))
-
-
-def _places(ordered: list[int], events: int, cuts: int) -> list[int]:
-    """Where to cut: half of the places right after an event on which it `ordered`, the others evenly.
-
-    Right after an order nothing of what it was decided by lies behind the cut, unless the strategy looks ahead.
+    Everything that an honest order depends on lies before such a cut. The others are evenly spread and find
+    orders that a strategy withheld because it knew the future. All cuts leave `MIN_BARS` of each symbol.
     """
-    chosen = set(_some(ordered, cuts // 2))
-    rest = cuts - len(chosen)
-    chosen |= {events * (number + 1) // (rest + 1) for number in range(rest)}
-    return sorted(place for place in chosen if 0 < place <= events)
+    first_bars: dict[str, list[int]] = {}
+    for event in events:
+        if isinstance(event, Kline) and len(own := first_bars.setdefault(event.symbol, [])) < MIN_BARS:
+            own.append(event.available_at)
+    begin = max((own[-1] for own in first_bars.values()), default=0)
+    ends = sorted({event.available_at for event in events if isinstance(event, Kline)})
+    ends = ends[bisect_left(ends, begin) :]
+    order_times = [
+        events[number - 1].available_at for number, decision in expected if isinstance(decision, Order)
+    ]
+    rows = (bisect_left(ends, time) for time in order_times if time >= begin)
+    with_order = list(dict.fromkeys(ends[row] for row in rows if row < len(ends)))
+    chosen = _spread(with_order, min(max(2, cuts // 2), len(with_order)))
+    return sorted({*chosen, *_spread(ends, min(cuts - len(chosen), len(ends)))})
 
 
-def _until(decided: Sequence[Decided], events: int) -> list[Decided]:
-    return [each for each in decided if each[0] <= events]
+def _spread(times: Sequence[int], count: int) -> list[int]:
+    """Return `count` of `times`, each from the middle of one of as many equal parts."""
+    return [times[(2 * i + 1) * len(times) // (2 * count)] for i in range(count)]
 
 
-def _head(decided: Sequence[Decided]) -> str:
-    chain = DecisionChain()
-    for seq, decision in decided:
-        chain.add(decision, seq)
-    return chain.head
+def _compare_prefix(
+    events: Sequence[Event], expected: Sequence[NumberedDecision], cut: int, replay: TruncatedReplay
+) -> LookaheadDivergence | None:
+    if replay.error:
+        last = events[bisect_right(events, cut, key=lambda event: event.available_at) - 1]
+        return LookaheadDivergence(cut, cut, last, None, None, replay.error)
+    before = [each for each in expected if each[0] <= replay.events]
+    return _first_difference(events, before, replay.decisions, cut)
 
 
-def _first(
-    events: list[Event],
-    whole: Sequence[Decided],
-    places: Sequence[int],
-    answers: Sequence[list[Decided] | None],
-) -> Slip | None:
-    """The difference at the earliest cut that has one."""
-    for place, answer in zip(places, answers, strict=True):
-        if answer is not None and (
-            slip := _difference(events, _until(whole, place), answer, events[place - 1].available_at)
-        ):
-            return slip
-    return None
+def _first_difference(
+    events: Sequence[Event],
+    expected: Sequence[NumberedDecision],
+    found: Sequence[NumberedDecision],
+    cut: int | None,
+) -> LookaheadDivergence | None:
+    length = max(len(expected), len(found))
+    pairs = zip(_padded(expected, length), _padded(found, length), strict=True)
+    pair = next((pair for pair in pairs if _differ(*pair)), None)
+    if pair is None:
+        return None
+    number = min(each[0] for each in pair if each is not None)
+    event = events[number - 1]
+    one, other = (each[1] if each is not None and each[0] == number else None for each in pair)
+    return LookaheadDivergence(cut, event.available_at, event, one, other)
 
 
-def _difference(
-    events: list[Event], expected: Sequence[Decided], found: Sequence[Decided], cut: int | None
-) -> Slip | None:
-    number = next(
-        (i for i, (one, other) in enumerate(zip(expected, found, strict=False)) if _unlike(one, other)), None
-    )
-    if number is None:
-        if len(expected) == len(found):
-            return None
-        number = min(len(expected), len(found))
-    mine = expected[number] if number < len(expected) else None
-    theirs = found[number] if number < len(found) else None
-    seq = min(each[0] for each in (mine, theirs) if each is not None)
-    event = events[seq - 1]
-    here = [each[1] if each is not None and each[0] == seq else None for each in (mine, theirs)]
-    return Slip(cut, event.available_at, event, here[0], here[1])
+def _padded(decisions: Sequence[NumberedDecision], length: int) -> list[NumberedDecision | None]:
+    return [*decisions, *[None] * (length - len(decisions))]
 
 
-def _unlike(one: Decided, other: Decided) -> bool:
+def _differ(one: NumberedDecision | None, other: NumberedDecision | None) -> bool:
+    # Encoded, NaN equals NaN
     return one != other and msgspec.msgpack.encode(one) != msgspec.msgpack.encode(other)
+
+
+def _test_timing(inputs: ReplayInputs, window: LoadedWindow, seed: int) -> TimingTest | None:
+    surrogate = merge([reorder_days(window.market_events, seed), shuffle_headlines(window.news_events, seed)])
+    fills = [decision for _, decision in window.decide(surrogate) if isinstance(decision, Fill)]
+    history = window.history
+    return timing_test(fills, read_prices(inputs, Window(history.start, history.end)), seed=seed)

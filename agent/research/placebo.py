@@ -1,49 +1,48 @@
-"""Headlines at each other's times: a system that reads the news must do worse with them, or it doesn't read."""
+"""Placebo check: would the same system do as well with headlines that arrive at other times?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from operator import attrgetter
-from typing import NamedTuple
-
 import msgspec
-import numpy as np
 
-from agent.core.events import Event, News, Sentiment
-from agent.data.merge import merge
-
-
-class _Item(NamedTuple):
-    """A headline with its score; one of them may be missing."""
-
-    news: News | None
-    sentiment: Sentiment | None
+from agent.analysis.chance import ChanceTest
+from agent.core.errors import UsageError
+from agent.research.assessment import CONFIDENCE, placebo_test
+from agent.research.parallel import Advance
+from agent.research.replay_inputs import ReplayInputs, clear_window_cache
+from agent.research.replay_variants import Variant, replay_variants
 
 
-def shuffled(wire: Sequence[Event], seed: int) -> list[Event]:
-    """The headlines of `wire` and their scores in a random order over the same moments, in total order.
+class PlaceboCheck(msgspec.Struct, frozen=True):
+    """The total return compared with those under shuffled headlines (`drawn`).
 
-    Each item (a headline with its score) gets the times of another one; how many come when, and what they say, stays as it was.
+    It passes if these rarely reach it.
     """
-    items: dict[str, _Item] = {}
-    for event in wire:
-        if isinstance(event, News):
-            items[event.id] = _Item(event, None)
-        elif isinstance(event, Sentiment):
-            items[event.news_id] = items.get(event.news_id, _Item(None, None))._replace(sentiment=event)
-    order = np.random.default_rng(seed).permutation(len(items)).tolist()
-    found = list(items.values())
-    news: list[Event] = []
-    scores: list[Event] = []
-    for item, place in zip(found, order, strict=True):
-        slot = found[place]
-        first = slot.news or slot.sentiment
-        last = slot.sentiment or slot.news
-        if item.news is not None and first is not None:
-            news.append(msgspec.structs.replace(item.news, ts=first.ts, available_at=first.available_at))
-        if item.sentiment is not None and last is not None:
-            scores.append(
-                msgspec.structs.replace(item.sentiment, ts=last.available_at, available_at=last.available_at)
-            )
-    known = attrgetter("available_at")
-    return list(merge([sorted(news, key=known), sorted(scores, key=known)]))
+
+    passed: bool
+    strategy: str
+    trades: int
+    test: ChanceTest
+    drawn: list[float]
+
+
+def check_placebo(
+    inputs: ReplayInputs, *, draws: int, jobs: int = 1, seed: int = 0, advance: Advance | None = None
+) -> PlaceboCheck:
+    """Replay settled `inputs` once unchanged, and `draws` times with shuffled headlines.
+
+    Raises UsageError if the inputs have no headlines.
+    """
+    strategy = inputs.config.strategy.name
+    if inputs.plan.news is None and inputs.plan.sentiment is None:
+        raise UsageError(
+            f"strategy {strategy} reads no headlines: there is nothing to shuffle",
+            hint="tapewire check lookahead and tapewire check costs need none",
+        )
+    variants = [Variant(), *(Variant(shuffle_seed=seed + number) for number in range(draws))]
+    real, *placebos = replay_variants(inputs, variants, jobs=jobs, advance=advance)
+    clear_window_cache()
+    drawn = [placebo.total_return for placebo in placebos]
+    test = placebo_test(real.total_return, drawn)
+    if test is None:
+        raise UsageError("a placebo check needs at least one draw", hint="--draws 20 or more")
+    return PlaceboCheck(test.p_value <= 1 - CONFIDENCE, strategy, real.trades, test, drawn)

@@ -1,4 +1,4 @@
-"""Folds: what is learned from always ends before what is judged, with the gap that was asked for."""
+"""In each fold the training window ends before the test window, with the configured gap."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPANS = st.integers(0, 60)
     purge=st.integers(0, 5),
     anchored=st.booleans(),
 )
-def test_folds_tile_the_window_and_never_see_what_they_judge(
+def test_test_windows_tile_the_time_after_the_training_windows(
     length: int, train: int, test: int, embargo: int, purge: int, anchored: bool
 ) -> None:
     gap = (embargo + purge) if train else 0
@@ -48,6 +48,6 @@ def test_an_anchored_window_grows() -> None:
     assert [fold.test for fold in folds] == [Window(40, 60), Window(60, 80), Window(80, 100)]
 
 
-def test_no_room_says_what_would_help() -> None:
+def test_a_window_without_room_is_refused_with_a_hint() -> None:
     with pytest.raises(UsageError, match="no room for training on 180d, a gap of 1d and testing on 30d"):
         make_folds(0, 100 * DAY_MS, train=180 * DAY_MS, test=30 * DAY_MS, embargo=DAY_MS)

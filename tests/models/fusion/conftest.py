@@ -14,7 +14,7 @@ from agent.replay.history import Plan
 from models.fusion.train.fusion_recipe import Recipe
 from models.fusion.train.fusion_sources import Gathered, gather
 from tests.models.fusion.world import write_config, write_market
-from tests.research.world import START, day
+from tests.research.market_files import START, day
 
 DAY = 86_400_000
 CUT = START + 80 * DAY

@@ -12,7 +12,7 @@ import pytest
 from agent.cli.main import main
 from tests.models.fusion.conftest import Place
 from tests.models.fusion.world import write_fusion
-from tests.research.world import START, day
+from tests.research.market_files import START, day
 
 DAY = 86_400_000
 

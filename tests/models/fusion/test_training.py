@@ -22,7 +22,7 @@ from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
 from tests.models.fusion.conftest import CUT, END, RECIPE, Place
 from tests.models.fusion.world import write_market
-from tests.research.world import START
+from tests.research.market_files import START
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.train

@@ -15,7 +15,7 @@ from agent.system.clock import iso
 from models.cards import Card, write_card
 from models.fusion import CLASSES
 from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint
-from tests.research.world import START, headlines, write_klines
+from tests.research.market_files import START, headlines, write_klines
 
 DAYS = 120
 DIMENSIONS = 2  # of the tiny sentiment model

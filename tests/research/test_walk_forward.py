@@ -1,4 +1,4 @@
-"""Walk-forward by the real command on real files: nothing learned from what is judged, every fold decided again by `verify`."""
+"""Walk-forward by the real command: no fold learns from its test window, and `verify` replays each fold."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from agent.config import load
 from agent.core.events import DAY_MS, HOUR_MS, Fill
 from agent.replay.history import Plan
 from agent.research.folds import Window
-from agent.research.material import Material
-from agent.research.rehearsal import overridden
-from agent.research.walkforward import read_prices
+from agent.research.replay_inputs import ReplayInputs
+from agent.research.replay_window import with_overrides
+from agent.research.walk_forward import read_prices
 from agent.store.database import open_database
 from agent.store.queries import list_runs, read_rows
 from agent.system.clock import iso
 from tests.cli.conftest import Outcome
-from tests.research.world import START, headlines, write_klines, write_scores
+from tests.research.market_files import START, headlines, write_klines, write_scores
 
 Tapewire = Callable[..., Outcome]
 SMA = ("--strategy", "sma_cross", "--set", "fast=6", "--set", "slow=24")
@@ -32,7 +32,7 @@ def klines(tmp_path: Path) -> Path:
     return write_klines(tmp_path / "BTCUSDT-1h.csv", days=90)
 
 
-def judged(tapewire: Tapewire, *args: object) -> dict[str, Any]:
+def walk_forward(tapewire: Tapewire, *args: object) -> dict[str, Any]:
     done = tapewire("walkforward", "--json", *args)
     assert done.code == 0, done.err
     result: dict[str, Any] = json.loads(done.out)
@@ -40,7 +40,7 @@ def judged(tapewire: Tapewire, *args: object) -> dict[str, Any]:
 
 
 def test_folds_are_recorded_runs_that_begin_warm_and_end_flat(tapewire: Tapewire, klines: Path) -> None:
-    result = judged(tapewire, "--klines", klines, *SMA, "--train", "20d", "--test", "20d", "-j", 1)
+    result = walk_forward(tapewire, "--klines", klines, *SMA, "--train", "20d", "--test", "20d", "-j", 1)
     assert [fold["test"] for fold in result["folds"]] == [
         [START + 21 * DAY_MS, START + 41 * DAY_MS],
         [START + 41 * DAY_MS, START + 61 * DAY_MS],
@@ -53,8 +53,8 @@ def test_folds_are_recorded_runs_that_begin_warm_and_end_flat(tapewire: Tapewire
         run = runs[fold["run"]]
         fills = list(read_rows(database, run.id, Fill))
         assert sum(fill.qty * fill.side.sign for fill in fills) == 0  # flat at the end
-        assert min(fill.ts for fill in fills) > start  # the warm-up did not trade
-        assert min(fill.ts for fill in fills) < start + 25 * HOUR_MS  # and spared the wait for 24 bars
+        assert min(fill.ts for fill in fills) > start  # no trade in the warm-up
+        assert min(fill.ts for fill in fills) < start + 25 * HOUR_MS  # no wait for 24 bars either
         assert run.config["window"]["part_of"].startswith(result["id"])
         assert run.metrics["periods"] == (end - start) // HOUR_MS  # the warm-up is not measured
         assert f"{float(run.final_equity) / 10_000 - 1:.12f}" == f"{fold['total_return']:.12f}"
@@ -62,8 +62,8 @@ def test_folds_are_recorded_runs_that_begin_warm_and_end_flat(tapewire: Tapewire
     database.close()
 
 
-def test_the_stitched_series_compounds_to_the_folds(tapewire: Tapewire, klines: Path) -> None:
-    result = judged(tapewire, "--klines", klines, *SMA, "--train", "20d", "--test", "15d", "-j", 1)
+def test_the_joined_returns_compound_to_those_of_the_folds(tapewire: Tapewire, klines: Path) -> None:
+    result = walk_forward(tapewire, "--klines", klines, *SMA, "--train", "20d", "--test", "15d", "-j", 1)
     whole = np.prod([1 + fold["total_return"] for fold in result["folds"]])
     assert np.prod(1 + np.array(result["returns"])) == pytest.approx(whole)
     assert result["evidence"]["total_return"] == pytest.approx(whole - 1)
@@ -74,38 +74,26 @@ def test_the_stitched_series_compounds_to_the_folds(tapewire: Tapewire, klines: 
     assert kept == result
 
 
-def test_two_processes_come_to_the_same(tapewire: Tapewire, klines: Path) -> None:
+def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, klines: Path) -> None:
     args = ("--klines", klines, *SMA, "--train", "20d", "--test", "30d")
-    one, two = judged(tapewire, *args, "-j", 1), judged(tapewire, *args, "-j", 2)
+    one, two = walk_forward(tapewire, *args, "-j", 1), walk_forward(tapewire, *args, "-j", 2)
     assert one["returns"] == two["returns"]
-    assert one["evidence"] == two["evidence"]  # the same again is no other try
+    assert one["evidence"] == two["evidence"]  # a repetition does not count as a try
     assert one["evidence"]["trials"] == 1
 
 
-def test_every_other_try_on_the_same_time_counts_against_it(tapewire: Tapewire, klines: Path) -> None:
-    args = (
-        "--klines",
-        klines,
-        "--strategy",
-        "sma_cross",
-        "--set",
-        "slow=24",
-        "--train",
-        "20d",
-        "--test",
-        "35d",
-        "-j",
-        1,
-    )
+def test_each_other_try_on_the_same_time_counts(tapewire: Tapewire, klines: Path) -> None:
+    strategy = ("--strategy", "sma_cross", "--set", "slow=24")
+    args = ("--klines", klines, *strategy, "--train", "20d", "--test", "35d", "-j", 1)
     for number, fast in enumerate((4, 6, 8), start=1):
-        result = judged(tapewire, *args, "--set", f"fast={fast}")
+        result = walk_forward(tapewire, *args, "--set", f"fast={fast}")
         assert result["evidence"]["trials"] == number
     evidence = result["evidence"]
     assert evidence["deflated_sharpe"] < evidence["probabilistic_sharpe"]
 
 
-def test_refit_learns_from_the_past_alone(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
-    """Another future, the same past: what was learned is the same."""
+def test_refit_learns_only_from_the_past(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
+    """With another future and the same past it learns the same."""
     lines = klines.read_text().splitlines()
     upside_down = [
         ",".join([time, *(repr(10_000 / float(price)) for price in (opened, low, high, close)), volume])
@@ -122,7 +110,7 @@ def test_refit_learns_from_the_past_alone(tapewire: Tapewire, tmp_path: Path, kl
     other.write_text("\n".join([*lines[:cut], *rescaled]) + "\n")
     search = ("--strategy", "sma_cross", "--fit", "refit", "--range", "fast=3,6,12", "--range", "slow=24,48")
     results = [
-        judged(tapewire, "--klines", file, *search, "--train", "30d", "--test", "29d", "-j", 1)
+        walk_forward(tapewire, "--klines", file, *search, "--train", "30d", "--test", "29d", "-j", 1)
         for file in (klines, other)
     ]
     learned = [[fold["overrides"]["strategy"]["params"] for fold in result["folds"]] for result in results]
@@ -135,24 +123,14 @@ def test_refit_learns_from_the_past_alone(tapewire: Tapewire, tmp_path: Path, kl
     assert best["params"] == learned[0][0]
 
 
-def test_headlines_that_move_the_price_are_told_from_their_placebo(
-    tapewire: Tapewire, tmp_path: Path
-) -> None:
-    said = headlines(days=90, every=8)
-    moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=90, news=said, volatility=0.002)
-    scores = write_scores(tmp_path / "scores.csv", said)
-    trade = (
-        "--strategy",
-        "sentiment",
-        "--set",
-        "allow_short=true",
-        "--set",
-        "position_size=0.9",
-        "--set",
-        "hold=1h",
-    )
+def test_headlines_that_move_the_price_beat_their_placebo(tapewire: Tapewire, tmp_path: Path) -> None:
+    signs = headlines(days=90, every=8)
+    moving = write_klines(tmp_path / "BTCUSDT-1h.csv", days=90, news=signs, volatility=0.002)
+    scores = write_scores(tmp_path / "scores.csv", signs)
+    params = ("allow_short=true", "position_size=0.9", "hold=1h")
+    trade = ("--strategy", "sentiment", *(arg for param in params for arg in ("--set", param)))
     window = ("--train", "0d", "--test", "45d", "--placebo", 30, "-j", 1)
-    real = judged(tapewire, "--klines", moving, "--sentiment", scores, *trade, *window)
+    real = walk_forward(tapewire, "--klines", moving, "--sentiment", scores, *trade, *window)
     assert real["evidence"]["total_return"] > 0.2
     assert real["evidence"]["placebo"]["p_value"] == pytest.approx(1 / 31)
     assert real["evidence"]["placebo"]["value"] == pytest.approx(real["evidence"]["total_return"])
@@ -160,12 +138,12 @@ def test_headlines_that_move_the_price_are_told_from_their_placebo(
     assert real["verdict"]["tone"] == "good"
 
     idle = write_klines(tmp_path / "BTCUSDT-idle.csv", days=90)
-    noise = judged(tapewire, "--klines", idle, "--sentiment", scores, *trade, *window)
+    noise = walk_forward(tapewire, "--klines", idle, "--sentiment", scores, *trade, *window)
     assert noise["evidence"]["placebo"]["p_value"] > 0.05
     assert noise["verdict"]["tone"] != "good"
 
 
-def test_what_a_person_reads(tapewire: Tapewire, klines: Path) -> None:
+def test_the_printed_result_names_dates_tests_and_runs(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire("walkforward", "--klines", klines, *SMA, "--train", "20d", "--test", "30d", "-j", 1)
     assert done.code == 0
     assert "2024-01-22" in done.out
@@ -173,7 +151,7 @@ def test_what_a_person_reads(tapewire: Tapewire, klines: Path) -> None:
     assert "is a run that `tapewire verify` decides again" in done.out
 
 
-def test_what_was_learned_is_readable_on_a_narrow_terminal(
+def test_learned_parameters_fit_a_narrow_terminal(
     tapewire: Tapewire, klines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -199,26 +177,26 @@ def test_wrong_usage(tapewire: Tapewire, klines: Path, args: tuple[str, ...], me
     assert message in " ".join(done.err.split())
 
 
-def test_a_backtest_with_chosen_parameters_points_to_it(tapewire: Tapewire, klines: Path) -> None:
+def test_a_backtest_with_chosen_parameters_recommends_walkforward(tapewire: Tapewire, klines: Path) -> None:
     assert "walkforward" in tapewire("backtest", "--klines", klines, *SMA).out
     assert "walkforward" not in tapewire("backtest", "--klines", klines, "--strategy", "sma_cross").out
 
 
 def test_prices_are_the_bars_of_the_window(klines: Path) -> None:
-    material = Material(Plan(((klines, None),)), load())
-    found = read_prices(material, Window(START + DAY_MS, START + 2 * DAY_MS))["BTCUSDT"]
+    inputs = ReplayInputs(Plan(((klines, None),)), load())
+    found = read_prices(inputs, Window(START + DAY_MS, START + 2 * DAY_MS))["BTCUSDT"]
     assert found.ts.tolist() == [START + DAY_MS + hour * HOUR_MS for hour in range(1, 25)]
 
 
-def test_what_was_learned_goes_into_the_configuration() -> None:
-    config = overridden(
+def test_overrides_are_merged_into_the_configuration() -> None:
+    config = with_overrides(
         load(), {"strategy": {"params": {"position_size": 0.2}}, "paper": {"latency": "1s"}}, where="fold 1"
     )
     assert config.strategy.params["position_size"] == 0.2
     assert config.strategy.params["confidence_threshold"] == load().strategy.params["confidence_threshold"]
     assert config.paper.latency == 1_000
-    other = overridden(load(), {"strategy": {"name": "sma_cross", "params": {"fast": 5}}}, where="fold 1")
-    assert other.strategy.params == {"fast": 5}  # not the old strategy's
+    other = with_overrides(load(), {"strategy": {"name": "sma_cross", "params": {"fast": 5}}}, where="fold 1")
+    assert other.strategy.params == {"fast": 5}  # without those of the old strategy
 
 
 @pytest.mark.slow
@@ -227,15 +205,15 @@ def test_a_fusion_model_is_trained_in_each_fold_on_what_came_before(
     tapewire: Tapewire, tmp_path: Path, klines: Path
 ) -> None:
     pytest.importorskip("torch", reason="the extra train is not installed")
-    said = headlines(days=90, every=24)
+    signs = headlines(days=90, every=24)
     news = tmp_path / "news.csv"
     rows = [
         f"{iso(START + hour * HOUR_MS)},Bitcoin {'gains' if sign > 0 else 'drops'} {hour}"
-        for hour, sign in said.items()
+        for hour, sign in signs.items()
     ]
     news.write_text("\n".join(["published_at,title", *rows]) + "\n")
     args = ("--klines", klines, "--news", news, "--allow-leakage", "-j", 1, "--set", "margin=0")
-    price = judged(
+    price = walk_forward(
         tapewire, *args, "--fit", "fusion", "--ablation", "price", "--train", "40d", "--test", "24d"
     )
     fingerprints = set()
@@ -247,10 +225,10 @@ def test_a_fusion_model_is_trained_in_each_fold_on_what_came_before(
         assert tapewire("verify", fold["run"]).code == 0
         fingerprints.add(card["fingerprint"])
     assert len(fingerprints) == 2
-    assert price["evidence"]["placebo"] is None  # it reads nothing
+    assert price["evidence"]["placebo"] is None  # it reads no headlines
     assert price["settings"]["recipe"]["ablation"] == "price"
 
-    read = judged(tapewire, *args, "--fit", "fusion", "--train", "60d", "--test", "29d", "--placebo", 1)
+    read = walk_forward(tapewire, *args, "--fit", "fusion", "--train", "60d", "--test", "29d", "--placebo", 1)
     assert read["evidence"]["placebo"]["draws"] == 1
     assert read["evidence"]["trials"] == 2
 

@@ -1,4 +1,4 @@
-"""The space of a strategy's parameters: ranges as people write them, as a grid, and as what a sampler may suggest."""
+"""Parameter space of a strategy: ranges from the command line, a grid over them, values for a sampler."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from strategies import load_strategy, strategy_class
 Value = int | float | str | bool
 
 WIDTH: Final = 4.0
-"""Without a range, a number is searched from a fourth of its default to four times that."""
+"""Without a range, a number is searched from its default divided by this to its default times this."""
 
 _HINT: Final = "write NAME=LOW:HIGH, NAME=LOW:HIGH:STEP, NAME=LOW:HIGH:log, or NAME=A,B,C; e.g. fast=5:60"
 
 
 class Suggesting(Protocol):
-    """A trial of Optuna, as far as a range needs it."""
+    """The methods of an Optuna trial that a range uses."""
 
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
     def suggest_float(
@@ -31,8 +31,8 @@ class Suggesting(Protocol):
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
-class Range(msgspec.Struct, frozen=True):
-    """One parameter: `choices`, or from `low` to `high`, both included, by `step` where that is given, evenly or by `scale`."""
+class ParameterRange(msgspec.Struct, frozen=True):
+    """Values of one parameter: `choices`, or `low` to `high` (included), by `step` if it is given."""
 
     name: str
     low: float = 0.0
@@ -43,7 +43,7 @@ class Range(msgspec.Struct, frozen=True):
     choices: tuple[Value, ...] = ()
 
     def points(self, count: int) -> list[Value]:
-        """At most `count` values that cover the range; all of them where there are choices or a step."""
+        """Return at most `count` values that cover the range; all of them if there are choices or a step."""
         if self.choices:
             return list(self.choices)
         if self.step is not None:
@@ -57,13 +57,11 @@ class Range(msgspec.Struct, frozen=True):
             ]
         else:
             found = [self.low + (self.high - self.low) * i / (count - 1) for i in range(count)]
-        values: list[Value] = (
-            [round(value) for value in found] if self.whole else [float(f"{value:.12g}") for value in found]
-        )
+        values: list[Value] = [round(value) if self.whole else float(f"{value:.12g}") for value in found]
         return list(dict.fromkeys(values))
 
     def suggest(self, trial: Suggesting) -> Value:
-        """What the sampler wants to try next."""
+        """Return the value that the sampler tries next."""
         logarithmic = self.scale == "log"
         if self.choices:
             chosen: Value = trial.suggest_categorical(self.name, list(self.choices))
@@ -74,64 +72,63 @@ class Range(msgspec.Struct, frozen=True):
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=logarithmic)
 
 
-def parse_ranges(texts: list[str], strategy: str) -> list[Range]:
-    """`NAME=LOW:HIGH[:STEP|:log]` and `NAME=A,B,C` of a strategy's parameters; without any text, its `default_space`.
+def parse_ranges(texts: list[str], strategy: str) -> list[ParameterRange]:
+    """Parse `NAME=LOW:HIGH[:STEP|:log]` and `NAME=A,B,C`.
 
-    Whether a number is whole comes from the parameter's type; durations may be written as such. Raises UsageError.
+    Without any text, return the strategy's `default_space`. A range is of whole numbers if the parameter's
+    type is int. Durations such as `5m` are accepted. Raises UsageError.
     """
     fields = strategy_class(strategy).Params.model_fields
     ranges = []
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not equals or not value:
-            raise UsageError(f"--range {text!r} is no range", hint=_HINT)
+            raise UsageError(f"--range {text!r} is not a range", hint=_HINT)
         if name not in fields:
             close = difflib.get_close_matches(name, fields, n=1)
             did = f"did you mean {close[0]}? " if close else ""
             raise UsageError(
                 f"--range {name}: {strategy} has no such parameter", hint=f"{did}it has {', '.join(fields)}"
             )
-        ranges.append(_parse(text, name, value, whole=int in _kinds(fields[name].annotation)))
-    twice = next(
-        (r.name for i, r in enumerate(ranges) if r.name in {other.name for other in ranges[:i]}), None
-    )
+        ranges.append(_parse(text, name, value, whole=int in _types(fields[name].annotation)))
+    names = [item.name for item in ranges]
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise UsageError(f"--range names {twice} twice")
     return ranges or default_space(strategy)
 
 
-def default_space(strategy: str) -> list[Range]:
-    """A range for each number of a strategy's parameters with a positive default, within its limits, and both values of a bool.
+def default_space(strategy: str) -> list[ParameterRange]:
+    """Return ranges around a strategy's positive defaults, within their limits, and both values of bools.
 
-    Raises UsageError where there is none.
+    Raises UsageError if the strategy has no such parameter.
     """
     ranges = []
     for name, field in strategy_class(strategy).Params.model_fields.items():
         default = field.default
         if isinstance(default, bool):
-            ranges.append(Range(name, choices=(False, True)))
+            ranges.append(ParameterRange(name, choices=(False, True)))
         elif isinstance(default, int | float) and default > 0:
             low, high = default / WIDTH, default * WIDTH
             for limit in field.metadata:
                 low = max(low, getattr(limit, "ge", low), getattr(limit, "gt", low))
                 high = min(high, getattr(limit, "le", high), getattr(limit, "lt", high))
             whole = isinstance(default, int)
-            ranges.append(
-                Range(
-                    name,
-                    round(low) if whole else low,
-                    round(high) if whole else high,
-                    scale="log",
-                    whole=whole,
-                )
-            )
+            if whole:
+                low, high = round(low), round(high)
+            ranges.append(ParameterRange(name, low, high, scale="log", whole=whole))
     if not ranges:
         raise UsageError(f"{strategy} has no parameter to search", hint=_HINT)
     return ranges
 
 
-def grid(ranges: list[Range], strategy: str, fixed: dict[str, Any], *, points: int) -> list[dict[str, Value]]:
-    """Every combination of `points` values a range that `strategy` accepts beside its `fixed` parameters. Raises UsageError."""
+def grid(
+    ranges: list[ParameterRange], strategy: str, fixed: dict[str, Any], *, points: int
+) -> list[dict[str, Value]]:
+    """Return the combinations of `points` values a range that `strategy` accepts.
+
+    `fixed` are its other parameters. Raises UsageError if it accepts no combination.
+    """
     names = [item.name for item in ranges]
     found, refusal = [], ""
     for values in product(*(item.points(points) for item in ranges)):
@@ -147,28 +144,24 @@ def grid(ranges: list[Range], strategy: str, fixed: dict[str, Any], *, points: i
     return found
 
 
-def _parse(text: str, name: str, value: str, *, whole: bool) -> Range:
+def _parse(text: str, name: str, value: str, *, whole: bool) -> ParameterRange:
     if "," in value or ":" not in value:
-        return Range(name, choices=tuple(_choice(part.strip()) for part in value.split(",")))
+        return ParameterRange(name, choices=tuple(_choice(part.strip()) for part in value.split(",")))
     low, high, *rest = value.split(":")
     scale: Literal["linear", "log"] = "log" if rest == ["log"] else "linear"
     try:
         step = _number(rest[0]) if rest and scale == "linear" else None
-        found = Range(name, _number(low), _number(high), step, scale, whole)
+        found = ParameterRange(name, _number(low), _number(high), step, scale, whole)
     except ValueError:
-        raise UsageError(f"--range {text!r} is no range", hint=_HINT) from None
-    if (
-        found.low > found.high
-        or len(rest) > 1
-        or (step is not None and step <= 0)
-        or (scale == "log" and found.low <= 0)
-    ):
-        raise UsageError(f"--range {text!r} is no range", hint=_HINT)
+        raise UsageError(f"--range {text!r} is not a range", hint=_HINT) from None
+    bad_step = len(rest) > 1 or (step is not None and step <= 0)
+    if bad_step or found.low > found.high or (scale == "log" and found.low <= 0):
+        raise UsageError(f"--range {text!r} is not a range", hint=_HINT)
     return found
 
 
 def _number(text: str) -> float:
-    """A number, or a duration in ms."""
+    """Parse a number, or a duration into ms."""
     try:
         return float(text)
     except ValueError:
@@ -187,6 +180,6 @@ def _choice(text: str) -> Value:
             return text
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """The types of `int`, `int | None` and the like."""
+def _types(annotation: Any) -> set[Any]:
+    """Return the types in an annotation such as `int` or `int | None`."""
     return {annotation, *get_args(annotation)}

@@ -1,4 +1,4 @@
-"""`tapewire check placebo | masked | costs`: what doesn't come from the news, rests on names, or can't bear its costs."""
+"""`tapewire check placebo | masked | costs` finds results without news, by names, or eaten by costs."""
 
 from __future__ import annotations
 
@@ -15,39 +15,31 @@ from hypothesis import strategies as st
 from agent.config import load
 from agent.core.events import HOUR_MS
 from agent.replay.history import Plan
-from agent.research.costs import dearer, zero_of
-from agent.research.masking import COIN, COMPANY, Masked, Masker, check_masked, masker_for
-from agent.research.material import Material
+from agent.research.cost_limits import find_break_even, with_costs
+from agent.research.masked_twin import COIN, COMPANY, MaskedCheck, Masker, check_masked, masker_for
+from agent.research.replay_inputs import ReplayInputs
 from agent.system.clock import iso
 from tests.cli.conftest import Outcome
-from tests.research.world import START, headlines, write_klines, write_scores
+from tests.research.market_files import START, headlines, write_klines, write_scores
 
 Tapewire = Callable[..., Outcome]
-TRADE = (
-    "--strategy",
-    "sentiment",
-    "--set",
-    "allow_short=true",
-    "--set",
-    "position_size=0.9",
-    "--set",
-    "hold=1h",
-)
+PARAMS = ("allow_short=true", "position_size=0.9", "hold=1h")
+TRADE = ("--strategy", "sentiment", *(arg for param in PARAMS for arg in ("--set", param)))
 
 
-class World:
-    """A market that headlines move, one that they don't, and the scores of the headlines."""
+class Markets:
+    """A market that headlines move, one that they don't move, and the scores of the headlines."""
 
     def __init__(self, folder: Path, days: int = 60) -> None:
-        said = headlines(days=days, every=8)
-        self.moving = write_klines(folder / "BTCUSDT-1h.csv", days=days, news=said, volatility=0.002)
+        signs = headlines(days=days, every=8)
+        self.moving = write_klines(folder / "BTCUSDT-1h.csv", days=days, news=signs, volatility=0.002)
         self.idle = write_klines(folder / "BTCUSDT-idle.csv", days=days)
-        self.scores = write_scores(folder / "scores.csv", said)
+        self.scores = write_scores(folder / "scores.csv", signs)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def markets(tmp_path: Path) -> Markets:
+    return Markets(tmp_path)
 
 
 def checked(tapewire: Tapewire, what: str, *args: object, passes: bool) -> dict[str, Any]:
@@ -58,115 +50,82 @@ def checked(tapewire: Tapewire, what: str, *args: object, passes: bool) -> dict[
     return result
 
 
-# -- placebo -----------------------------------------------------------------------------------------------------------
+# -- placebo -------------------------------------------------------------------------------------------------
 
 
-def test_a_result_that_comes_from_the_news_is_told_from_one_that_does_not(
-    tapewire: Tapewire, world: World
-) -> None:
-    args = ("--sentiment", world.scores, *TRADE, "-n", 19, "-j", 1)
-    real = checked(tapewire, "placebo", "--klines", world.moving, *args, passes=True)
+def test_only_a_result_that_comes_from_the_news_passes(tapewire: Tapewire, markets: Markets) -> None:
+    args = ("--sentiment", markets.scores, *TRADE, "-n", 19, "-j", 1)
+    real = checked(tapewire, "placebo", "--klines", markets.moving, *args, passes=True)
     assert real["test"]["p_value"] == pytest.approx(1 / 20)
     assert real["test"]["value"] > max(real["drawn"])
     assert len(set(real["drawn"])) == 19
-    checked(tapewire, "placebo", "--klines", world.idle, *args, passes=False)
+    checked(tapewire, "placebo", "--klines", markets.idle, *args, passes=False)
 
 
-def test_two_processes_shuffle_alike(tapewire: Tapewire, world: World) -> None:
-    args = ("--klines", world.idle, "--sentiment", world.scores, *TRADE, "-n", 19)
+def test_the_number_of_jobs_does_not_change_the_result(tapewire: Tapewire, markets: Markets) -> None:
+    args = ("--klines", markets.idle, "--sentiment", markets.scores, *TRADE, "-n", 19)
     one, two = (checked(tapewire, "placebo", *args, "-j", jobs, passes=False) for jobs in (1, 2))
     assert one == two
 
 
-def test_a_strategy_that_reads_nothing_has_no_placebo(tapewire: Tapewire, world: World) -> None:
-    done = tapewire("check", "placebo", "--klines", world.idle, "--strategy", "sma_cross")
+def test_a_strategy_without_headlines_is_refused(tapewire: Tapewire, markets: Markets) -> None:
+    done = tapewire("check", "placebo", "--klines", markets.idle, "--strategy", "sma_cross")
     assert done.code == 2
     assert "reads no headlines" in done.err
 
 
-# -- costs -------------------------------------------------------------------------------------------------------------
+# -- costs ---------------------------------------------------------------------------------------------------
 
 
-def test_an_edge_is_followed_to_where_it_is_gone(tapewire: Tapewire, world: World) -> None:
-    args = (
-        "--klines",
-        world.moving,
-        "--sentiment",
-        world.scores,
-        *TRADE,
-        "--latency",
-        "0s",
-        "--latency",
-        "2h",
-        "-j",
-        1,
-    )
+def test_the_cost_and_latency_at_which_the_edge_is_gone_are_found(
+    tapewire: Tapewire, markets: Markets
+) -> None:
+    data = ("--klines", markets.moving, "--sentiment", markets.scores)
+    args = (*data, *TRADE, "--latency", "0s", "--latency", "2h", "-j", 1)
     found = checked(tapewire, "costs", *args, "--fees", 0, "--fees", 1, "--slippage", 1, passes=True)
     cells = {(cell["latency"], cell["fees"]): cell["total_return"] for cell in found["table"]}
     assert len(cells) == 4
     assert cells[0, 0] > cells[0, 1] > 0.2
-    assert cells[2 * HOUR_MS, 1] < 0  # news move the price in the hour after them
+    assert cells[2 * HOUR_MS, 1] < 0  # news move the price in the following hour
     assert found["latest"] < 2 * HOUR_MS
     assert found["break_even"] > 1.5
     assert found["break_even_round_trip"] == pytest.approx(found["round_trip"] * found["break_even"], rel=0.3)
-    strict = checked(
-        tapewire,
-        "costs",
-        *args,
-        "--fees",
-        1,
-        "--slippage",
-        1,
-        "--margin",
-        found["break_even"] + 1,
-        passes=False,
-    )
+    margin = ("--margin", found["break_even"] + 1)
+    strict = checked(tapewire, "costs", *args, "--fees", 1, "--slippage", 1, *margin, passes=False)
     assert strict["break_even"] == found["break_even"]
 
 
-def test_what_loses_without_costs_has_no_edge_to_lose(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_a_strategy_that_loses_without_costs_has_no_break_even(tapewire: Tapewire, tmp_path: Path) -> None:
     falling = write_klines(tmp_path / "BTCUSDT-1h.csv", days=20, drift=-0.002)
-    args = (
-        "--klines",
-        falling,
-        "--strategy",
-        "buy_and_hold",
-        "--fees",
-        1,
-        "--slippage",
-        1,
-        "--latency",
-        "0s",
-        "-j",
-        1,
-    )
+    costs = ("--fees", 1, "--slippage", 1, "--latency", "0s")
+    args = ("--klines", falling, "--strategy", "buy_and_hold", *costs, "-j", 1)
     found = checked(tapewire, "costs", *args, passes=False)
     assert (found["break_even"], found["latest"]) == (0.0, 0)
     assert "no edge even without fees" in tapewire("check", "costs", *args).out
 
 
-def test_costs_are_multiples_of_what_is_configured() -> None:
+def test_costs_are_multiples_of_the_configured_ones() -> None:
     config = load()
-    paper = dearer(config, fees=2, slippage=3).paper
+    paper = with_costs(config, fees=2, slippage=3).paper
     assert (float(paper.taker_fee or 0), float(paper.maker_fee or 0)) == pytest.approx((0.0011, 0.0004))
     assert (paper.half_spread_bps, paper.impact) == pytest.approx((1.5, 0.9))
     assert paper.latency == config.paper.latency
-    assert dearer(config).paper.taker_fee == dearer(dearer(config)).paper.taker_fee
+    assert with_costs(config).paper.taker_fee == with_costs(with_costs(config)).paper.taker_fee
 
 
 @given(st.floats(0.02, 60))
-def test_the_limit_is_found_by_halving(limit: float) -> None:
-    found = zero_of(lambda x: limit - x, 0.0, 1.0, 64.0)
+def test_break_even_is_found_by_bisection(limit: float) -> None:
+    found = find_break_even(lambda x: limit - x, 0.0, 1.0, 64.0)
     assert found is not None
     assert limit <= found <= limit * 1.03 + 1e-9
 
 
-def test_no_limit_and_no_edge() -> None:
-    assert zero_of(lambda x: 1.0, 0.0, 1.0, 64.0) is None
-    assert zero_of(lambda x: -1.0, 0.0, 1.0, 64.0) == 0.0
+def test_break_even_without_a_limit_and_without_an_edge() -> None:
+    assert find_break_even(lambda x: 1.0, 0.0, 1.0, 64.0) is None
+    assert find_break_even(lambda x: -1.0, 0.0, 1.0, 64.0) == 0.0
 
 
-# -- masked ------------------------------------------------------------------------------------------------------------
+# -- masked --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -181,12 +140,12 @@ def test_no_limit_and_no_edge() -> None:
         ("It costs $100 to visa holders", "It costs $100 to visa holders"),
     ],
 )
-def test_names_are_masked_and_words_are_not(title: str, masked: str) -> None:
+def test_names_are_masked_and_other_words_are_not(title: str, masked: str) -> None:
     assert masker_for(load(), ["Acme Corp"]).mask(title) == masked
 
 
 class Reader:
-    """Judges by one word: a name, or a verb."""
+    """Scorer that looks for one bullish and one bearish term."""
 
     fingerprint = "reader"
 
@@ -194,7 +153,7 @@ class Reader:
         self.words = bullish, bearish
 
     def score(self, texts: Sequence[str]) -> list[Any]:
-        """Sure of what has its words, neutral about the rest."""
+        """Return certain scores for titles with one of them, neutral scores for others."""
         return [self._score(text) for text in texts]
 
     def _score(self, text: str) -> Any:
@@ -208,12 +167,13 @@ class Reader:
         return Score()
 
 
-def masked_twin(folder: Path, reader: Reader) -> Masked:
-    said = headlines(days=60, every=8)
-    klines = write_klines(folder / "BTCUSDT-1h.csv", days=60, news=said, volatility=0.002)
+def masked_twin(folder: Path, reader: Reader) -> MaskedCheck:
+    signs = headlines(days=60, every=8)
+    klines = write_klines(folder / "BTCUSDT-1h.csv", days=60, news=signs, volatility=0.002)
+    texts = {1: "Tesla gains", -1: "Celsius drops"}
     rows = [
-        f"{iso(START + (hour + 1) * HOUR_MS - 120_000)},{'Tesla' if sign > 0 else 'Celsius'} {'gains' if sign > 0 else 'drops'} {number} bitcoin"
-        for number, (hour, sign) in enumerate(sorted(said.items()))
+        f"{iso(START + (hour + 1) * HOUR_MS - 120_000)},{texts[sign]} {number} bitcoin"
+        for number, (hour, sign) in enumerate(sorted(signs.items()))
     ]
     news = folder / "news.csv"
     news.write_text("\n".join(["published_at,title", *rows]) + "\n")
@@ -227,11 +187,11 @@ def masked_twin(folder: Path, reader: Reader) -> Masked:
             "market": config.market.model_copy(update={"symbols": ("BTCUSDT",), "interval": HOUR_MS}),
         }
     )
-    material = Material(Plan(((klines, "BTCUSDT"),), news=news), config)
-    return check_masked(material, reader, Masker(["bitcoin"]))
+    inputs = ReplayInputs(Plan(((klines, "BTCUSDT"),), news=news), config)
+    return check_masked(inputs, reader, Masker(["bitcoin"]))
 
 
-def test_a_model_that_reads_needs_no_names(tmp_path: Path) -> None:
+def test_a_model_that_reads_the_verb_passes(tmp_path: Path) -> None:
     found = masked_twin(tmp_path, Reader("gains", "drops"))
     assert found.passed
     assert found.total_return > 0.2
@@ -240,7 +200,7 @@ def test_a_model_that_reads_needs_no_names(tmp_path: Path) -> None:
     assert found.masked == found.headlines > 100
 
 
-def test_a_model_that_knows_the_names_is_found(tmp_path: Path) -> None:
+def test_a_model_that_memorised_names_is_found(tmp_path: Path) -> None:
     found = masked_twin(tmp_path, Reader("Tesla", "Celsius"))
     assert not found.passed
     assert found.total_return > 0.2
@@ -250,7 +210,7 @@ def test_a_model_that_knows_the_names_is_found(tmp_path: Path) -> None:
     assert found.difference.total_return.high < 0
 
 
-def test_the_real_model_reads_both_versions(tapewire: Tapewire) -> None:
+def test_the_real_model_scores_both_versions(tapewire: Tapewire) -> None:
     done = tapewire("check", "masked", "--json", "--allow-leakage")
     result = json.loads(done.out)
     assert done.code == (not result["passed"])

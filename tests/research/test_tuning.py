@@ -1,4 +1,4 @@
-"""`tapewire tune`: in sample alone, resumable, shared by processes, and honest about its best value."""
+"""`tapewire tune` searches in sample, resumes, shares work, and corrects its best value for luck."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from agent.config import load
 from agent.core.errors import UsageError
 from agent.core.events import DAY_MS
-from agent.research.tune import split
+from agent.research.tuning import split
 from strategies import source_hash
 from tests.cli.conftest import Outcome
-from tests.research.world import START, write_klines
+from tests.research.market_files import START, write_klines
 
 Tapewire = Callable[..., Outcome]
 SEARCH = ("--strategy", "sma_cross", "--range", "fast=2:20", "--range", "slow=10:80", "--embargo", "1d")
@@ -84,7 +84,7 @@ def test_processes_share_a_study(tapewire: Tapewire, klines: Path, database_url:
     assert result["trials"] + result["invalid"] == 6
 
 
-def test_the_best_of_noise_is_called_luck(tapewire: Tapewire, klines: Path) -> None:
+def test_the_best_of_noise_is_attributed_to_luck(tapewire: Tapewire, klines: Path) -> None:
     result = tuned(
         tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 20, "--no-prune", "--folds", 1
     )
@@ -100,10 +100,10 @@ def test_hopeless_trials_are_pruned(tapewire: Tapewire, klines: Path) -> None:
     result = tuned(tapewire, "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 16, "--folds", 4)
     states = [t.state for t in trials(result["study"]) if "invalid" not in t.user_attrs]
     assert result["pruned"] == states.count(optuna.trial.TrialState.PRUNED) > 0
-    assert result["trials"] == len(states)  # what was pruned was tried, too
+    assert result["trials"] == len(states)  # pruned trials count too
 
 
-def test_the_toml_is_a_configuration(tapewire: Tapewire, klines: Path) -> None:
+def test_the_written_toml_is_a_configuration(tapewire: Tapewire, klines: Path) -> None:
     done = tapewire("tune", "--klines", klines, *SEARCH, "--holdout", "15d", "--trials", 3, "-o", "best.toml")
     assert done.code == 0
     assert "luck gives the best of so many" in done.out
@@ -117,7 +117,7 @@ def test_the_toml_is_a_configuration(tapewire: Tapewire, klines: Path) -> None:
     ("args", "message"),
     [
         (("--holdout", "60d"), "nothing is left in sample"),
-        (("--storage", "nowhere"), "is no database URL"),
+        (("--storage", "nowhere"), "is not a database URL"),
         (("--range", "fast=90", "--range", "slow=80"), "no trial ran to the end"),
     ],
 )
@@ -128,18 +128,8 @@ def test_wrong_usage(tapewire: Tapewire, klines: Path, args: tuple[str, ...], me
 
 
 def test_a_study_of_another_search_is_not_mixed(tapewire: Tapewire, klines: Path) -> None:
-    args = (
-        "--klines",
-        klines,
-        "--strategy",
-        "sma_cross",
-        "--holdout",
-        "15d",
-        "--trials",
-        1,
-        "--study",
-        "mine",
-    )
+    search = ("--klines", klines, "--strategy", "sma_cross", "--holdout", "15d", "--trials", 1)
+    args = (*search, "--study", "mine")
     assert tapewire("tune", *args, "--range", "fast=2:9").code == 0
     done = tapewire("tune", *args, "--range", "fast=2:8")
     assert done.code == 2
@@ -164,25 +154,15 @@ class Mine(SmaCross):
 
 
 def test_a_study_is_resumed_only_by_the_same_search(tapewire: Tapewire, tmp_path: Path, klines: Path) -> None:
-    """The value of each change, made alone in a folder of its own, must come out where the first study is at hand."""
+    """A search with other files or another configuration never reuses the trials of the first study."""
 
     def search(*args: object, study: object = "") -> Outcome:
         named = ("--study", study) if study else ()
-        ranges = (
-            "--range",
-            "fast=2:20",
-            "--range",
-            "slow=10:80",
-            "--embargo",
-            "1d",
-            "--holdout",
-            "15d",
-            "--trials",
-            3,
-        )
+        window = ("--embargo", "1d", "--holdout", "15d", "--trials", 3)
+        ranges = ("--range", "fast=2:20", "--range", "slow=10:80", *window)
         return tapewire("tune", "--json", "--strategy", "mine:Mine", *ranges, *named, *args)
 
-    def studied(*args: object) -> tuple[str, int]:
+    def search_again(*args: object) -> tuple[str, int]:
         done = search(*args)
         assert done.code == 0, done.err
         found = json.loads(done.out)
@@ -196,20 +176,21 @@ def test_a_study_is_resumed_only_by_the_same_search(tapewire: Tapewire, tmp_path
     small = tmp_path / "small.toml"
     small.write_text("[account]\ninitial_capital = 500\n")
 
-    first, reused = studied("--klines", klines)
+    first, reused = search_again("--klines", klines)
     assert reused == 0
-    assert studied("--klines", klines) == (first, 3)
+    assert search_again("--klines", klines) == (first, 3)
     changes = [
         ("--klines", other),
         ("--klines", klines, "--funding", funding),
         ("--klines", klines, "-c", small),
     ]
-    found = {first, *(study for study, reused in (studied(*args) for args in changes) if reused == 0)}
+    found = {first, *(study for study, reused in (search_again(*args) for args in changes) if reused == 0)}
     assert len(found) == 4
     refused = search("--klines", other, study=first)
     assert refused.code == 2
-    # with the tick and lot that the file shows
-    assert "is of another search: config, klines differ" in refused.err
+    assert (
+        "is of another search: config, klines differ" in refused.err
+    )  # with the tick and lot that the file shows
 
 
 def test_another_source_of_the_strategy_is_another_search(

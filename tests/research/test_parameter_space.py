@@ -1,4 +1,4 @@
-"""Ranges as people write them."""
+"""Parameter ranges from the command line, defaults, and grids."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from agent.core.errors import UsageError
 from agent.core.events import HOUR_MS
-from agent.research.space import Range, default_space, grid, parse_ranges
+from agent.research.parameter_space import ParameterRange, default_space, grid, parse_ranges
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from agent.research.space import Range, default_space, grid, parse_ranges
         ("hold=1h:5h", "sentiment", [HOUR_MS, 2 * HOUR_MS, 3 * HOUR_MS, 4 * HOUR_MS, 5 * HOUR_MS]),
     ],
 )
-def test_a_range_covers_what_it_says(text: str, strategy: str, points: list[object]) -> None:
+def test_a_range_covers_its_values(text: str, strategy: str, points: list[object]) -> None:
     (found,) = parse_ranges([text], strategy)
     assert found.points(5) == pytest.approx(points)
 
@@ -30,33 +30,33 @@ def test_a_range_covers_what_it_says(text: str, strategy: str, points: list[obje
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["fast"], "'fast' is no range"),
-        (["fast=60:5"], "is no range"),
-        (["fast=a:b"], "is no range"),
-        (["fast=0:5:log"], "is no range"),
+        (["fast"], "'fast' is not a range"),
+        (["fast=60:5"], "is not a range"),
+        (["fast=a:b"], "is not a range"),
+        (["fast=0:5:log"], "is not a range"),
         (["fsat=1:2"], "did you mean fast"),
         (["fast=1:2", "fast=3:4"], "twice"),
     ],
 )
-def test_what_is_no_range_is_refused(texts: list[str], message: str) -> None:
+def test_other_texts_are_refused(texts: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse_ranges(texts, "sma_cross")
 
 
-def test_without_ranges_the_numbers_around_their_defaults_are_searched() -> None:
+def test_without_ranges_numbers_are_searched_around_their_defaults() -> None:
     found = {item.name: item for item in default_space("sma_cross")}
     assert (found["fast"].low, found["fast"].high, found["fast"].whole) == (5, 80, True)
     assert found["allow_short"].choices == (False, True)
     threshold = {item.name: item for item in default_space("sentiment")}["confidence_threshold"]
-    assert threshold.high == 1.0  # its own limit
+    assert threshold.high == 1.0  # the limit of the parameter
 
 
-def test_a_grid_leaves_out_what_the_strategy_refuses() -> None:
-    ranges = [Range("fast", choices=(10, 50)), Range("slow", choices=(20, 100))]
+def test_a_grid_leaves_out_combinations_that_the_strategy_refuses() -> None:
+    ranges = [ParameterRange("fast", choices=(10, 50)), ParameterRange("slow", choices=(20, 100))]
     assert grid(ranges, "sma_cross", {}, points=9) == [
         {"fast": 10, "slow": 20},
         {"fast": 10, "slow": 100},
         {"fast": 50, "slow": 100},
     ]
     with pytest.raises(UsageError, match="must be below"):
-        grid([Range("fast", choices=(200,))], "sma_cross", {}, points=1)
+        grid([ParameterRange("fast", choices=(200,))], "sma_cross", {}, points=1)

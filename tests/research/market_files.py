@@ -1,4 +1,4 @@
-"""Markets on disk for tests of research: hourly bars and headlines that are scored already, all from a seed."""
+"""Files of hourly bars and of scored headlines for tests, generated from a seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_klines(
     news: dict[int, int] | None = None,
     volatility: float = 0.005,
 ) -> Path:
-    """Hourly bars of a random walk; `news` maps an hour to what it does to the price in the hour after: +1 or -1 per cent."""
+    """Write hourly bars of a random walk. `news` maps an hour to the next hour's move: +1 or -1 per cent."""
     random = np.random.default_rng(seed)
     hours = 24 * days
     steps = random.normal(drift, volatility, hours)
@@ -44,16 +44,16 @@ def write_klines(
 
 
 def headlines(*, days: int, seed: int = 1, every: int = 12) -> dict[int, int]:
-    """Hours with a headline, and what it says: +1 or -1."""
+    """Return hours with a headline and its sign, +1 for good news or -1 for bad news."""
     random = np.random.default_rng(seed + 100)
     hours = sorted(random.choice(24 * days - 2, 24 * days // every, replace=False).tolist())
     return {hour: int(random.choice((-1, 1))) for hour in hours}
 
 
-def write_scores(path: Path, said: dict[int, int], symbol: str = "BTCUSDT") -> Path:
-    """Scored headlines, each known a minute before its hour ends."""
+def write_scores(path: Path, signs: dict[int, int], symbol: str = "BTCUSDT") -> Path:
+    """Write scored headlines, each published two minutes before its hour ends."""
     rows = []
-    for number, (hour, sign) in enumerate(said.items()):
+    for number, (hour, sign) in enumerate(signs.items()):
         known = iso(START + (hour + 1) * HOUR_MS - 120_000)
         up, down = (0.96, 0.02) if sign > 0 else (0.02, 0.96)
         rows.append(f"{known},item {number} of the wire,{symbol},{down},0.02,{up}")
@@ -62,5 +62,5 @@ def write_scores(path: Path, said: dict[int, int], symbol: str = "BTCUSDT") -> P
 
 
 def day(number: int) -> str:
-    """The date of a day of the market, as a command line takes it."""
+    """Return the date of a day of the market, as YYYY-MM-DD."""
     return iso(START + number * DAY_MS)[:10]

@@ -1,4 +1,4 @@
-"""What a series of out-of-sample returns proves: intervals, corrections for luck, comparisons, and a verdict in words."""
+"""Assess out-of-sample returns: intervals, corrections for luck, comparisons, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -31,30 +31,35 @@ from agent.core.events import DAY_MS
 Floats = NDArray[np.float64]
 Times = NDArray[np.int64]
 
-SURE: Final = 0.95
-"""Confidence from which the words say that something is shown."""
+CONFIDENCE: Final = 0.95
+"""Confidence that a test needs to count as passed."""
 
 PERIODS_PER_YEAR: Final = YEAR_MS / DAY_MS
-"""Returns are of calendar days, also where a market rests on some."""
+"""Returns are of calendar days, even if the market is closed on some."""
 
 
-class Prices(msgspec.Struct, frozen=True):
-    """One symbol's closes over the judged time: close times in UTC ms, and prices, both of shape (bars,)."""
+class ClosePrices(msgspec.Struct, frozen=True):
+    """One symbol's close times (UTC ms) and close prices over the judged time, both of shape (bars,)."""
 
     ts: Times
     closes: Floats
 
 
-class Evidence(msgspec.Struct, frozen=True):
-    """What daily returns between `start` and `end` (UTC ms) show. Rates are fractions, Sharpe ratios annual; None: undefined.
+class OutOfSampleEvidence(msgspec.Struct, frozen=True):
+    """Evidence in the daily returns between `start` and `end` (UTC ms).
 
-    - `total_return`, `sharpe`: with 95 % intervals of the stationary bootstrap; `max_drawdown` is of daily equity.
+    Rates are fractions, Sharpe ratios annual; None: undefined.
+
+    - `total_return`, `sharpe`: with 95 % intervals of the stationary bootstrap.
+    - `max_drawdown`: of daily equity.
     - `probabilistic_sharpe`: probability that the true Sharpe ratio is above 0.
-    - `deflated_sharpe`: that it is above what the best of `trials` tries without skill shows.
-    - `buy_and_hold`, `buy_and_hold_sharpe`: of equal weights from the first day, prices only; `versus_hold` is the difference.
-    - `random_entries`: the same trades at random times; `shifted_signals`: all of them moved by one random span.
-    - `placebo`: the same system with its headlines at each other's times; None where no headline is read or it was not asked for.
-    - `cost`: average cost of a round trip, fees, spread, slippage and funding, as a fraction of its notional.
+    - `deflated_sharpe`: probability that it is above the best of `trials` tries without skill.
+    - `buy_and_hold`, `buy_and_hold_sharpe`: equal weights from the first day, prices only.
+    - `versus_hold`: the difference between the returns and those of buy-and-hold.
+    - `random_entries`: the same trades at random times.
+    - `shifted_signals`: all trades shifted by one random time.
+    - `placebo`: the same system with shuffled headlines; None if not requested or without headlines.
+    - `cost`: average cost of a round trip (fees, spread, slippage, funding) as a fraction of its notional.
     """
 
     start: int
@@ -78,31 +83,32 @@ class Evidence(msgspec.Struct, frozen=True):
     placebo: ChanceTest | None
 
 
-def weigh(
+def assess(
     days: Times,
     returns: Floats,
     trades: Sequence[RoundTrip],
     equity_at: Mapping[int, float],
-    prices: Mapping[str, Prices],
+    prices: Mapping[str, ClosePrices],
     *,
     trials: int = 1,
     trial_sharpes: Sequence[float] | None = None,
     placebo: ChanceTest | None = None,
     seed: int = 0,
-) -> Evidence:
-    """The evidence in `returns`, whose periods end at `days` (both of shape (n,)), made by `trades`.
+) -> OutOfSampleEvidence:
+    """Assess `returns`, whose periods end at `days` (both of shape (n,)), and the `trades` that made them.
 
-    `equity_at` maps a trade's entry (UTC ms) to the equity then, in the trade's currency; `trial_sharpes` are per day.
+    `equity_at` maps a trade's entry (UTC ms) to the equity at that time, in the trade's currency.
+    `trial_sharpes` are per day.
     """
     worth: Floats = np.cumprod(1 + returns, dtype=np.float64)
     curve = EquityCurve(1.0, DAY_MS)
     curve.extend(days, worth)
     own = measure(curve.summary(), PERIODS_PER_YEAR, {})
     hold = hold_returns([(found.ts, found.closes) for found in prices.values()], days)
-    held_ratio = sharpe(hold)
-    held = [_held(symbol, trades, equity_at, found) for symbol, found in sorted(prices.items())]
+    hold_sharpe = sharpe(hold)
+    held = [_held_trades(symbol, trades, equity_at, found) for symbol, found in sorted(prices.items())]
     costs = [round_trip_cost(trade) for trade in trades]
-    return Evidence(
+    return OutOfSampleEvidence(
         start=min(int(found.ts[0]) for found in prices.values()),
         end=int(days[-1]),
         days=len(days),
@@ -117,7 +123,7 @@ def weigh(
         trades=len(trades),
         cost=float(np.mean(costs)) if costs else None,
         buy_and_hold=float(np.prod(1 + hold) - 1),
-        buy_and_hold_sharpe=None if held_ratio is None else held_ratio * PERIODS_PER_YEAR**0.5,
+        buy_and_hold_sharpe=None if hold_sharpe is None else hold_sharpe * PERIODS_PER_YEAR**0.5,
         versus_hold=difference(returns, hold, PERIODS_PER_YEAR, seed=seed),
         random_entries=random_entries(held, seed=seed),
         shifted_signals=shifted_signals(held, seed=seed),
@@ -126,119 +132,107 @@ def weigh(
 
 
 def placebo_test(value: float, drawn: Sequence[float]) -> ChanceTest | None:
-    """Where a total return stands among those of placebo runs; None without any."""
+    """Compare a total return with those of placebo replays; None without any."""
     if not len(drawn):
         return None
     low, median, high = np.quantile(drawn, (0.025, 0.5, 0.975))
     at_least = sum(other >= value - 1e-12 for other in drawn)
-    return ChanceTest(
-        value, float(median), float(low), float(high), (1 + at_least) / (1 + len(drawn)), len(drawn)
-    )
+    p_value = (1 + at_least) / (1 + len(drawn))
+    return ChanceTest(value, float(median), float(low), float(high), p_value, len(drawn))
 
 
-def verdict_on(evidence: Evidence) -> Verdict:
-    """The evidence in words. `good` needs every test passed; `plain` is a gain that some test doesn't tell from luck."""
-    passed, failed = _tests(evidence)
-    lost = evidence.total_return <= 0
+def give_verdict(evidence: OutOfSampleEvidence) -> Verdict:
+    """State the evidence in words.
+
+    `good` needs every test passed; `plain` is a gain that luck may explain.
+    """
+    passed, failed = _apply_tests(evidence)
     own = formats.percent(evidence.total_return, signed=True)
     if not evidence.trades:
         return Verdict("plain", "It never traded out of sample: there is nothing to judge.", [], [])
-    if lost:
+    if evidence.total_return <= 0:
         headline, tone = f"No edge: it lost money out of sample, {own} after costs.", "bad"
     elif failed:
-        behind = (
-            len(failed) == 1
-            and evidence.versus_hold is not None
-            and evidence.versus_hold.total_return.value <= 0
-        )
+        versus = evidence.versus_hold
+        behind = len(failed) == 1 and versus is not None and versus.total_return.value <= 0
         why = "holding made more" if behind else "chance can explain it"
         headline, tone = f"Not shown: it made {own} out of sample after costs, and {why}.", "plain"
     else:
-        headline, tone = (
-            f"Evidence of an edge: {own} out of sample after costs, and every test says it was not luck.",
-            "good",
-        )
+        headline = f"Evidence of an edge: {own} out of sample after costs, and luck explains it in no test."
+        tone = "good"
     warnings = []
     if evidence.trades < FEW_TRADES:
-        warnings.append(f"{evidence.trades} round trips are too few for any test to mean much.")
+        warnings.append(f"{evidence.trades} round trips are too few for a test to mean much.")
     if evidence.sharpe_interval is None:
-        warnings.append(f"{evidence.days} days with hardly a move carry no interval.")
+        warnings.append(f"{evidence.days} days with hardly any movement are too few for an interval.")
     if tone == "good" and warnings:
         tone = "plain"
     return Verdict(tone, headline, [*failed, *passed], warnings)  # type: ignore[arg-type]
 
 
-def _tests(evidence: Evidence) -> tuple[list[str], list[str]]:
-    """Sentences of what was passed and what was not."""
+def _apply_tests(evidence: OutOfSampleEvidence) -> tuple[list[str], list[str]]:
+    """Return sentences on the passed tests and on the failed ones."""
     passed: list[str] = []
     failed: list[str] = []
 
-    def note(fine: bool, sentence: str) -> None:
-        (passed if fine else failed).append(sentence)
+    def add(ok: bool, sentence: str) -> None:
+        (passed if ok else failed).append(sentence)
 
     if (interval := evidence.sharpe_interval) is not None:
         place = "is above" if interval.low > 0 else "is below" if interval.high < 0 else "includes"
-        note(interval.low > 0, f"The Sharpe ratio's interval {spread(interval)} {place} 0.")
+        add(interval.low > 0, f"The Sharpe ratio's interval {format_interval(interval)} {place} 0.")
     if (deflated := evidence.deflated_sharpe) is not None:
         tries = "one try" if evidence.trials == 1 else f"{evidence.trials:,} tries"
-        note(
-            deflated >= SURE,
-            f"The probability that the Sharpe ratio is above what luck gives the best of {tries} is {formats.percent(deflated)}.",
-        )
+        luck = f"The probability that the Sharpe ratio is above what luck gives the best of {tries}"
+        add(deflated >= CONFIDENCE, f"{luck} is {formats.percent(deflated)}.")
     if (chance := evidence.random_entries) is not None:
-        note(chance.p_value <= 1 - SURE, f"The same trades at random times {_reach(chance)}.")
+        add(chance.p_value <= 1 - CONFIDENCE, f"The same trades at random times {_reach(chance)}.")
     if (chance := evidence.shifted_signals) is not None:
-        note(chance.p_value <= 1 - SURE, f"The same signals at other times {_reach(chance)}.")
+        add(chance.p_value <= 1 - CONFIDENCE, f"The same signals at other times {_reach(chance)}.")
     if (chance := evidence.placebo) is not None:
-        note(
-            chance.p_value <= 1 - SURE, f"With its headlines shuffled in time it {_reach(chance, 'reaches')}."
+        add(
+            chance.p_value <= 1 - CONFIDENCE,
+            f"With its headlines shuffled in time it {_reach(chance, 'reaches')}.",
         )
     if (versus := evidence.versus_hold) is not None:
         ahead = versus.total_return.value > 0
-        sure = (
-            ""
-            if versus.total_return.low > 0 or versus.total_return.high < 0
-            else ", a difference that luck can explain"
-        )
+        certain = versus.total_return.low > 0 or versus.total_return.high < 0
+        doubt = "" if certain else ", a difference that luck can explain"
         hold = formats.percent(evidence.buy_and_hold, signed=True)
-        note(ahead, f"It {'beat' if ahead else 'lost to'} buy-and-hold's {hold}{sure}.")
+        add(ahead, f"It {'beat' if ahead else 'lost to'} buy-and-hold's {hold}{doubt}.")
     return passed, failed
 
 
 def _reach(chance: ChanceTest, verb: str = "reach") -> str:
-    share = formats.percent(chance.p_value)
-    return (
-        f"{verb} its result with a chance of {share} (median {formats.percent(chance.median, signed=True)})"
-    )
+    median = formats.percent(chance.median, signed=True)
+    return f"{verb} its result with a chance of {formats.percent(chance.p_value)} (median {median})"
 
 
-def spread(interval: Interval) -> str:
-    """`[-0.31, 1.20]`."""
+def format_interval(interval: Interval) -> str:
+    """Format as `[-0.31, 1.20]`."""
     return f"[{interval.low:.2f}, {interval.high:.2f}]"
 
 
-def _held(
-    symbol: str, trades: Sequence[RoundTrip], equity_at: Mapping[int, float], prices: Prices
+def _held_trades(
+    symbol: str, trades: Sequence[RoundTrip], equity_at: Mapping[int, float], prices: ClosePrices
 ) -> HeldTrades:
-    """A symbol's round trips on the grid of its closes; one still open is held to the end."""
+    """Place a symbol's round trips on the grid of its closes; an open one is held to the end."""
     own = [trade for trade in trades if trade.symbol == symbol]
     last = len(prices.ts) - 1
 
     def rows(times: list[int]) -> NDArray[np.int64]:
         return np.clip(np.searchsorted(prices.ts, np.array(times, np.int64), side="right") - 1, 0, last)
 
+    end = int(prices.ts[last])
     entries = rows([trade.entry_ts for trade in own])
-    exits = np.maximum(
-        rows([int(prices.ts[last]) if trade.exit_ts is None else trade.exit_ts for trade in own]), entries
-    )
+    exits = np.maximum(rows([end if trade.exit_ts is None else trade.exit_ts for trade in own]), entries)
     weights = [
         trade.side.sign * float(trade.entry_price * trade.qty) / equity_at[trade.entry_ts] for trade in own
     ]
-    return HeldTrades(
-        prices.closes, entries, exits, np.array(weights), np.array([round_trip_cost(trade) for trade in own])
-    )
+    costs = [round_trip_cost(trade) for trade in own]
+    return HeldTrades(prices.closes, entries, exits, np.array(weights), np.array(costs))
 
 
 def round_trip_cost(trade: RoundTrip) -> float:
-    """Fees, slippage (with the spread) and funding of a trade, as a fraction of its notional at entry."""
+    """Return fees, slippage (with spread) and funding of a trade as a fraction of its entry notional."""
     return float((trade.fees + trade.slippage - trade.funding) / (trade.entry_price * trade.qty))

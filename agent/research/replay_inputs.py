@@ -1,0 +1,146 @@
+"""Inputs of a replay: files, configuration and model, in a form that can be sent to other processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from agent.config import Config
+from agent.core.events import News
+from agent.data.news import NewsFile
+from agent.replay.backtest import refuse_leakage
+from agent.replay.fusion_model import open_predictor
+from agent.replay.history import Plan
+from agent.research.folds import Window
+from agent.research.replay_window import LoadedWindow
+from agent.store.database import Database, open_database
+
+if TYPE_CHECKING:
+    from models.sentiment.serve.score_cache import CachedScorer
+    from models.sentiment.serve.scorer import Scorer
+
+
+class Scoring(NamedTuple):
+    """The model that scores headlines, leakage stamps for the report, and versions to record."""
+
+    scorer: CachedScorer | None
+    stamps: tuple[str, ...]
+    versions: dict[str, str]
+
+
+class ReplayInputs(NamedTuple):
+    """What to replay. `plan` names files and window; it is *settled* once start and end are known."""
+
+    plan: Plan
+    config: Config
+    allow_leakage: bool = False
+
+    @property
+    def whole_window(self) -> Window:
+        """The settled window. Raises ValueError if start or end is missing."""
+        if self.plan.start is None or self.plan.end is None:
+            raise ValueError("the window must be settled")
+        return Window(self.plan.start, self.plan.end)
+
+    def part(self, window: Window, *, warmup: int = 0, close_out: bool = False, part_of: str = "") -> Plan:
+        """Return the plan of a part of the window."""
+        return self.plan._replace(
+            start=window.start, end=window.end, warmup=warmup, close_out=close_out, part_of=part_of
+        )
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """Open the store with recorded runs and cached scores."""
+        with closing(open_database(self.config.store.url)) as database:
+            yield database
+
+    def scoring(self, database: Database, start: int) -> Scoring:
+        """Return the configured model for a replay from `start` (UTC ms), none if no headlines are read.
+
+        Raises LeakageError if the model was trained on later text, unless leakage is allowed.
+        """
+        if not self.plan.news:
+            return NO_SCORING
+        return configured_scoring(self.config, database, start, allow_leakage=self.allow_leakage)
+
+    def load_window(
+        self, window: Window, *, warmup: int = 0, close_out: bool = False, judged_from: int | None = None
+    ) -> LoadedWindow:
+        """Load a part of the window.
+
+        Models must not have seen data after `judged_from` (default: its start).
+        """
+        with self.database() as database:
+            scorer = self.scoring(database, window.start if judged_from is None else judged_from).scorer
+            return LoadedWindow(self.part(window, warmup=warmup, close_out=close_out), self.config, scorer)
+
+    def leakage(self, start: int) -> tuple[str, ...]:
+        """Return the leakage stamps of results from `start` (UTC ms) on.
+
+        Raises LeakageError unless leakage is allowed.
+        """
+        with self.database() as database:
+            stamps = self.scoring(database, start).stamps
+        predictor = open_predictor(self.config) if self.config.fusion.path else None
+        if predictor is not None:
+            trained_until = predictor.card.trained_until
+            stamps += refuse_leakage(
+                trained_until, start, model=self.config.fusion.path, allow=self.allow_leakage
+            )
+        return tuple(dict.fromkeys(stamps))
+
+    def headlines(self) -> list[News]:
+        """Read all headlines of the window."""
+        plan = self.plan
+        if plan.news is None:
+            return []
+        delay = self.config.history.feed_delay
+        return list(
+            NewsFile(plan.news, feed_delay=delay, start=plan.start, end=plan.end, timezone=plan.timezone)
+        )
+
+
+NO_SCORING = Scoring(None, (), {})
+
+_CACHE: list[tuple[ReplayInputs, LoadedWindow]] = []
+
+
+def cached_window(inputs: ReplayInputs) -> LoadedWindow:
+    """Load the whole settled window once a process; other inputs replace it.
+
+    Models may have seen the window: the caller compares replays that use the same model.
+    """
+    if not _CACHE or _CACHE[0][0] != inputs:
+        _CACHE.clear()  # first, because each window may fill the memory
+        window = inputs.whole_window
+        _CACHE.append((inputs, inputs.load_window(window, judged_from=window.end)))
+    return _CACHE[0][1]
+
+
+def clear_window_cache() -> None:
+    """Free the memory that `cached_window` uses."""
+    _CACHE.clear()
+
+
+def configured_scoring(config: Config, database: Database, start: int, *, allow_leakage: bool) -> Scoring:
+    """Load the model that `config` names, with its cache in `database`.
+
+    Raises ModelError and LeakageError.
+    """
+    from models.sentiment import model_dir
+    from models.sentiment.serve.scorer import Scorer
+
+    scorer = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+    return scoring_with(scorer, config.model.path, database, start, allow_leakage=allow_leakage)
+
+
+def scoring_with(
+    scorer: Scorer, name: str, database: Database, start: int, *, allow_leakage: bool
+) -> Scoring:
+    """Do the same with a loaded model; errors call it `name`. Raises LeakageError (see `refuse_leakage`)."""
+    from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+
+    stamps = refuse_leakage(scorer.card.trained_until, start, model=name, allow=allow_leakage)
+    cached = CachedScorer(scorer, SqlScoreCache(database))
+    return Scoring(cached, stamps, {"model": cached.fingerprint})

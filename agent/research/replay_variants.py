@@ -1,0 +1,53 @@
+"""Replays of one window that differ in their costs or in the times of their headlines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from agent.analysis.trades import round_trips
+from agent.config import Config
+from agent.research.assessment import round_trip_cost
+from agent.research.parallel import Advance, run_parallel
+from agent.research.replay_inputs import ReplayInputs, cached_window
+from agent.research.surrogate_market import shuffle_headlines
+
+
+class Variant(NamedTuple):
+    """Another configuration, or headlines shuffled with a seed; by default nothing is changed."""
+
+    config: Config | None = None
+    shuffle_seed: int | None = None
+
+
+class VariantResult(NamedTuple):
+    """Result of one variant.
+
+    `cost` is that of an average round trip as a fraction of its notional, None without any.
+    """
+
+    total_return: float
+    trades: int
+    cost: float | None
+
+
+def replay_variants(
+    inputs: ReplayInputs, variants: Sequence[Variant], *, jobs: int = 1, advance: Advance | None = None
+) -> list[VariantResult]:
+    """Replay each variant of settled `inputs` over `jobs` processes; each process reads the window once."""
+    return run_parallel(
+        replay_variant, [(inputs, variant) for variant in variants], jobs=jobs, advance=advance
+    )
+
+
+def replay_variant(task: tuple[ReplayInputs, Variant]) -> VariantResult:
+    """Replay one variant. The window stays in this process's cache (see `clear_window_cache`)."""
+    inputs, variant = task
+    window = cached_window(inputs)
+    news = window.news_events
+    if variant.shuffle_seed is not None:
+        news = shuffle_headlines(news, variant.shuffle_seed)
+    result = window.replay(variant.config or inputs.config, news_events=news)
+    trades = round_trips(result.fills_and_funding)
+    costs = [round_trip_cost(trade) for trade in trades]
+    return VariantResult(result.total_return, len(trades), sum(costs) / len(costs) if costs else None)

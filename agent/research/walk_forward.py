@@ -1,0 +1,308 @@
+"""Walk-forward: learn from one window of history, trade the next one, move on.
+
+No test window was learned from.
+
+The test window of each fold is an ordinary recorded backtest that begins warm and ends flat; `tapewire
+verify` replays it. The daily returns of all folds in sequence are the out-of-sample returns that are
+assessed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from sqlalchemy import select
+
+from agent import __version__
+from agent.analysis.report.verdict import Verdict
+from agent.analysis.run_metrics import Metrics
+from agent.analysis.trades import RoundTrip, round_trips
+from agent.core.errors import UsageError
+from agent.core.events import DAY_MS, Fill, FundingPayment
+from agent.data.klines import KlineFile
+from agent.replay.backtest import backtest, new_run_id
+from agent.replay.history import History
+from agent.research.assessment import (
+    ClosePrices,
+    Floats,
+    OutOfSampleEvidence,
+    Times,
+    assess,
+    give_verdict,
+    placebo_test,
+)
+from agent.research.fitters import Fitter
+from agent.research.folds import Fold, Window
+from agent.research.parallel import Advance, run_parallel
+from agent.research.replay_inputs import ReplayInputs
+from agent.research.replay_window import LoadedWindow, window_daily_returns, with_overrides
+from agent.research.surrogate_market import shuffle_headlines
+from agent.store import tables
+from agent.store.database import Database
+from agent.store.queries import read_decisions
+from agent.system.atomic import write_bytes
+
+FOLDER: Final = Path("var/walkforward")
+WARMUP_BARS: Final = 1_000
+
+
+class Settings(NamedTuple):
+    """Settings of a walk-forward.
+
+    `fit` names the fitter in the record; `warmup` (ms) is read before each test window.
+    """
+
+    fit: str
+    warmup: int
+    placebo: int = 0  # replays of each test window with shuffled headlines
+    jobs: int = 1
+    seed: int = 0
+
+
+class FoldRecord(msgspec.Struct, frozen=True):
+    """Record of a fold. Windows are in UTC ms; `overrides` was learned, `run` is the recorded backtest."""
+
+    number: int
+    train: tuple[int, int]
+    test: tuple[int, int]
+    run: str
+    overrides: dict[str, Any]
+    total_return: float
+    sharpe: float | None
+    max_drawdown: float
+    buy_and_hold: float | None
+    trades: int
+    exposure: float
+    stamps: tuple[str, ...]
+    fit_seconds: float
+    test_seconds: float
+
+
+class WalkForward(msgspec.Struct, frozen=True):
+    """Record of a walk-forward, the parent of its folds' runs.
+
+    `returns` are daily, of the periods that end at `days`.
+    """
+
+    id: str
+    version: str
+    strategy: str
+    symbols: tuple[str, ...]
+    fit: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]  # file -> SHA-256
+    stamps: tuple[str, ...]
+    folds: list[FoldRecord]
+    days: list[int]
+    returns: list[float]
+    evidence: OutOfSampleEvidence
+    verdict: Verdict
+    seconds: float
+
+
+class _FoldTask(NamedTuple):
+    inputs: ReplayInputs
+    fold: Fold
+    fitter: Fitter
+    folder: Path
+    settings: Settings
+    part_of: str
+
+
+class _FoldResult(NamedTuple):
+    record: FoldRecord
+    days: Times
+    returns: Floats
+    trades: list[RoundTrip]
+    equity_at: dict[int, float]
+    placebo: list[float]
+    file_hashes: dict[str, str]
+
+
+def walk_forward(
+    inputs: ReplayInputs,
+    folds: Sequence[Fold],
+    fitter: Fitter,
+    settings: Settings,
+    *,
+    folder: Path = FOLDER,
+    described: dict[str, Any] | None = None,
+    advance: Advance | None = None,
+) -> WalkForward:
+    """Fit and test each fold, assess the returns, and write `folder`/ID/result.json.
+
+    `settings.jobs` folds run at a time. `described` adds to the recorded settings. All headlines should have
+    cached scores. Raises what fitters and backtests raise.
+    """
+    began = time.monotonic()
+    name = f"wf-{new_run_id()}"
+    own_folder = folder / name
+    own_folder.mkdir(parents=True)
+    with inputs.database() as database:  # create it before several processes try to, and refuse leakage early
+        inputs.scoring(database, folds[0].test.start)
+    tasks = [
+        _FoldTask(inputs, fold, fitter, own_folder / f"fold-{fold.number:02}", settings, name)
+        for fold in folds
+    ]
+    results = run_parallel(_run_fold, tasks, jobs=settings.jobs, advance=advance)
+    judged = Window(folds[0].test.start, folds[-1].test.end)
+    days = np.concatenate([result.days for result in results])
+    returns = np.concatenate([result.returns for result in results])
+    prices = read_prices(inputs, judged)
+    file_hashes = results[0].file_hashes
+    others = earlier_tries(folder, file_hashes, judged)
+    others.discard(tuple(returns.tolist()))
+    placebos = [
+        float(np.prod([1 + result.placebo[i] for result in results]) - 1)
+        for i in range(len(results[0].placebo))
+    ]
+    evidence = assess(
+        days,
+        returns,
+        [trade for result in results for trade in result.trades],
+        {ts: equity for result in results for ts, equity in result.equity_at.items()},
+        prices,
+        trials=1 + len(others),
+        placebo=placebo_test(float(np.prod(1 + returns) - 1), placebos),
+        seed=settings.seed,
+    )
+    record = WalkForward(
+        id=name,
+        version=__version__,
+        strategy=inputs.config.strategy.name,
+        symbols=tuple(prices),
+        fit=settings.fit,
+        settings={**settings._asdict(), **(described or {})},
+        inputs=file_hashes,
+        stamps=tuple(dict.fromkeys(stamp for result in results for stamp in result.record.stamps)),
+        folds=[result.record for result in results],
+        days=days.tolist(),
+        returns=returns.tolist(),
+        evidence=evidence,
+        verdict=give_verdict(evidence),
+        seconds=time.monotonic() - began,
+    )
+    write_bytes(
+        own_folder / "result.json", msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+    )
+    return record
+
+
+def earlier_tries(folder: Path, file_hashes: dict[str, str], judged: Window) -> set[tuple[float, ...]]:
+    """Return the daily returns of walk-forwards in `folder` on an overlapping time of the same klines.
+
+    Each counts as a try, because tries add up. A repetition has the same returns and doesn't count.
+    """
+    found = set()
+    for path in folder.glob("*/result.json"):
+        try:
+            other = msgspec.json.decode(path.read_bytes(), type=WalkForward)
+        except (msgspec.MsgspecError, OSError):
+            continue  # written by another version, or truncated
+        overlaps = other.folds[0].test[0] < judged.end and other.folds[-1].test[1] > judged.start
+        if overlaps and set(other.inputs.values()) & set(file_hashes.values()):
+            found.add(tuple(other.returns))
+    return found
+
+
+def read_prices(inputs: ReplayInputs, window: Window) -> dict[str, ClosePrices]:
+    """Read the closes of every symbol over a window."""
+    plan = inputs.plan
+    found = {}
+    for path, symbol in plan.klines:
+        file = KlineFile(
+            path,
+            symbol,
+            around_the_clock=inputs.config.market.category != "equity",
+            start=window.start,
+            end=window.end,
+            timezone=plan.timezone,
+        )
+        found[file.symbol] = ClosePrices(*file.closes())
+    return found
+
+
+def check_test_length(folds: Sequence[Fold], interval: int) -> None:
+    """Raise UsageError if a test window is shorter than a day or ten bars of `interval` ms."""
+    shortest = min(fold.test.end - fold.test.start for fold in folds)
+    if shortest < max(10 * interval, DAY_MS):
+        raise UsageError("a test window is shorter than a day or ten bars", hint="lengthen --test")
+
+
+def _run_fold(task: _FoldTask) -> _FoldResult:
+    fold, settings = task.fold, task.settings
+    task.folder.mkdir()
+    began = time.monotonic()
+    overrides: dict[str, Any] = {}
+    if fold.train.end > fold.train.start:
+        overrides = task.fitter.fit(fold.train, task.folder)
+    fitted = time.monotonic()
+    config = task.inputs.config
+    if overrides:
+        config = with_overrides(config, overrides, where=f"fold {fold.number}")
+    inputs = task.inputs._replace(config=config)
+    part_of = f"{task.part_of} fold {fold.number}"
+    plan = inputs.part(fold.test, warmup=settings.warmup, close_out=True, part_of=part_of)
+    with inputs.database() as database:
+        history = History(plan, config)
+        scoring = inputs.scoring(database, fold.test.start)
+        done = backtest(
+            history,
+            database,
+            scorer=scoring.scorer,
+            stamps=scoring.stamps,
+            versions=scoring.versions,
+            allow_leakage=inputs.allow_leakage,
+        )
+        tested = time.monotonic()
+        capital = float(config.account.initial_capital)
+        days, returns, trades, equity_at = _read_run(database, done.run.id, done.metrics, capital)
+        placebo: list[float] = []
+        if settings.placebo:
+            window = LoadedWindow(plan, config, scoring.scorer)
+            for number in range(settings.placebo):
+                shuffled = shuffle_headlines(window.news_events, settings.seed + number)
+                placebo.append(window.replay(news_events=shuffled).total_return)
+    metrics = done.metrics
+    record = FoldRecord(
+        number=fold.number,
+        train=(fold.train.start, fold.train.end),
+        test=(fold.test.start, fold.test.end),
+        run=done.run.id,
+        overrides=overrides,
+        total_return=metrics.performance.total_return,
+        sharpe=metrics.performance.sharpe,
+        max_drawdown=metrics.performance.max_drawdown,
+        buy_and_hold=metrics.buy_and_hold.total_return if metrics.buy_and_hold else None,
+        trades=metrics.trades.trades + metrics.open_trades,
+        exposure=metrics.exposure,
+        stamps=done.run.stamps,
+        fit_seconds=fitted - began,
+        test_seconds=tested - fitted,
+    )
+    file_hashes = {item.path: item.sha256 for item in done.run.inputs if item.role == "klines"}
+    return _FoldResult(record, days, returns, trades, equity_at, placebo, file_hashes)
+
+
+def _read_run(
+    database: Database, run_id: str, metrics: Metrics, capital: float
+) -> tuple[Times, Floats, list[RoundTrip], dict[int, float]]:
+    """Read a recorded run: ends of days, daily returns, round trips, and the equity at the entry of each."""
+    query = select(tables.equity.c.ts, tables.equity.c.equity).where(tables.equity.c.run_id == run_id)
+    with database.read() as connection:
+        samples = connection.execute(query.order_by(tables.equity.c.seq)).all()
+    ts, equity = [int(row.ts) for row in samples], [float(row.equity) for row in samples]
+    days, returns = window_daily_returns(ts, equity, metrics, capital)
+    decisions = (found.decision for found in read_decisions(database, run_id))
+    trades = round_trips(decision for decision in decisions if isinstance(decision, Fill | FundingPayment))
+    entries = [trade.entry_ts for trade in trades]
+    rows = np.searchsorted(np.array(ts, np.int64), np.array(entries, np.int64), side="right") - 1
+    equity_at = {
+        at: capital if row < 0 else equity[row] for at, row in zip(entries, rows.tolist(), strict=True)
+    }
+    return days, returns, trades, equity_at
