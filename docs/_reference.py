@@ -181,43 +181,32 @@ def _command(path: str, command: Any, level: int) -> Iterator[str]:
     if inner is None or path.count(" "):
         yield f"{'#' * level} `{path}`"
         yield ""
-        yield from (command.help or "").strip().splitlines()
+        yield from inspect.cleandoc(command.help or "").splitlines()
         yield ""
     if inner is not None:
         for name in sorted(inner):
             yield from _command(f"{path} {name}", inner[name], level + path.count(" "))
         return
+    from agent.cli.typer_setup import metavar
+
     rows = [p for p in command.params if p.name != "help"]
     if rows:
-        yield "| | type | default | |"
+        yield "| | value | default | |"
         yield "|---|---|---|---|"
     for param in rows:
         option = param.param_type_name == "option"
-        names = (
-            ", ".join(f"`{name}`" for name in (*param.opts, *param.secondary_opts))
-            if option
-            else f"`{param.name.upper()}`"
-        )
+        shown = (*param.opts, *param.secondary_opts) if option else (param.metavar or param.name.upper(),)
+        names = ", ".join(f"`{name}`" for name in shown)
         default = "required" if param.required else _default(param)
-        yield f"| {names} | {_cell(_metavar(param))} | {_cell(default)} | {_cell(getattr(param, 'help', '') or '')} |"
+        value = metavar(param) if option else ""
+        yield f"| {names} | {_cell(value)} | {_cell(default)} | {_cell(param.help or '')} |"
     yield ""
 
 
-def _metavar(param: Any) -> str:
-    if getattr(param, "is_flag", False):
-        return ""
-    return _type(param.type_descriptor.annotation)
-
-
 def _default(param: Any) -> str:
-    value = param.default
-    if (
-        value in (None, False, "", (), [])
-        or callable(value)
-        or value.__class__.__name__ in ("Sentinel", "_Missing")
-    ):
-        return ""
-    return str(value)
+    if isinstance(param.show_default, str):  # of an option whose default depends on something else
+        return param.show_default
+    return "" if param.default is False or param.default in (None, "", (), []) else str(param.default)
 
 
 # -- database --------------------------------------------------------------------------------------------------------

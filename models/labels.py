@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Final
 
-from agent.core.errors import DataError, ModelError
+from agent.core.errors import DataError, ModelError, did_you_mean
 
 NOT_FINITE: Final = "the model's answer is not finite"
 NOT_READABLE: Final = "the model fails on this text"
@@ -37,11 +36,9 @@ def canonical(name: str, *, where: str = "") -> str:
     key = name.strip().casefold()
     if key in _ALIASES:
         return _ALIASES[key]
-    close = difflib.get_close_matches(key, _ALIASES, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
     raise DataError(
         f"{where + ': ' if where else ''}unknown label {name!r}",
-        hint=f"{meant}known: bearish/negative, neutral, bullish/positive",
+        hint=did_you_mean(key, _ALIASES, "known: bearish/negative, neutral, bullish/positive"),
     )
 
 

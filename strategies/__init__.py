@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import re
@@ -26,7 +25,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError
+from agent.core.errors import ConfigError, SafetyError, StrategyError, TapewireError, did_you_mean
 from agent.core.strategy import Strategy
 
 BUILT_IN: Final = {
@@ -66,8 +65,11 @@ def strategy_class(name: str) -> type[Strategy]:
     if file is None and not (module_name and class_name):
         raise ConfigError(
             f"unknown strategy {name!r}",
-            hint=_suggest(name, BUILT_IN)
-            + f"built in: {', '.join(BUILT_IN)}; or package.module:Class, or a file such as mine.py",
+            hint=did_you_mean(
+                name,
+                BUILT_IN,
+                f"built in: {', '.join(BUILT_IN)}; or package.module:Class, or a file such as mine.py",
+            ),
         )
     module = _import(module_name) if file is None else _import_file(file)
     classes = [
@@ -91,7 +93,7 @@ def strategy_class(name: str) -> type[Strategy]:
     what = "is not a Strategy" if found is not None else "does not exist"
     raise ConfigError(
         f"strategy {name!r}: {class_name} {what} in {module.__file__}",
-        hint=_suggest(class_name, classes) + f"its strategies: {', '.join(classes) or 'none'}",
+        hint=did_you_mean(class_name, classes, f"its strategies: {', '.join(classes) or 'none'}"),
     )
 
 
@@ -285,11 +287,7 @@ def _explain(item: Any, name: str, strategy: type[Strategy]) -> str:
     where = f"strategy {name!r}"
     if item["type"] == "extra_forbidden":
         known = list(strategy.Params.model_fields)
-        return f"{where}: unknown parameter {key} ({_suggest(key, known)}it has {', '.join(known) or 'none'})"
+        names = ", ".join(known) or "none"
+        return f"{where}: unknown parameter {key} ({did_you_mean(key, known, f'it has {names}')})"
     message = item["msg"].removeprefix("Value error, ")
     return f"{where}: {key}: {message}, got {item['input']!r}" if key else f"{where}: {message}"
-
-
-def _suggest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}? " if close else ""

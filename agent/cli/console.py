@@ -1,18 +1,29 @@
-"""What every verb shares: the consoles, JSON output and the exit through which errors leave.
+"""What all commands share: consoles, JSON output, progress bars, and the exit code of an error.
 
-Texts of any origin reach a terminal from here, so neither console nor JSON passes on control characters.
+Texts from outside (headlines, file names, errors of servers) reach the terminal through this module, so
+consoles and JSON remove control characters.
 """
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
 
 from agent.core.errors import TapewireError
@@ -21,44 +32,68 @@ from agent.data.text import escape_unprintable, printable
 
 
 class SafeConsole(Console):
-    """A console that writes no control character but its own: a text can't move the cursor, set a title or hide a line."""
+    """A console that removes control characters, so that no text can move the cursor or hide a line."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich's, each piece of text made printable."""
         for segment in super().render(renderable, options):
             text = segment.text
             clean = text if segment.control or (text.isascii() and text.isprintable()) else printable(text)
             yield segment if clean == text else Segment(clean, segment.style)
 
 
-out = SafeConsole()
-"""For results: standard output."""
+out = SafeConsole(highlight=False)
+"""Standard output, for results."""
 
-err = SafeConsole(stderr=True)
-"""For progress and errors: standard error, so that `--json` stays readable by a program."""
+err = SafeConsole(stderr=True, highlight=False)
+"""Standard error, for progress and errors, so that standard output holds only the JSON of `--json`."""
+
+
+def print_text(text: str, style: str | None = None, *, wrap: bool = False) -> None:
+    """Print a line on standard output, its brackets literally; break it between words if `wrap` is set."""
+    out.print(text, style=style, markup=False, soft_wrap=not wrap)
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on one line of standard output."""
+    """Print one JSON object on one line of standard output."""
     sys.stdout.write(
         escape_unprintable(msgspec.json.Encoder(decimal_format="number").encode(value).decode()) + "\n"
     )
     sys.stdout.flush()
 
 
+@contextmanager
+def progress_bar(
+    title: str, total: float | None = None, *columns: ProgressColumn | str, **fields: Any
+) -> Iterator[Callable[..., None]]:
+    """Draw a progress bar on standard error while the block runs.
+
+    Yields its `update(completed=…, advance=…, total=…, description=…, FIELD=…)`. `columns` are drawn after
+    the bar; a string is a format such as "{task.fields[date]}", which shows a value of `fields`.
+    """
+    shown = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*shown, console=err, transient=True) as bar:
+        yield partial(bar.update, bar.add_task(title, total=total, **fields))
+
+
 def report_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """For `sys.excepthook`: the traceback, without secrets and control characters."""
+    """Print a traceback without secrets and control characters (for `sys.excepthook`)."""
     sys.stderr.write(mask(printable("".join(traceback.format_exception(kind, error, trace)))))
 
 
 def run_guarded(work: Callable[[], None]) -> int:
-    """Run `work`; an expected error becomes one clear line on standard error and its exit code."""
+    """Run `work` and return the exit code; print an expected error as one line on standard error."""
     try:
         work()
     except TapewireError as error:
-        err.print(f"[bold red]error[/]: {_escape(str(error))}", soft_wrap=True, highlight=False)
+        err.print(f"[bold red]error[/]: {_escape(str(error))}", soft_wrap=True)
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output went away: nothing to say to it
+    except BrokenPipeError:  # the reader of standard output has closed it
         return 0
     except KeyboardInterrupt:
         err.print("interrupted")

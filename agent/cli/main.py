@@ -1,52 +1,43 @@
-"""`tapewire`: the verbs, gathered. Heavy libraries are imported inside the verbs that need them, so that help is instant."""
+"""`tapewire`: the command line. Commands import heavy libraries themselves, so that help appears at once."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from typing import Final
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from agent import __version__
 from agent.cli.console import report_crash, run_guarded
-from agent.cli.help import literal_help
+from agent.cli.typer_setup import PlainGroup, set_up_commands
 
-VERB_GROUPS: tuple[str, ...] = (
-    "backtest",
-    "check",
-    "compare",
-    "config",
-    "control",
-    "dashboard",
-    "data",
-    "db",
-    "demo",
-    "doctor",
-    "evaluate",
-    "export",
-    "notify",
-    "report",
-    "run",
-    "sandbox",
-    "score",
-    "slippage",
-    "train",
-    "train_fusion",
-    "tune",
-    "walkforward",
-    "worker",
-)
-"""Modules of `agent.cli` that have a `register(app)`."""
+PANELS: Final[dict[str, tuple[str, ...]]] = {
+    "Live": ("demo", "run", "control", "dashboard"),
+    "Research": ("backtest", "walkforward", "tune", "check", "report"),
+    "Models": ("train", "model"),
+    "Data": ("data",),
+    "Operations": ("setup", "db", "worker", "sandbox"),
+}
+"""Panel of the help -> modules of its commands: X is `agent.cli.X_commands`, which has a `register(app)`."""
 
 
 def build() -> typer.Typer:
-    """The whole command line."""
+    """Return the whole command line."""
+    order: list[str] = []
+
+    class Root(PlainGroup):
+        def list_commands(self, ctx: object) -> list[str]:
+            return order  # Typer's order has all groups after the commands
+
     app = typer.Typer(
         name="tapewire",
-        help="Trade the tape on what the wire says. On paper.",
+        cls=Root,
+        help="Trade on live prices and news, on paper or on Bybit's testnet. Record, replay and judge runs.",
+        epilog="New here? `tapewire demo` shows everything at work; `tapewire backtest` replays sample data.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
@@ -57,15 +48,23 @@ def build() -> typer.Typer:
             typer.echo(f"tapewire {__version__}")
             raise typer.Exit
 
-    for group in VERB_GROUPS:
-        importlib.import_module(f"agent.cli.{group}").register(app)
-    literal_help(app)
+    for panel, modules in PANELS.items():
+        for module in modules:
+            part = typer.Typer()
+            importlib.import_module(f"agent.cli.{module}_commands").register(part)
+            entries: list[CommandInfo | TyperInfo] = [*part.registered_commands, *part.registered_groups]
+            for entry in entries:
+                entry.rich_help_panel = panel
+                order.append(str(entry.name))
+            app.registered_commands += part.registered_commands
+            app.registered_groups += part.registered_groups
+    set_up_commands(app)
     return app
 
 
 def main() -> None:
-    """Entry point: exit codes 0 fine, 1 the work failed, 2 wrong usage or configuration, 3 refused for safety."""
-    os.umask(0o077)  # what this program makes (store, sockets, log, reports) is for its user alone
+    """Run the command line. Exit codes: 0 success, 1 failure, 2 usage or configuration, 3 safety."""
+    os.umask(0o077)  # files of this program (store, sockets, log, reports) are readable by its user only
     sys.excepthook = report_crash
     app = build()
     sys.exit(run_guarded(lambda: app(standalone_mode=True)))

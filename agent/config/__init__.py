@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from pathlib import Path
@@ -21,7 +20,7 @@ from agent.config.fusion import FusionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
 from agent.config.services import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.core.durations import Duration
-from agent.core.errors import ConfigError
+from agent.core.errors import ConfigError, did_you_mean
 from agent.core.settings import (
     AccountConfig,
     Category,
@@ -117,12 +116,10 @@ class Config(CoreConfig):
     def check_live(self) -> None:
         """Raises ConfigError for rules of symbols that are not traded, and for contracts that settle in another currency."""
         if untraded := self.untraded_instruments():
-            close = difflib.get_close_matches(untraded[0], self.market.symbols, n=1)
             raise ConfigError(
                 f"instruments.{untraded[0]} is not traded, so its rules apply to nothing",
-                hint=f"did you mean instruments.{close[0]}?"
-                if close
-                else f"market.symbols are {', '.join(self.market.symbols)}",
+                hint=did_you_mean(untraded[0], self.market.symbols, prefix="instruments.")
+                or f"market.symbols are {', '.join(self.market.symbols)}",
             )
         if self.market.category == "linear":
             currency = self.account.currency
@@ -269,9 +266,8 @@ def _explain(item: Any, where: str) -> str:
     key = ".".join(path)
     if item["type"] != "extra_forbidden":
         return f"{where}: {key}: {item['msg'].removeprefix('Value error, ')}, got {item['input']!r}"
-    close = difflib.get_close_matches(path[-1], _known_keys(path[:-1]), n=1)
-    advice = f"; did you mean {'.'.join((*path[:-1], close[0]))}?" if close else ""
-    return f"{where}: unknown key {key}{advice}"
+    meant = did_you_mean(path[-1], _known_keys(path[:-1]), prefix=key.removesuffix(path[-1]))
+    return f"{where}: unknown key {key}{f'; {meant}' if meant else ''}"
 
 
 def _known_keys(path: tuple[str, ...]) -> list[str]:

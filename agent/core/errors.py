@@ -24,6 +24,9 @@ TapewireError                exit code 1: the work failed
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 from agent.core.masking import mask
 
 
@@ -100,6 +103,21 @@ class LeakageError(SafetyError):
 def error_from_exit_code(exit_code: int, message: str, hint: str = "") -> TapewireError:
     """The error that another process reports with the exit code that it means."""
     return {2: UsageError, 3: SafetyError}.get(exit_code, TapewireError)(message, hint=hint)
+
+
+def did_you_mean(name: str, known: Iterable[str], then: str = "", *, prefix: str = "", most: int = 1) -> str:
+    """Return a hint such as "did you mean fast? it has fast, slow".
+
+    Args:
+        name: The unknown name.
+        known: The names that exist.
+        then: Text after the suggestion, or alone if no known name is close.
+        prefix: Written before each suggested name, such as the section of a key.
+        most: How many names to suggest at most.
+    """
+    close = difflib.get_close_matches(name, list(known), n=most)
+    suggestion = f"did you mean {' or '.join(prefix + one for one in close)}?" if close else ""
+    return f"{suggestion} {then}".strip()
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

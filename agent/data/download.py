@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agent.core.durations import format_duration
-from agent.core.errors import ConfigError, DataError, UsageError, VenueError, brief
+from agent.core.errors import ConfigError, DataError, UsageError, VenueError, brief, did_you_mean
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from agent.data.kline_writer import KlineWriter, Row
 from agent.system.addresses import is_loopback
@@ -214,10 +213,8 @@ class BybitKlines:
             markets = await self._exchange.load_markets()
         except self._ccxt.BaseError:
             return ""
-        close = difflib.get_close_matches(
-            self._wanted.symbol, [market["id"] for market in markets.values()], n=3
-        )
-        return f"did you mean {' or '.join(close)}?" if close else "symbols look like BTCUSDT"
+        symbols = [market["id"] for market in markets.values()]
+        return did_you_mean(self._wanted.symbol, symbols, most=3) or "symbols look like BTCUSDT"
 
     def _nothing(self) -> DataError:
         wanted = self._wanted

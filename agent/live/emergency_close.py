@@ -1,6 +1,6 @@
 """Cancel and close at the venue without the core: no journal, no event loop of the agent, no strategy.
 
-The kill switch's second way (`agent.live.kill_guard`, `agent.cli.emergency`). Orders have client ids of their own, which begin with
+The kill switch's second way (`agent.live.kill_guard`, `agent.cli.offline_kill`). Orders have client ids of their own, which begin with
 `twk-`; the ledger books their executions as the run's.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from itertools import product
 from math import exp, log
 from typing import Any, Final, Literal, Protocol, get_args
@@ -10,7 +9,7 @@ from typing import Any, Final, Literal, Protocol, get_args
 import msgspec
 
 from agent.core.durations import parse_duration
-from agent.core.errors import ConfigError, UsageError
+from agent.core.errors import ConfigError, UsageError, did_you_mean
 from strategies import load_strategy, strategy_class
 
 Value = int | float | str | bool
@@ -85,11 +84,8 @@ def parse_ranges(texts: list[str], strategy: str) -> list[ParameterRange]:
         if not equals or not value:
             raise UsageError(f"--range {text!r} is not a range", hint=_HINT)
         if name not in fields:
-            close = difflib.get_close_matches(name, fields, n=1)
-            did = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(
-                f"--range {name}: {strategy} has no such parameter", hint=f"{did}it has {', '.join(fields)}"
-            )
+            hint = did_you_mean(name, fields, f"it has {', '.join(fields)}")
+            raise UsageError(f"--range {name}: {strategy} has no such parameter", hint=hint)
         ranges.append(_parse(text, name, value, whole=int in _types(fields[name].annotation)))
     names = [item.name for item in ranges]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import random
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.core.errors import UsageError
+from agent.core.errors import UsageError, did_you_mean
 
 KINDS: Final = {
     "drop": "a WebSocket message never arrives",
@@ -72,11 +71,8 @@ def fault_from(raw: dict[str, Any]) -> Fault:
     """Build a fault from its fields; numbers may be strings. Raises UsageError that names the wrong field."""
     kind = raw.get("kind", "")
     if kind not in KINDS:
-        close = difflib.get_close_matches(str(kind), KINDS, n=1)
-        raise UsageError(
-            f"unknown kind of fault {kind!r}",
-            hint=f"did you mean {close[0]}?" if close else f"kinds are {', '.join(KINDS)}",
-        )
+        hint = did_you_mean(str(kind), KINDS) or f"kinds are {', '.join(KINDS)}"
+        raise UsageError(f"unknown kind of fault {kind!r}", hint=hint)
     try:
         fault = msgspec.convert(raw, Fault, strict=False)
     except msgspec.ValidationError as error:

@@ -1,4 +1,4 @@
-"""The real command line, in this process."""
+"""Runs the real command line in this process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from agent.cli.main import main
 
 
 class Outcome(NamedTuple):
-    """What a command came to."""
+    """Exit code and output of a command."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""`tapewire backtest` and `verify` as a person uses them: real files, a real database, and errors in one clear line."""
+"""`tapewire backtest` and `tapewire verify` on real files and a real database; errors are one clear line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run_json(tapewire: Tapewire, *args: str | Path) -> dict:
 
 
 def scores(folder: Path) -> Path:
-    """Headlines that are scored already, half bullish, half bearish, over the sample's second day."""
+    """Write scored headlines over the sample's second day: bullish in odd hours, bearish in even ones."""
     file = folder / "scores.csv"
     rows = []
     for hour in range(24):
@@ -52,7 +52,7 @@ def scores(folder: Path) -> Path:
     return file
 
 
-def test_a_backtest_reports_and_is_verified(tapewire: Tapewire) -> None:
+def test_a_backtest_prints_its_result_and_is_verified(tapewire: Tapewire) -> None:
     result = run_json(tapewire, "--klines", BTC, "--klines", ETH, *SMA)
     assert result["trades"] == result["metrics"]["trades"]["trades"] > 5
     assert abs(result["final_equity"] - result["metrics"]["final_equity"]) < 1e-6
@@ -61,7 +61,7 @@ def test_a_backtest_reports_and_is_verified(tapewire: Tapewire) -> None:
     assert verified.out.startswith("identical: 4,3")
 
 
-def test_scored_headlines_move_money_and_are_verified(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_scored_headlines_make_trades_and_are_verified(tapewire: Tapewire, tmp_path: Path) -> None:
     result = run_json(
         tapewire, "--klines", BTC, "--klines", ETH, "--sentiment", scores(tmp_path), "--strategy", "sentiment"
     )
@@ -71,8 +71,8 @@ def test_scored_headlines_move_money_and_are_verified(tapewire: Tapewire, tmp_pa
     assert again["decisions"] > 100
 
 
-def test_scores_of_what_is_not_traded_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
-    """Two of the three scores name BTC, where BTCUSDT is traded."""
+def test_a_note_counts_scores_of_symbols_that_are_not_traded(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Two of the three scores name BTC, but BTCUSDT is traded."""
     rows = [
         f"2025-03-03T1{n}:00:00Z,{symbol},0.1,0.1,0.8" for n, symbol in enumerate(("BTC", "BTCUSDT", "BTC"))
     ]
@@ -92,8 +92,10 @@ def test_scores_of_what_is_not_traded_are_noted(tapewire: Tapewire, tmp_path: Pa
     assert tapewire("verify", result["run"]).code == 0
 
 
-def test_headlines_that_may_be_dates_of_another_zone_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
-    """Midnight of New York is 05:00 UTC before 9 March 2025; of six headlines five have that time."""
+def test_a_note_names_headlines_whose_times_may_be_midnights_of_another_zone(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    """Midnight in New York is 05:00 UTC before 9 March 2025; five of the six headlines have that time."""
     rows = [f"2025-03-0{n}T05:00:00Z,Bitcoin rises {n}" for n in range(1, 6)] + [
         "2025-03-03T12:34:56Z,Bitcoin falls"
     ]
@@ -107,25 +109,25 @@ def test_headlines_that_may_be_dates_of_another_zone_are_noted(tapewire: Tapewir
     )
 
 
-def test_the_sample_data_is_replayed_where_no_file_is_named(tapewire: Tapewire) -> None:
+def test_without_klines_the_sample_data_is_replayed(tapewire: Tapewire) -> None:
     outcome = tapewire("backtest", *SMA)
     assert outcome.code == 0
     assert "replaying the sample data" in outcome.err
     assert "sma_cross on BTCUSDT, ETHUSDT" in outcome.out
 
 
-def test_the_same_backtest_gives_the_same_result(tapewire: Tapewire) -> None:
+def test_the_same_backtest_gives_the_same_metrics(tapewire: Tapewire) -> None:
     one, other = (run_json(tapewire, "--klines", BTC, *SMA) for _ in range(2))
     assert one["run"] != other["run"]
     assert one["metrics"] == other["metrics"]
 
 
-def test_a_window_is_honoured(tapewire: Tapewire) -> None:
+def test_only_bars_of_the_window_are_replayed(tapewire: Tapewire) -> None:
     result = run_json(tapewire, "--klines", BTC, *SMA, "--start", "2025-03-03", "--end", "2025-03-03T06:00Z")
     assert result["metrics"]["periods"] == 360
 
 
-def test_verify_names_the_first_decision_that_was_altered(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_verify_shows_the_first_decision_that_was_altered(tapewire: Tapewire, tmp_path: Path) -> None:
     run = run_json(tapewire, "--klines", BTC, *SMA)["run"]
     with sqlite3.connect(tmp_path / "var/tapewire.db") as database:
         database.execute(
@@ -137,7 +139,7 @@ def test_verify_names_the_first_decision_that_was_altered(tapewire: Tapewire, tm
     assert "recorded  Fill(" in outcome.out
 
 
-def test_verify_refuses_inputs_that_changed_since(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_verify_refuses_input_files_that_changed_since_the_run(tapewire: Tapewire, tmp_path: Path) -> None:
     copy = tmp_path / BTC.name
     copy.write_bytes(BTC.read_bytes())
     run = run_json(tapewire, "--klines", copy, *SMA)["run"]
@@ -187,8 +189,8 @@ BAD_KLINES = {
 }
 
 
-@pytest.mark.parametrize(("content", "said"), BAD_KLINES.values(), ids=BAD_KLINES)
-def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, content: str, said: str) -> None:
+@pytest.mark.parametrize(("content", "text"), BAD_KLINES.values(), ids=BAD_KLINES)
+def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, content: str, text: str) -> None:
     file = tmp_path / "BTCUSDT-1m.csv"
     file.write_text(content)
     outcome = tapewire("backtest", "--klines", file, *SMA)
@@ -196,13 +198,13 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
     lines = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
     assert file.name in lines[0]
-    assert said in lines[0]
+    assert text in lines[0]
     assert "Traceback" not in outcome.err
     assert not outcome.out
 
 
 @pytest.mark.parametrize(
-    ("args", "code", "said"),
+    ("args", "code", "text"),
     [
         (("--klines", "none.csv", *SMA), 1, "none.csv"),
         (("--klines", BTC, "--klines", BTC, *SMA), 2, "two kline files for BTCUSDT"),
@@ -215,8 +217,12 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
         (("--klines", BTC, *SMA, "--start", "2025-03-03", "--end", "2025-03-02"), 2, "is not before"),
         (("--klines", BTC, *SMA, "--start", "2030-01-01"), 1, "no bar opens in the window"),
         (("--klines", BTC, *SMA, "--category", "options"), 2, "one of linear, spot, equity"),
-        (("--klines", BTC, "--strategy", "sentiment"), 2, "none are named"),
-        (("--klines", BTC, "--strategy", "sentiment"), 2, "a strategy of prices alone: --strategy sma_cross"),
+        (("--klines", BTC, "--strategy", "sentiment"), 2, "no file of headlines is given"),
+        (
+            ("--klines", BTC, "--strategy", "sentiment"),
+            2,
+            "a strategy that uses prices only: --strategy sma_cross",
+        ),
         (("--klines", "none.csv", "--strategy", "sentiment"), 1, "no such file: none.csv"),
         (
             ("--klines", BTC, "--strategy", "sentiment", "--news", "a.csv", "--sentiment", "b.csv"),
@@ -226,23 +232,23 @@ def test_bad_klines_are_one_clear_line(tapewire: Tapewire, tmp_path: Path, conte
         (("--config", "none.toml"), 2, "no configuration file"),
     ],
 )
-def test_wrong_usage_says_what_would_be_right(
-    tapewire: Tapewire, args: tuple[str | Path, ...], code: int, said: str
+def test_wrong_usage_is_an_error_with_a_hint(
+    tapewire: Tapewire, args: tuple[str | Path, ...], code: int, text: str
 ) -> None:
     outcome = tapewire("backtest", *args)
     assert outcome.code == code
-    assert said in outcome.err
+    assert text in outcome.err
     assert "Traceback" not in outcome.err
 
 
-def test_headlines_for_a_strategy_of_prices_are_not_dropped_in_silence(tapewire: Tapewire) -> None:
+def test_a_note_names_headlines_that_the_strategy_does_not_use(tapewire: Tapewire) -> None:
     outcome = tapewire("backtest", "--klines", BTC, "--news", NEWS, *SMA)
     assert outcome.code == 0
     assert "headlines.csv is not read: strategy sma_cross uses no headlines" in outcome.err
     assert "is not read" not in tapewire("backtest", "--klines", BTC, *SMA).err
 
 
-def test_news_of_another_encoding_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_news_that_is_not_utf_8_is_refused(tapewire: Tapewire, tmp_path: Path) -> None:
     news = tmp_path / "news.csv"
     news.write_bytes(
         "published_at,title\n2025-03-03T10:00:00Z,Café chain accepts bitcoin\n".encode("latin-1")
@@ -258,35 +264,42 @@ def test_a_damaged_parquet_is_refused(tapewire: Tapewire, tmp_path: Path) -> Non
     assert "BTCUSDT-1m.parquet" in outcome.err
 
 
-def test_a_config_typo_names_file_and_key(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_a_typo_in_the_configuration_is_an_error_with_file_and_key(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
     (tmp_path / "config.toml").write_text("[paper]\nlatencey = '1s'\n")
     outcome = tapewire("backtest", "--klines", BTC, *SMA)
     assert outcome.code == 2
     assert "config.toml: unknown key paper.latencey; did you mean paper.latency?" in outcome.err
 
 
-def test_a_full_disk_is_one_clear_line_and_no_complete_run(tmp_path: Path) -> None:
-    """The database may not grow beyond 260 kB: the run starts, and then there is no more room."""
+def test_a_full_disk_is_one_line_and_leaves_no_complete_run(tmp_path: Path) -> None:
+    """The database may not exceed 260 kB: the run starts, then a write fails."""
 
-    def little_room() -> None:
+    def limit_file_size() -> None:
         limits.setrlimit(limits.RLIMIT_FSIZE, (260_000, 260_000))
 
-    command = [
-        sys.executable,
-        "-m",
-        "agent.cli.main",
-        "backtest",
+    options = [
         "--klines",
         BTC,
         "--klines",
         ETH,
         "--strategy",
         "sma_cross",
+        "--set",
+        "fast=1",
+        "--set",
+        "slow=2",
     ]
     done = subprocess.run(
-        [*command, "--set", "fast=1", "--set", "slow=2"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, preexec_fn=little_room, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "agent.cli.main", "backtest", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        preexec_fn=limit_file_size,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
@@ -295,21 +308,25 @@ def test_a_full_disk_is_one_clear_line_and_no_complete_run(tmp_path: Path) -> No
     database.close()
 
 
-def test_a_strategy_that_breaks_is_named_and_its_run_failed(tapewire: Tapewire, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(
-        "from agent.core.strategy import *\n\n\nclass Broken(Strategy):\n    def on_kline(self, kline, market):\n        1 / 0\n"
+def test_an_exception_in_a_strategy_is_shown_with_file_and_line_and_fails_the_run(
+    tapewire: Tapewire, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from agent.core.strategy import *\n\n\nclass Broken(Strategy):\n"
+        "    def on_kline(self, kline, market):\n        1 / 0\n"
     )
-    outcome = tapewire("backtest", "--klines", BTC, "--strategy", "mine:Broken")
+    outcome = tapewire("backtest", "--klines", BTC, "--strategy", "broken:Broken")
     assert outcome.code == 1
-    assert "mine.py, line 6" in outcome.err
+    assert "broken.py, line 6" in outcome.err
     database = open_database(f"sqlite:///{tmp_path}/var/tapewire.db")
     assert [run.status for run in list_runs(database)] == [RunStatus.FAILED]
     database.close()
 
 
-def test_a_strategy_of_ones_own_trades(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_a_strategy_from_a_file_trades(tapewire: Tapewire, tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
-        "from agent.core.strategy import *\n\n\nclass Mine(Strategy):\n    class Params(StrategyParams):\n        weight: float = 0.5\n\n"
+        "from agent.core.strategy import *\n\n\nclass Mine(Strategy):\n"
+        "    class Params(StrategyParams):\n        weight: float = 0.5\n\n"
         "    def on_kline(self, kline: Kline, market: Market) -> None:\n"
         "        self.target(kline.symbol, weight=self.params.weight if kline.close > kline.open else 0.0)\n"
     )
@@ -318,20 +335,25 @@ def test_a_strategy_of_ones_own_trades(tapewire: Tapewire, tmp_path: Path) -> No
     assert tapewire("verify", result["run"]).code == 0
 
 
-def test_history_is_traded_on_paper_wherever_the_agent_trades_live(
+def test_a_backtest_trades_on_paper_even_if_the_agent_trades_on_a_testnet(
     tapewire: Tapewire, tmp_path: Path
 ) -> None:
     live = tmp_path / "live.toml"
     live.write_text('[execution]\nmode = "testnet"\n')
-    ours, paper = (run_json(tapewire, "--klines", BTC, *SMA, *config) for config in (("--config", live), ()))
-    assert ours["trades"] == paper["trades"] > 0
-    assert ours["final_equity"] == paper["final_equity"]
-    assert tapewire("verify", ours["run"], "--config", live).code == 0
+    testnet, paper = (
+        run_json(tapewire, "--klines", BTC, *SMA, *config) for config in (("--config", live), ())
+    )
+    assert testnet["trades"] == paper["trades"] > 0
+    assert testnet["final_equity"] == paper["final_equity"]
+    assert tapewire("verify", testnet["run"], "--config", live).code == 0
 
 
-def test_funding_inside_the_last_bar_is_in_both_final_equities(tapewire: Tapewire, tmp_path: Path) -> None:
-    """Four 4-hour bars at 100. With the default latency 98 are bought at the close of the second, 08:00: the stamps at 09:00 and 13:00 are
-    paid, 1 % of 9,800 each. The second lies inside the last bar, 12:00 to 16:00."""
+def test_both_final_equities_include_funding_inside_the_last_bar(tapewire: Tapewire, tmp_path: Path) -> None:
+    """Funding is paid at 09:00 and 13:00; 13:00 lies inside the last bar, 12:00 to 16:00.
+
+    The four 4-hour bars are at 100. With the default latency 98 are bought at the close of the second bar, 08:00,
+    so each payment is 1 % of 9,800.
+    """
     day, hour = 1_735_689_600_000, 3_600_000
     bars = "".join(f"{day + n * 4 * hour},100,100,100,100,1000000\n" for n in range(4))
     klines, funding = tmp_path / "BTCUSDT-4h.csv", tmp_path / "BTCUSDT-funding.csv"

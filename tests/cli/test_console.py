@@ -1,4 +1,4 @@
-"""What a terminal is given: whatever a text holds, it can't command it."""
+"""Nothing that reaches a terminal contains control characters or secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 DIRTY = "up \x1b[2J\x1b]0;owned\x07 \x9b31m \u202egnp.exe\u2066 \x00\x08\r down"
 
 
-def test_a_text_reaches_the_console_without_control_characters() -> None:
+def test_the_console_removes_control_characters() -> None:
     stream = io.StringIO()
     console = SafeConsole(file=stream, force_terminal=True, width=200)
     table = Table("title", box=None)
@@ -31,7 +31,7 @@ def test_a_text_reaches_the_console_without_control_characters() -> None:
     console.print(DIRTY, style="green")
     text = stream.getvalue()
     assert "down" in text
-    assert "\x1b[1;31m" in text, "its own colours stay"
+    assert "\x1b[1;31m" in text, "colours of the console itself stay"
     for evil in ("\x1b[2J", "\x1b]0;", "\x9b", "\u202e", "\u2066", "\x00", "\x08", "\r down"):
         assert evil not in text, repr(evil)
 
@@ -49,7 +49,7 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("as_json", [True, False])
-def test_scored_texts_are_shown_without_control_characters(as_json: bool, tmp_path: Path) -> None:
+def test_scored_texts_are_printed_without_control_characters(as_json: bool, tmp_path: Path) -> None:
     text = DIRTY.replace("\x00", "")
     done = run("score", text, *(["--json"] if as_json else []), cwd=tmp_path, COLUMNS="200")
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def test_scored_texts_are_shown_without_control_characters(as_json: bool, tmp_pa
     assert not [c for c in done.stdout if not c.isprintable() and c != "\n"]
 
 
-def test_an_error_about_a_configuration_holds_no_secret(tmp_path: Path) -> None:
+def test_an_error_about_the_configuration_contains_no_secret(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
         """
         [store]
@@ -68,13 +68,13 @@ def test_an_error_about_a_configuration_holds_no_secret(tmp_path: Path) -> None:
         url = "gopher://anna:canary-4@h/?apikey=canary-5"
         """
     )
-    for verb in (["config", "check"], ["config", "show"], ["status"], ["run"], ["doctor"]):
-        done = run(*verb, cwd=tmp_path)
-        assert done.returncode == 2, verb
-        assert "canary" not in done.stdout + done.stderr, verb
+    for command in (["config", "check"], ["config", "show"], ["status"], ["run"], ["doctor"]):
+        done = run(*command, cwd=tmp_path)
+        assert done.returncode == 2, command
+        assert "canary" not in done.stdout + done.stderr, command
 
 
-def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
+def test_the_configuration_is_printed_without_secrets(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(
         """
         [store]
@@ -91,23 +91,28 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path) -> None:
     assert "https://***@h.test/bot***/rss?sig=***" in done.stdout
 
 
-def test_a_crash_is_reported_without_secrets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_traceback_contains_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     code = (
         "import sys; from agent.cli import main as m\n"
         "def build(): raise RuntimeError('https://anna:canary@h/ \\x1b[2J')\n"
         "m.build = build; m.main()"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 1
     assert "RuntimeError: https://***@h/" in done.stderr
     assert "canary" not in done.stderr
     assert "\x1b" not in done.stderr
 
 
-def test_what_a_verb_makes_is_for_its_user_alone(tmp_path: Path) -> None:
+def test_files_that_a_command_makes_are_readable_by_their_user_only(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         done = run("config", "check", cwd=tmp_path)
@@ -122,3 +127,11 @@ def test_what_a_verb_makes_is_for_its_user_alone(tmp_path: Path) -> None:
         str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in made if path.stat().st_mode & 0o077
     }
     assert loose == {}
+
+
+def test_a_path_with_brackets_is_printed_in_full(tmp_path: Path) -> None:
+    path = tmp_path / "mine[draft].toml"
+    path.write_text("")
+    done = run("config", "check", str(path), cwd=tmp_path)
+    assert done.returncode == 0
+    assert "mine[draft].toml" in done.stdout

@@ -1,4 +1,4 @@
-"""`-h` of every command prints the help texts as they are written."""
+"""The help of every command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from agent.cli.main import build
+from agent.cli.main import PANELS, build
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -20,30 +20,106 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
 
 
 ALL = dict(commands(typer.main.get_command(build())))
+OPTIONS = {
+    f"{' '.join(path)} {param.opts[0]}": param
+    for path, command in ALL.items()
+    for param in command.params
+    if param.param_type_name == "option"
+}
 
 
-def words(text: str) -> str:
-    """Without the frames, line ends and spaces of a terminal's table."""
+def help_of(path: tuple[str, ...], width: int = 400) -> str:
+    result = CliRunner().invoke(build(), [*path, "-h"], env={"COLUMNS": str(width)})
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def squeeze(text: str) -> str:
+    """Remove the frames, line ends and spaces of a terminal's table."""
     return re.sub(r"[\s│╭╮╰╯─]+", "", text)
 
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "tapewire")
-def test_help_texts_keep_what_stands_in_brackets(path: tuple[str, ...]) -> None:
-    result = CliRunner().invoke(build(), [*path, "-h"], env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"})
-    assert result.exit_code == 0
-    shown = words(result.stdout)
-    command = ALL[path]
+def test_help_shows_texts_and_defaults_in_full(path: tuple[str, ...]) -> None:
+    command, shown = ALL[path], squeeze(help_of(path))
     for param in command.params:
         text = getattr(param, "help", None) or ""
         assert not re.search(r"\s\.\s*$", text)
-        assert words(text) in shown, param.name
+        assert squeeze(text) in shown, param.name
+        if isinstance(param.show_default, str):
+            assert squeeze(f"[default: ({param.show_default})]") in shown, param.name
+        elif param.default is True:
+            assert squeeze(f"[default: {param.opts[0].removeprefix('--')}]") in shown, param.name
+        elif param.default not in (None, "", [], ()) and param.default is not False:
+            assert squeeze(f"[default: {param.default}]") in shown, param.name
     for paragraph in (command.help or "").split("\n\n"):
-        assert words(paragraph) in shown
+        assert squeeze(paragraph) in shown
     for inner in getattr(command, "commands", {}).values():
-        assert words((inner.help or "").split("\n\n")[0].split("\n")[0]) in shown
+        assert squeeze((inner.help or "").split("\n\n")[0].split("\n")[0]) in shown
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "tapewire")
+def test_help_names_no_python_type(path: tuple[str, ...]) -> None:
+    assert not re.search(r"<\w+|\blist\[|\bPATH\b|\bNone\b", help_of(path, 120))
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: " ".join(path) or "tapewire")
+def test_help_fits_a_terminal_of_80_columns(path: tuple[str, ...]) -> None:
+    shown = help_of(path, 80)
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "…" not in shown, "nothing is cut off"
+
+
+def test_every_option_has_a_help_text() -> None:
+    assert [name for name, param in OPTIONS.items() if not param.help] == []
+
+
+def test_values_that_are_paths_or_pairs_are_named_as_such() -> None:
+    assert OPTIONS["backtest --news"].metavar == "FILE"
+    assert OPTIONS["backtest --model"].metavar == "FOLDER"
+    assert OPTIONS["backtest --set"].metavar == "NAME=VALUE"
+    assert OPTIONS["backtest --klines"].metavar == "[SYMBOL=]FILE"
 
 
 def test_some_help_texts_have_brackets() -> None:
     assert any(
         "[" in (getattr(param, "help", None) or "") for command in ALL.values() for param in command.params
     )
+
+
+def test_commands_are_listed_in_panels() -> None:
+    shown = help_of((), 100)
+    assert re.findall(r"╭─ (\w+) ─", shown) == ["Options", *PANELS]
+    for name in ALL[()].commands:
+        assert re.search(rf"^│ {name} ", shown, re.MULTILINE), name
+
+
+def test_each_replaying_command_has_the_same_options() -> None:
+    commands = (
+        "backtest",
+        "walkforward",
+        "tune",
+        "check lookahead",
+        "check placebo",
+        "check costs",
+        "check masked",
+    )
+    options = {
+        name: {one.removeprefix(name) for one in OPTIONS if one.rpartition(" ")[0] == name}
+        for name in commands
+    }
+    assert options["check masked"] >= options["backtest"] - {" --sentiment", " --report"}
+    assert all(
+        found >= options["backtest"] - {" --report"}
+        for name, found in options.items()
+        if name != "check masked"
+    )
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("tapewire back", "backtest"), ("tapewire backtest --alllow", "")]
+)
+def test_a_shell_completes_commands(typed: str, offered: str) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    env = words | {"_TAPEWIRE_COMPLETE": "complete_bash"}
+    assert CliRunner().invoke(build(), [], prog_name="tapewire", env=env).stdout.strip() == offered

@@ -1,4 +1,4 @@
-"""`verify` of a run whose strategy isn't built in: a person's own run is one command, a stranger's module doesn't run."""
+"""`tapewire verify` of a run whose strategy isn't built in: a file that has changed since is not imported."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Mine(Strategy):
 
 
 def tapewire(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own, whose working folder is `folder`: what it imports is what it imports there."""
+    """Run the program in a process of its own, which imports what lies in its working folder `folder`."""
     code = "import sys; sys.path.remove(''); from agent.cli.main import main; main()"
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
@@ -32,20 +32,20 @@ def tapewire(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> str:
-    """A backtest with a strategy of one's own."""
+    """Run a backtest with a strategy from a file; return the id of the run."""
     (tmp_path / "mine.py").write_text(MINE)
     done = tapewire(tmp_path, "backtest", "--klines", f"BTCUSDT={BTC}", "--strategy", "mine:Mine", "--json")
     assert done.returncode == 0, done.stderr
     return str(json.loads(done.stdout)["run"])
 
 
-def test_the_own_run_is_verified_by_one_command(run: str, tmp_path: Path) -> None:
+def test_a_run_with_an_unchanged_strategy_file_is_verified(run: str, tmp_path: Path) -> None:
     done = tapewire(tmp_path, "verify", run)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("identical")
 
 
-def test_a_module_that_is_not_the_one_of_the_run_is_not_imported(run: str, tmp_path: Path) -> None:
+def test_a_strategy_file_that_has_changed_is_not_imported(run: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{MINE}")
     done = tapewire(tmp_path, "verify", run)
     assert done.returncode == 3
@@ -56,7 +56,7 @@ def test_a_module_that_is_not_the_one_of_the_run_is_not_imported(run: str, tmp_p
     assert (tmp_path / "ran").exists()
 
 
-def test_a_run_without_its_sources_hash_imports_nothing_unasked(run: str, tmp_path: Path) -> None:
+def test_a_strategy_whose_hash_was_not_recorded_is_not_imported(run: str, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "var" / "tapewire.db") as database:
         database.execute("""UPDATE runs SET versions = '{"python": "3"}'""")
     done = tapewire(tmp_path, "verify", run)
@@ -65,7 +65,7 @@ def test_a_run_without_its_sources_hash_imports_nothing_unasked(run: str, tmp_pa
     assert tapewire(tmp_path, "verify", run, "--trust-strategy").returncode == 0
 
 
-def test_files_beside_a_strategy_take_the_place_of_no_installed_module(tmp_path: Path) -> None:
+def test_files_beside_a_strategy_do_not_shadow_installed_modules(tmp_path: Path) -> None:
     for name in ("plotly", "jinja2"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "mine.py").write_text(MINE)

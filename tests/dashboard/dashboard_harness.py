@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import ClientSession, CookieJar
 
-from agent.cli.dashboard import beside
+from agent.cli.dashboard_commands import serve_dashboard
 from agent.config import Config, parse
 from agent.config.dashboard import DashboardConfig
 from agent.core.events import Kline, News
@@ -79,7 +79,7 @@ async def agent_with_page(
     """Run a daemon and its page, as `tapewire run` does."""
     config = settings(sandbox.rest_url, folder, dashboard=ANY_PORT, **sections)
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
-    async with beside(config, database, daemon) as page, living(daemon, complete=True):
+    async with serve_dashboard(config, database, daemon) as page, living(daemon, complete=True):
         assert page is not None
         yield daemon, page
 

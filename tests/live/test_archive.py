@@ -89,7 +89,7 @@ def test_the_two_ways_to_say_when(tmp_path: Path, verb: Verb) -> None:
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")):
         pass
     for options, said in (
-        (("--before", "2025-01-01", "--keep", "1d"), "two ways"),
+        (("--before", "2025-01-01", "--keep", "1d"), "both set the limit"),
         (("--before", "yesterday"), "is no date"),
         (("--keep", "a month"), "is not a duration"),
     ):

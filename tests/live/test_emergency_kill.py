@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from agent.cli.emergency import _journal as append_kill
+from agent.cli.offline_kill import append_kill
 from agent.config import Config
 from agent.core.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireError
 from agent.core.events import Command, Fill, Order, OrderType, RiskState, Side

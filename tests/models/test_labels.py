@@ -25,7 +25,7 @@ def test_other_peoples_names(theirs: str, ours: str) -> None:
 
 
 def test_an_unknown_name_is_answered_with_the_closest() -> None:
-    with pytest.raises(DataError, match=r"news\.csv:7: unknown label 'positve' \(did you mean 'positive'"):
+    with pytest.raises(DataError, match=r"news\.csv:7: unknown label 'positve' \(did you mean positive"):
         canonical("positve", where="news.csv:7")
 
 

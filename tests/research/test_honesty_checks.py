@@ -101,7 +101,7 @@ def test_a_strategy_that_loses_without_costs_has_no_break_even(tapewire: Tapewir
     args = ("--klines", falling, "--strategy", "buy_and_hold", *costs, "-j", 1)
     found = checked(tapewire, "costs", *args, passes=False)
     assert (found["break_even"], found["latest"]) == (0.0, 0)
-    assert "no edge even without fees" in tapewire("check", "costs", *args).out
+    assert "no profit even without fees" in tapewire("check", "costs", *args).out
 
 
 def test_costs_are_multiples_of_the_configured_ones() -> None:

@@ -148,7 +148,7 @@ def test_the_printed_result_names_dates_tests_and_runs(tapewire: Tapewire, kline
     assert done.code == 0
     assert "2024-01-22" in done.out
     assert "trades at random times" in done.out
-    assert "is a run that `tapewire verify` decides again" in done.out
+    assert "is a run that `tapewire verify` can replay" in done.out
 
 
 def test_learned_parameters_fit_a_narrow_terminal(

@@ -170,12 +170,9 @@ def test_the_commands_back_up_while_an_agent_runs_and_restore_only_without_one(
 ) -> None:
     options = ("--config", home / "config.toml")
     with instance_lock(home / LOCK):
-        message = tapewire("db", "backup", home / "copy.db", *options).stdout
-        assert "sound; schema" in message
-        assert (
-            "1 run (the newest run-1), 1 of them live and unfinished; 30,000 events in their journals"
-            in message
-        )
+        said = tapewire("db", "backup", home / "copy.db", *options).stdout
+        assert "sound; schema" in said
+        assert "1 run (newest run-1), 1 of them live and unfinished; 30,000 events in journals" in said
         for verb in (("restore", home / "copy.db"), ("upgrade",)):
             refused = tapewire("db", *verb, *options)
             assert isinstance(refused.exception, SafetyError)

@@ -149,7 +149,7 @@ def test_the_verbs(store: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store.close()
     done = cli.invoke(build(), ["db", "restore", str(copy)])
     assert done.exit_code == 0, done.output
-    assert done.output.count("put back: ") == 2
+    assert done.output.count("restored: ") == 2
     with closing(open_database(f"sqlite:///{file_of(store)}")) as again:
         assert len(list(read_journal(again, "run-1"))) == 60
         with again.read() as connection:

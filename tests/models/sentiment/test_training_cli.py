@@ -91,8 +91,8 @@ def test_evaluating_an_export_needs_no_training_library(
     ("arguments", "error", "complaint"),
     [
         (("--adapter", "nowhere"), ModelError, "nowhere does not exist"),
-        (("--label-column", "mod"), DataError, r"no column 'mod'.*did you mean 'mood'"),
-        (("--format", "cvs"), UsageError, r"unknown data format 'cvs'.*did you mean 'csv'"),
+        (("--label-column", "mod"), DataError, r"no column 'mod'.*did you mean mood"),
+        (("--format", "cvs"), UsageError, r"unknown data format 'cvs'.*did you mean csv"),
         (("--data", "nowhere.csv"), DataError, r"nowhere.csv does not exist"),
     ],
 )

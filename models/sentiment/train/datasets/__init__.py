@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from agent.core.errors import DataError, UsageError
+from agent.core.errors import DataError, UsageError, did_you_mean
 from models.cards import DatasetRecord
 from models.labels import SCORE_CUT
 from models.sentiment.serve.headline_text import clean
@@ -101,11 +100,8 @@ def load(path: Path, format: str, options: Options | None = None) -> Dataset:
     """
     options = options or Options()
     if format not in formats():
-        close = difflib.get_close_matches(format, _FORMATS, n=1)
-        raise UsageError(
-            f"unknown data format {format!r}",
-            hint=f"{f'did you mean {close[0]!r}? ' if close else ''}known: {', '.join(_FORMATS)}",
-        )
+        hint = did_you_mean(format, _FORMATS, f"known: {', '.join(_FORMATS)}")
+        raise UsageError(f"unknown data format {format!r}", hint=hint)
     if not path.is_file():
         raise DataError(
             f"{path} does not exist" if not path.exists() else f"{path} is not a file",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from agent.core.errors import DataError
+from agent.core.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
 
@@ -49,12 +48,8 @@ def column(row: Row, names: Iterable[str], where: str) -> Any:
     for name in wanted:
         if name in row:
             return row[name]
-    close = difflib.get_close_matches(wanted[0], row, n=1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
-    raise DataError(
-        f"{where}: no column {wanted[0]!r}",
-        hint=f"{meant}the file has {', '.join(map(repr, row))}: name yours with --text-column, --label-column, --date-column",
-    )
+    there = f"the file has {', '.join(map(repr, row))}: name yours with --text-column, --label-column, --date-column"
+    raise DataError(f"{where}: no column {wanted[0]!r}", hint=did_you_mean(wanted[0], row, there))
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Row]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 
-from agent.core.errors import UsageError
+from agent.core.errors import UsageError, did_you_mean
 from models.sentiment.train.methods.recipe import Defaults, Recipe
 
 
@@ -50,10 +49,8 @@ def register(name: str, defaults: Defaults, *, four_bit: bool = False) -> Callab
 def get_method(name: str) -> Method:
     """The method of that name. Raises UsageError with the closest one."""
     if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, n=1)
         raise UsageError(
-            f"unknown method {name!r}",
-            hint=f"{f'did you mean {close[0]!r}? ' if close else ''}known: {', '.join(METHODS)}",
+            f"unknown method {name!r}", hint=did_you_mean(name, METHODS, f"known: {', '.join(METHODS)}")
         )
     importlib.import_module(f"{__name__}.{name}")
     return _REGISTERED[name]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Final
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from agent.core.errors import UsageError
+from agent.core.errors import UsageError, did_you_mean
 
 _QUERY_VALUE: Final = (
     ("query", "value"),  # BERT, RoBERTa, MiniLM, ELECTRA
@@ -49,10 +48,6 @@ def target_modules(encoder: Any, wanted: str) -> list[str] | str:
     chosen = [name.strip() for name in wanted.split(",")]
     for name in chosen:
         if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
-            meant = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(
-                f"target module {name!r} is no linear layer of this base",
-                hint=f"{meant}known: auto, all, {', '.join(names)}",
-            )
+            hint = did_you_mean(name, names, f"known: auto, all, {', '.join(names)}")
+            raise UsageError(f"target module {name!r} is no linear layer of this base", hint=hint)
     return chosen

@@ -1,4 +1,4 @@
-"""`tapewire run`: the agent."""
+"""`tapewire run`: the trading agent."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agent.cli.command_options import ConfigFile, Json
 from agent.cli.console import err, print_json
+from agent.cli.typer_setup import option
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -22,30 +23,30 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the verb."""
+    """Add the command."""
     app.command("run")(run)
 
 
 def run(
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
+    config: ConfigFile = None,
     new: Annotated[
-        bool, typer.Option("--new", help="Begin a new run, even where an unfinished one could go on.")
+        bool, option("--new", "Begin a new run even if an unfinished one could be continued.")
     ] = False,
-    seconds: Annotated[float | None, typer.Option(min=0, help="Stop by itself after so long.")] = None,
+    seconds: Annotated[
+        float | None, option("--seconds", "Stop after so many seconds.", default="run on", min=0)
+    ] = None,
     complete: Annotated[
-        bool, typer.Option("--complete", help="Close the run when it is stopped: the next one begins anew.")
+        bool, option("--complete", "Complete the run when stopped, so that the next start begins a new one.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output at the end.")
-    ] = False,
+    json: Json = False,
 ) -> None:
-    """Trade live, on paper or at a testnet (`execution.mode`), until SIGINT or SIGTERM.
+    """Run the agent: trade live on paper or on a testnet until it is stopped (Ctrl-C, SIGTERM).
 
-    Started again, it goes on where it was; `--new` begins anew.
+    `execution.mode` of the configuration chooses between paper and testnet. A restart continues the run.
 
-    The log goes to standard error, and names the address of the dashboard. Speak to it with `tapewire status`, `pause`, `resume`,
-    `halt`, `kill`, `flatten` and `model use`. SIGUSR1, or a file KILL in live.folder, kills: all orders cancelled, halted until
-    somebody resumes.
+    The log goes to standard error and contains the dashboard's address. Control the agent with `tapewire
+    status`, `pause`, `resume`, `halt`, `kill`, `flatten` and `model use`. SIGUSR1, or a file KILL in
+    live.folder, cancels all orders and halts until an operator resumes.
     """
     from agent.config import load
     from agent.live.log import configure
@@ -56,7 +57,7 @@ def run(
     with guarded_output():
         configure(settled.log)
         with closing(open_database(settled.store.url)) as database:
-            ended = asyncio.run(_live(settled, database, new=new, seconds=seconds, complete=complete))
+            ended = asyncio.run(_run(settled, database, new=new, seconds=seconds, complete=complete))
     if json:
         print_json(
             {
@@ -71,17 +72,16 @@ def run(
         err.print(
             f"run {ended.id} {ended.status.value}: {ended.events:,} events, {ended.decisions:,} decisions, "
             f"equity {ended.final_equity:,.2f}; tapewire report {ended.id}; tapewire verify {ended.id}",
-            highlight=False,
             soft_wrap=True,
         )
 
 
-async def _live(
+async def _run(
     config: Config, database: Database, *, new: bool, seconds: float | None, complete: bool
 ) -> Run:
     import structlog
 
-    from agent.cli.dashboard import beside
+    from agent.cli.dashboard_commands import serve_dashboard
     from agent.live.app import make_agent
     from agent.live.model_loader import model_loader
     from agent.live.venue_clock import venue_clock
@@ -90,39 +90,34 @@ async def _live(
     if seconds is not None:
         asyncio.get_running_loop().call_later(seconds, stop.set)
     clock = await venue_clock(config.bybit.endpoint)
-    daemon = make_agent(
-        config,
-        database,
-        load_model=model_loader(config.model, database, lazy=config.workers.enabled),
-        clock=clock,
-        new=new,
-    )
+    load_model = model_loader(config.model, database, lazy=config.workers.enabled)
+    daemon = make_agent(config, database, load_model=load_model, clock=clock, new=new)
     daemon.kill_switch.catch(signal.SIGUSR1)
-    async with beside(config, database, daemon) as page:
+    async with serve_dashboard(config, database, daemon) as page:
         if page is not None:
             structlog.get_logger(__name__).info("dashboard", url=page.url, announcement=page.announcement)
-            if sys.stderr.isatty():  # not into a log that others may read
-                err.print(page.login_announcement(), highlight=False, soft_wrap=True)
-        return await _managed(daemon, daemon.run(stop, complete=complete))
+            if sys.stderr.isatty():  # the link logs in, so it must not be written to a log
+                err.print(page.login_announcement(), soft_wrap=True)
+        return await _with_service_manager(daemon, daemon.run(stop, complete=complete))
 
 
-async def _managed(daemon: Daemon, life: Coroutine[Any, Any, Run]) -> Run:
-    """Live, and tell a service manager of it where one started us."""
+async def _with_service_manager(daemon: Daemon, running: Coroutine[Any, Any, Run]) -> Run:
+    """Await `running`, and report the daemon's state to systemd if it started this process."""
     from agent.live.systemd import ServiceManager, report
 
     manager = ServiceManager()
     if not manager.listens:
-        return await life
-    telling = asyncio.create_task(report(manager, daemon))
+        return await running
+    reporting = asyncio.create_task(report(manager, daemon))
     try:
-        return await life
+        return await running
     finally:
-        telling.cancel()
-        await asyncio.gather(telling, return_exceptions=True)
+        reporting.cancel()
+        await asyncio.gather(reporting, return_exceptions=True)
 
 
 def stop_on_signals() -> asyncio.Event:
-    """Set by SIGINT and SIGTERM."""
+    """Return an event that SIGINT and SIGTERM set."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

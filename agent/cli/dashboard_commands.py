@@ -1,4 +1,4 @@
-"""`tapewire dashboard`: recorded runs in the browser. The running agent serves the same page itself, with what is live."""
+"""`tapewire dashboard`: recorded runs in the browser. A running agent serves the same page with live data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agent.cli.console import out, print_json
+from agent.cli.command_options import ConfigFile
+from agent.cli.console import print_json, print_text
+from agent.cli.typer_setup import option
 
 if TYPE_CHECKING:
     from agent.config import Config
@@ -20,28 +22,29 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the verb."""
+    """Add the command."""
     app.command("dashboard")(dashboard)
 
 
 def dashboard(
-    store: Annotated[
-        str | None, typer.Option(help="Database URL; the configuration's where it is left out.")
+    store: Annotated[str | None, option("--store", "Database of the runs.", "URL", "store.url")] = None,
+    config: ConfigFile = None,
+    host: Annotated[
+        str | None, option("--host", "Address to listen on.", "ADDRESS", "dashboard.host")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", "-c", help="Configuration file.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65_535, help="Port; 0 is any free one.")] = None,
+    port: Annotated[
+        int | None,
+        option("--port", "Port to listen on; 0: any free one.", default="dashboard.port", min=0, max=65_535),
+    ] = None,
     open_page: Annotated[
         bool,
-        typer.Option(
-            "--open", help="Open the browser, logged in: at the running agent's page if there is one."
-        ),
+        option("--open", "Open the page in the browser, logged in; the running agent's page if one runs."),
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Say the address as one JSON object.")] = False,
+    json: Annotated[bool, option("--json", "Print the address as one JSON object.")] = False,
 ) -> None:
-    """Look at recorded runs in the browser, move through them in time, read their reports. Nothing is written.
+    """Show recorded runs in the browser: charts, decisions and reports, at any time of the run. Read-only.
 
-    The address that is printed logs one browser in, once, within ten minutes.
+    The printed link logs in one browser, once, within ten minutes.
     """
     from agent.config import load
     from agent.store.database import open_database
@@ -57,7 +60,7 @@ def dashboard(
 
 
 def _open_running(config: Config, *, json: bool) -> bool:
-    """Open the page of the agent that runs in `live.folder`; False if none runs or it serves no page."""
+    """Open the page of the agent in `live.folder`; return False if none runs or it serves no page."""
     from agent.core.errors import NotRunning, UsageError
     from agent.live.control_socket import Request, ask
 
@@ -68,13 +71,13 @@ def _open_running(config: Config, *, json: bool) -> bool:
     if json:
         print_json({"url": url.partition("?")[0], "login": url})
     else:
-        out.print(f"dashboard of the running agent: {url}", highlight=False, soft_wrap=True, markup=False)
+        print_text(f"dashboard of the running agent: {url}")
     _launch(str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"]), config.live.folder)
     return True
 
 
 def _launch(url: str, folder: Path) -> None:
-    """Open `url` by way of a file that only this user can read: every user sees the arguments of a browser's process."""
+    """Open `url` through a file that only this user can read: all users see a process's arguments."""
     from html import escape
 
     from agent.system.private import write_private
@@ -85,7 +88,7 @@ def _launch(url: str, folder: Path) -> None:
 
 
 async def _serve(config: Config, database: Database, *, open_page: bool, json: bool) -> None:
-    from agent.cli.run import stop_on_signals
+    from agent.cli.run_commands import stop_on_signals
     from agent.dashboard.server import Dashboard
 
     stop = stop_on_signals()
@@ -93,17 +96,17 @@ async def _serve(config: Config, database: Database, *, open_page: bool, json: b
         if json:
             print_json({"url": page.url, "login": page.login_url(), "store": database.name})
         else:
-            out.print(
-                f"{page.login_announcement()}; Ctrl-C ends it", highlight=False, soft_wrap=True, markup=False
-            )
+            print_text(f"{page.login_announcement()}; Ctrl-C ends it")
         if open_page:
             _launch(page.login_url(), config.live.folder)
         await stop.wait()
 
 
 @asynccontextmanager
-async def beside(config: Config, database: Database, daemon: Daemon) -> AsyncIterator[Dashboard | None]:
-    """The page of a daemon that is about to run, in the same event loop; None where it is not wanted."""
+async def serve_dashboard(
+    config: Config, database: Database, daemon: Daemon
+) -> AsyncIterator[Dashboard | None]:
+    """Serve the page of a daemon in its own event loop; yields None if the dashboard is disabled."""
     if not config.dashboard.enabled:
         yield None
         return

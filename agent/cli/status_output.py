@@ -1,22 +1,22 @@
-"""How the running agent is, or how the last one left things, for people."""
+"""What `tapewire status` prints: the state of the running agent, or of the last run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from agent.cli.console import err, out, print_json
+from agent.cli.console import err, out, print_json, print_text
 from agent.core.masking import mask, masked
 from agent.data.text import one_line
 
 if TYPE_CHECKING:
     from agent.live.interfaces.status import Status
 
-_ERROR: Final = 160  # characters of an error that are shown
+_ERROR: Final = 160  # characters shown of an error
 
 
 def show(status: Status) -> None:
-    """The running agent."""
+    """Print the running agent's state."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -25,43 +25,34 @@ def show(status: Status) -> None:
 
     warming = ", warming up" if status.warming_up else ""
     out.print(
-        f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: {status.strategy} on {status.endpoint}",
-        highlight=False,
+        f"run {status.run} (process {status.pid}), up {status.uptime_s:,.0f} s{warming}: "
+        f"{status.strategy} on {status.endpoint}"
     )
     if status.orders != "paper":
-        known = "[bold red]not reconciled: nothing is opened[/]" if status.unreconciled else "reconciled"
-        out.print(f"orders go to {status.orders}, {known}", highlight=False)
+        known = "[bold red]not reconciled: no position is opened[/]" if status.unreconciled else "reconciled"
+        out.print(f"orders go to {status.orders}, {known}")
     why = f": {escape(status.risk_detail)}" if status.risk_detail else ""
     rule = f" by {status.risk_rule} since {iso(status.risk_since)}{why}" if status.risk_rule else ""
-    out.print(
-        f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}",
-        highlight=False,
-    )
+    out.print(f"equity {status.equity:,.2f}, cash {status.cash:,.2f}; risk {status.risk.value}{rule}")
     if status.record:
-        out.print(f"[bold red]the record[/]: {escape(status.record)}", highlight=False)
+        out.print(f"[bold red]the record[/]: {escape(status.record)}")
     if not status.storage.writable:
         out.print(
-            f"[bold red]nothing is traded[/]: {escape(status.storage.error)}; since {status.storage.failing_s:,.0f} s, "
-            f"{status.storage.tries} tries",
-            highlight=False,
+            f"[bold red]not trading[/]: {escape(status.storage.error)}; "
+            f"for {status.storage.failing_s:,.0f} s, {status.storage.tries} tries"
         )
     if status.clock.trouble:
-        out.print(f"[bold red]clock[/]: {escape(status.clock.detail)}", highlight=False)
+        out.print(f"[bold red]clock[/]: {escape(status.clock.detail)}")
     log = status.log
     if log.dropped or log.suppressed or log.error:
         why = f", last error: {escape(log.last_error)}" if log.last_error else ""
-        out.print(
-            f"log: {log.dropped:,} lines dropped, {log.suppressed:,} repetitions suppressed{why}",
-            highlight=False,
-        )
+        out.print(f"log: {log.dropped:,} lines dropped, {log.suppressed:,} repetitions suppressed{why}")
     saved = status.snapshots
     if saved.problem:
-        out.print(f"[yellow]snapshots[/]: {escape(saved.problem)}", highlight=False)
+        out.print(f"[yellow]snapshots[/]: {escape(saved.problem)}")
     elif saved.event:
-        out.print(
-            f"snapshot after event {saved.event:,}: {saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms",
-            highlight=False,
-        )
+        facts = f"{saved.size / 1e3:,.1f} kB, {saved.took_ms:.1f} ms"
+        out.print(f"snapshot after event {saved.event:,}: {facts}")
     positions = Table(
         "symbol", "position", "mark", "value", "last bar", "open orders", box=None, header_style="dim"
     )
@@ -92,22 +83,21 @@ def show(status: Status) -> None:
         f"queue: {queue.depth} waiting, {queue.high_water} at most; "
         f"{sum(kind.coalesced for kind in queue.kinds.values()):,} open bars coalesced, "
         f"{sum(kind.dropped for kind in queue.kinds.values()):,} headlines dropped; "
-        f"{status.events:,} events, {status.decisions:,} decisions",
-        highlight=False,
+        f"{status.events:,} events, {status.decisions:,} decisions"
     )
     for server in status.listeners:
         closed = server.displaced + server.refused + server.timed_out
         if closed or server.denied:
             out.print(
-                f"{server.name}: {server.open} connections, {closed:,} closed by limits, {server.denied:,} requests denied",
-                highlight=False,
+                f"{server.name}: {server.open} connections, {closed:,} closed by limits, "
+                f"{server.denied:,} requests denied"
             )
     for line in status.recent[-10:]:
-        out.print(f"  {iso(line['at'])}  {line['what']}", highlight=False, markup=False, soft_wrap=True)
+        print_text(f"  {iso(line['at'])}  {line['what']}")
 
 
 def show_last(config: Path | None, json: bool) -> None:
-    """What the store knows of the last live run and of its feeds; nothing where it knows of none."""
+    """Print what the store holds about the last live run and its sources, if there was one."""
     from contextlib import closing
 
     import msgspec
@@ -132,7 +122,7 @@ def show_last(config: Path | None, json: bool) -> None:
             gap = find_lost_commits(database, mark_path(database, settled.live.folder))
     except StoreError as unreadable:
         file = sqlite_file(settled.store.url)
-        if file is None or file.is_file():  # else nothing has been recorded yet
+        if file is None or file.is_file():  # without a file, nothing has been recorded yet
             err.print(f"the record: {unreadable.message}", markup=False, soft_wrap=True)
         return
     if json:
@@ -147,12 +137,11 @@ def show_last(config: Path | None, json: bool) -> None:
         print_json(masked(msgspec.to_builtins(found)))
     elif run is not None:
         out.print(
-            f"the last live run, {run.id}, is {run.status.value}: {run.events:,} events, {run.decisions:,} decisions, "
-            f"equity {run.final_equity or 0:,.2f}",
-            highlight=False,
+            f"the last live run, {run.id}, is {run.status.value}: {run.events:,} events, "
+            f"{run.decisions:,} decisions, equity {run.final_equity or 0:,.2f}"
         )
         if gap is not None:
-            out.print(f"[bold red]the record[/]: {escape(gap.message)}", highlight=False, soft_wrap=True)
+            out.print(f"[bold red]the record[/]: {escape(gap.message)}", soft_wrap=True)
         table = Table(
             "source",
             "state",
@@ -165,9 +154,8 @@ def show_last(config: Path | None, json: bool) -> None:
         )
         for feed in feeds:
             last = iso(feed.last_message_at) if feed.last_message_at else "–"
-            # an earlier version may have stored it as it was
-            error = Text(mask(one_line(feed.last_error, _ERROR)))
+            error = Text(mask(one_line(feed.last_error, _ERROR)))  # earlier versions stored it unmasked
             table.add_row(Text(feed.name), feed.state, f"{feed.messages:,}", f"{feed.errors:,}", last, error)
         if feeds:
-            out.print(f"its sources at {iso(feeds[0].written_at)}:", highlight=False)
+            out.print(f"its sources at {iso(feeds[0].written_at)}:")
             out.print(table)

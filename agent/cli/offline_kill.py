@@ -1,4 +1,4 @@
-"""`tapewire kill` without the agent: the file KILL, and cancel and close at the venue from this process."""
+"""`tapewire kill` without a working agent: write the file KILL, cancel and close at the venue."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.live.emergency_close import EmergencyReport, Share
 
-_WITHIN: Final = 60.0  # seconds for the venue
+_WITHIN: Final = 60.0  # seconds for cancelling and closing at the venue
 
 
 def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError) -> dict[str, Any]:
-    """Do what the agent did not, for the reason `why`; returns what the verb prints.
+    """Kill in place of the agent, which failed with `why`; return the reply to print.
 
-    Raises `why` if there is nothing to do here: on paper only the agent has orders. Raises VenueError for what could not be done.
+    Raises `why` on paper, since only the agent has paper orders, and VenueError if something could not be
+    done.
     """
     from agent.live.kill_file import KillSwitch
 
@@ -28,22 +29,21 @@ def kill_without_agent(config: Config, args: dict[str, str], why: TapewireError)
     paper = config.execution.mode == "paper"
     if paper and isinstance(why, NotRunning):
         raise why
-    kept = switch.keep(args, f"{getpass.getuser()}, since {why.message}")
-    file = (
-        f"{switch.file} can't be written: {kept}"
-        if kept
-        else f"{switch.file} keeps the agent killed until it is removed"
-    )
+    problem = switch.keep(args, f"{getpass.getuser()}, since {why.message}")
+    file = f"{switch.file} keeps the agent killed until it is removed"
+    if problem:
+        file = f"{switch.file} can't be written: {problem}"
     if paper:
         raise type(why)(why.message, hint=f"{why.hint}; {file}".removeprefix("; "))
     report = asyncio.run(_at_venue(config, flatten="flatten" in args))
     if isinstance(why, NotRunning):
+        journalled = append_kill(config, args)
         file += (
             "; the last run is HALTED by its journal"
-            if _journal(config, args)
-            else "; the last run's journal does not know"
+            if journalled
+            else "; the last run's journal lacks the kill"
         )
-    if not report.done or kept:
+    if not report.done or problem:
         raise VenueError(f"{why.message}. {report.sentence()}", hint=file)
     return {"action": "kill", "risk": "unknown", "why": why.message, "file": file, "emergency": report}
 
@@ -65,8 +65,11 @@ async def _at_venue(config: Config, *, flatten: bool) -> EmergencyReport:
         await port.close()
 
 
-def _journal(config: Config, args: dict[str, str]) -> bool:
-    """Append the kill to the last run's journal, since no agent runs; return whether that was possible. The next life handles it first."""
+def append_kill(config: Config, args: dict[str, str]) -> bool:
+    """Append the kill to the last run's journal, for the next start to handle first; return whether it could.
+
+    No agent may run: it would hold the locks taken here.
+    """
     from agent.core.events import Command
     from agent.store.database import open_database
     from agent.store.journal import Journal, find_archive
@@ -79,18 +82,15 @@ def _journal(config: Config, args: dict[str, str]) -> bool:
         with (
             instance_lock(config.live.folder / LOCK),
             closing(open_database(config.store.url)) as database,
-            store_lock(database, config.live.folder),  # an agent with another folder may record in it
+            store_lock(database, config.live.folder),  # an agent with another folder may use the same store
         ):
-            live = (
-                run
-                for run in list_runs(database)
-                if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE
-            )
-            run = next((run for run in live if find_archive(database, run.id) is None), None)
+            runs = (run for run in list_runs(database) if run.kind is RunKind.LIVE)
+            open_runs = (run for run in runs if run.status is not RunStatus.COMPLETE)
+            run = next((run for run in open_runs if find_archive(database, run.id) is None), None)
             if run is None:
                 return False
             journal = Journal(database, run.id)
-            at = journal.last_at  # the market's time, which a sandbox may play faster than the machine's
+            at = journal.last_at  # the market's time: in a sandbox it may run faster than the machine's
             command = Command("kill", at, at, args | {"at": iso(WallClock().now())}, getpass.getuser())
             journal.append([command])
             return True
@@ -106,4 +106,4 @@ def _stored_share(config: Config) -> Share | None:
         with closing(open_database(config.store.url)) as database:
             return stored_share(database, config)
     except StoreError:
-        return None  # nothing is sold then, and the report states it
+        return None  # then nothing is sold, and the report states it

@@ -1,4 +1,4 @@
-"""`tapewire demo`: everything at work in two minutes, with no account and no internet."""
+"""`tapewire demo`: the whole agent at work in two minutes, without an account or the internet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.live import Live
 
-from agent.cli.console import err, out, print_json
+from agent.cli.command_options import ConfigFile
+from agent.cli.console import err, out, print_json, print_text
+from agent.cli.typer_setup import option
 from agent.core.events import DAY_MS, MINUTE_MS
 
 if TYPE_CHECKING:
@@ -25,9 +27,9 @@ if TYPE_CHECKING:
 SYMBOLS: Final = ("BTCUSDT", "ETHUSDT")
 START: Final = 1_740_960_000_000  # 2025-03-03T00:00Z: the sample's second half, which has the headlines
 _LENGTH: Final = DAY_MS - MINUTE_MS
-_FRAME: Final = 0.25  # seconds between two pictures
-_FASTEST: Final = 2_000.0  # beyond it headlines are old before they are read
-_LAUNCH: Final = 4.0  # seconds for connections and warm-up, which the market doesn't wait for
+_FRAME: Final = 0.25  # seconds between two refreshes of the screen
+_MAX_SPEED: Final = 2_000.0  # beyond it headlines are too old when they are read
+_LAUNCH: Final = 4.0  # seconds for connections and warm-up, during which the market runs already
 
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "market": {"symbols": SYMBOLS, "category": "linear", "interval": "1m"},
@@ -44,7 +46,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     },
     "risk": {"max_order": 1.0, "stale_after": "2h"},
     "model": {"path": "starter", "threads": 1},
-    # Waits are real time: at a market of 720 times the speed a second is twelve minutes
+    # Durations of [bybit] and [news] are real time: at 720 times the speed a second is 12 minutes of market
     "bybit": {
         "warmup_bars": 300,
         "settle": "40s",
@@ -61,33 +63,31 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
     "live": {"folder": "var/demo", "score_wait": "5ms"},
     "log": {"level": "error"},
 }
-"""Of the demo alone; everything else is the default."""
+"""Configuration of the demo; all else is the default."""
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the verb."""
+    """Add the command."""
     app.command("demo")(demo)
 
 
 def demo(
     seconds: Annotated[
-        float,
-        typer.Option(
-            min=5, help="How long it takes; a day of market is played in it, less where it is short."
-        ),
+        float, option("--seconds", "Duration, in which a day of market passes (less if it is short).", min=5)
     ] = 110.0,
-    config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Where the store and the dashboard are named.")
+    config: ConfigFile = None,
+    model: Annotated[
+        str, option("--model", "Sentiment model, or starter for the built-in one.", "FOLDER")
+    ] = "starter",
+    report: Annotated[
+        Path | None, option("--report", "HTML report to write.", "FILE", "var/reports/RUN.html")
     ] = None,
-    model: Annotated[str, typer.Option(help="Folder of the model that scores.")] = "starter",
-    report: Annotated[Path | None, typer.Option(help="The page to write [var/reports/RUN.html].")] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output at the end.")
-    ] = False,
+    json: Annotated[bool, option("--json", "Print one JSON object at the end.")] = False,
 ) -> None:
-    """Trade a recorded day against an exchange and a news feed on this machine, then report and verify.
+    """Watch the agent trade a day of market in two minutes, on this machine only; then report and verify.
 
-    Sandbox and agent speak over real sockets on loopback; nothing leaves the machine. The headlines are invented.
+    A sandbox exchange and news feed replay recorded prices and invented headlines over loopback sockets. The
+    configuration is used for the store and the dashboard only.
     """
     from agent.analysis.report.html import write_report
     from agent.analysis.report.report_loader import load_report_data
@@ -104,7 +104,7 @@ def demo(
                 f"a day of market in {seconds:g} s: sandbox exchange, news feed and agent on this machine"
             )
         with guarded_output():
-            run = asyncio.run(_play(database, seconds, model, settled.dashboard, quiet=json))
+            run = asyncio.run(_trade(database, seconds, model, settled.dashboard, quiet=json))
         data = load_report_data(database, run.id)
         page, _ = write_report(data, report or Path("var/reports") / f"{run.id}.html")
         proof = verify(database, find_run(database, run.id))
@@ -123,17 +123,17 @@ def demo(
             }
         )
     else:
-        _tell(data, page, proof)
+        _show(data, page, proof)
     if not proof.identical or not trades or not scored:
         raise typer.Exit(1)
 
 
-async def _play(
+async def _trade(
     database: Database, seconds: float, model: str, dashboard: DashboardConfig, *, quiet: bool
 ) -> Run:
-    """Sandbox, feed and agent together, until the time or the market is over."""
-    from agent.cli.dashboard import beside
-    from agent.cli.run import stop_on_signals
+    """Run sandbox and agent until the time is up or the market data ends."""
+    from agent.cli.dashboard_commands import serve_dashboard
+    from agent.cli.run_commands import stop_on_signals
     from agent.live.app import make_agent
     from agent.live.log import configure
     from agent.live.model_loader import model_loader
@@ -146,21 +146,20 @@ async def _play(
         klines=tuple(Path(f"{symbol}={samples / f'{symbol}-1m.csv'}") for symbol in SYMBOLS),
         news=samples / "headlines.csv",
         start=START,
-        speed=min(_LENGTH / 1000 / (seconds - _LAUNCH), _FASTEST),
+        speed=min(_LENGTH / 1000 / (seconds - _LAUNCH), _MAX_SPEED),
     )
     stop = stop_on_signals()
     async with Sandbox(options) as sandbox:
         config = _config(sandbox.rest_url, sandbox.feed_url(), model, dashboard)
         configure(config.log)
-        daemon = make_agent(
-            config, database, load_model=model_loader(config.model, database), clock=sandbox.clock, new=True
-        )
+        load_model = model_loader(config.model, database)
+        daemon = make_agent(config, database, load_model=load_model, clock=sandbox.clock, new=True)
         asyncio.get_running_loop().call_later(seconds, stop.set)
         ended = asyncio.create_task(_stop_when(sandbox.ended(), stop))
         try:
-            async with beside(config, database, daemon) as page:
+            async with serve_dashboard(config, database, daemon) as page:
                 if page is not None:
-                    (err if quiet else out).print(page.login_announcement(), highlight=False, soft_wrap=True)
+                    (err if quiet else out).print(page.login_announcement(), soft_wrap=True)
                 if quiet:
                     return await daemon.run(stop, complete=True)
                 if not out.is_terminal:
@@ -184,7 +183,7 @@ async def _stop_when(done: Coroutine[Any, Any, None], stop: asyncio.Event) -> No
 
 
 async def _draw(live: Live) -> None:
-    """From the event loop's own thread: a thread of its own would draw what is just being changed."""
+    """Refresh the screen from the event loop: a thread would draw state while it changes."""
     while True:
         live.refresh()
         await asyncio.sleep(_FRAME)
@@ -200,21 +199,16 @@ def _config(endpoint: str, feed: str, model: str, dashboard: DashboardConfig) ->
     return parse(settings, where="the demo").model_copy(update={"dashboard": dashboard})
 
 
-def _tell(data: ReportData, page: Path, proof: Verification) -> None:
+def _show(data: ReportData, page: Path, proof: Verification) -> None:
     from agent.analysis.report.verdict import verdict_of
 
     verdict = verdict_of(data)
-    out.print(verdict.headline, style="bold", highlight=False, markup=False)
+    print_text(verdict.headline, style="bold", wrap=True)
     for line in (*verdict.sentences, *verdict.warnings):
-        out.print(line, highlight=False, markup=False)
-    out.print(f"report: {page}", highlight=False, soft_wrap=True, markup=False)
-    out.print(
-        "tapewire dashboard: the same run again, moved through in time", highlight=False, soft_wrap=True
-    )
+        print_text(line, wrap=True)
+    print_text(f"report: {page}")
+    out.print("tapewire dashboard: this run in the browser, at any time of it", soft_wrap=True)
     if proof.identical:
-        out.print(
-            f"[bold green]identical[/]: {proof.events:,} events, {proof.decisions:,} decisions",
-            highlight=False,
-        )
+        out.print(f"[bold green]identical[/]: {proof.events:,} events, {proof.decisions:,} decisions")
     else:
-        err.print(f"[bold red]different[/]: tapewire verify {data.run.id} says where", highlight=False)
+        err.print(f"[bold red]different[/]: tapewire verify {data.run.id} shows where")

@@ -1,0 +1,194 @@
+"""`tapewire backtest` and `tapewire verify`: replay history, and replay a recorded run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from agent.cli.command_options import ConfigFile, Json, ReplayOptions, RunId
+from agent.cli.console import err, out, print_json, print_text, progress_bar
+from agent.cli.research_output import number, percent, show_stamps
+from agent.cli.typer_setup import option
+from agent.config import load
+
+if TYPE_CHECKING:
+    from agent.replay.backtest import Result
+    from agent.replay.history import History
+    from agent.replay.verify import Verification
+    from agent.store.database import Database
+    from agent.store.runs import Run
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("backtest")(backtest)
+    app.command("verify")(verify)
+
+
+def backtest(
+    replay: ReplayOptions,
+    report: Annotated[
+        Path | None, option("--report", "Write the HTML report of the run to this file.", "FILE")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Replay history through a strategy: paper trades with costs, measured and recorded.
+
+    The run goes into the store, so that `tapewire verify` and `tapewire report` work on it afterwards.
+    Without --klines the sample data is replayed.
+    """
+    from agent.replay import backtest as backtesting
+    from agent.research.replay_inputs import NO_SCORING, configured_scoring
+    from agent.store.database import open_database
+
+    _, history = replay.open_history()
+    config, leaks = history.config, replay.allow_leakage
+    with closing(open_database(config.store.url)) as database:
+        scorer, stamps, versions = NO_SCORING
+        if history.news:
+            scorer, stamps, versions = configured_scoring(
+                config, database, history.start, allow_leakage=leaks
+            )
+        with replay_progress("replaying", history.start, history.end) as progress:
+            result = backtesting.backtest(
+                history,
+                database,
+                scorer=scorer,
+                stamps=stamps,
+                versions=versions,
+                allow_leakage=leaks,
+                progress=progress,
+            )
+        if report is not None:
+            _write_report(database, result.run.id, report)
+    if json:
+        print_json(
+            {
+                "run": result.run.id,
+                "trades": result.metrics.trades.trades,
+                "final_equity": result.run.final_equity,
+                "metrics": result.metrics,
+                "stamps": result.run.stamps,
+                "notes": result.notes,
+                "seconds": round(result.seconds, 3),
+            }
+        )
+    else:
+        _print_result(result, history)
+
+
+def verify(
+    run: RunId = "latest",
+    config: ConfigFile = None,
+    trust_strategy: Annotated[
+        bool,
+        option("--trust-strategy", "Import the run's strategy even if its file has changed since the run."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Replay a recorded run and compare every decision with the record. Exit code 1 if one differs.
+
+    A strategy that isn't built in is imported only if its file is unchanged since the run.
+    """
+    from agent.replay.verify import verify as verify_run
+    from agent.store.database import open_database
+    from agent.store.queries import find_run
+
+    with closing(open_database(load(config).store.url, create=False)) as database:
+        recorded = find_run(database, run)
+        with replay_progress(
+            "verifying", recorded.first_event_at or 0, recorded.last_event_at or 0
+        ) as progress:
+            result = verify_run(database, recorded, progress, trust_strategy=trust_strategy)
+    if json:
+        fields = {field: getattr(result, field) for field in result.__struct_fields__}
+        print_json({"identical": result.identical, **fields})
+    else:
+        _print_verification(result)
+    if not result.identical:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def replay_progress(title: str, start: int, end: int) -> Iterator[Callable[[int], None]]:
+    """Draw a bar over the replayed time from `start` to `end`; yields a callback for that time (UTC ms)."""
+    with progress_bar(title, max(end - start, 1), "{task.fields[date]}", date="") as update:
+        yield lambda now: update(
+            completed=now - start, date=f"{datetime.fromtimestamp(now / 1000, UTC):%Y-%m-%d}"
+        )
+
+
+def _print_verification(result: Verification) -> None:
+    found = result.divergence
+    if found is None and result.differing:
+        numbers = ", ".join(f"{number:,}" for number in result.differing)
+        out.print(f"[bold red]different[/]: the snapshot after event {numbers} holds another state")
+    elif found is None:
+        checked = f", {result.snapshots:,} snapshots" if result.snapshots else ""
+        counts = f"{result.events:,} events, {result.decisions:,} decisions{checked}"
+        out.print(f"identical: {counts}")
+    else:
+        place = f"decision {found.seq:,}, on event {found.event_seq:,} of run {result.run}"
+        out.print(f"[bold red]different[/] at {place}")
+        for title, what in (("event", result.event), ("recorded", found.recorded), ("again", found.again)):
+            print_text(f"  {title:<9} {what if what is not None else 'nothing'}")
+        if result.hint:
+            print_text(f"  {result.hint}")
+
+
+def _write_report(database: Database, run_id: str, path: Path) -> None:
+    from agent.analysis.report.html import write_report
+    from agent.analysis.report.report_loader import load_report_data
+
+    page, _ = write_report(load_report_data(database, run_id), path)
+    err.print(f"report: {page}", soft_wrap=True)
+
+
+def _print_result(result: Result, history: History) -> None:
+    metrics, run = result.metrics, result.run
+    performance, hold = metrics.performance, metrics.buy_and_hold
+    currency = history.config.account.currency
+    show_stamps(run.stamps)
+    title = f"{run.strategy} on {', '.join(history.config.market.symbols)}"
+    table = Table(title=title, title_justify="left", show_edge=False)
+    table.add_column()
+    table.add_column("strategy", justify="right")
+    table.add_column("buy and hold", justify="right")
+    beside = (hold.total_return, hold.cagr, hold.sharpe, hold.max_drawdown) if hold else (None,) * 4
+    table.add_row("total return", percent(performance.total_return), percent(beside[0]))
+    table.add_row("CAGR", percent(performance.cagr), percent(beside[1]))
+    table.add_row("Sharpe ratio", number(performance.sharpe), number(beside[2]))
+    table.add_row("max drawdown", percent(performance.max_drawdown), percent(beside[3]))
+    table.add_row("round trips", f"{metrics.trades.trades:,}", "")
+    table.add_row("win rate", percent(metrics.trades.win_rate).lstrip("+"), "")
+    table.add_row("exposure", percent(metrics.exposure).lstrip("+"), "")
+    table.add_row(f"fees, {currency}", number(metrics.fees), "")
+    table.add_row(f"funding, {currency}", number(metrics.funding), "")
+    table.add_row(f"slippage, {currency}", number(metrics.slippage), "")
+    table.add_row(f"final equity, {currency}", number(metrics.final_equity), "")
+    out.print(table)
+    for note in result.notes:
+        print_text(f"note: {note}", wrap=True)
+    if _has_own_parameters(run):
+        out.print(
+            "note: parameters chosen on this window prove nothing about it; tapewire walkforward judges them"
+        )
+    out.print(
+        f"run {run.id}: {run.events:,} events, {run.decisions:,} decisions in {result.seconds:.1f} s "
+        f"({history.bars / max(result.seconds, 1e-9):,.0f} bars/s); "
+        f"tapewire report {run.id}; tapewire verify {run.id}",
+        soft_wrap=True,
+    )
+
+
+def _has_own_parameters(run: Run) -> bool:
+    """Return whether the run's parameters differ from the strategy's defaults."""
+    from strategies import load_strategy
+
+    return bool(run.params != load_strategy(run.strategy).params.model_dump(mode="json"))

@@ -1,0 +1,277 @@
+"""`tapewire evaluate`, `compare`, `export` and `score`: measure, choose, ship and try sentiment models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from agent.cli.command_options import Json
+from agent.cli.console import err, out, print_json, print_text
+from agent.cli.model_options import (
+    FORMATS,
+    BaseModel,
+    ColumnOptions,
+    DatasetOptions,
+    load_datasets,
+    needs_training_libraries,
+)
+from agent.cli.typer_setup import option
+from agent.data.text import MAX_TITLE, one_line
+
+if TYPE_CHECKING:
+    from models.sentiment.serve.generator import SentimentSignal
+
+_BATCH: Final = 256  # texts per call of the model
+_STYLES: Final = {"BUY": "green", "SELL": "red", "HOLD": "dim"}
+
+BaseOfAdapter = Annotated[
+    str | None, option("--base", "Base model of the adapter.", "NAME", "the one its card names")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (evaluate, compare, export, score):
+        app.command(command.__name__)(command)
+
+
+def evaluate(
+    data: Annotated[Path, option("--data", "File of labelled text.", "FILE")],
+    format: Annotated[str, option("--format", f"{FORMATS}.", "NAME")],
+    columns: ColumnOptions,
+    adapter: Annotated[
+        str, option("--adapter", "Model from `train sentiment` or `export`, or starter.", "FOLDER")
+    ] = "starter",
+    base: BaseOfAdapter = None,
+    resamples: Annotated[
+        int, option("--resamples", "Bootstrap resamples of the confidence intervals.", min=100)
+    ] = 1000,
+    json: Json = False,
+) -> None:
+    """Measure a sentiment model on labelled text: accuracy, F1 and calibration, with 95 % intervals."""
+    from models.sentiment import model_dir
+    from models.sentiment.train.evaluation import evaluate as measure
+
+    (dataset,) = load_datasets([data], [format], columns.loader_options())
+    with err.status(f"scoring {len(dataset.examples):,} texts"):
+        found = measure(model_dir(adapter), dataset, base=base, resamples=resamples)
+    if found["seen"]:
+        err.print(f"[yellow]warning[/]: the model was trained on {data.name}, so these figures are too good")
+    if json:
+        print_json(found)
+    else:
+        _print_evaluation(found)
+
+
+def compare(
+    datasets: DatasetOptions,
+    output: Annotated[
+        Path, option("--output -o", "Where to write the tables, the plot and the adapters.", "FOLDER")
+    ] = Path("var/compare"),
+    methods: Annotated[
+        str, option("--methods", "Methods to compare, separated by commas.", "NAMES", "all seven")
+    ] = "lora,qlora,adalora,prefix,prompt,ptuning,full",
+    base: BaseModel = "embedded",
+    sweep: Annotated[
+        int, option("--sweep", "Training rows for the learning rate's search; 0: no search.", min=0)
+    ] = 1000,
+    epochs: Annotated[
+        float | None, option("--epochs", "Epochs of every method.", default="each method's own")
+    ] = None,
+    targets: Annotated[
+        str, option("--targets", "Layers with an adapter: auto (query, value), all, or names.", "NAMES")
+    ] = "auto",
+    test: Annotated[float, option("--test", "Share of the texts held out to measure on.")] = 0.2,
+    jobs: Annotated[int, option("--jobs", "Methods trained at the same time.", min=1)] = 1,
+    baselines: Annotated[
+        bool, option("--baselines/--no-baselines", "Also measure majority class, TF-IDF and frozen base.")
+    ] = True,
+    seed: Annotated[int, option("--seed", "Seed of the split and of the training.")] = 42,
+    json: Json = False,
+) -> None:
+    """Train several fine-tuning methods on the same split, and print their scores in one table."""
+    from models.sentiment.train.splits import Fractions, make_split
+
+    loaded = datasets.load()
+    examples = [example for dataset in loaded for example in dataset.examples]
+    split = make_split(examples, Fractions(test=test), seed=seed)
+    with needs_training_libraries(), err.status("") as status:
+        from models.sentiment.train.comparison import COLUMNS, cells, save
+        from models.sentiment.train.comparison import compare as compare_methods
+        from models.sentiment.train.methods import get_method
+        from models.sentiment.train.methods.recipe import Recipe
+        from models.sentiment.train.silence import silence_warnings
+
+        silence_warnings()
+        found = compare_methods(
+            [get_method(name.strip()).name for name in methods.split(",")],
+            split,
+            [dataset.record for dataset in loaded],
+            output,
+            base=base,
+            recipe=Recipe(epochs=epochs, targets=targets, seed=seed),
+            sweep_rows=sweep,
+            baselines=baselines,
+            jobs=jobs,
+            tell=lambda what: status.update(f"training {what}"),
+        )
+    paths = save(found, output)
+    if json:
+        print_json(found)
+        return
+    table = Table(*COLUMNS, title=f"{found.sizes['test']:,} held-out texts of {', '.join(found.data)}")
+    for row in found.rows:
+        table.add_row(*cells(row))
+    out.print(table)
+    print_text(f"saved: {', '.join(map(str, paths))}")
+
+
+def export(
+    adapter: Annotated[
+        Path,
+        typer.Argument(
+            metavar="ADAPTER", help="Folder written by `tapewire train sentiment`.", show_default=False
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Folder to write: model.onnx, tokenizer.json, card.json.",
+            show_default=False,
+        ),
+    ],
+    base: BaseOfAdapter = None,
+    quantise: Annotated[
+        bool,
+        option("--quantise/--no-quantise", "Use int8 weights and activations: for a CPU, not for a GPU."),
+    ] = True,
+    reference: Annotated[
+        Path | None,
+        option("--reference", "Texts, one per line, to compare both models on.", "FILE", "packaged texts"),
+    ] = None,
+    force: Annotated[bool, option("--force", "Overwrite an earlier export.")] = False,
+    json: Json = False,
+) -> None:
+    """Convert a trained adapter to the ONNX model that the agent loads.
+
+    The adapter is merged into its base, written as ONNX and quantised; then the difference to the trained
+    model is measured.
+    """
+    from models.sentiment.train.onnx_export import export_model, reference_texts
+
+    with err.status("exporting"):
+        texts = reference_texts(reference)
+        card = export_model(adapter, output, base=base, quantise=quantise, reference=texts, overwrite=force)
+    size = (output / "model.onnx").stat().st_size
+    if json:
+        print_json({"folder": str(output), "bytes": size, "fingerprint": card.fingerprint, **card.notes})
+        return
+    print_text(f"{output}: {size / 1e6:.1f} MB, fingerprint {card.fingerprint[:12]}")
+    for name, value in card.notes.items():
+        if name.startswith("export_"):
+            print_text(f"  {name.removeprefix('export_').replace('_', ' ')}: {value}")
+
+
+def score(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TEXT", help="Headlines.", show_default="lines of standard input"),
+    ] = None,
+    model: Annotated[
+        str, option("--model -m", "Exported model, or starter for the built-in one.", "FOLDER")
+    ] = "starter",
+    threshold: Annotated[
+        float | None,
+        option(
+            "--threshold",
+            "Calibrated confidence from which a score is actionable.",
+            default="the model's own",
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None, option("--threads", "Texts scored at the same time.", default="all cores", min=1)
+    ] = None,
+    device: Annotated[str, option("--device", "cpu or cuda.", "NAME")] = "cpu",
+    json: Annotated[bool, option("--json", "Print one JSON object per text.")] = False,
+) -> None:
+    """Score headlines: calibrated probabilities of bearish, neutral and bullish."""
+    from models.sentiment.serve.generator import SentimentSignalGenerator
+    from models.sentiment.serve.scorer import providers_of
+
+    generator = SentimentSignalGenerator.from_pretrained(
+        model, threshold=threshold, threads=threads, providers=providers_of(device)
+    )
+    if not texts and sys.stdin.isatty():
+        err.print("one text per line; Ctrl-D ends")
+    for chunk in _chunks(texts or _lines()):
+        signals = generator.batch_signals(chunk)
+        if json:
+            for text, signal in zip(chunk, signals, strict=True):
+                print_json({"text": text, **msgspec.structs.asdict(signal)})
+        else:
+            _print_scores(chunk, signals)
+
+
+def _lines() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+
+def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
+    rest = iter(texts)
+    while chunk := list(islice(rest, _BATCH)):
+        yield chunk
+
+
+def _print_scores(texts: Sequence[str], signals: Sequence[SentimentSignal]) -> None:
+    table = Table("", "confidence", "bearish", "neutral", "bullish", "text", box=None, header_style="dim")
+    for column in table.columns[1:5]:
+        column.justify = "right"
+    for raw, signal in zip(texts, signals, strict=True):
+        text = one_line(raw, MAX_TITLE)
+        if signal.abstained:
+            table.add_row(
+                Text("—", "dim"), "", "", "", "", Text(f"{text}  (abstained: {signal.reason})", "dim")
+            )
+            continue
+        style = _STYLES[signal.prediction]
+        verdict = Text(signal.prediction.value, f"bold {style}" if signal.actionable else style)
+        shares = (
+            f"{share:.2f}" for share in (signal.confidence, signal.bearish, signal.neutral, signal.bullish)
+        )
+        table.add_row(verdict, *shares, Text(text))
+    out.print(table)
+
+
+def _print_evaluation(found: dict[str, Any]) -> None:
+    from models.labels import LABELS
+
+    title = f"{found['data']}: {found['n']:,} texts, {found['abstained']} abstained"
+    summary = Table("metric", "value", "95 % interval", title=title)
+    for name, (low, high) in found["confidence_intervals"].items():
+        summary.add_row(name, f"{found[name]:.3f}", f"{low:.3f} – {high:.3f}")
+    classes = Table("class", "precision", "recall", "F1", "texts", *(f"→ {label}" for label in LABELS))
+    for label, counts in zip(LABELS, found["confusion"], strict=True):
+        row = found["classes"][label]
+        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        classes.add_row(label, *figures, str(row["support"]), *map(str, counts))
+    for table in (summary, classes, coverage_table(found["coverage"])):
+        out.print(table)
+
+
+def coverage_table(coverage: Iterable[Any]) -> Table:
+    """Return share and precision of the texts that are actionable, by confidence threshold."""
+    table = Table("acting from confidence", "coverage", "precision")
+    for at in coverage:
+        precision = "–" if at.precision is None else f"{at.precision:.1%}"
+        table.add_row(f"{at.threshold:.2f}", f"{at.coverage:.1%}", precision)
+    return table

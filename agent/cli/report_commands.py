@@ -1,0 +1,121 @@
+"""`tapewire report` and `tapewire slippage`: read what a run has recorded."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from agent.cli.command_options import ConfigFile, Json, RunId
+from agent.cli.console import err, out, print_json, print_text
+from agent.cli.typer_setup import option
+from agent.config import load
+from agent.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from agent.analysis.venue_slippage import SlippageReport
+
+_SHOWN: Final = 40  # newest orders in the table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("report")(report)
+    app.command("slippage")(slippage)
+
+
+def report(
+    run: RunId = "latest",
+    output: Annotated[
+        Path | None, option("--output -o", "HTML page to write.", "FILE", "var/reports/RUN.html")
+    ] = None,
+    config: ConfigFile = None,
+    json: Json = False,
+    open_page: Annotated[bool, option("--open", "Open the page in the browser.")] = False,
+) -> None:
+    """Write the report of a run: one self-contained HTML page, and its data as JSON beside it."""
+    from agent.analysis.report.html import write_report
+    from agent.analysis.report.report_loader import load_report_data
+    from agent.analysis.report.verdict import verdict_of
+    from agent.store.database import open_database
+
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"--output {output}: the report is an HTML page", hint="use a name that ends with .html"
+        )
+    with (
+        closing(open_database(load(config).store.url, create=False)) as database,
+        err.status("Reading the run …"),
+    ):
+        data = load_report_data(database, run)
+    page, data_file = write_report(data, output or Path("var/reports") / f"{data.run.id}.html")
+    verdict = verdict_of(data)
+    if json:
+        files = {"html": str(page), "data": str(data_file)}
+        print_json(
+            {"run": data.run.id, **files, "verdict": verdict, "metrics": data.metrics, "notes": data.notes}
+        )
+    else:
+        print_text(verdict.headline, style="bold", wrap=True)
+        for line in (*verdict.sentences, *(f"! {warning}" for warning in (*verdict.warnings, *data.notes))):
+            print_text(line, wrap=True)
+        print_text(str(page))
+    if open_page:
+        typer.launch(page.resolve().as_uri())
+
+
+def slippage(run: RunId = "latest", config: ConfigFile = None, json: Json = False) -> None:
+    """Compare the venue's fills of a testnet run with those of the paper exchange, order by order.
+
+    Costs are in basis points of the mark price at the decision. Excess is venue minus paper: if it is
+    positive, the paper exchange is too optimistic. --json prints all orders.
+    """
+    from agent.analysis.venue_slippage import compare_with_paper
+    from agent.store.database import open_database
+    from agent.store.queries import find_run
+
+    with closing(open_database(load(config).store.url, create=False)) as database:
+        found = compare_with_paper(database, find_run(database, run))
+    if json:
+        print_json(found)
+    else:
+        _print_slippage(found)
+
+
+def _print_slippage(found: SlippageReport) -> None:
+    from rich.table import Table
+
+    from agent.system.clock import iso
+
+    columns = "decided", "order", "filled", "mark", "paper", "venue", "excess", "ms"
+    table = Table(*columns, box=None, header_style="dim", pad_edge=False)
+    for row in found.orders[-_SHOWN:]:
+        filled = "" if not row.venue_qty else f"{row.venue_qty:f}"
+        delay = "" if row.venue_delay_ms is None else f"{row.venue_delay_ms:,}"
+        mark = "" if row.reference is None else f"{row.reference:,.7g}"
+        costs = map(_bps, (row.paper_bps, row.venue_bps, row.excess_bps))
+        order = f"{row.symbol} {row.side.lower()} {row.type.lower()}"
+        table.add_row(iso(row.ts)[5:19], order, filled, mark, *costs, delay)
+    out.print(table)
+    out.print("paper, venue and excess in basis points of the mark", style="dim")
+    if len(found.orders) > _SHOWN:
+        out.print(f"the last {_SHOWN} of {len(found.orders):,} orders; --json prints all")
+    total = found.summary
+    out.print(
+        f"run {found.run} at {found.venue}: {total.orders:,} orders, filled by both {total.both:,}, "
+        f"by paper only {total.only_paper:,}, by the venue only {total.only_venue:,}"
+    )
+    if total.excess_bps is not None:
+        out.print(
+            f"paper {_bps(total.paper_bps)} bps, venue {_bps(total.venue_bps)} bps; "
+            f"excess {_bps(total.excess_bps)} bps on average, {_bps(total.median_excess_bps)} median, "
+            f"{_bps(total.worst_excess_bps)} at worst; "
+            f"{total.excess:,.2f} in all on {total.notional:,.0f} traded; "
+            f"{total.median_delay_ms:,.0f} ms to the first fill (median)"
+        )
+
+
+def _bps(value: float | None) -> str:
+    return "" if value is None else f"{value:+.2f}"

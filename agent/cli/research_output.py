@@ -1,0 +1,131 @@
+"""What the research commands print, and what they do before they replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import MofNCompleteColumn
+from rich.table import Table
+
+from agent.cli.console import out, print_text, progress_bar
+
+if TYPE_CHECKING:
+    from agent.analysis.chance import ChanceTest
+    from agent.analysis.report.verdict import Verdict
+    from agent.analysis.significance import Interval
+    from agent.core.events import News
+    from agent.research.assessment import OutOfSampleEvidence
+    from agent.research.replay_inputs import ReplayInputs
+
+
+def score_all(
+    material: ReplayInputs, text: Callable[[News], str] | None = None, *, embeddings: bool = False
+) -> None:
+    """Score all headlines of the window (or `text` of each) once, before worker processes share the memory.
+
+    Embeddings are kept if `embeddings` is set or the configured fusion model reads them.
+    """
+    if material.plan.news is None:
+        return
+    from agent.replay.fusion_model import open_predictor
+    from models.sentiment.serve.archive_scoring import fill_cache
+
+    if material.config.fusion.path and not embeddings:
+        predictor = open_predictor(material.config)
+        embeddings = predictor is not None and predictor.reads_embeddings
+    with material.database() as database:
+        scorer = material.scoring(database, material.plan.end or 0).scorer
+        if scorer is None:
+            return
+        with progress_bar("scoring headlines", None, MofNCompleteColumn()) as update:
+            titles = (text(news) if text else news.title for news in material.headlines())
+            fill_cache(
+                scorer,
+                titles,
+                embedded=embeddings,
+                progress=lambda done, total: update(completed=done, total=total),
+            )
+
+
+@contextmanager
+def counting(title: str, total: int) -> Iterator[Callable[[], None]]:
+    """Draw a bar over `total` pieces of work; yields a callback to call after each piece."""
+    with progress_bar(title, total, MofNCompleteColumn()) as update:
+        yield partial(update, advance=1)
+
+
+def percent(value: float | None) -> str:
+    """Return a fraction as `+1.23%`; a dash for None."""
+    return "–" if value is None else f"{value:+.2%}"
+
+
+def number(value: float | None) -> str:
+    """Return a number as `1.23`; a dash for None."""
+    return "–" if value is None else f"{value:,.2f}"
+
+
+def show_stamps(stamps: tuple[str, ...]) -> None:
+    """Print the warnings that a result carries, such as that of a leak."""
+    for stamp in stamps:
+        out.print(f"[bold white on red] {stamp} [/]")
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """Print headline, warnings and sentences of a verdict."""
+    print_text(f"\n{verdict.headline}", style="bold")
+    for sentence in (*(f"! {warning}" for warning in verdict.warnings), *verdict.sentences):
+        print_text(f"  {sentence}")
+
+
+def evidence_table(evidence: OutOfSampleEvidence, title: str) -> Table:
+    """Return the out-of-sample figures of a strategy beside those of buy-and-hold."""
+
+    def with_interval(value: str, interval: Interval | None, show: Callable[[float], str]) -> str:
+        return f"{value} [{show(interval.low)}, {show(interval.high)}]" if interval else value
+
+    def chance(test: ChanceTest | None) -> str:
+        return (
+            "–"
+            if test is None
+            else f"median {percent(test.median)}, p = {test.p_value:.3f} of {test.draws:,}"
+        )
+
+    def share(value: float | None) -> str:
+        return "–" if value is None else f"{value:.1%}"
+
+    table = Table(title=title, title_justify="left", show_edge=False)
+    for column in ("", "strategy", "buy and hold"):
+        table.add_column(column, justify="left" if not column else "right")
+    versus, tries = evidence.versus_hold, evidence.trials
+    total_return = with_interval(percent(evidence.total_return), evidence.total_return_interval, percent)
+    sharpe = with_interval(number(evidence.sharpe), evidence.sharpe_interval, number)
+    ahead = with_interval(percent(versus.total_return.value), versus.total_return, percent) if versus else "–"
+    table.add_row("total return", total_return, percent(evidence.buy_and_hold))
+    table.add_row("Sharpe ratio", sharpe, number(evidence.buy_and_hold_sharpe))
+    table.add_row("max drawdown, daily", percent(evidence.max_drawdown), "")
+    table.add_row("ahead of buy-and-hold", ahead, "")
+    table.add_row("true Sharpe above 0, probability", share(evidence.probabilistic_sharpe), "")
+    table.add_row(
+        f"  deflated by {tries} {'tries' if tries > 1 else 'try'}", share(evidence.deflated_sharpe), ""
+    )
+    table.add_row("round trips", f"{evidence.trades:,}", "")
+    table.add_row(
+        "cost of a round trip", "–" if evidence.cost is None else f"{evidence.cost * 1e4:.1f} bps", ""
+    )
+    table.add_row("trades at random times", chance(evidence.random_entries), "")
+    table.add_row("signals at other times", chance(evidence.shifted_signals), "")
+    table.add_row("headlines shuffled", chance(evidence.placebo), "")
+    return table
+
+
+def describe_overrides(overrides: dict[str, Any]) -> str:
+    """Return what a fold changed: the strategy's parameters, and the names of other sections."""
+    params = overrides.get("strategy", {}).get("params", {})
+    shown = [
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in params.items()
+    ]
+    return " ".join([*shown, *(f"{name} model" for name in overrides if name != "strategy")]) or "–"
