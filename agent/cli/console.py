@@ -6,6 +6,8 @@ consoles and JSON remove control characters.
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -105,3 +107,11 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(" ".join(text.split("\n")))
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGINT and SIGTERM set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

@@ -88,7 +88,7 @@ def _launch(url: str, folder: Path) -> None:
 
 
 async def _serve(config: Config, database: Database, *, open_page: bool, json: bool) -> None:
-    from agent.cli.run_commands import stop_on_signals
+    from agent.cli.console import stop_on_signals
     from agent.dashboard.server import Dashboard
 
     stop = stop_on_signals()

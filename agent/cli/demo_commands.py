@@ -132,8 +132,8 @@ async def _trade(
     database: Database, seconds: float, model: str, dashboard: DashboardConfig, *, quiet: bool
 ) -> Run:
     """Run sandbox and agent until the time is up or the market data ends."""
+    from agent.cli.console import stop_on_signals
     from agent.cli.dashboard_commands import serve_dashboard
-    from agent.cli.run_commands import stop_on_signals
     from agent.live.app import make_agent
     from agent.live.log import configure
     from agent.live.model_loader import model_loader

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agent.cli.command_options import ConfigFile, Json
-from agent.cli.console import err, print_json
+from agent.cli.console import err, print_json, stop_on_signals
 from agent.cli.typer_setup import option
 
 if TYPE_CHECKING:
@@ -114,11 +114,3 @@ async def _with_service_manager(daemon: Daemon, running: Coroutine[Any, Any, Run
     finally:
         reporting.cancel()
         await asyncio.gather(reporting, return_exceptions=True)
-
-
-def stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGINT and SIGTERM set."""
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop

@@ -43,7 +43,7 @@ def sentiment(
     import structlog
     from pydantic import ValidationError
 
-    from agent.cli.run_commands import stop_on_signals
+    from agent.cli.console import stop_on_signals
     from agent.config import load
     from agent.config.services import MqttConfig
     from agent.live.log import configure

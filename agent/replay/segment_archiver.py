@@ -19,11 +19,11 @@ from agent.core.errors import SafetyError, StoreError, TapewireError
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
 from agent.replay.fusion_model import reopen_predictor
 from agent.replay.verify import inputs
+from agent.store.archive_files import RowProgress
 from agent.store.chain import BLOCK
 from agent.store.comparison_sink import ComparisonSink
 from agent.store.database import Database, open_database
 from agent.store.journal import read_journal
-from agent.store.journal_archive import RowProgress
 from agent.store.journal_segments import boundaries, roll_over
 from agent.store.lock import instance_lock
 from agent.store.queries import list_runs

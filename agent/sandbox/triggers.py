@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from agent.sandbox.bybit_errors import BybitError, parameter_error
-from agent.sandbox.category_book import Leg
+from agent.sandbox.category_book import CategoryBook, Leg
+from agent.sandbox.listed_instruments import Instruments
 from agent.sandbox.sandbox_order import SandboxOrder, check_protection
 
-if TYPE_CHECKING:
-    from agent.sandbox.unified_account import UnifiedAccount
-
 _FIELDS: Final = {"TakeProfit": "take_profit", "StopLoss": "stop_loss"}
+
+
+class TriggerAccount(Protocol):
+    """The account whose orders wait for a price."""
+
+    instruments: Instruments
+    now: Callable[[], int]
+
+    @property
+    def books(self) -> Mapping[str, CategoryBook]: ...
+    @property
+    def open(self) -> Mapping[str, SandboxOrder]: ...
+
+    def accept(self, order: SandboxOrder) -> None: ...
+    def submit(self, order: SandboxOrder) -> None: ...
+    def publish(self, order: SandboxOrder) -> None: ...
+    def check_funds(self, order: SandboxOrder) -> None: ...
+    def end_order(self, order: SandboxOrder, cancel_type: str, reason: str) -> None: ...
+    def last_price(self, symbol: str) -> Decimal: ...
 
 
 class Triggers:
     """Watches prices for an account and submits triggered orders to the paper exchange."""
 
-    def __init__(self, account: UnifiedAccount) -> None:
+    def __init__(self, account: TriggerAccount) -> None:
         self._account = account
 
     def fire(self, symbol: str, price: float) -> None:

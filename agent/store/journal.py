@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -17,7 +17,7 @@ from agent.core.errors import StoreError
 from agent.core.events import Event, kind_of
 from agent.store.chain import BLOCK, DIGEST_SIZE, JournalDigest
 from agent.store.database import Database
-from agent.store.runs import JournalArchive, JournalSegment
+from agent.store.runs import JournalArchive, JournalRow, JournalSegment
 from agent.store.tables import archives, insert_rows, journal, journal_digests, segments
 
 encode: Final[Callable[[Event], bytes]] = msgspec.msgpack.Encoder().encode
@@ -31,15 +31,6 @@ UNKNOWN_DIGEST: Final = b"\xff" * DIGEST_SIZE
 """Placeholder for the digest of blocks that an earlier version wrote; later digests are chained to it."""
 
 _HINT: Final = "restore a backup: tapewire db restore"
-
-
-class JournalRow(NamedTuple):
-    """A row of the journal: one encoded event."""
-
-    seq: int
-    kind: str
-    available_at: int  # UTC ms
-    payload: bytes
 
 
 class Journal:
@@ -214,9 +205,9 @@ def read_journal_rows(
     """Stream the rows undecoded; `only_stored` leaves out those that were moved to files. Raises StoreError."""
     archive = None if only_stored else find_archive(database, run_id)
     if archive is not None and archive.pruned_at is not None:
-        from agent.store.journal_archive import read_archive  # imports pyarrow, which is slow to load
+        from agent.store.archive_files import read_archive_file  # imports pyarrow, which is slow to load
 
-        yield from read_archive(archive, run_id, from_seq)
+        yield from read_archive_file(Path(archive.path), archive.sha256, run_id, from_seq)
         return
     while True:
         with database.read() as connection:
@@ -228,7 +219,7 @@ def read_journal_rows(
                 for row in connection.execute(query.execution_options(yield_per=1000)):
                     yield JournalRow(*row)
                 return
-        from agent.store.journal_archive import read_archive_file
+        from agent.store.archive_files import read_archive_file
 
         for segment in pruned:
             yield from read_archive_file(Path(segment.path), segment.sha256, run_id, from_seq)

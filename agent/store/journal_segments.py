@@ -19,9 +19,9 @@ from sqlalchemy import delete, func, insert, select, update
 
 from agent.core.errors import StoreError
 from agent.data.columns import content_hash
+from agent.store.archive_files import RowProgress, check_archive_file, read_archive_file, write_archive_file
 from agent.store.database import Database
 from agent.store.journal import find_segments, read_journal_rows
-from agent.store.journal_archive import RowProgress, check_archive_file, read_archive_file, write_archive_file
 from agent.store.runs import JournalSegment, Run
 from agent.store.state_snapshots import SnapshotInfo, list_snapshots
 from agent.store.tables import journal, segments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -84,3 +84,12 @@ class JournalSegment(msgspec.Struct, frozen=True):
     size: int  # bytes
     archived_at: int  # UTC ms, system clock
     pruned_at: int | None = None  # when the store deleted the rows
+
+
+class JournalRow(NamedTuple):
+    """A row of the journal: one encoded event."""
+
+    seq: int
+    kind: str
+    available_at: int  # UTC ms
+    payload: bytes

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from agent.cli.run_commands import stop_on_signals
+from agent.cli.console import stop_on_signals
 from agent.live.app import make_agent
 from agent.live.log import configure
 from agent.store.database import open_database
