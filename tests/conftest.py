@@ -1,12 +1,24 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and how the suite uses the machine."""
 
 from __future__ import annotations
 
+import gc
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The suite starts hundreds of interpreters; without cached bytecode each compiles the program again
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    sys.dont_write_bytecode = False
+
+# Libraries start a thread for each core in every process, which for models this small only compete with the other workers
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +28,36 @@ def shared_data() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("needs the real data of ../shared, which is not beside this checkout")
     return folder
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """More workers than cores: tests of the live agent mostly wait for sockets and timers."""
+    cores = len(os.sched_getaffinity(0))
+    return min(2 * cores, cores + 4)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out the slow tests first, unless another way is asked for with --dist."""
+    if config.getoption("dist") != "load":
+        return None
+    from tests.support.distribution import SlowFirst
+
+    return SlowFirst(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the slow tests first, where several workers share them."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of every later garbage collection; cache no bytecode of what tests write.
+
+    A strategy that a test edits within a second, at equal length, would be taken from the cache as it was.
+    """
+    sys.dont_write_bytecode = True
+    gc.collect()
+    gc.freeze()

@@ -6,7 +6,6 @@ import empyrical
 import numpy as np
 import pandas as pd
 import pytest
-import quantstats.stats as qs
 
 from agent.analysis.breakdown import PeriodResults, break_down
 from agent.analysis.daily import DailyValues, rolling_sharpe
@@ -15,6 +14,9 @@ from agent.analysis.run_metrics import compute
 from agent.analysis.trades import TradeBook
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.analysis.test_run_metrics import START, metrics_of
+from tests.support.lazy import LazyModule
+
+qs = LazyModule("quantstats.stats")
 
 FIRST_DAY = START // DAY_MS
 CASES = [(400, 0.001, 0.01, 365, 90), (800, -0.002, 0.03, 252, 126), (120, 0.0, 0.002, 365, 30)]

@@ -8,13 +8,15 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
-import quantstats.stats as qs
 
 from agent.analysis.benchmark import BuyAndHoldBenchmark
 from agent.analysis.equity import EquityCurve
 from agent.analysis.run_metrics import Metrics, compute
 from agent.analysis.trades import TradeBook
 from agent.core.events import DAY_MS, MINUTE_MS, Fill, FundingPayment, Side
+from tests.support.lazy import LazyModule
+
+qs = LazyModule("quantstats.stats")
 
 START = 1_704_067_200_000  # 2024-01-01
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-import quantstats.stats as qs
 from arch.bootstrap import StationaryBootstrap as ArchBootstrap
 from arch.bootstrap import optimal_block_length
 from hypothesis import given, settings
@@ -24,6 +23,9 @@ from agent.analysis.significance import (
     sharpe_confidence,
     sharpe_interval,
 )
+from tests.support.lazy import LazyModule
+
+qs = LazyModule("quantstats.stats")
 
 
 def series(n: int, *, seed: int, memory: float = 0.0, mean: float = 0.0) -> Floats:

@@ -1,6 +1,6 @@
 """Kill the agent with SIGKILL again and again, and compare the result with the uninterrupted run.
 
-    python -m tests.crash [--testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold]
+    python -m tests.crash [--testnet [--faults]] [--kills 300] [--seed 1] [--run N] [--cold] [--minutes 400]
 
 The real daemon runs in a process of its own with its store and threads; only the market is scripted. Most
 agent processes are forked from this one, which has everything imported, so that a kill costs milliseconds.
@@ -39,7 +39,6 @@ from tests.crash.testnet_harness import TestnetHarness
 from tests.crash.transcript_checks import Loss, Transcript, check_complete, check_prefix, read_transcript
 from tests.support import mutants
 
-MINUTES: Final = 400  # length of a run's market
 PER_RUN: Final = 50  # maximum number of kills per run
 MAX_LIFETIME: Final = 0.4  # seconds after which a process is killed at the latest
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -85,9 +84,10 @@ def choose_kill(rng: random.Random, number: int, quota: int) -> KillMoment:
 class PaperHarness:
     """Runs of one seed in paper mode. `kills` counts the kills by point."""
 
-    def __init__(self, seed: int, folder: Path, *, cold: bool) -> None:
+    def __init__(self, seed: int, folder: Path, *, cold: bool, minutes: int) -> None:
         self.kills: Counter[str] = Counter()
         self._seed = seed
+        self._minutes = minutes
         self._folder = folder
         self._cold = cold
 
@@ -95,7 +95,7 @@ class PaperHarness:
         """Run the reference and a run with up to `quota` kills; return the number of kills. Raises Loss."""
         rng = random.Random(f"{self._seed}:{number}")
         script = rng.getrandbits(32)
-        reference = ProcessSpec(str(self._home(number, "uninterrupted")), script, MINUTES)
+        reference = ProcessSpec(str(self._home(number, "uninterrupted")), script, self._minutes)
         if run_process(reference, cold=self._cold) != 0:
             raise Loss(f"run {number}: the uninterrupted process failed")
         uninterrupted = read_transcript(Path(reference.folder) / "store.db", reference.run_id)
@@ -146,6 +146,7 @@ def main() -> int:
     )
     parser.add_argument("--faults", action="store_true", help="with --testnet: inject faults at the exchange")
     parser.add_argument("--run", type=int, help="only this run of the seed, to reproduce its kills")
+    parser.add_argument("--minutes", type=int, default=400, help="length of a run's market in paper mode")
     parser.add_argument("--cold", action="store_true", help="start a new interpreter for each process")
     parser.add_argument(
         "--mutant",
@@ -180,7 +181,7 @@ def main() -> int:
         harness = (
             TestnetHarness(given.seed, home, faulty=given.faults)
             if given.testnet
-            else PaperHarness(given.seed, home, cold=given.cold)
+            else PaperHarness(given.seed, home, cold=given.cold, minutes=given.minutes)
         )
         progress.add_task("kills", total=given.kills)
         number = given.run or 0

@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from agent.config.live import LogConfig
+from agent.live import timekeeping
 from agent.live.log import configure
 from agent.sandbox import Sandbox
 from agent.store.database import Database, open_database
@@ -31,6 +32,12 @@ def database(tmp_path: Path) -> Iterator[Database]:
     """The store that `settings(…, tmp_path)` names."""
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as opened:
         yield opened
+
+
+@pytest.fixture(autouse=True)
+def hasty_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the venue is away, a start does not wait long for its time."""
+    monkeypatch.setattr(timekeeping, "_START_WITHIN", 0.3)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,14 @@ QUICKLY_DETECTED = (
 """Mutants that a few seeds detect. All mutants are tried by hand, see docs/proof.md."""
 
 
+BEGIN_AT = {
+    "orders-leave-before-the-commit": 7,
+    "doubts-are-sent-under-a-new-id": 14,
+    "orders-leave-before-the-disk-has-the-commit": 14,
+}
+"""The first seeds that find these; the first few seeds find the others. Every search goes on for 80 seeds."""
+
+
 def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tests.simulation", "--processes", "1", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
@@ -47,6 +55,6 @@ def test_seed_is_reproducible() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("mutant", QUICKLY_DETECTED)
 def test_mutant_is_detected(mutant: str) -> None:
-    done = simulation("--seeds", "80", "--mutant", mutant)
+    done = simulation("--seeds", "80", "--first", str(BEGIN_AT.get(mutant, 0)), "--mutant", mutant)
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"--mutant {mutant}" in done.stdout

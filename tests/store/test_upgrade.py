@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -26,11 +28,12 @@ from agent.store.recorder import Recorder
 from agent.store.tables import metadata
 from agent.system.resources import resource
 from models.sentiment.serve.score_cache import METADATA as SCORES_METADATA
+from tests.conftest import ROOT
 from tests.store.store_samples import a_run
 
 TABLES = {**metadata.tables, **SCORES_METADATA.tables}
 HEAD = str(ScriptDirectory.from_config(schema_revision.alembic_config()).get_current_head())
-"""The newest schema revision."""
+"""The newest revision of this program."""
 
 NEXT = """
 import sqlalchemy as sa
@@ -80,6 +83,20 @@ def test_migrations_produce_the_tables_of_the_code(database: Database) -> None:
             name: inspect(connection).get_pk_constraint(name)["constrained_columns"] for name in TABLES
         }
     assert primary == {name: [column.name for column in table.primary_key] for name, table in TABLES.items()}
+
+
+def test_the_revision_that_is_needed_is_alembics_head(database: Database) -> None:
+    with database.read() as connection:
+        assert schema_revision.schema_state(connection, "store") == (HEAD, HEAD)
+        assert MigrationContext.configure(connection).get_current_revision() == HEAD
+
+
+def test_a_start_does_without_alembic(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    open_database(url).close()
+    code = f"import sys; from agent.store.database import open_database; open_database({url!r}).close(); print('alembic' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_error_for_an_older_schema_names_the_upgrade_command(older: str) -> None:

@@ -2,8 +2,8 @@
 
     python -m tests.support.mutation [NAME…] [--list]
 
-The copy is plain Python, since only files that git tracks are copied. A fault whose text is no longer in its file is an error: the
-list below is kept up to date with the code. Exit code 1 if a fault survives.
+The copy is plain Python, since only files that git tracks are copied, and no bytecode is cached in it. A fault whose text is no
+longer in its file is an error: the list below is kept up to date with the code. Exit code 1 if a fault survives.
 """
 
 from __future__ import annotations
@@ -63,11 +63,13 @@ def try_out(mutation: Mutation, tree: Path) -> Outcome:
 
 def _pass(tests: tuple[str, ...], tree: Path) -> bool:
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
+    # Without the variable, which tests/conftest.py would overrule together with -B
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     try:
         done = subprocess.run(
             command,
             cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree)},
+            env=environment | {"PYTHONPATH": str(tree)},
             capture_output=True,
             timeout=TIMEOUT,
             check=False,

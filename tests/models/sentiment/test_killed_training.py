@@ -69,6 +69,13 @@ def old(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFact
     return output
 
 
+@pytest.fixture(scope="module")
+def new(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("new") / "model"
+    tapewire(*command(output, "2026-06-01", 2))
+    return output
+
+
 def test_killed_at_any_moment_the_folder_holds_one_whole_model(
     old: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
@@ -122,13 +129,11 @@ def contents(folder: Path) -> frozenset[tuple[str, bytes]]:
 
 
 def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
-    old: Path, command: Callable[..., list[str]], tmp_path: Path
+    old: Path, new: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     target = tmp_path / "model"
     shutil.copytree(old, target)
     arguments = command(target, "2026-06-01", 2)
-    whole = tmp_path / "whole"
-    tapewire(*command(whole, "2026-06-01", 2))
     assert run(_KILLED_AFTER_A_CHECKPOINT, arguments, "1") == -9
     assert load_trained(target).card.trained_until == OLD, (
         "the old model serves until the new one is complete"
@@ -141,7 +146,7 @@ def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
     # with another order of sets than the first process had
     assert run(_GOES_ON, [*arguments, "--resume"], "3") == 0
     assert not (tmp_path / "model.checkpoints").exists()
-    assert np.allclose(load_trained(target).logits(TEXTS)[0], load_trained(whole).logits(TEXTS)[0], atol=1e-4)
+    assert np.allclose(load_trained(target).logits(TEXTS)[0], load_trained(new).logits(TEXTS)[0], atol=1e-4)
 
 
 def run(code: str, arguments: list[str], hash_seed: str) -> int:
@@ -171,11 +176,8 @@ build()(sys.argv[1:])
 """
 
 
-def test_weights_under_another_models_card_are_refused(
-    old: Path, command: Callable[..., list[str]], tmp_path: Path
-) -> None:
-    new, mixed = tmp_path / "new", tmp_path / "mixed"
-    tapewire(*command(new, "2026-06-01", 2))
+def test_weights_under_another_models_card_are_refused(old: Path, new: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed"
     shutil.copytree(old, mixed)
     shutil.copy(new / "adapter_model.safetensors", mixed)
     for verb in (

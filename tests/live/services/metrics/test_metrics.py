@@ -22,10 +22,10 @@ from agent.store.database import Database
 from agent.system.clock import WallClock
 from agent.system.latency_histogram import LatencyHistogram
 from tests.conftest import ROOT
-from tests.live.conftest import database, quiet_log, sandbox
+from tests.live.conftest import database, hasty_start, quiet_log, sandbox
 from tests.support.live import SENTIMENT, SYMBOLS, handled, living, load_words, settings, until
 
-__all__ = ["database", "quiet_log", "sandbox"]
+__all__ = ["database", "hasty_start", "quiet_log", "sandbox"]
 
 DEPLOY = ROOT / "deploy"
 METRICS = {"metrics": {"enabled": True, "port": 0}}
