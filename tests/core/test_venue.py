@@ -65,6 +65,7 @@ class World:
             },
             where="test",
         )
+        self.config = config
         self.sink = ListSink()
         self.strategy = strategy or Strategy()
         self.engine = Engine(

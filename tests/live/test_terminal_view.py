@@ -29,7 +29,7 @@ def shown(watcher_of: Callable[[Callable[[], Engine | None]], Observer]) -> Obse
         settings, load_strategy("sentiment", {"position_size": 0.5}), sink, run_id="run", equity_block=1
     )
     watcher = watcher_of(lambda: engine)
-    sink.watchers = [watcher]
+    sink.observers = [watcher]
     bars = flat_bars([100.0 + i % 5 for i in range(180)])
     events: list[Event] = [bars[0], HEADLINE, SAID, Command("pause", T0, T0, {}, "uid 1"), *bars[1:]]
     for seq, event in enumerate(events, 1):

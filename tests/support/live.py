@@ -159,6 +159,7 @@ def assert_sound(database: Database, which: str, config: Config) -> list[Event]:
         strategy,
         thinned,
         run_id=run.id,
+        exchange=config.execution.exchange(),
         equity_block=1,
         predictor=open_predictor(config),
         contain_errors=True,
