@@ -164,7 +164,7 @@ build()(sys.argv[1:])
 
 _KILLED_AFTER_A_CHECKPOINT = """
 import os, signal, sys
-from models.sentiment import trainer
+from models.sentiment.train import trainer
 
 def die(self, *args, **kwargs):
     on_save(self, *args, **kwargs)

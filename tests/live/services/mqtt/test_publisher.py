@@ -92,9 +92,9 @@ async def test_an_agent_that_dies_is_said_to_be_offline(broker: Mosquitto, tmp_p
 
     script = (
         "import asyncio, random\nfrom agent.system.clock import WallClock\nfrom agent.config.services import MqttConfig\n"
-        "from agent.live.services.mqtt.connection import MqttLink, Standing\nfrom agent.live.services.mqtt.mqtt_messages import Presence\n"
+        "from agent.live.services.mqtt.connection import MqttLink, RetainedPresence\nfrom agent.live.services.mqtt.mqtt_messages import Presence\n"
         f"config = MqttConfig(broker='{broker.url}')\n"
-        "standing = lambda: Standing('tapewire/agent', Presence(state='online', run='r'), Presence(state='offline', run='r'))\n"
+        "standing = lambda: RetainedPresence('tapewire/agent', Presence(state='online', run='r'), Presence(state='offline', run='r'))\n"
         "asyncio.run(MqttLink(config, WallClock(), 'doomed', standing).run(lambda event: None))\n"
     )
     ear = Ear()
