@@ -97,12 +97,18 @@ def _section(name: str, annotation: Any, said: dict[str, tuple[str, str]]) -> It
 
 
 def _comments(section: type) -> dict[str, str]:
-    """Key -> the comment beside it in the source of a section, or of what it inherits from."""
+    """Map each key to the comment beside or above it in the source of a section, or of what it inherits from."""
     found: dict[str, str] = {}
     for kind in reversed([one for one in section.__mro__ if one.__module__.startswith("agent.")]):
+        above: list[str] = []
         for line in inspect.getsource(kind).splitlines():
-            if pair := re.match(r"    (\w+): .*?  # (?!noqa|type:)(.*)", line):
-                found[pair[1]] = pair[2]
+            if comment := re.match(r"    # (.*)", line):
+                above.append(comment[1])
+                continue
+            if pair := re.match(r"    (\w+): (?:.*?  # (?!noqa|type:)(.*))?", line):
+                if text := pair[2] or " ".join(above):
+                    found[pair[1]] = text
+            above = []
     return found
 
 
