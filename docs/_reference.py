@@ -105,9 +105,9 @@ def _comments(section: type) -> dict[str, str]:
             if comment := re.match(r"    # (.*)", line):
                 above.append(comment[1])
                 continue
-            if pair := re.match(r"    (\w+): (?:.*?  # (?!noqa|type:)(.*))?", line):
-                if text := pair[2] or " ".join(above):
-                    found[pair[1]] = text
+            pair = re.match(r"    (\w+): (?:.*?  # (?!noqa|type:)(.*))?", line)
+            if pair and (text := pair[2] or " ".join(above)):
+                found[pair[1]] = text
             above = []
     return found
 

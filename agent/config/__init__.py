@@ -58,9 +58,8 @@ class HistoryConfig(Section):
 
     feed_delay: Duration = 60_000  # publication to first seen
     inference_latency: Duration = 250  # first seen to scored
-    klines: tuple[
-        str, ...
-    ] = ()  # files to replay where the command line names none; none here either: the sample data
+    # bar files to replay if the command line names none; if there are none here either, the sample data
+    klines: tuple[str, ...] = ()
     news: str = ""  # file of headlines
     sentiment: str = ""  # headlines that are scored already
     funding: str = ""  # file of funding rates
