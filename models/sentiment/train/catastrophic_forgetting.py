@@ -28,7 +28,7 @@ MASKED: Final = 0.15
 
 def general_pairs() -> list[tuple[str, str]]:
     """Forty pairs of everyday sentences, some alike in meaning, some not, none about markets."""
-    text = files("models.sentiment").joinpath("general_pairs.csv").read_text(encoding="utf-8")
+    text = files("models.sentiment.train").joinpath("general_pairs.csv").read_text(encoding="utf-8")
     return [(row["first"], row["second"]) for row in csv.DictReader(text.splitlines())]
 
 
