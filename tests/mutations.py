@@ -27,9 +27,7 @@ RECORD: Final = (
     "tests/store/test_comparison_sink.py",
     "tests/store/test_chain.py",
 )
-LATE: Final = (
-    "tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_is_sent_however_late_it_is",
-)
+LATE: Final = ("tests/live/gateway/test_gateway.py::test_an_order_that_reduces_a_position_never_expires",)
 GATEWAY: Final = ("tests/live/gateway/test_gateway.py",)
 
 MUTATIONS: Final = (
@@ -64,7 +62,7 @@ MUTATIONS: Final = (
     Mutation(
         "reductions-expire",
         "agent/live/gateway/order_tracker.py",
-        "return not intent.order.reduce_only and self._now()",
+        "return not order.order.reduce_only and self._now()",
         "return self._now()",
         LATE,
     ),
@@ -291,15 +289,15 @@ MUTATIONS: Final = (
     # -- the gateway
     Mutation(
         "foreign-trades-are-adopted",
-        "agent/live/gateway/report_translator.py",
-        "            if not self._adopts:\n",
-        "            if False:\n",
+        "agent/live/gateway/reconciler.py",
+        '            if self._foreign == "adopt":\n',
+        "            if True:\n",
         GATEWAY,
     ),
     Mutation(
         "an-amendment-is-forgotten",
-        "agent/live/gateway/order_tracker.py",
-        "            intent.amend_qty = intent.amend_qty if amend.qty is None else amend.qty\n",
+        "agent/live/gateway/in_flight_order.py",
+        "            self.new_qty = self.new_qty if amend.qty is None else amend.qty\n",
         "",
         GATEWAY,
     ),

@@ -1,16 +1,17 @@
-"""The core's side of a real venue: orders, cancels and amendments leave as decisions, and what the venue says comes back as inputs.
+"""The exchange of a core at a venue: orders leave as decisions, the venue's reports come as inputs.
 
-The venue's word is booked as it comes, in whatever order and however often: fills count once by their id, an order's life only goes
-forward, and one that has ended stays until all of its fills are in. Nothing here talks to anybody: that is the gateway's business.
+Reports may arrive in any order and more than once. A fill is booked once, by its id; an order's status only
+moves forward; an order that has ended stays on the book until all of its fills are booked. This module does
+no I/O: the gateway (`agent.live.gateway`) does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 
-import msgspec
+from msgspec.structs import replace
 
 from agent.core.events import (
     AccountSnapshot,
@@ -38,24 +39,58 @@ _ZERO = Decimal(0)
 _CENT = Decimal("0.01")
 
 ForeignPolicy = Literal["refuse", "ignore", "adopt"]
-"""What to do with orders and positions of the account that are not this run's."""
+"""How to treat orders and positions in the account that are not this run's."""
 
 
 class SentOrder(WorkingOrder):
     """A working order at a venue."""
 
-    __slots__ = ("ended", "reference", "reported_filled", "told")
+    __slots__ = ("ended", "last_status", "reference", "reported_filled")
 
     def __init__(self, order: Order, now: int, reference: float, *, closes_position: bool = False) -> None:
         super().__init__(order, now, closes_position=closes_position)
-        self.reference = reference  # the mark when it was decided: what its fills are held against
-        self.told = OrderStatus.NEW  # the venue's last word
-        self.reported_filled = _ZERO
-        self.ended = False  # no more fills can happen; some may still be under way to us
+        self.reference = reference  # the mark at the decision, from which the slippage of fills is measured
+        self.last_status = OrderStatus.NEW  # as the venue last reported it
+        self.reported_filled = _ZERO  # quantity, by the venue's order updates
+        self.ended = False  # it can't be filled further; fills may still have to be booked
+
+
+class OpenOrder(NamedTuple):
+    """An order of `OpenState`."""
+
+    order: Order
+    cancelling: bool
+    ended: bool  # it can't be filled further
+    executed_qty: Decimal  # by booked fills
+    reported_filled: Decimal  # by the venue's order updates
+
+
+class AccountState(NamedTuple):
+    """How the ledger compares with the venue's account."""
+
+    snapshots: int  # account snapshots handled so far
+    first_at: int  # time of the first one, UTC ms by the venue's clock; 0 without one
+    last_at: int  # time of the last one: all executions up to then are booked
+    opened: bool  # the ledger has been started from an account snapshot
+    drift: str  # what differed in the last snapshot; empty if nothing did
+    accepting: bool  # an operator has accepted the account: the ledger takes over the next settled snapshot
+    losses: int  # how often the record of the run was found to lack a part of the venue's history
+    unaccepted: bool  # it lacks some, and no operator has resumed since
+    positions: dict[str, Decimal]  # what the account should hold, by traded symbol
+
+
+class OpenState(NamedTuple):
+    """What the gateway must know of a run's past when it starts; immutable."""
+
+    orders: tuple[OpenOrder, ...]  # of which more may be reported
+    order_ids: frozenset[str]  # of all orders ever decided in the run
+    fill_ids: frozenset[str]  # of all executions and funding settlements that are booked
+    run_prefix: str  # how the run's client order ids begin
+    account: AccountState
 
 
 class VenueExchange(ReportingExchange):
-    """Books what a venue says of the orders that were decided here."""
+    """Books what a venue reports about the orders that were decided here."""
 
     def __init__(
         self,
@@ -69,31 +104,54 @@ class VenueExchange(ReportingExchange):
         wallet_drift: Decimal = _CENT,
     ) -> None:
         super().__init__(instruments, portfolio, emit, new_id)
-        self.orders: dict[str, SentOrder] = {}  # by id: those of which more can be heard
-        self.order_ids: set[str] = set()  # all that were ever decided in this run
-        self.fill_ids: set[str] = set()  # and all executions that were booked
-        # ts of the last account, UTC ms by the venue's clock: all executions up to then are booked
-        self.seen = 0
-        self.began = 0  # ts of the first account
-        self.looks = 0  # accounts so far
-        self.drift = ""  # what differed when the account was last looked at
-        self.opened = False  # the first account has been seen
-        self.losses = 0  # how often the venue's history turned out to have more than the record of this run
-        # a person has accepted the account: the next settled look is where the ledger goes on
+        self.orders: dict[str, SentOrder] = {}  # by id: those of which more may be reported
+        self.order_ids: set[str] = set()  # of all orders ever decided in this run
+        self.fill_ids: set[str] = set()  # of all executions and settlements that were booked
+        self.snapshots = 0  # this attribute and the next six: see `AccountState`
+        self.first_snapshot_at = 0
+        self.last_snapshot_at = 0
+        self.opened = False
+        self.drift = ""
         self.accepting = False
+        self.losses = 0
         self._coin = config.account.currency
         self._margined = config.market.category == "linear"
         self._adopts = foreign == "adopt"
         self._ignores = foreign == "ignore"
         self._tolerance = wallet_drift
-        # part of each holding that isn't ours
+        # by symbol: the part of the account's position that isn't this run's
         self._foreign: dict[str, Decimal] = dict.fromkeys(instruments, _ZERO)
-        self._others = _ZERO  # and what was received for it, by `_cash_drift`
+        self._others = _ZERO  # the cash that others received for their trades, by `_cash_drift`
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- what the gateway may read ---------------------------------------------------------------------------
+
+    def open_state(self) -> OpenState:
+        """Return what a gateway needs of the run's past. Another thread may call it."""
+        orders = tuple(
+            OpenOrder(sent.order, sent.cancelling, sent.ended, sent.filled, sent.reported_filled)
+            for sent in list(self.orders.values())
+        )
+        ids, fills = frozenset(self.order_ids), frozenset(self.fill_ids)
+        return OpenState(orders, ids, fills, self.run_prefix, self.account_state())
+
+    def account_state(self) -> AccountState:
+        """Return how the ledger compares with the venue's account now."""
+        positions = {symbol: self.held(symbol) for symbol in self._foreign}
+        return AccountState(
+            self.snapshots,
+            self.first_snapshot_at,
+            self.last_snapshot_at,
+            self.opened,
+            self.drift,
+            self.accepting,
+            self.losses,
+            self.unaccepted,
+            positions,
+        )
+
+    # -- orders ----------------------------------------------------------------------------------------------
 
     def submit(self, order: Order, now: int) -> None:
-        """The order is on its way, unless it breaks a rule that the venue would refuse it for."""
         self._send(order, now)
 
     def _send(self, order: Order, now: int, *, closes_position: bool = False) -> None:
@@ -108,38 +166,45 @@ class VenueExchange(ReportingExchange):
         self.books[order.symbol].append(sent)
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
-        """Ask for each of them once; they stay on the book until the venue has said what became of them."""
+        """Cancel each order once. It stays on the book until the venue reports its end."""
         for working in list(orders):
             sent = self.orders[working.order.id]
             if not sent.cancelling and not sent.ended:
                 sent.cancelling = True
                 self._emit(Cancel(sent.order.id, sent.order.symbol, now, reason))
 
-    # -- what the venue says -----------------------------------------------------------------------------------------
+    # -- reports ---------------------------------------------------------------------------------------------
 
     def on_update(self, update: OrderUpdate) -> bool:
-        """Go forward in an order's life. One that has ended leaves the book when as much is booked as it was filled."""
+        """Move an order's status forward.
+
+        An order that has ended leaves the book once its filled quantity is booked.
+        """
         sent = self.orders.get(update.order_id)
         if sent is None or sent.ended or update.symbol != sent.order.symbol:
             return False
         status = update.status
         if not status.final and sent.closes_position:
             self._retire(sent, update.available_at)
-        if not status.final and _rank(status) <= _rank(sent.told) and update.filled <= sent.reported_filled:
+        if (
+            not status.final
+            and _rank(status) <= _rank(sent.last_status)
+            and update.filled <= sent.reported_filled
+        ):
             return False
-        sent.told, sent.reported_filled = status, update.filled
+        sent.last_status, sent.reported_filled = status, update.filled
         self._emit(update)
         if not status.final:
             return True
         sent.ended = True
-        sent.order = msgspec.structs.replace(sent.order, qty=max(update.filled, sent.filled))
+        sent.order = replace(sent.order, qty=max(update.filled, sent.filled))
         self._forget_when_done(sent)
         if status is OrderStatus.REJECTED and sent.closes_position:
             self._replace_protection(sent, update)
         return True
 
     def on_fill(self, fill: Fill) -> bool:
-        """Book an execution once; the order's protection, and what excludes it, follow."""
+        """Book an execution once; place or adjust protection, and cancel the other side of an OCO pair."""
         if fill.id in self.fill_ids or fill.symbol not in self._instruments:
             return False
         self.fill_ids.add(fill.id)
@@ -149,12 +214,12 @@ class VenueExchange(ReportingExchange):
             sent.filled += fill.qty
             reference = Decimal(repr(sent.reference)) if sent.reference == sent.reference else fill.price
             slippage = (fill.price - reference) * fill.side.sign * fill.qty if not fill.maker else _ZERO
-            fill = msgspec.structs.replace(fill, slippage=slippage, reason=sent.order.reason)
+            fill = replace(fill, slippage=slippage, reason=sent.order.reason)
         self._portfolio.apply(fill)
         self._emit(fill)
         if sent is not None and trades:
             order, now = sent.order, fill.available_at
-            if not sent.ended and sent.filled >= order.qty:  # the venue's word of it is still under way
+            if not sent.ended and sent.filled >= order.qty:  # the venue has yet to report its end
                 sent.ended = True
                 self._emit(OrderUpdate(order.id, order.symbol, fill.ts, now, OrderStatus.FILLED, sent.filled))
             self._forget_when_done(sent)
@@ -167,7 +232,6 @@ class VenueExchange(ReportingExchange):
         return True
 
     def on_settlement(self, settlement: FundingSettlement) -> bool:
-        """Book funding, once."""
         if settlement.id in self.fill_ids or settlement.symbol not in self._instruments:
             return False
         self.fill_ids.add(settlement.id)
@@ -178,16 +242,16 @@ class VenueExchange(ReportingExchange):
         return True
 
     def _forget_when_done(self, sent: SentOrder) -> None:
-        """It has ended, and all of its fills are in."""
+        """Take an order off the book if it has ended and all of its fills are booked."""
         order = sent.order
         if sent.ended and sent.filled >= order.qty and order.id in self.orders:
             del self.orders[order.id]
             self.books[order.symbol].remove(sent)
 
-    # -- protection --------------------------------------------------------------------------------------------------
+    # -- protection ------------------------------------------------------------------------------------------
 
     def _protect(self, entry: Order, now: int) -> None:
-        """Attach the entry's stop and take-profit at its first fill; they replace those of an earlier entry."""
+        """Place the stop and take-profit of an entry at its first fill; they replace older ones."""
         position = self._portfolio.positions[entry.symbol]
         book = self.books[entry.symbol]
         if position.qty * entry.side.sign <= 0 or any(w.order.oco == entry.id for w in book):
@@ -202,35 +266,31 @@ class VenueExchange(ReportingExchange):
         for kind, trigger in ((OrderType.STOP, entry.stop), (OrderType.TAKE_PROFIT, entry.take_profit)):
             if trigger is None:
                 continue
-            order = Order(
-                self._new_id(), entry.symbol, now, side, kind, qty, trigger=trigger, reduce_only=True, oco=entry.id,
-                reason=kind.value.lower().replace("_", "-"),
-            )  # fmt: skip
+            order = Order(self._new_id(), entry.symbol, now, side, kind, qty)
+            reason = kind.value.lower().replace("_", "-")
+            order = replace(order, trigger=trigger, reduce_only=True, oco=entry.id, reason=reason)
             self._emit(order)
             self._send(order, now, closes_position=True)
 
     def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
-        """The `old` ones work until the venue has accepted the new one: see `_retire`."""
+        # the `old` orders work until the venue has accepted the new one: see `_retire`
         self._emit(order)
         self._send(order, now, closes_position=True)
 
     def _retire(self, accepted: SentOrder, now: int) -> None:
-        """The venue has a protective order: earlier ones of its kind whose trigger it moves are cancelled."""
+        """Cancel the earlier protective orders that an accepted one replaces."""
         earlier: list[WorkingOrder] = []
         for working in self.books[accepted.order.symbol]:
             if working is accepted:
                 break
-            if (
-                working.closes_position
-                and not working.cancelling
-                and working.order.type is accepted.order.type
-            ):
+            same_kind = working.closes_position and working.order.type is accepted.order.type
+            if same_kind and not working.cancelling:
                 earlier.append(working)
         if earlier and not accepted.cancelling:
             self.cancel(earlier, now, MOVED)
 
     def _follow(self, symbol: str, now: int) -> None:
-        """Protective orders are for the whole position: their quantity follows it, and without one they go."""
+        """Amend protective orders to the position's quantity; cancel them once it is closed."""
         book = self.books[symbol]
         held = self._portfolio.positions[symbol].qty
         for working in [w for w in book if w.closes_position and not w.cancelling]:
@@ -243,11 +303,11 @@ class VenueExchange(ReportingExchange):
             if qty == sent.filled:
                 self.cancel([sent], now, "position closed")
             else:
-                sent.order = msgspec.structs.replace(order, qty=qty)
+                sent.order = replace(order, qty=qty)
                 self._emit(Amend(order.id, symbol, now, qty=qty, reason="follows the position"))
 
     def _replace_protection(self, refused: SentOrder, update: OrderUpdate) -> None:
-        """A refused protective order whose price has been reached is carried out; a refused stop closes the position anyway."""
+        """Close the position if a stop was rejected, or a take-profit whose trigger has been reached."""
         order, now = refused.order, update.available_at
         position = self._portfolio.positions[order.symbol]
         reached = refused.crossed(position.mark, position.mark)
@@ -260,31 +320,21 @@ class VenueExchange(ReportingExchange):
         qty = self._instruments[order.symbol].round_qty(abs(position.qty))
         others = [w for w in self.books[order.symbol] if w.closes_position]
         if not reached and any(w.order.type is order.type and not w.cancelling for w in others):
-            return  # the trigger could not be moved: the order at the earlier one still works
+            return  # the order with the earlier trigger still works
         self.cancel(others, now, "the position is closed instead")
         if qty:
-            reason = f"{order.reason} was refused"
-            closing = Order(
-                self._new_id(),
-                order.symbol,
-                now,
-                order.side,
-                OrderType.MARKET,
-                qty,
-                reduce_only=True,
-                reason=reason,
-            )
+            new_id, kind, reason = self._new_id(), OrderType.MARKET, f"{order.reason} was refused"
+            closing = Order(new_id, order.symbol, now, order.side, kind, qty, reduce_only=True, reason=reason)
             self._emit(closing)
             self._send(closing, now)
 
     def reissue(self, order_id: str, now: int, reason: str) -> bool:
-        """Another order has this id at the venue. An order that only reduces a position goes out again under a new id."""
         sent = self.orders.get(order_id)
         if sent is None or sent.ended:
             return False
         order = sent.order
         sent.ended = True
-        sent.order = msgspec.structs.replace(order, qty=sent.filled)
+        sent.order = replace(order, qty=sent.filled)
         self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, sent.filled, reason))
         self._forget_when_done(sent)
         position = self._portfolio.positions[order.symbol]
@@ -293,34 +343,33 @@ class VenueExchange(ReportingExchange):
             if not sent.closes_position:
                 qty = min(qty, order.qty - sent.filled)
             if qty > 0:
-                again = msgspec.structs.replace(order, id=self._new_id(), ts=now, qty=qty)
+                again = replace(order, id=self._new_id(), ts=now, qty=qty)
                 self._emit(again)
                 self._send(again, now, closes_position=sent.closes_position)
         return True
 
-    # -- reconciliation ----------------------------------------------------------------------------------------------
+    # -- reconciliation --------------------------------------------------------------------------------------
 
     def accept(self) -> None:
-        """The next settled account is right, whatever the ledger says; what others hold in it stays set aside unless something differs."""
+        # without a drift the ledger need not take over anything, and others' positions stay set aside
         self.accepting = bool(self.drift) or not self._ignores
         self.unaccepted = False
 
     def on_older_record(self) -> None:
-        """What the record has lost is booked as it is told; a person has to accept the account."""
         self.losses += 1
         self.unaccepted = True
 
     def on_account(self, account: AccountSnapshot) -> str:
-        """Hold the ledger against the account; what differs, in words.
+        """Compare the ledger with an account snapshot; return the difference in words, or an empty string.
 
-        The first account of a run is where its ledger begins: its money is the run's capital, and a position that it holds
-        already is adopted, or set aside as foreign. On spot what was there before is always set aside.
+        The first snapshot of a run starts its ledger: the balance is the run's capital, and an existing
+        position is adopted or set aside as foreign. On spot, existing coins are always set aside.
         """
-        self.seen = max(self.seen, account.ts)
-        self.began = self.began or account.ts
-        self.looks += 1
+        self.last_snapshot_at = max(self.last_snapshot_at, account.ts)
+        self.first_snapshot_at = self.first_snapshot_at or account.ts
+        self.snapshots += 1
         holdings = {holding.symbol: holding for holding in account.holdings}
-        if self.accepting and not account.settled:  # it may not show what was just executed
+        if self.accepting and not account.settled:  # it may lack the latest executions
             self.drift = ""
         elif self.opened and not self.accepting:
             self.drift = self._compare(account, holdings)
@@ -330,7 +379,7 @@ class VenueExchange(ReportingExchange):
         return self.drift
 
     def _begin_with(self, account: AccountSnapshot, holdings: dict[str, PositionSnapshot]) -> None:
-        """The ledger is what the account is."""
+        """Make the ledger agree with the account."""
         for symbol in self.books:
             if self._margined and (self._adopts or self.accepting):
                 self._foreign[symbol] = _ZERO
@@ -366,27 +415,31 @@ class VenueExchange(ReportingExchange):
             self._others = by_cash - drift
         elif min(abs(drift), abs(by_cash - self._others)) > self._tolerance:
             differences.append(f"{self._coin}: {balance} at the venue, {self.wallet()} in the ledger")
-        elif self._others and not holdings and not any(self._foreign.values()):  # nothing is mixed any more
+        elif self._others and not holdings and not any(self._foreign.values()):
             self._adjust_cash(drift, account, "what others' trades have left, once nothing of theirs is held")
             self._others = _ZERO
         return "; ".join(differences)
 
     def held(self, symbol: str) -> Decimal:
-        """What the account should hold of a symbol, as far as we know; 0 where it isn't traded here."""
+        """Return the position that the account should hold; 0 for a symbol that isn't traded."""
         if symbol not in self._foreign:
             return _ZERO
         return self._portfolio.positions[symbol].qty + self._foreign[symbol]
 
     def wallet(self) -> Decimal:
-        """What the venue's wallet must hold: on margin, profits count once they are realised."""
+        """Return the balance that the venue's wallet should have.
+
+        On margin, profits count once they are realised.
+        """
         book = self._portfolio
         return book.initial + book.realised - book.fees + book.funding if self._margined else book.cash
 
     def _cash_drift(self, balance: Decimal, holdings: dict[str, PositionSnapshot]) -> Decimal:
-        """How much more was received for all that was bought and sold than in the ledger, and not paid.
+        """Return how much more cash the account received for its positions and trades than the ledger did.
 
-        Which part of a profit is realised depends on the order of the fills, and on what others hold of the same symbol, which a venue
-        nets. What changed hands does not: by this measure ledger and account differ by what others have spent, and nothing else.
+        Realised profit depends on the order of the fills and on others' positions in the same symbol, which a
+        venue nets. Balance minus the cost of the positions does not: in this measure ledger and account
+        differ by what others have spent alone.
         """
         spent = sum(
             (holdings[symbol].qty * holdings[symbol].entry for symbol in self.books if symbol in holdings),
@@ -395,23 +448,22 @@ class VenueExchange(ReportingExchange):
         return balance - spent - self._portfolio.cash
 
     def _take_over(self, symbol: str, holding: PositionSnapshot | None, account: AccountSnapshot) -> None:
-        """Hold what the account holds, at its entry price: with another one, what a trade realises would be another sum.
+        """Take over the account's position and entry price, on which realised profits depend.
 
-        What the account does not hold is closed at the mark.
+        A position that the account does not hold is closed at the mark.
         """
         position = self._portfolio.positions[symbol]
         if holding is None:
-            self._transfer(
-                "released", symbol, -position.qty, position.mark_decimal or position.entry_price, account
-            )
-        elif (
-            position.qty != holding.qty or abs(position.cost - holding.qty * holding.entry) > self._tolerance
-        ):
+            price = position.mark_decimal or position.entry_price
+            self._transfer("released", symbol, -position.qty, price, account)
+            return
+        other_cost = abs(position.cost - holding.qty * holding.entry) > self._tolerance
+        if position.qty != holding.qty or other_cost:
             self._transfer("released", symbol, -position.qty, position.entry_price, account)
             self._transfer("adopted", symbol, holding.qty, holding.entry, account)
 
     def _adjust_cash(self, amount: Decimal, account: AccountSnapshot, reason: str) -> None:
-        """Cash that comes or goes without a trade."""
+        """Book a change of cash without a trade."""
         if self.states_cash and amount:
             self._emit(CashAdjustment(account.ts, self._coin, amount, reason))
         self._portfolio.transfer(amount)
@@ -419,18 +471,17 @@ class VenueExchange(ReportingExchange):
     def _transfer(
         self, what: str, symbol: str, qty: Decimal, price: Decimal, account: AccountSnapshot
     ) -> None:
-        """A part of a position that comes or goes without a trade."""
+        """Book a change of a position without a trade."""
         if not qty:
             return
         side, now = Side.BUY if qty > 0 else Side.SELL, account.available_at
-        fill = Fill(
-            f"{what}-{now}-{symbol}", "", symbol, account.ts, now, side, abs(qty), price, _ZERO, kind=FillKind.TRANSFER,
-            reason=f"{what}, as the account has it",
-        )  # fmt: skip
+        fill_id, reason = f"{what}-{now}-{symbol}", f"{what}, as the account has it"
+        fill = Fill(fill_id, "", symbol, account.ts, now, side, abs(qty), price, _ZERO)
+        fill = replace(fill, kind=FillKind.TRANSFER, reason=reason)
         self._portfolio.apply(fill)
         self._emit(fill)
 
 
 def _rank(status: OrderStatus) -> int:
-    """How far an order has come that has not ended."""
+    """Return the order in which statuses that aren't final follow each other."""
     return 1 if status is OrderStatus.PARTIALLY_FILLED else 0

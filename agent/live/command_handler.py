@@ -137,14 +137,14 @@ class CommandHandler:
         self, guard: KillGuard, args: dict[str, str], by: str
     ) -> EmergencyReport | None:
         """Kill by the core; while the store can't be written, return what the guard did at the venue instead."""
-        pull = guard.pull(args, by)
+        request = guard.request(args, by)
         handled = await self.put("kill", args, by)
         try:
             await self._wait_until_handled("kill", handled)
         except StoreUnavailable:
-            if guard.way_out is None:
+            if guard.emergency_exit is None:
                 raise
-            outcome = asyncio.shield(asyncio.wrap_future(pull.outcome))
+            outcome = asyncio.shield(asyncio.wrap_future(request.outcome))
             either: set[asyncio.Future[Any]] = {outcome, handled}
             await asyncio.wait(either, timeout=_EMERGENCY, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done() or not outcome.result().done:

@@ -19,7 +19,7 @@ from agent.live.access_token import make_token
 from agent.live.command_handler import CommandHandler
 from agent.live.control_socket import SOCKET, Request, control_port, control_socket
 from agent.live.event_queue import EventQueue
-from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.interfaces.observer import Observer
 from agent.live.interfaces.running_agent import Services
@@ -134,7 +134,7 @@ class Daemon:
         return self.life.queue
 
     @property
-    def gateway(self) -> Gateway | None:
+    def gateway(self) -> VenueGateway | None:
         """The gateway to the venue in testnet mode, once it runs."""
         return None if self._life is None else self._life.sources.gateway
 
@@ -227,7 +227,7 @@ class Daemon:
                 )
                 stack.push_async_callback(commands.guard.stop)
                 if gateway is not None:
-                    gateway.hold(commands.guard.holds)
+                    gateway.pause_while(commands.guard.holds_orders)
             life = Life(
                 self.config,
                 self._database,
@@ -272,7 +272,7 @@ class Daemon:
         self.config = await with_venue_rules(self.config, port, self._database)
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
-    def _sources(self, core: Core, gateway: Gateway | None) -> Sources:
+    def _sources(self, core: Core, gateway: VenueGateway | None) -> Sources:
         market = market_data(self.config, self.clock, core.memory, self._rng, self.predictor)
         if self.model is None:
             return Sources(market, gateway, None, None, None)

@@ -1,7 +1,7 @@
 """Cancel and close at the venue without the core: no journal, no event loop of the agent, no strategy.
 
-The kill switch's second way (`agent.live.kill_guard`, `agent.cli.offline_kill`). Orders have client ids of their own, which begin with
-`twk-`; the ledger books their executions as the run's.
+`agent.live.kill_guard` and `tapewire kill` use it if the core does not finish a kill. Its orders have client
+ids that begin with `twk-`; the ledger books their executions as the run's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from agent.core.errors import TapewireError
 from agent.core.events import Fill, Order, OrderType, Side
 from agent.core.instruments import instrument_for
 from agent.core.venue import VenueExchange
+from agent.live.gateway.execution_events import EMERGENCY_PREFIX
 from agent.live.gateway.gateway_health import GatewayHealth
-from agent.live.gateway.report_translator import EMERGENCY
 from agent.live.gateway.throttled_client import ThrottledClient
 from agent.live.gateway.venue_port import (
     ClockSkewError,
@@ -47,12 +47,12 @@ from agent.system.backoff import delays
 from agent.system.clock import Clock
 
 LOCK: Final = "emergency.lock"
-"""Its name in `live.folder`: one emergency path at a time, as long as its holder lives."""
+"""Lock file in `live.folder`: only one process closes positions at a time, as long as it lives."""
 
-# seconds to wait for the other path; then that one may be stopped, and this one continues
+# seconds to wait for the lock; after that the holder may hang, and this process continues without the lock
 _LOCK_WAIT: Final = 5.0
-_SMALLEST: Final = 1 << 10  # the smallest share of a position that an order is cut down to
-_LOOKS: Final = 2
+_MAX_PARTS: Final = 1 << 10  # into which a position is divided if larger orders are rejected
+_CLEAR_CHECKS: Final = 2  # in a row, after which nothing is left
 _ZERO: Final = Decimal(0)
 _log: Final = structlog.get_logger(__name__)
 
@@ -64,33 +64,32 @@ class EmergencyReport(msgspec.Struct):
     cancelled: list[str] = msgspec.field(default_factory=list)  # orders
     # orders that were sent, as "SELL 0.02 BTCUSDT twk-…"
     closed: list[str] = msgspec.field(default_factory=list)
-    left: list[str] = msgspec.field(default_factory=list)  # open orders and positions, as they were last seen
+    left: list[str] = msgspec.field(default_factory=list)  # open orders and positions at the last check
     error: str = ""
 
     @property
     def done(self) -> bool:
-        """Nothing is left."""
+        """True if nothing is left."""
         return not self.left and not self.error
 
     @property
     def acted(self) -> bool:
-        """Something was cancelled or sent."""
+        """True if something was cancelled or sent."""
         return bool(self.cancelled or self.closed)
 
     def sentence(self) -> str:
-        """A summary for the user."""
-        parts = [
-            f"{len(self.cancelled)} orders cancelled at the venue",
-            *(f"sent {order}" for order in self.closed),
-        ]
+        """Return a summary for the user."""
+        parts = [f"{len(self.cancelled)} orders cancelled at the venue"]
+        parts += [f"sent {order}" for order in self.closed]
         parts += ["nothing is left"] if self.done else [f"STILL OPEN: {', '.join(self.left) or 'unknown'}"]
         return "; ".join(parts) + (f"; {self.error}" if self.error else "")
 
 
 class Share(msgspec.Struct, frozen=True):
-    """This run's part of an account that it shares with others: its order ids, booked executions and holdings.
+    """This run's part of an account that it shares with others.
 
-    Executions since `since` (UTC ms) of its orders that are not booked yet are added to `held`.
+    `held` is the booked position by symbol; executions of the run's orders since `since` (UTC ms) that are
+    not in `fill_ids` are added to it.
     """
 
     order_ids: frozenset[str]
@@ -100,23 +99,24 @@ class Share(msgspec.Struct, frozen=True):
 
 
 def has_account_to_itself(config: Config) -> bool:
-    """Whether every order and position in the traded symbols is this run's."""
+    """True if every order and position in the traded symbols is this run's."""
     return config.market.category == "linear" and config.execution.testnet.foreign != "ignore"
 
 
 def share_of(engine: Engine, config: Config) -> Share | None:
-    """The share by the running core, which may be read from another thread. None on paper."""
-    ledger = engine.exchange
-    if not isinstance(ledger, VenueExchange):
+    """Return the share of the running core's run; None in paper mode. May be called from another thread."""
+    exchange = engine.exchange
+    if not isinstance(exchange, VenueExchange):
         return None
+    # positions first: a fill that is booked in between is missing in them, and less is sold
     held = {symbol: position.qty for symbol, position in list(engine.portfolio.positions.items())}
-    since = (ledger.seen or ledger.began) - config.execution.testnet.overlap
-    # Holdings first: a fill that is booked in between is missing in them, and less is sold
-    return Share(frozenset(ledger.order_ids), frozenset(ledger.fill_ids), held, since)
+    state = exchange.open_state()
+    since = state.account.last_at - config.execution.testnet.overlap
+    return Share(state.order_ids, state.fill_ids, held, since)
 
 
 def stored_share(database: Database, config: Config) -> Share | None:
-    """The share by the store's last live run; None without one. Raises StoreError."""
+    """Return the share of the store's last live run; None without one. Raises StoreError."""
     run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
     if run is None:
         return None
@@ -134,9 +134,10 @@ def stored_share(database: Database, config: Config) -> Share | None:
 class EmergencyExit:
     """Cancels orders, and closes positions by reduce-only market orders, through a port of its own.
 
-    On linear with the account to itself (`foreign` is refuse or adopt): all orders and positions of the traded symbols. Else only
-    what belongs to the run by `share`, which is called before each order; on spot at most what the wallet holds. Without a share
-    nothing is sold, and all orders of the traded symbols are cancelled.
+    If the run has the account to itself (linear, and `foreign` is refuse or adopt), these are all orders and
+    positions of the traded symbols. Otherwise they are those of the run by `share`, which is called before
+    each order; on spot at most what the wallet holds. If `share` returns None, all orders of the traded
+    symbols are cancelled and nothing is sold.
     """
 
     def __init__(
@@ -147,7 +148,7 @@ class EmergencyExit:
         rng: random.Random,
         share: Callable[[], Share | None],
     ) -> None:
-        # a wrong clock is corrected, not refused
+        # correct any clock skew instead of refusing it
         settings = config.execution.testnet.model_copy(update={"max_skew": 1 << 50})
         self._config = config
         self._settings = settings
@@ -158,32 +159,33 @@ class EmergencyExit:
         self._clock = clock
         self._rng = rng
         self._share = share
-        self._line = ThrottledClient(port, settings, clock, GatewayHealth("emergency"), rng)
-        self._sent: dict[str, tuple[Order, Decimal]] = {}  # by id: our orders, and how far they were filled
-        self._parts: dict[str, int] = {}  # by symbol: a rejected order is split into so many
+        self._client = ThrottledClient(port, settings, clock, GatewayHealth("emergency"), rng)
+        self._sent: dict[
+            str, tuple[Order, Decimal]
+        ] = {}  # by id: orders sent here, and how far they are filled
+        self._parts: dict[str, int] = {}  # by symbol: into how many parts a rejected order is split
 
     async def run(
         self, *, flatten: bool, within: float, by: str = "", wanted: Callable[[], bool] = lambda: True
     ) -> EmergencyReport:
-        """Work until two checks, `settle` apart, find nothing left, `within` seconds are over, or it is not `wanted` any more.
+        """Cancel and close until two checks (`settle` apart) find nothing left; return a report.
 
-        The report contains the venue's errors.
+        Stops after `within` seconds, or once `wanted` returns False.
         """
         report = EmergencyReport(by)
         try:
             async with asyncio.timeout(within), _only_one(self._config.live.folder / LOCK):
-                await self._line.ask(self._line.measure)
+                await self._client.retry(self._client.sync_clock)
                 clear = 0  # checks in a row that found nothing
-                while clear < _LOOKS and wanted():
+                while clear < _CLEAR_CHECKS and wanted():
                     await self._round(report, flatten)
                     clear = 0 if report.left else clear + 1
                     # the venue's views may lag
                     wait = self._settings.settle if clear else self._settings.ask_every
-                    await asyncio.sleep(wait / 1000 if clear < _LOOKS else 0)
+                    await asyncio.sleep(wait / 1000 if clear < _CLEAR_CHECKS else 0)
         except TimeoutError:
-            report.error = f"not done within {within:g} s" + (
-                f": {said}" if (said := self._line.health.last_error) else ""
-            )
+            last_error = self._client.health.last_error
+            report.error = f"not done within {within:g} s" + (f": {last_error}" if last_error else "")
         except TapewireError as error:
             report.error = error.message
         return report
@@ -193,7 +195,7 @@ class EmergencyExit:
         await self._port.close()
 
     async def _round(self, report: EmergencyReport, flatten: bool) -> None:
-        """Cancel, close, and check what is left."""
+        """Cancel and close once, and note what is left."""
         share = None if self._whole else self._share()
         found = await self._orders(share)
         await asyncio.gather(*(self._cancel_symbol(symbol, share, found) for symbol in self._symbols))
@@ -203,7 +205,7 @@ class EmergencyExit:
         if not flatten:
             return
         if share is None and not self._whole:
-            report.error = "what of the account is this run's is not known: nothing is sold"
+            report.error = "the run's part of the account is not known: nothing is sold"
             return
         for symbol, qty in (await self._open(share)).items():
             order = self._closing(symbol, qty)
@@ -213,17 +215,17 @@ class EmergencyExit:
             report.closed.append(f"{order.side.value} {order.qty} {symbol} {order.id}")
             try:
                 await self._submit(order)
-            except OrderRejected as error:  # perhaps it is closed already; too large, perhaps
+            except OrderRejected as error:  # the position is closed already, or the order is too large
                 report.closed.pop()
-                self._parts[symbol] = min(2 * self._parts.get(symbol, 1), _SMALLEST)
+                self._parts[symbol] = min(2 * self._parts.get(symbol, 1), _MAX_PARTS)
                 _log.warning("an emergency order was refused", symbol=symbol, reason=error.message)
             else:
                 await self._await_end(order)
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- orders ----------------------------------------------------------------------------------------------
 
     async def _orders(self, share: Share | None) -> list[VenueOrder]:
-        found = await self._line.ask(self._port.open_orders)
+        found = await self._client.retry(self._port.open_orders)
         ours = [
             order for order in found if order.symbol in self._symbols and order.client_id not in self._sent
         ]
@@ -232,11 +234,11 @@ class EmergencyExit:
         return [
             order
             for order in ours
-            if order.client_id in share.order_ids or order.client_id.startswith(EMERGENCY)
+            if order.client_id in share.order_ids or order.client_id.startswith(EMERGENCY_PREFIX)
         ]
 
     async def _cancel_symbol(self, symbol: str, share: Share | None, found: list[VenueOrder]) -> None:
-        """Cancel all orders in one request; one by one if only some are ours."""
+        """Cancel all orders in one request, or one by one if only some are the run's."""
         if share is None or self._config.execution.testnet.foreign != "ignore":
             await self._cancel(partial(self._port.cancel_all, symbol))
             return
@@ -246,80 +248,69 @@ class EmergencyExit:
 
     async def _cancel(self, request: Callable[[], object]) -> None:
         try:
-            await self._line.ask(request)  # type: ignore[arg-type]
+            await self._client.retry(request)  # type: ignore[arg-type]
         except OrderNotFound:
             pass
         except OrderRejected as error:
             _log.warning("a cancel was refused", reason=error.message)
 
-    # -- positions ---------------------------------------------------------------------------------------------------
+    # -- positions -------------------------------------------------------------------------------------------
 
     async def _open(self, share: Share | None) -> dict[str, Decimal]:
-        """The signed quantities to close, by symbol."""
+        """Return the signed quantities to close, by symbol."""
         if self._spot:
             coin = self._config.account.currency
-            balances = (await self._line.ask(self._port.wallet)).balances
+            balances = (await self._client.retry(self._port.wallet)).balances
             there = {symbol: balances.get(symbol.removesuffix(coin), _ZERO) for symbol in self._symbols}
         else:
-            there = {
-                p.symbol: p.qty
-                for p in await self._line.ask(self._port.positions)
-                if p.symbol in self._symbols
-            }
+            positions = await self._client.retry(self._port.positions)
+            there = {p.symbol: p.qty for p in positions if p.symbol in self._symbols}
         if share is None:
             return there
         ours = await self._ours(share)
         return {symbol: _smaller(qty, ours.get(symbol, _ZERO)) for symbol, qty in there.items()}
 
     async def _ours(self, share: Share) -> dict[str, Decimal]:
-        """The run's holdings, with executions that its ledger has not booked."""
+        """Return the run's positions, including executions that its ledger has not booked."""
         held = dict(share.held)
         booked: dict[str, Decimal] = {}  # of orders that were sent here
-        for one in await self._line.ask(lambda: self._port.executions(share.since)):
-            ours = one.client_id in share.order_ids or one.client_id.startswith(EMERGENCY)
+        for one in await self._client.retry(lambda: self._port.executions(share.since)):
+            ours = one.client_id in share.order_ids or one.client_id.startswith(EMERGENCY_PREFIX)
             if one.id in share.fill_ids:
                 booked[one.client_id] = booked.get(one.client_id, _ZERO) + one.qty
                 continue
             if not ours or one.client_id in self._sent:
                 continue
             in_base = bool(one.fee_coin) and one.symbol.startswith(one.fee_coin)
-            held[one.symbol] = (
-                held.get(one.symbol, _ZERO) + one.side.sign * one.qty - (one.fee if in_base else _ZERO)
-            )
-        # the list of executions may lag behind what is known of these orders
+            received = one.side.sign * one.qty - (one.fee if in_base else _ZERO)
+            held[one.symbol] = held.get(one.symbol, _ZERO) + received
+        # the list of executions may lag behind the filled quantities of these orders
         for order, filled in self._sent.values():
             rest = filled - booked.get(order.id, _ZERO)
             held[order.symbol] = held.get(order.symbol, _ZERO) + order.side.sign * rest
         return held
 
     def _closing(self, symbol: str, qty: Decimal) -> Order | None:
-        """The order that closes the position; None if `qty` is too small to trade."""
+        """Return an order that closes the position or a part of it; None if `qty` is too small to trade."""
         rules = instrument_for(symbol, self._config)
         size = rules.round_qty(abs(qty) / self._parts.get(symbol, 1)) or rules.round_qty(abs(qty))
         if size <= 0 or (self._spot and size < rules.min_qty):
             return None
         side = Side.SELL if qty > 0 else Side.BUY
-        name = EMERGENCY + secrets.token_hex(12)
+        now, client_id = self._clock.now(), EMERGENCY_PREFIX + secrets.token_hex(12)
         return Order(
-            name,
-            symbol,
-            self._clock.now(),
-            side,
-            OrderType.MARKET,
-            size,
-            reduce_only=True,
-            reason="emergency",
+            client_id, symbol, now, side, OrderType.MARKET, size, reduce_only=True, reason="emergency"
         )
 
     async def _submit(self, order: Order) -> None:
-        """Submit until the venue has the order. After an unknown outcome the same id is sent again, which can't create a duplicate.
+        """Submit an order until the venue has it. The same id is sent again, so it can't be placed twice.
 
-        Raises Refused.
+        Raises OrderRejected.
         """
         self._sent[order.id] = order, _ZERO
         for wait in delays(self._settings.retry, self._rng):
-            await self._line.calm()
-            measured = self._line.measured
+            await self._client.wait_if_banned()
+            syncs = self._client.clock_syncs
             try:
                 await self._port.create(order)
             except Duplicate:
@@ -328,7 +319,7 @@ class EmergencyExit:
                 del self._sent[order.id]
                 raise
             except (OutcomeUnknown, RateLimited, ClockSkewError) as error:
-                await self._line.mend(error, measured)
+                await self._client.handle_error(error, syncs)
             else:
                 return
             await asyncio.sleep(wait)
@@ -338,7 +329,7 @@ class EmergencyExit:
         loop = asyncio.get_running_loop()
         until = loop.time() + self._settings.settle / 1000
         while True:
-            found = await self._line.ask(lambda: self._port.find(OrderRef(order.symbol, order.id)))
+            found = await self._client.retry(lambda: self._port.find(OrderRef(order.symbol, order.id)))
             if found is not None:
                 self._sent[order.id] = order, found.filled
                 if found.status.final:
@@ -349,7 +340,7 @@ class EmergencyExit:
 
 
 def _smaller(there: Decimal, ours: Decimal) -> Decimal:
-    """The part of a holding that is ours: never more than the holding, 0 if ours has the opposite sign."""
+    """Return `ours`, but at most what is there; 0 if the signs differ."""
     if there * ours <= 0:
         return _ZERO
     return there if abs(there) <= abs(ours) else ours
@@ -357,7 +348,7 @@ def _smaller(there: Decimal, ours: Decimal) -> Decimal:
 
 @asynccontextmanager
 async def _only_one(path: Path) -> AsyncIterator[None]:
-    """Hold the lock file if it is free in time; otherwise continue without it."""
+    """Hold the lock file if it becomes free in time; otherwise continue without it."""
     try:
         file = path.open("a")
     except OSError:

@@ -1,7 +1,8 @@
-"""The kill switch's second way: a thread that finishes a kill at the venue if the core doesn't.
+"""A thread that finishes a kill at the venue if the core doesn't.
 
-It has an event loop and a connection of its own. A kill is first left to the core, which journals it; after `live.kill_within`, or at
-once while the store can't be written, the thread queries the venue and cancels and closes what is left.
+It has an event loop and a connection of its own. A kill is first left to the core, which journals it; after
+`live.kill_within`, or at once while the store can't be written, the thread queries the venue and cancels and
+closes what is left.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ _JOIN: Final = 15.0  # seconds that the agent waits for an attempt when it stops
 _log: Final = structlog.get_logger(__name__)
 
 
-class Pull:
-    """A requested kill; `outcome` is what was done at the venue."""
+class KillRequest:
+    """A requested kill; `outcome` is set to what was done at the venue."""
 
     def __init__(self, args: dict[str, str], by: str) -> None:
         self.args = args
@@ -39,16 +40,16 @@ class Pull:
 
     @property
     def flatten(self) -> bool:
-        """Positions are to be closed, too."""
+        """True if positions are to be closed, too."""
         return self.args.get(FLATTEN) == "true"
 
 
 class KillGuard:
-    """Watches `switch`, and takes pulls from the core's thread.
+    """Watches `switch`, and takes kill requests from the core's thread.
 
-    `killed` returns whether the core has handled a kill, `unable` whether it can't now; the thread calls both. `way_out` is the
-    connection to the venue, None on paper: there the kill is only kept in the file KILL until it is journalled. The thread calls
-    `done` with each report of something done.
+    `is_killed` returns whether the core has handled a kill, `is_store_failing` whether it can't now; the
+    thread calls both. `emergency_exit` is the connection to the venue, None on paper: there the kill is only
+    kept in the file KILL until it is journalled. The thread calls `done` with each report of something done.
     """
 
     def __init__(
@@ -56,20 +57,20 @@ class KillGuard:
         switch: KillSwitch,
         *,
         within: float,
-        killed: Callable[[], bool],
-        unable: Callable[[], bool],
-        way_out: EmergencyExit | None,
+        is_killed: Callable[[], bool],
+        is_store_failing: Callable[[], bool],
+        emergency_exit: EmergencyExit | None,
         done: Callable[[EmergencyReport], None],
     ) -> None:
-        self.way_out = way_out
+        self.emergency_exit = emergency_exit
         self.report: EmergencyReport | None = None
         """The last one."""
         self._switch = switch
         self._within = within
-        self._killed = killed
-        self._unable = unable
+        self._is_killed = is_killed
+        self._is_store_failing = is_store_failing
         self._done = done
-        self._pulls: SimpleQueue[Pull] = SimpleQueue()
+        self._requests: SimpleQueue[KillRequest] = SimpleQueue()
         self._signals = switch.signals
         self._file: bool | None = None  # whether the file that was seen requests to flatten; None: no file
         self._taken = False  # the kill was taken over from a core that has not handled it
@@ -96,15 +97,15 @@ class KillGuard:
         await asyncio.to_thread(self._thread.join, _JOIN)
         self.settle()
 
-    def pull(self, args: dict[str, str], by: str) -> Pull:
+    def request(self, args: dict[str, str], by: str) -> KillRequest:
         """Register a kill by a command, which the core already has in its queue."""
-        pull = Pull(args, by)
-        self._pulls.put(pull)
-        return pull
+        request = KillRequest(args, by)
+        self._requests.put(request)
+        return request
 
     def settle(self) -> None:
         """If the core has handled the kill, drop the file KILL and let the core send orders again."""
-        if self._killed():
+        if self._is_killed():
             self._taken = False
             self._settled_at = time.monotonic()
             self._switch.forget()
@@ -114,14 +115,14 @@ class KillGuard:
         self._life += 1
         self._taken = False
 
-    def holds(self) -> bool:
-        """Whether the core has yet to handle a kill that was carried out here: until then it must not send orders."""
-        return self._taken and not self._killed()
+    def holds_orders(self) -> bool:
+        """True until the core has handled a kill that was carried out here: it must not send orders."""
+        return self._taken and not self._is_killed()
 
-    # -- the thread --------------------------------------------------------------------------------------------------
+    # -- the thread ------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        pending: list[Pull] = []
+        pending: list[KillRequest] = []
         life = self._life
         self._loop = asyncio.get_running_loop()
         try:
@@ -132,10 +133,12 @@ class KillGuard:
                 try:
                     if self._life != life:
                         life, pending = self._life, []
-                    pending += self._new()
-                    if not self._killed():  # a kill that the core has handled was resumed from
-                        pending = [pull for pull in pending if pull.at > self._settled_at]
-                    if pending and (self._unable() or time.monotonic() - pending[0].at >= self._within):
+                    pending += self._new_requests()
+                    if not self._is_killed():  # a kill that the core has handled was resumed from
+                        pending = [request for request in pending if request.at > self._settled_at]
+                    if pending and (
+                        self._is_store_failing() or time.monotonic() - pending[0].at >= self._within
+                    ):
                         await self._finish(pending)
                         pending = []
                     self.settle()
@@ -145,60 +148,60 @@ class KillGuard:
                     )
                     await asyncio.sleep(_AGAIN)
         finally:
-            if self.way_out is not None:
-                await self.way_out.close()
+            if self.emergency_exit is not None:
+                await self.emergency_exit.close()
 
-    def _new(self) -> list[Pull]:
+    def _new_requests(self) -> list[KillRequest]:
         """The kills requested since the last check."""
-        found: list[Pull] = []
+        found: list[KillRequest] = []
         with suppress(Empty):
             while True:
-                found.append(self._pulls.get_nowait())
+                found.append(self._requests.get_nowait())
         if self._switch.signals != self._signals:
             self._signals = self._switch.signals
-            found.append(Pull({}, self._switch.signal))
+            found.append(KillRequest({}, self._switch.signal))
         if self._switch.kept or not self._switch.present():
             self._file = None
         else:
             args = self._switch.words()
             if self._file is None or (FLATTEN in args and not self._file):
                 self._file = FLATTEN in args
-                found.append(Pull(args, f"file {self._switch.file.name}"))
+                found.append(KillRequest(args, f"file {self._switch.file.name}"))
         return found
 
-    async def _finish(self, pending: list[Pull]) -> None:
-        """Keep the kill if the core has not handled it, and cancel and close at the venue until nothing is left there."""
+    async def _finish(self, pending: list[KillRequest]) -> None:
+        """Keep a kill that the core has not handled; cancel and close at the venue until nothing is left."""
         life, first = self._life, pending[0]
         self._keep(pending)
-        way_out = self.way_out
+        emergency_exit = self.emergency_exit
         report = EmergencyReport(first.by)
-        while way_out is not None and self._life == life:
-            flatten = any(pull.flatten for pull in pending)
-            report = self.report = await way_out.run(
+        while emergency_exit is not None and self._life == life:
+            flatten = any(request.flatten for request in pending)
+            report = self.report = await emergency_exit.run(
                 flatten=flatten, within=_WITHIN, by=first.by, wanted=lambda: self._life == life
             )
             if report.acted:
                 _log.warning("kill switch at the venue", by=first.by, what=report.sentence())
                 self._done(report)
-            more = self._new()
+            more = self._new_requests()
             pending += more
             if more:
                 self._keep(more)
-            if self._stopping or (report.done and flatten == any(pull.flatten for pull in pending)):
+            if self._stopping or (report.done and flatten == any(request.flatten for request in pending)):
                 break
             if not report.done:
                 _log.error("THE KILL IS NOT DONE AT THE VENUE", what=report.sentence())
             await asyncio.sleep(_AGAIN)
-        for pull in pending:
-            if pull.outcome.set_running_or_notify_cancel():
-                pull.outcome.set_result(report)
+        for request in pending:
+            if request.outcome.set_running_or_notify_cancel():
+                request.outcome.set_result(report)
 
-    def _keep(self, pulls: list[Pull]) -> None:
-        pulls = [pull for pull in pulls if pull.at > self._settled_at]
-        if self._killed() or not pulls:
+    def _keep(self, requests: list[KillRequest]) -> None:
+        requests = [request for request in requests if request.at > self._settled_at]
+        if self._is_killed() or not requests:
             return
         self._taken = True
-        chosen = next((pull for pull in pulls if pull.flatten), pulls[0])
+        chosen = next((request for request in requests if request.flatten), requests[0])
         if reason := self._switch.keep(chosen.args, chosen.by):
             _log.error("the kill can't be kept over a restart", file=str(self._switch.file), reason=reason)
         _log.warning("the core has not handled the kill: the kill switch takes over", by=chosen.by)

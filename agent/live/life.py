@@ -20,7 +20,7 @@ from agent.live.command_handler import CommandHandler
 from agent.live.event_filter import EventFilter, OpenBars
 from agent.live.event_queue import EventQueue
 from agent.live.feed_health import write_feed_health
-from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.interfaces.producer import Emit, Producer
 from agent.live.interfaces.running_agent import HeadlineScorer, Services
 from agent.live.kill_file import KillSwitch
@@ -43,7 +43,7 @@ class Sources:
     def __init__(
         self,
         market: Producer,
-        gateway: Gateway | None,
+        gateway: VenueGateway | None,
         news: NewsProducer | None,
         model: Producer | None,
         scorer: HeadlineScorer | None,
@@ -194,7 +194,7 @@ class Life:
             await asyncio.sleep(_LOOK)
         await self.commands.put("warm-up-done")
 
-    async def _require_account(self, gateway: Gateway) -> None:
+    async def _require_account(self, gateway: VenueGateway) -> None:
         """End the start if the account must not be traded, or is not reconciled in time."""
         venue = self._config.execution.testnet
         try:

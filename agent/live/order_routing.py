@@ -1,4 +1,4 @@
-"""Where a live run's orders go: nowhere but into the core on paper, through a gateway in testnet mode."""
+"""Routes a live run's orders: to a venue through a gateway in testnet mode; paper orders stay in the core."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.core.events import RiskState
 from agent.core.risk import KILL
 from agent.core.venue import VenueExchange
 from agent.live.emergency_close import EmergencyExit, EmergencyReport, share_of
-from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.kill_file import KillSwitch
 from agent.live.kill_guard import KillGuard
@@ -20,11 +20,11 @@ from agent.system.addresses import is_loopback
 from agent.system.clock import Clock
 
 _DATA: dict[str, str] = {"testnet": "testnet", "demo": "mainnet"}
-"""Whose prices a venue trades at: demo trading is at the real market's."""
+"""The market whose prices a venue has: demo trading is at real prices."""
 
 
 def check_venue(config: Config) -> None:
-    """Raises ConfigError where orders would go to another market than the one that the bars are of: prices differ by far."""
+    """Raise ConfigError if bars and orders are of different markets, since their prices differ by far."""
     if config.execution.mode == "paper":
         return
     venue, data = config.execution.testnet.venue, config.bybit.endpoint
@@ -38,10 +38,15 @@ def check_venue(config: Config) -> None:
 
 
 def venue_port(config: Config, clock: Clock) -> VenuePort | None:
-    """The configured venue; None on paper. Raises ConfigError without keys, SafetyError for keys that others can read."""
+    """Return a port to the configured venue; None in paper mode.
+
+    Raises ConfigError if there are no keys, SafetyError if other users can read them.
+    """
     if config.execution.mode == "paper":
         return None
-    from agent.live.gateway.bybit_port import open_port  # ccxt takes its time, and paper needs none of it
+    from agent.live.gateway.bybit_port import (
+        open_port,
+    )  # ccxt is slow to import, and paper mode does not need it
     from agent.live.gateway.credentials import load_credentials
 
     settings = config.execution.testnet
@@ -49,37 +54,34 @@ def venue_port(config: Config, clock: Clock) -> VenuePort | None:
 
 
 def open_guard(
-    config: Config,
-    switch: KillSwitch,
-    core: Core,
-    clock: Clock,
-    done: Callable[[EmergencyReport], None],
+    config: Config, switch: KillSwitch, core: Core, clock: Clock, done: Callable[[EmergencyReport], None]
 ) -> KillGuard:
-    """The started guard of `switch`; in testnet mode with a port of its own."""
+    """Start the guard of `switch`; in testnet mode it has a port of its own."""
     engine, storage = core.engine, core.storage
     port = venue_port(config, clock)
-    way_out = None
+    emergency_exit = None
     if port is not None:
-        way_out = EmergencyExit(config, port, clock, random.Random(), lambda: share_of(engine, config))
+        emergency_exit = EmergencyExit(config, port, clock, random.Random(), lambda: share_of(engine, config))
     guard = KillGuard(
         switch,
         within=config.live.kill_within / 1000,
-        killed=lambda: engine.risk.state is RiskState.HALTED and engine.risk.rule == KILL,
-        unable=storage.failing.is_set,
-        way_out=way_out,
+        is_killed=lambda: engine.risk.state is RiskState.HALTED and engine.risk.rule == KILL,
+        is_store_failing=storage.failing.is_set,
+        emergency_exit=emergency_exit,
         done=done,
     )
     guard.start()
     return guard
 
 
-def open_gateway(config: Config, port: VenuePort, core: Core, clock: Clock, rng: random.Random) -> Gateway:
-    """A gateway that looks on from the end of the core's journal on."""
-    ledger = core.engine.exchange
-    if not isinstance(ledger, VenueExchange):
-        raise ConfigError(
-            "a venue was given, and execution.mode is paper", hint='write execution.mode = "testnet"'
-        )
-    gateway = Gateway(config, port, ledger, clock, rng=rng)
+def open_gateway(
+    config: Config, port: VenuePort, core: Core, clock: Clock, rng: random.Random
+) -> VenueGateway:
+    """Return a gateway that knows what the core has rebuilt from its journal, and observes it from now on."""
+    exchange = core.engine.exchange
+    if not isinstance(exchange, VenueExchange):
+        hint = 'write execution.mode = "testnet"'
+        raise ConfigError("a venue was given, and execution.mode is paper", hint=hint)
+    gateway = VenueGateway(config, port, exchange.open_state(), exchange.account_state, clock, rng=rng)
     core.observers.append(gateway)
     return gateway

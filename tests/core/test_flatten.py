@@ -32,7 +32,7 @@ from agent.core.risk import FLATTEN, KILL, RESUME_FROM_KILL, TAKEN_ID
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy
 from strategies.sma_cross import SmaCross
-from tests.core.test_venue import World
+from tests.core.test_venue import EngineHarness
 from tests.support.market import SYMBOL, T0, bar, config, flat_bars, run
 
 THIN = {"paper": {"liquidity": "participation", "max_participation": 0.1}}
@@ -185,19 +185,19 @@ def test_without_data_a_heartbeat_raises_the_alarm() -> None:
 # -- at a venue --------------------------------------------------------------------------------------------------------
 
 
-class Desk(World):
+class Desk(EngineHarness):
     """An engine in testnet mode that lives, holds 10, and was killed and flattened."""
 
     def __init__(self, *, killed: bool = True) -> None:
         super().__init__()
-        self.tell(Command("life", self.now, self.now, {"incarnation": "a" * 32}))
+        self.handle(Command("life", self.now, self.now, {"incarnation": "a" * 32}))
         entry = self.order(0.1)
-        self.tell(self.fill(entry, "10"), self.update(entry, OrderStatus.FILLED, "10"))
+        self.handle(self.fill(entry, "10"), self.update(entry, OrderStatus.FILLED, "10"))
         if killed:
             (self.closing,) = of(Order, self.command("kill", flatten="true"))
 
     def command(self, action: str, **args: str) -> list[Decision]:
-        return self.tell(Command(action, self.now, self.now, args, "test"))
+        return self.handle(Command(action, self.now, self.now, args, "test"))
 
     def wait(self, ms: int) -> list[Decision]:
         self.now += ms
@@ -207,10 +207,10 @@ class Desk(World):
 def test_what_is_left_of_a_partial_fill_is_closed_at_once() -> None:
     desk = Desk()
     assert (desk.closing.qty, desk.closing.reduce_only) == (10, True)
-    assert not of(Order, desk.tell(desk.fill(desk.closing, "4")))
-    (rest,) = of(Order, desk.tell(desk.update(desk.closing, OrderStatus.CANCELLED, "4")))
+    assert not of(Order, desk.handle(desk.fill(desk.closing, "4")))
+    (rest,) = of(Order, desk.handle(desk.update(desk.closing, OrderStatus.CANCELLED, "4")))
     assert (rest.qty, rest.reduce_only, rest.id != desk.closing.id) == (6, True, True)
-    desk.tell(desk.fill(rest, "6"), desk.update(rest, OrderStatus.FILLED, "6"))
+    desk.handle(desk.fill(rest, "6"), desk.update(rest, OrderStatus.FILLED, "6"))
     assert desk.qty == 0
     assert desk.engine.flattener.open == []
 
@@ -219,7 +219,7 @@ def test_a_closing_order_that_is_refused_is_followed_by_others_and_then_an_alarm
     desk = Desk()
     alarms, orders, order = 0, 1, desk.closing
     for _ in range(6):
-        made = desk.tell(desk.update(order, OrderStatus.REJECTED))
+        made = desk.handle(desk.update(order, OrderStatus.REJECTED))
         assert not of(Order, made)  # not at once: the venue would be asked for ever
         for _ in range(100):
             made = desk.wait(1_000)
@@ -229,7 +229,7 @@ def test_a_closing_order_that_is_refused_is_followed_by_others_and_then_an_alarm
                 break
     assert orders == 7
     assert alarms == 1
-    desk.tell(desk.fill(order, "10"), desk.update(order, OrderStatus.FILLED, "10"))
+    desk.handle(desk.fill(order, "10"), desk.update(order, OrderStatus.FILLED, "10"))
     assert desk.qty == 0
 
 
@@ -239,13 +239,13 @@ def test_an_order_that_fills_after_the_kill_is_closed_too() -> None:
     made = desk.command("kill", flatten="true")
     assert [one.order_id for one in of(Cancel, made)] == [entry.id]
     (closing,) = of(Order, made)
-    desk.tell(desk.fill(closing, "10"), desk.update(closing, OrderStatus.FILLED, "10"))
+    desk.handle(desk.fill(closing, "10"), desk.update(closing, OrderStatus.FILLED, "10"))
     assert desk.qty == 0
-    made = desk.tell(desk.fill(entry, "3", 7))
+    made = desk.handle(desk.fill(entry, "3", 7))
     assert [(one.qty, one.side.value, one.reduce_only) for one in of(Order, made)] == [(3, "SELL", True)]
-    desk.tell(desk.update(entry, OrderStatus.CANCELLED, "3"))
+    desk.handle(desk.update(entry, OrderStatus.CANCELLED, "3"))
     (late,) = of(Order, made)
-    desk.tell(desk.fill(late, "3"), desk.update(late, OrderStatus.FILLED, "3"))
+    desk.handle(desk.fill(late, "3"), desk.update(late, OrderStatus.FILLED, "3"))
     assert desk.engine.flattener.open == []
 
 
@@ -253,7 +253,7 @@ def test_a_kill_without_flatten_closes_nothing_that_fills_later() -> None:
     desk = Desk(killed=False)
     entry = desk.order(0.2)
     desk.command("kill")
-    assert not of(Order, desk.tell(desk.fill(entry, "3", 7)))
+    assert not of(Order, desk.handle(desk.fill(entry, "3", 7)))
     assert desk.qty == 13
 
 
@@ -263,7 +263,7 @@ def test_a_target_that_waited_for_a_cancel_is_not_pursued_after_a_kill() -> None
     desk.strategy.target(SYMBOL, weight=-0.2)
     desk.bar(100.0)
     desk.command("kill")
-    assert not of(Order, desk.tell(desk.update(resting, OrderStatus.CANCELLED)))
+    assert not of(Order, desk.handle(desk.update(resting, OrderStatus.CANCELLED)))
 
 
 def test_an_order_that_closes_goes_out_under_a_new_id_if_its_id_is_another_orders() -> None:
@@ -278,7 +278,7 @@ def test_an_order_that_closes_goes_out_under_a_new_id_if_its_id_is_another_order
 def test_a_stop_goes_out_under_a_new_id_and_an_entry_does_not() -> None:
     desk = Desk(killed=False)
     entry = desk.order(0.2, stop=-0.05)
-    made = desk.tell(desk.fill(entry, "10", 5), desk.update(entry, OrderStatus.FILLED, "10"))
+    made = desk.handle(desk.fill(entry, "10", 5), desk.update(entry, OrderStatus.FILLED, "10"))
     (stop,) = of(Order, made)
     (again,) = of(Order, desk.command("taken-id", order=stop.id, symbol=SYMBOL, detail="x"))
     assert (again.type, again.trigger, again.qty, again.oco) == (OrderType.STOP, stop.trigger, 20, stop.oco)
@@ -368,8 +368,8 @@ def test_at_a_venue_that_fills_in_parts_refuses_and_fills_late_a_kill_ends_flat(
     seed: int, steps: int
 ) -> None:
     dice = random.Random(seed)
-    world = World(strategy=Erratic(seed))
-    world.tell(Command("life", world.now, world.now, {"incarnation": "a" * 32}))
+    world = EngineHarness(strategy=Erratic(seed))
+    world.handle(Command("life", world.now, world.now, {"incarnation": "a" * 32}))
     open_orders: dict[str, Order] = {}
     filled: dict[str, Decimal] = {}
     numbers = iter(range(10**6))
@@ -404,21 +404,21 @@ def test_at_a_venue_that_fills_in_parts_refuses_and_fills_late_a_kill_ends_flat(
                     part = most if calm else (most * dice.choice((1, 2, 4)) / 4).quantize(Decimal("0.001"))
                     if part > 0:
                         filled[order.id] = filled.get(order.id, Decimal(0)) + part
-                        made += world.tell(world.fill(order, str(part), next(numbers)))
+                        made += world.handle(world.fill(order, str(part), next(numbers)))
                     done = filled.get(order.id) == order.qty
                     status = OrderStatus.FILLED if done else OrderStatus.CANCELLED
                 open_orders.pop(order.id, None)
-                made += world.tell(world.update(order, status, str(filled.get(order.id, 0))))
+                made += world.handle(world.update(order, status, str(filled.get(order.id, 0))))
 
     for _ in range(steps):
         meet(world.bar(100.0), calm=False)
-    made = world.tell(Command("kill", world.now, world.now, {"flatten": "true"}, "test"))
+    made = world.handle(Command("kill", world.now, world.now, {"flatten": "true"}, "test"))
     meet(made, calm=False)
     for n in range(40):
         made = world.bar(100.0)
         assert not [one for one in of(Order, made) if not one.reduce_only]
         meet(made, calm=n > 10)
         world.now += MINUTE_MS
-        meet(world.tell(Command("heartbeat", world.now, world.now)), calm=n > 10)
+        meet(world.handle(Command("heartbeat", world.now, world.now)), calm=n > 10)
     assert world.qty == 0
     assert world.engine.flattener.open == []

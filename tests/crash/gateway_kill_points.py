@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from agent.core.events import AccountSnapshot, Fill, OrderUpdate
 from agent.live.gateway.bybit_port import BybitPort
-from agent.live.gateway.report_translator import ReportTranslator
-from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.order_tracker import OrderTracker
+from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.pipeline import Core
 from tests.crash import kill_points
 from tests.crash.kill_points import KillMoment, wrap_calls
@@ -76,7 +76,7 @@ def install(moment: KillMoment) -> None:
             elif left == 0:
                 _kill_self()
 
-    def put(reports: ReportTranslator, event: Any) -> None:
+    def put(gateway: VenueGateway, event: Any) -> None:
         reach(FILL_REPORTED) if isinstance(event, Fill) else reach(UPDATE_REPORTED) if isinstance(
             event, OrderUpdate
         ) else None
@@ -90,18 +90,18 @@ def install(moment: KillMoment) -> None:
         if isinstance(event, Fill):
             reach(FILL_BOOKED)
 
-    def releasing(gateway: Gateway) -> None:
-        if gateway._waiting:
+    def releasing(gateway: VenueGateway) -> None:
+        if gateway._tracker._decided or gateway._commands:
             reach(ORDER_RECORDED)
 
-    def released(gateway: Gateway) -> None:
-        if gateway._untended:
+    def released(gateway: VenueGateway) -> None:
+        if gateway._tracker._untracked:
             reach(ORDER_RELEASED)
 
-    wrap_calls(Gateway, "decision", after=lambda *_: reach(ORDER_DECIDED))
-    wrap_calls(Gateway, "release", before=releasing, after=released)
-    wrap_calls(Gateway, "_recover", after=lambda *_: reach(INTENTS_LOADED))
-    wrap_calls(Gateway, "_put", after=lambda gateway, event: put(gateway._reports, event))
+    wrap_calls(VenueGateway, "decision", after=lambda *_: reach(ORDER_DECIDED))
+    wrap_calls(VenueGateway, "release", before=releasing, after=released)
+    wrap_calls(OrderTracker, "recover", after=lambda *_: reach(INTENTS_LOADED))
+    wrap_calls(VenueGateway, "_put", after=put)
     wrap_calls(Core, "_handle", before=handling, after=handled)
     _wrap_request(
         "create", before=lambda: reach(ORDER_IN_FLIGHT, later=True), after=lambda: reach(ORDER_PLACED)

@@ -19,7 +19,7 @@ from agent.live.daemon import Daemon
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.runs import Run, RunKind
-from tests.core.test_venue import SYMBOL, T0, World
+from tests.core.test_venue import SYMBOL, T0, EngineHarness
 from tests.dashboard.dashboard_harness import ANY_PORT, FakeAgent, bar, headline
 from tests.support.live import handled, living, load_words, settings, until
 
@@ -137,12 +137,12 @@ def test_at_a_venue_the_equity_follows_the_ledger_after_drift_is_accepted(states
     After `resume` the equity is 10,240 + 30. Earlier versions recorded no changes of cash, so the page derives them from the
     account snapshots.
     """
-    harness = World(states_cash=states_cash)
+    harness = EngineHarness(states_cash=states_cash)
     config = harness.config
     state = DashboardState(
         run_header(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.recorded()), config), config
     )
-    harness.ledger.opened = False
+    harness.exchange.opened = False
     harness.sink.decisions.clear()
     numbers = count(1)
     state.event(
@@ -154,7 +154,7 @@ def test_at_a_venue_the_equity_follows_the_ledger_after_drift_is_accepted(states
         for event in events:
             number = next(numbers)
             state.event(number, event)
-            for decision in harness.tell(event):
+            for decision in harness.handle(event):
                 state.decision(number, decision)
 
     def account(usdt: str, *held: PositionSnapshot) -> AccountSnapshot:

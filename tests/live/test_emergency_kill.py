@@ -25,7 +25,7 @@ from agent.live.daemon import Daemon
 from agent.live.emergency_close import EmergencyExit, Share
 from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.report_translator import EMERGENCY
+from agent.live.gateway.execution_events import EMERGENCY_PREFIX
 from agent.live.kill_file import FILE, KillSwitch
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
@@ -63,7 +63,9 @@ SHARE = [
 async def test_at_the_venue_the_account_is_clear(case: Case, tmp_path: Path) -> None:
     result = await kill_in(case, tmp_path)
     if case.state == "store":
-        fills = [fill.order_id for fill in of(Fill, result.events) if fill.order_id.startswith(EMERGENCY)]
+        fills = [
+            fill.order_id for fill in of(Fill, result.events) if fill.order_id.startswith(EMERGENCY_PREFIX)
+        ]
         assert bool(fills) is case.flatten  # the ledger has them as the run's own
         note = next(event for event in of(Command, result.events) if event.action == "emergency-kill")
         assert note.args["cancelled"]

@@ -95,17 +95,17 @@ async def test_a_kill_that_was_handled_and_resumed_from_is_not_kept_because_the_
     guard = KillGuard(
         switch,
         within=60.0,
-        killed=lambda: state["killed"],
-        unable=lambda: state["unable"],
-        way_out=None,
+        is_killed=lambda: state["killed"],
+        is_store_failing=lambda: state["unable"],
+        emergency_exit=None,
         done=lambda report: None,
     )
     guard.start()
-    handled = guard.pull({}, "ann")
+    handled = guard.request({}, "ann")
     state["killed"] = True
     guard.settle()  # the core has handled it
     state.update(killed=False, unable=True)  # and a resumption, whose commit is not answered
-    newer = guard.pull({}, "bob")
+    newer = guard.request({}, "bob")
     await asyncio.wrap_future(newer.outcome)
     assert not handled.outcome.done()
     assert "by bob" in switch.file.read_text()

@@ -204,7 +204,7 @@ class VenueInvariants(Invariants):
         venue, engine, now = self._venue, self.engine, self._market.loop.time()
         positions, wallet = venue.account_at(now)
         ledger = self._ledger
-        since = ledger.began if self._foreign == "adopt" else inf
+        since = ledger.first_snapshot_at if self._foreign == "adopt" else inf
         of_ours = (e for e in venue.executions if e.client_id or e.ts >= since)
         trades = {e.id for e in of_ours if e.kind is ExecutionKind.TRADE}
         open_at_venue = {name for name, placed in venue.orders.items() if not placed.current.status.final}

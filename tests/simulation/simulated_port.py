@@ -180,7 +180,9 @@ class SimulatedPort:
     async def use_one_way(self, symbol: str) -> None:
         await self._request(lambda _: None)
 
-    async def stream(self, hear: Callable[[PrivateMessage], None], ready: Callable[[], None]) -> Never:
+    async def stream(
+        self, on_message: Callable[[PrivateMessage], None], on_connected: Callable[[], None]
+    ) -> Never:
         """Deliver each message on its own, since topics overtake each other, until the connection is lost."""
         market, rng, rates, loop = self._market, self._market.rng, self._market.rates, self._market.loop
         await asyncio.sleep(market.latency())
@@ -191,7 +193,7 @@ class SimulatedPort:
 
         def arrive(message: PrivateMessage) -> None:
             if not lost.done():
-                hear(message)
+                on_message(message)
 
         def end(reason: str) -> None:
             if not lost.done():
@@ -214,7 +216,7 @@ class SimulatedPort:
                 loop.call_at(at + market.latency() + late, arrive, message)
 
         self._venue.listeners.append(send)
-        ready()
+        on_connected()
         try:
             await lost
         finally:

@@ -18,11 +18,10 @@ from agent.live import run_record as record_module
 from agent.live.event_filter import EventFilter
 from agent.live.event_queue import EventQueue
 from agent.live.funding_stamps import FundingSchedule
-from agent.live.gateway.in_flight_order import Intent, IntentState
+from agent.live.gateway.in_flight_order import InFlightOrder, InFlightState
 from agent.live.gateway.order_tracker import OrderTracker
 from agent.live.gateway.reconciler import Reconciler
-from agent.live.gateway.report_translator import ReportTranslator
-from agent.live.gateway.venue_gateway import Gateway
+from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.interfaces.producer import Emit, deliver
 from agent.live.market_data.backfill import KlineHistory
 from agent.live.market_data.connection_shard import Shard
@@ -223,46 +222,48 @@ def emits_from_two_places() -> None:
 
 def doubts_are_sent_under_a_new_id() -> None:
     """A restart sends an order of which nothing is known once more, as another one."""
-    intent_of = Gateway._intent_of
+    recover = OrderTracker.recover
 
-    def renamed(self: Gateway, *args: Any) -> Intent:
-        intent = intent_of(self, *args)
-        if intent.state is IntentState.UNKNOWN:
-            intent.order = replace(intent.order, id=f"{intent.order.id[:-2]}-2")
-            intent.state = IntentState.WAITING
-        return intent
+    def renamed(self: OrderTracker) -> None:
+        recover(self)
+        for order in self.in_flight():
+            if order.state is InFlightState.UNKNOWN:
+                del self._orders[order.order.id]
+                order.order = replace(order.order, id=f"{order.order.id[:-2]}-2")
+                order.state = InFlightState.WAITING
+                self._orders[order.order.id] = order
 
-    _put(Gateway, "_intent_of", renamed)
+    _put(OrderTracker, "recover", renamed)
 
 
 def missed_executions_are_not_asked() -> None:
     """What was executed while nobody listened is heard of from the wallet alone."""
 
     async def content(self: Reconciler) -> None:
-        self._reports.all_booked()
+        return None
 
-    _put(Reconciler, "catch_up", content)
+    _put(Reconciler, "fetch_missed_executions", content)
 
 
 def orders_leave_before_the_commit() -> None:
     """An order is sent as soon as it is decided."""
-    decision = Gateway.decision
+    decision = VenueGateway.decision
 
-    def hasty(self: Gateway, seq: int, what: Decision) -> None:
+    def hasty(self: VenueGateway, seq: int, what: Decision) -> None:
         decision(self, seq, what)
         self.release()
 
-    _put(Gateway, "decision", hasty)
+    _put(VenueGateway, "decision", hasty)
 
 
 def silence_is_a_refusal() -> None:
     """An order whose request was not answered is given up."""
 
-    def give_up(self: OrderTracker, intent: Intent) -> None:
-        intent.doubted_at = 0.0
-        self._reports.close(intent, OrderStatus.REJECTED, "no answer")
+    def give_up(self: OrderTracker, order: InFlightOrder) -> None:
+        order.unknown_since = 0.0
+        self._end(order, OrderStatus.REJECTED, "no answer")
 
-    _put(OrderTracker, "_doubt", give_up)
+    _put(OrderTracker, "_mark_unknown", give_up)
 
 
 def absence_is_believed_at_once() -> None:
@@ -271,44 +272,42 @@ def absence_is_believed_at_once() -> None:
 
     def hasty(self: OrderTracker, *args: Any) -> None:
         init(self, *args)
-        self._settle = self._late = 0.0
+        self._settle = self._recv_window = 0.0
 
     _put(OrderTracker, "__init__", hasty)
 
 
 def cancels_are_kept_back() -> None:
     """What the core wants taken back stays."""
-    _put(OrderTracker, "cancel", lambda self, intent, cancel: None)
+    _put(InFlightOrder, "cancel", lambda self: None)
 
 
 def amendments_are_kept_back() -> None:
     """What the core wants otherwise stays as it is."""
-    _put(OrderTracker, "amend", lambda self, intent, amend: None)
+    _put(InFlightOrder, "amend", lambda self, amend: None)
 
 
 def views_are_never_behind() -> None:
     """A second look at an account that differs is made at once."""
 
-    async def look(self: Reconciler) -> AccountSnapshot | None:
-        await self.catch_up()
-        positions, wallet = (
-            await self._line.ask(self._line.port.positions),
-            await self._line.ask(self._line.port.wallet),
-        )
-        return self._account(positions, wallet)
+    async def snapshot_account(self: Reconciler) -> AccountSnapshot | None:
+        await self.fetch_missed_executions()
+        positions = await self._client.retry(self._client.port.positions)
+        wallet = await self._client.retry(self._client.port.wallet)
+        return self._snapshot(positions, wallet, settled=False)
 
-    _put(Reconciler, "look", look)
+    _put(Reconciler, "snapshot_account", snapshot_account)
 
 
 def an_interruption_is_no_reason_to_doubt() -> None:
     """What was executed between two lives is asked for from now on."""
-    recover = Gateway._recover
+    start = Reconciler.start
 
-    def confident(self: Gateway) -> None:
-        recover(self)
-        self._auditor._complete = self._clock.now() + self._auditor._overlap
+    def confident(self: Reconciler) -> None:
+        start(self)
+        self._complete_until = self._client.clock.now() + self._overlap
 
-    _put(Gateway, "_recover", confident)
+    _put(Reconciler, "start", confident)
 
 
 def lost_commits_are_not_noticed() -> None:
@@ -336,7 +335,7 @@ def ids_repeat_after_a_restored_backup() -> None:
 
 def lost_history_is_somebody_elses() -> None:
     """Orders of this run that its record does not have are taken for those of strangers."""
-    _put(ReportTranslator, "is_lost", lambda self, client_id: False)
+    _put(Reconciler, "_is_lost", lambda self, client_id: False)
 
 
 def strategies_replace_what_closes() -> None:

@@ -1,1 +1,1 @@
-"""Orders on a real exchange's testnet: the port to the venue, and the gateway that never loses nor doubles an order."""
+"""Orders at a venue: the gateway, which neither loses nor duplicates an order, and the port to Bybit."""

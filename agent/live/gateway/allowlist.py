@@ -1,7 +1,7 @@
-"""Where a private request may go: Bybit's testnet, its demo trading, and this machine. This list is code, so no configuration widens it.
+"""The hosts that signed requests may reach: Bybit's testnet, its demo trading, and this machine.
 
-It is enforced where bytes leave: at the connection of every private request and of the private stream. There neither a proxy, a redirect,
-another `Host`, a trick with the URL nor an alias in the name service leads elsewhere.
+The list is code, so no configuration extends it. It is enforced at the connection of every private request
+and of the private stream, so no proxy, redirect, `Host` header, malformed URL or DNS alias leads elsewhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ ALLOWED: Final = frozenset(
         ("wss", "stream-demo.bybit.com"),
     }
 )
-"""Scheme and host; the port is 443. Besides these, plain http and ws to any port of this machine."""
+"""Scheme and host; the port is 443.
+
+In addition, plain http and ws to any port of this machine are allowed.
+"""
 
 _HINT: Final = (
     "orders go to the testnet, to demo trading or to a sandbox of this machine; nothing can change that"
@@ -42,7 +45,10 @@ _LOCAL: Final = "127.0.0.1"
 
 
 def check(url: str) -> str:
-    """The URL, with `localhost` as its number so that no name service is asked. Raises SafetyError where it leads elsewhere."""
+    """Return the URL, with `localhost` replaced by its address so that DNS is not used.
+
+    Raises SafetyError for other hosts.
+    """
     if any(ord(letter) <= 32 or ord(letter) > 126 or letter == "\\" for letter in url):
         raise _refusal(url)  # parsers disagree on what such a URL means
     try:
@@ -65,37 +71,36 @@ def _refusal(url: str) -> SafetyError:
 
 
 class GuardedConnector(aiohttp.TCPConnector):
-    """Connects to allowed hosts alone, directly, and where it isn't this machine with a verified certificate."""
+    """Connects to allowed hosts only, without proxies, and remotely only with a verified certificate."""
 
     def __init__(self) -> None:
         super().__init__(ssl=ssl.create_default_context(), use_dns_cache=False)
 
     async def connect(self, req: ClientRequest, traces: list[Trace], timeout: ClientTimeout) -> Connection:
-        """Refuses by SafetyError before anything is sent."""
+        """Connect. Raises SafetyError before anything is sent."""
         url = str(req.url)
         check(url)
         if req.proxy is not None:
             raise SafetyError("a private request through a proxy is refused", hint=_HINT)
         if req.ssl is not True or req.server_hostname not in (None, req.url.host):
             raise SafetyError("a private request without a check of the certificate is refused", hint=_HINT)
-        if req.headers.get("Host", req.url.raw_authority).removesuffix(
-            ":443"
-        ) != req.url.raw_authority.removesuffix(":443"):
-            raise SafetyError(
-                f"a private request for the host {req.headers['Host']!r} is refused", hint=_HINT
-            )
+        authority = req.url.raw_authority
+        host = req.headers.get("Host", authority)
+        if host.removesuffix(":443") != authority.removesuffix(":443"):
+            raise SafetyError(f"a private request for the host {host!r} is refused", hint=_HINT)
         return await super().connect(req, traces, timeout)
 
     async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:
-        """A local name has the address of this machine, whatever the name service says."""
-        found: list[ResolveResult] = await super()._resolve_host(
-            _LOCAL if host == "localhost" else host, port, traces
-        )
+        host = _LOCAL if host == "localhost" else host  # whatever DNS returns for it
+        found: list[ResolveResult] = await super()._resolve_host(host, port, traces)
         return found
 
 
 def guarded_session(timeout_ms: int) -> aiohttp.ClientSession:
-    """For private requests: no proxies of the environment, no cookies. Pass `allow_redirects=False` with each request."""
+    """Open a session for private requests, without proxies and cookies.
+
+    Pass `allow_redirects=False` with each request.
+    """
     timeout = ClientTimeout(total=timeout_ms / 1000)
     return aiohttp.ClientSession(
         connector=GuardedConnector(), timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
@@ -103,9 +108,9 @@ def guarded_session(timeout_ms: int) -> aiohttp.ClientSession:
 
 
 async def guarded_connect(url: str, *, open_timeout: float, **options: Any) -> ClientConnection:
-    """As `websockets.connect`, to allowed hosts alone: over a socket of our own, hence without proxy and redirect.
+    """Connect like `websockets.connect`, but only to allowed hosts, without proxy and redirects.
 
-    Raises SafetyError, and whatever `websockets.connect` does.
+    `open_timeout` is in seconds. Raises SafetyError and the errors of `websockets.connect`.
     """
     url = check(url)
     parts = urlsplit(url)

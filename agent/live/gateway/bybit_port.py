@@ -1,6 +1,6 @@
-"""`VenuePort` on Bybit v5: requests by ccxt, which signs them, over connections that reach allowed hosts alone; the private stream.
+"""`VenuePort` on Bybit v5: ccxt signs the requests, which go over connections that reach allowed hosts only.
 
-What a return code means for an order is decided here and nowhere else: https://bybit-exchange.github.io/docs/v5/error.
+Return codes are mapped to errors here and nowhere else: https://bybit-exchange.github.io/docs/v5/error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from agent.core.errors import ConfigError
 from agent.core.events import DAY_MS, Order
 from agent.live.gateway.allowlist import check, guarded_session
 from agent.live.gateway.credentials import Credentials
-from agent.live.gateway.order_requests import named, order_request, text
+from agent.live.gateway.order_requests import decimal_text, order_name, order_request
 from agent.live.gateway.private_messages import (
     ExecutionJson,
     InstrumentJson,
@@ -63,21 +63,21 @@ _BASES: Final = {
 }
 _KEYS: Final = frozenset({10003, 10004, 10005, 10007, 10010, 10028, 10032, 33004})
 _UNKNOWN: Final = frozenset({10000, 10016, 170007, 170146, 170147})
-_LIMITS: Final = frozenset({10006, 10018, 10429, 110079})  # the last one: the order is still being worked on
-_DUPLICATE: Final = frozenset({110072, 170141})
-_GONE: Final = frozenset({110001, 110008, 110010, 170142, 170143, 170190, 170213})
+_LIMITS: Final = frozenset({10006, 10018, 10429, 110079})  # 110079: the order is still being processed
+_DUPLICATES: Final = frozenset({110072, 170141})
+_NOT_FOUND: Final = frozenset({110001, 110008, 110010, 170142, 170143, 170190, 170213})
 _UNCHANGED: Final = frozenset({110025, 110043})
 _PER_SECOND: Final = {"linear": 10, "spot": 20}
-"""Orders, cancels and so on, each; an answer's header may grant more. Queries: 50."""
+"""Orders, cancels and other changes, each; a response's header may grant more."""
 _QUERIES: Final = 50
-_SECOND: Final = 1.1  # requests may arrive closer to each other than they left
-_WINDOW_MS: Final = 7 * DAY_MS - 1  # of executions in one question
+_SECOND: Final = 1.1  # requests may arrive closer together than they were sent
+_WINDOW_MS: Final = 7 * DAY_MS - 1  # of executions in one query
 _COIN: Final = "USDT"
-_MOST_PAGES: Final = 1_000
+_MAX_PAGES: Final = 1_000
 
 
 class _Signer(ccxt.bybit):  # type: ignore[misc]
-    """ccxt's Bybit, with our transport under it. Its keys are looked up as they are needed, and our clock is its own."""
+    """ccxt's Bybit with the port's transport, keys and clock."""
 
     def __init__(self, port: BybitPort, base: str) -> None:
         self._port = port
@@ -87,27 +87,30 @@ class _Signer(ccxt.bybit):  # type: ignore[misc]
 
     @property
     def apiKey(self) -> str:
-        """As ccxt names it."""
+        """The key, under ccxt's name."""
         return self._port.credentials.key.reveal()
 
     @property
     def secret(self) -> str:
-        """As ccxt names it."""
+        """The secret, under ccxt's name."""
         return self._port.credentials.secret.reveal()
 
     def milliseconds(self) -> int:
-        """What requests are stamped with."""
+        """Return the time with which requests are stamped."""
         return self._port.now()
 
     async def fetch(
         self, url: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: str | None = None
     ) -> Json:
-        """The one way out: ccxt's own, with its proxies and redirects, is not taken."""
+        """Send a request through the port, without ccxt's own transport, proxies and redirects."""
         return await self._port.request(url, method, headers or {}, body)
 
 
 class BybitPort:
-    """One unified account in one category, `linear` or `spot`. Raises SafetyError for a venue that isn't allowed."""
+    """One unified account in one category, `linear` or `spot`.
+
+    Raises SafetyError if the venue isn't allowed.
+    """
 
     def __init__(self, config: TestnetConfig, category: str, credentials: Credentials, clock: Clock) -> None:
         self.config = config
@@ -123,14 +126,17 @@ class BybitPort:
         self._budgets: dict[str, Budget] = {}
         self._limits: dict[str, int] = {}
 
-    # -- transport ---------------------------------------------------------------------------------------------------
+    # -- transport -------------------------------------------------------------------------------------------
 
     def now(self) -> int:
-        """Our clock, corrected: what the venue's should say, UTC ms."""
+        """Return the venue's time as far as it was measured, UTC ms."""
         return self._clock.now() + self._skew
 
     async def request(self, url: str, method: str, headers: Mapping[str, str], body: str | None) -> Json:
-        """Send what ccxt has made; the decoded answer. Raises PortError, or SafetyError before anything is sent."""
+        """Send a request that ccxt has signed; return the decoded response.
+
+        Raises PortError, or SafetyError before anything is sent.
+        """
         check(url)
         if self._session is None or self._session.closed:
             self._session = guarded_session(self.config.request_timeout)
@@ -142,49 +148,46 @@ class BybitPort:
                 headers=headers,
                 allow_redirects=False,
             ) as response:
-                payload, status, answered = await response.read(), response.status, response.headers
+                payload, status, received = await response.read(), response.status, response.headers
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise OutcomeUnknown(f"no answer from the venue: {str(error) or type(error).__name__}") from None
-        return self._read(URL(url).path, status, answered, payload)
+            raise OutcomeUnknown(
+                f"no response from the venue: {str(error) or type(error).__name__}"
+            ) from None
+        return self._read(URL(url).path, status, received, payload)
 
     def _read(self, path: str, status: int, headers: Mapping[str, str], payload: bytes) -> Json:
         if status == 403:
-            raise RateLimited(
-                "the venue has shut this address out (HTTP 403)",
-                self.config.ban_wait / 1000,
-                code=403,
-                banned=True,
-            )
+            ban = self.config.ban_wait / 1000
+            raise RateLimited("the venue has banned this address (HTTP 403)", ban, code=403, banned=True)
         if status == 429:
             raise RateLimited("too many requests (HTTP 429)", 1.0, code=429)
         try:
-            answer = msgspec.json.decode(payload, type=dict[str, Any])
-            code = int(answer["retCode"])
+            response = msgspec.json.decode(payload, type=dict[str, Any])
+            code = int(response["retCode"])
         except (*JSON_DECODE_ERRORS, KeyError, TypeError, ValueError):
             if 300 <= status < 400:
-                raise OrderRejected(
-                    "the venue answers with a redirect, which is not followed", code=status
-                ) from None
-            raise OutcomeUnknown(f"HTTP {status} and no answer that can be read", code=status) from None
-        self._heed(path, headers, answer, code)
+                reason = "the venue responds with a redirect, which is not followed"
+                raise OrderRejected(reason, code=status) from None
+            raise OutcomeUnknown(f"HTTP {status} without a readable response", code=status) from None
+        self._update_limit(path, headers, response, code)
         if code:
-            raise self._error(code, self._masked(str(answer.get("retMsg", "")))[:200], headers, answer)
-        return answer
+            raise self._error(code, self._masked(str(response.get("retMsg", "")))[:200], headers, response)
+        return response
 
     def _masked(self, text: str) -> str:
-        """Without our keys: the venue tells back what it was asked where a signature is wrong."""
+        """Mask our keys: the venue repeats the request if a signature is wrong."""
         for secret in self.credentials:
             text = text.replace(secret.reveal(), MASK)
         return text
 
-    def _heed(self, path: str, headers: Mapping[str, str], answer: Json, code: int) -> None:
-        """Keep to the limit that the answer states, and be silent until it is reset where nothing of it is left."""
+    def _update_limit(self, path: str, headers: Mapping[str, str], response: Json, code: int) -> None:
+        """Adopt the rate limit in a response; if it is used up, pause this path until it is reset."""
         limit, left = headers.get("X-Bapi-Limit", ""), headers.get("X-Bapi-Limit-Status", "")
         if limit.isdecimal() and int(limit) > 0 and self._limits.get(path) != int(limit):
             self._limits[path] = int(limit)
             self._budgets[path] = Budget(int(limit), _SECOND)
         if left == "0" or code == 10006:
-            wait = _until_reset(headers, answer)
+            wait = _until_reset(headers, response)
             self._budget(path).close(asyncio.get_running_loop().time() + wait)
 
     def _budget(self, path: str) -> Budget:
@@ -194,42 +197,40 @@ class BybitPort:
         return self._budgets[path]
 
     @staticmethod
-    def _error(code: int, text: str, headers: Mapping[str, str], answer: Json) -> PortError:
-        said = f"{text or 'refused'} (retCode {code})"
+    def _error(code: int, text: str, headers: Mapping[str, str], response: Json) -> PortError:
+        message = f"{text or 'refused'} (retCode {code})"
         if code in _LIMITS:
-            return RateLimited(said, _until_reset(headers, answer), code=code)
+            return RateLimited(message, _until_reset(headers, response), code=code)
         kinds = (
             (_KEYS, AuthenticationError),
             (_UNKNOWN, OutcomeUnknown),
-            (_DUPLICATE, Duplicate),
-            (_GONE, OrderNotFound),
+            (_DUPLICATES, Duplicate),
+            (_NOT_FOUND, OrderNotFound),
             (frozenset({10002}), ClockSkewError),
         )
-        return next(
-            (kind(said, code=code) for codes, kind in kinds if code in codes), OrderRejected(said, code=code)
-        )
+        kind = next((kind for codes, kind in kinds if code in codes), OrderRejected)
+        return kind(message, code=code)
 
-    async def _ask(self, verb: str, path: str, params: Json) -> Any:
-        """One request; `result` of the answer."""
+    async def _call(self, verb: str, path: str, params: Json) -> Any:
+        """Send one request; return the response's `result`."""
         await self._budget(f"/v5/{path}").take()
         private = "public" if path.startswith("market/") else "private"
-        answer = await self._signer.request(f"v5/{path}", [private], verb, params)
-        result = answer.get("result") or {}
+        response = await self._signer.request(f"v5/{path}", [private], verb, params)
+        result = response.get("result") or {}
         if not isinstance(result, dict):
-            raise OutcomeUnknown(f"{path}: the answer's result is no object")
+            raise OutcomeUnknown(f"{path}: the response's result is not an object")
         return result
 
     async def _get(self, path: str, **params: object) -> Any:
-        return await self._ask(
-            "GET", path, {key: value for key, value in params.items() if value not in (None, "")}
-        )
+        given = {key: value for key, value in params.items() if value not in (None, "")}
+        return await self._call("GET", path, given)
 
     async def _post(self, path: str, **params: object) -> Any:
-        stated = {key: value for key, value in params.items() if value is not None}
-        return await self._ask("POST", path, {"category": self._category, **stated})
+        given = {key: value for key, value in params.items() if value is not None}
+        return await self._call("POST", path, {"category": self._category, **given})
 
     async def _pages(self, kind: type[Any], path: str, limit: int, **params: object) -> list[Any]:
-        """All of a list, page by page, in the venue's order."""
+        """Return all pages of a list, in the venue's order."""
         found: list[Any] = []
         cursor, seen = "", set[str]()
         while True:
@@ -238,7 +239,7 @@ class BybitPort:
             cursor = str(result.get("nextPageCursor") or "")
             if not cursor:
                 return found
-            if cursor in seen or len(seen) == _MOST_PAGES:
+            if cursor in seen or len(seen) == _MAX_PAGES:
                 raise OutcomeUnknown(f"{path}: the list does not end")
             seen.add(cursor)
 
@@ -246,24 +247,21 @@ class BybitPort:
         try:
             return read_list(kind, result.get("list", []), self._category)
         except ValueError as error:
-            raise OutcomeUnknown(f"{path}: the answer can't be read: {error}") from None
+            raise OutcomeUnknown(f"{path}: the response can't be read: {error}") from None
 
-    # -- time and rules ----------------------------------------------------------------------------------------------
+    # -- time and rules --------------------------------------------------------------------------------------
 
     async def server_time(self) -> int:
-        """See `VenuePort`."""
         result = await self._get("market/time")
         try:
             return int(result["timeNano"]) // 1_000_000
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise OutcomeUnknown("market/time: the answer states no time") from None
+            raise OutcomeUnknown("market/time: the response states no time") from None
 
     def correct_clock(self, skew: int) -> None:
-        """See `VenuePort`."""
         self._skew = skew
 
     async def rules(self, symbols: Sequence[str]) -> dict[str, VenueRules]:
-        """See `VenuePort`."""
         known: dict[str, VenueRules] = {}
         for symbol in symbols:
             try:
@@ -273,49 +271,44 @@ class BybitPort:
             known |= dict(self._read_list(InstrumentJson, "market/instruments-info", result))
         return known
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- orders ----------------------------------------------------------------------------------------------
 
     async def create(self, order: Order) -> str:
-        """See `VenuePort`."""
         result = await self._post("order/create", **order_request(order, self._category))
         return str(result.get("orderId", ""))
 
     async def amend(
         self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None
     ) -> None:
-        """See `VenuePort`."""
         try:
-            await self._post("order/amend", **named(order), qty=text(qty), price=text(price))
+            await self._post(
+                "order/amend", **order_name(order), qty=decimal_text(qty), price=decimal_text(price)
+            )
         except OrderRejected as error:
             if "remains unchanged" not in error.message and "not modified" not in error.message:
                 raise
 
     async def cancel(self, order: OrderRef) -> None:
-        """See `VenuePort`."""
-        await self._post("order/cancel", **named(order))
+        await self._post("order/cancel", **order_name(order))
 
     async def cancel_all(self, symbol: str) -> None:
-        """See `VenuePort`."""
         await self._post("order/cancel-all", symbol=symbol)
 
     async def find(self, order: OrderRef) -> VenueOrder | None:
-        """See `VenuePort`."""
         for path in ("order/realtime", "order/history"):
-            found = await self._pages(OrderJson, path, 50, **named(order))
+            found = await self._pages(OrderJson, path, 50, **order_name(order))
             if found:
                 newest: VenueOrder = found[0]
                 return newest
         return None
 
     async def open_orders(self) -> list[VenueOrder]:
-        """See `VenuePort`."""
         orders: list[VenueOrder] = await self._pages(
             OrderJson, "order/realtime", 50, openOnly=0, **self._scope()
         )
         return [order for order in orders if not order.status.final]
 
     async def executions(self, since: int) -> list[Execution]:
-        """See `VenuePort`."""
         found: list[Execution] = []
         until = self.now() + 60_000
         for start in range(since, until + 1, _WINDOW_MS + 1):
@@ -326,10 +319,9 @@ class BybitPort:
             found += reversed(page)
         return found
 
-    # -- account -----------------------------------------------------------------------------------------------------
+    # -- account ---------------------------------------------------------------------------------------------
 
     async def positions(self) -> list[VenuePosition]:
-        """See `VenuePort`."""
         if self._category == "spot":
             return []
         rows: list[VenuePosition] = await self._pages(PositionJson, "position/list", 200, **self._scope())
@@ -340,35 +332,28 @@ class BybitPort:
         return list(net.values())
 
     async def wallet(self) -> Wallet:
-        """See `VenuePort`."""
         result = await self._get("account/wallet-balance", accountType="UNIFIED")
         wallets: list[Wallet] = self._read_list(WalletJson, "account/wallet-balance", result)
         if len(wallets) != 1:
-            raise OutcomeUnknown(
-                f"account/wallet-balance: one account was asked for, and {len(wallets)} are stated"
-            )
+            raise OutcomeUnknown(f"account/wallet-balance: {len(wallets)} accounts instead of one")
         return wallets[0]
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
-        """See `VenuePort`."""
-        await self._settled(
-            "position/set-leverage", symbol=symbol, buyLeverage=text(leverage), sellLeverage=text(leverage)
-        )
+        value = decimal_text(leverage)
+        await self._set("position/set-leverage", symbol=symbol, buyLeverage=value, sellLeverage=value)
 
     async def position_mode(self, symbol: str) -> PositionMode:
-        """See `VenuePort`."""
         result = await self._get("position/list", category=self._category, symbol=symbol)
         try:
             return "hedge" if any(row.get("positionIdx") for row in result.get("list", [])) else "one-way"
         except (AttributeError, TypeError):
-            raise OutcomeUnknown("position/list: the answer can't be read") from None
+            raise OutcomeUnknown("position/list: the response can't be read") from None
 
     async def use_one_way(self, symbol: str) -> None:
-        """See `VenuePort`."""
-        await self._settled("position/switch-mode", symbol=symbol, mode=0)
+        await self._set("position/switch-mode", symbol=symbol, mode=0)
 
-    async def _settled(self, path: str, **params: object) -> None:
-        """Ask for what may be so already."""
+    async def _set(self, path: str, **params: object) -> None:
+        """Change a setting; it is not an error if it has the value already."""
         try:
             await self._post(path, **params)
         except OrderRejected as error:
@@ -378,12 +363,19 @@ class BybitPort:
     def _scope(self) -> dict[str, str]:
         return {"settleCoin": _COIN} if self._category == "linear" else {}
 
-    # -- the private stream ------------------------------------------------------------------------------------------
+    # -- the private stream ----------------------------------------------------------------------------------
 
-    async def stream(self, hear: Callable[[PrivateMessage], None], ready: Callable[[], None]) -> Never:
-        """See `VenuePort`."""
+    async def stream(
+        self, on_message: Callable[[PrivateMessage], None], on_connected: Callable[[], None]
+    ) -> Never:
         stream = PrivateStream(
-            self._stream_url, self._category, self.config, self._clock, self._sign_in, hear, ready
+            self._stream_url,
+            self._category,
+            self.config,
+            self._clock,
+            self._auth_args,
+            on_message,
+            on_connected,
         )
         try:
             await stream.run()
@@ -391,33 +383,34 @@ class BybitPort:
             raise RateLimited(error.message, error.wait, banned=error.wait > 0) from error
         except StreamLost as error:
             if stream.refusal:
-                raise AuthenticationError(
-                    f"the private stream refuses to sign in: {self._masked(stream.refusal)}"
-                ) from None
+                reason = self._masked(stream.refusal)
+                raise AuthenticationError(f"the private stream rejects the keys: {reason}") from None
             raise OutcomeUnknown(error.message) from error
 
-    def _sign_in(self) -> list[object]:
+    def _auth_args(self) -> list[object]:
         expires = self.now() + self.config.open_timeout
         key, secret = self.credentials
         signed = hmac.new(secret.reveal().encode(), f"GET/realtime{expires}".encode(), hashlib.sha256)
         return [key.reveal(), expires, signed.hexdigest()]
 
     async def close(self) -> None:
-        """See `VenuePort`."""
         if self._session is not None:
             await self._session.close()
 
 
-def _until_reset(headers: Mapping[str, str], answer: Json) -> float:
-    """Seconds until the limit is reset, by the venue's own clock; a second where it doesn't say."""
-    reset, now = headers.get("X-Bapi-Limit-Reset-Timestamp", ""), answer.get("time")
+def _until_reset(headers: Mapping[str, str], response: Json) -> float:
+    """Return the seconds until the limit is reset by the venue's clock; 1 if that is not stated."""
+    reset, now = headers.get("X-Bapi-Limit-Reset-Timestamp", ""), response.get("time")
     if reset.isdecimal() and isinstance(now, int):
         return min(max((int(reset) - now) / 1000, 0.05), 10.0)
     return 1.0
 
 
 def open_port(config: TestnetConfig, category: str, credentials: Credentials, clock: Clock) -> BybitPort:
-    """The port of what is traded. Raises ConfigError for a category that has no private side."""
+    """Open the port to the account of a category.
+
+    Raises ConfigError for a category without private requests.
+    """
     if category not in _PER_SECOND:
         raise ConfigError(f"market.category is {category}, which no testnet trades", hint="linear or spot")
     return BybitPort(config, category, credentials, clock)

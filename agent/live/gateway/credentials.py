@@ -1,4 +1,4 @@
-"""API keys: from the environment or a file that nobody else can read, in a type that can't be printed by mistake."""
+"""API keys, from the environment or a private file, in a type that can't be printed by mistake."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ SECRET: Final = "TAPEWIRE_API_SECRET"
 
 
 class Credentials(NamedTuple):
-    """An API key and what signs in its name."""
+    """An API key and its secret."""
 
     key: Secret
     secret: Secret
 
 
 def load_credentials(file: Path | None, environment: Mapping[str, str] = os.environ) -> Credentials:
-    """From `file` (key and secret in two lines) if one is named, else from the environment.
+    """Read keys from `file` (key and secret in two lines) if one is given, else from the environment.
 
-    Raises SafetyError for a file that others can read, ConfigError where there are no keys.
+    Raises SafetyError for a file that other users can read, ConfigError if there are no keys.
     """
     if file is not None:
         lines = read_private(file, "key file").split()
         if len(lines) != 2:
-            raise ConfigError(f"{file} holds no API key and secret", hint="two lines: the key, the secret")
+            raise ConfigError(f"{file} holds no API key and secret", hint="write two lines: key, then secret")
         return Credentials(Secret(lines[0]), Secret(lines[1]))
     key, secret = environment.get(KEY, "").strip(), environment.get(SECRET, "").strip()
     if not key or not secret:

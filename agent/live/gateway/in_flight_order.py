@@ -1,165 +1,194 @@
-"""What is to become of an order: from the decision to the end, each step known or known to be unknown.
+"""One order as the gateway knows it, from the decision to the last fill.
 
 WAITING ──────> SENDING ──────> ACCEPTED ──────> ENDED
    │               │  ^             ^               ^
-   │               v  │ resend      │ found         │
+   │               v  │ resent      │ found         │
    │            UNKNOWN ────────────┘               │
-   └── too old, or taken back: never sent ──────────┘
+   └── expired or cancelled before it was sent ─────┘
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Iterable
 from decimal import Decimal
 from enum import Enum
 
-from agent.core.events import Order, OrderStatus, OrderType, TimeInForce
-from agent.live.gateway.venue_port import OrderRef, VenueOrder
+from msgspec.structs import replace
+
+from agent.core.events import Amend, Order, OrderStatus, OrderType, TimeInForce
+from agent.core.venue import OpenOrder
+from agent.live.gateway.venue_port import Execution, OrderRef, VenueOrder
 
 
-class IntentState(str, Enum):
-    """Where an intent is."""
+class InFlightState(str, Enum):
+    """State of an order in flight."""
 
-    WAITING = "waiting"  # decided and durable, not sent
+    WAITING = "waiting"  # decided and committed, not sent
     SENDING = "sending"
-    UNKNOWN = "unknown"  # sent, and no answer came that says whether it arrived
+    UNKNOWN = "unknown"  # sent; no response says whether it arrived
     ACCEPTED = "accepted"  # the venue has it
-    ENDED = "ended"  # it can't be filled any more; fills may still be under way to us
+    ENDED = "ended"  # it can't be filled further; reports of fills may still arrive
 
 
-class Intent:
-    """One order of the core, and what the gateway knows of it. Moments are of the event loop's clock, in seconds."""
+class InFlightOrder:
+    """An order that the core has decided, and what the gateway knows about it.
 
-    def __init__(self, order: Order, since: float, state: IntentState = IntentState.WAITING) -> None:
+    Times are seconds of the event loop's clock unless stated otherwise.
+    """
+
+    def __init__(self, order: Order, decided_at: float, state: InFlightState = InFlightState.WAITING) -> None:
         self.order = order  # as amended
-        self.decided = order  # as it was at first
-        # an order that was created before is another one; UTC ms by the venue's clock, 0: not known
-        self.after = 0
-        self.since = since  # when it was decided
+        self.original = order  # as decided
+        self.decided_at = decided_at
+        # UTC ms by the venue's clock: an order that the venue created before is another one; 0: not known
+        self.created_after = 0
         self.state = state
-        self.changed = asyncio.Event()  # something was decided or told about it
-        self.attempts = 0
-        self.doubted_at: float | None = None  # when a request to place it last ended without an answer
+        self.changed = asyncio.Event()  # set by each decision or report about it
+        self.attempts = 0  # requests to place it
+        self.unknown_since: float | None = None  # when a request to place it last ended without a response
         self.accepted_at = 0.0
-        self.cancelled = False  # the core wants it back
-        self.cancel_asked = False  # and the venue was told so
-        self.amend_qty: Decimal | None = None  # still to be asked for
-        self.amend_price: Decimal | None = None
-        self.taken = 0  # times that its id was another order's, or its own, and no order was found
-        self.missed_at = 0.0
-        # looks in vain: for an order that was accepted, or for the fills of one that has ended
-        self.missed = 0
-        self.status: OrderStatus | None = None  # as it was told to the core
-        self.filled = Decimal(0)  # by the venue's updates
-        self.booked = Decimal(0)  # by executions that were told
+        self.cancelled = False  # the core has cancelled it
+        self.cancel_sent = False
+        self.new_qty: Decimal | None = None  # an amendment that is still to be sent
+        self.new_price: Decimal | None = None
+        self.id_conflicts = 0  # times that its id was taken, and no order was found under it
+        # lookups that did not find an accepted order, or the fills of one that has ended
+        self.failed_lookups = 0
+        self.lookup_failed_at = 0.0
+        self.last_status: OrderStatus | None = None  # as the core was last informed
+        self.reported_filled = Decimal(0)  # by the venue's order updates
+        self.executed_qty = Decimal(0)  # by executions
+
+    @classmethod
+    def restored(cls, past: OpenOrder) -> InFlightOrder:
+        """Make the record of an order of an earlier life; only the venue knows whether it was sent."""
+        record = cls(past.order, 0.0, InFlightState.ENDED if past.ended else InFlightState.UNKNOWN)
+        record.cancelled = past.cancelling
+        record.executed_qty = past.executed_qty
+        record.reported_filled = past.order.qty if past.ended else past.reported_filled
+        return record
+
+    # -- what is known ---------------------------------------------------------------------------------------
 
     @property
     def ref(self) -> OrderRef:
-        """Its name at the venue: by our id, whatever the venue calls it."""
+        """Its name at the venue, by our id."""
         return OrderRef(self.order.symbol, self.order.id)
 
     @property
-    def certain(self) -> bool:
-        """Whether the order that the venue has under this id is known to be this one."""
-        return self.state in (IntentState.ACCEPTED, IntentState.ENDED)
-
-    def differs(self, found: VenueOrder, *, spot: bool) -> str:
-        """What shows that an order under the same id is another one; empty if nothing does.
-
-        What protects a position follows it in its quantity, a venue may cut down an order that only reduces, and on spot no order
-        only reduces.
-        """
-        order, versions = self.order, (self.decided, self.order)
-        quantities = [version.qty for version in versions]
-        most = max(quantities)
-        flaws = (
-            ("symbol", found.symbol, order.symbol, found.symbol == order.symbol),
-            ("side", found.side.value, order.side.value, found.side is order.side),
-            (
-                "quantity",
-                found.qty,
-                order.qty,
-                order.trigger is not None
-                or found.qty in quantities
-                or (order.reduce_only and found.qty <= most),
-            ),
-            ("type", found.type.value, order.type.value, _is_limit(found) == (order.type is OrderType.LIMIT)),
-            (
-                "price",
-                found.price,
-                order.price,
-                found.price is None or found.price in [v.price for v in versions],
-            ),
-            ("trigger", found.trigger, order.trigger, found.trigger in (None, order.trigger)),
-            (
-                "reduce-only",
-                found.reduce_only,
-                order.reduce_only,
-                spot or found.reduce_only is order.reduce_only,
-            ),
-            ("time", found.created, self.after, not found.created or found.created >= self.after),
-        )
-        return ", ".join(
-            f"{name} {theirs} instead of {ours}" for name, theirs, ours, same in flaws if not same
-        )
+    def is_confirmed(self) -> bool:
+        """True if the order that the venue has under this id is known to be this one."""
+        return self.state in (InFlightState.ACCEPTED, InFlightState.ENDED)
 
     @property
     def ended(self) -> bool:
-        """No more fills can happen."""
-        return self.state is IntentState.ENDED
+        """True if it can't be filled further."""
+        return self.state is InFlightState.ENDED
 
     @property
     def done(self) -> bool:
-        """It has ended and all of its fills were told."""
-        return self.ended and self.booked >= self.filled
+        """True if it has ended and all of its executions are known."""
+        return self.ended and self.executed_qty >= self.reported_filled
 
     @property
-    def immediate(self) -> bool:
-        """Whether the venue ends it at once: what isn't filled then is cancelled."""
+    def is_immediate(self) -> bool:
+        """True if the venue ends it at once and cancels what isn't filled then."""
         order = self.order
         return order.trigger is None and (
             order.type is OrderType.MARKET or order.tif in (TimeInForce.IOC, TimeInForce.FOK)
         )
 
+    def differs(self, found: VenueOrder, *, spot: bool) -> str:
+        """Return what shows that `found`, an order under the same id, is another one; empty if nothing does.
 
-def _is_limit(order: VenueOrder) -> bool:
-    return order.type is OrderType.LIMIT
+        The quantity of a protective order follows the position, a venue may reduce a reduce-only order, and
+        spot has no reduce-only orders.
+        """
+        order = self.order
+        quantities = (self.original.qty, order.qty)
+        prices = (None, self.original.price, order.price)
+        any_qty = order.trigger is not None
+        same_qty = found.qty in quantities or (order.reduce_only and found.qty <= max(quantities))
+        same_type = (found.type is OrderType.LIMIT) == (order.type is OrderType.LIMIT)
+        same_kind = spot or found.reduce_only is order.reduce_only
+        checks = (
+            ("symbol", found.symbol, order.symbol, found.symbol == order.symbol),
+            ("side", found.side.value, order.side.value, found.side is order.side),
+            ("quantity", found.qty, order.qty, any_qty or same_qty),
+            ("type", found.type.value, order.type.value, same_type),
+            ("price", found.price, order.price, found.price in prices),
+            ("trigger", found.trigger, order.trigger, found.trigger in (None, order.trigger)),
+            ("reduce-only", found.reduce_only, order.reduce_only, same_kind),
+            (
+                "time",
+                found.created,
+                self.created_after,
+                not found.created or found.created >= self.created_after,
+            ),
+        )
+        return ", ".join(
+            f"{name} {theirs} instead of {ours}" for name, theirs, ours, same in checks if not same
+        )
 
+    def cannot_be_of(self, execution: Execution) -> bool:
+        """True if an execution under the same id is certainly of another order."""
+        order, e = self.order, execution
+        same = e.symbol == order.symbol and e.side is order.side and e.ts >= self.created_after
+        return not (self.is_confirmed or same)
 
-class Intents:
-    """Those of which more may be heard, by id; `ended` counts the others by their last status."""
+    # -- transitions -----------------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
-        self._open: dict[str, Intent] = {}
-        self.ended: Counter[str] = Counter()
+    def cancel(self) -> None:
+        """Note that the core has cancelled it."""
+        self.cancelled = True
+        self.changed.set()
 
-    def __len__(self) -> int:
-        return len(self._open)
+    def amend(self, amend: Amend) -> None:
+        """Change quantity or price; if the order may have been sent, the amendment has to be sent, too."""
+        order = self.order
+        qty = order.qty if amend.qty is None else amend.qty
+        price = order.price if amend.price is None else amend.price
+        self.order = replace(order, qty=qty, price=price)
+        if self.attempts or self.state is not InFlightState.WAITING:
+            self.new_qty = self.new_qty if amend.qty is None else amend.qty
+            self.new_price = self.new_price if amend.price is None else amend.price
+        self.changed.set()
 
-    def add(self, intent: Intent) -> None:
-        """Watch one more."""
-        self._open[intent.order.id] = intent
+    def take_amendment(self) -> tuple[Decimal | None, Decimal | None]:
+        """Return quantity and price that are still to be sent, and forget them."""
+        qty, price, self.new_qty, self.new_price = self.new_qty, self.new_price, None, None
+        return qty, price
 
-    def get(self, order_id: str) -> Intent | None:
-        """By its order's id."""
-        return self._open.get(order_id)
+    def mark_unknown(self, now: float) -> None:
+        """Note a request without a response: unless a report has confirmed the order, it may be there."""
+        if self.state is InFlightState.SENDING:
+            self.state = InFlightState.UNKNOWN
+        self.unknown_since = now
 
-    def all(self) -> list[Intent]:
-        """All of them."""
-        return list(self._open.values())
+    def mark_unsent(self) -> None:
+        """Note that this request was not carried out; an earlier one may have been."""
+        if self.state is InFlightState.SENDING:
+            self.state = InFlightState.WAITING if self.unknown_since is None else InFlightState.UNKNOWN
 
-    def forget_done(self, intents: Iterable[Intent]) -> None:
-        """Of those that are over nothing more is expected."""
-        for intent in intents:
-            if (
-                intent.done
-                and self._open.pop(intent.order.id, None) is not None
-                and intent.status is not None
-            ):
-                self.ended[intent.status.value] += 1
+    def accept(self, now: float) -> bool:
+        """Note that the venue has it. Returns whether that is new."""
+        if self.is_confirmed:
+            return False
+        self.state = InFlightState.ACCEPTED
+        self.accepted_at = now
+        self.changed.set()
+        return True
 
-    def counts(self) -> dict[str, int]:
-        """How many are in each state."""
-        return dict(Counter(intent.state.value for intent in self._open.values()))
+    def end(self, status: OrderStatus, filled: Decimal) -> None:
+        """Note its final status and filled quantity."""
+        self.state, self.last_status, self.reported_filled = InFlightState.ENDED, status, filled
+        self.changed.set()
+
+    async def wait_for_change(self, seconds: float | None) -> bool:
+        """Wait up to `seconds` for a decision or report about it; False on timeout."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.changed.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,4 +1,4 @@
-"""Trading rules from Bybit's public instruments endpoint."""
+"""Trading rules from Bybit's public endpoint (https://bybit-exchange.github.io/docs/v5/market/instrument)."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ class _Answer(msgspec.Struct):
 async def fetch_rules(
     base: str, category: str, symbol: str = "", *, within: float = 10.0
 ) -> dict[str, VenueRules]:
-    """The rules of `symbol`, of all symbols of `category` if it is empty, by symbol; empty if the venue doesn't know it.
+    """Fetch the rules of `symbol`, or of all symbols of `category` if it is empty; unknown ones are missing.
 
-    `base` is the endpoint's URL without a path; `within` is in seconds. Raises VenueError without a usable response.
+    `base` is the endpoint's URL without a path, `within` the timeout in seconds. Raises VenueError without a
+    usable response.
     """
     known: dict[str, VenueRules] = {}
     cursor = ""
@@ -41,15 +42,11 @@ async def fetch_rules(
     try:
         async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
             for _ in range(_PAGES):
-                wanted = {
-                    "category": category,
-                    "symbol": symbol,
-                    "limit": "" if symbol else "1000",
-                    "cursor": cursor,
-                }
-                params = {name: value for name, value in wanted.items() if value}
-                async with session.get(base + _PATH, params=params) as answer:
-                    page = msgspec.json.decode(await answer.read(), type=_Answer)
+                limit = "" if symbol else "1000"
+                given = {"category": category, "symbol": symbol, "limit": limit, "cursor": cursor}
+                params = {name: value for name, value in given.items() if value}
+                async with session.get(base + _PATH, params=params) as response:
+                    page = msgspec.json.decode(await response.read(), type=_Answer)
                 if page.retCode:
                     if symbol:
                         return {}
@@ -59,5 +56,5 @@ async def fetch_rules(
                 if not cursor:
                     break
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, *JSON_DECODE_ERRORS) as error:
-        raise VenueError(f"{base}{_PATH} gives no trading rules: {brief(error)}") from None
+        raise VenueError(f"{base}{_PATH} returned no trading rules: {brief(error)}") from None
     return known

@@ -1,4 +1,4 @@
-"""What is asked of Bybit v5, as it wants to hear it: the bodies of requests."""
+"""Bodies of Bybit v5 order requests (https://bybit-exchange.github.io/docs/v5/order/create-order)."""
 
 from __future__ import annotations
 
@@ -17,46 +17,47 @@ _TIF: Final = {
 
 
 def order_request(order: Order, category: str) -> dict[str, Any]:
-    """The body of order/create. Market sizes are in base coin; stops and take-profits are conditional market orders.
+    """Return the body of order/create.
 
-    A trigger is by last price, as the paper exchange's, and direction 1 is a rise to it.
+    Market sizes are in base coin; stops and take-profits are conditional market orders. Triggers use the last
+    price, as on the paper exchange. `triggerDirection` 1 is a rise to the trigger, 2 a fall.
     """
     limit = order.type is OrderType.LIMIT
     body: dict[str, Any] = {
         "symbol": order.symbol,
         "side": "Buy" if order.side is Side.BUY else "Sell",
         "orderType": "Limit" if limit else "Market",
-        "qty": text(order.qty),
+        "qty": decimal_text(order.qty),
         "orderLinkId": order.id,
     }
     if limit:
-        body |= {"price": text(order.price), "timeInForce": _TIF[order.tif]}
-    if category == "spot":
-        body |= {} if limit else {"marketUnit": "baseCoin"}
-    else:
+        body |= {"price": decimal_text(order.price), "timeInForce": _TIF[order.tif]}
+    if category != "spot":
         body |= {"positionIdx": 0, "reduceOnly": order.reduce_only}
+    elif not limit:
+        body |= {"marketUnit": "baseCoin"}
     if order.trigger is not None:
-        rises = (order.type is OrderType.STOP) == (order.side is Side.BUY)
-        body |= {"triggerPrice": text(order.trigger)}
-        body |= (
-            {"orderFilter": "StopOrder"}
-            if category == "spot"
-            else {
-                "triggerDirection": 1 if rises else 2,
+        body |= {"triggerPrice": decimal_text(order.trigger)}
+        if category == "spot":
+            body |= {"orderFilter": "StopOrder"}
+        else:
+            rises = (order.type is OrderType.STOP) == (order.side is Side.BUY)
+            direction = 1 if rises else 2
+            body |= {
+                "triggerDirection": direction,
                 "triggerBy": "LastPrice",
                 "closeOnTrigger": order.reduce_only,
             }
-        )
     return body
 
 
-def named(order: OrderRef) -> dict[str, str]:
-    """How a request names an order: by our id, or by the venue's where it has none of ours."""
-    return {"symbol": order.symbol} | (
-        {"orderLinkId": order.client_id} if order.client_id else {"orderId": order.id}
-    )
+def order_name(order: OrderRef) -> dict[str, str]:
+    """Return the fields that name an order in a request: our id, or the venue's if it has none of ours."""
+    if order.client_id:
+        return {"symbol": order.symbol, "orderLinkId": order.client_id}
+    return {"symbol": order.symbol, "orderId": order.id}
 
 
-def text(number: Decimal | None) -> str | None:
-    """Without an exponent, which the venue does not take; None is left out."""
+def decimal_text(number: Decimal | None) -> str | None:
+    """Format a number without an exponent, which the venue does not accept; None stays None."""
     return None if number is None else format(number, "f")

@@ -1,7 +1,8 @@
-"""Before the first order: the venue's rules are ours, its clock is right, a symbol has one position, and the leverage is set."""
+"""Checks before the first order: clock, trading rules, position mode and leverage."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import structlog
@@ -15,41 +16,44 @@ from agent.live.gateway.venue_port import OrderRejected, VenueRules
 _log: Final = structlog.get_logger(__name__)
 
 
-async def prepare(line: ThrottledClient, config: Config) -> None:
-    """Raises ConfigError for symbols and rules that the venue would not take, SafetyError for an account that can't be traded."""
-    await line.ask(line.measure)
-    symbols = config.market.symbols
-    rules = await line.ask(lambda: line.port.rules(symbols))
+async def preflight_checks(client: ThrottledClient, config: Config) -> None:
+    """Synchronise the clock, compare trading rules, and set one-way mode and leverage.
+
+    Raises ConfigError for symbols or rules that the venue would reject, SafetyError for an account that can't
+    be traded.
+    """
+    port, retry = client.port, client.retry
+    await retry(client.sync_clock)
+    symbols, leverage = config.market.symbols, config.account.leverage
+    rules = await retry(lambda: port.rules(symbols))
     for symbol in symbols:
-        check_rules(instrument_for(symbol, config), rules.get(symbol), line.config.venue)
+        check_rules(instrument_for(symbol, config), rules.get(symbol), client.config.venue)
     if config.market.category != "linear":
         return
     for symbol in symbols:
-        if await line.ask(lambda symbol=symbol: line.port.position_mode(symbol)) == "hedge":  # type: ignore[misc]
-            _log.warning(
-                "the account has a long and a short position in a symbol: asking for one", symbol=symbol
-            )
+        if await retry(partial(port.position_mode, symbol)) == "hedge":
+            _log.warning("the account is in hedge mode: switching to one-way mode", symbol=symbol)
             try:
-                await line.ask(lambda symbol=symbol: line.port.use_one_way(symbol))  # type: ignore[misc]
+                await retry(partial(port.use_one_way, symbol))
             except OrderRejected as error:
                 raise SafetyError(
                     f"{symbol} is in hedge mode, and the venue won't change it: {error.message}",
                     hint="close its positions and orders, or switch to one-way mode by hand",
                 ) from None
         try:
-            await line.ask(lambda symbol=symbol: line.port.set_leverage(symbol, config.account.leverage))  # type: ignore[misc]
+            await retry(partial(port.set_leverage, symbol, leverage))
         except OrderRejected as error:
-            raise ConfigError(
-                f"account.leverage {config.account.leverage} of {symbol}: {error.message}"
-            ) from None
+            raise ConfigError(f"account.leverage {leverage} of {symbol}: {error.message}") from None
 
 
 def check_rules(ours: Instrument, theirs: VenueRules | None, venue: str) -> None:
-    """Whether each order that our rules allow is one by the venue's, too. Raises ConfigError."""
+    """Raise ConfigError if `ours` allow an order that `theirs` would reject.
+
+    `venue` is named in the error.
+    """
     if theirs is None:
-        raise ConfigError(
-            f"{ours.symbol} is not traded at {venue}", hint="see market.symbols and market.category"
-        )
+        hint = "see market.symbols and market.category"
+        raise ConfigError(f"{ours.symbol} is not traded at {venue}", hint=hint)
     for name in ("tick_size", "qty_step"):
         mine, needed = getattr(ours, name), getattr(theirs, name)
         if mine % needed:

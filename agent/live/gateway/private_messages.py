@@ -1,6 +1,7 @@
-"""The venue's private JSON as typed structs, and as the port's own messages. REST and stream differ in a field or two.
+"""Bybit's private JSON as typed structs, converted to the port's messages.
 
-Field meanings: https://bybit-exchange.github.io/docs/v5/websocket/private/order and the pages beside it.
+REST and stream differ in some fields. Fields:
+https://bybit-exchange.github.io/docs/v5/websocket/private/order and its neighbouring pages.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ _KINDS: Final = {
 
 
 class _Json(msgspec.Struct, rename="camel"):
-    """Numbers are texts, and an empty text is none."""
+    """Base of the venue's structs. Numbers are strings; an empty string is a missing number."""
 
 
 class OrderJson(_Json):
-    """An order."""
+    """An order; `message` converts it."""
 
     category: str = ""
     order_id: str = ""
@@ -68,7 +69,7 @@ class OrderJson(_Json):
     updated_time: str = ""
 
     def message(self) -> VenueOrder:
-        """As the port tells it. An order that was refused after a part was filled is one that was cancelled."""
+        """Convert it. An order that was rejected after a partial fill counts as cancelled."""
         filled, trigger = _number(self.cum_exec_qty), _number(self.trigger_price)
         status = _STATUS.get(self.order_status, OrderStatus.NEW)
         if status is OrderStatus.REJECTED and filled:
@@ -87,13 +88,13 @@ class OrderJson(_Json):
             trigger=trigger or None,
             reduce_only=self.reduce_only,
             reason="" if self.reject_reason == "EC_NoError" else self.reject_reason,
-            created=_moment(self.created_time),
-            updated=_moment(self.updated_time),
+            created=_time(self.created_time),
+            updated=_time(self.updated_time),
         )
 
 
 class ExecutionJson(_Json):
-    """An execution."""
+    """An execution; `message` converts it."""
 
     category: str = ""
     exec_id: str = ""
@@ -111,7 +112,7 @@ class ExecutionJson(_Json):
     is_maker: bool = False
 
     def message(self) -> Execution:
-        """As the port tells it; of derivatives, whose fee has no currency stated, that is the settlement coin."""
+        """Convert it. Derivatives state no fee currency: it is the settlement coin."""
         if not self.exec_id or not self.exec_time:
             raise ValueError("an execution without an id or a time")
         return Execution(
@@ -119,7 +120,7 @@ class ExecutionJson(_Json):
             self.order_id,
             self.order_link_id,
             self.symbol,
-            _moment(self.exec_time),
+            _time(self.exec_time),
             _side(self.side),
             _number(self.exec_qty),
             _number(self.exec_price),
@@ -133,7 +134,7 @@ class ExecutionJson(_Json):
 
 
 class PositionJson(_Json):
-    """A position; the stream names its price entryPrice where REST says avgPrice."""
+    """A position. The stream's `entryPrice` is `avgPrice` in REST responses."""
 
     category: str = ""
     symbol: str = ""
@@ -144,11 +145,9 @@ class PositionJson(_Json):
     position_idx: int = 0
 
     def message(self) -> VenuePosition:
-        """As the port tells it."""
-        sign = 1 if self.side == "Buy" else -1
-        return VenuePosition(
-            self.symbol, sign * _number(self.size), _number(self.avg_price or self.entry_price)
-        )
+        """Convert it."""
+        qty = _number(self.size) if self.side == "Buy" else -_number(self.size)
+        return VenuePosition(self.symbol, qty, _number(self.avg_price or self.entry_price))
 
 
 class _PriceFilterJson(_Json):
@@ -157,28 +156,27 @@ class _PriceFilterJson(_Json):
 
 class _LotSizeFilterJson(_Json):
     qty_step: str = ""
-    base_precision: str = ""  # what spot says instead
+    base_precision: str = ""  # on spot
     min_order_qty: str = ""
     min_notional_value: str = ""
-    min_order_amt: str = ""  # what spot says instead
+    min_order_amt: str = ""  # on spot
 
 
 class InstrumentJson(_Json):
-    """What is traded, and by which rules; a step of nothing would be no rule."""
+    """An instrument with its trading rules. Steps of 0 are refused."""
 
     symbol: str
     price_filter: _PriceFilterJson
     lot_size_filter: _LotSizeFilterJson
 
     def message(self) -> tuple[str, VenueRules]:
-        """Symbol and rules."""
+        """Return symbol and rules."""
         lot = self.lot_size_filter
         tick, step = _number(self.price_filter.tick_size), _number(lot.qty_step or lot.base_precision)
         least, value = _number(lot.min_order_qty), _number(lot.min_notional_value or lot.min_order_amt)
         if tick <= 0 or step <= 0 or least < 0 or value < 0:
-            raise ValueError(
-                f"{self.symbol}: tick {tick} and step {step} must be above 0, the minima {least} and {value} not below"
-            )
+            minima = f"the minima {least} and {value} at least 0"
+            raise ValueError(f"{self.symbol}: tick {tick} and step {step} must be above 0, {minima}")
         return self.symbol, VenueRules(tick, step, least, value)
 
 
@@ -193,7 +191,7 @@ class WalletJson(_Json):
     coin: list[_CoinJson] = []
 
     def message(self) -> Wallet:
-        """As the port tells it."""
+        """Convert it."""
         return Wallet({one.coin: _number(one.wallet_balance) for one in self.coin})
 
 
@@ -204,7 +202,7 @@ _SHAPES: Final[Mapping[str, type[OrderJson | ExecutionJson | PositionJson | Wall
     "wallet": WalletJson,
 }
 TOPICS: Final = tuple(_SHAPES)
-"""What the private stream is asked for."""
+"""Topics of the private stream that the gateway subscribes to."""
 
 _DECODERS: Final[dict[str, Callable[[bytes | msgspec.Raw], Any]]] = {
     topic: msgspec.json.Decoder(list[shape]).decode  # type: ignore[valid-type]
@@ -213,21 +211,24 @@ _DECODERS: Final[dict[str, Callable[[bytes | msgspec.Raw], Any]]] = {
 
 
 def read_private(topic: str, data: bytes | msgspec.Raw, category: str) -> list[PrivateMessage]:
-    """The messages of one frame that concern the category. Raises ValueError where it isn't what its topic says."""
+    """Decode the messages of one frame that concern `category`.
+
+    Raises ValueError if they don't match the topic.
+    """
     decode = _DECODERS.get(topic)
     if decode is None:
-        raise ValueError(f"topic {topic!r} was not asked for")
+        raise ValueError(f"topic {topic!r} was not subscribed to")
     try:
         return [item.message() for item in decode(data) if getattr(item, "category", category) == category]
     except JSON_DECODE_ERRORS as error:
         raise ValueError(str(error)) from error
 
 
-def read_list(kind: type[Any], answer: Any, category: str) -> list[Any]:
-    """The messages of a REST answer's `list`. Raises ValueError where it has another shape."""
+def read_list(kind: type[Any], items: Any, category: str) -> list[Any]:
+    """Convert the `list` of a REST response. Raises ValueError if its items are not of `kind`."""
     try:
-        items: list[Any] = msgspec.convert(answer, list[kind])  # type: ignore[valid-type]
-        return [item.message() for item in items if getattr(item, "category", "") in ("", category)]
+        found: list[Any] = msgspec.convert(items, list[kind])  # type: ignore[valid-type]
+        return [item.message() for item in found if getattr(item, "category", "") in ("", category)]
     except JSON_DECODE_ERRORS as error:
         raise ValueError(str(error)) from error
 
@@ -236,19 +237,19 @@ def _number(text: str) -> Decimal:
     try:
         number = Decimal(text or "0")
     except InvalidOperation:
-        raise ValueError(f"{text!r} is no number") from None
+        raise ValueError(f"{text!r} is not a number") from None
     if not number.is_finite():
-        raise ValueError(f"{text!r} is no finite number")
+        raise ValueError(f"{text!r} is not a finite number")
     return number
 
 
-def _moment(text: str) -> int:
+def _time(text: str) -> int:
     if text and not text.isdecimal():
-        raise ValueError(f"{text!r} is no time")
+        raise ValueError(f"{text!r} is not a time")
     return int(text or "0")
 
 
 def _side(text: str) -> Side:
     if text not in ("Buy", "Sell"):
-        raise ValueError(f"{text!r} is no side")
+        raise ValueError(f"{text!r} is not a side")
     return Side.BUY if text == "Buy" else Side.SELL

@@ -1,4 +1,4 @@
-"""The private stream: as the public one it is subscribed, kept alive and read until it is lost, but signed in first."""
+"""The private stream: like the public one, but authenticated before it subscribes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class PrivateStream(Stream):
-    """One connection. `sign_in` makes the arguments of the auth request, `hear` takes what is told, `ready` when it begins.
+    """One connection.
 
-    `refusal` holds the venue's words where it would not let us in.
+    `auth_args` makes the arguments of the auth request. `on_message` receives each message, `on_connected` is
+    called once the stream is subscribed. `refusal` is the venue's reason if it rejected the authentication.
     """
 
     def __init__(
@@ -34,9 +35,9 @@ class PrivateStream(Stream):
         category: str,
         config: TestnetConfig,
         clock: Clock,
-        sign_in: Callable[[], list[object]],
-        hear: Callable[[PrivateMessage], None],
-        ready: Callable[[], None],
+        auth_args: Callable[[], list[object]],
+        on_message: Callable[[PrivateMessage], None],
+        on_connected: Callable[[], None],
     ) -> None:
         waits = BybitConfig(
             open_timeout=config.open_timeout,
@@ -46,12 +47,12 @@ class PrivateStream(Stream):
             ban_wait=config.ban_wait,
         )
         super().__init__(
-            url, TOPICS, waits, clock, KlineHealth("private stream"), self._take, lambda _: ready()
+            url, TOPICS, waits, clock, KlineHealth("private stream"), self._take, lambda _: on_connected()
         )
         self.refusal = ""
         self._category = category
-        self._sign_in = sign_in
-        self._hear = hear
+        self._auth_args = auth_args
+        self._on_message = on_message
 
     async def _open(self) -> ClientConnection:
         return await guarded_connect(
@@ -62,14 +63,14 @@ class PrivateStream(Stream):
         )
 
     async def _subscribe(self, socket: ClientConnection) -> None:
-        answer = await self._request(socket, self._sign_in(), "auth")
-        if not answer.success:
-            self.refusal = answer.ret_msg or "no reason given"
-            raise StreamLost(f"not signed in: {self.refusal}")
+        response = await self._request(socket, self._auth_args(), "auth")
+        if not response.success:
+            self.refusal = response.ret_msg or "no reason given"
+            raise StreamLost(f"not authenticated: {self.refusal}")
         await super()._subscribe(socket)
 
     async def _watch_silence(self) -> Never:
-        """An account in which nothing happens is silent; the pong alone says that somebody is there."""
+        # an idle account sends no messages: pongs alone show that the connection is alive
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
@@ -80,4 +81,4 @@ class PrivateStream(Stream):
             _log.warning("private message corrupt", topic=frame.topic, error=str(error))
             return
         for message in messages:
-            self._hear(message)
+            self._on_message(message)

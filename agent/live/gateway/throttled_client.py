@@ -1,4 +1,4 @@
-"""The line to the venue: silent while the venue asks for silence, with the right time, and patient with questions."""
+"""Requests to the venue: paused while it bans us, on a synchronised clock, retried if that is safe."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ _log = structlog.get_logger(__name__)
 
 
 class ThrottledClient:
-    """Asks the port. All who ask share its silence and its measure of the venue's clock."""
+    """A `VenuePort` with the policy that it lacks.
+
+    All requests share one ban and one measurement of the venue's clock.
+    """
 
     def __init__(
         self, port: VenuePort, config: TestnetConfig, clock: Clock, health: GatewayHealth, rng: random.Random
@@ -31,56 +34,66 @@ class ThrottledClient:
         self.config = config
         self.clock = clock
         self.health = health
-        self.held: Callable[[], bool] = _never
-        """Whether no order may be sent: the kill switch works at the venue, and the core does not know yet."""
+        self.clock_syncs = 0
+        """How often the clock was synchronised."""
         self._rng = rng
-        self._silent_until = 0.0
-        self._measuring = asyncio.Lock()
-        self._measured = 0  # how often
+        self._banned_until = 0.0  # of the event loop's clock
+        self._syncing = asyncio.Lock()
 
-    async def calm(self) -> None:
-        """Wait while nothing may be asked."""
+    def venue_time(self) -> int:
+        """Return the venue's time now, by the last measurement, UTC ms."""
+        return self.clock.now() + self.health.skew
+
+    async def wait_if_banned(self) -> None:
+        """Wait until a ban of this address is over."""
         loop = asyncio.get_running_loop()
-        while (wait := self._silent_until - loop.time()) > 0:
+        while (wait := self._banned_until - loop.time()) > 0:
             await asyncio.sleep(wait)
 
-    async def ask(self, question: Callable[[], Awaitable[_T]]) -> _T:
-        """Ask what changes nothing, or may be done twice, until it is answered. Raises Refused and AuthenticationError."""
+    async def retry(self, request: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat a request until it gets a response. The request must be harmless if it is carried out twice.
+
+        Raises OrderRejected and AuthenticationError.
+        """
         for wait in delays(self.config.retry, self._rng):
-            await self.calm()
-            measured = self._measured
+            await self.wait_if_banned()
+            syncs = self.clock_syncs
             try:
-                return await question()
+                return await request()
             except (OutcomeUnknown, RateLimited, ClockSkewError) as error:
-                await self.mend(error, measured)
+                await self.handle_error(error, syncs)
                 if not isinstance(error, RateLimited):
                     await asyncio.sleep(wait)
-        raise AssertionError("unreachable")  # the waits go on for ever
+        raise AssertionError("unreachable")  # the delays never end
 
-    async def mend(self, error: PortError, measured: int | None = None) -> None:
-        """Do what an error asks for before the next try: wait, or set the clock right."""
+    async def handle_error(self, error: PortError, syncs: int | None = None) -> None:
+        """Do what an error requires before the next attempt: wait, or synchronise the clock.
+
+        `syncs` is the value of `clock_syncs` when the request was sent.
+        """
         self.health.failed(error.message, self.clock.now())
         if isinstance(error, RateLimited):
             self.health.slowed += 1
             if error.banned:
-                _log.error("the venue wants silence", seconds=round(error.wait, 1), reason=error.message)
-                self._silent_until = max(self._silent_until, asyncio.get_running_loop().time() + error.wait)
-            else:
-                # those who wait come back one by one
+                _log.error("banned by the venue", seconds=round(error.wait, 1), reason=error.message)
+                self._banned_until = max(self._banned_until, asyncio.get_running_loop().time() + error.wait)
+            else:  # a random wait, so that waiting requests do not return all at once
                 await asyncio.sleep(error.wait * (1 + self._rng.random()))
         elif isinstance(error, ClockSkewError):
             try:
-                await self.measure(measured)
-            except (OutcomeUnknown, RateLimited, ClockSkewError):  # the next try will tell
+                await self.sync_clock(syncs)
+            except (OutcomeUnknown, RateLimited, ClockSkewError):  # the next attempt tries again
                 await asyncio.sleep(self.config.retry.first / 1000)
 
-    async def measure(self, measured: int | None = None) -> int:
-        """Set the clock by the venue's; the difference in ms. Raises SafetyError beyond `max_skew`, PortError without an answer.
+    async def sync_clock(self, syncs: int | None = None) -> int:
+        """Measure the venue's clock and stamp requests by it; return the difference in ms.
 
-        `measured` is how often it was measured when the error came that asks for it: of many that come at once one is enough.
+        If `syncs` differs from `clock_syncs`, another request has synchronised the clock since, and nothing
+        is measured. Raises SafetyError if the difference exceeds `max_skew`, PortError if the venue does not
+        respond.
         """
-        async with self._measuring:
-            if measured is not None and measured != self._measured:
+        async with self._syncing:
+            if syncs is not None and syncs != self.clock_syncs:
                 return self.health.skew
             disciplined = self.clock if isinstance(self.clock, DisciplinedClock) else None
             sent = 0.0 if disciplined is None else disciplined.steady()
@@ -88,27 +101,19 @@ class ThrottledClient:
             theirs = await self.port.server_time()
             if disciplined is not None:
                 disciplined.measured(theirs, sent)
-                # as the clock is now, whatever corrected it
+                # the request's time by the clock as it is now, which others may have corrected meanwhile
                 before = round(self.clock.now() - (disciplined.steady() - sent))
             after = self.clock.now()
             skew = theirs - (before + after) // 2
-            if abs(skew) <= (after - before + 1) // 2:  # no more than the measure's own error
+            if abs(skew) <= (after - before + 1) // 2:  # within the measurement's own error
                 skew = 0
             if abs(skew) > self.config.max_skew:
+                relation = "behind" if skew > 0 else "ahead of"
                 raise SafetyError(
-                    f"this machine's clock is {abs(skew)} ms {'behind' if skew > 0 else 'ahead of'} the venue's",
+                    f"this machine's clock is {abs(skew)} ms {relation} the venue's",
                     hint="synchronise it by NTP; execution.testnet.max_skew is what is corrected",
                 )
             self.port.correct_clock(skew)
             self.health.skew = skew
-            self._measured += 1
+            self.clock_syncs += 1
             return skew
-
-    @property
-    def measured(self) -> int:
-        """How often the clock was set."""
-        return self._measured
-
-
-def _never() -> bool:
-    return False

@@ -1,15 +1,15 @@
-"""The venue as the gateway needs it, and what can go wrong there, named by what follows from it.
+"""Interface of a venue, and its errors, named by what the caller has to do.
 
 PortError
-├─ OutcomeUnknown    no answer, or one that says nothing: a request to change something may have been carried out; ask by client id
-├─ Refused           carried out it was not, and the same request will not be
-│  ├─ Duplicate      an order with this client id exists
-│  └─ OrderNotFound    the order is unknown, or has ended
-├─ RateLimited          not carried out; the same request may be made after `wait` seconds
-├─ ClockSkewError          not carried out: the request's time was outside the venue's window
-└─ AuthenticationError       not carried out: the key, its signature, its rights or its network are wrong; a person must mend it
+├─ OutcomeUnknown        no usable response: the request may have been carried out; query by client id
+├─ OrderRejected         not carried out; the same request would be rejected again
+│  ├─ Duplicate          an order with this client id exists
+│  └─ OrderNotFound      the order is unknown, or has ended
+├─ RateLimited           not carried out; repeat it after `wait` seconds
+├─ ClockSkewError        not carried out: the request's timestamp was outside the venue's window
+└─ AuthenticationError   not carried out: key, signature, permissions or IP address are wrong
 
-An implementation has no policy: it doesn't retry, and it doesn't wait except for what the venue's own limits ask.
+An implementation has no policy: it doesn't retry, and waits only to keep to the venue's rate limits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import msgspec
 from agent.core.errors import VenueError
 from agent.core.events import Order, OrderStatus, OrderType, Side
 
-# -- what can go wrong ------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------------
 
 
 class PortError(VenueError):
-    """The root. Codes are the venue's own; 0 where it named none."""
+    """Base class. `code` is the venue's return code; 0 without one."""
 
     def __init__(self, message: str, *, code: int = 0, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -36,15 +36,15 @@ class PortError(VenueError):
 
 
 class OutcomeUnknown(PortError):
-    """Whether it was carried out isn't known. After a mere query nothing follows from it but to ask again."""
+    """It is not known whether the request was carried out. A query can simply be repeated."""
 
 
 class OrderRejected(PortError):
-    """It was not carried out, and asking again would be in vain."""
+    """Not carried out; the same request would be rejected again."""
 
 
 class Duplicate(OrderRejected):
-    """The client id is taken: the order had arrived before."""
+    """An order with this client id exists: usually this one, which had arrived before."""
 
 
 class OrderNotFound(OrderRejected):
@@ -52,7 +52,10 @@ class OrderNotFound(OrderRejected):
 
 
 class RateLimited(PortError):
-    """Not carried out, because too much was asked; the same again in `wait` seconds. `banned`: everything must be silent so long."""
+    """Not carried out because of a rate limit; repeat it after `wait` seconds.
+
+    `banned`: send no request at all until then.
+    """
 
     def __init__(self, message: str, wait: float, *, code: int = 0, banned: bool = False) -> None:
         super().__init__(message, code=code)
@@ -61,18 +64,18 @@ class RateLimited(PortError):
 
 
 class ClockSkewError(PortError):
-    """Not carried out: measure the venue's time, correct the clock, and ask again."""
+    """Not carried out: synchronise the clock, then repeat it."""
 
 
 class AuthenticationError(PortError):
-    """Not carried out, nor will anything be with these keys."""
+    """Not carried out, and no request with these keys will be."""
 
 
-# -- what the venue tells ----------------------------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------------------------
 
 
 class VenueOrder(msgspec.Struct, frozen=True):
-    """An order as the venue has it. `client_id` is empty for one that was placed without: by hand, or by the venue itself."""
+    """An order as the venue has it. `client_id` is empty if it was placed by hand or by the venue itself."""
 
     id: str
     client_id: str
@@ -91,22 +94,26 @@ class VenueOrder(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """What the core knows it by."""
+        """The core's id of it."""
         return self.client_id or self.id
 
 
 class ExecutionKind(str, Enum):
-    """Why the account changed."""
+    """Why the account has changed."""
 
     TRADE = "TRADE"
     FUNDING = "FUNDING"
     LIQUIDATION = "LIQUIDATION"  # and auto-deleveraging: the venue's own trade
-    # a settlement of profit, a transfer of a position, whatever comes next: no trade that can be booked
+    # e.g. a settlement of profit or a transfer of a position: it can't be booked as a trade
     UNKNOWN = "UNKNOWN"
 
 
 class Execution(msgspec.Struct, frozen=True):
-    """One execution. Of funding, `fee` is what was paid (negative: received), `rate` its rate, `qty` and `side` the position's."""
+    """One execution.
+
+    For funding, `fee` is the amount paid (negative: received), `rate` the funding rate, `qty` and `side` the
+    position's.
+    """
 
     id: str  # unique at the venue
     order_id: str  # the venue's
@@ -125,7 +132,7 @@ class Execution(msgspec.Struct, frozen=True):
 
     @property
     def order_name(self) -> str:
-        """What the core knows its order by."""
+        """The core's id of its order."""
         return self.client_id or self.order_id
 
 
@@ -138,17 +145,17 @@ class VenuePosition(msgspec.Struct, frozen=True):
 
 
 class Wallet(msgspec.Struct, frozen=True):
-    """Coin -> balance: what was paid in, realised, and paid for fees and funding; unrealised profit is not in it."""
+    """Balance by coin, without unrealised profit."""
 
     balances: dict[str, Decimal]
 
 
 PrivateMessage = VenueOrder | Execution | VenuePosition | Wallet
-"""What the private stream tells, in any order, perhaps twice, perhaps never."""
+"""A message of the private stream. Messages come in any order, and may be repeated or missing."""
 
 
 class VenueRules(NamedTuple):
-    """What the venue enforces for a symbol."""
+    """Trading rules that the venue enforces for a symbol."""
 
     tick_size: Decimal
     qty_step: Decimal
@@ -157,7 +164,7 @@ class VenueRules(NamedTuple):
 
 
 class OrderRef(NamedTuple):
-    """Names an order: by our id, or by the venue's where it has none of ours."""
+    """Names an order by our id, or by the venue's if it has none of ours."""
 
     symbol: str
     client_id: str = ""
@@ -167,84 +174,90 @@ class OrderRef(NamedTuple):
 PositionMode = Literal["one-way", "hedge"]
 
 
-# -- the port ----------------------------------------------------------------------------------------------------------
+# -- the port ------------------------------------------------------------------------------------------------
 
 
 class VenuePort(Protocol):
-    """One account in one category. Every method raises PortError; times are UTC ms, by the venue's clock."""
+    """One account in one category. Every method raises PortError; times are UTC ms by the venue's clock."""
 
     async def server_time(self) -> int:
-        """The venue's time. The one method that needs no keys besides `rules`."""
+        """Return the venue's time. This method and `rules` need no keys."""
         ...
 
     def correct_clock(self, skew: int) -> None:
-        """From now on requests are stamped with our clock plus `skew` ms."""
+        """Stamp requests with our clock plus `skew` ms from now on."""
         ...
 
     async def rules(self, symbols: Sequence[str]) -> dict[str, VenueRules]:
-        """Trading rules of those of the symbols that the venue lists."""
+        """Return the trading rules of those symbols that the venue lists."""
         ...
 
     async def create(self, order: Order) -> str:
-        """Place an order under its own id; returns the venue's id. Accepted is not yet on the book: that is told later.
+        """Place an order under its own id; return the venue's id.
 
-        The order's protection (`stop`, `take_profit`) is not sent along: the core places it as orders of its own.
+        A report follows once the order is on the book. Its protection (`stop`, `take_profit`) is not sent:
+        the core places separate orders for it.
         """
         ...
 
     async def amend(
         self, order: OrderRef, *, qty: Decimal | None = None, price: Decimal | None = None
     ) -> None:
-        """Change quantity or limit price of an open order; a change to what it is already is no error."""
+        """Change quantity or limit price of an open order. Unchanged values are not an error."""
         ...
 
     async def cancel(self, order: OrderRef) -> None:
-        """Take an open order back. Done means asked for: it may be filled meanwhile, which is told later."""
+        """Request the cancel of an open order. The order may be filled meanwhile; a report follows."""
         ...
 
     async def cancel_all(self, symbol: str) -> None:
-        """Take all open orders of a symbol back, conditional ones too."""
+        """Cancel all open orders of a symbol, including conditional ones."""
         ...
 
     async def find(self, order: OrderRef) -> VenueOrder | None:
-        """An order, open or ended; None is no proof that there is none, since the venue's views lag behind."""
+        """Return an order, open or ended.
+
+        None does not prove that the order is missing, since the venue's views lag.
+        """
         ...
 
     async def open_orders(self) -> list[VenueOrder]:
-        """All that can still be filled, conditional ones too."""
+        """Return all open orders, including conditional ones."""
         ...
 
     async def executions(self, since: int) -> list[Execution]:
-        """Everything since then (inclusive), oldest first, funding too."""
+        """Return all executions since then (inclusive), oldest first, including funding."""
         ...
 
     async def positions(self) -> list[VenuePosition]:
-        """All that aren't flat; none on spot, where what is owned stands in the wallet."""
+        """Return all open positions; empty on spot, whose holdings are in the wallet."""
         ...
 
     async def wallet(self) -> Wallet:
-        """All balances."""
+        """Return all balances."""
         ...
 
     async def set_leverage(self, symbol: str, leverage: Decimal) -> None:
-        """For both sides; where it is so already, nothing."""
+        """Set the leverage of both sides, unless it is set already."""
         ...
 
     async def position_mode(self, symbol: str) -> PositionMode:
-        """Whether a symbol has one position or a long and a short one."""
+        """Return whether a symbol has one position, or a long and a short one."""
         ...
 
     async def use_one_way(self, symbol: str) -> None:
-        """Have one position a symbol; where it is so already, nothing. Refused while there are positions or orders."""
+        """Switch to one-way mode, unless it is set already. Rejected while there are positions or orders."""
         ...
 
-    async def stream(self, hear: Callable[[PrivateMessage], None], ready: Callable[[], None]) -> Never:
-        """Listen to the private stream: `ready` is called once it is signed in and subscribed, `hear` with each message.
+    async def stream(
+        self, on_message: Callable[[PrivateMessage], None], on_connected: Callable[[], None]
+    ) -> Never:
+        """Read the private stream. `on_connected` is called once it is authenticated and subscribed.
 
-        Ends by an exception: OutcomeUnknown where the connection is lost, RateLimited or AuthenticationError where it was refused.
+        Raises OutcomeUnknown if the connection is lost, RateLimited or AuthenticationError if it is refused.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections; may be called twice."""
+        """Close connections. May be called twice."""
         ...

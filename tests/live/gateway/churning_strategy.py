@@ -1,4 +1,4 @@
-"""A strategy that never rests, and a gateway's settings for an exchange that is near."""
+"""A strategy that trades on every bar, and gateway settings for a sandbox on loopback."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from typing import Any
 from agent.core.strategy import Kline, Market, Strategy, StrategyParams
 
 FAST: dict[str, Any] = {
-    "settle": "300ms", "ask_every": "20ms", "reconcile_every": "1s", "poll_every": "50ms", "request_timeout": "1s",
-    "open_timeout": "2s", "ban_wait": "300ms", "max_skew": "10m", "recv_window": "1s", "ping_interval": "500ms", "pong_timeout": "500ms",
-    "reconnect": {"first": "10ms", "ceiling": "50ms"}, "retry": {"first": "10ms", "ceiling": "100ms"},
-}  # fmt: skip
+    "settle": "300ms",
+    "ask_every": "20ms",
+    "reconcile_every": "1s",
+    "poll_every": "50ms",
+    "request_timeout": "1s",
+    "open_timeout": "2s",
+    "ban_wait": "300ms",
+    "max_skew": "10m",
+    "recv_window": "1s",
+    "ping_interval": "500ms",
+    "pong_timeout": "500ms",
+    "reconnect": {"first": "10ms", "ceiling": "50ms"},
+    "retry": {"first": "10ms", "ceiling": "100ms"},
+}
 
 
 class Churn(Strategy):
-    """Long, flat, short, flat, bar by bar; every other entry has a stop and a take-profit, every fourth one is a limit order."""
+    """Long, flat, short, flat on successive bars; every other entry is protected, every fourth is a limit."""
 
     class Params(StrategyParams):
         weight: float = 0.05
@@ -40,12 +50,12 @@ class Churn(Strategy):
 
 
 def churn(**params: Any) -> dict[str, Any]:
-    """The section [strategy] that trades all of the time."""
+    """Return a section [strategy] that trades on every bar."""
     return {"name": "tests.live.gateway.churning_strategy:Churn", "params": params}
 
 
 def venue_settings(url: str, *, execution: dict[str, Any] | None = None, **sections: Any) -> dict[str, Any]:
-    """Sections that send orders to the sandbox at `url`."""
+    """Return sections that send orders to the sandbox at `url`."""
     return {
         "execution": {"mode": "testnet", "testnet": FAST | {"venue": url} | (execution or {})},
         "risk": {"stale_after": "8h", "max_orders_per_minute": 100_000},

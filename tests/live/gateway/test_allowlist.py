@@ -1,7 +1,7 @@
-"""No signed request leaves for anywhere but the testnet, demo trading or this machine, whatever one tries.
+"""Signed requests reach only the testnet, demo trading and this machine.
 
-A socket that listens stands for the real exchange; the name service is bent so that every name leads there. In each case a private
-request, or the private stream, is begun with keys, and not a byte may arrive.
+A listening socket stands for the real exchange, and DNS is patched so that every name resolves to it. Each
+test starts a private request, or the private stream, with keys; the socket must not receive a byte.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "WS_PROXY", "WSS_PROXY", "S
 
 
 class Mainnet:
-    """A listening socket, and all that came."""
+    """A listening socket and what it received."""
 
     def __init__(self) -> None:
         self.connections = 0
         self.received = b""
         self.port = 0
 
-    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.received += await reader.read(65_536)
         writer.close()
@@ -47,36 +47,36 @@ class Mainnet:
 
 @pytest.fixture
 async def mainnet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mainnet]:
-    """It listens on loopback, where every name leads: `api.bybit.com` and all others."""
-    heard = Mainnet()
-    server = await asyncio.start_server(heard.hear, "127.0.0.1", 0)
-    heard.port = server.sockets[0].getsockname()[1]
+    """A socket on loopback to which every name resolves, `api.bybit.com` included."""
+    received = Mainnet()
+    server = await asyncio.start_server(received.accept, "127.0.0.1", 0)
+    received.port = server.sockets[0].getsockname()[1]
     resolve = socket.getaddrinfo
 
-    def bent(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-        return resolve("127.0.0.1", heard.port if port == 443 else port, *args, **kwargs)
+    def resolve_to_mainnet(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        return resolve("127.0.0.1", received.port if port == 443 else port, *args, **kwargs)
 
-    monkeypatch.setattr(socket, "getaddrinfo", bent)
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_to_mainnet)
     async with server:
-        yield heard
+        yield received
 
 
 @pytest.fixture
 async def venue() -> AsyncIterator[tuple[str, list[str]]]:
-    """A server on loopback that answers everything, and the paths that were asked for."""
-    asked: list[str] = []
+    """A server on loopback that responds to every request, and the requested paths."""
+    paths: list[str] = []
 
-    async def answer(request: web.Request) -> web.Response:
-        asked.append(request.path)
+    async def respond(request: web.Request) -> web.Response:
+        paths.append(request.path)
         return web.json_response({"retCode": 0, "retMsg": "OK", "result": {"list": []}, "time": 0})
 
-    async for url in _serve(answer):
-        yield url, asked
+    async for url in _serve(respond):
+        yield url, paths
 
 
-async def _serve(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+async def _serve(respond: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", respond)
     runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -85,7 +85,7 @@ async def _serve(answer: Callable[[web.Request], Awaitable[web.StreamResponse]])
     await runner.cleanup()
 
 
-async def test_a_session_without_guard_would_have_gone_there(mainnet: Mainnet) -> None:
+async def test_an_unguarded_session_reaches_the_forbidden_host(mainnet: Mainnet) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
             await session.get(
@@ -102,7 +102,7 @@ def port_to(venue: str) -> BybitPort:
 
 
 async def attempt(port: BybitPort) -> BaseException | None:
-    """A signed request and the signed private stream; what the first that failed was refused with."""
+    """Try signed requests and the private stream; return the first error."""
     failure = None
     for call in (
         port.positions,
@@ -140,7 +140,7 @@ EVIL = (
     "http://127.1:{port}",
     "http://0.0.0.0:{port}",
     "http://[::ffff:10.0.0.1]:{port}",
-    "https://api\u2010testnet.bybit.com",  # hyphens and dots that only look like it
+    "https://api\u2010testnet.bybit.com",  # characters that look like hyphen, dot and "a"
     "https://api-testnet\uff0ebybit.com",
     "https://\u0430pi-testnet.bybit.com",
     "https://xn--pi-testnet-y2g.bybit.com",
@@ -154,7 +154,9 @@ EVIL = (
 
 
 @pytest.mark.parametrize("evil", EVIL)
-async def test_no_address_leads_there(evil: str, mainnet: Mainnet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_forbidden_address_is_accepted(
+    evil: str, mainnet: Mainnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = evil.format(port=mainnet.port)
     with pytest.raises(SafetyError, match="is refused"):
         check(url)
@@ -165,7 +167,7 @@ async def test_no_address_leads_there(evil: str, mainnet: Mainnet, monkeypatch: 
     monkeypatch.setitem(bybit_port._BASES, "testnet", (url, url.replace("http", "ws", 1)))  # type: ignore[arg-type]
     with pytest.raises(SafetyError):
         port_to("testnet")
-    if "user:pass" not in url:  # a session takes these out of the URL, and the rest is this machine
+    if "user:pass" not in url:  # aiohttp removes the password, and the rest is this machine
         async with guarded_session(1_000) as session:
             with pytest.raises((SafetyError, ValueError, aiohttp.ClientError)):
                 await session.get(URL(url, encoded=True), headers={"X-BAPI-API-KEY": "k"})
@@ -175,7 +177,7 @@ async def test_no_address_leads_there(evil: str, mainnet: Mainnet, monkeypatch: 
 
 
 @pytest.mark.parametrize("evil", EVIL)
-async def test_an_address_that_is_changed_later_is_refused_as_well(
+async def test_an_address_changed_after_construction_is_refused(
     evil: str, mainnet: Mainnet, venue: tuple[str, list[str]]
 ) -> None:
     url = evil.format(port=mainnet.port)
@@ -195,13 +197,13 @@ async def test_an_address_that_is_changed_later_is_refused_as_well(
         '[execution.testnet]\nhost = "api.bybit.com"',
     ],
 )
-def test_no_file_says_otherwise(file: str, tmp_path: Path) -> None:
+def test_no_configuration_file_allows_another_host(file: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(file)
     with pytest.raises(ConfigError):
         load(tmp_path / "config.toml")
 
 
-async def test_the_environments_proxies_are_not_asked(
+async def test_proxies_of_the_environment_are_not_used(
     mainnet: Mainnet, venue: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in PROXIES:
@@ -209,7 +211,9 @@ async def test_the_environments_proxies_are_not_asked(
             monkeypatch.setenv(spelling, f"http://127.0.0.1:{mainnet.port}")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert isinstance(await attempt(port_to(venue[0])), VenueError)  # the stream alone fails: there is none
+    assert isinstance(
+        await attempt(port_to(venue[0])), VenueError
+    )  # only the stream fails: the server has none
     assert venue[1] == ["/v5/position/list", "/v5/order/cancel-all", "/v5/private"]
     assert mainnet.connections == 0
 
@@ -218,7 +222,7 @@ async def test_the_environments_proxies_are_not_asked(
     "option",
     ["httpProxy", "httpsProxy", "socksProxy", "wsProxy", "wssProxy", "proxyUrl", "aiohttp_proxy", "hostname"],
 )
-async def test_ccxts_own_options_lead_nowhere(
+async def test_options_of_ccxt_lead_to_no_other_host(
     option: str, mainnet: Mainnet, venue: tuple[str, list[str]]
 ) -> None:
     port = port_to(venue[0])
@@ -232,7 +236,7 @@ async def test_ccxts_own_options_lead_nowhere(
 
 
 @pytest.mark.parametrize("mode", ["set_sandbox_mode", "enable_demo_trading"])
-async def test_ccxts_own_modes_lead_nowhere_else(
+async def test_modes_of_ccxt_lead_to_no_other_host(
     mode: str, mainnet: Mainnet, venue: tuple[str, list[str]]
 ) -> None:
     port = port_to(venue[0])
@@ -251,14 +255,14 @@ async def test_a_redirect_is_not_followed(status: int, target: str, mainnet: Mai
 
     async for url in _serve(redirect):
         assert isinstance(await attempt(port_to(url)), VenueError)
-        async with guarded_session(1_000) as session:  # one that would be followed ends at the connector
+        async with guarded_session(1_000) as session:  # a redirect that is followed ends at the connector
             if "api.bybit.com" in target:
                 with pytest.raises(SafetyError):
                     await session.get(url, headers={"X-BAPI-API-KEY": "k"})
     assert mainnet.connections == 0
 
 
-async def test_a_proxy_or_another_host_or_no_certificate_of_a_single_request_is_refused(
+async def test_a_request_with_a_proxy_another_host_or_an_unchecked_certificate_is_refused(
     mainnet: Mainnet, venue: tuple[str, list[str]]
 ) -> None:
     async with guarded_session(1_000) as session:
@@ -274,24 +278,24 @@ async def test_a_proxy_or_another_host_or_no_certificate_of_a_single_request_is_
     assert (mainnet.connections, venue[1]) == (0, [])
 
 
-async def test_an_alias_of_this_machine_is_not_asked_for(
+async def test_localhost_is_not_resolved_by_dns(
     venue: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    resolved: list[Any] = []
     resolve = socket.getaddrinfo
 
     def elsewhere(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
-        asked.append(host)
+        resolved.append(host)
         return resolve("192.0.2.1" if host == "localhost" else host, port, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", elsewhere)
     await attempt(port_to(venue[0].replace("127.0.0.1", "localhost")))
     assert venue[1][:2] == ["/v5/position/list", "/v5/order/cancel-all"]
-    assert "localhost" not in asked
+    assert "localhost" not in resolved
 
 
 @pytest.mark.parametrize("name", ["testnet", "demo"])
-async def test_a_name_service_that_lies_gets_a_handshake_and_no_request(name: str, mainnet: Mainnet) -> None:
+async def test_a_lying_dns_server_gets_a_tls_handshake_and_no_request(name: str, mainnet: Mainnet) -> None:
     assert isinstance(await attempt(port_to(name)), VenueError)
     # TLS ClientHello; without a certificate of that name nothing follows
     assert mainnet.received.startswith(b"\x16\x03")
@@ -299,10 +303,9 @@ async def test_a_name_service_that_lies_gets_a_handshake_and_no_request(name: st
     assert b"v5/" not in mainnet.received
 
 
-def test_the_list_is_what_it_is() -> None:
-    assert {host for _, host in ALLOWED} == {
-        "api-testnet.bybit.com", "stream-testnet.bybit.com", "api-demo.bybit.com", "stream-demo.bybit.com",
-    }  # fmt: skip
+def test_the_allowlist_is_exactly_this() -> None:
+    hosts = "api-testnet.bybit.com stream-testnet.bybit.com api-demo.bybit.com stream-demo.bybit.com"
+    assert {host for _, host in ALLOWED} == set(hosts.split())
     for scheme, host in ALLOWED:
         assert check(f"{scheme}://{host}/v5/order/create") == f"{scheme}://{host}/v5/order/create"
     assert check("http://localhost:8600/x") == "http://127.0.0.1:8600/x"

@@ -1,4 +1,4 @@
-"""Keys come from the environment or a file that nobody else can read, and are seen nowhere afterwards."""
+"""Keys come from the environment or a private file, and appear nowhere afterwards."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ KEY, SECRET = "kkkkKEYkkkk1234567", "ssssSECRETssss7654321"
 
 
 @pytest.mark.parametrize("text", [f"{Secret(SECRET)}", f"{Secret(SECRET)!r}", str([Secret(SECRET)])])
-def test_a_secret_shows_itself_to_nobody(text: str) -> None:
+def test_a_secret_does_not_print_itself(text: str) -> None:
     assert SECRET not in text
 
 
-def test_a_secret_is_neither_stored_nor_copied() -> None:
+def test_a_secret_can_be_neither_pickled_nor_copied() -> None:
     for take in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="not to be stored"):
             take(Secret(SECRET))
@@ -56,7 +56,7 @@ def test_missing_keys_are_named(environment: dict[str, str], said: str) -> None:
         load_credentials(None, environment)
 
 
-def test_a_file_goes_before_the_environment(tmp_path: Path) -> None:
+def test_a_key_file_takes_precedence_over_the_environment(tmp_path: Path) -> None:
     file = key_file(tmp_path, 0o600)
     keys = load_credentials(file, {"TAPEWIRE_API_KEY": "x", "TAPEWIRE_API_SECRET": "y"})
     assert (keys.key.reveal(), keys.secret.reveal()) == (KEY, SECRET)
@@ -69,7 +69,7 @@ def test_a_file_that_others_can_read_is_refused(mode: int, tmp_path: Path) -> No
     assert refused.value.exit_code == 3
 
 
-def test_a_link_is_as_good_as_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_symbolic_link_is_as_private_as_its_target(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(key_file(tmp_path, 0o600))
     assert load_credentials(tmp_path / "link").key.reveal() == KEY
     key_file(tmp_path, 0o644)
@@ -77,7 +77,7 @@ def test_a_link_is_as_good_as_what_it_leads_to(tmp_path: Path) -> None:
         load_credentials(tmp_path / "link")
 
 
-def test_half_a_file_and_what_is_no_file_are_refused(tmp_path: Path) -> None:
+def test_incomplete_files_and_special_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "half").write_text(KEY)
     os.chmod(tmp_path / "half", 0o600)
     os.mkfifo(tmp_path / "pipe", 0o600)
@@ -104,12 +104,10 @@ def assert_hidden(text: str | bytes, where: str) -> None:
 
 
 @pytest.mark.parametrize("right", [True, False])
-async def test_no_trace_of_them_in_log_store_report_and_status(
-    right: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+async def test_keys_appear_in_no_log_store_report_and_status(
+    right: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right keys, and keys whose signature the exchange refuses, telling back what it was asked."""
+    """Valid keys, and invalid ones, for which the exchange repeats the request in its error."""
     log = io.StringIO()
     configure(LogConfig(level="debug", format="json"), log)
     database = open_database(f"sqlite:///{tmp_path / 'store.db'}")
@@ -142,10 +140,9 @@ async def test_no_trace_of_them_in_log_store_report_and_status(
             ["config", "show"],
             ["verify", "latest"],
         ):
-            done = subprocess.run(
-                [sys.executable, "-m", "agent.cli.main", *words], cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-                check=False,
-            )  # fmt: skip
+            command = [sys.executable, "-m", "agent.cli.main", *words]
+            env = os.environ | {"PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=env, check=False)
             assert_hidden(done.stdout + done.stderr, " ".join(words))
             assert done.returncode == 0, done.stderr
         assert_hidden((tmp_path / "report.html").read_bytes(), "report")

@@ -1,4 +1,4 @@
-"""A small share of bench/orders.py, and whether its books would notice."""
+"""A short run of bench/orders.py; its checks must detect spoilt results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.orders import FAULTS, is_sound, trade
 
 
 @pytest.mark.slow
-async def test_under_every_fault_no_order_is_lost_doubled_or_unknown(
+async def test_no_order_is_lost_duplicated_or_unknown_under_any_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TAPEWIRE_API_KEY", "sandbox-key")

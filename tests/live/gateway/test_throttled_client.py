@@ -1,4 +1,4 @@
-"""Measuring the venue's clock while something else corrects ours."""
+"""Synchronising with the venue's clock while another source corrects ours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.system.test_clock_discipline import T0, World
 
 
 class Port:
-    """Answers after `took` ms, in the middle of which the market's history measures the venue's time as well."""
+    """Responds after `took` ms; halfway, the market data measure the venue's time as well."""
 
     def __init__(self, world: World, took: float) -> None:
         self.world, self.took, self.corrected = world, took, None
@@ -31,11 +31,11 @@ class Port:
         self.corrected = skew
 
 
-@pytest.mark.parametrize("took", [100.0, 8_000.0])  # the second is too long to be a measurement of its own
+@pytest.mark.parametrize("took", [100.0, 8_000.0])  # the second is too long for a measurement
 async def test_a_clock_that_is_corrected_while_the_venue_responds_is_not_refused(took: float) -> None:
     world = World(system=DAY_MS)
     port: Any = Port(world, took)
     health = GatewayHealth("gateway")
-    skew = await ThrottledClient(port, Settings(), world.clock, health, random.Random(0)).measure()
+    skew = await ThrottledClient(port, Settings(), world.clock, health, random.Random(0)).sync_clock()
     assert abs(skew) < 100
     assert port.corrected == skew
