@@ -136,7 +136,7 @@ async def live(daemon: Daemon, recorder: LatencyRecorder, seconds: float) -> tup
     life = asyncio.create_task(daemon.run(stop, complete=True))
     async with asyncio.timeout(LAUNCH):
         while not life.done() and (
-            not daemon.started or daemon.core.memory.now == 0 or daemon.core.engine.risk.warming
+            not daemon.started or daemon.core.memory.now == 0 or daemon.core.engine.risk.warming_up
         ):
             await asyncio.sleep(0.1)
     await asyncio.sleep(SETTLE)

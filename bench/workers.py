@@ -221,7 +221,7 @@ async def run_phases(
 ) -> dict[str, dict[str, Any]]:
     """Run the phases one after the other, with one more worker each until there are two."""
     async with asyncio.timeout(SETTLE_TIMEOUT):
-        while not daemon.started or daemon.core.engine.risk.warming:
+        while not daemon.started or daemon.core.engine.risk.warming_up:
             await asyncio.sleep(0.05)
     pool = daemon.services.scorer
     if pool is None:

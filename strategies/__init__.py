@@ -1,4 +1,4 @@
-"""The strategies: the built-in ones by name, anybody's as `package.module:Class` or as a file, `mine.py` or `mine.py:Class`."""
+"""Built-in strategies, and the loader for them and for the strategies of users."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _LOADERS: Final = ((SourceFileLoader, SOURCE_SUFFIXES), (ExtensionFileLoader, EX
 
 SOURCE_FILE: Final = "strategy_file"
 SOURCE_SHA256: Final = "strategy_sha256"
-"""Keys of `Run.versions`: where the module of a strategy that isn't built in was, and the SHA-256 of that file."""
+"""Keys of `Run.versions`: path and SHA-256 of the module of a strategy that isn't built in."""
 
 
 def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strategy:
-    """Make a built-in strategy, or one of a user's own (see `strategy_class`).
+    """Create a strategy by name (see `strategy_class`).
 
-    `params` may be texts, as a command line gives them. Raises ConfigError naming what does not exist or is not valid.
+    Values in `params` may be texts from the command line. Raises ConfigError if a name or a value is not valid.
     """
     strategy = strategy_class(name)
     try:
@@ -55,10 +55,10 @@ def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strateg
 
 
 def strategy_class(name: str) -> type[Strategy]:
-    """Return the class behind a strategy's name. Raises ConfigError if there is none.
+    """Return the class of a strategy. Raises ConfigError if it does not exist.
 
-    Beside the built-in names it may be `package.module:Class`, searched in the working folder too, or a file: `mine.py:Class`, or
-    `mine.py` if that file defines one strategy.
+    `name` is a built-in name, `package.module:Class`, `mine.py:Class`, or `mine.py` if the file defines one
+    strategy. Modules are searched in the installed packages, then in the working folder.
     """
     module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
     file = _file_of(module_name)
@@ -80,17 +80,14 @@ def strategy_class(name: str) -> type[Strategy]:
     if file is not None and not class_name:
         own = [key for key in classes if vars(module)[key].__module__ == module.__name__]
         if len(own) != 1:
-            raise ConfigError(
-                f"strategy {name!r}: {module.__file__} defines {len(own) or 'no'} strategies{': ' if own else ''}{', '.join(own)}",
-                hint=f"name one: {name}:{own[0]}"
-                if own
-                else "a strategy is a class derived from agent.core.strategy.Strategy",
-            )
+            found = f"{len(own)} strategies: {', '.join(own)}" if own else "no strategies"
+            hint = f"name one: {name}:{own[0]}" if own else "a strategy is a subclass of tapewire.Strategy"
+            raise ConfigError(f"strategy {name!r}: {module.__file__} defines {found}", hint=hint)
         class_name = own[0]
-    found = getattr(module, class_name, None)
-    if isinstance(found, type) and issubclass(found, Strategy):
-        return found
-    what = "is not a Strategy" if found is not None else "does not exist"
+    kind = getattr(module, class_name, None)
+    if isinstance(kind, type) and issubclass(kind, Strategy):
+        return kind
+    what = "is not a Strategy" if kind is not None else "does not exist"
     raise ConfigError(
         f"strategy {name!r}: {class_name} {what} in {module.__file__}",
         hint=did_you_mean(class_name, classes, f"its strategies: {', '.join(classes) or 'none'}"),
@@ -98,7 +95,7 @@ def strategy_class(name: str) -> type[Strategy]:
 
 
 def source_hash(name: str) -> str:
-    """SHA-256 of a strategy's source: its module, and those of its folder that the module imports. Raises ConfigError like above."""
+    """Return the SHA-256 of a strategy's module and of the modules in its folder that it imports."""
     module = sys.modules[strategy_class(name).__module__]
     imported = [
         value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", ""))
@@ -114,25 +111,23 @@ def source_hash(name: str) -> str:
 
 @contextmanager
 def blaming(strategy: Strategy) -> Iterator[None]:
-    """What the strategy's own code raises leaves as a StrategyError that names its file and line."""
+    """Convert errors of the strategy's own code to a StrategyError with file and line."""
     try:
         yield
     except Exception as error:
         file = sys.modules[type(strategy).__module__].__file__
-        lines = [
-            frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
-        ]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
         if not lines or isinstance(error, TapewireError):
             raise
-        raise StrategyError(
-            f"strategy {type(strategy).__name__} failed: {file}, line {lines[-1]}: {type(error).__name__}: {error}"
-        ) from error
+        what = f"{file}, line {lines[-1]}: {type(error).__name__}: {error}"
+        raise StrategyError(f"strategy {type(strategy).__name__} failed: {what}") from error
 
 
 def source_of(name: str) -> dict[str, str]:
-    """Where a strategy's source is and its SHA-256, as `Run.versions` records it; empty for a built-in one.
+    """Return path and SHA-256 of a strategy's source for `Run.versions`; empty for a built-in one.
 
-    Nothing is imported: a package on the way is only located.
+    Imports nothing: packages are only located.
     """
     module = BUILT_IN.get(name, name).partition(":")[0]
     if _is_built_in(module):
@@ -147,9 +142,9 @@ def source_of(name: str) -> dict[str, str]:
 
 
 def check_source(name: str, recorded: Mapping[str, str]) -> None:
-    """Raise SafetyError unless importing the strategy of a recorded run imports a built-in one or the file that the run used.
+    """Raise SafetyError unless a recorded run's strategy is built in or is the file that the run used.
 
-    A run may come from somebody else, with a module of theirs.
+    A recorded run may come from another person, and name a module that must not be imported unseen.
     """
     module = BUILT_IN.get(name, name).partition(":")[0]
     if _is_built_in(module):
@@ -176,15 +171,15 @@ def _is_built_in(module: str) -> bool:
 
 
 def _locate(module: str) -> Path | None:
-    """The file that importing `module` would run last; None if there is none."""
+    """Return the file of a module without importing it or its packages; None if there is none."""
     package, *inside = module.split(".")
     spec = PathFinder.find_spec(package, _search_path())
     for number in range(len(inside)):
-        # no package, but something is looked for in it
+        # Not a package, so nothing can be inside
         if spec is None or spec.submodule_search_locations is None:
             return None
         name = ".".join((package, *inside[: number + 1]))
-        # Not PathFinder: to look into a package without a file of its own it needs the parent to be imported
+        # PathFinder would import the parent of a namespace package
         found = (FileFinder(place, *_LOADERS).find_spec(name) for place in spec.submodule_search_locations)
         specs = [one for one in found if one is not None]
         spec = next((one for one in specs if one.loader is not None), None)
@@ -197,7 +192,7 @@ def _locate(module: str) -> Path | None:
 
 
 def _hint_of(name: str) -> str:
-    """Where module `name` was looked for; if the working folder has a package of the same name as an installed one, that."""
+    """Explain where `name` was searched, or that an installed package hides one in the working folder."""
     package, _, rest = name.partition(".")
     own = Path(package, *rest.split(".")).with_suffix(".py")
     if rest and own.is_file():
@@ -208,25 +203,25 @@ def _hint_of(name: str) -> str:
 
 
 def _search_path(folder: Path | None = None) -> list[str]:
-    """`sys.path`, and the working folder (or `folder`) last: its files never take the place of installed modules."""
+    """Return `sys.path` with the working folder (or `folder`) last, so that it hides no installed module."""
     here = str(folder or Path.cwd())
     return sys.path if here in sys.path else [*sys.path, here]
 
 
 def _file_of(module: str) -> Path | None:
-    """The file that `mine.py`, `./mine.py` or `folder/mine.py` names; None if `module` is the name of a module."""
+    """Return the file if the name is one (`mine.py`, `folder/mine.py`); None if it is a module's name."""
     return Path(module).expanduser().resolve() if module.endswith(".py") else None
 
 
 def _import_file(file: Path) -> ModuleType:
-    """Import a file as the module of its name. Its folder is searched last, so that it may import its neighbours."""
+    """Import a file under its own name, with its folder last in the search path."""
     if not file.is_file():
         raise ConfigError(
             f"no such file: {file}", hint="a strategy is a file, mine.py, or package.module:Class"
         )
     name = re.sub(r"\W", "_", file.stem)
     if (name in sys.modules and _loaded_from(name) != file) or name in sys.stdlib_module_names:
-        name += "_" + hashlib.sha256(bytes(file)).hexdigest()[:8]  # another module has the name
+        name += "_" + hashlib.sha256(bytes(file)).hexdigest()[:8]  # the name is taken
     if _loaded_from(name) == file:
         return sys.modules[name]
     spec = spec_from_file_location(name, file)
@@ -255,7 +250,7 @@ def _import(name: str) -> ModuleType:
 
 @contextmanager
 def _importing(name: str, folder: Path | None) -> Iterator[None]:
-    """Search `folder` last; what goes wrong leaves as a ConfigError."""
+    """Search `folder` last, and convert import errors to ConfigError."""
     before = list(sys.path)
     if folder is not None:
         sys.path[:] = _search_path(folder)
@@ -267,16 +262,13 @@ def _importing(name: str, folder: Path | None) -> Iterator[None]:
                 f"no module {error.name!r} for strategy {name!r}", hint=_hint_of(name)
             ) from None
         raise ConfigError(f"strategy module {name!r} needs {error.name!r}, which is not installed") from error
-    except Exception as error:  # somebody else's code runs here: whatever it raises is theirs to mend
+    except Exception as error:  # a user's module may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = (
-            (error.filename, error.lineno)
-            if isinstance(error, SyntaxError)
-            else (frame.filename, frame.lineno)
-        )
-        raise ConfigError(
-            f"strategy module {name!r} can't be imported: {file}, line {line}: {type(error).__name__}: {error}"
-        ) from error
+        file, line = frame.filename, frame.lineno
+        if isinstance(error, SyntaxError):
+            file, line = error.filename or file, error.lineno
+        what = f"{file}, line {line}: {type(error).__name__}: {error}"
+        raise ConfigError(f"strategy module {name!r} can't be imported: {what}") from error
     finally:
         if str(folder) in sys.path and str(folder) not in before:
             sys.path.remove(str(folder))

@@ -1,4 +1,4 @@
-"""The strategy interface under its former name, for strategies of earlier versions; new ones import `tapewire`."""
+"""Former module of the strategy interface, kept for existing strategies; new ones import `tapewire`."""
 
 from agent.core.strategy import *  # noqa: F403
 from agent.core.strategy import Strategy as Strategy

@@ -1,4 +1,4 @@
-"""Trading what the fusion model expects, where it expects more than trading costs."""
+"""Trades the fusion model's predictions if the expected return exceeds the costs."""
 
 from __future__ import annotations
 
@@ -8,43 +8,45 @@ from agent.core.durations import Duration
 from agent.core.strategy import Kline, Market, Prediction, Strategy, StrategyParams
 
 
-class FusionStrategy(Strategy):
-    """Takes the side of the expected return (up - down) · move once that exceeds `margin` round trips' costs.
+class FusionParams(StrategyParams):
+    """Parameters of `FusionStrategy`."""
 
-    The size is inverse to the expected move, so that a usual one against the position costs `risk` of equity. It leaves when the
-    model expects a move against it, or when `hold` is over without it having said anything stronger; then it rests for `cool_down`.
+    risk: float = Field(0.005, gt=0)  # fraction of equity that an average move against the position costs
+    max_weight: float = Field(0.5, gt=0)  # fraction of equity
+    round_trip: float = Field(0.0013, ge=0)  # fraction of the price: twice fee, half spread, slippage
+    margin: float = Field(1.0, ge=0)  # least expected return, in round trips
+    hold: Duration = Field(14_400_000, gt=0)  # exit after this time; the model's horizon
+    cool_down: Duration = Field(3_600_000, ge=0)  # no entry for this time after an exit
+    stop: float | None = Field(None, gt=0)  # distance, as a fraction of the expected move
+    take_profit: float | None = Field(None, gt=0)  # likewise
+    allow_short: bool = True
+
+
+class FusionStrategy(Strategy[FusionParams]):
+    """Enters in the direction of the expected return (up - down) · move if that exceeds `margin` round trips'
+    costs.
+
+    The size is inverse to the expected move, so that an average move against the position costs `risk` of
+    equity. It exits if the model expects a move against the position, or after `hold` without another
+    prediction that exceeds the costs. After an exit it does not enter for `cool_down`.
     """
 
-    class Params(StrategyParams):
-        """Fractions: of equity for risk and size, of the price for costs, of the expected move for stop and take-profit."""
-
-        risk: float = Field(0.005, gt=0)
-        max_weight: float = Field(0.5, gt=0)
-        round_trip: float = Field(0.0013, ge=0)  # twice the taker fee, half the spread and the slippage
-        margin: float = Field(1.0, ge=0)
-        hold: Duration = Field(14_400_000, gt=0)  # the model's horizon
-        cool_down: Duration = Field(3_600_000, ge=0)
-        stop: float | None = Field(None, gt=0)
-        take_profit: float | None = Field(None, gt=0)
-        allow_short: bool = True
-
-    def __init__(self, params: StrategyParams | None = None) -> None:
+    def __init__(self, params: FusionParams | None = None) -> None:
         super().__init__(params)
-        self._until: dict[str, int] = {}
-        self._rested: dict[str, int] = {}
+        self._hold_until: dict[str, int] = {}
+        self._cool_until: dict[str, int] = {}
 
     def on_prediction(self, prediction: Prediction, market: Market) -> None:
-        """Enter, prolong or leave."""
         params, symbol, move = self.params, prediction.symbol, prediction.move
         edge = (prediction.up - prediction.down) * move
         held = market.position(symbol)
         if abs(edge) <= params.margin * params.round_trip or (edge < 0 and not params.allow_short):
             if held * edge < 0:
-                self._leave(symbol, market, "expects a move against the position")
+                self._exit(symbol, market, "expects a move against the position")
             return
-        if held * edge <= 0 and market.now < self._rested.get(symbol, 0):
+        if held * edge <= 0 and market.now < self._cool_until.get(symbol, 0):
             return
-        self._until[symbol] = market.now + params.hold
+        self._hold_until[symbol] = market.now + params.hold
         if held * edge > 0:
             return
         side = 1 if edge > 0 else -1
@@ -57,15 +59,11 @@ class FusionStrategy(Strategy):
         )
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """Leave when the time is over."""
-        if (
-            self._until
-            and market.now >= self._until.get(kline.symbol, market.now + 1)
-            and market.position(kline.symbol)
-        ):
-            self._leave(kline.symbol, market, "held long enough")
+        overdue = market.now >= self._hold_until.get(kline.symbol, market.now + 1)
+        if overdue and market.position(kline.symbol):
+            self._exit(kline.symbol, market, "held long enough")
 
-    def _leave(self, symbol: str, market: Market, reason: str) -> None:
-        self._until.pop(symbol, None)
-        self._rested[symbol] = market.now + self.params.cool_down
+    def _exit(self, symbol: str, market: Market, reason: str) -> None:
+        self._hold_until.pop(symbol, None)
+        self._cool_until[symbol] = market.now + self.params.cool_down
         self.target(symbol, weight=0.0, reason=reason)

@@ -1,4 +1,4 @@
-"""Trading the wire: act on actionable signals."""
+"""Trades actionable signals from news sentiment."""
 
 from __future__ import annotations
 
@@ -8,38 +8,39 @@ from agent.core.durations import Duration
 from agent.core.strategy import BUY, Kline, Market, Signal, Strategy, StrategyParams
 
 
-class SentimentStrategy(Strategy):
-    """Enters on a BUY of enough confidence; leaves on a SELL, when the signal fades, or when `hold` is over.
+class SentimentParams(StrategyParams):
+    """Parameters of `SentimentStrategy`."""
 
-    With `allow_short` a SELL enters too, on the other side. A signal for the side that is already held prolongs `hold`.
+    position_size: float = Field(0.1, gt=0)  # fraction of equity
+    confidence_threshold: float = Field(0.7, gt=0, le=1)
+    stop: float | None = Field(None, gt=0, lt=1)  # distance, as a fraction of the price
+    take_profit: float | None = Field(None, gt=0)  # likewise
+    hold: Duration | None = Field(None, gt=0)  # exit after this time without a signal for the held side
+    allow_short: bool = False
+    exit_on_fade: bool = True  # exit when the signal expires
+
+
+class SentimentStrategy(Strategy[SentimentParams]):
+    """Enters on a BUY of sufficient confidence; exits on a SELL, when the signal expires, or after `hold`.
+
+    With `allow_short`, a SELL opens a short position. A signal for the side that is already held restarts
+    `hold`.
     """
 
-    class Params(StrategyParams):
-        """Fractions: of equity for the size, of the price at decision for stop and take-profit."""
-
-        position_size: float = Field(0.1, gt=0)
-        confidence_threshold: float = Field(0.7, gt=0, le=1)
-        stop: float | None = Field(None, gt=0, lt=1)  # distance of the protective stop
-        take_profit: float | None = Field(None, gt=0)
-        hold: Duration | None = Field(None, gt=0)  # longest time in the market since the last signal
-        allow_short: bool = False
-        exit_on_fade: bool = True
-
-    def __init__(self, params: StrategyParams | None = None) -> None:
+    def __init__(self, params: SentimentParams | None = None) -> None:
         super().__init__(params)
-        self._until: dict[str, int] = {}
+        self._hold_until: dict[str, int] = {}
 
     def on_signal(self, signal: Signal, market: Market) -> None:
-        """Enter, prolong or leave; signals that are not actionable are no reason to trade."""
         params, symbol = self.params, signal.symbol
         if not signal.actionable or signal.confidence < params.confidence_threshold:
             return
         side = 1 if signal.direction is BUY else -1
         if side < 0 and not params.allow_short:
-            self._leave(symbol, "bearish signal")
+            self._exit(symbol, "bearish signal")
             return
         if params.hold:
-            self._until[symbol] = market.now + params.hold
+            self._hold_until[symbol] = market.now + params.hold
         if market.position(symbol) * side > 0:
             return
         self.target(
@@ -51,15 +52,13 @@ class SentimentStrategy(Strategy):
         )
 
     def on_signal_expired(self, signal: Signal, market: Market) -> None:
-        """The headlines no longer carry the position."""
         if self.params.exit_on_fade:
-            self._leave(signal.symbol, "signal faded")
+            self._exit(signal.symbol, "signal faded")
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """Leave when the time is over."""
-        if self._until and market.now >= self._until.get(kline.symbol, market.now + 1):
-            self._leave(kline.symbol, "held long enough")
+        if market.now >= self._hold_until.get(kline.symbol, market.now + 1):
+            self._exit(kline.symbol, "held long enough")
 
-    def _leave(self, symbol: str, reason: str) -> None:
-        self._until.pop(symbol, None)
+    def _exit(self, symbol: str, reason: str) -> None:
+        self._hold_until.pop(symbol, None)
         self.target(symbol, weight=0.0, reason=reason)

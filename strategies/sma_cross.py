@@ -1,48 +1,77 @@
-"""Trend following by two simple moving averages of the close."""
+"""Crossover of two simple moving averages of the close."""
 
 from __future__ import annotations
 
+from collections import deque
 from math import isnan
 
 from pydantic import Field, model_validator
 
 from agent.core.strategy import Kline, Market, Strategy, StrategyParams
-from strategies.rolling import RollingMean
 
 _ROUNDING = 1e-12
-"""Averages that differ by less are equal: decimal prices are not exact in binary."""
+"""Relative difference up to which averages are equal: decimal prices are not exact in binary."""
 
 
-class SmaCross(Strategy):
-    """Long while the fast average is above the slow one, otherwise flat, or short where that is allowed.
+class RollingMean:
+    """Mean of the last `length` values, in O(1) per value; missing values count as zeros.
 
-    Speaks from the `slow`-th closed bar on, and starts over after a gap. Bars that a resting market never had (nights, weekends
-    of equities) are no gap.
+    The rounding error of each step is computed and carried along (TwoSum; Knuth, The Art of Computer
+    Programming, vol. 2, 4.2.2), so the mean depends only on the values in the window and does not drift.
     """
 
-    class Params(StrategyParams):
-        """Lengths in bars."""
+    __slots__ = ("_error", "_length", "_sum", "_values")
 
-        fast: int = Field(20, ge=1)
-        slow: int = Field(100, ge=2)
-        weight: float = Field(0.45, gt=0)  # fraction of equity, in each symbol
-        allow_short: bool = False
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._values = deque([0.0] * length, maxlen=length)
+        self._sum = 0.0
+        self._error = 0.0
 
-        @model_validator(mode="after")
-        def _in_order(self) -> SmaCross.Params:
-            if self.fast >= self.slow:
-                raise ValueError(f"fast ({self.fast}) must be below slow ({self.slow})")
-            return self
+    def push(self, value: float) -> float:
+        """Add a value and return the mean of the last `length` values."""
+        values, before = self._values, self._sum
+        old = values[0]
+        values.append(value)
+        change = value - old
+        part = change - value
+        error = (value - (change - part)) - (old + part)
+        after = self._sum = before + change
+        part = after - before
+        self._error += error + (before - (after - part)) + (change - part)
+        return (after + self._error) / self._length
 
-    def __init__(self, params: StrategyParams | None = None) -> None:
+
+class SmaCrossParams(StrategyParams):
+    """Parameters of `SmaCross`; lengths are in bars."""
+
+    fast: int = Field(20, ge=1)
+    slow: int = Field(100, ge=2)
+    weight: float = Field(0.45, gt=0)  # fraction of equity, in each symbol
+    allow_short: bool = False
+
+    @model_validator(mode="after")
+    def _check_order(self) -> SmaCrossParams:
+        if self.fast >= self.slow:
+            raise ValueError(f"fast ({self.fast}) must be below slow ({self.slow})")
+        return self
+
+
+class SmaCross(Strategy[SmaCrossParams]):
+    """Long while the fast average is above the slow one, otherwise flat, or short with `allow_short`.
+
+    It trades from the `slow`-th closed bar on, and starts over after a gap. Nights and weekends of equities
+    are not gaps.
+    """
+
+    def __init__(self, params: SmaCrossParams | None = None) -> None:
         super().__init__(params)
         self._trends: dict[str, _Trend] = {}
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """Compare the averages at the close, and change sides where they have crossed."""
         symbol, params = kline.symbol, self.params
         trend = self._trends.get(symbol)
-        # Where bars are missing, the engine knows whether that is a gap: then its features start over too
+        # If bars are missing, the features are NaN only if the engine considers that a gap
         if trend is None or (kline.start != trend.next_start and isnan(market.features(symbol).return_1)):
             trend = self._trends[symbol] = _Trend(params.fast, params.slow)
         trend.next_start = kline.ts

@@ -34,8 +34,8 @@ MUTATIONS: Final = (
     Mutation(
         "shorts-pay-funding",
         "agent/core/paper.py",
-        "mark, -position.qty * mark * rate)",
-        "mark, -abs(position.qty) * mark * rate)",
+        "mark, -position.qty * mark * rate\n",
+        "mark, -abs(position.qty) * mark * rate\n",
         MONEY,
     ),
     Mutation(
@@ -91,22 +91,22 @@ MUTATIONS: Final = (
     Mutation(
         "gross-leaves-the-own-position-in",
         "agent/core/engine.py",
-        "gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after",
-        "gross_after=self.portfolio.gross_notional() + after",
+        "gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after",
+        "gross_after = self.portfolio.gross_notional() + after",
         MONEY,
     ),
     Mutation(
         "time-runs-backwards",
         "agent/core/engine.py",
-        "        if now > self.market.now:\n            self.market.now = now\n\n    def _fade",
-        "        self.market.now = now\n\n    def _fade",
+        "        if now > self.market.now:\n            self.market.now = now\n\n    def _expire_signals",
+        "        self.market.now = now\n\n    def _expire_signals",
         MONEY,
     ),
     Mutation(
         "a-gap-keeps-the-features",
         "agent/core/engine.py",
-        '            self.counts["gaps"] += 1\n            tape.start_anew()\n            tape.next_start = gap.end',
-        '            self.counts["gaps"] += 1\n            tape.next_start = gap.end',
+        '            self.counts["gaps"] += 1\n            state.start_anew()\n            state.next_start = gap.end',
+        '            self.counts["gaps"] += 1\n            state.next_start = gap.end',
         MONEY,
     ),
     Mutation(
@@ -175,15 +175,15 @@ MUTATIONS: Final = (
     Mutation(
         "both-sides-of-an-oco-fill",
         "agent/core/paper.py",
-        "        if order.oco:\n            self.cancel(",
-        "        if order.oco and False:\n            self.cancel(",
+        "        if order.oco:\n            group",
+        "        if order.oco and False:\n            group",
         MONEY,
     ),
     Mutation(
         "reduce-only-turns-the-position",
         "agent/core/paper.py",
-        '            wanted = min(wanted, opposite)\n            if not wanted:\n                self._end(working, kline.available_at, "reduce-only',
-        '            if not opposite:\n                self._end(working, kline.available_at, "reduce-only',
+        '            wanted = min(wanted, opposite)\n            if not wanted:\n                reason = "reduce-only',
+        '            if not opposite:\n                reason = "reduce-only',
         CORE,
     ),
     Mutation(

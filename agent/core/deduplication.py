@@ -1,7 +1,9 @@
-"""Stories: near-duplicate headlines, which many publishers print of one event, told apart from new ones.
+"""Deduplication of headlines: assigns near-duplicates, which many publishers print about one event, to one
+story.
 
-Two headlines are one story when the Jaccard similarity of their content words reaches a threshold and they do not contradict
-each other: "fund sees record inflows" and "fund sees record outflows" share most words and are two stories.
+Two headlines belong to one story if the Jaccard similarity of their content words reaches a threshold and
+they do not contradict each other: "fund sees record inflows" and "fund sees record outflows" share most words
+but are two stories.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from math import ceil
 from typing import Final, NamedTuple
 
 MAX_STORIES: Final = 50_000
-"""Stories remembered at most, whatever the window: a flood forgets the oldest first."""
+"""Most stories kept, whatever the window; beyond that the oldest are dropped."""
 
 _WORD: Final = re.compile(r"[^\W_]+(?:[.,]\d+)*")
 _POSSESSIVE: Final = re.compile(r"['’]s\b")
@@ -25,7 +27,7 @@ _EPSILON: Final = 1e-9
 
 @lru_cache(maxsize=1 << 16)
 def _stem(word: str) -> str:
-    """Cut the commonest endings, alike for every form of a word: rise, rises, rising -> ris. Numbers stay as they are."""
+    """Strip common endings: rise, rises and rising become ris. Numbers lose their thousands commas."""
     if word[0].isdigit():
         return word.replace(",", "")
     return _DOUBLED.sub(r"\1", _SUFFIX.sub("", word))
@@ -36,38 +38,42 @@ def _stems(words: str) -> frozenset[str]:
 
 
 _STOP_WORDS: Final = _stems(
-    "a an the and or of to in on at for from by with as is are was were be been being it its this that these those has have "
-    "had will would can could may might should do does did he she they we you i his her their our your what why how when "
-    "where which who than then there here into about after amid just now says said say"
+    "a an the and or of to in on at for from by with as is are was were be been being it its this that these "
+    "those has have had will would can could may might should do does did he she they we you i his her their "
+    "our your what why how when where which who than then there here into about after amid just now says "
+    "said say"
 )
 _UP: Final = _stems(
-    "up above rise rose risen raise gain climb climbed jump surge soar rally rallied rebound recover spike skyrocket bounce "
-    "grow grew increase inflow higher high bull bullish buy bought approve approval accept allow win won pass legal support "
-    "launch list rehire upgrade profit hike unfreeze resume accumulate outperform"
+    "up above rise rose risen raise gain climb climbed jump surge soar rally rallied rebound recover spike "
+    "skyrocket bounce grow grew increase inflow higher high bull bullish buy bought approve approval accept "
+    "allow win won pass legal support launch list rehire upgrade profit hike unfreeze resume accumulate "
+    "outperform"
 )
 _DOWN: Final = _stems(
-    "down below fall fell fallen drop lose lost loss slip slid slide plunge crash sink sank tumble dip decline decrease "
-    "plummet slump shrink outflow lower low bear bearish sell sold reject rejection deny denied ban block fail illegal "
-    "oppose delay delist fire downgrade cut freeze froze suspend halt dump underperform withdraw withdrew cancel"
+    "down below fall fell fallen drop lose lost loss slip slid slide plunge crash sink sank tumble dip "
+    "decline decrease plummet slump shrink outflow lower low bear bearish sell sold reject rejection deny "
+    "denied ban block fail illegal oppose delay delist fire downgrade cut freeze froze suspend halt dump "
+    "underperform withdraw withdrew cancel"
 )
 _NEGATION: Final = _stems("not no never without isn aren doesn didn denies denied deny fake hoax")
 
 
 def content_words(text: str) -> frozenset[str]:
-    """The stems that carry a headline's meaning, with its numbers and words of direction; stop words are dropped."""
+    """Return the stems of a headline's words and its numbers, without stop words."""
     text = _POSSESSIVE.sub("", unicodedata.normalize("NFKC", text).casefold())
     return frozenset(map(_stem, _WORD.findall(text))) - _STOP_WORDS
 
 
 def contradict(one: frozenset[str], other: frozenset[str]) -> bool:
-    """What only one says goes up and what only the other says goes down, or only one of them negates.
+    """Return whether the words in which two headlines differ go in opposite directions, or only one headline
+    negates.
 
-    A bag of words: "gold up, oil down" and "oil up, gold down" are the same to it.
+    Word order is ignored: "gold up, oil down" does not contradict "oil up, gold down".
     """
-    mine, theirs = one - other, other - one
-    if (mine & _UP and theirs & _DOWN) or (mine & _DOWN and theirs & _UP):
+    first, second = one - other, other - one
+    if (first & _UP and second & _DOWN) or (first & _DOWN and second & _UP):
         return True
-    return mine.isdisjoint(_NEGATION) != theirs.isdisjoint(_NEGATION)
+    return first.isdisjoint(_NEGATION) != second.isdisjoint(_NEGATION)
 
 
 class _Story(NamedTuple):
@@ -78,35 +84,39 @@ class _Story(NamedTuple):
 
 
 class HeadlineDeduplicator:
-    """Remembers the first headline of each story for `window_ms`; `similarity` in (0, 1] is the least Jaccard index of a story.
+    """Assigns headlines to stories, and keeps the first headline of each story for `window_ms`.
 
-    Headlines are compared with the first of a story alone, so that a chain of small changes cannot tie strangers together.
-    Candidates come from an inverted index on word prefixes: two sets with a Jaccard index of at least s share a word among the
-    first n - ceil(s n) + 1 of each in any fixed order (Bayardo, Ma, Srikant 2007, "Scaling up all pairs similarity search").
+    `similarity`, in (0, 1], is the least Jaccard index of two headlines of one story. Headlines are compared
+    only with the first headline of a story, so a chain of small changes can't join unrelated headlines.
+
+    Candidates come from an inverted index on prefixes: in any fixed order of words, two sets with a Jaccard
+    index of at least s share a word among the first n - ceil(s n) + 1 words of each (Bayardo, Ma, Srikant
+    2007, "Scaling up all pairs similarity search").
     """
 
     def __init__(self, similarity: float, window_ms: int) -> None:
         self._similarity = similarity
         self._window = window_ms
         self._stories: deque[_Story] = deque()
-        self._with: dict[str, deque[_Story]] = {}
+        self._by_word: dict[str, deque[_Story]] = {}
 
     def __len__(self) -> int:
-        """Stories remembered."""
+        """Return the number of stories kept."""
         return len(self._stories)
 
     def add(self, news_id: str, text: str, at: int) -> str:
-        """The id of the first headline of the story that `text` tells; `news_id` itself where the story is new.
+        """Return the id of the first headline of this headline's story; `news_id` itself if the story is new.
 
-        `at` is UTC ms, not running backwards. Of several similar stories the most similar one counts, of equals the oldest.
+        If several stories are similar, the most similar one is chosen, and among equals the oldest. `at` is
+        UTC ms and must not decrease.
         """
-        self._forget(at)
+        self._drop_old(at)
         words = content_words(text)
         keys = self._keys(words)
         best, closest = None, self._similarity - _EPSILON
         compared: set[str] = set()
         for key in keys:
-            for story in self._with.get(key, ()):
+            for story in self._by_word.get(key, ()):
                 if story.id in compared:
                     continue
                 compared.add(story.id)
@@ -122,20 +132,20 @@ class HeadlineDeduplicator:
             story = _Story(news_id, at, words, keys)
             self._stories.append(story)
             for key in keys:
-                self._with.setdefault(key, deque()).append(story)
+                self._by_word.setdefault(key, deque()).append(story)
         return news_id
 
     def _keys(self, words: frozenset[str]) -> tuple[str, ...]:
-        """The prefix under which a headline is found: long words first, since they are the rare ones."""
+        """Return the words under which a headline is indexed: the longest ones, because they are rare."""
         least = ceil(self._similarity * len(words) - _EPSILON)
         return tuple(sorted(words, key=lambda word: (-len(word), word))[: len(words) - least + 1])
 
-    def _forget(self, at: int) -> None:
+    def _drop_old(self, at: int) -> None:
         while self._stories and (
             at - self._stories[0].at >= self._window or len(self._stories) >= MAX_STORIES
         ):
             for key in self._stories.popleft().keys:
-                stories = self._with[key]
+                stories = self._by_word[key]
                 stories.popleft()
                 if not stories:
-                    del self._with[key]
+                    del self._by_word[key]

@@ -1,4 +1,4 @@
-"""Durations as people write them: `250ms`, `30s`, `5m`, `4h`, `1d`; inside they are milliseconds."""
+"""Durations, written `250ms`, `30s`, `5m`, `4h` or `1d` and stored in milliseconds; bars of whole months."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 
 
 def parse_duration(value: str | int) -> int:
-    """Milliseconds of `value`: a text such as `5m`, or a number that is milliseconds already.
+    """Convert a text such as `5m` to milliseconds; an int is in milliseconds already.
 
-    Raises ValueError where it is neither.
+    Raises ValueError if `value` is neither, or negative.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
@@ -30,7 +30,7 @@ def parse_duration(value: str | int) -> int:
 
 
 def format_duration(ms: int) -> str:
-    """The shortest exact text: 60000 -> `1m`."""
+    """Return the shortest exact text: 60000 -> `1m`."""
     for unit, size in reversed(_UNITS.items()):
         if ms and ms % size == 0:
             return f"{ms // size}{unit}"
@@ -38,7 +38,7 @@ def format_duration(ms: int) -> str:
 
 
 Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
-"""A pydantic field in milliseconds that reads and writes texts such as `5m`."""
+"""Pydantic field in milliseconds, parsed from and printed as texts such as `5m`."""
 
 _DAY_MS: Final = 86_400_000
 MONTHS: Final = {
@@ -49,25 +49,25 @@ MONTHS: Final = {
     184 * _DAY_MS: 6,
     366 * _DAY_MS: 12,
 }
-"""Intervals (ms) of bars of whole calendar months -> how many months: the longest that such a bar can be stands for all."""
+"""Interval (ms) of a bar of calendar months, the longest that it can be -> number of months."""
 
-# a month of any time zone begins at most this long before the month in UTC
+# In the easternmost time zone a month begins this long before it does in UTC
 _FARTHEST_EAST_MS: Final = 14 * 3_600_000
 
 
 def month_number(moment: int) -> int:
-    """Months since the year 0 of `moment` (UTC ms). The last 14 hours of a month count as the next: it has begun somewhere."""
+    """Return the months from the year 0 to `moment` (UTC ms), in the easternmost time zone."""
     date = datetime.fromtimestamp((moment + _FARTHEST_EAST_MS) // 1_000, UTC)
     return date.year * 12 + date.month - 1
 
 
 def month_start(number: int) -> int:
-    """The beginning (UTC ms) of a month since the year 0."""
+    """Return the start (UTC ms) of a month, counted from the year 0."""
     return int(datetime(number // 12, number % 12 + 1, 1, tzinfo=UTC).timestamp()) * 1_000
 
 
 def later(moment: int, interval: int, periods: int = 1) -> int:
-    """`moment` (UTC ms) and so many periods of `interval` (ms) more; those in `MONTHS` follow the calendar."""
+    """Add `periods` intervals (ms) to `moment` (UTC ms); intervals in `MONTHS` follow the calendar."""
     if interval not in MONTHS:
         return moment + periods * interval
     number = month_number(moment)

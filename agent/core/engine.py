@@ -2,7 +2,8 @@
 
     features -> signals -> fusion -> strategy -> risk -> orders -> exchange -> portfolio -> decisions
 
-The engine reads no clock, draws no randomness and does no I/O: its time is `available_at` of the event that it handles.
+The engine reads no clock, draws no randomness and does no I/O: its time is `available_at` of the event that
+it handles.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ from agent.core.symbols import SymbolMapper
 
 CORE: Final = "core"
 CORE_REVISION: Final = "2"
-"""Key and value in `Run.versions`. The revision changes if the core decides differently on the same input; a run without one
-has revision 1."""
+"""Key and value in `Run.versions`. The revision changes if the core decides differently on the same input; a
+run without one has revision 1."""
 
 EQUITY_BLOCK: Final = 4_096
 """Equity samples per call of the sink in replays."""
@@ -68,8 +69,9 @@ _Bar = tuple[str, int, int, int, int, float, float, float, float, float, float, 
 class Engine:
     """Handles events in their total order and emits decisions.
 
-    `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors` an error of the strategy
-    stops the strategy instead of leaving `handle`. Raises what `strategy.on_start` raises.
+    `sink` receives every decision in order. `counts` counts ignored inputs by reason. With `contain_errors`
+    an error of the strategy stops the strategy instead of leaving `handle`. Raises what `strategy.on_start`
+    raises.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Engine:
         venue = self.exchange if isinstance(self.exchange, ReportingExchange) else None
         self._matching: MatchingExchange | None = matching
         self._venue: ReportingExchange | None = venue
-        self.risk.unreconciled = venue is not None
+        self.risk.set_reconciled(venue is None)
         mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
         self.signals = SignalEngine(config.signals, mapper, abstain_window=config.risk.abstain_window)
         self.states = {
@@ -159,7 +161,7 @@ class Engine:
         self._act()
 
     def handle(self, event: Event) -> None:
-        """Handle one event. Events must come in their total order (`available_at`, kind, source, sequence)."""
+        """Handle one event. Events must come in order of (`available_at`, kind, source, sequence)."""
         if type(event) is self._kline:
             self._on_kline(event)
         else:
@@ -182,7 +184,8 @@ class Engine:
             self._flush_samples()
         self.portfolio.reconcile()
 
-    # -- inputs ------------------------------------------------------------------------------------------------------
+    # -- inputs
+    # ------------------------------------------------------------------------------------------------------
 
     def _on_kline(self, kline: Kline) -> None:
         state = self.states.get(kline.symbol)
@@ -235,7 +238,7 @@ class Engine:
                 matching.at_close(kline)
 
     def _fits(self, state: InstrumentState, kline: Kline) -> bool:
-        """Return whether to use a bar that is not the expected next one: the first bar, or one after a gap."""
+        """Return whether to use a bar other than the expected next one: the first bar, or one after a gap."""
         if kline.interval != state.interval:
             self.counts["klines of other intervals"] += 1
             return False
@@ -258,8 +261,8 @@ class Engine:
 
     def _on_news(self, news: News) -> None:
         self._advance(news.available_at)
-        note = self.signals.on_news(news)
-        self._sink.news(news, note.symbols, note.story)
+        headline = self.signals.on_news(news)
+        self._sink.news(news, headline.symbols, headline.story)
         self._callbacks.on_news(news, self.market)
         self._act()
 
@@ -271,7 +274,7 @@ class Engine:
             self._expire_signals(now)
         self._sink.sentiment(sentiment)
         # before `on_sentiment` forgets the headline
-        concerned = self.signals.concerned(sentiment) if self._predicts else ()
+        affected = self.signals.affected_symbols(sentiment) if self._predicts else ()
         signals = self.signals.on_sentiment(sentiment)
         if self.signals.abstained:
             self.risk.on_abstain_rate(now, self.signals.abstain_rate)
@@ -280,7 +283,7 @@ class Engine:
         for signal in signals:
             self._decide(signal)
             self._callbacks.on_signal(signal, self.market)
-        for symbol in concerned:
+        for symbol in affected:
             self._ask_fusion_model(symbol, sentiment)
         if self._targets:
             self._act()
@@ -344,7 +347,7 @@ class Engine:
         drift = self._venue.on_account(account) if self._venue is not None else ""
         self.risk.on_drift(self.market.now, drift)
         if not drift:
-            self.risk.unreconciled = False
+            self.risk.set_reconciled(True)
         self.flattener.pursue(self.market.now)
         self._act()
 
@@ -390,10 +393,10 @@ class Engine:
             case "taken-id":
                 self._on_taken_id(command, now)
             case "warm-up" | "warm-up-done":
-                self.risk.warming = command.action == "warm-up"
+                self.risk.set_warming_up(command.action == "warm-up")
                 return
             case "reconciling":
-                self.risk.unreconciled = self._venue is not None
+                self.risk.set_reconciled(self._venue is None)
                 return
             case "strategy-error":
                 if self.guard is not None:
@@ -421,7 +424,11 @@ class Engine:
         self._act()
 
     def _flatten(self, symbols: Iterable[str], reason: str) -> None:
-        """Close positions until they are flat. In a run recorded without lives only a kill pursued them; keep its decisions."""
+        """Close positions until they are flat.
+
+        In runs recorded without lives only a kill did so; a flatten set targets instead, which is kept for
+        them.
+        """
         if self._incarnation or self.risk.killed:
             for symbol in symbols:
                 self._waiting.pop(symbol, None)
@@ -430,7 +437,7 @@ class Engine:
             self._targets += [Target(symbol, 0.0, reason=reason) for symbol in symbols]
 
     def _on_taken_id(self, command: Command, now: int) -> None:
-        """The venue has another order under this id: end ours, and re-place it under a new id if it closes a position."""
+        """End an order whose id another order has at the venue; place it again if it closes a position."""
         symbol, detail = command.args.get("symbol", ""), command.args.get("detail", "")
         order, venue = command.args.get("order", ""), self._venue
         if venue is not None and symbol in self.states and venue.reissue(order, now, detail):
@@ -442,7 +449,7 @@ class Engine:
 
     def _check_stale_data(self, now: int) -> None:
         """Check every symbol's data at a heartbeat, which brings the time alone."""
-        if self.risk.warming:
+        if self.risk.warming_up:
             return
         for symbol, state in self.states.items():
             if not self.risk.on_stale_check(now, symbol, state.overdue(now)):
@@ -462,7 +469,8 @@ class Engine:
             self._decide(signal)
             self._callbacks.on_signal_expired(signal, self.market)
 
-    # -- account -----------------------------------------------------------------------------------------------------
+    # -- account
+    # -----------------------------------------------------------------------------------------------------
 
     def _close_period(self) -> None:
         """Check the account once all bars of one moment are in."""
@@ -497,7 +505,8 @@ class Engine:
                     [w for w in state.book if not w.order.reduce_only], self.market.now, reason
                 )
 
-    # -- decisions ---------------------------------------------------------------------------------------------------
+    # -- decisions
+    # ---------------------------------------------------------------------------------------------------
 
     def _decide(self, decision: Decision) -> None:
         self._sink.decision(decision)
@@ -509,7 +518,7 @@ class Engine:
             self._callbacks.on_fill(decision, self.market)
 
     def _new_id(self) -> str:
-        """Make a client order id of 35 characters: hash(run, incarnation, decision), so that no two lives share an id."""
+        """Make a client order id of 35 characters by hashing run, incarnation and decision number."""
         self._ids += 1
         if not self._incarnation:
             return ID_PREFIX + blake2b(f"{self._run_id}:{self._ids}".encode(), digest_size=16).hexdigest()
@@ -541,7 +550,8 @@ class Engine:
     def _pursue(self, target: Target) -> None:
         state = self.states.get(target.symbol)
         if state is None:
-            problem = f"strategy {type(self.strategy).__name__} set a target for {target.symbol}, which is not traded"
+            name = type(self.strategy).__name__
+            problem = f"strategy {name} set a target for {target.symbol}, which is not traded"
             if self.guard is not None:
                 self.guard.fail(problem)
                 return
@@ -576,17 +586,33 @@ class Engine:
             return
         notional = float(sized.qty) * price
         after = abs(float(sized.position_after)) * price
+        gross_after = self.portfolio.gross_notional() - abs(position.size) * price + after
         if not self.risk.allows(
-            now, target.symbol, reduces=sized.reduces, notional=notional, position_after=after,
-            gross_after=self.portfolio.gross_notional() - abs(position.size) * price + after, equity=equity, data_age=state.overdue(now),
-        ):  # fmt: skip
+            now,
+            target.symbol,
+            reduces=sized.reduces,
+            notional=notional,
+            position_after=after,
+            gross_after=gross_after,
+            equity=equity,
+            data_age=state.overdue(now),
+        ):
             self._move_protection(target, state)
             return
         order = Order(
-            self._new_id(), target.symbol, now, sized.side, OrderType.MARKET if sized.limit is None else OrderType.LIMIT, sized.qty,
-            price=sized.limit, tif=target.tif, reduce_only=sized.reduces, stop=sized.stop, take_profit=sized.take_profit,
+            self._new_id(),
+            target.symbol,
+            now,
+            sized.side,
+            OrderType.MARKET if sized.limit is None else OrderType.LIMIT,
+            sized.qty,
+            price=sized.limit,
+            tif=target.tif,
+            reduce_only=sized.reduces,
+            stop=sized.stop,
+            take_profit=sized.take_profit,
             reason=target.reason,
-        )  # fmt: skip
+        )
         self._decide(order)
         self.exchange.submit(order, now)
         # a working entry attaches its protection when it fills
@@ -601,7 +627,7 @@ class Engine:
             or (not state.book and not state.position.qty)
         ):
             return
-        if self.risk.warming or self.risk.unreconciled:
+        if not self.risk.ready:
             return
         if self.risk.halted:
             self.counts["stops and take-profits that stay where they are while HALTED"] += 1

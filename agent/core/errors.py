@@ -1,25 +1,25 @@
-"""What can go wrong, named by what a person has to do about it.
+"""Exceptions, each with the exit code of the command line.
 
 TapewireError                exit code 1: the work failed
-├─ DataError                 a file or a stream holds what it must not: mend the data
-├─ StoreError                the database can't be read or written: free space, rights, migrations
-│  └─ StoreUnavailable       not now, perhaps later: the running agent halts, and tries again for `store.patience`
-├─ ReconciliationError       the ledger does not add up: stop trading, report a bug
-├─ VenueError                the exchange or a feed refused or failed: retry later, unless it is one of these
-│  ├─ RequestRefused         never granted: mend the symbol or the parameter
-│  ├─ FetchError             a feed's server refused or failed: it is asked again after a wait
-│  ├─ StreamLost, HandshakeRefused   a WebSocket ended or wasn't opened: connect again after a wait
-│  └─ PortError              a request about orders; its classes state what is known: OutcomeUnknown, Refused (never again),
-│     │                      RateLimited and ClockSkewError (again, later)
-│     └─ AuthenticationError         mend the keys or their permissions: nothing works with these
-├─ StrategyError             a strategy's own code failed: mend the strategy
-├─ ModelError                a model folder is missing, damaged, or for another base: name another one
+├─ DataError                 a file or stream has invalid content: correct the data
+├─ StoreError                the database can't be read or written: check space, permissions, migrations
+│  └─ StoreUnavailable       perhaps temporary: the running agent halts and retries for `store.patience`
+├─ ReconciliationError       the ledger does not add up: stop trading and report a bug
+├─ VenueError                an exchange or feed refused or failed: retry later, except for these
+│  ├─ RequestRefused         permanent: correct the symbol or parameter
+│  ├─ FetchError             a feed's server refused or failed: it is fetched again after a wait
+│  ├─ StreamLost, HandshakeRefused   a WebSocket closed or wasn't opened: reconnected after a wait
+│  └─ PortError              a request about orders failed: OutcomeUnknown, OrderRejected (permanent),
+│     │                      RateLimited, ClockSkewError (retried later)
+│     └─ AuthenticationError         correct the API keys or their permissions
+├─ StrategyError             a strategy's own code failed: correct the strategy
+├─ ModelError                a model folder is missing, damaged, or does not fit: name another one
 ├─ NotRunning                no agent is running: start one
-├─ NoAnswer                  an agent that doesn't respond: it hangs, or is stopped
-├─ UsageError                exit code 2: mend the command line
-│  └─ ConfigError            exit code 2: mend the configuration
-└─ SafetyError               exit code 3: refused so that nobody is harmed
-   └─ LeakageError           a model would be judged on data it was trained on
+├─ NoAnswer                  the agent does not respond: it hangs or is suspended
+├─ UsageError                exit code 2: correct the command line
+│  └─ ConfigError            exit code 2: correct the configuration
+└─ SafetyError               exit code 3: refused for safety
+   └─ LeakageError           a model would be evaluated on data that it was trained on
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from agent.core.masking import mask
 
 
 class TapewireError(Exception):
-    """The root: `message` says what was wrong and where, `hint` what would be right. Secrets of URLs in them are masked."""
+    """Base class: `message` states the problem, `hint` how to correct it. Secrets in both are masked."""
 
     exit_code = 1
 
@@ -45,7 +45,7 @@ class TapewireError(Exception):
 
 
 class DataError(TapewireError):
-    """Input data that cannot be used as it is."""
+    """Input data that can't be used as it is."""
 
 
 class StoreError(TapewireError):
@@ -53,7 +53,7 @@ class StoreError(TapewireError):
 
 
 class StoreUnavailable(StoreError):
-    """The disk is full, somebody else is writing, the file is read-only or gone: it may pass."""
+    """The disk is full, the database is locked, or the file is read-only or gone: perhaps temporary."""
 
 
 class ReconciliationError(TapewireError):
@@ -65,11 +65,11 @@ class VenueError(TapewireError):
 
 
 class NotRunning(TapewireError):
-    """Nobody listens where the agent would."""
+    """No agent listens on the control socket."""
 
 
 class NoAnswer(TapewireError):
-    """The agent accepts no connection, or answers nothing in time."""
+    """The agent accepts no connection, or does not respond in time."""
 
 
 class StrategyError(TapewireError):
@@ -77,17 +77,17 @@ class StrategyError(TapewireError):
 
 
 class ModelError(TapewireError):
-    """A model or adapter that cannot be loaded or does not fit."""
+    """A model or adapter that can't be loaded or does not fit."""
 
 
 class UsageError(TapewireError):
-    """Wrong arguments on the command line."""
+    """Invalid arguments on the command line."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration that is not valid."""
+    """An invalid configuration."""
 
 
 class SafetyError(TapewireError):
@@ -101,7 +101,7 @@ class LeakageError(SafetyError):
 
 
 def error_from_exit_code(exit_code: int, message: str, hint: str = "") -> TapewireError:
-    """The error that another process reports with the exit code that it means."""
+    """Return the error that stands for another process's exit code."""
     return {2: UsageError, 3: SafetyError}.get(exit_code, TapewireError)(message, hint=hint)
 
 
@@ -121,7 +121,7 @@ def did_you_mean(name: str, known: Iterable[str], then: str = "", *, prefix: str
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended all tasks of a group; the others only went down with it."""
+    """Return the first error of a task group; the others are its consequences."""
     error: BaseException = group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -129,5 +129,5 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def brief(error: Exception) -> str:
-    """Its kind and the beginning of its words: libraries such as ccxt quote a whole answer."""
+    """Return the error's class and the first 200 characters of its message (ccxt quotes whole responses)."""
     return f"{type(error).__name__}: {mask(str(error))[:200]}"

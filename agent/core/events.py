@@ -1,8 +1,8 @@
 """Events and decisions: everything that flows through Tapewire.
 
-Events are journalled and arrive at `Engine.handle`; decisions leave the engine and are hashed into the run's chain. All are
-frozen structs. Times are UTC milliseconds. Prices and sizes are floats on the feature path (klines, sentiment,
-predictions) and `Decimal` where money moves (orders, fills, funding payments).
+Events are journalled and arrive at `Engine.handle`; decisions leave the engine and are hashed into the run's
+chain. All are frozen structs. Times are UTC milliseconds. Prices and sizes are floats on the feature path
+(klines, sentiment, predictions) and `Decimal` where money moves (orders, fills, funding payments).
 
 Total order of events: (available_at, `PRIORITY` of the kind, source number, sequence within the source).
 """
@@ -88,8 +88,8 @@ class FillKind(str, Enum):
 class RiskState(str, Enum):
     """Which orders risk allows.
 
-    ACTIVE: all. REDUCING: orders that shrink a position. HALTED: the same until an operator resumes; stops are not moved, and after
-    a kill the strategy's targets are ignored.
+    ACTIVE: all. REDUCING: orders that shrink a position. HALTED: the same until an operator resumes; stops
+    are not moved, and after a kill the strategy's targets are ignored.
     """
 
     ACTIVE = "ACTIVE"
@@ -106,11 +106,12 @@ def kind_of(message: Message | type[Message]) -> str:
     return str(message.__struct_config__.tag)
 
 
-# -- inputs ----------------------------------------------------------------------------------------------------------
+# -- inputs
+# ----------------------------------------------------------------------------------------------------------
 
 
 class Kline(Message, frozen=True, gc=False):
-    """One bar. `start` is its open time; `ts` is the time of this state, start + interval once `confirm` is true."""
+    """One bar. `start` is its open time, `ts` the time of this state: start + interval if `confirm`."""
 
     symbol: str
     interval: int  # ms
@@ -127,7 +128,7 @@ class Kline(Message, frozen=True, gc=False):
 
 
 class News(Message, frozen=True):
-    """A headline. `ts` is its publication time as the source states it, `available_at` when the agent could first read it."""
+    """A headline. `ts` is when it was published, `available_at` when the agent could first read it."""
 
     id: str
     ts: int
@@ -144,7 +145,10 @@ class News(Message, frozen=True):
 
 
 class Sentiment(Message, frozen=True):
-    """A model's calibrated probabilities for one headline; they sum to 1. If it `abstained` they mean nothing, not neutral."""
+    """A model's calibrated probabilities for one headline, which sum to 1.
+
+    If the model `abstained`, they have no meaning; abstaining is not neutral.
+    """
 
     news_id: str
     ts: int
@@ -155,10 +159,8 @@ class Sentiment(Message, frozen=True):
     model: str = ""  # fingerprint of the model
     abstained: bool = False
     latency_ms: float = 0.0
-    # if the source states them; otherwise they are mapped from the headline
-    symbols: tuple[str, ...] = ()
-    # the model's pooled hidden state, float16 little-endian, if a fusion model reads it
-    embedding: bytes = b""
+    symbols: tuple[str, ...] = ()  # if the source states them; otherwise the headline is mapped to symbols
+    embedding: bytes = b""  # pooled hidden state of the model, float16 little-endian, for a fusion model
 
     @property
     def score(self) -> float:
@@ -172,7 +174,7 @@ class Sentiment(Message, frozen=True):
 
 
 class Funding(Message, frozen=True, gc=False):
-    """The funding rate of a perpetual at its stamp: positions held at `ts` pay (longs, if positive) or receive it."""
+    """The funding rate of a perpetual: positions held at `ts` pay (longs, if positive) or receive it."""
 
     symbol: str
     ts: int
@@ -192,7 +194,7 @@ class Gap(Message, frozen=True, gc=False):
 
 
 class FundingSettlement(Message, frozen=True, tag="Settlement"):
-    """Funding that a venue has settled: `amount` is added to cash. `id` is the venue's; each counts once."""
+    """Funding that a venue has settled: `amount` is added to cash. Each of the venue's `id` counts once."""
 
     id: str
     symbol: str
@@ -205,7 +207,7 @@ class FundingSettlement(Message, frozen=True, tag="Settlement"):
 
 
 class PositionSnapshot(msgspec.Struct, frozen=True):
-    """A position at a venue: signed quantity in base coin, average entry price (0 if the venue has none, as on spot)."""
+    """A position at a venue: signed quantity in base coin, and average entry price (0 on spot)."""
 
     symbol: str
     qty: Decimal
@@ -215,9 +217,10 @@ class PositionSnapshot(msgspec.Struct, frozen=True):
 class AccountSnapshot(Message, frozen=True, tag="Account"):
     """A venue's account, read while no request was under way: all earlier fills have arrived before it.
 
-    `balances` are by coin, without unrealised profit; `holdings` are the open positions of the traded symbols. `foreign`: others
-    have traded in the account since the last snapshot, and the configuration ignores that. `settled`: nothing was executed
-    around the snapshot for as long as the venue's views may lag.
+    `balances` are by coin, without unrealised profit; `holdings` are the open positions of the traded
+    symbols. `foreign`: others have traded in the account since the last snapshot, and the configuration
+    ignores that. `settled`: nothing was executed around the snapshot for as long as the venue's views may
+    lag.
     """
 
     ts: int
@@ -234,19 +237,19 @@ class Command(Message, frozen=True):
     The core handles these actions:
 
     - pause, resume, halt, kill, flatten;
-    - life: begins each life of a live run; its random `incarnation` goes into order ids, and with `cash` = `stated` the life
-      records every change of cash;
+    - life: begins each life of a live run; its random `incarnation` goes into order ids, and with `cash` =
+      `stated` the life records every change of cash;
     - heartbeat: brings the time while no data arrive;
     - warm-up, warm-up-done: enclose history that is read at the start or after an outage;
     - reconciling: the venue's account is not known yet;
-    - older-record: the venue's history has orders or executions of the run that its journal lacks; record-behind: the store
-      lacks events that the run had committed;
+    - older-record: the venue's history has orders or executions of the run that its journal lacks;
+    - record-behind: the store lacks events that the run had committed;
     - taken-id: another order has this order's id at the venue;
     - strategy-error: the strategy raised an error (`detail`), which halts;
     - alarm: records a risk event (`rule`, `detail`, `symbol`) and changes nothing.
 
-    The others are for readers of the journal: use-model, model-in-use, model-refused, stop, and emergency-kill (what the kill
-    switch did at the venue).
+    The others are for readers of the journal: use-model, model-in-use, model-refused, stop, and
+    emergency-kill (what the kill switch did at the venue).
     """
 
     action: str
@@ -255,12 +258,14 @@ class Command(Message, frozen=True):
     args: dict[str, str] = {}
     by: str = ""
 
-    # -- decisions -------------------------------------------------------------------------------------------------------
-
     @property
     def states_cash(self) -> bool:
         """True if this begins a life that records each change of cash as a `CashAdjustment`."""
         return self.action == "life" and self.args.get("cash") == "stated"
+
+
+# -- decisions
+# -------------------------------------------------------------------------------------------------------
 
 
 class Signal(Message, frozen=True):
@@ -283,7 +288,7 @@ class Signal(Message, frozen=True):
 
 
 class Prediction(Message, frozen=True):
-    """The fusion model's calibrated probabilities that the price goes down, stays in its flat band, or goes up."""
+    """The fusion model's calibrated probabilities that the price goes down, stays flat, or goes up."""
 
     symbol: str
     ts: int
@@ -323,7 +328,7 @@ class Cancel(Message, frozen=True):
 
 
 class Amend(Message, frozen=True):
-    """A request to change the quantity (in total, filled part included) or limit price of an order at a venue."""
+    """A request to change the total quantity (including the filled part) or limit price of an order."""
 
     order_id: str
     symbol: str
@@ -334,7 +339,7 @@ class Amend(Message, frozen=True):
 
 
 class OrderUpdate(Message, frozen=True):
-    """A change of an order's state. From the paper exchange a decision; from a venue an event, and a decision once booked."""
+    """A change of an order's state: a decision, and before that an event if it comes from a venue."""
 
     order_id: str
     symbol: str
@@ -346,7 +351,7 @@ class OrderUpdate(Message, frozen=True):
 
 
 class Fill(Message, frozen=True):
-    """One execution. `slippage` is what was paid against the reference price (spread included), in quote currency."""
+    """One execution. `slippage` is the cost against the reference price and includes the spread."""
 
     id: str
     order_id: str
@@ -358,7 +363,7 @@ class Fill(Message, frozen=True):
     price: Decimal
     fee: Decimal  # quote currency; negative is a rebate
     maker: bool = False
-    slippage: Decimal = Decimal(0)
+    slippage: Decimal = Decimal(0)  # quote currency
     kind: FillKind = FillKind.TRADE
     reason: str = ""
 
@@ -375,7 +380,7 @@ class FundingPayment(Message, frozen=True):
 
 
 class CashAdjustment(Message, frozen=True):
-    """Cash that came or went (negative) without a trade, fee or funding: it changes the capital and is not profit."""
+    """Cash deposited or withdrawn (negative): it changes the capital, not the profit."""
 
     ts: int
     currency: str

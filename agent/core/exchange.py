@@ -1,8 +1,9 @@
 """Interfaces of the exchanges that the engine can trade on.
 
-Each takes orders, cancels and protection (`Exchange`). A `MatchingExchange` fills orders itself from the bars that the engine
-passes on; a `ReportingExchange` books what a venue reports. They are classes and not protocols because compiled code calls their
-methods directly.
+Every `Exchange` accepts orders, cancels, and stops and take-profits that protect a position. A
+`MatchingExchange` fills orders itself, from the bars that the engine passes to it; a `ReportingExchange`
+books what a venue reports. They are classes rather than protocols because compiled code calls methods of
+classes directly.
 """
 
 from __future__ import annotations
@@ -38,26 +39,32 @@ from agent.core.portfolio import Portfolio, Position
 from agent.core.settings import CoreConfig
 
 Report = Order | Cancel | Amend | OrderUpdate | Fill | FundingPayment | CashAdjustment | RiskEvent
-"""What an exchange emits: decisions, all of them."""
-
+"""The decisions that an exchange emits."""
 
 ID_PREFIX: Final = "tw-"
-"""How each client order id of Tapewire begins."""
-
+"""Prefix of every client order id of Tapewire."""
 
 MOVED: Final = "replaced by a newer trigger"
-"""Why a protective order is cancelled whose trigger has been moved."""
+"""Reason of cancelling a protective order whose trigger has been moved."""
 
 
 def run_prefix(run_id: str) -> str:
-    """How the client order ids of a run begin, 11 characters."""
+    """Return the prefix of a run's client order ids, 11 characters."""
     return ID_PREFIX + blake2b(run_id.encode(), digest_size=4).hexdigest()
 
 
-class Exchange:
-    """Working orders by symbol in `books`, and the rules that every exchange checks.
+def protective_order(
+    id: str, symbol: str, now: int, side: Side, kind: OrderType, qty: Decimal, trigger: Decimal, oco: str
+) -> Order:
+    """Return the stop or take-profit of a position."""
+    reason = kind.value.lower().replace("_", "-")
+    return Order(id, symbol, now, side, kind, qty, trigger=trigger, reduce_only=True, oco=oco, reason=reason)
 
-    `emit` receives each report; `new_id` makes the ids of orders that the exchange places itself.
+
+class Exchange:
+    """Base class: keeps the working orders by symbol in `books`, and checks the instruments' rules.
+
+    `emit` receives each report; `new_id` returns ids for orders that the exchange places itself.
     """
 
     def __init__(
@@ -72,24 +79,23 @@ class Exchange:
         self._portfolio = portfolio
         self._emit = emit
         self._new_id = new_id
-        self.run_prefix = ID_PREFIX  # how the client order ids of this run begin
-        # rejected orders, by the rule that they broke
-        self.refusals: Counter[str] = Counter()
-        # True if every change of cash is reported; the first lives of earlier runs did without
-        self.states_cash = False
+        self.run_prefix = ID_PREFIX  # prefix of this run's client order ids
+        self.refusals: Counter[str] = Counter()  # rejected orders, by the rule that they broke
+        self.states_cash = False  # True if every change of cash is reported; lives of early versions did not
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- orders
+    # ------------------------------------------------------------------------------------------------------
 
     def submit(self, order: Order, now: int) -> None:
-        """Take an order; one that breaks the instrument's rules is rejected."""
+        """Accept an order, or reject it if it breaks the instrument's rules."""
         raise NotImplementedError
 
     def cancel(self, orders: Iterable[WorkingOrder], now: int, reason: str) -> None:
-        """Take orders off the book, at once or as soon as a venue has done so: until then they are `cancelling`."""
+        """Cancel orders. At a venue they stay on the book, marked `cancelling`, until it confirms."""
         raise NotImplementedError
 
     def _flaw(self, order: Order) -> str:
-        """Which of the instrument's rules an order breaks, in words; empty where it breaks none."""
+        """Return which of the instrument's rules an order breaks; empty if it breaks none."""
         rules = self._instruments[order.symbol]
         price = order.price or order.trigger
         if order.qty <= 0 or order.qty % rules.qty_step:
@@ -97,7 +103,7 @@ class Exchange:
         if price is not None and (price <= 0 or price % rules.tick_size):
             return f"price {price} is not a positive multiple of the tick {rules.tick_size}"
         if order.reduce_only and rules.is_margined:
-            return ""  # a venue closes positions of any size; on spot it knows no order that only reduces
+            return ""  # venues close positions of any size; on spot they have no reduce-only orders
         if order.qty < rules.min_qty:
             return f"quantity {order.qty} is below the minimum {rules.min_qty}"
         reference = price if price is not None else self._portfolio.positions[order.symbol].mark_decimal
@@ -106,7 +112,7 @@ class Exchange:
         return ""
 
     def _reject(self, order: Order, now: int, flaw: str) -> None:
-        """Refuse an order for its `flaw`, and count it by the rule that it broke."""
+        """Reject an order, and count it by the rule that it broke."""
         what, _, rule = flaw.partition(" is ")
         self.refusals[f"{what.partition(' ')[0]} {rule}"] += 1
         self._emit(OrderUpdate(order.id, order.symbol, now, now, OrderStatus.REJECTED, reason=flaw))
@@ -114,11 +120,11 @@ class Exchange:
     def protect(
         self, symbol: str, side: Side, stop: Decimal | None, take_profit: Decimal | None, now: int
     ) -> None:
-        """Move the protection of a position on `side` to new triggers; None leaves what there is.
+        """Move the stop and take-profit of a position on `side` to new triggers; None leaves one unchanged.
 
-        An entry that still works attaches the new triggers when it is filled, and leaves the protection of an earlier one. For a
-        position the new order is placed before the old one is cancelled, so that it is never without; one that is being carried out
-        stays.
+        Working entries on that side attach the new triggers once they fill. While such an entry works, the
+        protection of an earlier entry stays as it is. The new order is placed before the old one is
+        cancelled, so that the position is never unprotected; an order that has begun to fill is not replaced.
         """
         book = self.books[symbol]
         entries: list[str] = []
@@ -138,9 +144,7 @@ class Exchange:
         protective = [w for w in book if w.closes_position and not w.cancelling]
         group = protective[0].order.oco if protective else entries[-1] if entries else ""
         if any(w.filled for w in protective) or (protective and entries and group not in entries):
-            # being carried out; or of an earlier entry, whose protection stays until the one that works is
-            # filled
-            return
+            return  # it has begun to fill, or protects an earlier entry while a newer one works
         opposite = Side.SELL if side is Side.BUY else Side.BUY
         for kind, trigger in ((OrderType.STOP, stop), (OrderType.TAKE_PROFIT, take_profit)):
             old = [w for w in protective if w.order.type is kind]
@@ -148,19 +152,17 @@ class Exchange:
                 continue
             new_id = self._new_id()
             group = group or new_id
-            order = Order(
-                new_id, symbol, now, opposite, kind, qty, trigger=trigger, reduce_only=True, oco=group,
-                reason=kind.value.lower().replace("_", "-"),
-            )  # fmt: skip
-            self._place_protection(order, old, now)
+            self._place_protection(
+                protective_order(new_id, symbol, now, opposite, kind, qty, trigger, group), old, now
+            )
 
     def _place_protection(self, order: Order, old: list[WorkingOrder], now: int) -> None:
-        """Emit an order that closes the whole position, and have it work from now on instead of `old`."""
+        """Place an order that closes the whole position, then cancel the orders in `old`."""
         raise NotImplementedError
 
 
 class MatchingExchange(Exchange):
-    """An exchange that fills orders itself, from the market data that the engine passes on."""
+    """An exchange that fills orders itself, from the market data that the engine passes to it."""
 
     def __init__(
         self,
@@ -171,9 +173,9 @@ class MatchingExchange(Exchange):
     ) -> None:
         super().__init__(instruments, portfolio, emit, new_id)
         self.bars_met = 0  # bars in which an order worked
-        self.bars_without_volume = 0  # of them, bars without any volume to take
-        self.bars_below_a_lot = 0  # of them, bars of which less than one lot could be taken
-        # by symbol: funding stamps strictly inside a bar that has yet to come
+        self.bars_without_volume = 0  # those of them without any volume to take
+        self.bars_below_a_lot = 0  # those of them of which less than one lot could be taken
+        # by symbol: funding stamps strictly inside a bar that has not closed yet
         self.held_funding: dict[str, list[Funding]] = {}
 
     def on_kline(self, kline: Kline) -> None:
@@ -202,7 +204,7 @@ class MatchingExchange(Exchange):
 
 
 class ReportingExchange(Exchange):
-    """An exchange that books what a venue reports. Each `on_…` returns whether the report was new."""
+    """An exchange that books what a venue reports. Each `on_…` method returns whether the report was new."""
 
     def __init__(
         self,
@@ -212,11 +214,11 @@ class ReportingExchange(Exchange):
         new_id: Callable[[], str],
     ) -> None:
         super().__init__(instruments, portfolio, emit, new_id)
-        # True if the venue's history has more than the record of this run, and no operator has resumed since
+        # True from when the venue's history has more than this run's record until an operator resumes
         self.unaccepted = False
 
     def on_update(self, update: OrderUpdate) -> bool:
-        """Apply a change in an order's life."""
+        """Apply a change of an order's state."""
         raise NotImplementedError
 
     def on_fill(self, fill: Fill) -> bool:
@@ -228,7 +230,7 @@ class ReportingExchange(Exchange):
         raise NotImplementedError
 
     def on_account(self, account: AccountSnapshot) -> str:
-        """Compare a snapshot of the venue's account with the ledger; return the difference in words, empty if there is none."""
+        """Compare a snapshot of the venue's account with the ledger; describe the difference, "" if none."""
         raise NotImplementedError
 
     def accept(self) -> None:
@@ -236,18 +238,18 @@ class ReportingExchange(Exchange):
         raise NotImplementedError
 
     def reissue(self, order_id: str, now: int, reason: str) -> bool:
-        """End an order whose id belongs to another order at the venue; re-place it under a new id if it closes a position.
+        """End an order whose id belongs to another order at the venue; return whether it could still trade.
 
-        Returns whether the order was still expected to trade.
+        An order that closes a position is placed again under a new id.
         """
         raise NotImplementedError
 
     def on_older_record(self) -> None:
-        """Note that the venue's history has orders or executions of this run that its record has lost."""
+        """Note that the venue's history has orders or executions of this run that the record lacks."""
         raise NotImplementedError
 
 
 ExchangeFactory = Callable[
     [CoreConfig, dict[str, Instrument], Portfolio, Callable[[Report], None], Callable[[], str]], Exchange
 ]
-"""Makes the exchange of an engine: configuration, instruments, ledger, `emit`, `new_id`."""
+"""Makes the exchange of an engine from configuration, instruments, ledger, `emit` and `new_id`."""

@@ -1,8 +1,9 @@
-"""The ten price features, incremental: O(1) a bar, the same code for training, replay and live.
+"""The ten price features, updated in O(1) per bar by the same code in training, replay and live trading.
 
-All are free of the price's scale, so that one model serves every symbol. Each is NaN until it is warm (`WARM_UP_BARS` for all)
-and everything starts anew after a gap. Rolling sums are taken against a reference that is refreshed every 256 bars and are then
-recomputed exactly, so that rounding errors cannot pile up over millions of bars.
+All are independent of the price's scale, so one model serves every symbol. Each is NaN until enough bars have
+come (`WARM_UP_BARS` for all of them), and again after a gap. Rolling sums are taken relative to a reference
+price; every 256 bars they are recomputed exactly with a new one, so rounding errors do not accumulate over
+millions of bars.
 """
 
 from __future__ import annotations
@@ -29,47 +30,77 @@ class Features(NamedTuple):
     return_20: float
     """Simple return over 20 bars."""
     volume_ratio: float
-    """Volume / mean volume of the last 20 bars, this one included; 1 where none of them traded."""
+    """Volume / mean volume of the last 20 bars, this one included; 1 if none of them traded."""
     volatility: float
     """Population standard deviation of the last 20 one-bar returns, per bar (TA-Lib STDDEV of ROCP)."""
     rsi: float
-    """Wilder's relative strength index over 14 bars, 0..100 (TA-Lib RSI; 50 instead of TA-Lib's 0 where nothing moved at all)."""
+    """Wilder's relative strength index over 14 bars, 0..100 (TA-Lib RSI; 50, not 0, without any move)."""
     macd: float
-    """MACD(12, 26, 9) histogram / close (TA-Lib MACD, seeded with simple means as there)."""
+    """MACD(12, 26, 9) histogram / close (TA-Lib MACD, including its seeding with simple means)."""
     bollinger: float
-    """(close - mean) / (2 population standard deviations) of the last 20 closes: -1 and 1 are the bands; 0 in a flat market."""
+    """(close - mean) / (2 population standard deviations) of the last 20 closes: -1 and 1 are the bands.
+
+    0 if the price has not moved.
+    """
     atr_ratio: float
     """Wilder's average true range over 14 bars / close (TA-Lib ATR)."""
     vwap_distance: float
-    """Close / volume-weighted average of the typical price (high + low + close) / 3 since 00:00 UTC, - 1; 0 before the first trade."""
+    """Close / VWAP - 1, with the VWAP of the typical price (high + low + close) / 3 since 00:00 UTC.
+
+    0 before the first trade of the day.
+    """
 
     @property
     def warm(self) -> bool:
-        """Every feature is defined."""
+        """True if every feature is defined."""
         return not any(map(isnan, self))
 
 
 COLD: Final = Features(*[nan] * 10)
-"""What is known before the first bar."""
+"""The features before the first bar: all NaN."""
 
 
 class FeatureTracker:
-    """The features of one symbol on one interval. Feed it every closed bar in order, `reset` it where bars are missing."""
+    """The features of one symbol on one interval.
+
+    Pass every closed bar to `advance` or `update`, in order, and call `reset` if bars are missing.
+    """
 
     __slots__ = (
-        "_atr", "_bars", "_closes", "_day_end", "_ema12", "_ema26", "_gain", "_kind", "_loss", "_make", "_previous", "_reference",
-        "_returns", "_signal", "_sum_close", "_sum_close2", "_sum_macd", "_sum_return", "_sum_return2", "_sum_volume", "_traded",
-        "_volume", "_volumes", "values",
-    )  # fmt: skip
+        "_atr",
+        "_bars",
+        "_closes",
+        "_day_end",
+        "_ema12",
+        "_ema26",
+        "_gain",
+        "_kind",
+        "_loss",
+        "_make",
+        "_previous",
+        "_reference",
+        "_returns",
+        "_signal",
+        "_sum_close",
+        "_sum_close2",
+        "_sum_macd",
+        "_sum_return",
+        "_sum_return2",
+        "_sum_volume",
+        "_traded",
+        "_volume",
+        "_volumes",
+        "values",
+    )
 
     def __init__(self) -> None:
-        # A NamedTuple's own constructor costs three times as much; looked up once, since this is the hottest line of all
+        # A NamedTuple's own constructor takes three times as long as tuple.__new__
         self._make = tuple.__new__
         self._kind = Features
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything: the next bar is the first."""
+        """Discard all state: the next bar is the first."""
         self.values: Features = COLD
         self._bars: int = 0
         self._closes: list[float] = [0.0] * _RING
@@ -77,7 +108,7 @@ class FeatureTracker:
         self._returns: list[float] = [0.0] * _RING
         self._reference: float = 0.0
         self._previous: float = 0.0
-        self._sum_close: float = 0.0  # of close - reference over 20 bars
+        self._sum_close: float = 0.0  # sum of close - reference over 20 bars
         self._sum_close2: float = 0.0
         self._sum_volume: float = 0.0
         self._sum_return: float = 0.0
@@ -94,12 +125,12 @@ class FeatureTracker:
         self._volume: float = 0.0
 
     def update(self, kline: Kline) -> Features:
-        """The features at the close of `kline`."""
+        """Add a closed bar and return the features at its close."""
         return self.advance(kline.start, kline.high, kline.low, kline.close, kline.volume)
 
     def advance(self, start: int, high: float, low: float, close: float, volume: float) -> Features:
-        """The same, of a bar that opened at `start` (UTC ms), taken apart already."""
-        vwap_distance = self._trade(start, close, (high + low + close) / 3.0, volume)
+        """Add a closed bar, given by its fields; `start` is its open time (UTC ms)."""
+        vwap_distance = self._update_vwap(start, close, (high + low + close) / 3.0, volume)
         n = self._bars
         self._bars = n + 1
         if n < WARM_UP_BARS:
@@ -156,8 +187,8 @@ class FeatureTracker:
         self.values = values
         return values
 
-    def _trade(self, start: int, close: float, typical: float, volume: float) -> float:
-        """Daily VWAP, by the UTC day in which the bar opened; returns the close's distance from it."""
+    def _update_vwap(self, start: int, close: float, typical: float, volume: float) -> float:
+        """Update the VWAP of the UTC day in which the bar opened; return the close's distance from it."""
         if start >= self._day_end:
             self._day_end = start - start % DAY_MS + DAY_MS
             self._traded = typical * volume
@@ -184,7 +215,7 @@ class FeatureTracker:
     def _bollinger(self, close: float) -> float:
         mean = self._sum_close / 20.0
         variance = self._sum_close2 / 20.0 - mean * mean
-        # Below a billionth of the price it is rounding, not movement
+        # A deviation below a billionth of the price is a rounding error
         return (
             (close - self._reference - mean) / (2.0 * sqrt(variance))
             if variance > 1e-18 * close * close
@@ -192,7 +223,7 @@ class FeatureTracker:
         )
 
     def _resum(self, n: int, close: float) -> None:
-        """Recompute the rolling sums of the 20 bars up to number `n`, against a fresh reference."""
+        """Recompute the rolling sums of the 20 bars up to number `n`, with `close` as the new reference."""
         window = [i & _MASK for i in range(n - 19, n + 1)]
         closes = [self._closes[i] - close for i in window]
         returns = [self._returns[i] for i in window]
@@ -206,7 +237,7 @@ class FeatureTracker:
     def _warm_up(
         self, n: int, close: float, high: float, low: float, volume: float, vwap_distance: float
     ) -> Features:
-        """The first 34 bars (`n` from 0) seed each average as TA-Lib does: with the simple mean of its first period."""
+        """Seed each average with the simple mean of its first period, as TA-Lib does (first 34 bars)."""
         previous = self._previous if n else close
         self._previous = close
         change = close - previous

@@ -1,4 +1,4 @@
-"""The debatable rules of a paper fill, each a small class chosen by the configuration's [paper] section."""
+"""Fee, slippage, liquidity and limit-fill models of the paper exchange, chosen in the `[paper]` section."""
 
 from __future__ import annotations
 
@@ -13,72 +13,67 @@ from agent.core.settings import PaperConfig
 _BPS = 1e-4
 
 
-class Fees(Protocol):
-    """What an execution costs."""
+class FeeModel(Protocol):
+    """Fee of an execution."""
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
-        """In quote currency; negative is a rebate."""
+        """Return the fee in quote currency; a rebate is negative."""
         ...
 
 
 class MakerTakerFees:
-    """A fraction of the notional, by who provided the liquidity."""
+    """A fraction of the notional, with separate rates for makers and takers."""
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
-        """qty * price * rate."""
         return qty * price * (instrument.maker_fee if maker else instrument.taker_fee)
 
 
 class PerShareFees:
-    """A fixed amount for each share, as equity brokers charge."""
+    """A fixed amount per share, as equity brokers charge."""
 
     def __init__(self, per_share: Decimal) -> None:
         self._per_share = per_share
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
-        """qty * rate."""
         return qty * self._per_share
 
 
 class NoFees:
-    """Free of charge."""
+    """No fees."""
 
     def fee(self, instrument: Instrument, qty: Decimal, price: Decimal, *, maker: bool) -> Decimal:
-        """Nothing."""
         return Decimal(0)
 
 
-class Slippage(Protocol):
-    """How far beyond the spread a taker's own size moves the price."""
+class SlippageModel(Protocol):
+    """Price impact of a taker order, beyond the spread."""
 
     def offset(self, kline: Kline, price: float, qty: float) -> float:
-        """In quote currency a unit, never negative."""
+        """Return the impact in quote currency per unit, at least 0."""
         ...
 
 
 class NoSlippage:
-    """The book is endlessly deep."""
+    """No impact, as in an infinitely deep order book."""
 
     def offset(self, kline: Kline, price: float, qty: float) -> float:
-        """Nothing."""
         return 0.0
 
 
 class FixedSlippage:
-    """The same fraction of the price for every taker."""
+    """The same fraction of the price for every taker order."""
 
     def __init__(self, bps: float) -> None:
         self._fraction = bps * _BPS
 
     def offset(self, kline: Kline, price: float, qty: float) -> float:
-        """price * bps."""
         return price * self._fraction
 
 
 class SquareRootImpact:
     """impact * (high - low) * sqrt(quantity / bar volume).
 
-    The square-root law of market impact, with the bar's range as the measure of volatility over the execution
+    This is the square-root law of market impact, with the bar's range as the volatility over the execution
     (Almgren, Thum, Hauptmann, Li: Direct Estimation of Equity Market Impact, 2005; Tóth et al., 2011).
     """
 
@@ -86,81 +81,77 @@ class SquareRootImpact:
         self._impact = impact
 
     def offset(self, kline: Kline, price: float, qty: float) -> float:
-        """Zero in a bar that did not move; a bar without volume counts as wholly taken."""
+        # In a bar without volume the order counts as all of it
         share = min(qty / kline.volume, 1.0) if kline.volume > 0 else 1.0
         return self._impact * (kline.high - kline.low) * sqrt(share)
 
 
-class Liquidity(Protocol):
-    """How much of a bar's volume our orders may take together."""
+class LiquidityModel(Protocol):
+    """Volume of a bar that is available to the run's orders, all together."""
 
     def budget(self, kline: Kline) -> float:
-        """In base coin or shares."""
+        """Return the volume in base coin or shares."""
         ...
 
 
 class InfiniteLiquidity:
-    """Every order is filled at once."""
+    """Unlimited volume: every order is filled at once."""
 
     def budget(self, kline: Kline) -> float:
-        """Without end."""
         return inf
 
 
 class ParticipationLimit:
-    """At most a fraction of each bar's volume; what is left of an order waits for the next bar."""
+    """A fraction of each bar's volume; the rest of an order waits for the next bar."""
 
     def __init__(self, fraction: float) -> None:
         self._fraction = fraction
 
     def budget(self, kline: Kline) -> float:
-        """fraction * volume."""
         return self._fraction * kline.volume
 
 
-class LimitFill(Protocol):
-    """When a resting limit order is taken to be filled."""
+class LimitFillModel(Protocol):
+    """Condition under which a bar fills a resting limit order."""
 
     def reached(self, kline: Kline, side: Side, price: float) -> bool:
-        """Whether the bar's range fills a limit at `price`."""
+        """Return whether the bar's range fills a limit order at `price`."""
         ...
 
 
 class ThroughFill:
-    """The price must trade through the limit: at the limit itself we may have been last in the queue."""
+    """The price must go beyond the limit: at the limit itself the order may have been last in the queue."""
 
     def reached(self, kline: Kline, side: Side, price: float) -> bool:
-        """Strictly beyond."""
         return kline.low < price if side is Side.BUY else kline.high > price
 
 
 class TouchFill:
-    """A touch is enough: we were first in the queue. Optimistic."""
+    """The price must reach the limit, as if the order were first in the queue. Optimistic."""
 
     def reached(self, kline: Kline, side: Side, price: float) -> bool:
-        """At or beyond."""
         return kline.low <= price if side is Side.BUY else kline.high >= price
 
 
-class Rules:
-    """The rules of one run."""
+class FillRules:
+    """The models that a run's `[paper]` section chooses."""
 
     def __init__(self, config: PaperConfig) -> None:
-        fees: dict[str, Fees] = {
+        fees: dict[str, FeeModel] = {
             "maker_taker": MakerTakerFees(),
             "per_share": PerShareFees(config.per_share_fee),
             "none": NoFees(),
         }
-        slippage: dict[str, Slippage] = {
+        slippage: dict[str, SlippageModel] = {
             "none": NoSlippage(),
             "fixed": FixedSlippage(config.slippage_bps),
             "square_root": SquareRootImpact(config.impact),
         }
-        liquidity: dict[str, Liquidity] = {
+        liquidity: dict[str, LiquidityModel] = {
             "participation": ParticipationLimit(config.max_participation),
             "infinite": InfiniteLiquidity(),
         }
-        limit_fill: dict[str, LimitFill] = {"through": ThroughFill(), "touch": TouchFill()}
+        limit_fill: dict[str, LimitFillModel] = {"through": ThroughFill(), "touch": TouchFill()}
         self.fees = fees[config.fees]
         self.slippage = slippage[config.slippage]
         self.liquidity = liquidity[config.liquidity]

@@ -1,4 +1,7 @@
-"""Closing positions on a kill or a flatten: retried until they are flat, regardless of the strategy and of rejected orders."""
+"""Closes positions after a kill or a flatten, and retries until they are flat.
+
+Rejected orders are followed by new ones, and targets of the strategy are ignored meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -13,38 +16,38 @@ from agent.core.orders import WorkingOrder
 from agent.core.risk import FLATTEN, KILL, RiskManager
 
 BARS = 3
-"""So many bars without a fill are an alarm."""
+"""Bars without a fill after which an alarm is raised."""
 _TRIES = 3
-"""So many orders without a fill are one, too."""
+"""Orders without a fill after which an alarm is raised."""
 _FIRST_WAIT = 1_000
-"""ms until an order that came to nothing is followed by the next one; doubled each time."""
+"""Wait (ms) before an order without a fill is followed by the next one; doubled each time."""
 _LONGEST_WAIT = MINUTE_MS
 _NEVER = 1 << 62
 _ZERO = Decimal(0)
 
 
 class Pursuit:
-    """One symbol that is to be flat. Times are the core's, UTC ms."""
+    """The closing of one symbol's position. Times are UTC ms."""
 
     __slots__ = ("alarmed", "due", "held", "left", "progress_at", "reason", "since", "tries", "wake")
 
     def __init__(self, now: int, reason: str) -> None:
         self.reason = reason
         self.since = now
-        self.progress_at = now  # when the position last shrank, or grew
-        self.held: Decimal | None = None  # the position then
-        self.tries = 0  # orders since then
-        self.due = now  # from when on another order may go out
-        self.wake = now  # when the next step is due if no event arrives
+        self.progress_at = now  # when the position last changed
+        self.held: Decimal | None = None  # the position since then
+        self.tries = 0  # orders submitted since then
+        self.due = now  # earliest time of the next order
+        self.wake = now  # time of the next step if no event arrives before
         self.alarmed = False
-        self.left = _ZERO  # of the position, too small to sell: as last noted
+        self.left = _ZERO  # last reported remainder that is too small to sell
 
 
 class Flattener:
-    """Closes positions by reduce-only market orders. A pursuit ends when the position is flat, but
-    in state HALTED: there it waits, and a fill that comes late is closed too.
+    """Closes positions with reduce-only market orders.
 
-    `patience` is how long, in ms, an order may work without a fill before an alarm is raised.
+    A pursuit ends when the position is flat. In state HALTED it stays, so that late fills are closed too.
+    `patience` is the time (ms) without a fill after which an alarm is raised.
     """
 
     def __init__(
@@ -56,63 +59,59 @@ class Flattener:
         new_id: Callable[[], str],
         patience: int,
     ) -> None:
-        self._tapes = states
+        self._states = states
         self._exchange = exchange
         self._risk = risk
         self._emit = emit
         self._new_id = new_id
         self._patience = patience
-        # symbols of which it was recorded that the strategy's targets are ignored
-        self._ignored: set[str] = set()
+        self._ignored: set[str] = set()  # symbols whose ignored targets have been reported
         self.pursuits: dict[str, Pursuit] = {}
 
     @property
     def open(self) -> list[str]:
-        """Symbols that are to be flat and are not yet, in order."""
+        """Symbols whose positions are still being closed, sorted."""
         return sorted(symbol for symbol in self.pursuits if not self._is_flat(symbol))
 
     def begin(self, symbols: Iterable[str], now: int, reason: str) -> None:
-        """Close these symbols' positions, now and until they are flat."""
+        """Start closing the positions of these symbols."""
         for symbol in symbols:
             if symbol not in self.pursuits:
                 self.pursuits[symbol] = Pursuit(now, reason)
         self.pursue(now)
 
     def end(self) -> None:
-        """End all pursuits when the user resumes: the strategy controls the positions that are still open again."""
+        """End all pursuits, because the operator has resumed; the strategy controls open positions again."""
         self.pursuits.clear()
         self._ignored.clear()
 
     def ignores(self, symbol: str, now: int) -> bool:
-        """Whether a target of the strategy is ignored: after a kill, and while its position is being closed."""
+        """Return whether a target is ignored: after a kill, and while its position is being closed."""
         killed = self._risk.killed
         if not killed and symbol not in self.pursuits:
             return False
         if symbol not in self._ignored:
             self._ignored.add(symbol)
             rule, what = (KILL, "a kill") if killed else (FLATTEN, "a flatten")
-            self._emit(
-                RiskEvent(
-                    now, self._risk.state, rule, f"the strategy's targets are ignored after {what}", symbol
-                )
-            )
+            detail = f"the strategy's targets are ignored after {what}"
+            self._emit(RiskEvent(now, self._risk.state, rule, detail, symbol))
         return True
 
     def is_own(self, working: WorkingOrder) -> bool:
-        """Whether a pursuit closes its position by this order: only its fill or the venue ends it."""
+        """Return whether a pursuit has placed this order to close its position; others may be cancelled."""
         return working.order.symbol in self.pursuits and self._closes(working, working.order.side)
 
     def due(self, now: int) -> bool:
-        """Whether a heartbeat at `now` (UTC ms) would lead to another order or an alarm."""
+        """Return whether a heartbeat at `now` (UTC ms) would lead to another order or an alarm."""
         return any(now >= pursuit.wake for pursuit in self.pursuits.values())
 
     def pursue(self, now: int) -> None:
-        """Take the next step of every pursuit."""
+        """Advance every pursuit."""
         for symbol, pursuit in list(self.pursuits.items()):
             self._pursue(symbol, pursuit, now)
 
     def _pursue(self, symbol: str, pursuit: Pursuit, now: int) -> None:
-        state = self._tapes[symbol]
+        state = self._states[symbol]
         position = state.position
         side = Side.SELL if position.qty > 0 else Side.BUY
         lot = self._closable(state)
@@ -121,10 +120,10 @@ class Flattener:
             pursuit.progress_at = pursuit.due = now
             pursuit.tries = 0
         pursuit.wake = _NEVER
-        self._clear_the_way(state, side, now)
+        self._cancel_others(state, side, now)
         if not lot:
             if self._is_flat(symbol):
-                self._rest(symbol, pursuit, now)
+                self._on_flat(symbol, pursuit, now)
             return
         closing: list[WorkingOrder] = []
         others: list[WorkingOrder] = []
@@ -143,15 +142,18 @@ class Flattener:
             pursuit.alarmed = True
             tried = f"after {pursuit.tries} orders" if pursuit.tries > 1 else "by now"
             waited = format_duration(now - pursuit.since)
-            detail = f"{position.qty} {symbol} could not be closed {tried}, {waited} after it was asked for ({pursuit.reason})"
-            self._emit(RiskEvent(now, self._risk.state, FLATTEN, f"{detail}; it goes on", symbol))
+            detail = (
+                f"{position.qty} {symbol} could not be closed {tried}, {waited} after it was asked for "
+                f"({pursuit.reason}); it goes on"
+            )
+            self._emit(RiskEvent(now, self._risk.state, FLATTEN, detail, symbol))
         if not pursuit.alarmed:
             pursuit.wake = pursuit.progress_at + self._patience
         if missing > 0:
             pursuit.wake = min(pursuit.wake, max(pursuit.due, now + _FIRST_WAIT))
 
-    def _clear_the_way(self, state: InstrumentState, side: Side, now: int) -> None:
-        """Cancel all other working orders, except protection and market orders that close."""
+    def _cancel_others(self, state: InstrumentState, side: Side, now: int) -> None:
+        """Cancel working orders other than protection and orders that close the position."""
         others = [
             w for w in state.book if not w.closes_position and not w.cancelling and not self._closes(w, side)
         ]
@@ -159,7 +161,8 @@ class Flattener:
             self._exchange.cancel(others, now, "the position is being closed")
 
     def _must_wait(self, state: InstrumentState, pursuit: Pursuit, now: int) -> bool:
-        """Whether pending cancellations have to complete first: on spot venues have no reduce-only orders."""
+        """Return whether pending cancels must complete before the closing order is submitted."""
+        # On spot, without reduce-only orders, the closing order could otherwise sell too much
         if not state.instrument.is_margined:
             return True
         return not self._risk.killed and now - pursuit.since < self._patience
@@ -182,24 +185,24 @@ class Flattener:
 
     @staticmethod
     def _closable(state: InstrumentState) -> Decimal:
-        """How much of the position an order can close; on spot nothing if that is below the venue's minima."""
+        """Return the quantity that an order can close; on spot 0 if it is below the venue's minima."""
         rules, position = state.instrument, state.position
         lot = rules.round_qty(abs(position.qty))
         small = lot < rules.min_qty or lot * position.mark_decimal < rules.min_notional
         return _ZERO if small and not rules.is_margined and position.mark == position.mark else lot
 
     def _is_flat(self, symbol: str) -> bool:
-        """Whether no position that an order can close is left, and no working order could open one."""
-        state = self._tapes[symbol]
+        """Return whether an order can close nothing more, and no working order could open a position."""
+        state = self._states[symbol]
         if self._closable(state):
             return False
         return all(working.closes_position for working in state.book)
 
-    def _rest(self, symbol: str, pursuit: Pursuit, now: int) -> None:
+    def _on_flat(self, symbol: str, pursuit: Pursuit, now: int) -> None:
         if pursuit.alarmed:
             pursuit.alarmed = False
             self._emit(RiskEvent(now, self._risk.state, FLATTEN, "flat after all", symbol))
-        left = self._tapes[symbol].position.qty
+        left = self._states[symbol].position.qty
         if left != pursuit.left:
             pursuit.left = left
             if left:

@@ -1,6 +1,8 @@
-"""One symbol as the fusion model sees it: the ten features on bars of its interval, and what was read lately.
+"""Inputs of the fusion model for one symbol: the price features on bars of its interval, and the recent
+headlines.
 
-Replay, live trading and the data set of the training (`models.fusion.train.dataset`) fold this very class, so all see the same numbers.
+Replay, live trading and training (`models.fusion.train.dataset`) all use `FusionInputs`, so they see the same
+numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from agent.core.text_embedding import DecayedEmbedding, Vector
 
 
 class Forecast(NamedTuple):
-    """Calibrated probabilities of the three classes, which sum to 1, and the mean size of a move out of the flat band."""
+    """Calibrated probabilities of the classes, which sum to 1, and the mean move outside the flat band."""
 
     down: float
     flat: float
@@ -24,51 +26,69 @@ class Forecast(NamedTuple):
 
 
 class Predictor(Protocol):
-    """A fusion model, as much of it as the core knows. Pure: the same question has the same answer."""
+    """Interface of a fusion model. Its methods are pure functions."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides a prediction."""
+        """Hash of everything that affects a prediction."""
         ...
 
     @property
     def interval(self) -> int:
-        """Of the bars whose features it reads, ms; it is asked at their closes, and on headlines."""
+        """Interval of the bars whose features the model uses (ms)."""
         ...
 
     @property
     def half_life(self) -> int:
-        """In which what was read loses half of its weight, ms."""
+        """Time in which the weight of a headline halves (ms)."""
         ...
 
     def vector(self, sentiment: Sentiment) -> Vector | None:
-        """What it remembers of a headline; None: nothing."""
+        """Return the embedding of a headline; None if the model can't use it."""
         ...
 
     def read(self, mean: Vector) -> Any:
-        """Its own digest of `DecayedEmbedding.mean`, made once a headline."""
+        """Convert `DecayedEmbedding.mean` to the form that `predict` takes; called once per headline."""
         ...
 
     def predict(self, features: Features, reading: Any, mass: float) -> Forecast:
-        """The answer. `reading` is what `read` made of the last headline, None before the first; `mass` is `DecayedEmbedding.weight`."""
+        """Predict from the price features and the headlines.
+
+        `reading` is the last result of `read`, None before the first headline; `mass` is
+        `DecayedEmbedding.weight`.
+        """
         ...
 
 
 class FusionInputs:
-    """Feed it every closed bar of the symbol in order, `reset` it where bars are missing.
+    """Features and headlines of one symbol, as the fusion model needs them.
 
-    Raises ConfigError where the model's bars can't be made of bars of `interval` ms.
+    Pass every closed bar to `on_bar`, in order, and call `reset` if bars are missing. Bars of `interval` ms
+    are combined into bars of the model's interval. Raises ConfigError if the model's interval is not a
+    multiple of `interval`.
     """
 
     __slots__ = (
-        "_close", "_high", "_identical", "_interval", "_low", "_open", "_reading", "_step", "_symbol", "_volume", "_whole",
-        "predictor", "text", "tracker",
-    )  # fmt: skip
+        "_close",
+        "_complete",
+        "_high",
+        "_identical",
+        "_interval",
+        "_low",
+        "_open",
+        "_reading",
+        "_step",
+        "_symbol",
+        "_volume",
+        "predictor",
+        "text",
+        "tracker",
+    )
 
     def __init__(self, symbol: str, predictor: Predictor, interval: int) -> None:
         if predictor.interval < interval or predictor.interval % interval:
             raise ConfigError(
-                f"the fusion model reads bars of {format_duration(predictor.interval)}, "
+                f"the fusion model needs bars of {format_duration(predictor.interval)}, "
                 f"which can't be made of bars of {format_duration(interval)}",
                 hint="train one on these bars: tapewire train fusion --interval",
             )
@@ -80,11 +100,11 @@ class FusionInputs:
         self._interval: int = predictor.interval
         self._identical: bool = predictor.interval == interval
         self._reading: Any = None
-        self._forget_bar()
+        self._start_bar()
 
-    def _forget_bar(self) -> None:
-        self._open: int = -1  # where the model's bar that is being made opened
-        self._whole: bool = False  # none of it is missing
+    def _start_bar(self) -> None:
+        self._open: int = -1  # start of the model's bar that is being combined
+        self._complete: bool = False  # True if none of its bars is missing so far
         self._high: float = 0.0
         self._low: float = 0.0
         self._close: float = 0.0
@@ -92,19 +112,19 @@ class FusionInputs:
 
     @property
     def features(self) -> Features:
-        """At the close of the model's last bar."""
+        """The features at the close of the model's last bar."""
         return self.tracker.values
 
     def on_bar(self, start: int, high: float, low: float, close: float, volume: float) -> bool:
-        """Take a closed bar; whether one of the model's has closed with it, and the model can be asked."""
+        """Add a closed bar; return whether it completes a bar of the model and the features are warm."""
         if self._identical:
             return self.tracker.advance(start, high, low, close, volume).warm
         opened = start - start % self._interval
         if opened != self._open:
-            if self._whole:  # its last bars never came: a market that rests
+            if self._complete:  # its last bars never came: the market was closed
                 self.tracker.advance(self._open, self._high, self._low, self._close, self._volume)
             self._open = opened
-            self._whole = start == opened
+            self._complete = start == opened
             self._high = high
             self._low = low
             self._volume = volume
@@ -115,18 +135,18 @@ class FusionInputs:
                 self._low = low
             self._volume += volume
         self._close = close
-        if start + self._step < opened + self._interval or not self._whole:
+        if start + self._step < opened + self._interval or not self._complete:
             return False
-        self._whole = False
+        self._complete = False
         return self.tracker.advance(opened, self._high, self._low, close, self._volume).warm
 
     def reset(self) -> None:
-        """Bars are missing: the features start anew. What was read stays."""
+        """Restart the features after missing bars; the headlines are kept."""
         self.tracker.reset()
-        self._forget_bar()
+        self._start_bar()
 
     def on_headline(self, sentiment: Sentiment, now: int) -> bool:
-        """Take a scored headline about the symbol, at `now` (UTC ms); whether there was something to remember."""
+        """Add a scored headline at `now` (UTC ms); return whether the model can use it."""
         vector = self.predictor.vector(sentiment)
         if vector is None:
             return False
@@ -135,7 +155,7 @@ class FusionInputs:
         return True
 
     def predict(self, now: int) -> Prediction:
-        """Ask the model; the features must be warm."""
+        """Return the model's prediction; the features must be warm."""
         down, flat, up, move = self.predictor.predict(
             self.tracker.values, self._reading, self.text.weight(now)
         )

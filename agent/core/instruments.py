@@ -1,4 +1,4 @@
-"""Trading rules of an instrument: tick, lot and minimum sizes, fees, margin. Defaults are Bybit's at VIP 0."""
+"""Trading rules of instruments: tick, lot, minimum sizes, fees, margin. Defaults are Bybit's at VIP 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AnyConfig = TypeVar("AnyConfig", bound=CoreConfig)
 
 
 class Instrument(NamedTuple):
-    """What the exchange enforces for one symbol. Prices in quote currency, sizes in base coin or shares."""
+    """Trading rules of one symbol. Prices are in quote currency, sizes in base coin or shares."""
 
     symbol: str
     category: Category
@@ -29,66 +29,57 @@ class Instrument(NamedTuple):
 
     @property
     def is_margined(self) -> bool:
-        """Can be sold short and held on margin."""
+        """True if it can be sold short and held on margin."""
         return self.category == "linear"
 
     @property
     def trades_around_the_clock(self) -> bool:
-        """Every missing bar is a gap; equities rest at night, at weekends and on holidays."""
+        """True if every missing bar is a gap; equities don't trade at night, on weekends and on holidays."""
         return self.category != "equity"
 
     def round_qty(self, qty: Decimal) -> Decimal:
-        """Towards zero to a multiple of the lot step."""
+        """Round towards zero to a multiple of the lot step."""
         return (qty / self.qty_step).to_integral_value(ROUND_DOWN) * self.qty_step
 
     def round_price(self, price: Decimal, side: Side) -> Decimal:
-        """To the tick, against the trader: up for a buy, down for a sell."""
-        return (price / self.tick_size).to_integral_value(
-            ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
-        ) * self.tick_size
+        """Round to the tick, against the trader: up for a buy, down for a sell."""
+        rounding = ROUND_CEILING if side is Side.BUY else ROUND_FLOOR
+        return (price / self.tick_size).to_integral_value(rounding) * self.tick_size
 
 
-_D = Decimal
-_LINEAR = Instrument(
-    "",
-    "linear",
-    _D("0.01"),
-    _D("0.001"),
-    _D("0.001"),
-    _D(5),
-    _D("0.0002"),
-    _D("0.00055"),
-    _D("0.005"),
-    _D(100),
-)
-_SPOT = Instrument(
-    "", "spot", _D("0.01"), _D("0.000001"), _D("0.000001"), _D(5), _D("0.001"), _D("0.001"), _D(0), _D(1)
-)
-_EQUITY = Instrument("", "equity", _D("0.01"), _D(1), _D(1), _D(0), _D(0), _D(0), _D(0), _D(1))
-_BY_CATEGORY: dict[Category, Instrument] = {"linear": _LINEAR, "spot": _SPOT, "equity": _EQUITY}
+def _default(category: Category, numbers: str) -> Instrument:
+    """Make an `Instrument` from the fields after `category`, in order."""
+    return Instrument("", category, *map(Decimal, numbers.split()))
+
+
+_BY_CATEGORY: dict[Category, Instrument] = {
+    "linear": _default("linear", "0.01 0.001 0.001 5 0.0002 0.00055 0.005 100"),
+    "spot": _default("spot", "0.01 0.000001 0.000001 5 0.001 0.001 0 1"),
+    "equity": _default("equity", "0.01 1 1 0 0 0 0 1"),
+}
 RULES: Final = ("tick_size", "qty_step", "min_qty", "min_notional")
 Rules = dict[str, Decimal]
-"""Fields of `Instrument` that are known of a symbol."""
+"""Known trading rules of a symbol: fields of `Instrument` by name."""
 
 
 def _shipped() -> dict[tuple[str, str], Rules]:
     raw = json.loads(Path(__file__).with_name("instruments.json").read_text(encoding="utf-8"))
     return {
-        (category, symbol): {name: _D(text) for name, text in rules.items()}
+        (category, symbol): {name: Decimal(text) for name, text in rules.items()}
         for category, rows in raw.items()
         for symbol, rules in rows.items()
     }
 
 
 SHIPPED: Final = _shipped()
-"""Bybit's rules by category and symbol, as they ship with the program."""
+"""Bybit's rules by category and symbol, as shipped with the program."""
 
 _FIRST_KNOWN: Final = (("linear", "BTCUSDT"), ("linear", "ETHUSDT"))
-"""What runs of the first revision of the core knew; all else had the category's defaults."""
+"""Symbols whose rules the first revision of the core knew; others had their category's defaults."""
 
 
 def with_first_rules(config: AnyConfig) -> AnyConfig:
-    """The configuration of a run that recorded no rules, with those that it had: the defaults of its category."""
+    """Add the rules that a run of an early version used but did not record: its category's defaults."""
     category = config.market.category
     instruments = dict(config.instruments)
     for symbol in config.market.symbols:
@@ -102,22 +93,19 @@ def with_first_rules(config: AnyConfig) -> AnyConfig:
 
 
 def with_rules_of(other: CoreConfig, config: AnyConfig) -> AnyConfig:
-    """`config` with the trading rules that `other` states and `config` leaves open."""
+    """Return `config`, completed with trading rules that only `other` states."""
     instruments = dict(config.instruments)
-    for symbol, theirs in other.instruments.items():
-        ours = instruments.get(symbol) or InstrumentConfig()
-        stated = {
-            name: value
-            for name in RULES
-            if getattr(ours, name) is None and (value := getattr(theirs, name)) is not None
-        }
+    for symbol, source in other.instruments.items():
+        given = instruments.get(symbol) or InstrumentConfig()
+        missing = [name for name in RULES if getattr(given, name) is None]
+        stated = {name: value for name in missing if (value := getattr(source, name)) is not None}
         if stated:
-            instruments[symbol] = ours.model_copy(update=stated)
+            instruments[symbol] = given.model_copy(update=stated)
     return config.model_copy(update={"instruments": instruments})
 
 
 def instrument_for(symbol: str, config: CoreConfig) -> Instrument:
-    """The rules of `symbol`: category defaults, what is known of the symbol, then what the configuration states."""
+    """Return a symbol's rules: defaults of the category, overridden by shipped rules, then by `config`."""
     category = config.market.category
     overrides = config.instruments.get(symbol)
     given = overrides.model_dump(exclude={"aliases"}, exclude_none=True) if overrides else {}
@@ -130,10 +118,11 @@ _YEAR_MS = 365 * DAY_MS
 
 
 def periods_per_year(category: Category, interval: int, per_session: float = 0.0) -> float:
-    """Bars of `interval` ms in a year, for annualising: 365 days around the clock for crypto, 252 sessions for equities.
+    """Return the number of bars of `interval` ms in a year, for annualising.
 
-    Bars longer than a day count by the calendar in every category: 365/7 weeks, 12 months, 4 quarters. Intraday equity bars count
-    `per_session` a session, the average of the data at hand (0: sessions of 390 minutes).
+    Crypto trades 365 days around the clock, equities 252 sessions. Bars longer than a day follow the calendar
+    in every category: 365/7 weeks, 12 months, 4 quarters. `per_session` is the average number of intraday
+    equity bars in a session; 0 stands for sessions of 390 minutes.
     """
     if interval > DAY_MS:
         months = round(interval / (_YEAR_MS / 12))

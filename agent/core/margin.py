@@ -1,4 +1,4 @@
-"""What an account can afford, and the price at which it is liquidated."""
+"""Margin rules: affordable quantities and liquidation prices."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent.core.portfolio import Portfolio, Position
 
 
 class MarginRules:
-    """Cross margin for perpetuals; cash up front and no short sales for spot and equities."""
+    """Cross margin for perpetuals; full payment and no short sales for spot and equities."""
 
     def __init__(self, instruments: dict[str, Instrument], portfolio: Portfolio, leverage: Decimal) -> None:
         self._instruments = instruments
@@ -19,9 +19,11 @@ class MarginRules:
         self.leverage = {symbol: min(leverage, rules.max_leverage) for symbol, rules in instruments.items()}
 
     def affordable(self, instrument: Instrument, side: Side, price: Decimal, fee: Decimal) -> Decimal:
-        """The largest quantity that may be traded at `price`, at `fee` a unit: what reduces the position, then what the margin carries.
+        """Return the largest quantity that may be traded at `price` with a fee of `fee` per unit.
 
-        For a perpetual the position after the trade must satisfy |qty| * price <= leverage * equity - the notional of the others.
+        Perpetuals: the position after the trade must satisfy |qty| * price <= leverage * equity - notional of
+        the other positions; a trade that only reduces is always allowed. Spot and equities: cash covers
+        purchases.
         """
         portfolio = self._portfolio
         held = portfolio.positions[instrument.symbol]
@@ -33,9 +35,10 @@ class MarginRules:
         return max(carried - held.qty * side.sign, -held.qty * side.sign, Decimal(0))
 
     def liquidation_price(self, position: Position) -> float:
-        """The mark p of `position` at which equity(p) falls to the maintenance margin of all positions; NaN where there is none.
+        """Return the mark p at which equity falls to the maintenance margin of all positions; NaN if no price
+        does.
 
-        equity(p) = E + q (p - mark) and margin(p) = m |q| p + that of the others, solved for p.
+        With the other positions' marks fixed, p solves E + q (p - mark) = m |q| p + margin of the others.
         """
         portfolio = self._portfolio
         q = position.size

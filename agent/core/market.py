@@ -1,4 +1,4 @@
-"""The market as a strategy sees it, and one symbol's tape as the engine keeps it."""
+"""State of one symbol, and the read-only view of it that strategies receive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.core.signals import SignalEngine
 
 
 class InstrumentState:
-    """Everything about one symbol that a bar touches, together so that a bar costs one look-up."""
+    """Everything about one symbol that a bar updates, so that a bar costs one dictionary look-up."""
 
     __slots__ = (
         "book",
@@ -41,32 +41,33 @@ class InstrumentState:
         self.book = book
         self.tracker = FeatureTracker()
         self.last_start = -1
-        self.next_start = -1  # where the next bar begins, if none is missing; -1 before the first
-        self.fusion_inputs: FusionInputs | None = None  # where a fusion model looks on
+        self.next_start = -1  # start of the next bar if none is missing; -1 before the first bar
+        self.fusion_inputs: FusionInputs | None = None  # set if there is a fusion model
         self.prediction: Prediction | None = None
 
     def start_anew(self) -> None:
-        """Bars are missing."""
+        """Reset the features and the prediction after missing bars."""
         self.tracker.reset()
         if self.fusion_inputs is not None:
             self.fusion_inputs.reset()
             self.prediction = None
 
     def overdue(self, now: int) -> int:
-        """How long the next bar's close is overdue, in ms; 0 while it isn't or for markets that rest."""
+        """Return by how many ms the next bar is late at `now`; 0 for markets that close overnight."""
         if self.next_start < 0 or not self.instrument.trades_around_the_clock:
             return 0
-        longest = self.interval + HOUR_MS if self.calendar else self.interval  # clocks may be set back
+        longest = self.interval + HOUR_MS if self.calendar else self.interval  # clocks may go back by an hour
         return max(0, now - self.next_start - longest)
 
     def contains(self, moment: int) -> bool:
-        """Whether `moment` (UTC ms) lies strictly inside a bar that has yet to come; one of a calendar may end at any time."""
+        """Return whether `moment` (UTC ms) lies strictly inside a bar that has not closed yet."""
         ahead = moment - self.next_start
+        # A calendar bar may end at any time, so every moment ahead may lie inside one
         return self.next_start >= 0 and ahead > 0 and (self.calendar or ahead % self.interval != 0)
 
 
 class MarketView:
-    """`agent.core.strategy.Market`, on the engine's own state: nothing that isn't known yet is within reach."""
+    """Implements `agent.core.strategy.Market` on the engine's state."""
 
     def __init__(
         self,
@@ -77,50 +78,38 @@ class MarketView:
     ) -> None:
         self.now = 0
         self.symbols = tuple(states)
-        self._tapes = states
+        self._states = states
         self._portfolio = portfolio
         self._signals = signals
         self._risk = risk
 
     @property
     def equity(self) -> float:
-        """Cash plus positions at the last marks, in account currency."""
         return self._portfolio.equity()
 
     @property
     def risk_state(self) -> RiskState:
-        """Whether new exposure is allowed; it never is while history is being read, or a venue's account isn't known."""
         risk = self._risk
-        return (
-            RiskState.REDUCING
-            if (risk.warming or risk.unreconciled) and risk.state is RiskState.ACTIVE
-            else risk.state
-        )
+        return RiskState.REDUCING if risk.state is RiskState.ACTIVE and not risk.ready else risk.state
 
     def price(self, symbol: str) -> float:
-        """The last mark; NaN before the first bar."""
-        return self._tapes[symbol].position.mark
+        return self._states[symbol].position.mark
 
     def features(self, symbol: str) -> Features:
-        """The ten features at the last closed bar."""
-        return self._tapes[symbol].tracker.values
+        return self._states[symbol].tracker.values
 
     def position(self, symbol: str) -> float:
-        """Signed quantity in base coin or shares."""
-        return self._tapes[symbol].position.size
+        return self._states[symbol].position.size
 
     def weight(self, symbol: str) -> float:
-        """The position's notional as a signed fraction of equity; NaN without equity."""
-        position = self._tapes[symbol].position
+        position = self._states[symbol].position
         if not position.size:
             return 0.0
         equity = self._portfolio.equity()
         return position.size * position.mark / equity if equity > 0 else nan
 
     def signal(self, symbol: str) -> Signal | None:
-        """The last signal that has not faded."""
         return self._signals.current(symbol)
 
     def prediction(self, symbol: str) -> Prediction | None:
-        """The last prediction of the fusion model; None before the first, and after a gap."""
-        return self._tapes[symbol].prediction
+        return self._states[symbol].prediction

@@ -1,4 +1,4 @@
-"""Passwords, tokens and keys in texts: wherever a URL or an error is shown, logged, stored or sent, `mask` comes first."""
+"""Masking of passwords, tokens and keys in every text that is shown, logged, stored or sent."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 MASK: Final = "***"
-"""What is shown instead."""
+"""Replaces a secret."""
 
-_LEAST: Final = 4  # characters of a secret that is looked for in other texts
-_LEAST_USER: Final = 8  # of a user name, which may be a key; a shorter one may be ordinary text
+_MIN_SECRET: Final = 4  # characters; a shorter secret is not searched for in other texts
+_MIN_USER: Final = 8  # characters; a user name may be a key, but a shorter one may be ordinary text
 
 _PARAMETER: Final = re.compile(
-    r"(?i)secret|token|passw|passphrase|pwd|credential|session|signature|cookie|hmac|jwt|\bapi\b|\bsig\b|\bsign\b"
-    r"|auth(?!or)|key(?!words?\b)"
+    r"(?i)secret|token|passw|passphrase|pwd|credential|session|signature|cookie|hmac|jwt|\bapi\b|\bsig\b|"
+    r"\bsign\b|auth(?!or)|key(?!words?\b)"
 )
 """Names of query parameters whose values are secret."""
 _FIELD: Final = re.compile(
     r"(?i)(?:secret|token|password|passwd|api_?key|authorization|signature|cookie)(?!.*_files?$)"
 )
-"""Names of fields whose values are secret; those that end in _file say where a secret is."""
+"""Names of fields whose values are secret; names that end in _file hold the path of a secret."""
 
-_PUBLIC_SCHEMES: Final = "https?|wss?|mqtts?|ftps?|file|unix|sqlite(?:\\+\\w+)?|postgres(?:ql)?(?:\\+\\w+)?|socks[45]?[ah]?|urn|feed"
+_PUBLIC_SCHEMES: Final = (
+    r"https?|wss?|mqtts?|ftps?|file|unix|sqlite(?:\+\w+)?|postgres(?:ql)?(?:\+\w+)?|socks[45]?[ah]?|urn|feed"
+)
 _OPAQUE: Final = re.compile(
     rf"(?i)(?<![\w+.-])(?!(?:{_PUBLIC_SCHEMES})://)([a-z][a-z0-9+.-]*://)([^\s\"'<>\\]+)"
 )
-"""URLs of notification services: any part of them may be the token."""
+"""URLs of notification services, of which any part may be a token."""
 _USER: Final = re.compile(
     # the second: a slash in the password
     r"(://)(?!USER@)((?:[^\s/?#\"'<>]*|[^\s/?#@:\"'<>]*:(?!\d+/)[^\s@\"'<>]*))(?=@)"
@@ -35,44 +37,39 @@ _USER: Final = re.compile(
 _QUERY: Final = re.compile(r"([?&;#]|&amp;)([^=&;#?\s\"'<>]+)=([^&;#\s\"'<>]+)")
 _PATH: Final = re.compile(r"(?<=[^\s\"'<>])/([\w.~%+=:-]{20,})(?=[/?#\s\"'<>;,)\]]|$)")
 _BOT: Final = re.compile(r"(?<![\w-])(bot)(\d+:[\w-]+)")
-"""The path of a Telegram bot: its number and its token."""
+"""Path of a Telegram bot: its number and token."""
 _WEB: Final = re.compile(r"(?i)\b(?:https?|wss?|ftps?)://[^\s\"'<>]+")
 _NAMED: Final = re.compile(
-    r"(?i)((?:api[_-]?secret|api[_-]?key|secret[_-]?key|access[_-]?key|secret|password|passwd|pwd|token|authorization)"
-    r"[\"']?\s*[:=]\s*(?:(?:bearer|basic|token)\s+)?)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
+    r"(?i)((?:api[_-]?secret|api[_-]?key|secret[_-]?key|access[_-]?key|secret|password|passwd|pwd|token|"
+    r"authorization)[\"']?\s*[:=]\s*(?:(?:bearer|basic|token)\s+)?)(\"[^\"]*\"|'[^']*'|[^\s,;&\"']+)"
 )
 
 
 def mask(text: str) -> str:
-    """The text without the secrets that its URLs and `name=value` pairs hold."""
+    """Mask the secrets in URLs and `name=value` pairs of a text."""
     return _masked_text(text, str)
 
 
 def secrets_in(url: str) -> tuple[str, ...]:
-    """What `mask` hides of a URL, also as it reads when it is percent-decoded; the longest first."""
+    """Return what `mask` hides in a URL, also in percent-decoded form, longest first."""
     found: set[str] = set()
     _masked_text(url, found.add)
     pairs = [secret.partition(":") for secret in found]
-    found |= {password for _, _, password in pairs} | {
-        user for user, _, _ in pairs if len(user) >= _LEAST_USER
-    }
+    found |= {password for _, _, password in pairs} | {user for user, _, _ in pairs if len(user) >= _MIN_USER}
     found |= {unquote(secret) for secret in found}
-    return tuple(
-        sorted(
-            (secret for secret in found if len(secret) >= _LEAST), key=lambda secret: (-len(secret), secret)
-        )
-    )
+    long_enough = (secret for secret in found if len(secret) >= _MIN_SECRET)
+    return tuple(sorted(long_enough, key=lambda secret: (-len(secret), secret)))
 
 
 def mask_also(text: str, secrets: Sequence[str]) -> str:
-    """`mask`, and each of the known `secrets` wherever it stands."""
+    """Mask a text, and each of the known `secrets` wherever it occurs."""
     for secret in secrets:
         text = text.replace(secret, MASK)
     return mask(text)
 
 
 def without_secrets(url: str) -> str:
-    """The URL as a base for relative links: without user, query and fragment, and with what else `mask` hides masked."""
+    """Return a masked URL without user, query and fragment, as a base for relative links."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -81,7 +78,7 @@ def without_secrets(url: str) -> str:
 
 
 def masked(value: Any) -> Any:
-    """Plain data with every text masked, and the whole value if its name marks it as secret."""
+    """Mask every text in plain data, and the whole value of a field whose name marks it as secret."""
     match value:
         case str():
             return mask(value)
@@ -97,7 +94,7 @@ def masked(value: Any) -> Any:
 
 
 def is_secret_field(name: str) -> bool:
-    """Whether a field of this name holds a secret: `token` does, `token_file` does not."""
+    """Return whether a field of this name holds a secret: `token` does, `token_file` does not."""
     return _FIELD.search(name) is not None
 
 
@@ -138,7 +135,7 @@ def _path_part(part: re.Match[str], hide: Callable[[str], str]) -> str:
 
 
 def _looks_random(text: str) -> bool:
-    """Whether a text looks like a key: a long run of hexadecimal digits alone, or of capitals, small letters and digits mixed."""
+    """Return whether a text looks like a key: hexadecimal, or a long mix of digits and both cases."""
     if re.fullmatch(r"[0-9a-fA-F]{32,}", text):
         return True
     return any(

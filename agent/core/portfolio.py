@@ -1,8 +1,8 @@
-"""The ledger: cash, positions, fees and funding in Decimal, and the proof that they add up.
+"""The ledger: cash, positions, fees and funding in Decimal, and the check that they add up.
 
-Two accounts of the same money are kept. `cash` is the plain cash flow: a buy takes quantity times price out, a sell brings it in,
-fees and funding are booked as they come; equity is cash plus positions at their marks. The other account is by cause:
-equity = initial + realised + unrealised - fees + funding. `reconcile` compares the two.
+Equity is computed in two independent ways, which `reconcile` compares. One is the cash flow: buys and sells
+change `cash` by quantity times price, fees and funding by their amounts, and equity is cash plus positions at
+their marks. The other is by cause: equity = initial + realised + unrealised - fees + funding.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from agent.core.errors import ReconciliationError
 from agent.core.events import Fill, FundingPayment, Side
 
 _ZERO = Decimal(0)
-_TOLERANCE = Decimal("1e-6")  # the division in a partial close's cost rounds at the 28th digit
+_TOLERANCE = Decimal("1e-6")  # the cost of a partial close is rounded to 28 digits
 
 
 class Position:
-    """What is held of one symbol. `qty` is signed, in base coin or shares; `cost` is the signed price paid for it."""
+    """Position in one symbol: signed quantity in base coin or shares, and the signed value paid for it."""
 
     __slots__ = ("cost", "entry_ts", "mark", "qty", "size", "symbol")
 
@@ -32,22 +32,22 @@ class Position:
 
     @property
     def entry_price(self) -> Decimal:
-        """Average price of what is held; 0 when flat."""
+        """Average entry price; 0 if flat."""
         return self.cost / self.qty if self.qty else _ZERO
 
     @property
     def mark_decimal(self) -> Decimal:
-        """The last mark, exactly as its float prints; 0 before the first."""
+        """The mark as a Decimal, exactly as the float prints; 0 before the first mark."""
         return Decimal(repr(self.mark)) if self.mark == self.mark else _ZERO
 
     @property
     def unrealised(self) -> Decimal:
-        """Profit if closed at the mark."""
+        """Profit if closed at the mark, before fees."""
         return self.qty * self.mark_decimal - self.cost if self.qty else _ZERO
 
 
 class Portfolio:
-    """Cash and positions of one account, in its currency."""
+    """Cash and positions of one account. Amounts are in the account's currency."""
 
     def __init__(self, initial: Decimal, symbols: Iterable[str]) -> None:
         self.initial = initial
@@ -55,12 +55,11 @@ class Portfolio:
         self.cash_float = float(initial)
         self.realised = self.fees = self.funding = self.slippage = self.turnover = _ZERO
         self.positions = {symbol: Position(symbol) for symbol in symbols}
-        self.version = 0  # counts bookings
-        # those with a quantity, in order of symbol: sums must not depend on history
-        self.open: list[Position] = []
+        self.version = 0  # number of bookings
+        self.open: list[Position] = []  # sorted by symbol, so that sums don't depend on the order of trades
 
     def apply(self, fill: Fill) -> Decimal:
-        """Book a fill; returns the profit it realised, before its fee."""
+        """Book a fill; return the profit that it realises, before its fee."""
         position = self.positions[fill.symbol]
         signed = fill.qty if fill.side is Side.BUY else -fill.qty
         value = signed * fill.price
@@ -91,42 +90,43 @@ class Portfolio:
         return realised
 
     def pay(self, payment: FundingPayment) -> None:
-        """Book funding."""
+        """Book a funding payment."""
         self.cash += payment.amount
         self.funding += payment.amount
         self.cash_float = float(self.cash)
         self.version += 1
 
     def transfer(self, amount: Decimal) -> None:
-        """Money from outside of the account (negative: to it): changes what it began with, and no profit."""
+        """Deposit cash (negative: withdraw it); this changes `initial` and not the profit."""
         self.initial += amount
         self.cash += amount
         self.cash_float = float(self.cash)
         self.version += 1
 
     def equity(self) -> float:
-        """Cash plus positions at their marks, as a float."""
+        """Return cash plus positions at their marks, as a float."""
         equity = self.cash_float
         for position in self.open:
             equity += position.size * position.mark
         return equity
 
     def exact_equity(self) -> Decimal:
-        """Cash plus positions at their marks, exactly."""
+        """Return cash plus positions at their marks, as an exact Decimal."""
         return self.cash + sum((p.qty * p.mark_decimal for p in self.open), _ZERO)
 
     def gross_notional(self) -> float:
-        """Sum of the absolute values of all positions at their marks."""
+        """Return the sum of the absolute values of all positions at their marks."""
         return sum(abs(p.size * p.mark) for p in self.open)
 
     def reconcile(self) -> None:
-        """Raise ReconciliationError unless both accounts agree."""
+        """Raise ReconciliationError unless both computations of equity agree."""
         unrealised = sum((p.unrealised for p in self.open), _ZERO)
         by_cause = self.initial + self.realised + unrealised - self.fees + self.funding
         by_cash = self.exact_equity()
         if abs(by_cause - by_cash) > _TOLERANCE:
             raise ReconciliationError(
-                f"the ledger does not add up: cash and positions give {by_cash}, initial {self.initial} + realised {self.realised} "
-                f"+ unrealised {unrealised} - fees {self.fees} + funding {self.funding} gives {by_cause}",
-                hint="nothing of this run can be trusted; please report it with the run's database",
+                f"the ledger does not add up: cash and positions give {by_cash}, initial {self.initial} "
+                f"+ realised {self.realised} + unrealised {unrealised} - fees {self.fees} "
+                f"+ funding {self.funding} gives {by_cause}",
+                hint="don't trust this run's results; please report it with the run's database",
             )

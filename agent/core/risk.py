@@ -1,6 +1,6 @@
-"""The last gate before any order, and the state of the account: ACTIVE, REDUCING or HALTED.
+"""Risk limits: checks every order, and moves the account between ACTIVE, REDUCING and HALTED.
 
-Cancels and orders that only reduce a position pass in every state. Equity is looked at once a bar period.
+Cancels and orders that only reduce a position pass in every state. Equity is checked once a bar period.
 """
 
 from __future__ import annotations
@@ -14,74 +14,88 @@ from agent.core.events import DAY_MS, MINUTE_MS, RiskEvent, RiskState
 from agent.core.settings import RiskConfig
 
 KILL = "kill"
-"""The rule that a kill halts by; only `RESUME_FROM_KILL` as confirmation resumes from it."""
+"""Rule of a kill; resuming from it requires `RESUME_FROM_KILL` as confirmation."""
 
 RESUME_FROM_KILL = "resume from kill"
 
 STALE = "stale data"
-"""The rule of a symbol's data that have stopped, or are back."""
+"""Rule of a symbol whose data have stopped or returned."""
 
 CLOCK = "clock"
-"""The rule of an alarm about a source of time."""
+"""Rule of an alarm about a source of time."""
 
 PRICE_BAND = "price band"
-"""The rule of an alarm about a price that is withheld."""
+"""Rule of an alarm about a price that the market-data feed withholds."""
 
 NOTES = (STALE, CLOCK, PRICE_BAND)
 """Rules of risk events that neither change the state nor refuse an order."""
 
 FLATTEN = "flatten"
-"""The rule of positions that are being closed: why targets are ignored meanwhile, and that one can't be closed."""
+"""Rule of positions being closed: targets ignored meanwhile, and positions that can't be closed."""
 
 OLDER_RECORD = "older record"
-"""The rule of a run whose record is older than the venue's history: a person has to resume."""
+"""Rule of a run whose record is older than the venue's history; an operator has to resume."""
 
 TAKEN_ID = "taken id"
-"""The rule of an order whose client id another order has at the venue."""
+"""Rule of an order whose client order id belongs to another order at the venue."""
 
 STRATEGY = "strategy"
-"""The rule that halts a live run whose strategy raised an error."""
+"""Rule that halts a live run whose strategy raised an error."""
 
 _MANUAL = "command"
 
 
 class RiskManager:
-    """Limits of `[risk]`. `emit` receives every change of state and every refusal."""
+    """Applies the limits of `[risk]`. `emit` receives every change of state and every refusal."""
 
     def __init__(self, config: RiskConfig, emit: Callable[[RiskEvent], None]) -> None:
         self._config = config
         self._emit = emit
         self.state = RiskState.ACTIVE
-        self.rule = ""  # which limit brought us here
-        self.detail = ""  # and how
+        self.rule = ""  # the limit or command that led to this state
+        self.detail = ""
         self.since = 0  # UTC ms
-        self.warming = False  # history is being read: it may teach, but not open a position
-        self.unreconciled = False  # a venue's account isn't known: what we hold isn't, either
-        self.floor = -inf  # equity at or below which `on_equity` has something to decide
-        self.ceiling = -inf  # equity above which the peak moves
+        self.warming_up = False  # history is being read: it fills the features but opens no position
+        self.reconciled = True  # False until the ledger has been compared with the venue's account
+        self.floor = -inf  # equity at or below which `on_equity` must be called
+        self.ceiling = -inf  # equity above which `on_equity` must be called, because the peak moves
         self.next_day = 0
         self._peak = 0.0
         self._day_open = 0.0
         self._sent: deque[int] = deque()
-        self.stale: set[str] = set()  # symbols whose data have stopped, as far as a heartbeat has told
-        self._drifted = False  # the ledger differed from the last account
-        self.refusals: Counter[str] = Counter()  # orders refused, by rule
-        self._refused: dict[str, str] = {}  # symbol -> rule of the last refusal; the same again is not news
+        self.stale: set[str] = set()  # symbols whose data had stopped at the last heartbeat
+        self._drifted = False  # True if the ledger differed from the last account snapshot
+        self.refusals: Counter[str] = Counter()  # refused orders, by rule
+        self._refused: dict[str, str] = {}  # symbol -> rule of its last refusal; repetitions are not recorded
 
     @property
     def halted(self) -> bool:
-        """Nothing may be opened until a person resumes."""
+        """True if nothing may be opened until an operator resumes."""
         return self.state is RiskState.HALTED
 
     @property
     def killed(self) -> bool:
-        """Halted by a kill."""
+        """True if a kill has halted the account."""
         return self.state is RiskState.HALTED and self.rule == KILL
 
-    # -- state -------------------------------------------------------------------------------------------------------
+    @property
+    def ready(self) -> bool:
+        """True if history has been read and the venue's account is known; before that nothing is opened."""
+        return self.reconciled and not self.warming_up
+
+    # -- state
+    # -------------------------------------------------------------------------------------------------------
+
+    def set_warming_up(self, warming_up: bool) -> None:
+        """Enter or leave the warm-up, in which history is read and nothing is opened."""
+        self.warming_up = warming_up
+
+    def set_reconciled(self, reconciled: bool) -> None:
+        """Note whether the ledger agrees with the venue's account; nothing is opened until it does."""
+        self.reconciled = reconciled
 
     def on_equity(self, ts: int, equity: float) -> None:
-        """Once a bar period: daily loss (since 00:00 UTC) and drawdown (from the peak)."""
+        """Check the daily loss (since 00:00 UTC) and the drawdown (from the peak)."""
         if ts >= self.next_day:
             self.next_day = ts - ts % DAY_MS + DAY_MS
             self._day_open = equity
@@ -108,7 +122,7 @@ class RiskManager:
         self.floor = max(self._day_open * (1 - config.max_daily_loss), self._peak * (1 - config.max_drawdown))
 
     def on_abstain_rate(self, ts: int, rate: float) -> None:
-        """After each scored headline: a model that abstains too often must not open positions."""
+        """Allow only reductions while the model abstains too often."""
         if rate > self._config.max_abstain_rate:
             if self.state is RiskState.ACTIVE:
                 self._move(
@@ -121,7 +135,7 @@ class RiskManager:
             self._move(ts, RiskState.ACTIVE, "max_abstain_rate", f"the abstain rate is back at {rate:.0%}")
 
     def on_drift(self, ts: int, drift: str) -> None:
-        """After each look at a venue's account: a ledger that differs twice in a row is wrong. `drift` says how; empty: it doesn't."""
+        """Allow only reductions after two account snapshots in a row with a drift; "" clears it."""
         if drift and self._drifted and self.state is RiskState.ACTIVE:
             self._move(ts, RiskState.REDUCING, "drift", drift)
         elif not drift and self.state is RiskState.REDUCING and self.rule == "drift":
@@ -129,20 +143,21 @@ class RiskManager:
         self._drifted = bool(drift)
 
     def on_older_record(self, ts: int, detail: str) -> None:
-        """The venue's history has what the record of this run has not: nothing is opened until a person resumes."""
+        """Allow only reductions until an operator resumes: the venue's history has more than the record."""
         if self.state is RiskState.HALTED:
             self._emit(RiskEvent(ts, self.state, self.rule, f"{OLDER_RECORD}: {detail}"))
         else:
             self._move(ts, RiskState.REDUCING, OLDER_RECORD, detail)
 
     def is_stale(self, overdue: int) -> bool:
-        """Whether a bar that is `overdue` ms is too late."""
+        """Return whether a symbol's data are stale if its next bar is `overdue` ms late."""
         return overdue > self._config.stale_after
 
     def on_stale_check(self, ts: int, symbol: str, overdue: int) -> bool:
-        """At a heartbeat: the symbol's next bar is `overdue` ms. Says once that its data are stale, and once that they are back.
+        """Check at a heartbeat whether a symbol's data have stopped or returned; return True if they have
+        just stopped.
 
-        True where they have just gone stale.
+        Each change is recorded once. `overdue` is by how many ms the symbol's next bar is late.
         """
         if self.is_stale(overdue) is (symbol in self.stale):
             return False
@@ -156,9 +171,10 @@ class RiskManager:
         return True
 
     def command(self, ts: int, state: RiskState, by: str, *, confirm: str = "") -> None:
-        """A person's word. Resuming also forgets the old peak, else a drawdown would halt again at once.
+        """Set the state that an operator demands.
 
-        A pause or a halt never loosens a halt, and after a kill `confirm` must say what it is that is resumed from.
+        Resuming resets the peak, because otherwise a drawdown would halt again at once. A pause or halt never
+        loosens a halt. After a kill, resuming requires `RESUME_FROM_KILL` as `confirm`.
         """
         if self.state is RiskState.HALTED:
             if state is not RiskState.ACTIVE:
@@ -169,20 +185,20 @@ class RiskManager:
         if state is RiskState.ACTIVE:
             self._peak = self._day_open = 0.0
             self.next_day = 0
-        self.floor = inf  # look at the next equity, whatever it is
+        self.floor = inf  # check the next equity in any case
         self._move(ts, state, _MANUAL, by)
 
     def kill(self, ts: int, detail: str) -> None:
-        """HALTED from any state, until a person resumes and confirms."""
+        """Halt, from any state, until an operator resumes with a confirmation."""
         self.floor = inf
         self._move(ts, RiskState.HALTED, KILL, detail)
 
     def on_strategy_error(self, ts: int, detail: str) -> None:
-        """HALTED until a person resumes; a kill stays a kill."""
+        """Halt until an operator resumes. An existing halt keeps its rule."""
         if self.state is RiskState.HALTED:
             self._emit(RiskEvent(ts, self.state, STRATEGY, detail))
         else:
-            self.floor = inf  # look at the next equity, whatever it is
+            self.floor = inf  # check the next equity in any case
             self._move(ts, RiskState.HALTED, STRATEGY, detail)
 
     def note(self, ts: int, rule: str, detail: str, symbol: str = "") -> None:
@@ -193,7 +209,8 @@ class RiskManager:
         self.state, self.rule, self.detail, self.since = state, rule, detail, ts
         self._emit(RiskEvent(ts, state, rule, detail))
 
-    # -- orders ------------------------------------------------------------------------------------------------------
+    # -- orders
+    # ------------------------------------------------------------------------------------------------------
 
     def allows(
         self,
@@ -207,10 +224,16 @@ class RiskManager:
         equity: float,
         data_age: int,
     ) -> bool:
-        """Whether an order may go out; a refusal is recorded with its rule, once until something changes.
+        """Return whether an order may be submitted; record the rule of a refusal unless it repeats the
+        symbol's last one.
 
-        `notional` of the order, `position_after` and `gross_after` (notional of the symbol and of all, were it filled) and `equity`
-        are in account currency; `data_age` is how long the symbol's next bar is overdue, in ms.
+        Args:
+            reduces: True if the order only shrinks the position; such orders always pass.
+            notional: value of the order, in account currency.
+            position_after: value of the symbol's position if the order fills.
+            gross_after: value of all positions if the order fills.
+            equity: in account currency.
+            data_age: by how many ms the symbol's next bar is overdue.
         """
         if reduces:
             return True
@@ -219,9 +242,9 @@ class RiskManager:
         while sent and sent[0] <= now - MINUTE_MS:
             sent.popleft()
         slack = 1 + 1e-9
-        if self.warming:
+        if self.warming_up:
             rule, detail = "warm-up", "what is being read is history"
-        elif self.unreconciled:
+        elif not self.reconciled:
             rule, detail = "unreconciled", "the venue's account is not known yet"
         elif self.state is not RiskState.ACTIVE:
             rule, detail = f"state {self.state.value}", self.rule

@@ -1,4 +1,4 @@
-"""Where the engine's decisions go: the recorder in a run, a comparison in `verify`, a list in tests, nowhere in a benchmark."""
+"""Sinks receive the engine's decisions. The store's recorder and `verify` implement `DecisionSink`, too."""
 
 from __future__ import annotations
 
@@ -9,47 +9,50 @@ from agent.core.events import Decision, News, Sentiment
 
 
 class DecisionSink(Protocol):
-    """What the engine tells as it goes. Calls come in the order of decision; none may change what the engine decides next."""
+    """Receives the engine's output in order. An implementation must not affect later decisions."""
 
     def decision(self, decision: Decision) -> None:
-        """A signal, prediction, order, order update, fill, funding payment or risk event: part of the run's hash chain."""
+        """Receive a decision; all decisions are part of the run's hash chain."""
         ...
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """Samples of the account, one a bar period, in blocks: times (UTC ms), equity, cash and gross notional of positions."""
+        """Receive samples of the account in blocks, one sample per bar period.
+
+        `ts` is in UTC ms, `exposure` is the gross notional of all positions.
+        """
         ...
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
-        """A headline with the symbols it was mapped to and the id of the story that it belongs to."""
+        """Receive a headline with its symbols and the id of its story."""
         ...
 
     def sentiment(self, sentiment: Sentiment) -> None:
-        """What a model said of a headline."""
+        """Receive the sentiment of a headline."""
         ...
 
 
 class NullSink:
-    """Forgets everything."""
+    """Discards everything."""
 
     def decision(self, decision: Decision) -> None:
-        """Forgotten."""
+        pass
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """Forgotten."""
+        pass
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
-        """Forgotten."""
+        pass
 
     def sentiment(self, sentiment: Sentiment) -> None:
-        """Forgotten."""
+        pass
 
 
 class EquitySample(NamedTuple):
-    """The account at one moment; see `DecisionSink.equity`."""
+    """One sample of the account; see `DecisionSink.equity`."""
 
     ts: int
     equity: float
@@ -58,7 +61,7 @@ class EquitySample(NamedTuple):
 
 
 class ListSink:
-    """Keeps everything in memory: for short runs and tests."""
+    """Keeps everything in memory, for short runs and tests."""
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
@@ -67,19 +70,15 @@ class ListSink:
         self.sentiments: list[Sentiment] = []
 
     def decision(self, decision: Decision) -> None:
-        """Appended to `decisions`."""
         self.decisions.append(decision)
 
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """Appended to `samples`."""
         self.samples.extend(map(EquitySample, ts, equity, cash, exposure))
 
     def news(self, news: News, symbols: tuple[str, ...], story: str) -> None:
-        """Appended to `headlines`."""
         self.headlines.append((news, symbols, story))
 
     def sentiment(self, sentiment: Sentiment) -> None:
-        """Appended to `sentiments`."""
         self.sentiments.append(sentiment)

@@ -1,4 +1,4 @@
-"""From a target exposure to the order that reaches it."""
+"""Sizing: computes the order that reaches a target exposure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from agent.core.instruments import Instrument
 from agent.core.strategy import Target
 
 _ZERO = Decimal(0)
-_MOST_LOTS: Final = 1e15  # so that whatever a strategy asks for is a number; the limits of risk refuse it
+_MAX_LOTS: Final = 1e15  # keeps absurd targets finite; the risk limits refuse them
 
 
 class Sizing(NamedTuple):
-    """What a target means for one symbol. Quantities in base coin or shares, prices in quote currency."""
+    """The order for a target. Quantities are in base coin or shares, prices in quote currency."""
 
     side: Side
     qty: Decimal
-    reduces: bool  # the order only shrinks the position
+    reduces: bool  # True if the order only shrinks the position
     position_after: Decimal
     limit: Decimal | None
     stop: Decimal | None
@@ -28,20 +28,20 @@ class Sizing(NamedTuple):
 def size(
     target: Target, instrument: Instrument, held: Decimal, mark: float, equity: float, band: float
 ) -> Sizing | None:
-    """The order for `target`, or None where the position is there already (within `band`, a fraction of the target).
+    """Return the order for `target`; None if the position is within `band`, a fraction of the target, of it.
 
-    The quantity is weight * equity / price, rounded down to the lot; the price is the limit, else the mark. Stop and take-profit lie a
-    signed fraction away from that same price.
+    The position aimed at is weight * equity / price, rounded down to the lot; the price is the limit or,
+    without one, the mark. Stop and take-profit are signed fractions of the same price.
     """
     price = target.limit if target.limit is not None else mark
     wanted = _ZERO
     if target.weight and equity > 0 and price > 0:
-        lots = int(min(abs(target.weight) * equity / price / float(instrument.qty_step), _MOST_LOTS) + 1e-9)
+        lots = int(min(abs(target.weight) * equity / price / float(instrument.qty_step), _MAX_LOTS) + 1e-9)
         wanted = lots * instrument.qty_step if target.weight > 0 else -lots * instrument.qty_step
     if wanted < 0 and not instrument.is_margined:
-        wanted = _ZERO  # what isn't margined can't be sold short
+        wanted = _ZERO  # short sales need margin
     delta = wanted - held
-    if delta % instrument.qty_step:  # a fee in base coin leaves crumbs that no order can sell
+    if delta % instrument.qty_step:  # a fee in base coin leaves less than a lot, which no order can sell
         delta = instrument.round_qty(delta)
     same_side = wanted * held > 0
     if not delta or (same_side and abs(delta) < abs(wanted) * Decimal(repr(band))):
@@ -51,25 +51,18 @@ def size(
     reduces = abs(wanted) < abs(held) and (same_side or not wanted)
 
     stop, take_profit = (None, None) if reduces else triggers(target, instrument, mark, opposite)
-    return Sizing(
-        side,
-        abs(delta),
-        reduces,
-        held + delta,
-        _rounded(target.limit, instrument, side),
-        stop,
-        take_profit,
-    )
+    limit = _rounded(target.limit, instrument, side)
+    return Sizing(side, abs(delta), reduces, held + delta, limit, stop, take_profit)
 
 
 def limit_of(target: Target, instrument: Instrument, side: Side) -> float:
-    """The target's limit as an order on `side` has it, on the tick; 0.0 without one."""
+    """Return the limit price of an order on `side` for the target, on the tick; 0.0 if it has no limit."""
     limit = _rounded(target.limit, instrument, side)
     return 0.0 if limit is None else float(limit)
 
 
 def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal | None:
-    """On the tick, never worse for the trader than asked for."""
+    """Round a limit to the tick, in the trader's favour."""
     opposite = Side.SELL if side is Side.BUY else Side.BUY
     return None if limit is None else instrument.round_price(Decimal(repr(float(limit))), opposite)
 
@@ -77,7 +70,7 @@ def _rounded(limit: float | None, instrument: Instrument, side: Side) -> Decimal
 def triggers(
     target: Target, instrument: Instrument, mark: float, side: Side
 ) -> tuple[Decimal | None, Decimal | None]:
-    """Prices of the target's stop and take-profit, on the tick; `side` is that of the orders that carry them out."""
+    """Return the trigger prices of stop and take-profit; `side` is the side of the protective orders."""
     price = target.limit if target.limit is not None else mark
     levels: list[Decimal | None] = []
     for fraction in (target.stop, target.take_profit):

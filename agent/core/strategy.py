@@ -1,9 +1,9 @@
-"""What a strategy is: a small class that hears of the market and answers with target exposures.
+"""The strategy interface: a strategy receives events and sets target exposures.
 
-class NewsMomentum(Strategy):
-    class Params(StrategyParams):
-        weight: float = 0.1
+class Params(StrategyParams):
+    weight: float = 0.1
 
+class NewsMomentum(Strategy[Params]):
     def on_signal(self, signal: Signal, market: Market) -> None:
         if signal.actionable and signal.direction is BUY:
             self.target(signal.symbol, weight=self.params.weight, stop=-0.02)
@@ -35,39 +35,36 @@ from agent.core.events import (
 )
 from agent.core.features import Features
 
-__all__ = [
-    "BUY", "HOLD", "SELL", "Features", "Fill", "Kline", "Market", "News", "Prediction", "Sentiment", "Signal", "Strategy",
-    "StrategyParams", "Target", "TimeInForce",
-]  # fmt: skip
+__all__ = ["BUY", "HOLD", "SELL", "Features", "Fill", "Kline", "Market", "News", "Prediction", "Sentiment"]
+__all__ += ["Signal", "Strategy", "StrategyParams", "Target", "TimeInForce"]
 
 
 class StrategyParams(BaseModel):
-    """Base of a strategy's parameters: typed, validated, immutable; an unknown one is an error."""
+    """Base class of a strategy's parameters: validated and immutable. Unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Target(NamedTuple):
-    """The exposure that a strategy wants in one symbol."""
+    """The exposure that a strategy wants in one symbol, set by `Strategy.target`."""
 
     symbol: str
     weight: float  # signed fraction of equity; 0 is flat, negative is short
-    limit: float | None = None  # limit price of the entry; None trades at the market
-    # signed fraction of the price at decision (or of the limit): -0.02 stops a long 2 % below
-    stop: float | None = None
-    take_profit: float | None = None  # the same for the profit side, e.g. 0.04
+    limit: float | None = None  # limit price of the entry; None sends a market order
+    stop: float | None = None  # distance of the stop, as a signed fraction of the limit or last price
+    take_profit: float | None = None  # distance of the take-profit, likewise
     tif: TimeInForce = TimeInForce.GTC
     reason: str = ""
 
 
 _HIGHEST_PROFIT = 10.0
-"""A take-profit so many times its price above a long is an absolute price."""
+"""From this fraction on, the take-profit of a long is taken for an absolute price."""
 
 
 def _number(value: Any, name: str) -> float:
-    """A finite number, else ValueError or TypeError; texts and truth values are none."""
+    """Convert a number to float. Raises TypeError for texts and booleans, ValueError if it is not finite."""
     if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
-        raise TypeError(f"{name}={value!r} is no number")
+        raise TypeError(f"{name}={value!r} is not a number")
     number = float(value)
     if not isfinite(number):
         raise ValueError(f"{name}={value!r} is not finite")
@@ -75,50 +72,50 @@ def _number(value: Any, name: str) -> float:
 
 
 class Market(Protocol):
-    """What a strategy may look at: nothing that isn't known yet."""
+    """Read-only view of the market and the account, as known at `now`."""
 
     @property
     def now(self) -> int:
-        """UTC milliseconds: `available_at` of the event being handled."""
+        """Time of the event being handled (`available_at`, UTC milliseconds)."""
         ...
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The symbols that are traded."""
+        """The traded symbols."""
         ...
 
     @property
     def equity(self) -> float:
-        """Cash plus positions at the last marks, in account currency."""
+        """Cash plus positions at their last prices, in account currency."""
         ...
 
     @property
     def risk_state(self) -> RiskState:
-        """Whether new exposure is allowed."""
+        """ACTIVE if new exposure is allowed."""
         ...
 
     def price(self, symbol: str) -> float:
-        """The last mark; NaN before the first bar."""
+        """Return the last price; NaN before the first bar."""
         ...
 
     def features(self, symbol: str) -> Features:
-        """The ten features at the last closed bar; NaN until warm and after a gap."""
+        """Return the ten features at the last closed bar; NaN until they are warm, and after a gap."""
         ...
 
     def position(self, symbol: str) -> float:
-        """Signed quantity in base coin or shares."""
+        """Return the signed quantity held, in base coin or shares."""
         ...
 
     def weight(self, symbol: str) -> float:
-        """The position's notional as a signed fraction of equity."""
+        """Return the value of the position as a signed fraction of equity; NaN without equity."""
         ...
 
     def signal(self, symbol: str) -> Signal | None:
-        """The last signal that has not faded."""
+        """Return the last signal; None before the first, and after it has expired."""
         ...
 
     def prediction(self, symbol: str) -> Prediction | None:
-        """The last prediction of the fusion model; None before the first, and after a gap."""
+        """Return the fusion model's last prediction; None before the first, and after a gap."""
         ...
 
 
@@ -126,7 +123,11 @@ P = TypeVar("P", bound=StrategyParams, default=Any)
 
 
 class Strategy(Generic[P]):
-    """Override the `on_…` methods you need. State belongs on `self`; time comes from `market.now`; no I/O, no randomness."""
+    """Base class of all strategies: override the `on_…` methods you need and call `target`.
+
+    `Strategy[MyParams]` types `self.params`. Keep state on `self` and take the time from `market.now`.
+    Without I/O and random numbers, `tapewire verify` can reproduce every decision.
+    """
 
     Params: ClassVar[type[StrategyParams]] = StrategyParams
     params: P
@@ -134,7 +135,7 @@ class Strategy(Generic[P]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "Params" not in vars(cls):
-            for base in getattr(cls, "__orig_bases__", ()):  # Strategy[MyParams]
+            for base in getattr(cls, "__orig_bases__", ()):  # find MyParams of Strategy[MyParams]
                 if get_origin(base) is Strategy and isinstance(get_args(base)[0], type):
                     cls.Params = get_args(base)[0]
         if "on_faded" in vars(cls):
@@ -147,8 +148,7 @@ class Strategy(Generic[P]):
 
     def __init__(self, params: P | None = None) -> None:
         self.params = params if params is not None else self.Params()  # type: ignore[assignment]
-        # what was asked for since the engine last looked; it empties this list
-        self.targets: list[Target] = []
+        self.targets: list[Target] = []  # set since the last callback; the engine empties the list
 
     def target(
         self,
@@ -161,11 +161,22 @@ class Strategy(Generic[P]):
         tif: TimeInForce = TimeInForce.GTC,
         reason: str = "",
     ) -> None:
-        """Ask for an exposure of `weight` (signed fraction of equity) in `symbol`; the latest word on a symbol holds.
+        """Set the target exposure in a symbol; it replaces an earlier target and the symbol's working orders.
 
-        A target replaces the working orders of its symbol. One near the present position trades nothing (see `rebalance_band`), and
-        moves the working stop and take-profit to those that it gives. Raises ValueError or TypeError for numbers that are not
-        finite, a `limit` that is no price, and a `stop` or `take_profit` that is no fraction or on the wrong side.
+        If the position is already within `paper.rebalance_band` of the target, nothing is traded, and the
+        working stop and take-profit move to the given ones.
+
+        Args:
+            symbol: one of `market.symbols`.
+            weight: signed fraction of equity; 0 closes the position, a negative weight is short.
+            limit: limit price of the entry; without it a market order is sent.
+            stop: distance of the stop as a signed fraction of the price: -0.02 is 2 % below, for a long.
+            take_profit: distance of the take-profit likewise: 0.04 is 4 % above, for a long.
+            tif: how long the order lives.
+            reason: recorded with the order.
+
+        Raises ValueError or TypeError if a number is not finite, a limit is not above 0, or a stop or
+        take-profit is an absolute price or on the wrong side.
         """
         side = "short" if _number(weight, "weight") < 0 else "long"
         exact = Target(
@@ -178,57 +189,60 @@ class Strategy(Generic[P]):
             reason,
         )
         if exact.limit is not None and exact.limit <= 0:
-            raise ValueError(f"limit={limit!r} is no price: it must be above 0")
-        for name, fraction, right in (("stop", exact.stop, -1), ("take_profit", exact.take_profit, 1)):
+            raise ValueError(f"limit={limit!r} is not a price: it must be above 0")
+        for name, fraction, sign in (("stop", exact.stop, -1), ("take_profit", exact.take_profit, 1)):
             if fraction is None:
                 continue
             if abs(fraction) >= (_HIGHEST_PROFIT if name == "take_profit" and side == "long" else 1):
+                where = "below" if sign < 0 else "above"
                 raise ValueError(
-                    f"{name}={fraction:g} is no fraction of the price: write {right * 0.02:+g} for 2 % "
-                    f"{'below' if right < 0 else 'above'} a long's price"
+                    f"{name}={fraction:g} is not a fraction of the price: write {sign * 0.02:+g} for 2 % "
+                    f"{where} a long's price"
                 )
-            right = -right if side == "short" else right
-            if exact.weight and fraction * right <= 0:
+            sign = -sign if side == "short" else sign
+            if exact.weight and fraction * sign <= 0:
+                where = "above" if sign > 0 else "below"
                 raise ValueError(
-                    f"{name}={fraction:g} is on the wrong side of a {side}: a {side}'s {name} is {'above' if right > 0 else 'below'} 0"
+                    f"{name}={fraction:g} is on the wrong side of a {side}: a {side}'s {name} is {where} 0"
                 )
         self.targets.append(exact)
 
     @classmethod
     def overrides(cls, *methods: str) -> bool:
-        """Return whether the class overrides any of these `on_…` methods; what none receives is not computed."""
+        """Return whether the class overrides any of these `on_…` methods."""
         return any(getattr(cls, method) is not getattr(Strategy, method) for method in methods)
 
     def snapshot(self) -> Any:
-        """The strategy's state as plain data: numbers, texts, decimals, containers of these. Without it the attributes are saved.
+        """Return the state as plain data: numbers, strings, decimals and containers of them.
 
-        Override it, with `restore`, where an attribute isn't plain data: else a restart has to read the whole journal.
+        By default the attributes are saved. Override this method and `restore` if an attribute can't be saved
+        as it is (a generator, a lock); otherwise a restart has to replay the whole journal.
         """
         return None
 
     def restore(self, state: Any) -> None:
-        """Go on from what `snapshot` returned, instead of from the first event; `on_start` was called."""
+        """Load the state that `snapshot` returned. `on_start` has been called before."""
 
     def on_start(self, market: Market) -> None:
-        """Before the first event."""
+        """Called once, before the first event."""
 
     def on_kline(self, kline: Kline, market: Market) -> None:
-        """A bar has closed."""
+        """Called when a bar has closed."""
 
     def on_news(self, news: News, market: Market) -> None:
-        """A headline became known; its sentiment follows."""
+        """Called when a headline becomes known, before it is scored."""
 
     def on_sentiment(self, sentiment: Sentiment, market: Market) -> None:
-        """A headline was scored, or the model abstained."""
+        """Called when a headline has been scored, or the model has abstained."""
 
     def on_signal(self, signal: Signal, market: Market) -> None:
-        """The vote of recent headlines on a symbol changed."""
+        """Called when a headline has changed the signal of a symbol."""
 
     def on_signal_expired(self, signal: Signal, market: Market) -> None:
-        """An actionable signal has lost its weight."""
+        """Called when an actionable signal has expired; `signal` is the HOLD that ends it."""
 
     def on_prediction(self, prediction: Prediction, market: Market) -> None:
-        """The fusion model has spoken."""
+        """Called when the fusion model has made a prediction."""
 
     def on_fill(self, fill: Fill, market: Market) -> None:
-        """One of our orders was executed, wholly or in part."""
+        """Called when an order has been filled, completely or in part."""

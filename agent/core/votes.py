@@ -1,4 +1,4 @@
-"""The vote on one symbol, kept incrementally; its rules are in `agent.core.signals`."""
+"""The running vote on one symbol, updated incrementally; `agent.core.signals` states its rules."""
 
 from __future__ import annotations
 
@@ -10,67 +10,85 @@ from agent.core.events import BUY, HOLD, SELL, Signal
 from agent.core.settings import SignalsConfig
 
 NEVER: Final = 1 << 62
-"""A time that does not come, in ms."""
+"""A time that is never reached (ms)."""
 
 MAX_SOURCES: Final = 16
-"""Voters that a signal names: the latest."""
+"""Number of headlines that a signal names as its sources: the latest ones."""
 
-# when, weight, its bearish, neutral and bullish parts, side
 _Vote: TypeAlias = tuple[int, float, float, float, float, int]
+"""Time, weight, weight times the bearish, neutral and bullish probability, leading class."""
+
 _DIRECTIONS: Final = (SELL, HOLD, BUY)
 _MAX_HALF_LIVES: Final = 500.0
-"""Between the reference time and now; 2 ** 1024 would overflow."""
+"""Longest time between the reference time and now; 2 ** 1024 would overflow."""
 
 
 def leading(bearish: float, neutral: float, bullish: float) -> int:
-    """Index of the leading class: 0 bearish, 1 neutral, 2 bullish; a tie says nothing, and is neutral."""
+    """Return the index of the largest probability (bearish, neutral, bullish); a tie is neutral."""
     if bullish > neutral and bullish > bearish:
         return 2
     return 0 if bearish > neutral and bearish > bullish else 1
 
 
 class SymbolVote:
-    """Sums over the voters on one symbol, of weights as they were or will be at a reference time.
+    """Weighted sums of the votes on one symbol.
 
-    All weights decay alike, so their ratios are the same at any time: a vote is added with its weight at the reference and
-    taken away as it was added, and nothing changes as time goes by. The reference moves on, and the sums are recomputed from
-    the voters, when it lies too far back, and after as many departures as there are voters left: rounding errors cannot pile
-    up, and the work stays O(1) a vote.
+    All weights decay at the same rate, so their ratios do not change with time. Each vote is therefore added
+    with its weight at a fixed reference time, and later subtracted unchanged. The sums are recomputed at a
+    new reference time if the old one lies too far back, and after as many removals as there are votes left.
+    So rounding errors can't accumulate, and a vote takes O(1) on average.
     """
 
     __slots__ = (
-        "_bearish", "_bullish", "_departed", "_fade_below", "_half_life", "_ids", "_neutral", "_reference", "_sides",
-        "_stories", "_story_window", "_symbol", "_threshold", "_told", "_votes", "_window", "announced", "fade_at", "signal",
-    )  # fmt: skip
+        "_bearish",
+        "_bullish",
+        "_fade_below",
+        "_half_life",
+        "_ids",
+        "_neutral",
+        "_reference",
+        "_removed",
+        "_sides",
+        "_stories",
+        "_story_times",
+        "_story_window",
+        "_symbol",
+        "_threshold",
+        "_votes",
+        "_window",
+        "announced",
+        "check_at",
+        "signal",
+    )
 
     def __init__(self, symbol: str, config: SignalsConfig) -> None:
         self.signal: Signal | None = None
-        self.fade_at = NEVER  # when to look whether the signal still stands
-        self.announced = False  # an actionable signal went out, and its end has not been told
+        self.check_at = NEVER  # UTC ms at which `expire` is due
+        self.announced = False  # True between an actionable signal and the HOLD that ends it
         self._symbol = symbol
         self._threshold = config.threshold
         self._half_life = config.half_life
         self._window = config.window
         self._fade_below = config.fade_below
         self._story_window = config.story_window
-        self._stories: set[str] = set()  # that have voted
-        self._told: deque[tuple[int, str]] = deque()  # when they did
+        self._stories: set[str] = set()  # stories that voted within the story window
+        self._story_times: deque[tuple[int, str]] = deque()
         self._votes: deque[_Vote] = deque()
         self._ids: deque[str] = deque(maxlen=MAX_SOURCES)
         self._reference = 0
         self._bearish = self._neutral = self._bullish = 0.0
-        self._sides = [0.0, 0.0, 0.0]  # weight of those who say SELL, HOLD, BUY
-        self._departed = 0
+        self._sides = [0.0, 0.0, 0.0]  # weight of the votes for SELL, HOLD and BUY
+        self._removed = 0  # votes removed since the sums were last recomputed
 
-    def is_new_story(self, story: str, now: int) -> bool:
-        """Whether `story` has not voted here within the story window; from now on it has."""
-        told = self._told
-        while told and told[0][0] <= now - self._story_window:
-            self._stories.remove(told.popleft()[1])
+    def register_story(self, story: str, now: int) -> bool:
+        """Mark a story as having voted; return False if it already had within the story window."""
+        times = self._story_times
+        while times and times[0][0] <= now - self._story_window:
+            self._stories.remove(times.popleft()[1])
         if story in self._stories:
             return False
         self._stories.add(story)
-        told.append((now, story))
+        times.append((now, story))
         return True
 
     def add_vote(
@@ -83,83 +101,66 @@ class SymbolVote:
         bullish: float,
         side: int,
     ) -> Signal:
-        """Count a vote; the signal that follows."""
+        """Add a vote for class `side`, and return the new signal."""
         votes = self._votes
         if votes and votes[0][0] <= now - self._window:
-            self._forget(now)
+            self._drop_old(now)
         if now - self._reference > _MAX_HALF_LIVES * self._half_life:
             self._rebase(now)
         weight = confidence * 2.0 ** ((now - self._reference) / self._half_life)
         self._add((now, weight, weight * bearish, weight * neutral, weight * bullish, side))
         self._ids.append(news_id)
 
-        side, bearish, neutral, bullish = self._verdict()
+        side, bearish, neutral, bullish = self._mean()
         confidence = bullish if side == 2 else bearish if side == 0 else neutral
-        look = self._next_look(side)
-        actionable = side != 1 and confidence >= self._threshold and look > now
+        check_at = self._next_check(side)
+        actionable = side != 1 and confidence >= self._threshold and check_at > now
+        direction, sources = _DIRECTIONS[side], tuple(self._ids)
         signal = self.signal = Signal(
-            self._symbol,
-            now,
-            _DIRECTIONS[side],
-            confidence,
-            bearish,
-            neutral,
-            bullish,
-            actionable,
-            tuple(self._ids),
+            self._symbol, now, direction, confidence, bearish, neutral, bullish, actionable, sources
         )
         if actionable:
             self.announced = True
-        # After an announcement, indecision is news for whoever acted on it, and is told at once
-        self.fade_at = now if self.announced and not actionable else look
+        # An undecided vote ends an earlier actionable signal at once
+        self.check_at = now if self.announced and not actionable else check_at
         return signal
 
-    def fade(self, now: int) -> Signal | None:
-        """Look whether the signal still stands, as `fade_at` asks; the HOLD that ends it where its end is to be told."""
-        signal, look = self.signal, self.fade_at
-        self.fade_at = NEVER
-        self._forget(look)
+    def expire(self, now: int) -> Signal | None:
+        """Check the signal once `check_at` is reached; return a HOLD if an actionable one has ended."""
+        signal, due = self.signal, self.check_at
+        self.check_at = NEVER
+        self._drop_old(due)
         if signal is None:
             return None
         if self._votes:
-            side, bearish, _, bullish = self._verdict()
-            look_again = self._next_look(side)
+            side, bearish, _, bullish = self._mean()
+            check_at = self._next_check(side)
             decided = (bullish if side == 2 else bearish) >= self._threshold or not signal.actionable
-            if look_again > look and decided and signal.direction is _DIRECTIONS[side]:
-                self.fade_at = look_again
-        if self.fade_at == NEVER:
+            if check_at > due and decided and signal.direction is _DIRECTIONS[side]:
+                self.check_at = check_at
+        if self.check_at == NEVER:
             self.signal = None
         elif signal.actionable:
             return None
         if not self.announced:
             return None
         self.announced = False
-        return Signal(
-            signal.symbol,
-            now,
-            HOLD,
-            signal.neutral,
-            signal.bearish,
-            signal.neutral,
-            signal.bullish,
-            False,
-            signal.sources,
-        )
+        bearish, neutral, bullish = signal.bearish, signal.neutral, signal.bullish
+        return Signal(signal.symbol, now, HOLD, neutral, bearish, neutral, bullish, False, signal.sources)
 
-    def _next_look(self, side: int) -> int:
-        """When a side's weight falls below `fade_below`, or earlier, when the oldest vote leaves the window."""
-        mass = self._sides[side]
-        fades = (
-            self._reference + floor(self._half_life * log2(mass / self._fade_below)) + 1 if mass > 0.0 else 0
-        )
+    def _next_check(self, side: int) -> int:
+        """Return when the side weighs less than `fade_below` or, if earlier, the oldest vote gets too old."""
+        weight, fades = self._sides[side], 0
+        if weight > 0.0:
+            fades = self._reference + floor(self._half_life * log2(weight / self._fade_below)) + 1
         leaves = self._votes[0][0] + self._window
         if fades > leaves:
             return leaves
         latest = self._votes[-1][0]
         return fades if fades > latest else latest
 
-    def _verdict(self) -> tuple[int, float, float, float]:
-        """The leading class and the mean probability of each; what lies below 1e-12 is rounding, and is rounded away."""
+    def _mean(self) -> tuple[int, float, float, float]:
+        """Return the leading class and the mean probabilities, rounded to 1e-12 against rounding errors."""
         total = self._bearish + self._neutral + self._bullish
         if total <= 0.0:
             return 1, 0.0, 0.0, 0.0
@@ -169,8 +170,8 @@ class SymbolVote:
         bullish = int(self._bullish * scale + 0.5) / 1e12
         return leading(bearish, neutral, bullish), bearish, neutral, bullish
 
-    def _forget(self, now: int) -> None:
-        """Take away the votes that have left the window."""
+    def _drop_old(self, now: int) -> None:
+        """Remove the votes that have left the window."""
         votes = self._votes
         while votes and votes[0][0] <= now - self._window:
             _, weight, bearish, neutral, bullish, side = votes.popleft()
@@ -178,17 +179,17 @@ class SymbolVote:
             self._neutral -= neutral
             self._bullish -= bullish
             self._sides[side] -= weight
-            self._departed += 1
+            self._removed += 1
         while len(self._ids) > len(votes):
             self._ids.popleft()
-        if self._departed >= len(votes):
+        if self._removed >= len(votes):
             self._rebase(now)
 
     def _rebase(self, now: int) -> None:
-        """Move the reference time to `now`, and recompute the sums from the voters."""
+        """Move the reference time to `now` and recompute the sums."""
         scale = 2.0 ** ((self._reference - now) / self._half_life) if self._votes else 0.0
         self._reference = now
-        self._departed = 0
+        self._removed = 0
         self._bearish = self._neutral = self._bullish = 0.0
         self._sides = [0.0, 0.0, 0.0]
         votes, self._votes = self._votes, deque()

@@ -204,7 +204,7 @@ class Core:
             self._funding.begin(now)
             if isinstance(event, Kline) and event.confirm:
                 events += self._funding.due(event.ts, now)
-        history = self.engine.risk.warming
+        history = self.engine.risk.warming_up
         batch = Batch(self.journal, self.memory.now, events)
         first = await self._write(
             batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()])

@@ -28,7 +28,7 @@ async def watch_for_stale_data(
     idle_at = -inf
     while True:
         await asyncio.sleep(_LOOK)
-        if engine.risk.warming:
+        if engine.risk.warming_up:
             continue
         now = max(clock.now(), engine.market.now)
         wrong = {

@@ -78,7 +78,7 @@ class View:
                 if event.confirm:
                     self._closes.setdefault(event.symbol, deque(maxlen=_BARS)).append(event.close)
                     engine = self._engine()
-                    if engine is not None and not engine.risk.warming:
+                    if engine is not None and not engine.risk.warming_up:
                         self._equity.append(engine.portfolio.equity())
             case News():
                 self._headlines.append(event)
@@ -184,7 +184,7 @@ class Lines:
             case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
                 first, self._hour = not self._hour, event.ts // HOUR_MS
                 engine = self._engine()
-                if engine is not None and not first and not engine.risk.warming:
+                if engine is not None and not first and not engine.risk.warming_up:
                     self._say(event.ts, f"equity {engine.portfolio.equity():,.2f}")
 
     def decision(self, seq: int, decision: Decision) -> None:

@@ -48,7 +48,7 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.risk:RiskManager": ("_config", "_emit"),
     "agent.core.strategy_guard:StrategyGuard": ("_inner", "params", "targets"),
     "agent.core.signals:SignalEngine": ("_mapper",),
-    "agent.core.deduplication:HeadlineDeduplicator": ("_with",),
+    "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
     "agent.core.strategy:Strategy": ("params",),
 }  # fmt: skip
 """Attributes that aren't state: configuration and callables that a fresh engine has, and what `_REBUILD` derives from the rest."""
@@ -69,10 +69,10 @@ def _read_again(fusion_inputs: FusionInputs) -> None:
 
 def _index(stories: HeadlineDeduplicator) -> None:
     """Rebuild the inverted index over the stories."""
-    stories._with = {}
+    stories._by_word = {}
     for story in stories._stories:
         for key in story.keys:
-            stories._with.setdefault(key, deque()).append(story)
+            stories._by_word.setdefault(key, deque()).append(story)
 
 
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {

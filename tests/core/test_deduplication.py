@@ -1,4 +1,4 @@
-"""Near-duplicate headlines are one story; contradicting ones never are."""
+"""Near-duplicate headlines are one story; contradicting ones are not."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ DIFFERENT = [
 
 
 @pytest.mark.parametrize(("first", "second"), SAME)
-def test_one_story(first: str, second: str) -> None:
+def test_near_duplicates_are_one_story(first: str, second: str) -> None:
     index = HeadlineDeduplicator(0.6, DAY_MS)
     assert index.add("a", first, 0) == "a"
     assert index.add("b", second, HOUR_MS) == "a"
@@ -66,14 +66,14 @@ def test_one_story(first: str, second: str) -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), DIFFERENT)
-def test_two_stories(first: str, second: str) -> None:
+def test_different_headlines_are_two_stories(first: str, second: str) -> None:
     for one, other in ((first, second), (second, first)):
         index = HeadlineDeduplicator(0.6, DAY_MS)
         assert index.add("a", one, 0) == "a"
         assert index.add("b", other, HOUR_MS) == "b"
 
 
-def test_the_most_similar_story_counts_and_of_equals_the_oldest() -> None:
+def test_the_most_similar_and_then_the_oldest_story_is_chosen() -> None:
     index = HeadlineDeduplicator(0.5, DAY_MS)
     index.add("a", "amber birch cedar dahlia", 0)
     index.add("b", "amber birch elder fir", 1)
@@ -81,15 +81,15 @@ def test_the_most_similar_story_counts_and_of_equals_the_oldest() -> None:
     assert index.add("d", "amber birch elder fir gorse", 3) == "b"
 
 
-def test_small_changes_do_not_chain_strangers_together() -> None:
+def test_a_chain_of_small_changes_is_not_one_story() -> None:
     words = [f"word{letter}" for letter in "abcdefghijkl"]
     index = HeadlineDeduplicator(0.6, DAY_MS)
-    told = [index.add(str(start), " ".join(words[start : start + 6]), start) for start in range(7)]
-    assert told[:2] == ["0", "0"]
-    assert len(set(told)) > 2, "the first and the last share no word"
+    stories = [index.add(str(start), " ".join(words[start : start + 6]), start) for start in range(7)]
+    assert stories[:2] == ["0", "0"]
+    assert len(set(stories)) > 2, "the first and the last share no word"
 
 
-def test_a_story_is_forgotten_when_its_window_is_over() -> None:
+def test_a_story_is_dropped_after_its_window() -> None:
     index = HeadlineDeduplicator(0.6, HOUR_MS)
     index.add("a", "Bridge exploit drains Larch protocol", 0)
     assert index.add("b", "Larch protocol drained by bridge exploit", HOUR_MS - 1) == "a"
@@ -98,13 +98,13 @@ def test_a_story_is_forgotten_when_its_window_is_over() -> None:
 
 
 @pytest.mark.parametrize("title", ["", "!!!", "the of and"])
-def test_headlines_without_words_are_stories_of_their_own(title: str) -> None:
+def test_headlines_without_words_are_separate_stories(title: str) -> None:
     index = HeadlineDeduplicator(0.6, DAY_MS)
     assert index.add("a", title, 0) == "a"
     assert index.add("b", title, 0) == "b"
 
 
-def test_a_flood_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_stories_are_dropped_beyond_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deduplication, "MAX_STORIES", 100)
     index = HeadlineDeduplicator(0.6, DAY_MS)
     for number in range(1000):
@@ -114,7 +114,7 @@ def test_a_flood_forgets_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert index.add("gone", "alpha0 beta0 gamma0", 0) == "gone"
 
 
-def test_forms_of_a_word_are_one_word_and_numbers_stay_apart() -> None:
+def test_forms_of_a_word_have_one_stem_and_numbers_do_not() -> None:
     for forms in (
         "rise rises rising",
         "surge surges surged surging",
@@ -147,7 +147,7 @@ titles = st.lists(st.sampled_from(WORDS), max_size=9).map(" ".join)
     st.lists(st.tuples(titles, st.integers(0, 3 * HOUR_MS)), max_size=25),
     st.sampled_from([0.3, 0.5, 0.56, 0.6, 0.7, 0.75, 1.0]),
 )
-def test_the_index_finds_what_comparing_with_every_story_finds(
+def test_the_index_finds_the_same_story_as_a_full_comparison(
     arrivals: list[tuple[str, int]], similarity: float
 ) -> None:
     index = HeadlineDeduplicator(similarity, HOUR_MS)
@@ -170,31 +170,31 @@ def test_the_index_finds_what_comparing_with_every_story_finds(
 
 
 @given(titles, titles)
-def test_contradiction_is_mutual_and_never_with_oneself(one: str, other: str) -> None:
+def test_contradiction_is_symmetric_and_irreflexive(one: str, other: str) -> None:
     a, b = content_words(one), content_words(other)
     assert contradict(a, b) == contradict(b, a)
     assert not contradict(a, a)
 
 
 @pytest.mark.shared
-def test_real_headlines_fold_into_stories(shared_data: Path) -> None:
+def test_real_headlines_are_deduplicated(shared_data: Path) -> None:
     news = pd.read_parquet(
         shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title"]
     )
     news = news.sort_values("published_at", kind="stable").tail(15_000)
     at = (news.published_at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
     index = HeadlineDeduplicator(0.6, DAY_MS)
-    told = [
+    stories = [
         index.add(str(number), title, ms)
         for number, (title, ms) in enumerate(zip(news.title.fillna(""), at, strict=True))
     ]
-    repeats = sum(story != str(number) for number, story in enumerate(told))
+    repeats = sum(story != str(number) for number, story in enumerate(stories))
     print(f"{repeats} of {len(news)} headlines repeat a story")
     assert 0.01 < repeats / len(news) < 0.10
-    assert len(index) < 2_000, "only a day is remembered"
+    assert len(index) < 2_000, "only one day is kept"
     exact = [a == b for (a, b) in pairwise(news.title.fillna(""))]
     assert all(
-        told[number + 1] != str(number + 1)
+        stories[number + 1] != str(number + 1)
         for number, same in enumerate(exact)
         if same and content_words(news.title.iloc[number])
     )

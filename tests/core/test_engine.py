@@ -1,4 +1,4 @@
-"""The core's promises: nothing is known early, nothing depends on what comes later, bad input is counted and ignored."""
+"""Guarantees of the engine: no lookahead, prefix invariance, and invalid input is counted and ignored."""
 
 from __future__ import annotations
 
@@ -36,12 +36,22 @@ from tests.support.market import SYMBOL, T0, bar, config, flat_bars, run
 
 REAL_COSTS: dict[str, dict[str, Any]] = {
     "paper": {
-        "latency": "250ms", "half_spread_bps": 0.5, "slippage": "square_root", "liquidity": "participation", "fees": "maker_taker",
+        "latency": "250ms",
+        "half_spread_bps": 0.5,
+        "slippage": "square_root",
+        "liquidity": "participation",
+        "fees": "maker_taker",
     },
-    "risk": {"max_daily_loss": 0.05, "max_drawdown": 0.25, "max_leverage": 3, "max_position": 3, "max_order": 6},
+    "risk": {
+        "max_daily_loss": 0.05,
+        "max_drawdown": 0.25,
+        "max_leverage": 3,
+        "max_position": 3,
+        "max_order": 6,
+    },
     "account": {"leverage": 5},
     "signals": {"half_life": "5m", "window": "20m"},
-}  # fmt: skip
+}
 
 prices = st.lists(st.floats(-0.03, 0.03), min_size=30, max_size=150).map(
     lambda steps: [round(100 * 1.5 ** sum(steps[: i + 1]), 2) for i in range(len(steps))]
@@ -49,7 +59,7 @@ prices = st.lists(st.floats(-0.03, 0.03), min_size=30, max_size=150).map(
 
 
 class Restless(Strategy):
-    """Uses every channel: trades on bars, signals and fades, long and short, with stops, limits and targets."""
+    """Trades on bars, signals and their expiry, long and short, with stops, limits and take-profits."""
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         momentum = market.features(SYMBOL).return_5
@@ -87,7 +97,7 @@ def headlines(count: int, spacing: int) -> list[Event]:
 
 @settings(max_examples=60, deadline=None)
 @given(prices, st.data())
-def test_decisions_on_a_prefix_are_the_first_decisions_on_the_whole(
+def test_decisions_on_a_prefix_are_a_prefix_of_the_decisions(
     closes: list[float], data: st.DataObject
 ) -> None:
     events = list(merge([flat_bars(closes), headlines(len(closes) // 3, 3 * MINUTE_MS)]))
@@ -96,7 +106,7 @@ def test_decisions_on_a_prefix_are_the_first_decisions_on_the_whole(
     engine, part = run(Restless(), events[:cut], config(**REAL_COSTS), finish=False)
     assert part.decisions == whole.decisions[: len(part.decisions)]
     later = whole.decisions[len(part.decisions) :]
-    # risk judges a period by its own moment, once it is over
+    # Risk events of a period carry the time at which it ended, and come later
     decided = [d for d in later if not isinstance(d, RiskEvent)]
     assert all(
         getattr(d, "available_at", d.ts) > engine.market.now or d.ts >= engine.market.now for d in decided
@@ -104,7 +114,10 @@ def test_decisions_on_a_prefix_are_the_first_decisions_on_the_whole(
 
 
 class Cheat(Strategy):
-    """Buys on each headline and sells a bar later: on `news_tape`, that wins only where a fill uses a price from before the headline."""
+    """Buys on each headline and sells a bar later.
+
+    On `news_bars` it wins only if a fill uses a price from before the headline.
+    """
 
     def __init__(self, limit: float | None = None) -> None:
         super().__init__()
@@ -121,12 +134,13 @@ class Cheat(Strategy):
             self.target(SYMBOL, weight=0.0)
 
 
-def news_tape(events: int) -> list[Event]:
-    """Every tenth bar jumps from 100 to 110 at once; seventeen seconds into it a bullish headline tells why; then the price is back.
+def news_bars(events: int) -> list[Event]:
+    """Every tenth bar jumps from 100 to 110, and the price returns in the bar after it.
 
-    The jump's bar has 100 as its open and its low, so an engine that fills a headline's order anywhere in the bar's past wins.
+    A bullish headline comes 17 seconds into the jump's bar. That bar's open and low are 100, so an engine
+    that fills the headline's order at an earlier price of the bar wins.
     """
-    klines, wire = [], []
+    klines, headlines = [], []
     for n in range(events):
         for minute in range(10):
             ohlc = {5: (100.0, 110.0, 100.0, 110.0), 6: (110.0, 110.0, 100.0, 100.0)}.get(
@@ -134,8 +148,8 @@ def news_tape(events: int) -> list[Event]:
             )
             klines.append(bar(n * 10 + minute, *ohlc))
         at = T0 + (n * 10 + 5) * MINUTE_MS + 17_000
-        wire.append(Sentiment(f"n{n}", at, at, 0.02, 0.02, 0.96, symbols=(SYMBOL,)))
-    return list(merge([klines, wire]))
+        headlines.append(Sentiment(f"n{n}", at, at, 0.02, 0.02, 0.96, symbols=(SYMBOL,)))
+    return list(merge([klines, headlines]))
 
 
 @pytest.mark.parametrize("latency", ["0ms", "250ms", "30s", "1m", "90s"])
@@ -143,15 +157,15 @@ def news_tape(events: int) -> list[Event]:
 def test_a_strategy_that_needs_a_leak_to_win_never_wins(latency: str, limit: float | None) -> None:
     engine, sink = run(
         Cheat(limit),
-        news_tape(30),
+        news_bars(30),
         config(paper={"latency": latency}, signals={"half_life": "1m", "window": "2m"}),
     )
     assert sum(isinstance(d, Fill) for d in sink.decisions) >= 30
     assert engine.portfolio.exact_equity() <= engine.portfolio.initial
 
 
-def test_the_cheat_would_win_if_the_headline_had_come_in_time() -> None:
-    """The control: the same tape with the same headlines one bar earlier."""
+def test_the_cheat_wins_if_the_headline_comes_earlier() -> None:
+    """The control: the same bars with the same headlines one bar earlier."""
     early = [
         Sentiment(
             e.news_id,
@@ -164,7 +178,7 @@ def test_the_cheat_would_win_if_the_headline_had_come_in_time() -> None:
         )
         if isinstance(e, Sentiment)
         else e
-        for e in news_tape(30)
+        for e in news_bars(30)
     ]
     events = sorted(early, key=lambda e: e.available_at)
     engine, _ = run(Cheat(), events, config(signals={"half_life": "1m", "window": "2m"}))
@@ -186,11 +200,11 @@ def test_no_fill_comes_before_its_decision_and_latency(closes: list[float]) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(prices, st.sampled_from(["linear", "spot", "equity"]), st.integers(1, 20))
-def test_money_is_conserved_whatever_happens(closes: list[float], category: str, leverage: int) -> None:
+def test_money_is_conserved(closes: list[float], category: str, leverage: int) -> None:
     funding = [Funding(SYMBOL, T0 + n * 7 * MINUTE_MS, T0 + n * 7 * MINUTE_MS, 0.0005) for n in range(1, 10)]
     events = list(merge([flat_bars(closes), headlines(len(closes) // 3, 3 * MINUTE_MS), funding]))
     sections = REAL_COSTS | {"market": {"category": category}, "account": {"leverage": leverage}}
-    engine, sink = run(Restless(), events, config(**sections))  # `finish` reconciles, too
+    engine, sink = run(Restless(), events, config(**sections))  # `finish` reconciles
     cash, held = engine.portfolio.initial, Decimal(0)
     for decision in sink.decisions:
         if isinstance(decision, Fill):
@@ -223,12 +237,12 @@ def test_an_order_is_never_filled_beyond_its_quantity_and_ends_once(closes: list
             assert d.order_id not in ended
             ended.add(d.order_id)
     for order_id, qty in filled.items():
-        if not orders[order_id].oco:  # protective orders take the position as it is then
+        if not orders[order_id].oco:  # protective orders close the whole position
             assert qty <= orders[order_id].qty
 
 
 class Recorder(Strategy):
-    """Remembers what it is shown."""
+    """Records the bars that it receives."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,14 +258,26 @@ class Recorder(Strategy):
         ([bar(0, 1, 1, 1, 1), bar(0, 1, 1, 1, 1), bar(1, 1, 1, 1, 1)], [0, 1], {"duplicate klines": 1}),
         ([bar(0, 1, 1, 1, 1), bar(1, 1, 1, 1, 1), bar(0, 1, 1, 1, 1)], [0, 1], {"late klines": 1}),
         ([bar(0, 1, 1, 1, 1), bar(3, 1, 1, 1, 1)], [0, 3], {"gaps": 1}),
-        ([bar(0, 1, 1, 1, 1), Gap(SYMBOL, MINUTE_MS, T0 + MINUTE_MS, T0 + 3 * MINUTE_MS, T0), bar(3, 1, 1, 1, 1)], [0, 3], {"gaps": 1}),
+        (
+            [
+                bar(0, 1, 1, 1, 1),
+                Gap(SYMBOL, MINUTE_MS, T0 + MINUTE_MS, T0 + 3 * MINUTE_MS, T0),
+                bar(3, 1, 1, 1, 1),
+            ],
+            [0, 3],
+            {"gaps": 1},
+        ),
         ([bar(0, 1, 1, 1, 1), bar(1, 1, 1, 1, 1, symbol="DOGEUSDT")], [0], {"klines of other symbols": 1}),
-        ([bar(0, 1, 1, 1, 1), Kline(SYMBOL, 300_000, T0 + MINUTE_MS, T0, T0, 1, 1, 1, 1, 1)], [0], {"klines of other intervals": 1}),
+        (
+            [bar(0, 1, 1, 1, 1), Kline(SYMBOL, 300_000, T0 + MINUTE_MS, T0, T0, 1, 1, 1, 1, 1)],
+            [0],
+            {"klines of other intervals": 1},
+        ),
         ([Command("dance", T0, T0)], [], {"unknown commands": 1}),
     ],
     ids=["duplicate", "late", "gap", "announced gap", "other symbol", "other interval", "unknown command"],
-)  # fmt: skip
-def test_bad_input_is_counted_and_ignored(
+)
+def test_invalid_input_is_counted_and_ignored(
     events: Sequence[Event], seen: list[int], counts: dict[str, int]
 ) -> None:
     strategy = Recorder()
@@ -260,13 +286,13 @@ def test_bad_input_is_counted_and_ignored(
     assert dict(engine.counts) == counts
 
 
-def test_features_start_anew_after_a_gap() -> None:
+def test_features_restart_after_a_gap() -> None:
     strategy = Recorder()
     run(strategy, [bar(0, 1, 1, 1, 1), bar(1, 1, 2, 1, 2), bar(5, 2, 3, 2, 3), bar(6, 3, 3, 3, 3)])
     assert [r == r for _, r in strategy.seen] == [False, True, False, True]
 
 
-def test_an_unconfirmed_bar_decides_nothing_but_moves_the_mark() -> None:
+def test_an_open_bar_only_moves_the_mark() -> None:
     strategy = Recorder()
     running = Kline(
         SYMBOL,
@@ -287,7 +313,7 @@ def test_an_unconfirmed_bar_decides_nothing_but_moves_the_mark() -> None:
 
 
 class Buys(Strategy):
-    """Wants to be long after the first bar, and again after each."""
+    """Targets a long position after each bar."""
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         self.target(SYMBOL, weight=0.5)
@@ -313,11 +339,15 @@ def test_commands_pause_flatten_and_resume() -> None:
     ]
     engine, sink = run(Buys(), events)
     fills = [(d.side.value, (d.ts - T0) // MINUTE_MS) for d in sink.decisions if isinstance(d, Fill)]
-    assert fills == [("BUY", 1), ("SELL", 3), ("BUY", 6)]  # told inside a bar, it fills at that bar's close
+    assert fills == [
+        ("BUY", 1),
+        ("SELL", 3),
+        ("BUY", 6),
+    ]  # inside a bar, it fills at the close
     assert engine.risk.state is RiskState.ACTIVE
 
 
-def test_a_target_in_an_unknown_symbol_names_those_that_are_traded() -> None:
+def test_a_target_in_an_unknown_symbol_is_an_error() -> None:
     class Lost(Strategy):
         def on_kline(self, kline: Kline, market: Market) -> None:
             self.target("DOGEUSDT", weight=1.0)
@@ -339,7 +369,7 @@ def test_two_symbols_share_one_account() -> None:
     assert engine.portfolio.exact_equity() == 10_000 + 50 * (120 - 100) + 500 * (8 - 10)
 
 
-def test_order_ids_depend_on_run_and_decision_alone() -> None:
+def test_order_ids_depend_only_on_run_and_decision() -> None:
     events = flat_bars([100 + (i % 7) * (i % 3) for i in range(200)])
     strategy = lambda: SmaCross(SmaCross.Params(fast=3, slow=8, weight=0.5))  # noqa: E731
     ids = [

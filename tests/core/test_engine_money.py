@@ -1,4 +1,4 @@
-"""Funding, liquidation, triggers, limits and time, each through `Engine.handle` and with figures worked out by hand."""
+"""Funding, liquidation, triggers, limits and time through `Engine.handle`, with amounts computed by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.market import SYMBOL, T0, bar, config, run
 
 
 class Once(Strategy):
-    """Asks for one exposure on the first bar."""
+    """Sets one target on the first bar."""
 
     def __init__(self, weight: float, **more: Any) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Once(Strategy):
 
 
 def entered(*prices: Sequence[float]) -> list[Kline]:
-    """Two bars at 100, between which an order of the first is filled at 100; then `prices` (open, high, low, close)."""
+    """Two bars at 100, so that an order of the first fills at 100, then `prices` (open, high, low, close)."""
     return [
         bar(0, 100, 100, 100, 100),
         bar(1, 100, 100, 100, 100),
@@ -76,7 +76,8 @@ def test_a_positive_funding_rate_is_paid_by_longs_to_shorts(weight: float, rate:
 @pytest.mark.parametrize(
     ("weight", "beyond", "short_of", "price"),
     [
-        # 400 coins at 100 against 10,000: equity 10,000 + 400 (p - 100) meets 0.5 % of 400 p at p = 30,000 / 398 = 75.377
+        # 400 coins at 100 against 10,000: equity 10,000 + 400 (p - 100) meets 0.5 % of 400 p at p = 30,000 /
+        # 398 = 75.377
         (4.0, (100, 100, 75.0, 99), (100, 100, 75.5, 99), 75.37),
         # short: 10,000 + 400 (100 - p) meets 0.5 % of 400 p at p = 50,000 / 402 = 124.378
         (-4.0, (100, 124.5, 100, 101), (100, 124.3, 100, 101), 124.38),
@@ -109,7 +110,7 @@ def test_a_trigger_that_the_extreme_of_a_bar_just_touches_closes_the_position(
     weight: float, touched: Sequence[float], short_of: Sequence[float], kind: OrderType
 ) -> None:
     sign = 1 if weight > 0 else -1
-    # 95 and 110 of a long position, 105 and 90 of a short one
+    # Triggers are at 95 and 110 for a long position, at 105 and 90 for a short one
     wants = {"stop": -0.05 * sign, "take_profit": 0.10 * sign}
     engine, _ = run(Once(weight, **wants), entered(short_of))
     assert len(engine.portfolio.open) == 1
@@ -134,7 +135,8 @@ LOSS = {"max_daily_loss": 0.05}
 
 
 def test_the_daily_loss_counts_from_the_equity_at_the_start_of_the_day_not_from_its_high() -> None:
-    # weight 1 of 10,000 at 100: equity is 100 times the price. 104 is 5.5 % below the high of 110, and 4 % above the start
+    # weight 1 of 10,000 at 100: equity is 100 times the price. 104 is 5.5 % below the high of 110, and 4 %
+    # above the start
     engine, sink = run(Once(1.0), [*entered(), *closes(110, 104, 95.01)], config(risk=LOSS))
     assert states(sink) == []
     assert engine.risk.state is RiskState.ACTIVE
@@ -143,8 +145,9 @@ def test_the_daily_loss_counts_from_the_equity_at_the_start_of_the_day_not_from_
     assert states(sink) == [RiskState.REDUCING]
 
 
-def test_the_daily_loss_starts_anew_at_midnight_utc() -> None:
-    # T0 is midnight; the last bar of its day closes at 120, so that the second day's limit is 5 % below 12,000: 11,400
+def test_the_daily_loss_restarts_at_midnight_utc() -> None:
+    # T0 is midnight; the last bar of its day closes at 120, so that the second day's limit is 5 % below
+    # 12,000: 11,400
     day = DAY_MS // MINUTE_MS
     before = [*entered(), *closes(*[120.0] * (day - 2))]
     _, sink = run(Once(1.0), [*before, *closes(130, 115, first_minute=day)], config(risk=LOSS))
@@ -153,10 +156,10 @@ def test_the_daily_loss_starts_anew_at_midnight_utc() -> None:
     assert states(sink) == [RiskState.REDUCING]
 
 
-def test_a_halt_takes_back_resting_entries_at_once() -> None:
+def test_a_halt_cancels_resting_entries_at_once() -> None:
     resting = [bar(0, 100, 100, 100, 100), bar(1, 100, 100, 100, 100)]
     halt = Command("halt", T0 + 2 * MINUTE_MS, T0 + 2 * MINUTE_MS, {}, "test")
-    # not only once the next bar has closed
+    # Before the next bar closes
     engine, sink = run(Once(0.5, limit=90.0), [*resting, halt], finish=False)
     (update,) = [one for one in sink.decisions if isinstance(one, OrderUpdate) and one.status.final]
     assert (update.status, update.reason) == (OrderStatus.CANCELLED, "halted")
@@ -164,14 +167,14 @@ def test_a_halt_takes_back_resting_entries_at_once() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.5, -0.5], ids=["long", "short"])
-def test_exposure_is_the_absolute_value_of_what_is_held(weight: float) -> None:
+def test_exposure_is_the_absolute_value_of_the_position(weight: float) -> None:
     _, sink = run(Once(weight), [*entered(), *closes(110)])
-    # 50 coins, whichever way
+    # 50 coins, long or short
     assert [sample.exposure for sample in sink.samples][-1] == pytest.approx(50 * 110)
 
 
 class Steps(Strategy):
-    """Asks for one exposure after the other, one a bar."""
+    """Sets one target per bar."""
 
     def __init__(self, *weights: float) -> None:
         super().__init__()
@@ -185,14 +188,15 @@ class Steps(Strategy):
 @pytest.mark.parametrize(
     ("second", "held"), [(0.8, "80"), (-0.8, "-80"), (1.2, "60")], ids=["more", "turned", "too much"]
 )
-def test_the_leverage_limit_counts_the_position_as_it_will_be_and_not_twice(second: float, held: str) -> None:
-    # 0.6 of 10,000 at 100 is 60 coins; 0.6 + 0.8 would be more than the limit of 1, but the new position replaces the old one
+def test_the_leverage_limit_applies_to_the_position_after_the_order(second: float, held: str) -> None:
+    # 0.6 of 10,000 at 100 is 60 coins; 0.6 + 0.8 would be more than the limit of 1, but the new position
+    # replaces the old one
     engine, _ = run(Steps(0.6, second), [*entered(), *closes(100, 100)], config(risk={"max_leverage": 1}))
     assert engine.portfolio.positions[SYMBOL].qty == Decimal(held)
 
 
 class Counting(Strategy):
-    """Remembers the bars that it was told."""
+    """Records the closes and returns of its bars."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,13 +209,13 @@ class Counting(Strategy):
 
 
 def test_the_time_of_the_core_does_not_run_backwards() -> None:
-    pause = Command("pause", T0, T0, {}, "test")  # on its way while the second bar closed
+    pause = Command("pause", T0, T0, {}, "test")  # arrives after the second bar has closed
     engine, sink = run(Counting(), [*entered(), pause], finish=False)
     assert engine.market.now == T0 + 2 * MINUTE_MS
     assert [one.ts for one in sink.decisions if isinstance(one, RiskEvent)] == [T0 + 2 * MINUTE_MS]
 
 
-def test_a_bar_that_is_still_open_moves_the_mark_and_is_not_decided_on() -> None:
+def test_an_open_bar_moves_the_mark_and_reaches_no_strategy() -> None:
     strategy = Counting()
     running = replace(bar(2, 100, 103, 100, 103), confirm=False)
     engine, _ = run(strategy, [*entered(), running], finish=False)
@@ -219,7 +223,7 @@ def test_a_bar_that_is_still_open_moves_the_mark_and_is_not_decided_on() -> None
     assert engine.portfolio.positions[SYMBOL].mark == 103
 
 
-def test_features_start_anew_after_bars_that_are_missing() -> None:
+def test_features_restart_after_missing_bars() -> None:
     strategy = Counting()
     gap = Gap(SYMBOL, MINUTE_MS, T0 + 2 * MINUTE_MS, T0 + 5 * MINUTE_MS, T0 + 5 * MINUTE_MS)
     run(strategy, [*entered(), gap, *closes(110, 121, first_minute=5)])
@@ -230,7 +234,7 @@ def test_features_start_anew_after_bars_that_are_missing() -> None:
     assert later == pytest.approx(0.1)  # 121 / 110 - 1
 
 
-def test_a_stop_that_fills_takes_the_take_profit_with_it() -> None:
+def test_a_filled_stop_cancels_the_take_profit() -> None:
     both = (100, 111, 94, 100)  # the bar reaches 95 and 110: the worse one counts
     engine, sink = run(Once(0.5, stop=-0.05, take_profit=0.10), entered(both))
     assert [one.reason for one in sink.decisions if isinstance(one, Fill)][1:] == ["stop"]
@@ -241,7 +245,7 @@ def test_a_stop_that_fills_takes_the_take_profit_with_it() -> None:
     assert not engine.portfolio.open
 
 
-def test_all_states_of_one_bar_share_its_volume() -> None:
+def test_all_updates_of_a_bar_share_its_volume() -> None:
     # a tenth of a bar's volume of 100 is 10 coins, however often the running bar is updated; 50 are wanted
     settings = config(paper={"liquidity": "participation", "max_participation": 0.1})
     running = [
@@ -260,7 +264,7 @@ OTHER = "ETHUSDT"
 
 
 class Both(Strategy):
-    """One exposure in each of two symbols."""
+    """Sets one target in each of two symbols."""
 
     def __init__(self, **weights: float) -> None:
         super().__init__()
@@ -272,14 +276,15 @@ class Both(Strategy):
 
 
 def of_both(*minutes: Sequence[float]) -> list[Kline]:
-    """Bars of the first symbol, and of the other one at 100."""
+    """Bars of both symbols; those of the second are all at 100."""
     rows = [(n, symbol, four) for n, four in enumerate(minutes) for symbol in (SYMBOL, OTHER)]
     flat = (100, 100, 100, 100)
     return [bar(n, *(four if symbol == SYMBOL else flat), symbol=symbol) for n, symbol, four in rows]
 
 
-def test_what_is_affordable_is_less_by_the_other_positions() -> None:
-    # without leverage, 80 coins at 100 leave 2,000 of 10,000 for the other symbol: 20 coins, though 80 were wanted
+def test_other_positions_reduce_what_is_affordable() -> None:
+    # without leverage, 80 coins at 100 leave 2,000 of 10,000 for the other symbol: 20 coins, though 80 were
+    # wanted
     settings = config(market={"symbols": [SYMBOL, OTHER]}, account={"leverage": 1})
     flat = (100, 100, 100, 100)
     engine, _ = run(Both(BTCUSDT=0.8, ETHUSDT=0.8), of_both(flat, flat, flat), settings)
@@ -287,8 +292,9 @@ def test_what_is_affordable_is_less_by_the_other_positions() -> None:
 
 
 @pytest.mark.parametrize(("low", "liquidated"), [(60.8, False), (60.5, True)])
-def test_the_other_positions_margin_is_part_of_the_liquidation_price(low: float, liquidated: bool) -> None:
-    # 10,000 + 250 (p - 100) = 0.5 % of (250 p + 200 * 100) at p = 15,100 / 248.75 = 60.70; the other one alone would be at 60.30
+def test_other_positions_margin_affects_the_liquidation_price(low: float, liquidated: bool) -> None:
+    # 10,000 + 250 (p - 100) = 0.5 % of (250 p + 200 * 100) at p = 15,100 / 248.75 = 60.70; the other one
+    # alone would be at 60.30
     settings = config(
         market={"symbols": [SYMBOL, OTHER]}, account={"leverage": 5}, paper={"liquidation_fee": 0}
     )

@@ -1,4 +1,4 @@
-"""Protection of an entry meets the price that the entry met, and no fill but a resting limit's lies outside of its bar."""
+"""Stops and take-profits of an entry, and the bounds of every fill by its bar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def trade(
     minutes: Sequence[int] = (),
     **paper: Any,
 ) -> list[tuple[str, float, str]]:
-    """Side, price and reason of each fill."""
+    """Return side, price and reason of each fill."""
     events: list[Event] = [
         bar(minute, *one) for minute, one in zip(minutes or range(len(prices)), prices, strict=True)
     ]
@@ -34,9 +34,9 @@ def trade(
     return [(f.side.value, float(f.price), f.reason) for f in sink.decisions if isinstance(f, Fill)]
 
 
-# Decided at 100 and bought at the open, 95. Its stop, 100 * 0.98 = 98, lies above the market: it is carried out at 95. Likewise the rest:
-# long, up to 105: take-profit 102 is below the market, sold at 105; short, up to 105: stop 102, bought at 105; short, down to 95:
-# take-profit 98, bought at 95.
+# The first row: decided at 100 and bought at the open, 95. The stop, 100 * 0.98 = 98, lies above the market,
+# so it fills at 95. The others: a take-profit at 102 below the market, sold at 105; a short with a stop at
+# 102, bought at 105; a short with a take-profit at 98, bought at 95.
 @pytest.mark.parametrize(
     ("weight", "gap", "protection", "entry", "leaves"),
     [
@@ -49,7 +49,7 @@ def trade(
 )
 @pytest.mark.parametrize("latency", [0, "250ms"])  # at the open; at the close, which is the same price here
 @pytest.mark.parametrize("minutes", [(0, 1, 2, 3), (0, 1, 5, 6)])  # with and without missing bars
-def test_protection_on_the_wrong_side_of_the_entry_is_carried_out_at_the_entrys_price(
+def test_protection_on_the_wrong_side_of_the_entry_fills_at_the_entry_price(
     weight: float,
     gap: tuple[float, ...],
     protection: dict[str, float],
@@ -63,8 +63,9 @@ def test_protection_on_the_wrong_side_of_the_entry_is_carried_out_at_the_entrys_
     assert fills == [(*entry, ""), leaves]
 
 
-def test_a_stop_carried_out_at_the_open_pays_half_the_spread() -> None:
-    # Half a spread of 10 bps of 95 is 0.095: bought at 95.095, up to the tick 95.10; sold at 94.905, down to 94.90
+def test_a_stop_filled_at_the_open_pays_half_the_spread() -> None:
+    # Half a spread of 10 bps of 95 is 0.095: bought at 95.095, up to the tick 95.10; sold at 94.905, down to
+    # 94.90
     fills = trade([FLAT, DOWN], {0: {"weight": 0.5, "stop": -0.02}}, half_spread_bps=10)
 
     assert fills == [("BUY", 95.1, ""), ("SELL", 94.9, "stop")]
@@ -87,17 +88,18 @@ def test_the_stop_of_a_resting_limit_is_never_better_than_the_open(
     assert trade([FLAT, FLAT, gap], {0: {"weight": weight, "limit": limit, "stop": stop}}) == fills
 
 
-def test_a_part_of_an_entry_is_protected_at_its_own_price() -> None:
-    # 10 % of 100 units a bar: 10 of 50 are bought at 95, which uses the bar up. The stop (98) has triggered: it ends the rest of the
-    # entry, and sells the 10 at the next open
+def test_a_partial_entry_is_protected_at_its_own_price() -> None:
+    # 10 % of 100 units a bar: 10 of 50 are bought at 95, which uses the bar up. The stop (98) has triggered:
+    # it ends the rest of the entry, and sells the 10 at the next open
     bars = [FLAT, (*DOWN, 100.0), (*DOWN, 100_000.0)]
     fills = trade(bars, {0: {"weight": 0.5, "stop": -0.02}}, liquidity="participation")
 
     assert fills == [("BUY", 95.0, ""), ("SELL", 95.0, "stop")]
 
 
-def test_what_a_stop_closes_comes_before_what_is_left_of_its_entry() -> None:
-    # Stop 98. 10 of 50 are bought at 95, where the stop is due; the next bar sells these 10 at 95. 105 later is too late for both
+def test_a_triggered_stop_fills_before_the_rest_of_its_entry() -> None:
+    # Stop 98. 10 of 50 are bought at 95, where the stop is due; the next bar sells these 10 at 95. 105 later
+    # is too late for both
     bars = [FLAT, (*DOWN, 100.0), (*DOWN, 100.0), (*UP, 100.0), (*UP, 100.0)]
     fills = trade(bars, {0: {"weight": 0.5, "stop": -0.02}}, liquidity="participation")
 
@@ -105,15 +107,17 @@ def test_what_a_stop_closes_comes_before_what_is_left_of_its_entry() -> None:
 
 
 def test_a_stop_hit_during_a_long_entry_ends_the_entry() -> None:
-    # 10 a bar of 50 at 100, stop 98: 30 are held when the range reaches 97, whose volume the third part has used up; sold at 97, 10 a bar
+    # 10 a bar of 50 at 100, stop 98: 30 are held when the range reaches 97, whose volume the third part has
+    # used up; sold at 97, 10 a bar
     bars = [FLAT, (*FLAT, 100.0), (*FLAT, 100.0), (100, 100, 97, 97, 100.0), *[(97, 97, 97, 97, 100.0)] * 4]
     fills = trade(bars, {0: {"weight": 0.5, "stop": -0.02}}, liquidity="participation")
 
     assert fills == [("BUY", 100.0, "")] * 3 + [("SELL", 97.0, "stop")] * 3
 
 
-def test_a_reversal_that_is_partly_filled_leaves_the_stop_of_what_is_still_held() -> None:
-    # Long 50 at 100, stop 95. Turned round by a limit at 105, of which 5 fill; the fall to 80 sells the other 45 at 95
+def test_a_partly_filled_reversal_keeps_the_stop_of_the_old_position() -> None:
+    # Long 50 at 100, stop 95. Turned round by a limit at 105, of which 5 fill; the fall to 80 sells the other
+    # 45 at 95
     bars = [FLAT, FLAT, FLAT, (100, 106, 100, 100, 50.0), (100, 100, 80, 80, 1e6), (80, 80, 80, 80, 1e6)]
     bars = [(*one, 1e6) if len(one) == 4 else one for one in bars]
     plan = {0: {"weight": 0.5, "stop": -0.05}, 2: {"weight": -0.5, "limit": 105.0, "stop": 0.03}}
@@ -122,8 +126,9 @@ def test_a_reversal_that_is_partly_filled_leaves_the_stop_of_what_is_still_held(
     assert fills[:3] == [("BUY", 100.0, ""), ("SELL", 105.0, ""), ("SELL", 95.0, "stop")]
 
 
-def test_protection_asked_for_while_an_entry_without_any_is_partly_filled_is_placed() -> None:
-    # 5 of 50.505 at the limit 99; then a take-profit of 3 % of the limit, 101.97: the bar up to 105 sells the 5 there
+def test_protection_is_placed_for_a_partly_filled_entry_that_had_none() -> None:
+    # 5 of 50.505 at the limit 99; then a take-profit of 3 % of the limit, 101.97: the bar up to 105 sells the
+    # 5 there
     bars = [FLAT, (100, 100, 98, 100, 50.0), FLAT, (100, 105, 100, 105, 1e6)]
     bars = [(*one, 1e6) if len(one) == 4 else one for one in bars]
     entry = {"weight": 0.5, "limit": 99.0}
@@ -132,7 +137,7 @@ def test_protection_asked_for_while_an_entry_without_any_is_partly_filled_is_pla
     assert fills == [("BUY", 99.0, ""), ("SELL", 101.97, "take-profit")]
 
 
-def test_a_limit_off_the_tick_that_is_repeated_rests() -> None:
+def test_repeating_a_limit_off_the_tick_keeps_the_resting_order() -> None:
     # 98.005 is 98.00 on the tick. Said again on every bar it is the same order, and the low of 97 fills it
     target = {"weight": 0.5, "limit": 98.005}
     bars = [FLAT, FLAT, FLAT, (100, 100, 97, 100), FLAT]
@@ -144,7 +149,7 @@ def test_a_limit_off_the_tick_that_is_repeated_rests() -> None:
     ("price", "stop", "trigger"),
     [(100, 0.1, "110.00"), (100, 0.15, "115.00"), (3, 0.1, "3.30"), (7, 0.07, "7.49")],
 )
-def test_a_trigger_is_the_price_by_the_fraction_exactly(price: float, stop: float, trigger: str) -> None:
+def test_a_trigger_is_computed_exactly(price: float, stop: float, trigger: str) -> None:
     # 100 * 1.1 is 110.00000000000001 in binary, which was rounded up to 110.01
     flat = (price,) * 4
     _, sink = run(Plan({0: {"weight": -0.5, "stop": stop}}), [bar(n, *flat) for n in range(3)])
@@ -154,7 +159,8 @@ def test_a_trigger_is_the_price_by_the_fraction_exactly(price: float, stop: floa
 
 
 def test_a_new_stop_for_an_unchanged_weight_moves_the_working_stop() -> None:
-    # Bought at 100 with a stop at 99. At 110 the stop becomes 110 * 0.99 = 108.9: the fall to 105 is sold there
+    # Bought at 100 with a stop at 99. At 110 the stop becomes 110 * 0.99 = 108.9: the fall to 105 is sold
+    # there
     bars = [FLAT, FLAT, (100, 110, 100, 110), (110, 110, 105, 105)]
     target = {"weight": 0.5, "stop": -0.01}
 
@@ -187,7 +193,7 @@ def test_a_smaller_position_gets_the_stop_of_its_target() -> None:
     assert fills == [("BUY", 100.0, ""), ("SELL", 100.0, ""), ("SELL", 95.0, "stop")]
 
 
-def test_a_position_without_a_stop_gets_one() -> None:
+def test_a_target_with_a_stop_protects_an_unprotected_position() -> None:
     bars = [FLAT, FLAT, (100, 100, 94, 94)]
 
     fills = trade(bars, {0: {"weight": 0.5}, 1: {"weight": 0.5, "stop": -0.05}})
@@ -195,7 +201,7 @@ def test_a_position_without_a_stop_gets_one() -> None:
     assert fills == [("BUY", 100.0, ""), ("SELL", 95.0, "stop")]
 
 
-def test_an_entry_that_still_works_attaches_the_newer_stop() -> None:
+def test_a_working_entry_attaches_the_newer_stop() -> None:
     target = {"weight": 0.5, "limit": 98.0}
     bars = [FLAT, FLAT, (99, 99, 97.5, 98), (98, 98, 90, 90)]
 
@@ -204,8 +210,9 @@ def test_an_entry_that_still_works_attaches_the_newer_stop() -> None:
     assert fills == [("BUY", 98.0, ""), ("SELL", 93.1, "stop")]  # 98 * 0.95
 
 
-def test_an_entry_that_still_works_leaves_the_stop_of_what_is_held() -> None:
-    # 25 are held with a stop at 95; a limit at 80 for more has its stop at 40. The fall to 94 is sold at 95, before the limit
+def test_a_working_entry_keeps_the_stop_of_the_existing_position() -> None:
+    # 25 are held with a stop at 95; a limit at 80 for more has its stop at 40. The fall to 94 is sold at 95,
+    # before the limit
     more = {"weight": 0.5, "limit": 80.0, "stop": -0.5}
     bars = [FLAT, FLAT, FLAT, FLAT, (100, 100, 94, 94)]
 
@@ -215,7 +222,7 @@ def test_an_entry_that_still_works_leaves_the_stop_of_what_is_held() -> None:
 
 
 def test_a_stop_moved_inside_a_bar_is_never_better_than_its_open() -> None:
-    """Decided half a minute into a bar that opened at 95, on the last mark, 100: the trigger is 99, the open is passed already."""
+    """Half a minute into a bar that opened at 95, the mark is 100: the trigger, 99, lies above the open."""
 
     class Mover(Plan):
         def on_news(self, news: News, market: Market) -> None:
@@ -229,7 +236,7 @@ def test_a_stop_moved_inside_a_bar_is_never_better_than_its_open() -> None:
     assert [float(f.price) for f in sink.decisions if isinstance(f, Fill)] == [100.0, 95.0]
 
 
-# -- the invariant ---------------------------------------------------------------------------------------------------
+# -- the invariant -------------------------------------------------------------------------------------------
 
 steps = st.lists(
     st.tuples(
@@ -296,22 +303,31 @@ class Wishful(Strategy):
 def costly(latency: Any, slippage: str, liquidity: str, fill: str) -> Config:
     return config(
         paper={
-            "latency": latency, "slippage": slippage, "liquidity": liquidity, "fill": fill, "half_spread_bps": 2, "slippage_bps": 3,
+            "latency": latency,
+            "slippage": slippage,
+            "liquidity": liquidity,
+            "fill": fill,
+            "half_spread_bps": 2,
+            "slippage_bps": 3,
             "impact": 0.5,
         },
         account={"leverage": 5},
-    )  # fmt: skip
+    )
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    steps, wishes, st.sampled_from([0, "250ms", "90s"]), st.sampled_from(["none", "fixed", "square_root"]),
-    st.sampled_from(["infinite", "participation"]), st.sampled_from(["open", "close"]),
-)  # fmt: skip
-def test_every_fill_but_a_resting_limits_lies_in_its_bar(
+    steps,
+    wishes,
+    st.sampled_from([0, "250ms", "90s"]),
+    st.sampled_from(["none", "fixed", "square_root"]),
+    st.sampled_from(["infinite", "participation"]),
+    st.sampled_from(["open", "close"]),
+)
+def test_every_taker_fill_lies_within_its_bar_and_costs(
     moves: Any, wanted: Any, latency: Any, slippage: str, liquidity: str, fill: str
 ) -> None:
-    """Costs are stated: half a spread of 2 bps, slippage of 3 bps or half of the bar's range, and the rounding to a tick of 0.01."""
+    """Costs: half a spread of 2 bps, slippage of 3 bps or half the bar's range, rounding to 0.01."""
     events = tape(moves)
     of = {event.available_at: event for event in events if isinstance(event, Kline)}
 

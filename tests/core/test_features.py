@@ -1,4 +1,4 @@
-"""The ten features: against TA-Lib on real klines, NaN until warm and after a gap, and the same however they are fed."""
+"""The ten price features: they equal TA-Lib's, and are NaN until warm and after a gap."""
 
 from __future__ import annotations
 
@@ -19,15 +19,23 @@ from tests.conftest import ROOT
 from tests.support.market import bar
 
 FIRST_DEFINED = {
-    "return_1": 1, "return_5": 5, "return_20": 20, "volume_ratio": 19, "volatility": 20, "rsi": 14, "macd": 33, "bollinger": 19,
-    "atr_ratio": 14, "vwap_distance": 0,
-}  # fmt: skip
+    "return_1": 1,
+    "return_5": 5,
+    "return_20": 20,
+    "volume_ratio": 19,
+    "volatility": 20,
+    "rsi": 14,
+    "macd": 33,
+    "bollinger": 19,
+    "atr_ratio": 14,
+    "vwap_distance": 0,
+}
 
 
 def reference(
     o: NDArray, h: NDArray, low: NDArray, c: NDArray, v: NDArray, start: NDArray
 ) -> dict[str, NDArray]:
-    """The same by TA-Lib, and the daily VWAP by plain numpy."""
+    """Compute the features with TA-Lib, and the daily VWAP with numpy."""
     upper, middle, _ = talib.BBANDS(c, 20, 2, 2)
     returns = talib.ROCP(c, 1)
     typical = (h + low + c) / 3
@@ -62,7 +70,7 @@ def compare(klines: list[Kline]) -> None:
         np.testing.assert_allclose(mine[defined], theirs[defined], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-def test_the_features_are_ta_libs_on_the_sample_klines() -> None:
+def test_the_features_equal_ta_lib_on_the_sample_klines() -> None:
     compare(
         [event for event in KlineFile(ROOT / "tests/sample_data/BTCUSDT-1m.csv") if isinstance(event, Kline)]
     )
@@ -70,7 +78,7 @@ def test_the_features_are_ta_libs_on_the_sample_klines() -> None:
 
 @pytest.mark.shared
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
-def test_the_features_are_ta_libs_on_the_real_klines(shared_data: Path, symbol: str) -> None:
+def test_the_features_equal_ta_lib_on_real_klines(shared_data: Path, symbol: str) -> None:
     file = KlineFile(shared_data / f"data/klines/{symbol}-1m.parquet", end=1_703_980_800_000)  # two months
     compare([event for event in file if isinstance(event, Kline)])
 
@@ -84,7 +92,7 @@ def test_each_feature_is_nan_until_it_is_warm() -> None:
         assert values.warm == (n >= WARM_UP_BARS - 1)
 
 
-def test_after_a_reset_everything_starts_anew() -> None:
+def test_reset_discards_all_state() -> None:
     tracker, fresh = FeatureTracker(), FeatureTracker()
     for n in range(100):
         tracker.update(bar(n, 100, 103, 98, 100 + n % 4))
@@ -97,14 +105,14 @@ def test_after_a_reset_everything_starts_anew() -> None:
         assert repr(one) == repr(other)
 
 
-def test_a_dead_market_has_no_volatility_and_a_middling_rsi() -> None:
+def test_a_constant_price_has_no_volatility_and_a_neutral_rsi() -> None:
     tracker = FeatureTracker()
     for n in range(600):
         values = tracker.update(bar(n, 50_000.1, 50_000.1, 50_000.1, 50_000.1, 0.0))
     assert values == Features(0, 0, 0, 1, 0, 50, 0, 0, 0, 0)
 
 
-def test_rolling_sums_do_not_remember_a_price_shock() -> None:
+def test_rolling_sums_recover_exactly_after_a_price_shock() -> None:
     tracker = FeatureTracker()
     for n in range(400):
         tracker.update(bar(n, 1e8, 1e8, 1e8, 1e8))

@@ -1,4 +1,4 @@
-"""A symbol as the fusion model sees it: bars made of bars, and a memory of headlines that fades."""
+"""Inputs of the fusion model: combined bars and the decayed mean of headlines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOUR = 60 * MINUTE_MS
 
 
 class Even:
-    """It finds all classes equally likely."""
+    """Predicts equal probabilities."""
 
     fingerprint = "even"
     half_life = HOUR
@@ -42,14 +42,14 @@ def path(n: int) -> np.ndarray:
 
 
 def feed(fusion_inputs: FusionInputs, closes: np.ndarray, begin: int = 0) -> list[bool]:
-    """One-minute bars from `begin` on, each as high and low as its close."""
+    """Feed one-minute bars from minute `begin` on, whose high and low equal the close."""
     return [
         fusion_inputs.on_bar((begin + minute) * MINUTE_MS, close, close, close, 1.0)
         for minute, close in enumerate(closes.tolist())
     ]
 
 
-def test_bars_of_the_model_are_made_of_the_markets_bars() -> None:
+def test_market_bars_are_combined_into_the_models_bars() -> None:
     closes = path(5 * 60)
     fusion_inputs = FusionInputs("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
     asked = feed(fusion_inputs, closes)
@@ -61,7 +61,7 @@ def test_bars_of_the_model_are_made_of_the_markets_bars() -> None:
     assert [number for number, yes in enumerate(asked) if yes] == [5 * bar + 4 for bar in range(33, 60)]
 
 
-def test_a_bar_that_was_not_seen_from_its_beginning_is_none() -> None:
+def test_an_incomplete_model_bar_is_ignored() -> None:
     closes = path(5 * 60 + 2)
     late = FusionInputs("BTCUSDT", Even(5 * MINUTE_MS), MINUTE_MS)
     feed(late, closes, begin=3)
@@ -70,7 +70,7 @@ def test_a_bar_that_was_not_seen_from_its_beginning_is_none() -> None:
     assert late.features == whole.features
 
 
-def test_missing_bars_start_the_features_anew_but_not_the_memory() -> None:
+def test_missing_bars_reset_the_features_but_keep_the_headlines() -> None:
     fusion_inputs = FusionInputs("BTCUSDT", Even(MINUTE_MS), MINUTE_MS)
     feed(fusion_inputs, path(60))
     fusion_inputs.on_headline(Sentiment("n", 0, 0, 0.1, 0.1, 0.8), 60 * MINUTE_MS)
@@ -81,7 +81,7 @@ def test_missing_bars_start_the_features_anew_but_not_the_memory() -> None:
 
 
 @pytest.mark.parametrize("interval", [MINUTE_MS // 2, MINUTE_MS + 1])
-def test_bars_that_can_not_be_made_are_refused(interval: int) -> None:
+def test_an_interval_that_is_not_a_multiple_is_refused(interval: int) -> None:
     with pytest.raises(ConfigError, match="can't be made of bars of 1m"):
         FusionInputs("BTCUSDT", Even(interval), MINUTE_MS)
 
@@ -90,7 +90,7 @@ def test_bars_that_can_not_be_made_are_refused(interval: int) -> None:
     st.lists(st.tuples(st.integers(0, 4 * HOUR), st.floats(-5, 5)), min_size=1, max_size=30),
     st.integers(0, HOUR),
 )
-def test_the_memory_is_the_decayed_mean(heard: list[tuple[int, float]], later: int) -> None:
+def test_headlines_are_combined_to_their_decayed_mean(heard: list[tuple[int, float]], later: int) -> None:
     state = DecayedEmbedding(HOUR)
     heard = sorted(heard)
     for ts, value in heard:

@@ -1,4 +1,4 @@
-"""A kill in the core: nothing works any more, nothing is opened, and only a confirmed word ends it."""
+"""A kill cancels all orders and opens nothing until an operator resumes with a confirmation."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ class Guarded(Strategy):
             self.target(SYMBOL, weight=0.9, limit=60.0)
 
 
-def word(minute: int, action: str, **args: str) -> Command:
+def command(minute: int, action: str, **args: str) -> Command:
     at = T0 + minute * MINUTE_MS + 1
     return Command(action, at, at, args, by="test")
 
 
-def live(*words: Command, bars: int = 12) -> tuple[Engine, ListSink]:
-    events: list[Event] = [*flat_bars([100.0] * bars), *words]
+def live(*commands: Command, bars: int = 12) -> tuple[Engine, ListSink]:
+    events: list[Event] = [*flat_bars([100.0] * bars), *commands]
     return run(Guarded(), sorted(events, key=lambda event: event.available_at))
 
 
 def working(engine: Engine) -> int:
-    return sum(len(tape.book) for tape in engine.states.values())
+    return sum(len(state.book) for state in engine.states.values())
 
 
 def risk_events(sink: ListSink) -> list[tuple[RiskState, str]]:
     return [(d.state, d.rule) for d in sink.decisions if isinstance(d, RiskEvent) and not d.symbol]
 
 
-def test_a_kill_cancels_everything_that_works_stops_too_and_leaves_the_position() -> None:
+def test_a_kill_cancels_all_working_orders_and_keeps_the_position() -> None:
     before, _ = live()
     assert working(before) == 2
-    engine, sink = live(word(4, "kill", reason="fire"))
+    engine, sink = live(command(4, "kill", reason="fire"))
     assert working(engine) == 0
     assert engine.risk.state is HALTED
     assert (engine.risk.rule, engine.risk.detail) == (KILL, "test: fire")
@@ -71,9 +71,9 @@ def test_a_kill_cancels_everything_that_works_stops_too_and_leaves_the_position(
     assert not [d for d in sink.decisions if isinstance(d, Order) and d.ts > T0 + 4 * MINUTE_MS]
 
 
-def test_a_kill_may_flatten_and_a_person_may_flatten_later() -> None:
-    for words in ([word(4, "kill", flatten="true")], [word(4, "kill"), word(6, "flatten")]):
-        engine, sink = live(*words)
+def test_a_kill_can_flatten_at_once_or_later() -> None:
+    for commands in ([command(4, "kill", flatten="true")], [command(4, "kill"), command(6, "flatten")]):
+        engine, sink = live(*commands)
         assert engine.portfolio.positions[SYMBOL].qty == 0
         assert engine.risk.state is HALTED
         last = [d for d in sink.decisions if isinstance(d, Fill)][-1]
@@ -82,37 +82,50 @@ def test_a_kill_may_flatten_and_a_person_may_flatten_later() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "state", "rule"),
+    ("commands", "state", "rule"),
     [
-        ([word(4, "kill"), word(5, "resume")], HALTED, KILL),
-        ([word(4, "kill"), word(5, "resume", confirm="yes")], HALTED, KILL),
-        ([word(4, "kill"), word(5, "resume", **CONFIRMED)], RiskState.ACTIVE, "command"),
-        ([word(4, "kill"), word(5, "pause"), word(5, "resume")], HALTED, KILL),
-        ([word(4, "kill"), word(5, "halt"), word(5, "resume")], HALTED, KILL),
-        ([word(4, "halt"), word(5, "kill"), word(5, "resume")], HALTED, KILL),
-        ([word(4, "halt"), word(5, "pause")], HALTED, "command"),
-        ([word(4, "halt"), word(5, "resume")], RiskState.ACTIVE, "command"),
-        ([word(4, "kill"), word(5, "kill"), word(6, "resume", **CONFIRMED)], RiskState.ACTIVE, "command"),
+        ([command(4, "kill"), command(5, "resume")], HALTED, KILL),
+        ([command(4, "kill"), command(5, "resume", confirm="yes")], HALTED, KILL),
+        ([command(4, "kill"), command(5, "resume", **CONFIRMED)], RiskState.ACTIVE, "command"),
+        ([command(4, "kill"), command(5, "pause"), command(5, "resume")], HALTED, KILL),
+        ([command(4, "kill"), command(5, "halt"), command(5, "resume")], HALTED, KILL),
+        ([command(4, "halt"), command(5, "kill"), command(5, "resume")], HALTED, KILL),
+        ([command(4, "halt"), command(5, "pause")], HALTED, "command"),
+        ([command(4, "halt"), command(5, "resume")], RiskState.ACTIVE, "command"),
+        (
+            [command(4, "kill"), command(5, "kill"), command(6, "resume", **CONFIRMED)],
+            RiskState.ACTIVE,
+            "command",
+        ),
     ],
     ids=[
-        "not without a confirmation", "not with another one", "with it", "a pause does not loosen it", "a halt does not weaken it",
-        "it strengthens a halt", "a pause does not loosen a halt", "a halt needs no confirmation", "killed twice, resumed once",
+        "no confirmation",
+        "wrong confirmation",
+        "confirmation",
+        "a pause does not loosen a kill",
+        "a halt does not loosen a kill",
+        "a kill replaces a halt",
+        "a pause does not loosen a halt",
+        "a halt needs no confirmation",
+        "killed twice, resumed once",
     ],
-)  # fmt: skip
-def test_what_ends_a_kill(words: Sequence[Command], state: RiskState, rule: str) -> None:
-    engine, _ = live(*words)
+)
+def test_only_a_confirmed_resume_ends_a_kill(
+    commands: Sequence[Command], state: RiskState, rule: str
+) -> None:
+    engine, _ = live(*commands)
     assert (engine.risk.state, engine.risk.rule) == (state, rule)
 
 
-def test_a_refused_resumption_is_recorded() -> None:
-    _, sink = live(word(4, "kill"), word(5, "resume"))
+def test_a_refused_resume_is_recorded() -> None:
+    _, sink = live(command(4, "kill"), command(5, "resume"))
     assert risk_events(sink) == [(HALTED, KILL), (HALTED, KILL)]
     assert [d.detail for d in sink.decisions if isinstance(d, RiskEvent)][
         -1
     ] == "resume by test without its confirmation"
 
 
-def test_after_the_confirmed_resumption_the_strategy_trades_again() -> None:
-    engine, sink = live(word(4, "kill", flatten="true"), word(8, "resume", **CONFIRMED))
+def test_the_strategy_trades_again_after_a_confirmed_resume() -> None:
+    engine, sink = live(command(4, "kill", flatten="true"), command(8, "resume", **CONFIRMED))
     assert engine.portfolio.positions[SYMBOL].qty == 50
     assert [d.side.value for d in sink.decisions if isinstance(d, Fill)] == ["BUY", "SELL", "BUY"]

@@ -1,4 +1,4 @@
-"""A new kind of event or decision can't be forgotten: every table that lists kinds has each of them."""
+"""Every table that lists kinds of events or decisions has all of them."""
 
 from __future__ import annotations
 
@@ -22,23 +22,32 @@ from tests.store.store_samples import ONE_OF_EACH
 
 EVENTS, KINDS = set(get_args(Event)), set(get_args(Decision))
 UNPUBLISHED = {"Cancel", "Amend"}
-"""Decisions that MQTT leaves out: the order updates that follow state what became of them."""
+"""Decisions that MQTT leaves out, because the order updates that follow state their result."""
 
 
 ON_THE_WIRE = {
-    "Kline", "News", "Sentiment", "Funding", "Gap", "OrderUpdate", "Fill", "Settlement", "Account", "Command",
-}  # fmt: skip
-"""Names in journals of all versions: they outlive a renaming of the classes."""
+    "Kline",
+    "News",
+    "Sentiment",
+    "Funding",
+    "Gap",
+    "OrderUpdate",
+    "Fill",
+    "Settlement",
+    "Account",
+    "Command",
+}
+"""Names in journals of all versions, which stay when classes are renamed."""
 
 
-def test_every_event_has_a_handler_and_a_place_in_the_order() -> None:
+def test_every_event_has_a_handler_and_a_priority() -> None:
     engine = Engine(Config(), Strategy(), ListSink(), run_id="run")
-    assert set(engine._handlers) | {Kline} == EVENTS  # bars have a way of their own, the fastest
+    assert set(engine._handlers) | {Kline} == EVENTS  # bars have a faster path
     assert set(PRIORITY) == EVENTS
     assert len(set(PRIORITY.values())) == len(PRIORITY)
 
 
-def test_every_event_is_journalled_under_its_own_name() -> None:
+def test_every_event_keeps_its_name_in_the_journal() -> None:
     union: Any = msgspec.inspect.type_info(Event)
     assert {one.tag for one in union.types} == {kind_of(kind) for kind in EVENTS} == ON_THE_WIRE
     assert decode(encode(Command("pause", 1, 1))) == Command("pause", 1, 1)
@@ -56,7 +65,7 @@ def test_every_decision_is_published_or_left_out_on_purpose() -> None:
 
 
 @pytest.mark.parametrize("decision", ONE_OF_EACH, ids=lambda one: type(one).__name__)
-def test_every_decision_has_words(decision: Decision) -> None:
+def test_every_decision_has_a_description(decision: Decision) -> None:
     assert len(describe(decision)) > 1
 
 

@@ -1,4 +1,4 @@
-"""Passwords, tokens and keys in texts."""
+"""Masking of passwords, tokens and keys."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_secrets_are_masked(text: str, shown: str) -> None:
     "text",
     [
         "https://www.coindesk.com/arc/outboundfeeds/rss/",
-        "https://news.test/2026/09/26/bitcoin-price-hits-100000-after-etf-approval?utm_source=rss&keyword=btc&author=anna",
+        "https://news.test/2026/09/26/bitcoin-hits-100000-after-approval?utm_source=rss&keyword=btc&author=a",
         "https://mastodon.test/@anna.rss",
         "http://127.0.0.1:3000/@anna",
         "sqlite:///var/tapewire.db",
@@ -75,18 +75,18 @@ def test_secrets_are_masked(text: str, shown: str) -> None:
         "",
     ],
 )
-def test_what_is_no_secret_stays(text: str) -> None:
+def test_other_text_is_not_masked(text: str) -> None:
     assert mask(text) == text
 
 
-def test_a_known_secret_is_masked_wherever_it_stands() -> None:
+def test_known_secrets_are_masked_everywhere() -> None:
     secrets = secrets_in(f"https://anna:{S}%21@feeds.test/bot1:{TOKEN}/rss?key={S}-2")
     assert {f"{S}!", f"{S}%21", TOKEN, f"{S}-2"} <= set(secrets)
     assert S not in mask_also(f"no such user: anna/{S}!, key {S}-2 or {TOKEN}", secrets)
     assert secrets_in("https://feeds.test/rss?page=2") == ()
 
 
-def test_a_base_of_relative_links_holds_no_secret() -> None:
+def test_a_base_url_of_relative_links_has_no_secrets() -> None:
     assert (
         without_secrets(f"https://anna:{S}@feeds.test:8080/a/rss?key={S}#x")
         == "https://feeds.test:8080/a/rss"
@@ -94,7 +94,7 @@ def test_a_base_of_relative_links_holds_no_secret() -> None:
     assert without_secrets("http://[::1") == ""
 
 
-def test_plain_data_is_masked_by_name_and_by_text() -> None:
+def test_plain_data_are_masked_by_field_name_and_by_content() -> None:
     data = {
         "password": S,
         "token_file": "var/t",
@@ -104,11 +104,16 @@ def test_plain_data_is_masked_by_name_and_by_text() -> None:
         "secret": "",
     }
     assert masked(data) == {
-        "password": "***", "token_file": "var/t", "urls": ["https://h/?token=***"], "deep": {"api_key": "***"}, "n": 3, "secret": "",
-    }  # fmt: skip
+        "password": "***",
+        "token_file": "var/t",
+        "urls": ["https://h/?token=***"],
+        "deep": {"api_key": "***"},
+        "n": 3,
+        "secret": "",
+    }
 
 
-def test_no_error_of_the_program_holds_a_secret() -> None:
+def test_errors_are_masked() -> None:
     error = ConfigError(f"store.url: 'postgresql://anna:{S}@h/x' is none", hint=f"https://h/?token={S}")
     assert S not in f"{error} {error!r} {error.args} {error.message} {error.hint}"
     assert isinstance(error, TapewireError)
@@ -116,6 +121,6 @@ def test_no_error_of_the_program_holds_a_secret() -> None:
 
 
 @given(st.text("://@?&=ab1A%'\" \n;#/-", max_size=80))
-def test_any_text_is_masked_in_the_end(text: str) -> None:
+def test_masked_text_stays_masked(text: str) -> None:
     once = mask(text)
     assert mask(once) == once or "***" in once

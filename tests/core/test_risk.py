@@ -1,4 +1,4 @@
-"""The last gate: what each limit refuses, and how the state moves."""
+"""Risk limits: what each refuses, and how the state changes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ ACTIVE, REDUCING, HALTED = RiskState.ACTIVE, RiskState.REDUCING, RiskState.HALTE
 
 
 def manager(**limits: Any) -> tuple[RiskManager, list[RiskEvent]]:
-    heard: list[RiskEvent] = []
-    return RiskManager(RiskConfig(**limits), heard.append), heard
+    emitted: list[RiskEvent] = []
+    return RiskManager(RiskConfig(**limits), emitted.append), emitted
 
 
-def ask(risk: RiskManager, now: int = T0, *, reduces: bool = False, **more: float) -> bool:
-    asked: dict[str, Any] = {
+def allows(risk: RiskManager, now: int = T0, *, reduces: bool = False, **more: float) -> bool:
+    values: dict[str, Any] = {
         "notional": 100.0,
         "position_after": 100.0,
         "gross_after": 100.0,
         "equity": 1_000.0,
         "data_age": 0,
     } | more
-    return risk.allows(now, "BTCUSDT", reduces=reduces, **asked)
+    return risk.allows(now, "BTCUSDT", reduces=reduces, **values)
 
 
 @pytest.mark.parametrize(
-    ("limits", "asked", "rule"),
+    ("limits", "values", "rule"),
     [
         ({"max_order": 0.05}, {}, "max_order"),
         ({"max_position": 0.3}, {"position_after": 301.0}, "max_position"),
@@ -40,31 +40,31 @@ def ask(risk: RiskManager, now: int = T0, *, reduces: bool = False, **more: floa
         ({}, {"equity": 0.0}, "equity"),
     ],
 )
-def test_each_limit_refuses_and_says_so_once_and_reductions_pass(
-    limits: dict[str, Any], asked: dict[str, float], rule: str
+def test_each_limit_records_its_refusal_once_and_passes_reductions(
+    limits: dict[str, Any], values: dict[str, float], rule: str
 ) -> None:
-    risk, heard = manager(**limits)
-    assert not ask(risk, **asked)
-    assert not ask(risk, **asked)
-    assert [event.rule for event in heard] == [rule]
-    assert ask(risk, reduces=True, **asked)
+    risk, emitted = manager(**limits)
+    assert not allows(risk, **values)
+    assert not allows(risk, **values)
+    assert [event.rule for event in emitted] == [rule]
+    assert allows(risk, reduces=True, **values)
 
 
-def test_data_are_stale_once_they_are_overdue_by_more_than_the_limit() -> None:
+def test_data_are_stale_if_overdue_by_more_than_the_limit() -> None:
     risk, _ = manager(stale_after="5m")
-    assert ask(risk, data_age=5 * MINUTE_MS)
-    assert not ask(risk, data_age=5 * MINUTE_MS + 1)
+    assert allows(risk, data_age=5 * MINUTE_MS)
+    assert not allows(risk, data_age=5 * MINUTE_MS + 1)
 
 
-def test_at_the_limit_is_allowed() -> None:
-    risk, heard = manager(max_order=0.1, max_position=0.1, max_leverage=0.1)
-    assert ask(risk)
-    assert heard == []
+def test_an_order_at_the_limit_passes() -> None:
+    risk, emitted = manager(max_order=0.1, max_position=0.1, max_leverage=0.1)
+    assert allows(risk)
+    assert emitted == []
 
 
-def test_orders_a_minute_are_counted_over_a_sliding_minute() -> None:
-    risk, heard = manager(max_orders_per_minute=2)
-    assert [ask(risk, T0 + s * 1000) for s in (0, 30, 59, 60, 61, 90)] == [
+def test_orders_are_counted_over_a_sliding_minute() -> None:
+    risk, emitted = manager(max_orders_per_minute=2)
+    assert [allows(risk, T0 + s * 1000) for s in (0, 30, 59, 60, 61, 90)] == [
         True,
         True,
         False,
@@ -72,7 +72,7 @@ def test_orders_a_minute_are_counted_over_a_sliding_minute() -> None:
         False,
         True,
     ]
-    assert [event.rule for event in heard] == ["max_orders_per_minute"] * 2
+    assert [event.rule for event in emitted] == ["max_orders_per_minute"] * 2
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_orders_a_minute_are_counted_over_a_sliding_minute() -> None:
     ],
     ids=["daily loss", "drawdown", "a halt stays"],
 )
-def test_losses_move_the_state(equities: list[float], states: list[RiskState]) -> None:
+def test_losses_change_the_state(equities: list[float], states: list[RiskState]) -> None:
     risk, _ = manager(max_daily_loss=0.05, max_drawdown=0.25)
     seen = []
     for n, equity in enumerate(equities):
@@ -93,27 +93,30 @@ def test_losses_move_the_state(equities: list[float], states: list[RiskState]) -
     assert seen == states
 
 
-def test_a_daily_loss_ends_with_the_day_and_a_drawdown_with_a_person() -> None:
-    risk, heard = manager(max_daily_loss=0.05, max_drawdown=0.25)
+def test_a_daily_loss_ends_with_the_day_and_a_drawdown_with_a_resume() -> None:
+    risk, emitted = manager(max_daily_loss=0.05, max_drawdown=0.25)
     risk.on_equity(T0, 1000)
     risk.on_equity(T0 + MINUTE_MS, 940)
-    assert not ask(risk)
+    assert not allows(risk)
     risk.on_equity(T0 + DAY_MS, 940)
     assert risk.state is ACTIVE
-    assert ask(risk)
+    assert allows(risk)
     risk.on_equity(T0 + 2 * DAY_MS, 700)
     assert risk.state is HALTED
     risk.on_equity(T0 + 3 * DAY_MS, 700)
     assert risk.state is HALTED
-    risk.command(T0 + 3 * DAY_MS + 1, ACTIVE, "a person")
+    risk.command(T0 + 3 * DAY_MS + 1, ACTIVE, "an operator")
     risk.on_equity(T0 + 3 * DAY_MS + MINUTE_MS, 700)
     assert risk.state is ACTIVE
-    assert [(e.state, e.rule) for e in heard if e.rule != "state REDUCING"] == [
-        (REDUCING, "max_daily_loss"), (ACTIVE, "max_daily_loss"), (HALTED, "max_drawdown"), (ACTIVE, "command"),
-    ]  # fmt: skip
+    assert [(e.state, e.rule) for e in emitted if e.rule != "state REDUCING"] == [
+        (REDUCING, "max_daily_loss"),
+        (ACTIVE, "max_daily_loss"),
+        (HALTED, "max_drawdown"),
+        (ACTIVE, "command"),
+    ]
 
 
-def test_a_model_that_abstains_too_often_may_only_reduce() -> None:
+def test_only_reductions_pass_while_the_model_abstains_too_often() -> None:
     risk, _ = manager(max_abstain_rate=0.5)
     risk.on_abstain_rate(T0, 0.6)
     assert risk.state is REDUCING
@@ -121,29 +124,29 @@ def test_a_model_that_abstains_too_often_may_only_reduce() -> None:
     assert risk.state is ACTIVE
 
 
-def test_only_what_needs_a_look_is_looked_at() -> None:
-    """The engine calls `on_equity` beyond these two marks alone; between them nothing can change."""
+def test_floor_and_ceiling_bound_the_equity_without_consequences() -> None:
+    """The engine calls `on_equity` only outside these bounds."""
     risk, _ = manager(max_daily_loss=0.05, max_drawdown=0.25)
     risk.on_equity(T0, 1000)
     assert (risk.floor, risk.ceiling) == (950, 1000)
 
 
-def test_a_record_that_lacks_what_was_committed_reduces_until_a_person_resumes() -> None:
-    risk, heard = manager()
+def test_an_older_record_allows_only_reductions_until_a_resume() -> None:
+    risk, emitted = manager()
     risk.on_older_record(T0, "4 events are missing")
-    assert (risk.state, risk.rule, heard[-1].detail) == (REDUCING, "older record", "4 events are missing")
+    assert (risk.state, risk.rule, emitted[-1].detail) == (REDUCING, "older record", "4 events are missing")
     risk.on_equity(T0 + DAY_MS, 1_000.0)
-    risk.on_equity(T0 + 2 * DAY_MS, 1_000.0)  # a new day doesn't heal it, nor does an account that agrees
+    risk.on_equity(T0 + 2 * DAY_MS, 1_000.0)  # a new day or a matching account does not end it
     risk.on_drift(T0 + 2 * DAY_MS, "")
     risk.on_abstain_rate(T0 + 2 * DAY_MS, 0.0)
-    assert not ask(risk, T0 + 2 * DAY_MS)
-    risk.command(T0 + 2 * DAY_MS, ACTIVE, "a person")
-    assert ask(risk, T0 + 2 * DAY_MS)
+    assert not allows(risk, T0 + 2 * DAY_MS)
+    risk.command(T0 + 2 * DAY_MS, ACTIVE, "an operator")
+    assert allows(risk, T0 + 2 * DAY_MS)
 
 
-def test_a_halt_stays_a_halt_though_the_record_lacks_something() -> None:
-    risk, heard = manager()
+def test_an_older_record_does_not_loosen_a_halt() -> None:
+    risk, emitted = manager()
     risk.kill(T0, "person")
     risk.on_older_record(T0, "4 events are missing")
     assert (risk.state, risk.rule) == (HALTED, "kill")
-    assert heard[-1].detail == "older record: 4 events are missing"
+    assert emitted[-1].detail == "older record: 4 events are missing"

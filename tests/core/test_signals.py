@@ -1,4 +1,4 @@
-"""From headlines and their sentiment to signals."""
+"""Signals from headlines and their sentiment."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ def news(
     return News(id, at, at, title, actionable=actionable, currencies=currencies)
 
 
-# -- the vote --------------------------------------------------------------------------------------------------------
+# -- the vote ------------------------------------------------------------------------------------------------
 
 Row = tuple[float, Scores, Direction, float, bool]  # minute, scores; direction, confidence, actionable
 SCENARIOS: dict[str, list[Row]] = {
-    "one sure headline is a signal": [(0, BULL, BUY, 0.9, True)],
+    "one confident headline is a signal": [(0, BULL, BUY, 0.9, True)],
     "bad news sells": [(0, BEAR, SELL, 0.9, True)],
-    "sure of being neutral is a vote to hold": [(0, CALM, HOLD, 0.9, False)],
+    "confidently neutral is a vote to hold": [(0, CALM, HOLD, 0.9, False)],
     "exactly the threshold is enough": [(0, (0.1, 0.2, 0.7), BUY, 0.7, True)],
-    "equals cancel": [(0, BULL, BUY, 0.9, True), (0, BEAR, HOLD, 0.05, False)],
+    "equal votes cancel out": [(0, BULL, BUY, 0.9, True), (0, BEAR, HOLD, 0.05, False)],
     # Weights 0.45 and 0.9: bullish (0.45 * 0.9 + 0.9 * 0.05) / 1.35 = 1/3, bearish 0.61666
-    "half a life later the new one weighs double": [
+    "a vote one half-life later weighs double": [
         (0, BULL, BUY, 0.9, True),
         (30, BEAR, SELL, 37 / 60, False),
     ],
@@ -67,7 +67,7 @@ SCENARIOS: dict[str, list[Row]] = {
     "an old vote hardly counts": [(0, BULL, BUY, 0.9, True), (120, BEAR, SELL, 0.85, True)],
     "after the window it doesn't count at all": [(0, BULL, BUY, 0.9, True), (240, BEAR, SELL, 0.9, True)],
     # Weights 0.9, 0.9, 0.7: bullish (0.9 * 0.9 * 2 + 0.7 * 0.1) / 2.5
-    "confidence is weight": [
+    "confidence is the weight": [
         (0, BULL, BUY, 0.9, True),
         (0, BULL, BUY, 0.9, True),
         (0, (0.7, 0.2, 0.1), BUY, 0.676, False),
@@ -86,7 +86,7 @@ def test_votes(rows: list[Row]) -> None:
         assert signals.current(BTC) is signal
 
 
-def test_below_the_threshold_a_headline_has_no_vote() -> None:
+def test_a_headline_below_the_threshold_does_not_vote() -> None:
     signals = engine()
     assert signals.on_sentiment(sentiment("a", 0, WEAK)) == []
     assert signals.current(BTC) is None
@@ -94,13 +94,13 @@ def test_below_the_threshold_a_headline_has_no_vote() -> None:
 
 
 @pytest.mark.parametrize("scores", [(nan, nan, nan), (0.0, 0.0, 0.0), (0.9, 0.9, 0.9), (nan, 0.1, 0.9)])
-def test_figures_that_are_no_probabilities_abstain(scores: Scores) -> None:
+def test_invalid_probabilities_count_as_abstained(scores: Scores) -> None:
     signals = engine()
     assert signals.on_sentiment(sentiment("a", 0, scores)) == []
     assert signals.counts["abstained"] == signals.abstained == 1
 
 
-def test_voters_outside_the_window_are_no_sources() -> None:
+def test_sources_are_the_votes_within_the_window() -> None:
     signals = engine()
     for number in range(20):
         (signal,) = signals.on_sentiment(sentiment(f"n{number}", number, BULL))
@@ -109,10 +109,10 @@ def test_voters_outside_the_window_are_no_sources() -> None:
     assert signal.sources == ("n18", "n19", "later")
 
 
-# -- headlines -------------------------------------------------------------------------------------------------------
+# -- headlines -----------------------------------------------------------------------------------------------
 
 
-def test_symbols_come_from_the_headline_where_the_sentiment_has_none() -> None:
+def test_symbols_come_from_the_headline_if_the_sentiment_has_none() -> None:
     signals = engine()
     assert signals.on_news(news("a", 0, "Ether and bitcoin wake up")).symbols == (BTC, "ETHUSDT")
     assert [signal.symbol for signal in signals.on_sentiment(sentiment("a", 1, BULL, ()))] == [BTC, "ETHUSDT"]
@@ -122,11 +122,11 @@ def test_symbols_come_from_the_headline_where_the_sentiment_has_none() -> None:
     ]
 
 
-def test_a_headline_about_nothing_that_is_traded_votes_nowhere() -> None:
+def test_a_headline_about_no_traded_symbol_does_not_vote() -> None:
     signals = engine()
     assert signals.on_news(news("a", 0, "Painters meet in Lisbon")).symbols == ()
     assert signals.on_sentiment(sentiment("a", 1, BULL, ())) == []
-    assert signals.on_sentiment(sentiment("unheard of", 1, BULL, ())) == []
+    assert signals.on_sentiment(sentiment("unknown", 1, BULL, ())) == []
     assert signals.on_sentiment(sentiment("b", 1, BULL, ("DOGEUSDT",))) == []
     assert signals.counts["unmapped"] == 3
 
@@ -141,11 +141,11 @@ def test_a_story_votes_once() -> None:
     assert signals.on_sentiment(sentiment("b", 7, BULL, ())) == []
     assert signals.counts["duplicate"] == 1
     signals.on_news(news("c", 8, "Regulator rejects first spot bitcoin fund"))
-    assert len(signals.on_sentiment(sentiment("c", 9, BEAR, ()))) == 1, "the contrary is another story"
+    assert len(signals.on_sentiment(sentiment("c", 9, BEAR, ()))) == 1, "the opposite is another story"
 
 
 @pytest.mark.parametrize("first", [WEAK, (nan, nan, nan)], ids=["unsure", "abstained"])
-def test_a_repeat_may_vote_where_the_first_headline_did_not(first: Scores) -> None:
+def test_a_repeat_may_vote_if_the_first_headline_did_not(first: Scores) -> None:
     signals = engine()
     signals.on_news(news("a", 0, "Regulator approves first spot bitcoin fund"))
     signals.on_news(news("b", 5, "Regulator approves the first spot bitcoin fund"))
@@ -153,7 +153,7 @@ def test_a_repeat_may_vote_where_the_first_headline_did_not(first: Scores) -> No
     assert len(signals.on_sentiment(sentiment("b", 7, BULL, ()))) == 1
 
 
-def test_a_story_counts_once_for_each_symbol() -> None:
+def test_a_story_votes_once_per_symbol() -> None:
     signals = engine()
     signals.on_news(news("a", 0, "Custody bank opens its doors to big bitcoin funds"))
     signals.on_news(news("b", 1, "Custody bank opens its doors to big bitcoin and ether funds"))
@@ -175,7 +175,7 @@ def test_a_story_may_vote_again_after_its_window() -> None:
     assert len(signals.on_sentiment(sentiment("a", 120, BULL))) == 1
 
 
-def test_a_stale_headline_is_noted_but_has_no_vote() -> None:
+def test_a_stale_headline_is_mapped_but_does_not_vote() -> None:
     signals = engine()
     assert not signals.on_news(news("a", 0, "Bitcoin wakes up", actionable=False)).actionable
     assert signals.on_sentiment(sentiment("a", 1, BULL)) == []
@@ -184,7 +184,7 @@ def test_a_stale_headline_is_noted_but_has_no_vote() -> None:
     assert len(signals.on_sentiment(sentiment("b", 3, BULL, ()))) == 1
 
 
-def test_headlines_that_nobody_scores_are_dropped_oldest_first() -> None:
+def test_unscored_headlines_are_dropped_oldest_first() -> None:
     signals = engine()
     for number in range(MAX_WAITING + 2):
         signals.on_news(news(f"n{number}", number, f"Bitcoin tale{number} told{number} anew{number}"))
@@ -193,41 +193,46 @@ def test_headlines_that_nobody_scores_are_dropped_oldest_first() -> None:
     assert len(signals.on_sentiment(sentiment("n2", MAX_WAITING, BULL, ()))) == 1
 
 
-# -- fading ----------------------------------------------------------------------------------------------------------
+# -- expiry --------------------------------------------------------------------------------------------------
 
 
-def test_a_signal_fades_when_its_side_is_too_light() -> None:
+def test_a_signal_expires_when_its_votes_weigh_too_little() -> None:
     signals = engine(half_life="30m", fade_below=0.225)
     (signal,) = signals.on_sentiment(sentiment("a", 0, BULL))  # 0.9 is a quarter after two half-lives
-    assert signals.next_expiry == signals.fade_at(BTC) == HOUR_MS + 1
+    assert signals.next_expiry == signals.earliest_expiry(BTC) == HOUR_MS + 1
     assert signals.pop_expired(HOUR_MS) == []
     assert signals.current(BTC) is signal
-    (faded,) = signals.pop_expired(HOUR_MS + 500)
-    assert (faded.symbol, faded.ts, faded.direction, faded.actionable) == (BTC, HOUR_MS + 500, HOLD, False)
-    assert (faded.bullish, faded.sources) == (signal.bullish, signal.sources)
+    (expired,) = signals.pop_expired(HOUR_MS + 500)
+    assert (expired.symbol, expired.ts, expired.direction, expired.actionable) == (
+        BTC,
+        HOUR_MS + 500,
+        HOLD,
+        False,
+    )
+    assert (expired.bullish, expired.sources) == (signal.bullish, signal.sources)
     assert signals.current(BTC) is None
     assert signals.next_expiry == NEVER
     assert signals.pop_expired(DAY_MS) == []
 
 
-def test_a_signal_fades_when_its_voters_leave_the_window() -> None:
+def test_a_signal_expires_when_its_votes_leave_the_window() -> None:
     signals = engine(half_life="10d", window="1h")
     signals.on_sentiment(sentiment("a", 0, BULL))
     signals.on_sentiment(sentiment("b", 10, BULL))
-    assert signals.pop_expired(69 * MINUTE_MS) == [], "one has left, one still stands"
+    assert signals.pop_expired(69 * MINUTE_MS) == [], "one vote is left"
     assert len(signals.pop_expired(70 * MINUTE_MS)) == 1
 
 
 def test_an_agreeing_headline_keeps_a_signal_alive() -> None:
     signals = engine()
     signals.on_sentiment(sentiment("a", 0, BULL))
-    alone = signals.fade_at(BTC)
+    alone = signals.earliest_expiry(BTC)
     signals.on_sentiment(sentiment("b", 10, BULL))
-    assert signals.fade_at(BTC) > alone
+    assert signals.earliest_expiry(BTC) > alone
     assert signals.pop_expired(alone) == []
 
 
-def test_forgetting_ends_signals_and_makes_none() -> None:
+def test_expiring_votes_end_signals_and_create_none() -> None:
     signals = engine(half_life="10d", window="1h")
     for id, minute, scores in [
         ("a", 0, BEAR),
@@ -240,22 +245,22 @@ def test_forgetting_ends_signals_and_makes_none() -> None:
     assert signals.current(BTC) is not None
     assert not signals.current(BTC).actionable  # type: ignore[union-attr]
     signals.pop_expired(10 * MINUTE_MS)
-    assert signals.pop_expired(61 * MINUTE_MS) == [], "only bulls are left, but nobody has said anything new"
+    assert signals.pop_expired(61 * MINUTE_MS) == [], "only bullish votes are left, but no new headline came"
 
 
-def test_indecision_after_a_signal_ends_it_at_once() -> None:
+def test_an_undecided_vote_ends_a_signal_at_once() -> None:
     signals = engine()
     signals.on_sentiment(sentiment("a", 0, BULL))
     (undecided,) = signals.on_sentiment(sentiment("b", 1, BEAR))
     assert not undecided.actionable
-    (faded,) = signals.pop_expired(MINUTE_MS)
-    assert faded.direction is HOLD
+    (expired,) = signals.pop_expired(MINUTE_MS)
+    assert expired.direction is HOLD
     assert signals.current(BTC) is undecided
-    assert signals.pop_expired(DAY_MS) == [], "told once"
+    assert signals.pop_expired(DAY_MS) == [], "reported once"
     assert signals.current(BTC) is None
 
 
-def test_a_contrary_signal_takes_over_without_a_fade() -> None:
+def test_an_opposite_signal_replaces_a_signal_without_expiry() -> None:
     signals = engine()
     signals.on_sentiment(sentiment("a", 0, (0.1, 0.2, 0.7)))
     (signal,) = signals.on_sentiment(sentiment("b", 44, (0.99, 0.005, 0.005)))
@@ -263,18 +268,18 @@ def test_a_contrary_signal_takes_over_without_a_fade() -> None:
     assert signals.pop_expired(60 * MINUTE_MS) == []
 
 
-def test_fades_of_many_symbols_come_in_time_order() -> None:
+def test_signals_of_several_symbols_expire_in_time_order() -> None:
     signals = engine()
     signals.on_sentiment(sentiment("a", 0, (0.0, 0.0, 1.0), ("ETHUSDT",)))
     signals.on_sentiment(sentiment("b", 0, BULL, (BTC,)))
-    assert signals.next_expiry == signals.fade_at(BTC) < signals.fade_at("ETHUSDT")
-    assert [faded.symbol for faded in signals.pop_expired(DAY_MS)] == [BTC, "ETHUSDT"]
+    assert signals.next_expiry == signals.earliest_expiry(BTC) < signals.earliest_expiry("ETHUSDT")
+    assert [expired.symbol for expired in signals.pop_expired(DAY_MS)] == [BTC, "ETHUSDT"]
 
 
-# -- abstaining ------------------------------------------------------------------------------------------------------
+# -- abstaining ----------------------------------------------------------------------------------------------
 
 
-def test_the_abstain_rate_is_of_the_last_headlines_once_half_of_them_are_seen() -> None:
+def test_the_abstain_rate_covers_the_last_headlines() -> None:
     signals = engine(abstain_window=4)
     rates = []
     for number, abstained in enumerate([True, True, False, False, False, True, True, True, True]):
@@ -286,7 +291,7 @@ def test_the_abstain_rate_is_of_the_last_headlines_once_half_of_them_are_seen() 
     assert signals.abstained == signals.counts["abstained"] == 6
 
 
-# -- invariants ------------------------------------------------------------------------------------------------------
+# -- invariants ----------------------------------------------------------------------------------------------
 
 scores = (
     st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
@@ -305,8 +310,8 @@ settings = st.fixed_dictionaries(
 Voter = tuple[str, int, Scores]
 
 
-def by_hand(voters: list[Voter], now: int, half_life: int) -> tuple[list[float], list[float]]:
-    """Mean probabilities, and the weight on each side, summed anew from all voters."""
+def summed_directly(voters: list[Voter], now: int, half_life: int) -> tuple[list[float], list[float]]:
+    """Return the mean probabilities and the weight per class, summed directly over all votes."""
     means, sides, total = [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0.0
     for _, at, p in voters:
         weight = max(p) * 2.0 ** (-(now - at) / half_life)
@@ -318,8 +323,8 @@ def by_hand(voters: list[Voter], now: int, half_life: int) -> tuple[list[float],
 
 
 @given(votes, settings)
-def test_every_signal_is_what_summing_by_hand_gives(
-    casts: list[tuple[int, Scores]], given_settings: dict[str, float]
+def test_every_signal_equals_a_direct_summation(
+    cast_votes: list[tuple[int, Scores]], given_settings: dict[str, float]
 ) -> None:
     signals = engine(**given_settings)
     window, half_life, threshold, fade_below = (
@@ -328,22 +333,22 @@ def test_every_signal_is_what_summing_by_hand_gives(
     voters: list[Voter] = []
     announced = False
     now = 0
-    for number, (pause, p) in enumerate(casts):
+    for number, (pause, p) in enumerate(cast_votes):
         now += pause
         while signals.next_expiry <= now:
             due = signals.next_expiry
             assert signals.pop_expired(due - 1) == []
             standing = signals.current(BTC)
             assert standing is not None
-            faded = signals.pop_expired(due)
+            expired = signals.pop_expired(due)
             present = [voter for voter in voters if due - voter[1] < window]
-            means, sides = by_hand(present, due, int(half_life))
+            means, sides = summed_directly(present, due, int(half_life))
             side = [SELL, HOLD, BUY].index(standing.direction)
             weak = sides[side] < fade_below
             if abs(sides[side] - fade_below) > 1e-9 and standing.actionable:
                 changed = max(means) != means[side] or means[side] < threshold - 1e-9
-                assert bool(faded) == (weak or changed)
-            if faded:
+                assert bool(expired) == (weak or changed)
+            if expired:
                 assert announced
                 announced = False
         made = signals.on_sentiment(at(f"n{number}", now, p))
@@ -353,7 +358,7 @@ def test_every_signal_is_what_summing_by_hand_gives(
         voters.append((f"n{number}", now, p))
         voters = [voter for voter in voters if now - voter[1] < window]
         (signal,) = made
-        means, sides = by_hand(voters, now, int(half_life))
+        means, sides = summed_directly(voters, now, int(half_life))
         assert [signal.bearish, signal.neutral, signal.bullish] == pytest.approx(means, abs=1e-9)
         assert 0.0 <= signal.confidence <= 1.0
         assert signal.sources == tuple(id for id, _, _ in voters)[-MAX_SOURCES:]
@@ -363,7 +368,7 @@ def test_every_signal_is_what_summing_by_hand_gives(
         if abs(sides[side] - fade_below) > 1e-9 and abs(means[side] - threshold) > 1e-9:
             assert signal.actionable == (side != 1 and means[side] >= threshold and sides[side] >= fade_below)
         announced = announced or signal.actionable
-        assert signals.fade_at(BTC) <= voters[0][1] + window
+        assert signals.earliest_expiry(BTC) <= voters[0][1] + window
 
 
 @given(
@@ -371,7 +376,7 @@ def test_every_signal_is_what_summing_by_hand_gives(
         lambda cast: st.tuples(st.just(cast), st.permutations(cast))
     )
 )
-def test_the_order_of_votes_at_one_moment_is_no_matter(orders: tuple[list[Scores], list[Scores]]) -> None:
+def test_the_order_of_simultaneous_votes_does_not_matter(orders: tuple[list[Scores], list[Scores]]) -> None:
     def last(cast: list[Scores]) -> Signal:
         signals = engine(threshold=0.3)
         return [signals.on_sentiment(at(f"n{number}", HOUR_MS, p))[0] for number, p in enumerate(cast)][-1]
@@ -383,21 +388,21 @@ def test_the_order_of_votes_at_one_moment_is_no_matter(orders: tuple[list[Scores
 
 
 @given(votes, settings, st.integers(1, 39))
-def test_what_comes_later_changes_nothing_before(
-    casts: list[tuple[int, Scores]], given_settings: dict[str, float], cut: int
+def test_later_headlines_do_not_change_earlier_signals(
+    cast_votes: list[tuple[int, Scores]], given_settings: dict[str, float], cut: int
 ) -> None:
-    def run(ballots: list[tuple[int, Scores]]) -> list[list[Signal]]:
+    def run(votes: list[tuple[int, Scores]]) -> list[list[Signal]]:
         signals = engine(**given_settings)
         now, out = 0, []
-        for number, (pause, p) in enumerate(ballots):
+        for number, (pause, p) in enumerate(votes):
             now += pause
             out.append(signals.pop_expired(now) + signals.on_sentiment(at(f"n{number}", now, p)))
         return out
 
-    assert run(casts)[:cut] == run(casts[:cut])
+    assert run(cast_votes)[:cut] == run(cast_votes[:cut])
 
 
-def test_centuries_of_votes_neither_drift_nor_grow() -> None:
+def test_centuries_of_votes_do_not_drift_or_grow() -> None:
     signals = engine(half_life="1d", window="1h", threshold=0.5)
     recent: list[Voter] = []
     now = 0
@@ -406,16 +411,16 @@ def test_centuries_of_votes_neither_drift_nor_grow() -> None:
         p = [BULL, BEAR, CALM, (0.3, 0.1, 0.6)][number * 7 % 11 % 4]
         (signal,) = signals.on_sentiment(at(f"n{number}", now, p))
         recent = [voter for voter in [*recent, (f"n{number}", now, p)] if now - voter[1] < HOUR_MS]
-    means, _ = by_hand(recent, now, DAY_MS)
+    means, _ = summed_directly(recent, now, DAY_MS)
     assert [signal.bearish, signal.neutral, signal.bullish] == pytest.approx(means, abs=1e-11)
-    tally = signals._tallies[BTC]
-    assert len(tally._votes) == len(recent) == 120
-    assert len(tally._told) == len(tally._stories) <= 24 * 120
+    vote = signals._votes[BTC]
+    assert len(vote._votes) == len(recent) == 120
+    assert len(vote._story_times) == len(vote._stories) <= 24 * 120
 
 
 @pytest.mark.shared
-def test_real_headlines_make_signals(shared_data: Path) -> None:
-    """The publisher's own words stand in for a model: what matters here is the flow, not the sentiment."""
+def test_real_headlines_lead_to_signals(shared_data: Path) -> None:
+    """Words in the title stand in for a model, because the flow is tested and not the sentiment."""
     table = pd.read_parquet(
         shared_data / "data/news/crypto-headlines.parquet", columns=["published_at", "title", "currencies"]
     )
@@ -423,11 +428,11 @@ def test_real_headlines_make_signals(shared_data: Path) -> None:
     stamps = (table.published_at - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(milliseconds=1)
     signals = engine()
     made: list[Signal] = []
-    faded = 0
+    expired = 0
     for number, (ms, title, tickers) in enumerate(
         zip(stamps, table.title.fillna(""), table.currencies.fillna(""), strict=True)
     ):
-        faded += len(signals.pop_expired(ms))
+        expired += len(signals.pop_expired(ms))
         signals.on_news(News(str(number), ms, ms, title, currencies=tuple(tickers.split(","))))
         words = title.lower()
         p = (
@@ -438,9 +443,9 @@ def test_real_headlines_make_signals(shared_data: Path) -> None:
             else WEAK
         )
         made += signals.on_sentiment(Sentiment(str(number), ms, ms, *p))
-    print(signals.counts, len(made), faded)
+    print(signals.counts, len(made), expired)
     assert sum(signals.counts.values()) == len(table)
     assert signals.counts["voted"] > 100
     assert signals.counts["duplicate"] > 0
     assert {signal.symbol for signal in made} == {BTC, "ETHUSDT"}
-    assert 0 < faded <= sum(signal.actionable for signal in made)
+    assert 0 < expired <= sum(signal.actionable for signal in made)

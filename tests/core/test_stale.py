@@ -1,4 +1,4 @@
-"""Data that stop: the core hears of it by a heartbeat alone, acts once, and is itself again when they are back."""
+"""Stale data: a heartbeat detects them, the core acts once, and recovers when data return."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOTH = [SYMBOL, OTHER]
 
 
 class Resting(Strategy):
-    """Long with a stop after the first bar of a symbol, and with a resting entry from then on."""
+    """Holds a long position with a stop and a resting entry in each symbol."""
 
     def on_kline(self, kline: Kline, market: Market) -> None:
         if not market.position(kline.symbol):
@@ -42,7 +42,7 @@ def heartbeat(minute: float) -> Command:
 def live(
     *beats: Command, on_stale: str, bars: int = 4, back_at: int = 0, back: int = 0
 ) -> tuple[Engine, ListSink]:
-    """Bars of the first symbol until minute `bars`, and again `back` of them from `back_at`; the other never stops."""
+    """Run with `bars` bars of the first symbol, `back` more from `back_at`, and all of the other."""
     events: list[Event] = [*beats]
     for symbol, minutes in ((SYMBOL, [*range(bars), *range(back_at, back_at + back)]), (OTHER, range(30))):
         tape = flat_bars([100.0] * 30, symbol)
@@ -59,7 +59,7 @@ def live(
     return run(Resting(), events, config(market={"symbols": BOTH}, risk=risk), finish=False)
 
 
-def told(sink: ListSink) -> list[tuple[str, float]]:
+def stale_events(sink: ListSink) -> list[tuple[str, float]]:
     return [
         (d.symbol, (d.ts - T0) / MINUTE_MS)
         for d in sink.decisions
@@ -71,14 +71,14 @@ def told(sink: ListSink) -> list[tuple[str, float]]:
     ("on_stale", "working", "cancelled"),
     [("hold", 2, []), ("cancel", 1, ["stale data"]), ("flatten", 2, ["stale data"])],
     ids=[
-        "hold: all stays",
+        "hold: all orders stay",
         "cancel: the stop stays",
-        "flatten: the stop stays, and the order that closes waits for a price",
+        "flatten: the stop stays and the closing order waits for a price",
     ],
 )
-def test_what_becomes_of_a_symbol_whose_data_stop(on_stale: str, working: int, cancelled: list[str]) -> None:
+def test_stale_data_are_handled_as_configured(on_stale: str, working: int, cancelled: list[str]) -> None:
     engine, sink = live(heartbeat(9), heartbeat(10.5), heartbeat(11), heartbeat(14), on_stale=on_stale)
-    assert told(sink) == [(SYMBOL, 10.5)]  # due at minute 5, stale from minute 10 on, said once
+    assert stale_events(sink) == [(SYMBOL, 10.5)]  # due at minute 5, stale from minute 10 on, reported once
     assert len(engine.states[SYMBOL].book) == working
     assert len(engine.states[OTHER].book) == 2
     ended = [
@@ -90,14 +90,14 @@ def test_what_becomes_of_a_symbol_whose_data_stop(on_stale: str, working: int, c
     assert engine.portfolio.positions[SYMBOL].qty == 30
 
 
-def test_the_core_hears_nothing_without_a_heartbeat_and_nothing_happens_in_time() -> None:
+def test_stale_data_are_detected_only_by_a_heartbeat() -> None:
     _, sink = live(heartbeat(9), on_stale="flatten")
-    assert told(sink) == []
+    assert stale_events(sink) == []
 
 
-def test_when_data_are_back_a_flatten_meets_the_first_price_and_trading_goes_on() -> None:
+def test_a_flatten_fills_at_the_first_price_when_data_return() -> None:
     engine, sink = live(heartbeat(12), heartbeat(23.5), on_stale="flatten", back_at=20, back=6)
-    assert told(sink) == [(SYMBOL, 12), (SYMBOL, 23.5)]
+    assert stale_events(sink) == [(SYMBOL, 12), (SYMBOL, 23.5)]
     fills = [
         (d.side.value, (d.ts - T0) // MINUTE_MS)
         for d in sink.decisions
@@ -108,9 +108,9 @@ def test_when_data_are_back_a_flatten_meets_the_first_price_and_trading_goes_on(
     assert [d.symbol for d in sink.decisions if isinstance(d, Order) and d.reason == "stale data"] == [SYMBOL]
 
 
-def test_history_that_is_read_is_not_stale() -> None:
+def test_data_are_not_stale_during_the_warm_up() -> None:
     at = T0 + 20 * MINUTE_MS
     events: list[Event] = [*flat_bars([100.0] * 4), Command("warm-up", at, at), heartbeat(21)]
     engine, sink = run(Resting(), events, finish=False)
-    assert told(sink) == []
+    assert stale_events(sink) == []
     assert not engine.risk.stale

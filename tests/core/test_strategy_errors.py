@@ -1,4 +1,4 @@
-"""An error of the strategy halts a live run and nothing else: the same event leads to the same end in `verify`."""
+"""An error of the strategy halts a live run, and does so again when the run is verified."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CALM = (100.0, 101.0, 99.0, 100.0)
 
 
 class Faulty(Strategy):
-    """Buys with a stop on its first bar, and fails on the bar of number `fails`."""
+    """Buys with a stop on its first bar, and raises on bar number `fails`."""
 
     fails = 3
 
@@ -71,7 +71,7 @@ def engine(strategy: Strategy) -> tuple[Engine, ListSink]:
 def live(
     strategy: Strategy, count: int, start: int = 0, made: tuple[Engine, ListSink] | None = None
 ) -> tuple[list[Event], Engine, ListSink]:
-    """Bars as the daemon feeds them: what failed is reported by a command behind the event."""
+    """Feed bars as the daemon does: after an error follows a `strategy-error` command."""
     one, sink = made or engine(strategy)
     events: list[Event] = []
 
@@ -94,7 +94,7 @@ def live(
     return events, one, sink
 
 
-def test_an_error_halts_and_leaves_the_stop() -> None:
+def test_an_error_halts_and_keeps_the_stop() -> None:
     events, one, sink = live(Faulty(), 10)
 
     [halt] = [d for d in sink.decisions if isinstance(d, RiskEvent)]
@@ -103,14 +103,14 @@ def test_an_error_halts_and_leaves_the_stop() -> None:
     assert halt.detail.endswith("ZeroDivisionError: integer division or modulo by zero")
     assert len([e for e in events if isinstance(e, Command)]) == 1
     orders = [d for d in sink.decisions if isinstance(d, Order)]
-    # neither what it wanted before the error, nor anything after it
+    # Neither the target set before the error nor any later one
     assert [order.reason for order in orders] == ["", "stop"]
     assert [w.order.reason for w in one.exchange.books[SYMBOL]] == ["stop"]
     assert float(one.portfolio.positions[SYMBOL].qty) == 50.0
 
 
 @pytest.mark.parametrize("kind", [Faulty, FailsOnFill, Stranger])
-def test_the_journal_decides_the_same_again(kind: type[Strategy]) -> None:
+def test_replaying_the_journal_repeats_the_decisions(kind: type[Strategy]) -> None:
     events, _, sink = live(kind(), 10)
 
     again, second = engine(kind())
@@ -121,24 +121,24 @@ def test_the_journal_decides_the_same_again(kind: type[Strategy]) -> None:
     assert any(isinstance(d, RiskEvent) and d.rule == STRATEGY for d in sink.decisions)
 
 
-def test_a_mended_strategy_stays_halted_until_a_person_resumes() -> None:
+def test_a_corrected_strategy_stays_halted_until_a_resume() -> None:
     events, _, _ = live(Faulty(), 10)
-    mended = Faulty()
-    mended.fails = 10**9  # type: ignore[misc]
+    corrected = Faulty()
+    corrected.fails = 10**9  # type: ignore[misc]
 
-    again, sink = engine(mended)
+    again, sink = engine(corrected)
     for event in events:
         again.handle(event)
     assert again.risk.halted
-    again.handle(Command("resume", events[-1].available_at, events[-1].available_at, {}, "a person"))
-    mended.fails = 0  # type: ignore[misc]
-    live(mended, 2, start=10, made=(again, sink))
+    again.handle(Command("resume", events[-1].available_at, events[-1].available_at, {}, "operator"))
+    corrected.fails = 0  # type: ignore[misc]
+    live(corrected, 2, start=10, made=(again, sink))
 
     assert again.risk.state is RiskState.ACTIVE
     assert float(again.portfolio.positions[SYMBOL].qty) < 0
 
 
-def test_a_restored_engine_rests_like_the_one_that_failed() -> None:
+def test_a_restored_engine_keeps_the_strategy_stopped() -> None:
     _, one, _ = live(Faulty(), 10)
     again, sink = engine(Faulty())
 
@@ -151,7 +151,7 @@ def test_a_restored_engine_rests_like_the_one_that_failed() -> None:
     assert not sink.decisions
 
 
-def test_an_error_while_a_fill_is_booked_books_the_fill() -> None:
+def test_an_error_in_on_fill_does_not_lose_the_fill() -> None:
     _, one, sink = live(FailsOnFill(), 4)
 
     kinds = [(type(d), getattr(d, "status", None)) for d in sink.decisions]
@@ -159,17 +159,17 @@ def test_an_error_while_a_fill_is_booked_books_the_fill() -> None:
     assert float(one.portfolio.positions[SYMBOL].qty) == 50.0
     [halt] = [d for d in sink.decisions if isinstance(d, RiskEvent)]
     assert "0x" in halt.detail
-    assert f"{id(one.strategy):x}" not in halt.detail  # an address is another one in the next life
+    assert f"{id(one.strategy):x}" not in halt.detail  # addresses differ between processes
 
 
-def test_a_replay_raises() -> None:
+def test_a_replay_raises_the_error() -> None:
     with pytest.raises(ZeroDivisionError):
         run(Faulty(), [bar(i, *CALM) for i in range(10)])
 
 
-def test_a_kill_stays_a_kill() -> None:
+def test_an_error_does_not_change_a_kill() -> None:
     made = engine(Faulty())
-    made[0].handle(Command("kill", T0, T0, {}, "a person"))
+    made[0].handle(Command("kill", T0, T0, {}, "operator"))
     live(made[0].strategy, 10, made=made)
 
     assert made[0].risk.killed
@@ -182,10 +182,8 @@ def test_a_kill_stays_a_kill() -> None:
     "wish", [{"weight": 1e24}, {"weight": 1e308}, {"weight": 0.5, "limit": 1e-305}], ids=str
 )
 @pytest.mark.parametrize("contained", [True, False])
-def test_a_target_beyond_all_measure_is_refused_and_ends_nothing(
-    wish: dict[str, float], contained: bool
-) -> None:
-    """Weights by the inverse of a variance that is almost 0; the limit of risk says so."""
+def test_an_absurd_target_is_refused_and_raises_nothing(wish: dict[str, float], contained: bool) -> None:
+    """For example a weight that is the inverse of a variance near 0; a risk limit refuses it."""
 
     class Measureless(Strategy):
         def on_kline(self, kline: Kline, market: Market) -> None:
@@ -201,7 +199,7 @@ def test_a_target_beyond_all_measure_is_refused_and_ends_nothing(
     assert "max_order" in {one.rule for one in sink.decisions if isinstance(one, RiskEvent)}
 
 
-def test_while_halted_a_strategy_moves_no_stop() -> None:
+def test_a_strategy_can_not_move_stops_while_halted() -> None:
     class Loosens(Strategy):
         def on_kline(self, kline: Kline, market: Market) -> None:
             self.target(SYMBOL, weight=0.5, stop=-0.01 if kline.ts < T0 + 180_000 else -0.5)
@@ -214,8 +212,8 @@ def test_while_halted_a_strategy_moves_no_stop() -> None:
     assert [float(w.order.trigger or 0) for w in free.states[SYMBOL].book] == [50.0]
 
 
-def test_a_stop_moves_also_if_the_order_that_brings_it_is_rejected() -> None:
-    """Of 40 USDT a tenth more is 4, below the venue's 5."""
+def test_a_stop_moves_even_if_the_order_of_its_target_is_rejected() -> None:
+    """A tenth of 40 USDT is 4, below the venue's minimum of 5."""
     rules = {SYMBOL: {"tick_size": "0.01", "qty_step": "0.001", "min_notional": 5}}
 
     class Trails(Strategy):

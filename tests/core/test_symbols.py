@@ -1,4 +1,4 @@
-"""Which traded symbols a headline is about."""
+"""Mapping of headlines to traded symbols."""
 
 from __future__ import annotations
 
@@ -21,14 +21,34 @@ MAPPER = SymbolMapper(TRADED, {}, MACRO)
 @pytest.mark.parametrize(
     ("symbol", "base"),
     [
-        ("BTCUSDT", "BTC"), ("BTCUSDC", "BTC"), ("BTC/USDT", "BTC"), ("BTC/USDT:USDT", "BTC"), ("BTC-USD", "BTC"),
-        ("BTCPERP", "BTC"), ("BTCUSDT-27DEC24", "BTC"), ("XBTUSD", "BTC"), ("BTC", "BTC"), ("ethusdt", "ETH"), ("ETHBTC", "ETH"),
-        ("USDCUSDT", "USDC"), ("WBTCUSDT", "WBTC"), ("1000PEPEUSDT", "PEPE"), ("10000SATSUSDT", "SATS"), ("1INCHUSDT", "1INCH"),
-        ("SPY", "SPY"), ("BRK.B", "BRK.B"), ("SHIB1000USDT", "SHIB"), ("BTC_USDT", "BTC"), ("1000PEPE", "PEPE"), ("BTCJPY", "BTC"),
-        ("BTC/TRY", "BTC"), ("AUDIOUSDT", "AUDIO"), ("BNBUSD", "BNB"),
+        ("BTCUSDT", "BTC"),
+        ("BTCUSDC", "BTC"),
+        ("BTC/USDT", "BTC"),
+        ("BTC/USDT:USDT", "BTC"),
+        ("BTC-USD", "BTC"),
+        ("BTCPERP", "BTC"),
+        ("BTCUSDT-27DEC24", "BTC"),
+        ("XBTUSD", "BTC"),
+        ("BTC", "BTC"),
+        ("ethusdt", "ETH"),
+        ("ETHBTC", "ETH"),
+        ("USDCUSDT", "USDC"),
+        ("WBTCUSDT", "WBTC"),
+        ("1000PEPEUSDT", "PEPE"),
+        ("10000SATSUSDT", "SATS"),
+        ("1INCHUSDT", "1INCH"),
+        ("SPY", "SPY"),
+        ("BRK.B", "BRK.B"),
+        ("SHIB1000USDT", "SHIB"),
+        ("BTC_USDT", "BTC"),
+        ("1000PEPE", "PEPE"),
+        ("BTCJPY", "BTC"),
+        ("BTC/TRY", "BTC"),
+        ("AUDIOUSDT", "AUDIO"),
+        ("BNBUSD", "BNB"),
     ],
-)  # fmt: skip
-def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
+)
+def test_the_base_of_a_symbol(symbol: str, base: str) -> None:
     assert base_of(symbol) == base
 
 
@@ -44,7 +64,7 @@ def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
         ("A miner sells ₿120 in a week", ["BTCUSDT"]),
         ("BTC-USD touches a new high; BTCUSDT follows", ["BTCUSDT"]),
         ("Ether and Solana lead, Ripple lags", ["ETHUSDT", "SOLUSDT", "XRPUSDT"]),
-        # Parts of words, and longer names, are others
+        # Parts of words and longer names are not matched
         ("Together they weather the tether question", []),
         ("wBTC custody moves, stETH too", []),
         ("Bitcoin Cash forks again", ["BCHUSDT"]),
@@ -52,14 +72,14 @@ def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
         ("Ethereum Classic miners go home", []),
         ("Bank failures had a ripple effect", []),
         ("Card perks grow at Crypto.com", []),
-        # Everyday words are tickers only as such
+        # Everyday words match only as tickers
         ("A link between the two is near", []),
         ("LINK outruns NEAR", ["NEARUSDT", "LINKUSDT"]),
         ("LINK BETWEEN MINERS AND BANKS IS NEAR", []),
         ("Traders pile into $near and $Link", ["NEARUSDT", "LINKUSDT"]),
         ("NEAR Protocol ships its upgrade", ["NEARUSDT"]),
         ("Sol rises early in July", []),
-        # Macro news is about everything, unless it names coins
+        # Macro news is about every symbol unless it names coins
         ("Fed leaves interest rate unchanged", list(TRADED)),
         ("Crypto market sheds a tenth of its value", list(TRADED)),
         ("INFLATION COOLS FOR THE THIRD MONTH", list(TRADED)),
@@ -70,7 +90,7 @@ def test_the_coin_or_share_behind_a_symbol(symbol: str, base: str) -> None:
         ("", []),
         ("İstanbul'da Bitcoin günü: NEAR var", ["BTCUSDT", "NEARUSDT"]),
     ],
-)  # fmt: skip
+)
 def test_symbols_of_a_headline(title: str, symbols: list[str]) -> None:
     assert MAPPER.map(title) == tuple(symbols)
 
@@ -85,13 +105,13 @@ def test_symbols_of_a_headline(title: str, symbols: list[str]) -> None:
         ("Fed speaks at noon", ("S",), list(TRADED)),
     ],
 )
-def test_the_sources_own_tickers_count_too(
+def test_tickers_of_the_source_are_mapped(
     title: str, currencies: tuple[str, ...], symbols: list[str]
 ) -> None:
     assert MAPPER.map(title, currencies) == tuple(symbols)
 
 
-def test_every_market_of_a_coin_hears_its_news() -> None:
+def test_a_headline_maps_to_every_market_of_its_coin() -> None:
     mapper = SymbolMapper(("BTCUSDC", "ETHUSDT", "BTCUSDT"), {}, ())
     assert mapper.map("Bitcoin sleeps", ()) == ("BTCUSDC", "BTCUSDT")
     assert mapper.map("Nothing else", ("BTC",)) == ("BTCUSDC", "BTCUSDT")
@@ -112,7 +132,7 @@ def test_shares_are_known_by_ticker_and_configured_aliases() -> None:
     )
 
 
-def test_configured_aliases_go_before_the_table() -> None:
+def test_configured_aliases_take_precedence_over_the_table() -> None:
     rules = {
         "BTCUSDT": InstrumentConfig(aliases=("digital gold", "Saylor")),
         "LINKUSDT": InstrumentConfig(aliases=("link",)),
@@ -135,7 +155,7 @@ def test_any_text_maps_to_traded_symbols_in_their_order(title: str, currencies: 
     st.text(alphabet="0123456789 .,;:!?'’-()#\n", max_size=40),
     st.text(alphabet="0123456789 .,;:!?'’-()#\n", max_size=40),
 )
-def test_numbers_and_punctuation_around_a_name_change_nothing(name: str, before: str, after: str) -> None:
+def test_numbers_and_punctuation_around_a_name_are_ignored(name: str, before: str, after: str) -> None:
     assert MAPPER.map(f"on {before} {name} {after}") == MAPPER.map(f"on {name}")
 
 
@@ -173,7 +193,8 @@ EVERYDAY = (
 @pytest.mark.parametrize(
     ("title", "symbols"),
     [
-        # The everyday sense, in lower case, at the beginning of a sentence, and in a title that capitalises each word
+        # The everyday sense, in lower case, at the beginning of a sentence, and in a title that capitalises
+        # each word
         ("Layoffs ripple across the industry", []),
         ("Layoffs Ripple Across the Industry", []),
         ("Tron: Ares opens weak at the box office", []),
@@ -207,7 +228,7 @@ def test_everyday_words_are_coins_only_in_context(title: str, symbols: list[str]
     assert SymbolMapper(EVERYDAY, {}, MACRO).map(title) == tuple(symbols)
 
 
-def test_a_ticker_in_a_script_without_capitals_is_one() -> None:
+def test_tickers_match_in_scripts_without_capitals() -> None:
     mapper = SymbolMapper(("BTCUSDT", "SOLUSDT", "SUIUSDT", "LINKUSDT"), {}, ())
     for title, symbol in (
         ("SOLが上昇", "SOLUSDT"),
@@ -219,7 +240,7 @@ def test_a_ticker_in_a_script_without_capitals_is_one() -> None:
     assert mapper.map("SOL UP AGAIN TODAY") == ()  # all capitals: any word might be one
 
 
-def test_a_ticker_that_ends_like_a_pair_of_one_letter_is_itself() -> None:
+def test_a_ticker_is_not_split_into_a_pair_of_one_letter() -> None:
     assert SymbolMapper(("WUSDT", "BTCUSDT"), {}, ()).map("Wrapped coins grow", ["WBTC", "WETH"]) == ()
 
 
@@ -313,7 +334,7 @@ COINS = [
     ("Airdrop hunters leave Sui", "SUI"),
     ("Stellar rallies as payments grow", "XLM"),
 ]
-"""Headlines that are about coins, and about which: by a term next to the name, by a list, or by what a capital inside a sentence means."""
+"""Headlines and their coins: by a term next to the name, by a list, or by a capital inside a sentence."""
 
 NO_COINS = [
     # Title Case
@@ -351,7 +372,7 @@ NO_COINS = [
     ("Pepe scores twice as the bulls win", ""),
     ("Avalanche of claims hits insurers, whose holders sell", ""),
 ]
-"""Headlines in which the words have their everyday sense: terms such as price, rally, bulls, SEC and holders are in other news too."""
+"""Headlines with the everyday meaning of the words: price, rally, SEC or holders occur in other news, too."""
 
 UNFOUND = {
     "Stellar rallies as payments grow": "XLM",  # nothing but the verb

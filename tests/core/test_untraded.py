@@ -1,4 +1,4 @@
-"""A run that trades nothing, or less than it wanted, states why; on spot what is below the venue's minimum stays."""
+"""Notes of a run that trades nothing, or less than its targets; minimum sizes on spot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def klines(folder: Path, price: float = 95_000.0, volume: float = 1e9, count: in
 
 
 def notes(tapewire: Tapewire, settings: str, *args: str | Path, strategy: str = "buy_and_hold") -> list[str]:
-    """Of a backtest of nothing but flat bars; also those of the table in the terminal."""
+    """Return the notes of a backtest on flat bars, from the JSON and from the terminal output."""
     Path("c.toml").write_text(settings)
     done = tapewire("backtest", "-c", "c.toml", "--strategy", strategy, *args, "--json")
     assert done.code == 0, done.err
@@ -38,14 +38,14 @@ def notes(tapewire: Tapewire, settings: str, *args: str | Path, strategy: str = 
     return found
 
 
-def test_a_target_below_one_lot(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_targets_below_one_lot_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
     # 40 USDT are 0.00042 BTC; the lot is 0.001. Buy and hold asks on each of the 100 bars
     found = notes(tapewire, "[account]\ninitial_capital = 40\n", "--klines", klines(tmp_path))
 
     assert "targets in BTCUSDT smaller than one lot, 0.001: 100" in found
 
 
-def test_orders_below_the_minimum_value(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_orders_below_the_minimum_value_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
     settings = (
         "[account]\ninitial_capital = 4\n[instruments.BTCUSDT]\nqty_step = 0.00001\nmin_qty = 0.00001\n"
     )
@@ -55,7 +55,7 @@ def test_orders_below_the_minimum_value(tapewire: Tapewire, tmp_path: Path) -> N
     )
 
 
-def test_bars_without_volume(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_bars_without_volume_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
     found = notes(tapewire, "", "--klines", klines(tmp_path, volume=0))
 
     assert any(
@@ -65,18 +65,18 @@ def test_bars_without_volume(tapewire: Tapewire, tmp_path: Path) -> None:
     assert notes(tapewire, '[paper]\nliquidity = "infinite"\n', "--klines", klines(tmp_path, volume=0)) == []
 
 
-def test_bars_of_which_less_than_one_lot_may_be_taken(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_bars_with_less_than_one_lot_available_are_noted(tapewire: Tapewire, tmp_path: Path) -> None:
     # 10 % of 0.005 BTC a bar are 0.0005, half a lot: bars 2 to 100 meet the order and fill nothing
     found = notes(tapewire, "", "--klines", klines(tmp_path, volume=0.005))
 
     assert (
-        "in 99 of 99 bars that orders met paper.max_participation of the volume is less than one lot: nothing is filled in them"
-        in found
+        "in 99 of 99 bars that orders met paper.max_participation of the volume is less than one lot: "
+        "nothing is filled in them" in found
     )
 
 
-def test_a_tick_that_is_coarse_at_the_lowest_price(tapewire: Tapewire, tmp_path: Path) -> None:
-    """Ticks of 0.01 as the first 500 bars at 80.12 show; the last bars are at 1.25, of which that is 0.8 %."""
+def test_a_tick_too_coarse_for_the_lowest_price_is_noted(tapewire: Tapewire, tmp_path: Path) -> None:
+    """The first 500 bars, at 80.12, imply a tick of 0.01, which is 0.8 % of the last bars, at 1.25."""
     rows = [f"{START + n * 60_000},{p},{p},{p},{p},1000" for n, p in enumerate([80.12] * 600 + [1.25] * 5)]
     path = tmp_path / "NEWUSDT-1m.csv"
     path.write_text("open_time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
@@ -89,19 +89,20 @@ def test_a_tick_that_is_coarse_at_the_lowest_price(tapewire: Tapewire, tmp_path:
     )
 
 
-def test_what_can_be_bought_leaves_the_money_for_the_fees_that_are_charged() -> None:
+def test_purchases_leave_cash_for_their_fees() -> None:
     # 10,000 at 100, 0.01 a share: 10,000 / 100.01 is 99.99, so 99 shares, which leaves 99.01
     settings = config(
-        market={"symbols": [SYMBOL], "category": "equity"}, paper={"fees": "per_share", "per_share_fee": "0.01"},
+        market={"symbols": [SYMBOL], "category": "equity"},
+        paper={"fees": "per_share", "per_share_fee": "0.01"},
         instruments={SYMBOL: {"tick_size": "0.01", "qty_step": "1", "min_qty": "1"}},
-    )  # fmt: skip
+    )
     engine, sink = run(BuyAndHold(BuyAndHold.Params(weight=1.0)), bars([(100, 100, 100, 100)] * 4), settings)
 
     assert [float(f.qty) for f in sink.decisions if isinstance(f, Fill)] == [99.0]
     assert float(engine.portfolio.cash) == 99.01
 
 
-def test_a_limit_of_risk_by_its_name(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_a_risk_limit_is_named(tapewire: Tapewire, tmp_path: Path) -> None:
     Path("greedy.py").write_text(
         "from agent.core.strategy import Strategy\nclass Greedy(Strategy):\n"
         "    def on_kline(self, kline, market):\n        self.target(kline.symbol, weight=50)\n"
@@ -112,11 +113,11 @@ def test_a_limit_of_risk_by_its_name(tapewire: Tapewire, tmp_path: Path) -> None
     assert "100 orders refused by the limits of risk: max_order" in found
 
 
-def test_a_run_that_trades_has_none_of_these_notes(tapewire: Tapewire, tmp_path: Path) -> None:
+def test_a_run_that_trades_has_no_such_notes(tapewire: Tapewire, tmp_path: Path) -> None:
     assert notes(tapewire, "", "--klines", klines(tmp_path)) == []
 
 
-# -- below the minimum on spot ---------------------------------------------------------------------------------------
+# -- below the minimum on spot -------------------------------------------------------------------------------
 
 SPOT = {"market": {"symbols": [SYMBOL], "category": "spot"}, "account": {"initial_capital": 12}}
 RULES = {"tick_size": "0.01", "qty_step": "0.000001", "min_qty": "0.000001", "min_notional": 5}
@@ -138,7 +139,7 @@ class Plan(Strategy):
 
 
 @pytest.mark.parametrize("category", ["spot", "linear"])
-def test_a_position_below_the_minimum_is_closed_on_margin_and_stays_on_spot(category: str) -> None:
+def test_a_position_below_the_minimum_closes_on_margin_but_not_on_spot(category: str) -> None:
     # 6 of 12 USDT buy 0.00012 at 50,000; at 40,000 they are worth 4.80, and the least value is 5
     settings = config(
         **{**SPOT, "market": {"symbols": [SYMBOL], "category": category}, "instruments": {SYMBOL: RULES}}
@@ -159,7 +160,7 @@ def test_a_position_below_the_minimum_is_closed_on_margin_and_stays_on_spot(cate
         assert engine.exchange.refusals == {"value below the minimum 5": 1}
 
 
-def test_a_stop_below_the_minimum_sells_nothing_on_spot() -> None:
+def test_a_stop_below_the_minimum_does_not_sell_on_spot() -> None:
     # The stop lies at 50,000 * 0.81 = 40,500, passed by the open at 40,000: 4.80 USDT
     settings = config(**{**SPOT, "instruments": {SYMBOL: RULES}})
 
@@ -171,7 +172,7 @@ def test_a_stop_below_the_minimum_sells_nothing_on_spot() -> None:
     assert engine.exchange.refusals == {"protective order's value below the minimum 5": 1}
 
 
-def test_a_flatten_does_not_pursue_what_no_order_can_sell() -> None:
+def test_a_flatten_ignores_positions_too_small_to_sell() -> None:
     settings = config(**{**SPOT, "instruments": {SYMBOL: RULES}})
     events = bars(FELL)
     life, flatten = (

@@ -378,7 +378,7 @@ def test_decisions_alone_rebuild_the_ledger_whatever_the_account_does(
 def test_the_first_account_snapshot_starts_the_ledger() -> None:
     harness = EngineHarness()
     assert harness.engine.portfolio.exact_equity() == D(10_000)
-    assert not harness.engine.risk.unreconciled
+    assert harness.engine.risk.reconciled
     harness.account(usdt="9999.99")
     assert harness.exchange.drift == ""  # within `wallet_drift`
     harness.account(usdt="9999.90")
@@ -416,9 +416,9 @@ def test_an_account_that_differs_keeps_trading_blocked() -> None:
     harness = EngineHarness()
     harness.handle(Command("reconciling", harness.now, harness.now))
     harness.account(usdt="5")
-    assert harness.engine.risk.unreconciled
+    assert not harness.engine.risk.reconciled
     harness.account()
-    assert not harness.engine.risk.unreconciled
+    assert harness.engine.risk.reconciled
 
 
 @pytest.mark.parametrize(("foreign", "ours"), [("adopt", "3"), ("ignore", "0"), ("refuse", "0")])

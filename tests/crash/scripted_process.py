@@ -89,7 +89,7 @@ class ScriptPlayer:
         core = self._daemon.core
         while (
             self._handled < self._emitted
-            or core.engine.risk.warming
+            or core.engine.risk.warming_up
             or (self._warm.is_set() and core.memory.unscored)
         ):
             self._moved.clear()

@@ -249,7 +249,7 @@ class VenueInvariants(Invariants):
                 self._foreign != "ignore" and abs(self._cash + spent - wallet) >= CENT and wallet,
                 f"wallet other than {self._cash + spent} from the fills",
             ),
-            (engine.risk.unreconciled, "account is not reconciled"),
+            (not engine.risk.reconciled, "account is not reconciled"),
             (ledger.drift, "drift"),
         ):
             if difference:

@@ -322,7 +322,7 @@ class SimulationHarness:
             f"the system clock is wrong by {self.clocks.skew} ms, but the status is {clock}",
         )
         require(not clock.trouble or self.invariants.alarms, f"no clock alarm: {clock}")
-        require(not daemon.core.engine.risk.warming, "the history is still being read")
+        require(not daemon.core.engine.risk.warming_up, "the history is still being read")
         if daemon.config.strategy.name == "sentiment" or "Restless" in daemon.config.strategy.name:
             unscored = self.invariants.news.keys() - self.invariants.scored
             require(not unscored or self.dropped, f"headlines without a score: {sorted(unscored)}")

@@ -1,4 +1,4 @@
-"""The yardstick, through the real engine."""
+"""Buy and hold through the real engine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from strategies import load_strategy
 from tests.support.market import SYMBOL, bar, config, run
 
 
-def test_buys_equal_parts_once_and_never_trades_again() -> None:
+def test_it_buys_equal_parts_once() -> None:
     events = [
         bar(minute, price, price, price, price, symbol=symbol)
         for minute in range(50)
@@ -22,7 +22,7 @@ def test_buys_equal_parts_once_and_never_trades_again() -> None:
     assert engine.market.equity == pytest.approx(10_000 + 49 * (149 - 101) - 98 * (49.5 - 25.5), abs=1.0)
 
 
-def test_a_symbol_that_starts_later_is_bought_later() -> None:
+def test_it_buys_a_symbol_that_starts_later() -> None:
     events = [bar(minute, 100, 100, 100, 100) for minute in range(3)]
     events += [bar(minute, 50, 50, 50, 50, symbol="ETHUSDT") for minute in range(10, 13)]
     _, sink = run(

@@ -1,4 +1,4 @@
-"""Trading on predictions, through the real engine: each row is what the model says bar by bar, and the trades that must come of it."""
+"""The fusion strategy through the real engine: a table of predictions and the resulting trades."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.support.market import T0, bar, config
 UP, DOWN, EVEN = (0.1, 0.1, 0.8), (0.8, 0.1, 0.1), (0.3, 0.4, 0.3)
 MOVE = 0.01
 PARAMS = {"risk": 0.002, "round_trip": 0.001, "hold": "5m", "cool_down": "2m"}
-FIRST = WARM_UP_BARS - 1  # minute whose bar is the first with all features
+FIRST = WARM_UP_BARS - 1  # first minute with all features
 
 
 class Oracle:
-    """Says what the scenario wants, a bar at a time; after that, nothing of interest."""
+    """Predicts the given probabilities bar by bar, then equal ones."""
 
     fingerprint, interval, half_life = "oracle", MINUTE_MS, MINUTE_MS
 
-    def __init__(self, words: list[tuple[float, float, float]]) -> None:
-        self._words = iter(words)
+    def __init__(self, predictions: list[tuple[float, float, float]]) -> None:
+        self._predictions = iter(predictions)
 
     def vector(self, sentiment: Sentiment) -> None:
         return None
@@ -35,14 +35,14 @@ class Oracle:
         return mean
 
     def predict(self, features: Features, reading: Any, mass: float) -> Forecast:
-        return Forecast(*next(self._words, EVEN), MOVE)
+        return Forecast(*next(self._predictions, EVEN), MOVE)
 
 
 class Scenario(NamedTuple):
-    """Words are of the bars from `FIRST` on; trades are (minutes after it whose open fills, side)."""
+    """Predictions are of the bars from `FIRST` on; trades are (minutes after `FIRST`, side)."""
 
     name: str
-    words: list[tuple[float, float, float]]
+    predictions: list[tuple[float, float, float]]
     trades: list[tuple[int, str]]
     params: dict[str, Any] = {}
 
@@ -57,19 +57,22 @@ SCENARIOS = [
     Scenario("nothing where they are, times the margin", [UP], [], {"round_trip": 0.004, "margin": 2}),
     Scenario("a repeated word prolongs the time", [UP, EVEN, UP], [(1, "BUY"), (8, "SELL")]),
     Scenario("a word against the position turns it", [UP, EVEN, DOWN], [(1, "BUY"), (3, "SELL"), (8, "BUY")]),
-    Scenario("a faint word against it ends it", [UP, (0.32, 0.4, 0.28)], [(1, "BUY"), (2, "SELL")]),
-    Scenario("then it rests", [UP, (0.32, 0.4, 0.28), UP], [(1, "BUY"), (2, "SELL")]),
+    Scenario("a weak prediction against it exits", [UP, (0.32, 0.4, 0.28)], [(1, "BUY"), (2, "SELL")]),
+    Scenario("no entry after an exit", [UP, (0.32, 0.4, 0.28), UP], [(1, "BUY"), (2, "SELL")]),
     Scenario(
-        "for a while", [UP, (0.32, 0.4, 0.28), EVEN, UP], [(1, "BUY"), (2, "SELL"), (4, "BUY"), (9, "SELL")]
+        "an entry after the cool-down",
+        [UP, (0.32, 0.4, 0.28), EVEN, UP],
+        [(1, "BUY"), (2, "SELL"), (4, "BUY"), (9, "SELL")],
     ),
 ]
 
 
 @pytest.mark.parametrize("row", SCENARIOS, ids=lambda row: row.name)
-def test_trades(row: Scenario) -> None:
+def test_predictions_lead_to_trades(row: Scenario) -> None:
     sink = ListSink()
     strategy = load_strategy("fusion", PARAMS | row.params)
-    engine = Engine(config(), strategy, sink, run_id="r", predictor=Oracle(row.words))  # type: ignore[arg-type]
+    oracle: Any = Oracle(row.predictions)
+    engine = Engine(config(), strategy, sink, run_id="r", predictor=oracle)
     for minute in range(FIRST + 15):
         price = 100 + 0.01 * (minute % 3)
         engine.handle(bar(minute, price, price + 0.02, price - 0.02, price))
@@ -82,9 +85,10 @@ def test_trades(row: Scenario) -> None:
     assert merged == row.trades
 
 
-def test_the_size_makes_a_usual_move_cost_the_risk() -> None:
+def test_an_average_move_costs_the_configured_risk() -> None:
     sink = ListSink()
-    engine = Engine(config(), load_strategy("fusion", PARAMS), sink, run_id="r", predictor=Oracle([UP]))  # type: ignore[arg-type]
+    oracle: Any = Oracle([UP])
+    engine = Engine(config(), load_strategy("fusion", PARAMS), sink, run_id="r", predictor=oracle)
     for minute in range(FIRST + 2):
         engine.handle(bar(minute, 100, 100.02, 99.98, 100))
     fill = next(item for item in sink.decisions if isinstance(item, Fill))

@@ -1,4 +1,4 @@
-"""Strategies by name: built-in ones and anybody's, with errors that say what would be right."""
+"""Loading of strategies by name, with errors that suggest a correction."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Other:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a package of one's own, forgotten after the test."""
+    """A working folder with a user's package; its modules are unloaded after the test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "modules", dict(sys.modules))
-    package = tmp_path / "desk_package"
+    package = tmp_path / "user_package"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "mine.py").write_text(MINE)
@@ -49,7 +49,7 @@ def test_built_in_strategies_load_with_their_defaults(name: str) -> None:
     assert isinstance(load_strategy(name), Strategy)
 
 
-def test_texts_become_what_the_parameters_are() -> None:
+def test_texts_are_converted_to_the_types_of_the_parameters() -> None:
     strategy = load_strategy(
         "sma_cross", {"fast": "5", "slow": "50", "weight": "0.99", "allow_short": "true"}
     )
@@ -58,9 +58,9 @@ def test_texts_become_what_the_parameters_are() -> None:
     assert load_strategy("sentiment", {"hold": "4h"}).params.hold == 4 * 3_600_000
 
 
-def test_a_strategy_of_ones_own(folder: Path) -> None:
-    assert load_strategy("desk_package.mine:Mine", {"weight": "0.3"}).params.weight == 0.3
-    assert load_strategy("desk_package.mine:Plain").targets == []
+def test_a_users_strategy_is_loaded_by_module_and_class(folder: Path) -> None:
+    assert load_strategy("user_package.mine:Mine", {"weight": "0.3"}).params.weight == 0.3
+    assert load_strategy("user_package.mine:Plain").targets == []
 
 
 ONE = """
@@ -73,7 +73,7 @@ class Only(Strategy):
 
 
 @pytest.mark.parametrize("name", ["one.py", "./one.py", "one.py:Only", "{}/one.py", "one:Only"])
-def test_a_file_is_a_strategy(folder: Path, name: str) -> None:
+def test_a_users_strategy_is_loaded_by_file(folder: Path, name: str) -> None:
     (folder / "one.py").write_text(ONE)
     (folder / "neighbour_of_one.py").write_text("NUMBER = 7\n")
     name = name.format(folder)
@@ -82,7 +82,7 @@ def test_a_file_is_a_strategy(folder: Path, name: str) -> None:
     assert source_of(name)[SOURCE_FILE] == str(folder / "one.py")
 
 
-def test_files_of_one_name_and_of_a_modules_name_are_told_apart(folder: Path) -> None:
+def test_files_with_equal_names_are_separate_modules(folder: Path) -> None:
     for place, number in (("a", 1), ("b", 2)):
         (folder / place).mkdir()
         for name in ("one", "json"):
@@ -95,23 +95,23 @@ def test_files_of_one_name_and_of_a_modules_name_are_told_apart(folder: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "expected"),
     [
         ("none.py", "no such file"),
-        ("desk_package/mine.py", "defines 2 strategies: Mine, Plain (name one: desk_package/mine.py:Mine)"),
-        ("desk_package/__init__.py", "defines no strategies"),
-        ("desk_package/mine.py:Mind", "did you mean Mine?"),
-        ("desk_package/typo.py", "typo.py, line 2"),
+        ("user_package/mine.py", "defines 2 strategies: Mine, Plain (name one: user_package/mine.py:Mine)"),
+        ("user_package/__init__.py", "defines no strategies"),
+        ("user_package/mine.py:Mind", "did you mean Mine?"),
+        ("user_package/typo.py", "typo.py, line 2"),
     ],
 )
-def test_a_file_that_is_no_strategy_is_refused_in_one_line(folder: Path, name: str, says: str) -> None:
+def test_a_file_without_a_strategy_is_refused_in_one_line(folder: Path, name: str, expected: str) -> None:
     with pytest.raises(ConfigError) as refused:
         load_strategy(name)
-    assert says in str(refused.value)
+    assert expected in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_file_that_failed_is_read_again_once_it_is_mended(folder: Path) -> None:
+def test_a_corrected_file_is_imported_again(folder: Path) -> None:
     (folder / "one.py").write_text("raise RuntimeError\n")
     with pytest.raises(ConfigError, match=r"one\.py, line 1: RuntimeError"):
         load_strategy("one.py")
@@ -120,21 +120,21 @@ def test_a_file_that_failed_is_read_again_once_it_is_mended(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "says"),
+    ("name", "params", "expected"),
     [
         ("sma_cros", {}, ["unknown strategy 'sma_cros'", "did you mean sma_cross?", "package.module:Class"]),
         ("", {}, ["unknown strategy ''", "buy_and_hold"]),
-        ("desk_package.mine", {}, ["unknown strategy", "package.module:Class"]),
-        ("desk_package.mine:", {}, ["unknown strategy"]),
-        ("desk_package.nine:Mine", {}, ["no module 'desk_package.nine'", "searched"]),
+        ("user_package.mine", {}, ["unknown strategy", "package.module:Class"]),
+        ("user_package.mine:", {}, ["unknown strategy"]),
+        ("user_package.nine:Mine", {}, ["no module 'user_package.nine'", "searched"]),
         ("no_such_package.mine:Mine", {}, ["no module 'no_such_package'"]),
-        ("desk_package.mine:Mind", {}, ["Mind does not exist", "mine.py", "did you mean Mine?"]),
-        ("desk_package.mine:Other", {}, ["Other is not a Strategy", "Mine, Plain"]),
-        ("desk_package.typo:Broken", {}, ["typo.py, line 2", "SyntaxError"]),
-        ("desk_package.raises:Mine", {}, ["raises.py, line 3", "RuntimeError: no licence"]),
-        ("desk_package.needs:Mine", {}, ["needs 'a_library_that_is_not_there'"]),
-        ("desk_package.mine:Mine", {"wieght": 1}, ["unknown parameter wieght", "did you mean weight?"]),
-        ("desk_package.mine:Plain", {"weight": 1}, ["unknown parameter weight", "it has none"]),
+        ("user_package.mine:Mind", {}, ["Mind does not exist", "mine.py", "did you mean Mine?"]),
+        ("user_package.mine:Other", {}, ["Other is not a Strategy", "Mine, Plain"]),
+        ("user_package.typo:Broken", {}, ["typo.py, line 2", "SyntaxError"]),
+        ("user_package.raises:Mine", {}, ["raises.py, line 3", "RuntimeError: no licence"]),
+        ("user_package.needs:Mine", {}, ["needs 'a_library_that_is_not_there'"]),
+        ("user_package.mine:Mine", {"wieght": 1}, ["unknown parameter wieght", "did you mean weight?"]),
+        ("user_package.mine:Plain", {"weight": 1}, ["unknown parameter weight", "it has none"]),
         ("sma_cross", {"fast": "ten"}, ["'sma_cross'", "fast", "'ten'"]),
         ("sma_cross", {"fast": 100, "slow": 20}, ["fast (100) must be below slow (20)"]),
         ("sma_cross", {"fast": 0, "slwo": 3}, ["fast", "did you mean slow?"]),
@@ -142,19 +142,19 @@ def test_a_file_that_failed_is_read_again_once_it_is_mended(folder: Path) -> Non
         ("sentiment", {"stop": -0.02}, ["stop", "greater than 0"]),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(
-    folder: Path, name: str, params: dict[str, Any], says: list[str]
+def test_errors_are_described_in_one_line(
+    folder: Path, name: str, params: dict[str, Any], expected: list[str]
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         load_strategy(name, params)
     message = str(caught.value)
     assert "\n" not in message
-    for part in says:
+    for part in expected:
         assert part in message
     assert caught.value.exit_code == 2
 
 
-def test_a_folder_named_like_an_installed_package_is_named(folder: Path) -> None:
+def test_a_folder_hidden_by_an_installed_package_is_named(folder: Path) -> None:
     (folder / "strategies").mkdir()
     (folder / "strategies" / "mine.py").write_text(MINE)
     with pytest.raises(
@@ -163,8 +163,12 @@ def test_a_folder_named_like_an_installed_package_is_named(folder: Path) -> None
         load_strategy("strategies.mine:Mine")
 
 
-def test_files_of_the_working_folder_never_take_the_place_of_installed_modules(folder: Path) -> None:
-    for name in ("plotly", "colorsys", "agent"):  # not imported by then, of the standard library, our own
+def test_files_in_the_working_folder_never_hide_installed_modules(folder: Path) -> None:
+    for name in (
+        "plotly",
+        "colorsys",
+        "agent",
+    ):  # third-party, standard library, ours
         sys.modules.pop(name, None) if name == "colorsys" else None
         (folder / f"{name}.py").write_text(f"raise RuntimeError('the {name} of the folder ran')")
     (folder / "uses.py").write_text("import colorsys, plotly, agent.core.events\n" + MINE)
@@ -175,8 +179,8 @@ def test_files_of_the_working_folder_never_take_the_place_of_installed_modules(f
     assert sys.path == before, "the working folder is searched for the import of a strategy alone"
 
 
-def test_the_source_of_a_recorded_run_must_be_where_and_what_it_was(folder: Path) -> None:
-    name = "desk_package.mine:Mine"
+def test_a_recorded_runs_strategy_must_have_the_same_path_and_content(folder: Path) -> None:
+    name = "user_package.mine:Mine"
     recorded = source_of(name)
     check_source(name, recorded)
     check_source("sma_cross", {})
@@ -185,16 +189,16 @@ def test_the_source_of_a_recorded_run_must_be_where_and_what_it_was(folder: Path
     moved = recorded | {SOURCE_FILE: "/elsewhere/mine.py"}
     with pytest.raises(SafetyError, match=r"it was at /elsewhere/mine\.py"):
         check_source(name, moved)
-    (folder / "desk_package" / "mine.py").write_text(MINE + "x = 1\n")
+    (folder / "user_package" / "mine.py").write_text(MINE + "x = 1\n")
     with pytest.raises(SafetyError, match="has changed since the run"):
         check_source(name, recorded)
-    (folder / "desk_package" / "mine.py").unlink()
+    (folder / "user_package" / "mine.py").unlink()
     with pytest.raises(SafetyError, match="is not there"):
         check_source(name, recorded)
 
 
 def test_locating_a_strategy_runs_none_of_its_code(folder: Path) -> None:
-    (folder / "desk_package" / "__init__.py").write_text("raise RuntimeError('it ran')")
-    assert source_of("desk_package.mine:Mine")[SOURCE_FILE] == str(folder / "desk_package" / "mine.py")
-    assert source_of("desk_package.mine.deeper:Mine") == {}
+    (folder / "user_package" / "__init__.py").write_text("raise RuntimeError('it ran')")
+    assert source_of("user_package.mine:Mine")[SOURCE_FILE] == str(folder / "user_package" / "mine.py")
+    assert source_of("user_package.mine.deeper:Mine") == {}
     assert source_of("no_such_package.mine:Mine") == {}

@@ -1,4 +1,4 @@
-"""Trading on signals, through the real engine: each row is a story of headlines, and the trades that must come of it."""
+"""The sentiment strategy through the real engine: a table of headlines and the resulting trades."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Scores = tuple[float, float, float]
 
 
 class Scenario(NamedTuple):
-    """Headlines are (minute, scores), known half a minute into it; trades are (minute whose open or trigger fills, side)."""
+    """Headlines are (minute, scores), available at second 30; trades are (minute of the fill, side)."""
 
     name: str
     headlines: list[tuple[int, Scores]]
@@ -24,30 +24,34 @@ class Scenario(NamedTuple):
     prices: dict[int, float] = {}  # from a minute on; 100 before
 
 
-# Half-life 10 minutes and fading below 0.45: a vote of 0.9 fades after 10 minutes, at the first bar that closes after that
+# Half-life 10 minutes and fading below 0.45: a vote of 0.9 fades after 10 minutes, at the first bar that
+# closes after that
 SCENARIOS = [
-    Scenario("enters on good news, leaves when it has faded", [(2, BULL)], [(3, "BUY"), (13, "SELL")]),
-    Scenario("news that agrees keeps it in", [(2, BULL), (8, BULL)], [(3, "BUY"), (26, "SELL")]),
+    Scenario("enters on a BUY, exits when the signal expires", [(2, BULL)], [(3, "BUY"), (13, "SELL")]),
+    Scenario("an agreeing headline extends the position", [(2, BULL), (8, BULL)], [(3, "BUY"), (26, "SELL")]),
+    Scenario("a SELL exits", [(2, BULL), (5, BEAR), (5, BEAR), (5, BEAR)], [(3, "BUY"), (6, "SELL")]),
+    Scenario("a SELL without a position does nothing", [(2, BEAR)], []),
     Scenario(
-        "bad news takes it out", [(2, BULL), (5, BEAR), (5, BEAR), (5, BEAR)], [(3, "BUY"), (6, "SELL")]
+        "a SELL enters short if allowed", [(2, BEAR)], [(3, "SELL"), (13, "BUY")], {"allow_short": True}
     ),
-    Scenario("bad news alone is no reason to sell what it hasn't", [(2, BEAR)], []),
-    Scenario("unless it may sell short", [(2, BEAR)], [(3, "SELL"), (13, "BUY")], {"allow_short": True}),
-    Scenario("indecision takes it out", [(2, BULL), (5, BEAR)], [(3, "BUY"), (6, "SELL")]),
+    Scenario("an undecided vote exits", [(2, BULL), (5, BEAR)], [(3, "BUY"), (6, "SELL")]),
+    Scenario("outweighing neutral news exits", [(2, BULL), (5, CALM)], [(3, "BUY"), (6, "SELL")]),
+    Scenario("neutral news does nothing", [(2, CALM)], []),
     Scenario(
-        "neutral news that outweighs takes it out too", [(2, BULL), (5, CALM)], [(3, "BUY"), (6, "SELL")]
+        "confidence below the threshold does nothing",
+        [(2, (0.1, 0.1, 0.8))],
+        [],
+        {"confidence_threshold": 0.85},
     ),
-    Scenario("neutral news is nothing to act on", [(2, CALM)], []),
     Scenario(
-        "less sure than asked for is not enough", [(2, (0.1, 0.1, 0.8))], [], {"confidence_threshold": 0.85}
+        "without exit_on_fade it keeps the position", [(2, BULL)], [(3, "BUY")], {"exit_on_fade": False}
     ),
-    Scenario("may outlast the signal", [(2, BULL)], [(3, "BUY")], {"exit_on_fade": False}),
-    Scenario("leaves when the time is over", [(2, BULL)], [(3, "BUY"), (7, "SELL")], {"hold": "4m"}),
+    Scenario("exits after hold", [(2, BULL)], [(3, "BUY"), (7, "SELL")], {"hold": "4m"}),
     Scenario(
-        "a new signal prolongs the time", [(2, BULL), (5, BULL)], [(3, "BUY"), (10, "SELL")], {"hold": "4m"}
+        "a new signal restarts hold", [(2, BULL), (5, BULL)], [(3, "BUY"), (10, "SELL")], {"hold": "4m"}
     ),
-    Scenario("a stop protects", [(2, BULL)], [(3, "BUY"), (6, "SELL")], {"stop": 0.02}, {6: 97.0}),
-    Scenario("a wider one doesn't", [(2, BULL)], [(3, "BUY"), (13, "SELL")], {"stop": 0.05}, {6: 97.0}),
+    Scenario("a stop exits", [(2, BULL)], [(3, "BUY"), (6, "SELL")], {"stop": 0.02}, {6: 97.0}),
+    Scenario("a wider stop does not", [(2, BULL)], [(3, "BUY"), (13, "SELL")], {"stop": 0.05}, {6: 97.0}),
     Scenario("a profit is taken", [(2, BULL)], [(3, "BUY"), (6, "SELL")], {"take_profit": 0.02}, {6: 103.0}),
     Scenario(
         "a short's stop lies above",
@@ -60,7 +64,7 @@ SCENARIOS = [
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_scenario(scenario: Scenario) -> None:
+def test_headlines_lead_to_trades(scenario: Scenario) -> None:
     events: list[Any] = []
     price = 100.0
     for minute in range(40):

@@ -1,4 +1,4 @@
-"""The moving-average crossover, through the real engine."""
+"""The moving-average crossover through the real engine."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from agent.core.events import DAY_MS, Fill, Kline
 from agent.core.strategy import Strategy
 from strategies import load_strategy
-from strategies.rolling import RollingMean
+from strategies.sma_cross import RollingMean
 from tests.support.market import T0, bar, config, flat_bars, run
 
 UP_AND_DOWN = [100, 100, 100, 100, 104, 108, 112, 110, 104, 98, 94, 92, 92, 96, 102, 108, 110]
 
 
 def fills(strategy: Strategy, events: list[Kline], **sections: dict[str, Any]) -> list[tuple[int, str, str]]:
-    """(minute of the bar in which it filled, side, quantity)."""
+    """Return (minute of the bar, side, quantity) of each fill."""
     _, sink = run(strategy, events, config(**sections))
     return [((f.ts - T0) // 60_000, f.side.value, str(f.qty)) for f in sink.decisions if isinstance(f, Fill)]
 
 
 def crossings(cents: list[int], fast: int, slow: int) -> list[tuple[int, bool]]:
-    """By hand and exactly: the bars at whose close the fast average comes to lie above the slow one, or no longer does."""
+    """Compute exactly the bars at whose close the fast average rises above the slow one or falls back."""
     above = [
         i >= slow - 1 and sum(cents[i - fast + 1 : i + 1]) * slow > sum(cents[i - slow + 1 : i + 1]) * fast
         for i in range(len(cents))
@@ -34,7 +34,7 @@ def crossings(cents: list[int], fast: int, slow: int) -> list[tuple[int, bool]]:
     return [(i + 1, now) for i, (before, now) in enumerate(pairwise(above)) if before != now]
 
 
-def test_long_above_and_flat_below_filled_at_the_next_open() -> None:
+def test_it_is_long_above_and_flat_below() -> None:
     assert crossings(UP_AND_DOWN, 2, 4) == [(4, True), (8, False), (13, True)]
     strategy = load_strategy("sma_cross", {"fast": 2, "slow": 4, "weight": 0.5})
     made = fills(strategy, flat_bars(UP_AND_DOWN))
@@ -42,7 +42,7 @@ def test_long_above_and_flat_below_filled_at_the_next_open() -> None:
     assert made[0][2] == made[1][2] == "48.076", "half of 10,000 at 104, then all of it"
 
 
-def test_short_below_where_it_is_allowed() -> None:
+def test_it_is_short_below_if_allowed() -> None:
     strategy = load_strategy("sma_cross", {"fast": 2, "slow": 4, "weight": 0.5, "allow_short": True})
     made = fills(strategy, flat_bars(UP_AND_DOWN))
     assert [(minute, side) for minute, side, _ in made] == [(4, "SELL"), (5, "BUY"), (9, "SELL"), (14, "BUY")]
@@ -53,7 +53,7 @@ def test_short_below_where_it_is_allowed() -> None:
     )
 
 
-def test_says_nothing_before_the_slow_average_is_full() -> None:
+def test_it_does_not_trade_before_the_slow_average_is_complete() -> None:
     rising = [100.0 + i for i in range(100)]
     assert (
         fills(load_strategy("sma_cross", {"fast": 20, "slow": 100, "weight": 0.5}), flat_bars(rising)) == []
@@ -69,7 +69,7 @@ def test_says_nothing_before_the_slow_average_is_full() -> None:
     )
 
 
-def test_starts_over_after_a_gap() -> None:
+def test_it_starts_over_after_a_gap() -> None:
     before = [bar(i, 100, 100, 100, 100) for i in range(4)]
     together, after = ([bar(first + i, 200, 210, 200, 201 + i) for i in range(5)] for first in (4, 10))
     params = {"fast": 2, "slow": 4, "weight": 0.5}
@@ -79,7 +79,7 @@ def test_starts_over_after_a_gap() -> None:
     )
 
 
-def test_a_weekend_is_no_gap_for_shares() -> None:
+def test_a_weekend_is_not_a_gap_for_equities() -> None:
     days = [day for day in range(24) if day % 7 < 5]
     bars = [
         Kline(
@@ -102,8 +102,8 @@ def test_a_weekend_is_no_gap_for_shares() -> None:
 
 
 @given(st.lists(st.integers(9_990, 10_010), min_size=12, max_size=200), st.integers(1, 4), st.integers(5, 9))
-def test_decides_exactly_at_the_crossings(cents: list[int], fast: int, slow: int) -> None:
-    """Few prices on a grid of cents make ties frequent: rounding must not decide them."""
+def test_it_trades_exactly_at_the_crossings(cents: list[int], fast: int, slow: int) -> None:
+    """A few prices on a grid of cents make ties frequent; rounding errors must not decide them."""
     closes = [c / 100 for c in cents]
     strategy = load_strategy("sma_cross", {"fast": fast, "slow": slow, "weight": 0.99})
     _, sink = run(strategy, flat_bars(closes), config(paper={"fill": "close"}))
@@ -112,7 +112,7 @@ def test_decides_exactly_at_the_crossings(cents: list[int], fast: int, slow: int
 
 
 @given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=300), st.integers(1, 30))
-def test_a_rolling_mean_depends_on_its_window_alone(values: list[float], length: int) -> None:
+def test_a_rolling_mean_depends_only_on_its_window(values: list[float], length: int) -> None:
     rolling = RollingMean(length)
     for i, value in enumerate(values):
         mean = rolling.push(value)

@@ -1,4 +1,4 @@
-"""Targets that can't be meant are refused in one line that names the strategy's file and line."""
+"""Implausible targets raise an error that names the strategy's file and line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NAN = float("nan")
 
 
 @pytest.mark.parametrize(
-    ("target", "words"),
+    ("target", "message"),
     [
         ({"weight": 0.5, "stop": 0.02}, "stop=0.02 is on the wrong side of a long: a long's stop is below 0"),
         (
@@ -28,33 +28,33 @@ _NAN = float("nan")
         ({"weight": 0.5, "take_profit": -0.02}, "take_profit=-0.02 is on the wrong side of a long"),
         ({"weight": -0.5, "take_profit": 0.02}, "take_profit=0.02 is on the wrong side of a short"),
         ({"weight": 0.5, "stop": 0.0}, "stop=0 is on the wrong side of a long"),
-        ({"weight": 0.5, "stop": 95_000}, "stop=95000 is no fraction of the price: write -0.02"),
-        ({"weight": 0.5, "stop": -1}, "stop=-1 is no fraction"),
-        ({"weight": 0.0, "stop": 95_000}, "stop=95000 is no fraction"),
+        ({"weight": 0.5, "stop": 95_000}, "stop=95000 is not a fraction of the price: write -0.02"),
+        ({"weight": 0.5, "stop": -1}, "stop=-1 is not a fraction"),
+        ({"weight": 0.0, "stop": 95_000}, "stop=95000 is not a fraction"),
         (
             {"weight": 0.5, "take_profit": 105_000},
-            "take_profit=105000 is no fraction of the price: write +0.02",
+            "take_profit=105000 is not a fraction of the price: write +0.02",
         ),
         ({"weight": _NAN}, "weight=nan is not finite"),
         ({"weight": float("inf")}, "weight=inf is not finite"),
-        ({"weight": "0.1"}, "weight='0.1' is no number"),
-        ({"weight": True}, "weight=True is no number"),
-        ({"weight": None}, "weight=None is no number"),
+        ({"weight": "0.1"}, "weight='0.1' is not a number"),
+        ({"weight": True}, "weight=True is not a number"),
+        ({"weight": None}, "weight=None is not a number"),
         ({"weight": 0.5, "stop": _NAN}, "stop=nan is not finite"),
-        ({"weight": 0.5, "take_profit": "0.1"}, "take_profit='0.1' is no number"),
+        ({"weight": 0.5, "take_profit": "0.1"}, "take_profit='0.1' is not a number"),
         ({"weight": 0.5, "limit": _NAN}, "limit=nan is not finite"),
-        ({"weight": 0.5, "limit": "100"}, "limit='100' is no number"),
-        ({"weight": 0.5, "limit": 0.0}, "limit=0.0 is no price"),
-        ({"weight": 0.5, "limit": -5}, "limit=-5 is no price"),
+        ({"weight": 0.5, "limit": "100"}, "limit='100' is not a number"),
+        ({"weight": 0.5, "limit": 0.0}, "limit=0.0 is not a price"),
+        ({"weight": 0.5, "limit": -5}, "limit=-5 is not a price"),
     ],
 )
-def test_a_target_that_cannot_be_meant_is_refused(target: dict[str, Any], words: str) -> None:
-    strategy = _Asking()
+def test_an_implausible_target_is_refused(target: dict[str, Any], message: str) -> None:
+    strategy = _Targeting()
 
     with pytest.raises(StrategyError) as refused, blaming(strategy):
-        strategy.ask(target)
+        strategy.set_target(target)
 
-    assert words in str(refused.value)
+    assert message in str(refused.value)
     line = next(
         n
         for n, text in enumerate(Path(__file__).read_text().splitlines(), 1)
@@ -68,24 +68,24 @@ def test_a_target_that_cannot_be_meant_is_refused(target: dict[str, Any], words:
 @pytest.mark.parametrize(
     "weight", [1, 0.5, np.float64(0.5), np.float32(0.5), np.int64(1), Decimal("0.5"), -0.5, 0]
 )
-def test_numbers_of_all_kinds_are_weights(weight: Any) -> None:
-    strategy = _Asking()
+def test_a_weight_may_be_any_number(weight: Any) -> None:
+    strategy = _Targeting()
 
-    strategy.ask({"weight": weight, "limit": np.float64(100.5), "stop": None if weight else -0.02})
+    strategy.set_target({"weight": weight, "limit": np.float64(100.5), "stop": None if weight else -0.02})
 
     [target] = strategy.targets
     assert (target.weight, type(target.weight)) == (float(weight), float)
     assert repr(target.limit) == "100.5"  # and not np.float64(100.5), which is no decimal number
 
 
-def test_a_take_profit_may_be_more_than_the_price_away() -> None:
-    strategy = _Asking()
+def test_a_take_profit_may_be_above_twice_the_price() -> None:
+    strategy = _Targeting()
 
-    strategy.ask({"weight": 0.5, "take_profit": 1.5})  # sells at two and a half times the price
+    strategy.set_target({"weight": 0.5, "take_profit": 1.5})  # sells at two and a half times the price
 
     assert strategy.targets[0].take_profit == 1.5
 
 
-class _Asking(Strategy):
-    def ask(self, target: dict[str, Any]) -> None:
+class _Targeting(Strategy):
+    def set_target(self, target: dict[str, Any]) -> None:
         self.target(SYMBOL, **target)

@@ -1,4 +1,4 @@
-"""Random but repeatable stories of a run: a market with headlines and commands, on paper or at a venue that answers at random."""
+"""Random but repeatable runs: market data, headlines and commands, on paper or at a randomised venue."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Chained(ListSink):
 
 
 class Story:
-    """A seed's configuration and events; `play` makes engines that hear them."""
+    """The configuration and events of a seed; `play` feeds them to an engine."""
 
     def __init__(
         self, seed: int, folder: Path, minutes: int = 60, predictor: Predictor | None = None
     ) -> None:
-        self._dice = random.Random(seed)
-        self.config: Config = random_config(self._dice, folder).model_copy(update={"store": StoreConfig()})
+        self._rng = random.Random(seed)
+        self.config: Config = random_config(self._rng, folder).model_copy(update={"store": StoreConfig()})
         self.predictor = predictor
         self.events: list[Event] = []
         engine, sink = self.fresh()
@@ -65,7 +65,7 @@ class Story:
             engine.handle(event)
 
     def fresh(self) -> tuple[Engine, Chained]:
-        """An engine that has heard nothing."""
+        """Return a fresh engine and its sink."""
         strategy = load_strategy(self.config.strategy.name, self.config.strategy.params)
         sink = Chained()
         return Engine(
@@ -80,13 +80,13 @@ class Story:
         ), sink
 
     def play(self, engine: Engine, sink: Chained, start: int, end: int) -> None:
-        """Let it hear the events after number `start`, up to `end`."""
+        """Feed the events after number `start`, up to `end`."""
         for number in range(start, end):
             sink.event_seq = number + 1
             engine.handle(self.events[number])
 
     def _compose(self, seed: int, minutes: int, engine: Engine, sink: Chained) -> Iterator[Event]:
-        heard = 0
+        decided = 0
         waiting: list[Event] = []
         now = 0
         testnet = isinstance(engine.exchange, VenueExchange)
@@ -97,35 +97,44 @@ class Story:
                 if isinstance(event, News):
                     (score,) = KeywordModel().score([event.title])
                     yield Sentiment(
-                        event.id, now, now, score.bearish, score.neutral, score.bullish, model="words", embedding=b"\0<\0@" if self.predictor else b"",
-                        abstained=self._dice.random() < 0.1,
-                    )  # fmt: skip
-                if isinstance(event, Kline) and event.confirm and self._dice.random() < 0.05:
+                        event.id,
+                        now,
+                        now,
+                        score.bearish,
+                        score.neutral,
+                        score.bullish,
+                        model="words",
+                        embedding=b"\0<\0@" if self.predictor else b"",
+                        abstained=self._rng.random() < 0.1,
+                    )
+                if isinstance(event, Kline) and event.confirm and self._rng.random() < 0.05:
                     yield Command("heartbeat", now, now + 40_000, by="test")
             if testnet:
-                waiting += self._answers(sink.decisions[heard:], now)
-                if self._dice.random() < 0.3:
+                waiting += self._venue_events(sink.decisions[decided:], now)
+                if self._rng.random() < 0.3:
                     waiting.append(self._account(engine, now))
-            heard = len(sink.decisions)
-            while waiting and self._dice.random() < 0.8:
-                yield waiting.pop(self._dice.randrange(len(waiting)))
+            decided = len(sink.decisions)
+            while waiting and self._rng.random() < 0.8:
+                yield waiting.pop(self._rng.randrange(len(waiting)))
 
-    def _answers(self, decisions: list[Decision], now: int) -> Iterator[Event]:
+    def _venue_events(self, decisions: list[Decision], now: int) -> Iterator[Event]:
         for one in decisions:
             if isinstance(one, Order):
-                status = self._dice.choice(_ONLY_UPDATES)
-                yield OrderUpdate(one.id, one.symbol, now, now, status, Decimal(0), "as the dice fell")
-                part = (one.qty * Decimal(self._dice.choice(("0.5", "1")))).quantize(one.qty)
+                status = self._rng.choice(_ONLY_UPDATES)
+                yield OrderUpdate(one.id, one.symbol, now, now, status, Decimal(0), "random")
+                part = (one.qty * Decimal(self._rng.choice(("0.5", "1")))).quantize(one.qty)
                 price = one.price or one.trigger or Decimal("100.5")
                 if part and status is OrderStatus.NEW:
                     yield Fill(
                         f"x-{one.id}", one.id, one.symbol, now, now, one.side, part, price, Decimal("0.01")
                     )
-            elif isinstance(one, Cancel | Amend) and self._dice.random() < 0.7:
+            elif isinstance(one, Cancel | Amend) and self._rng.random() < 0.7:
                 yield OrderUpdate(one.order_id, one.symbol, now, now, OrderStatus.CANCELLED, Decimal(0), "")
 
     def _account(self, engine: Engine, now: int) -> AccountSnapshot:
-        ledger = engine.exchange
-        assert isinstance(ledger, VenueExchange)
-        drift = Decimal(self._dice.choice((0, 0, 0, 5)))
-        return AccountSnapshot(now, now, {"USDT": ledger.wallet() + drift}, foreign=self._dice.random() < 0.1)
+        exchange = engine.exchange
+        assert isinstance(exchange, VenueExchange)
+        drift = Decimal(self._rng.choice((0, 0, 0, 5)))
+        return AccountSnapshot(
+            now, now, {"USDT": exchange.wallet() + drift}, foreign=self._rng.random() < 0.1
+        )

@@ -192,7 +192,7 @@ def build_dataset(
                 case News():
                     signals.on_news(event)
                 case Sentiment(available_at=now):
-                    concerned = [symbol for symbol in signals.concerned(event) if symbol in outlooks]
+                    concerned = [symbol for symbol in signals.affected_symbols(event) if symbol in outlooks]
                     signals.on_sentiment(event)
                     if concerned:
                         texts.add(((event.bearish, event.neutral, event.bullish), watch.read_from(event)))

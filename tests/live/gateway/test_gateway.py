@@ -516,7 +516,7 @@ async def test_no_position_is_opened_before_the_account_is_known(tmp_path: Path)
         harness.bar()
         harness.want(0.1)
         assert not harness.orders
-        assert harness.engine.risk.unreconciled
+        assert not harness.engine.risk.reconciled
 
 
 @pytest.mark.parametrize("ahead", [400, -400])
