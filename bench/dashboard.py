@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.config import Config, parse
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 from agent.core.engine import Engine
 from agent.core.events import Event, Kline
 from agent.core.sinks import ListSink

@@ -190,7 +190,7 @@ async def run_core(
         T0,
         config.strategy.name,
         params=dict(config.strategy.params),
-        config=config.recorded(),
+        config=config.persisted(),
     )
     began = time.perf_counter()
     core = Core(config, database, run if first else find_run(database, "life"), resume=not first)

@@ -18,7 +18,7 @@ from agent.cli.typer_setup import option
 from agent.config import load
 
 if TYPE_CHECKING:
-    from agent.replay.backtest import Result
+    from agent.replay.backtest import CompletedBacktest
     from agent.replay.history import History
     from agent.replay.verify import Verification
     from agent.store.database import Database
@@ -150,7 +150,7 @@ def _write_report(database: Database, run_id: str, path: Path) -> None:
     err.print(f"report: {page}", soft_wrap=True)
 
 
-def _print_result(result: Result, history: History) -> None:
+def _print_result(result: CompletedBacktest, history: History) -> None:
     metrics, run = result.metrics, result.run
     performance, hold = metrics.performance, metrics.buy_and_hold
     currency = history.config.account.currency

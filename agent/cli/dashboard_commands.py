@@ -80,7 +80,7 @@ def _launch(url: str, folder: Path) -> None:
     """Open `url` through a file that only this user can read: all users see a process's arguments."""
     from html import escape
 
-    from agent.system.private import write_private
+    from agent.system.secret import write_private
 
     page = folder / "dashboard.html"
     write_private(page, f'<!doctype html><meta http-equiv="refresh" content="0; url={escape(url)}">\n')

@@ -15,7 +15,7 @@ from agent.cli.typer_setup import option
 from agent.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.data.download import Progress, Wanted
+    from agent.data.download import KlineRequest, Progress
 
 Category = Annotated[str, option("--category", "Kind of market: linear (perpetuals) or spot.", "NAME")]
 Url = Annotated[str, option("--url", "mainnet, testnet, or a sandbox such as http://127.0.0.1:8787.", "URL")]
@@ -101,7 +101,7 @@ def instruments(
 ) -> None:
     """Download tick size, lot size and minimum order of Bybit's instruments, for use by backtests."""
     from agent.config.bybit import endpoint
-    from agent.data.trading_rules import REFRESHED, write_table
+    from agent.data.trading_rules import DOWNLOADED_TABLE, write_table
     from agent.live.gateway.instrument_rules import fetch_rules
 
     if category not in ("linear", "spot"):
@@ -111,7 +111,7 @@ def instruments(
     except ValueError as error:
         raise UsageError(f"--url: {error}") from None
     found = asyncio.run(fetch_rules(base, category))
-    path = output or REFRESHED
+    path = output or DOWNLOADED_TABLE
     count = write_table(path, category, ((symbol, rules._asdict()) for symbol, rules in found.items()))
     if json:
         print_json({"path": str(path), "category": category, "instruments": count})
@@ -149,8 +149,10 @@ def news(
         out.print(f"  {note}", soft_wrap=True)
 
 
-def _wanted(symbol: str, start: str, end: str | None, interval: str, category: str, source: str) -> Wanted:
-    from agent.data.download import Wanted
+def _wanted(
+    symbol: str, start: str, end: str | None, interval: str, category: str, source: str
+) -> KlineRequest:
+    from agent.data.download import KlineRequest
     from agent.system.clock import WallClock
 
     choices = ("--category", category, ("linear", "spot")), ("--source", source, ("bybit", "yahoo"))
@@ -165,10 +167,10 @@ def _wanted(symbol: str, start: str, end: str | None, interval: str, category: s
             f"--from {start} is not before {f'--to {end}' if end else 'now'}",
             hint="give the earlier one first",
         )
-    return Wanted(symbol.upper(), length, first, stop, "spot" if category == "spot" else "linear")
+    return KlineRequest(symbol.upper(), length, first, stop, "spot" if category == "spot" else "linear")
 
 
-def _download(wanted: Wanted, path: Path, source: str, url: str) -> int:
+def _download(wanted: KlineRequest, path: Path, source: str, url: str) -> int:
     """Download to `path`, and return the number of rows left out because they can't be bars."""
     from agent.data.download import BybitKlines, yahoo_klines
     from agent.data.kline_writer import KlineWriter

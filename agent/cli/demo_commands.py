@@ -19,7 +19,7 @@ from agent.core.events import DAY_MS, MINUTE_MS
 if TYPE_CHECKING:
     from agent.analysis.report.report_data import ReportData
     from agent.config import Config
-    from agent.config.dashboard import DashboardConfig
+    from agent.config.services import DashboardConfig
     from agent.replay.verify import Verification
     from agent.store.database import Database
     from agent.store.runs import Run

@@ -180,7 +180,7 @@ def walkforward(
         "ranges": space,
         "points": fitting.points,
         "recipe": recipe,
-        "config": material.config.recorded(),
+        "config": material.config.persisted(),
     }
     with counting("folds", len(folds)) as advance:
         result = walk_forward(

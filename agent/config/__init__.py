@@ -1,6 +1,6 @@
-"""The configuration: one typed section a component, validated before anything starts.
+"""Configuration: one typed section per component, validated before anything starts.
 
-`load` reads TOML; a key that does not exist is an error naming the file, the key and the closest match.
+`load` reads TOML. An unknown key is an error that names the file, the key and the closest match.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from pydantic import Field, ValidationError
 
 from agent.config.checks import check_fractions, check_limits, check_symbols, fraction_hint, refuse_variables
 from agent.config.control import ArchiveConfig, BackupConfig, ControlConfig
-from agent.config.dashboard import DashboardConfig
 from agent.config.execution import ExecutionConfig
-from agent.config.fusion import FusionConfig
 from agent.config.live import BybitConfig, LiveConfig, LogConfig, NewsConfig
-from agent.config.services import MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
+from agent.config.services import DashboardConfig, MetricsConfig, MqttConfig, NotifyConfig, WorkersConfig
 from agent.core.durations import Duration
 from agent.core.errors import ConfigError, did_you_mean
 from agent.core.settings import (
@@ -41,6 +39,7 @@ __all__ = [
     "AccountConfig",
     "Category",
     "Config",
+    "FusionConfig",
     "InstrumentConfig",
     "MarketConfig",
     "PaperConfig",
@@ -54,41 +53,47 @@ _NESTED: Final = re.compile(r"""(?<![\w"'-])(?:[\w"'-]+[ \t]*\.[ \t]*){100}""")
 
 
 class HistoryConfig(Section):
-    """Replay: when history became known."""
+    """Replay: input files, and the delays after which their content was known."""
 
-    feed_delay: Duration = 60_000  # publication to first seen
-    inference_latency: Duration = 250  # first seen to scored
-    # bar files to replay if the command line names none; if there are none here either, the sample data
+    feed_delay: Duration = 60_000  # from publication to first seen
+    inference_latency: Duration = 250  # from first seen to scored
+    # default of --klines; if both are empty, the sample data is replayed
     klines: tuple[str, ...] = ()
     news: str = ""  # file of headlines
-    sentiment: str = ""  # headlines that are scored already
+    sentiment: str = ""  # file of scored headlines
     funding: str = ""  # file of funding rates
-    timezone: str = ""  # of times in those files that name none
+    timezone: str = ""  # of naive times in these files
 
 
 class StoreConfig(Section):
-    """Where everything is recorded."""
+    """The database that records everything."""
 
     url: str = "sqlite:///var/tapewire.db"
-    # a store that can't be written halts the running agent, and after so long ends it
+    # a store that can't be written halts the agent's trading, and ends the agent after this time
     patience: Duration = 1_800_000
-    retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # until then
+    retry: BackoffConfig = BackoffConfig(first=250, ceiling=10_000)  # of writes, during `patience`
     # how often the core's state is saved, so that a restart takes seconds; 0: never
     snapshot_every: Duration = 900_000
-    # a finished one of the journal of a live run is moved to archive.folder; 0: never
+    # length of a journal segment of a live run; finished ones are moved to archive.folder; 0: one segment
     segment: Duration = 2_592_000_000
-    snapshots: int = Field(3, gt=0)  # of them kept, besides those that begin a segment
+    snapshots: int = Field(3, gt=0)  # snapshots kept, besides those at the beginning of a segment
 
 
 class ModelConfig(Section):
-    """The sentiment model that serves: `starter`, or a folder made by `tapewire export`."""
+    """The sentiment model: `starter`, or a folder made by `tapewire export`."""
 
     path: str = "starter"
     threads: int = Field(0, ge=0)  # 0: all cores
 
 
+class FusionConfig(Section):
+    """The model that predicts from prices and news: a folder made by `tapewire train fusion`."""
+
+    path: str = ""  # empty: none
+
+
 class Config(CoreConfig):
-    """The whole file."""
+    """The whole configuration file."""
 
     history: HistoryConfig = HistoryConfig()
     store: StoreConfig = StoreConfig()
@@ -109,58 +114,53 @@ class Config(CoreConfig):
     backup: BackupConfig = BackupConfig()
 
     def untraded_instruments(self) -> tuple[str, ...]:
-        """The symbols of `instruments` that are not traded, so that their rules apply to nothing."""
+        """Return the symbols of `instruments` that are not traded, so their rules have no effect."""
         return tuple(symbol for symbol in self.instruments if symbol not in self.market.symbols)
 
     def check_live(self) -> None:
-        """Raises ConfigError for rules of symbols that are not traded, and for contracts that settle in another currency."""
+        """Raise ConfigError if an untraded symbol has rules or a contract settles in another currency."""
+        symbols = self.market.symbols
         if untraded := self.untraded_instruments():
             raise ConfigError(
-                f"instruments.{untraded[0]} is not traded, so its rules apply to nothing",
-                hint=did_you_mean(untraded[0], self.market.symbols, prefix="instruments.")
-                or f"market.symbols are {', '.join(self.market.symbols)}",
+                f"instruments.{untraded[0]} is not traded, so its rules have no effect",
+                hint=did_you_mean(untraded[0], symbols, prefix="instruments.")
+                or f"market.symbols are {', '.join(symbols)}",
             )
         if self.market.category == "linear":
             currency = self.account.currency
-            foreign = next(
-                (symbol for symbol in self.market.symbols if not symbol.partition("-")[0].endswith(currency)),
-                None,
-            )
+            foreign = next((one for one in symbols if not one.partition("-")[0].endswith(currency)), None)
             if foreign is not None:
                 raise ConfigError(
-                    f"market.symbols: {foreign} does not settle in {currency}, which is the account's currency",
+                    f"market.symbols: {foreign} does not settle in {currency}, the account's currency",
                     hint=f"name perpetuals such as BTC{currency}",
                 )
 
     def token_file(self) -> Path:
-        """Where the token of the control port is."""
-        return (
-            Path(self.control.token_file) if self.control.token_file else self.live.folder / "control.token"
-        )
+        """Return the file of the control port's token."""
+        return Path(self.control.token_file or self.live.folder / "control.token")
 
     def dashboard_token_file(self) -> Path:
-        """Where the token of the dashboard is."""
+        """Return the file of the dashboard's token."""
         return self.dashboard.token_file or self.live.folder / "dashboard.token"
 
-    def recorded(self) -> dict[str, Any]:
-        """What a run keeps of it: not the store's URL or the feeds', which may hold a secret, nor who looks on and what is archived."""
-        beside = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive", "backup"}
-        return self.model_dump(mode="json", exclude=beside)
+    def persisted(self) -> dict[str, Any]:
+        """Return the part that is stored with a run: no URLs, which may hold secrets, and no services."""
+        omitted = {"store", "news", "dashboard", "metrics", "mqtt", "workers", "notify", "archive", "backup"}
+        return self.model_dump(mode="json", exclude=omitted)
 
     def deterministic_subset(self) -> dict[str, Any]:
-        """The part that the core decides by."""
+        """Return the part that affects the core's decisions."""
         core = {"market", "account", "instruments", "signals", "fusion", "strategy", "risk", "paper"}
         execution = self.execution.testnet.model_dump(mode="json", include={"foreign", "wallet_drift"})
-        return self.model_dump(mode="json", include=core) | {
-            "execution": {"mode": self.execution.mode, **execution}
-        }
+        execution["mode"] = self.execution.mode
+        return self.model_dump(mode="json", include=core) | {"execution": execution}
 
 
 def load(path: Path | None = None) -> Config:
-    """The configuration of `path`, else of ./config.toml, else the defaults that ship with the program.
+    """Load the configuration of `path`, else of ./config.toml, else the defaults that ship with the program.
 
-    Relative paths in it start from the folder of the file; in the defaults, from the working folder. Raises ConfigError naming file,
-    key and what would be right.
+    Relative paths start from the file's folder; in the shipped defaults, from the working folder. Raises
+    ConfigError that names the file, the key and the remedy.
     """
     folder = Path() if path is None else path.parent
     if path is None:
@@ -175,7 +175,7 @@ def load(path: Path | None = None) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} can't be read: {error}") from None
-    if nested := _NESTED.search(text):  # tomllib needs memory by the square of it
+    if nested := _NESTED.search(text):  # tomllib's memory grows with the square of the depth
         raise ConfigError(
             f"{path}: {nested[0][:40]}… is nested too deep", hint="no key has more than a few parts"
         )
@@ -184,16 +184,16 @@ def load(path: Path | None = None) -> Config:
     except (
         ValueError,
         RecursionError,
-    ) as error:  # a number of thousands of digits, or thousands of brackets, too
+    ) as error:  # also numbers of thousands of digits, thousands of brackets
         raise ConfigError(f"{path} is not valid TOML: {error}") from None
     refuse_variables(raw, str(path))
     config = parse(raw, where=str(path))
-    _check_written(config, raw, str(path))
+    _check_file(config, raw, str(path))
     return config if folder.resolve() == Path.cwd() else _anchored(config, folder)
 
 
-def _check_written(config: Config, raw: dict[str, Any], where: str) -> None:
-    """What a person writes is held to more than what a run has recorded: names as venues write them, fractions that can be."""
+def _check_file(config: Config, raw: dict[str, Any], where: str) -> None:
+    """Check what a recorded configuration need not satisfy: venue symbols, plausible fractions."""
     category = config.market.category
     check_symbols(f"{where}: market.symbols", config.market.symbols, category=category)
     check_symbols(f"{where}: instruments", raw.get("instruments", ()), category=category)
@@ -202,56 +202,59 @@ def _check_written(config: Config, raw: dict[str, Any], where: str) -> None:
 
 
 def _anchored(section: Any, folder: Path) -> Any:
-    """The section with relative paths made relative to `folder`."""
+    """Return the section with its relative paths resolved from `folder`."""
     changed: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, Section):
             changed[name] = _anchored(value, folder)
         elif isinstance(value, Path):
-            changed[name] = _under(folder, value)
+            changed[name] = _resolve(folder, value)
         elif isinstance(section, StrategyConfig) and name == "name":
             module, colon, class_name = value.partition(":")
+            if module.endswith(".py"):
+                changed[name] = f"{_resolve(folder, Path(module))}{colon}{class_name}"
+        elif value and name in _TEXT_PATHS.get(type(section), ()):
+            is_tuple = isinstance(value, tuple)
             changed[name] = (
-                f"{_under(folder, Path(module))}{colon}{class_name}" if module.endswith(".py") else value
-            )
-        elif value and (type(section), name) in _PATHS:
-            changed[name] = (
-                tuple(_text_under(folder, one) for one in value)
-                if isinstance(value, tuple)
-                else _text_under(folder, value)
+                tuple(_resolve_text(folder, one) for one in value)
+                if is_tuple
+                else _resolve_text(folder, value)
             )
     return section.model_copy(update=changed)
 
 
-def _under(folder: Path, path: Path) -> Path:
+def _resolve(folder: Path, path: Path) -> Path:
     path = path.expanduser()
     return path if path.is_absolute() else folder / path
 
 
-def _text_under(folder: Path, text: str) -> str:
-    """A path; `SYMBOL=PATH`; the file of an SQLite URL. A built-in model's name and other addresses stay as they are."""
+def _resolve_text(folder: Path, text: str) -> str:
+    """Resolve a path, `SYMBOL=PATH` or an SQLite URL; leave built-in models and other addresses."""
     scheme, separator, rest = text.partition(":///")
     if separator and scheme == "sqlite" and rest and not rest.startswith((":memory:", "file:")):
-        return f"sqlite:///{_under(folder, Path(rest))}"
+        return f"sqlite:///{_resolve(folder, Path(rest))}"
     symbol, equals, path = text.partition("=")
     if equals and is_symbol(symbol):
-        return f"{symbol}={_under(folder, Path(path))}"
+        return f"{symbol}={_resolve(folder, Path(path))}"
     if ":" in text.partition("/")[0] or text in _BUILT_IN_MODELS:
         return text
-    return str(_under(folder, Path(text)))
+    return str(_resolve(folder, Path(text)))
 
 
 _BUILT_IN_MODELS: Final = ("starter",)
-_PATHS: Final = {
-    (StoreConfig, "url"), (ModelConfig, "path"), (FusionConfig, "path"), (ControlConfig, "token_file"),
-    (HistoryConfig, "klines"), (HistoryConfig, "news"), (HistoryConfig, "sentiment"), (HistoryConfig, "funding"),
-}  # fmt: skip
-"""Settings that are paths though they are texts."""
+_TEXT_PATHS: Final[dict[type, tuple[str, ...]]] = {
+    StoreConfig: ("url",),
+    ModelConfig: ("path",),
+    FusionConfig: ("path",),
+    ControlConfig: ("token_file",),
+    HistoryConfig: ("klines", "news", "sentiment", "funding"),
+}
+"""Settings of type str that hold paths."""
 
 
 def parse(raw: dict[str, Any], *, where: str) -> Config:
-    """Validate a nested mapping; `where` names its origin in errors."""
+    """Validate a nested mapping; `where` names its origin in errors. Raises ConfigError."""
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
@@ -270,13 +273,10 @@ def _explain(item: Any, where: str) -> str:
 
 
 def _known_keys(path: tuple[str, ...]) -> list[str]:
-    """The keys of the section at `path`, through tables and lists of sections."""
+    """Return the keys of the section at `path`, which may pass through tables and lists of sections."""
     section: Any = Config
     for part in path:
         inside = get_args(section)  # of a table or a list; `part` is then a name or an index
-        section = (
-            next(kind for kind in inside if kind not in (str, ...))
-            if inside
-            else section.model_fields[part].annotation
-        )
+        kinds = [kind for kind in inside if kind not in (str, ...)]
+        section = kinds[0] if kinds else section.model_fields[part].annotation
     return list(section.model_fields)

@@ -1,4 +1,7 @@
-"""Checks of a configuration file that a run's recorded configuration need not pass: slips that are valid TOML and valid types."""
+"""Checks for mistakes in a configuration file that are valid TOML and valid types.
+
+A run's recorded configuration need not pass them.
+"""
 
 from __future__ import annotations
 
@@ -12,39 +15,39 @@ from agent.core.symbol_names import normalise
 
 SYMBOL: Final = re.compile(r"[\^]?[A-Z0-9]+(?:[.=-][A-Z0-9]+)*")
 _LARGEST: Final = {
-    "paper.maker_fee": "0.009",  # 0.01 and 0.02 are 0.01 % and 0.02 %, written as percentages
-    "paper.taker_fee": "0.015",  # likewise; the dearest tier of a venue is 1.2 %
+    "paper.maker_fee": "0.009",  # 0.01 and 0.02 are usual fees written as percentages
+    "paper.taker_fee": "0.015",  # likewise; the highest tier of a venue is 1.2 %
     "paper.liquidation_fee": "0.02",
-    "paper.funding_rate": "0.004",  # a constant; 0.005 is 0.005 %, as stamps of four hours have it
+    "paper.funding_rate": "0.004",  # 0.005 is the usual 0.005 % of four hours, written as a percentage
     "instruments.*.maintenance_margin": "0.25",
     "signals.fade_below": "10",
     "bybit.max_jump": "1",
 }
-"""Fractions beyond which a percentage was written."""
+"""Largest plausible fractions; a larger value is a percentage by mistake."""
 
 _BRACED: Final = re.compile(r"\$\{[^}]*\}")
 _VARIABLE: Final = re.compile(r"(?:sqlite:/{3,4}|[\w.^-]+=)?(\$[A-Za-z_]\w*)")
 _FREE_TEXT: Final = frozenset(("aliases", "currencies", "macro_keywords", "name"))
-"""Keys of texts that may begin with a `$`, such as the ticker `$LINK`."""
+"""Keys whose values may begin with a `$`, such as the ticker `$LINK`."""
 
 
 def check_symbols(key: str, names: Iterable[str], *, category: str) -> None:
-    """Raises ConfigError for a name that is not written as venues do, and for one that is there twice."""
+    """Raise ConfigError if a name is not written as venues write symbols, or occurs twice."""
     names = tuple(names)
     for name in names:
-        # BTC-USD is one of Yahoo's
+        # equities may have Yahoo's form, e.g. BTC-USD
         right = name if category == "equity" and SYMBOL.fullmatch(name) else normalise(name)
         if right != name or not SYMBOL.fullmatch(name):
             right = re.sub(r"[^A-Z0-9.^=-]", "", right)
             raise ConfigError(
-                f"{key}: {name!r} is no symbol", hint=f"write {right}" if right else "e.g. BTCUSDT"
+                f"{key}: {name!r} is not a symbol", hint=f"write {right}" if right else "e.g. BTCUSDT"
             )
     if len(set(names)) < len(names):
-        raise ConfigError(f"{key}: a symbol is there twice")
+        raise ConfigError(f"{key}: a symbol occurs twice")
 
 
 def check_fractions(where: str, config: Any) -> None:
-    """Raises ConfigError for fractions that are so large that a percentage was written."""
+    """Raise ConfigError if a fraction is so large that it must be a percentage."""
     for pattern, largest in _LARGEST.items():
         for key, value in _values(config, pattern.split(".")):
             if value is not None and abs(value) > Decimal(largest):
@@ -56,9 +59,9 @@ def check_fractions(where: str, config: Any) -> None:
 
 
 def check_limits(where: str, risk: Any, written: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a `written` limit of risk that another one keeps from being reached.
+    """Raise ConfigError if a risk limit in `written` can't be reached because another limit is lower.
 
-    An order can turn a position round, so it may be of twice the largest position.
+    An order can reverse a position, so it may be twice as large as the largest position.
     """
     for name, times in (("max_position", 1), ("max_order", 2)):
         value = getattr(risk, name)
@@ -72,7 +75,7 @@ def check_limits(where: str, risk: Any, written: Mapping[str, Any]) -> None:
 
 
 def refuse_variables(value: Any, where: str, key: str = "") -> None:
-    """Raises ConfigError for `${NAME}`, and for `$NAME` at the beginning of a value or its path: nothing replaces them."""
+    """Raise ConfigError for `${NAME}` and for `$NAME` at the start of a value: neither is expanded."""
     if isinstance(value, dict):
         for name, inside in value.items():
             refuse_variables(inside, where, f"{key}.{name}" if key else name)
@@ -85,35 +88,24 @@ def refuse_variables(value: Any, where: str, key: str = "") -> None:
         if not name and key.rpartition(".")[2] not in _FREE_TEXT and (begins := _VARIABLE.match(value)):
             name = begins[1]
         if name:
-            raise ConfigError(
-                f"{where}: {key}: {name} is not replaced",
-                hint="write the value itself; ~ stands for your home folder",
-            )
+            hint = "write the value itself; ~ stands for your home folder"
+            raise ConfigError(f"{where}: {key}: {name} is not replaced", hint=hint)
 
 
 def fraction_hint(item: Mapping[str, Any]) -> str:
-    """What to write instead, if pydantic's error is of a fraction above 1; else ""."""
+    """Return a hint if pydantic's error `item` is about a fraction above 1, else ""."""
     value, context = item["input"], item.get("ctx", {})
-    if (
-        context.get("le", context.get("lt")) != 1
-        or isinstance(value, bool)
-        or not isinstance(value, int | float)
-    ):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if context.get("le", context.get("lt")) != 1 or not is_number:
         return ""
-    return (
-        f"write fractions: {value / 100:g} is {value:g} %"
-        if 1 < value <= 100
-        else "write fractions: 0.05 is 5 %"
-    )
+    example = f"{value / 100:g} is {value:g} %" if 1 < value <= 100 else "0.05 is 5 %"
+    return f"write fractions: {example}"
 
 
 def _values(section: Any, path: list[str], key: str = "") -> list[tuple[str, Any]]:
-    """The values at `path`, in which `*` stands for every name, with their keys."""
+    """Return the values at `path` with their keys; `*` in `path` matches every name."""
     if not path:
         return [(key, section)]
     inside = section.items() if path[0] == "*" else [(path[0], getattr(section, path[0]))]
-    return [
-        found
-        for name, value in inside
-        for found in _values(value, path[1:], f"{key}.{name}" if key else name)
-    ]
+    prefix = f"{key}." if key else ""
+    return [found for name, value in inside for found in _values(value, path[1:], f"{prefix}{name}")]

@@ -1,4 +1,4 @@
-"""The configuration of where orders go: the paper exchange, or a venue where no real money is."""
+"""Configuration of execution: the paper exchange, or a venue without real money."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ _LOCAL: Final = re.compile(r"http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5}
 
 def _known_venue(value: str) -> str:
     if value not in VENUES and not _LOCAL.fullmatch(value):
-        raise ValueError(
-            f"orders go to {', '.join(VENUES)} or a sandbox of this machine such as http://127.0.0.1:8600"
-        )
+        known = ", ".join(VENUES)
+        raise ValueError(f"orders go to {known} or a sandbox of this machine such as http://127.0.0.1:8600")
     return value
 
 
 class TestnetConfig(Section):
-    """A venue, and how patient its gateway is. Times are real time, also where a sandbox runs a faster market.
+    """The venue of orders, and the timeouts of its gateway.
 
-    What a person can't change here is where private requests may go: that list is in code (agent/live/gateway/allowlist.py).
+    Times are real time, even if a sandbox runs a faster market. The hosts to which private requests may go
+    can't be configured: they are in code (agent/live/gateway/allowlist.py).
     """
 
-    __test__ = False  # for pytest: this is no test
+    __test__ = False  # not a pytest class
 
     venue: Annotated[str, AfterValidator(_known_venue)] = "testnet"  # or demo, or http://127.0.0.1:PORT
-    # two lines, key and secret, mode 0600; without it TAPEWIRE_API_KEY and TAPEWIRE_API_SECRET
+    # two lines, key and secret, mode 0600; if not set, TAPEWIRE_API_KEY and TAPEWIRE_API_SECRET are used
     key_file: Path | None = None
-    foreign: ForeignPolicy = "refuse"  # orders and positions that are not this run's
-    # of ledger and wallet, account currency; more is an alarm
+    foreign: ForeignPolicy = "refuse"  # for orders and positions that are not this run's
+    # largest tolerated difference of ledger and wallet, in account currency
     wallet_drift: Decimal = Field(Decimal("0.01"), ge=0)
-    # an order that could not be sent for so long is closed instead
+    # an order that could not be sent within this time is closed as rejected
     expire_after: Duration = Field(30_000, gt=0)
-    # how far the venue's views may lag: "not found" proves nothing before
+    # longest lag of the venue's order lists: a "not found" before it proves nothing
     settle: Duration = Field(3_000, gt=0)
-    ask_every: Duration = Field(500, gt=0)  # between two questions after an order whose outcome is unknown
+    ask_every: Duration = Field(500, gt=0)  # between two queries for an order with unknown outcome
     reconcile_every: Duration = Field(60_000, gt=0)
     poll_every: Duration = Field(2_000, gt=0)  # while the private stream is down
-    overlap: Duration = 60_000  # executions of so long before the last one are asked for again
-    max_skew: Duration = Field(10_000, gt=0)  # of this machine's clock; less is corrected, more is refused
-    start_within: Duration = Field(60_000, gt=0)  # an account that isn't reconciled by then ends the start
+    overlap: Duration = 60_000  # executions this long before the last one are fetched again
+    max_skew: Duration = Field(10_000, gt=0)  # of this machine's clock: less is corrected, more is an error
+    start_within: Duration = Field(60_000, gt=0)  # the start fails if the account isn't reconciled by then
     request_timeout: Duration = Field(10_000, gt=0)
-    recv_window: Duration = Field(5_000, gt=0)  # how late a request may arrive, in the venue's eyes
-    ban_wait: Duration = Field(600_000, gt=0)  # after HTTP 403: the venue asks for ten minutes
+    recv_window: Duration = Field(5_000, gt=0)  # the venue refuses requests that arrive later than this
+    ban_wait: Duration = Field(600_000, gt=0)  # after HTTP 403: the venue requires ten minutes
     open_timeout: Duration = Field(10_000, gt=0)  # of the private stream
     ping_interval: Duration = Field(20_000, gt=0)
     pong_timeout: Duration = Field(10_000, gt=0)
@@ -64,13 +64,13 @@ class TestnetConfig(Section):
 
 
 class ExecutionConfig(Section):
-    """Where orders go."""
+    """The exchange that executes orders."""
 
     mode: Literal["paper", "testnet"] = "paper"
     testnet: TestnetConfig = TestnetConfig()
 
     def exchange(self) -> ExchangeFactory:
-        """The exchange for `Engine`: a real venue's on the testnet, else the paper exchange."""
+        """Return the exchange for `Engine`: a venue's in mode testnet, else the paper exchange."""
         if self.mode == "paper":
             return PaperExchange
         return partial(VenueExchange, foreign=self.testnet.foreign, wallet_drift=self.testnet.wallet_drift)

@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 from agent.dashboard.login import FailedLogins, LoginLinks, LoginSessions, TokenFile
 from agent.dashboard.public_address import PublicAddress
+from agent.system.addresses import is_loopback_host, known_host
 from agent.system.clock import Clock
-from agent.system.host_header import is_loopback_host, known_host
 from agent.system.listening_sockets import client_key
 
 PUBLIC_PATHS: Final = ("/login", "/logout", "/assets/style.css", "/assets/icon.svg", "/favicon.ico")

@@ -15,7 +15,7 @@ from agent.core.errors import TapewireError
 from agent.core.events import MINUTE_MS
 from agent.live.access_token import make_token, read_token, same_token
 from agent.system.clock import Clock
-from agent.system.private import write_private
+from agent.system.secret import write_private
 
 LINK_LIFETIME: Final = 10 * MINUTE_MS
 """Milliseconds for which a login link is valid."""

@@ -11,7 +11,7 @@ from typing import Final
 
 from aiohttp import web
 
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 
 _PREFIX: Final = re.compile(r"(/[\w.~-]+)+/?", re.ASCII)
 """A path prefix that is safe in the Path attribute of a cookie."""

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 from aiohttp import web
 
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 from agent.core.errors import ConfigError, DataError, SafetyError, StoreUnavailable, TapewireError, UsageError
 from agent.dashboard.access_control import AccessControl
 from agent.dashboard.agent_adapter import COMMANDS, AgentAdapter

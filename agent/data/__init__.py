@@ -1,1 +1,1 @@
-"""History files as sources of events: klines, news, sentiment and funding, each stream sorted by availability."""
+"""History files as sources of events (klines, news, sentiment, funding), each sorted by availability."""

@@ -1,4 +1,4 @@
-"""What bars must satisfy, checked over whole batches with numpy: prices that can be, and one bar an interval, in order."""
+"""Checks of bars, a batch at a time with numpy: consistent prices, and one bar per interval, in order."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from agent.system.clock import iso
 Floats = NDArray[np.float64]
 
 VALUES: Final = ("open", "high", "low", "close", "volume", "turnover")
-"""Columns of a bar; the last is not in every file."""
+"""Columns of a bar; turnover is optional in files."""
 
-# high and low may miss open and close by this fraction: what back-adjusting a price leaves behind
+# high and low may miss open and close by this fraction: the rounding error of back-adjusted prices
 _ROUNDING: Final = 1e-9
-_MIXED_RUN: Final = 6  # so many equal steps in a row are another interval, not gaps
+_MIXED_RUN: Final = 6  # this many equal steps in a row are another interval, not gaps
 
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Consecutive bars: open and close times (UTC ms), and the columns named by `VALUES`.
+    """Consecutive bars, as columns: open and close times (UTC ms), and the values named by `VALUES`.
 
-    `lost` is when the bar before each closed, and `step` the distance (ms) from it, of calendar bars in whole intervals
-    (`Calendar.steps`).
+    `previous_close` is the close time of the bar before each, and `step` the distance (ms) between their open
+    times; for calendar bars in whole intervals (`Calendar.steps`).
     """
 
     start: NDArray[np.int64]
     close: NDArray[np.int64]
-    lost: NDArray[np.int64]
+    previous_close: NDArray[np.int64]
     step: NDArray[np.int64]
     values: tuple[Floats, ...]
 
@@ -41,14 +41,17 @@ class Bars:
         return len(self.start)
 
     def __getitem__(self, index: slice | NDArray[np.bool_]) -> Bars:
-        columns = tuple(column[index] for column in self.values)
-        return Bars(self.start[index], self.close[index], self.lost[index], self.step[index], columns)
+        values = tuple(column[index] for column in self.values)
+        return Bars(
+            self.start[index], self.close[index], self.previous_close[index], self.step[index], values
+        )
 
 
 class BarCheck:
-    """Checks a file's bars batch by batch. `name` stands for the file in errors; `duplicates` counts what was dropped.
+    """Checks a file's bars batch by batch.
 
-    A file with a `calendar` must be one batch.
+    `name` is the file's name in errors. `duplicates` counts the dropped bars. A file with a `calendar` must
+    be one batch.
     """
 
     def __init__(
@@ -61,12 +64,12 @@ class BarCheck:
         self._calendar = calendar
         self._last: Bars | None = None  # the bar before the batch
         self._bars = 0
-        # of steps that aren't the interval: last bar's number, step, length, row of the first
+        # consecutive equal steps that differ from the interval: last bar's number, step, length, first row
         self._odd_run = (0, 0, 0, 0)
 
     def check(self, start: NDArray[np.int64], values: tuple[Floats, ...], first_row: int) -> Bars:
-        """The batch as bars without duplicates. Raises DataError naming the first row that is wrong, and how."""
-        values = self._plausible(values, first_row)
+        """Return the batch as bars without duplicates. Raises DataError that names the first wrong row."""
+        values = self._checked_values(values, first_row)
         before = int(self._last.start[0]) if self._last else int(start[0]) - self._interval
         calendar = self._calendar
         step = np.diff(start, prepend=before) if calendar is None else calendar.steps(start)
@@ -74,15 +77,19 @@ class BarCheck:
         if not (bars.step == self._interval).all():
             bars = self._in_order(bars, first_row)
         if calendar is not None:
-            close = calendar.closes(bars)
-            bars = replace(bars, close=close, lost=np.concatenate((bars.start[:1], close[:-1])))
+            close = calendar.closes(bars.start, bars.step)
+            bars = replace(bars, close=close, previous_close=np.concatenate((bars.start[:1], close[:-1])))
         self._bars += len(bars)
         self._last = bars[-1:] if len(bars) else self._last
         return bars
 
-    # -- prices ------------------------------------------------------------------------------------------------------
+    # -- prices ----------------------------------------------------------------------------------------------
 
-    def _plausible(self, values: tuple[Floats, ...], first_row: int) -> tuple[Floats, ...]:
+    def _checked_values(self, values: tuple[Floats, ...], first_row: int) -> tuple[Floats, ...]:
+        """Return the values with high and low corrected for rounding.
+
+        Raises DataError for an impossible bar.
+        """
         opened, high, low, close, volume, *turnover = values
         if _sane(opened, high, low, close, volume, *turnover).all():
             return values
@@ -92,19 +99,12 @@ class BarCheck:
         sane = _sane(opened, high, low, close, volume, *turnover)
         if not sane.all():
             index = int(sane.argmin())
-            row = dict(
-                zip(
-                    ("open", "high", "low", "close", "volume", "turnover"),
-                    (c[index].item() for c in values),
-                    strict=False,
-                )
-            )
-            raise DataError(
-                f"{self._name}: row {first_row + index}, {_whats_wrong(row)}", hint="mend or remove the row"
-            )
+            row = dict(zip(VALUES, (column[index].item() for column in values), strict=False))
+            where = f"{self._name}: row {first_row + index}"
+            raise DataError(f"{where}, {_describe_fault(row)}", hint="correct or remove the row")
         return opened, high, low, close, volume, *turnover
 
-    # -- order -------------------------------------------------------------------------------------------------------
+    # -- order -----------------------------------------------------------------------------------------------
 
     def _in_order(self, bars: Bars, first_row: int) -> Bars:
         step = bars.step
@@ -112,9 +112,9 @@ class BarCheck:
             index = int((step < 0).argmax())
             now = int(bars.start[index])
             before = int(bars.start[index - 1]) if index else now - int(step[index])
+            where = f"{self._name}: row {first_row + index}, column open_time"
             raise DataError(
-                f"{self._name}: row {first_row + index}, column open_time: {iso(now)} comes after {iso(before)}",
-                hint="sort the file by open time",
+                f"{where}: {iso(now)} comes after {iso(before)}", hint="sort the file by open time"
             )
         rows = np.arange(first_row, first_row + len(bars))
         if (step == 0).any():
@@ -126,57 +126,55 @@ class BarCheck:
         if self._around_the_clock:
             off |= bars.step % self._interval != 0
         if off.any():
-            raise self._mixed(int(rows[off.argmax()]), int(bars.step[off.argmax()]))
+            raise self._mixed_intervals(int(rows[off.argmax()]), int(bars.step[off.argmax()]))
         for index in np.flatnonzero(bars.step != self._interval).tolist():
             self._count_odd(self._bars + index, int(bars.step[index]), int(rows[index]))
         return bars
 
     def _refuse_conflicts(self, bars: Bars, first_row: int) -> None:
-        """Raises DataError where bars of the same time differ in a value."""
+        """Raise DataError if bars of the same time differ in a value."""
         for number, column in enumerate(bars.values):
             before = np.concatenate((self._last.values[number] if self._last else column[:1], column[:-1]))
             differs = (bars.step == 0) & (column != before) & ~(np.isnan(column) & np.isnan(before))
             if differs.any():
                 index = int(differs.argmax())
+                time = iso(int(bars.start[index]))
                 raise DataError(
-                    f"{self._name}: row {first_row + index} is a second bar of {iso(int(bars.start[index]))}, "
-                    f"with {VALUES[number]} {column[index]} where the row before has {before[index]}",
-                    hint="keep the right one of the two",
+                    f"{self._name}: row {first_row + index} is a second bar of {time}, "
+                    f"with {VALUES[number]} {column[index]}, and the row before has {before[index]}",
+                    hint="keep one of the two",
                 )
 
     def _count_odd(self, number: int, step: int, row: int) -> None:
-        """Raises DataError once so many bars in a row have the same other step that it must be their interval."""
+        """Raise DataError once `_MIXED_RUN` consecutive bars have one other step, their real interval."""
         last, last_step, length, first = self._odd_run
-        self._odd_run = (
-            (number, step, length + 1, first)
-            if (number, step) == (last + 1, last_step)
-            else (number, step, 1, row)
-        )
-        if self._odd_run[2] == _MIXED_RUN:
-            raise self._mixed(self._odd_run[3], step)
+        if (number, step) != (last + 1, last_step):
+            length, first = 0, row
+        self._odd_run = (number, step, length + 1, first)
+        if length + 1 == _MIXED_RUN:
+            raise self._mixed_intervals(first, step)
 
-    def _mixed(self, row: int, step: int) -> DataError:
-        return DataError(
-            f"{self._name}: mixed intervals: row {row} comes {format_duration(step)} after the bar before it, "
-            f"where bars are {format_duration(self._interval)} apart",
-            hint="keep bars of one interval in a file",
-        )
+    def _mixed_intervals(self, row: int, step: int) -> DataError:
+        found = f"row {row} comes {format_duration(step)} after the bar before it"
+        expected = f"but bars are {format_duration(self._interval)} apart"
+        hint = "keep bars of one interval in a file"
+        return DataError(f"{self._name}: mixed intervals: {found}, {expected}", hint=hint)
 
 
 def _sane(
     opened: Floats, high: Floats, low: Floats, close: Floats, volume: Floats, *turnover: Floats
 ) -> NDArray[np.bool_]:
-    """True where a bar can be; every comparison with NaN is False."""
+    """Return which bars are possible; every comparison with NaN is False."""
     sane: NDArray[np.bool_] = (
         (low > 0) & (low <= opened) & (low <= close) & (high >= opened) & (high >= close) & (high < np.inf)
     )
     sane &= (volume >= 0) & (volume < np.inf)
     for column in turnover:
-        sane &= ~((column < 0) | (column == np.inf))  # NaN: not known
+        sane &= ~((column < 0) | (column == np.inf))  # NaN: unknown
     return sane
 
 
-def _whats_wrong(row: dict[str, float]) -> str:
+def _describe_fault(row: dict[str, float]) -> str:
     for name, value in row.items():
         what = f"column {name}: {value}"
         if value != value and name != "turnover":

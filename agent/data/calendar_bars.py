@@ -1,10 +1,13 @@
-"""Bars of calendar months, and of days or weeks in a zone that changes its clocks: each closes where the next one begins."""
+"""Bars of calendar months, and of days or weeks in a zone with daylight saving time.
+
+Each bar closes when the next one opens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -15,25 +18,23 @@ from agent.core.durations import MONTHS, later, month_number, month_start
 from agent.core.events import DAY_MS, HOUR_MS
 from agent.data.columns import as_arrow, as_numpy
 
-if TYPE_CHECKING:
-    from agent.data.bar_checks import Bars
-
 Times = NDArray[np.int64]
 
-# a month's first session begins within them, its last one within as many before its end
+# a month's first session begins this early in it, and its last one this close to its end
 _FIRST_DAYS: Final = 10 * DAY_MS
 _SHORTEST_MONTH: Final = 27 * DAY_MS
-# clocks are changed less often: in Morocco around Ramadan, elsewhere twice a year
+# least time between two clock changes: Morocco changes clocks around Ramadan, other zones twice a year
 _CHANGES_APART: Final = 28 * DAY_MS
 _MONTHS_OF_BARS: Final = {months: interval for interval, months in MONTHS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """How the bars of a file follow the calendar.
+    """The calendar of a file's bars.
 
-    `interval` (ms) is a key of `MONTHS`, a day or a week, `zone` that of the file's local times, if it is known. `phases` are the times
-    of day (ms after 00:00 UTC) at which bars open. With `dated_at_end` the file has the last day of a bar's months as its time.
+    `interval` (ms) is a key of `MONTHS`, a day or a week; `zone` is that of the file's local times, if known.
+    `phases` are the times of day (ms after 00:00 UTC) at which bars open. If `dated_at_end`, the file dates a
+    bar by the last day of its months.
     """
 
     interval: int
@@ -42,7 +43,7 @@ class Calendar:
     dated_at_end: bool = False
 
     def opens(self, times: Times) -> Times:
-        """When the bars open (UTC ms), from the times in the file; 0 (a missing time) stays."""
+        """Return the open times (UTC ms) for the times in the file; 0 (a missing time) stays 0."""
         if not self.dated_at_end:
             return times
         local = _to_local(times, self.zone)
@@ -50,7 +51,7 @@ class Calendar:
         return np.where(times > 0, _to_utc(_each(month_start, first) + local % DAY_MS, self.zone), 0)
 
     def steps(self, start: Times) -> Times:
-        """The distance (ms) of each bar from the one before it, in whole intervals if the calendar has so many between them."""
+        """Return each bar's distance (ms) from the one before, in whole intervals if the calendar fits."""
         steps = np.diff(start, prepend=later(int(start[0]), self.interval, -1))
         if self.interval in MONTHS:
             months = np.diff(_each(month_number, _to_local(start, self.zone)), prepend=0)
@@ -62,28 +63,32 @@ class Calendar:
         whole = (steps + self.interval // 2) // self.interval * self.interval
         return np.where((whole > 0) & (np.abs(steps - whole) == HOUR_MS), whole, steps)
 
-    def closes(self, bars: Bars) -> Times:
-        """When each bar closes (UTC ms): where the next one opens, before a gap and at the end by the calendar.
+    def closes(self, start: Times, step: Times) -> Times:
+        """Return the close times (UTC ms): the next open time; before a gap and at the end, by the calendar.
 
-        If the zone isn't known and its clocks may change meanwhile, that is the later of the two possible moments.
+        `start` are the open times, `step` the distances by `steps`.
+        If the zone is unknown and its clocks may change in the bar, the later of the two possible times is
+        returned.
         """
-        start = bars.start
         local = _to_local(start, self.zone)
         ends = _to_utc(_each(lambda moment: later(moment, self.interval), local), self.zone)
         if self.zone is None:
             phase = start % DAY_MS
             ends += HOUR_MS * np.isin((phase + HOUR_MS) % DAY_MS, sorted(self.phases))
         following = start[1:]
-        ends[:-1] = np.where(bars.step[1:] == self.interval, following, np.minimum(ends[:-1], following))
+        ends[:-1] = np.where(step[1:] == self.interval, following, np.minimum(ends[:-1], following))
         return ends
 
 
 def find_calendar(times: Times, zone: str | None, *, around_the_clock: bool) -> Calendar | None:
-    """The calendar that the rising `times` (UTC ms) of a file follow; None for bars of one length. `zone` is that of naive times."""
+    """Return the calendar of a file's rising `times` (UTC ms); None for bars of one length.
+
+    `zone` is that of naive times.
+    """
     if len(times) < 2:
         return None
     if zone is not None and len(np.unique(_to_local(times, zone) % DAY_MS)) > 1:
-        zone = None  # the times state another one
+        zone = None  # the times state an offset of another zone
     return _months(times, zone) or _days(times, zone, around_the_clock=around_the_clock)
 
 
@@ -93,7 +98,7 @@ def _months(times: Times, zone: str | None) -> Calendar | None:
         return None
     numbers = _each(month_number, local)
     since, left = local - _each(month_start, numbers), _each(month_start, numbers + 1) - local
-    # then only a month's very beginning shows that the bars aren't of 28 or 30 days
+    # with equal steps, only bars at the very beginning of months aren't bars of 28 or 30 days
     equal = bool((steps == steps[0]).all())
     dated_at_end = not equal and bool((left <= _FIRST_DAYS).all())
     if not dated_at_end and (since > (14 * HOUR_MS if equal else _FIRST_DAYS)).any():
@@ -104,9 +109,9 @@ def _months(times: Times, zone: str | None) -> Calendar | None:
 
 
 def _days(times: Times, zone: str | None, *, around_the_clock: bool) -> Calendar | None:
-    """Days or weeks some of which are an hour shorter or longer.
+    """Return the calendar of days or weeks of which some are an hour shorter or longer.
 
-    If the market rests, only a short one shows that: a long one may be a rest.
+    In a market that closes, only a short one is evidence: a long one may include a time when it is closed.
     """
     steps = np.diff(times)
     interval = 7 * DAY_MS if steps.min() >= 7 * DAY_MS - HOUR_MS else DAY_MS
@@ -127,7 +132,7 @@ def _phases(times: Times) -> frozenset[int]:
 
 
 def _to_local(moments: Times, zone: str | None) -> Times:
-    """Local times of `zone` (UTC without one), as if they were UTC ms."""
+    """Return the local times of `zone` (UTC if None) as if they were UTC ms."""
     if zone is None:
         return moments
     local = pc.local_timestamp(as_arrow(moments, pa.timestamp("ms", tz=zone)))
@@ -135,7 +140,7 @@ def _to_local(moments: Times, zone: str | None) -> Times:
 
 
 def _to_utc(local: Times, zone: str | None) -> Times:
-    """The moments (UTC ms) of local times, as a copy; of two the later."""
+    """Return the UTC ms of local times, as a copy; the later one if a local time occurs twice."""
     if zone is None:
         return local.copy()
     stamps = as_arrow(local, pa.timestamp("ms"))

@@ -1,4 +1,4 @@
-"""pandas frames as history files and back, for notebooks and scripts."""
+"""Conversion between bars, pandas frames and history files, for notebooks and scripts."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agent.core.events import DAY_MS
-from agent.data.kline_writer import SCHEMA, Row
-from agent.data.parquet_files import write_parquet
+from agent.data.kline_writer import SCHEMA, KlineRow
+from agent.system.atomic import write_parquet
 
 _WEEK_MS: Final = 7 * DAY_MS
 _MONDAY: Final = pd.Timestamp("1970-01-05", tz="UTC")
-_DIGITS: Final = 16  # of a file's hash in its name
+_DIGITS: Final = 16  # of the content's hash in a file's name
 
 
-def klines_frame(rows: Sequence[Row], symbol: str) -> pd.DataFrame:
-    """Bars by their open time (UTC): open, high, low, close, volume, turnover. `attrs["symbol"]` says whose they are."""
+def klines_frame(rows: Sequence[KlineRow], symbol: str) -> pd.DataFrame:
+    """Return bars as a frame indexed by open time (UTC), with the symbol in `attrs["symbol"]`."""
     frame = pd.DataFrame(list(rows), columns=SCHEMA.names)
     frame["open_time"] = pd.to_datetime(frame["open_time"], unit="ms", utc=True)
     frame = frame.set_index("open_time")
@@ -29,10 +29,10 @@ def klines_frame(rows: Sequence[Row], symbol: str) -> pd.DataFrame:
     return frame
 
 
-def coarser(frame: pd.DataFrame, fine: int, coarse: int) -> pd.DataFrame:
-    """Bars of `coarse` ms out of bars of `fine` ms, which divide it; UTC decides where they begin. Begun or cut ones are left out.
+def resample(frame: pd.DataFrame, fine: int, coarse: int) -> pd.DataFrame:
+    """Resample bars of `fine` ms to bars of `coarse` ms, a multiple of it.
 
-    Weeks begin on Monday.
+    Incomplete first and last bars are dropped. Bars are aligned to UTC; weeks begin on Monday.
     """
     every = pd.Timedelta(coarse, unit="ms")
     how = {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum", "turnover": "sum"}
@@ -48,9 +48,10 @@ def coarser(frame: pd.DataFrame, fine: int, coarse: int) -> pd.DataFrame:
 
 
 def save_frame(frame: pd.DataFrame, name: str, time_column: str, folder: Path) -> Path:
-    """`frame` as a parquet file `NAME-HASH.parquet` in `folder`; the same frame is always the same file, and written once.
+    """Write `frame` to `NAME-HASH.parquet` in `folder` unless it exists; equal frames have the same file.
 
-    An index of times becomes `time_column`. A run that read the file can be verified as long as it is kept.
+    An index of times becomes `time_column`. A run that read the file can be verified as long as the file is
+    kept.
     """
     if isinstance(frame.index, pd.DatetimeIndex):
         frame = frame.rename_axis(time_column).reset_index()

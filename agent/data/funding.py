@@ -1,4 +1,7 @@
-"""Funding rates of perpetuals as `Funding` events: from a history file, or a constant at every stamp."""
+"""Funding rates of perpetuals as `Funding` events, from a history file or constant.
+
+A *stamp* is a time at which funding is paid.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import numpy as np
 from agent.core.errors import DataError
 from agent.core.events import HOUR_MS, MINUTE_MS, Funding
 from agent.core.symbol_names import SYMBOL_COLUMNS, normalise, symbol_of
-from agent.data.columns import Aliases, place
+from agent.data.columns import Aliases, location
 from agent.data.rows import Rows
 from agent.system.clock import iso
 
@@ -33,22 +36,24 @@ COLUMNS: Final[Aliases] = {
     "symbol": SYMBOL_COLUMNS,
     "rate": ("rate", "fundingRate", "last_funding_rate"),
 }
-# a stamp; exchanges cap it at a few percent, so beyond this the column holds percentages
+# per stamp; exchanges cap it at a few percent, so a larger rate is a percentage
 _LARGEST_RATE: Final = 0.1
-_USUAL_RATE: Final = 0.003  # a stamp; a file with a median above this probably holds percentages
-# of stamps on the usual venues; longer ones count only if most of a file has them
+_USUAL_RATE: Final = 0.003  # per stamp; a file with a median above this probably holds percentages
+# between stamps on the usual venues; longer distances count only if most of a file has them
 _LONGEST_DISTANCE: Final = 8 * HOUR_MS
-_NEIGHBOURS: Final = 2  # distances on each side of a stretch that show whether it is a hole
+_NEIGHBOURS: Final = 2  # distances on each side of a stretch, by which a gap is recognised
 
 
 class FundingFile:
-    """The rates of a parquet, CSV or JSON-lines file, by time; iterate it, as often as you like.
+    """Iterable of the rates in a parquet, CSV or JSON-lines file, by time; it can be iterated repeatedly.
 
-    A rate is a fraction of the position's value per stamp (0.0001 = 0.01 %), known at its stamp. Symbols are as venues write them,
-    also if the file has them as ccxt does. A file without a column `symbol` is of `symbol`, or of what its name states. The
-    window is [`start`, `end`) in UTC ms. Identical duplicates are dropped and counted in `duplicates`.
+    A rate is a fraction of the position's value per stamp (0.0001 = 0.01 %), known at its stamp. Symbols are
+    converted to venue notation. A file without a symbol column is of `symbol`, else of the symbol in its
+    name. The window is [`start`, `end`) in UTC ms. Identical duplicates are dropped and counted in
+    `duplicates`.
 
-    Raises DataError while iterating: no time, no rate, a rate beyond ±0.1, two rates for one stamp, no symbol.
+    Raises DataError while iterating: a missing time, rate or symbol, a rate beyond ±0.1, two rates for one
+    stamp.
     """
 
     def __init__(
@@ -79,32 +84,28 @@ class FundingFile:
         )
         stamps, rates = rows.times["ts"], rows.numbers["rate"]
         if not stamps.all():
-            raise DataError(f"{place(self.path, int(stamps.argmin()) + 1, rows.names['ts'])}: missing")
+            raise DataError(f"{location(self.path, int(stamps.argmin()) + 1, rows.names['ts'])}: missing")
         if (wrong := ~(np.abs(rates) <= _LARGEST_RATE)).any():
-            where = place(self.path, int(wrong.argmax()) + 1, rows.names["rate"])
+            where = location(self.path, int(wrong.argmax()) + 1, rows.names["rate"])
+            rate = rates[wrong.argmax()]
             raise DataError(
-                f"{where}: {rates[wrong.argmax()]} is no funding rate",
-                hint="write fractions: 0.0001 is 0.01 %",
+                f"{where}: {rate} is not a funding rate", hint="write fractions: 0.0001 is 0.01 %"
             )
         fallback = self.symbol or symbol_of(self.path)
         if not fallback and "symbol" not in rows.names:
-            raise DataError(
-                f"{self.name}: neither a column nor its name states the symbol",
-                hint="name the file SYMBOL-funding.csv",
-            )
+            missing = "neither a column nor its name states the symbol"
+            raise DataError(f"{self.name}: {missing}", hint="name the file SYMBOL-funding.csv")
         known: dict[tuple[str, int], float] = {}
         order = np.argsort(stamps, kind="stable")
-        for ts, rate, row in zip(
-            stamps[order].tolist(), rates[order].tolist(), rows.texts(order), strict=True
-        ):
+        columns = stamps[order].tolist(), rates[order].tolist()
+        for ts, rate, row in zip(*columns, rows.texts(order), strict=True):
             symbol = normalise(row.get("symbol") or "") or fallback
             if not symbol:
+                missing = f"the rate at {iso(ts)} has no symbol"
+                raise DataError(f"{self.name}: {missing}", hint="correct or remove the row")
+            if (other := known.setdefault((symbol, ts), rate)) != rate:
                 raise DataError(
-                    f"{self.name}: the rate at {iso(ts)} has no symbol", hint="mend or remove the row"
-                )
-            if known.setdefault((symbol, ts), rate) != rate:
-                raise DataError(
-                    f"{self.name}: two funding rates of {symbol} at {iso(ts)}: {known[symbol, ts]} and {rate}"
+                    f"{self.name}: two funding rates of {symbol} at {iso(ts)}: {other} and {rate}"
                 )
         self.duplicates = len(stamps) - len(known)
         for (symbol, ts), rate in known.items():
@@ -112,7 +113,7 @@ class FundingFile:
                 yield Funding(symbol, ts, ts, rate)
 
 
-def complete(
+def fill_missing_rates(
     rates: Iterable[Funding],
     symbols: Sequence[str],
     rate: float,
@@ -122,27 +123,23 @@ def complete(
     *,
     name: str,
 ) -> tuple[list[Funding], list[str]]:
-    """The `rates` of `symbols` at stamps in [`start`, `end`) (UTC ms), and notes on what they lack.
+    """Return the `rates` of `symbols` in [`start`, `end`) (UTC ms) with gaps filled, and notes on the gaps.
 
-    If two stamps of a symbol are more than one and a half times as far apart as the stamps around them, the constant `rate` applies
-    meanwhile, at each multiple of `interval` (ms). The distance may change in the file, as a venue changes it. Raises DataError if the
-    rates have no stamp of any of `symbols` in the window; `name` is the file's.
+    A gap is a stretch more than 1.5 times as long as the distances of the stamps around it; the constant
+    `rate` applies in it, at each multiple of `interval` (ms). The distance may change within the file, as
+    venues change it. `name` is the file's. Raises DataError if the rates have no stamp of any of `symbols` in
+    the window.
     """
     known: dict[str, list[Funding]] = {}
     for one in rates:
         known.setdefault(one.symbol, []).append(one)
     inside = {symbol: [one for one in known.get(symbol, ()) if start <= one.ts < end] for symbol in symbols}
     if not any(inside.values()):
-        found = (
-            "; ".join(
-                f"{symbol} from {iso(own[0].ts)} to {iso(own[-1].ts)}"
-                for symbol, own in sorted(known.items())
-            )
-            or "none"
-        )
+        spans = [f"{one} from {iso(own[0].ts)} to {iso(own[-1].ts)}" for one, own in sorted(known.items())]
+        found = "; ".join(spans) or "none"
         raise DataError(
             f"{name}: no rate of {', '.join(symbols)} between {iso(start)} and {iso(end)}; it has {found}",
-            hint="name a file of these symbols and this time, or none: the constant paper.funding_rate is paid then",
+            hint="give a file of these symbols and times; else the constant paper.funding_rate is paid",
         )
     completed, notes = list[Funding](), list[str]()
     for symbol, own in inside.items():
@@ -155,39 +152,38 @@ def complete(
         for before, after in pairwise([start - 1, *(one.ts for one in own), end]):
             if own and after - before <= _distance_around(stamps, before, after, usual, longest) * 3 // 2:
                 continue
-            # A venue may write a stamp a little late (08:00:00.007) or early: it is still the stamp of that multiple
-            first = before + (1 if before < start else MINUTE_MS)
-            constant = list(
-                constant_funding((symbol,), rate, interval, first, after - (0 if after == end else MINUTE_MS))
+            # a venue may date a stamp a little late (08:00:00.007) or early: no constant belongs next to it
+            first, last = (
+                before + (1 if before < start else MINUTE_MS),
+                after - (0 if after == end else MINUTE_MS),
             )
+            constant = list(constant_funding((symbol,), rate, interval, first, last))
             missing += constant
             if not constant:
                 unpaid.append((max(before, start), after))
         if missing:
-            notes.append(
-                f"{name}: {len(missing):,} stamps of {symbol} have no rate ({iso(missing[0].ts)} to {iso(missing[-1].ts)}): "
-                f"the constant {rate:.4%} is used"
-            )
+            span = f"{iso(missing[0].ts)} to {iso(missing[-1].ts)}"
+            lack = f"{len(missing):,} stamps of {symbol} have no rate ({span})"
+            notes.append(f"{name}: {lack}: the constant {rate:.4%} is used")
         if unpaid:
-            notes.append(
-                f"{name}: {symbol} has no rate in {len(unpaid):,} stretches shorter than the constant's interval (the first from "
-                f"{iso(unpaid[0][0])} to {iso(unpaid[0][1])}): nothing is paid there"
-            )
+            span = f"{iso(unpaid[0][0])} to {iso(unpaid[0][1])}"
+            lack = f"{len(unpaid):,} stretches shorter than the constant's interval (the first from {span})"
+            notes.append(f"{name}: {symbol} has no rate in {lack}: nothing is paid there")
         if (typical := median([abs(one.rate) for one in own] or [0.0])) > _USUAL_RATE:
-            notes.append(
-                f"{name}: half of the rates of {symbol} are {typical:.2%} or more a stamp: are they percentages? "
-                "They are read as fractions (0.0001 is 0.01 %)"
+            doubt = (
+                f"half of the rates of {symbol} are {typical:.2%} or more per stamp: are they percentages?"
             )
+            notes.append(f"{name}: {doubt} They are read as fractions (0.0001 is 0.01 %)")
         completed += [*own, *missing]
     completed.sort(key=lambda one: (one.ts, one.symbol))
     return completed, notes
 
 
 def _distance_around(stamps: Sequence[int], before: int, after: int, usual: int, longest: int) -> int:
-    """How far apart (ms) the sorted `stamps` next to the stretch from `before` to `after` are.
+    """Return the distance (ms) of the sorted `stamps` next to the stretch from `before` to `after`.
 
-    It is the largest of the two distances on each side, so that a change from 8 to 4 hours is no hole. Distances above `longest` are
-    holes themselves and don't count. Without a distance on either side it is `usual`.
+    It is the largest of two distances on each side, so that a change from 8 to 4 hours isn't a gap. Distances
+    above `longest` are gaps themselves and don't count. Without any distance `usual` is returned.
     """
     past, coming = bisect_right(stamps, before), bisect_left(stamps, after)
     sides = stamps[max(past - _NEIGHBOURS - 1, 0) : past], stamps[coming : coming + _NEIGHBOURS + 1]
@@ -198,7 +194,7 @@ def _distance_around(stamps: Sequence[int], before: int, after: int, usual: int,
 
 
 def _usual_distance(stamps: Sequence[int]) -> int:
-    """The commonest distance of neighbours (ms, to the minute); 0 with fewer than two stamps."""
+    """Return the most frequent distance of neighbours (ms, rounded to minutes); 0 for fewer than two."""
     steps = Counter(round((after - before) / MINUTE_MS) * MINUTE_MS for before, after in pairwise(stamps))
     return min(steps, key=lambda step: (-steps[step], step)) if steps else 0
 
@@ -206,8 +202,10 @@ def _usual_distance(stamps: Sequence[int]) -> int:
 def constant_funding(
     symbols: Sequence[str], rate: float, interval: int, start: int, end: int
 ) -> Iterator[Funding]:
-    """The same `rate` for every symbol at every stamp in [`start`, `end`) (UTC ms); stamps are the multiples of `interval`
-    (ms) since 1970, so that eight hours give 00:00, 08:00 and 16:00 UTC."""
+    """Yield the same `rate` for every symbol at every stamp in [`start`, `end`) (UTC ms).
+
+    Stamps are the multiples of `interval` (ms) since 1970: for eight hours 00:00, 08:00 and 16:00 UTC.
+    """
     for ts in range(-(-start // interval) * interval, end, interval):
         for symbol in symbols:
             yield Funding(symbol, ts, ts, rate)

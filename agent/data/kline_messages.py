@@ -1,6 +1,7 @@
-"""The venue's messages as typed structs, and what of them is a sound bar.
+"""Bybit's kline messages as typed structs, and the validity check of their bars.
 
-Field meanings: https://bybit-exchange.github.io/docs/v5/websocket/public/kline and .../market/kline. Numbers come as strings.
+Fields: https://bybit-exchange.github.io/docs/v5/websocket/public/kline and .../market/kline. Numbers are sent
+as strings.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from agent.core.events import Kline
 
 
 class Frame(msgspec.Struct):
-    """Any message of the public stream: data has a `topic`, answers have an `op`."""
+    """Any message of the public stream: data has a `topic`, a response has an `op`."""
 
     topic: str = ""
     ts: int = 0
@@ -27,12 +28,12 @@ class Frame(msgspec.Struct):
 
     @property
     def is_pong(self) -> bool:
-        """Every channel words it differently: `op` is pong, or ping with `ret_msg` pong."""
+        """True for a pong, which some channels send as `op` pong, others as `op` ping with `ret_msg` pong."""
         return self.op == "pong" or (self.op == "ping" and self.ret_msg == "pong")
 
 
-class Row(msgspec.Struct, gc=False):
-    """A bar of the stream, open or closed."""
+class StreamRow(msgspec.Struct, gc=False):
+    """Bar of the stream, open or closed."""
 
     start: int
     end: int
@@ -46,7 +47,7 @@ class Row(msgspec.Struct, gc=False):
 
 
 class PageRow(msgspec.Struct, array_like=True, gc=False):
-    """A bar of the REST history; columns that the venue may add behind these are ignored."""
+    """Bar of the REST history; further columns are ignored."""
 
     start: int
     open: float
@@ -58,54 +59,54 @@ class PageRow(msgspec.Struct, array_like=True, gc=False):
 
 
 class PageResult(msgspec.Struct):
-    """What `result` of market/kline holds; newest first."""
+    """The field `result` of market/kline; newest first."""
 
     rows: list[PageRow] = msgspec.field(name="list")
 
 
-class Time(msgspec.Struct):
-    """An answer of market/time: the venue's clock, UTC ms."""
+class ServerTime(msgspec.Struct):
+    """Response of market/time: the venue's clock, UTC ms."""
 
     time: int
 
 
 class Page(msgspec.Struct):
-    """An answer of market/kline; `time` is the venue's clock, UTC ms."""
+    """Response of market/kline; `time` is the venue's clock, UTC ms."""
 
     result: PageResult
     time: int
 
 
 _LEAST: Final = 1e-12
-_MOST: Final = 1e12  # no price of anything is outside these
+_MOST: Final = 1e12  # any price outside these is an error
 
 # `strict=False` reads numbers from strings.
 _FRAME: Final = msgspec.json.Decoder(Frame)
-_ROWS: Final = msgspec.json.Decoder(list[Row], strict=False)
+_ROWS: Final = msgspec.json.Decoder(list[StreamRow], strict=False)
 
 
 def read_frame(message: bytes) -> Frame:
-    """Raises one of `agent.system.untrusted.JSON_DECODE_ERRORS` where it is no JSON object of this shape."""
+    """Decode a stream message. Raises one of `agent.system.untrusted.JSON_DECODE_ERRORS`."""
     return _FRAME.decode(message)
 
 
-def read_rows(data: msgspec.Raw) -> list[Row]:
-    """Raises one of `agent.system.untrusted.JSON_DECODE_ERRORS` where it is no list of bars."""
+def read_rows(data: msgspec.Raw) -> list[StreamRow]:
+    """Decode the bars of a stream message. Raises one of `agent.system.untrusted.JSON_DECODE_ERRORS`."""
     return _ROWS.decode(data)
 
 
-def read_page(answer: object) -> Page:
-    """Raises msgspec.ValidationError where the decoded answer has another shape."""
-    return msgspec.convert(answer, Page, strict=False)
+def read_page(response: object) -> Page:
+    """Convert a decoded response of market/kline. Raises msgspec.ValidationError."""
+    return msgspec.convert(response, Page, strict=False)
 
 
-def read_time(answer: object) -> int:
-    """UTC ms. Raises msgspec.ValidationError if the decoded answer has another shape."""
-    return msgspec.convert(answer, Time, strict=False).time
+def read_time(response: object) -> int:
+    """Return the UTC ms of a decoded response of market/time. Raises msgspec.ValidationError."""
+    return msgspec.convert(response, ServerTime, strict=False).time
 
 
-def is_sound(row: Row | PageRow, interval: int, latest: int) -> bool:
-    """Whether the bar opens where one can, at `latest` (UTC ms) at most, and its prices are possible and consistent."""
+def is_sound(row: StreamRow | PageRow, interval: int, latest: int) -> bool:
+    """Return whether the bar opens on the grid, by `latest` (UTC ms), and its values are consistent."""
     return (
         on_grid(row.start, interval)
         and 0 <= row.start <= latest
@@ -117,8 +118,11 @@ def is_sound(row: Row | PageRow, interval: int, latest: int) -> bool:
     )
 
 
-def to_kline(row: Row | PageRow, symbol: str, interval: int, ts: int, now: int) -> Kline:
-    """The event, where a message of `ts` arrived at `now` (UTC ms). A closed bar is true, and known, from its close on."""
+def to_kline(row: StreamRow | PageRow, symbol: str, interval: int, ts: int, now: int) -> Kline:
+    """Convert a bar of a message with stamp `ts` that arrived at `now` (UTC ms).
+
+    A closed bar is dated by its close, and available then at the earliest.
+    """
     confirm = isinstance(row, PageRow) or row.confirm
     if confirm:
         ts = row.start + interval

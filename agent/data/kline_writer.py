@@ -1,4 +1,4 @@
-"""A kline file that grows safely: new bars go to part files, and the file itself is only ever replaced by a whole one."""
+"""Writer of a growing kline file: new bars go to part files, and the file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from agent.core.errors import DataError
-from agent.data.parquet_files import write_parquet
+from agent.system.atomic import write_parquet
 from agent.system.clock import iso
 
-Row = tuple[int, float, float, float, float, float, float]
+KlineRow = tuple[int, float, float, float, float, float, float]
 """Open time (UTC ms), open, high, low, close, volume, turnover."""
 
 SCHEMA: Final = pa.schema(
@@ -25,14 +25,15 @@ SCHEMA: Final = pa.schema(
 
 
 class KlineWriter:
-    """Writes bars to the parquet file `path`; it and its parts carry `labels`, which say what they hold.
+    """Writes bars to the parquet file `path`, whose metadata are `labels`.
 
-    `append` makes bars durable at once, `finish` joins the parts to the file; both replace whole files atomically, so that
-    whatever stops the program, the next writer finds all that was appended. Use it from one process at a time.
+    `append` makes bars durable at once, `finish` joins the parts to the file. Both replace whole files
+    atomically, so if the program is killed, the next writer finds all appended bars. Only one process may use
+    it at a time.
 
-    `first` and `last` are the open times (UTC ms; 0: none) of what was there and what was added since.
+    `first` and `last` are the open times (UTC ms; 0: none) of the existing and appended bars.
 
-    Raises DataError where `path` holds something else, StoreError where it can't be written.
+    Raises DataError if `path` holds other data, StoreError if it can't be written.
     """
 
     def __init__(self, path: Path, labels: Mapping[str, str]) -> None:
@@ -44,8 +45,8 @@ class KlineWriter:
         self.first = min((first for first, _ in spans), default=0)
         self.last = max((last for _, last in spans), default=0)
 
-    def append(self, rows: Sequence[Row]) -> None:
-        """Add bars, in order, that open after `last`."""
+    def append(self, rows: Sequence[KlineRow]) -> None:
+        """Append bars, in order, that open after `last`."""
         if not rows:
             return
         if rows[0][0] <= self.last:
@@ -56,27 +57,24 @@ class KlineWriter:
         self.first, self.last = self.first or rows[0][0], rows[-1][0]
 
     def finish(self) -> None:
-        """Join what was appended to the file."""
+        """Join the appended parts to the file."""
         if self._parts:
             write_parquet(self.path, self._schema, self._joined())
             for part in self._parts:
                 part.unlink(missing_ok=True)
             self._parts = []
 
-    def rewrite(self, rows: Sequence[Row]) -> None:
-        """Put these bars in place of all that is there."""
+    def rewrite(self, rows: Sequence[KlineRow]) -> None:
+        """Replace all bars by these."""
         write_parquet(self.path, self._schema, [self._table(rows)])
         self.first, self.last = rows[0][0], rows[-1][0]
 
-    def _table(self, rows: Sequence[Row]) -> pa.Table:
-        columns = [
-            pa.array(column, field.type)
-            for column, field in zip(zip(*rows, strict=True), self._schema, strict=True)
-        ]
-        return pa.table(columns, schema=self._schema)
+    def _table(self, rows: Sequence[KlineRow]) -> pa.Table:
+        columns = zip(zip(*rows, strict=True), self._schema, strict=True)
+        return pa.table([pa.array(column, field.type) for column, field in columns], schema=self._schema)
 
     def _joined(self) -> Iterator[pa.Table]:
-        """The file's row groups and then the parts, without what a stop between joining and deleting has left behind."""
+        """Yield the file's row groups, then those of the parts that the file doesn't contain yet."""
         newest = 0
         for file in (self.path, *self._parts):
             if not file.exists():
@@ -92,21 +90,19 @@ class KlineWriter:
     def _span(self, file: Path) -> tuple[int, int]:
         try:
             with pq.ParquetFile(file) as source:
-                found = {
-                    key.decode(): value.decode()
-                    for key, value in (source.schema_arrow.metadata or {}).items()
-                }
+                metadata = source.schema_arrow.metadata or {}
+                found = {key.decode(): value.decode() for key, value in metadata.items()}
                 if not source.schema_arrow.equals(SCHEMA) or self._labels.items() - found.items():
                     holds = " ".join(found[key] for key in self._labels if key in found) or "something else"
+                    wanted = " ".join(self._labels.values())
                     raise DataError(
-                        f"{self.path} holds {holds}, not {' '.join(self._labels.values())}",
-                        hint="name another file with --output",
+                        f"{self.path} holds {holds}, not {wanted}", hint="name another file with --output"
                     )
-                starts = [
+                first, last = (
                     source.read_row_group(number, ["open_time"]).column(0).cast(pa.int64())
                     for number in (0, source.num_row_groups - 1)
-                ]
-                return starts[0][0].as_py(), starts[-1][-1].as_py()
+                )
+                return first[0].as_py(), last[-1].as_py()
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{file} is damaged: {error}", hint="move it away to fetch its bars again"

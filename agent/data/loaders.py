@@ -1,4 +1,4 @@
-"""Klines into a script or a notebook: `get_klines(symbol, interval, limit)`, from Bybit or from files.
+"""Klines for scripts and notebooks: `get_klines(symbol, interval, limit)`, from Bybit or from files.
 
 >>> BybitDataLoader().get_klines("BTCUSDT", "1h", 500)["close"].pct_change().std()
 """
@@ -18,46 +18,50 @@ from agent.system.resources import resource
 if TYPE_CHECKING:
     import pandas as pd
 
-    from agent.data.kline_writer import Row
+    from agent.data.kline_writer import KlineRow
 
 
 class DataLoader(Protocol):
-    """Where bars come from."""
+    """Source of bars."""
 
     def get_klines(self, symbol: str, interval: str = "1h", limit: int = 200) -> pd.DataFrame:
-        """The last `limit` closed bars, oldest first, by their open time (UTC): open, high, low, close, volume, turnover.
+        """Return the last `limit` closed bars (fewer if the source has fewer), oldest first.
 
-        There are fewer where the source has fewer. `interval` is a duration such as 1m, 4h, 1d.
+        The index is the open time (UTC); the columns are open, high, low, close, volume, turnover. `interval`
+        is a duration such as 1m, 4h, 1d.
         """
         ...
 
 
 class BybitDataLoader:
-    """Bybit's public history; no key is needed. `endpoint` is mainnet, testnet or the URL of a sandbox on this machine."""
+    """Bybit's public history, which needs no key.
+
+    `endpoint` is mainnet, testnet or the URL of a sandbox on this machine.
+    """
 
     def __init__(self, endpoint: str = "mainnet", category: Literal["linear", "spot"] = "linear") -> None:
         self.endpoint = endpoint
         self.category = category
 
     def get_klines(self, symbol: str, interval: str = "1h", limit: int = 200) -> pd.DataFrame:
-        """See `DataLoader`. Raises UsageError for an unknown symbol, VenueError where Bybit can't be reached."""
+        """See `DataLoader`. Raises UsageError for an unknown symbol, VenueError if Bybit can't be reached."""
         from agent.data.frames import klines_frame
 
-        length = _checked(interval, limit)
-        with ThreadPoolExecutor(1) as thread:  # a notebook has an event loop of its own already
+        length = _interval_ms(interval, limit)
+        with ThreadPoolExecutor(1) as thread:  # a notebook's own thread already runs an event loop
             rows = thread.submit(asyncio.run, self._latest(symbol.upper(), length, limit)).result()
         return klines_frame(rows, symbol.upper())
 
-    async def _latest(self, symbol: str, interval: int, limit: int) -> list[Row]:
-        from agent.data.download import BybitKlines, Wanted
+    async def _latest(self, symbol: str, interval: int, limit: int) -> list[KlineRow]:
+        from agent.data.download import BybitKlines, KlineRequest
 
-        wanted = Wanted(symbol, interval, 0, 0, self.category)
+        wanted = KlineRequest(symbol, interval, 0, 0, self.category)
         async with BybitKlines(wanted, self.endpoint) as source:
             return await source.latest(limit)
 
 
 class FileDataLoader:
-    """The same from kline files, by default the sample data. Bars may be asked longer than the file's."""
+    """Kline files, by default the sample data. A multiple of a file's interval is resampled."""
 
     def __init__(self, files: Sequence[str | Path] = (), *, timezone: str | None = None) -> None:
         samples = resource("sample_data")
@@ -65,38 +69,33 @@ class FileDataLoader:
         self.timezone = timezone
 
     def get_klines(self, symbol: str, interval: str = "1h", limit: int = 200) -> pd.DataFrame:
-        """See `DataLoader`. Raises UsageError where no file has the symbol or its bars don't make up the interval."""
+        """See `DataLoader`. Raises UsageError if no file has the symbol or a suitable interval."""
         from agent.core.events import Kline
-        from agent.data.frames import coarser, klines_frame
+        from agent.data.frames import klines_frame, resample
         from agent.data.klines import KlineFile
 
-        length = _checked(interval, limit)
-        files = {
-            file.symbol: file for file in (KlineFile(path, timezone=self.timezone) for path in self.files)
-        }
+        length = _interval_ms(interval, limit)
+        opened = (KlineFile(path, timezone=self.timezone) for path in self.files)
+        files = {file.symbol: file for file in opened}
         file = files.get(symbol.upper())
         if file is None:
             raise UsageError(f"no file of {symbol}", hint=f"there are {', '.join(files) or 'none'}")
         if length % file.interval:
-            raise UsageError(
-                f"{file.path} has bars of {format_duration(file.interval)}, which don't make up {interval}",
-                hint=f"ask for a multiple of {format_duration(file.interval)}",
-            )
-        rows = [
-            (b.start, b.open, b.high, b.low, b.close, b.volume, b.turnover)
-            for b in file
-            if isinstance(b, Kline)
-        ]
+            fine = format_duration(file.interval)
+            hint = f"the interval must be a multiple of {fine}"
+            raise UsageError(f"{file.path} has bars of {fine}, which don't make up {interval}", hint=hint)
+        bars = (event for event in file if isinstance(event, Kline))
+        rows = [(b.start, b.open, b.high, b.low, b.close, b.volume, b.turnover) for b in bars]
         frame = klines_frame(rows, file.symbol)
         if length > file.interval:
-            frame = coarser(frame, file.interval, length)
+            frame = resample(frame, file.interval, length)
         if frame.empty:
             raise DataError(f"{file.path} has no whole bar of {interval}")
         return frame.iloc[-limit:]
 
 
-def _checked(interval: str, limit: int) -> int:
-    """`interval` in ms."""
+def _interval_ms(interval: str, limit: int) -> int:
+    """Return `interval` in ms. Raises UsageError, also if `limit` is below 1."""
     if limit < 1:
         raise UsageError(f"limit is {limit}", hint="at least one bar")
     try:

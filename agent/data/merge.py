@@ -1,6 +1,7 @@
-"""Many sources, one stream in the total order of events: (available_at, kind's priority, source number, sequence).
+"""Merge of sources into one stream in the total order of events.
 
-A heap holds one event a source. While the source in front stays in front, events pass it by without a heap operation.
+The order is (available_at, kind's priority, source number, sequence). A heap holds one event of each source.
+As long as one source has the earliest event, its events are yielded without a heap operation.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ _NEVER: Final = 1 << 80  # later than any key
 
 
 def merge(sources: Sequence[Iterable[Event]]) -> Iterator[Event]:
-    """The events of all `sources` in total order; the source number is the place in `sources`.
+    """Yield the events of all `sources` in total order; a source's number is its index.
 
-    Lazy: one event a source is held. Never compares two events, only their keys, which are all different. Raises DataError
-    where a source goes backwards in (available_at, priority), naming it (by its `name`, if it has one) and the two events.
+    Lazy: one event of each source is held. Only keys are compared, which are all different, never events.
+    Raises DataError if a source goes backwards in (available_at, priority), with its `name`, if it has one,
+    and the two events.
     """
-    # One integer a key, so that ordering takes one comparison: available_at, then priority, then source number, as digits.
+    # a key is one integer, for cheap comparisons: available_at, priority and source number as its digits
     scale = _PRIORITIES * len(sources)
     others: list[tuple[int, Event, Iterator[Event], dict[type, int], int]] = []
     for number, source in enumerate(sources):
@@ -44,7 +46,7 @@ def merge(sources: Sequence[Iterable[Event]]) -> Iterator[Event]:
                 if now <= latest and (now < latest or offsets[type(event)] < offsets[kind]):
                     raise _backwards(sources[number], number, kind, latest, event)
                 latest, kind = now, type(event)
-                # mostly, times alone decide
+                # usually the times alone determine the order
                 if now >= limit and (key := now * scale + offsets[kind]) > rival:
                     break
                 yield event

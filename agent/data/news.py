@@ -1,7 +1,8 @@
-"""News files as a stream of `News` events in the order in which they could be known.
+"""News files as streams of `News` events, sorted by availability.
 
-Publication is not availability: a poller sees a headline later. A file that doesn't say when each was first seen gets a delay.
-Columns that only hindsight can fill (votes, likes, later tags) are never read.
+A headline is available later than it is published, when a poller sees it. If a file doesn't state when its
+headlines were first seen, a delay is added. Columns that are filled only later (votes, likes, tags) are never
+read.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from agent.data.rows import Rows
 from agent.data.text import MAX_SUMMARY, news_id, plain
 
 Times = NDArray[np.int64]
-# how exports write that there is none
+# how exports write a missing value
 _MISSING: Final = frozenset({"nan", "none", "null", "nat", "n/a", "<na>"})
 _CODE: Final = re.compile(r"""["'](?:code|symbol|ticker)["']\s*:\s*["']([^"']*)["']""", re.IGNORECASE)
-"""The ticker in a list of objects as text, as CryptoPanic's: JSON, or what Python prints of one."""
+"""A ticker in the text of a list of objects, such as CryptoPanic's, in JSON or Python notation."""
 
-# `trusted_time`; all else is not trusted
+# values of `trusted_time` that mean yes; others mean no
 _TRUSTED: Final = _MISSING | {"", "true", "t", "yes", "y", "1", "1.0"}
 
 COLUMNS: Final[Aliases] = {
@@ -45,55 +46,55 @@ COLUMNS: Final[Aliases] = {
 
 @dataclass(slots=True)
 class NewsStats:
-    """What a pass over a file has given out so far, and what it has left out; times are publications in UTC ms (0: none)."""
+    """Counts of a pass over a file so far; times are publications in UTC ms (0: none)."""
 
     rows: int = 0  # in the file
-    news: int = 0
+    news: int = 0  # yielded
     first: int = 0
     last: int = 0
-    duplicates: int = 0  # an id that came before
-    untrusted: int = 0  # no time, or one that the file itself doesn't trust
+    duplicates: int = 0  # an id that occurred before
+    untrusted: int = 0  # no time, or one that the file marks as untrusted
     untitled: int = 0
-    dates: int = 0  # with a date and no time: known at the end of that day
+    dates: int = 0  # a date without a time: known at the end of that day
     outside: int = 0  # known before or after the window
-    doubtful: str = ""  # how many may be dates of another time zone, and so known only a day later
-    early: int = 0  # first seen before publication, as the file states it
-    abstained: int = 0  # of a file of scores: without probabilities
-    shared_ids: int = 0  # whose id or address an earlier headline with another title has
+    doubtful: str = ""  # number of times that may be dates of another zone, and so known only a day later
+    early: int = 0  # first seen before publication, according to the file
+    abstained: int = 0  # in a file of scores: without probabilities
+    shared_ids: int = 0  # with the id or address of an earlier headline of another title
 
     def count(self, ts: int) -> None:
-        """One more given out, published at `ts`."""
+        """Count a headline published at `ts`."""
         self.news += 1
         self.first = min(self.first or ts, ts)
         self.last = max(self.last, ts)
 
     def notes(self) -> list[str]:
-        """What a run says of the file, for people."""
+        """Return the counts as sentences."""
         counts = {
             "without a time, or with one that isn't trusted, left out": self.untrusted,
             "without a title left out": self.untitled,
-            "that came before left out": self.duplicates,
+            "that are duplicates left out": self.duplicates,
             "known before or after the window left out": self.outside,
-            "with a date and no time: known at the end of that day": self.dates,
+            "with a date but no time: known at the end of that day": self.dates,
             "first seen before their publication: known at publication": self.early,
             "without probabilities: no score": self.abstained,
-            "share their id or address with another headline: told apart by their titles": self.shared_ids,
+            "share their id or address with another headline: distinguished by their titles": self.shared_ids,
         }
         notes = [f"{count:,} headlines {what}" for what, count in counts.items() if count]
         if self.doubtful:
-            notes.append(
-                f"{self.doubtful}: if these are dates of another zone, they are known a day too early; state its timezone"
-            )
+            advice = "if these are dates of another zone, they are known a day too early; state its timezone"
+            notes.append(f"{self.doubtful}: {advice}")
         return notes
 
 
 class NewsFile:
-    """The headlines of a parquet, CSV or JSON-lines file; iterate it, as often as you like, for `News` sorted by availability.
+    """Iterable of the headlines in a parquet, CSV or JSON-lines file, by availability.
 
-    `available_at` is the file's own (never before publication) where it has the column, else publication + `feed_delay` (ms).
-    The window [`start`, `end`) is of availability, in UTC ms. Rows without a trusted time or a title, and headlines that came
-    before, are left out and counted in `stats`. An id or address that an earlier headline with another title has is no identity. A
-    date without a time is the end of its day. `timezone` names the zone of naive times. Memory grows with the file.
+    It can be iterated repeatedly. `available_at` is the file's own, if it has the column (but never before
+    publication), else publication + `feed_delay` (ms). The window [`start`, `end`) is of availability, in UTC
+    ms. Rows without a trusted time or a title, and duplicates, are left out and counted in `stats`. Headlines
+    with the same id or address but different titles are different. A date without a time is the end of its
+    day. `timezone` is that of naive times. Memory grows with the file.
 
     Raises DataError while iterating.
     """
@@ -138,9 +139,8 @@ class NewsFile:
         order = in_window(published, available, self.start, self.end)
         stats.outside = stats.rows - stats.untrusted - len(order)
         known: dict[str, str] = {}
-        for ts, available_at, row in zip(
-            published[order].tolist(), available[order].tolist(), rows.texts(order), strict=True
-        ):
+        times = published[order].tolist(), available[order].tolist()
+        for ts, available_at, row in zip(*times, rows.texts(order), strict=True):
             if not has_trusted_time(row):
                 stats.untrusted += 1
                 continue
@@ -148,7 +148,7 @@ class NewsFile:
             if not news.title:
                 stats.untitled += 1
                 continue
-            own = identified(news, known)
+            own = with_own_id(news, known)
             stats.shared_ids += own is not news
             if own.id in known:
                 stats.duplicates += 1
@@ -159,19 +159,19 @@ class NewsFile:
 
 
 def has_trusted_time(row: Mapping[str, Any]) -> bool:
-    """Whether the file trusts the row's time itself; it does if it states nothing."""
+    """Return whether the file marks the row's time as trusted; without a mark it is."""
     return (row.get("trusted_time") or "").strip().lower() in _TRUSTED
 
 
-def identified(news: News, known: Mapping[str, str]) -> News:
-    """`news`, under an id of its own if a headline with another title has its id; `known` maps ids to titles."""
+def with_own_id(news: News, known: Mapping[str, str]) -> News:
+    """Return `news`, with a new id if its id belongs to another title; `known` maps ids to titles."""
     if known.get(news.id, news.title) == news.title:
         return news
     return replace(news, id=news_id("", news.id, news.title, 0))
 
 
 def in_window(published: Times, available: Times, start: int | None, end: int | None) -> Times:
-    """Indices of the rows with a publication time whose availability is in [`start`, `end`), by availability."""
+    """Return the indices of rows with a time that are available in [`start`, `end`), by availability."""
     inside = published > 0
     if start is not None:
         inside &= available >= start
@@ -182,7 +182,7 @@ def in_window(published: Times, available: Times, start: int | None, end: int | 
 
 
 def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
-    """The event of a row's texts, cleaned."""
+    """Return the event of a row, with cleaned texts."""
     texts = (plain(row.get(name)) for name in ("title", "publisher", "url", "id"))
     title, publisher, url, own = ("" if text.lower() in _MISSING else text for text in texts)
     summary = plain(row.get("summary"), MAX_SUMMARY)
@@ -199,10 +199,12 @@ def to_news(ts: int, available_at: int, row: Mapping[str, Any]) -> News:
 
 
 def tickers(value: str | list[str | None] | None) -> tuple[str, ...]:
-    """`BTC, eth`, a list of such, or a list as text (`['BTC', 'ETH']`, `[{"code": "BTC"}, …]`), as (`BTC`, `ETH`)."""
+    """Return the tickers in a text or list, in upper case and without repetitions.
+
+    A text may be `BTC, eth`, or a list in JSON or Python notation (`['BTC', 'ETH']`, `[{"code": "BTC"}, …]`).
+    """
     values = value if isinstance(value, list) else [value]
     texts = [" ".join(_CODE.findall(text)) or text if text and "{" in text else text for text in values]
-    found = [
-        ticker.lstrip("$#").upper() for text in texts for ticker in re.split(r"[][(){}\"',;|\s]+", text or "")
-    ]
+    parts = [part for text in texts for part in re.split(r"[][(){}\"',;|\s]+", text or "")]
+    found = [part.lstrip("$#").upper() for part in parts]
     return tuple(dict.fromkeys(ticker for ticker in found if ticker and ticker.lower() not in _MISSING))

@@ -1,4 +1,4 @@
-"""A small file held whole: times as UTC milliseconds, numbers as floats, texts left in arrow until they are asked for."""
+"""Small history files, read whole: times as UTC milliseconds, numbers as floats, texts in arrow."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from agent.core.errors import DataError
-from agent.data.columns import Aliases, as_arrow, open_table, pick, to_floats
+from agent.data.columns import Aliases, as_arrow, match_columns, open_table, to_floats
 from agent.data.timestamps import TimeColumn, ends_of_days, foreign_midnights
 
 _BLOCK_ROWS: Final = 1_024
-_LISTS: Final = frozenset({"currencies", "symbols"})  # what may be several texts
-_CODES: Final = ("code", "symbol", "ticker")  # of an object in such a list, as CryptoPanic has them
+_LISTS: Final = frozenset({"currencies", "symbols"})  # columns whose values may be lists
+_CODES: Final = ("code", "symbol", "ticker")  # fields with the ticker, if such a list holds objects
 
 
 class Rows:
-    """The `wanted` columns of the file at `path`, by our names: `times` (UTC ms, 0 where missing), `numbers` (NaN where
-    missing), and all others as texts, or lists of texts if `_LISTS` names them. `names` maps our names to the file's. `publications`
-    says what `times` are (see `TimeColumn`).
+    """The `wanted` columns of the file at `path`, by canonical name.
 
-    Raises DataError as `open_table` and `pick` do, where a time, number or text isn't one, and where a text is not UTF-8.
+    The columns of `times` are UTC ms (0 if missing), those of `numbers` floats (NaN if missing), all others
+    texts, or lists of texts for `_LISTS`. `names` maps canonical names to the file's. `publications` is as
+    for `TimeColumn`.
+
+    Raises DataError as `open_table` and `match_columns`, and for a value that isn't a time, number or UTF-8
+    text.
     """
 
     def __init__(
@@ -41,7 +44,7 @@ class Rows:
         self.path = path
         self._timezone = timezone
         table = open_table(path)
-        self.names = pick(table, wanted, required=required)
+        self.names = match_columns(table, wanted, required=required)
         readers = {
             column: TimeColumn(path, name, timezone=timezone, publications=publications)
             for column, name in self.names.items()
@@ -59,21 +62,19 @@ class Rows:
         if not all(parts.values()):
             raise DataError(f"{path} holds no row, only its header", hint="fetch or export it again")
         self.dates = sum(reader.dates for reader in readers.values())
-        """Times that state a date alone (see `TimeColumn`)."""
+        """Number of times that are only a date (see `TimeColumn`)."""
         self.doubtful = ""
-        """How many publications may be dates of another time zone, "" if none."""
-        self.times: dict[str, NDArray[np.int64]] = {
-            c: np.concatenate(parts.pop(c)) for c in times if c in parts
-        }
-        self.numbers: dict[str, NDArray[np.float64]] = {
-            c: np.concatenate(parts.pop(c)) for c in numbers if c in parts
-        }
+        """How many publications may be dates of another time zone; "" if none."""
+        self.times: dict[str, NDArray[np.int64]]
+        self.times = {c: np.concatenate(parts.pop(c)) for c in times if c in parts}
+        self.numbers: dict[str, NDArray[np.float64]]
+        self.numbers = {c: np.concatenate(parts.pop(c)) for c in numbers if c in parts}
         self._texts = {column: pa.chunked_array(found) for column, found in parts.items()}
 
     def publications(self) -> NDArray[np.int64]:
-        """`times["published_at"]`; if most of them are midnights, these are dates, and so the ends of their days.
+        """Return `times["published_at"]`; if most are midnights, these become the ends of their days.
 
-        Adds to `dates`, and sets `doubtful`.
+        Counts them in `dates`, or sets `doubtful`.
         """
         published = self.times["published_at"]
         ends = ends_of_days(published, self._timezone)
@@ -86,7 +87,7 @@ class Rows:
         return ends
 
     def texts(self, order: NDArray[np.int64]) -> Iterator[dict[str, Any]]:
-        """The texts (None where missing) of the rows with these indices, one row at a time, decoded a block at a time."""
+        """Yield the texts (None if missing) of the rows with these indices; they are decoded in blocks."""
         for start in range(0, len(order), _BLOCK_ROWS):
             indices = as_arrow(order[start : start + _BLOCK_ROWS], pa.int64())
             block = {column: values.take(indices).to_pylist() for column, values in self._texts.items()}
@@ -105,7 +106,7 @@ class Rows:
             values.validate(full=True)
         except pa.ArrowNotImplementedError:
             raise DataError(
-                f"{self.path}: column {name} holds {kind}, which is no text", hint="write texts"
+                f"{self.path}: column {name} holds {kind}, not text", hint="write texts"
             ) from None
         except pa.ArrowException:
             raise DataError(
@@ -115,13 +116,11 @@ class Rows:
 
 
 def _codes(lists: pa.Array) -> pa.Array:
-    """Lists of objects as lists of their tickers. Without a field of tickers it is returned as it is, and is no text."""
+    """Convert lists of objects to lists of their tickers; leave objects without a ticker unchanged."""
     fields = {lists.type.value_type.field(n).name for n in range(lists.type.value_type.num_fields)}
     code = next((name for name in _CODES if name in fields), None)
     if code is None:
         return lists
-    found = [
-        None if row is None else [None if item is None else item[code] for item in row]
-        for row in lists.to_pylist()
-    ]
+    rows = lists.to_pylist()
+    found = [row and [None if item is None else item[code] for item in row] for row in rows]
     return pa.array(found, pa.list_(lists.type.value_type.field(code).type))

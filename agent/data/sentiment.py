@@ -1,4 +1,4 @@
-"""Sentiment for replay: a scorer run over historical news, or scores that the user brings in a file."""
+"""Sentiment for replay: a scorer run over historical news, or a file of scores."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from agent.core.errors import DataError, ModelError
 from agent.core.events import Event, News, Sentiment
-from agent.data.columns import Aliases, place
+from agent.data.columns import Aliases, location
 from agent.data.merge import merge
 from agent.data.news import COLUMNS as NEWS_COLUMNS
-from agent.data.news import NewsStats, has_trusted_time, identified, in_window, tickers, to_news
+from agent.data.news import NewsStats, has_trusted_time, in_window, tickers, to_news, with_own_id
 from agent.data.rows import Rows
 from agent.data.text import news_id, plain
 
@@ -32,7 +32,7 @@ COLUMNS: Final[Aliases] = {
 
 
 class Score(Protocol):
-    """Calibrated probabilities that sum to 1, or an abstention."""
+    """Calibrated probabilities with sum 1, or an abstention."""
 
     @property
     def bearish(self) -> float: ...
@@ -44,49 +44,49 @@ class Score(Protocol):
     def abstained(self) -> bool: ...
 
 
-class Scorer(Protocol):
+class TextScorer(Protocol):
     """A sentiment model."""
 
     def score(self, texts: Sequence[str], /) -> Sequence[Score]:
-        """One score a text, in their order."""
+        """Return one score per text, in order."""
         ...
 
 
-class NamedScorer(Scorer, Protocol):
-    """What turns headlines into sentiment, and says which model it is; `models.sentiment` has one."""
+class NamedScorer(TextScorer, Protocol):
+    """A sentiment model with an identity."""
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all that decides a score."""
+        """Hash of everything that affects a score."""
         ...
 
 
-class EmbeddingScorer(Scorer, Protocol):
-    """A sentiment model that also shows the hidden states which its scores were read from."""
+class EmbeddingScorer(TextScorer, Protocol):
+    """A sentiment model that also returns the hidden states behind its scores."""
 
     def score_and_embed(self, texts: Sequence[str], /) -> tuple[Sequence[Score], NDArray[np.float32]]:
-        """Scores, and pooled hidden states [texts, dimensions]."""
+        """Return the scores, and the pooled hidden states of shape [texts, dimensions]."""
         ...
 
 
-def judge(scorer: Scorer, texts: Sequence[str], *, embedded: bool) -> list[tuple[Score, bytes]]:
-    """Score and embedding of each text, the latter as `Sentiment.embedding` has it and empty unless `embedded`.
+def score_texts(scorer: TextScorer, texts: Sequence[str], *, embedded: bool) -> list[tuple[Score, bytes]]:
+    """Return score and embedding of each text.
 
-    Raises ModelError where the scorer has no embeddings to show.
+    An embedding is encoded as in `Sentiment.embedding`, and empty unless `embedded`. Raises ModelError if the
+    scorer isn't an `EmbeddingScorer`.
     """
     if not embedded:
         return [(score, b"") for score in scorer.score(texts)]
     if not hasattr(scorer, "score_and_embed"):
-        raise ModelError(
-            "this sentiment model shows no embeddings, which the fusion model reads", hint="see fusion.path"
-        )
+        missing = "this sentiment model has no embeddings, which the fusion model needs"
+        raise ModelError(missing, hint="see fusion.path")
     scores, embeddings = cast(EmbeddingScorer, scorer).score_and_embed(texts)
     return [(score, row.astype("<f2").tobytes()) for score, row in zip(scores, embeddings, strict=True)]
 
 
-def scored(
+def score_news(
     news: Iterable[News],
-    scorer: Scorer,
+    scorer: TextScorer,
     inference_latency: int,
     *,
     model: str = "",
@@ -94,17 +94,18 @@ def scored(
     block: int = _BLOCK,
     text: Callable[[News], str] = attrgetter("title"),
 ) -> Iterator[News | Sentiment]:
-    """The news, sorted by availability, with a `Sentiment` for each `inference_latency` ms after it, in total order.
+    """Yield the news, which must be sorted by availability, and a `Sentiment` for each, in total order.
 
-    `block` headlines are read ahead and scored together. `model` is the fingerprint recorded with each sentiment; `embedded`
-    puts its embedding into each that is no abstention.
+    A sentiment is available `inference_latency` ms after its headline. `block` headlines are read ahead and
+    scored together; `text` returns the text to score. `model` is the fingerprint recorded with each
+    sentiment. If `embedded`, each sentiment other than an abstention contains its embedding.
     """
     waiting: deque[Sentiment] = deque()
     source = iter(news)
     while headlines := list(islice(source, block)):
-        judged = judge(scorer, [text(item) for item in headlines], embedded=embedded)
+        judged = score_texts(scorer, [text(item) for item in headlines], embedded=embedded)
         for item, (score, embedding) in zip(headlines, judged, strict=True):
-            # at the same moment news come first
+            # at equal times news come before sentiment
             while waiting and waiting[0].available_at < item.available_at:
                 yield waiting.popleft()
             yield item
@@ -127,15 +128,16 @@ def scored(
 
 
 class SentimentFile:
-    """Scores that were made elsewhere, from a parquet, CSV or JSON-lines file; iterate it for its events in total order.
+    """Iterable of the scores in a parquet, CSV or JSON-lines file, as events in total order.
 
-    Each row has a publication time, probabilities bearish, neutral and bullish (all empty: abstained), and a title, from which
-    the agent finds the symbols and which comes out as `News` too, or symbols, which are then taken as they are, or both. The
-    score is available at the row's `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The window
-    [`start`, `end`) is of the score's availability. Rows without a trusted time and rows that repeat a headline's score are left out
-    and counted in `stats`. `timezone` names the zone of naive times.
+    It can be iterated repeatedly. Each row has a publication time, the probabilities bearish, neutral and
+    bullish (all empty: abstained), and a title or symbols or both. A title also becomes a `News` event, and
+    the agent finds the symbols in it unless the row states them. The score is available at the row's
+    `available_at`, else at publication + `feed_delay` + `inference_latency` (ms). The window [`start`, `end`)
+    is of the score's availability. Rows without a trusted time and repeated scores of a headline are left out
+    and counted in `stats`. `timezone` is that of naive times.
 
-    Raises DataError while iterating: as `NewsFile`, and where probabilities don't sum to 1 (± 0.01).
+    Raises DataError while iterating: as `NewsFile`, and if probabilities don't sum to 1 (± 0.01).
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class SentimentFile:
         self.start, self.end = start, end
         self.stats = NewsStats()
         self.symbols: Counter[str] = Counter()
-        """How many scores name each symbol themselves."""
+        """Symbol -> number of scores that state it."""
         self._timezone = timezone
 
     def __iter__(self) -> Iterator[Event]:
@@ -170,14 +172,12 @@ class SentimentFile:
             publications=True,
         )
         if not {"title", "symbols"} & rows.names.keys():
-            raise DataError(
-                f"{self.name}: no column title and none of symbols", hint="say what each score is about"
-            )
+            hint = "add the headline or the symbols of each score"
+            raise DataError(f"{self.name}: neither a column title nor a column symbols", hint=hint)
         published = rows.publications()
         seen = rows.times.get("available_at", np.zeros_like(published))
-        available = np.where(
-            seen > 0, np.maximum(seen, published), published + self.feed_delay + self.inference_latency
-        )
+        delay = self.feed_delay + self.inference_latency
+        available = np.where(seen > 0, np.maximum(seen, published), published + delay)
         stats.rows, stats.untrusted, stats.dates = len(published), int((published == 0).sum()), rows.dates
         stats.doubtful, stats.early = rows.doubtful, int(((seen > 0) & (seen < published)).sum())
         order = in_window(published, available, self.start, self.end)
@@ -194,7 +194,7 @@ class SentimentFile:
             item = to_news(ts, min(ts + self.feed_delay, known), row)
             symbols = tickers(row.get("symbols"))
             if item.title:
-                own = identified(item, titles)
+                own = with_own_id(item, titles)
                 stats.shared_ids += own is not item
                 item = own
                 titles.setdefault(item.id, item.title)
@@ -224,7 +224,7 @@ class SentimentFile:
         return merge([sorted(news.values(), key=attrgetter("available_at")), scores.values()])
 
     def _probabilities(self, rows: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Bearish, neutral and bullish of every row (a third each where it abstained), and where it did."""
+        """Return the probabilities of every row (1/3 each if it abstained), and which rows abstained."""
         stated = np.stack([rows.numbers[name] for name in _CLASSES], axis=1)
         abstained: NDArray[np.bool_] = np.logical_and.reduce(np.isnan(stated), axis=1)
         stated[abstained] = 1 / 3
@@ -235,6 +235,7 @@ class SentimentFile:
             found = ", ".join(
                 f"{name} {value:g}" for name, value in zip(_CLASSES, stated[index], strict=True)
             )
-            where = place(self.path, index + 1, "/".join(_CLASSES))
-            raise DataError(f"{where}: {found} are no probabilities", hint="they must be 0 to 1 and sum to 1")
+            where = location(self.path, index + 1, "/".join(_CLASSES))
+            hint = "they must be 0 to 1 and sum to 1"
+            raise DataError(f"{where}: {found} are not probabilities", hint=hint)
         return stated / total[:, None], abstained

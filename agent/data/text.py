@@ -1,4 +1,4 @@
-"""The words of a headline as plain text, and its identity: news is hostile input, and leaves here as nothing but text."""
+"""Cleaning of untrusted text, for headlines and for terminals, and the identity of a headline."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Final
 MAX_TITLE: Final = 1_000  # characters
 MAX_SUMMARY: Final = 10_000
 
-# "BTC < 50k > 40k" is no markup. A comment that isn't closed hides the rest, as in a browser, and costs one look, not many.
+# "BTC < 50k > 40k" isn't markup. An unclosed comment hides the rest, as in a browser, without backtracking.
 _MARKUP = re.compile(r"<!--.*?(?:-->|\Z)|</?[A-Za-z][^<>]*>", re.DOTALL)
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069"
+    "\ud800-\udfff\ufeff]"
 )
 _SPACE = re.compile(r"\s+")
 _PLAIN_MARKS: Final = str.maketrans(
@@ -27,9 +28,9 @@ _UNPRINTABLE = re.compile(
 
 
 def plain(text: str | None, limit: int = MAX_TITLE) -> str:
-    """The text on one line, without markup, entities, control characters and bidirectional overrides, cut to `limit`.
+    """Return the text on one line, at most `limit` characters, without markup; "" for None.
 
-    Total, and of `None` makes "".
+    Entities are decoded, control characters and bidirectional overrides removed.
     """
     if not text:
         return ""
@@ -42,31 +43,31 @@ def plain(text: str | None, limit: int = MAX_TITLE) -> str:
 
 
 def title_key(title: str) -> str:
-    """What two titles that differ by trifles alone share: case, spacing, semicolons, forms of quotes and dashes, full stops at the end."""
+    """Return a key that ignores case, spacing, semicolons, quote and dash forms, and a final `.` or `!`."""
     text = unicodedata.normalize("NFKC", title).casefold().translate(_PLAIN_MARKS)
     return _SPACE.sub(" ", text).strip(" .!") or title
 
 
 def one_line(text: str, limit: int) -> str:
-    """The text on one line, without control characters and bidirectional overrides; cut off, it ends in an ellipsis.
+    """Return the text on one line without control characters, cut to `limit` with an ellipsis.
 
-    What looks like markup stays, as the text that it is: for showing what must be escaped, not for reading feeds.
+    Markup is kept as text, so the result must be escaped where markup is interpreted.
     """
     line = _SPACE.sub(" ", _INVISIBLE.sub("", text[: 4 * limit])).strip()
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
 def printable(text: str) -> str:
-    """The text with a replacement character for everything that could command a terminal or reorder a line.
+    """Replace all characters that could control a terminal or reorder a line by U+FFFD.
 
-    These are control characters (C0, C1, escape), line separators, bidirectional overrides, lone surrogates and invisible
-    characters. Line feeds and tabs stay. For texts of any origin that go to a terminal or a log.
+    These are control characters (C0, C1, escape), line separators, bidirectional overrides, lone surrogates
+    and invisible characters. Line feeds and tabs are kept. Use it for untrusted text in a terminal or a log.
     """
     return _UNPRINTABLE.sub("\ufffd", text)
 
 
 def escape_unprintable(json: str) -> str:
-    r"""A JSON document in which the same characters are written as \uXXXX: it means the same, and is safe on a terminal."""
+    r"""Escape the same characters in a JSON document as \uXXXX, which keeps its meaning."""
     return _UNPRINTABLE.sub(_json_escape, json)
 
 
@@ -76,6 +77,6 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 def news_id(url: str, publisher: str, title: str, ts: int) -> str:
-    """What makes a headline itself: its address, else publisher, title and publication (UTC ms). 32 hexadecimal digits."""
+    """Hash a headline's URL, else publisher, title and time (UTC ms), to 32 hexadecimal digits."""
     identity = url or "\x1f".join((publisher, title, str(ts)))
     return hashlib.blake2b(identity.encode(errors="replace"), digest_size=16).hexdigest()

@@ -1,7 +1,7 @@
-"""Times as files state them, made into UTC milliseconds: nothing is guessed that can't be checked.
+"""Conversion of times in files to UTC milliseconds.
 
-Integers are seconds, milliseconds, microseconds or nanoseconds, told apart by magnitude; datetimes and ISO 8601 texts must
-carry their offset from UTC, or the caller must say which time zone they are in.
+Integers are seconds, milliseconds, microseconds or nanoseconds since 1970, distinguished by their size.
+Datetimes and ISO 8601 texts must have an offset from UTC, or the caller must state their time zone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import DataError
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS
-from agent.data.columns import as_arrow, as_numpy, first_uncastable, place, shown
+from agent.data.columns import as_arrow, as_numpy, display, first_uncastable, location
 
 _UNITS: Final = {
     "s": (1, "seconds"),
@@ -27,26 +27,23 @@ _UNITS: Final = {
     "us": (1_000_000, "microseconds"),
     "ns": (1_000_000_000, "nanoseconds"),
 }
-"""Unit -> how many make a second, and its name."""
-_EARLIEST_S: Final = 31_536_000  # 1971: a wrong unit reads as 1970
+"""Unit -> units per second, and name."""
+_EARLIEST_S: Final = 31_536_000  # 1971: with a wrong unit, times are in 1970
 _LATEST_S: Final = 4_102_444_800  # 2100: up to here the ranges of the four units don't overlap
-_FEWEST_DATES: Final = 5  # midnights that are dates rather than chance
-_OFFSET_STEP: Final = 15 * MINUTE_MS  # offsets of time zones from UTC are multiples of it
-_HINT: Final = (
-    'write times with their offset, e.g. 2024-01-31T12:00:00+00:00, or state the zone, e.g. timezone="UTC"'
-)
-
-_WITH_OFFSET: Final = (
-    'write times with their offset, e.g. 2024-01-31T12:00:00-05:00, or in UTC, and state timezone="UTC"'
-)
+_FEWEST_DATES: Final = 5  # midnights that can't be a coincidence
+_OFFSET_STEP: Final = 15 * MINUTE_MS  # time zones' offsets from UTC are multiples of it
+_OFFSET: Final = "write times with their offset, e.g. 2024-01-31T12:00:00"
+_HINT: Final = f'{_OFFSET}+00:00, or state the zone, e.g. timezone="UTC"'
+_WITH_OFFSET: Final = f'{_OFFSET}-05:00, or in UTC, and state timezone="UTC"'
 
 
 class TimeColumn:
-    """Reads one column of times, batch by batch. `unit` states what was understood: `seconds`, …, or `datetimes`.
+    """Reads one column of times, batch by batch. `unit` is the unit found: `seconds`, …, or `datetimes`.
 
-    With `publications` the column says when something was published. A date without a time is then the end of its day, as nothing
-    shows that it came earlier, and `dates` counts them; a local time that occurs twice, when clocks are set back, is the later of the
-    two moments. Otherwise a date is the day's beginning, and such a time is refused.
+    With `publications` the column states when something was published. A date without a time is then the end
+    of its day, as it may have been published that late, and is counted in `dates`; a local time that occurs
+    twice, as clocks are set back, is the later of the two. Otherwise a date is the beginning of its day, and
+    an ambiguous time is an error.
     """
 
     def __init__(
@@ -58,12 +55,12 @@ class TimeColumn:
         self._path = path
         self._name = name
         self._timezone = timezone
-        self._key = ""  # of _UNITS, fixed by the first batch
+        self._key = ""  # of _UNITS, found in the first batch
 
     def read(self, values: pa.Array, first_row: int) -> NDArray[np.int64]:
-        """UTC milliseconds, rounded down; 0 where the time is missing.
+        """Return UTC milliseconds, rounded down; 0 if a time is missing.
 
-        Raises DataError naming the first row that is naive, no time at all, or outside of 1971 to 2100.
+        Raises DataError that names the first row whose time is naive, invalid, or outside 1971 to 2100.
         """
         missing = _mask(pc.is_null(values))
         if missing.all():
@@ -81,14 +78,16 @@ class TimeColumn:
         elif pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and kind.tz is None):
             values = self._localise(values, first_row)
         elif not (pa.types.is_timestamp(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise DataError(f"{self._path}: column {self._name} holds {kind}, which is no time", hint=_HINT)
+            raise DataError(
+                f"{self._path}: column {self._name} holds {kind}, which is not a time", hint=_HINT
+            )
         if pa.types.is_timestamp(values.type):
             self.unit = "datetimes"
             return self._instants(values, missing, first_row)
         return self._integers(values, missing, first_row)
 
     def _parse(self, texts: pa.Array, first_row: int) -> pa.Array:
-        """Texts as numbers or aware datetimes, whatever the first of them is."""
+        """Parse texts as numbers or as aware datetimes, depending on the first one."""
         if re.fullmatch(r"\d+(\.\d+)?", texts.drop_null()[0].as_py()):
             try:
                 return texts.cast(pa.int64())
@@ -101,7 +100,7 @@ class TimeColumn:
             if self._timezone is not None:
                 return self._localise(self._cast(texts, naive, first_row), first_row)
         index = first_uncastable(texts, aware)
-        self._cast(texts.slice(index, 1), naive, first_row + index)  # raises where it is no time at all
+        self._cast(texts.slice(index, 1), naive, first_row + index)  # raises if it isn't a time
         raise self._naive(texts, index, first_row)
 
     def _localise(self, values: pa.Array, first_row: int) -> pa.Array:
@@ -113,21 +112,20 @@ class TimeColumn:
             return pc.assume_timezone(local, self._timezone, **how)
         except pa.ArrowException as error:
             bad = next((n for n in range(len(local)) if not _is_local(local.slice(n, 1), self._timezone)), 0)
-            where, reason = place(self._path, first_row + bad, self._name), str(error).split("\n")[0]
+            where, reason = location(self._path, first_row + bad, self._name), str(error).split("\n")[0]
             for sign, what in (
                 ("ambiguous", "occurs twice, as clocks are set back"),
                 ("exist", "is left out, as clocks are set forward"),
             ):
                 if sign in reason:
-                    reason = f"{shown(local[bad], str)} {what}"
-            raise DataError(
-                f"{where}: in the time zone {self._timezone}, {reason}", hint=_WITH_OFFSET
-            ) from None
+                    reason = f"{display(local[bad], str)} {what}"
+            message = f"{where}: in the time zone {self._timezone}, {reason}"
+            raise DataError(message, hint=_WITH_OFFSET) from None
 
     def _ends_of_days(
         self, values: pa.Array, dated: pa.Array, missing: NDArray[np.bool_], first_row: int
     ) -> NDArray[np.int64]:
-        """Dates as the last millisecond of their day, the others as they are."""
+        """Return dates as the last millisecond of their day, and other times unchanged."""
         days = pc.if_else(dated, values, pa.scalar(None, values.type))
         self.dates += pc.sum(dated.cast(pa.int64())).as_py() or 0
         dates = self._cast(days, pa.date32(), first_row)
@@ -136,26 +134,19 @@ class TimeColumn:
         undated = _mask(pc.is_null(following))
         ends = self._instants(self._localise(following, first_row), undated, first_row) - 1
         others = pc.if_else(dated, pa.scalar(None, values.type), values)
-        rest = (
-            np.zeros(len(values), np.int64)
-            if others.null_count == len(others)
-            else self.read(others, first_row)
-        )
-        return np.where(missing, 0, np.where(undated, rest, ends))
+        return np.where(missing, 0, np.where(undated, self.read(others, first_row), ends))
 
     def _naive(self, values: pa.Array, index: int, first_row: int) -> DataError:
-        where = place(self._path, first_row + index, self._name)
-        return DataError(
-            f"{where}: {shown(values[index], str)} is naive: it doesn't say in which time zone", hint=_HINT
-        )
+        where = location(self._path, first_row + index, self._name)
+        return DataError(f"{where}: {display(values[index], str)} is naive: it has no time zone", hint=_HINT)
 
     def _cast(self, texts: pa.Array, kind: pa.DataType, first_row: int) -> pa.Array:
         try:
             return texts.cast(kind)
         except pa.ArrowException:
             index = first_uncastable(texts, kind)
-            where = place(self._path, first_row + index, self._name)
-            raise DataError(f"{where}: {texts[index].as_py()!r} is no time", hint=_HINT) from None
+            where = location(self._path, first_row + index, self._name)
+            raise DataError(f"{where}: {texts[index].as_py()!r} is not a time", hint=_HINT) from None
 
     def _instants(self, moments: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
         ms = pc.cast(moments, pa.timestamp("ms", tz="UTC"), safe=False).cast(pa.int64())
@@ -163,53 +154,44 @@ class TimeColumn:
         bad = ((raw < _EARLIEST_S * 1_000) | (raw > _LATEST_S * 1_000)) & ~missing
         if bad.any():
             index = int(bad.argmax())
-            where = place(self._path, first_row + index, self._name)
-            moment = np.datetime64(int(raw[index]), "ms")
-            raise DataError(
-                f"{where}: {moment} is outside of 1971 to 2100",
-                hint="was it made from integers of another unit?",
-            )
+            where = location(self._path, first_row + index, self._name)
+            time, hint = np.datetime64(int(raw[index]), "ms"), "was it made from integers of another unit?"
+            raise DataError(f"{where}: {time} is outside 1971 to 2100", hint=hint)
         return raw
 
     def _integers(self, values: pa.Array, missing: NDArray[np.bool_], first_row: int) -> NDArray[np.int64]:
-        values = self._cast(
-            values, pa.int64() if pa.types.is_integer(values.type) else pa.float64(), first_row
-        )
+        kind = pa.int64() if pa.types.is_integer(values.type) else pa.float64()
+        values = self._cast(values, kind, first_row)
         raw = as_numpy(pc.fill_null(values, 0) if values.null_count else values)
         first = float(raw[missing.argmin()])
         if not self._key and _is_calendar(f"{first:.0f}"):
-            where = place(self._path, first_row + int(missing.argmin()), self._name)
-            raise DataError(
-                f"{where}: {first:.0f} is a date in digits, not a time since 1970",
-                hint="write 2025-03-03T14:00",
-            )
-        self._key = self._key or next(
-            (unit for unit, (scale, _) in _UNITS.items() if first <= 1e10 * scale), "ns"
-        )
+            where = location(self._path, first_row + int(missing.argmin()), self._name)
+            found = f"{first:.0f} is a date in digits, not a time since 1970"
+            raise DataError(f"{where}: {found}", hint="write 2025-03-03T14:00")
+        fitting = (unit for unit, (scale, _) in _UNITS.items() if first <= 1e10 * scale)
+        self._key = self._key or next(fitting, "ns")
         scale, self.unit = _UNITS[self._key]
         bad = ~((raw >= _EARLIEST_S * scale) & (raw <= _LATEST_S * scale)) & ~missing  # NaN is bad too
         if bad.any():
             index = int(bad.argmax())
-            raise self._wrong_unit(float(raw[index]), place(self._path, first_row + index, self._name))
+            raise self._wrong_unit(float(raw[index]), location(self._path, first_row + index, self._name))
         ms = raw // (scale // 1_000) if scale >= 1_000 else raw * 1_000
         return ms.astype(np.int64, copy=False)
 
     def _wrong_unit(self, value: float, where: str) -> DataError:
         for scale, name in _UNITS.values():
             if _EARLIEST_S * scale <= value <= _LATEST_S * scale:
-                return DataError(
-                    f"{where}: {value:.0f} is in {name}, the rows before are in {self.unit}",
-                    hint="use one unit",
-                )
-        moment = np.datetime64(int(value / _UNITS[self._key][0]), "s") if abs(value) < 1e18 else "no time"
+                found = f"{value:.0f} is in {name}, the rows before are in {self.unit}"
+                return DataError(f"{where}: {found}", hint="use one unit")
+        time = np.datetime64(int(value / _UNITS[self._key][0]), "s") if abs(value) < 1e18 else "no time"
         return DataError(
-            f"{where}: {value:.0f}, read as {self.unit}, is {moment}",
-            hint="times are integers since 1970 in seconds, ms, µs or ns and lie between 1971 and 2100",
+            f"{where}: {value:.0f}, read as {self.unit}, is {time}",
+            hint="times are integers since 1970 in seconds, ms, µs or ns, between 1971 and 2100",
         )
 
 
 def _is_calendar(digits: str) -> bool:
-    """Whether an integer reads as YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS of 1971 to 2100."""
+    """Return whether an integer can be YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS of 1971 to 2100."""
     form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits))
     try:
         return form is not None and 1971 <= datetime.strptime(digits, form).year <= 2100  # noqa: DTZ007
@@ -218,23 +200,26 @@ def _is_calendar(digits: str) -> bool:
 
 
 def _iso(texts: pa.Array) -> pa.Array:
-    """`2025-01-01 00:00:00 UTC`, `2025.01.01 00:00` and `2025-1-1` as ISO 8601."""
+    """Convert `2025-01-01 00:00 UTC`, `2025.01.01 00:00`, `20250101 000000` and `2025-1-1` to ISO 8601."""
     sample = texts.drop_null()[0].as_py()
     if sample.upper().endswith(("UTC", "GMT")):
         texts = pc.replace_substring_regex(texts, r"(?i)\s*(UTC|GMT)$", "Z")
     if re.match(r"\d{4}[./]\d{1,2}[./]\d{1,2}", sample):
         texts = pc.replace_substring_regex(texts, r"^(\d{4})[./](\d{1,2})[./](\d{1,2})", r"\1-\2-\3")
-    if (
-        not sample.isdigit()
-        and pc.any(pc.match_substring_regex(texts, r"^\d{4}-(\d-|\d\d-\d(\D|$))")).as_py()
-    ):
+    if re.fullmatch(r"\d{8} [\d:.]+", sample):
+        texts = pc.replace_substring_regex(texts, r"^(\d{4})(\d\d)(\d\d) ", r"\1-\2-\3 ")
+        texts = pc.replace_substring_regex(texts, r" (\d\d)(\d\d)(\d\d)$", r" \1:\2:\3")
+        texts = pc.replace_substring_regex(texts, r" (\d\d)(\d\d)$", r" \1:\2")
+    if sample.isdigit():
+        return texts
+    if pc.any(pc.match_substring_regex(texts, r"^\d{4}-(\d-|\d\d-\d(\D|$))")).as_py():
         texts = pc.replace_substring_regex(texts, r"^(\d{4})-(\d)-", r"\1-0\2-")
         texts = pc.replace_substring_regex(texts, r"^(\d{4}-\d\d)-(\d)(\D|$)", r"\1-0\2\3")
     return texts
 
 
 def _dates_of(texts: pa.Array) -> pa.Array | None:
-    """Which of `texts` are dates without a time; None if none is."""
+    """Return which of `texts` are dates without a time; None without any."""
     dated = pc.match_substring_regex(texts, r"^\d{4}-\d{1,2}-\d{1,2}$")
     return dated if pc.any(dated).as_py() else None
 
@@ -244,10 +229,10 @@ def _mask(values: pa.Array) -> NDArray[np.bool_]:
 
 
 def ends_of_days(moments: NDArray[np.int64], timezone: str | None) -> NDArray[np.int64]:
-    """`moments` (UTC ms, 0: missing) with the midnights of `timezone` as the last millisecond of their day, if most are midnights.
+    """Return times (UTC ms, 0: missing); if most are midnights, these as the last millisecond of their day.
 
-    A file of dates that was written as moments looks like that. Fewer than five midnights, or less than four fifths, stay as they are.
-    Ends of days count neither way: they are dates already.
+    Most times are midnights of `timezone` if a file of dates was saved as times. Fewer than five midnights,
+    or less than four fifths, are left unchanged. Ends of days aren't counted, since they were dates already.
     """
     zone = timezone or "UTC"
     local = pc.local_timestamp(as_arrow(moments, pa.timestamp("ms", tz=zone)))
@@ -263,10 +248,10 @@ def ends_of_days(moments: NDArray[np.int64], timezone: str | None) -> NDArray[np
 
 
 def foreign_midnights(moments: NDArray[np.int64]) -> tuple[int, str]:
-    """How many of `moments` (UTC ms, 0: missing) stand at one time of day that is the midnight of some other zone, and which time.
+    """Return the number of times (UTC ms, 0: missing) at midnight of another zone, and that time of day.
 
-    As clocks change, that may be two times an hour apart (`04:00 or 05:00`). (0, "") if there is no such time; as for `ends_of_days`,
-    it must be at least five moments and four fifths of all.
+    As clocks change, that may be two times of day an hour apart (`04:00 or 05:00`). At least five times and
+    four fifths of all must be at it, as for `ends_of_days`; else (0, "") is returned.
     """
     time_of_day = moments % DAY_MS
     known = moments[(moments > 0) & (time_of_day != DAY_MS - 1)]
@@ -287,7 +272,7 @@ def _most(count: int, total: int) -> bool:
 
 
 def _is_local(moment: pa.Array, timezone: str) -> bool:
-    """False for a local time that `timezone` doesn't have, or has twice."""
+    """Return False for a local time that `timezone` skips or has twice."""
     try:
         pc.assume_timezone(moment, timezone)
     except pa.ArrowException:

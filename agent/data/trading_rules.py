@@ -1,7 +1,7 @@
-"""Tick, lot and minima of the instruments that a run trades, determined before it begins and recorded with its configuration.
+"""Trading rules (tick, lot, minima) of a run's instruments, resolved before it begins and recorded with it.
 
-Sources in order: the configuration, the table of Bybit's instruments (refreshed by `tapewire download instruments`, else the shipped
-one), then the decimals of the file's own first bars.
+Their sources, in order: the configuration, the table of Bybit's instruments (from `tapewire download
+instruments`, else the shipped one), the decimals of the file's first bars.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from agent.core.instruments import RULES, SHIPPED, Rules, instrument_for
 from agent.data.klines import KlineFile
 from agent.system.atomic import write_bytes
 
-REFRESHED: Final = Path("var") / "instruments.json"
-"""The table that `tapewire download instruments` writes, in the working folder."""
+DOWNLOADED_TABLE: Final = Path("var") / "instruments.json"
+"""Table that `tapewire download instruments` writes in the working folder."""
 
-COARSEST: Final = Decimal("0.001")
+MAX_RELATIVE_TICK: Final = Decimal("0.001")
 """The largest tick, as a fraction of the price."""
 
-_BARS: Final = 500  # so many first bars show a file's decimals
-_DIGITS: Final = 8  # significant digits of a price; more are noise of binary floating point
+_BARS: Final = 500  # first bars that are searched for decimals
+_DIGITS: Final = 8  # significant digits of a price; more are binary rounding errors
 
 
-class Derived(NamedTuple):
+class DerivedRules(NamedTuple):
     """Rules derived from the first bars of a file."""
 
     price: Decimal  # the median close
@@ -41,59 +41,51 @@ class Derived(NamedTuple):
     qty_step: Decimal
 
 
-def settle_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, list[str]]:
-    """The configuration with the rules of every file's symbol written out, and notes on those that were taken from a file.
+def resolve_rules(config: Config, files: Sequence[KlineFile]) -> tuple[Config, list[str]]:
+    """Return the configuration with rules for every file's symbol, and notes on those derived from a file.
 
-    Raises ConfigError for a configured tick that is more than 0.1 % of the price, DataError as reading the files does.
+    Raises ConfigError if a configured tick is more than 0.1 % of the price, DataError as reading the files
+    does.
     """
-    table = read_table(REFRESHED) if REFRESHED.is_file() else SHIPPED
+    table = read_table(DOWNLOADED_TABLE) if DOWNLOADED_TABLE.is_file() else SHIPPED
     instruments, notes = dict(config.instruments), list[str]()
     for file in files:
         symbol, category = file.symbol, config.market.category
         given = instruments.get(symbol) or InstrumentConfig()
         known = dict(table.get((category, symbol)) or SHIPPED.get((category, symbol)) or {})
-        shown = derive(file)
-        if given.tick_size is not None and given.tick_size > COARSEST * shown.price:
-            raise ConfigError(
-                f"instruments.{symbol}.tick_size is {given.tick_size}, which is more than 0.1 % of its price, about {shown.price}",
-                hint=f'write tick_size = "{shown.tick_size:f}"',
-            )
+        derived = derive_rules(file)
+        if given.tick_size is not None and _is_coarse(given.tick_size, derived):
+            found = f"{given.tick_size}, which is more than 0.1 % of its price, about {derived.price}"
+            hint = f'write tick_size = "{derived.tick_size:f}"'
+            raise ConfigError(f"instruments.{symbol}.tick_size is {found}", hint=hint)
         default = instrument_for(symbol, config)
         if category == "equity":
-            own = {
-                "tick_size": min(default.tick_size, shown.tick_size)
-                if _coarse(default.tick_size, shown)
-                else default.tick_size
-            }
+            coarse = _is_coarse(default.tick_size, derived)
+            own = {"tick_size": min(default.tick_size, derived.tick_size) if coarse else default.tick_size}
         else:
-            own = {"tick_size": shown.tick_size, "qty_step": shown.qty_step, "min_qty": shown.qty_step}
-        if "tick_size" in known and _coarse(known["tick_size"], shown):
+            own = {"tick_size": derived.tick_size, "qty_step": derived.qty_step, "min_qty": derived.qty_step}
+        if "tick_size" in known and _is_coarse(known["tick_size"], derived):
             known = {}  # the file's prices aren't the venue's
         rules = {name: known.get(name, own.get(name, getattr(default, name))) for name in RULES}
         rules |= {name: value for name in RULES if (value := getattr(given, name)) is not None}
         if given.qty_step is not None and given.min_qty is None and not known:
             rules["min_qty"] = given.qty_step
-        taken = {
-            name
-            for name in own
-            if name not in known and getattr(given, name) is None and rules[name] != getattr(default, name)
-        }
-        shows = [
-            f"{words} of {rules[name]:f}"
-            for name, words in (("tick_size", "ticks"), ("qty_step", "lots"))
-            if name in taken
-        ]
-        if shows:
-            notes.append(f"{symbol} trades in {' and '.join(shows)}, as {file.path.name} shows")
+        steps = []
+        for name, unit in (("tick_size", "ticks"), ("qty_step", "lots")):
+            unstated = name in own and name not in known and getattr(given, name) is None
+            if unstated and rules[name] != getattr(default, name):
+                steps.append(f"{unit} of {rules[name]:f}")
+        if steps:
+            notes.append(f"{symbol} trades in {' and '.join(steps)}, derived from {file.path.name}")
         instruments[symbol] = given.model_copy(update=rules)
     return config.model_copy(update={"instruments": instruments}), notes
 
 
-def derive(file: KlineFile) -> Derived:
-    """Tick and lot from the first bars of a file, whatever its window.
+def derive_rules(file: KlineFile) -> DerivedRules:
+    """Derive tick and lot from the first bars of a file, regardless of its window.
 
-    The tick is the smallest power of ten that all prices are multiples of, at most 0.1 % of the lowest (0.01 % if all are whole); the
-    lot is the largest power of ten that is worth at most 1 at the median close.
+    The tick is the largest power of ten that divides all prices, at most 0.1 % of the lowest (0.01 % if all
+    are whole numbers). The lot is the largest power of ten that is worth at most 1 at the median close.
     """
     whole = copy(file)
     whole.start = whole.end = None
@@ -106,14 +98,14 @@ def derive(file: KlineFile) -> Derived:
     exact = [Decimal(repr(price)).normalize() for price in prices]
     finest = lowest.adjusted() - _DIGITS + 1
     exponent = max(finest, min(int(price.as_tuple().exponent) for price in exact))
-    # whole prices show little of the tick
+    # whole prices hardly restrict the tick
     exponent = min(exponent, lowest.adjusted() - (3 if exponent < 0 else 4))
     middle = Decimal(repr(median(bar.close for bar in bars)))
-    return Derived(middle, Decimal(1).scaleb(exponent), Decimal(1).scaleb((1 / middle).adjusted()))
+    return DerivedRules(middle, Decimal(1).scaleb(exponent), Decimal(1).scaleb((1 / middle).adjusted()))
 
 
-def _coarse(tick: Decimal, shown: Derived) -> bool:
-    return tick > COARSEST * shown.price
+def _is_coarse(tick: Decimal, derived: DerivedRules) -> bool:
+    return tick > MAX_RELATIVE_TICK * derived.price
 
 
 def read_table(path: Path) -> dict[tuple[str, str], Rules]:
@@ -121,21 +113,22 @@ def read_table(path: Path) -> dict[tuple[str, str], Rules]:
     try:
         raw = msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, dict[str, Decimal]]])
     except (OSError, msgspec.MsgspecError) as error:
-        raise ConfigError(
-            f"{path} can't be read: {error}", hint="tapewire download instruments writes it anew"
-        ) from None
+        hint = "write it again with `tapewire download instruments`"
+        raise ConfigError(f"{path} can't be read: {error}", hint=hint) from None
     return {(category, symbol): rules for category, rows in raw.items() for symbol, rules in rows.items()}
 
 
 def write_table(path: Path, category: str, rules: Iterable[tuple[str, Mapping[str, Decimal]]]) -> int:
-    """Write the rules of a category's symbols to a table; return their number."""
+    """Write the rules of a category's symbols to a table, keeping other categories; return their number."""
+
+    def texts(known: Mapping[str, Decimal]) -> dict[str, str]:
+        return {name: f"{value:f}" for name, value in known.items()}
+
     table: dict[str, dict[str, dict[str, str]]] = {}
     for (kind, symbol), known in (read_table(path) if path.is_file() else {}).items():
         if kind != category:
-            table.setdefault(kind, {})[symbol] = {name: f"{value:f}" for name, value in known.items()}
-    table[category] = {
-        symbol: {name: f"{value:f}" for name, value in known.items()} for symbol, known in sorted(rules)
-    }
+            table.setdefault(kind, {})[symbol] = texts(known)
+    table[category] = {symbol: texts(known) for symbol, known in sorted(rules)}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, msgspec.json.format(msgspec.json.encode(table), indent=1))
     return len(table[category])

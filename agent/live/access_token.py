@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.core.errors import SafetyError, StoreError
-from agent.system.private import write_private
+from agent.system.secret import write_private
 
 _SHORTEST: Final = 32  # characters
 

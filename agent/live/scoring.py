@@ -13,7 +13,7 @@ import structlog
 
 from agent.config.live import LiveConfig
 from agent.core.events import News, Sentiment
-from agent.data.sentiment import NamedScorer, Score, judge
+from agent.data.sentiment import NamedScorer, Score, score_texts
 from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.replay.fusion_model import check_scorer
 from agent.system.clock import Clock
@@ -124,7 +124,7 @@ class SentimentConsumer:
                 continue
             try:
                 titles = [news.title for news, _ in batch]
-                judged = await asyncio.to_thread(judge, scorer, titles, embedded=self.embedded)
+                judged = await asyncio.to_thread(score_texts, scorer, titles, embedded=self.embedded)
             except Exception as error:
                 self._health.failed(error, self._clock.now())
                 raise

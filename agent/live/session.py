@@ -80,7 +80,7 @@ def open_run(
         started_at=time.time_ns() // 1_000_000,
         strategy=config.strategy.name,
         params=strategy.params.model_dump(mode="json"),
-        config=config.recorded(),
+        config=config.persisted(),
         version=__version__,
         versions={
             CORE: CORE_REVISION,

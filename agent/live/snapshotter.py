@@ -25,7 +25,7 @@ from agent.live.interfaces.status import SnapshotStatus
 from agent.live.observers import LiveSink
 from agent.live.resume import ResumePoint
 from agent.replay.engine_state import capture, fingerprint, restore, state_digest
-from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
+from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 from agent.store.chain import DIGEST_SIZE
 from agent.store.database import Database
 from agent.store.recorder import Recorder, RecorderPosition
@@ -186,17 +186,17 @@ class Snapshots:
         began, nothing = ResumePoint(), sink.position
         try:
             restore(engine, parts[_CORE])
-            _, sink_position, position = fill(parts[_RIM], [memory, None, None], _RIM_SPEC)
+            _, sink_position, position = decode_into(parts[_RIM], [memory, None, None], _RIM_SPEC)
             digest, decisions, rows = position
             if state_digest(parts[_CORE], digest, decisions) != info.state:
                 raise StateError("its parts don't belong together")
             sink.position = sink_position
             for name, observer in run_observers:
-                fill(parts[name], [observer], _OBSERVER_SPEC)
+                decode_into(parts[name], [observer], _OBSERVER_SPEC)
             recorder.seek(RecorderPosition(digest, decisions, rows))
         except (StateError, StoreError, LookupError, TypeError, ValueError) as error:
             for (_, observer), state in zip(run_observers, blank, strict=True):
-                fill(state, [observer], _OBSERVER_SPEC)
+                decode_into(state, [observer], _OBSERVER_SPEC)
             vars(memory).update(vars(began))
             sink.position = nothing
             raise StateError(str(error)) from error

@@ -17,7 +17,7 @@ from agent.live.market_data.backfill import KlineHistory
 from agent.live.resume import ResumePoint
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
-from agent.system.clock_discipline import ClockStatus, DisciplinedClock, offset_in_words
+from agent.system.clock_discipline import ClockStatus, DisciplinedClock, describe_offset
 
 _START_WITHIN: Final = 5.0  # seconds that a start waits for the venue's time
 _RETRY: Final = 0.5  # seconds between two tries then
@@ -70,7 +70,7 @@ class Timekeeper:
         ahead = memory.now - self._clock.now()
         if ahead <= _FAR:
             return status
-        words = f"the run's time is {offset_in_words(ahead)} the agent's: its entries are refused as stale until then"
+        words = f"the run's time is {describe_offset(ahead)} the agent's: its entries are refused as stale until then"
         hint = "`tapewire run --new` begins another run"
         return replace(status, trouble="run", detail="; ".join(filter(None, (words, hint, status.detail))))
 

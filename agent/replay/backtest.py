@@ -1,4 +1,4 @@
-"""The replay rim: history files into the engine, its decisions into the store, and a run's inputs for `verify` to fold again."""
+"""Backtests: history files through the engine, and its decisions into the store."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ from agent.system.clock import iso
 from strategies import blaming, load_strategy, source_of
 
 Progress = Callable[[int], None]
-"""Called now and then with the market time (UTC ms) that the replay has reached."""
+"""Called repeatedly with the market time (UTC ms) that the replay has reached."""
 
-_TICK = 16_384  # events between two calls of it
+_TICK = 16_384  # events between two calls of `Progress`
 
 
-class Result(NamedTuple):
-    """A finished backtest."""
+class CompletedBacktest(NamedTuple):
+    """Result of a backtest."""
 
     run: Run
     metrics: Metrics
@@ -62,11 +62,11 @@ def backtest(
     versions: dict[str, str] | None = None,
     allow_leakage: bool = False,
     progress: Progress | None = None,
-) -> Result:
-    """Replay `history` through the engine, record everything, and measure.
+) -> CompletedBacktest:
+    """Replay `history` through the engine, record everything, and compute the metrics.
 
-    Raises LeakageError where the fusion model saw this window (see `refuse_leakage`), DataError, StoreError, ReconciliationError;
-    the run is then marked failed, never complete.
+    Raises LeakageError if the fusion model saw this window (see `refuse_leakage`), DataError, StoreError,
+    ReconciliationError. After an error the run is marked as failed.
     """
     config, predictor = history.config, history.predictor
     if predictor is not None:
@@ -81,7 +81,7 @@ def backtest(
         started_at=time.time_ns() // 1_000_000,
         strategy=config.strategy.name,
         params=strategy.params.model_dump(mode="json"),
-        config=config.recorded() | {"window": history.window},
+        config=config.persisted() | {"window": history.window},
         version=__version__,
         versions={CORE: CORE_REVISION, "python": platform.python_version(), "numpy": np.__version__}
         | source_of(config.strategy.name)
@@ -90,10 +90,9 @@ def backtest(
         stamps=stamps + (("FILLS AT THE SIGNAL BAR'S OWN CLOSE",) if config.paper.fill == "close" else ()),
     )
     began = time.monotonic()
+    sources = history.sources(scorer=scorer)
     with Recorder(database, run) as recorder:
-        done = replay(
-            history, strategy, recorder, history.sources(scorer=scorer), run_id=run.id, progress=progress
-        )
+        done = replay(history, strategy, recorder, sources, run_id=run.id, progress=progress)
         engine, metrics = done.engine, done.metrics
         run = recorder.finish(
             first_event_at=done.first,
@@ -102,17 +101,14 @@ def backtest(
             metrics=msgspec.to_builtins(metrics),
         )
     counts = {**engine.counts, **engine.signals.counts}
-    notes = (
-        history.notes
-        + history.notes_on_scores()
-        + [_note(name, n) for name, n in sorted(counts.items()) if n]
-    )
+    notes = [*history.notes, *history.notes_on_scores()]
+    notes += [_note(name, n) for name, n in sorted(counts.items()) if n]
     notes += _notes_on_orders(engine)
-    if engine.risk.state is not RiskState.ACTIVE and not history.closes_out:
-        notes.append(
-            f"the run ended {engine.risk.state.value} by {engine.risk.rule}: no new positions since {iso(engine.risk.since)}"
-        )
-    return Result(run, metrics, time.monotonic() - began, notes)
+    risk = engine.risk
+    if risk.state is not RiskState.ACTIVE and not history.closes_out:
+        ended = f"the run ended {risk.state.value} by {risk.rule}"
+        notes.append(f"{ended}: no new positions since {iso(risk.since)}")
+    return CompletedBacktest(run, metrics, time.monotonic() - began, notes)
 
 
 _HEADLINES: Final = {
@@ -124,7 +120,7 @@ _HEADLINES: Final = {
     "stale": "were too old to trade on",
     "dropped": "were never scored: too many waited",
 }
-"""Outcomes of headlines, as the signal engine counts them, in words."""
+"""Name of a headline count in the signal engine -> its description."""
 
 
 def _note(name: str, count: int) -> str:
@@ -132,12 +128,11 @@ def _note(name: str, count: int) -> str:
 
 
 def _notes_on_orders(engine: Engine) -> list[str]:
-    """Why orders were refused or not filled, and what can't be sold."""
+    """Return notes on rejected and unfilled orders, and on positions too small to sell."""
     exchange = engine.exchange
     notes = [f"{n:,} orders rejected: {what}" for what, n in sorted(exchange.refusals.items())]
     notes += [
-        f"{n:,} orders refused by the limits of risk: {rule}"
-        for rule, n in sorted(engine.risk.refusals.items())
+        f"{n:,} orders refused by risk limits: {rule}" for rule, n in sorted(engine.risk.refusals.items())
     ]
     if not isinstance(exchange, MatchingExchange):
         return notes
@@ -148,9 +143,9 @@ def _notes_on_orders(engine: Engine) -> list[str]:
             '(paper.liquidity = "infinite" does)'
         )
     if few := exchange.bars_below_a_lot:
+        share = f"in {few:,} of {exchange.bars_met:,} bars that orders met"
         notes.append(
-            f"in {few:,} of {exchange.bars_met:,} bars that orders met paper.max_participation of the volume is less than one lot: "
-            "nothing is filled in them"
+            f"{share} paper.max_participation of the volume is less than one lot: nothing is filled in them"
         )
     for symbol, state in engine.states.items():
         position, rules = state.position, state.instrument
@@ -164,14 +159,14 @@ def _notes_on_orders(engine: Engine) -> list[str]:
     return notes
 
 
-class Listener(DecisionSink, Protocol):
-    """A sink that is told the number of the event before its decisions."""
+class ReplaySink(DecisionSink, Protocol):
+    """Sink whose `event_seq` is set to the number of the event before its decisions arrive."""
 
     event_seq: int
 
 
-class Replay(NamedTuple):
-    """An engine after its last event; `first` and `last` are `available_at` of the events that it handled."""
+class ReplayResult(NamedTuple):
+    """Engine after its last event; `first` and `last` are `available_at` of the events that it handled."""
 
     engine: Engine
     metrics: Metrics
@@ -182,28 +177,28 @@ class Replay(NamedTuple):
 def replay(
     history: History,
     strategy: Strategy,
-    listener: Listener,
+    recorder: ReplaySink,
     sources: Sequence[Iterable[Event]],
     *,
     run_id: str,
     progress: Progress | None = None,
-) -> Replay:
-    """Merge `sources` into a fresh engine that tells `listener`, and measure from the window's start on.
+) -> ReplayResult:
+    """Merge `sources` into a fresh engine with the sink `recorder`; metrics begin at the window's start.
 
-    Raises DataError, StrategyError, ReconciliationError, and what the listener raises.
+    Raises DataError, StrategyError, ReconciliationError, and whatever `recorder` raises.
     """
     config = history.config
     with blaming(strategy), rare_collection():
-        sink = BacktestSink(listener, config, after=history.start if history.warms_up else 0)
+        sink = BacktestSink(recorder, config, after=history.start if history.warms_up else 0)
         engine = Engine(config, strategy, sink, run_id=run_id, predictor=history.predictor)
         first = last = None
         tick = _TICK
         handle, hold, after = engine.handle, sink.benchmark.add, sink.after
-        for listener.event_seq, event in zip(count(1), merge(sources)):
+        for recorder.event_seq, event in zip(count(1), merge(sources)):
             if event.__class__ is Kline and event.ts > after:
                 hold(event.symbol, event.ts, event.close)
             handle(event)
-            if listener.event_seq >= tick:
+            if recorder.event_seq >= tick:
                 tick += _TICK
                 if progress:
                     progress(event.available_at)
@@ -217,13 +212,13 @@ def replay(
             interval=config.market.interval,
             benchmark=sink.benchmark,
         )
-    return Replay(engine, metrics, first, last)
+    return ReplayResult(engine, metrics, first, last)
 
 
 class BacktestSink:
-    """Passes everything on to `inner`, and folds what the metrics need.
+    """Forwards everything to `inner` and accumulates the inputs of the metrics.
 
-    Equity is passed on once an hour, or once a bar where bars are longer; that up to `after` (UTC ms) is left out.
+    Of equity, the first sample of each hour is forwarded; samples up to `after` (UTC ms) are dropped.
     """
 
     def __init__(self, inner: DecisionSink, config: Config, *, after: int = 0) -> None:
@@ -241,7 +236,6 @@ class BacktestSink:
         self.after = after
 
     def decision(self, decision: Decision) -> None:
-        """Passed on; executions go into the book of round trips."""
         self._decision(decision)
         if decision.__class__ is Fill:
             self.trades.add(decision)
@@ -251,30 +245,27 @@ class BacktestSink:
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """Folded; the first sample of each hour is passed on."""
         if ts[0] <= self.after:
             begin = bisect_right(ts, self.after)
             ts, equity, cash, exposure = ts[begin:], equity[begin:], cash[begin:], exposure[begin:]
             if not ts:
                 return
         n = len(ts)
-        times = np.fromiter(ts, np.int64, n)
-        self.curve.extend(
-            times, np.fromiter(equity, np.float64, n), np.fromiter(exposure, np.float64, n) > 0.0
-        )
+        times, values = np.fromiter(ts, np.int64, n), np.fromiter(equity, np.float64, n)
+        self.curve.extend(times, values, np.fromiter(exposure, np.float64, n) > 0.0)
         hours = times // self._every
         rows = np.flatnonzero(np.diff(hours, prepend=self._hour)).tolist()
         self._hour = int(hours[-1])
         if rows:
-            pick = itemgetter(*rows, rows[-1])  # the last one twice, so that a single row makes a tuple, too
+            pick = itemgetter(*rows, rows[-1])  # the last index twice, so that the result is always a tuple
             self._inner.equity(pick(ts)[:-1], pick(equity)[:-1], pick(cash)[:-1], pick(exposure)[:-1])
 
 
 @contextmanager
 def rare_collection() -> Iterator[None]:
-    """Look for cycles of garbage a hundred times less often: the hot path makes none, and looking costs a tenth of its time."""
+    """Collect garbage a hundred times less often, as the hot path makes no cycles: a tenth less time."""
     young, middle, old = gc.get_threshold()
-    gc.freeze()  # what the program is made of needn't be looked at at all
+    gc.freeze()  # excludes the program's own objects
     gc.set_threshold(max(young, 100_000), middle, old)
     try:
         yield
@@ -284,21 +275,22 @@ def rare_collection() -> Iterator[None]:
 
 
 def new_run_id() -> str:
-    """Sortable by start, and different from any other: `20250131-235959-1f3a`."""
+    """Return a unique id that sorts by time, such as `20250131-235959-1f3a`."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def refuse_leakage(trained_until: int, start: int, *, model: str, allow: bool) -> tuple[str, ...]:
-    """The stamps of a run that begins at `start` with a model that saw text up to `trained_until` (both UTC ms).
+    """Return the stamps of a run that begins at `start` with a model trained up to `trained_until` (UTC ms).
 
-    Raises LeakageError unless the window begins after it, or `allow` is set: then the stamp LEAKED comes back.
+    Raises LeakageError if the window begins before that; with `allow` the stamp LEAKED is returned instead.
     """
     if start >= trained_until:
         return ()
     if not allow:
+        seen = f"model {model} saw data up to {iso(trained_until)}: it knows the answers"
         raise LeakageError(
-            f"the backtest begins at {iso(start)}, but model {model} saw data up to {iso(trained_until)}: it knows the answers",
-            hint=f"--start {iso(trained_until)[:10]} or later; a model of undated texts: train it with --latest DATE; "
-            "or --allow-leakage, and every report says LEAKED",
+            f"the backtest begins at {iso(start)}, but {seen}",
+            hint=f"use --start {iso(trained_until)[:10]} or later; for a model of undated texts, train it "
+            "with --latest DATE; with --allow-leakage every report is marked LEAKED",
         )
     return ("LEAKED",)

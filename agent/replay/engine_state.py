@@ -1,7 +1,7 @@
-"""The core's state as data: everything that affects its next decisions. `capture` saves it, `restore` loads it into a fresh engine.
+"""The core's state as data: everything that affects its next decisions.
 
-A restored engine decides like one that has handled all events up to that moment; `fingerprint` identifies the program for which
-that holds.
+`capture` saves it, `restore` loads it into a fresh engine, which then decides like one that has handled all
+events up to that point. `fingerprint` identifies the program for which this holds.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ from agent.core.fusion_inputs import FusionInputs
 from agent.core.orders import WorkingOrder
 from agent.core.strategy import Strategy
 from agent.core.venue import SentOrder
-from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
+from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 
 _FORMAT: Final = 1
-_SHELL: Final = ("live/resume.py", "data/text.py")  # the parts of the shell whose state a snapshot holds
+_SHELL: Final = ("live/resume.py", "data/text.py")  # parts of the shell whose state is in a snapshot
 
 _MODULES: Final = ("agent.core.", "strategies.")
 
+_ENGINE_WIRING: Final = (
+    *("strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block"),
+    *("_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers"),
+)
 WIRING: Final[dict[str, tuple[str, ...]]] = {
-    "agent.core.engine:Engine": (
-        "strategy", "_sink", "_matching", "_venue", "_band", "_run_id", "_equity_block", "_call_on_kline", "_callbacks", "_fields_of", "_kline", "_handlers",
-    ),
+    "agent.core.engine:Engine": _ENGINE_WIRING,
     "agent.core.exchange:Exchange": ("_instruments", "_emit", "_new_id"),
     "agent.core.paper:PaperExchange": ("margin", "_rules"),
     "agent.core.flatten:Flattener": ("_emit", "_new_id"),
@@ -50,8 +52,8 @@ WIRING: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.signals:SignalEngine": ("_mapper",),
     "agent.core.deduplication:HeadlineDeduplicator": ("_by_word",),
     "agent.core.strategy:Strategy": ("params",),
-}  # fmt: skip
-"""Attributes that aren't state: configuration and callables that a fresh engine has, and what `_REBUILD` derives from the rest."""
+}
+"""Attributes that aren't state: configuration, callables, and values that `_REBUILD` derives."""
 
 _FIRST: Final[dict[str, tuple[str, ...]]] = {
     "agent.core.engine:Engine": ("portfolio", "exchange", "_targets"),
@@ -60,14 +62,12 @@ _FIRST: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _read_again(fusion_inputs: FusionInputs) -> None:
-    """Recompute the model's reading of the text so far, a pure function of it."""
-    fusion_inputs._reading = (
-        fusion_inputs.predictor.read(fusion_inputs.text.mean) if fusion_inputs.text.count else None
-    )
+def _rebuild_reading(inputs: FusionInputs) -> None:
+    """Recompute the model's reading of the text so far, which is a pure function of it."""
+    inputs._reading = inputs.predictor.read(inputs.text.mean) if inputs.text.count else None
 
 
-def _index(stories: HeadlineDeduplicator) -> None:
+def _rebuild_index(stories: HeadlineDeduplicator) -> None:
     """Rebuild the inverted index over the stories."""
     stories._by_word = {}
     for story in stories._stories:
@@ -76,14 +76,14 @@ def _index(stories: HeadlineDeduplicator) -> None:
 
 
 _REBUILD: Final[dict[str, Callable[[Any], None]]] = {
-    "agent.core.fusion_inputs:FusionInputs": _read_again,
-    "agent.core.deduplication:HeadlineDeduplicator": _index,
+    "agent.core.fusion_inputs:FusionInputs": _rebuild_reading,
+    "agent.core.deduplication:HeadlineDeduplicator": _rebuild_index,
 }
 
-_ANY: Final = Order("", "", 0, Side.BUY, OrderType.MARKET, Decimal(1))
+_BLANK_ORDER: Final = Order("", "", 0, Side.BUY, OrderType.MARKET, Decimal(1))
 _BLANK: Final = {
-    "agent.core.orders:WorkingOrder": lambda: WorkingOrder(_ANY, 0),
-    "agent.core.venue:SentOrder": lambda: SentOrder(_ANY, 0, 0.0),
+    "agent.core.orders:WorkingOrder": lambda: WorkingOrder(_BLANK_ORDER, 0),
+    "agent.core.venue:SentOrder": lambda: SentOrder(_BLANK_ORDER, 0, 0.0),
     "agent.core.flatten:Pursuit": lambda: Pursuit(0, ""),
 }
 
@@ -94,23 +94,25 @@ def _spec(strategy: Strategy) -> Spec:
 
 
 def capture(engine: Engine) -> bytes:
-    """The state of `engine` and its strategy between two events. Raises Unencodable with the attribute that can't be saved."""
+    """Return the state of `engine` and its strategy between two events.
+
+    Raises Unencodable that names the attribute which can't be saved.
+    """
     strategy = engine.strategy
     own = type(strategy).snapshot is not Strategy.snapshot
     try:
-        mine = strategy.snapshot() if own else strategy
+        saved = strategy.snapshot() if own else strategy
     except Exception as error:
-        raise Unencodable(
-            f"not given: snapshot() raised {type(error).__name__}: {error}", "strategy"
-        ) from error
-    return encode([engine, own, mine], _spec(strategy))
+        cause = f"not saved: snapshot() raised {type(error).__name__}: {error}"
+        raise Unencodable(cause, "strategy") from error
+    return encode([engine, own, saved], _spec(strategy))
 
 
 def restore(engine: Engine, data: bytes) -> None:
-    """Bring a fresh `engine` to the state in `data`. Raises StateError, after which the engine must be discarded."""
+    """Load the state in `data` into a fresh `engine`. After a StateError the engine must be discarded."""
     strategy = engine.strategy
     own = type(strategy).snapshot is not Strategy.snapshot
-    parts = fill(data, [engine, None, None if own else strategy], _spec(strategy))
+    parts = decode_into(data, [engine, None, None if own else strategy], _spec(strategy))
     if own:
         try:
             strategy.restore(parts[2])
@@ -119,23 +121,23 @@ def restore(engine: Engine, data: bytes) -> None:
 
 
 def state_digest(core: bytes, chain: bytes, decisions: int) -> str:
-    """Identify a state by what `capture` returned, the head of the decisions' chain, and their number."""
+    """Hash `capture`'s result, the head of the decisions' chain, and their number."""
     return blake2b(core + chain + decisions.to_bytes(8, "big"), digest_size=16).hexdigest()
 
 
 def fingerprint(config: Config, strategy: Strategy) -> str:
-    """Identify the program that a state belongs to by its version, its sources, the strategy's sources, and what it decides by."""
+    """Return the identity of the program that a state belongs to.
+
+    It covers the version, the sources of core and strategy, and `Config.deterministic_subset`.
+    """
     seen = blake2b(digest_size=16)
     seen.update(f"{_FORMAT} {agent.__version__} ".encode())
     seen.update(msgspec.json.encode(config.deterministic_subset(), order="deterministic"))
     seen.update(_sources())
     package = type(strategy).__module__.partition(".")[0]
     if package not in ("agent", "strategies"):
-        files = {
-            getattr(module, "__file__", None)
-            for name, module in list(sys.modules.items())
-            if f"{name}.".startswith(f"{package}.")
-        }
+        loaded = [module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")]
+        files = {getattr(module, "__file__", None) for module in loaded}
         for file in sorted(filter(None, files)):
             seen.update(_source(Path(file)))
     return seen.hexdigest()

@@ -1,4 +1,4 @@
-"""How the rims open the fusion model: for a backtest, for the running agent, and again for `verify`."""
+"""Loading of the fusion model for a backtest, the live agent and `verify`."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 
 def open_predictor(config: Config) -> FusionPredictor | None:
-    """The configured model; None where none is named.
+    """Load the configured model; None if `fusion.path` is empty.
 
-    Raises ModelError as loading does, ConfigError where the strategy waits for predictions that nobody makes.
+    Raises ModelError as loading does, ConfigError if the strategy needs predictions and no model is
+    configured.
     """
     if not config.fusion.path:
         if strategy_class(config.strategy.name).overrides("on_prediction"):
             raise ConfigError(
-                f"strategy {config.strategy.name} trades on predictions, and no model makes any",
-                hint="fusion.path or --fusion names a folder made by `tapewire train fusion`",
+                f"strategy {config.strategy.name} trades on predictions, but no model is configured",
+                hint="set fusion.path or --fusion to a folder made by `tapewire train fusion`",
             )
         return None
     from models.fusion.serve.predictor import FusionPredictor
@@ -32,41 +33,40 @@ def open_predictor(config: Config) -> FusionPredictor | None:
 
 
 def reopen_predictor(config: Config, run: Run) -> FusionPredictor | None:
-    """The model that `run` was decided with. Raises UsageError where it isn't there any more, DataError where it is another one."""
+    """Load the model that `run` used; None if it used none.
+
+    Raises UsageError if the folder is missing, DataError if it holds another model.
+    """
     recorded = run.versions.get(FUSION_VERSION)
     if recorded is None:
         return None
     folder = Path(config.fusion.path).expanduser()
     if not folder.is_dir():
-        raise UsageError(
-            f"{folder}, the fusion model of this run, is not there",
-            hint="its predictions can't be made again without it",
-        )
+        missing = f"{folder}, the fusion model of this run, does not exist"
+        raise UsageError(missing, hint="its predictions can't be made again without it")
     predictor = open_predictor(config)
     if predictor is None or predictor.fingerprint != recorded:
-        raise DataError(
-            f"{folder} holds another fusion model than the one that this run was decided with",
-            hint=f"it needs the one with fingerprint {recorded[:16]}…",
-        )
+        hint = f"the run needs the model with fingerprint {recorded[:16]}…"
+        raise DataError(f"{folder} holds another fusion model than the one that this run used", hint=hint)
     return predictor
 
 
 def wants_headlines(config: Config) -> bool:
-    """Whether the strategy or the fusion model needs news at all."""
+    """Return whether the strategy or the fusion model needs news."""
     strategy = strategy_class(config.strategy.name)
     if strategy.overrides("on_news", "on_sentiment", "on_signal", "on_signal_expired"):
         return True
     if not config.fusion.path:
-        return strategy.overrides("on_prediction")  # of a model that is yet to be trained
+        return strategy.overrides("on_prediction")  # of a model that is not trained yet
     predictor = open_predictor(config)
     return predictor is not None and predictor.reads_text
 
 
 def check_scorer(predictor: FusionPredictor | None, scorer: str) -> None:
-    """Raises ConfigError unless the fusion model understands the words of the sentiment model with the fingerprint `scorer`."""
+    """Raise ConfigError if the fusion model was trained with another scorer than that of hash `scorer`."""
     if predictor is not None and predictor.reads_text and predictor.scorer != scorer:
+        own, other = predictor.fingerprint[:12], predictor.scorer[:12]
         raise ConfigError(
-            f"the fusion model {predictor.fingerprint[:12]}… was trained on what sentiment model {predictor.scorer[:12]}… reads, "
-            f"not on {scorer[:12]}…",
-            hint="name that one in model.path, or train the fusion model again",
+            f"the fusion model {own}… was trained with sentiment model {other}…, not with {scorer[:12]}…",
+            hint="set model.path to that model, or train the fusion model again",
         )

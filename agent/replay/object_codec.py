@@ -1,9 +1,10 @@
-"""Encode a graph of plain objects as data, and restore it into a fresh graph: the format of snapshots of the core's state.
+"""Encoding of a graph of plain objects, and decoding into a fresh graph: the format of the core's snapshots.
 
-The result is msgpack without code: numbers, texts, containers, and objects as lists of their attributes. Only classes that a `Spec`
-allows are made, without calling them. Every attribute of an object is saved unless the spec names it as wiring, so an attribute that
-is added later is saved or refused, never silently omitted. Floats keep their 64 bits, decimals their exponent, dictionaries their order;
-sets are sorted. An object that is reached twice is restored as one object.
+The result is msgpack without code: numbers, texts, containers, and objects as lists of their attributes. Only
+classes that a `Spec` allows are instantiated, without calling their constructors. Every attribute of an
+object is saved unless the spec lists it as wiring, so an attribute that is added later is saved or refused,
+never silently omitted. Floats keep their 64 bits, decimals their exponent, dictionaries their order; sets are
+sorted. An object with several references is restored as one object.
 """
 
 from __future__ import annotations
@@ -24,24 +25,9 @@ _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder().decode
 _message: Final = msgspec.msgpack.Decoder(Event | Decision).decode
 
-(
-    _REF,
-    _LIST,
-    _TUPLE,
-    _DICT,
-    _SET,
-    _FROZEN,
-    _DEQUE,
-    _DECIMAL,
-    _ENUM,
-    _MESSAGE,
-    _STRUCT,
-    _NAMED,
-    _ARRAY,
-    _NUMBER,
-    _OBJECT,
-    _INT,
-) = range(16)
+# tags of nodes; stored, so their numbers must not change
+_REF, _LIST, _TUPLE, _DICT, _SET, _FROZEN, _DEQUE, _DECIMAL = range(8)
+_ENUM, _MESSAGE, _STRUCT, _NAMED, _ARRAY, _NUMBER, _OBJECT, _INT = range(8, 16)
 _DICTS: Final[tuple[type, ...]] = (dict, OrderedDict, Counter, defaultdict)
 _FACTORIES: Final[Mapping[str, Callable[[], Any]]] = {
     kind.__name__: kind for kind in (int, float, str, bool, list, dict, set, tuple, deque, Counter)
@@ -49,7 +35,7 @@ _FACTORIES: Final[Mapping[str, Callable[[], Any]]] = {
 
 
 class Unencodable(Exception):
-    """A value that isn't plain data; `path` leads to it."""
+    """A value that isn't plain data; `path` is the chain of attributes to it."""
 
     def __init__(self, what: str, path: str = "") -> None:
         super().__init__(what)
@@ -57,7 +43,7 @@ class Unencodable(Exception):
         self.path = path
 
     def within(self, name: str) -> Unencodable:
-        """The same error with `name`, the attribute of the enclosing object, prepended to its path."""
+        """Return the same error with `name`, an attribute of the enclosing object, prepended to the path."""
         return Unencodable(self.what, f"{name}.{self.path}" if self.path else name)
 
     def __str__(self) -> str:
@@ -65,16 +51,16 @@ class Unencodable(Exception):
 
 
 class StateError(Exception):
-    """Data that don't fit the objects that they are filled into."""
+    """Data that doesn't fit the objects that it is decoded into."""
 
 
 class Spec:
-    """What may be made, and what of it isn't state.
+    """The classes that may be instantiated, and their attributes that aren't state.
 
-    `modules` are names of modules, or of whole packages with a dot at the end. `wiring` names attributes by class (`module:Class`):
-    references to configuration and callables, which a fresh object has already, and values that `rebuild` makes from the others.
-    `first` are attributes by class that own objects to which other attributes refer. `blank` makes objects of classes that can't be
-    made without arguments.
+    `modules` are names of modules, or of whole packages with a dot at the end. `wiring` has attributes by
+    class (`module:Class`): references to configuration and callables, which a fresh object already has, and
+    values that `rebuild` derives from the others. `first` has attributes by class that own objects to which
+    other attributes refer. `blank` creates objects of classes that can't be created without arguments.
     """
 
     def __init__(
@@ -95,11 +81,11 @@ class Spec:
         self.blank = dict(blank)
 
     def allows(self, module: str) -> bool:
-        """Whether objects of this module's classes may be saved and made."""
+        """Return whether objects of this module's classes may be saved and created."""
         return module in self._modules or f"{module}.".startswith(self._packages)
 
     def attributes(self, one: Any) -> list[str]:
-        """The attributes of an object that are its state, in the order in which they are saved."""
+        """Return the attributes that are an object's state, in the order in which they are saved."""
         kind = type(one)
         names = {*getattr(kind, "__mypyc_attrs__", ()), *getattr(one, "__dict__", ())}
         wiring: set[str] = {"__dict__", "__weakref__"}
@@ -113,13 +99,13 @@ class Spec:
 
 
 def name_of(kind: type) -> str:
-    """`module:Class`."""
+    """Return `module:Class`."""
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def encode(roots: list[Any], spec: Spec) -> bytes:
-    """The graph behind `roots`. Raises Unencodable with the path to what isn't plain data."""
-    encoder = _Encoder(spec)
+    """Encode the graph behind `roots`. Raises Unencodable with the path to a value that isn't plain data."""
+    encoder = _GraphEncoder(spec)
     try:
         return _pack([encoder.shapes, [encoder.value(root) for root in roots]])
     except RecursionError:
@@ -128,36 +114,37 @@ def encode(roots: list[Any], spec: Spec) -> bytes:
         raise Unencodable(f"text or a number that can't be stored ({error})") from None
 
 
-def fill(data: bytes, roots: list[Any], spec: Spec) -> list[Any]:
-    """Give fresh `roots` the state in `data`, in place as far as objects are there already. Raises StateError.
+def decode_into(data: bytes, roots: list[Any], spec: Spec) -> list[Any]:
+    """Load the state in `data` into fresh `roots`, reusing the objects that they already have.
 
-    After an error the roots must be discarded. A root that is None is created.
+    A root that is None is created. Raises StateError, after which the roots must be discarded.
     """
     try:
         shapes, nodes = _unpack(data)
-        decoder = _Decoder(spec, shapes)
+        decoder = _GraphDecoder(spec, shapes)
         if len(nodes) != len(roots):
-            raise StateError(f"{len(nodes)} parts where {len(roots)} are needed")
+            raise StateError(f"{len(nodes)} parts instead of {len(roots)}")
         return [decoder.value(node, root) for node, root in zip(nodes, roots, strict=True)]
-    except (
-        msgspec.MsgspecError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except _DECODING_ERRORS as error:
         raise StateError(f"it does not fit: {type(error).__name__}: {error}") from error
 
 
-class _Encoder:
+_DECODING_ERRORS: Final = (
+    *(msgspec.MsgspecError, LookupError, TypeError, ValueError),
+    *(AttributeError, ArithmeticError, RecursionError),
+)
+
+
+_PLAIN_BASES: Final = (dict, list, set, tuple, deque, str, bytes, int, float, BaseException)
+
+
+class _GraphEncoder:
     def __init__(self, spec: Spec) -> None:
         self.shapes: list[tuple[str, list[str]]] = []
         self._spec = spec
         self._shape_numbers: dict[tuple[type, tuple[str, ...]], int] = {}
         self._numbers: dict[int, int] = {}
-        self._alive: list[Any] = []  # an id is unique only as long as its object lives
+        self._alive: list[Any] = []  # keeps objects alive, since only then their ids are unique
         self._kinds: dict[type, Callable[[Any], Any]] = {
             int: self._int,
             list: self._list,
@@ -201,7 +188,7 @@ class _Encoder:
         if isinstance(one, defaultdict) and one.default_factory is not None:
             factory = getattr(one.default_factory, "__name__", "")
             if _FACTORIES.get(factory) is not one.default_factory:
-                raise Unencodable("a defaultdict of something else than a built-in type")
+                raise Unencodable("a defaultdict whose factory is not a built-in type")
         value = self.value
         node = [_DICT, _DICTS.index(type(one)), factory]
         for key, item in one.items():
@@ -243,9 +230,7 @@ class _Encoder:
             return [_STRUCT, name, *(self.value(getattr(one, field)) for field in one.__struct_fields__)]
         if isinstance(one, tuple) and hasattr(kind, "_fields"):
             return [_NAMED, name, *map(self.value, one)]
-        if isinstance(
-            one, (dict, list, set, tuple, deque, str, bytes, int, float, BaseException)
-        ) or callable(one):
+        if isinstance(one, _PLAIN_BASES) or callable(one):  # subclasses of plain types
             raise Unencodable(f"an object of {kind.__module__}.{kind.__qualname__}")
         return self._seen(one) or self._object(one, kind)
 
@@ -264,7 +249,7 @@ class _Encoder:
         return node
 
 
-class _Decoder:
+class _GraphDecoder:
     def __init__(self, spec: Spec, shapes: list[tuple[str, list[str]]]) -> None:
         self._spec = spec
         self._shapes = shapes
@@ -282,9 +267,7 @@ class _Decoder:
             lambda node, _: self._class(node[1], Enum)(self.value(node[2])),
             lambda node, _: _message(node[1]),
             lambda node, _: self._class(node[1], msgspec.Struct)(*(self.value(item) for item in node[2:])),
-            lambda node, _: tuple.__new__(
-                self._class(node[1], tuple), [self.value(item) for item in node[2:]]
-            ),
+            lambda node, _: tuple.__new__(self._class(node[1], tuple), [self.value(one) for one in node[2:]]),
             lambda node, _: self._kept(np.frombuffer(node[3], np.dtype(node[1])).reshape(node[2]).copy()),
             lambda node, _: np.frombuffer(node[2], np.dtype(node[1]))[0],
             self._object,
@@ -292,7 +275,7 @@ class _Decoder:
         )
 
     def value(self, node: Any, old: Any = None) -> Any:
-        """Decode `node`; `old`, a container or an object of the same kind, is reused."""
+        """Decode `node`, reusing `old` if it is a container or object of the same kind."""
         return self._kinds[node[0]](node, old) if type(node) is list else node
 
     def _kept(self, one: Any) -> Any:
@@ -325,9 +308,8 @@ class _Decoder:
         return result
 
     def _deque(self, node: list[Any], old: Any) -> Any:
-        result: deque[Any] = self._kept(
-            old if type(old) is deque and old.maxlen == node[1] else deque(maxlen=node[1])
-        )
+        fits = type(old) is deque and old.maxlen == node[1]
+        result: deque[Any] = self._kept(old if fits else deque(maxlen=node[1]))
         result.clear()
         result.extend(self.value(item) for item in node[2:])
         return result

@@ -1,7 +1,7 @@
-"""Move the finished segments of live runs to files; each is decided again before the store deletes its rows.
+"""Archiving of the finished segments of live runs; each is replayed before the store deletes its rows.
 
-As a separate program (`python -m agent.replay.segment_archiver`, with a JSON object on standard input) it runs beside the agent, which starts it
-when a segment ends.
+The agent runs it as a separate program when a segment ends: `python -m agent.replay.segment_archiver`, with
+an `ArchiveRequest` as JSON on standard input.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,29 +39,28 @@ LOCK: Final = ".rollover.lock"
 def roll_over_all(
     database: Database, folder: Path, progress: RowProgress | None = None
 ) -> dict[str, list[JournalSegment]]:
-    """Move the finished segments of all live runs; returns them by run. Raises StoreError, and SafetyError if another process does it."""
+    """Move the finished segments of all live runs to files in `folder`; return them by run.
+
+    Raises StoreError, and SafetyError if another process is archiving.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     moved = {}
     with instance_lock(folder / LOCK):
         for run in list_runs(database):
             if run.kind is RunKind.LIVE and boundaries(database, run.id):
-                done = roll_over(
-                    database,
-                    run,
-                    folder,
-                    WallClock(),
-                    lambda run, end: check_segment(database, run, end),
-                    progress,
-                )
-                if done:
+                check = partial(check_segment, database)
+                if done := roll_over(database, run, folder, WallClock(), check, progress):
                     moved[run.id] = done
     return moved
 
 
 def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
-    """Decide the segment that ends at `end` again, from the boundary before it. Raises StoreError if anything differs."""
+    """Replay the segment that ends at `end`, from the boundary before it.
+
+    Raises StoreError if anything differs.
+    """
     try:
-        # no person has named this run: a store may come from somewhere else
+        # the store may come from elsewhere, and no user requested to import this run's strategy
         check_source(run.strategy, run.versions)
     except SafetyError as error:
         raise StoreError(f"{error.message}: its segment stays in the store", hint=error.hint) from None
@@ -77,12 +77,11 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
         equity_block=1,
         contain_errors=True,
     )
-    ours = fingerprint(config, strategy)
-    usable = [
-        info for info in boundaries(database, run.id) if info.seq < end.seq and info.fingerprint == ours
-    ]
+    current = fingerprint(config, strategy)
+    earlier = (info for info in boundaries(database, run.id) if info.seq < end.seq)
+    usable = [info for info in earlier if info.fingerprint == current]
     start = 0
-    if usable:  # else from the first event: another version's state can't be used
+    if usable:  # else start from the first event: another version's state can't be restored
         parts = read_snapshot(database, run.id, usable[-1])
         restore(engine, parts["core"])
         sink.seek(*msgspec.msgpack.decode(parts["chain"], type=tuple[bytes, int]))
@@ -95,33 +94,32 @@ def check_segment(database: Database, run: Run, end: SnapshotInfo) -> None:
             break
     if sink.diverged():
         raise StoreError(
-            f"run {run.id} would be decided otherwise from event {sink.event_seq} on: its segment stays in the store",
-            hint="tapewire verify says more; after an upgrade that changes decisions begin a new run: tapewire run --new",
+            f"run {run.id} is decided otherwise from event {sink.event_seq}: its segment stays in the store",
+            hint="tapewire verify shows more; after an upgrade that changes decisions, begin a new run with "
+            "tapewire run --new",
         )
-    if end.fingerprint == ours and state_digest(capture(engine), sink.digest, sink.decisions) != end.state:
-        raise StoreError(
-            f"run {run.id}: the snapshot after event {end.seq} is not the state that the journal leads to: "
-            "its segment stays in the store",
-            hint="please report it",
-        )
+    if end.fingerprint == current and state_digest(capture(engine), sink.digest, sink.decisions) != end.state:
+        differs = f"the snapshot after event {end.seq} differs from the state of the replayed journal"
+        hint = "please report it"
+        raise StoreError(f"run {run.id}: {differs}: its segment stays in the store", hint=hint)
 
 
-class Order(msgspec.Struct):
-    """The program's input."""
+class ArchiveRequest(msgspec.Struct):
+    """Input of the program: the store's URL and the archive's folder."""
 
     url: str
     folder: str
 
 
 def main() -> int:
-    """Run at low priority; print one JSON object per line and return the exit code."""
+    """Run at low priority; print the result as a JSON object and return the exit code."""
     os.nice(10)
-    order = msgspec.json.decode(sys.stdin.buffer.read(), type=Order)
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=ArchiveRequest)
     try:
-        with closing(open_database(order.url, create=False)) as database:
-            moved = roll_over_all(database, Path(order.folder))
+        with closing(open_database(request.url, create=False)) as database:
+            moved = roll_over_all(database, Path(request.folder))
     except SafetyError:
-        return 0  # another process does it
+        return 0  # another process is archiving
     except TapewireError as error:
         sys.stdout.write(msgspec.json.encode({"error": error.message, "hint": error.hint}).decode() + "\n")
         return 1

@@ -1,4 +1,4 @@
-"""Is a recorded run what the engine decides? Its inputs go through a fresh engine, and the two hash chains are compared."""
+"""Verification of a recorded run: replay of its inputs, and comparison of the hash chains."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _TICK = 16_384
 
 
 class Verification(msgspec.Struct, frozen=True):
-    """What came of deciding a run again; `divergence` is None where it is identical."""
+    """Result of replaying a run; `divergence` is None if every decision is identical."""
 
     run: str
     events: int
@@ -40,23 +40,24 @@ class Verification(msgspec.Struct, frozen=True):
     chain_head: str
     divergence: Divergence | None
     event: Event | None  # of the divergence
-    snapshots: int = 0  # of a live run, held against the state that the fold has there
-    differing: tuple[int, ...] = ()  # events after which a snapshot is another state
-    hint: str = ""  # what may explain a difference
+    snapshots: int = 0  # of a live run, compared with the replayed state
+    differing: tuple[int, ...] = ()  # events after which a snapshot differs from the replayed state
+    hint: str = ""  # a possible explanation of a difference
 
     @property
     def identical(self) -> bool:
-        """Every decision came out the same, bit for bit, and every snapshot is the state that the events lead to."""
+        """True if every decision is the same, bit for bit, and every snapshot equals the replayed state."""
         return self.divergence is None and not self.differing
 
 
 def verify(
     database: Database, run: Run, progress: Progress | None = None, *, trust_strategy: bool = False
 ) -> Verification:
-    """Decide `run` again.
+    """Replay `run` and compare its decisions.
 
-    Raises DataError if an input file has changed since, StoreError if the record contradicts itself, and SafetyError if the run's
-    strategy is neither built in nor the file that the run was made with; with `trust_strategy` it is imported anyway.
+    Raises UsageError if an input file is missing, DataError if one has changed, StoreError if the record
+    contradicts itself, and SafetyError if the run's strategy is neither built in nor the unchanged file of
+    the run; with `trust_strategy` it is imported anyway.
     """
     if not trust_strategy:
         check_source(run.strategy, run.versions)
@@ -82,7 +83,7 @@ def verify(
     tick = _TICK
     with blaming(strategy):
         for number, following in enumerate(events, 1):
-            # what the end of the run adds belongs to the last event: look before the next
+            # checked before the next event, since the decisions of `finish` belong to the last event
             if sink.diverged():
                 break
             sink.event_seq, event = number, following
@@ -101,7 +102,7 @@ def verify(
         gap = find_lost_commits(database, mark_path(database), run.id)
         if gap is not None:
             raise StoreError(
-                f"what is recorded is decided again the same, but {gap.message}", hint="restore a backup"
+                f"the recorded decisions are identical, but {gap.message}", hint="restore a backup"
             )
     return Verification(
         run.id,
@@ -120,22 +121,22 @@ def _explain(run: Run) -> str:
     recorded = run.versions.get(CORE, "1")
     if recorded == CORE_REVISION:
         return ""
-    return (
-        f"the run was decided by revision {recorded} of the core, this program is revision {CORE_REVISION}: "
-        "corrections of the core (docs/changelog.md) can be the reason"
+    versions = (
+        f"the run was made by revision {recorded} of the core, this program has revision {CORE_REVISION}"
     )
+    return f"{versions}: corrections of the core (docs/changelog.md) can be the reason"
 
 
 def _snapshots(database: Database, run: Run, config: Config, engine: Engine) -> dict[int, str]:
-    """The state after some events, as this program saved it; what another version saved can't be compared."""
+    """Return event number -> state digest of the snapshots that this version of the program made."""
     if run.kind is not RunKind.LIVE:
         return {}
-    ours = fingerprint(config, engine.strategy)
-    return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == ours}
+    own = fingerprint(config, engine.strategy)
+    return {info.seq: info.state for info in list_snapshots(database, run.id) if info.fingerprint == own}
 
 
 def inputs(database: Database, run: Run) -> tuple[Config, Iterator[Event]]:
-    """What `run` was decided on: its configuration, and its events in order, the first of them number 1. Raises like `verify`."""
+    """Return the configuration and the events of `run`, numbered from 1. Raises as `verify`."""
     settings = dict(run.config)
     window = settings.pop("window", {})
     config = parse(settings, where=f"run {run.id}")
@@ -160,7 +161,7 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
     klines = tuple((Path(item.path), item.symbol) for item in run.inputs if item.role == "klines")
     plan = Plan(klines, only("news"), only("sentiment"), only("funding"), **window)
     history = History(plan, config, recorded=True)
-    # The model's words are inputs: no model is needed to verify
+    # recorded scores are inputs, so verifying needs no model
     sentiments = read_rows(database, run.id, Sentiment) if plan.news is not None else ()
     return merge(history.sources(sentiments=sentiments))
 
@@ -168,11 +169,8 @@ def _replayed_events(database: Database, run: Run, config: Config, window: dict[
 def _check_unchanged(item: InputFile) -> None:
     path = Path(item.path)
     if not path.is_file():
-        raise UsageError(
-            f"{path}, which this run replayed, is not there",
-            hint="verify needs its input files where they were",
-        )
+        missing = f"{path}, an input of this run, does not exist"
+        raise UsageError(missing, hint="verify needs the input files at their original paths")
     if content_hash(path) != item.sha256:
-        raise DataError(
-            f"{path} has changed since the run", hint=f"it needs the file with SHA-256 {item.sha256}"
-        )
+        hint = f"the run needs the file with SHA-256 {item.sha256}"
+        raise DataError(f"{path} has changed since the run", hint=hint)

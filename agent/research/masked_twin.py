@@ -128,7 +128,7 @@ def check_masked(
         raise UsageError(
             "there are no headlines to mask", hint="--news FILE: scores from a file can't be computed again"
         )
-    masked_events = list(merge(history.wire(scorer=scorer, text=masker.title)))
+    masked_events = list(merge(history.news_sources(scorer=scorer, text=masker.title)))
     step()
     real = window.replay()
     step()

@@ -72,8 +72,8 @@ class LoadedWindow:
 
     def __init__(self, plan: Plan, config: Config, scorer: NamedScorer | None = None) -> None:
         self.history = History(plan, config)
-        self.market_events: list[Event] = list(merge(self.history.market()))
-        self.news_events: list[Event] = list(merge(self.history.wire(scorer=scorer)))
+        self.market_events: list[Event] = list(merge(self.history.market_sources()))
+        self.news_events: list[Event] = list(merge(self.history.news_sources(scorer=scorer)))
 
     def events(self) -> Iterator[Event]:
         """Iterate over all events in total order."""
@@ -86,7 +86,7 @@ class LoadedWindow:
 
         `config` must agree with the window's own on market, history and funding.
         """
-        history = self.history if config is None else self.history.under(config)
+        history = self.history if config is None else self.history.with_config(config)
         log = DecisionLog()
         strategy = load_strategy(history.config.strategy.name, history.config.strategy.params)
         sources = [self.market_events, self.news_events if news_events is None else news_events]

@@ -68,7 +68,7 @@ class Search(NamedTuple):
         plan, config = self.inputs.plan, self.inputs.config
         return {
             "version": __version__,
-            "config": config.recorded(),
+            "config": config.persisted(),
             "strategy": source_hash(config.strategy.name),
             "folds": [list(fold.test) for fold in self.folds],
             "warmup": self.warmup,
@@ -196,7 +196,7 @@ def evaluate_best(
         NoFitter(),
         settings,
         folder=folder,
-        described={"study": search.study, "params": params, "config": inputs.config.recorded()},
+        described={"study": search.study, "params": params, "config": inputs.config.persisted()},
     )
     return TuningResult(
         study=search.study,

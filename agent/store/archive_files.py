@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 
 from agent.core.errors import DataError, StoreError
 from agent.data.columns import content_hash
-from agent.data.parquet_files import write_parquet
 from agent.store.private_files import PRIVATE_FILE, make_private_folder
 from agent.store.runs import JournalRow, Run
+from agent.system.atomic import write_parquet
 
 BATCH: Final = 20_000
 """Rows per row group, and rows per delete transaction: it must be short, since the agent may be writing."""

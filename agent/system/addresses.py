@@ -1,8 +1,9 @@
-"""Which addresses are this machine's own, and which are private."""
+"""Classification of network addresses and of the `Host` header: loopback, private, public."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final
@@ -14,20 +15,40 @@ _NAT64: Final = ip_network("64:ff9b::/96")
 
 
 def is_loopback(url: str) -> bool:
-    """Whether the URL's host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
+    """Return whether the URL's host is this machine: `localhost`, 127.0.0.0/8 or ::1."""
     host = urlsplit(url).hostname or ""
-    if host == "localhost":
+    return host == "localhost" or _is_loopback_address(host)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Return whether `host`, a name or an address, with or without brackets, is this machine."""
+    return host == "localhost" or host.endswith(".localhost") or _is_loopback_address(host.strip("[]"))
+
+
+def known_host(header: str, allowed: Iterable[str], *, addresses: bool) -> bool:
+    """Return whether a `Host` header names localhost, a loopback address or one of `allowed`.
+
+    This stops DNS rebinding, by which a foreign site points its own name at this machine. With `addresses`
+    any IP address is accepted as well: an address can't be rebound, so a server that listens beyond loopback
+    accepts all of them.
+    """
+    try:
+        name = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return False
+    if name == "localhost" or name in {other.lower() for other in allowed}:
         return True
     try:
-        return ip_address(host).is_loopback
+        return ip_address(name).is_loopback or addresses
     except ValueError:
         return False
 
 
 def address_of(host: str) -> Address | None:
-    """The address that a URL's host is, in any notation that a resolver would take (127.1, 0x7f000001); None for a name.
+    """Parse a URL's host as an address; None for a name.
 
-    An IPv4 address inside of an IPv6 one (::ffff:127.0.0.1 and its like) is the IPv4 address.
+    Accepts any notation that a resolver accepts (127.1, 0x7f000001). An IPv4 address that is embedded in an
+    IPv6 address (such as ::ffff:127.0.0.1) is returned as IPv4.
     """
     host = host.rstrip(".")
     with suppress(ValueError):
@@ -38,14 +59,21 @@ def address_of(host: str) -> Address | None:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a name means this machine by definition."""
+    """Return whether a name means this machine by definition."""
     return host.rstrip(".").lower() == "localhost" or host.rstrip(".").lower().endswith(".localhost")
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address belongs to the public internet: not loopback, private, link-local, multicast or reserved."""
+    """Return whether an address is public: not loopback, private, link-local, multicast or reserved."""
     site_local = isinstance(address, IPv6Address) and address.is_site_local
     return address.is_global and not (address.is_multicast or address.is_reserved or site_local)
+
+
+def _is_loopback_address(text: str) -> bool:
+    try:
+        return ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 def _unwrapped(address: Address) -> Address:

@@ -1,26 +1,31 @@
-"""Files and folders that are complete or absent: written beside their destination, forced to disk, then renamed.
+"""Atomic replacement of files and folders: written beside their destination, forced to disk, then renamed.
 
-A process that is killed at any moment leaves the old content or the new content, never a mixture. A folder can't be replaced by
-one rename, so it takes two; between them the old folder has the name of `_replaced` and `settled` finds it there.
+A process that is killed at any moment leaves the old content or the new content, never a mixture. Replacing a
+folder takes two renames; between them the old folder has the name that `_replaced` returns, and `settled`
+finds it there.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from agent.core.errors import StoreError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @contextmanager
 def replaced_file(path: Path, *, mode: int = 0o666) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of `path` if the block ends without an error; `mode` is that of a new file.
+    """Open a file for writing that replaces `path` if the block ends without an error.
 
-    Raises StoreError if it can't be written; then `path` is unchanged.
+    `mode` applies if `path` doesn't exist yet. Raises StoreError if the file can't be written; `path` is then
+    unchanged.
     """
     path = path.resolve()
     unfinished = path.with_name(f".{path.name}.unfinished")
@@ -52,12 +57,24 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_parquet(path: Path, schema: pa.Schema, tables: Iterable[pa.Table], *, mode: int = 0o666) -> None:
+    """Write `tables` to the parquet file `path` atomically, one or more row groups each.
+
+    Takes `mode` and raises as `replaced_file`.
+    """
+    import pyarrow.parquet as pq
+
+    with replaced_file(path, mode=mode) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table.cast(schema))
+
+
 @contextmanager
 def replaced_folder(folder: Path, *, keep: Callable[[str], bool] = lambda _: False) -> Iterator[Path]:
-    """An empty folder to fill; it takes the place of `folder` if the block ends without an error.
+    """Yield an empty folder that replaces `folder` if the block ends without an error.
 
-    Entries of the old folder that `keep` accepts by name and that the new one lacks are copied to the new one.
-    Raises StoreError if it can't be written; then `folder` is unchanged.
+    Entries of the old folder that `keep` accepts by name and that the new one lacks are copied to the new
+    one. Raises StoreError if it can't be written; `folder` is then unchanged.
     """
     folder = folder.resolve()
     unfinished, replaced = folder.with_name(f".{folder.name}.unfinished"), _replaced(folder)
@@ -89,12 +106,12 @@ def replaced_folder(folder: Path, *, keep: Callable[[str], bool] = lambda _: Fal
 
 
 def settled(folder: Path) -> Path:
-    """The folder to read: `folder`, or the old one if a process was killed while it replaced `folder`."""
+    """Return `folder`, or the old one if a process was killed between the two renames."""
     try:
         place = folder.resolve()
         if place.name and not place.exists() and (replaced := _replaced(place)).is_dir():
             return replaced
-    except ValueError:  # not a path, such as one with a NUL: opening it reports that
+    except ValueError:  # an invalid path, e.g. with a NUL byte: opening it reports the error
         pass
     return folder
 

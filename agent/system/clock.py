@@ -1,4 +1,4 @@
-"""The only code that reads the machine's clocks. The core never does: its time is `available_at` of the event it handles."""
+"""Clocks of the shell; the core's time is `available_at` of the event that it handles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Source of the present, in UTC milliseconds."""
+    """Source of the current time."""
 
     def now(self) -> int:
-        """UTC milliseconds."""
+        """Return UTC milliseconds."""
         ...
 
 
@@ -19,23 +19,22 @@ class WallClock:
     """The machine's clock."""
 
     def now(self) -> int:
-        """UTC milliseconds."""
         return time.time_ns() // 1_000_000
 
 
 def steady_time() -> float:
-    """Seconds of a clock that nobody can set. It counts the time that the machine was suspended, if the system can tell."""
+    """Return the seconds of a monotonic clock that includes suspended time, if the system has one."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)
 
 
 def speed_of(clock: Clock) -> float:
-    """Milliseconds of the clock in a millisecond of the machine."""
+    """Return how many milliseconds of `clock` pass in a real millisecond."""
     return clock.speed if isinstance(clock, ScaledClock) else 1.0
 
 
 class ScaledClock:
-    """A clock that starts at `origin` (UTC ms) and runs `speed` times as fast as the machine's monotonic clock."""
+    """Clock that starts at `origin` (UTC ms) and runs at `speed` times real time."""
 
     def __init__(self, origin: int, speed: float) -> None:
         self.speed = speed
@@ -43,18 +42,13 @@ class ScaledClock:
         self._began = time.monotonic()
 
     def now(self) -> int:
-        """UTC milliseconds of the simulated market."""
         return self._origin + int((time.monotonic() - self._began) * 1000 * self.speed)
 
 
 def iso(ms: int) -> str:
-    """UTC milliseconds as ISO 8601, to the second where nothing is lost; beyond the years 1 to 9999 as the number that they are."""
+    """Format UTC milliseconds as ISO 8601, or as `… ms` outside the years 1 to 9999."""
     try:
         moment = datetime.fromtimestamp(ms / 1000, UTC)
-    except (
-        ValueError,
-        OverflowError,
-        OSError,
-    ):  # whatever strangers send is shown, and must not end anything
+    except (ValueError, OverflowError, OSError):  # untrusted times are displayed too
         return f"{ms} ms"
     return moment.isoformat(timespec="milliseconds" if ms % 1000 else "seconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""File descriptors of this process: how many it may use, and how many it uses."""
+"""File descriptors of this process: the limit and the number in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 MOST: Final = 65_536
-"""The limit is raised to no more than this."""
+"""The soft limit is raised to at most this."""
 
 _COUNT_EVERY: Final = 0.1  # seconds
 _OPEN_FILES: Final = "/dev/fd"
@@ -29,26 +29,29 @@ def raise_descriptor_limit() -> int:
 
 
 class Descriptors:
-    """How many file descriptors this process uses. Those of others than listeners are counted ten times a second at most."""
+    """Number of file descriptors in use.
+
+    Those not held by listeners are counted at most ten times a second.
+    """
 
     def __init__(self) -> None:
-        self.held = 0  # accepted by listeners, and not closed yet
+        self.held = 0  # by listeners: accepted and not closed yet
         self._others = 0
         self._counted_at = float("-inf")
 
     def used(self, newest: int) -> int:
-        """The number in use; `newest` is the one that was given out last."""
+        """Return the number in use; `newest` is the descriptor that was opened last."""
         now = time.monotonic()
         if now - self._counted_at >= _COUNT_EVERY:
             try:
                 self._others = len(os.listdir(_OPEN_FILES)) - 1 - self.held
             except FileNotFoundError:
-                self._others = newest + 1 - self.held  # the system gives the lowest free one
+                self._others = newest + 1 - self.held  # the system assigns the lowest free number
             except OSError:
-                return MOST  # no descriptor is left to count with
+                return MOST  # counting needs a descriptor, and all are in use
             self._counted_at = now
         return self._others + self.held
 
 
 DESCRIPTORS: Final = Descriptors()
-"""Of this process."""
+"""The counter of this process."""

@@ -1,15 +1,16 @@
-"""Listening sockets with limits: the dashboard's, the metrics server's and the control socket's.
+"""Listening sockets with limits, for the dashboard, the metrics server and the control socket.
 
-asyncio's own servers accept every connection, up to the last file descriptor, and then log an error on every turn of the event
-loop. A `Listener` accepts connections itself, so its limits apply before a byte is read:
+asyncio's own servers accept connections up to the last file descriptor and then log an error on every turn of
+the event loop. A `Listener` accepts connections itself, so its limits apply before a byte is read:
 
-* At most `connections` are open, and `connections_per_client` from one address. A new connection beyond that displaces the
-  oldest one that has not logged in; if all have logged in, the new connection is closed.
-* A connection that completes no request head within `head_timeout`, or sends no further request within `idle_timeout`, is closed.
-* Some of the process's descriptors are reserved for market data, store and feeds: a new connection that would use them is
-  handled as if the listener were full.
+* At most `connections` are open, and `connections_per_client` from one address. A new connection beyond that
+  displaces the oldest one that has not logged in; if all have logged in, the new connection is closed.
+* A connection that completes no request head within `head_timeout`, or sends no further request within
+  `idle_timeout`, is closed.
+* Some of the process's descriptors are reserved for market data, store and feeds: a new connection that
+  would use them is handled as if the listener were full.
 
-Closed connections are counted in `Listener.status`, and logged once a minute.
+Closed connections are counted in `Listener.status` and logged at most once a minute.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from agent.system.descriptors import DESCRIPTORS, MOST, raise_descriptor_limit
 from agent.system.listener_config import ListenerConfig
-from agent.system.throttle import Throttle
+from agent.system.untrusted import Throttle
 
 _BACKLOG: Final = 128
 _AT_ONCE: Final = 32  # accepted in one turn of the event loop
 _CLOSING: Final = 2  # displaced connections that still hold a descriptor while the next is accepted
-_SHUTDOWN: Final = 0.5  # seconds that open requests get to finish when their server is closed
+_SHUTDOWN: Final = 0.5  # seconds for open requests to finish when their server is closed
 _PAUSE: Final = 0.1  # seconds without accepting after the system ran out of descriptors
 _RESERVE: Final = 128  # descriptors that listeners leave to the rest of the process, at most half of all
 _EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -45,7 +46,7 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class ListenerStatus(msgspec.Struct):
-    """Counts since the listener began."""
+    """Counts since the listener started."""
 
     name: str
     open: int = 0
@@ -59,7 +60,7 @@ class ListenerStatus(msgspec.Struct):
 
 
 class Connection(asyncio.Protocol):
-    """One accepted connection: forwards everything to the server's own protocol, and enforces the timeouts."""
+    """Accepted connection: forwards everything to the server's own protocol and enforces the timeouts."""
 
     def __init__(self, listener: Listener, sock: socket.socket, client: str) -> None:
         self.client = client
@@ -77,7 +78,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a request is in progress."""
+        """True while a request is in progress."""
         return self._requests > 0
 
     def prove(self) -> None:
@@ -106,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         self._listener.forget(self, self._transport)
 
-    # -- asyncio.Protocol --------------------------------------------------------------------------------------------
+    # -- asyncio.Protocol ------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -143,7 +144,7 @@ class Connection(asyncio.Protocol):
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
-    # -- time --------------------------------------------------------------------------------------------------------
+    # -- time ------------------------------------------------------------------------------------------------
 
     def _wait(self, milliseconds: int) -> None:
         self._stop_timer()
@@ -166,9 +167,10 @@ class Connection(asyncio.Protocol):
 
 
 class Listener:
-    """Accepts connections for one server within `config`'s limits. `make_protocol` is called for each; `serve` provides one for HTTP.
+    """Accepts connections for one server within the limits of `config`.
 
-    `vital` marks the listener of commands, which may use most of the descriptors that the others leave.
+    `make_protocol` is called for each connection; `serve` provides it for HTTP. `vital` marks the listener of
+    commands, which may use most of the descriptors that the others leave free.
     """
 
     def __init__(
@@ -196,14 +198,13 @@ class Listener:
 
     async def listen(self, host: str, port: int) -> int:
         """Listen at all addresses of `host`; return the port. Raises OSError."""
-        infos = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        loop = asyncio.get_running_loop()
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         sockets: list[socket.socket] = []
         try:
             for family, kind, protocol, _, address in dict.fromkeys(infos):
                 if family == socket.AF_INET6 and sockets and not socket.has_dualstack_ipv6():
-                    continue  # `localhost` has such an address on machines without IPv6 too
+                    continue  # `localhost` has an IPv6 address on machines without IPv6 too
                 sock = socket.socket(family, kind, protocol)
                 sockets.append(sock)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -220,7 +221,7 @@ class Listener:
         return port
 
     def listen_unix(self, path: Path) -> None:
-        """Listen at `path`, which is made with mode 0600. Raises OSError."""
+        """Listen at `path`, created with mode 0600. Raises OSError."""
         sock = socket.socket(socket.AF_UNIX)
         before = os.umask(0o177)
         try:
@@ -234,7 +235,7 @@ class Listener:
         self._start([sock])
 
     async def close(self) -> None:
-        """Stop listening, and close the connections that wait for a request; the server ends those in progress."""
+        """Stop listening and close the connections without a request; the server ends those in progress."""
         if self._resume is not None:
             self._resume.cancel()
             self._resume = None
@@ -249,15 +250,14 @@ class Listener:
             await asyncio.wait(self._adopting)
 
     def deny(self, reason: str, client: str = "") -> None:
-        """Count a refused request; log at most one a minute."""
+        """Count a refused request; log at most once a minute."""
         self.status.denied += 1
         if count := self._denied.due():
-            _log.warning(
-                "requests refused", listener=self.status.name, reason=reason, client=client, count=count
-            )
+            name = self.status.name
+            _log.warning("requests refused", listener=name, reason=reason, client=client, count=count)
 
     def connection(self, transport: asyncio.BaseTransport | None) -> Connection | None:
-        """The connection of a transport; None once it is lost."""
+        """Return the connection of a transport; None once it is lost."""
         return None if transport is None else self.transports.get(transport)
 
     async def serve(self, app: web.Application) -> web.AppRunner:
@@ -270,7 +270,7 @@ class Listener:
         return runner
 
     def _http_log(self) -> logging.Logger:
-        """aiohttp writes a traceback for each malformed request; these are counted instead."""
+        """Return a logger that counts malformed requests, for each of which aiohttp would log a traceback."""
 
         def passes(record: logging.LogRecord) -> bool:
             error = record.exc_info[1] if record.exc_info else None
@@ -285,7 +285,7 @@ class Listener:
         return log
 
     def middleware(self) -> Middleware:
-        """For `web.Application`, before all others: marks when a request begins and ends."""
+        """Return a middleware that marks when a request begins and ends; it must come before all others."""
 
         @web.middleware
         async def timed(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -301,18 +301,18 @@ class Listener:
         return timed
 
     def forget(self, connection: Connection, transport: asyncio.BaseTransport | None) -> None:
-        """Called by the connection when it is to be closed."""
+        """Remove a connection that is about to close."""
         self._connections.pop(connection, None)
         self.status.open = len(self._connections)
         if transport is not None:
             self.transports.pop(transport, None)
 
     def released(self, connection: Connection) -> None:
-        """Called when the connection's descriptor has been released."""
+        """Count down the descriptors in use, once a connection has released its own."""
         self._closing.discard(connection)
         DESCRIPTORS.held -= 1
 
-    # -- accepting ---------------------------------------------------------------------------------------------------
+    # -- accepting -------------------------------------------------------------------------------------------
 
     def _start(self, sockets: Sequence[socket.socket]) -> None:
         limit = raise_descriptor_limit()
@@ -331,7 +331,7 @@ class Listener:
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
             if len(self._closing) >= _CLOSING:
-                return  # their descriptors come back in the next turns of the event loop, and so does this
+                return  # called again in the next turn of the event loop, when their descriptors are free
             try:
                 sock, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -358,7 +358,10 @@ class Listener:
             task.add_done_callback(self._adopting.discard)
 
     def _make_room(self, client: str, excess: int) -> bool:
-        """Whether a new connection may stay. If a limit is reached or `excess` descriptors are used, it has to displace others."""
+        """Return whether a new connection may stay.
+
+        If a limit is reached, or `excess` descriptors too many are in use, others must be displaced for it.
+        """
         mine = [one for one in self._connections if one.client == client]
         if excess > 0:
             self.status.exhausted += 1
@@ -386,28 +389,27 @@ class Listener:
         return bool(oldest)
 
     def _pause(self, error: OSError) -> None:
-        """Pause accepting: without a pause a failing accept would be retried at once, without end."""
+        """Pause accepting: a failing accept would otherwise be retried in a busy loop."""
         self.status.exhausted += 1
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             loop.remove_reader(sock)
         self._resume = loop.call_later(_PAUSE, self._watch)
         if count := self._exhausted.due():
-            _log.error(
-                "no connection can be accepted", listener=self.status.name, reason=error.strerror, times=count
-            )
+            name = self.status.name
+            _log.error("no connection can be accepted", listener=name, reason=error.strerror, times=count)
 
 
 async def _adopt(connection: Connection, sock: socket.socket) -> None:
     try:
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-    except OSError as error:  # it went away meanwhile
+    except OSError as error:  # the client disconnected meanwhile
         sock.close()
         connection.connection_lost(error)
 
 
 def client_key(address: str) -> str:
-    """The key of a client in limits: its IPv4 address, or its IPv6 /64 network, which usually belongs to one client."""
+    """Return the key of a client in limits: its IPv4 address or IPv6 /64 network, usually one client's."""
     try:
         parsed = ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files that travel with the program: inside the installed package, or at the top of a checkout."""
+"""Paths of the files that ship with the program, in the installed package or at the top of a checkout."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _IN_CHECKOUT = {"sample_data": "tests/sample_data"}
 
 
 def resource(name: str) -> Path:
-    """The path of `config.toml`, `migrations` or `sample_data`."""
+    """Return the path of `config.toml`, `migrations` or `sample_data`."""
     packaged = _PACKAGED / name
     return packaged if packaged.exists() else _CHECKOUT / _IN_CHECKOUT.get(name, name)

@@ -1,4 +1,4 @@
-"""Secrets: from the environment or from a file that nobody else can read, in a type that can't be printed by mistake."""
+"""Secrets from the environment or from private files, in a type that can't be printed by mistake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST: Final = 65_536  # bytes of a file
 
 
 class Secret:
-    """A text that shows itself only on request: masked in every repr, log, format and traceback, and never pickled."""
+    """Text that is masked in every repr, log, format and traceback, and can't be pickled."""
 
     __slots__ = ("__value",)
 
@@ -22,7 +22,7 @@ class Secret:
         self.__value = value
 
     def reveal(self) -> str:
-        """The text itself; keep it out of variables that live on."""
+        """Return the text itself; don't keep it in long-lived variables."""
         return self.__value
 
     def __repr__(self) -> str:
@@ -31,14 +31,25 @@ class Secret:
     __str__ = __repr__
 
     def __reduce__(self) -> Never:
-        raise TypeError("a secret is not to be stored")
+        raise TypeError("a secret can't be pickled")
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, with mode 0600 from the first byte. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    aside.replace(path)
 
 
 def read_private(file: Path, what: str) -> str:
-    """The text of a file that is called `what` in errors.
+    """Read the text of a private file; errors call it `what`.
 
-    What counts is the file that was opened, also behind a link, as orchestrators mount secrets. Raises SafetyError where others can read
-    it or it is no plain file, ConfigError where it can't be read.
+    A link is followed, as orchestrators mount secrets, and the file behind it is checked. Raises SafetyError
+    if other users can read the file or it isn't a regular file, ConfigError if it can't be read.
     """
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)
@@ -47,11 +58,11 @@ def read_private(file: Path, what: str) -> str:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise SafetyError(f"the {what} {file} is no plain file")
+            raise SafetyError(f"the {what} {file} is not a regular file")
         if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
             raise SafetyError(
                 f"the {what} {file} can be read by others (mode {stat.S_IMODE(status.st_mode):04o})",
-                hint=f"chmod 600 {file}, and make new ones if others may have seen them",
+                hint=f"chmod 600 {file}, and replace the secrets if others may have read them",
             )
         return os.read(descriptor, _MOST).decode("utf-8", errors="replace")
     finally:
@@ -59,9 +70,9 @@ def read_private(file: Path, what: str) -> str:
 
 
 def read_secret(variable: str, file: Path | None) -> Secret | None:
-    """The environment variable's value, else what the file holds; None where there is neither.
+    """Read a secret from an environment variable, else from `file`; None if there is neither.
 
-    Raises like `read_private`, and ConfigError for an empty file.
+    Raises as `read_private`, and ConfigError if the file is empty.
     """
     if text := os.environ.get(variable, "").strip():
         return Secret(text)

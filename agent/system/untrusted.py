@@ -1,10 +1,60 @@
-"""What reading the JSON of strangers can raise, in one place: each of these means that it is none of ours."""
+"""Defences against untrusted peers: JSON decoding errors, throttled log lines, a limited response rate."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 JSON_DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""Of `msgspec.json.decode`: no JSON or another shape, no UTF-8, and nested deeper than the stack (a field that nobody reads is enough)."""
+"""Exceptions that `msgspec.json.decode` can raise for untrusted input.
+
+In this order: invalid JSON or another shape, invalid UTF-8, nesting deeper than the stack (in an unknown
+field too).
+"""
+
+EVERY: Final = 60.0
+"""Seconds between two log lines."""
+
+
+class Throttle:
+    """Counts occurrences and limits their log lines to one per interval."""
+
+    def __init__(self, every: float = EVERY, timer: Callable[[], float] = time.monotonic) -> None:
+        self.total = 0
+        self._every = every
+        self._timer = timer
+        self._last = float("-inf")
+        self._reported = 0
+
+    def due(self) -> int:
+        """Count one; return how many occurred since the last line if a line may be written now, else 0."""
+        self.total += 1
+        now = self._timer()
+        if now - self._last < self._every:
+            return 0
+        count, self._last, self._reported = self.total - self._reported, now, self.total
+        return count
+
+
+class Allowance:
+    """Admits a limited number in each interval of `seconds`."""
+
+    def __init__(
+        self, limit: int, seconds: float = EVERY, timer: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._timer = timer
+        self._began = float("-inf")
+        self._used = 0
+
+    def take(self) -> bool:
+        """Count one; return whether it is within the limit."""
+        now = self._timer()
+        if now - self._began >= self._seconds:
+            self._began, self._used = now, 0
+        self._used += 1
+        return self._used <= self._limit

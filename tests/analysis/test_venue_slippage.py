@@ -59,7 +59,7 @@ def bar(number: int, price: float) -> Kline:
 def record(database: Database, mode: str, venue_price: str) -> None:
     """Record a buy at a mark of 100: paper fills it at 101, the venue at `venue_price` in two parts."""
     config = settings(mode)
-    run = Run(id="run", kind=RunKind.LIVE, started_at=T0, strategy="sma_cross", config=config.recorded())
+    run = Run(id="run", kind=RunKind.LIVE, started_at=T0, strategy="sma_cross", config=config.persisted())
     with Recorder(database, run) as recorder:
         journal = Journal(database, run.id)
         engine = Engine(

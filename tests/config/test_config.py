@@ -1,4 +1,4 @@
-"""The configuration: what is accepted, and what an error says."""
+"""The configuration: accepted values and error messages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.system.resources import resource
 from tests.conftest import ROOT
 
 
-def test_the_file_that_ships_states_the_defaults() -> None:
+def test_the_shipped_file_states_the_defaults() -> None:
     shipped = load(ROOT / "config.toml")
     stated = shipped.model_copy(update={"strategy": shipped.strategy.model_copy(update={"params": {}})})
     assert stated == Config()
@@ -23,7 +23,7 @@ def test_the_file_that_ships_states_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("section", "key"), [("risk", "max_leverage"), ("paper", "half_spread_bps"), ("risk", "max_position")]
 )
-def test_no_number_is_infinite(section: str, key: str) -> None:
+def test_infinite_numbers_are_refused(section: str, key: str) -> None:
     with pytest.raises(ConfigError, match=f"{section}.{key}: Input should be a finite number"):
         parse({section: {key: float("inf")}}, where="test")
 
@@ -52,16 +52,16 @@ ZERO = [
     ("news", "ancient_after"),
     ("live", "score_within"),
 ]
-"""A wait of 0 is a busy loop, and a patience of 0 lets nothing pass."""
+"""Durations that must not be 0: a wait of 0 is a busy loop, a limit of 0 admits nothing."""
 
 
-def test_without_a_file_the_one_that_ships_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_shipped_file_is_used_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load() == parse(tomllib.loads(resource("config.toml").read_text()), where="the defaults")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[markt]\n", "unknown key markt; did you mean market?"),
         ("[paper]\nlatensy = '1s'\n", "unknown key paper.latensy; did you mean paper.latency?"),
@@ -73,13 +73,13 @@ def test_without_a_file_the_one_that_ships_is_used(tmp_path: Path, monkeypatch: 
         ("[risk\n", "is not valid TOML"),
     ],
 )
-def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str, said: str) -> None:
+def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text)
     with pytest.raises(ConfigError) as error:
         load(file)
     assert str(file) in str(error.value)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
 
 
-def test_what_is_shown_can_be_read_again() -> None:
+def test_a_dumped_configuration_can_be_parsed() -> None:
     config = parse({"account": {"initial_capital": "12.34"}, "paper": {"latency": "1m"}}, where="test")
     again = parse(config.model_dump(mode="json"), where="shown")
     assert again == config
@@ -98,11 +98,11 @@ def test_what_is_shown_can_be_read_again() -> None:
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ('[market]\nsymbols = ["btcusdt"]', "market.symbols: 'btcusdt' is no symbol", "write BTCUSDT"),
-        ('[market]\nsymbols = ["BTC/USDT:USDT"]', "'BTC/USDT:USDT' is no symbol", "write BTCUSDT"),
-        ('[market]\nsymbols = [""]', "'' is no symbol", "e.g. BTCUSDT"),
-        ('[market]\nsymbols = ["BTCUSDT", "BTCUSDT"]', "a symbol is there twice", ""),
-        ("[instruments.btcusdt]\ntick_size = 50", "instruments: 'btcusdt' is no symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["btcusdt"]', "market.symbols: 'btcusdt' is not a symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BTC/USDT:USDT"]', "'BTC/USDT:USDT' is not a symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = [""]', "'' is not a symbol", "e.g. BTCUSDT"),
+        ('[market]\nsymbols = ["BTCUSDT", "BTCUSDT"]', "a symbol occurs twice", ""),
+        ("[instruments.btcusdt]\ntick_size = 50", "instruments: 'btcusdt' is not a symbol", "write BTCUSDT"),
         ("[paper]\ntaker_fee = 0.055", "paper.taker_fee: 0.055 is 5.500 %", "0.00055 is 0.055 %"),
         ("[paper]\nmaker_fee = -0.1", "paper.maker_fee: -0.1 is -10.0 %", "-0.001 is -0.1 %"),
         ("[paper]\nfunding_rate = 0.01", "paper.funding_rate: 0.01 is 1.00 %", "0.0001 is 0.01 %"),
@@ -127,7 +127,7 @@ def test_what_is_shown_can_be_read_again() -> None:
         ),
     ],
 )
-def test_what_nobody_can_mean_is_refused_with_the_right_form(
+def test_impossible_settings_are_refused_with_a_hint(
     tmp_path: Path, text: str, message: str, hint: str
 ) -> None:
     (tmp_path / "c.toml").write_text(text + "\n")
@@ -156,7 +156,7 @@ def test_what_nobody_can_mean_is_refused_with_the_right_form(
         ("[signals]\nthreshold = 70", "signals.threshold: Input should be less than 1", "0.7 is 70 %"),
         ("[paper]\nmax_participation = 10.0", "paper.max_participation: ", "0.1 is 10 %"),
         ("[news]\njitter = 500", "news.jitter: ", "0.05 is 5 %"),
-        # The leverage of all is 1, so one symbol has at most 1, and an order from -1 to +1 has 2
+        # the total leverage is 1, so one symbol has at most 1, and an order from -1 to +1 is 2
         (
             "[risk]\nmax_position = 100",
             "risk.max_position: 100 is never reached: risk.max_leverage is 1",
@@ -167,14 +167,18 @@ def test_what_nobody_can_mean_is_refused_with_the_right_form(
             "risk.max_order: 2.5 is never reached: twice risk.max_leverage is 2",
             "max_leverage = 1.25",
         ),
-        # Names as other programs write them
-        ('[market]\nsymbols = ["BINANCE:BTCUSDT"]', "'BINANCE:BTCUSDT' is no symbol", "write BTCUSDT"),
-        ('[market]\nsymbols = ["BTC/USDT:USDT"]', "'BTC/USDT:USDT' is no symbol", "write BTCUSDT"),
-        ('[market]\nsymbols = ["btc-usdt"]', "'btc-usdt' is no symbol", "write BTCUSDT"),
-        ('[market]\nsymbols = ["BTC-USDT"]', "'BTC-USDT' is no symbol", "write BTCUSDT"),
-        ('[market]\nsymbols = ["BYBIT:BTCUSDT.P"]', "'BYBIT:BTCUSDT.P' is no symbol", "write BTCUSDT"),
-        ('[instruments."BTC/USDT"]\ntick_size = 1', "instruments: 'BTC/USDT' is no symbol", "write BTCUSDT"),
-        # Variables of a shell at the beginning of a path
+        # symbols in the notation of other programs
+        ('[market]\nsymbols = ["BINANCE:BTCUSDT"]', "'BINANCE:BTCUSDT' is not a symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BTC/USDT:USDT"]', "'BTC/USDT:USDT' is not a symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["btc-usdt"]', "'btc-usdt' is not a symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BTC-USDT"]', "'BTC-USDT' is not a symbol", "write BTCUSDT"),
+        ('[market]\nsymbols = ["BYBIT:BTCUSDT.P"]', "'BYBIT:BTCUSDT.P' is not a symbol", "write BTCUSDT"),
+        (
+            '[instruments."BTC/USDT"]\ntick_size = 1',
+            "instruments: 'BTC/USDT' is not a symbol",
+            "write BTCUSDT",
+        ),
+        # shell variables at the beginning of a path
         ('[store]\nurl = "sqlite:///$HOME/x.db"', "store.url: $HOME is not replaced", "~ stands for"),
         ('[live]\nfolder = "$TAPEWIRE/var"', "live.folder: $TAPEWIRE is not replaced", "~ stands for"),
         (
@@ -185,8 +189,10 @@ def test_what_nobody_can_mean_is_refused_with_the_right_form(
         ('[mqtt]\nusername = "$MQTT_USER"', "mqtt.username: $MQTT_USER is not replaced", "write the value"),
     ],
 )
-def test_slips_are_refused_with_the_right_form(tmp_path: Path, text: str, message: str, hint: str) -> None:
-    test_what_nobody_can_mean_is_refused_with_the_right_form(tmp_path, text, message, hint)
+def test_probable_mistakes_are_refused_with_a_hint(
+    tmp_path: Path, text: str, message: str, hint: str
+) -> None:
+    test_impossible_settings_are_refused_with_a_hint(tmp_path, text, message, hint)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +200,7 @@ def test_slips_are_refused_with_the_right_form(tmp_path: Path, text: str, messag
     [
         "[paper]\nmaker_fee = 0.006\ntaker_fee = 0.012",  # the first tier of Coinbase Advanced
         "[paper]\nmaker_fee = -0.0001\nfunding_rate = 0.003",
-        "[risk]\nmax_leverage = 0.5",  # what is not written, but a default, is not refused
+        "[risk]\nmax_leverage = 0.5",  # defaults are not refused
         "[risk]\nmax_leverage = 3\nmax_position = 3\nmax_order = 6",
         "[risk]\nmax_daily_loss = 1",
         '[store]\nurl = "postgresql://user:$ecret@localhost/db?password=$ecret"',
@@ -205,12 +211,12 @@ def test_slips_are_refused_with_the_right_form(tmp_path: Path, text: str, messag
         '[market]\nsymbols = ["BTC-USD", "BRK-B", "^GSPC", "EURUSD=X"]\ncategory = "equity"',
     ],
 )
-def test_what_is_meant_passes(tmp_path: Path, text: str) -> None:
+def test_unusual_but_valid_settings_are_accepted(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.toml").write_text(text + "\n")
     load(tmp_path / "c.toml")
 
 
-def test_what_a_run_has_recorded_is_read_whatever_it_is() -> None:
+def test_a_recorded_configuration_need_not_pass_the_checks() -> None:
     recorded = {
         "market": {"symbols": ["NASDAQ:AAPL"]},
         "paper": {"taker_fee": "0.05"},
@@ -228,7 +234,7 @@ def test_what_a_run_has_recorded_is_read_whatever_it_is() -> None:
         ('[market]\nsymbols = ["BTCUSDT", "BTC-27DEC30"]', "BTC-27DEC30 does not settle in USDT"),
     ],
 )
-def test_what_can_not_be_traded_live_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_symbols_that_cannot_be_traded_live_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.toml").write_text(text + "\n")
     with pytest.raises(ConfigError, match=message):
         load(tmp_path / "c.toml").check_live()
@@ -254,7 +260,9 @@ def test_relative_paths_start_from_the_folder_of_the_file(
     assert config.history.sentiment == ""
     assert config.execution.testnet.key_file == Path("~/keys").expanduser()
     monkeypatch.chdir(folder)
-    assert load(Path("c.toml")).store.url == "sqlite:///data/x.db"  # in its own folder nothing changes
+    assert (
+        load(Path("c.toml")).store.url == "sqlite:///data/x.db"
+    )  # in the file's folder, paths are unchanged
     (folder / "c.toml").write_text('[store]\nurl = "postgresql://localhost/x"\n')
     monkeypatch.chdir(tmp_path)
     assert load(Path("elsewhere/c.toml")).store.url == "postgresql://localhost/x"

@@ -12,7 +12,7 @@ from aiohttp import ClientSession, CookieJar
 
 from agent.cli.dashboard_commands import serve_dashboard
 from agent.config import Config, parse
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 from agent.core.events import Kline, News
 from agent.dashboard.dashboard_state import DashboardState
 from agent.dashboard.page_rows import run_header

@@ -15,7 +15,7 @@ from aiohttp import ClientSession, WSServerHandshakeError
 from typer.testing import CliRunner
 
 from agent.cli.main import build
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 from agent.core.errors import SafetyError
 from agent.core.events import MINUTE_MS
 from agent.dashboard.login import LINK_LIFETIME, FailedLogins

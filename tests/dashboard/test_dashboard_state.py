@@ -140,7 +140,7 @@ def test_at_a_venue_the_equity_follows_the_ledger_after_drift_is_accepted(states
     harness = EngineHarness(states_cash=states_cash)
     config = harness.config
     state = DashboardState(
-        run_header(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.recorded()), config), config
+        run_header(Run("run", RunKind.LIVE, 0, "sma_cross", config=config.persisted()), config), config
     )
     harness.exchange.opened = False
     harness.sink.decisions.clear()

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import ClientSession, CookieJar, WSServerHandshakeError
 from pydantic import ValidationError
 
-from agent.config.dashboard import DashboardConfig
+from agent.config.services import DashboardConfig
 from agent.store.database import Database
 from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
 from tests.dashboard.reverse_proxy import proxy

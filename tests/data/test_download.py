@@ -1,4 +1,4 @@
-"""Fetching klines: ccxt itself against a server on loopback, and frames as yfinance makes them."""
+"""Download of klines: ccxt against a loopback server, and frames as yfinance returns them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from agent.cli.main import build
 from agent.core.errors import ConfigError, DataError, StoreError, UsageError, VenueError
 from agent.core.events import DAY_MS, HOUR_MS, Gap, Kline
-from agent.data.download import BybitKlines, Wanted, yahoo_klines, yahoo_rows
+from agent.data.download import BybitKlines, KlineRequest, yahoo_klines, yahoo_rows
 from agent.data.kline_writer import KlineWriter
 from agent.data.klines import KlineFile
 from tests.support.bybit_server import MINUTE, Market
@@ -28,7 +28,7 @@ LABELS = {"source": "bybit", "symbol": "BTCUSDT"}
 
 @pytest.fixture
 async def market() -> AsyncIterator[Market]:
-    """A listed market whose last bar is still running."""
+    """A listed market whose last bar is open."""
     market = Market("BTCUSDT", listed=T0, now=T0 + 2_500 * MINUTE + 30_000)
     server = TestServer(market.app())
     await server.start_server()
@@ -45,7 +45,7 @@ async def fetch(
     async def no_wait(seconds: float) -> None:
         waits.append(seconds)
 
-    wanted = Wanted(symbol, MINUTE, start, end)
+    wanted = KlineRequest(symbol, MINUTE, start, end)
     async with BybitKlines(wanted, market.base_url, sleep=no_wait) as klines:
         return await klines.fetch(KlineWriter(output, wanted.labels("bybit")))
 
@@ -58,7 +58,7 @@ def starts(path: Path) -> list[int]:
     ]
 
 
-async def test_pages_are_joined_and_the_running_bar_is_left_out(market: Market, tmp_path: Path) -> None:
+async def test_pages_are_joined_without_the_open_bar(market: Market, tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m.parquet"
     assert await fetch(market, path) == 0
     assert starts(path) == list(range(2_500))
@@ -71,7 +71,7 @@ async def test_pages_are_joined_and_the_running_bar_is_left_out(market: Market, 
     assert all(ask["limit"] == "1000" and ask["category"] == "linear" for ask in market.asked)
 
 
-async def test_running_it_again_goes_on_after_the_last_bar(market: Market, tmp_path: Path) -> None:
+async def test_a_second_download_continues_after_the_last_bar(market: Market, tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m.parquet"
     await fetch(market, path, end=T0 + 100 * MINUTE)
     assert starts(path) == list(range(100))
@@ -85,29 +85,25 @@ async def test_running_it_again_goes_on_after_the_last_bar(market: Market, tmp_p
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-async def test_earlier_bars_are_not_put_before_a_file(market: Market, tmp_path: Path) -> None:
+async def test_earlier_bars_are_not_added_to_a_file(market: Market, tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m.parquet"
     market.now = T0 + 30 * DAY_MS
     begin = T0 + 20 * DAY_MS
     await fetch(market, path, start=begin, end=begin + 5 * MINUTE)
-    with pytest.raises(DataError, match="begins at 2024-01-21T00:00:00Z, and bars can't be put before it"):
+    with pytest.raises(DataError, match="begins at 2024-01-21T00:00:00Z, and earlier bars can't be added"):
         await fetch(market, path)
     assert len(starts(path)) == 5
 
 
-async def test_a_symbol_that_is_younger_than_the_window_costs_no_thousand_empty_pages(
-    market: Market, tmp_path: Path
-) -> None:
-    for _ in range(2):  # the same window again goes on, too
+async def test_a_symbol_listed_within_the_window_takes_few_requests(market: Market, tmp_path: Path) -> None:
+    for _ in range(2):  # a second download of the same window continues
         await fetch(market, tmp_path / "x.parquet", start=T0 - 4 * 365 * DAY_MS)
         assert starts(tmp_path / "x.parquet") == list(range(2_500))
     assert len(market.asked) < 12
 
 
-async def test_what_the_venue_lacks_is_a_gap_and_what_cannot_be_a_bar_is_left_out(
-    market: Market, tmp_path: Path
-) -> None:
-    # a whole page and more
+async def test_missing_bars_are_gaps_and_invalid_bars_are_left_out(market: Market, tmp_path: Path) -> None:
+    # more than one page
     market.missing = frozenset(T0 + minute * MINUTE for minute in range(1_000, 2_100))
     market.impossible = frozenset({T0 + 10 * MINUTE})
     path = tmp_path / "BTCUSDT-1m.parquet"
@@ -120,7 +116,7 @@ async def test_what_the_venue_lacks_is_a_gap_and_what_cannot_be_a_bar_is_left_ou
     assert gaps == [(10, 11), (1_000, 2_100)]
 
 
-async def test_a_passing_failure_is_tried_again_and_a_lasting_one_keeps_what_was_fetched(
+async def test_transient_failures_are_retried_and_lasting_ones_keep_fetched_bars(
     market: Market, tmp_path: Path
 ) -> None:
     path = tmp_path / "BTCUSDT-1m.parquet"
@@ -136,7 +132,7 @@ async def test_a_passing_failure_is_tried_again_and_a_lasting_one_keeps_what_was
     assert starts(path) == list(range(2_500))
 
 
-async def test_an_address_that_is_banned_asks_no_more(market: Market, tmp_path: Path) -> None:
+async def test_a_banned_address_sends_no_further_request(market: Market, tmp_path: Path) -> None:
     market.failures = [403] * 6
     with pytest.raises(VenueError, match="403"):
         await fetch(market, tmp_path / "x.parquet")
@@ -144,26 +140,26 @@ async def test_an_address_that_is_banned_asks_no_more(market: Market, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_an_unknown_symbol_is_answered_with_the_closest(market: Market, tmp_path: Path) -> None:
+async def test_the_error_for_an_unknown_symbol_suggests_the_closest(market: Market, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no linear klines of BTCUSD:") as error:
         await fetch(market, tmp_path / "x.parquet", symbol="BTCUSD")
     assert error.value.hint == "did you mean BTCUSDT?"
     assert {ask["category"] for ask in market.asked} == {"linear"}  # no other market list was loaded
 
 
-async def test_a_window_without_bars_and_a_closed_port_are_told(market: Market, tmp_path: Path) -> None:
+async def test_a_window_without_bars_and_a_closed_port_are_errors(market: Market, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Bybit has no linear klines of BTCUSDT that opened from 2023"):
         await fetch(market, tmp_path / "x.parquet", start=T0 - 20 * DAY_MS, end=T0 - 10 * DAY_MS)
     gone = Market("BTCUSDT", T0, T0, base_url="http://127.0.0.1:9")
     with pytest.raises(VenueError, match=r"can't be reached at http://127\.0\.0\.1:9"):
         await fetch(gone, tmp_path / "x.parquet")
     with pytest.raises(UsageError, match=r"--url: 'https://example\.org' is neither"):
-        BybitKlines(Wanted("BTCUSDT", MINUTE, 0, 1), "https://example.org")
+        BybitKlines(KlineRequest("BTCUSDT", MINUTE, 0, 1), "https://example.org")
     with pytest.raises(ConfigError, match="Bybit has no klines of 7m"):
-        BybitKlines(Wanted("BTCUSDT", 7 * MINUTE, 0, 1))
+        BybitKlines(KlineRequest("BTCUSDT", 7 * MINUTE, 0, 1))
 
 
-async def test_the_command_fetches_reports_and_explains(market: Market, tmp_path: Path) -> None:
+async def test_the_command_downloads_and_reports(market: Market, tmp_path: Path) -> None:
     market.missing = frozenset({T0 + 7 * MINUTE})
     path = tmp_path / "BTCUSDT-1m.parquet"
     command = [
@@ -192,16 +188,16 @@ async def test_the_command_fetches_reports_and_explains(market: Market, tmp_path
     assert "is not before --to 2023-01-01" in str(wrong.exception)
 
 
-# -- the writer ------------------------------------------------------------------------------------------------------
+# -- the writer ----------------------------------------------------------------------------------------------
 
 
 def rows(*minutes: int) -> list[tuple[int, float, float, float, float, float, float]]:
     return [(T0 + minute * MINUTE, 10.0, 12.0, 9.0, 11.0, 5.0, 55.0) for minute in minutes]
 
 
-def test_a_stop_at_any_point_loses_nothing_that_was_appended(tmp_path: Path) -> None:
+def test_appended_bars_survive_a_stop_at_any_point(tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m.parquet"
-    KlineWriter(path, LABELS).append(rows(0, 1, 2))  # stopped before finish: only a part is there
+    KlineWriter(path, LABELS).append(rows(0, 1, 2))  # stopped before finish: only a part exists
     assert not path.exists()
     (tmp_path / f".{path.name}.unfinished").write_bytes(b"half-writt")
     second = KlineWriter(path, LABELS)
@@ -209,7 +205,7 @@ def test_a_stop_at_any_point_loses_nothing_that_was_appended(tmp_path: Path) -> 
     second.append(rows(3, 4))
     kept = {part: part.read_bytes() for part in tmp_path.glob(".*.part")}
     second.finish()
-    for part, content in kept.items():  # stopped between joining and deleting: the parts are still there
+    for part, content in kept.items():  # stopped between joining and deleting: the parts still exist
         part.write_bytes(content)
     third = KlineWriter(path, LABELS)
     third.append(rows(5))
@@ -218,7 +214,7 @@ def test_a_stop_at_any_point_loses_nothing_that_was_appended(tmp_path: Path) -> 
     assert sorted(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_file_with_other_data_is_not_changed(tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m.parquet"
     writer = KlineWriter(path, LABELS)
     writer.append(rows(0))
@@ -233,13 +229,13 @@ def test_a_file_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
         writer.append(rows(0))
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="can't be written"):
         KlineWriter(tmp_path / "file" / "BTCUSDT.parquet", LABELS).append(rows(0))
 
 
-# -- Yahoo -----------------------------------------------------------------------------------------------------------
+# -- Yahoo ---------------------------------------------------------------------------------------------------
 
 
 def frame(index: pd.DatetimeIndex) -> pd.DataFrame:
@@ -256,16 +252,16 @@ def frame(index: pd.DatetimeIndex) -> pd.DataFrame:
     )
 
 
-def test_a_daily_bar_is_of_its_sessions_date_and_known_after_every_close() -> None:
-    # across a change of clocks
+def test_a_daily_bar_has_its_sessions_date_and_is_available_after_the_close() -> None:
+    # includes a clock change
     sessions = pd.DatetimeIndex(["2024-03-08", "2024-03-11", "2024-03-12"], tz="America/New_York")
     midnight = 1_709_856_000_000  # 2024-03-08 UTC
     found = yahoo_rows(frame(sessions), DAY_MS, now=midnight + 5 * DAY_MS - 1)
-    assert [(row[0] - midnight) // DAY_MS for row in found] == [0, 3]  # that of the 12th is not over
+    assert [(row[0] - midnight) // DAY_MS for row in found] == [0, 3]  # the session of the 12th is not over
     assert found[0][1:6] == (10.0, 12.0, 9.0, 11.0, 5.0)
 
 
-def test_an_hourly_bar_keeps_its_moment_and_gaps_in_prices_and_rounding_are_mended() -> None:
+def test_hourly_bars_keep_their_time_without_missing_prices_and_rounding_errors() -> None:
     hours = pd.DatetimeIndex(
         ["2024-01-02T09:30", "2024-01-02T10:30", "2024-01-02T11:30"], tz="America/New_York"
     )
@@ -280,23 +276,23 @@ def test_an_hourly_bar_keeps_its_moment_and_gaps_in_prices_and_rounding_are_mend
     assert found[1][2] == 11.0
 
 
-def test_bars_of_yahoo_are_read_back_without_gaps(tmp_path: Path) -> None:
+def test_yahoo_bars_are_read_back_without_gaps(tmp_path: Path) -> None:
     path = tmp_path / "SPY-1d.parquet"
     sessions = pd.bdate_range("2024-01-02", periods=30, tz="America/New_York")
     writer = KlineWriter(path, {"source": "yahoo", "symbol": "SPY"})
-    for _ in range(2):  # whole each time, since dividends change what was adjusted before
+    for _ in range(2):  # rewritten each time, since dividends change earlier adjusted prices
         writer.rewrite(yahoo_rows(frame(sessions), DAY_MS, now=T0 + 300 * DAY_MS))
     description = KlineFile(path, interval=DAY_MS, around_the_clock=False).describe()
     assert (description["symbol"], description["rows"], description["gaps"]) == ("SPY", 30, 0)
     assert pq.ParquetFile(path).schema_arrow.metadata == {b"source": b"yahoo", b"symbol": b"SPY"}
 
 
-def test_without_yfinance_or_with_an_odd_interval_the_remedy_is_named(
+def test_errors_for_missing_yfinance_or_interval_have_a_hint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(ConfigError, match="Yahoo has no klines of 4h"):
-        yahoo_klines(Wanted("SPY", 4 * HOUR_MS, 0, DAY_MS), now=DAY_MS)
+        yahoo_klines(KlineRequest("SPY", 4 * HOUR_MS, 0, DAY_MS), now=DAY_MS)
     monkeypatch.setitem(sys.modules, "yfinance", None)
     with pytest.raises(UsageError, match="not installed") as error:
-        yahoo_klines(Wanted("SPY", DAY_MS, 0, DAY_MS), now=DAY_MS)
+        yahoo_klines(KlineRequest("SPY", DAY_MS, 0, DAY_MS), now=DAY_MS)
     assert "tapewire[equities]" in error.value.hint

@@ -1,4 +1,4 @@
-"""Files as other programs export them: read as they are, or refused with the step that mends them."""
+"""Files exported by other programs are read, or refused with the remedy."""
 
 from __future__ import annotations
 
@@ -22,8 +22,18 @@ def written(folder: Path, name: str, *lines: str) -> Path:
 
 
 EXPORTS = {
-    "Kraken": ("XBTUSD_1.csv", [f"{T0 // 1000},{BAR},35", f"{T0 // 1000 + 60},{BAR},22"], "XBTUSD", MINUTE_MS),
-    "Kraken's API": ("XBTUSD-1.csv", [f"{T0 // 1000 + n * 60},95000,95100,94900,95050,95010,12.5,22" for n in (0, 1)], "XBTUSD", MINUTE_MS),
+    "Kraken": (
+        "XBTUSD_1.csv",
+        [f"{T0 // 1000},{BAR},35", f"{T0 // 1000 + 60},{BAR},22"],
+        "XBTUSD",
+        MINUTE_MS,
+    ),
+    "Kraken's API": (
+        "XBTUSD-1.csv",
+        [f"{T0 // 1000 + n * 60},95000,95100,94900,95050,95010,12.5,22" for n in (0, 1)],
+        "XBTUSD",
+        MINUTE_MS,
+    ),
     "CryptoDataDownload, newest first": (
         "Binance_BTCUSDT_1h.csv",
         [
@@ -36,7 +46,13 @@ EXPORTS = {
     ),
     "yfinance": (
         "prices.csv",
-        ["Price,Open,High,Low,Close,Volume", "Ticker,SPY,SPY,SPY,SPY,SPY", "Date,,,,,", f"2025-01-01,{BAR}", f"2025-01-02,{BAR}"],
+        [
+            "Price,Open,High,Low,Close,Volume",
+            "Ticker,SPY,SPY,SPY,SPY,SPY",
+            "Date,,,,,",
+            f"2025-01-01,{BAR}",
+            f"2025-01-02,{BAR}",
+        ],
         "SPY",
         DAY_MS,
     ),
@@ -49,13 +65,25 @@ EXPORTS = {
     ),
     "yfinance, group_by ticker": (
         "prices.csv",
-        ["Ticker,SPY,SPY,SPY,SPY,SPY", "Price,Open,High,Low,Close,Volume", "Date,,,,,", f"2025-01-01,{BAR}", f"2025-01-02,{BAR}"],
+        [
+            "Ticker,SPY,SPY,SPY,SPY,SPY",
+            "Price,Open,High,Low,Close,Volume",
+            "Date,,,,,",
+            f"2025-01-01,{BAR}",
+            f"2025-01-02,{BAR}",
+        ],
         "SPY",
         DAY_MS,
     ),
     "yfinance, levels without names": (
         "prices.csv",
-        [",Open,High,Low,Close,Volume", ",SPY,SPY,SPY,SPY,SPY", "Date,,,,,", f"2025-01-01,{BAR}", f"2025-01-02,{BAR}"],
+        [
+            ",Open,High,Low,Close,Volume",
+            ",SPY,SPY,SPY,SPY,SPY",
+            "Date,,,,,",
+            f"2025-01-01,{BAR}",
+            f"2025-01-02,{BAR}",
+        ],
         "SPY",
         DAY_MS,
     ),
@@ -68,7 +96,10 @@ EXPORTS = {
     ),
     "MetaTrader 5 in Python": (
         "EURUSD.csv",
-        ["time,open,high,low,close,tick_volume,spread,real_volume", *(f"{T0 // 1000 + n * 60},{BAR},3,0" for n in (0, 1))],
+        [
+            "time,open,high,low,close,tick_volume,spread,real_volume",
+            *(f"{T0 // 1000 + n * 60},{BAR},3,0" for n in (0, 1)),
+        ],
         "EURUSD",
         MINUTE_MS,
     ),
@@ -80,18 +111,52 @@ EXPORTS = {
         MINUTE_MS,
     ),
     "MetaTrader 4": ("EURUSD1.csv", [f"2025.01.01,00:0{n},{BAR}" for n in (0, 1)], "EURUSD1", MINUTE_MS),
-    "date and time apart": ("SPY.csv", ["date,time,open,high,low,close,volume", *(f"2025-01-01,0{n}:00,{BAR}" for n in (0, 1))], "SPY", HOUR_MS),
+    "date and time apart": (
+        "SPY.csv",
+        ["date,time,open,high,low,close,volume", *(f"2025-01-01,0{n}:00,{BAR}" for n in (0, 1))],
+        "SPY",
+        HOUR_MS,
+    ),
     "Bybit": (
         "BTCUSDT.csv",
-        ["startTime,openPrice,highPrice,lowPrice,closePrice,volume,turnover", *(f"{T0 + n * MINUTE_MS},{BAR},1187500" for n in (0, 1))],
+        [
+            "startTime,openPrice,highPrice,lowPrice,closePrice,volume,turnover",
+            *(f"{T0 + n * MINUTE_MS},{BAR},1187500" for n in (0, 1)),
+        ],
         "BTCUSDT",
         MINUTE_MS,
     ),
-    "UTC as a word": ("BTCUSDT.csv", ["timestamp,open,high,low,close,volume", *(f"2025-01-01 00:0{n}:00 UTC,{BAR}" for n in (0, 1))], "BTCUSDT", MINUTE_MS),
-    "TradingView": ("BINANCE_BTCUSDT, 60.csv", ["time,open,high,low,close,Volume,EMA", *(f"{T0 // 1000 + n * 3600},{BAR},1" for n in (0, 1))], "BTCUSDT", HOUR_MS),
-    "semicolons": ("BTCUSDT.csv", ["open_time;open;high;low;close;volume", *(f"{T0 + n * MINUTE_MS};" + BAR.replace(",", ";") for n in (0, 1))], "BTCUSDT", MINUTE_MS),
-    "a column of pairs": ("data.csv", ["open_time,pair,open,high,low,close,volume", *(f"{T0 + n * MINUTE_MS},BTC/USDT:USDT,{BAR}" for n in (0, 1))], "BTCUSDT", MINUTE_MS),
-}  # fmt: skip
+    "UTC as a word": (
+        "BTCUSDT.csv",
+        ["timestamp,open,high,low,close,volume", *(f"2025-01-01 00:0{n}:00 UTC,{BAR}" for n in (0, 1))],
+        "BTCUSDT",
+        MINUTE_MS,
+    ),
+    "TradingView": (
+        "BINANCE_BTCUSDT, 60.csv",
+        ["time,open,high,low,close,Volume,EMA", *(f"{T0 // 1000 + n * 3600},{BAR},1" for n in (0, 1))],
+        "BTCUSDT",
+        HOUR_MS,
+    ),
+    "semicolons": (
+        "BTCUSDT.csv",
+        [
+            "open_time;open;high;low;close;volume",
+            *(f"{T0 + n * MINUTE_MS};" + BAR.replace(",", ";") for n in (0, 1)),
+        ],
+        "BTCUSDT",
+        MINUTE_MS,
+    ),
+    "a column of pairs": (
+        "data.csv",
+        [
+            "open_time,pair,open,high,low,close,volume",
+            *(f"{T0 + n * MINUTE_MS},BTC/USDT:USDT,{BAR}" for n in (0, 1)),
+        ],
+        "BTCUSDT",
+        MINUTE_MS,
+    ),
+}
 
 
 @pytest.mark.parametrize(("name", "lines", "symbol", "interval"), EXPORTS.values(), ids=EXPORTS)
@@ -121,37 +186,47 @@ def test_adjusted_closes_are_noted_and_not_used(tmp_path: Path) -> None:
     assert file.notes == ["SPY.csv: column Adj Close is not used: prices are as traded, without dividends"]
 
 
-@pytest.mark.parametrize(
-    ("name", "symbol"),
-    [
-        ("BTCUSDT-1m.parquet", "BTCUSDT"), ("btcusdt.csv", "BTCUSDT"), ("Binance_BTCUSDT_1h.csv", "BTCUSDT"), ("BYBIT_BTCUSDT-1m.csv", "BTCUSDT"),
-        ("BINANCE_BTCUSDT, 60.csv", "BTCUSDT"), ("BTC_USDT-5m.csv", "BTCUSDT"), ("BTC_USDT_USDT-1h-futures.parquet", "BTCUSDT"), ("BTC-USD.csv", "BTCUSD"),
-        ("1000PEPEUSDT-1m.csv.gz", "1000PEPEUSDT"), ("SPY.csv", "SPY"), ("NASDAQ_AAPL, 1D.csv", "AAPL"), ("funding_BTCUSDT.csv", "BTCUSDT"),
-        ("data.csv", ""), ("binance.csv", ""), ("candles_export.csv", ""), ("1h.csv", ""), ("daily.csv", ""), ("2024-01.csv", ""),
-        ("BATS_SPY, 1D.csv", "SPY"), ("EIGHTCAP_EURUSD, 240.csv", "EURUSD"), ("NYSE_BRK.B, 1W (1).csv", "BRK.B"), ("BINANCE_BTCUSDT.P, 15_4e1d2.csv", "BTCUSDT"),
-        ("CME_MINI_ES1!, 1D.csv", "ES1!"), ("BTC_USDT, 60.csv", "BTCUSDT"), ("1h_BTCUSDT.csv", "BTCUSDT"), ("daily_SPY.csv", "SPY"), ("2024_SPY.csv", "SPY"),
-        ("2024-01-BTCUSDT.csv", "BTCUSDT"), ("2024.01.15.BTCUSDT.csv", "BTCUSDT"), ("20240115_1m_BTCUSDT.csv", "BTCUSDT"), ("binance_1h_BTCUSDT.csv", "BTCUSDT"),
-        ("BTCUSDT-1m-2024-01.csv", "BTCUSDT"), ("BTC-JPY.csv", "BTCJPY"), ("EUR_GBP-1h.csv", "EURGBP"), ("eth-usde.csv", "ETHUSDE"), ("BTC-USDT-SWAP.csv", "BTCUSDT"),
-        ("BTC-USDT-SWAP-1m-2024-01.csv", "BTCUSDT"), ("BRK-B.csv", "BRK-B"), ("brk.b_1d.csv", "BRK.B"), ("BRK-B-1d.csv", "BRK-B"), ("SPY-D.csv", "SPY"),
-        ("7203.T.csv", "7203.T"), ("1925.T.csv", "1925.T"), ("aapl.us.csv", "AAPL"), ("SPY-240628.csv", "SPY"), ("BTCUSDT2024-01-15.csv.gz", "BTCUSDT"),
-        ("BTC-USDT-240628.csv", "BTCUSDT-240628"), ("BTCUSDT_240628-1m-2024-06.csv", "BTCUSDT-240628"), ("BTC-28JUN24.csv", "BTC-28JUN24"),
-    ],
-)  # fmt: skip
-def test_the_symbol_that_a_name_states(name: str, symbol: str) -> None:
+FILE_NAMES = (
+    "BTCUSDT-1m.parquet: BTCUSDT | btcusdt.csv: BTCUSDT | Binance_BTCUSDT_1h.csv: BTCUSDT | "
+    "BYBIT_BTCUSDT-1m.csv: BTCUSDT | BINANCE_BTCUSDT, 60.csv: BTCUSDT | BTC_USDT-5m.csv: BTCUSDT | "
+    "BTC_USDT_USDT-1h-futures.parquet: BTCUSDT | BTC-USD.csv: BTCUSD | "
+    "1000PEPEUSDT-1m.csv.gz: 1000PEPEUSDT | SPY.csv: SPY | NASDAQ_AAPL, 1D.csv: AAPL | "
+    "funding_BTCUSDT.csv: BTCUSDT | data.csv:  | binance.csv:  | candles_export.csv:  | 1h.csv:  | "
+    "daily.csv:  | 2024-01.csv:  | BATS_SPY, 1D.csv: SPY | EIGHTCAP_EURUSD, 240.csv: EURUSD | "
+    "NYSE_BRK.B, 1W (1).csv: BRK.B | BINANCE_BTCUSDT.P, 15_4e1d2.csv: BTCUSDT | "
+    "CME_MINI_ES1!, 1D.csv: ES1! | BTC_USDT, 60.csv: BTCUSDT | 1h_BTCUSDT.csv: BTCUSDT | "
+    "daily_SPY.csv: SPY | 2024_SPY.csv: SPY | 2024-01-BTCUSDT.csv: BTCUSDT | "
+    "2024.01.15.BTCUSDT.csv: BTCUSDT | 20240115_1m_BTCUSDT.csv: BTCUSDT | "
+    "binance_1h_BTCUSDT.csv: BTCUSDT | BTCUSDT-1m-2024-01.csv: BTCUSDT | BTC-JPY.csv: BTCJPY | "
+    "EUR_GBP-1h.csv: EURGBP | eth-usde.csv: ETHUSDE | BTC-USDT-SWAP.csv: BTCUSDT | "
+    "BTC-USDT-SWAP-1m-2024-01.csv: BTCUSDT | BRK-B.csv: BRK-B | brk.b_1d.csv: BRK.B | "
+    "BRK-B-1d.csv: BRK-B | SPY-D.csv: SPY | 7203.T.csv: 7203.T | 1925.T.csv: 1925.T | "
+    "aapl.us.csv: AAPL | SPY-240628.csv: SPY | BTCUSDT2024-01-15.csv.gz: BTCUSDT | "
+    "BTC-USDT-240628.csv: BTCUSDT-240628 | BTCUSDT_240628-1m-2024-06.csv: BTCUSDT-240628 | "
+    "BTC-28JUN24.csv: BTC-28JUN24"
+)
+"""Pairs `text: symbol`."""
+
+
+@pytest.mark.parametrize(("name", "symbol"), [pair.split(": ") for pair in FILE_NAMES.split(" | ")])
+def test_the_symbol_in_a_file_name_is_found(name: str, symbol: str) -> None:
     assert symbol_of(Path(name)) == symbol
 
 
-@pytest.mark.parametrize(
-    ("text", "symbol"),
-    [
-        ("BTC/USDT:USDT", "BTCUSDT"), ("BTC/USDT", "BTCUSDT"), ("btc-usdt", "BTCUSDT"), ("BTC_USDT", "BTCUSDT"), ("BINANCE:BTCUSDT", "BTCUSDT"),
-        ("BYBIT:BTCUSDT.P", "BTCUSDT"), ("BTCUSDT", "BTCUSDT"), ("SPY", "SPY"), ("BRK-B", "BRK-B"), ("NASDAQ:AAPL", "AAPL"), ("ETH/BTC", "ETHBTC"),
-        ("BTC-USDT-SWAP", "BTCUSDT"), ("BTCUSDT-PERP", "BTCUSDT"), ("BTC_USDT_USDT", "BTCUSDT"), ("BTC-PERPETUAL", "BTC-PERPETUAL"), ("BRK.B", "BRK.B"),
-        ("USD/JPY", "USDJPY"), ("BTC/TRY", "BTCTRY"), ("BTC/USDT:USDT-240628", "BTCUSDT-240628"), ("BTC-USDT-240628", "BTCUSDT-240628"),
-        ("BTCUSDT-28JUN24", "BTCUSDT-28JUN24"), ("BTC/USD:BTC-240628-50000-C", "BTCUSD-240628-50000-C"), ("BTC-USDT:USDT", "BTCUSDT"),
-    ],
-)  # fmt: skip
-def test_symbols_as_others_write_them(text: str, symbol: str) -> None:
+NOTATIONS = (
+    "BTC/USDT:USDT: BTCUSDT | BTC/USDT: BTCUSDT | btc-usdt: BTCUSDT | BTC_USDT: BTCUSDT | "
+    "BINANCE:BTCUSDT: BTCUSDT | BYBIT:BTCUSDT.P: BTCUSDT | BTCUSDT: BTCUSDT | SPY: SPY | "
+    "BRK-B: BRK-B | NASDAQ:AAPL: AAPL | ETH/BTC: ETHBTC | BTC-USDT-SWAP: BTCUSDT | "
+    "BTCUSDT-PERP: BTCUSDT | BTC_USDT_USDT: BTCUSDT | BTC-PERPETUAL: BTC-PERPETUAL | BRK.B: BRK.B | "
+    "USD/JPY: USDJPY | BTC/TRY: BTCTRY | BTC/USDT:USDT-240628: BTCUSDT-240628 | "
+    "BTC-USDT-240628: BTCUSDT-240628 | BTCUSDT-28JUN24: BTCUSDT-28JUN24 | "
+    "BTC/USD:BTC-240628-50000-C: BTCUSD-240628-50000-C | BTC-USDT:USDT: BTCUSDT"
+)
+"""Pairs `text: symbol`."""
+
+
+@pytest.mark.parametrize(("text", "symbol"), [pair.split(": ") for pair in NOTATIONS.split(" | ")])
+def test_symbols_in_other_notations_are_normalised(text: str, symbol: str) -> None:
     assert normalise(text) == symbol
     assert normalise(symbol) == symbol
 
@@ -169,7 +244,7 @@ def test_symbols_as_others_write_them(text: str, symbol: str) -> None:
     ],
 )
 def test_a_volume_that_counts_ticks_is_noted(tmp_path: Path, export: str, note: str) -> None:
-    """<VOL> is 0 in every row and <TICKVOL> 12.5, the volume of `BAR`, which `test_common_exports_are_read` expects."""
+    """<VOL> is 0 in every row; <TICKVOL> is 12.5, the volume that `test_common_exports_are_read` expects."""
     name, lines, _, _ = EXPORTS[export]
     assert KlineFile(written(tmp_path, name, *lines), timezone="UTC").notes == [note]
 
@@ -181,7 +256,7 @@ def test_a_volume_that_counts_ticks_is_noted(tmp_path: Path, export: str, note: 
         ["Ticker,SPY,SPY,QQQ,QQQ", "Price,Open,Close,Open,Close", "Datetime,,,,"],
     ],
 )
-def test_several_tickers_in_a_file_are_refused_by_name(tmp_path: Path, header: list[str]) -> None:
+def test_a_file_of_several_tickers_is_refused_with_their_names(tmp_path: Path, header: list[str]) -> None:
     with pytest.raises(DataError) as raised:
         KlineFile(written(tmp_path, "prices.csv", *header, "2025-01-01,1,2,3,4"), timezone="UTC")
     assert raised.value.message == f"{tmp_path / 'prices.csv'} holds several symbols: QQQ, SPY"
@@ -194,7 +269,7 @@ HEADER = ["open_time;open;high;low;close;volume;trades"]
 @pytest.mark.parametrize(
     ("header", "price"), [(HEADER, "1234,5"), (HEADER, "1.234,5"), (HEADER, "1,234"), ([], "1234,5")]
 )
-def test_a_decimal_comma_is_refused_with_what_to_write(tmp_path: Path, header: list[str], price: str) -> None:
+def test_a_decimal_comma_is_refused_with_a_hint(tmp_path: Path, header: list[str], price: str) -> None:
     lines = [f"{T0 // 1000 + n * 60};{price};1300;1200;1250;2;7" for n in (0, 1)]
     with pytest.raises(DataError) as raised:
         list(KlineFile(written(tmp_path, "BTCUSDT.csv", *header, *lines)))
@@ -202,7 +277,7 @@ def test_a_decimal_comma_is_refused_with_what_to_write(tmp_path: Path, header: l
     assert raised.value.hint == "write a point before decimals and nothing between thousands"
 
 
-def test_a_bad_number_is_named_by_its_own_row_if_others_have_spaces(tmp_path: Path) -> None:
+def test_the_error_for_a_bad_number_has_its_row_if_others_have_spaces(tmp_path: Path) -> None:
     lines = [f"{T0}, 1 ,1,1,1,1", f"{T0 + MINUTE_MS},one,1,1,1,1"]
     with pytest.raises(DataError, match="row 2, column open: 'one' is not a number"):
         list(KlineFile(written(tmp_path, "BTCUSDT.csv", "open_time,open,high,low,close,volume", *lines)))
@@ -218,9 +293,27 @@ def bars_of(*symbols: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "lines", "stated", "error", "fragments"),
     [
-        ("data.csv", ["open_time,open,high,low,close,volume", f"{T0},{BAR}"], None, UsageError, ["neither its name nor a column", "SYMBOL="]),
-        ("BTCUSDT.csv", bars_of("ETHUSDT", "ETHUSDT"), "BTCUSDT", DataError, ["holds bars of ETHUSDT, not of BTCUSDT", "ETHUSDT="]),
-        ("all.csv", bars_of("BTCUSDT", "BTCUSDT", "ETHUSDT"), None, DataError, ["row 3, column symbol: ETHUSDT", "BTCUSDT"]),
+        (
+            "data.csv",
+            ["open_time,open,high,low,close,volume", f"{T0},{BAR}"],
+            None,
+            UsageError,
+            ["neither its name nor a column", "SYMBOL="],
+        ),
+        (
+            "BTCUSDT.csv",
+            bars_of("ETHUSDT", "ETHUSDT"),
+            "BTCUSDT",
+            DataError,
+            ["holds bars of ETHUSDT, not of BTCUSDT", "ETHUSDT="],
+        ),
+        (
+            "all.csv",
+            bars_of("BTCUSDT", "BTCUSDT", "ETHUSDT"),
+            None,
+            DataError,
+            ["row 3, column symbol: ETHUSDT", "BTCUSDT"],
+        ),
         (
             "x.csv",
             ["Price,Close,Close2,High", "Ticker,SPY,QQQ,SPY", "Date,,,", "2025-01-01,1,2,3"],
@@ -230,8 +323,8 @@ def bars_of(*symbols: str) -> list[str]:
         ),
         ("BTCUSDT.csv", ["1,2,3,4,5", "1,2,3,4,5"], None, DataError, ["has no header", "name the columns"]),
     ],
-)  # fmt: skip
-def test_contradictions_are_refused(
+)
+def test_files_with_contradicting_symbols_are_refused(
     tmp_path: Path,
     name: str,
     lines: list[str],
@@ -246,10 +339,12 @@ def test_contradictions_are_refused(
     )
 
 
-def test_a_column_goes_before_the_files_name(tmp_path: Path) -> None:
+def test_the_symbol_column_precedes_the_file_name(tmp_path: Path) -> None:
     file = KlineFile(written(tmp_path, "BTCUSDT-1m.csv", *bars_of("ETHUSDT", "ETHUSDT")))
     assert file.symbol == "ETHUSDT"
-    assert file.notes == ["BTCUSDT-1m.csv: its column symbol says ETHUSDT, which is taken"]
+    assert file.notes == [
+        "BTCUSDT-1m.csv: the symbol is ETHUSDT, from its column symbol, not BTCUSDT, from its name"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +365,7 @@ def test_a_column_goes_before_the_files_name(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_local_times_that_are_no_moment_are_refused_by_their_row(
+def test_ambiguous_and_skipped_local_times_are_refused_with_their_row(
     tmp_path: Path, day: str, hours: tuple[int, int], zone: str, message: str
 ) -> None:
     lines = [f"{day} 0{hour}:{minute:02}:00,{BAR}" for hour in hours for minute in (0, 30)]
@@ -281,7 +376,7 @@ def test_local_times_that_are_no_moment_are_refused_by_their_row(
     assert error.value.hint.startswith("write times with their offset")
 
 
-def test_eight_columns_without_a_header_are_told_apart_by_their_values(tmp_path: Path) -> None:
+def test_eight_columns_without_a_header_are_distinguished_by_their_values(tmp_path: Path) -> None:
     ohlc = "95000,95100,94900,95050"
     mexc = written(
         tmp_path,
@@ -310,14 +405,14 @@ def test_a_date_in_digits_is_not_read_as_a_time_since_1970(tmp_path: Path, stamp
     assert refused.value.hint == "write 2025-03-03T14:00"
 
 
-def test_the_start_of_a_bar_comes_before_the_time_of_its_message(tmp_path: Path) -> None:
+def test_the_start_column_precedes_the_timestamp_column(tmp_path: Path) -> None:
     rows = [f"{T0 + n * 60_000},{BAR},{T0 + n * 60_000 + 59_123}" for n in (0, 1)]
     path = written(tmp_path, "BTCUSDT.csv", "start,open,high,low,close,volume,timestamp", *rows)
     assert [bar.start for bar in KlineFile(path)] == [T0, T0 + MINUTE_MS]
 
 
 @pytest.mark.parametrize("column", ["instId", "instrument_name", "contract", "pair"])
-def test_a_symbol_column_by_any_name_comes_before_the_files_name(tmp_path: Path, column: str) -> None:
+def test_a_symbol_column_of_any_name_precedes_the_file_name(tmp_path: Path, column: str) -> None:
     day = 1_735_689_600_000
     klines = tmp_path / "ETHUSDT-1m.csv"
     rows = "".join(f"{day + n * 60_000},BTC-USDT-SWAP,100,101,99,100,5\n" for n in range(3))
@@ -328,9 +423,76 @@ def test_a_symbol_column_by_any_name_comes_before_the_files_name(tmp_path: Path,
     assert [one.symbol for one in FundingFile(funding)] == ["ETHUSDT"]
 
 
-def test_the_end_of_a_bar_is_never_suggested_as_its_beginning(tmp_path: Path) -> None:
+def test_the_end_of_a_bar_is_not_suggested_as_its_open_time(tmp_path: Path) -> None:
     path = tmp_path / "BTCUSDT-1m.csv"
     path.write_text("close_time,open,high,low,close,volume\n1735689660000,100,101,99,100,5\n")
     with pytest.raises(DataError, match="only close_time") as refused:
         KlineFile(path)
     assert refused.value.hint == "subtract the interval from it, and name it 'open_time'"
+
+
+OKX = [
+    "ts,open,high,low,close,vol,volCcyQuote,confirm",
+    *(f"{T0 + n * MINUTE_MS},{BAR},1187500,1" for n in (0, 1)),
+]
+
+
+@pytest.mark.parametrize("flag", ["0", "0.0", "false"])
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_an_unfinished_last_bar_is_left_out_and_noted(tmp_path: Path, flag: str, newest_first: bool) -> None:
+    """Of three bars the last is marked as open: the first two are read, at minutes 0 and 1."""
+    rows = [*OKX[1:], f"{T0 + 2 * MINUTE_MS},{BAR},1187500,{flag}"]
+    file = KlineFile(written(tmp_path, "BTC-USDT.csv", OKX[0], *(rows[::-1] if newest_first else rows)))
+    assert file.notes == []
+    for _ in range(2):
+        assert [bar.start for bar in file] == [T0, T0 + MINUTE_MS]
+        assert file.notes == ["BTC-USDT.csv: 1 unfinished bars left out: their column confirm is 0"]
+
+
+def test_finished_bars_are_not_noted(tmp_path: Path) -> None:
+    file = KlineFile(written(tmp_path, "BTC-USDT.csv", *OKX))
+    assert len(list(file)) == 2
+    assert file.notes == []
+
+
+STOOQ = "<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>,<VOL>"
+
+
+@pytest.mark.parametrize(
+    ("lines", "interval"),
+    [
+        ([STOOQ, *(f"BTCUSDT,1,20250101,000{n}00,{BAR}" for n in (0, 1))], MINUTE_MS),
+        ([STOOQ, *(f"BTCUSDT,60,20250101,0{n}00,{BAR}" for n in (0, 1))], HOUR_MS),
+        ([STOOQ, *(f"BTCUSDT,D,2025010{n},000000,{BAR}" for n in (1, 2))], DAY_MS),
+        ([f"20250101,000{n}00,{BAR}" for n in (0, 1)], MINUTE_MS),  # without a header
+        (
+            ["date,time,open,high,low,close,volume", *(f"20250101,00:0{n}:00,{BAR}" for n in (0, 1))],
+            MINUTE_MS,
+        ),
+    ],
+)
+def test_dates_and_times_in_digits_are_read_from_two_columns(
+    tmp_path: Path, lines: list[str], interval: int
+) -> None:
+    """`T0` is 2025-01-01 00:00 UTC, the first row's time."""
+    file = KlineFile(written(tmp_path, "BTCUSDT.csv", *lines), timezone="UTC")
+    assert (file.symbol, file.interval) == ("BTCUSDT", interval)
+    assert [(bar.start, bar.close) for bar in file] == [(T0, 95_050.0), (T0 + interval, 95_050.0)]
+
+
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+def test_a_first_line_may_state_the_delimiter(tmp_path: Path, first: str) -> None:
+    lines = ["open_time;open;high;low;close;volume", *(f"{T0 + n * MINUTE_MS};{BAR}" for n in (0, 1))]
+    path = written(tmp_path, "BTCUSDT.csv", first, *(line.replace(",", ";") for line in lines))
+    assert [(bar.start, bar.volume) for bar in KlineFile(path)] == [(T0, 12.5), (T0 + MINUTE_MS, 12.5)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+def test_the_hint_for_a_utf16_file_names_the_encoding(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "BTCUSDT.csv"
+    path.write_bytes(
+        ("\ufeff" if encoding != "utf-16" else "").encode(encoding) + "open_time,open".encode(encoding)
+    )
+    with pytest.raises(DataError, match="is not UTF-8") as refused:
+        KlineFile(path)
+    assert refused.value.hint == "it is UTF-16: save it as UTF-8, e.g. iconv -f utf-16 -t utf-8"

@@ -1,4 +1,4 @@
-"""Kline files: what comes out of good ones, and what is said about bad ones."""
+"""Kline files: events of valid files, errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def parquet(
 
 
 def starts(source: KlineFile) -> list[int]:
-    """Open times in minutes since T0."""
+    """Return the open times in minutes since T0."""
     return [(event.start - T0) // MINUTE_MS for event in source if isinstance(event, Kline)]
 
 
-def test_a_row_becomes_a_confirmed_kline_known_at_its_close(tmp_path: Path) -> None:
+def test_a_row_becomes_a_confirmed_kline_available_at_its_close(tmp_path: Path) -> None:
     path = written(tmp_path, text(line(0), line(1, "11,13,10,12", "0"), line(2)))
     source = KlineFile(path)
     first, second, _ = source
@@ -68,7 +68,7 @@ def test_a_row_becomes_a_confirmed_kline_known_at_its_close(tmp_path: Path) -> N
         0.0,
     )
     assert (source.stats.rows, source.stats.first, source.stats.last) == (3, T0, T0 + 2 * MINUTE_MS)
-    assert len(list(source)) == 3  # again, from the beginning
+    assert len(list(source)) == 3  # a second iteration starts from the beginning
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,7 @@ def test_a_row_becomes_a_confirmed_kline_known_at_its_close(tmp_path: Path) -> N
         ("2024-01-01T05:30:00+05:30", "2024-01-01T05:31:00+05:30", "datetimes"),
     ],
 )
-def test_times_are_understood_in_every_usual_form(
-    tmp_path: Path, first: object, second: object, unit: str
-) -> None:
+def test_times_of_every_usual_form_are_read(tmp_path: Path, first: object, second: object, unit: str) -> None:
     source = KlineFile(written(tmp_path, text(f"{first},1,1,1,1,1", f"{second},1,1,1,1,1")))
     assert starts(source) == [0, 1]
     assert (source.time_unit, source.interval) == (unit, MINUTE_MS)
@@ -104,12 +102,12 @@ def test_times_are_understood_in_every_usual_form(
     ],
     ids=str,
 )
-def test_parquet_times_of_any_type_are_the_same_moments(tmp_path: Path, times: pa.Array) -> None:
+def test_parquet_times_of_any_type_are_equal(tmp_path: Path, times: pa.Array) -> None:
     assert starts(KlineFile(parquet(tmp_path, times))) == [0, 1]
 
 
 @pytest.mark.parametrize("name", ["ts", "timestamp", "Time", "DATE", "Open Time", "openTime"])
-def test_column_names_are_matched_as_people_write_them(tmp_path: Path, name: str) -> None:
+def test_column_names_are_matched_regardless_of_case_and_spaces(tmp_path: Path, name: str) -> None:
     path = written(
         tmp_path,
         text(line(0) + ",3.5", line(1) + ",7", header=f"{name},OPEN,High, low ,Close,Volume,Turnover"),
@@ -117,7 +115,7 @@ def test_column_names_are_matched_as_people_write_them(tmp_path: Path, name: str
     assert [event.turnover for event in KlineFile(path) if isinstance(event, Kline)] == [3.5, 7.0]
 
 
-def test_a_gzipped_file_and_one_without_header_as_binance_publishes_them(tmp_path: Path) -> None:
+def test_binances_gzipped_files_and_files_without_header_are_read(tmp_path: Path) -> None:
     rows = "".join(
         f"{T0 + i * MINUTE_MS},10,12,9,11,5,{T0 + i * MINUTE_MS + 59_999},55.5,7,2,22,0\n" for i in range(3)
     )
@@ -148,29 +146,30 @@ def test_the_symbol_is_the_callers_or_the_file_names(
     assert KlineFile(path, argument).symbol == symbol
 
 
-def test_a_command_line_argument_may_name_the_symbol() -> None:
+def test_a_command_line_argument_may_state_the_symbol() -> None:
     assert KlineFile.parse_argument("btcusdt=data/prices.csv") == (Path("data/prices.csv"), "BTCUSDT")
     assert KlineFile.parse_argument("data/a=b/prices.csv") == (Path("data/a=b/prices.csv"), None)
     assert KlineFile.parse_argument("./BTCUSDT=1.csv") == (Path("./BTCUSDT=1.csv"), None)
-    with pytest.raises(UsageError, match="names no kline file"):
+    with pytest.raises(UsageError, match="has no kline file"):
         KlineFile.parse_argument("BTCUSDT=")
 
 
-@pytest.mark.parametrize(
-    ("written_as", "symbol"),
-    [
-        ("BTC/USDT:USDT", "BTCUSDT"), ("btc/usdt", "BTCUSDT"), ("BTC-USDT-SWAP", "BTCUSDT"), ("BYBIT:BTCUSDT.P", "BTCUSDT"), ("BRK.B", "BRK.B"),
-        ("brk-b", "BRK-B"), ("^GSPC", "^GSPC"), ("ES1!", "ES1!"), ("BTC/USDT:USDT-240628", "BTCUSDT-240628"),
-    ],
-)  # fmt: skip
-def test_an_argument_may_write_the_symbol_as_others_do(written_as: str, symbol: str) -> None:
+ARGUMENTS = (
+    "BTC/USDT:USDT: BTCUSDT | btc/usdt: BTCUSDT | BTC-USDT-SWAP: BTCUSDT | BYBIT:BTCUSDT.P: BTCUSDT | "
+    "BRK.B: BRK.B | brk-b: BRK-B | ^GSPC: ^GSPC | ES1!: ES1! | BTC/USDT:USDT-240628: BTCUSDT-240628"
+)
+"""Pairs `text: symbol`."""
+
+
+@pytest.mark.parametrize(("written_as", "symbol"), [pair.split(": ") for pair in ARGUMENTS.split(" | ")])
+def test_the_symbol_of_an_argument_may_have_any_notation(written_as: str, symbol: str) -> None:
     assert KlineFile.parse_argument(f"{written_as}=data/a=b.csv") == (Path("data/a=b.csv"), symbol)
 
 
-# -- gaps and duplicates ---------------------------------------------------------------------------------------------
+# -- gaps and duplicates -------------------------------------------------------------------------------------
 
 
-def test_missing_bars_become_a_gap_known_when_the_next_bar_closes(tmp_path: Path) -> None:
+def test_missing_bars_become_a_gap_available_when_the_next_bar_closes(tmp_path: Path) -> None:
     source = KlineFile(written(tmp_path, text(*map(line, (0, 1, 2, 5, 6, 8)))))
     events = list(source)
     assert [type(event).__name__ for event in events] == ["Kline"] * 3 + ["Gap"] + ["Kline"] * 2 + [
@@ -198,7 +197,7 @@ def test_identical_duplicates_are_dropped_and_counted(tmp_path: Path) -> None:
     assert (source.stats.rows, source.stats.duplicates, source.stats.gaps) == (4, 3, 0)
 
 
-def test_rounding_left_by_back_adjusted_prices_is_mended(tmp_path: Path) -> None:
+def test_rounding_errors_of_back_adjusted_prices_are_corrected(tmp_path: Path) -> None:
     source = KlineFile(
         written(
             tmp_path, text(line(0, "10,11.999999999999,9.000000000001,12"), line(1, "9,12,9.000000000001,12"))
@@ -210,12 +209,12 @@ def test_rounding_left_by_back_adjusted_prices_is_mended(tmp_path: Path) -> None
     ]
 
 
-# -- the window ------------------------------------------------------------------------------------------------------
+# -- the window ----------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_a_window_and_its_warmup_are_the_same_slice_of_the_whole(
+def test_a_window_and_its_warmup_are_a_slice_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     minutes = sorted(set(range(74)) - data.draw(st.sets(st.integers(1, 72), max_size=5)))
@@ -276,17 +275,29 @@ def outcome(source: KlineFile) -> tuple[list[Any], Any] | str:
         return error.message
 
 
-# -- bad files -------------------------------------------------------------------------------------------------------
+# -- bad files -----------------------------------------------------------------------------------------------
 
 BAD = {
     "empty": ("", ["is empty"]),
     "only a header": (text(), ["holds no bar"]),
     "no header": ("1,2,3,4,5,6\n1,2,3,4,5,6\n", ["has no header"]),
-    "a column misspelt": (text(line(0), header="open_time,open,high,low,clsoe,volume"), ["no column close", "is it 'clsoe'?"]),
-    "no time column": (text(line(0), header="x,open,high,low,close,volume"), ["no column open_time or start or start_time or ts or timestamp"]),
+    "a column misspelt": (
+        text(line(0), header="open_time,open,high,low,clsoe,volume"),
+        ["no column close", "is it 'clsoe'?"],
+    ),
+    "no time column": (
+        text(line(0), header="x,open,high,low,close,volume"),
+        ["no column open_time or start or start_time or ts or timestamp"],
+    ),
     "a column twice": (text(line(0), header="open_time,open,high,low,close,Close"), ["'close' and 'Close'"]),
-    "cut off in a line": (text(line(0), line(1)) + f"{T0 + 120_000},10,1", ["row 3", "3 values", "6 columns"]),
-    "text for a price": (text(line(0), line(1, "10,12,nine,11")), ["row 2, column low", "'nine' is not a number"]),
+    "cut off in a line": (
+        text(line(0), line(1)) + f"{T0 + 120_000},10,1",
+        ["row 3", "3 values", "6 columns"],
+    ),
+    "text for a price": (
+        text(line(0), line(1, "10,12,nine,11")),
+        ["row 2, column low", "'nine' is not a number"],
+    ),
     "NaN price": (text(line(0), line(1, "10,12,nan,11")), ["row 2, column low: missing or not a number"]),
     "no price": (text(line(0), line(1, "10,12,9,")), ["row 2, column close: missing"]),
     "infinite price": (text(line(0), line(1, "10,inf,9,11")), ["row 2, column high: inf is not finite"]),
@@ -295,18 +306,39 @@ BAD = {
     "negative volume": (text(line(0), line(1, volume="-5")), ["row 2, column volume: -5.0 is negative"]),
     "no volume": (text(line(0), line(1, volume="")), ["row 2, column volume: missing"]),
     "high below low": (text(line(0), line(1, "10,9,12,11")), ["row 2, column high: 9.0 is below low 12.0"]),
-    "high below close": (text(line(0), line(1, "10,10.5,9,11")), ["row 2, column high: 10.5 is below", "close 11.0"]),
-    "low above open": (text(line(0), line(1, "10,12,10.5,11")), ["row 2, column low: 10.5 is above", "open 10.0"]),
-    "unsorted": (text(*map(line, (0, 1, 3, 2))), ["row 4, column open_time: 2024-01-01T00:02:00Z comes after", "sort"]),
-    "newest first, but for one": (text(*map(line, (3, 2, 0, 1))), ["row 2, column open_time: 2024-01-01T00:02:00Z comes", "sort"]),
+    "high below close": (
+        text(line(0), line(1, "10,10.5,9,11")),
+        ["row 2, column high: 10.5 is below", "close 11.0"],
+    ),
+    "low above open": (
+        text(line(0), line(1, "10,12,10.5,11")),
+        ["row 2, column low: 10.5 is above", "open 10.0"],
+    ),
+    "unsorted": (
+        text(*map(line, (0, 1, 3, 2))),
+        ["row 4, column open_time: 2024-01-01T00:02:00Z comes after", "sort"],
+    ),
+    "newest first, but for one": (
+        text(*map(line, (3, 2, 0, 1))),
+        ["row 2, column open_time: 2024-01-01T00:02:00Z comes", "sort"],
+    ),
     "two bars of one moment": (
         text(line(0), line(1), line(1, "10,12,9,10")),
         ["row 3 is a second bar of 2024-01-01T00:01:00Z", "close 10.0", "has 11.0"],
     ),
-    "half an interval": (text(*map(line, (0, 1, 1.5, 2.5, 3.5))), ["mixed intervals: row 3 comes 30s after", "1m apart"]),
+    "half an interval": (
+        text(*map(line, (0, 1, 1.5, 2.5, 3.5))),
+        ["mixed intervals: row 3 comes 30s after", "1m apart"],
+    ),
     "off the grid": (text(*map(line, (0, 1, 2, 4.5, 5.5))), ["mixed intervals: row 4 comes 150s after"]),
-    "five minutes after one": (text(*map(line, (*range(20), *range(24, 60, 5)))), ["mixed intervals: row 21 comes 5m after"]),
-    "one minute after five": (text(*map(line, (*range(0, 50, 5), *range(46, 50)))), ["mixed intervals: row 11 comes 1m after"]),
+    "five minutes after one": (
+        text(*map(line, (*range(20), *range(24, 60, 5)))),
+        ["mixed intervals: row 21 comes 5m after"],
+    ),
+    "one minute after five": (
+        text(*map(line, (*range(0, 50, 5), *range(46, 50)))),
+        ["mixed intervals: row 11 comes 1m after"],
+    ),
     "naive texts": (
         text("2024-01-01T00:00:00,1,1,1,1,1", "2024-01-01T00:01:00,1,1,1,1,1"),
         ["row 1, column open_time: 2024-01-01T00:00:00 is naive", 'timezone="UTC"'],
@@ -316,20 +348,23 @@ BAD = {
         text("2024-01-01T00:00:00Z,1,1,1,1,1", "2024-01-01T00:01:00,1,1,1,1,1"),
         ["row 2, column open_time: 2024-01-01T00:01:00 is naive"],
     ),
-    "no time": (text("yesterday,1,1,1,1,1"), ["row 1, column open_time: 'yesterday' is no time"]),
+    "no time": (text("yesterday,1,1,1,1,1"), ["row 1, column open_time: 'yesterday' is not a time"]),
     "time missing": (text(line(0), ",1,1,1,1,1", line(2)), ["row 2, column open_time: missing"]),
-    "a date as an integer": (text("20240101,1,1,1,1,1", "20240102,1,1,1,1,1"), ["20240101 is a date in digits"]),
+    "a date as an integer": (
+        text("20240101,1,1,1,1,1", "20240102,1,1,1,1,1"),
+        ["20240101 is a date in digits"],
+    ),
     "another unit half-way": (
         text(line(0), line(1), f"{(T0 + 120_000) * 1000},1,1,1,1,1"),
         ["row 3, column open_time", "is in microseconds, the rows before are in milliseconds"],
     ),
     "latin-1": (text(line(0)).encode() + b"\xe9,1,1,1,1,1\n", ["is not UTF-8", "row 2"]),
     "UTF-16": (text(line(0)).encode("utf-16"), ["is not UTF-8", "0xff"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("content", "fragments"), BAD.values(), ids=BAD)
-def test_a_bad_csv_file_is_told_what_where_and_how(
+def test_the_error_for_a_bad_csv_file_names_fault_place_and_remedy(
     tmp_path: Path, content: str | bytes, fragments: list[str]
 ) -> None:
     path = written(tmp_path, content)
@@ -341,8 +376,8 @@ def test_a_bad_csv_file_is_told_what_where_and_how(
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_texts_that_are_views_are_texts(tmp_path: Path, order: int) -> None:
-    """As polars writes them: for views Arrow has no `take`, by which a file that is newest first is turned round."""
+def test_string_views_are_read(tmp_path: Path, order: int) -> None:
+    """polars writes string views; Arrow has no `take` for them, by which newest-first files are reversed."""
     times = pa.array([T0 + n * MINUTE_MS for n in range(3)][::order])
     symbols = pa.array(["BTCUSDT"] * 3, pa.string_view())
     path = parquet(
@@ -352,14 +387,14 @@ def test_texts_that_are_views_are_texts(tmp_path: Path, order: int) -> None:
     assert [event.low for event in KlineFile(path)] == [9.0] * 3
 
 
-def test_a_parquet_file_whose_names_are_damaged_is_refused(tmp_path: Path) -> None:
+def test_a_parquet_file_with_damaged_column_names_is_refused(tmp_path: Path) -> None:
     path = parquet(tmp_path, pa.array([T0 + n * MINUTE_MS for n in range(3)]))
     path.write_bytes(path.read_bytes().replace(b"volume", b"v\xe2\x28ume"))
     with pytest.raises(DataError, match=r"BTCUSDT-1m\.parquet"):
         KlineFile(path)
 
 
-def test_a_damaged_parquet_file_is_told_so(tmp_path: Path) -> None:
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
     whole = parquet(tmp_path, pa.array([T0 + i * MINUTE_MS for i in range(1000)])).read_bytes()
     for content, said in (
         (whole[:-200], "can't be read"),
@@ -379,17 +414,17 @@ def test_a_damaged_parquet_file_is_told_so(tmp_path: Path) -> None:
             ["row 1, column open_time: 2024-01-01 00:00:00", "naive"],
         ),
         (pa.array([T0, T0 + 1], pa.timestamp("ns", tz="UTC")), ["row 1", "1970-01-01T00:28", "another unit"]),
-        (pa.array([True, False]), ["column open_time holds bool, which is no time"]),
+        (pa.array([True, False]), ["column open_time holds bool, which is not a time"]),
         (pa.array([T0, None]), ["row 2, column open_time: missing"]),
         (pa.array([float("nan"), 1.0]), ["row 1, column open_time"]),
         (
             pa.array([T0, 2**64 - 1], pa.uint64()),
-            ["row 2, column open_time: 18446744073709551615 is no time"],
+            ["row 2, column open_time: 18446744073709551615 is not a time"],
         ),
     ],
     ids=["naive", "wrong unit", "bool", "null", "NaN", "unsigned"],
 )
-def test_bad_parquet_times_are_told_what_where_and_how(
+def test_the_error_for_bad_parquet_times_names_fault_place_and_remedy(
     tmp_path: Path, times: pa.Array, fragments: list[str]
 ) -> None:
     with pytest.raises(DataError) as error:
@@ -397,12 +432,12 @@ def test_bad_parquet_times_are_told_what_where_and_how(
     assert all(fragment in str(error.value) for fragment in fragments), str(error.value)
 
 
-def test_naive_times_are_read_in_the_zone_that_is_stated(tmp_path: Path) -> None:
+def test_naive_times_are_read_in_the_stated_zone(tmp_path: Path) -> None:
     path = written(tmp_path, text("2024-01-01T01:00:00,1,1,1,1,1", "2024-01-01T01:01:00,1,1,1,1,1"))
     assert starts(KlineFile(path, timezone="Europe/Berlin")) == [0, 1]
 
 
-def test_other_complaints(tmp_path: Path) -> None:
+def test_other_errors(tmp_path: Path) -> None:
     path = written(tmp_path, text(line(0), line(1)))
     with pytest.raises(DataError, match="its bars are 1m apart, not 5m"):
         KlineFile(path, interval=300_000)
@@ -414,16 +449,28 @@ def test_other_complaints(tmp_path: Path) -> None:
         list(KlineFile(path, start=T0 + 366 * DAY_MS))
 
 
-# -- the whole -------------------------------------------------------------------------------------------------------
+# -- whole files ---------------------------------------------------------------------------------------------
 
 
-def test_describe_counts_checks_and_names_the_content(tmp_path: Path) -> None:
+def test_describe_checks_counts_and_hashes_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, text(*map(line, (0, 1, 1, 4))))
     description = KlineFile(path).describe()
     assert description == {
-        "path": str(path), "symbol": "BTCUSDT", "interval": MINUTE_MS, "time_unit": "milliseconds", "rows": 3, "first": T0,
-        "last": T0 + 4 * MINUTE_MS, "end": T0 + 5 * MINUTE_MS, "gaps": 1, "missing": 2, "duplicates": 1, "lowest": 9.0, "sha256": content_hash(path),
-    }  # fmt: skip
+        "path": str(path),
+        "symbol": "BTCUSDT",
+        "interval": MINUTE_MS,
+        "time_unit": "milliseconds",
+        "rows": 3,
+        "first": T0,
+        "last": T0 + 4 * MINUTE_MS,
+        "end": T0 + 5 * MINUTE_MS,
+        "gaps": 1,
+        "missing": 2,
+        "duplicates": 1,
+        "unfinished": 0,
+        "lowest": 9.0,
+        "sha256": content_hash(path),
+    }
 
 
 @pytest.mark.shared
@@ -435,7 +482,7 @@ def test_describe_counts_checks_and_names_the_content(tmp_path: Path) -> None:
         ("BTCUSDT-bybit-5m", 38_972, 5 * MINUTE_MS),
     ],
 )
-def test_the_real_klines_read_whole(shared_data: Path, name: str, rows: int, interval: int) -> None:
+def test_real_klines_are_read_completely(shared_data: Path, name: str, rows: int, interval: int) -> None:
     description = KlineFile(shared_data / "data" / "klines" / f"{name}.parquet").describe()
     assert (description["rows"], description["interval"], description["duplicates"]) == (rows, interval, 0)
     assert description["gaps"] == 0 or "bybit" in name

@@ -1,4 +1,4 @@
-"""Klines for scripts: from a server that speaks Bybit on loopback, and from files."""
+"""Klines for scripts: from a loopback server with Bybit's API, and from files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from agent.core.errors import UsageError
-from agent.data.frames import coarser
+from agent.data.frames import resample
 from agent.data.loaders import BybitDataLoader, FileDataLoader
 from tests.support.bybit_server import MINUTE, Market
 
@@ -19,7 +19,7 @@ T0 = 1_704_067_200_000
 
 @pytest.fixture
 async def market() -> AsyncIterator[Market]:
-    """A listed market whose last bar is still running."""
+    """A listed market whose last bar is open."""
     market = Market("BTCUSDT", listed=T0, now=T0 + 2_500 * MINUTE + 30_000)
     server = TestServer(market.app())
     await server.start_server()
@@ -44,12 +44,12 @@ async def test_the_last_closed_bars_by_the_venues_clock(market: Market, limit: i
     assert frame["open"].iloc[-1] == float(market.row(T0 + 2_499 * MINUTE)[1])
 
 
-async def test_an_unknown_symbol_is_a_clear_error(market: Market) -> None:
+async def test_an_unknown_symbol_is_a_usage_error(market: Market) -> None:
     with pytest.raises(UsageError, match="no linear klines of BTCUSDTT"):
         await klines(market, 10, "BTCUSDTT")
 
 
-def test_files_give_longer_bars_whole_and_nothing_else() -> None:
+def test_files_are_resampled_to_complete_longer_bars() -> None:
     loader = FileDataLoader()
     fine, coarse = loader.get_klines("BTCUSDT", "1m", 10_000), loader.get_klines("BTCUSDT", "1h", 10_000)
     assert len(coarse) == 36
@@ -70,13 +70,13 @@ def test_files_give_longer_bars_whole_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("cut", "count"), [((0, 2_160), 36), ((1, 2_160), 35), ((0, 2_159), 35), ((30, 90), 0)]
 )
-def test_bars_that_are_not_all_there_are_left_out(cut: tuple[int, int], count: int) -> None:
+def test_incomplete_bars_are_left_out(cut: tuple[int, int], count: int) -> None:
     fine = FileDataLoader().get_klines("BTCUSDT", "1m", 10_000).iloc[slice(*cut)]
-    assert len(coarser(fine, MINUTE, 60 * MINUTE)) == count
+    assert len(resample(fine, MINUTE, 60 * MINUTE)) == count
 
 
 @pytest.mark.parametrize(
-    ("ask", "words"),
+    ("arguments", "message"),
     [
         (("SOLUSDT", "1h", 10), "no file of SOLUSDT"),
         (("BTCUSDT", "90s", 10), "don't make up 90s"),
@@ -84,6 +84,8 @@ def test_bars_that_are_not_all_there_are_left_out(cut: tuple[int, int], count: i
         (("BTCUSDT", "1h", 0), "limit is 0"),
     ],
 )
-def test_what_cannot_be_had_is_said(ask: tuple[str, str, int], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        FileDataLoader().get_klines(*ask)
+def test_requests_that_files_cannot_satisfy_are_usage_errors(
+    arguments: tuple[str, str, int], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        FileDataLoader().get_klines(*arguments)

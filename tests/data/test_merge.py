@@ -1,4 +1,4 @@
-"""The merge: one total order out of many sources, lazily."""
+"""Lazy merge of sources into one total order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agent.data.merge import merge
 
 
 def event(kind: type, available_at: int, label: int) -> Event:
-    """An event of `kind`, told apart from others by its label."""
+    """Return an event of `kind`, identified by its label."""
     name = str(label)
     if kind is Kline:
         return Kline(name, 60_000, available_at - 60_000, available_at, available_at, 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -31,7 +31,7 @@ def event(kind: type, available_at: int, label: int) -> Event:
 
 
 kinds = st.sampled_from([Kline, News, Sentiment, Funding, Gap, Command])
-keys = st.tuples(st.integers(0, 12), kinds)  # few moments, so that ties are the rule
+keys = st.tuples(st.integers(0, 12), kinds)  # few times, so that ties are frequent
 streams = st.lists(st.lists(keys, max_size=20), max_size=5).map(
     lambda sources: [
         [
@@ -60,10 +60,10 @@ def test_the_output_is_every_event_in_the_total_order(sources: list[list[Event]]
 
 
 @given(streams, st.data())
-def test_a_source_may_be_cut_into_neighbours_anywhere_without_changing_the_order_of_keys(
+def test_splitting_a_source_into_two_neighbours_does_not_change_the_order(
     sources: list[list[Event]], data: st.DataObject
 ) -> None:
-    """Splitting a source in two that stand side by side moves no event past one of another time or priority."""
+    """If a source is split into two adjacent ones, the events keep their order."""
     split: list[list[Event]] = []
     for source in sources:
         cut = data.draw(st.integers(0, len(source)))
@@ -72,7 +72,7 @@ def test_a_source_may_be_cut_into_neighbours_anywhere_without_changing_the_order
 
 
 @given(streams, st.integers(0, 30))
-def test_no_source_is_read_further_than_one_event_ahead(sources: list[list[Event]], taken: int) -> None:
+def test_each_source_is_read_at_most_one_event_ahead(sources: list[list[Event]], taken: int) -> None:
     pulled = [0] * len(sources)
 
     def watched(number: int) -> Iterator[Event]:
@@ -107,7 +107,7 @@ class Named(list[Event]):
     ],
 )
 @pytest.mark.parametrize("others", [0, 1, 3])
-def test_a_source_that_goes_backwards_is_named_with_both_events(
+def test_the_error_for_a_source_that_goes_backwards_has_both_events(
     first: tuple[type, int], second: tuple[type, int], fragments: list[str], others: int
 ) -> None:
     source = Named([event(*first, 1), event(*second, 2)])
@@ -119,11 +119,11 @@ def test_a_source_that_goes_backwards_is_named_with_both_events(
     )
 
 
-def test_a_source_without_a_name_is_named_by_its_place() -> None:
+def test_the_error_for_a_source_without_a_name_has_its_number() -> None:
     with pytest.raises(DataError, match="source number 2 goes backwards"):
         list(merge([[], [event(Kline, 2, 1), event(Kline, 1, 2)]]))
 
 
-def test_no_sources_no_events() -> None:
+def test_without_sources_there_are_no_events() -> None:
     assert list(merge([])) == []
     assert list(merge([[], []])) == []

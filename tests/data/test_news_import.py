@@ -1,4 +1,4 @@
-"""`tapewire import news`: any news file as one of ours."""
+"""`tapewire import news`: conversion of any news file."""
 
 from __future__ import annotations
 
@@ -39,28 +39,41 @@ def test_an_imported_file_replays_as_the_original_does(source: Path, tmp_path: P
     output = tmp_path / "made" / "news.parquet"
     counts = import_news(source, output)
     assert (counts["rows"], counts["news"], counts["duplicates"], counts["untrusted"]) == (4, 2, 1, 1)
-    # the delay still applies to what doesn't state when it was seen, and only to that
+    # the delay applies only to headlines without a stated availability
     for delay in (0, 60_000):
         assert list(NewsFile(output, delay)) == list(NewsFile(source, delay))
-    assert import_news(output, output)["news"] == 2  # onto itself, too
+    assert import_news(output, output)["news"] == 2  # also if output and input are one file
 
 
-def test_the_command_reports_what_it_read(source: Path, tmp_path: Path) -> None:
+def test_the_command_reports_its_counts(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "news.parquet"
     result = CliRunner().invoke(build(), ["import", "news", str(source), "--output", str(output), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found == {
-        "rows": 4, "news": 2, "first": T0, "last": T0 + 9_000, "duplicates": 1, "untrusted": 1, "untitled": 0,
-        "dates": 0, "doubtful": "", "early": 0, "abstained": 0, "outside": 0, "shared_ids": 0, "output": str(output),
+        "rows": 4,
+        "news": 2,
+        "first": T0,
+        "last": T0 + 9_000,
+        "duplicates": 1,
+        "untrusted": 1,
+        "untitled": 0,
+        "dates": 0,
+        "doubtful": "",
+        "early": 0,
+        "abstained": 0,
+        "outside": 0,
+        "shared_ids": 0,
+        "output": str(output),
         "notes": [
-            "1 headlines without a time, or with one that isn't trusted, left out", "1 headlines that came before left out",
+            "1 headlines without a time, or with one that isn't trusted, left out",
+            "1 headlines that are duplicates left out",
         ],
-    }  # fmt: skip
+    }
 
 
-def test_the_command_prints_that_dates_were_taken_as_ends_of_days(tmp_path: Path) -> None:
-    """The file has one date, 2025-03-03: of unknown hour, so known at the end of that day."""
+def test_the_command_prints_that_dates_are_ends_of_days(tmp_path: Path) -> None:
+    """The file has one date, 2025-03-03, without an hour, so it is known at the end of that day."""
     source = tmp_path / "theirs.csv"
     source.write_text("date,title\n2025-03-03,Bitcoin falls\n")
     arguments = [
@@ -74,10 +87,10 @@ def test_the_command_prints_that_dates_were_taken_as_ends_of_days(tmp_path: Path
     ]
     result = CliRunner().invoke(build(), arguments)
     assert result.exit_code == 0, result.output
-    assert "  1 headlines with a date and no time: known at the end of that day" in result.output.splitlines()
+    assert "  1 headlines with a date but no time: known at the end of that day" in result.output.splitlines()
 
 
-def test_nothing_usable_leaves_what_was_there(source: Path, tmp_path: Path) -> None:
+def test_a_file_without_usable_headlines_leaves_the_output_unchanged(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "news.parquet"
     import_news(source, output)
     before = output.read_bytes()
@@ -89,7 +102,7 @@ def test_nothing_usable_leaves_what_was_there(source: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.shared
-def test_the_real_headlines_import(shared_data: Path, tmp_path: Path) -> None:
+def test_real_headlines_are_imported(shared_data: Path, tmp_path: Path) -> None:
     original = shared_data / "data" / "news" / "crypto-headlines.parquet"
     counts = import_news(original, tmp_path / "news.parquet")
     assert counts["rows"] == 64_704

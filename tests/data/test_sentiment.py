@@ -1,4 +1,4 @@
-"""Sentiment for replay: scored on the way, or brought in a file."""
+"""Sentiment for replay: from a scorer, or from a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from agent.core.errors import DataError
 from agent.core.events import PRIORITY, News, Sentiment
-from agent.data.sentiment import SentimentFile, scored
+from agent.data.sentiment import SentimentFile, score_news
 
 T0 = 1_704_067_200_000  # 2024-01-01
 
@@ -28,7 +28,7 @@ class Score:
 
 
 class ByLength:
-    """A scorer that can be checked: the longer the text, the more bullish; it has no opinion on an empty one."""
+    """Scorer whose result is easy to check: longer texts are more bullish; it abstains on an empty text."""
 
     def __init__(self) -> None:
         self.blocks: list[int] = []
@@ -43,7 +43,7 @@ def test_each_headline_is_followed_by_its_score_after_the_latency_in_total_order
     times: list[int], latency: int, block: int
 ) -> None:
     news = [News(str(number), time, time, "x" * (number + 1)) for number, time in enumerate(times)]
-    events = list(scored(news, ByLength(), latency, model="by length", block=block))
+    events = list(score_news(news, ByLength(), latency, model="by length", block=block))
     assert [event for event in events if isinstance(event, News)] == news
     scores = [event for event in events if isinstance(event, Sentiment)]
     assert [(score.news_id, score.available_at, score.bullish) for score in scores] == [
@@ -54,7 +54,7 @@ def test_each_headline_is_followed_by_its_score_after_the_latency_in_total_order
     assert keys == sorted(keys)
 
 
-def test_headlines_are_scored_a_block_at_a_time_and_no_sooner_than_needed() -> None:
+def test_headlines_are_scored_in_blocks_and_only_when_needed() -> None:
     pulled = 0
 
     def endless() -> Iterator[News]:
@@ -64,19 +64,19 @@ def test_headlines_are_scored_a_block_at_a_time_and_no_sooner_than_needed() -> N
             yield News(str(pulled), pulled, pulled, "headline")
 
     scorer = ByLength()
-    stream = scored(endless(), scorer, 1_000, block=8)
+    stream = score_news(endless(), scorer, 1_000, block=8)
     assert pulled == 0
     next(stream)
     assert (pulled, scorer.blocks) == (8, [8])
 
 
-def test_an_abstention_stays_one() -> None:
-    *_, score = scored([News("1", 0, 0, "")], ByLength(), 5)
+def test_an_abstention_is_kept() -> None:
+    *_, score = score_news([News("1", 0, 0, "")], ByLength(), 5)
     assert isinstance(score, Sentiment)
     assert score.abstained
 
 
-# -- brought in a file -----------------------------------------------------------------------------------------------
+# -- from a file ---------------------------------------------------------------------------------------------
 
 
 def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -89,7 +89,7 @@ def chances(bearish: float | None, neutral: float | None, bullish: float | None)
     return {"bearish": bearish, "neutral": neutral, "bullish": bullish}
 
 
-def test_scores_with_titles_bring_their_news(tmp_path: Path) -> None:
+def test_scores_with_titles_also_yield_news(tmp_path: Path) -> None:
     rows = [
         {"published_at": T0 + 5_000, "title": "Ether falls", **chances(0.7, 0.2, 0.1)},
         {"published_at": T0, "title": "Bitcoin rises", "model": "mine", **chances(0.1, 0.2, 0.701)},
@@ -109,7 +109,7 @@ def test_scores_with_titles_bring_their_news(tmp_path: Path) -> None:
     assert (type(ether), type(ether_score)) == (News, Sentiment)
 
 
-def test_scores_with_symbols_stand_alone_and_keep_their_own_time(tmp_path: Path) -> None:
+def test_scores_with_symbols_need_no_news_and_keep_their_time(tmp_path: Path) -> None:
     rows = [
         {"ts": T0, "symbol": "btcusdt", "available_at": T0 + 9_000, **chances(0.2, 0.3, 0.5)},
         {"ts": T0, "symbol": "BTCUSDT,ETHUSDT", "available_at": T0 + 1_000, **chances(None, None, None)},
@@ -131,8 +131,8 @@ def test_scores_with_symbols_stand_alone_and_keep_their_own_time(tmp_path: Path)
     assert source.symbols == {"BTCUSDT": 2, "ETHUSDT": 1}
 
 
-def test_scores_at_a_guessed_time_are_left_out_and_counted(tmp_path: Path) -> None:
-    """Three rows, of which the second states that its time is a guess."""
+def test_scores_with_an_untrusted_time_are_left_out_and_counted(tmp_path: Path) -> None:
+    """The second of three rows marks its time as untrusted."""
     rows = [
         {"ts": T0 + n, "symbol": "BTCUSDT", "trusted_time": trusted, **chances(0.2, 0.3, 0.5)}
         for n, trusted in enumerate((True, False, None))
@@ -149,13 +149,15 @@ def test_scores_at_a_guessed_time_are_left_out_and_counted(tmp_path: Path) -> No
             {"title": "x", **chances(0.9, 0.9, 0.9)},
             "row 1, column bearish/neutral/bullish: bearish 0.9, neutral 0.9, bullish 0.9",
         ),
-        ({"title": "x", **chances(-0.2, 0.6, 0.6)}, "are no probabilities"),
-        ({"title": "x", **chances(0.5, None, 0.5)}, "are no probabilities"),
+        ({"title": "x", **chances(-0.2, 0.6, 0.6)}, "are not probabilities"),
+        ({"title": "x", **chances(0.5, None, 0.5)}, "are not probabilities"),
         ({"title": "x", "bearish": 0.5, "neutral": 0.5, "bulish": 0}, "is it 'bulish'?"),
-        (chances(0.2, 0.3, 0.5), "no column title and none of symbols"),
+        (chances(0.2, 0.3, 0.5), "neither a column title nor a column symbols"),
     ],
 )
-def test_a_bad_file_is_told_what_and_where(tmp_path: Path, row: dict[str, Any], fragment: str) -> None:
+def test_the_error_for_a_bad_file_names_fault_and_place(
+    tmp_path: Path, row: dict[str, Any], fragment: str
+) -> None:
     with pytest.raises(DataError) as error:
         list(SentimentFile(written(tmp_path, [{"published_at": T0, **row}])))
     assert fragment in str(error.value)

@@ -1,4 +1,4 @@
-"""Headlines as plain text."""
+"""Cleaning of headlines and of terminal output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_any_text_becomes_one_line_that_utf8_can_hold(raw: str) -> None:
     read.encode()
 
 
-def test_a_headline_is_known_by_its_address_or_by_who_said_what_when() -> None:
+def test_a_headlines_identity_is_its_address_or_publisher_title_and_time() -> None:
     assert news_id("http://a/1", "P", "T", 1) == news_id("http://a/1", "Q", "U", 2)
     assert len({news_id("", p, t, ts) for p in ("P", "Q") for t in ("T", "U") for ts in (1, 2)}) == 8
 
@@ -56,7 +56,7 @@ def test_any_text_can_be_printed(raw: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=60))
-def test_json_says_the_same_and_is_safe_on_a_terminal(raw: str) -> None:
+def test_escaped_json_keeps_its_meaning_and_is_safe_on_a_terminal(raw: str) -> None:
     written = escape_unprintable(msgspec.json.encode(raw).decode())
     assert msgspec.json.decode(written) == raw
     assert not [c for c in written if unicodedata.category(c) == "Cc"]

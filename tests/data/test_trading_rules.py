@@ -1,4 +1,4 @@
-"""Tick and lot are the venue's, the table's or the file's, never 0.01 for all; a run records and verifies by those it was made with."""
+"""Tick and lot come from the venue, the table or the file; a run records them and is verified with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agent.config import Config, parse
 from agent.core.errors import ConfigError
 from agent.core.instruments import instrument_for, with_first_rules
 from agent.data.klines import KlineFile
-from agent.data.trading_rules import derive, read_table, settle_rules
+from agent.data.trading_rules import derive_rules, read_table, resolve_rules
 from agent.live.session import open_run, resumable
 from agent.live.venue_rules import with_venue_rules
 from agent.replay.history import History, Plan
@@ -34,7 +34,7 @@ START = 1_735_689_600_000
 
 
 def write(folder: Path, symbol: str, prices: list[str], volume: str = "1000000000") -> Path:
-    """One-minute bars that don't move within themselves."""
+    """Write one-minute bars, each with a single price."""
     rows = [f"{START + n * 60_000},{p},{p},{p},{p},{volume}" for n, p in enumerate(prices)]
     path = folder / f"{symbol}-1m.csv"
     path.write_text("open_time,open,high,low,close,volume\n" + "\n".join(rows) + "\n")
@@ -42,12 +42,12 @@ def write(folder: Path, symbol: str, prices: list[str], volume: str = "100000000
 
 
 def rules(path: Path, **sections: object) -> tuple[Decimal, Decimal]:
-    """Tick and lot that a run of the file gets."""
+    """Return tick and lot for a run of the file."""
     file = KlineFile(path)
     config = parse(
         {"market": {"symbols": [file.symbol], **sections.pop("market", {})}, **sections}, where="test"
     )  # type: ignore[dict-item]
-    config, _ = settle_rules(config, [file])
+    config, _ = resolve_rules(config, [file])
     settled = instrument_for(file.symbol, config)
     return settled.tick_size, settled.qty_step
 
@@ -67,15 +67,17 @@ def rules(path: Path, **sections: object) -> tuple[Decimal, Decimal]:
         ("PEPEUSDT", ["0.0000093011", "0.0000093"], "1E-10", "100000"),
         ("NEWUSDT", ["2.3123", "2.31"], "0.0001", "0.1"),
         ("NEWUSDT", ["2.3", "2.3"], "0.001", "0.1"),  # one decimal is 4 % of the price: at most 0.1 %
-        ("NEWUSDT", ["5", "7"], "0.0001", "0.1"),  # whole prices show little of the tick
-        ("NEWUSDT", ["1.2300000190734863", "1.5"], "1E-7", "0.1"),  # eight digits; more are noise
+        ("NEWUSDT", ["5", "7"], "0.0001", "0.1"),  # whole prices hardly restrict the tick
+        ("NEWUSDT", ["1.2300000190734863", "1.5"], "1E-7", "0.1"),  # eight digits; more are rounding errors
     ],
 )
-def test_a_symbols_tick_and_lot(tmp_path: Path, symbol: str, prices: list[str], tick: str, lot: str) -> None:
+def test_tick_and_lot_are_derived_for_a_symbol(
+    tmp_path: Path, symbol: str, prices: list[str], tick: str, lot: str
+) -> None:
     assert rules(write(tmp_path, symbol, prices)) == (D(tick), D(lot))
 
 
-def test_the_configuration_comes_first(tmp_path: Path) -> None:
+def test_configured_rules_come_first(tmp_path: Path) -> None:
     path = write(tmp_path, "DOGEUSDT", ["0.17293", "0.173"])
 
     assert rules(path, instruments={"DOGEUSDT": {"tick_size": "0.0001", "qty_step": "10"}}) == (
@@ -107,7 +109,7 @@ def test_a_tick_beyond_a_thousandth_of_the_price_is_refused(tmp_path: Path) -> N
 def test_the_window_does_not_change_the_rules(tmp_path: Path) -> None:
     path = write(tmp_path, "NEWUSDT", ["2.3123", *["2.3"] * 9])
 
-    assert derive(KlineFile(path, start=START + 300_000)) == derive(KlineFile(path))
+    assert derive_rules(KlineFile(path, start=START + 300_000)) == derive_rules(KlineFile(path))
 
 
 def test_a_run_records_its_rules_and_verifies_by_them(
@@ -132,7 +134,7 @@ def test_a_run_records_its_rules_and_verifies_by_them(
     )
     assert run.versions["core"] == "2"
     assert tapewire("verify").code == 0
-    # What a later table has is no matter
+    # a later table has no effect on the run
     Path("var/instruments.json").write_text(
         '{"linear": {"NEWUSDT": {"tick_size": "0.00001", "qty_step": "7", "min_qty": "7"}}}'
     )
@@ -144,7 +146,7 @@ def test_a_run_records_its_rules_and_verifies_by_them(
     store.close()
 
 
-def test_a_run_that_recorded_no_rules_keeps_the_first_ones(tmp_path: Path) -> None:
+def test_a_run_without_recorded_rules_uses_the_first_versions_rules(tmp_path: Path) -> None:
     config = parse({"market": {"symbols": ["DOGEUSDT", "BTCUSDT", "NEWUSDT"]}}, where="test")
 
     old = with_first_rules(config)
@@ -160,14 +162,14 @@ def test_a_run_that_recorded_no_rules_keeps_the_first_ones(tmp_path: Path) -> No
 
 @asynccontextmanager
 async def venue(folder: Path) -> AsyncIterator[str]:
-    """A sandbox that lists NEWUSDT at 0.173, in ticks of 0.00001 and lots of 1: its address."""
+    """Run a sandbox that lists NEWUSDT at 0.173, in ticks of 0.00001 and lots of 1; yield its address."""
     path = write(folder, "NEWUSDT", ["0.173"] * 600)
     async with Sandbox(SandboxOptions(klines=(Path(f"NEWUSDT={path}"),), start=START + 6_000_000)) as running:
         yield running.rest_url
 
 
 def at(url: str, folder: Path, **more: object) -> Config:
-    """An agent that trades NEWUSDT at `url`."""
+    """Return the configuration of an agent that trades NEWUSDT at `url`."""
     return parse(
         {
             "market": {"symbols": ["NEWUSDT"]},
@@ -179,7 +181,7 @@ def at(url: str, folder: Path, **more: object) -> Config:
     )
 
 
-async def test_a_live_run_trades_by_the_rules_of_its_venue(database: Database, tmp_path: Path) -> None:
+async def test_a_live_run_uses_the_rules_of_its_venue(database: Database, tmp_path: Path) -> None:
     async with venue(tmp_path) as url:
         found = instrument_for("NEWUSDT", await with_venue_rules(at(url, tmp_path), None, database))
         config = at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": "0.0001"}})
@@ -202,7 +204,7 @@ async def test_a_tick_that_the_venue_does_not_have_is_refused_at_a_live_start(
     assert refused.value.hint == 'leave it out, or write tick_size = "0.00001"'
 
 
-async def test_without_an_answer_the_last_runs_rules_apply_or_none(
+async def test_if_the_venue_is_unreachable_the_last_runs_rules_apply(
     database: Database, tmp_path: Path
 ) -> None:
     async with venue(tmp_path) as url:
@@ -227,7 +229,7 @@ async def test_without_an_answer_the_last_runs_rules_apply_or_none(
     assert (known.tick_size, known.qty_step) == (D("0.10"), D("0.001"))
 
 
-def test_the_table_is_refreshed_from_a_venue(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
+def test_the_table_is_downloaded_from_a_venue(tapewire: Callable[..., Outcome], tmp_path: Path) -> None:
     async def refresh() -> Outcome:
         async with venue(tmp_path) as url:
             return await asyncio.to_thread(tapewire, "download", "instruments", "--url", url)
@@ -255,12 +257,12 @@ def test_a_table_that_cannot_be_read_is_an_error(tapewire: Callable[..., Outcome
     assert "var/instruments.json can't be read" in failed.err
 
 
-def test_a_difference_in_a_run_of_an_earlier_core_names_the_changelog(
+def test_the_hint_for_a_run_of_an_earlier_core_names_the_changelog(
     tapewire: Callable[..., Outcome], tmp_path: Path
 ) -> None:
     path = write(tmp_path, "DOGEUSDT", [f"0.{17293 + n % 5}" for n in range(60)])
     assert tapewire("backtest", "--klines", path, "--strategy", "buy_and_hold").code == 0
-    # as an earlier version recorded it, but for the decisions
+    # as recorded by an earlier version, apart from the decisions
     with sqlite3.connect("var/tapewire.db") as store:
         [config] = store.execute("select config from runs").fetchone()
         store.execute(
@@ -273,12 +275,12 @@ def test_a_difference_in_a_run_of_an_earlier_core_names_the_changelog(
 
     assert found.code == 1
     assert "different at decision" in found.out
-    assert "decided by revision 1 of the core" in found.out
+    assert "made by revision 1 of the core" in found.out
     assert "docs/changelog.md" in found.out
 
 
-async def test_a_run_that_goes_on_keeps_its_rules(database: Database, tmp_path: Path) -> None:
-    """Whatever a venue or a new table says meanwhile: other rules would decide otherwise, and begin another run without its positions."""
+async def test_a_resumed_run_keeps_its_rules(database: Database, tmp_path: Path) -> None:
+    """A venue or a new table doesn't change them: other rules would begin another run, without positions."""
     async with venue(tmp_path) as url:
         run, _ = open_run(await with_venue_rules(at(url, tmp_path), None, database), database)
         with Recorder(database, run) as recorder:
@@ -295,4 +297,4 @@ async def test_a_run_that_goes_on_keeps_its_rules(database: Database, tmp_path: 
     assert found is not None
     assert found[0].id == run.id
     assert instrument_for("NEWUSDT", found[1]).tick_size == D("0.00001")
-    assert stated is None  # a person has chosen others
+    assert stated is None  # the configuration states other rules

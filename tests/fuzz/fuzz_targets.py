@@ -414,7 +414,7 @@ def _read_klines(path: Path) -> None:
 
 def _read_config(path: Path) -> None:
     config: Config = load(path)
-    config.recorded(), config.deterministic_subset(), config.token_file()
+    config.persisted(), config.deterministic_subset(), config.token_file()
 
 
 def _lines(name: str, count: int) -> bytes:

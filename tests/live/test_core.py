@@ -28,7 +28,7 @@ BARS = flat_bars([100.0 + 5 * (i % 3) for i in range(30)])
 def a_run(run_id: str = "run-1") -> Run:
     return Run(
         run_id, RunKind.LIVE, T0, "sma_cross", params={"fast": 1, "slow": 2, "weight": 0.45, "allow_short": False},
-        config=CONFIG.recorded(),
+        config=CONFIG.persisted(),
     )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ async def test_a_sentiment_model_that_it_does_not_understand_is_refused(
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
     async with living(daemon):
         await until(lambda: handled(daemon) >= 4)
-        with pytest.raises(ModelError, match="was trained on what sentiment model starter"):
+        with pytest.raises(ModelError, match="was trained with sentiment model starter"):
             await daemon.command("use-model", {"folder": "other"})
         assert daemon.status().model == "starter"
     assert find_run(database).versions["fusion"]
@@ -70,5 +70,5 @@ async def test_another_fusion_model_begins_another_run(
 
 
 def test_the_strategy_needs_a_model(database: Database, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no model makes any"):
+    with pytest.raises(ConfigError, match="no model is configured"):
         make_agent(settings("http://127.0.0.1:1", tmp_path, strategy=FUSION), database, load_model=load_words)

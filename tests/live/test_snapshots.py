@@ -53,7 +53,7 @@ def a_run(config: Config) -> Run:
         0,
         config.strategy.name,
         params=params,
-        config=config.recorded(),
+        config=config.persisted(),
         versions=versions,
     )
 

@@ -99,7 +99,7 @@ from msgspec.structs import replace
 async def main(url, begin, end):
     database = open_database(url)
     resume = bool(list_runs(database))
-    run = list_runs(database)[0] if resume else replace(a_run(), strategy="buy_and_hold", params={}, config=LIMITS.recorded())
+    run = list_runs(database)[0] if resume else replace(a_run(), strategy="buy_and_hold", params={}, config=LIMITS.persisted())
     with Core(LIMITS, database, run, resume=resume) as core:
         await core.feed(at_once(flat_bars(CLOSES)[begin:end]))
         print(core.engine.risk.state.value, core.engine.risk.rule, flush=True)

@@ -1,4 +1,4 @@
-"""A state that was saved and restored decides as the engine it was taken from, and nothing of it is forgotten."""
+"""A restored engine makes the same decisions as the one whose state was saved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent.core.sinks import NullSink
 from agent.core.strategy import Market, Strategy, Target
 from agent.core.venue import VenueExchange
 from agent.replay.engine_state import WIRING, capture, restore
-from agent.replay.object_codec import Spec, StateError, Unencodable, encode, fill
+from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 from strategies.sma_cross import RollingMean
 from tests.models.fusion.world import write_fusion
 from tests.support.market import SYMBOL, config, flat_bars
@@ -33,8 +33,8 @@ from tests.support.stories import Story
 PLAIN = Spec(("strategies.", "agent.core."), wiring={}, first={}, rebuild={}, blank={})
 
 
-def assert_goes_on_alike(story: Story, cut: int) -> Engine:
-    """Saved after event `cut` and restored, it decides the rest as the uninterrupted engine does, and ends in the same state."""
+def assert_resumes_identically(story: Story, cut: int) -> Engine:
+    """Check that an engine saved after event `cut` and restored behaves like an uninterrupted one."""
     whole, sink = story.fresh()
     story.play(whole, sink, 0, cut)
     saved, chain = capture(whole), (sink.chain.digest, sink.chain.count)
@@ -53,15 +53,13 @@ def assert_goes_on_alike(story: Story, cut: int) -> Engine:
 
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
 @how(max_examples=25, deadline=None)
-def test_a_restored_engine_decides_as_the_one_it_was_taken_from(
-    tmp_path_factory: Any, seed: int, share: float
-) -> None:
+def test_a_restored_engine_makes_the_same_decisions(tmp_path_factory: Any, seed: int, share: float) -> None:
     story = Story(seed, tmp_path_factory.getbasetemp())
-    assert_goes_on_alike(story, int(share * len(story.events)))
+    assert_resumes_identically(story, int(share * len(story.events)))
 
 
 @pytest.mark.parametrize("seed", [0, 3, 6, 8])
-def test_every_moment_of_a_run_can_be_gone_on_from(tmp_path: Path, seed: int) -> None:
+def test_a_run_can_be_resumed_after_any_event(tmp_path: Path, seed: int) -> None:
     story = Story(seed, tmp_path, minutes=40)
     risk = story.config.risk.model_copy(update={"max_orders_per_minute": 2})
     story.config = story.config.model_copy(update={"risk": risk})
@@ -80,7 +78,7 @@ def test_every_moment_of_a_run_can_be_gone_on_from(tmp_path: Path, seed: int) ->
         assert (second.chain.head, capture(again)) == (sink.chain.head, end), f"from event {cut}"
 
 
-def test_stories_meet_both_exchanges_orders_fills_signals_and_halts(tmp_path: Path) -> None:
+def test_stories_cover_both_exchanges_orders_fills_and_signals(tmp_path: Path) -> None:
     met: Counter[str] = Counter()
     for seed in range(12):
         story = Story(seed, tmp_path)
@@ -94,18 +92,18 @@ def test_stories_meet_both_exchanges_orders_fills_signals_and_halts(tmp_path: Pa
 
 
 @pytest.mark.parametrize("ablation", ["full", "probabilities", "price"])
-def test_a_fusion_model_reads_on(tmp_path: Path, ablation: str) -> None:
+def test_a_fusion_models_state_is_restored(tmp_path: Path, ablation: str) -> None:
     model = write_fusion(tmp_path / "model", ablation=ablation, interval=MINUTE_MS)
     story = Story(7, tmp_path, minutes=120, predictor=model)
     for share in (0.2, 0.5, 0.9):
-        assert_goes_on_alike(story, int(share * len(story.events)))
+        assert_resumes_identically(story, int(share * len(story.events)))
     engine, sink = story.fresh()
     story.play(engine, sink, 0, len(story.events))
     assert len({one.up for one in sink.decisions if isinstance(one, Prediction)}) > 5
 
 
-def test_every_attribute_of_the_core_is_saved_or_named_as_wiring(tmp_path: Path) -> None:
-    """An attribute that can't be saved fails above; here the names of wiring are held against the classes."""
+def test_every_attribute_listed_as_wiring_exists(tmp_path: Path) -> None:
+    """Compare WIRING with the classes; an attribute that can't be saved fails the tests above."""
     met: dict[str, set[str]] = {}
 
     def walk(one: Any, seen: set[int]) -> None:
@@ -134,11 +132,11 @@ def test_every_attribute_of_the_core_is_saved_or_named_as_wiring(tmp_path: Path)
     assert {name: set(names) - met[name] for name, names in WIRING.items() if set(names) - met[name]} == {}
 
 
-def test_a_new_attribute_of_the_core_is_saved_without_further_ado() -> None:
+def test_a_new_attribute_of_the_core_is_saved_without_a_change_of_the_codec() -> None:
     story_config = config()
     engine = Engine(story_config, Strategy(), NullSink(), run_id="r", equity_block=1)
     before = capture(engine)
-    stories = engine.signals._stories  # a class that is never compiled: an attribute can be added here
+    stories = engine.signals._stories  # a class that is never compiled, so an attribute can be added
     stories.novelty = {"BTCUSDT": 1}  # type: ignore[attr-defined]
     again = Engine(story_config, Strategy(), NullSink(), run_id="r", equity_block=1)
     saved = capture(engine)
@@ -151,34 +149,61 @@ def test_a_new_attribute_of_the_core_is_saved_without_further_ado() -> None:
 
 
 ODD: list[Any] = [
-    nan, -0.0, 0.1 + 0.2, 5e-324, 1 << 62, -(1 << 70), None, True, "ü\0", b"\xff", Decimal("1.10"), Decimal("-0E-7"), Decimal("NaN"),
-    (1, "a", (2.5,)), [1, [2.0] * 20, {}], {"b": 1, "a": 2}, {1: {2: 3}}, {(1, "x"): -0.0}, {3, 1, 2}, frozenset({"q"}),
-    deque([1.0, nan], maxlen=2), deque(), Counter("abca"), OrderedDict([("z", 1), ("a", 2)]), defaultdict(list, {"k": [1]}),
-    RiskState.HALTED, Target("BTCUSDT", -0.5, reason="x"), np.arange(6, dtype="<f4").reshape(2, 3), np.float64(0.1), np.int32(-3),
-    Command("pause", 1, 2, {"a": "b"}), flat_bars([1.0, 2.0])[1],
-]  # fmt: skip
+    nan,
+    -0.0,
+    0.1 + 0.2,
+    5e-324,
+    1 << 62,
+    -(1 << 70),
+    None,
+    True,
+    "ü\0",
+    b"\xff",
+    Decimal("1.10"),
+    Decimal("-0E-7"),
+    Decimal("NaN"),
+    (1, "a", (2.5,)),
+    [1, [2.0] * 20, {}],
+    {"b": 1, "a": 2},
+    {1: {2: 3}},
+    {(1, "x"): -0.0},
+    {3, 1, 2},
+    frozenset({"q"}),
+    deque([1.0, nan], maxlen=2),
+    deque(),
+    Counter("abca"),
+    OrderedDict([("z", 1), ("a", 2)]),
+    defaultdict(list, {"k": [1]}),
+    RiskState.HALTED,
+    Target("BTCUSDT", -0.5, reason="x"),
+    np.arange(6, dtype="<f4").reshape(2, 3),
+    np.float64(0.1),
+    np.int32(-3),
+    Command("pause", 1, 2, {"a": "b"}),
+    flat_bars([1.0, 2.0])[1],
+]
 
 
 @pytest.mark.parametrize("one", ODD, ids=lambda one: repr(one)[:30])
-def test_plain_data_come_back_exactly(one: Any) -> None:
+def test_plain_data_is_restored_exactly(one: Any) -> None:
     data = encode([one], PLAIN)
-    (back,) = fill(data, [None], PLAIN)
+    (back,) = decode_into(data, [None], PLAIN)
     assert type(back) is type(one)
     assert encode([back], PLAIN) == data
     if isinstance(one, float):
         assert isnan(back) if isnan(one) else (back, copysign(1, back)) == (one, copysign(1, one))
     elif isinstance(one, np.ndarray):
         assert np.array_equal(back, one)
-        back[0] = 9  # it can be written
+        back[0] = 9  # the array is writable
     else:
         assert repr(back) == repr(one)
 
 
-def test_what_is_one_object_stays_one_object() -> None:
+def test_shared_objects_stay_shared() -> None:
     shared: list[Any] = [1]
     shared.append(shared)
     twins = {"a": shared, "b": shared, "c": [1]}
-    (back,) = fill(encode([twins], PLAIN), [None], PLAIN)
+    (back,) = decode_into(encode([twins], PLAIN), [None], PLAIN)
     assert back["a"] is back["b"] is back["a"][1]
     assert back["c"] is not back["a"]
 
@@ -186,20 +211,20 @@ def test_what_is_one_object_stays_one_object() -> None:
 @pytest.mark.parametrize(
     "one", [open, lambda: 0, iter([1]), object(), defaultdict(lambda: 1), random.Random(1), Path()]
 )
-def test_what_is_not_plain_is_refused_with_its_path(one: Any) -> None:
+def test_other_objects_are_refused_with_their_path(one: Any) -> None:
     with pytest.raises(Unencodable, match=r"\['deep'\] is"):
         encode([{"deep": one}], PLAIN)
 
 
 @given(st.binary(max_size=60))
-def test_damaged_data_are_an_error_and_no_crash(junk: bytes) -> None:
+def test_damaged_data_is_a_state_error(junk: bytes) -> None:
     data = encode([{"a": [1, Decimal(2)], "b": deque([1])}], PLAIN)
     for bad in (junk, data[: len(junk)], data[: len(junk)] + junk + data[len(junk) + 3 :]):
         with suppress(StateError):
-            fill(bad, [None], PLAIN)
+            decode_into(bad, [None], PLAIN)
 
 
-def test_data_of_a_stranger_make_no_object_outside_of_the_core() -> None:
+def test_untrusted_data_creates_no_object_outside_the_core() -> None:
     for name in (
         "os:system",
         "subprocess:Popen",
@@ -209,11 +234,11 @@ def test_data_of_a_stranger_make_no_object_outside_of_the_core() -> None:
     ):
         for node in ([14, 0], [10, name, "x"], [11, name, "x"], [8, name, "x"]):
             with pytest.raises(StateError):
-                fill(msgspec.msgpack.encode([[[name, []]], [node]]), [None], PLAIN)
+                decode_into(msgspec.msgpack.encode([[[name, []]], [node]]), [None], PLAIN)
 
 
-class Hoarder(Strategy):
-    """Keeps all kinds of things, the market among them."""
+class ManyTypes(Strategy):
+    """Strategy whose state has values of many types, including the market."""
 
     def on_start(self, market: Market) -> None:
         self.market = market
@@ -230,8 +255,8 @@ class Hoarder(Strategy):
         self.target(kline.symbol, weight=0.5 if fast > slow else 0.0)
 
 
-class Secretive(Hoarder):
-    """Something of it can't be saved, but it says itself what matters."""
+class Unsavable(ManyTypes):
+    """Strategy with an attribute that can't be saved."""
 
     def on_start(self, market: Market) -> None:
         super().on_start(market)
@@ -243,8 +268,8 @@ class Secretive(Hoarder):
         self.target(kline.symbol, weight=0.1 * (self.count % 4))
 
 
-class Open(Secretive):
-    """As above, with the hooks."""
+class WithHooks(Unsavable):
+    """The same with `snapshot` and `restore`."""
 
     def snapshot(self) -> Any:
         return {"count": self.count}
@@ -253,8 +278,8 @@ class Open(Secretive):
         self.count = state["count"]
 
 
-@pytest.mark.parametrize("kind", [Hoarder, Open])
-def test_a_strategys_own_state_goes_on(kind: type[Strategy]) -> None:
+@pytest.mark.parametrize("kind", [ManyTypes, WithHooks])
+def test_a_strategys_own_state_is_restored(kind: type[Strategy]) -> None:
     bars = flat_bars([100.0 + 7 * (i * i % 5) for i in range(60)])
     settings = config()
 
@@ -275,13 +300,13 @@ def test_a_strategys_own_state_goes_on(kind: type[Strategy]) -> None:
     assert again.portfolio.positions[SYMBOL].qty == whole.portfolio.positions[SYMBOL].qty
 
 
-def test_a_strategy_that_cannot_be_saved_is_named() -> None:
+def test_the_error_names_the_attribute_of_a_strategy_that_cannot_be_saved() -> None:
     with pytest.raises(Unencodable, match=r"^secret is an object of builtins\.range_iterator"):
-        capture(Engine(config(), Secretive(), NullSink(), run_id="r"))
+        capture(Engine(config(), Unsavable(), NullSink(), run_id="r"))
 
 
-class Hooked(Strategy):
-    """Saves and restores by hooks of its own, which fail."""
+class FailingHooks(Strategy):
+    """Strategy whose `snapshot` and `restore` fail."""
 
     def snapshot(self) -> Any:
         raise ZeroDivisionError("of the strategy")
@@ -290,7 +315,7 @@ class Hooked(Strategy):
         raise AttributeError("of the strategy")
 
 
-class Restores(Hooked):
+class FailingRestore(FailingHooks):
     def snapshot(self) -> Any:
         return {}
 
@@ -304,14 +329,14 @@ class Nested(Strategy):
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(Hooked, "ZeroDivisionError: of the strategy"), (Nested, "nested too deep")]
+    ("kind", "words"), [(FailingHooks, "ZeroDivisionError: of the strategy"), (Nested, "nested too deep")]
 )
-def test_a_strategy_that_fails_to_be_saved_ends_nothing(kind: type[Strategy], words: str) -> None:
+def test_a_strategy_whose_snapshot_fails_is_unencodable(kind: type[Strategy], words: str) -> None:
     with pytest.raises(Unencodable, match=words):
         capture(Engine(config(), kind(), NullSink(), run_id="test"))
 
 
-def test_a_strategy_that_fails_to_be_restored_is_folded_again() -> None:
-    data = capture(Engine(config(), Restores(), NullSink(), run_id="test"))
+def test_a_strategy_whose_restore_fails_is_a_state_error() -> None:
+    data = capture(Engine(config(), FailingRestore(), NullSink(), run_id="test"))
     with pytest.raises(StateError, match=r"restore\(\) of the strategy raised AttributeError"):
-        restore(Engine(config(), Restores(), NullSink(), run_id="test"), data)
+        restore(Engine(config(), FailingRestore(), NullSink(), run_id="test"), data)

@@ -1,4 +1,4 @@
-"""Files and folders are complete or absent, whenever the process that writes them is killed."""
+"""Files and folders are complete or absent, even if the writing process is killed."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_pipe_is_written_to_not_replaced(tmp_path: Path) -> None:
     assert found == [b"words"]
 
 
-def test_what_can_not_be_written_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_path_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"below can't be written"):
         write_bytes(tmp_path / "file" / "below", b"")
@@ -66,7 +66,7 @@ def fill(folder: Path, version: str) -> None:
             (new / name).write_text(version)
 
 
-def test_a_folder_that_fails_to_be_written_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_folder_is_unchanged_if_writing_fails(tmp_path: Path) -> None:
     fill(tmp_path / "model", "old")
     with pytest.raises(ZeroDivisionError), replaced_folder(tmp_path / "model") as new:
         (new / "card").write_text(str(1 // 0))
@@ -74,7 +74,7 @@ def test_a_folder_that_fails_to_be_written_stays_as_it_was(tmp_path: Path) -> No
     assert (tmp_path / "model" / "card").read_text() == "old"
 
 
-def test_killed_before_any_operation_a_folder_holds_the_old_files_or_the_new_ones(tmp_path: Path) -> None:
+def test_a_folder_holds_old_or_new_files_after_a_kill_before_any_operation(tmp_path: Path) -> None:
     pristine = tmp_path / "pristine"
     fill(pristine / "model", "old")
     (pristine / "model" / "notes").mkdir()
@@ -98,7 +98,7 @@ def test_killed_before_any_operation_a_folder_holds_the_old_files_or_the_new_one
         found += versions
         assert (folder / "notes" / "mine").exists()
         assert (folder / "stale").exists() == (versions == {"old"})
-        fill(work / "model", "newer")  # what the killed one left is no hindrance
+        fill(work / "model", "newer")  # remains of the killed process don't matter
         assert names(work) == ["model"]
         assert (work / "model" / "notes" / "mine").exists()
         assert (work / "model" / "card").read_text() == "newer"

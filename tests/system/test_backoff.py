@@ -1,4 +1,4 @@
-"""Waits between tries: a policy, and a budget that a venue's rule allows."""
+"""Backoff policy, reconnection delays and request budgets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from agent.system.backoff import BackoffConfig, Budget, Reconnection, delays
 STEADY = BackoffConfig(first=500, factor=2, ceiling=6_000, jitter=0, stable_after=60_000)
 
 
-def test_waits_grow_to_the_ceiling_and_stay_there() -> None:
+def test_waits_grow_up_to_the_ceiling() -> None:
     assert list(islice(delays(STEADY, random.Random(1)), 7)) == [0.5, 1, 2, 4, 6, 6, 6]
     assert next(islice(delays(STEADY, random.Random(1)), 5_000, None)) == 6
 
 
 @given(st.floats(0, 1), st.integers())
-def test_chance_shortens_a_wait_by_no_more_than_its_share(jitter: float, seed: int) -> None:
+def test_jitter_shortens_a_wait_by_at_most_its_share(jitter: float, seed: int) -> None:
     policy = STEADY.model_copy(update={"jitter": jitter})
     for wait, full in zip(delays(policy, random.Random(seed)), [0.5, 1, 2, 4, 6, 6], strict=False):
         assert full * (1 - jitter) <= wait <= full
@@ -30,7 +30,7 @@ def test_short_lived_connections_wait_longer_each_time() -> None:
     assert [reconnection.after(lived) for lived in (0, 0.1, 59.9)] == [0.5, 1, 2]
 
 
-def test_a_connection_that_lasted_makes_waits_short_again() -> None:
+def test_a_stable_connection_resets_the_wait() -> None:
     reconnection = Reconnection(STEADY, random.Random(1))
     assert [reconnection.after(lived) for lived in (0, 0, 60, 0, 3_600)] == [0.5, 1, 0.5, 1, 0.5]
 

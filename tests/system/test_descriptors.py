@@ -1,4 +1,4 @@
-"""An agent with few file descriptors, in a process of its own, while strangers connect to all of its servers."""
+"""An agent process with few file descriptors during connection floods on all its servers."""
 
 from __future__ import annotations
 
@@ -24,26 +24,36 @@ from tests.support.live import PATIENCE, options
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "connections"), [(64, 177), (1_024, 1_100)])
-async def test_strangers_leave_descriptors_for_market_store_and_kill(
+async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
     tmp_path: Path, limit: int, connections: int
 ) -> None:
     async with Sandbox(options(speed=60)) as sandbox:
         config, log = tmp_path / "config.toml", tmp_path / "log"
         config.write_text(
             f'[strategy]\nname = "sma_cross"\n[bybit]\nendpoint = "{sandbox.rest_url}"\nwarmup_bars = 50\n'
-            f'[live]\nfolder = "{tmp_path}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n[log]\nformat = "json"\n'
-            "[dashboard]\nport = 0\n[metrics]\nenabled = true\nport = 0\n[bybit.reconnect]\nfirst = '10ms'\nceiling = '100ms'\n"
+            f'[live]\nfolder = "{tmp_path}"\n[store]\nurl = "sqlite:///{tmp_path / "store.db"}"\n'
+            f'[log]\nformat = "json"\n'
+            "[dashboard]\nport = 0\n[metrics]\nenabled = true\nport = 0\n"
+            "[bybit.reconnect]\nfirst = '10ms'\nceiling = '100ms'\n"
         )
         with log.open("wb") as file:
             command = f'ulimit -n {limit}; exec "$0" -c "$1" run --config "$2"'
             process = await asyncio.create_subprocess_exec(
-                "sh", "-c", command, sys.executable, MAIN, config, stdout=PIPE, stderr=file, env={"PYTHONPATH": str(ROOT)}
-            )  # fmt: skip
+                "sh",
+                "-c",
+                command,
+                sys.executable,
+                MAIN,
+                config,
+                stdout=PIPE,
+                stderr=file,
+                env={"PYTHONPATH": str(ROOT)},
+            )
         try:
             await status_of(tmp_path, process)
             lines = [json.loads(line) for line in log.read_text().splitlines()]
             urls = {line["event"]: line["url"] for line in lines if line["event"] in ("dashboard", "metrics")}
-            assert "login=" not in log.read_text()  # others may read it
+            assert "login=" not in log.read_text()  # the log may be readable by others
             with ExitStack() as opened:
                 for url in urls.values():
                     for _ in range(connections):

@@ -1,4 +1,4 @@
-"""Connections to the agent's own servers are limited: in number, in time, and by the descriptors that the rest needs."""
+"""Connections to the agent's servers are limited in number, in time and by reserved descriptors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from agent.live.control_socket import SOCKET, Request, ask, control_port, contro
 from agent.store.database import Database
 from agent.system.listener_config import ListenerConfig
 from agent.system.listening_sockets import Connection, Listener, client_key
-from agent.system.throttle import Throttle
+from agent.system.untrusted import Throttle
 from tests.dashboard.dashboard_harness import FakeAgent, client, origin, served
 from tests.live.conftest import database
 from tests.support.live import until
@@ -32,7 +32,7 @@ __all__ = ["database"]
 
 
 class Echo(asyncio.Protocol):
-    """A request is a line; `login` proves the client, `wait` is never answered."""
+    """Echo server: a request is a line; `login` logs the client in, `wait` has no response."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -62,8 +62,8 @@ async def echo(**limits: Any) -> AsyncIterator[tuple[Listener, int]]:
     await listener.close()
 
 
-class Line:
-    """A connection in a test's hand."""
+class Client:
+    """Client connection of a test."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -73,18 +73,18 @@ class Line:
         return await asyncio.wait_for(self.reader.readline(), 10)
 
     async def ended(self) -> bool:
-        """Once the other side has closed it."""
+        """Wait until the other side has closed it."""
         with suppress(ConnectionError):
             assert await asyncio.wait_for(self.reader.read(), 10) == b""
         self.writer.close()
         return True
 
 
-async def connect(port: int, number: int = 1) -> list[Line]:
-    return [Line(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(number)]
+async def connect(port: int, number: int = 1) -> list[Client]:
+    return [Client(*await asyncio.open_connection("127.0.0.1", port)) for _ in range(number)]
 
 
-async def test_beyond_the_limit_a_newcomer_takes_the_oldest_ones_place() -> None:
+async def test_a_connection_beyond_the_limit_displaces_the_oldest() -> None:
     async with echo(connections=8) as (listener, port):
         lines = await connect(port, 50)
         assert await lines[-1].send(b"hello\n") == b"hello\n"
@@ -95,23 +95,23 @@ async def test_beyond_the_limit_a_newcomer_takes_the_oldest_ones_place() -> None
             assert await line.send(b"hello\n") == b"hello\n"
 
 
-async def test_who_has_logged_in_keeps_the_place() -> None:
+async def test_logged_in_connections_are_not_displaced() -> None:
     async with echo(connections=4) as (listener, port):
         (owner,) = await connect(port)
         assert await owner.send(b"login\n") == b"login\n"
-        strangers = await connect(port, 20)
-        assert await strangers[-1].send(b"hello\n") == b"hello\n"
+        others = await connect(port, 20)
+        assert await others[-1].send(b"hello\n") == b"hello\n"
         assert await owner.send(b"hello\n") == b"hello\n"
-        for line in strangers[-3:]:
+        for line in others[-3:]:
             assert await line.send(b"login\n") == b"login\n"
         (late,) = await connect(port)
         assert await late.ended()
         assert listener.status.refused == 1
-        for line in (owner, *strangers[-3:]):
+        for line in (owner, *others[-3:]):
             assert await line.send(b"hello\n") == b"hello\n"
 
 
-async def test_one_address_does_not_take_all_places() -> None:
+async def test_one_address_cannot_take_all_connections() -> None:
     async with echo(connections=8, connections_per_client=4) as (listener, port):
         lines = await connect(port, 6)
         assert await lines[-1].send(b"hello\n") == b"hello\n"
@@ -119,11 +119,11 @@ async def test_one_address_does_not_take_all_places() -> None:
         other.setblocking(False)
         other.bind(("127.0.0.2", 0))
         await asyncio.get_running_loop().sock_connect(other, ("127.0.0.1", port))
-        assert await Line(*await asyncio.open_connection(sock=other)).send(b"hello\n") == b"hello\n"
+        assert await Client(*await asyncio.open_connection(sock=other)).send(b"hello\n") == b"hello\n"
         assert (listener.status.open, listener.status.displaced) == (5, 2)
 
 
-async def test_a_request_that_does_not_get_complete_ends_its_connection() -> None:
+async def test_an_incomplete_request_times_out() -> None:
     async with echo(head_timeout="300ms") as (listener, port):
         idle, drip, working = await connect(port, 3)
         working.writer.write(b"wait\n")
@@ -137,11 +137,11 @@ async def test_a_request_that_does_not_get_complete_ends_its_connection() -> Non
         assert await idle.ended()
         assert await drip.ended()
         dribbling.cancel()
-        # a request takes as long as it takes
+        # a complete request has no time limit
         assert (listener.status.timed_out, listener.status.open) == (2, 1)
 
 
-async def test_a_connection_between_two_requests_ends_by_itself() -> None:
+async def test_an_idle_connection_times_out() -> None:
     async with echo(head_timeout="200ms", idle_timeout="1ms") as (listener, port):
         (line,) = await connect(port)
         assert await line.send(b"hello\n") == b"hello\n"
@@ -149,14 +149,14 @@ async def test_a_connection_between_two_requests_ends_by_itself() -> None:
         assert listener.status.timed_out == 1
 
 
-async def test_too_few_descriptors_end_strangers_and_not_the_listener(
+async def test_connections_are_closed_if_descriptors_run_short(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     used = len(os.listdir("/dev/fd"))
     monkeypatch.setattr("agent.system.listening_sockets.raise_descriptor_limit", lambda: 128 + used + 110 + 4)
     async with echo() as (listener, port):
         lines = await connect(port, 100)
-        await asyncio.sleep(0.2)  # in which the clients' own descriptors are counted
+        await asyncio.sleep(0.2)  # until the clients' own descriptors are counted
         lines += await connect(port, 10)
         assert await lines[-1].send(b"hello\n") == b"hello\n"
         assert len(os.listdir("/dev/fd")) <= used + 110 + 20
@@ -168,7 +168,7 @@ def test_the_clients_of_one_ipv6_network_count_as_one() -> None:
     assert client_key("::ffff:192.0.2.1") == client_key("192.0.2.1") == "192.0.2.1"
 
 
-def test_a_line_that_strangers_cause_is_written_now_and_then_with_a_count() -> None:
+def test_throttled_log_lines_have_a_count() -> None:
     now = 0.0
     throttle = Throttle(60.0, lambda: now)
     assert [throttle.due() for _ in range(1_000)] == [1] + [0] * 999
@@ -177,10 +177,10 @@ def test_a_line_that_strangers_cause_is_written_now_and_then_with_a_count() -> N
     assert throttle.total == 1_001
 
 
-# -- the servers -------------------------------------------------------------------------------------------------------
+# -- the servers ---------------------------------------------------------------------------------------------
 
 
-async def test_a_thousand_idle_connections_keep_nobody_from_the_page(database: Database) -> None:
+async def test_the_page_works_beside_a_thousand_idle_connections(database: Database) -> None:
     async with served(database, FakeAgent()) as page, client(page.login_url()) as owner:
         async with owner.ws_connect("/api/live", headers=origin(page)) as stream:
             await stream.receive_json()
@@ -204,14 +204,15 @@ async def test_a_thousand_idle_connections_keep_nobody_from_the_page(database: D
             line.writer.close()
 
 
-async def test_a_body_that_does_not_come_ends_its_request(
+async def test_a_request_without_its_body_times_out(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agent.dashboard.server.BODY_TIMEOUT", 0.1)
     async with served(database, FakeAgent(), login="never") as page:
         (line,) = await connect(page.port)
         host = f"127.0.0.1:{page.port}"
-        head = f"POST /login HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\nContent-Length: 100\r\n\r\ntoken="
+        origin_line = f"Origin: http://{host}"
+        head = f"POST /login HTTP/1.1\r\nHost: {host}\r\n{origin_line}\r\nContent-Length: 100\r\n\r\ntoken="
         assert b" 408 " in await line.send(head.encode())
 
 
@@ -219,7 +220,7 @@ async def handler(request: Request, by: str) -> Any:
     return {"do": request.do, "by": by}
 
 
-async def test_a_hundred_idle_connections_do_not_keep_a_kill_out(tmp_path: Path) -> None:
+async def test_a_kill_works_beside_a_hundred_idle_connections(tmp_path: Path) -> None:
     listeners: list[Listener] = []
     async with control_socket(tmp_path / SOCKET, handler, listeners=listeners):
         for _ in range(100):
@@ -229,7 +230,7 @@ async def test_a_hundred_idle_connections_do_not_keep_a_kill_out(tmp_path: Path)
         assert listeners[0].status.most <= ControlConfig().connections
 
 
-async def test_a_command_that_is_carried_out_keeps_its_connection(tmp_path: Path) -> None:
+async def test_a_connection_with_a_running_command_is_not_displaced(tmp_path: Path) -> None:
     listeners: list[Listener] = []
     begun, go_on = asyncio.Event(), asyncio.Event()
 
@@ -265,30 +266,28 @@ async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    "garbage",
     [b"\x16\x03\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n", b"GET /\x01 HTTP/9\r\n\r\n"],
 )
-async def test_malformed_requests_are_counted_and_not_logged_one_by_one(
-    database: Database, caplog: pytest.LogCaptureFixture, rubbish: bytes
+async def test_malformed_requests_are_counted_and_logged_once(
+    database: Database, caplog: pytest.LogCaptureFixture, garbage: bytes
 ) -> None:
     async with served(database, FakeAgent()) as page:
         with capture_logs() as logged:
             for _ in range(100):
                 (line,) = await connect(page.port)
-                line.writer.write(rubbish)
+                line.writer.write(garbage)
                 await line.reader.read()
                 line.writer.close()
         assert len(logged) <= 1
         assert caplog.records == []
 
 
-def test_a_token_is_one_and_whole_however_many_make_it_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_starts_create_one_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     random = secrets.token_urlsafe
 
     def slow(size: int) -> str:
-        time.sleep(0.05)  # a machine that draws its token slowly
+        time.sleep(0.05)  # widens the race
         return random(size)
 
     monkeypatch.setattr(secrets, "token_urlsafe", slow)

@@ -100,7 +100,7 @@ class ThrottledClient:
             before = self.clock.now()
             theirs = await self.port.server_time()
             if disciplined is not None:
-                disciplined.measured(theirs, sent)
+                disciplined.add_measurement(theirs, sent)
                 # the request's time by the clock as it is now, which others may have corrected meanwhile
                 before = round(self.clock.now() - (disciplined.steady() - sent))
             after = self.clock.now()

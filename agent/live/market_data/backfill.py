@@ -104,14 +104,14 @@ class KlineHistory:
         """Compare a disciplined clock with the venue's, any other not at all. Raises VenueError."""
         if self._discipline is not None:
             sent, theirs = await self._ask("time", lambda: self._exchange.publicGetV5MarketTime(), read_time)
-            self._discipline.measured(theirs, sent)
+            self._discipline.add_measurement(theirs, sent)
 
     async def _page(self, params: dict[str, object]) -> Page:
         asked = {"category": self._category, **params}
         what = f"klines of {params['symbol']}"
         sent, page = await self._ask(what, lambda: self._exchange.publicGetV5MarketKline(asked), read_page)
         if self._discipline is not None:
-            self._discipline.measured(page.time, sent)
+            self._discipline.add_measurement(page.time, sent)
         return page
 
     async def _ask(

@@ -117,7 +117,7 @@ class Shard:
             _log.info("topic unknown", topic=frame.topic)
             return
         if self._discipline is not None:
-            self._discipline.heard(frame.ts)
+            self._discipline.add_stamp(frame.ts)
         now = self._clock.now()
         latest = now + self._ahead
         try:

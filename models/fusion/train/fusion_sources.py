@@ -7,9 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from agent.config import Config, StrategyConfig
-from agent.config.fusion import FusionConfig
-from agent.data.sentiment import scored
+from agent.config import Config, FusionConfig, StrategyConfig
+from agent.data.sentiment import score_news
 from agent.replay.history import History, Plan
 from agent.store.database import open_database
 from models.cards import DatasetRecord
@@ -77,7 +76,7 @@ def gather(
         )
         data = build_dataset(
             history.klines,
-            scored(
+            score_news(
                 history.news,
                 scorer,
                 config.history.inference_latency,

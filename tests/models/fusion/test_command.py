@@ -102,7 +102,7 @@ def test_a_run_is_not_verified_with_another_model(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--strategy", "fusion"), 2, "no model makes any"),
+        (("--strategy", "fusion"), 2, "no model is configured"),
         (("--strategy", "fusion", "--fusion", "nowhere"), 1, "nowhere"),
     ],
 )
@@ -119,7 +119,7 @@ def test_a_fusion_model_of_another_sentiment_model(
     write_fusion(tmp_path, scorer="somebody else's")
     code, out = tapewire("backtest", *files(place), "--strategy", "fusion", "--fusion", tmp_path)
     assert code == 2, out
-    assert "was trained on what sentiment model" in out
+    assert "was trained with sentiment model" in out
 
 
 def test_a_model_of_prices_needs_no_headlines(

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.config import StrategyConfig
-from agent.config.fusion import FusionConfig
+from agent.config import FusionConfig, StrategyConfig
 from agent.core.engine import Engine
 from agent.core.events import HOUR_MS, Prediction
 from agent.core.sinks import ListSink

@@ -16,7 +16,7 @@ from agent.live.interfaces.probes import why_dead, why_not_ready
 from agent.live.interfaces.producer import Emit, Health
 from agent.live.interfaces.running_agent import RunningAgent
 from agent.live.services.metrics.prometheus import AgentMetrics
-from agent.system.host_header import is_loopback_host, known_host
+from agent.system.addresses import is_loopback_host, known_host
 from agent.system.listening_sockets import Listener
 
 _LONGEST_BODY: Final = 1_000  # no request has a body

@@ -20,8 +20,7 @@ from agent.live.services.mqtt.connection import QOS, MqttLink
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, Topics, encode
 from agent.live.services.mqtt.signing import ForgedError, ReplayGuard, sign, verify
 from agent.system.clock import WallClock
-from agent.system.throttle import Allowance, Throttle
-from agent.system.untrusted import JSON_DECODE_ERRORS
+from agent.system.untrusted import JSON_DECODE_ERRORS, Allowance, Throttle
 
 _AT_ONCE: Final = 8  # commands being carried out
 # a minute that are answered: an old command can be sent again by all who read the topic

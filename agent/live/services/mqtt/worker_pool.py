@@ -25,8 +25,7 @@ from agent.live.interfaces.running_agent import LocalModel
 from agent.live.services.mqtt.connection import MqttLink
 from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
 from agent.system.clock import Clock
-from agent.system.throttle import Throttle
-from agent.system.untrusted import JSON_DECODE_ERRORS
+from agent.system.untrusted import JSON_DECODE_ERRORS, Throttle
 
 _MOST_WORKERS: Final = 1_000  # names that are remembered: whoever may publish could invent more
 _MOST_ANSWERS: Final = 10_000  # that wait to be taken in
