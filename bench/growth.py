@@ -31,7 +31,7 @@ from agent.core.engine import Engine
 from agent.core.events import MINUTE_MS, Event, Kline
 from agent.core.sinks import NullSink
 from agent.core.strategy import Market, Strategy
-from agent.live.event_filter import OpenBars
+from agent.live.event_filter import OpenBarSampler
 from agent.live.pipeline import Core
 from agent.store.database import Database, open_database
 from agent.store.journal import Journal, encode
@@ -99,7 +99,7 @@ def settings(symbols: Sequence[str], **sections: Any) -> Config:
 def journalled(config: Config, events: Iterator[Kline], every: int, strategy: Strategy) -> Iterator[Kline]:
     """Yield the market events that are journalled."""
     engine = Engine(config, strategy, NullSink(), run_id="bench", equity_block=1)
-    gate = OpenBars(engine, every)
+    gate = OpenBarSampler(engine, every)
     for event in events:
         for one in gate.on_bar(event):
             engine.handle(one)

@@ -197,12 +197,14 @@ class AgentClient:
             import asyncio
             import getpass
 
-            from agent.live.services.mqtt.commands import tell
+            from agent.live.services.mqtt.commands import send_command
 
-            return asyncio.run(tell(self._mqtt, do, args or {}, by=getpass.getuser(), timeout=timeout))
-        from agent.live.control_socket import Request, ask
+            return asyncio.run(
+                send_command(self._mqtt, do, args or {}, by=getpass.getuser(), timeout=timeout)
+            )
+        from agent.live.control_socket import ControlRequest, send_request
 
-        return ask(self._address, Request(do, args or {}, self._token), timeout=timeout)
+        return send_request(self._address, ControlRequest(do, args or {}, self._token), timeout=timeout)
 
 
 def _seconds(wait: str) -> float:

@@ -62,17 +62,20 @@ def dashboard(
 def _open_running(config: Config, *, json: bool) -> bool:
     """Open the page of the agent in `live.folder`; return False if none runs or it serves no page."""
     from agent.core.errors import NotRunning, UsageError
-    from agent.live.control_socket import Request, ask
+    from agent.live.control_socket import ControlRequest, send_request
 
     try:
-        url = str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"])
+        url = str(send_request(config.live.folder, ControlRequest("dashboard"), timeout=10.0)["url"])
     except (NotRunning, UsageError):
         return False
     if json:
         print_json({"url": url.partition("?")[0], "login": url})
     else:
         print_text(f"dashboard of the running agent: {url}")
-    _launch(str(ask(config.live.folder, Request("dashboard"), timeout=10.0)["url"]), config.live.folder)
+    _launch(
+        str(send_request(config.live.folder, ControlRequest("dashboard"), timeout=10.0)["url"]),
+        config.live.folder,
+    )
     return True
 
 

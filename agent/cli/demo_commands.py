@@ -137,7 +137,7 @@ async def _trade(
     from agent.live.app import make_agent
     from agent.live.log import configure
     from agent.live.model_loader import model_loader
-    from agent.live.terminal_view import Lines, View
+    from agent.live.terminal_view import LineView, TerminalView
     from agent.sandbox import Sandbox, SandboxOptions
     from agent.system.resources import resource
 
@@ -163,9 +163,9 @@ async def _trade(
                 if quiet:
                     return await daemon.run(stop, complete=True)
                 if not out.is_terminal:
-                    daemon.observe(Lines(out, daemon.engine))
+                    daemon.observe(LineView(out, daemon.engine))
                     return await daemon.run(stop, complete=True)
-                view = View("tapewire demo", daemon.engine)
+                view = TerminalView("tapewire demo", daemon.engine)
                 daemon.observe(view)
                 with Live(view, console=out, auto_refresh=False, transient=True) as live:
                     drawing = asyncio.create_task(_draw(live))

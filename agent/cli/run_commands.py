@@ -103,12 +103,12 @@ async def _run(
 
 async def _with_service_manager(daemon: Daemon, running: Coroutine[Any, Any, Run]) -> Run:
     """Await `running`, and report the daemon's state to systemd if it started this process."""
-    from agent.live.systemd import ServiceManager, report
+    from agent.live.systemd import ServiceManager, notify_service_manager
 
     manager = ServiceManager()
-    if not manager.listens:
+    if not manager.present:
         return await running
-    reporting = asyncio.create_task(report(manager, daemon))
+    reporting = asyncio.create_task(notify_service_manager(manager, daemon))
     try:
         return await running
     finally:

@@ -16,7 +16,7 @@ from agent.core.errors import ConfigError, VenueError
 from agent.core.masking import masked
 
 if TYPE_CHECKING:
-    from agent.live.system_check import Check
+    from agent.live.system_check import CheckResult
 
 _ConfigArgument = Annotated[
     Path | None,
@@ -83,25 +83,24 @@ def doctor(
         raise typer.Exit(1)
 
 
-async def _examine(config: Config, *, full: bool) -> list[Check]:
-    from agent.live.system_check import examine
+async def _examine(config: Config, *, full: bool) -> list[CheckResult]:
+    from agent.live.system_check import run_checks
     from agent.live.venue_clock import venue_clock
 
-    return await examine(config, await venue_clock(config.bybit.endpoint), full=full)
+    return await run_checks(config, await venue_clock(config.bybit.endpoint), full=full)
 
 
 def send_test(config: ConfigFile = None, json: Json = False) -> None:
     """Send a test message to every configured address. Exit code 1 if one fails."""
-    from agent.live.services.notifications.apprise_sender import AppriseSender
+    from agent.live.services.notifications.apprise_sender import URLS, AppriseSender, notify_urls
     from agent.live.services.notifications.batcher import Notification
-    from agent.live.services.notifications.notification_urls import URLS, notify_urls
 
     settled = load(config).notify
     urls = notify_urls(settled)
     if not urls:
         raise ConfigError("no address is configured", hint=f"set {URLS}, or notify.urls_file of mode 0600")
     courier = AppriseSender(urls, settled.timeout / 1000)
-    done = courier.deliver(
+    done = courier.send(
         Notification("Tapewire: a test", "Notifications of this agent arrive here.", urgent=False)
     )
     courier.close()

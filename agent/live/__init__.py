@@ -1,1 +1,1 @@
-"""The live rim: producers, one queue, the journal, and the same core as in replay."""
+"""The live agent: producers, one queue, the journal, and the same engine as in replay."""

@@ -1,4 +1,4 @@
-"""A secret that lets somebody in where the Unix socket can't tell who asks: a file that this user alone can read."""
+"""Access tokens for servers that can't identify their peer as the Unix socket can: files of mode 0600."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ _SHORTEST: Final = 32  # characters
 
 
 def make_token(path: Path) -> str:
-    """The token in `path`; the file is made, mode 0600, where it isn't there. Raises like `read_token`."""
+    """Return the token in `path`; create the file with mode 0600 if it doesn't exist. Raises like
+    `read_token`.
+    """
     if path.exists():
         return read_token(path)
     token = secrets.token_urlsafe(32)
@@ -24,20 +26,24 @@ def make_token(path: Path) -> str:
     try:
         write_private(aside, f"{token}\n")
         try:
-            os.link(aside, path)  # whole or not at all, and never over another process's
+            os.link(aside, path)  # atomic, and never overwrites another process's token
         except FileExistsError:
             return read_token(path)
         finally:
             aside.unlink()
     except OSError as error:
         raise StoreError(
-            f"the token file {path} can't be made: {error.strerror}", hint="check its folder's rights"
+            f"the token file {path} can't be created: {error.strerror}", hint="check the folder's permissions"
         ) from None
     return token
 
 
 def read_token(path: Path) -> str:
-    """The token in `path`. Raises SafetyError where others could read it too or it is too short to be one, StoreError without it."""
+    """Return the token in `path`.
+
+    Raises StoreError if the file can't be read, SafetyError if other users may access it or the token is too
+    short.
+    """
     try:
         with path.open(encoding="ascii") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -45,15 +51,15 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"the token file {path} can't be read: {error}") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SafetyError(f"others than its owner may use the token file {path}", hint=f"chmod 600 {path}")
+        raise SafetyError(f"other users may access the token file {path}", hint=f"chmod 600 {path}")
     if len(token) < _SHORTEST:
         raise SafetyError(
             f"the token in {path} is shorter than {_SHORTEST} characters",
-            hint="remove the file, and a new one is made",
+            hint="remove the file; the agent creates a new one",
         )
     return token
 
 
 def same_token(one: str, other: str) -> bool:
-    """Compared in a time that says nothing of how much is right."""
+    """Compare two tokens in constant time."""
     return compare_digest(one.encode("utf-8", "surrogatepass"), other.encode())

@@ -1,7 +1,8 @@
 """Composition root: makes the agent and attaches the services that the configuration names.
 
-No other module knows both the agent and MQTT, metrics or notifications. A service is an observer of the agent, a producer
-supervised beside it, or both. None of them can block the core: what a service can't keep up with, it drops and counts.
+No other module knows both the agent and MQTT, metrics or notifications. A service is an observer of the
+agent, a producer supervised beside it, or both. None of them can block the core: a service drops and counts
+what it can't keep up with.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from agent.live.interfaces.observer import Observer
 from agent.live.interfaces.producer import Producer
 from agent.live.interfaces.running_agent import HeadlineScorer, RunningAgent, Services
 from agent.live.scoring import SentimentConsumer
-from agent.live.services.notifications.notification_urls import notify_urls
+from agent.live.services.notifications.apprise_sender import notify_urls
 from agent.store.database import Database
 from agent.system.clock import Clock
 
@@ -31,7 +32,10 @@ def make_agent(
     rng: random.Random | None = None,
     port: VenuePort | None = None,
 ) -> Daemon:
-    """Make an agent with its configured services; the arguments are those of `Daemon`. Raises ConfigError and SafetyError."""
+    """Make an agent with its configured services; the arguments are those of `Daemon`.
+
+    Raises ConfigError and SafetyError.
+    """
     agent = Daemon(config, database, load_model=load_model, clock=clock, new=new, rng=rng, port=port)
     agent.attach(configured_services(config, agent, agent.clock, agent.model))
     return agent
@@ -40,7 +44,7 @@ def make_agent(
 def configured_services(
     config: Config, agent: RunningAgent, clock: Clock, model: SentimentConsumer | None
 ) -> Services:
-    """The services that `config` names. A library is imported only if its service is configured."""
+    """Make the services that `config` names. A library is imported only if its service is configured."""
     observers: list[Observer] = []
     companions: list[Producer] = []
     scorer: HeadlineScorer | None = None
@@ -51,10 +55,10 @@ def configured_services(
         observers.append(server.metrics)
         companions.append(server)
     if config.workers.enabled and not config.mqtt.broker:
-        raise ConfigError("workers are reached through a broker, and mqtt.broker names none")
+        raise ConfigError("workers need a broker, but mqtt.broker is empty")
     if config.workers.enabled and model is not None and model.embedded:
         raise ConfigError(
-            "the fusion model reads embeddings, and workers send scores alone",
+            "the fusion model reads embeddings, but workers only send scores",
             hint="workers.enabled = false, or a fusion model trained with --ablation probabilities",
         )
     if config.mqtt.broker:

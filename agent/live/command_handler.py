@@ -25,14 +25,14 @@ from agent.system.clock import Clock, iso
 _AT_ONCE: Final = ("halt", "kill")  # go ahead of everything else in the queue
 
 _EMERGENCY: Final = 4.0  # seconds that a kill waits for the guard's report while the store can't be written
-_LOOK: Final = 0.05  # seconds between two checks whether the core has handled a kill
+_POLL: Final = 0.05  # seconds between two checks whether the core has handled a kill
 _log: Final = structlog.get_logger(__name__)
 
 
 class CommandHandler:
     """Puts commands into the queue of a running agent and waits until the core has handled them.
 
-    `guard` carries out a kill that the core can't; None if tests give the venue's port.
+    `guard` carries out a kill that the core can't; None if tests provide the venue's port.
     """
 
     def __init__(
@@ -124,14 +124,14 @@ class CommandHandler:
             )
         if action == "resume" and self.guard is not None:
             self.guard.resumed()
-        answer: dict[str, Any] = {
+        result: dict[str, Any] = {
             "action": action,
             "event": self._core.journal.last_seq,
             "risk": risk.state.value,
         }
         if action == "use-model":
-            answer |= await self._use_model(args["folder"], by)
-        return answer
+            result |= await self._use_model(args["folder"], by)
+        return result
 
     async def _kill_with_guard(
         self, guard: KillGuard, args: dict[str, str], by: str
@@ -153,7 +153,9 @@ class CommandHandler:
         return None
 
     async def _wait_until_handled(self, action: str, handled: asyncio.Future[None]) -> None:
-        """Raises StoreUnavailable while the store can't be written: the command then waits like everything else."""
+        """Wait for the core. Raises StoreUnavailable while the store can't be written; the command stays
+        queued.
+        """
         storage = self._core.storage
         failing: asyncio.Future[Any] = asyncio.ensure_future(storage.failing.wait())
         try:
@@ -163,7 +165,7 @@ class CommandHandler:
         if not handled.done():
             raise StoreUnavailable(
                 f"nothing is traded: {storage.status.error}",
-                hint=f"{action} is kept, and done as soon as the store can be written",
+                hint=f"{action} is kept, and executed as soon as the store can be written",
             )
 
     # -- what the guard did at the venue -----------------------------------------------------------------------------
@@ -179,7 +181,7 @@ class CommandHandler:
     async def _journal_emergency(self, report: EmergencyReport) -> None:
         """Put the report into the queue behind the kill itself."""
         while not self.killed:
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL)
         await self._put_emergency(report)
 
     async def _put_emergency(self, report: EmergencyReport) -> None:
@@ -194,7 +196,9 @@ class CommandHandler:
         await self.put("emergency-kill", {name: text for name, text in args.items() if text}, report.by)
 
     async def put_last(self) -> None:
-        """Put the guard's reports into the queue even if their kill still waits for the store, then the command to stop."""
+        """Put the guard's reports into the queue, even if their kill still waits for the store, then the
+        stop.
+        """
         for report, task in list(self._emergencies.values()):
             await self._put_emergency(report)
             task.cancel()

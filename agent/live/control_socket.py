@@ -1,6 +1,7 @@
-"""The control socket: this machine, this user, JSON lines. A request is `{"do": …, "args": {…}}`, an answer has `ok`.
+"""Control server of the agent: JSON lines over a Unix socket, optionally over a port on loopback.
 
-A Unix socket knows who asks. A port on loopback doesn't: there each request carries the token (`agent.live.access_token`).
+A request is `{"do": …, "args": {…}}`; a reply has `ok`. The Unix socket identifies its peer by user id. The
+port can't, so each request must carry the token (`agent.live.access_token`).
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from agent.system.listening_sockets import Connection, Listener
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 SOCKET: Final = "tapewire.sock"
-"""Its name in `live.folder`."""
+"""Name of the socket in `live.folder`."""
 
 COMMANDS: Final = ("pause", "resume", "halt", "kill", "flatten", "use-model")
-"""What a person may tell the agent."""
+"""Commands that an operator can send to the agent."""
 
 _LONGEST_PATH: Final = 107  # of a Unix socket, in bytes
 _LINE: Final = 1 << 16
@@ -43,19 +44,19 @@ _DEFAULTS: Final = ControlConfig()
 _log: Final = structlog.get_logger(__name__)
 
 
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One line to the agent; `token` is asked for by a port, not by the Unix socket."""
+class ControlRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A request line. `token` is required by the control port, not by the Unix socket."""
 
     do: str
     args: dict[str, str] = {}
     token: str = ""
 
     def __repr__(self) -> str:
-        return f"Request({self.do!r}, {self.args!r})"  # without the token
+        return f"ControlRequest({self.do!r}, {self.args!r})"  # hides the token
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """One line back: `result` where all went well, else the error in a person's words and the exit code that it means."""
+class ControlReply(msgspec.Struct, frozen=True):
+    """A reply line: `result` on success, else the error message and the exit code of its class."""
 
     ok: bool
     result: Any = None
@@ -64,28 +65,29 @@ class Reply(msgspec.Struct, frozen=True):
     exit_code: int = 0
 
 
-Handler = Callable[[Request, str], Awaitable[Any]]
-"""Answers a request of somebody (`uid 1000`); may raise TapewireError."""
+Handler = Callable[[ControlRequest, str], Awaitable[Any]]
+"""Handles a request from the named peer, such as `uid 1000`; may raise TapewireError."""
 
-Who = Callable[[Request], str]
-"""Names who sends a request; raises SafetyError for somebody who may not."""
+Authenticate = Callable[[ControlRequest], str]
+"""Returns the name of a request's sender; raises SafetyError if the sender is not authorized."""
 
 
 @asynccontextmanager
 async def control_socket(
     path: Path, handler: Handler, config: ControlConfig = _DEFAULTS, listeners: list[Listener] | None = None
 ) -> AsyncIterator[None]:
-    """Listen at `path`, mode 0600, as long as the context lasts; a socket that a killed process left there is replaced.
+    """Serve at `path`, mode 0600, while the context is open; replace the socket of a killed process.
 
-    The listener is added to `listeners`. Only this user and root are heard. Raises ConfigError for a path too long for a socket.
+    The listener is added to `listeners`. Requests of users other than this one and root are refused. Raises
+    ConfigError if the path is too long for a socket.
     """
     if len(os.fsencode(path.absolute())) > _LONGEST_PATH:
         raise ConfigError(
-            f"{path}: a socket's path has at most {_LONGEST_PATH} characters",
+            f"{path}: the path of a socket has at most {_LONGEST_PATH} characters",
             hint="choose a shorter live.folder",
         )
     listener = Listener(
-        "control", config, lambda connection: _protocol(connection, _user, handler, listener), vital=True
+        "control", config, lambda connection: _protocol(connection, _same_user, handler, listener), vital=True
     )
     path.unlink(missing_ok=True)
     listener.listen_unix(path.absolute())
@@ -107,22 +109,22 @@ async def control_port(
     config: ControlConfig = _DEFAULTS,
     listeners: list[Listener] | None = None,
 ) -> AsyncIterator[int]:
-    """The same on a port of loopback (0: a free one) for whoever knows the `token`; gives the port.
+    """Serve on a port of loopback (0: any free one) for requests that carry `token`; yield the port.
 
-    Raises ConfigError where the port can't be had.
+    Raises ConfigError if the port can't be bound.
     """
 
-    def who(request: Request) -> str:
+    def authenticate(request: ControlRequest) -> str:
         if not same_token(request.token, token):
             raise SafetyError(
-                "the control port asks for the token", hint="it is in the file that control.token_file names"
+                "the control port requires the token", hint="it is in the file that control.token_file names"
             )
         return "token"
 
     listener = Listener(
         "control port",
         config,
-        lambda connection: _protocol(connection, lambda _: who, handler, listener),
+        lambda connection: _protocol(connection, lambda _: authenticate, handler, listener),
         vital=True,
     )
     try:
@@ -141,74 +143,78 @@ async def control_port(
 
 def _protocol(
     connection: Connection,
-    who_of: Callable[[asyncio.StreamWriter], Who],
+    authenticate_peer: Callable[[asyncio.StreamWriter], Authenticate],
     handler: Handler,
     listener: Listener,
 ) -> asyncio.StreamReaderProtocol:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _serve(reader, writer, connection, who_of(writer), handler, listener)
+        await _serve_connection(reader, writer, connection, authenticate_peer(writer), handler, listener)
 
     return asyncio.StreamReaderProtocol(asyncio.StreamReader(limit=_LINE), serve)
 
 
-async def _serve(
+async def _serve_connection(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     connection: Connection,
-    who: Who,
+    authenticate: Authenticate,
     handler: Handler,
     listener: Listener,
 ) -> None:
     try:
         while line := await reader.readline():
             connection.began()
-            # no newcomer ends a command; a connection that waits for the next one gives way
+            # new connections may displace idle ones, but not one with a command in progress
             connection.proven = True
             try:
-                reply = await _answer(line, who, handler, listener)
+                reply = await _handle_line(line, authenticate, handler, listener)
             finally:
                 connection.proven = False
                 connection.ended()
             writer.write(msgspec.json.encode(reply) + b"\n")
             await writer.drain()
-    except (ConnectionError, ValueError):  # gone, or a line beyond the limit
+    except (ConnectionError, ValueError):  # disconnected, or a line beyond the limit
         pass
     finally:
         writer.close()
 
 
-async def _answer(line: bytes, who: Who, handler: Handler, listener: Listener) -> Reply:
+async def _handle_line(
+    line: bytes, authenticate: Authenticate, handler: Handler, listener: Listener
+) -> ControlReply:
     try:
-        request = msgspec.json.decode(line, type=Request)
+        request = msgspec.json.decode(line, type=ControlRequest)
         try:
-            by = who(request)
+            by = authenticate(request)
         except SafetyError as error:
             listener.deny(error.message)
-            return Reply(False, None, error.message, error.hint, error.exit_code)
-        return Reply(True, await handler(request, by))
+            return ControlReply(False, None, error.message, error.hint, error.exit_code)
+        return ControlReply(True, await handler(request, by))
     except TapewireError as error:
         _log.warning("request refused", reason=error.message)
-        return Reply(False, None, error.message, error.hint, error.exit_code)
+        return ControlReply(False, None, error.message, error.hint, error.exit_code)
     except JSON_DECODE_ERRORS as error:
-        return Reply(False, None, f"no request: {error}", 'write {"do": "status"}', UsageError.exit_code)
+        return ControlReply(
+            False, None, f"not a request: {error}", 'send e.g. {"do": "status"}', UsageError.exit_code
+        )
 
 
-def _user(writer: asyncio.StreamWriter) -> Who:
-    """Whose Unix socket the other end is: this user's, or root's."""
-    peer = _peer(writer.get_extra_info("socket"))
+def _same_user(writer: asyncio.StreamWriter) -> Authenticate:
+    """Identify the peer of a Unix socket, which must be this user or root."""
+    peer = _peer_uid(writer.get_extra_info("socket"))
 
-    def who(_: Request) -> str:
+    def authenticate(_: ControlRequest) -> str:
         if peer not in (None, 0, os.geteuid()):
             raise SafetyError(
                 f"user {peer} may not command this agent", hint="run the command as the agent's user"
             )
         return "control" if peer is None else f"uid {peer}"
 
-    return who
+    return authenticate
 
 
-def _peer(sock: socket.socket) -> int | None:
-    """User id of the other end; None where the system doesn't tell, and the file's mode has to do."""
+def _peer_uid(sock: socket.socket) -> int | None:
+    """Return the peer's user id; None if the system can't provide it, so that only the file's mode protects."""
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     _, uid, _ = struct.unpack(
@@ -217,10 +223,11 @@ def _peer(sock: socket.socket) -> int | None:
     return int(uid)
 
 
-def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.0) -> Any:
-    """Send one request to the agent whose `live.folder` this is, or whose control port; returns its result.
+def send_request(where: Path | tuple[str, int], request: ControlRequest, *, timeout: float = 60.0) -> Any:
+    """Send one request to the agent and return its result.
 
-    Raises what the agent refused with, NotRunning, or NoAnswer where none answers within `timeout` seconds.
+    `where` is the agent's `live.folder` or the address of its control port. Raises the error with which the
+    agent refused, NotRunning, or NoAnswer if it doesn't reply within `timeout` seconds.
     """
     path = where / SOCKET if isinstance(where, Path) else "{}:{}".format(*where)
     with socket.socket(socket.AF_UNIX if isinstance(where, Path) else socket.AF_INET) as connection:
@@ -232,13 +239,13 @@ def ask(where: Path | tuple[str, int], request: Request, *, timeout: float = 60.
                 line = file.readline()
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(
-                f"no agent is running: nobody listens at {path}", hint="tapewire run starts one"
+                f"no agent is running: nothing listens at {path}", hint="tapewire run starts one"
             ) from None
         except OSError as error:
             raise NoAnswer(f"the agent at {path} can't be reached: {error}") from None
     with suppress(*JSON_DECODE_ERRORS):
-        reply = msgspec.json.decode(line, type=Reply)
+        reply = msgspec.json.decode(line, type=ControlReply)
         if reply.ok:
             return reply.result
         raise error_from_exit_code(reply.exit_code, reply.error, reply.hint)
-    raise NoAnswer(f"the agent at {path} went away without an answer")
+    raise NoAnswer(f"the agent at {path} closed the connection without a reply")

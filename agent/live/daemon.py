@@ -1,4 +1,4 @@
-"""The agent as a long-lived daemon: opens store, run, model and venue, and lives until it is stopped."""
+"""The agent as a long-lived daemon: opens store, run, model and venue, and runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.core.errors import NotRunning, UsageError, first_error
 from agent.data.sentiment import NamedScorer
 from agent.live.access_token import make_token
 from agent.live.command_handler import CommandHandler
-from agent.live.control_socket import SOCKET, Request, control_port, control_socket
+from agent.live.control_socket import SOCKET, ControlRequest, control_port, control_socket
 from agent.live.event_queue import EventQueue
 from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.gateway.venue_port import VenuePort
@@ -29,10 +29,10 @@ from agent.live.life import Life, Sources
 from agent.live.observers import LogObserver, RecentActivity
 from agent.live.order_routing import open_gateway, open_guard, venue_port
 from agent.live.pipeline import Core
-from agent.live.run_record import Record, open_record
+from agent.live.run_record import RunRecord, open_record
 from agent.live.scoring import SentimentConsumer
-from agent.live.session import open_run, resumable
-from agent.live.sources import check, headlines, market_data
+from agent.live.session import find_resumable, open_run
+from agent.live.sources import check_live_config, make_kline_producer, make_news_producer
 from agent.live.status_report import report_status
 from agent.live.timekeeping import Timekeeper
 from agent.live.venue_rules import with_venue_rules
@@ -52,11 +52,12 @@ LoadModel = Callable[[str], NamedScorer]
 
 
 class Daemon:
-    """The agent: `run` it until `stop` is set. `agent.live.app.make_agent` makes one with the configured services.
+    """The agent: `run` it until `stop` is set. `agent.live.app.make_agent` makes one with the configured
+    services.
 
-    `load_model` opens a model folder; it is called only if the strategy or the fusion model reads headlines. `clock` is the
-    market's time: a sandbox may play faster, and the system clock is disciplined by the venue's. `port` is the venue to which
-    orders go in testnet mode, by default the configured one.
+    `load_model` opens a model folder; it is called only if the strategy or the fusion model reads headlines.
+    `clock` is the market's time: a sandbox may run faster, and the system clock is disciplined by the
+    venue's. `port` is the venue that receives orders in testnet mode, by default the configured one.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Daemon:
         self._run_observers: list[Callable[[Run], Observer]] = []
         self._life: Life | None = None
         self._began = 0.0  # of the event loop's clock
-        self.record = Record()
+        self.record = RunRecord()
 
     # -- before it runs ----------------------------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ class Daemon:
         self._observers.append(observer)
 
     def observe_run(self, make: Callable[[Run], Observer]) -> None:
-        """Add an observer that also receives the run's past if the run is resumed; `make` is called once the run is known."""
+        """Add an observer that also receives the past of a resumed run; `make` is called with the run."""
         self._run_observers.append(make)
 
     # -- while it runs -----------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ class Daemon:
 
     @property
     def stuck_for(self) -> float:
-        """Seconds that the oldest queued event has waited; 0 while the store can't be written, since everything waits then."""
+        """Seconds that the oldest queued event has waited; 0 while the store can't be written."""
         return 0.0 if self.core.storage.failing.is_set() else self.queue.longest_wait
 
     @property
@@ -159,7 +160,7 @@ class Daemon:
         return self.core.spans
 
     def engine(self) -> Engine | None:
-        """The core's engine, to read; None before the run is open."""
+        """Return the engine, to read; None before the run is open."""
         return None if self._life is None else self._life.core.engine
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
@@ -181,12 +182,13 @@ class Daemon:
         )
 
     async def run(self, stop: asyncio.Event, *, complete: bool = False) -> Run:
-        """Live until `stop` is set, then handle what waits, and end: `complete`, or to be resumed by the next life.
+        """Run until `stop` is set, then handle what waits and end: `complete`, or to be resumed by the next
+        life.
 
-        Raises what ends it early: StoreError if the journal can't be written, SafetyError if another agent is running,
-        ModelError, ConfigError.
+        Raises what ends it early: StoreError if the journal can't be written, SafetyError if another agent is
+        running, ModelError, ConfigError.
         """
-        check(self.config)
+        check_live_config(self.config)
         live = self.config.live
         async with AsyncExitStack() as stack:
             stack.enter_context(instance_lock(live.folder / LOCK))
@@ -264,8 +266,10 @@ class Daemon:
             return core.end(complete=complete)
 
     async def _open_run(self, port: VenuePort | None) -> tuple[Run, bool]:
-        """Return the run to record and whether it is resumed. From then on `config` has the run's trading rules."""
-        found = None if self._new else resumable(self.config, self._database, predictor=self.predictor)
+        """Return the run to record and whether it is resumed; from then on `config` has the run's trading
+        rules.
+        """
+        found = None if self._new else find_resumable(self.config, self._database, predictor=self.predictor)
         if found is not None:
             run, self.config = found
             return run, True
@@ -273,13 +277,13 @@ class Daemon:
         return open_run(self.config, self._database, new=True, predictor=self.predictor)
 
     def _sources(self, core: Core, gateway: VenueGateway | None) -> Sources:
-        market = market_data(self.config, self.clock, core.memory, self._rng, self.predictor)
+        market = make_kline_producer(self.config, self.clock, core.memory, self._rng, self.predictor)
         if self.model is None:
             return Sources(market, gateway, None, None, None)
         scorer = self.services.scorer or self.model
         for news in core.memory.unscored.values():
             scorer.offer(news)
-        news_feeds = headlines(self.config, self.clock, self._rng)
+        news_feeds = make_news_producer(self.config, self.clock, self._rng)
         return Sources(market, gateway, news_feeds, self.model, scorer)
 
     async def _open_control_port(self, stack: AsyncExitStack) -> None:
@@ -293,7 +297,7 @@ class Daemon:
             )
             _log.info("commands are taken", host=host, port=self.control_port)
 
-    async def _answer(self, request: Request, by: str) -> Any:
+    async def _answer(self, request: ControlRequest, by: str) -> Any:
         if request.do == "dashboard":
             if self.login_link is None:
                 raise UsageError("this agent serves no dashboard", hint="dashboard.enabled = true")

@@ -1,9 +1,11 @@
-"""Which states of a bar that is still open are journalled: those that can decide, and a sample of the others.
+"""Filters between producers and queue: duplicate headlines, and most states of open bars.
 
-Bybit pushes the open bar of each symbol up to once a second, and most of these states decide nothing: a bar's features, and the
-strategy's callbacks, come from closed bars. A state can decide if it meets a working order of the paper exchange, or takes the equity to
-a limit of risk. What is left out changes no order, fill or limit, but marks are as old as the sample. So the last state of each symbol
-is kept back, and journalled before what a strategy decides on: a closed bar of another symbol, a headline, its score.
+Bybit pushes the open bar of each symbol up to once a second. Most of these states decide nothing, since
+features and the strategy's callbacks come from closed bars, so only some of them are journalled: those that
+meet a working order of the paper exchange or take the equity to a risk limit, and a sample of the others. The
+states left out change no order, fill or limit, but marks are as old as the sample. The last state of each
+symbol is therefore held back, and journalled before an event that a strategy decides on: a closed bar of
+another symbol, a headline, its score.
 """
 
 from __future__ import annotations
@@ -19,71 +21,82 @@ from agent.core.orders import WorkingOrder
 from agent.core.paper import PaperExchange
 from agent.data.text import news_id, title_key
 from agent.live.interfaces.producer import Emit, deliver
-from agent.live.resume import ResumePoint, words_of
+from agent.live.resume import ResumePoint, title_hashes
 
 
-class OpenBars:
-    """Reads the core, and never changes it. `every` is the interval of the sample in ms; 0: all states."""
+class OpenBarSampler:
+    """Selects the states of open bars to journal. It reads the engine and never changes it.
+
+    `every` is the sampling interval in ms; 0 selects all states.
+    """
 
     def __init__(self, engine: Engine, every: int) -> None:
         self.left_out = 0
-        """States so far that were not journalled."""
+        """Number of states that were not journalled."""
         self._engine = engine
         self._every = every
-        self._matches = isinstance(engine.exchange, PaperExchange)  # else the orders wait at the venue
-        self._last: dict[str, int] = {}  # ts of the last state that went on
-        self._back: dict[str, Kline] = {}  # the state after it, kept back
-        self._look = False  # a limit is reached, and the core checks the equity at the next event
+        self._matches = isinstance(engine.exchange, PaperExchange)  # otherwise the orders are at the venue
+        self._last: dict[str, int] = {}  # ts of the last state passed on
+        self._held: dict[str, Kline] = {}  # a later state, held back
+        self._check_limit = False  # a limit is reached: the engine checks the equity at the next event
 
     def on_bar(self, bar: Kline) -> Iterator[Kline]:
-        """What is to be journalled now that `bar` has come: nothing, the bar, or what was kept back of other symbols as well."""
+        """Yield the bars to journal now: none, `bar`, or the held-back states of other symbols as well."""
         state = self._engine.states.get(bar.symbol)
         if bar.confirm:
             self._drop(bar.symbol)
-            yield from self.catch_up()
+            yield from self.release()
         if bar.confirm or not self._every or state is None or bar.interval != state.interval:
             yield bar
             return
         due = bar.ts - self._last.get(bar.symbol, -self._every) >= self._every
-        if due or self._look or (self._matches and any(meets(working, bar) for working in state.book)):
-            self._look = False
-            yield self._passed(bar)
+        if (
+            due
+            or self._check_limit
+            or (self._matches and any(affects_order(working, bar) for working in state.book))
+        ):
+            self._check_limit = False
+            yield self._pass_on(bar)
             return
         self._drop(bar.symbol)
-        self._back[bar.symbol] = bar
-        if self._reaches_a_limit():
-            self._look = True
-            yield from self.catch_up()
+        self._held[bar.symbol] = bar
+        if self._reaches_limit():
+            self._check_limit = True
+            yield from self.release()
 
-    def catch_up(self) -> Iterator[Kline]:
-        """All bars that were kept back: the current marks."""
-        for bar in list(self._back.values()):
-            yield self._passed(bar)
+    def release(self) -> Iterator[Kline]:
+        """Yield the bars that were held back: the current marks."""
+        for bar in list(self._held.values()):
+            yield self._pass_on(bar)
 
-    def _passed(self, bar: Kline) -> Kline:
-        if self._back.get(bar.symbol) is bar:
-            del self._back[bar.symbol]
+    def _pass_on(self, bar: Kline) -> Kline:
+        if self._held.get(bar.symbol) is bar:
+            del self._held[bar.symbol]
         else:
             self._drop(bar.symbol)
         self._last[bar.symbol] = bar.ts
         return bar
 
     def _drop(self, symbol: str) -> None:
-        self.left_out += self._back.pop(symbol, None) is not None
+        self.left_out += self._held.pop(symbol, None) is not None
 
-    def _reaches_a_limit(self) -> bool:
-        """Whether the equity at the current marks is at a limit of risk that the core, with its older marks, is above."""
+    def _reaches_limit(self) -> bool:
+        """Whether the equity at the current marks has reached a risk limit that the engine's older marks
+        don't show.
+        """
         equity = self._engine.portfolio.cash_float
-        held = False
+        found = False
         for position in self._engine.portfolio.open:
-            bar = self._back.get(position.symbol)
+            bar = self._held.get(position.symbol)
             equity += position.size * (position.mark if bar is None else bar.close)
-            held = held or bar is not None
-        return held and equity <= self._engine.risk.floor
+            found = found or bar is not None
+        return found and equity <= self._engine.risk.floor
 
 
-def meets(working: WorkingOrder, bar: Kline) -> bool:
-    """Whether the last price of an open bar does anything to a working order of the paper exchange (`PaperExchange.on_price`)."""
+def affects_order(working: WorkingOrder, bar: Kline) -> bool:
+    """Whether the last price of an open bar affects a working order of the paper exchange
+    (`PaperExchange.on_price`).
+    """
     if working.arrives_at >= bar.ts:
         return False
     if not working.seen:
@@ -94,45 +107,49 @@ def meets(working: WorkingOrder, bar: Kline) -> bool:
 
 
 class EventFilter:
-    """Before the queue: a headline passes once in the life of a run, and of an open bar the states that `OpenBars` picks.
+    """Passes each headline once in a run, and the states of open bars that `OpenBarSampler` selects.
 
-    Feeds list a headline for days. Which ones a run has had is in its journal, so nothing else must be remembered.
+    Feeds list a headline for days. The journal has the headlines of the run, so no other record of them is
+    kept.
     """
 
-    def __init__(self, open_bars: OpenBars, memory: ResumePoint, emit: Emit, writable: asyncio.Event) -> None:
+    def __init__(
+        self, open_bars: OpenBarSampler, memory: ResumePoint, emit: Emit, writable: asyncio.Event
+    ) -> None:
         self._open_bars = open_bars
         self._memory = memory
         self._emit = emit
         self._writable = writable
-        self._before = {words[32:] for words in memory.headlines.values() if words}
+        self._earlier = {hashes[32:] for hashes in memory.headlines.values() if hashes}
 
     async def __call__(self, event: Event) -> None:
-        """Pass on, or drop."""
+        """Pass the event on to the queue, or drop it."""
         if isinstance(event, Kline):
             for bar in self._open_bars.on_bar(event):
                 await deliver(self._emit, bar)
             return
         if isinstance(event, News):
-            await self._writable.wait()  # a queue that nobody empties would drop them
+            await self._writable.wait()  # until then nothing empties the queue, which would drop headlines
             headline = self._new(event)
             if headline is None:
                 return
             event = headline
         if isinstance(event, News | Sentiment):
-            for bar in self._open_bars.catch_up():
+            for bar in self._open_bars.release():
                 await deliver(self._emit, bar)
         await deliver(self._emit, event)
 
     def _new(self, news: News) -> News | None:
-        """The headline, under an id of its own if the run has another title under its id; None if the run has it.
+        """Return the headline, or None if the run has it; if its id belongs to another title, give it a new
+        id.
 
-        After a restart feeds know nothing of what they gave out: an id that entries share, or that a feed changes, tells nothing, and
-        then the same feed, address and title are the same headline.
+        After a restart the feed readers have lost what they emitted, and an id may be shared by entries or
+        changed by its feed. A headline with the same feed, address and title is the same headline.
         """
-        words = words_of(news)
+        hashes = title_hashes(news)
         known = self._memory.headlines.get(news.id, "")
-        untitled = news.summary.startswith(news.title)  # then the id alone counts, for a summary changes
-        if known is None or known[:32] == words[:32] or (known and untitled) or words[32:] in self._before:
+        untitled = news.summary.startswith(news.title)  # only the id counts, since a summary may change
+        if known is None or known[:32] == hashes[:32] or (known and untitled) or hashes[32:] in self._earlier:
             return None
         if not known:
             return news

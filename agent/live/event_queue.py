@@ -1,11 +1,11 @@
-"""The one queue between the producers and the core: bounded, and able to tell how it fares.
+"""The bounded queue between the producers and the core, with statistics.
 
-    what                              when it piles up
-    a bar that is still open          the newest state of each series is kept, in the place of the older one
-    news                              the oldest is dropped, and counted
-    everything else                   nothing is lost: the producer waits
+    event                when the queue is full
+    open bar             the newest state of a series replaces the one that waits
+    headline             the oldest is dropped and counted
+    any other            nothing is lost: the producer waits
 
-Events leave in the order of their arrival, but for those that were put first.
+Events leave in the order of their arrival, except those that were put first.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from agent.core.events import Event, Kline, News, kind_of
 from agent.live.interfaces.status import KindStats, QueueStats
 
 OPEN_BAR: Final = "Kline (open)"
-"""What `QueueStats.kinds` calls bars that are still open."""
+"""Kind of open bars in `QueueStats.kinds`."""
 
 RECENT: Final = 4_096
-"""Waits remembered of each kind."""
+"""Number of waits remembered of each kind."""
 
 
 class _Entry:
@@ -37,10 +37,10 @@ class _Entry:
 
 
 class EventQueue:
-    """Many producers, one consumer, one event loop.
+    """A queue of many producers and one consumer in one event loop.
 
-    At most `capacity` events that may not be lost, `news_capacity` headlines, and one open bar of each series wait. `timer` is
-    a steady clock in seconds.
+    It holds at most `capacity` events that may not be lost, `news_capacity` headlines, and one open bar of
+    each series. `timer` is a monotonic clock in seconds.
     """
 
     def __init__(
@@ -69,23 +69,22 @@ class EventQueue:
         self._waits: dict[str, deque[float]] = {}
 
     def __len__(self) -> int:
-        """Events that wait."""
         return len(self._entries)
 
     @property
     def longest_wait(self) -> float:
-        """Seconds for which the oldest event has waited; 0 where none does."""
+        """Seconds for which the oldest event has waited; 0 if the queue is empty."""
         oldest = next(iter(self._entries.values()), None)
         return 0.0 if oldest is None else self._timer() - oldest.since
 
     def put_first(self, event: Event) -> None:
-        """Take an event in before all that waits, however full the queue is: for words that can't wait, such as a kill."""
+        """Insert an urgent event, such as a kill, before all others, even if the queue is full."""
         number = self._append(event, kind_of(event))
         self._entries.move_to_end(number, last=False)
         self._urgent.add(number)
 
     def take_first(self) -> list[tuple[Event, float]]:
-        """What was put first and waits: events, and when each came in."""
+        """Take the events that were put first, each with its time of arrival."""
         taken: list[tuple[Event, float]] = []
         while self._urgent and (head := next(iter(self._entries))) in self._urgent:
             since = self._entries[head].since
@@ -93,7 +92,7 @@ class EventQueue:
         return taken
 
     async def put(self, event: Event) -> None:
-        """Take an event in; waits while the queue is full of events that may not be lost. Cancelled, it has taken nothing."""
+        """Append an event; wait while the queue is full of events that may not be lost. Safe to cancel."""
         if isinstance(event, Kline):
             if not event.confirm:
                 self._put_open_bar(event)
@@ -111,14 +110,14 @@ class EventQueue:
         self._append(event, kind_of(event))
 
     async def get(self) -> Event:
-        """The oldest event, once there is one."""
+        """Wait for an event and take the oldest."""
         while not self._entries:
             self._filled.clear()
             await self._filled.wait()
         return self._take()
 
     async def take(self, limit: int) -> list[tuple[Event, float]]:
-        """All that waits, at most `limit`, once anything does: events in order, and when each came in, by `timer`."""
+        """Wait for events and take at most `limit`, oldest first, each with its time of arrival by `timer`."""
         while not self._entries:
             self._filled.clear()
             await self._filled.wait()
@@ -126,11 +125,11 @@ class EventQueue:
         return [(self._take(), when) for when in since]
 
     def get_nowait(self) -> Event | None:
-        """The oldest event, or None: for draining at the end."""
+        """Take the oldest event; None if the queue is empty."""
         return self._take() if self._entries else None
 
     def stats(self) -> QueueStats:
-        """Depths, counts and waits so far."""
+        """Take a snapshot of depths, counts and waits."""
         kinds = {kind: KindStats(put=put) for kind, put in sorted(self._puts.items())}
         for kind, stats in kinds.items():
             stats.taken, stats.coalesced, stats.dropped = (
@@ -152,13 +151,13 @@ class EventQueue:
         if number is None:
             self._open_bars[series] = self._append(bar, OPEN_BAR)
             return
-        # In the older one's place: a busy symbol that went to the end of the line with each update would never get through.
+        # Replaced in place: if each update went to the end of the queue, a busy symbol would never get through.
         self._entries[number].event = bar
         self._puts[OPEN_BAR] += 1
         self._coalesced[OPEN_BAR] += 1
 
     def _close_bar(self, bar: Kline) -> None:
-        """An open state that still waits is overtaken by the close; left there, the next bar would take its place before it."""
+        """Remove an open state that waits: otherwise the next bar would take its place, before this close."""
         number = self._open_bars.pop((bar.symbol, bar.interval), None)
         if number is not None:
             del self._entries[number]
@@ -174,7 +173,7 @@ class EventQueue:
 
     @property
     def _lasting(self) -> int:
-        """Waiting events that may not be lost."""
+        """Number of waiting events that may not be lost."""
         return len(self._entries) - len(self._open_bars) - len(self._news)
 
     def _append(self, event: Event, kind: str) -> int:

@@ -1,7 +1,9 @@
-"""An event or a decision in a line for people: for the log, the status and the terminal alike."""
+"""One-line descriptions of events and decisions, for the log, the status and the terminal."""
 
 from __future__ import annotations
 
+from decimal import Decimal
+from enum import Enum
 from typing import Any, Final, assert_never
 
 from agent.core.events import (
@@ -33,11 +35,12 @@ _LONGEST: Final = 1_000  # characters of a line
 
 
 def describe(message: Event | Decision) -> dict[str, Any]:
-    """What is worth saying of it: `what` it is, and its fields by name. Times, ids of other things and raw texts are left out."""
+    """Return the fields worth showing by name, and the kind as `what`; times, other ids and raw texts are
+    left out.
+    """
     match message:
         case Kline():
-            kind = "bar" if message.confirm else "open bar"
-            return {"what": kind, "symbol": message.symbol, "close": message.close, "volume": message.volume}
+            return _pick("bar" if message.confirm else "open bar", message, "symbol", "close", "volume")
         case News():
             return {
                 "what": "headline",
@@ -47,10 +50,13 @@ def describe(message: Event | Decision) -> dict[str, Any]:
         case Sentiment(abstained=True):
             return {"what": "sentiment", "news": message.news_id, "abstained": True}
         case Sentiment():
+            values = {"score": round(message.score, 3), "confidence": round(message.confidence, 3)}
             return {
-                "what": "sentiment", "news": message.news_id, "score": round(message.score, 3), "confidence": round(message.confidence, 3),
+                "what": "sentiment",
+                "news": message.news_id,
+                **values,
                 "latency_ms": round(message.latency_ms, 1),
-            }  # fmt: skip
+            }
         case Gap():
             return {
                 "what": "gap",
@@ -58,19 +64,16 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "bars": (message.end - message.start) // message.interval,
             }
         case Funding():
-            return {"what": "funding rate", "symbol": message.symbol, "rate": message.rate}
+            return _pick("funding rate", message, "symbol", "rate")
         case Command():
             return {"what": "command", "action": message.action, **message.args, "by": message.by}
         case Signal():
-            return {
-                "what": "signal", "symbol": message.symbol, "direction": message.direction.value,
-                "confidence": round(message.confidence, 3), "actionable": message.actionable,
-            }  # fmt: skip
+            confidence = {"confidence": round(message.confidence, 3), "actionable": message.actionable}
+            return _pick("signal", message, "symbol", "direction") | confidence
         case Order():
-            return {
-                "what": "order", "id": message.id, "symbol": message.symbol, "side": message.side.value, "type": message.type.value,
-                "qty": str(message.qty), "reason": message.reason,
-            }  # fmt: skip
+            return {"what": "order", "id": message.id} | _pick(
+                "order", message, "symbol", "side", "type", "qty", "reason"
+            )
         case Cancel():
             return {
                 "what": "cancel",
@@ -92,12 +95,9 @@ def describe(message: Event | Decision) -> dict[str, Any]:
         case FundingSettlement():
             return {"what": "funding booked", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
         case AccountSnapshot():
-            held = {holding.symbol: str(holding.qty) for holding in message.holdings}
-            return {
-                "what": "account",
-                "balances": {coin: str(value) for coin, value in message.balances.items()},
-                "holdings": held,
-            }
+            balances = {coin: str(value) for coin, value in message.balances.items()}
+            holdings = {holding.symbol: str(holding.qty) for holding in message.holdings}
+            return {"what": "account", "balances": balances, "holdings": holdings}
         case OrderUpdate():
             return {
                 "what": "order update",
@@ -106,37 +106,41 @@ def describe(message: Event | Decision) -> dict[str, Any]:
                 "reason": message.reason,
             }
         case Fill():
-            return {
-                "what": "fill", "order": message.order_id, "symbol": message.symbol, "side": message.side.value, "qty": str(message.qty),
-                "price": str(message.price), "fee": f"{message.fee:.4f}",
-            }  # fmt: skip
+            fields = _pick("fill", message, "symbol", "side", "qty", "price")
+            return {"what": "fill", "order": message.order_id} | fields | {"fee": f"{message.fee:.4f}"}
         case FundingPayment():
             return {"what": "funding", "symbol": message.symbol, "amount": f"{message.amount:.4f}"}
         case Prediction():
-            return {
-                "what": "prediction", "symbol": message.symbol, "down": round(message.down, 3), "flat": round(message.flat, 3),
-                "up": round(message.up, 3),
-            }  # fmt: skip
+            chances = {name: round(getattr(message, name), 3) for name in ("down", "flat", "up")}
+            return {"what": "prediction", "symbol": message.symbol} | chances
         case CashAdjustment():
-            return {
-                "what": "cash adjusted",
+            fields = {
                 "amount": f"{message.amount:.4f}",
                 "currency": message.currency,
                 "reason": message.reason,
             }
+            return {"what": "cash adjusted"} | fields
         case RiskEvent():
-            return {
-                "what": "risk", "state": message.state.value, "rule": message.rule, "detail": message.detail, "symbol": message.symbol,
-            }  # fmt: skip
+            return _pick("risk", message, "state", "rule", "detail", "symbol")
         case _:
             assert_never(message)
 
 
-def sentence(message: Event | Decision) -> str:
-    """The same as one line."""
-    words = describe(message)
-    what = words.pop("what")
+def _pick(what: str, message: Event | Decision, *names: str) -> dict[str, Any]:
+    """Return `what` and the named fields; Decimals as text, enums as their values."""
+    fields: dict[str, Any] = {"what": what}
+    for name in names:
+        value = getattr(message, name)
+        value = value.value if isinstance(value, Enum) else value
+        fields[name] = str(value) if isinstance(value, Decimal) else value
+    return fields
+
+
+def one_line_summary(message: Event | Decision) -> str:
+    """Return the description as one line of text."""
+    fields = describe(message)
+    what = fields.pop("what")
     line = f"{what}: " + ", ".join(
-        f"{key} {value}" for key, value in words.items() if value not in ("", None)
+        f"{key} {value}" for key, value in fields.items() if value not in ("", None)
     )
     return mask(one_line(line, _LONGEST))

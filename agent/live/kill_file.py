@@ -1,4 +1,4 @@
-"""The kill switch without a socket: a file in `live.folder`, and a signal. Both work from any shell, whatever else is broken."""
+"""Kill switch without a socket: a file in `live.folder`, and a signal. Both work from any shell."""
 
 from __future__ import annotations
 
@@ -17,74 +17,82 @@ import structlog
 from agent.core.errors import SafetyError
 
 FILE: Final = "KILL"
-"""Its name in `live.folder`. Its text is the reason; with the word `flatten` in it, positions are closed too."""
+"""Name of the file in `live.folder`. Its text is the reason; if it contains the word `flatten`, positions are
+closed too.
+"""
 
 FLATTEN: Final = "flatten"
-"""The argument of a kill, and the word in the file."""
+"""Argument of a kill, and the word in the file."""
 
-_LOOK: Final = 0.25  # seconds between two looks for the file
+_POLL: Final = 0.25  # seconds between two checks for the file
 _LONGEST: Final = 500  # characters of a reason
 _log: Final = structlog.get_logger(__name__)
 
 Kill = Callable[[dict[str, str], str], Awaitable[Any]]
-"""Kills with arguments (`flatten`, `reason`) in somebody's name; returns once it is done."""
+"""Kills with arguments (`flatten`, `reason`) in the given name; returns once the kill is handled."""
 
 
 class KillSwitch:
-    """Watches for the file, and hears of the signal. As long as the file is there the agent neither starts nor resumes.
+    """Watches for the kill file and the signal. While the file exists, the agent neither starts nor resumes.
 
-    Anything of that name counts: a directory, a FIFO, a dangling link, a file that can't be read.
+    Anything with that name counts: a directory, a FIFO, a dangling link, an unreadable file.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
         self.signals = 0
-        """How many have arrived; counted even while the event loop hangs."""
+        """Signals received; counted even while the event loop hangs."""
         self.signal = ""  # name of the last one
         self.kept = False
-        """The file is the agent's own (`keep`)."""
+        """True if the agent itself made the file (`keep`)."""
         self._pulled = asyncio.Event()
         self._by = ""
 
     def refuse(self, what: str) -> None:
-        """Raises SafetyError where the file is there."""
+        """Raise SafetyError if the file exists; `what` is the refused action."""
         if self.present():
             raise SafetyError(
-                f"{what} while {self.file} is there: somebody killed this agent", hint="remove the file first"
+                f"{what} while {self.file} exists: this agent was killed", hint="remove the file first"
             )
 
     def present(self) -> bool:
-        """Whether anything is there by the file's name."""
+        """True if anything with the file's name exists."""
         return os.path.lexists(self.file)
 
     def pull(self, by: str) -> None:
-        """Kill, as soon as the core runs; for handlers of signals."""
+        """Kill as soon as the core runs; for signal handlers."""
         self._by = by
         self._pulled.set()
 
     def catch(self, number: signal.Signals) -> None:
-        """Let a signal pull it: in the running event loop, and beside it, which works even while the loop hangs."""
+        """Kill on a signal, handled in the running event loop.
+
+        It is counted outside of the loop too, which works even while the loop hangs.
+        """
         asyncio.get_running_loop().add_signal_handler(number, self.pull, number.name)
 
-        def count(_: int, __: FrameType | None) -> None:  # takes no lock, since it may interrupt anything
+        def count(_: int, __: FrameType | None) -> None:  # no locks: it may interrupt any code
             self.signal = number.name
             self.signals += 1
 
         signal.signal(number, count)
 
     async def watch(self, kill: Kill, killed: Callable[[], bool]) -> None:
-        """Until cancelled. A file that stays there kills again whatever has been resumed meanwhile."""
+        """Kill when the file or signal arrives, until cancelled.
+
+        A file that stays in place kills again after a resume.
+        """
         flattened = False
         while True:
             try:
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(_POLL):
                     await self._pulled.wait()
             except TimeoutError:
                 if self.kept or not self.present():
                     flattened = False
                     continue
                 args = self.words()
-                # a text may be written after the file was made
+                # the text may be written after the file was created
                 if killed() and (flattened or FLATTEN not in args):
                     continue
                 by, flattened = f"file {self.file.name}", FLATTEN in args
@@ -95,9 +103,11 @@ class KillSwitch:
             await kill(args, by)
 
     def words(self) -> dict[str, str]:
-        """Arguments of a kill by the file's text; none if there is no text to read. Never blocks."""
+        """Parse the file's text into arguments of a kill; empty if the file has no readable text. Never
+        blocks.
+        """
         try:
-            # a FIFO without a writer would block
+            # without O_NONBLOCK a FIFO without a writer would block
             descriptor = os.open(self.file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
                 regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -113,9 +123,10 @@ class KillSwitch:
     # -- a kill that can't be journalled yet -------------------------------------------------------------------------
 
     def keep(self, args: dict[str, str], by: str) -> str:
-        """Make the file, so that a kill outlives this process before it is in the journal; returns why that failed.
+        """Make the file, so that the kill survives this process before it is in the journal; return the
+        error, if any.
 
-        A file that somebody else has made stays theirs; the word `flatten` is added to it if needed.
+        A file that exists already is not replaced; the word `flatten` is added to it if needed.
         """
         flatten = FLATTEN in args
         text = " ".join([*([FLATTEN] if flatten else []), f"by {by}", args.get("reason", "")]).strip()
@@ -128,7 +139,7 @@ class KillSwitch:
         self.kept = True
         try:
             os.write(descriptor, text.encode() + b"\n")
-        except OSError as error:  # the file is there, and that is what counts; its text is not
+        except OSError as error:  # the file exists, which is enough for a kill, but not its text
             return "" if not flatten else error.strerror or str(error)
         finally:
             os.close(descriptor)
@@ -146,7 +157,7 @@ class KillSwitch:
         return ""
 
     def forget(self) -> None:
-        """Remove the file if it is the agent's own: the kill is in the journal."""
+        """Remove the file if the agent made it: the kill is in the journal."""
         if self.kept:
             self.kept = False
             with suppress(OSError):

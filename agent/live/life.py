@@ -1,4 +1,4 @@
-"""One life of the agent: supervised producers feed one queue, and the core journals, decides and records what comes out of it."""
+"""One life of the agent: supervised producers feed one queue, from which the core takes and decides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.core.events import Command, Event, News
 from agent.live import session
 from agent.live.archiver import watch_segments
 from agent.live.command_handler import CommandHandler
-from agent.live.event_filter import EventFilter, OpenBars
+from agent.live.event_filter import EventFilter, OpenBarSampler
 from agent.live.event_queue import EventQueue
 from agent.live.feed_health import write_feed_health
 from agent.live.gateway.venue_gateway import VenueGateway
@@ -26,19 +26,19 @@ from agent.live.interfaces.running_agent import HeadlineScorer, Services
 from agent.live.kill_file import KillSwitch
 from agent.live.news.news_producer import NewsProducer
 from agent.live.pipeline import Core
-from agent.live.run_record import Record
+from agent.live.run_record import RunRecord
 from agent.live.stale_data_watchdog import watch_for_stale_data
 from agent.live.supervisor import Supervision, supervise
 from agent.live.timekeeping import Timekeeper
 from agent.store.database import Database
 from agent.system.clock import Clock
 
-_LOOK: Final = 0.05  # seconds between two checks whether the history is complete
+_POLL: Final = 0.05  # seconds between two checks whether the history is complete
 _log: Final = structlog.get_logger(__name__)
 
 
 class Sources:
-    """What feeds the queue. `market` comes first: the agent is warm once it is live. `scorer` is offered each headline."""
+    """What feeds the queue. The agent is warm once `market` is live; `scorer` is offered each headline."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Life:
         services: Services,
         commands: CommandHandler,
         kill_switch: KillSwitch,
-        record: Record,
+        record: RunRecord,
         time: Timekeeper,
         clock: Clock,
         rng: random.Random,
@@ -77,7 +77,7 @@ class Life:
         self.queue = queue
         self.sources = sources
         self.commands = commands
-        self.open_bars = OpenBars(core.engine, config.live.open_bars_every)
+        self.open_bars = OpenBarSampler(core.engine, config.live.open_bars_every)
         self.supervised: list[tuple[Producer, Supervision]] = []
         self._config = config
         self._database = database
@@ -127,7 +127,7 @@ class Life:
             await asyncio.wait({core}, timeout=live.drain_timeout / 1000)
             if not core.done():
                 _log.error(
-                    "stopped with events unhandled; their sources will be asked again", events=len(self.queue)
+                    "stopped with events unhandled; they will be fetched again", events=len(self.queue)
                 )
                 self._stopped = True
                 last.cancel()
@@ -147,7 +147,7 @@ class Life:
         )
         warm_up = Command("warm-up", now, now, {}, "daemon")
         await self.core.feed([(life, since), (warm_up, since)])  # before anything can decide on an order
-        await self._report_strategy_error()  # of a life that ended before it could
+        await self._report_strategy_error()  # of an earlier life that ended before it could report it
         scorer, guard, gateway = self.sources.scorer, self.commands.guard, self.sources.gateway
         while not self._stopped:
             taken = await self.queue.take(limit)
@@ -179,7 +179,9 @@ class Life:
         guard = self.core.engine.guard
         if guard is not None and guard.failure:
             now = self._clock.now()
-            _log.error("halted: the strategy failed, and rests until a person resumes", reason=guard.failure)
+            _log.error(
+                "halted: the strategy failed; it rests until the operator resumes", reason=guard.failure
+            )
             command = Command("strategy-error", now, now, {"detail": guard.failure}, "daemon")
             await self.core.feed([(command, asyncio.get_running_loop().time())])
 
@@ -191,7 +193,7 @@ class Life:
     async def _warm_up(self) -> None:
         """End the warm-up once the history is in the queue."""
         while self.sources.market.health.state != "live":
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL)
         await self.commands.put("warm-up-done")
 
     async def _require_account(self, gateway: VenueGateway) -> None:
@@ -201,10 +203,11 @@ class Life:
             async with asyncio.timeout(venue.start_within / 1000):
                 await gateway.begun()
         except TimeoutError:
-            reason = gateway.health.last_error or "it is never quiet"
+            reason = gateway.health.last_error or "it never settled"
             raise VenueError(
-                f"the account at {venue.venue} could not be reconciled within {format_duration(venue.start_within)}: {reason}",
-                hint="tapewire doctor says more",
+                f"the account at {venue.venue} could not be reconciled "
+                f"within {format_duration(venue.start_within)}: {reason}",
+                hint="run tapewire doctor",
             ) from None
 
     async def _keep_feed_health(self) -> Never:
@@ -212,7 +215,7 @@ class Life:
         while True:
             await asyncio.sleep(self._config.live.record_health / 1000)
             await self._write_feed_health()
-            await self._record.keep_lock()
+            await self._record.renew_lock()
 
     async def _write_feed_health(self) -> None:
         if self.core.storage.failing.is_set():

@@ -1,4 +1,4 @@
-"""The daemon's log: structlog on standard error, as lines for people or JSON for programs, without secrets."""
+"""The daemon's log: structlog to standard error, as text for people or JSON for programs, without secrets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from agent.system.clock import WallClock, iso
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor: secrets are masked, and no text holds a control character."""
+    """A structlog processor: mask secrets and remove control characters."""
     for key, value in event.items():
         event[key] = MASK if value and is_secret_field(key) else masked(_printable(value))
     return event
@@ -42,40 +42,34 @@ _limit = RepeatLimit()
 
 
 def status() -> OutputStatus:
-    """How many lines of the log were lost or suppressed, and why."""
+    """Return how many lines of the log were lost or suppressed, and why."""
     found = log_status()
     found.suppressed = _limit.suppressed
     return found
 
 
 def configure(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Set the log of this process up; the libraries' own warnings go the same way.
+    """Configure logging in this process, for structlog and the standard library.
 
-    It writes to `sys.stderr` as it is now: `agent.live.output.guard` it first, so that a full disk or a slow reader can't stop the
-    process.
+    It writes to the current `sys.stderr`: call `agent.live.output.guard` first, so that a full disk or a slow
+    reader can't block the process.
     """
     global _limit
     limit = _limit = RepeatLimit()
     stream = stream or sys.stderr
     as_json = config.format == "json" or (config.format == "auto" and not stream.isatty())
     if as_json and isinstance(stream, GuardedStream):
-        stream.writer.notice = _lost
+        stream.writer.notice = _lost_notice
     before: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    last: list[Any] = (
-        [structlog.processors.format_exc_info, bound_trace, redact, structlog.processors.JSONRenderer()]
-        if as_json
-        else [
-            structlog.processors.format_exc_info,
-            bound_trace,
-            redact,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=18),
-        ]
-    )
+    renderer: Any = structlog.processors.JSONRenderer()
+    if not as_json:
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=18)
+    last: list[Any] = [structlog.processors.format_exc_info, bound_trace, redact, renderer]
     level = logging.getLevelNamesMapping()[config.level.upper()]
     structlog.configure(
         processors=[limit, *before, *last],
@@ -94,7 +88,7 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
 
 
-def _lost(lost: int, reason: str) -> str:
-    """The line after a loss, as JSON."""
+def _lost_notice(lost: int, reason: str) -> str:
+    """Format the notice of lost lines as JSON."""
     line = {"event": "lines of the log were lost", "lost": lost, "reason": reason, "level": "warning"}
     return msgspec.json.encode(line | {"timestamp": iso(WallClock().now())}).decode() + "\n"

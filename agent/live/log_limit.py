@@ -1,4 +1,4 @@
-"""Bounds of the log: how often the same line is repeated, how many warnings there are in all, and how long a traceback is."""
+"""Limits of the log: repetitions of a line, warnings in total, and the length of tracebacks."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Final
 import structlog
 
 REPEATS: Final = 20
-"""Warnings and errors of one kind in `WINDOW`; the others are suppressed and counted."""
+"""Warnings and errors of one kind per `WINDOW`; more are suppressed and counted."""
 
 ROUTINE: Final = 500
-"""Lines of one kind below the level warning in `WINDOW`."""
+"""Lines of one kind below level warning per `WINDOW`."""
 
 ALL_KINDS: Final = 200
-"""Warnings and errors of all kinds in `WINDOW`."""
+"""Warnings and errors of all kinds per `WINDOW`."""
 
 WINDOW: Final = 10.0
 """Seconds."""
 
-_KINDS: Final = 1_000  # remembered
-_KIND: Final = 100  # characters of a line that determine its kind
+_KINDS: Final = 1_000  # kinds of lines remembered
+_KIND: Final = 100  # leading characters of a line that identify its kind
 _TRACE: Final = 4_000  # characters of a traceback
 _TEXT: Final = 2_000  # characters of a library's message
 _GARBAGE: Final = "aiohttp.http_exceptions"
@@ -38,7 +38,7 @@ class _Window:
 
 
 class RepeatLimit:
-    """Admits so many lines of a kind in a window of time. `timer` is a steady clock in seconds."""
+    """Rate limit for lines of the same kind. `timer` is a monotonic clock in seconds."""
 
     def __init__(self, timer: Callable[[], float] = time.monotonic) -> None:
         self.suppressed = 0
@@ -47,7 +47,7 @@ class RepeatLimit:
         self._all = _Window(timer())
 
     def admit(self, kind: str, level: int) -> int:
-        """How many lines of this kind were suppressed since the last one; -1 to suppress this one."""
+        """Return how many lines of this kind were suppressed since the last one; -1 to suppress this one."""
         now = self._timer()
         serious = level >= logging.WARNING
         if serious and now - self._all.began >= WINDOW:
@@ -69,7 +69,7 @@ class RepeatLimit:
         return missed
 
     def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """A structlog processor: suppress the line, or state in it how many similar ones were suppressed."""
+        """A structlog processor: suppress the line, or add the number of similar lines suppressed before it."""
         text = str(event.get("event", ""))
         missed = self.admit(f"{method} {text[:_KIND]}", _LEVELS.get(method, logging.INFO))
         if missed < 0:
@@ -81,16 +81,13 @@ class RepeatLimit:
     def filter(self, record: logging.LogRecord) -> bool:
         """A filter for the standard library's logging: the same limit for libraries, with shortened messages.
 
-        An HTTP client that sends garbage is one line, without the traceback of the parser.
+        An HTTP client that sends garbage causes one line, without the parser's traceback.
         """
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and type(error).__module__ == _GARBAGE:
             record.levelno, record.levelname = logging.WARNING, "WARNING"
-            record.msg, record.args, record.exc_info = (
-                "a request that is not HTTP: %s",
-                (str(error)[:200],),
-                None,
-            )
+            record.msg, record.args = "a request that is not HTTP: %s", (str(error)[:200],)
+            record.exc_info = None
         kind = f"{record.name} {str(record.msg).partition(chr(10))[0][:_KIND]}"
         missed = self.admit(kind, record.levelno)
         if missed < 0:
@@ -108,7 +105,7 @@ _LEVELS: Final = {name.lower(): level for name, level in logging.getLevelNamesMa
 
 
 def bound_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """A structlog processor behind `format_exc_info`: the beginning and the end of a long traceback."""
+    """A structlog processor after `format_exc_info`: shorten a long traceback in the middle."""
     trace = event.get("exception")
     if isinstance(trace, str) and len(trace) > _TRACE:
         event["exception"] = shortened(trace, _TRACE)
@@ -116,7 +113,7 @@ def bound_trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
 
 
 def shortened(text: str, most: int) -> str:
-    """`text` without its middle if it is longer than `most` characters."""
+    """Return `text` without its middle if it is longer than `most` characters."""
     if len(text) <= most:
         return text
     half = most // 2

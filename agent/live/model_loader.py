@@ -1,4 +1,4 @@
-"""How the daemon opens a model folder."""
+"""Opens the daemon's sentiment models."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class LazyScorer:
-    """A model that is named by its card, and loaded when it first has something to score: workers may do it all."""
+    """A model known by its fingerprint and loaded at its first headline, since workers may score all of them."""
 
     def __init__(self, fingerprint: str, load: Callable[[], NamedScorer]) -> None:
         self.fingerprint = fingerprint
@@ -24,13 +24,13 @@ class LazyScorer:
 
     @property
     def loaded(self) -> bool:
-        """Whether anything had to be scored."""
+        """True once the model has been loaded."""
         return self._scorer is not None
 
     def score(self, texts: Sequence[str]) -> Sequence[Score]:
-        """Raises ModelError where the folder can't be loaded after all."""
+        """Raises ModelError if the folder can no longer be loaded."""
         if self._scorer is None:
-            _log.info("the own model is loaded", model=self.fingerprint)
+            _log.info("local model loaded", model=self.fingerprint)
             self._scorer = self._load()
         return self._scorer.score(texts)
 
@@ -38,9 +38,9 @@ class LazyScorer:
 def model_loader(
     config: ModelConfig, database: Database, *, lazy: bool = False
 ) -> Callable[[str], NamedScorer]:
-    """Opens a folder, or `starter`, with the store's cache of scores in front; blocking. It raises ModelError.
+    """Return a blocking function that opens a model folder, or `starter`, behind the store's cache of scores.
 
-    With `lazy` the model is tried on two texts and let go; it is loaded again once it has something to score.
+    It raises ModelError. With `lazy` the model is only checked, and loaded again when it first has to score.
     """
 
     def load(folder: str) -> NamedScorer:

@@ -10,21 +10,23 @@ import structlog
 
 from agent.core.events import Decision, Event, Kline, Order, OrderUpdate
 from agent.core.sinks import DecisionSink
-from agent.live.formatting import describe, sentence
+from agent.live.formatting import describe, one_line_summary
 from agent.live.interfaces.observer import Observer
 
 _log: Final = structlog.get_logger(__name__)
 
 
 class LiveSink:
-    """Passes decisions on to `inner`, and to the observers. Of the account's samples the first in each `every` ms goes on.
+    """Passes decisions on to `inner` and to the observers, and the account's first sample in each `every` ms
+    to `inner`.
 
-    Marks move with every state of an open bar; a curve of a point a bar, on the bars' grid, is what reports are made for.
+    The account is sampled with every state of an open bar, but reports need one point a bar, on the bars'
+    grid.
     """
 
     def __init__(self, inner: DecisionSink, every: int) -> None:
         self.event_seq = 0
-        self.orders = 0  # so far
+        self.orders = 0
         self.observers: list[Observer] = []
         self.news = inner.news
         self.sentiment = inner.sentiment
@@ -34,7 +36,7 @@ class LiveSink:
 
     @property
     def position(self) -> tuple[int, int]:
-        """How far it has come: orders, and the last period of which a sample went on."""
+        """Number of orders, and the last period whose sample was passed on."""
         return self.orders, self._period
 
     @position.setter
@@ -42,7 +44,6 @@ class LiveSink:
         self.orders, self._period = position
 
     def decision(self, decision: Decision) -> None:
-        """Passed on."""
         self._inner.decision(decision)
         if isinstance(decision, Order):
             self.orders += 1
@@ -52,40 +53,36 @@ class LiveSink:
     def equity(
         self, ts: Sequence[int], equity: Sequence[float], cash: Sequence[float], exposure: Sequence[float]
     ) -> None:
-        """The first sample of each period is passed on."""
-        for row, moment in enumerate(ts):
-            if moment // self._every != self._period:
-                self._period = moment // self._every
+        """Pass on the first sample of each period."""
+        for row, at in enumerate(ts):
+            if at // self._every != self._period:
+                self._period = at // self._every
                 self._inner.equity([self._period * self._every], [equity[row]], [cash[row]], [exposure[row]])
 
 
 class LogObserver:
-    """Writes what matters to the log; bars and their updates only at level debug."""
+    """Logs events and decisions; bars and order updates at level debug."""
 
     def event(self, seq: int, event: Event) -> None:
-        """Logged."""
-        words = describe(event)
+        fields = describe(event)
         log = _log.debug if isinstance(event, Kline) else _log.info
-        log(words.pop("what"), event_id=seq, **words)
+        log(fields.pop("what"), event_id=seq, **fields)
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Logged."""
-        words = describe(decision)
+        fields = describe(decision)
         log = _log.debug if isinstance(decision, OrderUpdate) else _log.info
-        log(words.pop("what"), event_id=seq, **words)
+        log(fields.pop("what"), event_id=seq, **fields)
 
 
 class RecentActivity:
-    """The last things that happened, for `status`; bars are left out."""
+    """The last events and decisions, without bars, for `status`."""
 
     def __init__(self, size: int = 20) -> None:
         self.lines: deque[dict[str, Any]] = deque(maxlen=size)
 
     def event(self, seq: int, event: Event) -> None:
-        """Kept, unless it is a bar."""
         if not isinstance(event, Kline):
-            self.lines.append({"event": seq, "at": event.available_at, "what": sentence(event)})
+            self.lines.append({"event": seq, "at": event.available_at, "what": one_line_summary(event)})
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Kept."""
-        self.lines.append({"event": seq, "at": decision.ts, "what": sentence(decision)})
+        self.lines.append({"event": seq, "at": decision.ts, "what": one_line_summary(decision)})

@@ -1,6 +1,7 @@
 """Standard output and error that never block or end the agent.
 
-A thread writes them from a bounded queue. What doesn't fit, or can't be written (full disk, closed pipe), is dropped and counted.
+A thread writes them from a bounded queue. Text that doesn't fit into it or can't be written (full disk,
+closed pipe) is dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Final, TextIO
 from agent.live.interfaces.status import OutputStatus
 
 CAPACITY: Final = 4 << 20
-"""Characters that may wait for one stream."""
+"""Characters that may be queued for one stream."""
 
 _LONGEST: Final = 256 << 10  # characters of one write; the rest is cut off
 _FLUSH: Final = 2.0  # seconds to write queued text at the end
@@ -29,25 +30,27 @@ _PAUSE: Final = 0.1  # seconds after a write that failed
 
 
 def plain_notice(lost: int, reason: str) -> str:
-    """The line that reports lost lines."""
+    """Format the notice of lost lines."""
     return f"tapewire: {lost} lines of output were lost: {reason}\n"
 
 
 class OutputWriter:
-    """Writes to a file descriptor from a daemon thread. `write` takes text from any thread and never blocks."""
+    """Writes to a file descriptor in a daemon thread. `write` accepts text from any thread and never blocks."""
 
     def __init__(self, descriptor: int, *, capacity: int = CAPACITY) -> None:
         self.notice: Callable[[int, str], str] = plain_notice
         self._descriptor = descriptor
         self._capacity = capacity
-        self._queue: SimpleQueue[tuple[str, int] | None] = SimpleQueue()  # with `_overflowed` before it
+        self._queue: SimpleQueue[tuple[str, int] | None] = (
+            SimpleQueue()
+        )  # text, and `_overflowed` when it was queued
         self._lock = threading.RLock()  # reentrant: a finalizer may log while this thread holds it
         self._waiting = 0
         self._overflowed = 0  # lines that did not fit into the queue
         self._failed = 0  # lines that could not be written
-        self._reported = 0  # of both
+        self._reported = 0  # lines of both kinds reported by a notice
         self._error = self._last_error = ""
-        self._began = 0.0  # of the write in progress
+        self._began = 0.0  # start of the write in progress
         self._torn = False  # the last line was written in part
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
@@ -64,7 +67,7 @@ class OutputWriter:
             self._queue.put((text, self._overflowed))
 
     def status(self) -> OutputStatus:
-        """A snapshot."""
+        """Take a snapshot of counts and errors."""
         began = self._began
         stuck = "its reader does not read" if began and time.monotonic() - began > _SLOW else ""
         return OutputStatus(
@@ -116,7 +119,7 @@ def _lines(text: str) -> int:
 
 
 class GuardedStream(io.TextIOBase):
-    """A text stream in the place of `original`, over an `OutputWriter`."""
+    """A text stream over an `OutputWriter`, in place of `original`."""
 
     def __init__(self, original: TextIO, writer: OutputWriter) -> None:
         self.writer = writer
@@ -124,37 +127,33 @@ class GuardedStream(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
-        """As `TextIO` has it."""
+        """Encoding of the stream."""
         return "utf-8"
 
     def fileno(self) -> int:
-        """Descriptor of the original stream."""
         return self._original.fileno()
 
     def isatty(self) -> bool:
-        """Whether the original stream is a terminal."""
         return self._original.isatty()
 
     def writable(self) -> bool:
-        """Always."""
         return True
 
     def write(self, text: str) -> int:
-        """Queue `text`."""
         self.writer.write(text)
         return len(text)
 
 
 def log_status() -> OutputStatus:
-    """State of this process's standard error; without a guard all counts are 0."""
+    """Return the state of this process's standard error; all counts are 0 if it isn't guarded."""
     stream = sys.stderr
     return stream.writer.status() if isinstance(stream, GuardedStream) else OutputStatus()
 
 
 def guard(name: str) -> OutputWriter | None:
-    """Put a `GuardedStream` in the place of `sys.stdout` or `sys.stderr` until the process ends.
+    """Replace `sys.stdout` or `sys.stderr` with a `GuardedStream` until the process ends.
 
-    None for a stream without a descriptor: it is in memory, and can't block.
+    Returns None for a stream without a descriptor, which is in memory and can't block.
     """
     original = getattr(sys, name)
     if isinstance(original, GuardedStream):
@@ -166,7 +165,7 @@ def guard(name: str) -> OutputWriter | None:
         return None
     guarded = GuardedStream(original, writer)
     setattr(sys, name, guarded)
-    # the thread is not in the child
+    # a forked child doesn't have the writer's thread
     os.register_at_fork(after_in_child=lambda: _restore(name, guarded, original))
     atexit.register(writer.close)
     return writer
@@ -174,7 +173,10 @@ def guard(name: str) -> OutputWriter | None:
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Guard both streams; standard error stays guarded, standard output is restored once the queued text is written."""
+    """Guard both streams while the context is open.
+
+    At the end standard error stays guarded, and standard output is restored once the queued text is written.
+    """
     original = sys.stdout
     guard("stderr")
     writer = guard("stdout")

@@ -1,4 +1,4 @@
-"""The core in the live rim: what comes in is journalled, then decided on, then recorded, in this order, whatever happens."""
+"""Journals each event, decides on it, and records the decisions, in this order."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from agent.live.interfaces.observer import Observer
 from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORDER, STORE_WRITE
 from agent.live.observers import LiveSink
 from agent.live.resume import ResumePoint
-from agent.live.snapshotter import Snapshots
-from agent.live.store_retry import Storage, Write
+from agent.live.snapshotter import Snapshotter
+from agent.live.store_retry import StoreWriter, Write
 from agent.live.systemd import ServiceManager
 from agent.store.commit_mark import CommitMark, CommitMarkFile
 from agent.store.database import Database
@@ -40,18 +40,20 @@ from strategies import blaming, load_strategy
 _T = TypeVar("_T")
 
 
-_PATIENCE: Final = 20_000
-"""Events folded between two requests to a service manager for more time to start."""
+_EXTEND_EVERY: Final = 20_000
+"""Events folded between two requests to the service manager for more time to start."""
 
 _log: Final = structlog.get_logger(__name__)
 
 
 Urgent = Callable[[], list[tuple[Event, float]]]
-"""Takes from the queue what was put first, with the event loop's time at which each arrived."""
+"""Takes the events that were put first from the queue, each with the event loop's time of its arrival."""
 
 
-class Batch:
-    """Events to append at once. As long as they are not in the journal, others can be put before them."""
+class JournalBatch:
+    """Events to append to the journal at once. Until they are committed, urgent events can be put before
+    them.
+    """
 
     def __init__(self, journal: Journal, now: int, events: list[Event]) -> None:
         self.events = events
@@ -60,11 +62,11 @@ class Batch:
         self._now = now  # UTC ms: time of the last event that was handled
 
     def put_first(self, events: list[Event]) -> None:
-        """Before the next try; not while one is under way."""
+        """Put events before the batch at the next attempt. Must not be called during one."""
         self.waiting += events
 
     def __call__(self, *, again: bool) -> int:
-        """Append; number of the first. Raises StoreError."""
+        """Append the events; return the number of the first. Raises StoreError."""
         if again and self.waiting and not self._journal.has_committed(len(self.events)):
             now, ordered = self._now, []
             for event in (*self.waiting, *self.events):
@@ -79,30 +81,39 @@ def _at(event: Event, now: int) -> Event:
 
 
 class Core:
-    """A run's engine, journal and recorder. Use it as a context: what leaves without `end` is marked failed or interrupted.
+    """A run's journal, engine and recorder, as a context manager; leaving it without `end` marks the run as
+    failed or interrupted.
 
-    While the store can't be written (`storage`) nothing is handled, and what came in waits.
-
-    With `resume` the journal is folded first: `memory` then says where each source has to go on. `observers` hear of what comes
-    after it, `run_observers` of the fold as well. `latest` is the UTC ms that the core's time must not pass now, None while the time is not
-    confirmed: then it stands still, but for bars. All raise StoreError.
+    With `resume` the journal is folded first, and `memory` then has the point from which each source
+    continues. `observers` receive what comes after the fold, `run_observers` the fold as well. `latest`
+    returns the UTC ms that the core's time must not pass now, or None while the time is not confirmed: then
+    only bars advance it. While the store can't be written (`storage`), nothing is handled. All methods raise
+    StoreError.
     """
 
     def __init__(
-        self, config: Config, database: Database, run: Run, *, resume: bool, observers: Iterable[Observer] = (),
-        run_observers: Iterable[Observer] = (), rng: random.Random | None = None, predictor: Predictor | None = None,
+        self,
+        config: Config,
+        database: Database,
+        run: Run,
+        *,
+        resume: bool,
+        observers: Iterable[Observer] = (),
+        run_observers: Iterable[Observer] = (),
+        rng: random.Random | None = None,
+        predictor: Predictor | None = None,
         latest: Callable[[], int | None] = lambda: sys.maxsize,
         mark: CommitMarkFile | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.memory = ResumePoint()
         self.latencies: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
-        """From the arrival in the queue to being handled, ms, by kind."""
+        """Time from arrival in the queue to handled and recorded, in ms, by kind of event."""
         self.spans: defaultdict[str, LatencyHistogram] = defaultdict(LatencyHistogram)
-        """Other durations in ms: `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
+        """Durations in ms of `HEADLINE_TO_SENTIMENT`, `SENTIMENT_TO_ORDER` and `STORE_WRITE`."""
         self._run_observers: list[Observer] = list(run_observers)
         self.observers: list[Observer] = [*observers, *self._run_observers]
         self._database = database
-        # a try that fails must not end inside the engine
+        # batch=None: a write that fails must not raise inside the engine
         self._recorder = Recorder(database, run, resume=resume, batch=None)
         self.journal = Journal(database, run.id)
         self.mark = mark
@@ -110,19 +121,19 @@ class Core:
         self._make_engine: Callable[[], Engine] = partial(_engine, config, self._sink, run.id, predictor)
         self.engine = self._make_engine()
         self._latest = latest
-        self.snapshots = Snapshots(config, database, run.id, self.engine.strategy)
+        self.snapshots = Snapshotter(config, database, run.id, self.engine.strategy)
         self._keep = config.store.snapshots
         self._funding = FundingSchedule(config)
-        self.storage = Storage(config.store, rng or random.Random())
+        self.storage = StoreWriter(config.store, rng or random.Random())
 
     @property
     def run(self) -> Run:
-        """The run's row as it was last written."""
+        """The run's row as last written."""
         return self._recorder.run
 
     @property
     def decisions(self) -> int:
-        """How many there are so far."""
+        """Number of decisions so far."""
         return self._recorder.decisions
 
     def __enter__(self) -> Self:
@@ -144,7 +155,7 @@ class Core:
         self._recorder.__exit__(kind, error, trace)
 
     def _fold(self) -> None:
-        """Be where the journal ends."""
+        """Restore the state at the end of the journal."""
         self._sink.observers = self._run_observers
         manager = ServiceManager()
         start = self._resume() if self.journal.last_seq else 0
@@ -152,21 +163,21 @@ class Core:
             for observer in self._run_observers:
                 observer.event(seq, event)
             self._handle(seq, event)
-            if seq % _PATIENCE == 0:
-                manager.tell(EXTEND_TIMEOUT_USEC="60000000")
+            if seq % _EXTEND_EVERY == 0:
+                manager.notify(EXTEND_TIMEOUT_USEC="60000000")
             if not start:
-                self.snapshots.check(seq, self.engine, self._recorder)
+                self.snapshots.check_fold(seq, self.engine, self._recorder)
         self._recorder.event_seq = self._sink.event_seq = self.journal.last_seq
-        self.snapshots.begin(segment_started_at(self._database, self.run.id))
+        self.snapshots.start_segment(segment_started_at(self._database, self.run.id))
         if self.journal.last_seq:
-            self._funding.passed(max(self.memory.closed_at, self.memory.first_at or 0))
+            self._funding.set_handled_until(max(self.memory.closed_at, self.memory.first_at or 0))
             self._recorder.flush()
             _log.info(
                 "journal folded", events=self.journal.last_seq - start, unscored=len(self.memory.unscored)
             )
 
     def _resume(self) -> int:
-        """Load the newest snapshot that can be used; returns the number of its event, 0 without one."""
+        """Load the newest usable snapshot; return the number of its event, 0 without one."""
         last = self.journal.last_seq
         start, self.engine = self.snapshots.resume(
             self.engine, self._make_engine, self._recorder, self._sink, self.memory, self._run_observers, last
@@ -187,25 +198,26 @@ class Core:
         )
 
     async def feed(self, taken: Sequence[tuple[Event, float]], urgent: Urgent | None = None) -> list[Event]:
-        """Journal events and decide on them; each comes with the event loop's time at which it arrived.
+        """Journal events and decide on them; each comes with the event loop's time of its arrival.
 
-        `urgent` gives what can't wait: it is asked while the store can't be written, and goes before `taken`. Returns the events as
-        they were handled: in order, `available_at` never running backwards, with the funding that was due.
+        `urgent` is called while the store can't be written; its events are handled before `taken`. Returns
+        the events as they were handled: in order, with `available_at` never decreasing, and with the funding
+        that was due.
         """
         loop = asyncio.get_running_loop()
         events: list[Event] = []
         now, latest = self.memory.now, self._latest()
         for event, _ in taken:
             limit = (now or event.available_at) if latest is None else latest
-            now = max(
-                now, min(event.available_at, max(limit, event.ts) if isinstance(event, Kline) else limit)
-            )
+            if isinstance(event, Kline):
+                limit = max(limit, event.ts)
+            now = max(now, min(event.available_at, limit))
             events.append(_at(event, now))
-            self._funding.begin(now)
+            self._funding.start(now)
             if isinstance(event, Kline) and event.confirm:
                 events += self._funding.due(event.ts, now)
         history = self.engine.risk.warming_up
-        batch = Batch(self.journal, self.memory.now, events)
+        batch = JournalBatch(self.journal, self.memory.now, events)
         first = await self._write(
             batch, None if urgent is None else lambda: batch.put_first([one for one, _ in urgent()])
         )
@@ -219,10 +231,10 @@ class Core:
             if self._sink.orders > orders and isinstance(event, Sentiment):
                 traded.add(event.news_id)
         await self._write(self._record)
-        if batch.waiting:  # the batch was in the journal already, only its answer was lost
+        if batch.waiting:  # the batch had been committed, only the reply was lost
             events += await self.feed([(event, loop.time()) for event in batch.waiting], urgent)
         done = loop.time()
-        for event, since in () if history else taken:  # history in bulk says nothing of the present
+        for event, since in () if history else taken:  # bulk history has no meaningful latency
             kind = OPEN_BAR if isinstance(event, Kline) and not event.confirm else kind_of(event)
             self.latencies[kind].add((done - since) * 1000)
             if isinstance(event, Sentiment):
@@ -233,34 +245,27 @@ class Core:
         return events
 
     def _record(self, *, again: bool = False) -> None:
-        """Commit what was decided, then note apart from the store how far it goes."""
+        """Commit the decisions, then write the commit mark outside of the store."""
         self._recorder.flush(again=again)
         if self.mark is not None:
             journal = self.journal
-            self.mark.write(
-                CommitMark(
-                    self.run.id,
-                    journal.last_seq,
-                    journal.digest.hex(),
-                    self._recorder.decisions,
-                    self._recorder.head,
-                )
-            )
+            decided = self._recorder.decisions, self._recorder.head
+            self.mark.write(CommitMark(self.run.id, journal.last_seq, journal.digest.hex(), *decided))
 
     async def _save(self, now: float) -> None:
-        """Take a snapshot if one is due, or if a segment of the journal ends here."""
+        """Take a snapshot if one is due or a segment of the journal ends here."""
         boundary = self.snapshots.ends_segment(self.memory.now)
-        if not boundary and not self.snapshots.due(now, self.journal.last_seq):
+        if not boundary and not self.snapshots.is_due(now, self.journal.last_seq):
             return
         snapshot = self._snapshot(now, boundary=boundary)
         if snapshot is not None:
             write = partial(write_snapshot, self._database, self.run.id, snapshot, self._keep)
-            self.snapshots.written(await self._write(write))
+            self.snapshots.note_written(await self._write(write))
             if boundary:
-                self.snapshots.begin(self.memory.now)
+                self.snapshots.start_segment(self.memory.now)
 
     async def _write(self, work: Write[_T], again: Callable[[], None] | None = None) -> _T:
-        """Into the store, with patience; the time it takes is counted."""
+        """Write to the store, with retries, and measure the time."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         result = await self.storage.write(work, again)
@@ -273,7 +278,7 @@ class Core:
         self.engine.handle(event)
 
     def end(self, *, complete: bool) -> Run:
-        """Record the end: a complete run is closed for good, another one can be resumed."""
+        """Record the end: a complete run is closed, any other can be resumed."""
         self.storage.close()
         if complete:
             self.engine.finish()
@@ -289,14 +294,12 @@ class Core:
         )
 
     def _last_snapshot(self) -> None:
-        """At an orderly end, for the next life; without it that one folds more."""
+        """Take a snapshot at an orderly end, so that the next life folds less."""
         try:
             self._recorder.flush()
-            if (
-                self._recorder.event_seq
-                and self.snapshots.enabled
-                and (snapshot := self._snapshot(0.0)) is not None
-            ):
+            if not self._recorder.event_seq or not self.snapshots.enabled:
+                return
+            if (snapshot := self._snapshot(0.0)) is not None:
                 write_snapshot(self._database, self.run.id, snapshot, self._keep)
         except StoreError as error:
             _log.warning("no last snapshot", reason=error.message)

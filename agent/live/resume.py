@@ -1,4 +1,4 @@
-"""What the rim must know of a run's inputs, learnt while its journal is folded: where each source has to go on."""
+"""Where each source continues after a restart, learned while the run's journal is folded."""
 
 from __future__ import annotations
 
@@ -9,34 +9,32 @@ from agent.core.events import Command, Event, Funding, Gap, Kline, News, Sentime
 from agent.data.text import news_id, title_key
 
 HEADLINES: Final = 20_000
-"""Headlines remembered at most."""
+"""Maximum number of headlines remembered."""
 
 
-def words_of(news: News) -> str:
-    """Hashes of a headline's title, and of its feed, address and title: 32 hexadecimal digits each."""
+def title_hashes(news: News) -> str:
+    """Hash a headline's title, and its feed, address and title: 32 hexadecimal digits each."""
     title = title_key(news.title)
     return news_id("", "", title, 0) + news_id("", news.feed, f"{news.url}\x1f{title}", 0)
 
 
 class ResumePoint:
-    """`hear` every event in order. Times are UTC ms."""
+    """State of a run's inputs; `update` it with every event in order. Times are UTC ms."""
 
     def __init__(self) -> None:
         self.first_at: int | None = None
         self.now = 0  # available_at of the last event
-        # (symbol, interval) -> start of the last closed or given-up bar
+        # (symbol, interval) -> start of the last bar that closed or is part of a gap
         self.bars: dict[tuple[str, int], int] = {}
-        self.closes: dict[
-            tuple[str, int], float
-        ] = {}  # (symbol, interval) -> its close, or that of the last closed bar before a gap
-        self.closed_at = 0  # the latest close of a bar or stamp of funding
-        # id -> `words_of`; None in snapshots of earlier versions
+        # (symbol, interval) -> close of that bar, or of the last closed bar before a gap
+        self.closes: dict[tuple[str, int], float] = {}
+        self.closed_at = 0  # the last close of a bar or funding stamp
+        # id -> `title_hashes`; None in snapshots of earlier versions
         self.headlines: OrderedDict[str, str | None] = OrderedDict()
         self.unscored: OrderedDict[str, News] = OrderedDict()
-        self.model = ""  # folder of the model that a person chose while the agent ran
+        self.model = ""  # folder chosen by the command use-model
 
     def update(self, event: Event) -> None:
-        """Take in the next event of the journal."""
         self.now = event.available_at
         if self.first_at is None:
             self.first_at = self.now
@@ -50,7 +48,7 @@ class ResumePoint:
             case Gap():
                 self.bars[event.symbol, event.interval] = event.end - event.interval
             case News():
-                self.headlines[event.id] = words_of(event)
+                self.headlines[event.id] = title_hashes(event)
                 self.unscored[event.id] = event
                 if len(self.headlines) > HEADLINES:
                     self.headlines.popitem(last=False)

@@ -1,4 +1,4 @@
-"""The record of a live run: whether the store still holds what was committed, and the mark by which the next life will know."""
+"""Checks that the store still holds all commits of a live run, by a mark that each life leaves for the next."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from agent.store.runs import Run
 _log: Final = structlog.get_logger(__name__)
 
 
-class Record:
-    """The record as one life sees it. `gap` is what the store lacked when the life began; None: nothing."""
+class RunRecord:
+    """The run's record as seen by one life. `gap` is what the store lacked at its start; None if nothing."""
 
     def __init__(
         self,
@@ -49,43 +49,44 @@ class Record:
         return "; ".join(lines)
 
     def acknowledge(self) -> None:
-        """The gap is in the journal: allow the mark to be overwritten, so that the next life doesn't report it again."""
+        """Allow the mark to be overwritten, since the gap is in the journal now.
+
+        The next life then doesn't report it again.
+        """
         if self.mark is not None:
             self.mark.release()
 
     def stamped(self, run: Run) -> Run:
-        """The run, with a stamp for every report if the record has a hole."""
-        return (
-            run
-            if self.gap is None
-            else replace(run, stamps=tuple(dict.fromkeys((*run.stamps, self.gap.stamp))))
-        )
+        """Return the run; if the record has a gap, with a stamp that every report shows."""
+        if self.gap is None:
+            return run
+        return replace(run, stamps=tuple(dict.fromkeys((*run.stamps, self.gap.stamp))))
 
-    async def keep_lock(self) -> None:
-        """Take the store's lock again if its server has lost it. Raises SafetyError if another agent holds it by now."""
+    async def renew_lock(self) -> None:
+        """Take the store's lock again if its server has lost it. Raises SafetyError if another agent holds it
+        now.
+        """
         if self._lock is not None and self._lock.on_server:
-            with suppress(StoreError):  # while the server is away, writes wait for it
+            with suppress(StoreError):  # while the server is unavailable, writes wait for it
                 await asyncio.to_thread(self._lock.renew)
 
 
 @contextmanager
-def open_record(config: Config, database: Database, *, new: bool, orders: bool) -> Iterator[Record]:
-    """Take the store for one live run, and compare it with the mark that the last life left.
+def open_record(config: Config, database: Database, *, new: bool, orders: bool) -> Iterator[RunRecord]:
+    """Lock the store for one live run, and compare it with the mark that the last life left.
 
-    With `new` the user has chosen to begin without the last run: a gap is logged only. With `orders`, which go to a venue, every
-    commit is on the disk when it returns, and the mark soon after. Raises StoreError if the store doesn't hold the last run at all, and
-    SafetyError if another agent has the store, or if its server doesn't wait for its disk.
+    With `new` the user has chosen to begin without the last run, so a gap is only logged. With `orders`,
+    which go to a venue, every commit is on the disk when it returns, and the mark soon after. Raises
+    StoreError if the store doesn't hold the last run at all, and SafetyError if another agent has the store,
+    or if its server doesn't wait for its disk.
     """
     with store_lock(database, config.live.folder) as lock:
         if orders:
             database.sync_commits()
         path = mark_path(database, config.live.folder)
         gap = _known_gap(database, find_lost_commits(database, path), new=new)
-        yield Record(
-            gap,
-            None if path is None else CommitMarkFile(path, sync_every=SYNC_EVERY if orders else inf),
-            lock,
-        )
+        mark = None if path is None else CommitMarkFile(path, sync_every=SYNC_EVERY if orders else inf)
+        yield RunRecord(gap, mark, lock)
 
 
 def _known_gap(database: Database, gap: LostCommits | None, *, new: bool) -> LostCommits | None:
@@ -97,7 +98,8 @@ def _known_gap(database: Database, gap: LostCommits | None, *, new: bool) -> Los
     if gap.missing and not gap.restored:
         raise StoreError(
             f"{database.name}: {gap.message}: the file or its -wal was removed, or replaced",
-            hint="put both back, or restore a backup: tapewire db restore; to begin without the record: tapewire run --new",
+            hint="put both back, or restore a backup: tapewire db restore; "
+            "to begin without the record: tapewire run --new",
         )
     _log.error("the store lacks what was committed", reason=gap.message)
     return gap

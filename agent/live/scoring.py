@@ -1,4 +1,4 @@
-"""The model beside the event loop: headlines in micro-batches to a thread, sentiments back as events. Klines never wait for it."""
+"""The sentiment model beside the event loop: it scores headlines in micro-batches in a thread."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ THIRDS: Final = (1 / 3, 1 / 3, 1 / 3)
 """Probabilities of an abstention."""
 
 
-def unsound(score: Score, embedding: bytes) -> str:
-    """Why the model's answer can't be used although the text may be; empty if it can, or if the text is the reason."""
+def defect_of(score: Score, embedding: bytes) -> str:
+    """Return why the model's output is invalid; empty if it is valid, or if it abstained because of the text."""
     if score.abstained:
         reason = str(getattr(score, "reason", ""))
         return reason if reason in UNSOUND else ""
@@ -43,23 +43,24 @@ def unsound(score: Score, embedding: bytes) -> str:
 
 
 class SentimentHealth(Health):
-    """`Health` of the model; messages are the headlines that it was given."""
+    """`Health` of the model; messages are the headlines offered."""
 
     model: str = ""  # fingerprint
     folder: str = ""
     waiting: int = 0
     scored: int = 0
     abstained: int = 0
-    dropped: int = 0  # oldest first, when too many waited
-    expired: int = 0  # waited for so long that their score would be no news
-    unsound: int = 0  # of those abstained: the model failed on the text or its answer was not finite
+    dropped: int = 0  # oldest first, because too many waited
+    expired: int = 0  # older than `live.score_within`
+    unsound: int = 0  # abstentions because the model failed on the text or its output was not finite
 
 
 class SentimentConsumer:
-    """A `Producer` of `Sentiment`. `load` opens a model folder and may take its time; it raises ModelError.
-    `predictor` is the fusion model that reads what it writes.
+    """A `Producer` of `Sentiment`, and the agent's local model.
 
-    A headline is forgotten only once its sentiment was taken in, so that a failure loses none.
+    `load` opens a model folder; it may block and raises ModelError. `predictor` is the fusion model that
+    reads the sentiments. A headline is removed only after its sentiment was emitted, so that a failure loses
+    none.
     """
 
     name = "sentiment"
@@ -84,15 +85,14 @@ class SentimentConsumer:
 
     @property
     def health(self) -> SentimentHealth:
-        """A snapshot."""
         self._health.waiting = len(self._waiting)
         return self._health
 
     async def use(self, folder: str) -> str:
-        """Load a model beside the running one and let it score from now on; returns its fingerprint.
+        """Load a model beside the current one and switch to it; return its fingerprint.
 
-        Raises ModelError, or ConfigError where the fusion model doesn't understand it, after which the old one goes on.
-        Headlines that are being scored keep the old one's.
+        Raises ModelError, or ConfigError if the fusion model was trained with another one; the current model
+        then stays. Headlines that are being scored keep the old model's scores.
         """
         scorer = await asyncio.to_thread(self._load, folder)
         check_scorer(self._predictor, scorer.fingerprint)
@@ -102,11 +102,10 @@ class SentimentConsumer:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the model that scores now; empty before one is loaded."""
         return self.health.model
 
     def offer(self, news: News) -> None:
-        """A headline to score; where too many wait, the oldest is dropped."""
+        """Queue a headline to score; if too many wait, drop the oldest."""
         self._health.messages += 1
         self._health.last_message_at = news.available_at
         self._waiting[news.id] = news, asyncio.get_running_loop().time()
@@ -116,7 +115,7 @@ class SentimentConsumer:
         self._filled.set()
 
     async def run(self, emit: Emit) -> None:
-        """Score until cancelled. A failure of the model is raised, and its headlines are scored by the next run."""
+        """Score until cancelled. A failure of the model is raised; the next run scores its headlines again."""
         while True:
             batch = await self._collect()
             scorer = self._scorer
@@ -130,17 +129,16 @@ class SentimentConsumer:
                 raise
             done, now = asyncio.get_running_loop().time(), self._clock.now()
             for (news, since), (score, embedding) in zip(batch, judged, strict=True):
-                reason = unsound(score, embedding)
+                reason = defect_of(score, embedding)
                 if reason:
                     self._note_unsound(news, scorer.fingerprint, reason, now)
                 chances = THIRDS if reason else (score.bearish, score.neutral, score.bullish)
                 abstained = score.abstained or bool(reason)
                 self._health.scored += 1
                 self._health.abstained += abstained
-                sentiment = Sentiment(
-                    news.id, now, now, *chances, scorer.fingerprint, abstained,
-                    (done - since) * 1000, embedding=b"" if abstained else embedding,
-                )  # fmt: skip
+                embedding = b"" if abstained else embedding
+                origin = scorer.fingerprint, abstained, (done - since) * 1000
+                sentiment = Sentiment(news.id, now, now, *chances, *origin, embedding=embedding)
                 await deliver(emit, sentiment)
                 self._waiting.pop(news.id, None)
 
@@ -150,11 +148,11 @@ class SentimentConsumer:
         _log.warning("the model abstains", news=news.id, model=model[:12], reason=reason)
 
     async def _collect(self) -> list[tuple[News, float]]:
-        """What waits, once there is enough of it or the first has waited long enough."""
-        await self._more_than(0)
+        """Wait for a full batch, or until the first headline has waited `score_wait`; drop expired ones."""
+        await self._wait_for_more_than(0)
         try:
             async with asyncio.timeout(self._config.score_wait / 1000):
-                await self._more_than(self._config.score_batch - 1)
+                await self._wait_for_more_than(self._config.score_batch - 1)
         except TimeoutError:
             pass
         latest = self._clock.now() - self._config.score_within
@@ -165,7 +163,7 @@ class SentimentConsumer:
                 _log.warning("headline too old to be scored", news=news.id)
         return list(self._waiting.values())[: self._config.score_batch]
 
-    async def _more_than(self, number: int) -> None:
+    async def _wait_for_more_than(self, number: int) -> None:
         while len(self._waiting) <= number:
             self._filled.clear()
             await self._filled.wait()

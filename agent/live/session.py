@@ -1,4 +1,4 @@
-"""Which run the agent lives in: the last one that it left unfinished, or a new one."""
+"""Selects the run that the agent records: the last unfinished one, or a new one."""
 
 from __future__ import annotations
 
@@ -28,23 +28,22 @@ _log: Final = structlog.get_logger(__name__)
 
 
 def new_incarnation() -> str:
-    """What tells a life of a run from all others, also from those that a restored store has forgotten."""
+    """Return a random id of this life; it is unique even if a restored store has lost earlier lives."""
     return secrets.token_hex(16)
 
 
-def resumable(
+def find_resumable(
     config: Config, database: Database, *, predictor: Predictor | None = None
 ) -> tuple[Run, Config] | None:
-    """The live run that goes on, and the configuration with the trading rules that it began with.
+    """Return the live run to resume, and the configuration with the run's trading rules; None if there isn't
+    one.
 
-    It is the last one that is neither complete nor archived, where the configuration decides the same on the same venue with the
-    same fusion model. The venue isn't asked for rules again: others would decide otherwise in the middle of a run.
+    It is the last run that is neither complete nor archived, if its configuration, venue and fusion model
+    lead to the same decisions as the current ones. The venue's rules are not fetched again: other rules would
+    change decisions in the middle of a run.
     """
-    unfinished = (
-        run
-        for run in list_runs(database)
-        if run.kind is RunKind.LIVE and run.status is not RunStatus.COMPLETE
-    )
+    live = (run for run in list_runs(database) if run.kind is RunKind.LIVE)
+    unfinished = (run for run in live if run.status is not RunStatus.COMPLETE)
     last = next((run for run in unfinished if find_archive(database, run.id) is None), None)
     if last is None:
         return None
@@ -56,11 +55,8 @@ def resumable(
         before = before if CORE in last.versions else with_first_rules(before)
         config = with_rules_of(before, config)
         changed = _changes(before, config)
-    changed += (
-        ["the fusion model"]
-        if last.versions.get(FUSION_VERSION) != _fusion(predictor).get(FUSION_VERSION)
-        else []
-    )
+    if last.versions.get(FUSION_VERSION) != _fusion(predictor).get(FUSION_VERSION):
+        changed.append("the fusion model")
     if changed:
         _log.warning("a new run begins", unfinished=last.id, changed=", ".join(changed))
         return None
@@ -70,8 +66,10 @@ def resumable(
 def open_run(
     config: Config, database: Database, *, new: bool = False, predictor: Predictor | None = None
 ) -> tuple[Run, bool]:
-    """The run to record, and whether it is to be resumed: the `resumable` one, unless `new` begins another."""
-    if not new and (found := resumable(config, database, predictor=predictor)):
+    """Return the run to record and whether it is resumed: the `find_resumable` one, unless `new` begins
+    another.
+    """
+    if not new and (found := find_resumable(config, database, predictor=predictor)):
         return found[0], True
     strategy = load_strategy(config.strategy.name, config.strategy.params)
     run = Run(
@@ -99,18 +97,17 @@ def _fusion(predictor: Predictor | None) -> dict[str, str]:
 
 
 def _changes(before: Config, config: Config) -> list[str]:
-    """The sections that decide otherwise than before."""
+    """Name the sections whose change affects decisions."""
     old, new = before.deterministic_subset(), config.deterministic_subset()
     changed = [name for name in new if old[name] != new[name]]
     if _venue(before.bybit.endpoint) != _venue(config.bybit.endpoint):
         changed.append("bybit.endpoint")
-    if config.execution.mode == "testnet" and _venue(before.execution.testnet.venue) != _venue(
-        config.execution.testnet.venue
-    ):
+    earlier, current = before.execution.testnet.venue, config.execution.testnet.venue
+    if config.execution.mode == "testnet" and _venue(earlier) != _venue(current):
         changed.append("execution.testnet.venue")
     return changed
 
 
 def _venue(address: str) -> str:
-    """A sandbox is the same one on any port."""
+    """Return an address that identifies the venue; a sandbox is the same one on any port."""
     return "sandbox" if is_loopback(address) else address

@@ -1,7 +1,8 @@
-"""Snapshots of a running core: when they are taken, what they hold, and how a restart goes on from one.
+"""Takes snapshots of a running core and restores them at a restart.
 
-A restart loads the newest undamaged snapshot of this program and configuration, and folds only the journal after it. Without one it
-folds the whole journal, and compares each snapshot with the state that the fold has at the snapshot's event.
+A restart loads the newest undamaged snapshot made by this program and configuration, and folds only the
+journal after it. Without one it folds the whole journal, and compares each snapshot with the folded state at
+the snapshot's event.
 """
 
 from __future__ import annotations
@@ -39,15 +40,15 @@ from agent.store.state_snapshots import (
 from agent.system.clock import iso
 
 MOST_EVENTS: Final = 50_000
-"""Events after which a snapshot is taken, however little time has passed."""
+"""Number of events after which a snapshot is taken even if `snapshot_every` has not passed."""
 
 _NOTHING: Final = RecorderPosition(bytes(DIGEST_SIZE), 0, dict.fromkeys(("news", "sentiments", "equity"), 0))
-_CORE, _RIM, _WITNESS = "core", "rim", "observer "
+_CORE, _SHELL, _OBSERVER = "core", "rim", "observer "
 _log: Final = structlog.get_logger(__name__)
 
 
-class Snapshots:
-    """Of one run."""
+class Snapshotter:
+    """Takes and restores the snapshots of one run."""
 
     def __init__(self, config: Config, database: Database, run_id: str, strategy: Strategy) -> None:
         self.status = SnapshotStatus()
@@ -56,64 +57,78 @@ class Snapshots:
         self._run_id = run_id
         self._every = config.store.snapshot_every / 1000
         self._taken_at = 0.0  # of the event loop's clock
-        self._fingerprint = fingerprint(config, strategy)  # now: a file may change while its program runs
-        self._hopeless = False
-        self._expected: dict[int, SnapshotInfo] = {}  # to be compared with the fold
+        self._fingerprint = fingerprint(
+            config, strategy
+        )  # computed now, since a source file may change while the program runs
+        self._unencodable = False
+        self._expected: dict[int, SnapshotInfo] = {}  # compared with the state while folding
         self._segment = config.store.segment
-        self._number = 0  # of the present segment: UTC ms by its length
+        self._number = 0  # of the current segment: UTC ms divided by its length
         self.boundaries = 0
-        """Segments that ended in this life."""
+        """Number of segments that ended in this life."""
 
     # -- taking ------------------------------------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
-        """Whether they are configured, and the state can be saved."""
-        return bool(self._every) and not self._hopeless
+        """True if snapshots are configured and the state can be saved."""
+        return bool(self._every) and not self._unencodable
 
-    def due(self, now: float, seq: int) -> bool:
-        """Whether one is to be taken after event `seq`; `now` is the event loop's time."""
+    def is_due(self, now: float, seq: int) -> bool:
+        """Whether to take a snapshot after event `seq`; `now` is the event loop's time."""
         if not self.enabled:
             return False
         self._taken_at = self._taken_at or now
         return now - self._taken_at >= self._every or seq - self.status.event >= MOST_EVENTS
 
-    def begin(self, at: int | None) -> None:
-        """Set the start of the present segment to `at` (UTC ms); None: to the next event."""
+    def start_segment(self, at: int | None) -> None:
+        """Set the start of the current segment to `at` (UTC ms); None means the next event."""
         if self._segment and at is not None:
             self._number = at // self._segment
 
     def ends_segment(self, at: int) -> bool:
-        """Whether a segment ends with the events up to `at` (UTC ms), once in each interval of `store.segment`."""
+        """Whether a segment ends with the events up to `at` (UTC ms), as `store.segment` configures."""
         if not self._segment or not self.enabled:
             return False
         self._number = self._number or at // self._segment
         return at // self._segment > self._number
 
     def take(
-        self, now: float, seq: int, engine: Engine, recorder: Recorder, sink: LiveSink, memory: ResumePoint,
-        run_observers: Iterable[Observer], *, boundary: bool = False,
-    ) -> Snapshot | None:  # fmt: skip
-        """The state after event `seq`, all of it committed; None if it can't be saved: `status` then has the reason."""
+        self,
+        now: float,
+        seq: int,
+        engine: Engine,
+        recorder: Recorder,
+        sink: LiveSink,
+        memory: ResumePoint,
+        run_observers: Iterable[Observer],
+        *,
+        boundary: bool = False,
+    ) -> Snapshot | None:
+        """Capture the state after event `seq`, of which everything is committed.
+
+        Returns None if the state can't be saved; `status` then has the reason.
+        """
         began = time.perf_counter()
         self._taken_at = now
         position = recorder.position
         try:
             core = capture(engine)
-            rim = encode([memory, sink.position, list(position)], _RIM_SPEC)
+            shell = encode([memory, sink.position, list(position)], _SHELL_SPEC)
         except Unencodable as error:
-            where = (
-                f"strategy attribute {error.path}"
-                if _of_strategy(engine, error.path)
-                else f"{error.path} of the core"
+            attribute = error.path
+            name = (
+                f"strategy attribute {attribute}"
+                if _of_strategy(engine, attribute)
+                else f"{attribute} of the core"
             )
-            self.status.problem = f"a restart folds the whole journal: {where} is {error.what}"
-            self._hopeless = True
+            self.status.problem = f"a restart folds the whole journal: {name} is {error.what}"
+            self._unencodable = True
             _log.warning("no snapshots are taken", reason=self.status.problem)
             return None
         parts = {
             _CORE: core,
-            _RIM: rim,
+            _SHELL: shell,
             "chain": msgspec.msgpack.encode((position.digest, position.decisions)),
         }
         for name, observer in _named(run_observers):
@@ -127,19 +142,32 @@ class Snapshots:
         self.status.took_ms = round((time.perf_counter() - began) * 1000, 3)
         return made
 
-    def written(self, info: SnapshotInfo) -> None:
-        """The snapshot is committed."""
+    def note_written(self, info: SnapshotInfo) -> None:
+        """Note that the snapshot is committed."""
         if info.boundary:
             self.boundaries += 1
+        self._show(info)
+
+    def _show(self, info: SnapshotInfo) -> None:
         self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
 
     # -- going on ----------------------------------------------------------------------------------------------------
 
     def resume(
-        self, fresh: Engine, another: Callable[[], Engine], recorder: Recorder, sink: LiveSink, memory: ResumePoint,
-        run_observers: Iterable[Observer], last_seq: int,
-    ) -> tuple[int, Engine]:  # fmt: skip
-        """The event after which the fold continues (0: from the first), and the engine to use: `fresh`, or `another` one."""
+        self,
+        fresh: Engine,
+        another: Callable[[], Engine],
+        recorder: Recorder,
+        sink: LiveSink,
+        memory: ResumePoint,
+        run_observers: Iterable[Observer],
+        last_seq: int,
+    ) -> tuple[int, Engine]:
+        """Restore the newest usable snapshot into `fresh`, or into a new engine by `another` after a failed
+        attempt.
+
+        Returns the event after which the fold continues (0: from the first) and the engine to use.
+        """
         named = list(_named(run_observers))
         for info in list_snapshots(self._database, self._run_id):
             problem = ""
@@ -152,14 +180,10 @@ class Snapshots:
                 try:
                     parts = read_snapshot(self._database, self._run_id, info)
                     if any(name not in parts for name, _ in named):
-                        problem = "it was taken while something did not look on that looks on now"
+                        problem = "it lacks the state of an observer that is attached now"
                     else:
                         self._load(parts, info, fresh, recorder, sink, memory, named)
-                        self.status.event, self.status.at, self.status.size = (
-                            info.seq,
-                            info.created_at,
-                            info.size,
-                        )
+                        self._show(info)
                         self.status.resumed_from = info.seq
                         _log.info(
                             "snapshot loaded",
@@ -179,17 +203,23 @@ class Snapshots:
         return 0, fresh
 
     def _load(
-        self, parts: dict[str, bytes], info: SnapshotInfo, engine: Engine, recorder: Recorder, sink: LiveSink, memory: ResumePoint,
+        self,
+        parts: dict[str, bytes],
+        info: SnapshotInfo,
+        engine: Engine,
+        recorder: Recorder,
+        sink: LiveSink,
+        memory: ResumePoint,
         run_observers: list[tuple[str, Observer]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         blank = [encode([one], _OBSERVER_SPEC) for _, one in run_observers]
-        began, nothing = ResumePoint(), sink.position
+        initial, position_before = ResumePoint(), sink.position
         try:
             restore(engine, parts[_CORE])
-            _, sink_position, position = decode_into(parts[_RIM], [memory, None, None], _RIM_SPEC)
+            _, sink_position, position = decode_into(parts[_SHELL], [memory, None, None], _SHELL_SPEC)
             digest, decisions, rows = position
             if state_digest(parts[_CORE], digest, decisions) != info.state:
-                raise StateError("its parts don't belong together")
+                raise StateError("its parts are of different states")
             sink.position = sink_position
             for name, observer in run_observers:
                 decode_into(parts[name], [observer], _OBSERVER_SPEC)
@@ -197,12 +227,14 @@ class Snapshots:
         except (StateError, StoreError, LookupError, TypeError, ValueError) as error:
             for (_, observer), state in zip(run_observers, blank, strict=True):
                 decode_into(state, [observer], _OBSERVER_SPEC)
-            vars(memory).update(vars(began))
-            sink.position = nothing
+            vars(memory).update(vars(initial))
+            sink.position = position_before
             raise StateError(str(error)) from error
 
-    def check(self, seq: int, engine: Engine, recorder: Recorder) -> None:
-        """During a fold of the whole journal: compare the state after event `seq` with the snapshot taken there."""
+    def check_fold(self, seq: int, engine: Engine, recorder: Recorder) -> None:
+        """While the whole journal is folded: compare the state after event `seq` with the snapshot taken
+        there.
+        """
         info = self._expected.get(seq)
         if info is None:
             return
@@ -217,18 +249,18 @@ def _of_strategy(engine: Engine, path: str) -> bool:
 
 
 def _named(run_observers: Iterable[Observer]) -> Iterable[tuple[str, Observer]]:
-    """Each with a name that changes with its class and source."""
+    """Name each observer by its class and source, so that a changed class has another name."""
     for observer in run_observers:
         kind = type(observer)
         source = Path(getattr(sys.modules[kind.__module__], "__file__", "") or "")
         text = source.read_bytes() if source.is_file() else b""
         yield (
-            f"{_WITNESS}{kind.__module__}:{kind.__qualname__} {blake2b(text, digest_size=8).hexdigest()}",
+            f"{_OBSERVER}{kind.__module__}:{kind.__qualname__} {blake2b(text, digest_size=8).hexdigest()}",
             observer,
         )
 
 
-_RIM_SPEC: Final = Spec(("agent.live.resume",), wiring={}, first={}, rebuild={}, blank={})
+_SHELL_SPEC: Final = Spec(("agent.live.resume",), wiring={}, first={}, rebuild={}, blank={})
 _DASHBOARD: Final[dict[str, tuple[str, ...]]] = {
     "agent.dashboard.dashboard_state:DashboardState": ("header", "_mapper", "_bar_limit"),
     "agent.dashboard.page_rows:VersionedRows": ("_limit",),

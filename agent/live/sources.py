@@ -1,4 +1,4 @@
-"""The sources of a live run, each going on where the run's journal ends."""
+"""Producers of a live run; each continues where the run's journal ends."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from agent.replay.fusion_model import wants_headlines
 from agent.system.clock import Clock
 
 
-def check(config: Config) -> None:
-    """Raises ConfigError for what can't run live: a market that Bybit doesn't have, orders and data of two markets, headlines
-    without a feed."""
+def check_live_config(config: Config) -> None:
+    """Raise ConfigError for a configuration that can't run live.
+
+    Such as a market that Bybit doesn't have, orders and data of different markets, or headlines without a
+    feed.
+    """
     if config.market.category == "equity":
         raise ConfigError(
             "market.category is equity, and live data come from Bybit",
@@ -34,12 +37,12 @@ def check(config: Config) -> None:
         )
 
 
-def market_data(
+def make_kline_producer(
     config: Config, clock: Clock, memory: ResumePoint, rng: random.Random, predictor: Predictor | None = None
 ) -> Producer:
-    """Klines of what is traded."""
+    """Make the producer of bars; with a fusion model, of enough history to warm its features up."""
     market, bybit = config.market, config.bybit
-    if predictor is not None:  # so that its features are warm by the first live bar
+    if predictor is not None:
         needed = (WARM_UP_BARS + 1) * predictor.interval // market.interval
         bybit = bybit.model_copy(update={"warmup_bars": max(bybit.warmup_bars, needed)})
     return KlineProducer(
@@ -54,6 +57,6 @@ def market_data(
     )
 
 
-def headlines(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:
-    """Headlines of the configured feeds."""
+def make_news_producer(config: Config, clock: Clock, rng: random.Random) -> NewsProducer:
+    """Make the producer of headlines from the configured feeds."""
     return NewsProducer(config.news, clock, rng=rng)

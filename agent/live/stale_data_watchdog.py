@@ -1,4 +1,4 @@
-"""The dead-man switch: if no data arrive the core learns no time, so a heartbeat has to bring it."""
+"""Heartbeats for the core: without data it learns no time, and can't notice that the data are stale."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from typing import Final, Never
 from agent.core.engine import Engine
 from agent.system.clock import Clock
 
-_LOOK: Final = 0.25  # seconds between two looks
-_AGAIN: Final = 30.0  # seconds until a heartbeat that changed nothing is repeated
+_POLL: Final = 0.25  # seconds between two checks
+_REPEAT: Final = 30.0  # seconds until a heartbeat that changed nothing is repeated
 
 
 async def watch_for_stale_data(
     engine: Engine, clock: Clock, heartbeat: Callable[[], Awaitable[None]]
 ) -> Never:
-    """Send a heartbeat when a symbol's data have gone stale or are back and the core doesn't know, or when the next step of closing
-    a position is due; until cancelled.
+    """Send heartbeats until cancelled, as often as the core needs them.
 
-    `heartbeat` returns once the core has handled it: what is stale is judged by the core, at its own time. If that time is ahead of the
-    clock, a heartbeat can't move it, so it is the time that is judged by here too.
+    A heartbeat is due if a symbol's data have gone stale or are back and the core doesn't know it, or if the
+    next step of closing a position is due. `heartbeat` returns once the core has handled it. The core judges
+    staleness at its own time; if that is ahead of the clock, a heartbeat can't move it, so this function uses
+    the later of both.
     """
     loop = asyncio.get_running_loop()
-    idle: set[str] = set()  # symbols about which the last heartbeat changed nothing
+    idle: set[str] = set()  # symbols whose staleness the last heartbeat didn't change
     idle_at = -inf
     while True:
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(_POLL)
         if engine.risk.warming_up:
             continue
         now = max(clock.now(), engine.market.now)
-        wrong = {
+        outdated = {
             symbol
             for symbol in engine.states
             if engine.is_stale(symbol, now) is not (symbol in engine.risk.stale)
         }
-        if not wrong:
-            idle = wrong
-        if engine.flattener.due(now) or (wrong and (not wrong <= idle or loop.time() - idle_at >= _AGAIN)):
+        if not outdated:
+            idle = outdated
+        if engine.flattener.due(now) or (
+            outdated and (not outdated <= idle or loop.time() - idle_at >= _REPEAT)
+        ):
             before = set(engine.risk.stale)
             await heartbeat()
-            idle, idle_at = wrong if engine.risk.stale == before else set(), loop.time()
+            idle, idle_at = outdated if engine.risk.stale == before else set(), loop.time()

@@ -1,4 +1,4 @@
-"""Takes the snapshot that `tapewire status` shows."""
+"""Takes the status of the running agent, as `tapewire status` shows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from agent.live.interfaces.status import PositionStatus, Status
 from agent.live.life import Life
 from agent.live.log import status as log_status
 from agent.live.observers import RecentActivity
-from agent.live.run_record import Record
+from agent.live.run_record import RunRecord
 from agent.live.supervisor import Supervision
 from agent.system.clock_discipline import ClockStatus
 from agent.system.listening_sockets import Listener
@@ -33,9 +33,11 @@ def report_status(
     model: str,
     listeners: Sequence[Listener],
     recent: RecentActivity,
-    record: Record,
+    record: RunRecord,
 ) -> Status:
-    """The status at `now`, UTC ms; `uptime` is in seconds, `model` the fingerprint of the model that scores."""
+    """Take the status at `now` (UTC ms). `uptime` is in seconds, `model` the fingerprint of the current
+    model.
+    """
     core, engine, run = life.core, life.core.engine, life.core.run
     health = [producer.health for producer, _ in life.supervised]
     left_out = life.open_bars.left_out
@@ -82,7 +84,7 @@ def report_status(
 
 
 def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
-    """All symbols, flat ones too."""
+    """Report every symbol, including those without a position."""
     rows = []
     for symbol, state in engine.states.items():
         position = state.position
@@ -103,13 +105,13 @@ def positions_of(engine: Engine, now: int) -> list[PositionStatus]:
 
 
 def drawdown_of(engine: Engine) -> float:
-    """How far the equity is below its peak, as a fraction of it; 0 before the first bar."""
+    """Compute how far the equity is below its peak, as a fraction of the peak; 0 before the first bar."""
     peak = engine.risk.ceiling
     return max(0.0, 1 - engine.portfolio.equity() / peak) if 0 < peak < inf else 0.0
 
 
 def producers_of(health: Sequence[Health], supervision: Sequence[Supervision]) -> list[dict[str, Any]]:
-    """Health and supervision of each producer in one mapping."""
+    """Merge health and supervision of each producer into one mapping."""
     return [
         {
             **msgspec.to_builtins(one),

@@ -1,4 +1,4 @@
-"""Writing with patience: where the store can't be written everything waits, and goes on by itself once it can."""
+"""Retries writes while the store can't be written; everything else waits and then continues."""
 
 from __future__ import annotations
 
@@ -22,15 +22,17 @@ _R = TypeVar("_R", covariant=True)
 
 
 class Write(Protocol[_R]):
-    """A blocking piece of work; `again` says that it was tried before, and perhaps done."""
+    """A blocking write; `again` if an earlier attempt failed, perhaps after it had committed."""
 
     def __call__(self, *, again: bool) -> _R:
-        """Raises StoreError."""
+        """Raise StoreError if it fails."""
         ...
 
 
-class Storage:
-    """The one writer of a live run: a thread, so that sockets are read while the disk is slow, and patience."""
+class StoreWriter:
+    """The only writer of a live run: retries in a thread of its own, so that the event loop never waits for
+    the disk.
+    """
 
     def __init__(self, config: StoreConfig, rng: random.Random) -> None:
         self._config = config
@@ -44,7 +46,7 @@ class Storage:
 
     @property
     def status(self) -> StorageStatus:
-        """A snapshot."""
+        """A snapshot of outages and durations."""
         now = asyncio.get_running_loop().time()
         return msgspec.structs.replace(
             self._status,
@@ -53,9 +55,10 @@ class Storage:
         )
 
     async def write(self, work: Write[_R], again: Callable[[], object] | None = None) -> _R:
-        """Do it, again and again while the store can't be written; `again` is called before each further try.
+        """Run `work`, and retry while the store can't be written; call `again` before each further attempt.
 
-        Raises StoreUnavailable when `store.patience` is over, and at once any other StoreError: that would not pass.
+        Raises StoreUnavailable after `store.patience`, and any other StoreError at once, since retrying
+        wouldn't help.
         """
         loop = asyncio.get_running_loop()
         waits = delays(self._config.retry, self._rng)
@@ -64,7 +67,7 @@ class Storage:
             try:
                 result = await loop.run_in_executor(self._thread, lambda: work(again=self.failing.is_set()))
             except StoreUnavailable as error:
-                await self._outlast(error, next(waits))
+                await self._wait_to_retry(error, next(waits))
                 if again is not None:
                     again()
             else:
@@ -73,7 +76,7 @@ class Storage:
             finally:
                 self._began = 0.0
 
-    async def _outlast(self, error: StoreUnavailable, wait: float) -> None:
+    async def _wait_to_retry(self, error: StoreUnavailable, wait: float) -> None:
         now = asyncio.get_running_loop().time()
         status = self._status
         if not self.failing.is_set():
@@ -87,7 +90,7 @@ class Storage:
         status.tries += 1
         if (now - self._failing_since) * 1000 >= self._config.patience:
             raise StoreUnavailable(
-                f"{error.message}, for {format_duration(self._config.patience)} now (store.patience)",
+                f"{error.message}, for more than {format_duration(self._config.patience)} (store.patience)",
                 hint=error.hint,
             ) from error
         self._began = 0.0
@@ -102,5 +105,5 @@ class Storage:
             _log.warning("the store can be written again: trading goes on", after_s=seconds)
 
     def close(self) -> None:
-        """Wait for what is being written."""
+        """Wait for the write in progress."""
         self._thread.shutdown()

@@ -1,4 +1,4 @@
-"""The supervision boundary: whatever a producer raises, the others go on, and it is started again."""
+"""The supervision boundary: a producer that fails is restarted, and doesn't affect the others."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class Supervision(msgspec.Struct):
-    """What became of a producer; times are UTC ms, 0 where there was none yet."""
+    """Starts and failures of a producer; times are UTC ms, 0 for never."""
 
     name: str
-    vital: bool = True  # the agent can't trade without it; companions only look on
+    vital: bool = True  # the agent can't trade without it; companions are not vital
     starts: int = 0
     failures: int = 0
     last_failure: str = ""
@@ -35,7 +35,7 @@ async def supervise(
     supervision: Supervision,
     rng: random.Random,
 ) -> Never:
-    """Run `producer` until cancelled; start it again, after a wait, whenever it fails or ends."""
+    """Run `producer` until cancelled; if it fails or ends, restart it after a wait."""
     loop = asyncio.get_running_loop()
     restart = Reconnection(policy, rng)
     while True:
@@ -44,7 +44,7 @@ async def supervise(
         try:
             await producer.run(emit)
             reason, trace = "ended", None
-        except Exception as error:  # noqa: BLE001 - here failures of every kind end
+        except Exception as error:  # noqa: BLE001 - the supervision boundary
             reason, trace = f"{type(error).__name__}: {shown(error)}", error
         wait = restart.after(loop.time() - began)
         supervision.failures += 1

@@ -1,4 +1,4 @@
-"""`tapewire doctor`: whether everything that the agent needs is there and answers, and what to do where it isn't."""
+"""`tapewire doctor`: checks that everything the agent needs is present and works."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from agent.core.masking import mask, mask_also, secrets_in, without_secrets
 from agent.core.sinks import NullSink
 from agent.data.kline_messages import Frame
 from agent.data.text import one_line
-from agent.live.control_socket import SOCKET, Request, ask
+from agent.live.control_socket import SOCKET, ControlRequest, send_request
 from agent.live.gateway.preflight import check_rules
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.interfaces.producer import shown
@@ -50,16 +50,16 @@ from agent.system.untrusted import JSON_DECODE_ERRORS
 from strategies import load_strategy
 
 MAX_SKEW: Final = 1_000
-"""ms between this machine's clock and the exchange's, beyond which times can't be trusted."""
+"""Largest tolerated difference (ms) between this machine's clock and the exchange's."""
 
 _HEADLINE: Final = "Regulator approves the first fund that holds bitcoin"
 _BARS: Final = 3
-_ANSWER: Final = 5.0  # seconds for the running agent
-_LONGEST: Final = 1_000  # characters of what was found
+_REPLY: Final = 5.0  # seconds for the running agent's reply
+_LONGEST: Final = 1_000  # characters of a result
 
 
-class Check(msgspec.Struct, frozen=True):
-    """What was looked at and found; `hint` says what to do where it is not `ok`."""
+class CheckResult(msgspec.Struct, frozen=True):
+    """Result of one check; `hint` says how to fix it if it is not `ok`."""
 
     name: str
     ok: bool
@@ -68,41 +68,44 @@ class Check(msgspec.Struct, frozen=True):
     ms: float = 0.0
 
 
-async def examine(config: Config, clock: Clock | None = None, *, full: bool = False) -> list[Check]:
-    """Look at everything, side by side; what fails is a `Check` too, never an exception. With `full` all of the store is read."""
+async def run_checks(config: Config, clock: Clock | None = None, *, full: bool = False) -> list[CheckResult]:
+    """Run all checks concurrently; a failure is a `CheckResult`, never an exception.
+
+    With `full` the whole store is read.
+    """
     clock = clock or WallClock()
     headlines = True
-    looks: dict[str, Callable[[], Awaitable[str]]] = {
+    checks: dict[str, Callable[[], Awaitable[str]]] = {
         "strategy": partial(asyncio.to_thread, _strategy, config),
         "store": partial(asyncio.to_thread, _store, config, full=full),
     }
     if (config.live.folder / SOCKET).exists():
-        looks["log"] = partial(asyncio.to_thread, _log, config)
-    with suppress(ConfigError):  # a strategy that doesn't exist is told by its own check
+        checks["log"] = partial(asyncio.to_thread, _log, config)
+    with suppress(ConfigError):  # the strategy's own check reports one that doesn't exist
         headlines = wants_headlines(config)
     pool = ParserPool(config.news.parse_timeout, config.news.parse_memory)
     if headlines:
-        looks["model"] = partial(asyncio.to_thread, _model, config)
-        looks |= {
+        checks["model"] = partial(asyncio.to_thread, _model, config)
+        checks |= {
             f"feed {feed.label}": partial(_feed, feed, config, clock, pool) for feed in config.news.feeds
         }
     if config.market.category != "equity":
-        looks |= {name: partial(look, config, clock) for name, look in _MARKET.items()}
+        checks |= {name: partial(check, config, clock) for name, check in _MARKET.items()}
     if config.execution.mode == "testnet":
-        looks |= {name: partial(_at_venue, look, config, clock) for name, look in _VENUE.items()}
+        checks |= {name: partial(_at_venue, check, config, clock) for name, check in _VENUE.items()}
     async with pool:
-        return list(await asyncio.gather(*(_check(name, look) for name, look in looks.items())))
+        return list(await asyncio.gather(*(_run_check(name, check) for name, check in checks.items())))
 
 
-async def _check(name: str, look: Callable[[], Awaitable[str]]) -> Check:
+async def _run_check(name: str, check: Callable[[], Awaitable[str]]) -> CheckResult:
     began = time.perf_counter()
     try:
-        ok, found, hint = True, await look(), ""
+        ok, found, hint = True, await check(), ""
     except TapewireError as error:
         ok, found, hint = False, error.message, error.hint
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
         ok, found, hint = False, shown(error), "check the network, and the address in the configuration"
-    return Check(
+    return CheckResult(
         one_line(name, _LONGEST),
         ok,
         mask(one_line(found, _LONGEST)),
@@ -122,7 +125,7 @@ def _strategy(config: Config) -> str:
 
 
 def _store(config: Config, *, full: bool) -> str:
-    """Opening checks the schema against the migrations; taking the write lock shows that it can be written."""
+    """Open the store, which checks its schema, and take the write lock to show that it can be written."""
     with closing(open_database(config.store.url)) as database:
         with database.write():
             pass
@@ -134,32 +137,33 @@ def _store(config: Config, *, full: bool) -> str:
 
 
 def _log(config: Config) -> str:
-    """Of the running agent: whether its lines are written."""
+    """Check that the running agent's log lines are written."""
     try:
-        log = ask(config.live.folder, Request("status"), timeout=_ANSWER)["log"]
+        log = send_request(config.live.folder, ControlRequest("status"), timeout=_REPLY)["log"]
     except NotRunning:
-        return "no agent runs"
+        return "no agent is running"
     lost = f"{log['dropped']:,} lines dropped, {log['suppressed']:,} repetitions suppressed"
     if log["error"]:
         raise TapewireError(
-            f"{lost}: {log['error']}", hint="give the agent's standard error space, or a reader that reads"
+            f"{lost}: {log['error']}",
+            hint="free disk space, or fix the program that reads the agent's standard error",
         )
     return lost
 
 
 def _archives(database: Database) -> None:
-    """Raises StoreError if a file is gone that holds a part of a run's journal."""
+    """Raise StoreError if a file that holds a part of a run's journal is missing."""
     for run in list_runs(database):
         for segment in find_segments(database, run.id) if run.kind is RunKind.LIVE else ():
             if segment.pruned_at is not None and not Path(segment.path).is_file():
                 raise StoreError(
-                    f"{segment.path}, which holds events {segment.first} to {segment.last} of run {run.id}, is not there",
-                    hint="put it back, e.g. from the folder archives of a backup; verify and a whole fold need it",
+                    f"{segment.path} with the events {segment.first} to {segment.last} of run {run.id} is missing",
+                    hint="restore it, e.g. from the folder archives of a backup; verify and a full fold need it",
                 )
 
 
 def _snapshot(database: Database) -> str:
-    """From where a restart of the last live run would go on."""
+    """Describe where a restart of the last live run would continue."""
     run = next((run for run in list_runs(database) if run.kind is RunKind.LIVE), None)
     if run is None or run.status is RunStatus.COMPLETE:
         return ""
@@ -179,11 +183,14 @@ def _model(config: Config) -> str:
     began = time.perf_counter()
     (score,) = scorer.score([_HEADLINE])
     took = (time.perf_counter() - began) * 1000
-    return f"{config.model.path} ({scorer.fingerprint[:12]}) scores a headline in {took:.1f} ms: bullish {score.bullish:.2f}"
+    return (
+        f"{config.model.path} ({scorer.fingerprint[:12]}) scores a headline in {took:.1f} ms: "
+        f"bullish {score.bullish:.2f}"
+    )
 
 
 async def _skew(config: Config, clock: Clock) -> str:
-    """The exchange's time against ours in the middle of the round trip."""
+    """Compare the exchange's time with this machine's in the middle of the round trip."""
     base = endpoint(config.bybit.endpoint).rest
     timeout = aiohttp.ClientTimeout(total=config.bybit.rest_timeout / 1000)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=not is_loopback(base)) as session:
@@ -191,12 +198,12 @@ async def _skew(config: Config, clock: Clock) -> str:
         async with session.get(f"{base}/v5/market/time") as response:
             body, after = await response.read(), clock.now()
     try:
-        theirs = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
+        venue_time = int(msgspec.json.decode(body)["result"]["timeNano"]) // 1_000_000
     except (*JSON_DECODE_ERRORS, KeyError, TypeError, ValueError):
         raise VenueError(
-            f"{base} answered HTTP {response.status}, and no time", hint="is bybit.endpoint right?"
+            f"{base} answered HTTP {response.status}, without a time", hint="check bybit.endpoint"
         ) from None
-    skew = (before + after) // 2 - theirs
+    skew = (before + after) // 2 - venue_time
     if abs(skew) > MAX_SKEW + (after - before) // 2:
         raise VenueError(
             f"this machine's clock is {abs(skew)} ms {'ahead of' if skew > 0 else 'behind'} the exchange's",
@@ -215,13 +222,14 @@ async def _history(config: Config, clock: Clock) -> str:
             found = await history.bars(symbol, market.interval, since)
             if not found.bars:
                 raise VenueError(
-                    f"no bars of {symbol} since {iso(since)}", hint="is it traded, and the clock right?"
+                    f"no bars of {symbol} since {iso(since)}",
+                    hint="check that it is traded, and that the clock is right",
                 )
     return f"{', '.join(market.symbols)}: the last bar closed at {found.bars[-1].close:g}"
 
 
 async def _websocket(config: Config, clock: Clock) -> str:
-    """Connect, subscribe to everything, and see what the venue accepts."""
+    """Connect, subscribe to all topics, and check that the venue accepts them."""
     market = config.market
     ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     health = KlineHealth("doctor")
@@ -238,10 +246,11 @@ async def _websocket(config: Config, clock: Clock) -> str:
         either: set[asyncio.Future[Any]] = {reading, ready}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
-            await reading  # it failed, and says why
+            await reading  # raises its error
         if health.rejected:
             raise VenueError(
-                f"{url} refuses {', '.join(sorted(health.rejected))}", hint="see market.symbols and interval"
+                f"{url} rejects {', '.join(sorted(health.rejected))}",
+                hint="check market.symbols and market.interval",
             )
         return f"{url} accepts {ready.result()} topics"
     finally:
@@ -250,7 +259,7 @@ async def _websocket(config: Config, clock: Clock) -> str:
 
 
 async def _feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool) -> str:
-    """Read it once. A server may repeat what is secret of the feed's URL: that shows in no error."""
+    """Read the feed once. Secrets of its URL are masked in errors, since a server may repeat them."""
     secrets = secrets_in(feed.url)
     try:
         return await _read_feed(feed, config, clock, pool)
@@ -269,48 +278,49 @@ async def _read_feed(feed: FeedConfig, config: Config, clock: Clock, pool: Parse
         answer.body, url=without_secrets(answer.url), content_type=answer.content_type
     )
     if not document.entries:
-        raise DataError(f"{feed.url} lists nothing", hint="is it the right address?")
+        raise DataError(f"{feed.url} lists nothing", hint="check its address")
     newest = max((entry.published for entry in document.entries if entry.published), default=None)
     return f"{len(document.entries)} entries, the newest of {iso(newest) if newest else 'an unknown time'}"
 
 
 async def _at_venue(
-    look: Callable[[VenuePort, Config, Clock], Awaitable[str]], config: Config, clock: Clock
+    check: Callable[[VenuePort, Config, Clock], Awaitable[str]], config: Config, clock: Clock
 ) -> str:
-    """A look by a port of its own."""
+    """Run a check with a venue port of its own."""
     check_venue(config)
     port = venue_port(config, clock)
     if port is None:
         raise ConfigError("execution.mode is paper")
     try:
         async with asyncio.timeout(config.execution.testnet.start_within / 1000):
-            return await look(port, config, clock)
+            return await check(port, config, clock)
     finally:
         await port.close()
 
 
 async def _venue_clock(port: VenuePort, config: Config, clock: Clock) -> str:
-    """The venue can be reached, and its time; asked without keys."""
+    """Fetch the venue's time, which needs no keys."""
     before = clock.now()
-    theirs = await port.server_time()
-    skew, most = (before + clock.now()) // 2 - theirs, config.execution.testnet.max_skew
+    venue_time = await port.server_time()
+    skew, most = (before + clock.now()) // 2 - venue_time, config.execution.testnet.max_skew
     if abs(skew) > most:
         raise VenueError(
-            f"this machine's clock is {abs(skew)} ms {'ahead of' if skew > 0 else 'behind'} the venue's, more than is corrected",
+            f"this machine's clock is {abs(skew)} ms {'ahead of' if skew > 0 else 'behind'} the venue's: "
+            "more than the agent corrects",
             hint="synchronise it by NTP",
         )
     return f"{config.execution.testnet.venue} answers, {skew:+d} ms off"
 
 
 async def _keys(port: VenuePort, config: Config, _: Clock) -> str:
-    """A signed question."""
+    """Fetch the wallet with a signed request."""
     balances = (await port.wallet()).balances
     coin = config.account.currency
-    return f"they are accepted: {balances.get(coin, 0):,.2f} {coin} in the account"
+    return f"accepted; {balances.get(coin, 0):,.2f} {coin} in the account"
 
 
 async def _positions(port: VenuePort, config: Config, _: Clock) -> str:
-    """Rules and position mode of each symbol, and what the account holds already."""
+    """Check rules and position mode of each symbol, and count what the account holds."""
     rules = await port.rules(config.market.symbols)
     for symbol in config.market.symbols:
         check_rules(instrument_for(symbol, config), rules.get(symbol), config.execution.testnet.venue)
@@ -318,7 +328,7 @@ async def _positions(port: VenuePort, config: Config, _: Clock) -> str:
         hedged = [symbol for symbol in config.market.symbols if await port.position_mode(symbol) == "hedge"]
         if hedged:
             raise VenueError(
-                f"{', '.join(hedged)} in hedge mode", hint="the agent asks for one-way mode when it starts"
+                f"{', '.join(hedged)} in hedge mode", hint="the agent requests one-way mode when it starts"
             )
     positions, orders = await port.positions(), await port.open_orders()
     return f"rules fit, one-way mode; {len(positions)} positions and {len(orders)} open orders in the account"

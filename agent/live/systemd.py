@@ -1,7 +1,7 @@
-"""What a service manager hears of the agent: sd_notify(3), a datagram to the socket that it names. Nowhere else is anything sent.
+"""Notifies the service manager by sd_notify(3), a datagram to the socket that it names.
 
-The watchdog is fed by the answer to a question, not by a timer alone: as long as the event loop turns and the core takes events off the
-queue. A core that hangs starves it, and systemd starts the agent again.
+The watchdog is fed only while the event loop runs and the core takes events off the queue. If the core hangs,
+systemd restarts the agent.
 """
 
 from __future__ import annotations
@@ -17,27 +17,30 @@ import structlog
 from agent.live.interfaces.probes import why_dead
 from agent.live.interfaces.running_agent import RunningAgent
 
-_LOOK: Final = 1.0  # seconds between two looks, or less where the watchdog asks for it
+_POLL: Final = 1.0  # seconds between two notifications, or less if the watchdog needs it
 _log: Final = structlog.get_logger(__name__)
 
 
 class ServiceManager:
-    """The one that started this process, if it wants to be told; `watchdog` is how often, in seconds, 0 where it doesn't care."""
+    """The service manager that started this process, if any.
+
+    `watchdog` is the interval in seconds in which it expects to be notified; 0 if it has no watchdog.
+    """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         self._address = f"\0{address[1:]}" if address.startswith("@") else address  # an abstract socket
-        mine = environment.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
+        for_us = environment.get("WATCHDOG_PID", "") in ("", str(os.getpid()))
         microseconds = environment.get("WATCHDOG_USEC", "0")
-        self.watchdog = int(microseconds) / 1e6 if mine and microseconds.isdecimal() else 0.0
+        self.watchdog = int(microseconds) / 1e6 if for_us and microseconds.isdecimal() else 0.0
 
     @property
-    def listens(self) -> bool:
-        """Whether there is one."""
+    def present(self) -> bool:
+        """True if the process was started by a service manager."""
         return bool(self._address)
 
-    def tell(self, **state: str) -> None:
-        """E.g. `READY="1"`. A manager that went away is no reason to stop."""
+    def notify(self, **state: str) -> None:
+        """Send a state, such as `READY="1"`; a failure is only logged."""
         if not self._address:
             return
         text = "\n".join(f"{key}={value}" for key, value in state.items())
@@ -46,37 +49,39 @@ class ServiceManager:
                 out.setblocking(False)
                 out.sendto(text.encode(), self._address)
         except OSError as error:
-            _log.warning("the service manager can't be told", reason=str(error))
+            _log.warning("the service manager can't be notified", reason=str(error))
 
 
-async def report(manager: ServiceManager, agent: RunningAgent) -> Never:
-    """Until cancelled: READY once the agent can be spoken to, WATCHDOG while its core lives, STATUS for people."""
-    told_ready, last = False, ""
-    look = min(_LOOK, manager.watchdog / 3) if manager.watchdog else _LOOK
+async def notify_service_manager(manager: ServiceManager, agent: RunningAgent) -> Never:
+    """Notify until cancelled: READY once the agent accepts commands, WATCHDOG while its core runs, STATUS as
+    text.
+    """
+    ready_sent, last = False, ""
+    interval = min(_POLL, manager.watchdog / 3) if manager.watchdog else _POLL
     stuck = int(max(manager.watchdog, 10.0) * 1000)
     try:
         while True:
-            await asyncio.sleep(look)
+            await asyncio.sleep(interval)
             if not agent.started:
-                manager.tell(WATCHDOG="1")  # still starting, which systemd's TimeoutStartSec is for
+                manager.notify(WATCHDOG="1")  # systemd's TimeoutStartSec limits the start
                 continue
-            if not told_ready:
-                told_ready = True
-                manager.tell(READY="1")
+            if not ready_sent:
+                ready_sent = True
+                manager.notify(READY="1")
             dead = why_dead(agent, stuck)
             if dead:
                 _log.error("the watchdog isn't fed", reason=dead[0])
             else:
-                manager.tell(WATCHDOG="1")
-            words = _words(agent)
-            if words != last:
-                last = words
-                manager.tell(STATUS=words)
+                manager.notify(WATCHDOG="1")
+            line = _status_line(agent)
+            if line != last:
+                last = line
+                manager.notify(STATUS=line)
     finally:
-        manager.tell(STOPPING="1", STATUS="stopping")
+        manager.notify(STOPPING="1", STATUS="stopping")
 
 
-def _words(agent: RunningAgent) -> str:
+def _status_line(agent: RunningAgent) -> str:
     status = agent.status()
     if not status.storage.writable:
         return f"nothing is traded: {status.storage.error}"

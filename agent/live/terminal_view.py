@@ -1,6 +1,6 @@
-"""The agent on a terminal: bars, headlines with their sentiment, signals, fills and equity, as they happen.
+"""Observers that show the agent on a terminal: bars, scored headlines, signals, fills and equity.
 
-`View` is for a terminal, `Lines` for anything else; both are observers.
+`TerminalView` redraws a terminal, `LineView` writes lines to anything else.
 """
 
 from __future__ import annotations
@@ -43,19 +43,22 @@ _STYLES: Final = {
 
 
 def sparkline(values: list[float]) -> str:
-    """One character a value, from the lowest to the highest block."""
+    """Draw one character per value, from the lowest to the highest block."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((value - low) * scale)] for value in values)
 
 
-def moment(ms: int) -> str:
-    """Hours and minutes, UTC."""
+def hour_minute(ms: int) -> str:
+    """Format UTC ms as hours and minutes."""
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%H:%M}"
 
 
-class View:
-    """Draws what it has heard; give it to `rich.live.Live`. `engine` is asked for the account, `title` stands on top."""
+class TerminalView:
+    """Renderable for `rich.live.Live`.
+
+    `engine` returns the engine whose account is shown; `title` is shown above the prices.
+    """
 
     def __init__(self, title: str, engine: Callable[[], Engine | None], *, rows: int = 8) -> None:
         self._title = title
@@ -66,11 +69,10 @@ class View:
         self._equity: deque[float] = deque(maxlen=_BARS)
         self._headlines: deque[News] = deque(maxlen=rows)
         self._sentiments: dict[str, Sentiment] = {}
-        self._acts: deque[tuple[int, Text]] = deque(maxlen=rows)
+        self._activity: deque[tuple[int, Text]] = deque(maxlen=rows)
         self.fills = 0
 
     def event(self, seq: int, event: Event) -> None:
-        """Remember what is drawn."""
         self._now = max(self._now, event.available_at)
         match event:
             case Kline():
@@ -89,32 +91,27 @@ class View:
                 self._sentiments[event.news_id] = event
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Remember signals, fills and changes of the risk state."""
+        """Keep signals, fills and changes of the risk state."""
         match decision:
             case Signal(actionable=True) | Signal(direction=Direction.HOLD):
-                text = Text(
-                    f"signal {decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
-                )
-                text.stylize(_STYLES[decision.direction])
+                signal = f"{decision.direction.value:<4} {decision.symbol} {decision.confidence:.2f}"
+                text = Text(f"signal {signal}", _STYLES[decision.direction])
             case Fill():
                 self.fills += 1
-                text = Text(
-                    f"fill   {decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}"
-                )
-                text.stylize(f"bold {_STYLES[decision.side]}")
+                fill = f"{decision.side.value:<4} {decision.symbol} {decision.qty} @ {decision.price}"
+                text = Text(f"fill   {fill}", f"bold {_STYLES[decision.side]}")
             case RiskEvent(rule="warm-up"):
                 return
             case RiskEvent():
                 text = Text(f"risk   {decision.state.value} {decision.rule} {decision.symbol}", "yellow")
             case _:
                 return
-        self._acts.append((decision.ts, text))
+        self._activity.append((decision.ts, text))
 
     def __rich__(self) -> RenderableType:
-        """Draw."""
-        return Group(self._prices(), self._wire(), self._account())
+        return Group(self._price_panel(), self._headline_panel(), self._account_panel())
 
-    def _prices(self) -> Panel:
+    def _price_panel(self) -> Panel:
         table = Table.grid(padding=(0, 2))
         for symbol, mark in self._marks.items():
             closes = list(self._closes.get(symbol, ()))
@@ -129,7 +126,7 @@ class View:
         day = f"{datetime.fromtimestamp(self._now / 1000, UTC):%Y-%m-%d %H:%M}" if self._now else "connecting"
         return Panel(table, title=f"{self._title} · {day} UTC", title_align="left")
 
-    def _wire(self) -> Panel:
+    def _headline_panel(self) -> Panel:
         table = Table.grid(padding=(0, 1))
         table.add_column(min_width=5, no_wrap=True)
         table.add_column(min_width=12, no_wrap=True)
@@ -137,15 +134,17 @@ class View:
         for news in self._headlines:
             title = Text(one_line(news.title, MAX_TITLE))
             table.add_row(
-                Text(moment(news.available_at), "dim"), _leaning(self._sentiments.get(news.id)), title
+                Text(hour_minute(news.available_at), "dim"),
+                _sentiment_text(self._sentiments.get(news.id)),
+                title,
             )
         return Panel(table, title="headlines", title_align="left")
 
-    def _account(self) -> Panel:
-        acts = Table.grid(padding=(0, 1))
-        for ts, text in self._acts:
-            acts.add_row(Text(moment(ts), "dim"), text)
-        lines: list[RenderableType] = [acts]
+    def _account_panel(self) -> Panel:
+        activity = Table.grid(padding=(0, 1))
+        for ts, text in self._activity:
+            activity.add_row(Text(hour_minute(ts), "dim"), text)
+        lines: list[RenderableType] = [activity]
         engine = self._engine()
         if engine is not None:
             held = (
@@ -162,8 +161,10 @@ class View:
         return Panel(Group(*lines), title="signals, fills, equity", title_align="left")
 
 
-class Lines:
-    """The same as plain lines, for logs and pipes: headlines once they are scored, signals, fills, and the equity every hour."""
+class LineView:
+    """Prints lines for logs and pipes: scored headlines, signals, fills, changes of risk, and the equity
+    every hour.
+    """
 
     def __init__(self, console: Console, engine: Callable[[], Engine | None]) -> None:
         self._console = console
@@ -173,45 +174,43 @@ class Lines:
         self.fills = 0
 
     def event(self, seq: int, event: Event) -> None:
-        """Print it, if it is worth a line."""
         match event:
             case News():
                 self._titles[event.id] = one_line(event.title, MAX_TITLE)
             case Sentiment():
-                self._say(
-                    event.available_at, f"{_leaning(event).plain} {self._titles.pop(event.news_id, '')}"
+                self._print(
+                    event.available_at,
+                    f"{_sentiment_text(event).plain} {self._titles.pop(event.news_id, '')}",
                 )
             case Kline(confirm=True) if event.ts // HOUR_MS > self._hour:
                 first, self._hour = not self._hour, event.ts // HOUR_MS
                 engine = self._engine()
                 if engine is not None and not first and not engine.risk.warming_up:
-                    self._say(event.ts, f"equity {engine.portfolio.equity():,.2f}")
+                    self._print(event.ts, f"equity {engine.portfolio.equity():,.2f}")
 
     def decision(self, seq: int, decision: Decision) -> None:
         """Print signals that may be traded on, fills and changes of the risk state."""
         match decision:
             case Signal(actionable=True):
-                self._say(
-                    decision.ts,
-                    f"signal {decision.direction.value} {decision.symbol} {decision.confidence:.2f}",
-                )
+                signal = f"{decision.direction.value} {decision.symbol} {decision.confidence:.2f}"
+                self._print(decision.ts, f"signal {signal}")
             case Fill():
                 self.fills += 1
-                self._say(
-                    decision.ts,
-                    f"fill {decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}",
-                )
+                fill = f"{decision.side.value} {decision.symbol} {decision.qty} @ {decision.price}"
+                self._print(decision.ts, f"fill {fill}")
             case RiskEvent() if decision.rule != "warm-up":
-                self._say(
+                self._print(
                     decision.ts, f"risk {decision.state.value} {decision.rule} {decision.symbol}".rstrip()
                 )
 
-    def _say(self, ms: int, line: str) -> None:
-        self._console.print(printable(f"{moment(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True)
+    def _print(self, ms: int, line: str) -> None:
+        self._console.print(
+            printable(f"{hour_minute(ms)}  {line}"), highlight=False, markup=False, soft_wrap=True
+        )
 
 
-def _leaning(sentiment: Sentiment | None) -> Text:
-    """The likeliest class and its probability."""
+def _sentiment_text(sentiment: Sentiment | None) -> Text:
+    """Show the likeliest class and its probability."""
     if sentiment is None:
         return Text("…", "dim")
     if sentiment.abstained:

@@ -1,4 +1,4 @@
-"""The market's time: the machine's, unless the venue is a sandbox on this machine that plays faster."""
+"""The market's time: the system clock, unless the venue is a local sandbox that runs faster."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from agent.system.addresses import is_loopback
 from agent.system.clock import Clock, ScaledClock, WallClock
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
-_PATIENCE: Final = aiohttp.ClientTimeout(total=3)
-_LOOKS: Final = 3  # of which the one that took least counts
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=3)
+_ATTEMPTS: Final = 3  # the fastest one counts
 _log: Final = structlog.get_logger(__name__)
 
 
 class _State(msgspec.Struct):
-    """What of `/_sandbox/state` says how its time runs; `now` in UTC ms."""
+    """The fields of `/_sandbox/state` that define its time; `now` in UTC ms."""
 
     now: int
     speed: float
 
 
 async def venue_clock(endpoint: str) -> Clock:
-    """The clock that agrees with the venue at `endpoint`. Whoever isn't a sandbox, or doesn't answer, is taken to live in our time."""
+    """Return the clock of the venue at `endpoint`; anything but a responding sandbox has the system's time."""
     if not is_loopback(endpoint):
         return WallClock()
-    # how long it took, the answer, and when (monotonic) it was true
+    # round trip, response, and the monotonic time for which it holds
     found: tuple[float, _State, float] | None = None
     try:
-        async with aiohttp.ClientSession(timeout=_PATIENCE) as session:
-            for _ in range(_LOOKS):
-                asked = time.monotonic()
-                async with session.get(f"{endpoint}/_sandbox/state", allow_redirects=False) as answer:
-                    answer.raise_for_status()
-                    state = msgspec.json.decode(await answer.read(), type=_State)
-                took = time.monotonic() - asked
+        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
+            for _ in range(_ATTEMPTS):
+                sent = time.monotonic()
+                async with session.get(f"{endpoint}/_sandbox/state", allow_redirects=False) as response:
+                    response.raise_for_status()
+                    state = msgspec.json.decode(await response.read(), type=_State)
+                took = time.monotonic() - sent
                 if found is None or took < found[0]:
-                    found = took, state, asked + took / 2
+                    found = took, state, sent + took / 2
     except (aiohttp.ClientError, TimeoutError, *JSON_DECODE_ERRORS):
         return WallClock()
     if found is None or found[1].speed == 1:
         return WallClock()
     _, state, at = found
-    _log.info("the venue's time is taken", speed=state.speed)
+    _log.info("using the sandbox's time", speed=state.speed)
     return ScaledClock(state.now + round((time.monotonic() - at) * 1000 * state.speed), state.speed)

@@ -17,7 +17,7 @@ from agent.core.errors import ConfigError
 from agent.core.instruments import instrument_for, with_first_rules
 from agent.data.klines import KlineFile
 from agent.data.trading_rules import derive_rules, read_table, resolve_rules
-from agent.live.session import open_run, resumable
+from agent.live.session import open_run
 from agent.live.venue_rules import with_venue_rules
 from agent.replay.history import History, Plan
 from agent.sandbox import Sandbox, SandboxOptions
@@ -291,8 +291,8 @@ async def test_a_resumed_run_keeps_its_rules(database: Database, tmp_path: Path)
                 metrics={},
                 status=RunStatus.INTERRUPTED,
             )
-        found = resumable(at(url, tmp_path), database)
-        stated = resumable(at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": "0.0001"}}), database)
+        found = find_resumable(at(url, tmp_path), database)
+        stated = find_resumable(at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": "0.0001"}}), database)
 
     assert found is not None
     assert found[0].id == run.id

@@ -34,7 +34,7 @@ from agent.data.funding import FundingFile
 from agent.data.klines import KlineFile
 from agent.data.news import NewsFile
 from agent.data.sentiment import SentimentFile
-from agent.live.control_socket import Reply, Request, control_socket
+from agent.live.control_socket import ControlReply, ControlRequest, control_socket
 from agent.live.gateway.bybit_port import BybitPort
 from agent.live.gateway.credentials import Credentials
 from agent.live.gateway.private_stream import PrivateStream
@@ -456,7 +456,7 @@ def send_control_line(line: bytes) -> None:
     next client.
     """
 
-    async def handle(request: Request, who: str) -> Any:
+    async def handle(request: ControlRequest, who: str) -> Any:
         if request.do not in ("status", "pause"):
             raise TapewireError(f"unknown command {request.do!r}")
         return request.args
@@ -478,8 +478,10 @@ def send_control_line(line: bytes) -> None:
                         pass  # the line exceeds the limit, so the agent closes the connection
                     finally:
                         writer.close()
-                    decoded = [msgspec.json.decode(reply, type=Reply) for reply in replies.splitlines()]
-                assert decoded == [Reply(True, {})]
+                    decoded = [
+                        msgspec.json.decode(reply, type=ControlReply) for reply in replies.splitlines()
+                    ]
+                assert decoded == [ControlReply(True, {})]
         for context in failures:
             raise context.get("exception") or AssertionError(context["message"])
 
@@ -520,9 +522,9 @@ def receive_worker_message(payload: bytes) -> None:
         config, topics, clock = MqttConfig(broker="mqtt://127.0.0.1:1"), Topics("tapewire"), _FixedClock()
         link = MqttLink(config, clock, "fuzz", lambda: RetainedPresence("tapewire/agent", None, None))  # type: ignore[arg-type]
         pool = WorkerPool(WorkersConfig(), link, topics, _OwnModel(), clock, capacity=10)  # type: ignore[arg-type]
-        pool._hear_presence(payload, False)
-        pool._hear_scores(payload, False)
-        for scores in pool._answers:
+        pool._on_presence(payload, False)
+        pool._on_scores(payload, False)
+        for scores in pool._received:
             await pool._take(scores, _ignore)  # type: ignore[arg-type]
 
     _await(hear())

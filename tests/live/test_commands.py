@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from agent.cli.main import build
 from agent.core.errors import TapewireError
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.queries import list_runs
@@ -52,7 +52,7 @@ async def status_of(folder: Path, process: Process) -> Any:
     async with asyncio.timeout(PATIENCE):
         while process.returncode is None:
             with suppress(TapewireError):
-                status = await asyncio.to_thread(ask, folder, Request("status"))
+                status = await asyncio.to_thread(send_request, folder, ControlRequest("status"))
                 if not status["warming_up"]:
                     return status
             await asyncio.sleep(0.01)

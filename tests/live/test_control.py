@@ -17,7 +17,7 @@ import pytest
 from agent.core.errors import ConfigError, ModelError, SafetyError, TapewireError, UsageError
 from agent.core.events import Command, Order, RiskState, Sentiment
 from agent.live.app import make_agent
-from agent.live.control_socket import SOCKET, Request, ask, control_socket
+from agent.live.control_socket import SOCKET, ControlRequest, control_socket, send_request
 from agent.live.interfaces.status import Status
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -40,7 +40,7 @@ from tests.support.live import (
 async def socket_at(folder: Path) -> AsyncIterator[Path]:
     """A socket that answers with what it is asked, or refuses."""
 
-    async def handler(request: Request, by: str) -> Any:
+    async def handler(request: ControlRequest, by: str) -> Any:
         if request.do == "refuse":
             raise SafetyError("no", hint="ask nicely")
         return {"do": request.do, "args": request.args, "by": by}
@@ -50,7 +50,7 @@ async def socket_at(folder: Path) -> AsyncIterator[Path]:
 
 
 async def tell(where: Path, do: str, **args: str) -> Any:
-    return await asyncio.to_thread(ask, where, Request(do, args), timeout=20)
+    return await asyncio.to_thread(send_request, where, ControlRequest(do, args), timeout=20)
 
 
 async def test_the_socket_is_this_users_alone_and_goes_away(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from agent.core.errors import NoAnswer, SafetyError, StoreUnavailable, TapewireE
 from agent.core.events import Command, Fill, Order, OrderType, RiskState, Side
 from agent.core.risk import KILL
 from agent.live.app import make_agent
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.live.daemon import Daemon
 from agent.live.emergency_close import EmergencyExit, Share
 from agent.live.gateway.bybit_port import BybitPort
@@ -84,7 +84,7 @@ def killed(daemon: Daemon) -> bool:
 
 async def by_verb(daemon: Daemon) -> None:
     with pytest.raises(TapewireError, match="nothing is traded"):
-        await asyncio.to_thread(ask, daemon.config.live.folder, Request("kill"))
+        await asyncio.to_thread(send_request, daemon.config.live.folder, ControlRequest("kill"))
 
 
 async def by_file(daemon: Daemon) -> None:
@@ -185,15 +185,17 @@ async def test_a_kill_outlives_a_core_that_hangs_on_paper(pull: str, tmp_path: P
             async with asyncio.timeout(2 * PATIENCE):
                 while True:
                     with suppress(TapewireError):
-                        if not (await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=1.0))[
-                            "warming_up"
-                        ]:
+                        if not (
+                            await asyncio.to_thread(
+                                send_request, tmp_path, ControlRequest("status"), timeout=1.0
+                            )
+                        )["warming_up"]:
                             break
                     await asyncio.sleep(0.1)
                 (tmp_path / "hang").touch()
                 with suppress(NoAnswer):
                     while True:
-                        await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=1.0)
+                        await asyncio.to_thread(send_request, tmp_path, ControlRequest("status"), timeout=1.0)
                 if pull == "signal":
                     process.send_signal(signal.SIGUSR1)
                     while not (tmp_path / FILE).exists():

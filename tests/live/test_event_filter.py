@@ -27,7 +27,7 @@ from agent.core.events import (
 )
 from agent.core.sinks import ListSink
 from agent.core.strategy import Market, Strategy, StrategyParams
-from agent.live.event_filter import OpenBars
+from agent.live.event_filter import OpenBarSampler
 from tests.support.market import SYMBOL, T0, config
 
 SYMBOLS = (SYMBOL, "ETHUSDT")
@@ -123,7 +123,7 @@ def live(
         exchange=settings.execution.exchange(),
         equity_block=1,
     )
-    gate = OpenBars(engine, every)
+    gate = OpenBarSampler(engine, every)
     journal: list[Event] = []
     for event in events:
         passed = gate.on_bar(event) if isinstance(event, Kline) else (*gate.catch_up(), event)
@@ -200,7 +200,7 @@ def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
 def test_the_sample_has_a_state_of_each_symbol_in_each_interval() -> None:
     events = list(seconds(random.Random(1), 10))
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
-    gate = OpenBars(engine, 15_000)
+    gate = OpenBarSampler(engine, 15_000)
     passed = [one for event in events for one in gate.on_bar(event)]
     for _, states in groupby((one for one in passed if one.symbol == SYMBOL), key=lambda one: one.start):
         times = [one.ts % MINUTE_MS for one in states]
@@ -211,5 +211,5 @@ def test_the_sample_has_a_state_of_each_symbol_in_each_interval() -> None:
 def test_with_an_interval_of_nothing_all_states_go_on() -> None:
     events = list(seconds(random.Random(1), 2))
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
-    gate = OpenBars(engine, 0)
+    gate = OpenBarSampler(engine, 0)
     assert [one for event in events for one in gate.on_bar(event)] == events

@@ -21,7 +21,7 @@ from agent.core.events import Command, Event, RiskState
 from agent.core.risk import KILL, RESUME_FROM_KILL
 from agent.live.access_token import make_token, read_token
 from agent.live.app import make_agent
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.live.daemon import Daemon
 from agent.live.event_queue import EventQueue
 from agent.live.kill_file import FILE
@@ -158,7 +158,9 @@ async def test_the_process_is_killed_by_a_signal_and_refuses_to_start_with_exit_
         await status_of(tmp_path, process)
         process.send_signal(signal.SIGUSR1)
         async with asyncio.timeout(PATIENCE):
-            while (status := await asyncio.to_thread(ask, tmp_path, Request("status")))["risk"] != "HALTED":
+            while (status := await asyncio.to_thread(send_request, tmp_path, ControlRequest("status")))[
+                "risk"
+            ] != "HALTED":
                 await asyncio.sleep(0.01)
         assert (status["risk_rule"], status["risk_detail"]) == ("kill", "SIGUSR1")
         process.send_signal(signal.SIGTERM)
@@ -179,7 +181,9 @@ async def test_a_port_asks_for_the_token(sandbox: Sandbox, database: Database, t
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         for wrong in ("", "x" * 43, token.read_text().strip()[:-1]):
             with pytest.raises(SafetyError, match="asks for the token"):
-                await asyncio.to_thread(ask, ("127.0.0.1", daemon.control_port), Request("kill", {}, wrong))
+                await asyncio.to_thread(
+                    send_request, ("127.0.0.1", daemon.control_port), ControlRequest("kill", {}, wrong)
+                )
         other = tmp_path / "other.token"
         make_token(other)
         assert isinstance(await invoke("kill", "--at", address, "--token-file", str(other)), SafetyError)

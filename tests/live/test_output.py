@@ -22,7 +22,7 @@ from aiohttp import web
 
 from agent.config.live import LogConfig
 from agent.core.errors import TapewireError
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.live.log import configure
 from agent.live.log_limit import ALL_KINDS, REPEATS, WINDOW, RepeatLimit
 from agent.live.output import OutputWriter
@@ -92,7 +92,7 @@ def agent_config(sandbox: Sandbox, folder: Path) -> Path:
 
 async def status(folder: Path, **known: object) -> dict[str, Any]:
     with suppress(TapewireError):
-        found = await asyncio.to_thread(ask, folder, Request("status"), timeout=2.0)
+        found = await asyncio.to_thread(send_request, folder, ControlRequest("status"), timeout=2.0)
         assert isinstance(found, dict)
         return found
     return {"events": 0, "log": {"last_error": ""}} | known
@@ -125,7 +125,7 @@ async def test_the_agent_goes_on_whatever_becomes_of_its_log(shell: str, reason:
                 before = shown["events"]
                 while (shown := await status(tmp_path))["events"] < before + 50:
                     await asyncio.sleep(0.1)
-                answer = await asyncio.to_thread(ask, tmp_path, Request("kill"))
+                answer = await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"))
                 assert answer["risk"] == "HALTED"
                 os.kill(shown["pid"], signal.SIGTERM)
                 while Path(f"/proc/{shown['pid']}").exists() and "Z" not in proc_state(shown["pid"]):

@@ -23,7 +23,7 @@ import pytest
 from aiohttp import web
 
 from agent.core.errors import TapewireError
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.sandbox import Sandbox
 from tests.conftest import ROOT
 from tests.live.test_commands import MAIN
@@ -156,7 +156,9 @@ class Agent:
         async with asyncio.timeout(2 * PATIENCE):
             while process.returncode is None:
                 with suppress(TapewireError):
-                    status = await asyncio.to_thread(ask, self.folder / "live", Request("status"))
+                    status = await asyncio.to_thread(
+                        send_request, self.folder / "live", ControlRequest("status")
+                    )
                     feeds = {feed["name"]: feed for feed in status["feeds"]}
                     bad = set(feeds) - {"good", "moved"}
                     if (
@@ -314,7 +316,9 @@ async def test_feeds_that_hold_the_parser_hold_neither_the_agent_nor_its_end(tmp
         async with asyncio.timeout(3 * PATIENCE):
             while True:
                 with suppress(TapewireError):
-                    status = await asyncio.to_thread(ask, tmp_path / "live", Request("status"))
+                    status = await asyncio.to_thread(
+                        send_request, tmp_path / "live", ControlRequest("status")
+                    )
                     *hostile, good = status["feeds"]
                     if good["connects"] > 5 and any(feed["killed"] for feed in hostile):
                         break

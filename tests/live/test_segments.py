@@ -15,7 +15,7 @@ from agent.core.errors import StoreError
 from agent.live.app import make_agent
 from agent.live.daemon import Daemon
 from agent.live.pipeline import Core
-from agent.live.system_check import examine
+from agent.live.system_check import run_checks
 from agent.replay.segment_archiver import check_segment, roll_over_all
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
@@ -266,10 +266,10 @@ async def test_doctor_names_an_archive_that_is_gone(store: Database, story: Stor
     moved = roll_over_all(store, tmp_path / "archive")["run-1"]
     section = story.config.store.model_copy(update={"url": f"sqlite:///{store.file}"})
     config = story.config.model_copy(update={"store": section})
-    found = {check.name: check for check in await examine(config)}
+    found = {check.name: check for check in await run_checks(config)}
     assert found["store"].ok
     assert "the last snapshot covers" in found["store"].found
     Path(moved[0].path).unlink()
-    found = {check.name: check for check in await examine(config)}
+    found = {check.name: check for check in await run_checks(config)}
     assert not found["store"].ok
     assert moved[0].path in found["store"].found

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from agent.core.events import Event, News
 from agent.live.app import make_agent
-from agent.live.event_filter import EventFilter, OpenBars
+from agent.live.event_filter import EventFilter, OpenBarSampler
 from agent.live.resume import ResumePoint
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -24,7 +24,7 @@ AT = 1_790_424_000_000
 
 
 class NoBars:
-    """In place of `OpenBars`: no bar is open."""
+    """In place of `OpenBarSampler`: no bar is open."""
 
     def catch_up(self) -> tuple[()]:
         return ()
@@ -48,7 +48,7 @@ async def passed(memory: ResumePoint, *listed: News) -> list[Event]:
     writable = asyncio.Event()
     writable.set()
     events: list[Event] = []
-    gate = EventFilter(cast("OpenBars", NoBars()), memory, events.append, writable)
+    gate = EventFilter(cast("OpenBarSampler", NoBars()), memory, events.append, writable)
     for headline in listed:
         await gate(headline)
     return events

@@ -16,7 +16,7 @@ import pytest
 from agent.core.errors import StoreUnavailable, TapewireError
 from agent.core.events import Command, News, RiskState
 from agent.live.app import make_agent
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.journal import Journal
@@ -145,7 +145,7 @@ async def test_trading_halts_says_so_and_goes_on_by_itself(
                     assert said in status.storage.error
                     equity, decisions, bar = status.equity, status.decisions, status.positions[0].last_bar
                     with pytest.raises(TapewireError, match="nothing is traded") as refusal:
-                        await asyncio.to_thread(ask, tmp_path, Request("kill"))
+                        await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"))
                     assert refusal.value.hint.startswith("kill is kept")
                     await until(lambda: daemon.status().storage.tries >= 5 and len(daemon.queue) > 10)
                     status = daemon.status()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.live.system_check import Check, examine
+from agent.live.system_check import CheckResult, run_checks
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import parse_fault
 from agent.store.database import open_database
@@ -21,12 +21,12 @@ from tests.store.store_samples import a_run, pause_commands
 from tests.support.live import SENTIMENT, options, settings
 
 
-async def examined(tmp_path: Path, fault: str = "", **sections: Any) -> dict[str, Check]:
+async def examined(tmp_path: Path, fault: str = "", **sections: Any) -> dict[str, CheckResult]:
     """At a market in real time."""
     faults = (parse_fault(fault),) if fault else ()
     async with Sandbox(options(speed=1, news=True, faults=faults)) as sandbox:
         config = settings(sandbox.rest_url, tmp_path, **sections)
-        return {check.name: check for check in await examine(config, sandbox.clock)}
+        return {check.name: check for check in await run_checks(config, sandbox.clock)}
 
 
 async def test_all_is_well(tmp_path: Path, write_model: Any) -> None:
@@ -76,7 +76,7 @@ async def test_what_is_wrong_is_named(
 
 
 async def test_an_exchange_that_is_not_there_fails_its_checks_alone(tmp_path: Path) -> None:
-    checks = {check.name: check.ok for check in await examine(settings("http://127.0.0.1:9", tmp_path))}
+    checks = {check.name: check.ok for check in await run_checks(settings("http://127.0.0.1:9", tmp_path))}
     assert checks == {"strategy": True, "store": True, "clock": False, "history": False, "websocket": False}
 
 
@@ -88,7 +88,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def examined_venue(
     tmp_path: Path, fault: str = "", data: str = "", **execution: Any
-) -> dict[str, Check]:
+) -> dict[str, CheckResult]:
     """In testnet mode."""
     faults = (parse_fault(fault),) if fault else ()
     async with Sandbox(options(speed=1, faults=faults)) as sandbox:
@@ -97,7 +97,7 @@ async def examined_venue(
         config = settings(
             sandbox.rest_url, tmp_path, execution={"mode": "testnet", "testnet": venue}, **bybit
         )
-        return {check.name: check for check in await examine(config, sandbox.clock)}
+        return {check.name: check for check in await run_checks(config, sandbox.clock)}
 
 
 @pytest.mark.usefixtures("keys")
@@ -153,7 +153,7 @@ async def test_a_damaged_store_is_found(tmp_path: Path, full: bool) -> None:
     async with Sandbox(options(speed=1)) as sandbox:
         checks = {
             check.name: check
-            for check in await examine(settings(sandbox.rest_url, tmp_path), sandbox.clock, full=full)
+            for check in await run_checks(settings(sandbox.rest_url, tmp_path), sandbox.clock, full=full)
         }
     assert not checks["store"].ok
     assert "is damaged" in checks["store"].found

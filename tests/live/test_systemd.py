@@ -21,7 +21,7 @@ import pytest
 from agent.live import pipeline as core_module
 from agent.live.interfaces.probes import why_dead
 from agent.live.pipeline import Core
-from agent.live.systemd import ServiceManager, report
+from agent.live.systemd import ServiceManager, notify_service_manager
 from agent.sandbox import Sandbox
 from agent.store.database import open_database
 from agent.store.journal import Journal
@@ -123,7 +123,7 @@ class Stuck:
 
 async def test_a_core_that_hangs_starves_the_watchdog(tmp_path: Path, manager: Manager) -> None:
     told = ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "30000"})
-    telling = asyncio.create_task(report(told, Stuck()))  # type: ignore[arg-type]
+    telling = asyncio.create_task(notify_service_manager(told, Stuck()))  # type: ignore[arg-type]
     await until(lambda: manager.said("STATUS"))
     telling.cancel()
     await asyncio.gather(telling, return_exceptions=True)
@@ -137,19 +137,19 @@ async def test_waiting_for_the_store_is_not_death() -> None:
 
 def test_without_a_manager_nothing_is_sent() -> None:
     nobody = ServiceManager({})
-    assert (nobody.listens, nobody.watchdog) == (False, 0.0)
-    nobody.tell(READY="1")
+    assert (nobody.present, nobody.watchdog) == (False, 0.0)
+    nobody.notify(READY="1")
 
 
 def test_a_manager_that_went_away_is_no_reason_to_stop(tmp_path: Path) -> None:
-    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).tell(READY="1")
+    ServiceManager({"NOTIFY_SOCKET": str(tmp_path / "gone")}).notify(READY="1")
 
 
 def test_an_abstract_socket(tmp_path: Path) -> None:
     name = f"\0tapewire-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(name)
-        ServiceManager({"NOTIFY_SOCKET": f"@{name[1:]}"}).tell(READY="1", STATUS="x")
+        ServiceManager({"NOTIFY_SOCKET": f"@{name[1:]}"}).notify(READY="1", STATUS="x")
         assert listening.recv(100) == b"READY=1\nSTATUS=x"
 
 

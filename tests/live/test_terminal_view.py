@@ -13,7 +13,7 @@ from agent.core.events import HOUR_MS, Command, Event, News, Sentiment
 from agent.core.sinks import NullSink
 from agent.live.interfaces.observer import Observer
 from agent.live.observers import LiveSink, RecentActivity
-from agent.live.terminal_view import Lines, View, sparkline
+from agent.live.terminal_view import LineView, TerminalView, sparkline
 from strategies import load_strategy
 from tests.support.market import SYMBOL, T0, config, flat_bars
 
@@ -41,7 +41,7 @@ def shown(watcher_of: Callable[[Callable[[], Engine | None]], Observer]) -> Obse
 
 def test_the_view_draws_bars_headlines_signals_fills_and_equity() -> None:
     console = Console(file=io.StringIO(), width=100, record=True)
-    console.print(shown(lambda engine: View("demo", engine)))
+    console.print(shown(lambda engine: TerminalView("demo", engine)))
     text = console.export_text()
     assert "demo · 2025-01-01 03:00 UTC" in text
     assert "bullish 0.90 Bitcoin [bold]soars[/] on record inflows" in text
@@ -60,7 +60,7 @@ def test_the_view_draws_bars_headlines_signals_fills_and_equity() -> None:
 
 def test_lines_say_the_same_without_a_terminal() -> None:
     console = Console(file=io.StringIO(), width=40, record=True)
-    shown(lambda engine: Lines(console, engine))
+    shown(lambda engine: LineView(console, engine))
     lines = console.export_text().splitlines()
     assert lines[:3] == [
         "00:00  bullish 0.90 Bitcoin [bold]soars[/] on record inflows",

@@ -13,7 +13,7 @@ import pytest
 from agent.core.errors import TapewireError
 from agent.core.events import Sentiment
 from agent.live.app import make_agent
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.live.model_loader import model_loader
 from agent.sandbox import Sandbox
 from agent.store.database import Database
@@ -82,14 +82,16 @@ async def test_a_model_that_cannot_serve_leaves_the_old_one(
             "~nobody-at-all/x",
         ]:
             with pytest.raises(TapewireError) as error:
-                await asyncio.to_thread(ask, tmp_path, Request("use-model", {"folder": folder}), timeout=20)
+                await asyncio.to_thread(
+                    send_request, tmp_path, ControlRequest("use-model", {"folder": folder}), timeout=20
+                )
             assert "the old model stays" in str(error.value), folder
             assert "\n" not in str(error.value)
             assert daemon.status().model == first
         before = len(of(Sentiment, journal(database)))
         good = with_tokenizer(write_tiny(tmp_path / "good"), catastrophic)  # sound but for some texts
         answer = await asyncio.to_thread(
-            ask, tmp_path, Request("use-model", {"folder": str(good)}), timeout=20
+            send_request, tmp_path, ControlRequest("use-model", {"folder": str(good)}), timeout=20
         )
         await until(lambda: of(Sentiment, journal(database))[-1].model == answer["model"])
     events = assert_sound(database, "latest", config)

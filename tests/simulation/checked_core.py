@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.core.events import Decision, Event, Gap, Kline
 from agent.live.event_queue import EventQueue
-from agent.live.formatting import sentence
+from agent.live.formatting import one_line_summary
 from agent.live.pipeline import Core, Urgent
 from tests.simulation.invariants import require
 
@@ -76,12 +76,12 @@ class CheckedCore(Core):
     def decision(self, seq: int, decision: Decision) -> None:
         """Check a decision."""
         if self.invariants.live:
-            self.harness.log(f"    {sentence(decision)}")
+            self.harness.log(f"    {one_line_summary(decision)}")
         self.harness.run_check(self.invariants.on_decision, decision)
 
     def _handle(self, seq: int, event: Event) -> None:
         if self.invariants.live:
-            self.harness.log(f"{seq}: {sentence(event)}")
+            self.harness.log(f"{seq}: {one_line_summary(event)}")
             self.harness.run_check(self.harness.store.check_loss_is_reported, event)
         self.harness.run_check(self.invariants.before_event, event)
         super()._handle(seq, event)

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from agent.core.errors import StoreError, TapewireError, UsageError
 from agent.core.events import Command, Event
-from agent.live.control_socket import Request, ask
+from agent.live.control_socket import ControlRequest, send_request
 from agent.live.kill_file import FILE
 from agent.replay.verify import verify
 from agent.sandbox import Sandbox
@@ -253,7 +253,7 @@ async def after(case: Case, folder: Path, config: Path, process: Process) -> lis
 async def status(folder: Path) -> Any:
     """Of the agent, or an answer without anything in it while it can't answer."""
     with suppress(TapewireError, StoreError, UsageError):
-        return await asyncio.to_thread(ask, folder, Request("status"), timeout=0.5)
+        return await asyncio.to_thread(send_request, folder, ControlRequest("status"), timeout=0.5)
     return {
         "storage": {"writable": True}, "log": {"error": ""}, "risk": "", "risk_rule": "", "unreconciled": True, "positions": [],
     }  # fmt: skip

@@ -70,7 +70,7 @@ def order_ids_begin_again() -> None:
 
 def funding_forgets_what_it_paid() -> None:
     """A restart does not tell the schedule how far it had come."""
-    _put(FundingSchedule, "passed", lambda self, now: None)
+    _put(FundingSchedule, "set_handled_until", lambda self, now: None)
 
 
 def bars_come_twice() -> None:
@@ -114,13 +114,13 @@ def core_takes_the_wall_clock() -> None:
 
 def steady_progress_is_believed_alone() -> None:
     """A suspension that the steady clock missed is not caught up, though system clock and venue agree on it."""
-    judge = DisciplinedClock._judge
+    judge = DisciplinedClock._compare
 
     def stubborn(self: DisciplinedClock, venue: float, error: float) -> None:
         if not self._anchored:
             judge(self, venue, error)
 
-    _put(DisciplinedClock, "_judge", stubborn)
+    _put(DisciplinedClock, "_compare", stubborn)
 
 
 def one_bar_ahead_is_believed() -> None:

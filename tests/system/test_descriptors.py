@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agent.live.control_socket import SOCKET, Request, ask
+from agent.live.control_socket import SOCKET, ControlRequest, send_request
 from agent.sandbox import Sandbox
 from agent.sandbox.faults import Fault
 from tests.conftest import ROOT
@@ -62,11 +62,13 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                 for _ in range(100):
                     one = opened.enter_context(socket.socket(socket.AF_UNIX))
                     one.connect(str(tmp_path / SOCKET))
-                before = await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=10)
+                before = await asyncio.to_thread(send_request, tmp_path, ControlRequest("status"), timeout=10)
                 sandbox.venue.faults.add([Fault("close", "ws/public/kline*", count=2)])
                 async with asyncio.timeout(PATIENCE):
                     while True:
-                        status = await asyncio.to_thread(ask, tmp_path, Request("status"), timeout=10)
+                        status = await asyncio.to_thread(
+                            send_request, tmp_path, ControlRequest("status"), timeout=10
+                        )
                         bybit = status["producers"][0]
                         if (
                             bybit["reconnects"] > 0
@@ -78,7 +80,7 @@ async def test_connection_floods_leave_descriptors_for_market_store_and_kill(
                 counts = {row["name"]: row for row in status["listeners"]}
                 assert counts["dashboard"]["accepted"] == counts["metrics"]["accepted"] == connections
                 assert counts["control"]["displaced"] > 0
-                killed = await asyncio.to_thread(ask, tmp_path, Request("kill"), timeout=10)
+                killed = await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"), timeout=10)
                 assert killed["risk"] == "HALTED"
         finally:
             process.send_signal(signal.SIGTERM)

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from agent.config.control import ControlConfig
 from agent.core.errors import SafetyError
 from agent.live.access_token import make_token
-from agent.live.control_socket import SOCKET, Request, ask, control_port, control_socket
+from agent.live.control_socket import SOCKET, ControlRequest, control_port, control_socket, send_request
 from agent.store.database import Database
 from agent.system.listener_config import ListenerConfig
 from agent.system.listening_sockets import Connection, Listener, client_key
@@ -216,7 +216,7 @@ async def test_a_request_without_its_body_times_out(
         assert b" 408 " in await line.send(head.encode())
 
 
-async def handler(request: Request, by: str) -> Any:
+async def handler(request: ControlRequest, by: str) -> Any:
     return {"do": request.do, "by": by}
 
 
@@ -225,7 +225,7 @@ async def test_a_kill_works_beside_a_hundred_idle_connections(tmp_path: Path) ->
     async with control_socket(tmp_path / SOCKET, handler, listeners=listeners):
         for _ in range(100):
             await asyncio.open_unix_connection(tmp_path / SOCKET)
-        answer = await asyncio.to_thread(ask, tmp_path, Request("kill"), timeout=10)
+        answer = await asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"), timeout=10)
         assert answer["do"] == "kill"
         assert listeners[0].status.most <= ControlConfig().connections
 
@@ -234,13 +234,15 @@ async def test_a_connection_with_a_running_command_is_not_displaced(tmp_path: Pa
     listeners: list[Listener] = []
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    async def slow(request: Request, by: str) -> Any:
+    async def slow(request: ControlRequest, by: str) -> Any:
         begun.set()
         await go_on.wait()
         return request.do
 
     async with control_socket(tmp_path / SOCKET, slow, ControlConfig(connections=4), listeners):
-        asking = asyncio.create_task(asyncio.to_thread(ask, tmp_path, Request("kill"), timeout=20))
+        asking = asyncio.create_task(
+            asyncio.to_thread(send_request, tmp_path, ControlRequest("kill"), timeout=20)
+        )
         await begun.wait()
         for _ in range(20):
             await asyncio.open_unix_connection(tmp_path / SOCKET)
@@ -256,12 +258,14 @@ async def test_wrong_tokens_at_the_port_are_counted_and_logged_once() -> None:
             for _ in range(200):
                 with pytest.raises(SafetyError):
                     await asyncio.to_thread(
-                        ask, ("127.0.0.1", port), Request("kill", {}, "wrong"), timeout=10
+                        send_request, ("127.0.0.1", port), ControlRequest("kill", {}, "wrong"), timeout=10
                     )
         assert listeners[0].status.denied == 200
         assert len(logged) == 1
         await connect(port, 100)
-        answer = await asyncio.to_thread(ask, ("127.0.0.1", port), Request("kill", {}, "t" * 40), timeout=10)
+        answer = await asyncio.to_thread(
+            send_request, ("127.0.0.1", port), ControlRequest("kill", {}, "t" * 40), timeout=10
+        )
         assert answer == {"do": "kill", "by": "token"}
 
 

@@ -1,4 +1,4 @@
-"""Liveness and readiness of the running agent: restart it if it is dead, trade with it only while it is ready."""
+"""Liveness and readiness of the running agent: restart it if it is dead, trade only while it is ready."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from agent.live.interfaces.running_agent import RunningAgent
 
 
 def why_dead(agent: RunningAgent, stuck_after: int) -> list[str]:
-    """Why the agent should be restarted: an event has waited for `stuck_after` ms. Empty while the core's loop runs."""
+    """Return why the agent should be restarted: an event has waited for `stuck_after` ms. Empty while it is
+    alive.
+    """
     waited = int(agent.stuck_for * 1000)
     return (
         [f"an event has waited for {format_duration(waited)}: the core hangs"]
@@ -17,7 +19,7 @@ def why_dead(agent: RunningAgent, stuck_after: int) -> list[str]:
 
 
 def why_not_ready(agent: RunningAgent) -> list[str]:
-    """Why the agent can't trade now: warming up, a source that is not live, a store that can't be written, a wrong clock."""
+    """Return why the agent can't trade now: warm-up, a source that isn't live, store or clock."""
     status = agent.status()
     reasons = ["warming up"] if status.warming_up else []
     reasons += [

@@ -1,4 +1,4 @@
-"""What a producer is: something that runs for ever, emits events as it hears of them, and can say how it is."""
+"""Interface of producers, which emit live events until cancelled and report their health."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from agent.data.text import one_line
 _LONGEST_ERROR: Final = 500
 
 Emit = Callable[[Event], Awaitable[None] | None]
-"""Takes an event in; may make the producer wait."""
+"""Accepts an event; if it returns an awaitable, the producer must wait for it."""
 
 State = Literal["stopped", "connecting", "catching up", "live", "waiting", "disabled"]
 
 
 class Health(msgspec.Struct):
-    """How a producer is; the counts are since it was made. Times are UTC ms, 0 where there was none yet."""
+    """State and counts of a producer since it was made. Times are UTC ms, 0 for never."""
 
     name: str
     state: State = "stopped"
@@ -36,14 +36,14 @@ class Health(msgspec.Struct):
     last_error_at: int = 0
 
     def failed(self, error: object, at: int) -> None:
-        """Count an error and remember its text on one line, without secrets and control characters."""
+        """Count an error and keep its text as one line, without secrets and control characters."""
         self.errors += 1
         self.last_error = shown(error)
         self.last_error_at = at
 
 
 def shown(error: object) -> str:
-    """The text of an error, or its kind if it has none, as it may be shown and stored."""
+    """Return the text of an error, or its type if it has none, in a form that may be shown and stored."""
     return mask(one_line(str(error), _LONGEST_ERROR)) or type(error).__name__
 
 
@@ -58,12 +58,12 @@ class Producer(Protocol):
         ...
 
     async def run(self, emit: Emit) -> None:
-        """Emit events until cancelled; what fails outside is retried, never raised. May be called again after it ended."""
+        """Emit events until cancelled; retry after failures outside instead of raising. May be called again."""
         ...
 
 
 async def deliver(emit: Emit, event: Event) -> None:
-    """Hand over one event, and wait where the taker asks for it."""
+    """Emit one event, and wait if the consumer requires it."""
     waiting = emit(event)
     if waiting is not None:
         await waiting

@@ -33,7 +33,7 @@ class LocalModel(HeadlineScorer, Protocol):
 
 
 class RunningAgent(Protocol):
-    """The agent, before and while it runs. What needs a running agent raises UsageError before `started`."""
+    """The agent, before and while it runs. Methods that need it running raise UsageError before `started`."""
 
     config: Config
     listeners: list[Listener]  # servers whose connections the status counts
@@ -51,7 +51,7 @@ class RunningAgent(Protocol):
 
     @property
     def stuck_for(self) -> float:
-        """Seconds that the oldest queued event has waited; 0 while the store can't be written, since everything waits then."""
+        """Seconds that the oldest queued event has waited; 0 while the store can't be written."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class RunningAgent(Protocol):
 
     @property
     def spans(self) -> Mapping[str, LatencyHistogram]:
-        """Time of the stages in `agent.live.interfaces.status`: headline to sentiment, sentiment to order, store write."""
+        """Durations of the stages in `agent.live.interfaces.status`: headline to sentiment and so on."""
         ...
 
     def status(self) -> Status:
@@ -77,12 +77,12 @@ class RunningAgent(Protocol):
         ...
 
     def observe_run(self, make: Callable[[Run], Observer]) -> None:
-        """Add an observer that also receives the run's past if the run is resumed; `make` is called once the run is known."""
+        """Add an observer that also receives the past of a resumed run; `make` is called with the run."""
         ...
 
 
 class Services(NamedTuple):
-    """What is attached to an agent: observers, producers that run beside it, and a scorer in place of its own model."""
+    """What is attached to an agent: observers, companion producers, and a scorer in place of the local model."""
 
     observers: tuple[Observer, ...] = ()
     companions: tuple[Producer, ...] = ()

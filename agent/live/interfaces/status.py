@@ -1,4 +1,4 @@
-"""The status of a running agent as plain data: what `tapewire status`, MQTT, metrics and the dashboard show."""
+"""The status of a running agent as plain data, for `tapewire status`, MQTT, metrics and the dashboard."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from agent.system.clock_discipline import ClockStatus
 from agent.system.listening_sockets import ListenerStatus
 
 HEADLINE_TO_SENTIMENT: Final = "headline to sentiment"
-"""From being handed to the model to the sentiment, waits included."""
+"""From the offer of a headline to the model to its sentiment, including waits."""
 SENTIMENT_TO_ORDER: Final = "sentiment to order"
-"""From the arrival in the queue to the order being recorded, for sentiments that led to one."""
+"""From a sentiment's arrival in the queue to the recorded order, if it led to one."""
 STORE_WRITE: Final = "store write"
-"""One commit: of a batch of events to the journal, or of what was decided on them."""
+"""One commit: of a batch of events to the journal, or of the decisions on them."""
 
 
 class KindStats(msgspec.Struct):
-    """What became of the events of one kind; waits are in ms, of the last `RECENT` that were taken."""
+    """Counts of the events of one kind; waits in ms are those of the last `RECENT` events taken."""
 
     put: int = 0
     taken: int = 0
@@ -38,23 +38,23 @@ class QueueStats(msgspec.Struct):
 
     depth: int
     high_water: int
-    blocked: int  # how often a producer had to wait
+    blocked: int  # times that a producer had to wait
     kinds: dict[str, KindStats]
 
 
 class FeedHealth(Health):
-    """`Health` of one feed: a message is an answer, a duplicate an entry that had been given out before."""
+    """`Health` of one feed: messages are responses, duplicates are entries seen before."""
 
     url: str = ""
-    status: int = 0  # HTTP, of the last answer
-    unchanged: int = 0  # answers without a new document
-    news: int = 0  # entries given out
-    empty: int = 0  # entries without a word
+    status: int = 0  # HTTP status of the last response
+    unchanged: int = 0  # responses without a new document
+    news: int = 0  # headlines emitted
+    empty: int = 0  # entries without text
     distrusted: int = 0  # dates missing, in no known zone, in the future or ancient
-    over_limit: int = 0  # entries beyond `max_new_per_poll` or `max_new_per_hour`, which were not given out
-    killed: int = 0  # documents whose parsing had to be ended
+    over_limit: int = 0  # entries beyond `max_new_per_poll` or `max_new_per_hour`, not emitted
+    killed: int = 0  # documents whose parser was killed
     next_poll_at: int = 0  # UTC ms
-    moved_to: str = ""  # where the feed says it is for good
+    moved_to: str = ""  # new address after a permanent redirect
 
 
 class OutputStatus(msgspec.Struct):
@@ -75,22 +75,24 @@ class SnapshotStatus(msgspec.Struct):
     size: int = 0  # bytes in the store
     took_ms: float = 0.0  # time for which the core waited
     resumed_from: int = 0  # this life loaded the snapshot after this event; 0: it folded the whole journal
-    problem: str = ""  # why none is taken, or why one was not used
+    problem: str = ""  # why none is taken, or one was not used
 
 
 class StorageStatus(msgspec.Struct):
-    """How writing goes; durations in seconds, of the event loop's clock."""
+    """Status of writes; durations in seconds, of the event loop's clock."""
 
     writable: bool = True
-    error: str = ""  # of the present outage, or of the last
-    failing_s: float = 0.0  # how long the present outage lasts
-    tries: int = 0  # in the present outage
+    error: str = ""  # of the current outage, or of the last
+    failing_s: float = 0.0  # duration of the current outage
+    tries: int = 0  # in the current outage
     outages: int = 0  # so far
-    pending_s: float = 0.0  # how long the write in progress takes
+    pending_s: float = 0.0  # duration of the write in progress
 
 
 class PositionStatus(msgspec.Struct, frozen=True):
-    """One symbol: the signed quantity in base coin, its mark and value in account currency, and what the market data is like."""
+    """One symbol: signed quantity in the base coin, mark, value in the account's currency, and age of the
+    data.
+    """
 
     symbol: str
     qty: Decimal
@@ -98,23 +100,26 @@ class PositionStatus(msgspec.Struct, frozen=True):
     value: float
     last_bar: int | None  # start of the last closed bar, UTC ms
     overdue_ms: int
-    stale: bool  # so overdue that a heartbeat has told the core
+    stale: bool  # the core treats the data as stale
     open_orders: int
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent as a whole. Times are UTC ms, `latencies` ms from the arrival in the queue to being handled and recorded."""
+    """Status of the whole agent. Times are UTC ms.
+
+    `latencies` are ms from the arrival in the queue to handled and recorded.
+    """
 
     run: str
     pid: int
     started_at: int
     uptime_s: float
     now: int
-    clock: ClockStatus  # what `now` rests on
+    clock: ClockStatus  # sources of `now`
     strategy: str
     endpoint: str
-    orders: str  # where they go: paper, or a venue
-    unreconciled: bool  # its account isn't known, or isn't what the ledger says
+    orders: str  # paper, or the venue that receives orders
+    unreconciled: bool  # the venue's account is unknown or differs from the ledger
     warming_up: bool
     model: str
     equity: float
@@ -124,7 +129,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     risk_rule: str
     risk_detail: str
     risk_since: int
-    flattening: list[str] = []  # symbols whose positions are being closed, and are not flat yet
+    flattening: list[str] = []  # symbols whose positions are being closed
     drawdown: float  # fraction of the equity's peak
     abstain_rate: float
     events: int
@@ -139,6 +144,6 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     latencies: dict[str, dict[str, float]]
     spans: dict[str, dict[str, float]]  # ms: headline to sentiment, sentiment to order, store write
     ignored: dict[str, int]  # inputs, by reason
-    headlines: dict[str, int]  # what became of sentiments
+    headlines: dict[str, int]  # sentiments by outcome
     recent: list[dict[str, Any]]
-    record: str = ""  # what the store lacks of what was committed, or why that can't be noticed
+    record: str = ""  # commits that the store lost, or why a loss can't be detected

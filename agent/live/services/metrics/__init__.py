@@ -1,1 +1,1 @@
-"""What Prometheus and an orchestrator ask the running agent: metrics, is it alive, is it ready."""
+"""Metrics, liveness and readiness over HTTP, for Prometheus and orchestrators."""

@@ -1,4 +1,4 @@
-"""The small HTTP server behind `/metrics`, `/healthz` and `/readyz`."""
+"""HTTP server for `/metrics`, `/healthz` and `/readyz`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from agent.live.services.metrics.prometheus import AgentMetrics
 from agent.system.addresses import is_loopback_host, known_host
 from agent.system.listening_sockets import Listener
 
-_LONGEST_BODY: Final = 1_000  # no request has a body
+_LONGEST_BODY: Final = 1_000  # bytes; requests need no body
 _log: Final = structlog.get_logger(__name__)
 
 
 class MetricsServer:
-    """A supervised companion of the agent; a message is a request. `port` is the one it listens at, once it does."""
+    """A supervised companion of the agent; its health counts requests as messages. `port` is the bound port."""
 
     name = "metrics"
 
@@ -40,13 +40,12 @@ class MetricsServer:
 
     @property
     def health(self) -> Health:
-        """A snapshot."""
         return self._health
 
     async def run(self, emit: Emit) -> None:
-        """Answer until cancelled. Raises ConfigError where the port can't be had; the supervisor tries again."""
+        """Serve until cancelled. Raises ConfigError if the port can't be bound; the supervisor retries."""
         app = web.Application(
-            client_max_size=_LONGEST_BODY, middlewares=[self._listener.middleware(), self._checked]
+            client_max_size=_LONGEST_BODY, middlewares=[self._listener.middleware(), self._check_host]
         )
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._alive)
@@ -69,17 +68,15 @@ class MetricsServer:
             await runner.cleanup()
 
     @web.middleware
-    async def _checked(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """A browser that a foreign name led here must not read the account's equity."""
+    async def _check_host(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Reject unknown hosts, so that a web page can't read the account by DNS rebinding."""
         if not known_host(
             request.host, self._config.allowed_hosts, addresses=not is_loopback_host(self._config.host)
         ):
             self._listener.deny(
                 f"Host {request.host[:80]!r} is not in metrics.allowed_hosts", request.remote or ""
             )
-            return web.Response(
-                status=421, text="metrics are not served under that name; metrics.allowed_hosts lists more\n"
-            )
+            return web.Response(status=421, text="unknown host; add it to metrics.allowed_hosts\n")
         return await handler(request)
 
     async def _metrics(self, request: web.Request) -> web.Response:
@@ -88,12 +85,12 @@ class MetricsServer:
         return web.Response(body=encode(self._registry), headers={"Content-Type": kind})
 
     async def _alive(self, _: web.Request) -> web.Response:
-        return _verdict(why_dead(self._agent, self._config.stuck_after))
+        return _probe_response(why_dead(self._agent, self._config.stuck_after))
 
     async def _ready(self, _: web.Request) -> web.Response:
-        return _verdict(why_dead(self._agent, self._config.stuck_after) + why_not_ready(self._agent))
+        return _probe_response(why_dead(self._agent, self._config.stuck_after) + why_not_ready(self._agent))
 
 
-def _verdict(reasons: list[str]) -> web.Response:
-    """200 `ok`, or 503 with a reason a line."""
+def _probe_response(reasons: list[str]) -> web.Response:
+    """Respond 200 `ok`, or 503 with one reason per line."""
     return web.Response(text="\n".join(reasons or ["ok"]) + "\n", status=503 if reasons else 200)

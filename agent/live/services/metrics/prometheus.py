@@ -1,4 +1,5 @@
-"""The running agent as Prometheus sees it. Almost nothing is done per event: all is read off when somebody asks.
+"""Prometheus metrics of the running agent, computed when they are scraped; only decisions are counted as they
+come.
 
 Names begin with `tapewire_`, times are in seconds, money is in the account's currency.
 """
@@ -27,38 +28,43 @@ from agent.live.interfaces.status import HEADLINE_TO_SENTIMENT, SENTIMENT_TO_ORD
 from agent.system.latency_histogram import LatencyHistogram
 
 BUCKET_STEP: Final = 10
-"""Of a histogram's 121 bounds every tenth goes out: 0.1 ms to 9.3 s, each 2.6 times the last."""
+"""Export every tenth of a histogram's 121 bounds: 0.1 ms to 9.3 s, each 2.6 times the last."""
+
+_SPANS: Final = {
+    HEADLINE_TO_SENTIMENT: "From a headline to its sentiment, including waits",
+    SENTIMENT_TO_ORDER: "From a sentiment's arrival to the recorded order",
+    STORE_WRITE: "One commit of the journal or of decisions",
+}
 
 _SOURCE_COUNTS: Final = (
     ("messages", "Messages received"),
     ("errors", "Errors"),
-    ("reconnects", "Connections made again"),
-    ("gaps", "Stretches of missing bars"),
-    ("ahead", "Bars and messages from the future, which are refused"),
+    ("reconnects", "Reconnections"),
+    ("gaps", "Gaps of missing bars"),
+    ("ahead", "Bars and messages from the future, rejected"),
     ("withheld", "Prices outside the band, held back until they are confirmed"),
-    ("dropped", "What was dropped because too much waited"),
-    ("forged", "Commands that were not signed with our secret, or copies of such"),
-    ("refused", "Signed commands that were not carried out, answers of workers that were not believed"),
+    ("dropped", "Items dropped because the buffer was full"),
+    ("forged", "Commands with a wrong signature, and replayed commands"),
+    ("refused", "Signed commands not carried out, and rejected scores of workers"),
 )
-"""Fields of `Health` and of what extends it; a source has those that it counts."""
+"""Fields of `Health` and its subclasses; each source exports those that it has."""
 
 
 class AgentMetrics(Collector):
-    """A observer that counts decisions, and a collector that reads the rest off the agent, in its event loop."""
+    """An observer that counts decisions, and a collector that reads the rest from the agent's status."""
 
     def __init__(self, agent: RunningAgent) -> None:
         self._agent = agent
         self._decisions: Counter[type] = Counter()
 
     def event(self, seq: int, event: Event) -> None:
-        """The queue has counted it."""
+        """Ignore events: the queue counts them."""
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Counted by kind."""
         self._decisions[decision.__class__] += 1
 
     def registry(self) -> CollectorRegistry:
-        """A registry of the agent and of this process: nobody else's metrics are in it."""
+        """Make a registry of the agent's and this process's metrics only."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         ProcessCollector(registry=registry)
@@ -66,11 +72,10 @@ class AgentMetrics(Collector):
         return registry
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: registering must not ask an agent that isn't running yet."""
+        """Return nothing, so that registering doesn't collect from an agent that isn't running yet."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, as of now."""
         status = self._agent.status()
         yield from self._flow(status)
         yield from self._durations()
@@ -88,12 +93,12 @@ class AgentMetrics(Collector):
             "endpoint": status.endpoint,
         }
         yield InfoMetricFamily("tapewire_run", "What is running", about)
-        yield _gauge("tapewire_warming_up", "1 while history is being read", status.warming_up)
-        yield _gauge("tapewire_uptime_seconds", "Since this life of the agent began", status.uptime_s)
+        yield _gauge("tapewire_warming_up", "1 while the history is being read", status.warming_up)
+        yield _gauge("tapewire_uptime_seconds", "Time since the agent started", status.uptime_s)
         clock = status.clock
         yield _gauge(
             "tapewire_clock_trouble",
-            "1 while the sources of time disagree, or the venue's is not known",
+            "1 while the sources of time disagree or the venue's is unknown",
             bool(clock.trouble),
         )
         yield _gauge(
@@ -101,9 +106,7 @@ class AgentMetrics(Collector):
             "System clock minus the agent's time",
             clock.system_ms / 1000,
         )
-        yield CounterMetricFamily(
-            "tapewire_clock_steps", "How often the agent's time was moved at once", value=clock.steps
-        )
+        yield CounterMetricFamily("tapewire_clock_steps", "Steps of the agent's time", value=clock.steps)
         yield _counters("tapewire_events", "Events handled", "kind", {k: s.taken for k, s in kinds.items()})
         yield _counters(
             "tapewire_decisions",
@@ -112,24 +115,26 @@ class AgentMetrics(Collector):
             {kind.__name__: n for kind, n in self._decisions.items()},
         )
         yield _counters("tapewire_ignored", "Inputs that the core ignored", "reason", status.ignored)
-        yield _gauge("tapewire_queue_depth", "Events that wait for the core", queue.depth)
-        yield _gauge("tapewire_queue_high_water", "The most that ever waited", queue.high_water)
+        yield _gauge("tapewire_queue_depth", "Events waiting for the core", queue.depth)
+        yield _gauge("tapewire_queue_high_water", "Largest depth so far", queue.high_water)
         yield CounterMetricFamily(
-            "tapewire_queue_blocked", "How often a source had to wait for room", value=queue.blocked
+            "tapewire_queue_blocked", "Times that a producer had to wait for space", value=queue.blocked
         )
         coalesced = {kind: stats.coalesced for kind, stats in kinds.items() if stats.coalesced}
         yield _counters(
-            "tapewire_queue_coalesced", "States replaced by a newer one while they waited", "kind", coalesced
+            "tapewire_queue_coalesced", "Open bars replaced by a newer state while waiting", "kind", coalesced
         )
         dropped = {kind: stats.dropped for kind, stats in kinds.items() if kind == "News" or stats.dropped}
         lost = {"dropped": status.log.dropped, "suppressed": status.log.suppressed}
         yield _counters(
             "tapewire_log_lost",
-            "Lines of the log that were dropped, or suppressed as repetitions",
+            "Log lines dropped, or suppressed as repetitions",
             "how",
             lost,
         )
-        yield _counters("tapewire_queue_dropped", "Events dropped because too many waited", "kind", dropped)
+        yield _counters(
+            "tapewire_queue_dropped", "Events dropped because the queue was full", "kind", dropped
+        )
 
     def _durations(self) -> Iterator[Metric]:
         handled = HistogramMetricFamily(
@@ -140,23 +145,22 @@ class AgentMetrics(Collector):
         for kind, histogram in sorted(self._agent.latencies.items()):
             handled.add_metric([kind], *_buckets(histogram))
         yield handled
-        for name, span, text in (
-            ("tapewire_headline_to_sentiment_seconds", HEADLINE_TO_SENTIMENT, "From a headline to its sentiment, waits included"),
-            ("tapewire_sentiment_to_order_seconds", SENTIMENT_TO_ORDER, "From a sentiment's arrival to the recorded order"),
-            ("tapewire_store_write_seconds", STORE_WRITE, "One commit of the journal or of decisions"),
-        ):  # fmt: skip
+        for span, text in _SPANS.items():
+            name = f"tapewire_{span.replace(' ', '_')}_seconds"
             buckets, total = _buckets(self._agent.spans.get(span) or LatencyHistogram())
             yield HistogramMetricFamily(name, text, buckets=buckets, sum_value=total)
 
 
 def _sources(status: Status) -> Iterator[Metric]:
-    """Market data, feeds, the model, MQTT: whatever is supervised, and each feed of its own."""
+    """Market data, feeds, model, MQTT: everything supervised, and each feed."""
     rows: list[dict[str, Any]] = status.producers
-    up = GaugeMetricFamily("tapewire_source_up", "1 where the source is live", labels=["source"])
+    up = GaugeMetricFamily("tapewire_source_up", "1 if the source is live", labels=["source"])
     seen = GaugeMetricFamily(
-        "tapewire_source_last_message_timestamp_seconds", "Of its last message", labels=["source"]
+        "tapewire_source_last_message_timestamp_seconds", "Time of the last message", labels=["source"]
     )
-    waiting = GaugeMetricFamily("tapewire_source_waiting", "What waits inside of it", labels=["source"])
+    waiting = GaugeMetricFamily(
+        "tapewire_source_waiting", "Items waiting inside the source", labels=["source"]
+    )
     for row in rows:
         up.add_metric([row["name"]], row["state"] == "live")
         seen.add_metric([row["name"]], row["last_message_at"] / 1000)
@@ -171,23 +175,19 @@ def _sources(status: Status) -> Iterator[Metric]:
             {row["name"]: row[field] for row in rows if field in row},
         )
     restarts = {row["name"]: row["failures"] for row in rows}
-    yield _counters(
-        "tapewire_source_restarts", "How often it failed and was started again", "source", restarts
-    )
+    yield _counters("tapewire_source_restarts", "Restarts after a failure", "source", restarts)
     feeds = [(feed.name, msgspec.structs.asdict(feed)) for feed in status.feeds]
     yield _gauges(
-        "tapewire_feed_up", "1 where the feed answers", "feed", {n: f["state"] == "live" for n, f in feeds}
+        "tapewire_feed_up", "1 if the feed responds", "feed", {n: f["state"] == "live" for n, f in feeds}
     )
     yield _counters("tapewire_feed_errors", "Failed polls", "feed", {n: f["errors"] for n, f in feeds})
-    yield _counters(
-        "tapewire_feed_headlines", "Headlines given out", "feed", {n: f["news"] for n, f in feeds}
-    )
+    yield _counters("tapewire_feed_headlines", "Headlines emitted", "feed", {n: f["news"] for n, f in feeds})
     answers = {n: f["last_message_at"] / 1000 for n, f in feeds}
-    yield _gauges("tapewire_feed_last_answer_timestamp_seconds", "Of its last answer", "feed", answers)
+    yield _gauges("tapewire_feed_last_answer_timestamp_seconds", "Time of the last response", "feed", answers)
 
 
 def _listeners(status: Status) -> Iterator[Metric]:
-    """Connections to this process's own servers."""
+    """Connections to the servers of this process."""
     rows = status.listeners
     yield _gauges(
         "tapewire_connections_open",
@@ -210,7 +210,7 @@ def _listeners(status: Status) -> Iterator[Metric]:
     )
     short = {row.name: row.exhausted for row in rows}
     yield _counters(
-        "tapewire_descriptors_short", "Connections met by a lack of file descriptors", "listener", short
+        "tapewire_descriptors_short", "Connections affected by a lack of file descriptors", "listener", short
     )
 
 
@@ -229,7 +229,7 @@ def _account(status: Status) -> Iterator[Metric]:
     overdue = {one.symbol: one.overdue_ms / 1000 for one in positions}
     yield _gauges("tapewire_bar_overdue_seconds", "How long the next bar is overdue", "symbol", overdue)
     states = {state.value: state is status.risk for state in RiskState}
-    yield _gauges("tapewire_risk_state", "1 for the state that holds", "state", states)
+    yield _gauges("tapewire_risk_state", "1 for the current state", "state", states)
 
 
 def _model(status: Status) -> Iterator[Metric]:
@@ -237,11 +237,11 @@ def _model(status: Status) -> Iterator[Metric]:
     yield _gauge(
         "tapewire_abstain_rate", "Share of recent headlines on which the model abstained", status.abstain_rate
     )
-    yield _counters("tapewire_sentiments", "What became of sentiments", "outcome", status.headlines)
+    yield _counters("tapewire_sentiments", "Sentiments by outcome", "outcome", status.headlines)
 
 
 def _buckets(histogram: LatencyHistogram) -> tuple[list[tuple[str, float]], float]:
-    """Cumulative buckets and sum, in seconds."""
+    """Return cumulative buckets and sum, in seconds."""
     bounds = histogram.cumulative(BUCKET_STEP)
     return [
         ("+Inf" if ms == float("inf") else f"{ms / 1000:.4g}", count) for ms, count in bounds
@@ -253,14 +253,14 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=[label])
-    for key, value in values.items():
-        family.add_metric([key], float(value))
-    return family
+    return _labelled(GaugeMetricFamily(name, text, labels=[label]), values)
 
 
 def _counters(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=[label])
+    return _labelled(CounterMetricFamily(name, text, labels=[label]), values)
+
+
+def _labelled(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]) -> Metric:
     for key, value in values.items():
-        family.add_metric([key], value)
+        family.add_metric([key], float(value))
     return family

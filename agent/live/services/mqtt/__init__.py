@@ -1,4 +1,5 @@
-"""The agent on an MQTT 5 broker: what it decides and how it is goes out, signed commands come in, headlines are shared out to workers.
+"""The agent on an MQTT 5 broker: publishes decisions and state, receives signed commands, and shares
+headlines with workers.
 
-docs/mqtt.md describes topics and messages for those who read them.
+docs/mqtt.md describes topics and messages for users.
 """

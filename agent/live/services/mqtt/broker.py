@@ -1,4 +1,4 @@
-"""How to reach the broker: its address, TLS and the password, checked before anything is tried."""
+"""Connection parameters of the broker: address, TLS and password, validated before connecting."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from agent.system.addresses import is_loopback
 from agent.system.secret import Secret, read_secret
 
 PASSWORD: Final = "TAPEWIRE_MQTT_PASSWORD"
-"""Environment variable."""
+"""Environment variable of the password."""
 
 SECRET: Final = "TAPEWIRE_MQTT_SECRET"
-"""Environment variable: what signs commands."""
+"""Environment variable of the shared secret that signs commands."""
 
 _SHORTEST: Final = 16  # characters of a shared secret
-_PENDING: Final = 1_000  # publishing side by side is meant: aiomqtt warns from 10 on
+_PENDING: Final = 1_000  # aiomqtt warns from 10 concurrent calls on
 
 
 class Broker(NamedTuple):
-    """Where it is, and what it takes to get in."""
+    """Address and credentials of the broker."""
 
     host: str
     port: int
@@ -35,7 +35,7 @@ class Broker(NamedTuple):
     timeout: float
 
     def client(self, identifier: str, will: aiomqtt.Will | None = None) -> aiomqtt.Client:
-        """A client that isn't connected yet."""
+        """Make a client that isn't connected yet."""
         client = aiomqtt.Client(
             self.host,
             self.port,
@@ -53,7 +53,11 @@ class Broker(NamedTuple):
 
 
 def broker_of(config: MqttConfig) -> Broker:
-    """Raises ConfigError for files that can't be used, SafetyError for a password that would travel in the clear."""
+    """Read the broker's parameters from the configuration.
+
+    Raises ConfigError for files that can't be used, SafetyError for a password that would be sent
+    unencrypted.
+    """
     url = urlsplit(config.broker)
     if not url.hostname:
         raise ConfigError(
@@ -63,7 +67,7 @@ def broker_of(config: MqttConfig) -> Broker:
     encrypted = url.scheme == "mqtts"
     if password and not (encrypted or config.allow_plain_password or is_loopback(config.broker)):
         raise SafetyError(
-            f"{config.broker} would send the password readable for everybody on the way",
+            f"the password would be sent to {config.broker} unencrypted",
             hint="use mqtts://, or set mqtt.allow_plain_password on a network of your own",
         )
     return Broker(
@@ -78,7 +82,10 @@ def broker_of(config: MqttConfig) -> Broker:
 
 
 def shared_secret(config: MqttConfig) -> Secret:
-    """What signs commands. Raises ConfigError where there is none or it is too short, SafetyError where others can read it."""
+    """Read the shared secret that signs commands.
+
+    Raises ConfigError if it is missing or too short, SafetyError if other users can read its file.
+    """
     secret = read_secret(SECRET, config.secret_file)
     if secret is None:
         raise ConfigError(
@@ -86,7 +93,8 @@ def shared_secret(config: MqttConfig) -> Secret:
         )
     if len(secret.reveal()) < _SHORTEST:
         raise ConfigError(
-            f"the shared secret has fewer than {_SHORTEST} characters", hint="openssl rand -hex 32 makes one"
+            f"the shared secret has fewer than {_SHORTEST} characters",
+            hint="create one: openssl rand -hex 32",
         )
     return secret
 

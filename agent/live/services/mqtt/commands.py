@@ -1,4 +1,6 @@
-"""Signed commands from the broker to the agent, and their signed answers back. The same words as on the control socket."""
+"""Signed commands through the broker to the agent, and its signed answers. Actions are those of the control
+socket.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,16 @@ from agent.live.services.mqtt.signing import ForgedError, ReplayGuard, sign, ver
 from agent.system.clock import WallClock
 from agent.system.untrusted import JSON_DECODE_ERRORS, Allowance, Throttle
 
-_AT_ONCE: Final = 8  # commands being carried out
-# a minute that are answered: an old command can be sent again by all who read the topic
+_AT_ONCE: Final = 8  # commands executed concurrently
+# refusals answered per minute: any reader of the topic can replay an old command
 _REFUSALS: Final = 60
 _log: Final = structlog.get_logger(__name__)
 
 
 class SignedCommandHandler:
-    """Listens on `link`. Commands are judged by the machine's clock, also where a sandbox runs a faster market."""
+    """Handles commands from `link`. Their times are checked by the system clock, even if a sandbox runs
+    faster.
+    """
 
     def __init__(self, config: MqttConfig, link: MqttLink, agent: RunningAgent) -> None:
         self._forged = Throttle()
@@ -42,9 +46,9 @@ class SignedCommandHandler:
         self._link = link
         self._agent = agent
         self._tasks: set[asyncio.Task[None]] = set()
-        link.listen(self._topics.commands, self._hear)
+        link.subscribe(self._topics.commands, self._on_message)
 
-    def _hear(self, payload: bytes, retained: bool) -> None:
+    def _on_message(self, payload: bytes, retained: bool) -> None:
         try:
             command, refusal = self._guard.admit(payload, self._wall.now())
         except ForgedError as error:
@@ -52,12 +56,12 @@ class SignedCommandHandler:
             if count := self._forged.due():
                 _log.warning("command ignored", reason=error.message, count=count)
             return
-        if retained:  # it would come again with every connection
+        if retained:  # the broker would deliver it again at every connection
             refusal = SafetyError(
-                "a retained command is not obeyed", hint="publish it without the retain flag"
+                "a retained command is not executed", hint="publish it without the retain flag"
             )
         elif refusal is None and len(self._tasks) >= _AT_ONCE:
-            refusal = SafetyError(f"{_AT_ONCE} commands are being carried out already")
+            refusal = SafetyError(f"{_AT_ONCE} commands are being executed already")
         if refusal is not None:
             self._link.health.refused += 1
             if count := self._refused.due():
@@ -73,11 +77,11 @@ class SignedCommandHandler:
                     AnswerBody(command.nonce, False, None, refusal.message, refusal.hint, refusal.exit_code)
                 )
             return
-        task = asyncio.create_task(self._obey(command))
+        task = asyncio.create_task(self._execute(command))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _obey(self, command: CommandBody) -> None:
+    async def _execute(self, command: CommandBody) -> None:
         try:
             by = f"mqtt {command.by}".rstrip()
             if command.action == "status":
@@ -93,10 +97,13 @@ class SignedCommandHandler:
         self._link.outbox.put(self._topics.answers, sign(self._secret, "answer", answer))
 
 
-async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: str, timeout: float) -> Any:
-    """Send one signed command, and return the agent's result, once it says that it was carried out.
+async def send_command(
+    config: MqttConfig, action: str, args: Mapping[str, str], *, by: str, timeout: float
+) -> Any:
+    """Send a signed command and return the agent's result.
 
-    Raises what the agent refused with; VenueError where the broker can't be reached or nobody answers within `timeout` seconds.
+    Raises the error with which the agent refused, and VenueError if the broker can't be reached or no answer
+    comes within `timeout` seconds.
     """
     secret, topics = shared_secret(config), Topics(config.prefix)
     command = CommandBody(config.prefix, action, WallClock().now(), secrets.token_hex(16), dict(args), by)
@@ -106,27 +113,29 @@ async def tell(config: MqttConfig, action: str, args: Mapping[str, str], *, by: 
             await client.subscribe(topics.answers, options=SubscribeOptions(qos=QOS))
             async with asyncio.timeout(timeout):
                 await client.publish(topics.commands, encode(sign(secret, "command", command)), QOS)
-                answer = await _answer_to(
+                answer = await _wait_for_answer(
                     client, command.nonce, lambda payload: verify(secret, "answer", payload)
                 )
     except aiomqtt.MqttError as error:
         raise VenueError(
-            f"{config.broker}: {error}", hint="is the broker there, and the password right?"
+            f"{config.broker}: {error}", hint="check that the broker is running, and the password"
         ) from None
     except TimeoutError:
         raise VenueError(
-            f"nobody answered on {topics.answers} within {timeout:g} s",
-            hint="is the agent running with mqtt.commands, this prefix and this secret?",
+            f"no answer on {topics.answers} within {timeout:g} s",
+            hint="check that the agent runs with mqtt.commands, this prefix and this secret",
         ) from None
     if answer.ok:
         return answer.result
     raise error_from_exit_code(answer.exit_code, answer.error, answer.hint)
 
 
-async def _answer_to(client: aiomqtt.Client, nonce: str, opened: Callable[[bytes], str]) -> AnswerBody:
+async def _wait_for_answer(
+    client: aiomqtt.Client, nonce: str, verify_payload: Callable[[bytes], str]
+) -> AnswerBody:
     async for message in client.messages:
         try:
-            answer = msgspec.json.decode(opened(bytes(message.payload)), type=AnswerBody)
+            answer = msgspec.json.decode(verify_payload(bytes(message.payload)), type=AnswerBody)
         except (ForgedError, *JSON_DECODE_ERRORS):
             continue
         if answer.nonce == nonce:

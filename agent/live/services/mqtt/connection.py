@@ -1,4 +1,4 @@
-"""One connection to a broker, kept up: subscriptions are made again, and what waits in the outbox is sent at least once."""
+"""A connection to the broker: it reconnects, renews subscriptions, and sends the outbox at least once."""
 
 from __future__ import annotations
 
@@ -23,39 +23,42 @@ from agent.system.backoff import Reconnection
 from agent.system.clock import Clock
 
 QOS: Final = 1
-"""Of everything: delivered at least once."""
+"""Quality of service of all messages: delivered at least once."""
 
-_AT_ONCE: Final = 20  # messages on their way to the broker
-_FAREWELL: Final = 2.0  # seconds for what still waits when the link ends
-_LONGEST: Final = 1 << 18  # bytes of a message that is read
+_AT_ONCE: Final = 20  # messages sent concurrently
+_CLOSE_TIMEOUT: Final = 2.0  # seconds to send the outbox at the end
+_LONGEST: Final = 1 << 18  # bytes of an accepted message
 _REFUSED: Final = 128  # reason codes from here on are failures
 _log: Final = structlog.get_logger(__name__)
 
 Handler = Callable[[bytes, bool], None]
-"""Hears a payload, and whether the broker had retained it. It must not take long; what it can't read it ignores."""
+"""Receives a payload, and whether it was retained. It must be quick, and ignore what it can't decode."""
 
 
 class LinkHealth(Health):
-    """`Health` of the connection; messages are those that came in."""
+    """`Health` of the connection; messages are those received."""
 
     published: int = 0
     waiting: int = 0
     dropped: int = 0
-    oversized: int = 0  # messages that came in, and were not read
-    forged: int = 0  # commands not signed with our secret, or copies
-    refused: int = 0  # commands that were signed, and not carried out
+    oversized: int = 0  # messages received, but too long
+    forged: int = 0  # commands with a wrong signature, and replayed commands
+    refused: int = 0  # signed commands that were not executed
 
 
 class RetainedPresence(NamedTuple):
-    """What the broker keeps at `topic` while we are there, and puts in its place when it loses us (the last will)."""
+    """Retained messages at `topic`: `online` while connected, `offline` afterwards (the last will)."""
 
     topic: str
-    there: msgspec.Struct
-    gone: msgspec.Struct
+    online: msgspec.Struct
+    offline: msgspec.Struct
 
 
 class MqttLink:
-    """A supervised companion of the agent, and the whole of a worker's network. `identifier` must stay the same for its life."""
+    """A supervised companion of the agent, and the network side of a worker.
+
+    `identifier` must not change during its life.
+    """
 
     name = "mqtt"
 
@@ -64,18 +67,18 @@ class MqttLink:
         config: MqttConfig,
         clock: Clock,
         identifier: str,
-        standing: Callable[[], RetainedPresence],
+        presence: Callable[[], RetainedPresence],
         *,
         rng: random.Random | None = None,
     ) -> None:
         self.outbox = Outbox(config.outbox)
         self.connected_since: float | None = None
-        """Time of the event loop's clock; None while there is no connection."""
+        """Time of the event loop's clock; None while disconnected."""
         self._config = config
         self._broker = broker_of(config)
         self._clock = clock
         self._identifier = identifier
-        self._standing = standing
+        self._presence = presence
         self._rng = rng or random.Random()
         self._handlers: dict[str, Handler] = {}
         self._client: aiomqtt.Client | None = None
@@ -83,16 +86,15 @@ class MqttLink:
 
     @property
     def health(self) -> LinkHealth:
-        """A snapshot."""
         self._health.waiting, self._health.dropped = len(self.outbox), self.outbox.dropped
         return self._health
 
-    def listen(self, pattern: str, handler: Handler) -> None:
-        """Subscribe, from the next connection on; `pattern` may have wildcards, and a group of a shared subscription."""
+    def subscribe(self, pattern: str, handler: Handler) -> None:
+        """Subscribe from the next connection on; `pattern` may have wildcards and be a shared subscription."""
         self._handlers[pattern] = handler
 
     async def replace(self, old: str, new: str, handler: Handler) -> None:
-        """Listen at `new` instead of `old`, now."""
+        """Move a subscription from `old` to `new` now."""
         self._handlers.pop(old, None)
         self._handlers[new] = handler
         if self._client is not None:
@@ -101,37 +103,37 @@ class MqttLink:
                 await self._client.subscribe(new, options=SubscribeOptions(qos=QOS))
 
     async def run(self, emit: Emit) -> None:
-        """Stay connected until cancelled; then say farewell."""
+        """Stay connected until cancelled, then send the outbox and go offline."""
         loop = asyncio.get_running_loop()
         restart = Reconnection(self._config.reconnect, self._rng)
         while True:
             self._health.state = "connecting"
-            connected, standing = 0.0, self._standing()
-            will = aiomqtt.Will(standing.topic, encode(standing.gone), QOS, retain=True)
+            connected, presence = 0.0, self._presence()
+            will = aiomqtt.Will(presence.topic, encode(presence.offline), QOS, retain=True)
             try:
                 async with self._broker.client(self._identifier, will) as client:
                     connected = loop.time()
-                    await self._on_connect(client, standing)
+                    await self._on_connect(client, presence)
                     try:
                         await self._exchange(client)
                     except asyncio.CancelledError:
-                        await self._publish_offline(client, standing)
+                        await self._publish_offline(client, presence)
                         raise
             except (aiomqtt.MqttError, VenueError) as error:
                 self._health.failed(error, self._clock.now())
-                _log.warning("broker away", broker=self._config.broker, reason=str(error))
+                _log.warning("broker unavailable", broker=self._config.broker, reason=str(error))
             finally:
                 self.connected_since, self._client, self._health.state = None, None, "waiting"
             await asyncio.sleep(restart.after(loop.time() - connected if connected else 0.0))
 
-    async def _on_connect(self, client: aiomqtt.Client, standing: RetainedPresence) -> None:
+    async def _on_connect(self, client: aiomqtt.Client, presence: RetainedPresence) -> None:
         for pattern in self._handlers:
             codes = await client.subscribe([(pattern, SubscribeOptions(qos=QOS))])
             if any(not isinstance(code, int) and code.value >= _REFUSED for code in codes):
                 raise VenueError(
-                    f"the broker refuses a subscription to {pattern}", hint="look at its access list"
+                    f"the broker rejects a subscription to {pattern}", hint="check its access list"
                 )
-        await client.publish(standing.topic, encode(standing.there), QOS, retain=True)
+        await client.publish(presence.topic, encode(presence.online), QOS, retain=True)
         self._health.reconnects += self._health.connects > 0
         self._health.connects += 1
         self._health.state = "live"
@@ -139,7 +141,7 @@ class MqttLink:
         _log.info("broker connected", broker=self._config.broker)
 
     async def _exchange(self, client: aiomqtt.Client) -> None:
-        """Read and send, until either fails."""
+        """Receive and send until either fails."""
         tasks = [asyncio.create_task(self._read(client)), asyncio.create_task(self._send(client))]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -164,21 +166,18 @@ class MqttLink:
 
     async def _send(self, client: aiomqtt.Client) -> None:
         while True:
-            messages = await self.outbox.take(_AT_ONCE)
-            # Side by side: one at a time would wait for the way there and back with each
-            await asyncio.gather(
-                *(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages)
-            )
-            self.outbox.sent(messages)
-            self._health.published += len(messages)
+            await self._send_batch(client)
 
-    async def _publish_offline(self, client: aiomqtt.Client, standing: RetainedPresence) -> None:
+    async def _send_batch(self, client: aiomqtt.Client) -> None:
+        messages = await self.outbox.take(_AT_ONCE)
+        # concurrently, since each waits for a round trip
+        await asyncio.gather(*(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages))
+        self.outbox.remove(messages)
+        self._health.published += len(messages)
+
+    async def _publish_offline(self, client: aiomqtt.Client, presence: RetainedPresence) -> None:
         with suppress(aiomqtt.MqttError, TimeoutError):
-            async with asyncio.timeout(_FAREWELL):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
                 while self.outbox:
-                    messages = await self.outbox.take(_AT_ONCE)
-                    await asyncio.gather(
-                        *(client.publish(m.topic, encode(m.message), QOS, m.retain) for m in messages)
-                    )
-                    self.outbox.sent(messages)
-                await client.publish(standing.topic, encode(standing.gone), QOS, retain=True)
+                    await self._send_batch(client)
+                await client.publish(presence.topic, encode(presence.offline), QOS, retain=True)

@@ -1,4 +1,7 @@
-"""The JSON Schema of everything on the broker, made from the structs: `python -m agent.live.services.mqtt.json_schema > docs/mqtt.schema.json`."""
+"""JSON Schema of all MQTT messages, generated from the structs.
+
+`python -m agent.live.services.mqtt.json_schema > docs/mqtt.schema.json`
+"""
 
 from __future__ import annotations
 
@@ -22,30 +25,30 @@ from agent.live.services.mqtt.mqtt_messages import (
     ModelInUse,
     Presence,
     Scores,
-    Sealed,
+    SignedMessage,
     Topics,
     WorkerPresence,
 )
 
 
-class Channel(NamedTuple):
-    """One kind of topic, its levels that vary in capitals, and what is said there."""
+class MqttChannel(NamedTuple):
+    """One kind of topic, with its variable levels in capitals, and its messages."""
 
     topic: str
     message: Any  # a type
     retained: bool
     sender: str
-    sealed: Any = None  # a type: what the body of a sealed message holds
+    body: Any = None  # a type: the body of a signed message
 
 
 _NAMES: Final = Topics("PREFIX")
 
 CHANNELS: Final = (
-    Channel(_NAMES.agent, Presence, True, "agent"),
-    Channel(_NAMES.equity, Equity, True, "agent"),
-    Channel(_NAMES.health, AgentHealth, True, "agent"),
+    MqttChannel(_NAMES.agent, Presence, True, "agent"),
+    MqttChannel(_NAMES.equity, Equity, True, "agent"),
+    MqttChannel(_NAMES.health, AgentHealth, True, "agent"),
     *(
-        Channel(
+        MqttChannel(
             f"PREFIX/{branch}" if branch in OF_THE_ACCOUNT else f"PREFIX/{branch}/SYMBOL",
             Decided[kind],  # type: ignore[valid-type]
             kind in RETAINED,
@@ -53,21 +56,19 @@ CHANNELS: Final = (
         )
         for kind, branch in BRANCHES.items()
     ),
-    Channel(_NAMES.commands, Sealed, False, "anybody with the secret", CommandBody),
-    Channel(_NAMES.answers, Sealed, False, "agent", AnswerBody),
-    Channel(_NAMES.model, ModelInUse, True, "agent"),
-    Channel(_NAMES.headlines("MODEL"), Headline, False, "agent"),
-    Channel(_NAMES.scores, Scores, False, "worker"),
-    Channel(_NAMES.worker("WORKER"), WorkerPresence, True, "worker"),
+    MqttChannel(_NAMES.commands, SignedMessage, False, "anybody with the secret", CommandBody),
+    MqttChannel(_NAMES.answers, SignedMessage, False, "agent", AnswerBody),
+    MqttChannel(_NAMES.model, ModelInUse, True, "agent"),
+    MqttChannel(_NAMES.headlines("MODEL"), Headline, False, "agent"),
+    MqttChannel(_NAMES.scores, Scores, False, "worker"),
+    MqttChannel(_NAMES.worker("WORKER"), WorkerPresence, True, "worker"),
 )
-"""All there are."""
+"""All channels."""
 
 
 def schema() -> dict[str, Any]:
-    """One document: `$defs` has the messages, `channels` says which is where."""
-    types = [channel.message for channel in CHANNELS] + [
-        channel.sealed for channel in CHANNELS if channel.sealed
-    ]
+    """Generate the document: `$defs` has the messages, `channels` the topics."""
+    types = [channel.message for channel in CHANNELS] + [channel.body for channel in CHANNELS if channel.body]
     references, definitions = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
     of_type = dict(zip(map(repr, types), references, strict=True))
     return {
@@ -77,7 +78,7 @@ def schema() -> dict[str, Any]:
         "channels": {
             channel.topic: {
                 "message": of_type[repr(channel.message)],
-                **({"body": of_type[repr(channel.sealed)]} if channel.sealed else {}),
+                **({"body": of_type[repr(channel.body)]} if channel.body else {}),
                 "retained": channel.retained,
                 "sender": channel.sender,
             }
@@ -88,7 +89,7 @@ def schema() -> dict[str, Any]:
 
 
 def _with_null(node: Any) -> Any:
-    """JSON has no NaN: a number that may be one may be null."""
+    """Allow null for numbers that may be NaN, which JSON doesn't have."""
     if isinstance(node, list):
         return [_with_null(item) for item in node]
     if not isinstance(node, dict):
@@ -100,7 +101,7 @@ def _with_null(node: Any) -> Any:
 
 
 def text() -> str:
-    """The document as it is checked in."""
+    """Return the document as checked in."""
     return json.dumps(schema(), indent=2, default=str, allow_nan=False) + "\n"
 
 

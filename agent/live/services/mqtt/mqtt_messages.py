@@ -1,6 +1,7 @@
-"""The messages on the broker, and their topics. `version` grows when a reader would have to change; fields may be added without.
+"""MQTT messages and their topics.
 
-Times are UTC ms; prices, sizes and money of decisions are decimal texts, as they are traded; NaN is null.
+`version` grows if readers have to change; fields may be added without. Times are UTC ms; prices, sizes and
+money of decisions are decimal strings; NaN is null.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ D = TypeVar("D")
 
 
 class Decided(msgspec.Struct, Generic[D], frozen=True):
-    """A decision of run `run` on its event number `seq`. The three together are unique; a message may arrive twice."""
+    """A decision of run `run` on its event `seq`. Run, event and decision identify a message, which may
+    arrive twice.
+    """
 
     run: str
     seq: int
@@ -38,7 +41,7 @@ class Decided(msgspec.Struct, Generic[D], frozen=True):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the agent is there. The broker itself says `offline` when it loses the agent (last will)."""
+    """Whether the agent is connected. The broker publishes `offline` when it loses the agent (last will)."""
 
     state: Literal["online", "offline"]
     run: str
@@ -46,7 +49,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Equity(msgspec.Struct, frozen=True, kw_only=True):
-    """The account. `positions` are signed quantities of the base coin by symbol, flat ones left out."""
+    """The account. `positions` are signed quantities of the base coin by symbol, without flat ones."""
 
     run: str
     at: int
@@ -61,7 +64,7 @@ class Equity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceHealth(msgspec.Struct, frozen=True):
-    """One source or companion of the agent; counts are since its start."""
+    """A source or companion of the agent; counts are since its start."""
 
     name: str
     state: str
@@ -71,7 +74,7 @@ class SourceHealth(msgspec.Struct, frozen=True):
 
 
 class AgentHealth(msgspec.Struct, frozen=True, kw_only=True):
-    """How the agent is."""
+    """State of the agent's sources, queue and model."""
 
     run: str
     at: int
@@ -84,10 +87,11 @@ class AgentHealth(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
 
 
-class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`body` is JSON as text; `mac` the hex HMAC-SHA256, under the shared secret, of `purpose`, a line feed and that text in UTF-8.
+class SignedMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A signed message. `body` is JSON as a string.
 
-    The purpose is `command` or `answer`: what was signed as one is worth nothing as the other.
+    `mac` is the hexadecimal HMAC-SHA256, under the shared secret, of `purpose`, a line feed and the body in
+    UTF-8. The purpose is `command` or `answer`, so that a message signed as one is invalid as the other.
     """
 
     body: str
@@ -95,7 +99,9 @@ class Sealed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of a command. `to` is the agent's prefix, `nonce` any text that was never used before, `at` the present."""
+    """Body of a command. `to` is the agent's prefix, `nonce` a string never used before, `at` the current
+    time.
+    """
 
     to: str
     action: str
@@ -106,7 +112,7 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnswerBody(msgspec.Struct, frozen=True):
-    """The body of an answer to the command with that nonce: `result` where it was done, else why not, and a CLI's exit code for it."""
+    """Body of the answer to the command with that nonce: `result` if `ok`, else the error with its exit code."""
 
     nonce: str
     ok: bool
@@ -117,21 +123,21 @@ class AnswerBody(msgspec.Struct, frozen=True):
 
 
 class ModelInUse(msgspec.Struct, frozen=True):
-    """The fingerprint of the model whose scores the agent takes."""
+    """Fingerprint of the model whose scores the agent accepts."""
 
     model: str
     version: int = VERSION
 
 
 class Headline(msgspec.Struct, frozen=True):
-    """A headline to score; one that comes again is to be answered again."""
+    """A headline to score. A repeated headline must be answered again."""
 
     id: str
     title: str
     version: int = VERSION
 
 
-class Score(msgspec.Struct, frozen=True):
+class HeadlineScore(msgspec.Struct, frozen=True):
     """Calibrated probabilities of headline `id`."""
 
     id: str
@@ -142,16 +148,16 @@ class Score(msgspec.Struct, frozen=True):
 
 
 class Scores(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker found, with the full fingerprint of its model."""
+    """Scores of a worker, with the full fingerprint of its model."""
 
     worker: str
     model: str
-    scores: tuple[Score, ...]
+    scores: tuple[HeadlineScore, ...]
     version: int = VERSION
 
 
 class WorkerPresence(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker, and its model. The broker itself says `offline` when it loses the worker (last will)."""
+    """A worker and its model. The broker publishes `offline` when it loses the worker (last will)."""
 
     worker: str
     state: Literal["online", "offline"]
@@ -160,7 +166,7 @@ class WorkerPresence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Topics:
-    """The names under a prefix. Symbols are one level each."""
+    """Topics under a prefix. A symbol is always one level."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
@@ -174,7 +180,7 @@ class Topics:
         self.workers = f"{prefix}/workers/+"
 
     def decision(self, decision: Decision) -> str | None:
-        """Where a decision goes; None for a kind that isn't published."""
+        """Return the topic of a decision; None for a kind that isn't published."""
         branch = BRANCHES.get(type(decision))
         if branch is None:
             return None
@@ -184,11 +190,11 @@ class Topics:
         return f"{self.prefix}/{branch}/{symbol.translate(_ONE_LEVEL)}"
 
     def worker(self, name: str) -> str:
-        """A worker's presence."""
+        """Return the topic of a worker's presence."""
         return f"{self.prefix}/workers/{name.translate(_ONE_LEVEL)}"
 
     def headlines(self, model: str) -> str:
-        """Headlines for workers with that model: those with another never see them."""
+        """Return the topic of headlines for workers with that model."""
         return f"{self.prefix}/work/{model[:16].translate(_ONE_LEVEL)}/headlines"
 
 
@@ -202,15 +208,15 @@ BRANCHES: Final[dict[type, str]] = {
     CashAdjustment: "cash",
     RiskEvent: "risk",
 }
-"""The level below the prefix, by kind of decision."""
+"""Topic level below the prefix, by kind of decision."""
 
 OF_THE_ACCOUNT: Final = frozenset({"risk", "cash"})
 """Branches without a level for the symbol."""
 
 RETAINED: Final = frozenset({Signal, Prediction})
-"""Decisions of which the broker keeps the last one of each symbol for whoever comes later."""
+"""Kinds of decisions whose last message of each symbol the broker retains."""
 
 _ONE_LEVEL: Final = str.maketrans({"/": "-", "+": "-", "#": "-", "\0": "-"})
 
 encode: Final = msgspec.json.Encoder().encode
-"""A message as JSON."""
+"""Encode a message as JSON."""

@@ -1,4 +1,4 @@
-"""Messages that wait for the broker: bounded, the newest state in the place of an older one, never a wait for who puts one in."""
+"""Bounded buffer of messages for the broker; a newer state replaces an older one, and `put` never waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Outgoing(NamedTuple):
-    """One message; it is encoded when it is sent. `key` is its place in the outbox."""
+    """A message, encoded when it is sent. `key` is its place in the outbox."""
 
     key: int | str
     topic: str
@@ -20,7 +20,7 @@ class Outgoing(NamedTuple):
 
 
 class Outbox:
-    """At most `capacity` messages; beyond it the oldest is dropped and counted. Of one event loop."""
+    """Holds at most `capacity` messages; beyond it the oldest is dropped and counted. Not thread-safe."""
 
     def __init__(self, capacity: int) -> None:
         self.dropped = 0
@@ -33,7 +33,7 @@ class Outbox:
         return len(self._waiting)
 
     def put(self, topic: str, message: msgspec.Struct, *, retain: bool = False, latest: bool = False) -> None:
-        """Take a message in. With `latest` it replaces the one of its topic that still waits."""
+        """Add a message. With `latest` it replaces a waiting message of the same topic."""
         key = topic if latest else next(self._numbers)
         self._waiting[key] = Outgoing(key, topic, message, retain)
         if len(self._waiting) > self._capacity:
@@ -42,14 +42,14 @@ class Outbox:
         self._filled.set()
 
     async def take(self, limit: int) -> list[Outgoing]:
-        """The oldest messages, at most `limit`, once there are any. They wait on until `sent` is told of them."""
+        """Wait for messages and return at most `limit`, oldest first; they stay until `remove`."""
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
         return list(islice(self._waiting.values(), limit))
 
-    def sent(self, messages: list[Outgoing]) -> None:
-        """The broker has these."""
+    def remove(self, messages: list[Outgoing]) -> None:
+        """Remove messages that the broker has received."""
         for message in messages:
             if self._waiting.get(message.key) is message:
                 del self._waiting[message.key]

@@ -1,4 +1,4 @@
-"""What the agent tells the broker: every decision as it is made, and its state at a steady pace."""
+"""Publishes every decision as it is made, and the agent's state at intervals."""
 
 from __future__ import annotations
 
@@ -23,49 +23,50 @@ from agent.system.clock import Clock
 
 
 class Publisher:
-    """A observer, and the companion that keeps the link up. What the broker is too slow for is dropped, oldest first, and counted."""
+    """An observer, and the companion that maintains the connection.
+
+    Messages that the broker is too slow for are dropped, oldest first, and counted.
+    """
 
     name = "mqtt"
 
     def __init__(self, config: MqttConfig, agent: RunningAgent, clock: Clock) -> None:
         self.topics = Topics(config.prefix)
-        # A stable identifier: a new connection then ends the old one, whose will would else come after our greeting
-        self.link = MqttLink(config, clock, f"{config.prefix}-agent", self._standing)
+        # stable, so that a new connection ends the old one, whose last will would otherwise arrive after `online`
+        self.link = MqttLink(config, clock, f"{config.prefix}-agent", self._presence)
         self._every = config.state_every / 1000
         self._agent = agent
 
     @property
     def health(self) -> LinkHealth:
-        """A snapshot."""
         return self.link.health
 
     def event(self, seq: int, event: Event) -> None:
-        """Inputs are everybody's to read at their sources."""
+        """Ignore events: inputs are available at their sources."""
 
     def decision(self, seq: int, decision: Decision) -> None:
-        """Goes out."""
         topic = self.topics.decision(decision)
         if topic is not None:
             message = Decided(self._agent.run_id, seq, decision)
             self.link.outbox.put(topic, message, retain=type(decision) in RETAINED)
 
     async def run(self, emit: Emit) -> None:
-        """Until cancelled."""
+        """Publish until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tick())
+            tasks.create_task(self._publish_state_periodically())
             await self.link.run(emit)
 
-    async def _tick(self) -> None:
+    async def _publish_state_periodically(self) -> None:
         while True:
-            self._say(self._agent.status())
+            self._publish_state(self._agent.status())
             await asyncio.sleep(self._every)
 
-    def _say(self, status: Status) -> None:
+    def _publish_state(self, status: Status) -> None:
         put = self.link.outbox.put
         put(self.topics.equity, equity_of(status), retain=True, latest=True)
         put(self.topics.health, health_of(status), retain=True, latest=True)
 
-    def _standing(self) -> RetainedPresence:
+    def _presence(self) -> RetainedPresence:
         run = self._agent.run_id
         return RetainedPresence(
             self.topics.agent, Presence(state="online", run=run), Presence(state="offline", run=run)
@@ -73,7 +74,7 @@ class Publisher:
 
 
 def equity_of(status: Status) -> Equity:
-    """The account."""
+    """Make the message about the account."""
     return Equity(
         run=status.run,
         at=status.now,
@@ -88,7 +89,7 @@ def equity_of(status: Status) -> Equity:
 
 
 def health_of(status: Status) -> AgentHealth:
-    """How it is. Errors stay in the log: their words may hold what isn't everybody's."""
+    """Make the message about the agent. It has no error texts, since these may contain secrets."""
     return AgentHealth(
         run=status.run,
         at=status.now,

@@ -1,4 +1,6 @@
-"""A sentiment worker: takes headlines off a shared subscription, scores them in batches beside the event loop, answers."""
+"""A sentiment worker: takes headlines off a shared subscription, scores them in batches, and publishes the
+scores.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,29 @@ from agent.config.services import MqttConfig
 from agent.core.errors import first_error
 from agent.data.sentiment import NamedScorer
 from agent.live.services.mqtt.connection import LinkHealth, MqttLink, RetainedPresence
-from agent.live.services.mqtt.mqtt_messages import Headline, ModelInUse, Score, Scores, Topics, WorkerPresence
+from agent.live.services.mqtt.mqtt_messages import (
+    Headline,
+    HeadlineScore,
+    ModelInUse,
+    Scores,
+    Topics,
+    WorkerPresence,
+)
 from agent.system.clock import Clock, WallClock
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 GROUP: Final = "tapewire"
-"""Of the shared subscription: each headline goes to one of the workers."""
+"""Name of the shared subscription, in which each headline goes to one worker."""
 
-_ANSWERED: Final = 4_096  # answers remembered, for headlines that are asked for again
-_WAITING: Final = 10_000  # headlines; beyond it the oldest is left to the agent's own model
+_REMEMBERED: Final = 4_096  # scores remembered, for headlines that are sent again
+_WAITING: Final = 10_000  # headlines; beyond it the oldest is left to the agent's model
 _log: Final = structlog.get_logger(__name__)
 
 
 class SentimentWorker:
-    """Works for the agents under `config.prefix` that use `scorer`'s model. `name` must be its own on the broker."""
+    """Scores for the agents under `config.prefix` that use `scorer`'s model. `name` must be unique on the
+    broker.
+    """
 
     def __init__(
         self,
@@ -42,38 +53,43 @@ class SentimentWorker:
     ) -> None:
         self.scored = 0
         self.repeated = 0
-        """Headlines that were asked for again and answered from memory."""
+        """Headlines that were sent again and answered from memory."""
         self._scorer = scorer
         self._name = name
         self._batch = batch
         self._report_every = report_every
         self._topics = Topics(config.prefix)
         self._waiting: OrderedDict[str, str] = OrderedDict()  # id -> title
-        self._answered: OrderedDict[str, Score] = OrderedDict()
+        self._scores: OrderedDict[str, HeadlineScore] = OrderedDict()
         self._filled = asyncio.Event()
-        self._link = MqttLink(config, clock or WallClock(), f"{config.prefix}-worker-{name}", self._standing)
-        self._link.listen(f"$share/{GROUP}/{self._topics.headlines(scorer.fingerprint)}", self._hear)
-        self._link.listen(self._topics.model, self._hear_model)
+        self._link = MqttLink(config, clock or WallClock(), f"{config.prefix}-worker-{name}", self._presence)
+        self._link.subscribe(
+            f"$share/{GROUP}/{self._topics.headlines(scorer.fingerprint)}", self._on_headline
+        )
+        self._link.subscribe(self._topics.model, self._on_model_in_use)
 
     @property
     def health(self) -> LinkHealth:
-        """Of the connection."""
+        """Health of the connection."""
         return self._link.health
 
     async def run(self) -> None:
-        """Work until cancelled; what is unanswered then, the agent asks others for. Raises what the model raises."""
+        """Work until cancelled; the agent sends unanswered headlines to other workers.
+
+        Raises what the model raises.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 working = [tasks.create_task(self._work()), tasks.create_task(self._report())]
                 try:
-                    await self._link.run(_nothing)
+                    await self._link.run(_discard)
                 finally:
                     for task in working:
                         task.cancel()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
 
-    def _standing(self) -> RetainedPresence:
+    def _presence(self) -> RetainedPresence:
         def presence(state: str) -> WorkerPresence:
             online = state == "online"
             return WorkerPresence(
@@ -82,7 +98,7 @@ class SentimentWorker:
 
         return RetainedPresence(self._topics.worker(self._name), presence("online"), presence("offline"))
 
-    def _hear(self, payload: bytes, retained: bool) -> None:
+    def _on_headline(self, payload: bytes, retained: bool) -> None:
         try:
             headline = msgspec.json.decode(payload, type=Headline)
         except JSON_DECODE_ERRORS as error:
@@ -93,7 +109,7 @@ class SentimentWorker:
             self._waiting.popitem(last=False)
         self._filled.set()
 
-    def _hear_model(self, payload: bytes, retained: bool) -> None:
+    def _on_model_in_use(self, payload: bytes, retained: bool) -> None:
         try:
             model = msgspec.json.decode(payload, type=ModelInUse).model
         except JSON_DECODE_ERRORS:
@@ -102,7 +118,7 @@ class SentimentWorker:
             _log.info("the agent uses this model")
         else:
             _log.warning(
-                "the agent uses another model, and asks this worker for nothing",
+                "the agent uses another model and sends no headlines to this worker",
                 agent=model,
                 here=self._scorer.fingerprint,
             )
@@ -115,19 +131,19 @@ class SentimentWorker:
             batch = dict(islice(self._waiting.items(), self._batch))
             for key in batch:
                 del self._waiting[key]
-            await self._answer(batch)
+            await self._score(batch)
 
-    async def _answer(self, batch: dict[str, str]) -> None:
-        fresh = {key: title for key, title in batch.items() if key not in self._answered}
+    async def _score(self, batch: dict[str, str]) -> None:
+        fresh = {key: title for key, title in batch.items() if key not in self._scores}
         if fresh:
             judged = await asyncio.to_thread(self._scorer.score, list(fresh.values()))
             for key, one in zip(fresh, judged, strict=True):
-                self._answered[key] = Score(key, one.bearish, one.neutral, one.bullish, one.abstained)
+                self._scores[key] = HeadlineScore(key, one.bearish, one.neutral, one.bullish, one.abstained)
         self.scored += len(fresh)
         self.repeated += len(batch) - len(fresh)
-        scores: Sequence[Score] = [self._answered[key] for key in batch]
-        while len(self._answered) > _ANSWERED:
-            self._answered.popitem(last=False)
+        scores: Sequence[HeadlineScore] = [self._scores[key] for key in batch]
+        while len(self._scores) > _REMEMBERED:
+            self._scores.popitem(last=False)
         answer = Scores(worker=self._name, model=self._scorer.fingerprint, scores=tuple(scores))
         self._link.outbox.put(self._topics.scores, answer)
 
@@ -148,5 +164,5 @@ class SentimentWorker:
             scored, since = done, now
 
 
-def _nothing(_: object) -> None:
-    """A worker emits no events: its answers go to the broker."""
+def _discard(_: object) -> None:
+    """Do nothing: a worker emits no events."""

@@ -1,4 +1,6 @@
-"""Commands that only who knows the shared secret can give, and only once: HMAC-SHA256 over time and nonce too."""
+"""Commands authenticated by a shared secret and accepted once: HMAC-SHA256 over the command, its time and
+nonce.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import msgspec
 
 from agent.core.durations import format_duration
 from agent.core.errors import SafetyError
-from agent.live.services.mqtt.mqtt_messages import CommandBody, Sealed
+from agent.live.services.mqtt.mqtt_messages import CommandBody, SignedMessage
 from agent.system.clock import iso
 from agent.system.secret import Secret
 from agent.system.untrusted import JSON_DECODE_ERRORS
@@ -23,24 +25,24 @@ _LONGEST_NAME: Final = 64
 
 
 class ForgedError(SafetyError):
-    """What wasn't signed with our secret, or is a copy of what was. It gets no answer."""
+    """A message without a valid signature, or a replayed one. It gets no answer."""
 
 
-def sign(secret: Secret, purpose: Purpose, body: msgspec.Struct) -> Sealed:
-    """`body`, signed."""
+def sign(secret: Secret, purpose: Purpose, body: msgspec.Struct) -> SignedMessage:
+    """Sign `body` for a purpose."""
     text = msgspec.json.encode(body).decode()
-    return Sealed(text, _mac(secret, purpose, text))
+    return SignedMessage(text, _mac(secret, purpose, text))
 
 
 def verify(secret: Secret, purpose: Purpose, payload: bytes) -> str:
-    """The body's text. Raises ForgedError where it isn't signed for this purpose."""
+    """Return the body's text. Raises ForgedError if it isn't signed for this purpose."""
     try:
-        sealed = msgspec.json.decode(payload, type=Sealed)
+        message = msgspec.json.decode(payload, type=SignedMessage)
     except JSON_DECODE_ERRORS as error:
-        raise ForgedError(f"no signed message: {error}") from None
-    if not hmac.compare_digest(_mac(secret, purpose, sealed.body).encode(), sealed.mac.encode()):
+        raise ForgedError(f"not a signed message: {error}") from None
+    if not hmac.compare_digest(_mac(secret, purpose, message.body).encode(), message.mac.encode()):
         raise ForgedError("the signature is wrong", hint="both sides need the same secret")
-    return sealed.body
+    return message.body
 
 
 def _mac(secret: Secret, purpose: Purpose, text: str) -> str:
@@ -48,10 +50,10 @@ def _mac(secret: Secret, purpose: Purpose, text: str) -> str:
 
 
 class ReplayGuard:
-    """Lets each signed command through once, while it is fresh. `began` (UTC ms) is the start of this life.
+    """Admits each signed command once, while it is recent. `began` (UTC ms) is the start of this life.
 
-    A command is for now: one whose time is further off than `window` ms is refused, in both directions, and so is one from before this
-    life, whose nonce an earlier life may have seen. So nonces need to be remembered for two windows only.
+    A command is refused if its time is more than `window` ms in the past or future, or before this life,
+    since an earlier life may have seen its nonce. So nonces are remembered for only two windows.
     """
 
     def __init__(self, secret: Secret, prefix: str, window: int, began: int) -> None:
@@ -63,17 +65,17 @@ class ReplayGuard:
         self._order: deque[tuple[int, str]] = deque()
 
     def admit(self, payload: bytes, now: int) -> tuple[CommandBody, SafetyError | None]:
-        """The command, and why it is refused, if it is. Raises ForgedError for what must be ignored."""
+        """Return the command, and why it is refused or None. Raises ForgedError for a message to ignore."""
         text = verify(self._secret, "command", payload)
         try:
             body = msgspec.json.decode(text, type=CommandBody)
         except JSON_DECODE_ERRORS as error:
-            raise ForgedError(f"signed, but no command: {error}") from None
+            raise ForgedError(f"signed, but not a command: {error}") from None
         return body, self._refusal(body, now)
 
     def _refusal(self, body: CommandBody, now: int) -> SafetyError | None:
         if body.to != self._prefix:
-            return SafetyError(f"a command to {body.to!r}, and this is {self._prefix!r}")
+            return SafetyError(f"the command is for {body.to!r}, but this is {self._prefix!r}")
         if not 0 < len(body.nonce) <= _LONGEST_NONCE or len(body.by) > _LONGEST_NAME:
             return SafetyError(
                 f"a nonce has 1 to {_LONGEST_NONCE} characters, a name at most {_LONGEST_NAME}"
@@ -81,10 +83,10 @@ class ReplayGuard:
         if abs(now - body.at) > self._window:
             return SafetyError(
                 f"its time {iso(body.at)} is more than {format_duration(self._window)} from {iso(now)}",
-                hint="set the clocks right",
+                hint="correct the clocks",
             )
         if body.at < self._began:
-            return SafetyError("it was sent before this agent began", hint="send it again")
+            return SafetyError("it was sent before this agent started", hint="send it again")
         while self._order and self._order[0][0] < now - 2 * self._window:
             self._seen.discard(self._order.popleft()[1])
         if body.nonce in self._seen:

@@ -1,1 +1,1 @@
-"""Notifications: what happened, in words, to wherever a person reads them."""
+"""Notifications of what happens, by Telegram, e-mail and other services."""

@@ -1,4 +1,4 @@
-"""Lines become messages: what happens together is said together, and no storm of events becomes a storm of messages."""
+"""Batches lines into notifications, and limits how many are sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLIP: Final = 400  # characters of a line
 
 
 class Notification(NamedTuple):
-    """One message. `urgent` where trading stopped, or a person is needed."""
+    """A message to send. `urgent` if trading stopped or an operator is needed."""
 
     title: str
     body: str
@@ -20,10 +20,10 @@ class Notification(NamedTuple):
 
 
 class NotificationBatcher:
-    """Lines that wait; times are seconds of any steady clock.
+    """Collects lines; times are seconds of any monotonic clock.
 
-    A message is due `coalesce` after its first line, unless `max_per_hour` went out within the last hour. The first `max_lines` lines
-    are kept, the others counted by subject: what waits is bounded.
+    A notification is due `coalesce` after its first line, unless `max_per_hour` went out within the last
+    hour. The first `max_lines` lines are kept, the others counted by subject, so memory is bounded.
     """
 
     def __init__(self, config: NotifyConfig) -> None:
@@ -35,7 +35,7 @@ class NotificationBatcher:
         self._sent: deque[float] = deque()
 
     def add(self, subject: Subject, line: str, now: float, *, urgent: bool = False) -> None:
-        """Take a line in; one about a subject that nobody asked for is ignored."""
+        """Add a line, unless its subject isn't configured."""
         if subject not in self._config.events:
             return
         if not self._lines:
@@ -47,7 +47,7 @@ class NotificationBatcher:
             self._more[subject] += 1
 
     def due(self, now: float, *, closing: bool = False) -> Notification | None:
-        """The message whose time has come; `closing` waits for nothing more, the hour's limit still holds."""
+        """Return the notification that is due, or None. `closing` doesn't wait for `coalesce`."""
         if not self._lines or (not closing and now < self._first + self._config.coalesce / 1000):
             return None
         while self._sent and self._sent[0] <= now - _HOUR:
@@ -61,6 +61,6 @@ class NotificationBatcher:
             if len(self._lines) == 1 and not more
             else f"{len(self._lines) + self._more.total():,} events"
         )
-        letter = Notification(f"Tapewire: {title}"[:120], "\n".join(self._lines + more), self._urgent)
+        notification = Notification(f"Tapewire: {title}"[:120], "\n".join(self._lines + more), self._urgent)
         self._lines, self._more, self._urgent = [], Counter(), False
-        return letter
+        return notification

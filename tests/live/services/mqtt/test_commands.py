@@ -20,7 +20,7 @@ from agent.core.events import Command
 from agent.core.risk import RESUME_FROM_KILL
 from agent.live.app import make_agent
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
-from agent.live.services.mqtt.commands import tell
+from agent.live.services.mqtt.commands import send_command
 from agent.live.services.mqtt.mqtt_messages import AnswerBody, CommandBody, encode
 from agent.live.services.mqtt.signing import ForgedError, ReplayGuard, sign, verify
 from agent.sandbox import Sandbox
@@ -51,7 +51,7 @@ async def test_commands_reach_the_journal_and_answers_come_back(
     daemon = make_agent(config, database, load_model=load_words, clock=sandbox.clock)
 
     async def say(action: str, **args: str) -> Any:
-        return await tell(config.mqtt, action, args, by="ann", timeout=20.0)
+        return await send_command(config.mqtt, action, args, by="ann", timeout=20.0)
 
     async with living(daemon):
         await until(lambda: handled(daemon) > 5 and daemon.services.companions[0].health.state == "live")
@@ -123,7 +123,7 @@ async def test_nobody_there_is_said_in_time(
 
     config = MqttConfig(broker=broker.url)
     with pytest.raises(VenueError, match="nobody answered"):
-        await tell(config, "status", {}, by="ann", timeout=0.3)
+        await send_command(config, "status", {}, by="ann", timeout=0.3)
 
 
 def test_a_command_is_let_through_once() -> None:

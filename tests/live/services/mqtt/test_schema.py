@@ -16,7 +16,7 @@ from agent.core.events import Fill, Prediction
 from agent.live.app import make_agent
 from agent.live.services.mqtt import json_schema
 from agent.live.services.mqtt.broker import SECRET as SECRET_VARIABLE
-from agent.live.services.mqtt.commands import tell
+from agent.live.services.mqtt.commands import send_command
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Decided
 from agent.live.services.mqtt.signing import ForgedError, verify
 from agent.sandbox import Sandbox
@@ -97,7 +97,7 @@ async def test_every_message_on_the_wire_is_as_the_schema_says(
     daemon = make_agent(config, database, load_model=lambda _: Words(MODEL), clock=sandbox.clock)
     async with working(broker, Words(MODEL), "one"), living(daemon):
         await until(lambda: ear.of("fills/") and ear.of("work/scores"))
-        await tell(config.mqtt, "pause", {}, by="ann", timeout=20.0)
+        await send_command(config.mqtt, "pause", {}, by="ann", timeout=20.0)
         await until(lambda: ear.of("answers") and ear.of("risk"))
     listening.cancel()
     document = json_schema.schema()

@@ -16,8 +16,8 @@ from agent.live.scoring import SentimentConsumer
 from agent.live.services.mqtt.connection import MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import (
     Headline,
+    HeadlineScore,
     Presence,
-    Score,
     Scores,
     Topics,
     WorkerPresence,
@@ -80,7 +80,7 @@ class World:
             self.asked += [one.message.id for one in messages if isinstance(one.message, Headline)]
             self.link.outbox.sent(messages)
         if self.asked:
-            score = Score(self.asked[which % len(self.asked)], 0.2, 0.3, 0.5 if sound else 7.0)
+            score = HeadlineScore(self.asked[which % len(self.asked)], 0.2, 0.3, 0.5 if sound else 7.0)
             self.link._handlers[self.topics.scores](
                 encode(Scores(worker="a", model=model, scores=(score,))), False
             )

@@ -16,8 +16,7 @@ from aiohttp import web
 from agent.cli.main import main
 from agent.core.errors import ConfigError, SafetyError
 from agent.live.app import make_agent
-from agent.live.services.notifications.apprise_sender import AppriseSender
-from agent.live.services.notifications.notification_urls import URLS, notify_urls
+from agent.live.services.notifications.apprise_sender import URLS, AppriseSender, notify_urls
 from agent.live.services.notifications.notifier import Notifier
 from agent.sandbox import Sandbox
 from agent.store.database import Database
