@@ -28,7 +28,7 @@ from agent.core.fusion_inputs import Predictor
 from agent.core.sinks import ListSink
 from agent.data.merge import merge
 from strategies import load_strategy
-from tests.models.fusion.world import write_fusion
+from tests.models.fusion.fusion_harness import write_fusion
 
 T0 = 1_735_689_600_000
 DIMENSIONS = 384
@@ -92,7 +92,7 @@ def main() -> None:
     import torch
 
     from agent.core.features import Features
-    from models.fusion.train.fusion_recipe import Recipe
+    from models.fusion.train.fusion_recipe import FusionRecipe
     from models.fusion.train.network import FusionNetwork
 
     torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def main() -> None:
     rows = random.normal(0, 1, (options.questions, len(Features._fields)))
     reading = hourly.read(random.normal(0, 1, DIMENSIONS))
     questions = [Features(*row) for row in rows.tolist()]
-    network = FusionNetwork(Recipe(hidden=32), len(Features._fields), DIMENSIONS).eval()
+    network = FusionNetwork(FusionRecipe(hidden=32), len(Features._fields), DIMENSIONS).eval()
     means, gate = torch.randn(1, DIMENSIONS), torch.full((1, 1), 0.5)
 
     def ours() -> float:

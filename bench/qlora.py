@@ -61,7 +61,7 @@ def random_llama(shape: str, folder: Path) -> None:
 
 def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[str, Any]:
     """Measure memory and speed of training steps on random tokens; runs in a child process."""
-    from models.sentiment.train.silence import silence_warnings
+    from models.sentiment.train import silence_warnings
 
     silence_warnings()
     import torch
@@ -69,7 +69,7 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
     from models.sentiment.train.bases import load_base
     from models.sentiment.train.methods import get_method
     from models.sentiment.train.methods.recipe import Recipe, resolve
-    from models.sentiment.train.training import build, count_parameters, peak_memory
+    from models.sentiment.train.training import build_model, count_parameters, peak_memory
 
     name, checkpointing = MODES[mode]
     method = get_method(name)
@@ -77,7 +77,7 @@ def measure(base: str, mode: str, steps: int, batch: int, tokens: int) -> dict[s
     loaded = load_base(base, four_bit=method.four_bit)
     recipe = resolve(Recipe(method=name, checkpointing=checkpointing, rank=8), method.defaults, 1000)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = build(loaded, recipe, method, steps=steps).to(device).train()
+    model = build_model(loaded, recipe, method, steps=steps).to(device).train()
     if checkpointing:
         model.activation_checkpointing_enable()
     trainable, parameters = count_parameters(model)

@@ -132,11 +132,11 @@ def macro_f1_scores(scorer: Scorer, adapter: Path, phrasebank: Path) -> dict[str
     """Return macro-F1 of the served and of the fp32 model, on text that neither was trained on."""
     from models.classification_metrics import macro_f1, predictions
     from models.sentiment.train.datasets import load
-    from models.sentiment.train.evaluation import truth_of
+    from models.sentiment.train.evaluation import class_indices
     from models.sentiment.train.trained_model import load_trained
 
     examples = load(phrasebank, "phrasebank").examples
-    texts, truth = [example.text for example in examples], truth_of(examples)
+    texts, truth = [example.text for example in examples], class_indices(examples)
     served = np.array([score.probabilities for score in scorer.score(texts)])
     full = load_trained(adapter).probabilities(texts)
     found = {

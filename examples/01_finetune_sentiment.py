@@ -13,10 +13,10 @@ import argparse
 import random
 from pathlib import Path
 
+from models.sentiment.train import silence_warnings
 from models.sentiment.train.datasets import Options, load
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import CORPUS, export_model
-from models.sentiment.train.silence import silence_warnings
 from models.sentiment.train.splits import Fractions, make_split
 from models.sentiment.train.training import train
 from tapewire import SentimentSignalGenerator

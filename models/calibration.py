@@ -1,4 +1,4 @@
-"""Temperature scaling (Guo et al. 2017): one number, fitted on held-out text, that makes confidence a probability."""
+"""Temperature scaling (Guo et al. 2017): one number, fitted on held-out text, turns confidence into a probability."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ import numpy as np
 from models.classification_metrics import Floats, Ints, measure, reliability
 
 RANGE: Final = (0.05, 20.0)
-"""A temperature outside it means that the calibration slice is too small or perfectly separated."""
+"""Bounds of the fit. A temperature at a bound means that the calibration part is too small or perfectly separated."""
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Probabilities (n, classes) of logits (n, classes) at a temperature."""
-    # logits that are not finite have no probabilities: NaN
+    """Return the probabilities (n, classes) of logits (n, classes). Rows with logits that are not finite become NaN."""
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = logits / temperature
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -23,7 +22,10 @@ def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
 
 
 def fit_temperature(logits: Floats, truth: Ints) -> float:
-    """The temperature of least negative log-likelihood. Convex in 1/T, so Newton's method finds it. No rows: 1."""
+    """Return the temperature with the least negative log-likelihood; 1 without rows.
+
+    The loss is convex in 1/T, so Newton's method finds its minimum.
+    """
     if not len(truth):
         return 1.0
     inverse = 1.0
@@ -42,40 +44,26 @@ def fit_temperature(logits: Floats, truth: Ints) -> float:
 
 
 def before_after(logits: Floats, truth: Ints, temperature: float) -> dict[str, dict[str, float]]:
-    """ECE, NLL and Brier score at temperature 1 and at the fitted one."""
-    return {
-        when: {name: found[name] for name in ("ece", "nll", "brier")}
-        for when, found in (
-            ("before", measure(softmax(logits), truth)),
-            ("after", measure(softmax(logits, temperature), truth)),
-        )
+    """Return ECE, NLL and Brier score at temperature 1 ("before") and at the fitted one ("after")."""
+    measured = {
+        "before": measure(softmax(logits), truth),
+        "after": measure(softmax(logits, temperature), truth),
     }
+    return {when: {name: found[name] for name in ("ece", "nll", "brier")} for when, found in measured.items()}
 
 
 def plot_reliability(logits: Floats, truth: Ints, temperature: float, path: Path) -> None:
-    """A PNG: accuracy against confidence before and after scaling; on the diagonal, confidence is a probability."""
+    """Write a PNG of accuracy against confidence, before and after scaling. Calibrated bins lie on the diagonal."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     shared: dict[str, Any] = {"sharex": True, "sharey": True}
-    for axes, (title, at) in zip(
-        figure.subplots(1, 2, **shared),
-        (("before", 1.0), (f"after, T = {temperature:.2f}", temperature)),
-        strict=True,
-    ):
+    panels = (("before", 1.0), (f"after, T = {temperature:.2f}", temperature))
+    for axes, (title, at) in zip(figure.subplots(1, 2, **shared), panels, strict=True):
         probabilities = softmax(logits, at)
-        rows = reliability(probabilities, truth)
         axes.plot([0, 1], [0, 1], color="grey", linestyle="--", linewidth=1)
-        axes.scatter(
-            [sure for _, sure, _ in rows],
-            [right for *_, right in rows],
-            s=[8 + 200 * n / len(truth) for n, *_ in rows],
-        )
-        axes.set(
-            title=f"{title}: ECE {measure(probabilities, truth)['ece']:.3f}",
-            xlabel="confidence",
-            ylabel="accuracy",
-            xlim=(0, 1),
-            ylim=(0, 1),
-        )
+        for rows, confidence, accuracy in reliability(probabilities, truth):
+            axes.scatter(confidence, accuracy, s=8 + 200 * rows / len(truth), color="C0")
+        title = f"{title}: ECE {measure(probabilities, truth)['ece']:.3f}"
+        axes.set(title=title, xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     figure.savefig(path, dpi=120)

@@ -1,7 +1,7 @@
-"""How good a classifier is: numbers from probabilities (n, 3) and true classes (n,), in numpy alone.
+"""Metrics of a three-class classifier from probabilities (n, 3) and true classes (n,), in numpy alone.
 
-A row of NaN means that the model abstained: it counts as a miss, and is left out of the calibration metrics. Every metric is a
-function of sums over rows (`_addends`), so that a bootstrap of a thousand resamples is one matrix product.
+A row of NaN stands for an abstention: it counts as wrong and is left out of the calibration metrics. Every metric is a
+function of sums over rows (`_addends`), so a bootstrap of a thousand resamples is one matrix product.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ ABSTAINED: Final = -1
 BINS: Final = 15
 """Equal-width confidence bins of the expected calibration error, as in Guo et al. (2017)."""
 _CHUNK: Final = 100
-"""Resamples whose row counts are in memory at a time."""
+"""Resamples whose row counts are held in memory at a time."""
 
 
 def predictions(probabilities: Floats) -> Ints:
-    """The most probable class of each row, or `ABSTAINED`."""
-    silent: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
-    return np.where(silent, ABSTAINED, np.where(silent[:, None], 0.0, probabilities).argmax(axis=1)).astype(
-        np.int64
-    )
+    """Return the most probable class of each row, or `ABSTAINED`."""
+    abstained: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
+    likeliest = np.where(abstained[:, None], 0.0, probabilities).argmax(axis=1)
+    return np.where(abstained, ABSTAINED, likeliest).astype(np.int64)
 
 
 def measure(probabilities: Floats, truth: Ints) -> dict[str, float]:
-    """Every metric by name:
+    """Return every metric by name.
 
-    accuracy; macro_f1, the mean over the classes that occur; weighted_f1, weighted by how often each is true; mcc, Matthews'
-    correlation of several classes (Gorodkin 2004), 0 where undefined; ece, |accuracy − confidence| of each of `BINS` bins,
-    weighted by its rows; nll, mean negative log-likelihood in nats; brier, mean squared distance to the one-hot truth, in [0, 2].
+    - accuracy
+    - macro_f1: mean over the classes that occur
+    - weighted_f1: mean weighted by the frequency of each true class
+    - mcc: Matthews' correlation for several classes (Gorodkin 2004), 0 if undefined
+    - ece: |accuracy − confidence| of each of `BINS` bins, weighted by its rows
+    - nll: mean negative log-likelihood in nats
+    - brier: mean squared distance to the one-hot truth, in [0, 2]
     """
     sums = _addends(probabilities, truth).sum(axis=0, keepdims=True)
     return {name: float(values[0]) for name, values in _from_sums(sums).items()}
@@ -47,15 +50,15 @@ def measure(probabilities: Floats, truth: Ints) -> dict[str, float]:
 def estimates(
     probabilities: Floats, truth: Ints, *, blocks: Ints | None = None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Each metric with its 95 % percentile-bootstrap interval (Efron 1979): rows drawn with replacement.
+    """Return each metric with its 95 % percentile-bootstrap interval (Efron 1979), from rows drawn with replacement.
 
-    Rows that depend on each other share a number in `blocks` (n,), and are drawn as one.
+    Rows that depend on each other share a number in `blocks` (n,) and are drawn together.
     """
     addends = _addends(probabilities, truth)
     if blocks is not None:
-        addends = np.add.reduceat(
-            addends[np.argsort(blocks, kind="stable")], _starts(np.sort(blocks)), axis=0
-        )
+        ordered = np.sort(blocks)
+        starts = np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
+        addends = np.add.reduceat(addends[np.argsort(blocks, kind="stable")], starts, axis=0)
     rows = len(addends)
     rng = np.random.default_rng(seed)
     sums = []
@@ -69,53 +72,42 @@ def estimates(
     }
 
 
-def _starts(ordered: Ints) -> Ints:
-    return np.flatnonzero(np.diff(ordered, prepend=ordered[0] - 1))
-
-
 def confusion(predicted: Ints, truth: Ints) -> Ints:
-    """Counts (3, 3): row the true class, column the predicted one. Abstentions are in no column."""
-    said = predicted != ABSTAINED
-    return (
-        np.bincount(truth[said] * CLASSES + predicted[said], minlength=CLASSES**2)
-        .reshape(CLASSES, CLASSES)
-        .astype(np.int64)
-    )
+    """Return counts (3, 3) with true classes in rows and predicted ones in columns. Abstentions are left out."""
+    judged = predicted != ABSTAINED
+    counts = np.bincount(truth[judged] * CLASSES + predicted[judged], minlength=CLASSES**2)
+    return counts.reshape(CLASSES, CLASSES).astype(np.int64)
 
 
 def macro_f1(predicted: Ints, truth: Ints) -> float:
-    """As `measure` has it, of classes alone."""
+    """Return macro_f1 as `measure` defines it, from predicted classes."""
     table, true = confusion(predicted, truth), np.bincount(truth, minlength=CLASSES)
     return float(_precision_recall_f1(np.diag(table), table.sum(axis=0), true)[2][true > 0].mean())
 
 
 def reliability(probabilities: Floats, truth: Ints) -> list[tuple[int, float, float]]:
-    """(rows, mean confidence, accuracy) of each confidence bin that holds something."""
+    """Return (rows, mean confidence, accuracy) of each confidence bin that isn't empty."""
     *_, rows, confidence, right = _parts(_addends(probabilities, truth).sum(axis=0, keepdims=True))
-    return [
-        (int(n), float(sure / n), float(hits / n))
-        for n, sure, hits in zip(rows[0], confidence[0], right[0], strict=True)
-        if n
-    ]
+    bins = zip(rows[0], confidence[0], right[0], strict=True)
+    return [(int(n), float(confidence / n), float(hits / n)) for n, confidence, hits in bins if n]
 
 
 def coverage(
     probabilities: Floats, truth: Ints, thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 ) -> tuple[CoverageRow, ...]:
-    """What acting only from a confidence costs in coverage and brings in precision."""
+    """Return coverage and precision of acting only at or above each confidence threshold."""
     confidence = np.nan_to_num(probabilities.max(axis=1), nan=-1.0)
     right = predictions(probabilities) == truth
     rows = []
     for threshold in thresholds:
         acted = confidence >= threshold
-        rows.append(
-            CoverageRow(threshold, float(acted.mean()), float(right[acted].mean()) if acted.any() else None)
-        )
+        precision = float(right[acted].mean()) if acted.any() else None
+        rows.append(CoverageRow(threshold, float(acted.mean()), precision))
     return tuple(rows)
 
 
 def report(probabilities: Floats, truth: Ints, *, resamples: int = 1000) -> dict[str, Any]:
-    """Everything that `tapewire evaluate` prints, flat names first, ready for JSON."""
+    """Return what `tapewire evaluate` prints, ready for JSON."""
     predicted = predictions(probabilities)
     found = estimates(probabilities, truth, resamples=resamples)
     table = confusion(predicted, truth)
@@ -141,30 +133,36 @@ def report(probabilities: Floats, truth: Ints, *, resamples: int = 1000) -> dict
 
 
 def _addends(probabilities: Floats, truth: Ints) -> Floats:
-    """What each row adds to every sum that a metric needs: (n, 9 + 3 + 3 + 3 · BINS), taken apart by `_parts`."""
+    """Return the contribution of each row to the sums that the metrics need: (n, 9 + 3 + 3 + 3 · BINS).
+
+    `_parts` splits the columns.
+    """
     predicted, rows = predictions(probabilities), np.arange(len(truth))
-    said = predicted != ABSTAINED
-    known = np.where(said[:, None], probabilities, 1 / CLASSES)
+    judged = predicted != ABSTAINED
+    known = np.where(judged[:, None], probabilities, 1 / CLASSES)
     cell = np.zeros((len(truth), CLASSES**2))
-    cell[rows[said], truth[said] * CLASSES + predicted[said]] = 1
+    cell[rows[judged], truth[judged] * CLASSES + predicted[judged]] = 1
     likelihood = -np.log(np.maximum(known[rows, truth], 1e-12))
     squared = ((known - np.eye(CLASSES)[truth]) ** 2).sum(axis=1)
     confidence = known.max(axis=1)
-    bins = np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)] * said[:, None]
-    scalars = np.stack([said, likelihood * said, squared * said], axis=1)
-    sure, right = bins * confidence[:, None], bins * (predicted == truth)[:, None]
-    return np.concatenate([cell, np.eye(CLASSES)[truth], scalars, bins, sure, right], axis=1)
+    bins = np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)] * judged[:, None]
+    scalars = np.stack([judged, likelihood * judged, squared * judged], axis=1)
+    by_bin, right = bins * confidence[:, None], bins * (predicted == truth)[:, None]
+    return np.concatenate([cell, np.eye(CLASSES)[truth], scalars, bins, by_bin, right], axis=1)
 
 
 def _parts(sums: Floats) -> list[Floats]:
-    """[confusion cells (r, 9), true (r, 3), (said, nll, brier) (r, 3), and by bin: rows, confidence, right (r, BINS each)]."""
+    """Split sums into confusion cells (r, 9), true (r, 3), (judged, nll, brier) (r, 3), and three of (r, BINS).
+
+    The last three are rows, confidence and right predictions of each bin.
+    """
     widths = (CLASSES**2, CLASSES, 3, BINS, BINS, BINS)
     return np.split(sums, np.cumsum(widths)[:-1], axis=1)
 
 
 def _from_sums(sums: Floats) -> dict[str, Floats]:
-    """The metrics of each row of sums (r, …): arrays (r,)."""
-    cells, true, scalars, rows, sure, right = _parts(sums)
+    """Return the metrics of each row of sums (r, …), as arrays (r,)."""
+    cells, true, scalars, rows, confidence, right = _parts(sums)
     table = cells.reshape(-1, CLASSES, CLASSES)
     hits, claimed = np.diagonal(table, axis1=1, axis2=2), table.sum(axis=1)
     f1 = _precision_recall_f1(hits, claimed, true)[2]
@@ -175,14 +173,14 @@ def _from_sums(sums: Floats) -> dict[str, Floats]:
         "macro_f1": (f1 * occurs).sum(axis=1) / occurs.sum(axis=1),
         "weighted_f1": (f1 * true).sum(axis=1) / true.sum(axis=1),
         "mcc": _matthews(hits, claimed, table.sum(axis=2)),
-        "ece": np.abs(right - sure).sum(axis=1) / np.maximum(rows.sum(axis=1), 1),
+        "ece": np.abs(right - confidence).sum(axis=1) / np.maximum(rows.sum(axis=1), 1),
         "nll": scalars[:, 1] / known,
         "brier": scalars[:, 2] / known,
     }
 
 
 def _precision_recall_f1(hits: Any, claimed: Any, true: Any) -> tuple[Floats, Floats, Floats]:
-    """Per class (last axis); 0 where there is nothing to divide by."""
+    """Return precision, recall and F1 of each class (last axis), 0 instead of a division by zero."""
     return hits / np.maximum(claimed, 1), hits / np.maximum(true, 1), 2 * hits / np.maximum(claimed + true, 1)
 
 

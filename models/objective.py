@@ -1,4 +1,4 @@
-"""The loss of every classifier here."""
+"""The loss that all classifiers of this package are trained with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Objective(nn.Module):  # type: ignore[misc]
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean loss of logits (batch, 3) against class indices (batch,)."""
+        """Return the mean loss of logits (batch, 3) against class indices (batch,)."""
         weights = cast("Tensor | None", self.weights)
         logits = logits.float()
         if not self.gamma:

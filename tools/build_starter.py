@@ -39,17 +39,17 @@ from models.cards import (
     fingerprint,
     latest_of,
     read_card,
-    seal,
     sha256_files,
     write_card,
+    write_card_with_hashes,
 )
 from models.classification_metrics import coverage, estimates
 from models.sentiment import starter_dir
 from models.sentiment.serve.headline_text import clean
-from models.sentiment.serve.scorer import Score, Scorer
+from models.sentiment.serve.scorer import HeadlineScore, Scorer
 from models.sentiment.train.datasets import Example, Options, load
 from models.sentiment.train.distillation import Student, distil
-from models.sentiment.train.evaluation import truth_of
+from models.sentiment.train.evaluation import class_indices
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.onnx_export import CORPUS, export_model, reference_texts
 from models.sentiment.train.splits import Fractions, Split, make_split, story_key
@@ -61,7 +61,7 @@ from tools.synthetic_headlines import statements
 CALIBRATED_FROM: Final = datetime(2023, 12, 10, tzinfo=UTC)
 CALIBRATED_UNTIL: Final = datetime(2024, 1, 1, tzinfo=UTC)
 """Headlines before the first teach without labels; between the two lie those that calibrate. Nothing younger is looked at."""
-WIRE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
+HEADLINE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
 TEACHER: Final = Recipe(
@@ -180,13 +180,13 @@ def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
     frame = pd.read_parquet(path, columns=["published_at", "title"])
     frame = frame[frame["published_at"] < CALIBRATED_UNTIL]
     frame = frame.assign(text=frame["title"].map(clean)).drop_duplicates("text")
-    with WIRE_LABELS.open(encoding="utf-8", newline="") as stream:
+    with HEADLINE_LABELS.open(encoding="utf-8", newline="") as stream:
         labels = {row["sha256"]: row["label"] for row in csv.DictReader(stream)}
     texts = frame["text"].tolist()
-    labelled = [Example(text, labels[key]) for text in texts if (key := wire_key(text)) in labels]
+    labelled = [Example(text, labels[key]) for text in texts if (key := headline_key(text)) in labels]
     if len(labelled) < len(labels):
         raise DataError(
-            f"{path} lacks {len(labels) - len(labelled)} of the headlines that {WIRE_LABELS.name} labels"
+            f"{path} lacks {len(labels) - len(labelled)} of the headlines that {HEADLINE_LABELS.name} labels"
         )
     stories = {story_key(example.text) for example in labelled}
     earlier = frame.loc[frame["published_at"] < CALIBRATED_FROM, "text"]
@@ -201,7 +201,7 @@ def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
     return [text for text in earlier if text and story_key(text) not in stories], labelled, record
 
 
-def wire_key(text: str) -> str:
+def headline_key(text: str) -> str:
     """What stands for a headline in `wire_labels.csv`: the first 16 hexadecimal digits of the SHA-256 of its cleaned text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -233,7 +233,7 @@ def _teacher(folder: Path, split: Split, records: Sequence[DatasetRecord], seed:
 def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[DatasetRecord]) -> None:
     """Fits the temperature of a student, and completes its card."""
     student = load_trained(folder)
-    logits, truth = student.logits([example.text for example in examples])[0], truth_of(examples)
+    logits, truth = student.logits([example.text for example in examples])[0], class_indices(examples)
     card = student.card
     card.temperature = fit_temperature(logits, truth)
     calibrated = softmax(logits, card.temperature)
@@ -250,7 +250,7 @@ def measure(
     """Measures the export, and beside it its fp32 teacher, on each held-out set; writes the figures into the card."""
     scorer = Scorer.load(folder)
     for name, examples in held_out.items():
-        texts, truth = [example.text for example in examples], truth_of(examples)
+        texts, truth = [example.text for example in examples], class_indices(examples)
         found = np.array([_row(score) for score in scorer.score(texts)])
         card.metrics[name] = estimates(found, truth)
         card.metrics[f"{name}_teacher"] = estimates(teacher.probabilities(texts, batch_size=64), truth)
@@ -268,10 +268,10 @@ def ship_adapter(source: Path, target: Path) -> None:
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
     card = read_card(target)
     card.fingerprint = fingerprint([weights, target / "tokenizer.json"], card.temperature)
-    seal(card, target, card.files)
+    write_card_with_hashes(card, target, card.files)
 
 
-def _row(score: Score) -> tuple[float, float, float]:
+def _row(score: HeadlineScore) -> tuple[float, float, float]:
     return (np.nan, np.nan, np.nan) if score.abstained else score.probabilities
 
 

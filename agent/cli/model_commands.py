@@ -104,11 +104,11 @@ def compare(
     examples = [example for dataset in loaded for example in dataset.examples]
     split = make_split(examples, Fractions(test=test), seed=seed)
     with needs_training_libraries(), err.status("") as status:
+        from models.sentiment.train import silence_warnings
         from models.sentiment.train.comparison import COLUMNS, cells, save
         from models.sentiment.train.comparison import compare as compare_methods
         from models.sentiment.train.methods import get_method
         from models.sentiment.train.methods.recipe import Recipe
-        from models.sentiment.train.silence import silence_warnings
 
         silence_warnings()
         found = compare_methods(

@@ -31,7 +31,7 @@ def score_all(
     if material.plan.news is None:
         return
     from agent.replay.fusion_model import open_predictor
-    from models.sentiment.serve.archive_scoring import fill_cache
+    from models.sentiment.serve.score_cache import fill_cache
 
     if material.config.fusion.path and not embeddings:
         predictor = open_predictor(material.config)

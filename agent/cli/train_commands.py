@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.sentiment.train.datasets import Dataset
     from models.sentiment.train.methods.recipe import Recipe
     from models.sentiment.train.splits import Split
-    from models.sentiment.train.training import Trained
+    from models.sentiment.train.training import TrainingResult
 
 
 def register(app: typer.Typer) -> None:
@@ -163,7 +163,7 @@ def sentiment(
     split = cut.split(loaded, hyper.seed)
     _show_split(split)
     with needs_training_libraries():
-        from models.sentiment.train.silence import silence_warnings
+        from models.sentiment.train import silence_warnings
 
         silence_warnings()  # before the libraries are imported
         from models.sentiment.train.training import train
@@ -223,7 +223,7 @@ def _show_recipe(recipe: Recipe, trainable: int, parameters: int) -> None:
     err.print(table)
 
 
-def _show_result(done: Trained) -> None:
+def _show_result(done: TrainingResult) -> None:
     from rich.table import Table
 
     card = done.card

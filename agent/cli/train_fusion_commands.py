@@ -19,8 +19,8 @@ from agent.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from agent.replay.history import Plan
-    from models.fusion.train.fusion_recipe import Recipe
-    from models.fusion.train.fusion_training import Trained
+    from models.fusion.train.fusion_recipe import FusionRecipe
+    from models.fusion.train.fusion_training import FusionTrainingResult
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,12 +114,12 @@ class FusionRecipeOptions:
     embargo: Annotated[str, option("--embargo", "Time left out after each cut.", "DURATION")] = "1d"
     seed: Annotated[int, option("--seed", "Seed of the training.")] = 42
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> FusionRecipe:
         """Return the recipe. Raises UsageError for a value that isn't possible."""
-        from models.fusion.train.fusion_recipe import HALF_LIVES, Recipe
+        from models.fusion.train.fusion_recipe import HALF_LIVES, FusionRecipe
 
-        return Recipe(
-            ablation=self.ablation,  # type: ignore[arg-type]  # Recipe checks it
+        return FusionRecipe(
+            ablation=self.ablation,  # type: ignore[arg-type]  # FusionRecipe checks it
             interval=parse_span(self.interval, "--interval"),
             horizon=parse_span(self.horizon, "--horizon"),
             band=self.band,
@@ -131,7 +131,7 @@ class FusionRecipeOptions:
             batch_size=self.batch_size,
             epochs=self.epochs,
             patience=self.patience,
-            balance=self.balance,  # type: ignore[arg-type]  # Recipe checks it
+            balance=self.balance,  # type: ignore[arg-type]  # FusionRecipe checks it
             validation=self.validation,
             calibration=self.calibration,
             test=self.test,
@@ -156,7 +156,7 @@ def fusion(
     Headlines are scored once; the store keeps the scores. The last parts of the window, each after an
     embargo, are used to stop the training, to calibrate the model and to measure it.
     """
-    from models.fusion.train.fusion_sources import gather
+    from models.fusion.train.fusion_sources import prepare_dataset
 
     recipe = hyper.recipe()
     if recipe.reads_text and history.news is None:
@@ -171,7 +171,7 @@ def fusion(
     config = history.configured()
     plan = history.plan(config)
     with needs_training_libraries():
-        from models.sentiment.train.silence import silence_warnings
+        from models.sentiment.train import silence_warnings
 
         silence_warnings()  # before the libraries are imported
         from models.fusion.train.fusion_training import train
@@ -179,18 +179,18 @@ def fusion(
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output) as scratch:
             with _stages() as show:
-                gathered = gather(plan, config, recipe, Path(scratch), progress=show)
-            meta = gathered.data.meta
+                prepared = prepare_dataset(plan, config, recipe, Path(scratch), progress=show)
+            meta = prepared.data.meta
             with _stages() as show:
                 done = train(
-                    gathered.data,
+                    prepared.data,
                     recipe,
-                    gathered.records,
+                    prepared.records,
                     output,
                     start=start or meta.start,
                     end=end or meta.end,
                     test_until=until,
-                    seen_until=gathered.seen_until,
+                    seen_until=prepared.seen_until,
                     compare=compare,
                     progress=lambda what, epoch, epochs, loss: show(
                         f"{what}, loss {loss:.4f}", epoch, epochs
@@ -236,7 +236,7 @@ def _stages() -> Iterator[Callable[[str, int, int], None]]:
         yield lambda title, done, total: update(description=title, completed=done, total=total)
 
 
-def _show_result(done: Trained) -> None:
+def _show_result(done: FusionTrainingResult) -> None:
     from rich.table import Table
 
     card = done.card
@@ -264,7 +264,7 @@ def _show_result(done: Trained) -> None:
     print_text(f"saved: {done.folder}")
 
 
-def _verdict(done: Trained) -> str:
+def _verdict(done: FusionTrainingResult) -> str:
     """Return whether the model beats the frequencies of the classes, and gradient boosting."""
     nll = {name: metrics["nll"] for name, metrics in done.table.items()}
     network, frequencies = nll["network"], nll["shares"]

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from agent.research.parameter_space import ParameterRange
     from agent.research.replay_inputs import ReplayInputs
     from agent.research.walk_forward import WalkForward
-    from models.fusion.train.fusion_recipe import Recipe
+    from models.fusion.train.fusion_recipe import FusionRecipe
 
 
 def register(app: typer.Typer) -> None:
@@ -100,14 +100,14 @@ class FitOptions:
     ] = "1h"
     horizon: Annotated[str, option("--horizon", "How far ahead --fit fusion predicts.", "DURATION")] = "4h"
 
-    def recipe(self, seed: int) -> Recipe | None:
+    def recipe(self, seed: int) -> FusionRecipe | None:
         """Return the fusion model to train in each fold; None unless --fit is fusion."""
         if self.fit != "fusion":
             return None
-        from models.fusion.train.fusion_recipe import Recipe
+        from models.fusion.train.fusion_recipe import FusionRecipe
 
-        return Recipe(
-            ablation=self.ablation,  # type: ignore[arg-type]  # Recipe checks it
+        return FusionRecipe(
+            ablation=self.ablation,  # type: ignore[arg-type]  # FusionRecipe checks it
             interval=parse_span(self.interval, "--interval"),
             horizon=parse_span(self.horizon, "--horizon"),
             seed=seed,
@@ -125,7 +125,7 @@ class FitOptions:
         return parse_ranges(self.ranges or [], material.config.strategy.name) if self.fit == "refit" else []
 
     def fitter(
-        self, material: ReplayInputs, space: list[ParameterRange], warmup: int, recipe: Recipe | None
+        self, material: ReplayInputs, space: list[ParameterRange], warmup: int, recipe: FusionRecipe | None
     ) -> Fitter:
         """Return what fits each fold; `warmup` is in ms."""
         from agent.research.fitters import GridFitter, NoFitter

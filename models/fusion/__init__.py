@@ -1,8 +1,8 @@
-"""The fusion model: price features and what was read lately in, calibrated probabilities of down, flat and up out."""
+"""The fusion model: from price features and recent headlines to calibrated probabilities of down, flat and up."""
 
 from __future__ import annotations
 
 from typing import Final
 
 CLASSES: Final = ("down", "flat", "up")
-"""Order of every probability vector of this package: index 0, 1, 2."""
+"""Order of every probability vector of this package."""

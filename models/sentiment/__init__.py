@@ -1,4 +1,4 @@
-"""Sentiment of headlines: text in, calibrated probabilities of bearish, neutral and bullish out."""
+"""The sentiment model: from headlines to calibrated probabilities of bearish, neutral and bullish."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Final
 from agent.core.errors import ModelError
 
 STARTER: Final = "starter"
-"""The name, wherever a model folder is asked for, of the model that ships with the package."""
+"""Name of the model that ships with the package. It is accepted in place of a model folder."""
 
 
 def starter_dir() -> Path:
-    """Folder of the shipped model, ready to serve; its LoRA adapter is in `adapter/` below it."""
+    """Return the folder of the shipped model; its LoRA adapter is in `adapter/` below it."""
     return Path(__file__).parent / "starter"
 
 
 def model_dir(name: str | Path) -> Path:
-    """The folder that a person means: `starter`, or a path. Raises ModelError for the home of a user that doesn't exist."""
+    """Return the model folder for "starter" or a path. Raises ModelError if `~user` names an unknown user."""
     try:
         return starter_dir() if str(name) == STARTER else Path(name).expanduser()
     except RuntimeError as error:

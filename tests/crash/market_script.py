@@ -8,7 +8,7 @@ from typing import Final
 
 from agent.config import Config, parse
 from agent.core.events import MINUTE_MS, Command, Event, Gap, Kline, News
-from models.sentiment.serve.scorer import Score
+from models.sentiment.serve.scorer import HeadlineScore
 from tests.simulation.generated_data import SYMBOLS, headline, random_walk, running_bar
 
 AUTHOR: Final = "script"
@@ -96,13 +96,13 @@ class KeywordModel:
 
     fingerprint = "words"
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         return [_score(text) for text in texts]
 
 
-def _score(text: str) -> Score:
+def _score(text: str) -> HeadlineScore:
     if "soars" in text or "leads" in text:
-        return Score(0.05, 0.05, 0.9)
+        return HeadlineScore(0.05, 0.05, 0.9)
     if "sinks" in text or "follows" in text:
-        return Score(0.9, 0.05, 0.05)
-    return Score(0.1, 0.8, 0.1)
+        return HeadlineScore(0.9, 0.05, 0.05)
+    return HeadlineScore(0.1, 0.8, 0.1)

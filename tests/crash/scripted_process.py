@@ -27,7 +27,7 @@ from agent.live.interfaces.producer import Emit, Health, deliver
 from agent.live.log import configure
 from agent.store.database import open_database
 from agent.store.journal import read_journal
-from models.sentiment.serve.scorer import Score
+from models.sentiment.serve.scorer import HeadlineScore
 from tests.crash.kill_points import KillMoment, install
 from tests.crash.market_script import Burst, KeywordModel, compose_script, is_scripted, scripted_config
 from tests.simulation.generated_data import T0
@@ -131,7 +131,7 @@ class _BlockingModel(KeywordModel):
     def __init__(self, warm: threading.Event) -> None:
         self._warm = warm
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         self._warm.wait()
         return super().score(texts)
 

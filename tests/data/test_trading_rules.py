@@ -17,7 +17,7 @@ from agent.core.errors import ConfigError
 from agent.core.instruments import instrument_for, with_first_rules
 from agent.data.klines import KlineFile
 from agent.data.trading_rules import derive_rules, read_table, resolve_rules
-from agent.live.session import open_run
+from agent.live.session import find_resumable, open_run
 from agent.live.venue_rules import with_venue_rules
 from agent.replay.history import History, Plan
 from agent.sandbox import Sandbox, SandboxOptions

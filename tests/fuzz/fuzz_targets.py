@@ -525,7 +525,7 @@ def receive_worker_message(payload: bytes) -> None:
         pool._on_presence(payload, False)
         pool._on_scores(payload, False)
         for scores in pool._received:
-            await pool._take(scores, _ignore)  # type: ignore[arg-type]
+            await pool._handle_scores(scores, _ignore)  # type: ignore[arg-type]
 
     _await(hear())
 

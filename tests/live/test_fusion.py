@@ -12,7 +12,7 @@ from agent.live.app import make_agent
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from agent.store.queries import find_run, list_runs, read_decisions
-from tests.models.fusion.world import write_fusion
+from tests.models.fusion.fusion_harness import write_fusion
 from tests.support.live import assert_sound, handled, journal, living, load_words, options, settings, until
 
 FUSION = {"name": "fusion", "params": {"round_trip": 0.0}}

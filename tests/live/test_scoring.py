@@ -13,7 +13,7 @@ from agent.config.live import LiveConfig
 from agent.core.errors import ModelError
 from agent.core.events import News, Sentiment
 from agent.live.scoring import SentimentConsumer
-from models.sentiment.serve.scorer import Score
+from models.sentiment.serve.scorer import HeadlineScore
 from tests.support.live import Words, until
 
 T0 = 1_790_000_000_000
@@ -85,7 +85,7 @@ class EventFilter(Words):
         self.opened = threading.Event()
         self.entered = threading.Event()
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         self.entered.set()
         assert self.opened.wait(10)
         return super().score(texts)
@@ -107,7 +107,7 @@ async def test_a_model_that_fails_loses_no_headline() -> None:
     class Fails(Words):
         left = 1
 
-        def score(self, texts: Sequence[str]) -> list[Score]:
+        def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
             if self.left:
                 self.left -= 1
                 raise RuntimeError("out of memory")

@@ -18,17 +18,17 @@ from agent.live.model_loader import model_loader
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from models.labels import NOT_FINITE
-from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, Score
+from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, HeadlineScore
 from tests.live.test_scoring import Listening, headline
-from tests.models.sentiment.hostile import (
+from tests.models.sentiment.broken_models import (
     catastrophic,
     everywhere,
-    resealed,
+    rehashed,
     with_card,
     with_constant,
     with_tokenizer,
 )
-from tests.models.tiny import write_tiny
+from tests.models.tiny_model import write_tiny
 from tests.support.live import SENTIMENT, Words, assert_sound, journal, living, of, settings, until
 
 
@@ -39,12 +39,12 @@ def half_written(folder: Path) -> Path:
 
 def broken_tokenizer(folder: Path) -> Path:
     (folder / TOKENIZER_NAME).write_bytes(b"{")
-    return resealed(folder)
+    return rehashed(folder)
 
 
 def no_graph(folder: Path) -> Path:
     (folder / MODEL_NAME).write_bytes(b"\x00\xff" * 100)
-    return resealed(folder)
+    return rehashed(folder)
 
 
 HOSTILE: dict[str, Callable[[Path], Path]] = {
@@ -101,9 +101,9 @@ async def test_a_model_that_cannot_serve_leaves_the_old_one(
 class Spoilt(Words):
     """A model whose answer to one headline is no probability."""
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         scores = zip(texts, super().score(texts), strict=True)
-        return [Score(float("nan"), 0.1, 0.1) if text == "worst" else score for text, score in scores]
+        return [HeadlineScore(float("nan"), 0.1, 0.1) if text == "worst" else score for text, score in scores]
 
 
 async def test_an_answer_that_is_not_finite_is_an_abstention_that_is_counted() -> None:

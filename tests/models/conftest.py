@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.models.tiny import write_tiny
+from tests.models.tiny_model import write_tiny
 
 
 @pytest.fixture(scope="session")

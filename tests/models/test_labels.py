@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import DataError, ModelError
-from models.labels import LABELS, SCORE_CUT, canonical, from_score, head_order, index
+from models.labels import LABELS, SCORE_CUT, canonical, from_score, head_order
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_scores_fall_into_the_class_of_their_sign_outside_the_cut(score: float) 
 def test_a_foreign_head_is_reordered_whatever_its_order(names: list[str]) -> None:
     order = head_order(dict(enumerate(names)))
     assert [canonical(names[row]) for row in order] == list(LABELS)
-    assert [index(label) for label in LABELS] == [0, 1, 2]
+    assert [LABELS.index(label) for label in LABELS] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from agent.core.venue import VenueExchange
 from agent.replay.engine_state import WIRING, capture, restore
 from agent.replay.object_codec import Spec, StateError, Unencodable, decode_into, encode
 from strategies.sma_cross import RollingMean
-from tests.models.fusion.world import write_fusion
+from tests.models.fusion.fusion_harness import write_fusion
 from tests.support.market import SYMBOL, config, flat_bars
 from tests.support.stories import Story
 

@@ -19,7 +19,7 @@ from agent.live.daemon import Daemon
 from agent.replay.verify import verify
 from agent.store.queries import find_run
 from agent.store.runs import Run, RunStatus
-from models.sentiment.serve.scorer import Score
+from models.sentiment.serve.scorer import HeadlineScore
 from tests.crash.market_script import KeywordModel
 from tests.simulation.boundaries import patched_boundaries
 from tests.simulation.clocks import Clocks
@@ -373,7 +373,7 @@ class _FlakyModel(KeywordModel):
     def __init__(self, harness: SimulationHarness) -> None:
         self._harness = harness
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         if self._harness.rng.random() < self._harness.rates.model_fails:
             self._harness.log("the model fails")
             raise RuntimeError("out of memory")

@@ -22,7 +22,7 @@ from agent.store.database import Database
 from agent.store.journal import read_journal
 from agent.store.queries import find_run, read_decisions, read_frame
 from agent.store.runs import Run
-from models.sentiment.serve.scorer import Score
+from models.sentiment.serve.scorer import HeadlineScore
 from strategies import load_strategy
 from tests.conftest import ROOT
 
@@ -84,14 +84,14 @@ class Words:
         self.fingerprint = fingerprint
         self.batches: list[list[str]] = []
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         self.batches.append(list(texts))
         return [self._one(text.lower()) for text in texts]
 
-    def _one(self, text: str) -> Score:
+    def _one(self, text: str) -> HeadlineScore:
         if "bitcoin" in text:
-            return Score(0.05, 0.05, 0.9)
-        return Score(0.9, 0.05, 0.05) if "ether" in text else Score(0.1, 0.8, 0.1)
+            return HeadlineScore(0.05, 0.05, 0.9)
+        return HeadlineScore(0.9, 0.05, 0.05) if "ether" in text else HeadlineScore(0.1, 0.8, 0.1)
 
 
 def load_words(folder: str) -> Words:

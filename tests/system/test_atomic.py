@@ -11,7 +11,7 @@ import pytest
 
 from agent.core.errors import StoreError
 from agent.system.atomic import replaced_file, replaced_folder, settled, write_bytes
-from tests.models.sentiment.killed import die_before
+from tests.models.sentiment.kill_training import die_before
 
 
 def names(folder: Path) -> list[str]:

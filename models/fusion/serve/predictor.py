@@ -1,12 +1,12 @@
-"""The fusion model at work: numpy alone, one question or a block of them through the same lines.
+"""Inference of the fusion model in numpy alone, for one row or a block of rows.
 
-    features -> standardised -> linear, LayerNorm, GELU                                  ─┐
-    text mean -> standardised -> linear, LayerNorm, GELU -> g · it + (1 - g) · "nothing" ─┤-> linear, LayerNorm, GELU -> linear
-    g = mass / (1 + mass)                                                                ─┘   -> softmax at a temperature
+    features  -> standardise -> dense block                                  ─┐
+    text mean -> standardise -> dense block -> g · code + (1 - g) · nothing  ─┤-> dense block -> linear -> softmax(· / T)
+    g = weight of the text / (1 + weight of the text)                        ─┘
 
-As what was read fades (mass -> 0), its code moves towards a learned one that stands for no news. The sums are computed in double
-precision and the probabilities rounded to `ROUNDING`, far above what the order of a sum changes: a question has the same answer
-alone, in a block, and on another machine.
+A dense block is linear, LayerNorm, GELU. As the headlines fade (weight -> 0), their code moves towards a learned code that
+stands for no news. Sums are computed in double precision and probabilities are rounded to `ROUNDING` decimals, far above
+what the order of summation changes, so a row has the same result alone, in a block, and on another machine.
 """
 
 from __future__ import annotations
@@ -31,31 +31,29 @@ from models.fusion import CLASSES
 
 WEIGHTS_NAME: Final = "weights.npz"
 ROUNDING: Final = 6
-"""Decimals of a probability."""
+"""Decimals of a probability that is returned."""
 CLIP: Final = 6.0
-"""Standardised inputs are held within ± this."""
+"""Standardised inputs are clipped to ± this."""
 EPSILON: Final = 1e-5
-"""Of LayerNorm."""
+"""Epsilon of LayerNorm."""
 
 _LARGEST: Final = 1e12
-"""Weights beyond it are the result of a training that diverged."""
-_AGAIN: Final = "train it again: tapewire train fusion"
+"""Larger weights are the result of a training that diverged."""
+_RETRAIN: Final = "train it again: tapewire train fusion"
 _GELU: Final = sqrt(2.0 / pi)
+_HYPER: Final = ("ablation", "half_life", "horizon", "interval", "move", "scorer")
 
 Floats = NDArray[np.float64]
 
 
 def fingerprint(folder: Path, card: Card) -> str:
-    """SHA-256 of all that a prediction depends on."""
-    hyper = " ".join(
-        f"{key}={card.hyper.get(key)}"
-        for key in ("ablation", "half_life", "horizon", "interval", "move", "scorer")
-    )
+    """Return the SHA-256 of everything that a prediction depends on."""
+    hyper = " ".join(f"{key}={card.hyper.get(key)}" for key in _HYPER)
     return sha256_files([folder / WEIGHTS_NAME], salt=f"temperature={card.temperature!r} {hyper}")
 
 
 class FusionPredictor:
-    """An `agent.core.fusion_inputs.Predictor` from a folder written by `tapewire train fusion`."""
+    """Predictor of `agent.core.fusion_inputs` from a folder written by `tapewire train fusion`."""
 
     def __init__(self, card: Card, weights: Mapping[str, NDArray[Any]]) -> None:
         self.card = card
@@ -65,26 +63,27 @@ class FusionPredictor:
         self.horizon = int(card.hyper["horizon"] or 0)
         self.half_life = int(card.hyper["half_life"] or 0)
         self.scorer = str(card.hyper["scorer"] or "")
-        """Fingerprint of the sentiment model whose words it understands; empty where it reads none."""
+        """Fingerprint of the sentiment model whose output this model was trained on; empty if it reads no text."""
         self._move = float(card.hyper["move"] or 0.0) * sqrt(self.horizon / self.interval)
         exact = {name: np.ascontiguousarray(value, np.float64) for name, value in weights.items()}
-        self._price = _Encoder.named("price", exact)
-        self._text = _Encoder.named("text", exact)
+        self._price = _InputEncoder.from_weights("price", exact)
+        self._text = _InputEncoder.from_weights("text", exact)
         self._nothing = exact.get("nothing", np.zeros(0))
-        self._join = _Layer.named("join", exact)
+        self._join = _DenseBlock.from_weights("join", exact)
         self._out, self._bias = exact["out.weight"], exact["out.bias"]
 
     @classmethod
     def load(cls, folder: Path) -> FusionPredictor:
         """Open a model folder.
 
-        Raises ModelError if it is missing, incomplete, damaged or no fusion model, and if a prediction could be other than finite.
+        Raises ModelError if the folder is missing, incomplete, damaged or holds another kind of model, and if a
+        prediction could be anything but probabilities.
         """
         folder = settled(folder)
         card = read_card(folder, kind="fusion")
         path = folder / WEIGHTS_NAME
         if not path.is_file():
-            raise ModelError(f"{folder} holds no {WEIGHTS_NAME}", hint=_AGAIN)
+            raise ModelError(f"{folder} holds no {WEIGHTS_NAME}", hint=_RETRAIN)
         check_files(card, folder, (WEIGHTS_NAME,))
         try:
             with np.load(path, allow_pickle=False) as stored:
@@ -92,26 +91,26 @@ class FusionPredictor:
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise ModelError(f"{path}: {error}", hint="the file is damaged: train it again") from None
         if card.fingerprint != fingerprint(folder, card):
-            raise ModelError(
-                f"{folder}: the weights are not those that its card was written for",
-                hint="copy the whole folder",
-            )
+            what = f"{folder}: the weights are not those that its card was written for"
+            raise ModelError(what, hint="copy the whole folder")
         for name, value in weights.items():
             if not (value.dtype.kind == "f" and (np.abs(value) <= _LARGEST).all()):
-                raise ModelError(f"{path}: {name} holds what is no finite number", hint=_AGAIN)
+                raise ModelError(f"{path}: {name} holds values that are not finite numbers", hint=_RETRAIN)
         try:
             predictor = cls(card, weights)
-            sound = predictor._is_sound()
+            valid = predictor._predicts_probabilities()
         except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-            raise ModelError(f"{folder}: weights and card don't fit together: {error}", hint=_AGAIN) from None
-        if not sound:
-            raise ModelError(f"{folder}: its predictions are no probabilities", hint=_AGAIN)
+            raise ModelError(
+                f"{folder}: weights and card don't fit together: {error}", hint=_RETRAIN
+            ) from None
+        if not valid:
+            raise ModelError(f"{folder}: its predictions are not probabilities", hint=_RETRAIN)
         return predictor
 
-    def _is_sound(self) -> bool:
-        """Whether answers at the bounds of the standardised inputs are probabilities.
+    def _predicts_probabilities(self) -> bool:
+        """True if predictions at the bounds of the standardised inputs are probabilities.
 
-        The weights are finite and bounded, so no sum of the network overflows for inputs between them.
+        The weights are finite and bounded, so no sum of the network overflows for inputs between the bounds.
         """
         if self.interval <= 0 or self.horizon <= 0 or self.half_life <= 0 or not isfinite(self._move):
             return False
@@ -119,9 +118,8 @@ class FusionPredictor:
         bounds = np.repeat([[-1e30], [0.0], [1e30]], len(Features._fields), axis=1)
         if self._text is not None:
             readings = self.read_block(np.repeat([[-1e30], [0.0], [1e30]], len(self._text.mean), axis=1))
-        found = [
-            self.predict_block(bounds, reading, np.array((0.0, 1.0, 1e6))) for reading in (None, readings)
-        ]
+        masses = np.array((0.0, 1.0, 1e6))
+        found = [self.predict_block(bounds, reading, masses) for reading in (None, readings)]
         return all(
             rows.shape == (3, len(CLASSES))
             and (rows >= 0.0).all()
@@ -131,16 +129,19 @@ class FusionPredictor:
 
     @property
     def reads_text(self) -> bool:
-        """Headlines are an input."""
+        """True if headlines are an input."""
         return self._text is not None
 
     @property
     def reads_embeddings(self) -> bool:
-        """Sentiments must come with their embedding."""
+        """True if the embeddings of sentiments are an input."""
         return self.reads_text and self.ablation != "probabilities"
 
     def vector(self, sentiment: Sentiment) -> Vector | None:
-        """The embedding, or the three probabilities; None if another model wrote it, there is none, or it is not finite."""
+        """Return the embedding of a sentiment, or its three probabilities if the ablation is "probabilities".
+
+        None if the sentiment comes from another model, has no embedding of this size, or isn't finite.
+        """
         if self._text is None or sentiment.model != self.scorer:
             return None
         if self.ablation == "probabilities":
@@ -152,21 +153,25 @@ class FusionPredictor:
         return found if np.isfinite(found).all() else None
 
     def read(self, mean: Vector) -> Floats:
-        """The code of what was read, (1, hidden)."""
+        """Return the code (1, hidden) of a mean embedding."""
         return self.read_block(mean[None])
 
     def predict(self, features: Features, reading: Floats | None, mass: float) -> Forecast:
-        """The answer to one question."""
+        """Return the forecast for one row; see `predict_block`."""
         rows = np.array((features,), np.float64)
         ((down, flat, up),) = self.predict_block(rows, reading, np.array((mass,))).tolist()
         return Forecast(down, flat, up, self._move * features.volatility)
 
     def read_block(self, means: Floats) -> Floats:
-        """Codes (n, hidden) of means (n, dimensions); of no width where no text is read."""
+        """Return codes (n, hidden) of mean embeddings (n, dimensions), or (n, 0) if no text is read."""
         return np.zeros((len(means), 0)) if self._text is None else self._text.encode(means)
 
     def predict_block(self, features: Floats, readings: Floats | None, mass: Floats) -> Floats:
-        """Probabilities (n, 3) of features (n, 10), codes (n, hidden) of what was read, and its mass (n,)."""
+        """Return probabilities (n, 3).
+
+        `features` is (n, 10); `readings` (n, hidden) are codes from `read_block`, None for no headline yet; `mass`
+        (n,) is the weight of the headlines.
+        """
         parts = []
         if self._price is not None:
             parts.append(self._price.encode(features))
@@ -182,8 +187,8 @@ class FusionPredictor:
         return rounded
 
 
-class _Layer(NamedTuple):
-    """linear, LayerNorm (Ba, Kiros and Hinton 2016), GELU in its tanh form (Hendrycks and Gimpel 2016)."""
+class _DenseBlock(NamedTuple):
+    """Linear layer, LayerNorm (Ba, Kiros and Hinton 2016), GELU in its tanh form (Hendrycks and Gimpel 2016)."""
 
     weight: Floats
     bias: Floats
@@ -191,7 +196,7 @@ class _Layer(NamedTuple):
     shift: Floats
 
     @classmethod
-    def named(cls, name: str, weights: Mapping[str, Floats]) -> _Layer:
+    def from_weights(cls, name: str, weights: Mapping[str, Floats]) -> _DenseBlock:
         return cls(*(weights[f"{name}.{field}"] for field in cls._fields))
 
     def apply(self, values: Floats) -> Floats:
@@ -203,18 +208,18 @@ class _Layer(NamedTuple):
         return np.asarray(0.5 * x * (1.0 + np.tanh(_GELU * (x + 0.044715 * x * x * x))))
 
 
-class _Encoder(NamedTuple):
-    """A layer behind the standardisation of its inputs."""
+class _InputEncoder(NamedTuple):
+    """Standardisation of inputs, and the dense block behind it."""
 
     mean: Floats
     scale: Floats
-    layer: _Layer
+    layer: _DenseBlock
 
     @classmethod
-    def named(cls, name: str, weights: Mapping[str, Floats]) -> _Encoder | None:
+    def from_weights(cls, name: str, weights: Mapping[str, Floats]) -> _InputEncoder | None:
         if f"{name}.weight" not in weights:
             return None
-        return cls(weights[f"{name}.mean"], weights[f"{name}.scale"], _Layer.named(name, weights))
+        return cls(weights[f"{name}.mean"], weights[f"{name}.scale"], _DenseBlock.from_weights(name, weights))
 
     def encode(self, values: Floats) -> Floats:
         """(n, inputs) -> (n, hidden)."""
@@ -222,5 +227,5 @@ class _Encoder(NamedTuple):
 
 
 def standardise(values: Floats, mean: Floats, scale: Floats) -> Floats:
-    """(values - mean) · scale, held within ± `CLIP`."""
+    """Return (values - mean) · scale, clipped to ± `CLIP`."""
     return np.clip((values - mean) * scale, -CLIP, CLIP)

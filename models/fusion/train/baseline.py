@@ -1,4 +1,4 @@
-"""What the network must beat or admit: gradient-boosted trees on the same rows, and the shares of the classes."""
+"""Baselines of the fusion network: gradient-boosted trees on the same rows, and the class frequencies."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 
 from models.calibration import fit_temperature, softmax
 from models.fusion import CLASSES
-from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.fusion_recipe import FusionRecipe
 from models.fusion.train.purged_splits import Ints, Parts
 
 Floats = NDArray[np.float64]
 Table = Callable[[Ints], Floats]
-"""The inputs of the rows with these numbers, (n, inputs)."""
+"""Row numbers (n,) → the inputs of those rows, (n, inputs)."""
 
-_WIDE: Final = 64  # inputs from which a split looks at a random fifth of them
+_WIDE: Final = 64  # with more inputs, a split considers a random fifth of them
 
 
-def shares(label: Ints, parts: Parts) -> Floats:
-    """The probabilities of who knows nothing but how often each class occurred, (test rows, 3)."""
+def class_shares(label: Ints, parts: Parts) -> Floats:
+    """Return the class frequencies of the training part as probabilities, (test rows, 3)."""
     counts = np.bincount(label[parts.train], minlength=len(CLASSES))
     return np.tile(counts / counts.sum(), (len(parts.test), 1))
 
 
-def boosted(table: Table, label: Ints, parts: Parts, recipe: Recipe) -> Floats:
-    """Probabilities (test rows, 3) of scikit-learn's histogram gradient boosting.
+def gradient_boosting(table: Table, label: Ints, parts: Parts, recipe: FusionRecipe) -> Floats:
+    """Return probabilities (test rows, 3) of scikit-learn's histogram gradient boosting.
 
-    It stops early on the validation part, and gets its temperature on the calibration part, as the network does.
+    As for the network, the validation part stops training early and the calibration part fits the temperature.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -47,7 +47,5 @@ def boosted(table: Table, label: Ints, parts: Parts, recipe: Recipe) -> Floats:
         random_state=recipe.seed,
     )
     model.fit(train, label[parts.train], X_val=validation, y_val=label[parts.validation])
-    temperature = fit_temperature(
-        np.log(model.predict_proba(table(parts.calibration))), label[parts.calibration]
-    )
-    return softmax(np.log(model.predict_proba(table(parts.test))), temperature)
+    calibration, test = (np.log(model.predict_proba(table(rows))) for rows in (parts.calibration, parts.test))
+    return softmax(test, fit_temperature(calibration, label[parts.calibration]))

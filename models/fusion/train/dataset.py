@@ -1,8 +1,8 @@
-"""From klines and scored headlines to the rows that a fusion model learns from, in files that are mapped, not loaded.
+"""Training rows of the fusion model, from klines and scored headlines, in memory-mapped files.
 
-History is folded through the code that replays and trades: `FusionInputs` with its features and bars, the signals' own mapping of
-headlines to symbols and stories. A row is a moment at which the engine would ask the model: the close of one of its bars, or a
-headline that is news to the symbol. Everything in a row is known at its time; its label alone looks ahead.
+History passes through the code that also replays and trades: `FusionInputs` computes features and bars, `SignalEngine`
+maps headlines to symbols and drops repeated stories. A row is a moment at which the engine would call the model: the close
+of one of the model's bars, or a new headline about the symbol. Only the label of a row looks ahead.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agent.data.merge import merge
 from agent.system.atomic import write_bytes
 
 Progress = Callable[[int], None]
-"""Called now and then with the market time (UTC ms) that was reached."""
+"""Called from time to time with the market time (UTC ms) reached."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -38,53 +38,53 @@ Ints = NDArray[np.int64]
 ROW: Final = np.dtype(
     [("ts", "<i8"), ("symbol", "<i4"), ("vote", "<i4"), ("features", "<f8", (len(Features._fields),))]
 )
-"""A question to the model: when, on which symbol, the last headline heard by then (number of a vote, -1: none), the features."""
+"""One call of the model: time, number of the symbol, number of the symbol's last vote (-1 if none), features."""
 VOTE: Final = np.dtype([("ts", "<i8"), ("symbol", "<i4"), ("text", "<i4")])
-"""A headline heard by a symbol: when, by which, and the number of its text."""
+"""One headline about a symbol: time, number of the symbol, number of the text."""
 CLOSE: Final = np.dtype([("ts", "<i8"), ("close", "<f8")])
-"""A bar's close, as labels need it."""
+"""Close time and price of a bar, from which labels are computed."""
 
 META_NAME: Final = "meta.json"
 
 UNKNOWN: Final = -1
-"""The label of a row whose horizon isn't covered."""
+"""Label of a row whose horizon the data don't cover."""
 
-_BLOCK: Final = 8_192  # records in memory until they are written
-_TICK: Final = 65_536
+_BLOCK: Final = 8_192  # records held in memory before they are written
+_TICK: Final = 65_536  # events between two calls of `progress`
 _VOLATILITY: Final = Features._fields.index("volatility")
 
 
-class Labels(NamedTuple):
-    """What became of each row (n,)."""
+class RowLabels(NamedTuple):
+    """Labels of all rows (n,)."""
 
     kind: Ints
-    """0 down, 1 flat, 2 up; `UNKNOWN`."""
+    """0 down, 1 flat, 2 up, or `UNKNOWN`."""
     forward: Floats
-    """Return from the last close before the row to the first close at or after its horizon; NaN where unknown."""
+    """Return from the last close before the row to the first close at or after its horizon; NaN if unknown."""
     scale: Floats
-    """volatility · sqrt(horizon / interval): the size of a usual move, by which the band is drawn."""
+    """volatility · sqrt(horizon / interval), the size of a usual move. The flat band is a multiple of it."""
 
 
-class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """What the files hold."""
+class DatasetMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """Description of a data set, stored beside its arrays."""
 
     symbols: tuple[str, ...]
-    step: int  # ms, of the bars that were folded
-    interval: int  # ms, of the model's bars
-    dimensions: int  # of an embedding; 0: there is no text
-    scorer: str  # fingerprint of the model that read the headlines
+    step: int  # interval of the klines, ms
+    interval: int  # interval of the model's bars, ms
+    dimensions: int  # of an embedding; 0 without text
+    scorer: str  # fingerprint of the sentiment model
     start: int
-    end: int  # the last bar's close
+    end: int  # close of the last bar
     bars: int
 
 
 class FusionData:
-    """A data set in `folder`, mapped: arrays of `ROW`, `VOTE`, texts and closes. Raises DataError where it is not one."""
+    """Memory-mapped data set in `folder`: arrays of `ROW`, `VOTE`, texts and closes. Raises DataError if it isn't one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.meta = msgspec.json.decode((folder / META_NAME).read_bytes(), type=Meta)
+            self.meta = msgspec.json.decode((folder / META_NAME).read_bytes(), type=DatasetMeta)
         except (OSError, msgspec.DecodeError) as error:
             raise DataError(f"{folder} holds no data set: {error}") from None
         self.rows = _mapped(folder / "rows", ROW)
@@ -94,8 +94,8 @@ class FusionData:
             _mapped(folder / f"closes-{number}", CLOSE) for number in range(len(self.meta.symbols))
         ]
 
-    def labels(self, horizon: int, band: float) -> Labels:
-        """Forward returns over `horizon` ms, against a flat band of ± `band` usual moves."""
+    def labels(self, horizon: int, band: float) -> RowLabels:
+        """Label all rows by their return over `horizon` ms. Returns within ± `band` usual moves are flat."""
         rows = self.rows
         forward = np.full(len(rows), np.nan)
         for number, closes in enumerate(self._closes):
@@ -109,17 +109,18 @@ class FusionData:
             forward[mine[covered]] = prices[inside[covered]] / prices[before[covered]] - 1.0
         scale = rows["features"][:, _VOLATILITY] * sqrt(horizon / self.meta.interval)
         kind = np.where(forward > band * scale, 2, np.where(forward < -band * scale, 0, 1))
-        return Labels(np.where(np.isnan(forward), UNKNOWN, kind), forward, scale)
+        return RowLabels(np.where(np.isnan(forward), UNKNOWN, kind), forward, scale)
 
-    def states(self, half_life: int, field: str) -> tuple[NDArray[np.float32], Floats]:
-        """What was read, as `DecayedEmbedding` has it with this half-life.
+    def decayed_means(self, half_life: int, field: str) -> tuple[NDArray[np.float32], Floats]:
+        """Compute the state of `DecayedEmbedding` for a half-life (ms).
 
-        Means [votes, dimensions] after each vote, mapped, and the mass (rows,) at each row. `field` is `embedding` or `chances`.
+        Return its means (votes, dimensions) after each vote, memory-mapped, and its weight (rows,) at each row.
+        `field` is "embedding" or "chances".
         """
         dimensions = self.texts.dtype[field].shape[0]
         path = self.folder / f"means-{field}"
         states = [DecayedEmbedding(half_life) for _ in self.meta.symbols]
-        at_vote = np.zeros(len(self.votes) + 1)  # the last is of rows without a vote
+        at_vote = np.zeros(len(self.votes) + 1)  # the last one is for rows without a vote, whose number is -1
         with path.open("wb") as stream:
             for begin in range(0, len(self.votes), _BLOCK):
                 votes = self.votes[begin : begin + _BLOCK]
@@ -131,19 +132,19 @@ class FusionData:
                     at_vote[begin + number] = state.weight(ts)
                 block.tofile(stream)
         vote, ts = self.rows["vote"], self.rows["ts"]
-        heard = np.append(self.votes["ts"], 0)[vote]
-        mass = at_vote[vote] * np.exp2(np.where(vote < 0, 0.0, (heard - ts) / half_life))
-        return _mapped(path, np.dtype(np.float32)).reshape(-1, dimensions), mass
+        voted = np.append(self.votes["ts"], 0)[vote]
+        weight = at_vote[vote] * np.exp2(np.where(vote < 0, 0.0, (voted - ts) / half_life))
+        return _mapped(path, np.dtype(np.float32)).reshape(-1, dimensions), weight
 
 
 def text_type(dimensions: int) -> np.dtype[Any]:
-    """The record of a text that was scored: bearish, neutral and bullish, and the embedding."""
+    """Return the record type of a scored text: bearish, neutral and bullish, and the embedding."""
     return np.dtype([("chances", "<f4", (3,)), ("embedding", "<f2", (dimensions,))])
 
 
 def build_dataset(
     klines: Sequence[Iterable[Kline | Gap]],
-    wire: Iterable[News | Sentiment],
+    news: Iterable[News | Sentiment],
     folder: Path,
     *,
     config: Config,
@@ -152,73 +153,76 @@ def build_dataset(
     scorer: str = "",
     progress: Progress | None = None,
 ) -> FusionData:
-    """Fold history into `folder`, in memory that doesn't grow with it.
+    """Convert history to a data set in `folder`, with memory use independent of its length.
 
-    `config` says which symbols are traded on which bars, and how headlines are mapped; `interval` (ms) is the model's. `wire` is
-    the scored news of `agent.data.sentiment.scored`, with embeddings of `dimensions` by `scorer`.
-    Raises DataError where nothing can be learned from it, ModelError where an embedding is of another model.
+    `config` names the traded symbols, their bars, and the mapping of headlines to symbols. `interval` (ms) is that of
+    the model's bars. `news` comes from `agent.data.sentiment.scored`, with embeddings of `dimensions` by `scorer`.
+    Raises DataError if no row results, ModelError if an embedding has another size.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / META_NAME).unlink(missing_ok=True)  # it comes last: without it the folder is no data set
+    (folder / META_NAME).unlink(missing_ok=True)  # written last, so an incomplete folder is not a data set
     symbols = tuple(sorted(config.market.symbols))
-    watch = _Watch(interval, dimensions)
-    outlooks = {symbol: FusionInputs(symbol, watch, config.market.interval) for symbol in symbols}
-    place = {symbol: number for number, symbol in enumerate(symbols)}
+    predictor = _VectorPredictor(interval, dimensions)
+    inputs = {symbol: FusionInputs(symbol, predictor, config.market.interval) for symbol in symbols}
+    number_of = {symbol: number for number, symbol in enumerate(symbols)}
     mapper = SymbolMapper(config.market.symbols, config.instruments, config.signals.macro_keywords)
     signals = SignalEngine(config.signals, mapper)
     last_vote = dict.fromkeys(symbols, -1)
     bars, first, last = 0, 0, 0
     with (
-        _Writer(folder / "rows", ROW) as rows,
-        _Writer(folder / "votes", VOTE) as votes,
-        _Writer(folder / "texts", text_type(dimensions)) as texts,
-        _Writers(folder, len(symbols)) as closes,
+        _RecordWriter(folder / "rows", ROW) as rows,
+        _RecordWriter(folder / "votes", VOTE) as votes,
+        _RecordWriter(folder / "texts", text_type(dimensions)) as texts,
+        _CloseWriters(folder, len(symbols)) as closes,
     ):
 
-        def ask(symbol: str, now: int) -> None:
-            rows.add((now, place[symbol], last_vote[symbol], outlooks[symbol].features))
+        def add_row(symbol: str, now: int) -> None:
+            rows.add((now, number_of[symbol], last_vote[symbol], inputs[symbol].features))
 
-        for number, event in enumerate(merge(_typed([*klines, wire]))):
+        for number, event in enumerate(merge(_typed([*klines, news]))):
             match event:
-                case Kline(
-                    symbol=symbol, start=start, ts=now, high=high, low=low, close=close, volume=volume
-                ):
-                    first, last, bars = first or start, now, bars + 1
-                    closes.add(place[symbol], (now, close))
-                    if outlooks[symbol].on_bar(start, high, low, close, volume):
-                        ask(symbol, now)
+                case Kline(symbol=symbol, ts=now, close=close):
+                    first, last, bars = first or event.start, now, bars + 1
+                    closes.add(number_of[symbol], (now, close))
+                    if inputs[symbol].on_bar(event.start, event.high, event.low, close, event.volume):
+                        add_row(symbol, now)
                 case Gap(symbol=symbol):
-                    outlooks[symbol].reset()
+                    inputs[symbol].reset()
                 case News():
                     signals.on_news(event)
                 case Sentiment(available_at=now):
-                    concerned = [symbol for symbol in signals.affected_symbols(event) if symbol in outlooks]
+                    concerned = [symbol for symbol in signals.affected_symbols(event) if symbol in inputs]
                     signals.on_sentiment(event)
                     if concerned:
-                        texts.add(((event.bearish, event.neutral, event.bullish), watch.read_from(event)))
+                        probabilities = event.bearish, event.neutral, event.bullish
+                        texts.add((probabilities, predictor.embedding_of(event)))
                     for symbol in concerned:
-                        outlooks[symbol].on_headline(event, now)
+                        inputs[symbol].on_headline(event, now)
                         last_vote[symbol] = votes.count
-                        votes.add((now, place[symbol], texts.count - 1))
-                        if outlooks[symbol].features.warm:
-                            ask(symbol, now)
+                        votes.add((now, number_of[symbol], texts.count - 1))
+                        if inputs[symbol].features.warm:
+                            add_row(symbol, now)
             if progress and number % _TICK == 0:
                 progress(event.available_at)
     if not rows.count:
-        raise DataError(
-            f"no bar of {format_duration(interval)} has all of its features in these klines",
-            hint="name a longer window",
-        )
-    meta = Meta(
-        symbols=symbols, step=config.market.interval, interval=interval, dimensions=dimensions, scorer=scorer, start=first,
-        end=last, bars=bars,
-    )  # fmt: skip
+        what = f"no bar of {format_duration(interval)} has all of its features in these klines"
+        raise DataError(what, hint="name a longer window")
+    meta = DatasetMeta(
+        symbols=symbols,
+        step=config.market.interval,
+        interval=interval,
+        dimensions=dimensions,
+        scorer=scorer,
+        start=first,
+        end=last,
+        bars=bars,
+    )
     write_bytes(folder / META_NAME, msgspec.json.encode(meta))
     return FusionData(folder)
 
 
-class _Watch:
-    """A `Predictor` that only says what is to be remembered; nothing is asked of it."""
+class _VectorPredictor:
+    """`Predictor` that provides the vectors of headlines and makes no prediction."""
 
     fingerprint = ""
     half_life = 1
@@ -227,27 +231,26 @@ class _Watch:
         self.interval = interval
         self._dimensions = dimensions
 
-    def read_from(self, sentiment: Sentiment) -> NDArray[np.float16]:
+    def embedding_of(self, sentiment: Sentiment) -> NDArray[np.float16]:
         embedding = np.frombuffer(sentiment.embedding, "<f2")
         if len(embedding) != self._dimensions:
-            raise ModelError(
-                f"headline {sentiment.news_id} has an embedding of {len(embedding)} dimensions, not {self._dimensions}",
-                hint="score all headlines with one model",
-            )
+            size = f"{len(embedding)} dimensions, not {self._dimensions}"
+            what = f"headline {sentiment.news_id} has an embedding of {size}"
+            raise ModelError(what, hint="score all headlines with one model")
         return embedding
 
     def vector(self, sentiment: Sentiment) -> Vector:
-        return self.read_from(sentiment).astype(np.float64)
+        return self.embedding_of(sentiment).astype(np.float64)
 
     def read(self, mean: Vector) -> Any:
         return mean
 
     def predict(self, features: Features, reading: Any, mass: float) -> Forecast:
-        raise NotImplementedError("the data set asks no questions")
+        raise NotImplementedError("the data set makes no predictions")
 
 
-class _Writer:
-    """Appends records of one type to a file, a block at a time."""
+class _RecordWriter:
+    """Writes records of one type to a file, block by block."""
 
     def __init__(self, path: Path, kind: np.dtype[Any]) -> None:
         self.count = 0
@@ -265,7 +268,7 @@ class _Writer:
         np.array(self._waiting, self._kind).tofile(self._stream)
         self._waiting.clear()
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> _RecordWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -273,16 +276,16 @@ class _Writer:
         self._stream.close()
 
 
-class _Writers:
-    """The closes of each symbol."""
+class _CloseWriters:
+    """One file of closes for each symbol."""
 
     def __init__(self, folder: Path, count: int) -> None:
-        self._writers = [_Writer(folder / f"closes-{number}", CLOSE) for number in range(count)]
+        self._writers = [_RecordWriter(folder / f"closes-{number}", CLOSE) for number in range(count)]
 
     def add(self, number: int, record: tuple[Any, ...]) -> None:
         self._writers[number].add(record)
 
-    def __enter__(self) -> _Writers:
+    def __enter__(self) -> _CloseWriters:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -295,7 +298,7 @@ def _typed(sources: Sequence[Iterable[Kline | Gap] | Iterable[News | Sentiment]]
 
 
 def _mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
-    """A file as an array; an empty one can't be mapped."""
-    if not path.stat().st_size:
+    """Return a file as a memory-mapped array."""
+    if not path.stat().st_size:  # an empty file can't be mapped
         return np.empty(0, kind)
     return np.memmap(path, kind, mode="r")

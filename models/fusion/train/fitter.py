@@ -1,4 +1,4 @@
-"""A fusion model as something that a walk-forward learns anew in each fold."""
+"""Training of a fusion model in each fold of a walk-forward."""
 
 from __future__ import annotations
 
@@ -9,40 +9,39 @@ from typing import Any, NamedTuple
 from agent.config import Config
 from agent.core.durations import format_duration
 from agent.replay.history import Plan
-from models.fusion.train.fusion_recipe import Recipe
-from models.fusion.train.fusion_sources import gather
+from models.fusion.train.fusion_recipe import FusionRecipe
+from models.fusion.train.fusion_sources import prepare_dataset
 
 
 class FusionFitter(NamedTuple):
-    """Trains on a window of the plan's files, and trades what it has learned with the strategy `fusion`.
+    """Trains a fusion model on a window of the plan's files, to be traded by the strategy `fusion`.
 
-    It travels to other processes. All of a window teaches, validates and calibrates: what judges comes after it.
+    Picklable, for other processes. The whole window trains, validates and calibrates; the walk-forward tests after it.
     """
 
     plan: Plan
     config: Config
-    recipe: Recipe = Recipe(test=0.0)
+    recipe: FusionRecipe = FusionRecipe(test=0.0)
 
     def fit(self, window: tuple[int, int], folder: Path) -> dict[str, Any]:
-        """Train on [start, end) in UTC ms and nothing else, into `folder`; answers overrides of the configuration.
+        """Train on [start, end) (UTC ms) alone, write the model into `folder`, and return overrides of the configuration.
 
-        Needs the extra `train`. Raises DataError where the window is too short, and what opening its sources raises.
+        Needs the extra `train`. Raises DataError if the window is too short, and the errors of opening the sources.
         """
         from models.fusion.train.fusion_training import train
 
         start, end = window
         with TemporaryDirectory(dir=folder) as scratch:
-            gathered = gather(
-                self.plan._replace(start=start, end=end), self.config, self.recipe, Path(scratch)
-            )
+            plan = self.plan._replace(start=start, end=end)
+            prepared = prepare_dataset(plan, self.config, self.recipe, Path(scratch))
             train(
-                gathered.data,
+                prepared.data,
                 self.recipe,
-                gathered.records,
+                prepared.records,
                 folder,
                 start=start,
                 end=end,
-                seen_until=gathered.seen_until,
+                seen_until=prepared.seen_until,
                 compare=False,
             )
         own = self.config.strategy.params if self.config.strategy.name == "fusion" else {}

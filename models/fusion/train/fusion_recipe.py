@@ -1,4 +1,4 @@
-"""The choices of a training, validated, with the defaults that the sweeps found."""
+"""Hyper-parameters of a fusion training, validated, with the defaults that the sweeps found."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from agent.core.errors import UsageError
 from agent.core.events import DAY_MS, HOUR_MS
 
 Ablation = Literal["full", "price", "text", "probabilities"]
-"""full: features and embedding. price: features alone. text: embedding alone. probabilities: features and the three sentiment
-probabilities in the place of the embedding."""
+"""Inputs. full: features and embedding. price: features alone. text: embedding alone.
+
+probabilities: features, and the three sentiment probabilities instead of the embedding.
+"""
 
 Balance = Literal["none", "weights", "focal"]
-"""What is done about rare classes: nothing, weights inverse to their shares, or the focal loss (gamma 2)."""
+"""Treatment of rare classes: none, weights inverse to the class shares, or the focal loss (gamma 2)."""
 
 HALF_LIVES: Final = (HOUR_MS // 2, 2 * HOUR_MS, 8 * HOUR_MS, DAY_MS)
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """One training. Durations in ms. Raises UsageError where a choice makes no sense."""
+class FusionRecipe(msgspec.Struct, frozen=True, kw_only=True):
+    """Hyper-parameters of one training, durations in ms. Raises UsageError for impossible values."""
 
     ablation: Ablation = "full"
     interval: int = HOUR_MS
-    """Of the bars that the model reads."""
+    """Interval of the bars that the model reads."""
     horizon: int = 4 * HOUR_MS
-    """How far ahead the return is labelled."""
+    """Period after a row over which its return is labelled."""
     band: float = 0.5
     """Returns within ± band · volatility · sqrt(horizon / interval) are flat."""
     half_lives: tuple[int, ...] = HALF_LIVES
-    """Of the text state; the one of least loss on the validation slice is taken."""
+    """Candidate half-lives of a headline's weight; training keeps the one with the least validation loss."""
     hidden: int = 32
     dropout: float = 0.2
     learning_rate: float = 1e-3
@@ -39,15 +41,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 512
     epochs: int = 30
     patience: int = 4
-    """Epochs without a better validation loss until it stops."""
+    """Epochs without a better validation loss after which training stops."""
     balance: Balance = "none"
     seed: int = 42
     validation: float = 0.12
-    """Share of the time for early stopping and the half-life; `calibration` for the temperature, `test` for the final word."""
+    """Share of the time for early stopping and the choice of the half-life."""
     calibration: float = 0.08
+    """Share of the time that fits the temperature."""
     test: float = 0.15
+    """Share of the time that the reported metrics come from."""
     embargo: int = DAY_MS
-    """Left out after each cut, besides what the horizon of earlier labels reaches into."""
+    """Time left out after each cut, in addition to the horizon of the labels before it."""
 
     def __post_init__(self) -> None:
         for name, kind in (("ablation", Ablation), ("balance", Balance)):
@@ -56,15 +60,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
                     f"--{name} {getattr(self, name)!r}", hint=f"one of {', '.join(get_args(kind))}"
                 )
         if self.interval <= 0 or self.horizon < self.interval:
-            raise UsageError(
-                f"--horizon {format_duration(self.horizon)} is shorter than a bar of {format_duration(self.interval)}",
-                hint="a horizon of at least one --interval",
-            )
-        if (
-            min(self.validation, self.calibration) <= 0
-            or self.test < 0
-            or self.validation + self.calibration + self.test > 0.8
-        ):
+            horizon, interval = format_duration(self.horizon), format_duration(self.interval)
+            what = f"--horizon {horizon} is shorter than a bar of {interval}"
+            raise UsageError(what, hint="a horizon of at least one --interval")
+        held_out = self.validation, self.calibration, self.test
+        if min(held_out[:2]) <= 0 or self.test < 0 or sum(held_out) > 0.8:
             raise UsageError(
                 f"held-out shares {self.validation}, {self.calibration}, {self.test}",
                 hint="validation and calibration > 0, test ≥ 0, together at most 0.8",
@@ -74,10 +74,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reads_price(self) -> bool:
-        """The features are an input."""
+        """True if the features are an input."""
         return self.ablation != "text"
 
     @property
     def reads_text(self) -> bool:
-        """Headlines are an input."""
+        """True if headlines are an input."""
         return self.ablation != "price"

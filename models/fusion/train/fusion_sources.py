@@ -1,9 +1,10 @@
-"""From files to a data set: klines and headlines opened as a backtest opens them, scored once, folded."""
+"""Data sets for fusion training from files of klines and headlines, which are opened as for a backtest and scored once."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,32 +14,33 @@ from agent.replay.history import History, Plan
 from agent.store.database import open_database
 from models.cards import DatasetRecord
 from models.fusion.train.dataset import FusionData, build_dataset
-from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.fusion_recipe import FusionRecipe
 from models.sentiment import model_dir
-from models.sentiment.serve.archive_scoring import fill_cache
-from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache, fill_cache
 from models.sentiment.serve.scorer import Scorer
 
 Progress = Callable[[str, int, int], None]
-"""(what is being done, how much of it, all of it)."""
+"""Called with (activity, amount done, total amount)."""
 
 
-class Gathered(NamedTuple):
-    """A data set, where it comes from, and from when on its scorer knows nothing (UTC ms, 0: it saw no dated event)."""
+class PreparedDataset(NamedTuple):
+    """A data set and its provenance."""
 
     data: FusionData
     records: tuple[DatasetRecord, ...]
     seen_until: int
+    """`trained_until` of the sentiment model, UTC ms; 0 without one."""
 
 
-def gather(
-    plan: Plan, config: Config, recipe: Recipe, folder: Path, *, progress: Progress | None = None
-) -> Gathered:
-    """Fold the plan's window into `folder`; its headlines are scored by the configured model, those that the store has, not again.
+def prepare_dataset(
+    plan: Plan, config: Config, recipe: FusionRecipe, folder: Path, *, progress: Progress | None = None
+) -> PreparedDataset:
+    """Convert the plan's window to a data set in `folder`.
 
-    Raises what opening the files, the model and the store raises.
+    The configured sentiment model scores the headlines, except those with a score in the store's cache. Raises the
+    errors of opening the files, the model and the store.
     """
-    # The model that is to come reads no other one, and nobody trades on it yet
+    # Training uses neither an existing fusion model nor a strategy
     config = config.model_copy(update={"fusion": FusionConfig(), "strategy": StrategyConfig()})
     history = History(plan if recipe.reads_text else plan._replace(news=None), config)
     records = tuple(
@@ -53,41 +55,29 @@ def gather(
         for item in history.inputs
     )
 
-    def tick(now: int) -> None:
+    def on_time(now: int) -> None:
         if progress:
             progress("folding history", now - history.start, history.end - history.start)
 
+    def on_scored(done: int, total: int) -> None:
+        if progress:
+            progress("scoring headlines", done, total)
+
+    build = partial(
+        build_dataset,
+        history.klines,
+        folder=folder,
+        config=history.config,
+        interval=recipe.interval,
+        progress=on_time,
+    )
     if not history.news:
-        data = build_dataset(
-            history.klines, (), folder, config=history.config, interval=recipe.interval, progress=tick
-        )
-        return Gathered(data, records, 0)
+        return PreparedDataset(build(news=()), records, 0)
     with closing(open_database(config.store.url)) as database:
-        scorer = CachedScorer(
-            Scorer.load(model_dir(config.model.path), threads=config.model.threads or None),
-            SqlScoreCache(database),
-        )
-        fill_cache(
-            scorer,
-            (news.title for news in history.news),
-            progress=None
-            if progress is None
-            else lambda done, every: progress("scoring headlines", done, every),
-        )
-        data = build_dataset(
-            history.klines,
-            score_news(
-                history.news,
-                scorer,
-                config.history.inference_latency,
-                model=scorer.fingerprint,
-                embedded=True,
-            ),
-            folder,
-            config=history.config,
-            interval=recipe.interval,
-            dimensions=scorer.scorer.dimensions,
-            scorer=scorer.fingerprint,
-            progress=tick,
-        )
-    return Gathered(data, records, scorer.scorer.card.trained_until)
+        model = Scorer.load(model_dir(config.model.path), threads=config.model.threads or None)
+        scorer = CachedScorer(model, SqlScoreCache(database))
+        fill_cache(scorer, (news.title for news in history.news), progress=on_scored)
+        latency, fingerprint = config.history.inference_latency, scorer.fingerprint
+        news = score_news(history.news, scorer, latency, model=fingerprint, embedded=True)
+        data = build(news=news, dimensions=model.dimensions, scorer=fingerprint)
+    return PreparedDataset(data, records, model.card.trained_until)

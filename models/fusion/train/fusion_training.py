@@ -1,4 +1,4 @@
-"""One training: a data set and a recipe -> a folder with weights and card, measured on what none of it has seen."""
+"""Training of a fusion model: from a data set and a recipe to a folder with weights and card."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ from agent.core.events import DAY_MS
 from agent.core.features import Features
 from agent.system.atomic import replaced_folder
 from models.calibration import fit_temperature
-from models.cards import CARD_NAME, Card, DatasetRecord, Estimate, seal
+from models.cards import CARD_NAME, Card, DatasetRecord, Estimate, write_card_with_hashes
 from models.classification_metrics import estimates
 from models.fusion import CLASSES
 from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerprint, standardise
-from models.fusion.train.baseline import boosted, shares
-from models.fusion.train.dataset import FusionData, Labels
-from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.baseline import class_shares, gradient_boosting
+from models.fusion.train.dataset import FusionData, RowLabels
+from models.fusion.train.fusion_recipe import FusionRecipe
 from models.fusion.train.network import FusionNetwork
 from models.fusion.train.purged_splits import PARTS, Ints, Parts, split
 from models.objective import Objective
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int, float], None]
-"""(what is being trained, epochs done, epochs at most, validation loss)."""
+"""Called with (name of the network, epochs done, most epochs, validation loss)."""
 
 MEASURED: Final = ("accuracy", "macro_f1", "nll", "brier", "ece")
 _BLOCK: Final = 16_384
 _VERSIONS: Final = ("torch", "numpy", "scikit-learn")
-_LEAST_SPREAD: Final = 0.01  # of the median: dimensions that hardly vary are not blown up
+_LEAST_SPREAD: Final = 0.01  # of the median: dimensions that hardly vary are not scaled to unit variance
 
 
-class Trained(msgspec.Struct, frozen=True):
-    """What a training answers."""
+class FusionTrainingResult(msgspec.Struct, frozen=True):
+    """Result of a training."""
 
     folder: Path
     card: Card
     rows: dict[str, int]
     """Rows of each part."""
     shares: dict[str, float]
-    """Of each class, of all rows with a label."""
+    """Frequency of each class among the rows with a label."""
     table: dict[str, dict[str, Estimate]]
-    """Metrics on the test part with 95 % intervals, days drawn as blocks: of the network, boosting and the mere shares."""
+    """Metrics on the test part of "network", "boosting" and "shares"; the 95 % intervals resample whole days."""
     half_lives: dict[int, float]
     """Validation loss by half-life (ms)."""
     seconds: float
 
 
-class _Inputs(NamedTuple):
-    """The columns of all rows that the network reads, looked up a batch at a time."""
+class _InputColumns(NamedTuple):
+    """Input columns of all rows, read batch by batch."""
 
-    features: NDArray[Any]  # (rows, 10), mapped
-    means: NDArray[np.float32]  # (votes, dimensions), mapped; (0, 1) where no text is read
-    vote: NDArray[Any]  # (rows,), -1: none
+    features: NDArray[Any]  # (rows, 10), memory-mapped
+    means: NDArray[np.float32]  # (votes, dimensions), memory-mapped; (0, 1) if no text is read
+    vote: NDArray[Any]  # (rows,), -1 if none
     gate: Floats  # (rows,)
-    norms: dict[str, Floats]  # mean and scale of both
+    norms: dict[str, Floats]  # mean and scale of features and means
 
     def batch(self, rows: Ints) -> tuple[Tensor, Tensor, Tensor]:
-        """Standardised features, standardised means and gates, as float32."""
+        """Return standardised features, standardised means and gates, as float32."""
         features = standardise(self.features[rows], self.norms["price.mean"], self.norms["price.scale"])
         means = standardise(self.text(rows), self.norms["text.mean"], self.norms["text.scale"])
         return _tensor(features), _tensor(means), _tensor(self.gate[rows][:, None])
 
     def text(self, rows: Ints) -> Floats:
-        """The mean of what each row has heard; zeros where that is nothing."""
+        """Return the mean embedding of each row; zeros before the first headline."""
         vote = self.vote[rows]
         found = np.zeros((len(rows), self.means.shape[1]))
         found[vote >= 0] = self.means[vote[vote >= 0]]
@@ -82,7 +82,7 @@ class _Inputs(NamedTuple):
 
 def train(
     data: FusionData,
-    recipe: Recipe,
+    recipe: FusionRecipe,
     datasets: Sequence[DatasetRecord],
     output: Path,
     *,
@@ -92,18 +92,18 @@ def train(
     seen_until: int = 0,
     compare: bool = True,
     progress: Progress | None = None,
-) -> Trained:
-    """Train on the rows of [start, end) (UTC ms), write the model into `output`, and measure.
+) -> FusionTrainingResult:
+    """Train on the rows of [start, end) (UTC ms), write the model into `output`, and measure it.
 
-    The test part is the end of that window, or with `test_until` what comes after it. `seen_until` is when the sentiment model's
-    own training ended: what this one knows, it knows from there too. `compare` trains boosted trees beside it.
-    Raises DataError where a part lacks a class.
+    The test part is the end of that window, or [end, test_until). `seen_until` is the sentiment model's
+    `trained_until`, which the new card inherits if it is later than `end`. `compare` adds boosted trees to the
+    table. Raises DataError if a part lacks a class.
     """
     began = time.monotonic()
     torch.manual_seed(recipe.seed)
     labels = data.labels(recipe.horizon, recipe.band)
     parts = split(data.rows["ts"], labels.kind, recipe, start=start, end=end, test_until=test_until)
-    network, inputs, half_life, losses = _best(data, recipe, labels.kind, parts, progress)
+    network, inputs, half_life, losses = _fit_best_half_life(data, recipe, labels.kind, parts, progress)
     weights: dict[str, Any] = {**inputs.norms, **network.weights()}
     if not recipe.reads_price:
         weights = {name: value for name, value in weights.items() if not name.startswith("price.")}
@@ -111,19 +111,19 @@ def train(
         weights = {name: value for name, value in weights.items() if not name.startswith("text.")}
     card = _card(data, recipe, labels, parts, half_life, datasets, trained_until=max(end, seen_until))
     card.temperature = fit_temperature(
-        np.log(np.maximum(_answers(FusionPredictor(card, weights), inputs, parts.calibration), 1e-6)),
+        np.log(np.maximum(_predict(FusionPredictor(card, weights), inputs, parts.calibration), 1e-6)),
         labels.kind[parts.calibration],
     )
     table = {}
     if len(parts.test):
         truth, days = labels.kind[parts.test], data.rows["ts"][parts.test] // DAY_MS
-        answers = {"network": _answers(FusionPredictor(card, weights), inputs, parts.test)}
+        predicted = {"network": _predict(FusionPredictor(card, weights), inputs, parts.test)}
         if compare:
-            answers["boosting"] = boosted(
-                lambda rows: _flat(inputs, recipe, rows), labels.kind, parts, recipe
+            predicted["boosting"] = gradient_boosting(
+                lambda rows: _as_table(inputs, recipe, rows), labels.kind, parts, recipe
             )
-        answers["shares"] = shares(labels.kind, parts)
-        for name, probabilities in answers.items():
+        predicted["shares"] = class_shares(labels.kind, parts)
+        for name, probabilities in predicted.items():
             found = estimates(probabilities, truth, blocks=days, seed=recipe.seed)
             table[name] = {metric: found[metric] for metric in MEASURED}
     card.metrics = table
@@ -132,10 +132,10 @@ def train(
     with replaced_folder(output, keep=lambda name: name not in (WEIGHTS_NAME, CARD_NAME)) as folder:
         np.savez(folder / WEIGHTS_NAME, **weights)
         card.fingerprint = fingerprint(folder, card)
-        seal(card, folder, (WEIGHTS_NAME,))
+        write_card_with_hashes(card, folder, (WEIGHTS_NAME,))
         FusionPredictor.load(folder)
     counts = np.bincount(labels.kind[labels.kind >= 0], minlength=len(CLASSES))
-    return Trained(
+    return FusionTrainingResult(
         output,
         card,
         {name: len(getattr(parts, name)) for name in PARTS},
@@ -146,40 +146,40 @@ def train(
     )
 
 
-def _best(
-    data: FusionData, recipe: Recipe, label: Ints, parts: Parts, progress: Progress | None
-) -> tuple[FusionNetwork, _Inputs, int, dict[int, float]]:
-    """The network of the half-life with the least validation loss, its inputs, that half-life, and every one's loss."""
+def _fit_best_half_life(
+    data: FusionData, recipe: FusionRecipe, label: Ints, parts: Parts, progress: Progress | None
+) -> tuple[FusionNetwork, _InputColumns, int, dict[int, float]]:
+    """Train a network for each half-life; return the one with the least validation loss.
+
+    The result is (network, its inputs, its half-life, validation loss by half-life).
+    """
     found: dict[int, tuple[float, FusionNetwork]] = {}
     for half_life in recipe.half_lives if recipe.reads_text else recipe.half_lives[:1]:
         inputs = _inputs(data, recipe, half_life, parts)
-        torch.manual_seed(recipe.seed)  # each half-life begins with the same weights
+        torch.manual_seed(recipe.seed)  # the same initial weights for each half-life
         found[half_life] = _fit(recipe, inputs, label, parts, half_life, progress)
     best = min(found, key=lambda half_life: found[half_life][0])
-    return (
-        found[best][1],
-        _inputs(data, recipe, best, parts),
-        best,
-        {half_life: loss for half_life, (loss, _) in found.items()},
-    )
+    losses = {half_life: loss for half_life, (loss, _) in found.items()}
+    return found[best][1], _inputs(data, recipe, best, parts), best, losses
 
 
-def _inputs(data: FusionData, recipe: Recipe, half_life: int, parts: Parts) -> _Inputs:
+def _inputs(data: FusionData, recipe: FusionRecipe, half_life: int, parts: Parts) -> _InputColumns:
     rows = data.rows
     means, gate = np.zeros((0, 1), np.float32), np.zeros(len(rows))
     if recipe.reads_text:
-        means, mass = data.states(half_life, "chances" if recipe.ablation == "probabilities" else "embedding")
+        field = "chances" if recipe.ablation == "probabilities" else "embedding"
+        means, mass = data.decayed_means(half_life, field)
         gate = mass / (1.0 + mass)
     features = rows["features"]
-    norms = dict(zip(("price.mean", "price.scale"), _norm(features, parts.train), strict=True))
+    norms = dict(zip(("price.mean", "price.scale"), _mean_and_scale(features, parts.train), strict=True))
     vote = rows["vote"] if recipe.reads_text else np.full(len(rows), -1)
-    heard = np.unique(vote[parts.train])
-    norms |= dict(zip(("text.mean", "text.scale"), _norm(means, heard[heard >= 0]), strict=True))
-    return _Inputs(features, means, vote, gate, norms)
+    votes = np.unique(vote[parts.train])
+    norms |= dict(zip(("text.mean", "text.scale"), _mean_and_scale(means, votes[votes >= 0]), strict=True))
+    return _InputColumns(features, means, vote, gate, norms)
 
 
-def _norm(values: NDArray[Any], rows: Ints) -> tuple[Floats, Floats]:
-    """Mean and 1 / standard deviation of a column over `rows`, in one pass over blocks."""
+def _mean_and_scale(values: NDArray[Any], rows: Ints) -> tuple[Floats, Floats]:
+    """Return mean and 1 / standard deviation of each column over `rows`, in one pass over blocks."""
     width = values.shape[1]
     total, squares = np.zeros(width), np.zeros(width)
     if not len(rows):
@@ -191,15 +191,20 @@ def _norm(values: NDArray[Any], rows: Ints) -> tuple[Floats, Floats]:
         squares += (block * block).sum(axis=0)
     mean = total / len(rows)
     spread = np.sqrt(np.maximum(squares / len(rows) - mean * mean, 0.0))
-    if width > len(Features._fields):  # of an embedding, whose dimensions are alike
+    if width > len(Features._fields):  # an embedding, whose dimensions have similar scales
         spread = np.maximum(spread, _LEAST_SPREAD * np.median(spread))
     return pivot + mean, 1.0 / np.where(spread > 0.0, spread, 1.0)
 
 
 def _fit(
-    recipe: Recipe, inputs: _Inputs, label: Ints, parts: Parts, half_life: int, progress: Progress | None
+    recipe: FusionRecipe,
+    inputs: _InputColumns,
+    label: Ints,
+    parts: Parts,
+    half_life: int,
+    progress: Progress | None,
 ) -> tuple[float, FusionNetwork]:
-    """Train until the validation loss stops falling; the best one, and its network."""
+    """Train until the validation loss stops falling; return the least loss and its network."""
     network = FusionNetwork(recipe, inputs.features.shape[1], inputs.means.shape[1])
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -231,8 +236,8 @@ def _fit(
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]
-def _loss(network: FusionNetwork, inputs: _Inputs, label: Ints, rows: Ints) -> float:
-    """Mean negative log-likelihood, whatever the objective weighs."""
+def _loss(network: FusionNetwork, inputs: _InputColumns, label: Ints, rows: Ints) -> float:
+    """Return the mean negative log-likelihood, without the weights of the objective."""
     network.eval()
     total = 0.0
     for begin in range(0, len(rows), _BLOCK):
@@ -242,8 +247,8 @@ def _loss(network: FusionNetwork, inputs: _Inputs, label: Ints, rows: Ints) -> f
     return total / len(rows)
 
 
-def _answers(predictor: FusionPredictor, inputs: _Inputs, rows: Ints) -> Floats:
-    """What the model that serves says of `rows`, (n, 3)."""
+def _predict(predictor: FusionPredictor, inputs: _InputColumns, rows: Ints) -> Floats:
+    """Return the serving model's probabilities of `rows`, (n, 3)."""
     found = []
     for begin in range(0, len(rows), _BLOCK):
         part = rows[begin : begin + _BLOCK]
@@ -256,8 +261,8 @@ def _answers(predictor: FusionPredictor, inputs: _Inputs, rows: Ints) -> Floats:
     return np.concatenate(found)
 
 
-def _flat(inputs: _Inputs, recipe: Recipe, rows: Ints) -> Floats:
-    """All that the network reads, as one table for the trees."""
+def _as_table(inputs: _InputColumns, recipe: FusionRecipe, rows: Ints) -> Floats:
+    """Return the network's inputs as one table, for the boosted trees."""
     features = [inputs.features[rows]] if recipe.reads_price else []
     text = [inputs.text(rows), inputs.gate[rows][:, None]] if recipe.reads_text else []
     return np.concatenate(features + text, axis=1)
@@ -265,17 +270,17 @@ def _flat(inputs: _Inputs, recipe: Recipe, rows: Ints) -> Floats:
 
 def _card(
     data: FusionData,
-    recipe: Recipe,
-    labels: Labels,
+    recipe: FusionRecipe,
+    labels: RowLabels,
     parts: Parts,
     half_life: int,
     datasets: Sequence[DatasetRecord],
     *,
     trained_until: int,
 ) -> Card:
-    left = parts.train[labels.kind[parts.train] != 1]  # the band, that is
-    usual = labels.scale[left] > 0.0
-    move = float((np.abs(labels.forward[left][usual]) / labels.scale[left][usual]).mean())
+    moved = parts.train[labels.kind[parts.train] != 1]
+    moved = moved[labels.scale[moved] > 0.0]
+    move = float((np.abs(labels.forward[moved]) / labels.scale[moved]).mean())
     hyper: dict[str, str | int | float | bool | None] = {
         key: value
         for key, value in msgspec.structs.asdict(recipe).items()

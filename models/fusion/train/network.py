@@ -1,4 +1,4 @@
-"""The fusion network as it is trained: torch, the same computation as `models.fusion.serve.predictor`, plus dropout."""
+"""The fusion network in torch, for training: the computation of `models.fusion.serve.predictor`, plus dropout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from models.fusion import CLASSES
 from models.fusion.serve.predictor import EPSILON
-from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.fusion_recipe import FusionRecipe
 
 
-class Encoder(nn.Module):  # type: ignore[misc]
-    """linear, LayerNorm, GELU: (n, inputs) -> (n, hidden)."""
+class DenseBlock(nn.Module):  # type: ignore[misc]
+    """Linear layer, LayerNorm, GELU: (n, inputs) -> (n, hidden)."""
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()
@@ -22,11 +22,11 @@ class Encoder(nn.Module):  # type: ignore[misc]
         self.gelu = nn.GELU(approximate="tanh")
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """The code."""
+        """Return the code (n, hidden) of inputs (n, inputs)."""
         return self.gelu(self.norm(self.linear(inputs)))
 
     def weights(self, name: str) -> dict[str, NDArray[np.float32]]:
-        """As the predictor names them, its matrix for rows from the left."""
+        """Return the weights under the predictor's names, with the matrix transposed to (inputs, hidden)."""
         found = {
             "weight": self.linear.weight.T,
             "bias": self.linear.bias,
@@ -39,19 +39,19 @@ class Encoder(nn.Module):  # type: ignore[misc]
 class FusionNetwork(nn.Module):  # type: ignore[misc]
     """Standardised features (n, 10), standardised text means (n, dimensions) and gates (n, 1) -> logits (n, 3)."""
 
-    def __init__(self, recipe: Recipe, features: int, dimensions: int) -> None:
+    def __init__(self, recipe: FusionRecipe, features: int, dimensions: int) -> None:
         super().__init__()
         hidden = recipe.hidden
-        self.price = Encoder(features, hidden) if recipe.reads_price else None
-        self.text = Encoder(dimensions, hidden) if recipe.reads_text else None
+        self.price = DenseBlock(features, hidden) if recipe.reads_price else None
+        self.text = DenseBlock(dimensions, hidden) if recipe.reads_text else None
         self.nothing = nn.Parameter(torch.zeros(hidden)) if recipe.reads_text else None
         width = hidden * recipe.reads_price + (hidden + 1) * recipe.reads_text
-        self.join = Encoder(width, hidden)
+        self.join = DenseBlock(width, hidden)
         self.out = nn.Linear(hidden, len(CLASSES))
         self.dropout = nn.Dropout(recipe.dropout)
 
     def forward(self, features: Tensor, means: Tensor, gate: Tensor) -> Tensor:
-        """Logits; rows that have heard nothing have a gate of 0, and any mean."""
+        """Return logits (n, 3). Rows without a headline have a gate of 0, which makes their mean irrelevant."""
         parts = []
         if self.price is not None:
             parts.append(self.dropout(self.price(features)))
@@ -61,7 +61,7 @@ class FusionNetwork(nn.Module):  # type: ignore[misc]
         return self.out(self.dropout(self.join(torch.cat(parts, dim=1))))
 
     def weights(self) -> dict[str, NDArray[np.float32]]:
-        """All of it for the predictor, without the standardisation."""
+        """Return all weights under the predictor's names, without mean and scale of the inputs."""
         found = {
             "out.weight": self.out.weight.detach().numpy().T.copy(),
             "out.bias": self.out.bias.detach().numpy().copy(),

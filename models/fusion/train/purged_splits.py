@@ -1,9 +1,9 @@
-"""Parts of time that cannot see each other (López de Prado 2018, Advances in Financial Machine Learning, 7.4).
+"""Purged and embargoed parts of time (López de Prado 2018, Advances in Financial Machine Learning, 7.4).
 
     |  train  |xx|  validation  |xx|  calibration  |xx|  test  |
 
-Purged: a row whose label reaches into the next part belongs to none. Embargoed: nor does one that comes within `embargo` after a
-cut, when its features still look like those of the part before.
+Purged: a row whose label reaches into the next part is dropped. Embargoed: a row within `embargo` after a cut is dropped,
+because its features still overlap those of the part before.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from agent.core.errors import DataError
 from agent.system.clock import iso
 from models.fusion import CLASSES
-from models.fusion.train.fusion_recipe import Recipe
+from models.fusion.train.fusion_recipe import FusionRecipe
 
 Ints = NDArray[np.int64]
 
@@ -25,7 +25,7 @@ PARTS: Final = ("train", "validation", "calibration", "test")
 
 
 class Parts(NamedTuple):
-    """Row numbers, in order of time."""
+    """Row numbers of each part, in order of time."""
 
     train: Ints
     validation: Ints
@@ -34,17 +34,16 @@ class Parts(NamedTuple):
 
 
 def split(
-    ts: Ints, label: Ints, recipe: Recipe, *, start: int, end: int, test_until: int | None = None
+    ts: Ints, label: Ints, recipe: FusionRecipe, *, start: int, end: int, test_until: int | None = None
 ) -> Parts:
-    """Cut [start, end) by the recipe's shares of time; rows without a label (negative) are in no part.
+    """Cut [start, end) by the recipe's shares of time. Rows without a label (negative) are in no part.
 
-    With `test_until` all of [start, end) teaches, validates and calibrates, and the test part is [end, test_until).
-    Raises DataError where a part that teaches lacks a class.
+    With `test_until`, all of [start, end) trains, validates and calibrates, and the test part is [end, test_until).
+    Raises DataError if the train, validation or calibration part lacks a class.
     """
     test = 0.0 if test_until is not None else recipe.test
-    shares = np.cumsum(
-        [1.0 - recipe.validation - recipe.calibration - test, recipe.validation, recipe.calibration]
-    )
+    train = 1.0 - recipe.validation - recipe.calibration - test
+    shares = np.cumsum([train, recipe.validation, recipe.calibration])
     cuts = [start + round((end - start) * share) for share in shares.tolist()]
     edges = [start, *cuts, end if test_until is None else test_until]
     known = label >= 0
@@ -56,9 +55,8 @@ def split(
     for name in PARTS[:3]:
         counts = np.bincount(label[getattr(parts, name)], minlength=len(CLASSES))
         if not counts.all():
-            have = ", ".join(
-                f"{count:,} {kind}" for kind, count in zip(CLASSES, counts.tolist(), strict=True)
-            )
+            classes = zip(CLASSES, counts.tolist(), strict=True)
+            have = ", ".join(f"{count:,} {kind}" for kind, count in classes)
             raise DataError(
                 f"the {name} part of {iso(start)} to {iso(end)} has {have}",
                 hint="a longer window, another --horizon or --band, or smaller held-out shares",

@@ -1,4 +1,4 @@
-"""Trading signals from text: one text, many, or the vote of many.
+"""Trading signals from headlines: for one text, for each of a batch, or by a weighted vote of several.
 
 >>> generator = SentimentSignalGenerator.from_pretrained("starter")
 >>> generator.generate_signal("Regulator approves the fund").prediction
@@ -16,22 +16,22 @@ import msgspec
 from agent.core.errors import UsageError
 from agent.core.events import BUY, HOLD, SELL, Direction
 from models.sentiment import STARTER, model_dir
-from models.sentiment.serve.scorer import Score, Scorer, abstention
+from models.sentiment.serve.scorer import HeadlineScore, Scorer, abstention
 
 _DIRECTIONS: Final = (SELL, HOLD, BUY)  # in the order of bearish, neutral, bullish
 
 
 class SentimentSignal(msgspec.Struct, frozen=True):
-    """What a text, or a vote of several, says to do. The three probabilities are calibrated and sum to 1."""
+    """Trading signal of a text or of a vote. The three probabilities are calibrated and sum to 1."""
 
     bearish: float
     neutral: float
     bullish: float
     prediction: Direction
     confidence: float
-    """Probability of the prediction; 0 where the model abstained."""
+    """Probability of the prediction; 0 if the model abstained."""
     actionable: bool
-    """The confidence reaches the threshold."""
+    """True if the confidence reaches the threshold."""
     abstained: bool = False
     reason: str = ""
 
@@ -40,9 +40,10 @@ class SentimentSignalGenerator:
     """Scores texts and turns probabilities into SELL, HOLD or BUY."""
 
     def __init__(self, scorer: Scorer, threshold: float | None = None, name: str = "") -> None:
-        """`threshold` in [0, 1] on the calibrated confidence; by default the card's, which is 0.7 where nobody chose it.
+        """Wrap a scorer.
 
-        `name` is how errors call the model; by default its fingerprint.
+        `threshold` in [0, 1] is the least calibrated confidence of an actionable signal; default: the card's, which is
+        0.7 unless set in training. `name` identifies the model in errors; default: its fingerprint.
         """
         self.scorer = scorer
         self.name = name or scorer.fingerprint[:12]
@@ -54,21 +55,21 @@ class SentimentSignalGenerator:
     def from_pretrained(
         cls, folder: str | Path = STARTER, *, threshold: float | None = None, **options: Any
     ) -> SentimentSignalGenerator:
-        """From an exported folder, or `starter` for the model that ships. `options` go to `Scorer.load`."""
+        """Load an exported folder, or "starter" for the shipped model. `options` are passed to `Scorer.load`."""
         return cls(Scorer.load(model_dir(folder), **options), threshold, str(folder))
 
     def generate_signal(self, text: str) -> SentimentSignal:
-        """The signal of one text."""
+        """Return the signal of one text."""
         return self.batch_signals([text])[0]
 
     def batch_signals(self, texts: Sequence[str]) -> list[SentimentSignal]:
-        """One signal a text, in their order."""
+        """Return one signal for each text, in the same order."""
         return [self._signal(score) for score in self.scorer.score(texts)]
 
     def aggregate_signals(self, signals: Sequence[SentimentSignal]) -> SentimentSignal:
-        """The vote of `signals`: the mean of their probabilities, each weighted by its confidence.
+        """Combine signals: the mean of their probabilities, weighted by confidence.
 
-        Signals that abstained don't vote. With no voter the vote abstains too.
+        Abstentions have no weight. If all signals abstained, so does the result.
         """
         weight = sum(signal.confidence for signal in signals)
         if not weight:
@@ -77,9 +78,9 @@ class SentimentSignalGenerator:
             sum(signal.confidence * getattr(signal, name) for signal in signals) / weight
             for name in ("bearish", "neutral", "bullish")
         )
-        return self._signal(Score(bearish, neutral, bullish))
+        return self._signal(HeadlineScore(bearish, neutral, bullish))
 
-    def _signal(self, score: Score) -> SentimentSignal:
+    def _signal(self, score: HeadlineScore) -> SentimentSignal:
         three = score.probabilities
         return SentimentSignal(
             *three,

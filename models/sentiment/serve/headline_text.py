@@ -1,7 +1,7 @@
-"""How a headline is read, by training and serving alike: cleaned the same way, and refused for the same reasons.
+"""Cleaning of headlines, and abstention from those that a model of English headlines can't judge.
 
-A model that was trained on cleaned text and served raw text is another model. So this is the only code that touches the words
-before the tokenizer, and its `VERSION` is part of every model's fingerprint.
+Training and serving must clean text in the same way. This is the only code that changes text before the tokenizer, and its
+`VERSION` is part of every model's fingerprint.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import unicodedata
 from typing import Final
 
 VERSION: Final = 1
-"""Raise it with every change of `clean`: cached scores of the former reading are then no longer used."""
+"""Version of `clean`. Increment it with every change, so that cached scores of differently cleaned text are not used."""
 
 MAX_CHARACTERS: Final = 2_000
-"""Longer texts are cut before anything looks at them: a hostile megabyte costs no more than a paragraph."""
+"""Longest cleaned text. Input is cut before cleaning, so a hostile megabyte costs no more than a paragraph."""
 
 EMPTY: Final = "no words"
 NOT_ENGLISH: Final = "not English"
@@ -24,17 +24,17 @@ _MARKUP = re.compile(r"<[^<>]{0,200}>")
 _URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 _RETWEET = re.compile(r"^RT\s+@\w+:?\s*")
 _HANDLE = re.compile(r"(?<!\w)@\w+")
-_TAG = re.compile(r"(?<!\w)[$#](?=[A-Za-z])")  # $BTC and #Bitcoin are read as their words; $5 stays an amount
-_REPEAT = re.compile(r"([^\w\s])\1{2,}")  # "!!!!!!" says what "!" says
+_TAG = re.compile(r"(?<!\w)[$#](?=[A-Za-z])")  # $BTC and #Bitcoin become BTC and Bitcoin; $5 stays
+_REPEAT = re.compile(r"([^\w\s])\1{2,}")  # "!!!!!!" becomes "!"
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[^\W\d_]+")
 _CUT_OFF = " .…-–—|:"
 
 
 def clean(text: str) -> str:
-    """The text as a model reads it: no markup, links, handles or control characters; cashtags and hashtags as their words.
+    """Return the text without markup, links, handles and control characters; cashtags and hashtags become words.
 
-    Total: any string goes in, and at most `MAX_CHARACTERS` of it come out. Cleaning twice changes nothing.
+    Accepts any string and returns at most `MAX_CHARACTERS`. Idempotent.
     """
     text = html.unescape(text[: 2 * MAX_CHARACTERS])
     text = unicodedata.normalize("NFKC", text)
@@ -56,7 +56,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# The commonest function words: of English, and of the languages that crypto feeds carry.
+# The most common function words of English and of other languages in crypto feeds
 _ENGLISH: Final = _words(
     "the a an of to in on for and or is are was were be been as at by with from that this it its will has have had not but "
     "after over amid into than more new up down out his her their our your you we they he she what why how when who can could "
@@ -94,12 +94,12 @@ _MIN_LATIN: Final = 0.5
 _MIN_FOREIGN_HITS: Final = 2
 
 
-def why_abstain(cleaned: str) -> str:
-    """Why no model of English headlines should judge this cleaned text: a reason, or "" where it may.
+def abstention_reason(cleaned: str) -> str:
+    """Return the reason why a model of English headlines must not judge this cleaned text, or "" if it may.
 
-    Script first (under half of the letters Latin), then function words: at least two of one foreign language, more than of
-    English, and a quarter of all words. It is a fence against the feed in the wrong language, not a language identifier: a
-    foreign text of few words, or without function words, passes.
+    A text is not English if under half of its letters are Latin, or if it has at least two function words of one foreign
+    language, more than of English, and a quarter of all words. This detects a feed in the wrong language; a foreign text
+    of few words, or without function words, passes.
     """
     words = _WORD.findall(cleaned.lower())
     letters = "".join(words)

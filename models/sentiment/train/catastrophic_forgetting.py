@@ -1,7 +1,8 @@
-"""What a base forgets of general language while it learns sentiment: a check before and after.
+"""Catastrophic forgetting: how much general language a base loses while it is fine-tuned on sentiment.
 
-Where the base has a language-model head: its loss on general text (masked tokens for an encoder, next tokens for a decoder).
-Else: Spearman's rank correlation of sentence-pair similarities before and after; 1 means that nothing moved.
+If the base has a language-model head, it is measured by the loss on general text before and after (masked tokens for an
+encoder, next tokens for a decoder). Else it is Spearman's rank correlation between the similarities of sentence pairs before
+and after; 1 means no change.
 """
 
 from __future__ import annotations
@@ -20,20 +21,24 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from models.classification_metrics import Floats
 from models.sentiment.train.bases import fit_embeddings, is_decoder, load_base, locate
 from models.sentiment.train.classifier import SentimentClassifier
-from models.sentiment.train.trained_model import Served, TrainedClassifier
+from models.sentiment.train.trained_model import MergedModel, TrainedClassifier
 
 MASKED: Final = 0.15
-"""Share of tokens hidden from a masked language model, the same ones before and after."""
+"""Share of masked tokens. The same tokens are masked before and after."""
 
 
 def general_pairs() -> list[tuple[str, str]]:
-    """Forty pairs of everyday sentences, some alike in meaning, some not, none about markets."""
+    """Return forty pairs of everyday sentences, some alike in meaning, some not, none about markets."""
     text = files("models.sentiment.train").joinpath("general_pairs.csv").read_text(encoding="utf-8")
     return [(row["first"], row["second"]) for row in csv.DictReader(text.splitlines())]
 
 
-def check(trained: TrainedClassifier, base: str | None = None) -> dict[str, float]:
-    """`{mlm_loss_before, mlm_loss_after}`, `{perplexity_before, perplexity_after}` or `{similarity_rank_correlation}`."""
+def measure_forgetting(trained: TrainedClassifier, base: str | None = None) -> dict[str, float]:
+    """Compare a fine-tuned model with its base (default: the one in its card).
+
+    Return `mlm_loss_before` and `mlm_loss_after`, `perplexity_before` and `perplexity_after`, or
+    `similarity_rank_correlation`.
+    """
     name = base or trained.card.base
     place = locate(name)
     config = AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -49,22 +54,22 @@ def check(trained: TrainedClassifier, base: str | None = None) -> dict[str, floa
     fit_embeddings(model, trained.tokenizer)
     model.eval().to(trained.device)
     before = measure(model, trained.tokenizer)
-    setattr(model, model.base_model_prefix, _Body(trained.model))
+    setattr(model, model.base_model_prefix, _TunedBody(trained.model))
     return {f"{kind}_before": before, f"{kind}_after": measure(model, trained.tokenizer)}
 
 
-class _Body(nn.Module):  # type: ignore[misc]
-    """The tuned body in the place of a language model's own."""
+class _TunedBody(nn.Module):  # type: ignore[misc]
+    """Fine-tuned body in the place of a language model's own."""
 
-    def __init__(self, served: Served) -> None:
+    def __init__(self, model: MergedModel) -> None:
         super().__init__()
-        self.served = served
+        self.model = model
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, **_: Any
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.served.hidden(input_ids, attention_mask)
+            last_hidden_state=self.model.hidden(input_ids, attention_mask)
         )
 
 
@@ -73,7 +78,7 @@ def _sentences() -> list[str]:
 
 
 def _masked_loss(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Mean cross-entropy in nats of the masked tokens."""
+    """Return the mean cross-entropy in nats of the masked tokens."""
     batch = tokenizer(_sentences(), padding=True, return_tensors="pt", return_special_tokens_mask=True).to(
         model.device
     )
@@ -91,7 +96,7 @@ def _masked_loss(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
 
 
 def _perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
-    """exp(mean cross-entropy in nats of each next token)."""
+    """Return exp of the mean cross-entropy in nats of each next token."""
     batch = tokenizer(_sentences(), padding=True, return_tensors="pt").to(model.device)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
     with torch.inference_mode():
@@ -104,7 +109,7 @@ def _perplexity(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> float:
 def _drift(trained: TrainedClassifier, name: str) -> float:
     base = load_base(name)
     untouched = TrainedClassifier(
-        Served(SentimentClassifier(base.encoder, base.pooling)).eval().to(trained.device),
+        MergedModel(SentimentClassifier(base.encoder, base.pooling)).eval().to(trained.device),
         base.tokenizer,
         trained.card,
     )
@@ -115,7 +120,7 @@ def _drift(trained: TrainedClassifier, name: str) -> float:
 
 
 def _similarities(embed: Callable[[Sequence[str]], Floats]) -> Floats:
-    """Cosine similarity of each general pair."""
+    """Return the cosine similarity of each general pair."""
     first, second = (embed(side) for side in zip(*general_pairs(), strict=True))
     return np.asarray(
         (first * second).sum(axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
@@ -123,5 +128,5 @@ def _similarities(embed: Callable[[Sequence[str]], Floats]) -> Floats:
 
 
 def spearman(a: Floats, b: Floats) -> float:
-    """Rank correlation of two series without ties."""
+    """Return the rank correlation of two series without ties."""
     return float(np.corrcoef(a.argsort().argsort(), b.argsort().argsort())[0, 1])

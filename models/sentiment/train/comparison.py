@@ -1,4 +1,4 @@
-"""Methods side by side: the same split, a learning-rate sweep for each, one table with the baselines in it."""
+"""Comparison of methods on one split, each after a sweep of its learning rate, in one table with the baselines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from agent.core.errors import UsageError
 from agent.system.atomic import write_bytes
@@ -26,39 +27,39 @@ from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import PARTS, Split
 
 if TYPE_CHECKING:
-    from models.sentiment.train.training import Trained
+    from models.sentiment.train.training import TrainingResult
 
 SWEEP: Final = (0.5, 1.0, 2.0)
-"""Multiples of a method's own learning rate that the sweep tries."""
+"""Multiples of a method's default learning rate that the sweep tries."""
 _TIMED: Final = 100
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table. `metrics` are of the test part, after temperature scaling."""
+class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the table. `metrics` are those of the test part, after temperature scaling."""
 
     method: str
     learning_rate: float | None = None
     trainable: int
     metrics: dict[str, Estimate]
     cpu_seconds: float
-    """Processor time of training and measuring, the sweep apart: other work on the machine doesn't count."""
+    """Processor time of training and measuring, without the sweep and other work on the machine."""
     peak_memory: int | None = None
-    """Bytes, of the training process or the accelerator."""
+    """Bytes of the training process or the accelerator."""
     ms: float | None = None
-    """Median time of one headline alone, in torch on this machine: of the processor, or with a GPU on the wall."""
+    """Median time of one headline alone, in torch on this machine: processor time, or wall-clock time with a GPU."""
     hyper: dict[str, Any] = {}
     swept: dict[str, float] = {}
     """Learning rate → calibrated validation NLL."""
 
 
-class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """What `compare` answers and saves."""
+class MethodComparison(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of `compare`."""
 
     base: str
     data: list[str]
     sizes: dict[str, int]
     seed: int
-    rows: list[Row]
+    rows: list[ComparisonRow]
 
 
 def compare(
@@ -72,54 +73,38 @@ def compare(
     sweep_rows: int = 1000,
     baselines: bool = True,
     jobs: int = 1,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Comparison:
-    """Trains each method in a process of its own, so that its memory is its own, and measures all on `split.test`.
+    on_status: Callable[[str], None] = lambda _: None,
+) -> MethodComparison:
+    """Train each method in its own process, so that its memory can be measured, and measure all on `split.test`.
 
-    With `sweep_rows`, the learning rate comes from shorter trainings on so many rows, chosen by validation NLL; 0: no sweep.
-    `jobs` methods are trained at once. A method that `output` already holds for the same split and choices is not trained again.
-    Raises what `train` raises.
+    With `sweep_rows`, the learning rate is chosen by the validation NLL of shorter trainings on that many rows; 0
+    disables the sweep. `jobs` methods are trained at once. A method that `output` already holds for the same split and
+    settings is not trained again. `on_status` receives a line for each step. Raises the errors of `train`.
     """
     rows = []
     if baselines:
         from models.sentiment.train.baselines import BASELINES, measure
 
         for name in BASELINES:
-            tell(name)
-            found = measure(name, split, base)
-            rows.append(
-                Row(
-                    method=name,
-                    trainable=found.trainable,
-                    cpu_seconds=found.cpu_seconds,
-                    ms=found.ms,
-                    metrics=found.metrics,
-                )
-            )
-    plans = [
-        _Plan(
-            msgspec.structs.replace(recipe, method=name),
-            split,
-            tuple(datasets),
-            output / name,
-            base,
-            sweep_rows,
-        )
+            on_status(name)
+            found = msgspec.structs.asdict(measure(name, split, base))
+            rows.append(ComparisonRow(method=found.pop("name"), **found))
+    runs = [
+        _MethodRun(replace(recipe, method=name), split, tuple(datasets), output / name, base, sweep_rows)
         for name in methods
     ]
     with ThreadPoolExecutor(jobs) as pool:
-        trained = list(pool.map(lambda plan: _method(plan, tell), plans))
+        trained = list(pool.map(lambda run: _run_method(run, on_status), runs))
     timed = [example.text for example in split.test[:_TIMED]]
-    # one after the other, when nothing is trained beside it
-    for plan, row in zip(plans, trained, strict=True):
-        tell(f"{row.method}: timing")
-        rows.append(msgspec.structs.replace(row, ms=_latency(plan.output, timed)))
-    return Comparison(
-        base=base, data=[record.name for record in datasets], sizes=split.sizes(), seed=recipe.seed, rows=rows
-    )
+    # Timed after all trainings, so that none runs at the same time
+    for run, row in zip(runs, trained, strict=True):
+        on_status(f"{row.method}: timing")
+        rows.append(replace(row, ms=_latency(run.output, timed)))
+    names = [record.name for record in datasets]
+    return MethodComparison(base=base, data=names, sizes=split.sizes(), seed=recipe.seed, rows=rows)
 
 
-class _Plan(msgspec.Struct, frozen=True):
+class _MethodRun(msgspec.Struct, frozen=True):
     recipe: Recipe
     split: Split
     datasets: tuple[DatasetRecord, ...]
@@ -129,62 +114,61 @@ class _Plan(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Equal for plans that would give the same row."""
+        """Key of a cached row, equal for runs with the same result."""
         rows = [[(e.text, e.label, e.ts) for e in getattr(self.split, part)] for part in PARTS]
-        told = msgspec.json.encode(
-            (self.recipe, get_method(self.recipe.method).defaults, rows, self.base, self.sweep_rows)
-        )
-        return hashlib.sha256(told).hexdigest()
+        settings = (self.recipe, get_method(self.recipe.method).defaults, rows, self.base, self.sweep_rows)
+        return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()
 
 
-def _method(plan: _Plan, tell: Callable[[str], None]) -> Row:
-    """Sweeps, trains and measures one method, or finds its row from before."""
-    kept = plan.output / "row.json"
-    if kept.is_file():
-        with suppress(msgspec.MsgspecError):  # cut off by an earlier version
-            key, row = msgspec.json.decode(kept.read_bytes(), type=tuple[str, Row])
-            if key == plan.key:
+def _run_method(run: _MethodRun, on_status: Callable[[str], None]) -> ComparisonRow:
+    """Sweep, train and measure one method, or return its cached row."""
+    cached = run.output / "row.json"
+    if cached.is_file():
+        with suppress(msgspec.MsgspecError):  # truncated by an earlier version
+            key, row = msgspec.json.decode(cached.read_bytes(), type=tuple[str, ComparisonRow])
+            if key == run.key:
                 return row
-    recipe, name = plan.recipe, plan.recipe.method
+    recipe = run.recipe
     swept: dict[str, float] = {}
-    if plan.sweep_rows and recipe.learning_rate is None:
-        with _apart() as process:
-            swept = _sweep(plan, process, tell)
-        recipe = msgspec.structs.replace(
-            recipe, learning_rate=float(min(swept, key=lambda rate: swept[rate]))
-        )
-    tell(f"{name}: {len(plan.split.train):,} rows")
-    with _apart() as process:
-        row = process.submit(_final, recipe, plan.split, plan.datasets, plan.output, plan.base).result()
-    row = msgspec.structs.replace(row, swept=swept)
-    write_bytes(kept, msgspec.json.encode((plan.key, row)))
+    if run.sweep_rows and recipe.learning_rate is None:
+        with _own_process() as process:
+            swept = _sweep(run, process, on_status)
+        recipe = replace(recipe, learning_rate=float(min(swept, key=lambda rate: swept[rate])))
+    on_status(f"{recipe.method}: {len(run.split.train):,} rows")
+    arguments = recipe, run.split, run.datasets, run.output, run.base
+    with _own_process() as process:
+        row = replace(process.submit(_train_and_measure, *arguments).result(), swept=swept)
+    write_bytes(cached, msgspec.json.encode((run.key, row)))
     return row
 
 
-def _sweep(plan: _Plan, process: ProcessPoolExecutor, tell: Callable[[str], None]) -> dict[str, float]:
-    """Learning rate → validation NLL after half the method's epochs on the first rows."""
-    defaults = get_method(plan.recipe.method).defaults
-    fewer = msgspec.structs.replace(plan.split, train=plan.split.train[: plan.sweep_rows], test=())
+def _sweep(
+    run: _MethodRun, process: ProcessPoolExecutor, on_status: Callable[[str], None]
+) -> dict[str, float]:
+    """Return learning rate → validation NLL after half the method's epochs on the first rows."""
+    defaults = get_method(run.recipe.method).defaults
+    fewer = replace(run.split, train=run.split.train[: run.sweep_rows], test=())
+    folder = run.output / "sweep"
     swept = {}
     for multiple in SWEEP:
         rate = f"{defaults.learning_rate * multiple:.1e}"
-        tell(f"{plan.recipe.method}: learning rate {rate} on {len(fewer.train):,} rows")
-        epochs = (plan.recipe.epochs or defaults.epochs) / 2
-        shorter = msgspec.structs.replace(plan.recipe, learning_rate=float(rate), epochs=epochs)
-        swept[rate] = process.submit(
-            _tried, shorter, fewer, plan.datasets, plan.output / "sweep", plan.base
-        ).result()
-    shutil.rmtree(plan.output / "sweep", ignore_errors=True)
+        on_status(f"{run.recipe.method}: learning rate {rate} on {len(fewer.train):,} rows")
+        epochs = (run.recipe.epochs or defaults.epochs) / 2
+        shorter = replace(run.recipe, learning_rate=float(rate), epochs=epochs)
+        swept[rate] = process.submit(_validation_nll, shorter, fewer, run.datasets, folder, run.base).result()
+    shutil.rmtree(folder, ignore_errors=True)
     return swept
 
 
-def _apart() -> ProcessPoolExecutor:
-    """A new process: what it takes of memory and processor is its own."""
+def _own_process() -> ProcessPoolExecutor:
+    """Return a pool of one new process, whose memory and processor time are those of one training."""
     return ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _tried(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str) -> float:
-    """The validation NLL after a training; without a validation part, the calibration's."""
+def _validation_nll(
+    recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str
+) -> float:
+    """Train, and return the NLL of the validation part, or of the calibration part without one."""
     metrics = _train(recipe, split, datasets, output, base).card.metrics
     part = next((part for part in ("validation", "calibration") if part in metrics), None)
     if part is None:
@@ -195,10 +179,12 @@ def _tried(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
     return metrics[part]["nll"].value
 
 
-def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str) -> Row:
+def _train_and_measure(
+    recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str
+) -> ComparisonRow:
     began = time.process_time()
     done = _train(recipe, split, datasets, output, base)
-    return Row(
+    return ComparisonRow(
         method=recipe.method,
         learning_rate=done.recipe.learning_rate,
         trainable=done.trainable,
@@ -211,17 +197,17 @@ def _final(recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], outp
 
 def _train(
     recipe: Recipe, split: Split, datasets: Sequence[DatasetRecord], output: Path, base: str
-) -> Trained:
-    from models.sentiment.train.silence import silence_warnings
+) -> TrainingResult:
+    from models.sentiment.train import silence_warnings
 
-    silence_warnings()  # before anything that it hushes is imported
+    silence_warnings()
     from models.sentiment.train.training import train
 
     return train(recipe, split, datasets, output, base=base)
 
 
 def _latency(folder: Path, texts: Sequence[str]) -> float:
-    """Median processor ms of one text alone; on a GPU, of the clock on the wall."""
+    """Return the median time of one text alone in ms: processor time, or wall-clock time with a GPU."""
     import torch
 
     from models.sentiment.train.trained_model import load_trained
@@ -230,7 +216,7 @@ def _latency(folder: Path, texts: Sequence[str]) -> float:
     now = time.perf_counter if cuda else time.process_time
     trained = load_trained(folder, "cuda" if cuda else "cpu")
     taken = []
-    for text in [texts[0], *texts]:  # the first one warms up
+    for text in [texts[0], *texts]:  # the first one is the warm-up
         began = now()
         trained.logits([text])
         taken.append(now() - began)
@@ -251,8 +237,8 @@ COLUMNS: Final = (
 )
 
 
-def cells(row: Row) -> tuple[str, ...]:
-    """A row as text, in the order of `COLUMNS`; ± is half the 95 % interval."""
+def cells(row: ComparisonRow) -> tuple[str, ...]:
+    """Format a row in the order of `COLUMNS`; ± is half the 95 % interval."""
 
     def with_interval(found: Estimate) -> str:
         return f"{found.value:.3f} ±{(found.high - found.low) / 2:.3f}"
@@ -271,19 +257,17 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def markdown(found: Comparison) -> str:
-    """The table, with what it was measured on above it."""
+def markdown(found: MethodComparison) -> str:
+    """Format the table, below a line that names base, data and seed."""
     sizes = ", ".join(f"{part} {rows:,}" for part, rows in found.sizes.items())
-    lines = [
-        f"Base {found.base}; data {', '.join(found.data)} ({sizes}); seed {found.seed}; ± is half the 95 % bootstrap interval.",
-        "",
-    ]
+    head = f"Base {found.base}; data {', '.join(found.data)} ({sizes}); seed {found.seed}"
+    lines = [f"{head}; ± is half the 95 % bootstrap interval.", ""]
     lines += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in found.rows)]) + "\n"
 
 
-def save(found: Comparison, output: Path) -> list[Path]:
-    """Writes compare.json, .md, .csv and .png into `output`. Answers their paths."""
+def save(found: MethodComparison, output: Path) -> list[Path]:
+    """Write compare.json, .md, .csv and .png into `output`; return their paths."""
     paths = [output / f"compare.{suffix}" for suffix in ("json", "md", "csv", "png")]
     write_bytes(paths[0], (json.dumps(msgspec.to_builtins(found), indent=1) + "\n").encode())
     write_bytes(paths[1], markdown(found).encode())
@@ -294,8 +278,8 @@ def save(found: Comparison, output: Path) -> list[Path]:
     return paths
 
 
-def _plot(found: Comparison, path: Path) -> None:
-    """Macro-F1 with its interval, and the calibration error, a bar a method."""
+def _plot(found: MethodComparison, path: Path) -> None:
+    """Plot macro-F1 and calibration error of each method with their intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 0.5 * len(found.rows) + 1.5), layout="constrained")
@@ -304,15 +288,8 @@ def _plot(found: Comparison, path: Path) -> None:
         *((row.method, row.metrics["macro_f1"], row.metrics["ece"]) for row in found.rows), strict=True
     )
     for axes, title, values in ((left, "macro-F1", f1), (right, "ECE", error)):
-        spread = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
-        axes.barh(
-            names,
-            [v.value for v in values],
-            xerr=np.maximum(spread, 0),
-            color="#4c72b0",
-            ecolor="grey",
-            capsize=2,
-        )
+        spread = np.maximum([[v.value - v.low for v in values], [v.high - v.value for v in values]], 0)
+        axes.barh(names, [v.value for v in values], xerr=spread, color="#4c72b0", ecolor="grey", capsize=2)
         axes.set_title(title)
     left.invert_yaxis()
     figure.savefig(path, dpi=120)

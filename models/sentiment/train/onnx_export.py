@@ -1,8 +1,8 @@
-"""From what was trained to what is served: one ONNX graph, its tokenizer and its card, checked against torch.
+"""Export of a trained model for serving: one ONNX graph, its tokenizer and its card, checked against torch.
 
-The graph maps (input_ids, attention_mask) to (logits, pooled), with every adapter merged and every soft prompt inside. Quantised,
-its matrix products run in int8: weights per output channel in 7 bits (AVX2 without VNNI would overflow on 8), activations by
-one scale a run, taken as they come.
+The graph maps (input_ids, attention_mask) to (logits, pooled) and contains merged adapters and soft prompts. If quantised,
+its matrix products run in int8: weights per output channel in 7 bits (8 would overflow on AVX2 without VNNI), activations
+with one dynamic scale per run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.export import Dim
 from agent.core.errors import DataError, UsageError
 from agent.system.atomic import replaced_folder
 from models.calibration import softmax
-from models.cards import CARD_NAME, Card, seal
+from models.cards import CARD_NAME, Card, write_card_with_hashes
 from models.labels import LABELS
 from models.sentiment.serve.scorer import (
     BATCH_TOLERANCE,
@@ -46,7 +46,10 @@ _EXPORTED: Final = (MODEL_NAME, TOKENIZER_NAME, CARD_NAME)
 
 
 def reference_texts(path: Path | None = None) -> list[str]:
-    """Texts to compare an export with its reference on: a file's lines, by default a sample of the project's own corpus."""
+    """Return the lines of a file, or a sample of the project's corpus, as texts to compare an export with torch on.
+
+    Raises DataError if the file can't be read or holds no text.
+    """
     try:
         if path is not None:
             texts = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
@@ -69,10 +72,10 @@ def export_model(
     reference: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Card:
-    """Export the folder `adapter` to the folder `output`, and answer the card written there.
+    """Export the folder `adapter` to the folder `output`; return the card written there.
 
-    `reference`: texts on which the export is compared with fp32 torch; the agreement goes into the card's notes. Raises
-    ModelError as `load_trained` does, UsageError where `output` holds anything that must not be overwritten.
+    `reference` are texts on which the export is compared with fp32 torch; the agreement goes into the card's notes.
+    Raises ModelError as `load_trained` does, UsageError if `output` is a file, or holds an export and not `overwrite`.
     """
     _require_room(output, overwrite)
     trained = load_trained(adapter, "cpu", base=base)
@@ -84,18 +87,18 @@ def export_model(
         card = trained.card
         card.notes |= {PRECISION: "int8" if quantise else "fp32"}
         card.fingerprint = fingerprint(folder, card)
-        seal(card, folder, (MODEL_NAME, TOKENIZER_NAME))
+        write_card_with_hashes(card, folder, (MODEL_NAME, TOKENIZER_NAME))
         scorer = Scorer.load(folder)
         if reference:
             card.notes |= agreement(scorer, trained, reference)
-            seal(card, folder, card.files)
+            write_card_with_hashes(card, folder, card.files)
     return card
 
 
 def agreement(
     scorer: Scorer, trained: TrainedClassifier, texts: Sequence[str]
 ) -> dict[str, str | int | float | bool | None]:
-    """How an export reads `texts` against the fp32 torch model that it was made of, and whether company changes a score."""
+    """Compare an export with its fp32 torch model on `texts`, and scores in a batch with scores of single texts."""
     scores = scorer.score(texts)
     judged = [number for number, score in enumerate(scores) if not score.abstained]
     served = np.array([scores[number].probabilities for number in judged]).reshape(-1, len(LABELS))
@@ -112,17 +115,16 @@ def agreement(
 
 
 def _require_room(output: Path, overwrite: bool) -> None:
-    there = [name for name in _EXPORTED if (output / name).exists()]
+    existing = [name for name in _EXPORTED if (output / name).exists()]
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file", hint="name a folder to write")
-    if there and not overwrite:
-        raise UsageError(
-            f"{output} holds {', '.join(there)} already", hint="name another folder, or pass --force"
-        )
+    if existing and not overwrite:
+        hint = "name another folder, or pass --force"
+        raise UsageError(f"{output} holds {', '.join(existing)} already", hint=hint)
 
 
 def _write_graph(model: torch.nn.Module, path: Path) -> None:
-    """The whole network as one file, with a dynamic batch and a dynamic number of tokens."""
+    """Write the network as one file, with a dynamic batch size and a dynamic number of tokens."""
     ids = torch.ones(2, 7, dtype=torch.long)
     shape = {0: Dim("batch", min=1, max=4096), 1: Dim("tokens", min=2, max=512)}
     with _quiet(), torch.inference_mode():
@@ -138,7 +140,7 @@ def _write_graph(model: torch.nn.Module, path: Path) -> None:
             verbose=False,
         )
     graph = program.model_proto
-    # torch's shapes of intermediate values contradict those that quantisation infers
+    # The shapes that torch records for intermediate values contradict those that quantisation infers
     del graph.graph.value_info[:]
     onnx.save(graph, path)
 
@@ -153,7 +155,7 @@ def _quantise(path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[Any]:
-    """Exporters warn of their own insides."""
+    """Suppress the exporters' warnings and log messages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,8 +1,8 @@
-"""Train, validation, calibration and test parts that cannot see each other.
+"""Train, validation, calibration and test parts without leakage between them.
 
-By time where every row is dated (train | validation | calibration | test, an embargo before each cut), else stratified by
-class with a seed. Near-duplicates are found exactly (Jaccard similarity of word sets, by prefix filtering as in Bayardo, Ma
-and Srikant 2007, "Scaling up all pairs similarity search") and stay together.
+If every row is dated, the parts follow each other in time, with an embargo before each cut; else they are stratified by
+class. Near-duplicates stay in one part. They are found exactly, by the Jaccard similarity of word sets with prefix filtering
+(Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search").
 """
 
 from __future__ import annotations
@@ -23,30 +23,27 @@ from models.sentiment.train.datasets import Example
 
 PARTS: Final = ("train", "validation", "calibration", "test")
 SIMILAR: Final = 0.8
-"""Jaccard similarity of word sets from which two texts tell one story."""
+"""Least Jaccard similarity of word sets of near-duplicates."""
 _WORD: Final = re.compile(r"\w+")
 
 
 class Fractions(msgspec.Struct, frozen=True):
-    """Shares of the rows held out (for early stopping, for the temperature, for the final word); the rest trains."""
+    """Shares of the rows for early stopping, for the temperature and for the reported metrics; the rest trains."""
 
     validation: float = 0.05
     calibration: float = 0.05
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        if (
-            min(self.validation, self.calibration, self.test) < 0
-            or self.validation + self.calibration + self.test >= 0.9
-        ):
+        shares = self.validation, self.calibration, self.test
+        if min(shares) < 0 or sum(shares) >= 0.9:
             raise UsageError(
-                f"held-out shares {self.validation}, {self.calibration}, {self.test}",
-                hint="each ≥ 0, together < 0.9",
+                f"held-out shares {', '.join(map(str, shares))}", hint="each ≥ 0, together < 0.9"
             )
 
 
 class Split(msgspec.Struct, frozen=True):
-    """The four parts, and what was set aside while they were made."""
+    """The four parts, and counts of the rows that are in none of them."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -54,14 +51,14 @@ class Split(msgspec.Struct, frozen=True):
     test: tuple[Example, ...]
     by_time: bool
     duplicates: int = 0
-    """Texts that stood there twice with one label: kept once."""
+    """Number of repeated rows with the same text and label; one of them is kept."""
     conflicts: tuple[tuple[str, str], ...] = ()
-    """(text, the labels it was given) of texts with more than one label: the majority's, or none where there is none."""
+    """(text, its labels) of texts with more than one label. Kept with the majority's label, dropped on a tie."""
     embargoed: int = 0
-    """Rows dropped because they lie within the embargo before a cut, or retell an earlier part's story."""
+    """Number of rows dropped because they lie within the embargo before a cut or nearly duplicate an earlier part's."""
 
     def sizes(self) -> dict[str, int]:
-        """Rows of each part."""
+        """Return the number of rows of each part."""
         return {part: len(getattr(self, part)) for part in PARTS}
 
 
@@ -73,24 +70,19 @@ def make_split(
     embargo_ms: int = DAY_MS,
     stratified: bool = False,
 ) -> Split:
-    """Splits by time if every row is dated (unless `stratified`), else stratified by class.
+    """Split by time if every row is dated (unless `stratified`), else stratified by class with `seed`.
 
-    Raises DataError where a class is missing from training, or there is one class only.
+    Raises DataError if a class is missing from the examples or from the training part.
     """
     fractions = fractions or Fractions()
     kept, duplicates, conflicts = deduplicate(examples)
     require_classes(kept)
     stories = story_groups([example.text for example in kept])
     by_time = not stratified and all(example.ts is not None for example in kept)
-    part_of = (
-        _by_time(kept, stories, fractions, embargo_ms)
-        if by_time
-        else _stratified(kept, stories, fractions, seed)
-    )
-    parts = {
-        name: tuple(example for example, part in zip(kept, part_of, strict=True) if part == name)
-        for name in PARTS
-    }
+    assign, parameter = (_by_time, embargo_ms) if by_time else (_stratified, seed)
+    part_of = assign(kept, stories, fractions, parameter)
+    pairs = list(zip(kept, part_of, strict=True))
+    parts = {name: tuple(example for example, part in pairs if part == name) for name in PARTS}
     if not by_time:  # files are often sorted by class
         order = np.random.default_rng(seed).permutation(len(parts["train"]))
         parts["train"] = tuple(parts["train"][i] for i in order)
@@ -105,24 +97,22 @@ def make_split(
 
 
 def require_classes(examples: Sequence[Example], part: str = "") -> None:
-    """Raises DataError unless each class occurs."""
+    """Raise DataError unless each class occurs."""
     counts = Counter(example.label for example in examples)
     missing = [label for label in LABELS if not counts[label]]
     if missing:
         have = ", ".join(f"{count} {label}" for label, count in counts.items()) or "nothing"
-        raise DataError(
-            f"the labels{part} lack {' and '.join(missing)} (there is {have})",
-            hint="a classifier needs examples of bearish, neutral and bullish: add some, or take another file",
-        )
+        hint = "a classifier needs examples of bearish, neutral and bullish: add some, or take another file"
+        raise DataError(f"the labels{part} lack {' and '.join(missing)} (there is {have})", hint=hint)
 
 
 def story_key(text: str) -> str:
-    """Equal for texts that differ in case, punctuation or blanks alone."""
+    """Return a key that is equal for texts that differ only in case, punctuation or blanks."""
     return " ".join(_WORD.findall(text.casefold()))
 
 
 def deduplicate(examples: Sequence[Example]) -> tuple[list[Example], int, tuple[tuple[str, str], ...]]:
-    """(each text once, number of duplicates dropped, conflicts)."""
+    """Return (each text once, number of duplicates dropped, conflicts); see `Split`."""
     same: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         same[story_key(example.text)].append(example)
@@ -141,7 +131,10 @@ def deduplicate(examples: Sequence[Example]) -> tuple[list[Example], int, tuple[
 
 
 def story_groups(texts: Sequence[str], similar: float = SIMILAR) -> list[int]:
-    """A group number for each text: equal where a chain of texts with word-set Jaccard similarity ≥ `similar` joins them."""
+    """Return a group number for each text, equal for texts that a chain of near-duplicates joins.
+
+    Near-duplicates have word sets with a Jaccard similarity of at least `similar`.
+    """
     words = [frozenset(_WORD.findall(text.casefold())) for text in texts]
     frequency = Counter(word for bag in words for word in bag)
     rare_first = [sorted(bag, key=lambda word: (frequency[word], word)) for bag in words]
@@ -167,7 +160,7 @@ def story_groups(texts: Sequence[str], similar: float = SIMILAR) -> list[int]:
 def _stratified(
     examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, seed: int
 ) -> list[str | None]:
-    """Whole stories are dealt to the parts, class by class (of their first text)."""
+    """Assign whole groups of near-duplicates to the parts, class by class. A group's class is that of its first text."""
     members: dict[int, list[int]] = defaultdict(list)
     for i, story in enumerate(stories):
         members[story].append(i)
@@ -190,19 +183,17 @@ def _stratified(
 def _by_time(
     examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, embargo_ms: int
 ) -> list[str | None]:
-    """Cuts at quantiles of time. A row within the embargo before a cut, or whose story an earlier part tells, is dropped."""
+    """Cut at quantiles of time.
+
+    A row within the embargo before a cut, or with a near-duplicate in an earlier part, is in no part.
+    """
     times = np.array([example.ts for example in examples], dtype=np.int64)
-    shares = np.array(
-        [
-            1 - fractions.validation - fractions.calibration - fractions.test,
-            fractions.validation,
-            fractions.calibration,
-        ]
-    )
-    ordered = np.sort(times)
+    train = 1 - fractions.validation - fractions.calibration - fractions.test
+    shares = np.array([train, fractions.validation, fractions.calibration])
+    ordered = np.append(np.sort(times), np.max(times) + 1)
+    last = len(times) - 1
     cuts = [
-        int(ordered[min(int(share * len(ordered)), len(ordered) - 1)]) if share < 1 else int(ordered[-1]) + 1
-        for share in shares.cumsum()
+        int(ordered[min(int(share * len(times)), last) if share < 1 else -1]) for share in shares.cumsum()
     ]
     part_of: list[str | None] = [None] * len(examples)
     first_part: dict[int, int] = {}

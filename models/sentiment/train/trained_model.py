@@ -1,4 +1,4 @@
-"""A trained folder, back in torch: for evaluation, and for the export to the serving format."""
+"""Trained folders in torch, for evaluation and for the export to the serving format."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ TOKENIZER: Final = "tokenizer.json"
 _log: Final = structlog.get_logger(__name__)
 
 
-class Served(nn.Module):  # type: ignore[misc]
-    """(input_ids, attention_mask) → (logits (batch, 3), embedding (batch, hidden)), with no trace of peft left.
+class MergedModel(nn.Module):  # type: ignore[misc]
+    """Classifier without peft: (input_ids, attention_mask) → (logits (batch, 3), embedding (batch, hidden)).
 
-    LoRA-like updates are merged beforehand. A soft `prompt` (tokens, hidden), or `prefixes`, a (key, value) of
-    (heads, tokens, head size) for each layer, become constants of the graph.
+    Low-rank updates are merged into the weights beforehand. A soft `prompt` (tokens, hidden) and `prefixes`, a (key,
+    value) of (heads, tokens, head size) for each layer, become constants of the graph.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Served(nn.Module):  # type: ignore[misc]
             self.register_buffer(f"value_{layer}", value)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and their mask (batch, tokens)."""
+        """Classify token ids with their mask (batch, tokens)."""
         output = self.classifier(**self._inputs(input_ids, attention_mask))
         return output.logits, output.embedding
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Last hidden states of the text's own tokens (batch, tokens, hidden)."""
+        """Return the last hidden states of the text's tokens (batch, tokens, hidden), without those of prompts."""
         states = self.classifier.encoder(**self._inputs(input_ids, attention_mask)).last_hidden_state
         return states[:, -input_ids.shape[1] :]
 
@@ -75,46 +75,37 @@ class Served(nn.Module):  # type: ignore[misc]
                 "attention_mask": _longer(attention_mask, self.prompt.shape[0]),
             }
         if self.layers:
-            pairs = [
-                (getattr(self, f"key_{layer}"), getattr(self, f"value_{layer}"))
-                for layer in range(self.layers)
-            ]
+            names = [(f"key_{layer}", f"value_{layer}") for layer in range(self.layers)]
+            pairs = [tuple(getattr(self, name).expand(batch, -1, -1, -1) for name in pair) for pair in names]
             return {
                 "input_ids": input_ids,
                 "attention_mask": _longer(attention_mask, pairs[0][0].shape[-2]),
-                "past_key_values": DynamicCache(
-                    [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in pairs]
-                ),
+                "past_key_values": DynamicCache(pairs),
             }
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
 class TrainedClassifier(msgspec.Struct):
-    """A model ready to read, in evaluation mode and full precision."""
+    """A loaded model in evaluation mode and full precision."""
 
-    model: Served
+    model: MergedModel
     tokenizer: PreTrainedTokenizerBase
     card: Card
     device: str = "cpu"
 
     def logits(self, texts: Sequence[str], batch_size: int = 32) -> tuple[Floats, Floats]:
-        """(logits (n, 3), embeddings (n, hidden)) of raw texts."""
-        return embed(
-            self.model,
-            self.tokenizer,
-            texts,
-            max_length=self.card.max_length,
-            batch_size=batch_size,
-            device=self.device,
-        )
+        """Return (logits (n, 3), embeddings (n, hidden)) of raw texts."""
+        length, device = self.card.max_length, self.device
+        arguments = self.model, self.tokenizer, texts
+        return embed(*arguments, max_length=length, batch_size=batch_size, device=device)
 
     def probabilities(self, texts: Sequence[str], batch_size: int = 32) -> Floats:
-        """Calibrated probabilities (n, 3)."""
+        """Return calibrated probabilities (n, 3) of raw texts."""
         return softmax(self.logits(texts, batch_size)[0], self.card.temperature)
 
 
 def embed(
-    model: Served,
+    model: MergedModel,
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
     *,
@@ -122,7 +113,7 @@ def embed(
     batch_size: int = 32,
     device: str = "cpu",
 ) -> tuple[Floats, Floats]:
-    """(logits (n, 3), embeddings (n, hidden)) of raw texts, which are cleaned first, in batches of like lengths."""
+    """Return (logits (n, 3), embeddings (n, hidden)) of raw texts, cleaned and in batches of similar lengths."""
     encoded = [tokenizer(clean(text), truncation=True, max_length=max_length)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     found = []
@@ -139,10 +130,10 @@ def embed(
 
 
 def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:
-    """Loads a folder written by `tapewire train sentiment`, merged, on `base` or the base that its card names.
+    """Load a folder written by `tapewire train sentiment`, merged into `base` (default: the one in its card).
 
-    Raises ModelError if the folder is damaged, holds an export and no adapter, or was trained on another base; if its files are
-    not those that its card was written for; and if its answers are not finite.
+    Raises ModelError if the folder is damaged, holds an export and no adapter, was trained on another base, or has other
+    files than its card records, and if the model's output is not finite.
     """
     folder = settled(folder)
     card = read_card(folder)
@@ -151,126 +142,100 @@ def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         if (folder / ADAPTER_CONFIG).is_file():
-            served = _with_adapter(folder, card, base)
+            model = _with_adapter(folder, card, base)
         elif (folder / FULL_WEIGHTS).is_file():
-            served = Served(_fully_tuned(folder, card))
+            model = MergedModel(_fully_tuned(folder, card))
         else:
-            raise ModelError(
-                f"{folder} holds neither an adapter nor full weights",
-                hint="name a folder written by `tapewire train`",
-            )
+            hint = "name a folder written by `tapewire train`"
+            raise ModelError(f"{folder} holds neither an adapter nor full weights", hint=hint)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{folder} cannot be loaded: {first}", hint="the folder is damaged: train again"
-        ) from error
-    served.eval().to(device)
-    trained = TrainedClassifier(served, tokenizer, card, device)
+        hint = "the folder is damaged: train again"
+        raise ModelError(f"{folder} cannot be loaded: {first}", hint=hint) from error
+    model.eval().to(device)
+    trained = TrainedClassifier(model, tokenizer, card, device)
     if not all(np.isfinite(part).all() for part in trained.logits(["Markets are open"])):
-        raise ModelError(
-            f"{folder}: the model's answers are not finite numbers",
-            hint="train again, at a lower learning rate",
-        )
+        what = f"{folder}: the model's output is not finite numbers"
+        raise ModelError(what, hint="train again, at a lower learning rate")
     return trained
 
 
 def _check_origin(card: Card, folder: Path) -> None:
-    """Raise ModelError unless the weights and the tokenizer are those that the card was written for."""
+    """Raise ModelError unless weights and tokenizer are those that the card was written for."""
     weights = next((name for name in (ADAPTER_WEIGHTS, FULL_WEIGHTS) if (folder / name).is_file()), "")
     if card.files:
-        check_files(
-            card,
-            folder,
-            filter(None, (weights, ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else "", TOKENIZER)),
-        )
+        config = ADAPTER_CONFIG if weights == ADAPTER_WEIGHTS else ""
+        check_files(card, folder, filter(None, (weights, config, TOKENIZER)))
         return
     if not (card.fingerprint and weights and (folder / TOKENIZER).is_file()):
         return
     if card.fingerprint != fingerprint([folder / weights, folder / TOKENIZER], card.temperature):
-        raise ModelError(
-            f"{folder}: {weights}, {TOKENIZER} or the temperature are not those that {CARD_NAME} was written for",
-            hint="copy the whole folder again, or train again",
-        )
+        changed = f"{weights}, {TOKENIZER} or the temperature"
+        what = f"{folder}: {changed} are not those that {CARD_NAME} was written for"
+        raise ModelError(what, hint="copy the whole folder again, or train again")
 
 
-def _with_adapter(folder: Path, card: Card, base_name: str | None) -> Served:
-    base = load_base(
-        base_name or card.base, four_bit=card.method == "qlora", pooling=cast(Pooling, card.pooling)
-    )
-    recorded, found = (
-        (card.base_weights_sha256, base.weights_sha256)
-        if card.base_weights_sha256
-        else (card.base_sha256, base.sha256)
-    )
-    if recorded != found:
-        same_shape = card.base_sha256 == base.sha256
+def _with_adapter(folder: Path, card: Card, base_name: str | None) -> MergedModel:
+    four_bit, pooling = card.method == "qlora", cast(Pooling, card.pooling)
+    base = load_base(base_name or card.base, four_bit=four_bit, pooling=pooling)
+    same_embeddings = card.base_sha256 == base.sha256
+    same = card.base_weights_sha256 == base.weights_sha256 if card.base_weights_sha256 else same_embeddings
+    if not same:
+        layers = ": its layers have other weights" if same_embeddings else ""
+        release = "in the release it was trained on, without an adapter merged into it"
         raise ModelError(
-            f"{folder} was trained on another base than {base.name}{': its layers have other weights' if same_shape else ''}",
-            hint=f"its card names {card.base}: use that one, in the release it was trained on, without an adapter merged into it",
+            f"{folder} was trained on another base than {base.name}{layers}",
+            hint=f"its card names {card.base}: use that one, {release}",
         )
     if not card.base_weights_sha256:
-        _log.warning(
-            "only the base's embeddings are checked",
-            folder=str(folder),
-            reason="its card is of an earlier version",
-        )
-    # merging into 4-bit weights would change predictions; into what they stand for, none
-    if card.method == "qlora":
+        reason = "its card is of an earlier version"
+        _log.warning("only the base's embeddings are checked", folder=str(folder), reason=reason)
+    # Merging into 4-bit weights would change predictions, merging into dequantised ones does not
+    if four_bit:
         base.encoder.dequantize()
     classifier = SentimentClassifier(base.encoder, base.pooling)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # checked below
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # see `_check_adapter`
         adapted = PeftModel.from_pretrained(classifier, folder, is_trainable=False)
     _check_adapter(folder, adapted)
-    return unwrap(adapted)
+    return merge_adapter(adapted)
 
 
 def _check_adapter(folder: Path, adapted: PeftModel) -> None:
-    """Raise ModelError unless the adapter's file has exactly the weights that its configuration calls for on this base.
+    """Raise ModelError unless the adapter's file has exactly the weights that its configuration requires on this base.
 
-    peft leaves weights that are missing as they were initialised, and ignores those that fit nowhere.
+    peft would leave missing weights as they were initialised, and ignore superfluous ones.
     """
     expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     path = folder / ADAPTER_WEIGHTS
     if path.is_file():
         with safe_open(path, framework="pt") as file:
             found = set(file.keys())
-    else:  # as earlier versions of peft wrote it
+    else:  # written by an earlier version of peft
         path = folder / "adapter_model.bin"
         found = set(torch.load(path, map_location="meta", weights_only=True))
-    for what, names in (
-        ("lacks", expected - found),
-        ("has, and the base has no place for,", found - expected),
-    ):
+    superfluous = "has, and the base has no place for,"
+    for what, names in (("lacks", expected - found), (superfluous, found - expected)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            raise ModelError(
-                f"{path} {what} {min(names)}{more}",
-                hint="the adapter is not whole: copy it again, or train again",
-            )
+            hint = "the adapter is not whole: copy it again, or train again"
+            raise ModelError(f"{path} {what} {min(names)}{more}", hint=hint)
 
 
-def unwrap(adapted: PeftModel) -> Served:
-    """What peft added, folded into the weights or made constants. The PeftModel must not be used afterwards."""
+def merge_adapter(adapted: PeftModel) -> MergedModel:
+    """Merge what peft added into the weights, or make it constants. The PeftModel must not be used afterwards."""
     config = adapted.active_peft_config
     if not config.is_prompt_learning:
-        return Served(adapted.merge_and_unload())
+        return MergedModel(adapted.merge_and_unload())
     with torch.no_grad():
         learned = adapted.get_prompt(batch_size=1)
     classifier = adapted.base_model
     _unwrap_head(classifier)
     if config.peft_type == PeftType.PREFIX_TUNING:
-        return Served(
-            classifier,
-            prefixes=[
-                (layer.keys[0].clone(), layer.values[0].clone()) for layer in _self_attention(learned).layers
-            ],
-        )
-    return Served(classifier, prompt=learned[0].clone())
-
-
-def _self_attention(cache: Any) -> Any:
-    return getattr(cache, "self_attention_cache", cache)
+        layers = getattr(learned, "self_attention_cache", learned).layers
+        prefixes = [(layer.keys[0].clone(), layer.values[0].clone()) for layer in layers]
+        return MergedModel(classifier, prefixes=prefixes)
+    return MergedModel(classifier, prompt=learned[0].clone())
 
 
 def _unwrap_head(classifier: SentimentClassifier) -> None:
@@ -288,5 +253,5 @@ def _fully_tuned(folder: Path, card: Card) -> SentimentClassifier:
 
 
 def _longer(mask: Tensor, tokens: int) -> Tensor:
-    """The mask (batch, text tokens) with `tokens` ones before it."""
+    """Return the mask (batch, text tokens) with `tokens` ones before it."""
     return torch.cat([mask.new_ones(mask.shape[0], tokens), mask], dim=1)

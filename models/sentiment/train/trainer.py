@@ -1,4 +1,4 @@
-"""transformers' Trainer, set up for a recipe: data, optimiser groups, losses, early stopping, progress."""
+"""Set-up of transformers' Trainer for a recipe: data, optimiser groups, loss, early stopping, progress."""
 
 from __future__ import annotations
 
@@ -31,52 +31,44 @@ from models.classification_metrics import Ints, measure
 from models.labels import LABELS
 from models.objective import Objective
 from models.sentiment.train.datasets import Example
-from models.sentiment.train.evaluation import truth_of
+from models.sentiment.train.evaluation import class_indices
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Split
 
 COMPLETE: Final = "complete"
-"""File of a checkpoint: the SHA-256 of all others."""
+"""Name of a file in a complete checkpoint, with the SHA-256 of all other files."""
 
 Progress = Callable[[int, int, float], None]
-"""(steps done, steps in all, latest training loss)."""
+"""Called with (steps done, all steps, latest training loss)."""
 
 
 class _Trainer(Trainer):  # type: ignore[misc]
-    """Trainer whose head may learn at a pace of its own."""
+    """Trainer with a learning rate of its own for the head."""
 
     head_learning_rate: float = 0.0
     optimizer: Any
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Three groups: matrices with weight decay, vectors without, and the head at its own rate."""
+        """Create three groups: matrices with weight decay, vectors without, and the head with its own rate."""
         if self.optimizer is None:
             learning = {name: p for name, p in (model or self.model).named_parameters() if p.requires_grad}
-            # In the order of the model: a checkpoint's state is matched to parameters by position, also in another process
+            # In the model's order, because a checkpoint's optimiser state is matched to parameters by position
             head = [name for name in learning if "classifier." in name and "encoder." not in name]
-            decay = self.args.weight_decay
+            body = [p for name, p in learning.items() if name not in head]
+            matrices, vectors = [p for p in body if p.ndim > 1], [p for p in body if p.ndim <= 1]
+            decay, rate = self.args.weight_decay, self.head_learning_rate
             groups = [
-                {
-                    "params": [p for name, p in learning.items() if name not in head and p.ndim > 1],
-                    "weight_decay": decay,
-                },
-                {
-                    "params": [p for name, p in learning.items() if name not in head and p.ndim <= 1],
-                    "weight_decay": 0.0,
-                },
-                {
-                    "params": [learning[name] for name in head],
-                    "weight_decay": decay,
-                    "lr": self.head_learning_rate,
-                },
+                {"params": matrices, "weight_decay": decay},
+                {"params": vectors, "weight_decay": 0.0},
+                {"params": [learning[name] for name in head], "weight_decay": decay, "lr": rate},
             ]
             kind, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = kind([group for group in groups if group["params"]], **arguments)
         return self.optimizer
 
 
-class _Reporter(TrainerCallback):  # type: ignore[misc]
-    """Tells the progress."""
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
+    """Calls `progress` after each step."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -90,15 +82,15 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
 
 
 class _RankAllocator(TrainerCallback):  # type: ignore[misc]
-    """AdaLoRA moves its rank after each optimiser step, while the gradients are still there."""
+    """Reallocates the rank of AdaLoRA after each optimiser step, before the gradients are cleared."""
 
     def on_optimizer_step(self, _args: Any, state: Any, _control: Any, model: Any = None, **_: Any) -> None:
         inner = model.module if hasattr(model, "module") else model
         inner.base_model.update_and_allocate(state.global_step + 1)
 
 
-class _Completed(TrainerCallback):  # type: ignore[misc]
-    """Marks each checkpoint that is complete: a process that is killed while it saves leaves one without the mark."""
+class _CheckpointMarker(TrainerCallback):  # type: ignore[misc]
+    """Marks complete checkpoints. A process that is killed while it saves leaves one without a mark."""
 
     def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
@@ -107,13 +99,10 @@ class _Completed(TrainerCallback):  # type: ignore[misc]
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
-    """The latest complete checkpoint; None if there is none."""
-    found = [
-        path
-        for path in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if path.name.rpartition("-")[2].isdecimal()
-    ]
-    for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    """Return the latest complete checkpoint, None without one."""
+    paths = {path.name.rpartition("-")[2]: path for path in checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*")}
+    for step in sorted(filter(str.isdecimal, paths), key=int, reverse=True):
+        checkpoint = paths[step]
         try:
             if (checkpoint / COMPLETE).read_text() == _content(checkpoint):
                 return checkpoint
@@ -126,8 +115,8 @@ def _content(checkpoint: Path) -> str:
     return sha256_files(path for path in checkpoint.iterdir() if path.is_file() and path.name != COMPLETE)
 
 
-class Encoded(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
-    """Token ids and labels, tokenised once."""
+class TokenizedDataset(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
+    """Token ids and labels of texts, tokenised at construction."""
 
     def __init__(
         self, texts: Sequence[str], labels: Ints, tokenizer: PreTrainedTokenizerBase, max_length: int
@@ -145,22 +134,22 @@ class Encoded(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
         return self.rows[i]
 
 
-def encoded(
+def tokenize_examples(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, recipe: Recipe, *, training: bool = False
-) -> Encoded:
-    """Examples, tokenised. In training also dated and oversampled, if the recipe says so."""
+) -> TokenizedDataset:
+    """Tokenise examples; for training also with dates and oversampling, if the recipe enables them."""
     texts = [example.text for example in examples]
-    truth = truth_of(examples)
+    truth = class_indices(examples)
     if training and recipe.dates_in_text:
         texts = _dated(examples, recipe.seed)
     if training and recipe.imbalance == "oversample":
         rows = oversampled(truth, recipe.seed)
         texts, truth = [texts[i] for i in rows], truth[rows]
-    return Encoded(texts, truth, tokenizer, recipe.max_length)
+    return TokenizedDataset(texts, truth, tokenizer, recipe.max_length)
 
 
 def oversampled(labels: Ints, seed: int) -> NDArray[np.int64]:
-    """Row numbers in which every class is as frequent as the most frequent one: all rows, and random repetitions."""
+    """Return the numbers of all rows and of random repetitions that make every class as frequent as the largest one."""
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(labels == label) for label in range(len(LABELS))]
     most = max(map(len, rows))
@@ -169,7 +158,7 @@ def oversampled(labels: Ints, seed: int) -> NDArray[np.int64]:
 
 
 def _dated(examples: Sequence[Example], seed: int) -> list[str]:
-    """Every other text with its month before it: the model learns to use the date, and to do without."""
+    """Prefix a random half of the texts with their month, so that the model learns to read texts with and without it."""
     with_date = np.random.default_rng(seed).random(len(examples)) < 0.5
     return [
         f"{datetime.fromtimestamp(example.ts / 1000, UTC):%Y-%m}: {example.text}"
@@ -179,15 +168,14 @@ def _dated(examples: Sequence[Example], seed: int) -> list[str]:
     ]
 
 
-def objective_of(recipe: Recipe, labels: Ints | None) -> Objective:
-    """The loss of a recipe; class weights are inverse frequencies of `labels` (n,)."""
+def make_objective(recipe: Recipe, labels: Ints | None) -> Objective:
+    """Return the loss of a recipe. Class weights are inverse frequencies of `labels` (n,)."""
     weights = None
     if recipe.imbalance == "weights" and labels is not None:
         counts = np.bincount(labels, minlength=len(LABELS))
         weights = torch.tensor(len(labels) / (len(LABELS) * np.maximum(counts, 1)), dtype=torch.float32)
-    return Objective(
-        weights, smoothing=recipe.smoothing, gamma=recipe.focal_gamma if recipe.imbalance == "focal" else 0.0
-    )
+    gamma = recipe.focal_gamma if recipe.imbalance == "focal" else 0.0
+    return Objective(weights, smoothing=recipe.smoothing, gamma=gamma)
 
 
 def make_trainer(
@@ -198,9 +186,10 @@ def make_trainer(
     checkpoints: Path,
     progress: Progress | None,
 ) -> _Trainer:
-    """A Trainer that evaluates and saves once an epoch, stops early, and ends with the checkpoint of least validation NLL (scaled).
+    """Return a Trainer that evaluates and saves once an epoch and stops early.
 
-    Raises ConfigError where bf16 is asked for and the processor has none.
+    It ends with the checkpoint of the least validation NLL after temperature scaling. Raises ConfigError if the recipe
+    enables bf16 and the processor doesn't support it.
     """
     cpu = not torch.cuda.is_available()
     if recipe.bf16 and not bf16_supported():
@@ -240,7 +229,10 @@ def make_trainer(
         disable_tqdm=True,
         report_to="none",
     )
-    callbacks: list[TrainerCallback] = [_Completed(), *([_Reporter(progress)] if progress else [])]
+    callbacks: list[TrainerCallback] = [
+        _CheckpointMarker(),
+        *([_ProgressCallback(progress)] if progress else []),
+    ]
     if validated and recipe.patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=recipe.patience))
     if recipe.method == "adalora":
@@ -248,8 +240,8 @@ def make_trainer(
     trainer = _Trainer(
         model=model,
         args=arguments,
-        train_dataset=encoded(split.train, tokenizer, recipe, training=True),
-        eval_dataset=encoded(split.validation, tokenizer, recipe) if validated else None,
+        train_dataset=tokenize_examples(split.train, tokenizer, recipe, training=True),
+        eval_dataset=tokenize_examples(split.validation, tokenizer, recipe) if validated else None,
         data_collator=DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if not cpu else None),
         compute_metrics=_scores,
         callbacks=callbacks,
@@ -260,15 +252,14 @@ def make_trainer(
 
 
 def _scores(found: Any) -> dict[str, float]:
-    """Of the validation part, at the temperature that fits it: overconfidence is mended later and must not stop a training."""
+    """Measure the validation part at the temperature that fits it, because overconfidence is corrected after training."""
     logits, truth = np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids)
     return measure(softmax(logits, fit_temperature(logits, truth)), truth)
 
 
 def bf16_supported() -> bool:
-    """Whether this processor multiplies bfloat16 natively."""
+    """True if the GPU, or without one the CPU, multiplies bfloat16 natively."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())
-    return bool(
-        torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16")
-    )
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,4 +1,4 @@
-"""One training: base + method + data → a folder with adapter, tokenizer, card and reliability plot."""
+"""Training of a sentiment model: from base, method and data to a folder with adapter, tokenizer, card and plot."""
 
 from __future__ import annotations
 
@@ -23,13 +23,21 @@ from transformers import PreTrainedTokenizerBase, Trainer, set_seed
 from agent.core.errors import ModelError, UsageError
 from agent.system.atomic import replaced_folder, write_bytes
 from models.calibration import before_after, fit_temperature, plot_reliability, softmax
-from models.cards import CARD_NAME, Card, DatasetRecord, fingerprint, latest_of, read_card, seal
+from models.cards import (
+    CARD_NAME,
+    Card,
+    DatasetRecord,
+    fingerprint,
+    latest_of,
+    read_card,
+    write_card_with_hashes,
+)
 from models.classification_metrics import Floats, Ints, coverage, estimates
 from models.sentiment.train.bases import EMBEDDED, Base, load_base
-from models.sentiment.train.catastrophic_forgetting import check as check_forgetting
+from models.sentiment.train.catastrophic_forgetting import measure_forgetting
 from models.sentiment.train.classifier import SentimentClassifier
-from models.sentiment.train.evaluation import truth_of
-from models.sentiment.train.methods import Method, Plan, get_method
+from models.sentiment.train.evaluation import class_indices
+from models.sentiment.train.methods import Method, MethodContext, get_method
 from models.sentiment.train.methods.recipe import Recipe, resolve
 from models.sentiment.train.splits import Split
 from models.sentiment.train.trained_model import (
@@ -40,34 +48,43 @@ from models.sentiment.train.trained_model import (
     load_trained,
 )
 from models.sentiment.train.trainer import (
-    Encoded,
     Progress,
-    encoded,
+    TokenizedDataset,
     last_checkpoint,
+    make_objective,
     make_trainer,
-    objective_of,
+    tokenize_examples,
 )
 
-Answers = tuple[Floats, Ints]
+LogitsAndLabels = tuple[Floats, Ints]
 """(logits (n, 3), true classes (n,))."""
 
 CHECKPOINTS: Final = ".checkpoints"
 """Suffix of the folder beside the output that holds the checkpoints until the training is complete."""
 RELIABILITY: Final = "reliability.png"
-_REPLACED: Final = frozenset(
-    {
-        CARD_NAME, ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin", FULL_WEIGHTS, "config.json", TOKENIZER,
-        "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-        "tokenizer.model", "chat_template.jinja", RELIABILITY, "checkpoints",
-    }
-)  # fmt: skip
-"""What a training writes, whatever its method, and earlier versions wrote; other entries of the folder are kept."""
+_TOKENIZER_FILES: Final = (
+    "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt tokenizer.model"
+    " chat_template.jinja"
+)
+_REPLACED: Final = {
+    *(
+        CARD_NAME,
+        ADAPTER_CONFIG,
+        ADAPTER_WEIGHTS,
+        "adapter_model.bin",
+        FULL_WEIGHTS,
+        "config.json",
+        TOKENIZER,
+    ),
+    *(RELIABILITY, "checkpoints", *_TOKENIZER_FILES.split()),
+}
+"""Files that a training by any method and version may write. Other entries of the output folder are kept."""
 _VERSIONS: Final = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 _OUT_OF_MEMORY: Final = ("out of memory", "can't allocate memory", "cannot allocate memory")
 
 
-class Trained(msgspec.Struct, frozen=True):
-    """What a training answers. `trainable` and `parameters` are counts of weights."""
+class TrainingResult(msgspec.Struct, frozen=True):
+    """Result of a training. `trainable` and `parameters` are counts of weights."""
 
     folder: Path
     card: Card
@@ -76,7 +93,7 @@ class Trained(msgspec.Struct, frozen=True):
     parameters: int
     seconds: float
     peak_memory: int
-    """Bytes: of the accelerator if there is one, else of this process."""
+    """Bytes of the accelerator, or without one of this process."""
 
 
 def train(
@@ -91,13 +108,15 @@ def train(
     progress: Progress | None = None,
     announce: Callable[[Recipe, int, int], None] | None = None,
     forgetting: bool = False,
-) -> Trained:
-    """Fine-tunes `base` on `split.train`; stops early by its validation, fits the temperature on its calibration part, and
-    measures on its test part. `announce` is told (resolved recipe, trainable weights, all weights) before the first step;
-    `forgetting` adds the check of general language to the card.
+) -> TrainingResult:
+    """Fine-tune `base` on `split.train` and write the model into `output`.
 
-    Raises ModelError for a base that cannot be loaded or memory that does not suffice, UsageError and ConfigError for choices
-    that cannot work here.
+    The validation part stops training early, the calibration part fits the temperature, and the test part is measured.
+    `announce` receives (resolved recipe, trainable weights, all weights) before the first step. `forgetting` adds the
+    check for catastrophic forgetting to the card.
+
+    Raises ModelError if the base cannot be loaded or memory runs out, UsageError and ConfigError for settings that don't
+    work with this base or on this machine.
     """
     set_seed(recipe.seed)
     method = get_method(recipe.method)
@@ -105,17 +124,12 @@ def train(
     processes = PartialState(cpu=not torch.cuda.is_available())
     checkpoints = checkpoints_of(output)
     if processes.is_main_process:
-        _prepare(output, recipe, datasets, resume)
+        _prepare_checkpoints(output, recipe, datasets, resume)
     processes.wait_for_everyone()
     try:
         loaded = load_base(base, four_bit=method.four_bit)
-        model = build(
-            loaded,
-            recipe,
-            method,
-            steps=steps_of(recipe, len(split.train) // processes.num_processes),
-            labels=truth_of(split.train),
-        )
+        steps = steps_of(recipe, len(split.train) // processes.num_processes)
+        model = build_model(loaded, recipe, method, steps=steps, labels=class_indices(split.train))
         trainable, parameters = count_parameters(model)
         if announce:
             announce(recipe, trainable, parameters)
@@ -126,18 +140,18 @@ def train(
             ignore_keys_for_eval=["embedding"],
         )
         seconds = time.monotonic() - began
-        answers = {
-            part: _answers(trainer, encoded(getattr(split, part), loaded.tokenizer, recipe))
+        predicted = {
+            part: _predict(trainer, tokenize_examples(getattr(split, part), loaded.tokenizer, recipe))
             for part in ("validation", "calibration", "test")
             if getattr(split, part)
         }
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(error, recipe) from error
-    except RuntimeError as error:  # the CPU allocator has no class of its own
+    except RuntimeError as error:  # the CPU allocator has no error class
         if any(words in str(error).lower() for words in _OUT_OF_MEMORY):
             raise _out_of_memory(error, recipe) from error
         raise
-    card = _card(loaded, recipe, split, datasets, answers, threshold)
+    card = _card(loaded, recipe, split, datasets, predicted, threshold)
     card.notes |= {
         "seconds": round(seconds, 1),
         "trainable_parameters": trainable,
@@ -145,48 +159,51 @@ def train(
     }
     if trainer.is_world_process_zero():
         with replaced_folder(output, keep=lambda name: name not in _REPLACED) as folder:
-            _save(model, loaded.tokenizer, card, folder, answers)
+            _save(model, loaded.tokenizer, card, folder, predicted)
             if forgetting:
-                card.notes |= check_forgetting(load_trained(folder), base)
-                seal(card, folder, card.files)
+                card.notes |= measure_forgetting(load_trained(folder), base)
+                write_card_with_hashes(card, folder, card.files)
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return Trained(output, card, recipe, trainable, parameters, seconds, peak_memory())
+    return TrainingResult(output, card, recipe, trainable, parameters, seconds, peak_memory())
 
 
-def build(base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Ints | None = None) -> nn.Module:
-    """The base with its head, wrapped by the method. `recipe` must be resolved; `labels` (n,) serve the class weights."""
+def build_model(
+    base: Base, recipe: Recipe, method: Method, *, steps: int, labels: Ints | None = None
+) -> nn.Module:
+    """Return the base with a head, wrapped by the method, for a resolved recipe.
+
+    Class weights are computed from `labels` (n,).
+    """
     if method.four_bit:
         prepare_model_for_kbit_training(base.encoder, use_gradient_checkpointing=recipe.checkpointing)
     classifier = SentimentClassifier(base.encoder, base.pooling)
-    # a mean of tokens is not what that head learned to read
+    # The base's head was not trained on the mean of tokens
     if base.head is not None and base.pooling != "mean":
         weight, bias = base.head
         classifier.classifier.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-    classifier.objective = objective_of(recipe, labels)
-    config = method.configure(recipe, Plan(base.encoder, steps))
+    classifier.objective = make_objective(recipe, labels)
+    config = method.configure(recipe, MethodContext(base.encoder, steps))
     if config is None:
         return classifier
     try:
         return get_peft_model(classifier, config)
     except ValueError as error:
-        raise UsageError(
-            f"{recipe.method} does not fit base model {base.name}: {error}",
-            hint="choose other --targets or method",
-        ) from error
+        what = f"{recipe.method} does not fit base model {base.name}: {error}"
+        raise UsageError(what, hint="choose other --targets or method") from error
 
 
 def checkpoints_of(output: Path) -> Path:
-    """The folder of the checkpoints of a training whose result goes to `output`."""
+    """Return the folder of checkpoints of a training that writes `output`."""
     return output.resolve().with_name(output.resolve().name + CHECKPOINTS)
 
 
 def steps_of(recipe: Recipe, samples: int) -> int:
-    """Optimiser steps of the whole training on so many samples a process."""
+    """Return the number of optimiser steps of a training on `samples` samples per process."""
     return math.ceil(math.ceil(samples / recipe.batch_size / recipe.accumulation) * (recipe.epochs or 1))
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
-    """(trainable, all) weights; 4-bit ones count as what they stand for."""
+    """Return the numbers of (trainable, all) weights; a 4-bit weight counts as one."""
     if isinstance(model, PeftModel):
         trainable, every = model.get_nb_trainable_parameters()
         return int(trainable), int(every)
@@ -195,7 +212,7 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def peak_memory() -> int:
-    """Bytes: of the accelerator since the process began, else the largest resident set of this process."""
+    """Return the most memory that this process used, in bytes: of the accelerator, or without one the resident set."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     import resource
@@ -203,38 +220,42 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _answers(trainer: Trainer, rows: Encoded) -> Answers:
-    """Trainer's sampler sorts by length, also when it predicts: the truth must come from the same hand as the logits."""
+def _predict(trainer: Trainer, rows: TokenizedDataset) -> LogitsAndLabels:
     found = trainer.predict(rows, ignore_keys=["embedding"])
+    # Trainer sorts rows by length, so the labels must come from its result too
     return np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids, dtype=np.int64)
 
 
-def _prepare(output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool) -> None:
-    """Makes the folder of checkpoints, empty unless a training of the very same recipe and data is resumed."""
+def _prepare_checkpoints(
+    output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool
+) -> None:
+    """Create an empty folder of checkpoints, or check that it belongs to the same recipe and data to resume from.
+
+    Raises UsageError if it doesn't, or if `output` holds anything but a sentiment model.
+    """
     checkpoints = checkpoints_of(output)
-    told = msgspec.json.format(
-        msgspec.json.encode({"recipe": recipe, "data": [record.sha256 for record in datasets]}), indent=1
-    )
-    note = checkpoints / "recipe.json"
+    settings = {"recipe": recipe, "data": [record.sha256 for record in datasets]}
+    content = msgspec.json.format(msgspec.json.encode(settings), indent=1)
+    recorded = checkpoints / "recipe.json"
     if resume:
-        if last_checkpoint(checkpoints) is None or not note.is_file():
+        if last_checkpoint(checkpoints) is None or not recorded.is_file():
             raise UsageError(
                 f"{checkpoints} holds no checkpoint to resume from", hint="train without --resume"
             )
-        if note.read_bytes() != told:
-            raise UsageError(
-                f"{checkpoints}: these are checkpoints of another recipe or other data",
-                hint="resume with what it was begun with",
-            )
+        if recorded.read_bytes() != content:
+            what = f"{checkpoints}: these are checkpoints of another recipe or other data"
+            raise UsageError(what, hint="resume with the options and data that the training was started with")
         return
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _ours(output))):
+    if output.exists() and (
+        not output.is_dir() or (any(output.iterdir()) and not _is_sentiment_model(output))
+    ):
         raise UsageError(f"--output {output} holds something else", hint="name a new or empty folder")
     shutil.rmtree(checkpoints, ignore_errors=True)
     checkpoints.mkdir(parents=True)
-    write_bytes(note, told)
+    write_bytes(recorded, content)
 
 
-def _ours(output: Path) -> bool:
+def _is_sentiment_model(output: Path) -> bool:
     try:
         return read_card(output).kind == "sentiment"
     except ModelError:
@@ -246,11 +267,11 @@ def _card(
     recipe: Recipe,
     split: Split,
     datasets: Sequence[DatasetRecord],
-    answers: dict[str, Answers],
+    predicted: dict[str, LogitsAndLabels],
     threshold: float,
 ) -> Card:
-    temperature = fit_temperature(*answers["calibration"]) if "calibration" in answers else 1.0
-    measured = next((part for part in ("test", "calibration") if part in answers), None)
+    temperature = fit_temperature(*predicted["calibration"]) if "calibration" in predicted else 1.0
+    measured = next((part for part in ("test", "calibration") if part in predicted), None)
     card = Card(
         base=base.name,
         base_sha256=base.sha256,
@@ -263,27 +284,26 @@ def _card(
         datasets=tuple(datasets),
         temperature=temperature,
         threshold=threshold,
-        coverage=coverage(softmax(answers[measured][0], temperature), answers[measured][1])
-        if measured
-        else (),
         metrics={
-            part: estimates(softmax(logits, temperature), truth) for part, (logits, truth) in answers.items()
+            part: estimates(softmax(logits, temperature), truth)
+            for part, (logits, truth) in predicted.items()
         },
         versions={name: importlib.metadata.version(name) for name in _VERSIONS},
         trained_until=latest_of(datasets),
     )
     if measured:
+        logits, truth = predicted[measured]
+        card.coverage = coverage(softmax(logits, temperature), truth)
         card.notes |= {
             f"{measured}_{name}_{when}": value
-            for when, values in before_after(*answers[measured], temperature).items()
+            for when, values in before_after(logits, truth, temperature).items()
             for name, value in values.items()
         }
     if base.padding:
         card.notes["pad_token"] = base.padding
     card.notes |= {f"rows_{part}": rows for part, rows in split.sizes().items()}
-    card.notes |= {
-        f"labels_{label}": count for label, count in sorted(Counter(e.label for e in split.train).items())
-    }
+    counts = Counter(example.label for example in split.train)
+    card.notes |= {f"labels_{label}": count for label, count in sorted(counts.items())}
     return card
 
 
@@ -292,12 +312,12 @@ def _save(
     tokenizer: PreTrainedTokenizerBase,
     card: Card,
     folder: Path,
-    answers: dict[str, Answers],
+    predicted: dict[str, LogitsAndLabels],
 ) -> None:
     if isinstance(model, PeftModel):
         model.peft_config["default"].base_model_name_or_path = card.base
         model.save_pretrained(folder, save_embedding_layers=False)
-        # peft's model card is a form to fill in; ours is card.json
+        # peft writes a model card with blanks to fill in; card.json replaces it
         (folder / "README.md").unlink(missing_ok=True)
         weights = folder / ADAPTER_WEIGHTS
     else:
@@ -306,10 +326,10 @@ def _save(
         model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     card.fingerprint = fingerprint([weights, folder / TOKENIZER], card.temperature)
-    seal(card, folder, [path.name for path in folder.iterdir() if path.is_file()])
-    part = next((part for part in ("test", "calibration") if part in answers), None)
+    write_card_with_hashes(card, folder, [path.name for path in folder.iterdir() if path.is_file()])
+    part = next((part for part in ("test", "calibration") if part in predicted), None)
     if part:
-        plot_reliability(*answers[part], card.temperature, folder / RELIABILITY)
+        plot_reliability(*predicted[part], card.temperature, folder / RELIABILITY)
 
 
 def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:

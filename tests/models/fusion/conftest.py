@@ -11,15 +11,15 @@ import pytest
 from agent.config import Config, load
 from agent.data.klines import KlineFile
 from agent.replay.history import Plan
-from models.fusion.train.fusion_recipe import Recipe
-from models.fusion.train.fusion_sources import Gathered, gather
-from tests.models.fusion.world import write_config, write_market
+from models.fusion.train.fusion_recipe import FusionRecipe
+from models.fusion.train.fusion_sources import PreparedDataset, prepare_dataset
+from tests.models.fusion.fusion_harness import write_config, write_market
 from tests.research.market_files import START, day
 
 DAY = 86_400_000
 CUT = START + 80 * DAY
 END = START + 120 * DAY
-RECIPE = Recipe(
+RECIPE = FusionRecipe(
     horizon=2 * 3_600_000,
     half_lives=(3_600_000,),
     epochs=12,
@@ -29,7 +29,7 @@ RECIPE = Recipe(
 )
 
 
-class Place(NamedTuple):
+class MarketFiles(NamedTuple):
     """Files of a market and a configuration that reads them."""
 
     klines: Path
@@ -47,18 +47,18 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> MarketFiles:
     """A market of 120 days."""
     folder = tmp_path_factory.mktemp("fusion")
     klines, news = write_market(folder)
     model = write_model(folder / "tiny")
-    return Place(klines, news, write_config(folder, model), model)
+    return MarketFiles(klines, news, write_config(folder, model), model)
 
 
 @pytest.fixture(scope="session")
-def gathered(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Gathered:
+def prepared(place: MarketFiles, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     """Its data set."""
-    return gather(place.plan(), place.config(), RECIPE, tmp_path_factory.mktemp("data"))
+    return prepare_dataset(place.plan(), place.config(), RECIPE, tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")

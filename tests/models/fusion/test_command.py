@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from agent.cli.main import main
-from tests.models.fusion.conftest import Place
-from tests.models.fusion.world import write_fusion
+from tests.models.fusion.conftest import MarketFiles
+from tests.models.fusion.fusion_harness import write_fusion
 from tests.research.market_files import START, day
 
 DAY = 86_400_000
@@ -19,7 +19,7 @@ DAY = 86_400_000
 
 @pytest.fixture
 def tapewire(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: Place
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: MarketFiles
 ) -> Callable[..., tuple[int, str]]:
     """Run `tapewire ARGS…` with the place's configuration; its exit code and what it printed, errors included."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -36,13 +36,13 @@ def tapewire(
     return run
 
 
-def files(place: Place) -> tuple[str | Path, ...]:
+def files(place: MarketFiles) -> tuple[str | Path, ...]:
     return ("--klines", place.klines, "--news", place.news)
 
 
 @pytest.mark.train
 def test_trained_replayed_verified(
-    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+    tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     model = tmp_path / "model"
@@ -83,7 +83,7 @@ def test_trained_replayed_verified(
 
 
 def test_a_run_is_not_verified_with_another_model(
-    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+    tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     scorer = json.loads((place.model / "card.json").read_text())["fingerprint"]
     write_fusion(tmp_path / "model", scorer=scorer)
@@ -107,14 +107,18 @@ def test_a_run_is_not_verified_with_another_model(
     ],
 )
 def test_what_can_not_be_replayed(
-    tapewire: Callable[..., tuple[int, str]], place: Place, arguments: tuple[str, ...], code: int, words: str
+    tapewire: Callable[..., tuple[int, str]],
+    place: MarketFiles,
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
 ) -> None:
     done, out = tapewire("backtest", *files(place), *arguments)
     assert (done, words in out) == (code, True), out
 
 
 def test_a_fusion_model_of_another_sentiment_model(
-    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+    tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     write_fusion(tmp_path, scorer="somebody else's")
     code, out = tapewire("backtest", *files(place), "--strategy", "fusion", "--fusion", tmp_path)
@@ -123,7 +127,7 @@ def test_a_fusion_model_of_another_sentiment_model(
 
 
 def test_a_model_of_prices_needs_no_headlines(
-    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+    tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     write_fusion(tmp_path, ablation="price", trained_until=START)
     code, out = tapewire(
@@ -133,7 +137,7 @@ def test_a_model_of_prices_needs_no_headlines(
 
 
 def test_text_without_headlines_is_refused_before_anything_is_read(
-    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+    tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     code, out = tapewire("train", "fusion", "--klines", place.klines, "--output", tmp_path / "m")
     assert code == 2
@@ -141,7 +145,7 @@ def test_text_without_headlines_is_refused_before_anything_is_read(
 
 
 def test_nothing_else_is_written_over(
-    tapewire: Callable[..., tuple[int, str]], place: Place, tmp_path: Path
+    tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     code, out = tapewire("train", "fusion", *files(place), "--output", tmp_path)

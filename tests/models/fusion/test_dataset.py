@@ -15,20 +15,20 @@ from agent.data.merge import merge
 from agent.replay.backtest import backtest
 from agent.replay.history import History
 from agent.store.database import open_database
-from models.fusion.train.fusion_sources import Gathered
+from models.fusion.train.fusion_sources import PreparedDataset
 from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import Scorer
 from strategies import load_strategy
-from tests.models.fusion.conftest import Place
-from tests.models.fusion.world import Witness, write_fusion
+from tests.models.fusion.conftest import MarketFiles
+from tests.models.fusion.fusion_harness import RecordingPredictor, write_fusion
 
 
 def test_the_engine_asks_what_the_training_was_asked(
-    place: Place, gathered: Gathered, tmp_path: Path
+    place: MarketFiles, prepared: PreparedDataset, tmp_path: Path
 ) -> None:
-    data = gathered.data
+    data = prepared.data
     predictor = write_fusion(tmp_path / "model", scorer=data.meta.scorer)
-    witness = Witness(predictor)
+    recorder = RecordingPredictor(predictor)
     config = place.config().model_copy(
         update={
             "fusion": FusionConfig(path=str(tmp_path / "model")),
@@ -40,27 +40,27 @@ def test_the_engine_asks_what_the_training_was_asked(
     scorer = CachedScorer(Scorer.load(place.model, threads=1), SqlScoreCache(database))
     sink = ListSink()
     strategy = load_strategy("fusion", {})
-    engine = Engine(history.config, strategy, sink, run_id="r", predictor=witness)  # type: ignore[arg-type]
+    engine = Engine(history.config, strategy, sink, run_id="r", predictor=recorder)  # type: ignore[arg-type]
     for event in merge(history.sources(scorer=scorer)):
         engine.handle(event)
     database.close()
     rows = data.rows
-    assert len(witness.asked) == len(rows) > 2_500
-    assert np.array_equal(np.array([features for features, _, _ in witness.asked]), rows["features"])
+    assert len(recorder.asked) == len(rows) > 2_500
+    assert np.array_equal(np.array([features for features, _, _ in recorder.asked]), rows["features"])
     predictions = [item for item in sink.decisions if isinstance(item, Prediction)]
     assert [item.ts for item in predictions] == rows["ts"].tolist()
-    means, mass = data.states(predictor.half_life, "embedding")
-    assert [weight for _, _, weight in witness.asked] == pytest.approx(mass.tolist(), rel=1e-12)
+    means, mass = data.decayed_means(predictor.half_life, "embedding")
+    assert [weight for _, _, weight in recorder.asked] == pytest.approx(mass.tolist(), rel=1e-12)
     heard = [
-        (row, reading) for row, (_, reading, _) in zip(rows, witness.asked, strict=True) if row["vote"] >= 0
+        (row, reading) for row, (_, reading, _) in zip(rows, recorder.asked, strict=True) if row["vote"] >= 0
     ]
     assert len(heard) > 1_000
     expected = np.array([means[row["vote"]] for row, _ in heard])
     assert np.abs(np.array([reading for _, reading in heard]) - expected).max() < 1e-6
 
 
-def test_labels_look_ahead_by_the_horizon_and_no_further(gathered: Gathered) -> None:
-    data = gathered.data
+def test_labels_look_ahead_by_the_horizon_and_no_further(prepared: PreparedDataset) -> None:
+    data = prepared.data
     labels = data.labels(2 * HOUR_MS, 0.5)
     known = labels.kind >= 0
     assert known.mean() > 0.99
@@ -71,9 +71,9 @@ def test_labels_look_ahead_by_the_horizon_and_no_further(gathered: Gathered) -> 
 
 
 def test_a_backtest_records_the_predictions_and_the_model(
-    place: Place, gathered: Gathered, tmp_path: Path
+    place: MarketFiles, prepared: PreparedDataset, tmp_path: Path
 ) -> None:
-    write_fusion(tmp_path / "model", scorer=gathered.data.meta.scorer)
+    write_fusion(tmp_path / "model", scorer=prepared.data.meta.scorer)
     config = place.config().model_copy(
         update={
             "fusion": FusionConfig(path=str(tmp_path / "model")),
@@ -85,4 +85,4 @@ def test_a_backtest_records_the_predictions_and_the_model(
     result = backtest(History(place.plan(), config), database, scorer=scorer)
     database.close()
     assert result.run.versions["fusion"]
-    assert result.run.decisions >= len(gathered.data.rows)
+    assert result.run.decisions >= len(prepared.data.rows)

@@ -16,7 +16,7 @@ from agent.core.events import Sentiment
 from agent.core.features import Features
 from models.cards import Card, read_card, write_card
 from models.fusion.serve.predictor import FusionPredictor, fingerprint
-from tests.models.fusion.world import write_fusion
+from tests.models.fusion.fusion_harness import write_fusion
 
 ABLATIONS = ("full", "price", "text", "probabilities")
 
@@ -56,11 +56,11 @@ def test_probabilities_are_probabilities(
 
 def test_torch_computes_the_same(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
-    from models.fusion.train.fusion_recipe import Recipe
+    from models.fusion.train.fusion_recipe import FusionRecipe
     from models.fusion.train.network import FusionNetwork
 
     torch.manual_seed(3)
-    network = FusionNetwork(Recipe(hidden=8), len(Features._fields), 2).eval()
+    network = FusionNetwork(FusionRecipe(hidden=8), len(Features._fields), 2).eval()
     with torch.no_grad():
         network.nothing.normal_()
     predictor = write_fusion(tmp_path)
@@ -135,7 +135,9 @@ class TestFolders:
     @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
     def test_weights_that_are_no_finite_numbers(self, value: float, tmp_path: Path) -> None:
         self.spoil(tmp_path, "out.bias", lambda weight: np.full_like(weight, value))
-        with pytest.raises(ModelError, match=r"out\.bias holds what is no finite number.*train it again"):
+        with pytest.raises(
+            ModelError, match=r"out\.bias holds values that are not finite numbers.*train it again"
+        ):
             FusionPredictor.load(tmp_path)
 
     def test_weights_of_another_shape(self, tmp_path: Path) -> None:

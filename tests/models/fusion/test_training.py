@@ -14,56 +14,61 @@ import pytest
 
 from agent.core.errors import DataError, ModelError, UsageError
 from agent.store.database import open_database
-from models.fusion.train.fusion_recipe import Recipe
-from models.fusion.train.fusion_sources import Gathered, gather
+from models.fusion.train.fusion_recipe import FusionRecipe
+from models.fusion.train.fusion_sources import PreparedDataset, prepare_dataset
 from models.fusion.train.purged_splits import PARTS, split
-from models.sentiment.serve.archive_scoring import fill_cache
-from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
+from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache, fill_cache
 from models.sentiment.serve.scorer import Scorer
-from tests.models.fusion.conftest import CUT, END, RECIPE, Place
-from tests.models.fusion.world import write_market
+from tests.models.fusion.conftest import CUT, END, RECIPE, MarketFiles
+from tests.models.fusion.fusion_harness import write_market
 from tests.research.market_files import START
 
 pytest.importorskip("torch")
 pytestmark = pytest.mark.train
 
-from models.fusion.train.fusion_training import Trained, train  # noqa: E402
+from models.fusion.train.fusion_training import FusionTrainingResult, train  # noqa: E402
 
 
-def teach(gathered: Gathered, folder: Path, recipe: Recipe = RECIPE, **more: object) -> Trained:
+def teach(
+    prepared: PreparedDataset, folder: Path, recipe: FusionRecipe = RECIPE, **more: object
+) -> FusionTrainingResult:
     settings = {"start": START, "end": CUT, "test_until": END, "compare": False} | more
-    return train(gathered.data, recipe, gathered.records, folder, **settings)  # type: ignore[arg-type]
+    return train(prepared.data, recipe, prepared.records, folder, **settings)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def full(gathered: Gathered, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return teach(gathered, tmp_path_factory.mktemp("full"), compare=True)
+def full(prepared: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) -> FusionTrainingResult:
+    return teach(prepared, tmp_path_factory.mktemp("full"), compare=True)
 
 
-def test_it_learns_what_headlines_do_to_prices(full: Trained) -> None:
+def test_it_learns_what_headlines_do_to_prices(full: FusionTrainingResult) -> None:
     network, shares = full.table["network"]["nll"], full.table["shares"]["nll"]
     assert network.high < shares.value - 0.02
     assert full.table["network"]["ece"].value < 0.1
     assert set(full.table) == {"network", "boosting", "shares"}
 
 
-def test_prices_alone_do_not_tell(gathered: Gathered, full: Trained, tmp_path: Path) -> None:
-    alone = teach(gathered, tmp_path, msgspec.structs.replace(RECIPE, ablation="price"))
+def test_prices_alone_do_not_tell(
+    prepared: PreparedDataset, full: FusionTrainingResult, tmp_path: Path
+) -> None:
+    alone = teach(prepared, tmp_path, msgspec.structs.replace(RECIPE, ablation="price"))
     assert alone.table["network"]["nll"].value > full.table["network"]["nll"].value + 0.02
 
 
 @pytest.mark.parametrize("ablation", ["text", "probabilities"])
 @pytest.mark.parametrize("balance", ["weights", "focal"])
 def test_each_ablation_and_each_remedy_for_rare_classes_trains(
-    gathered: Gathered, tmp_path: Path, ablation: str, balance: str
+    prepared: PreparedDataset, tmp_path: Path, ablation: str, balance: str
 ) -> None:
     recipe = msgspec.structs.replace(RECIPE, ablation=ablation, balance=balance, epochs=2)
-    done = teach(gathered, tmp_path, recipe)
+    done = teach(prepared, tmp_path, recipe)
     assert done.card.method == ablation
     assert 0 < done.table["network"]["accuracy"].value <= 1
 
 
-def test_the_card_says_until_when_it_knows_and_from_what(full: Trained, place: Place) -> None:
+def test_the_card_says_until_when_it_knows_and_from_what(
+    full: FusionTrainingResult, place: MarketFiles
+) -> None:
     card = full.card
     assert (card.kind, card.trained_until) == ("fusion", CUT)
     assert {record.name for record in card.datasets} == {place.klines.name, place.news.name}
@@ -71,39 +76,43 @@ def test_the_card_says_until_when_it_knows_and_from_what(full: Trained, place: P
     assert full.rows["train"] > 1_000
 
 
-def test_a_sentiment_model_that_saw_later_text_moves_the_date(gathered: Gathered, tmp_path: Path) -> None:
-    done = teach(gathered, tmp_path, msgspec.structs.replace(RECIPE, epochs=1), seen_until=END)
+def test_a_sentiment_model_that_saw_later_text_moves_the_date(
+    prepared: PreparedDataset, tmp_path: Path
+) -> None:
+    done = teach(prepared, tmp_path, msgspec.structs.replace(RECIPE, epochs=1), seen_until=END)
     assert done.card.trained_until == END
 
 
-def test_nothing_after_the_end_teaches(place: Place, tmp_path: Path, full: Trained) -> None:
+def test_nothing_after_the_end_teaches(
+    place: MarketFiles, tmp_path: Path, full: FusionTrainingResult
+) -> None:
     """The same past with another future, bars and labels: the same model to the last bit."""
     klines, news = write_market(tmp_path / "other", changed_after=80)
     other = place._replace(klines=klines, news=news)
-    done = teach(gather(other.plan(), place.config(), RECIPE, tmp_path / "data"), tmp_path / "model")
+    done = teach(prepare_dataset(other.plan(), place.config(), RECIPE, tmp_path / "data"), tmp_path / "model")
     assert done.card.fingerprint == full.card.fingerprint
 
 
-def test_the_same_seed_gives_the_same_model(gathered: Gathered, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_model(prepared: PreparedDataset, tmp_path: Path) -> None:
     recipe = msgspec.structs.replace(RECIPE, epochs=2)
     first, second, other = (
-        teach(gathered, tmp_path / name, msgspec.structs.replace(recipe, seed=seed)).card.fingerprint
+        teach(prepared, tmp_path / name, msgspec.structs.replace(recipe, seed=seed)).card.fingerprint
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     )
     assert first == second != other
 
 
-def test_headlines_are_scored_once(place: Place, gathered: Gathered, tmp_path: Path) -> None:
-    again = gather(place.plan(), place.config(), RECIPE, tmp_path)
-    assert np.array_equal(again.data.texts, gathered.data.texts)
+def test_headlines_are_scored_once(place: MarketFiles, prepared: PreparedDataset, tmp_path: Path) -> None:
+    again = prepare_dataset(place.plan(), place.config(), RECIPE, tmp_path)
+    assert np.array_equal(again.data.texts, prepared.data.texts)
     with closing(open_database(place.config().store.url)) as database:
         scorer = CachedScorer(Scorer.load(place.model, threads=1), SqlScoreCache(database))
         titles = [line.split(",")[1] for line in place.news.read_text().splitlines()[1:]]
         assert fill_cache(scorer, titles) == 0
 
 
-def test_parts_never_see_each_other(gathered: Gathered) -> None:
-    data = gathered.data
+def test_parts_never_see_each_other(prepared: PreparedDataset) -> None:
+    data = prepared.data
     labels = data.labels(RECIPE.horizon, RECIPE.band)
     parts = split(data.rows["ts"], labels.kind, RECIPE, start=START, end=END)
     spans = [data.rows["ts"][getattr(parts, name)] for name in PARTS]
@@ -127,13 +136,13 @@ def test_a_recipe_without_sense_is_refused(choice: dict[str, object], words: str
         msgspec.structs.replace(RECIPE, **choice)
 
 
-def test_a_window_too_short_says_what_it_has(gathered: Gathered, tmp_path: Path) -> None:
+def test_a_window_too_short_says_what_it_has(prepared: PreparedDataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"part of .* has 0 down"):
-        teach(gathered, tmp_path, end=START + 86_400_000)
+        teach(prepared, tmp_path, end=START + 86_400_000)
 
 
 def test_a_model_without_embeddings_is_refused(
-    place: Place, tmp_path: Path, write_model: Callable[..., Path]
+    place: MarketFiles, tmp_path: Path, write_model: Callable[..., Path]
 ) -> None:
     import onnx
 
@@ -150,4 +159,4 @@ def test_a_model_without_embeddings_is_refused(
     config = place.config()
     config = config.model_copy(update={"model": config.model.model_copy(update={"path": str(bare)})})
     with pytest.raises(ModelError, match="embedding"):
-        gather(place.plan(), config, RECIPE, tmp_path / "data")
+        prepare_dataset(place.plan(), config, RECIPE, tmp_path / "data")

@@ -20,7 +20,7 @@ from agent.core.errors import ModelError
 from models.cards import DatasetRecord, read_card, write_card
 from models.sentiment.serve.scorer import Scorer
 from models.sentiment.train.bases import is_decoder, load_base
-from models.sentiment.train.catastrophic_forgetting import check
+from models.sentiment.train.catastrophic_forgetting import measure_forgetting
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.methods import METHODS
 from models.sentiment.train.methods.recipe import Recipe
@@ -142,7 +142,10 @@ def test_a_language_model_that_is_no_llama_has_its_perplexity_measured(
     recipe = msgspec.structs.replace(ONE_STEP, targets="all")
     done = train(recipe, split, [RECORD], tmp_path / "out", base=str(base))
     assert done.card.pooling == "last"
-    assert set(check(load_trained(tmp_path / "out"))) == {"perplexity_before", "perplexity_after"}
+    assert set(measure_forgetting(load_trained(tmp_path / "out"))) == {
+        "perplexity_before",
+        "perplexity_after",
+    }
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "prefix"])

@@ -14,7 +14,7 @@ from agent.core.errors import DataError
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.splits import Fractions, make_split
 from tools import build_starter
-from tools.build_starter import CORPUS_REPEATS, mix, varied, wire, wire_key
+from tools.build_starter import CORPUS_REPEATS, headline_key, mix, varied, wire
 
 pytestmark = pytest.mark.train
 
@@ -37,9 +37,10 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     labels = tmp_path / "labels.csv"
     picked = {"Bridge is drained!": "bearish", "Fund opens to savers": "bullish"}
     labels.write_text(
-        "sha256,label\n" + "".join(f"{wire_key(text)},{label}\n" for text, label in picked.items()), "utf-8"
+        "sha256,label\n" + "".join(f"{headline_key(text)},{label}\n" for text, label in picked.items()),
+        "utf-8",
     )
-    monkeypatch.setattr(build_starter, "WIRE_LABELS", labels)
+    monkeypatch.setattr(build_starter, "HEADLINE_LABELS", labels)
     return tmp_path / "news.parquet"
 
 
@@ -60,7 +61,7 @@ def test_another_file_of_headlines_is_refused(news: Path) -> None:
 
 
 def test_the_shipped_labels_hold_hashes_and_no_words() -> None:
-    lines = build_starter.WIRE_LABELS.read_text("utf-8").splitlines()
+    lines = build_starter.HEADLINE_LABELS.read_text("utf-8").splitlines()
     assert len(lines) == 241
     assert all(len(key) == 16 and int(key, 16) >= 0 for key, _ in (line.split(",") for line in lines[1:]))
 

@@ -25,7 +25,7 @@ from models.sentiment.train.distillation import (
     trimmed_vocabulary,
     with_vocabulary,
 )
-from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
+from models.sentiment.train.trained_model import MergedModel, TrainedClassifier, load_trained
 
 pytestmark = pytest.mark.train
 
@@ -76,7 +76,7 @@ def teacher(headlines: tuple[Example, ...]) -> TrainedClassifier:
     classifier = SentimentClassifier(transformers.BertModel(config), "mean")
     classifier.classifier.weight.data *= 100  # a random model with something to say
     card = Card(base="tiny", method="lora", max_length=32)
-    return TrainedClassifier(Served(classifier.eval()), tokenizer, card)
+    return TrainedClassifier(MergedModel(classifier.eval()), tokenizer, card)
 
 
 def test_the_student_learns_the_teachers_answers(
@@ -118,7 +118,7 @@ def test_the_copy_of_all_layers_and_words_is_the_teacher(
 ) -> None:
     everything = range(teacher.tokenizer.vocab_size)
     twin = TrainedClassifier(
-        Served(shallow_copy(teacher, (0, 1, 2), everything).eval()), teacher.tokenizer, teacher.card
+        MergedModel(shallow_copy(teacher, (0, 1, 2), everything).eval()), teacher.tokenizer, teacher.card
     )
     texts = [example.text for example in headlines[:8]]
     assert twin.logits(texts)[0] == pytest.approx(teacher.logits(texts)[0], abs=1e-5)

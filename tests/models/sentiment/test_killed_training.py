@@ -85,7 +85,7 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_model(
     script = [
         sys.executable,
         "-m",
-        "tests.models.sentiment.killed",
+        "tests.models.sentiment.kill_training",
         str(work / "model"),
         str(snapshots),
         "--",
@@ -170,7 +170,7 @@ def die(self, *args, **kwargs):
     on_save(self, *args, **kwargs)
     os.kill(os.getpid(), signal.SIGKILL)
 
-on_save, trainer._Completed.on_save = trainer._Completed.on_save, die
+on_save, trainer._CheckpointMarker.on_save = trainer._CheckpointMarker.on_save, die
 from agent.cli.main import build
 build()(sys.argv[1:])
 """

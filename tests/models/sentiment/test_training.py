@@ -15,16 +15,16 @@ from agent.core.errors import ConfigError
 from models.cards import Card, DatasetRecord, read_card
 from models.classification_metrics import measure
 from models.sentiment.train.bases import load_base
-from models.sentiment.train.catastrophic_forgetting import check, general_pairs
+from models.sentiment.train.catastrophic_forgetting import general_pairs, measure_forgetting
 from models.sentiment.train.classifier import SentimentClassifier
 from models.sentiment.train.datasets import Example
-from models.sentiment.train.evaluation import truth_of
+from models.sentiment.train.evaluation import class_indices
 from models.sentiment.train.methods import METHODS, get_method
 from models.sentiment.train.methods.recipe import Recipe, resolve
 from models.sentiment.train.splits import Fractions, Split, make_split
-from models.sentiment.train.trained_model import Served, TrainedClassifier, load_trained
+from models.sentiment.train.trained_model import MergedModel, TrainedClassifier, load_trained
 from models.sentiment.train.trainer import bf16_supported, oversampled
-from models.sentiment.train.training import build, train
+from models.sentiment.train.training import build_model, train
 
 pytestmark = pytest.mark.train
 
@@ -60,7 +60,7 @@ def test_a_method_learns_and_is_reloaded_as_it_was(
 ) -> None:
     done = train(recipe(method), split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
     texts = [example.text for example in split.test]
-    truth = truth_of(split.test)
+    truth = class_indices(split.test)
     probabilities = load_trained(tmp_path).probabilities(texts)
     assert np.allclose(probabilities.sum(axis=1), 1)
     measured = done.card.metrics["test"]
@@ -86,7 +86,7 @@ def test_encoders_with_a_pooler_and_decoders_train_and_reload(
     done = train(recipe(method, epochs=1), few, [RECORD], tmp_path, base=str(tiny_bases[base]))
     assert done.card.pooling == ("last" if base in ("llama", "qwen") else "pooler")
     probabilities = load_trained(tmp_path).probabilities([example.text for example in few.test])
-    assert measure(probabilities, truth_of(few.test))["nll"] == pytest.approx(
+    assert measure(probabilities, class_indices(few.test))["nll"] == pytest.approx(
         done.card.metrics["test"]["nll"].value, abs=1e-3
     )
 
@@ -96,7 +96,7 @@ def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: 
     import transformers
 
     base = load_base(str(tiny_bases["finbert"]))
-    ours = build(
+    ours = build_model(
         base, resolve(Recipe(method="full"), get_method("full").defaults, 100), get_method("full"), steps=1
     ).eval()
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tiny_bases["finbert"]).eval()
@@ -118,7 +118,7 @@ def test_targets_are_layers_of_the_body_and_never_its_head(
 ) -> None:
     base = load_base(str(tiny_bases["bert"]))
     method = get_method("lora")
-    model = build(base, resolve(Recipe(targets=targets), method.defaults, 100), method, steps=1)
+    model = build_model(base, resolve(Recipe(targets=targets), method.defaults, 100), method, steps=1)
     adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A")]
     assert {name.split(".")[-2] for name in adapted} == expected
     assert not any("pooler" in name or ".classifier." in name for name in adapted)
@@ -228,18 +228,18 @@ def test_an_untrained_copy_has_forgotten_nothing(tiny_bases: dict[str, Path]) ->
     card = Card(base=str(tiny_bases["mean"]), method="lora")
     base = load_base(card.base)
     untouched = TrainedClassifier(
-        Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card
+        MergedModel(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card
     )
-    assert check(untouched) == {"similarity_rank_correlation": pytest.approx(1.0)}
+    assert measure_forgetting(untouched) == {"similarity_rank_correlation": pytest.approx(1.0)}
     assert len(general_pairs()) == 40
 
 
 def test_a_decoder_is_checked_by_its_perplexity(tiny_bases: dict[str, Path]) -> None:
     card = Card(base=str(tiny_bases["llama"]), method="lora")
     base = load_base(card.base)
-    found = check(
+    found = measure_forgetting(
         TrainedClassifier(
-            Served(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card
+            MergedModel(SentimentClassifier(base.encoder, base.pooling)).eval(), base.tokenizer, card
         )
     )
     assert found["perplexity_after"] == pytest.approx(found["perplexity_before"], rel=1e-4)

@@ -14,16 +14,16 @@ from agent.store.database import open_database
 from models.labels import NOT_FINITE, NOT_READABLE
 from models.sentiment.serve.score_cache import CachedScorer, SqlScoreCache
 from models.sentiment.serve.scorer import TOKENIZER_NAME, Scorer
-from tests.models.sentiment.hostile import (
+from tests.models.sentiment.broken_models import (
     catastrophic,
     everywhere,
     for_word,
-    resealed,
+    rehashed,
     with_card,
     with_constant,
     with_tokenizer,
 )
-from tests.models.tiny import write_tiny
+from tests.models.tiny_model import write_tiny
 
 UP, DOWN = "bitcoin soars after record inflows", "the token crashes"
 PANIC = f"bitcoin {'a' * 40}"  # of the tokenizer with the catastrophic expression
@@ -31,7 +31,7 @@ PANIC = f"bitcoin {'a' * 40}"  # of the tokenizer with the catastrophic expressi
 
 def broken_tokenizer(folder: Path) -> Path:
     (folder / TOKENIZER_NAME).write_text('{"version": "1.0", "model": 7}')
-    return resealed(folder)
+    return rehashed(folder)
 
 
 UNSOUND: dict[str, tuple[Callable[[Path], Path], str]] = {
@@ -47,7 +47,7 @@ UNSOUND: dict[str, tuple[Callable[[Path], Path], str]] = {
     "temperature 0": (lambda f: with_card(f, temperature=0), "temperature 0"),
     "a negative temperature": (lambda f: with_card(f, temperature=-1.5), "temperature -1.5"),
     "temperature NaN": (lambda f: with_card(f, temperature=None), "card is damaged"),
-    "a tiny temperature": (lambda f: resealed(with_card(f, temperature=1e-320)), "not finite numbers"),
+    "a tiny temperature": (lambda f: rehashed(with_card(f, temperature=1e-320)), "not finite numbers"),
 }
 
 

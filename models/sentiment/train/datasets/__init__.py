@@ -1,4 +1,4 @@
-"""Labelled text by its official format: one module a format, one `register` call each. Labels are mapped by name.
+"""Loaders of labelled text, one `register` call for each format. Labels are mapped by name.
 
 >>> load(Path("Sentences_50Agree.txt"), "phrasebank").examples[0].label
 'neutral'
@@ -22,7 +22,7 @@ from models.sentiment.serve.headline_text import clean
 
 
 class Example(msgspec.Struct, frozen=True):
-    """One labelled text. `ts` is UTC ms where the set is dated; `where` names file and row for people."""
+    """One labelled text. `ts` is UTC ms if the set is dated; `where` names file and row in errors."""
 
     text: str
     label: str
@@ -31,28 +31,28 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person may say about a file. Loaders with a fixed official format ignore the column names."""
+    """How to read a file. Formats with fixed columns ignore the column names."""
 
     text_column: str = "text"
     label_column: str = "label"
     date_column: str = ""
-    """Empty: the format's own ("date" for cryptolin), else undated."""
+    """If empty: "date" for cryptolin, else the rows are undated."""
     encoding: str = "utf-8"
     score_cut: float = SCORE_CUT
     per_target: bool = False
-    """FiQA, SemEval: one row a target, the target named before the text; else one row a sentence with its mean score."""
+    """FiQA, SemEval: one row for each target, with the target before the text, instead of one with the mean score."""
     skip_empty: bool = False
     latest: int | None = None
-    """UTC ms: the person's word for when an undated set ends. Overrides the publication year of a known set."""
+    """UTC ms: declared end of an undated set. Overrides the publication year of a known set."""
     eventless: bool = False
-    """The texts name no real event, price or date: checked, and then they don't move `trained_until`."""
+    """Check that the texts name no price, date or real event; such a set doesn't change `trained_until`."""
 
 
 Loader = Callable[[Path, Options], Iterator[Example]]
 
 
 class Format(msgspec.Struct, frozen=True):
-    """A registered format. `published` is the year an undated official set came out."""
+    """A registered format. `published` is the year of publication of an undated official set."""
 
     name: str
     read: Loader
@@ -60,76 +60,68 @@ class Format(msgspec.Struct, frozen=True):
 
 
 class Dataset(msgspec.Struct, frozen=True):
-    """A loaded file: cleaned texts with labels, and its record for the card."""
+    """A loaded file: cleaned texts with labels, and the record for the card."""
 
     examples: tuple[Example, ...]
     record: DatasetRecord
 
     @property
     def dated(self) -> bool:
-        """Every row has a time."""
+        """True if every row has a time."""
         return all(example.ts is not None for example in self.examples)
 
 
 _FORMATS: Final[dict[str, Format]] = {}
-_MODULES: Final = ("phrasebank", "fiqa", "semeval", "tfns", "tabular", "cryptolin")
+_MODULES: Final = ("phrasebank", "target_scores", "tabular")
 
 
 def register(name: str, *, published: int | None = None) -> Callable[[Loader], Loader]:
-    """Makes a loader known as `--format name`."""
+    """Make a loader available as `--format name`."""
 
-    def keep(read: Loader) -> Loader:
+    def decorate(read: Loader) -> Loader:
         _FORMATS[name] = Format(name, read, published)
         return read
 
-    return keep
+    return decorate
 
 
 def formats() -> tuple[str, ...]:
-    """Names of all formats."""
+    """Return the names of all formats."""
     for module in _MODULES:
         importlib.import_module(f"{__name__}.{module}")
     return tuple(_FORMATS)
 
 
 def load(path: Path, format: str, options: Options | None = None) -> Dataset:
-    """Reads, cleans and checks one labelled file.
+    """Read, clean and check one labelled file.
 
-    Raises UsageError for an unknown format, DataError (with file and row) for a missing file or column, another
-    encoding, an unknown label, an empty text, or no rows at all.
+    Raises UsageError for an unknown format or encoding, DataError (with file and row) for a missing file or column, a
+    byte outside the encoding, an unknown label, an empty text, or a file without rows.
     """
     options = options or Options()
     if format not in formats():
         hint = did_you_mean(format, _FORMATS, f"known: {', '.join(_FORMATS)}")
         raise UsageError(f"unknown data format {format!r}", hint=hint)
     if not path.is_file():
-        raise DataError(
-            f"{path} does not exist" if not path.exists() else f"{path} is not a file",
-            hint="name a file of labelled text",
-        )
+        what = "is not a file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {what}", hint="name a file of labelled text")
     chosen = _FORMATS[format]
     try:
         rows = [_cleaned(example, options) for example in chosen.read(path, options)]
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not {error.encoding}",
-            hint="name the file's encoding: --encoding cp1252, latin-1, utf-16 …",
-        ) from None
+        hint = "name the file's encoding: --encoding cp1252, latin-1, utf-16 …"
+        raise DataError(f"{path}: byte {error.start} is not {error.encoding}", hint=hint) from None
     except LookupError:
-        raise UsageError(
-            f"unknown encoding {options.encoding!r}", hint="utf-8, cp1252, latin-1, utf-16 …"
-        ) from None
-    examples = tuple(example for example in rows if example.text)
+        hint = "utf-8, cp1252, latin-1, utf-16 …"
+        raise UsageError(f"unknown encoding {options.encoding!r}", hint=hint) from None
+    examples = tuple(example for example in rows if example.text)  # a text of only a URL is now empty
     if not examples:
-        raise DataError(
-            f"{path}: no labelled text in it",
-            hint=f"is it really of format {format!r}? known: {', '.join(_FORMATS)}",
-        )
+        hint = f"is it really of format {format!r}? known: {', '.join(_FORMATS)}"
+        raise DataError(f"{path}: no labelled text in it", hint=hint)
     return Dataset(examples, _record(path, chosen, examples, options))
 
 
 def _cleaned(example: Example, options: Options) -> Example:
-    """Texts that are nothing but a URL become empty, and are left out; a text that was empty from the start is an error."""
     text = clean(example.text)
     if not example.text.strip() and not options.skip_empty:
         raise DataError(f"{example.where}: empty text", hint="remove the row, or pass --skip-empty")
@@ -151,12 +143,12 @@ def _record(path: Path, format: Format, examples: tuple[Example, ...], options: 
 def _latest(
     path: Path, format: Format, examples: tuple[Example, ...], options: Options
 ) -> tuple[int | None, str]:
-    """Until when a set has seen the world, and how we know."""
+    """Return `latest` and `basis` of a set's record."""
     stamps = [example.ts for example in examples if example.ts is not None]
     if options.eventless:
-        from models.sentiment.train.datasets.timeless_corpus import check
+        from models.sentiment.train.datasets.timeless_corpus import require_timeless
 
-        check(path.name, [example.text for example in examples])
+        require_timeless(path.name, [example.text for example in examples])
         return None, "eventless (checked)"
     if len(stamps) == len(examples):
         return max(stamps) + 1, "dated rows"
@@ -168,5 +160,5 @@ def _latest(
 
 
 def year_end(year: int) -> int:
-    """UTC ms of the first moment after `year`."""
+    """Return the UTC ms of the first moment after `year`."""
     return int(datetime(year + 1, 1, 1, tzinfo=UTC).timestamp() * 1000)

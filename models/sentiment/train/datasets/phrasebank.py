@@ -12,12 +12,11 @@ from models.sentiment.train.datasets import Example, Options, register
 
 @register("phrasebank", published=2014)
 def read(path: Path, _options: Options) -> Iterator[Example]:
-    """One example a line. Copies that somebody has already converted to UTF-8 are read as such."""
+    """Yield one example for each line. Copies that were converted to UTF-8 are accepted too."""
     raw = path.read_bytes()
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw:
-        raise DataError(
-            f"{path}: looks like UTF-16", hint="the official file is latin-1: iconv -f utf-16 -t latin1"
-        )
+        hint = "the official file is latin-1: iconv -f utf-16 -t latin1"
+        raise DataError(f"{path}: looks like UTF-16", hint=hint)
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -28,7 +27,6 @@ def read(path: Path, _options: Options) -> Iterator[Example]:
         sentence, at, label = line.rpartition("@")
         where = f"{path}:{number}"
         if not at:
-            raise DataError(
-                f"{where}: no `@label` at the end of the line", hint="each line must read sentence@label"
-            )
+            hint = "each line must read sentence@label"
+            raise DataError(f"{where}: no `@label` at the end of the line", hint=hint)
         yield Example(sentence, canonical(label, where=where), where=where)

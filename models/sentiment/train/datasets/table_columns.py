@@ -1,4 +1,4 @@
-"""Rows of a CSV, TSV, JSON, JSONL or parquet file as dictionaries, with the row's place for error messages."""
+"""Rows of a CSV, TSV, JSON, JSONL or parquet file as dictionaries, with their place in the file for errors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Row]]:
-    """(place, row) of each row. The format is known by the suffix; what is unknown is read as CSV.
+    """Yield (place, row) of each row. The suffix selects the format; a file with any other suffix is read as CSV.
 
-    Raises DataError for a damaged file, UnicodeDecodeError where the bytes are not of `encoding`.
+    Raises DataError for a damaged file, UnicodeDecodeError for bytes that are invalid in `encoding`.
     """
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         yield from _parquet(path)
         return
-    text = path.read_bytes().decode(
-        "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
-    )
+    is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    text = path.read_bytes().decode("utf-8-sig" if is_utf8 else encoding)
     if "\0" in text:
-        raise DataError(
-            f"{path}: holds NUL characters", hint="perhaps UTF-16 without its mark: pass --encoding utf-16-le"
-        )
+        hint = "perhaps UTF-16 without its mark: pass --encoding utf-16-le"
+        raise DataError(f"{path}: holds NUL characters", hint=hint)
     if suffix == ".json":
         for number, row in enumerate(_json(path, text, list[dict[str, Any]]), 1):
             yield f"{path}: entry {number}", row
@@ -43,7 +41,10 @@ def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Row]]:
 
 
 def column(row: Row, names: Iterable[str], where: str) -> Any:
-    """The value of the first of `names` that the row has. Raises DataError with what is there and the closest name."""
+    """Return the value of the first of `names` that the row has.
+
+    Raises DataError, which lists the row's columns and suggests the closest one, if it has none of them.
+    """
     wanted = list(names)
     for name in wanted:
         if name in row:
@@ -68,9 +69,9 @@ def _json(path: Path, text: str, shape: Any, line: int | None = None) -> Any:
     try:
         return msgspec.json.decode(text, type=shape)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        place = f"{path}:{line}" if line else path
         raise DataError(
-            f"{path}{f':{line}' if line else ''}: {error}",
-            hint="JSON: a list of objects; JSONL: one object a line",
+            f"{place}: {error}", hint="JSON: a list of objects; JSONL: one object a line"
         ) from None
 
 
@@ -79,10 +80,9 @@ def _csv(path: Path, text: str, delimiter: str) -> Iterator[tuple[str, Row]]:
     try:
         for row in reader:
             if None in row or None in row.values():
-                raise DataError(
-                    f"{path}:{reader.line_num}: {'more' if None in row else 'fewer'} fields than the header names",
-                    hint="quote texts that hold a comma or a line break",
-                )
+                what = f"{'more' if None in row else 'fewer'} fields than the header names"
+                hint = "quote texts that hold a comma or a line break"
+                raise DataError(f"{path}:{reader.line_num}: {what}", hint=hint)
             yield f"{path}:{reader.line_num}", row
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: {error}", hint="is it really CSV?") from None

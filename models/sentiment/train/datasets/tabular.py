@@ -1,4 +1,4 @@
-"""Anybody's CSV, TSV, JSON, JSONL or parquet, its columns named by option; the suffix says which it is."""
+"""Tables with a text and a label column: any CSV, TSV, JSON, JSONL or parquet file, TFNS, CryptoLin."""
 
 from __future__ import annotations
 
@@ -8,21 +8,53 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import DataError
-from models.labels import canonical
+from models.labels import TFNS_NAMES, canonical
 from models.sentiment.train.datasets import Example, Options, register
 from models.sentiment.train.datasets.table_columns import column, read_rows
 
 
-def rows(path: Path, options: Options, date_column: str) -> Iterator[Example]:
-    """One example a row, dated where `date_column` is not empty."""
+@register("tfns", published=2022)
+def read_tfns(path: Path, options: Options) -> Iterator[Example]:
+    """Twitter Financial News Sentiment: columns `text`, `label` with 0 bearish, 1 bullish, 2 neutral."""
+    for where, row in read_rows(path, options.encoding):
+        code = str(column(row, ["label"], where)).strip()
+        if code.lstrip("-").isdigit() and code not in TFNS_NAMES:
+            raise DataError(
+                f"{where}: unknown label {code!r}", hint="TFNS knows 0 bearish, 1 bullish, 2 neutral"
+            )
+        label = canonical(TFNS_NAMES.get(code, code), where=where)
+        yield Example(str(column(row, ["text"], where)), label, where=where)
+
+
+@register("csv")
+def read_table(path: Path, options: Options) -> Iterator[Example]:
+    """Columns as named by `--text-column`, `--label-column` and `--date-column`."""
+    return _rows(path, options, options.date_column)
+
+
+register("jsonl")(read_table)
+register("parquet")(read_table)
+
+
+@register("cryptolin", published=2021)
+def read_cryptolin(path: Path, options: Options) -> Iterator[Example]:
+    """CryptoLin: crypto headlines labelled by three people, with columns `date`, `text`, `label`."""
+    return _rows(path, options, options.date_column or "date")
+
+
+def _rows(path: Path, options: Options, date_column: str) -> Iterator[Example]:
+    """One example for each row, dated if `date_column` is not empty."""
     for where, row in read_rows(path, options.encoding):
         text, label = (column(row, [name], where) for name in (options.text_column, options.label_column))
-        ts = to_ms(column(row, [date_column], where), where) if date_column else None
+        ts = _to_ms(column(row, [date_column], where), where) if date_column else None
         yield Example("" if text is None else str(text), canonical(str(label), where=where), ts, where)
 
 
-def to_ms(value: Any, where: str) -> int:
-    """UTC ms of an ISO time (no zone means UTC; a bare date means its last millisecond), a datetime, or a number of s or ms."""
+def _to_ms(value: Any, where: str) -> int:
+    """Convert a datetime, a number of s or ms, or an ISO time to UTC ms.
+
+    A time without a zone is UTC; a bare date stands for its last millisecond.
+    """
     if isinstance(value, datetime):
         return int((value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp() * 1000)
     text = str(value).strip()
@@ -31,18 +63,7 @@ def to_ms(value: Any, where: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise DataError(
-            f"{where}: date {value!r}", hint="ISO 8601 (2024-05-31, 2024-05-31T12:00:00Z) or UTC ms"
-        ) from None
+        hint = "ISO 8601 (2024-05-31, 2024-05-31T12:00:00Z) or UTC ms"
+        raise DataError(f"{where}: date {value!r}", hint=hint) from None
     ms = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     return ms + 86_400_000 - 1 if len(text) == len("2024-05-31") else ms
-
-
-@register("csv")
-def read(path: Path, options: Options) -> Iterator[Example]:
-    """By `--text-column`, `--label-column`, `--date-column`."""
-    return rows(path, options, options.date_column)
-
-
-register("jsonl")(read)
-register("parquet")(read)

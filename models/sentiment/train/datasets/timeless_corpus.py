@@ -1,4 +1,4 @@
-"""Is a corpus really eventless? A text that names no price, date or real event teaches no future."""
+"""Check that a corpus is eventless: a model can't learn the future from texts without prices, dates and real events."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ RULES: Final = {
     ),
     "real event": re.compile(rf"\b(?:{_EVENTS})\b", re.IGNORECASE),
 }
-"""What gives a text away as being about one moment in time."""
+"""Patterns of text that belongs to one moment in time."""
 
 
 def violations(texts: Iterable[str]) -> list[tuple[int, str, str]]:
-    """(row from 1, rule, matched text) of all that the rules find."""
+    """Return (row from 1, rule, matched text) of all matches of the rules."""
     return [
         (row, rule, found.group())
         for row, text in enumerate(texts, 1)
@@ -44,12 +44,11 @@ def violations(texts: Iterable[str]) -> list[tuple[int, str, str]]:
     ]
 
 
-def check(name: str, texts: Iterable[str]) -> None:
-    """Raises DataError naming the first violations of a corpus that was declared eventless."""
+def require_timeless(name: str, texts: Iterable[str]) -> None:
+    """Raise DataError, which lists the first violations, if a corpus is not eventless. `name` is that of its file."""
     found = violations(texts)
     if found:
         listed = "; ".join(f"row {row} names a {rule}: {match!r}" for row, rule, match in found[:5])
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise DataError(
-            f"{name} is not eventless: {listed}{more}", hint="reword them, or don't declare the set eventless"
-        )
+        hint = "reword them, or don't declare the set eventless"
+        raise DataError(f"{name} is not eventless: {listed}{more}", hint=hint)

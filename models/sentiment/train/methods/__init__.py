@@ -1,4 +1,4 @@
-"""Ways of fine-tuning: one module a method, one `register` call each. All of them are peft's own implementations."""
+"""Fine-tuning methods by name. Choosing one imports `peft_methods`, and with it torch; listing them doesn't."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any, Final
 import msgspec
 
 from agent.core.errors import UsageError, did_you_mean
-from models.sentiment.train.methods.recipe import Defaults, Recipe
+from models.sentiment.train.methods.recipe import MethodDefaults, Recipe
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What a method may need to know beside the recipe. `steps` are optimiser steps of the whole training."""
+class MethodContext(msgspec.Struct, frozen=True):
+    """What a method may depend on besides the recipe. `steps` counts the optimiser steps of the whole training."""
 
     encoder: Any
     steps: int
 
 
-Configure = Callable[[Recipe, Plan], Any]
-"""(recipe, plan) → a `peft.PeftConfig`, or None to train every weight."""
+Configure = Callable[[Recipe, MethodContext], Any]
+"""(recipe, context) → a `peft.PeftConfig`, or None to train every weight."""
 
 
 class Method(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Method(msgspec.Struct, frozen=True):
 
     name: str
     configure: Configure
-    defaults: Defaults
+    defaults: MethodDefaults
     four_bit: bool = False
 
 
@@ -36,21 +36,22 @@ METHODS: Final = ("lora", "qlora", "adalora", "prefix", "prompt", "ptuning", "fu
 _REGISTERED: Final[dict[str, Method]] = {}
 
 
-def register(name: str, defaults: Defaults, *, four_bit: bool = False) -> Callable[[Configure], Configure]:
-    """Makes a method known as `--method name`."""
+def register(
+    name: str, defaults: MethodDefaults, *, four_bit: bool = False
+) -> Callable[[Configure], Configure]:
+    """Make a configuration function available as `--method name`."""
 
-    def keep(configure: Configure) -> Configure:
+    def decorate(configure: Configure) -> Configure:
         _REGISTERED[name] = Method(name, configure, defaults, four_bit)
         return configure
 
-    return keep
+    return decorate
 
 
 def get_method(name: str) -> Method:
-    """The method of that name. Raises UsageError with the closest one."""
+    """Return the method of that name. Raises UsageError, which suggests the closest one, for an unknown name."""
     if name not in METHODS:
-        raise UsageError(
-            f"unknown method {name!r}", hint=did_you_mean(name, METHODS, f"known: {', '.join(METHODS)}")
-        )
-    importlib.import_module(f"{__name__}.{name}")
+        hint = did_you_mean(name, METHODS, f"known: {', '.join(METHODS)}")
+        raise UsageError(f"unknown method {name!r}", hint=hint)
+    importlib.import_module(f"{__name__}.peft_methods")
     return _REGISTERED[name]

@@ -1,4 +1,4 @@
-"""All that can be chosen about one training, and what the guide chooses where the person did not."""
+"""Hyper-parameters of a sentiment training, and the defaults for those that are not given."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Imbalance = Literal["none", "weights", "focal", "oversample"]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """Hyper-parameters. None means: by the guide, which knows the method and the number of samples."""
+    """Hyper-parameters of one training. None stands for a default that depends on method and number of samples."""
 
     method: str = "lora"
     rank: int | None = None
     alpha: int | None = None
     dropout: float = 0.05
     targets: str = "auto"
-    """Layers that get an adapter: "auto" (query and value), "all" (every linear layer), or names with commas."""
+    """Layers that get an adapter: "auto" (query and value), "all" (every linear layer), or comma-separated names."""
     virtual_tokens: int | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -36,24 +36,17 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     imbalance: Imbalance = "none"
     focal_gamma: float = 2.0
     patience: int = 2
-    """Evaluations (one an epoch) without a better validation loss until training stops. 0: never."""
+    """Evaluations (one an epoch) without a better validation loss after which training stops. 0 disables this."""
     optimizer: Optimizer = "adamw"
     checkpointing: bool = False
     bf16: bool = False
     dates_in_text: bool = False
-    """Temporal context: a dated text is read as "2024-05: text"."""
+    """Train half of the dated texts as "2024-05: text"."""
     seed: int = 42
 
     def __post_init__(self) -> None:
-        for name in (
-            "rank",
-            "alpha",
-            "virtual_tokens",
-            "learning_rate",
-            "epochs",
-            "batch_size",
-            "accumulation",
-        ):
+        positive = "rank alpha virtual_tokens learning_rate epochs batch_size accumulation"
+        for name in positive.split():
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"{name} is {value}", hint="it must be above zero")
@@ -64,27 +57,24 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(f"max_length is {self.max_length}", hint="it must be in [8, 512] tokens")
 
     def to_dict(self) -> dict[str, Any]:
-        """For the card."""
+        """Return the hyper-parameters for the card."""
         return msgspec.structs.asdict(self)
 
 
 def parse(**choices: Any) -> Recipe:
-    """A recipe from what a person typed. Raises UsageError for a word or number that isn't possible."""
+    """Make a recipe from command-line values. Raises UsageError for an impossible one."""
     try:
         return msgspec.convert(choices, Recipe)
     except msgspec.ValidationError as error:
         possible = {"imbalance": get_args(Imbalance), "optimizer": get_args(Optimizer)}
-        wrong = [
-            name for name, words in possible.items() if choices.get(name) not in words and name in choices
-        ]
+        wrong = [name for name in possible if name in choices and choices[name] not in possible[name]]
         hint = "; ".join(f"{name}: {', '.join(possible[name])}" for name in wrong)
-        raise UsageError(
-            f"{', '.join(f'{name} is {choices[name]!r}' for name in wrong) or error}", hint=hint
-        ) from None
+        what = ", ".join(f"{name} is {choices[name]!r}" for name in wrong) or str(error)
+        raise UsageError(what, hint=hint) from None
 
 
-class Defaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a method wants where the person did not say: prompts need far larger steps, and more of them, than adapters."""
+class MethodDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """Defaults of a method. Prompts need far larger learning rates, and more epochs, than adapters."""
 
     learning_rate: float
     head_learning_rate: float
@@ -93,27 +83,29 @@ class Defaults(msgspec.Struct, frozen=True, kw_only=True):
     virtual_tokens: int | None = None
 
 
-def guided_rank(samples: int) -> int:
-    """The guide: rank 4–8 under 1,000 samples, 8–16 to 10,000, 16–32 beyond; the upper end, as the base is small."""
+def default_rank(samples: int) -> int:
+    """Return the default rank: 8 under 1,000 samples, 16 to 10,000, 32 beyond.
+
+    Recommended are 4–8, 8–16 and 16–32; the upper end suits a small base.
+    """
     return 8 if samples < 1_000 else 16 if samples <= 10_000 else 32
 
 
-def guided_epochs(samples: int, epochs: float) -> float:
-    """A method's epochs hold for 1,000–10,000 samples; fewer need more passes, more need fewer."""
+def default_epochs(samples: int, epochs: float) -> float:
+    """Adapt a method's epochs, which are those for 1,000–10,000 samples, to fewer or more samples."""
     return epochs * 2 if samples < 1_000 else epochs if samples <= 10_000 else max(epochs / 2, 2.0)
 
 
-def resolve(recipe: Recipe, defaults: Defaults, samples: int) -> Recipe:
-    """The recipe with nothing left open. Alpha is twice the rank."""
-    rank = (recipe.rank or guided_rank(samples)) if defaults.ranked else None
+def resolve(recipe: Recipe, defaults: MethodDefaults, samples: int) -> Recipe:
+    """Return the recipe with a value for each None that the method uses. Alpha defaults to twice the rank."""
+    rank = (recipe.rank or default_rank(samples)) if defaults.ranked else None
+    virtual_tokens = defaults.virtual_tokens and (recipe.virtual_tokens or defaults.virtual_tokens)
     chosen: Mapping[str, Any] = {
         "rank": rank,
         "alpha": (recipe.alpha or 2 * rank) if rank else None,
-        "virtual_tokens": (recipe.virtual_tokens or defaults.virtual_tokens)
-        if defaults.virtual_tokens
-        else None,
+        "virtual_tokens": virtual_tokens,
         "learning_rate": recipe.learning_rate or defaults.learning_rate,
         "head_learning_rate": recipe.head_learning_rate or defaults.head_learning_rate,
-        "epochs": recipe.epochs or guided_epochs(samples, defaults.epochs),
+        "epochs": recipe.epochs or default_epochs(samples, defaults.epochs),
     }
     return msgspec.structs.replace(recipe, **chosen)

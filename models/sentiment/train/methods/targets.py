@@ -1,4 +1,4 @@
-"""Which layers of an architecture get an adapter."""
+"""Choice of the layers that get an adapter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _QUERY_VALUE: Final = (
 
 
 def linear_names(encoder: Any) -> list[str]:
-    """Last parts of the names of the body's linear layers, which GPT-2 calls Conv1D; poolers apart."""
+    """Return the last parts of the names of the body's linear layers (Conv1D in GPT-2), without poolers."""
     return sorted(
         {
             name.rpartition(".")[2]
@@ -33,13 +33,14 @@ def linear_names(encoder: Any) -> list[str]:
 
 
 def target_modules(encoder: Any, wanted: str) -> list[str] | str:
-    """Names for `target_modules`: "auto" is query and value, "all" every linear layer of the blocks, else names with commas.
+    """Return a value for peft's `target_modules`.
 
-    Raises UsageError for a name that the body doesn't have.
+    `wanted` is "auto" for query and value, "all" for every linear layer of the blocks, or comma-separated names. Raises
+    UsageError for a name that the body doesn't have.
     """
     names = linear_names(encoder)
     if wanted == "all":
-        # a pattern, since poolers are called "dense" too
+        # A pattern, because layers of poolers are called "dense" too
         return rf"(?!.*\bpooler\b)encoder\..*\.(?:{'|'.join(names)})"
     if wanted == "auto":
         every = {name.rpartition(".")[2] for name, _ in encoder.named_modules()}
@@ -49,5 +50,5 @@ def target_modules(encoder: Any, wanted: str) -> list[str] | str:
     for name in chosen:
         if name not in names:
             hint = did_you_mean(name, names, f"known: auto, all, {', '.join(names)}")
-            raise UsageError(f"target module {name!r} is no linear layer of this base", hint=hint)
+            raise UsageError(f"target module {name!r} is not a linear layer of this base", hint=hint)
     return chosen

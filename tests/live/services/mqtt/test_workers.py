@@ -20,9 +20,9 @@ from agent.live.services.mqtt.sentiment_worker import SentimentWorker
 from agent.sandbox import Sandbox
 from agent.store.database import Database
 from models.sentiment import model_dir
-from models.sentiment.serve.scorer import Score, Scorer
+from models.sentiment.serve.scorer import HeadlineScore, Scorer
 from tests.cli.conftest import Outcome, tapewire
-from tests.models.fusion.world import write_fusion
+from tests.models.fusion.fusion_harness import write_fusion
 from tests.support.live import (
     SENTIMENT,
     Words,
@@ -46,7 +46,7 @@ MODEL = "starter"  # what `load_words` calls the configured model
 class Slow(Words):
     """It takes its time, and then says nothing any more."""
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
         import time
 
         time.sleep(0.05)
@@ -175,7 +175,7 @@ async def test_a_worker_whose_model_fails_ends_with_its_error_and_the_agent_goes
     sandbox: Sandbox, database: Database, broker: Mosquitto, tmp_path: Path
 ) -> None:
     class Broken(Words):
-        def score(self, texts: Sequence[str]) -> list[Score]:
+        def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
             raise ModelError("the model has no more memory")
 
     own = Words(MODEL)

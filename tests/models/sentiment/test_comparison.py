@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 
 from models.cards import DatasetRecord
-from models.sentiment.train.comparison import COLUMNS, Comparison, compare, save
+from models.sentiment.train.comparison import COLUMNS, MethodComparison, compare, save
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.methods.recipe import Recipe
 from models.sentiment.train.splits import Fractions, make_split
@@ -29,7 +29,7 @@ def test_methods_and_baselines_share_one_table(
     split = make_split(headlines, Fractions(0.1, 0.1, 0.2))
     told: list[str] = []
 
-    def run(baselines: bool) -> Comparison:
+    def run(baselines: bool) -> MethodComparison:
         recipe = Recipe(epochs=1, rank=2)
         return compare(
             ["lora"],
@@ -40,7 +40,7 @@ def test_methods_and_baselines_share_one_table(
             recipe=recipe,
             sweep_rows=40,
             baselines=baselines,
-            tell=told.append,
+            on_status=told.append,
         )
 
     found = run(baselines=True)
@@ -55,7 +55,7 @@ def test_methods_and_baselines_share_one_table(
     assert words["macro_f1"].value > majority["macro_f1"].value, "the verb decides, and words see it"
 
     saved = {path.suffix: path for path in save(found, tmp_path)}
-    assert msgspec.convert(json.loads(saved[".json"].read_text()), Comparison) == found
+    assert msgspec.convert(json.loads(saved[".json"].read_text()), MethodComparison) == found
     assert [row["method"] for row in csv.DictReader(saved[".csv"].open())] == [
         row.method for row in found.rows
     ]

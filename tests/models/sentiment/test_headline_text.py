@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.sentiment.serve.headline_text import EMPTY, MAX_CHARACTERS, NOT_ENGLISH, clean, why_abstain
+from models.sentiment.serve.headline_text import EMPTY, MAX_CHARACTERS, NOT_ENGLISH, abstention_reason, clean
 
 
 @pytest.mark.parametrize(
@@ -52,4 +52,4 @@ def test_any_string_comes_out_short_printable_and_encodable(text: str) -> None:
     ],
 )
 def test_the_model_of_english_abstains_from_other_text(text: str, reason: str) -> None:
-    assert why_abstain(clean(text)) == reason
+    assert abstention_reason(clean(text)) == reason

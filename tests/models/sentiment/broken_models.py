@@ -13,10 +13,10 @@ from onnx import numpy_helper
 
 from models.cards import read_card, write_card
 from models.sentiment.serve.scorer import MODEL_NAME, TOKENIZER_NAME, fingerprint
-from tests.models.tiny import WORDS
+from tests.models.tiny_model import WORDS
 
 
-def resealed(folder: Path) -> Path:
+def rehashed(folder: Path) -> Path:
     """The folder, with a card that says that all of it belongs together."""
     card = read_card(folder)
     card.files = {}
@@ -32,7 +32,7 @@ def with_constant(folder: Path, name: str, change: Callable[[np.ndarray], np.nda
         if constant.name == name:
             constant.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(constant).copy()), name))
     onnx.save(model, folder / MODEL_NAME)
-    return resealed(folder)
+    return rehashed(folder)
 
 
 def everywhere(value: float) -> Callable[[np.ndarray], np.ndarray]:
@@ -54,7 +54,7 @@ def with_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Pat
     content = json.loads((folder / TOKENIZER_NAME).read_bytes())
     change(content)
     (folder / TOKENIZER_NAME).write_text(json.dumps(content))
-    return resealed(folder)
+    return rehashed(folder)
 
 
 def catastrophic(content: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A real `tapewire train sentiment` that is killed before each of its operations on files, from the moment it saves its result.
 
-    python -m tests.models.sentiment.killed OUTPUT SNAPSHOTS -- tapewire's arguments
+    python -m tests.models.sentiment.kill_training OUTPUT SNAPSHOTS -- tapewire's arguments
 
 The training happens once. Then the process forks for each operation: the child goes on and kills itself (SIGKILL) just before that
 operation, the folder around OUTPUT is copied to SNAPSHOTS/number and put back as it was. The last child isn't killed. Prints one

@@ -8,7 +8,7 @@ import pytest
 
 from agent.core.errors import DataError
 from models.sentiment.train.datasets import load
-from models.sentiment.train.datasets.timeless_corpus import check, violations
+from models.sentiment.train.datasets.timeless_corpus import require_timeless, violations
 
 CORPUS = Path(__file__).resolve().parents[3] / "models" / "sentiment" / "train" / "corpus" / "headlines.csv"
 
@@ -45,12 +45,12 @@ def test_what_could_happen_any_day(text: str) -> None:
 
 def test_the_complaint_names_rows() -> None:
     with pytest.raises(DataError, match=r"own\.csv is not eventless: row 2 names a date: '2024'"):
-        check("own.csv", ["fine", "not in 2024"])
+        require_timeless("own.csv", ["fine", "not in 2024"])
 
 
 def test_our_own_corpus_is_eventless_varied_and_large_enough() -> None:
     found = load(CORPUS, "csv")
     texts = [example.text for example in found.examples]
-    check(CORPUS.name, texts)
+    require_timeless(CORPUS.name, texts)
     assert len(set(texts)) >= 600
     assert {example.label for example in found.examples} == {"bearish", "neutral", "bullish"}

@@ -116,7 +116,7 @@ def write_fusion(
     return FusionPredictor.load(folder)
 
 
-class Witness:
+class RecordingPredictor:
     """A predictor that notes the questions that it is asked, and answers like `inner`."""
 
     def __init__(self, inner: Predictor) -> None:

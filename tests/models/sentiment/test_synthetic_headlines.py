@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from models.sentiment.serve.headline_text import clean, why_abstain
+from models.sentiment.serve.headline_text import abstention_reason, clean
 from tools.synthetic_headlines import _GOOD, statements
 
 pytestmark = pytest.mark.train
@@ -28,7 +28,7 @@ def test_they_are_distinct_balanced_and_repeatable() -> None:
 
 def test_they_read_as_the_model_reads() -> None:
     assert all(
-        clean(example.text) == example.text and not why_abstain(example.text)
+        clean(example.text) == example.text and not abstention_reason(example.text)
         for example in statements(300, seed=5)
     )
 
