@@ -121,7 +121,7 @@ def compare(
             sweep_rows=sweep,
             baselines=baselines,
             jobs=jobs,
-            tell=lambda what: status.update(f"training {what}"),
+            on_status=lambda what: status.update(f"training {what}"),
         )
     paths = save(found, output)
     if json:
