@@ -1,8 +1,8 @@
 """Fine-tune a language model for financial sentiment with LoRA, export it, and let it read.
 
     python examples/01_finetune_sentiment.py                 # a taste: few texts, a minute
-    python examples/01_finetune_sentiment.py --full          # all of the project's labelled headlines, minutes on a CPU
-    python examples/01_finetune_sentiment.py --full --data mine.csv --base ProsusAI/finbert
+    python examples/01_finetune_sentiment.py --full          # all of the project's labelled headlines,
+    minutes on a CPU python examples/01_finetune_sentiment.py --full --data mine.csv --base ProsusAI/finbert
 
 Data: a CSV file with the columns text and label (bearish, neutral, bullish).
 """
@@ -35,7 +35,8 @@ def main() -> None:
 
     silence_warnings()
 
-    # 1. Labelled text, and parts of it that never see each other. The corpus names no event, so it teaches no dates.
+    # 1. Labelled text, and parts of it that never see each other. The corpus names no event, so it teaches no
+    # dates.
     data = load(args.data, "csv", Options(eventless=args.data == CORPUS))
     examples = (
         data.examples
@@ -70,7 +71,8 @@ def main() -> None:
     ):
         signal = generator.generate_signal(text)
         print(
-            f"{signal.prediction.value:4} {signal.confidence:4.0%}{'' if signal.actionable else ' (unsure)'}  {text}"
+            f"{signal.prediction.value:4} {signal.confidence:4.0%}{'' if signal.actionable else ' (unsure)'} "
+            f" {text}"
         )
     print(f"next: python examples/03_backtest_finetuned_model.py --model {served}")
 

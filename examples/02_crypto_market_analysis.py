@@ -2,8 +2,8 @@
 
 python examples/02_crypto_market_analysis.py                                      # Bybit's public history
 python examples/02_crypto_market_analysis.py --offline                            # the sample data
-tapewire sandbox --port 8080 &                                                    # or an exchange on this machine
-python examples/02_crypto_market_analysis.py --endpoint http://127.0.0.1:8080 --interval 1m
+tapewire sandbox --port 8080 &                                                    # or an exchange on this
+machine python examples/02_crypto_market_analysis.py --endpoint http://127.0.0.1:8080 --interval 1m
 """
 
 from __future__ import annotations
@@ -41,10 +41,12 @@ def main() -> None:
         returns[symbol] = np.log(close).diff().dropna()
         fall = close / close.cummax() - 1
         print(
-            f"\n{symbol}: {len(klines)} bars of {args.interval}, {klines.index[0]:%Y-%m-%d %H:%M} to {klines.index[-1]:%Y-%m-%d %H:%M}"
+            f"\n{symbol}: {len(klines)} bars of {args.interval}, {klines.index[0]:%Y-%m-%d %H:%M} to "
+            f"{klines.index[-1]:%Y-%m-%d %H:%M}"
         )
         print(
-            f"  close {close.iloc[-1]:,.2f}, moved {close.iloc[-1] / close.iloc[0] - 1:+.2%}, at worst {fall.min():.2%} from its peak"
+            f"  close {close.iloc[-1]:,.2f}, moved {close.iloc[-1] / close.iloc[0] - 1:+.2%}, at worst "
+            f"{fall.min():.2%} from its peak"
         )
         print(
             f"  a bar moves {returns[symbol].std():.3%}, the largest moved {returns[symbol].abs().max():.2%}"
@@ -54,7 +56,8 @@ def main() -> None:
             print(f"  {signal.prediction.value:4} {signal.confidence:4.0%}  {text}")
         vote = generator.aggregate_signals(signals)
         print(
-            f"  together: {vote.prediction.value} at {vote.confidence:.0%}{'' if vote.actionable else ', not enough to act on'}"
+            f"  together: {vote.prediction.value} at "
+            f"{vote.confidence:.0%}{'' if vote.actionable else ', not enough to act on'}"
         )
 
     both = returns["BTCUSDT"].corr(returns["ETHUSDT"])

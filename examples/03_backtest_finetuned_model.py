@@ -1,10 +1,12 @@
-"""Backtest a fine-tuned model: on crypto by the minute, and on daily bars of SPY for the next day's direction.
+"""Backtest a fine-tuned model: on crypto by the minute, and on daily bars of SPY for the next day's
+direction.
 
     python examples/03_backtest_finetuned_model.py                                      # the model that ships
     python examples/03_backtest_finetuned_model.py --model var/examples/sentiment-onnx  # what example 01 made
     python examples/03_backtest_finetuned_model.py --spy SPY-1d.csv --spy-news spy-headlines.csv
 
-Without files, crypto is the sample data (a day and a half of real prices, headlines of our own) and SPY is made up. Neither is evidence.
+Without files, crypto is the sample data (a day and a half of real prices, headlines of our own) and SPY is
+made up. Neither is evidence.
 """
 
 from __future__ import annotations
@@ -76,7 +78,8 @@ def show(title: str, result: BacktestResult, page: Path) -> None:
         print(f"  {sentence}")
     for said in result.data.evidence.outcomes:
         print(
-            f"  {said.count} {said.kind} named the direction rightly {said.accuracy.value:.1%} of the time, chance {said.chance:.1%}"
+            f"  {said.count} {said.kind} named the direction rightly {said.accuracy.value:.1%} of the time, "
+            f"chance {said.chance:.1%}"
         )
     print(f"  {result.report(page)}; tapewire verify {result.run.id}")
 

@@ -1,4 +1,6 @@
-"""Two years of made-up daily bars and headlines of a fund called SPY. Nothing of it happened: it shows the way, and proves nothing."""
+"""Two years of made-up daily bars and headlines of a fund called SPY. Nothing of it happened: it shows
+the way, and proves nothing.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ PLACES = (
 
 
 def spy(days: int = 500, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bars by session date, and one headline on most days at 15:00 UTC; the next day leans its way by a quarter of its volatility."""
+    """Bars by session date, and one headline on most days at 15:00 UTC; the next day leans its way by a
+    quarter of its volatility.
+    """
     rng = np.random.default_rng(seed)
     dates = pd.bdate_range("2024-02-01", periods=days, tz="UTC", name="date")
     moods = rng.choice((-1, 0, 1), days, p=(0.35, 0.3, 0.35))

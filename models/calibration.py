@@ -1,4 +1,6 @@
-"""Temperature scaling (Guo et al. 2017): one number, fitted on held-out text, turns confidence into a probability."""
+"""Temperature scaling (Guo et al. 2017): one number, fitted on held-out text, turns confidence into a
+probability.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,15 @@ import numpy as np
 from models.classification_metrics import Floats, Ints, measure, reliability
 
 RANGE: Final = (0.05, 20.0)
-"""Bounds of the fit. A temperature at a bound means that the calibration part is too small or perfectly separated."""
+"""Bounds of the fit. A temperature at a bound means that the calibration part is too small or perfectly
+separated.
+"""
 
 
 def softmax(logits: Floats, temperature: float = 1.0) -> Floats:
-    """Return the probabilities (n, classes) of logits (n, classes). Rows with logits that are not finite become NaN."""
+    """Return the probabilities (n, classes) of logits (n, classes). Rows with logits that are not finite
+    become NaN.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = logits / temperature
         raised = np.exp(scaled - scaled.max(axis=1, keepdims=True))
@@ -53,7 +59,9 @@ def before_after(logits: Floats, truth: Ints, temperature: float) -> dict[str, d
 
 
 def plot_reliability(logits: Floats, truth: Ints, temperature: float, path: Path) -> None:
-    """Write a PNG of accuracy against confidence, before and after scaling. Calibrated bins lie on the diagonal."""
+    """Write a PNG of accuracy against confidence, before and after scaling. Calibrated bins lie on the
+    diagonal.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")

@@ -1,4 +1,6 @@
-"""`card.json`: provenance and quality of a trained model, and the end of the period that its training data cover."""
+"""`card.json`: provenance and quality of a trained model, and the end of the period that its training
+data cover.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ class Estimate(msgspec.Struct, frozen=True):
 
 
 class CoverageRow(msgspec.Struct, frozen=True):
-    """Effect of acting only at confidence ≥ threshold: share of texts acted on, and share of those that are right."""
+    """Effect of acting only at confidence ≥ threshold: share of texts acted on, and share of those that
+    are right.
+    """
 
     threshold: float
     coverage: float
@@ -66,7 +70,9 @@ class Card(msgspec.Struct, kw_only=True):
     base_sha256: str = ""
     """SHA-256 of the base's shape and input embeddings."""
     base_weights_sha256: str = ""
-    """SHA-256 of all weights of the base; an adapter is refused on any other. Empty in cards of earlier versions."""
+    """SHA-256 of all weights of the base; an adapter is refused on any other. Empty in cards of earlier
+    versions.
+    """
     base_released: str = ""
     """ISO date of the base's release, if known. Its pre-training may cover everything before."""
     method: str
@@ -85,7 +91,9 @@ class Card(msgspec.Struct, kw_only=True):
     """Metric name → estimate, for each evaluated set ("test", "calibration", …)."""
     versions: dict[str, str] = {}
     trained_until: int = 0
-    """UTC ms. The model may know any event before, so a valid backtest starts here. 0: it was trained on no event."""
+    """UTC ms. The model may know any event before, so a valid backtest starts here. 0: it was trained on
+    no event.
+    """
     fingerprint: str = ""
     """SHA-256 over weights, tokenizer and temperature; the key of the score cache."""
     files: dict[str, str] = {}
@@ -107,8 +115,8 @@ def latest_of(datasets: Iterable[DatasetRecord]) -> int:
 def read_card(folder: Path, *, kind: str = "sentiment") -> Card:
     """Read the card of a model folder.
 
-    Raises ModelError if the card is missing, damaged, of a newer format, or of another kind of model, or if its
-    labels or its temperature are unusable.
+    Raises ModelError if the card is missing, damaged, of a newer format, or of another kind of model, or if
+    its labels or its temperature are unusable.
     """
     path = settled(folder) / CARD_NAME
     try:

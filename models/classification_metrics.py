@@ -1,7 +1,8 @@
 """Metrics of a three-class classifier from probabilities (n, 3) and true classes (n,), in numpy alone.
 
-A row of NaN stands for an abstention: it counts as wrong and is left out of the calibration metrics. Every metric is a
-function of sums over rows (`_addends`), so a bootstrap of a thousand resamples is one matrix product.
+A row of NaN stands for an abstention: it counts as wrong and is left out of the calibration metrics. Every
+metric is a function of sums over rows (`_addends`), so a bootstrap of a thousand resamples is one matrix
+product.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def measure(probabilities: Floats, truth: Ints) -> dict[str, float]:
 def estimates(
     probabilities: Floats, truth: Ints, *, blocks: Ints | None = None, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Return each metric with its 95 % percentile-bootstrap interval (Efron 1979), from rows drawn with replacement.
+    """Return each metric with its 95 % percentile-bootstrap interval (Efron 1979), from rows drawn with
+    replacement.
 
     Rows that depend on each other share a number in `blocks` (n,) and are drawn together.
     """
@@ -73,7 +75,9 @@ def estimates(
 
 
 def confusion(predicted: Ints, truth: Ints) -> Ints:
-    """Return counts (3, 3) with true classes in rows and predicted ones in columns. Abstentions are left out."""
+    """Return counts (3, 3) with true classes in rows and predicted ones in columns. Abstentions are left
+    out.
+    """
     judged = predicted != ABSTAINED
     counts = np.bincount(truth[judged] * CLASSES + predicted[judged], minlength=CLASSES**2)
     return counts.reshape(CLASSES, CLASSES).astype(np.int64)
@@ -152,7 +156,8 @@ def _addends(probabilities: Floats, truth: Ints) -> Floats:
 
 
 def _parts(sums: Floats) -> list[Floats]:
-    """Split sums into confusion cells (r, 9), true (r, 3), (judged, nll, brier) (r, 3), and three of (r, BINS).
+    """Split sums into confusion cells (r, 9), true (r, 3), (judged, nll, brier) (r, 3), and three of (r,
+    BINS).
 
     The last three are rows, confidence and right predictions of each bin.
     """

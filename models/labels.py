@@ -16,7 +16,9 @@ LABELS: Final = ("bearish", "neutral", "bullish")
 """Order of every probability vector, logit row and confusion matrix of sentiment."""
 
 TFNS_NAMES: Final = {"0": "bearish", "1": "bullish", "2": "neutral"}
-"""Codes of Twitter Financial News Sentiment. Digits mean nothing in other sets, so only that set's loader uses them."""
+"""Codes of Twitter Financial News Sentiment. Digits mean nothing in other sets, so only that set's loader
+uses them.
+"""
 
 SCORE_CUT: Final = 0.1
 """Scores in [-1, 1] (FiQA, SemEval-2017 task 5) are bearish below -0.1, bullish above 0.1, else neutral."""
@@ -41,7 +43,9 @@ def canonical(name: str, *, where: str = "") -> str:
 
 
 def from_score(score: float, cut: float = SCORE_CUT) -> str:
-    """Return the class of a sentiment score in [-1, 1]: bearish below -cut, bullish above cut, else neutral."""
+    """Return the class of a sentiment score in [-1, 1]: bearish below -cut, bullish above cut, else
+    neutral.
+    """
     return "bearish" if score < -cut else "bullish" if score > cut else "neutral"
 
 

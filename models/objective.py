@@ -9,7 +9,9 @@ from torch.nn import functional
 
 
 class Objective(nn.Module):  # type: ignore[misc]
-    """Cross-entropy, optionally class-weighted, label-smoothed, or focal (Lin et al. 2017: (1 − p)^gamma · CE)."""
+    """Cross-entropy, optionally class-weighted, label-smoothed, or focal (Lin et al. 2017: (1 − p)^gamma
+    · CE).
+    """
 
     def __init__(self, weights: Tensor | None = None, *, smoothing: float = 0.0, gamma: float = 0.0) -> None:
         super().__init__()

@@ -45,7 +45,8 @@ SOURCE_SHA256: Final = "strategy_sha256"
 def load_strategy(name: str, params: Mapping[str, Any] | None = None) -> Strategy:
     """Create a strategy by name (see `strategy_class`).
 
-    Values in `params` may be texts from the command line. Raises ConfigError if a name or a value is not valid.
+    Values in `params` may be texts from the command line. Raises ConfigError if a name or a value is not
+    valid.
     """
     strategy = strategy_class(name)
     try:

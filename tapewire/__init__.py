@@ -131,7 +131,9 @@ def __dir__() -> list[str]:
 
 
 def _refuse_foreign_packages() -> None:
-    """Raise ImportError if another `agent`, `models` or `strategies` takes the place of Tapewire's, as one in the working folder does."""
+    """Raise ImportError if another `agent`, `models` or `strategies` takes the place of Tapewire's, as
+    one in the working folder does.
+    """
     home = Path(__file__).resolve().parents[1]
     for package in ("agent", "models", "strategies"):
         spec = find_spec(package)
@@ -143,7 +145,8 @@ def _refuse_foreign_packages() -> None:
         if home / package not in places[:1]:
             found = places[0] if places else "nothing"
             raise ImportError(
-                f"{found} takes the place of Tapewire's package {package!r}: rename it, or start Python in another folder"
+                f"{found} takes the place of Tapewire's package {package!r}: rename it, or start Python in "
+                "another folder"
             )
 
 

@@ -1,4 +1,5 @@
-"""Backtests from a script or a notebook: the same engine and the same result as `tapewire backtest` on the same data.
+"""Backtests from a script or a notebook: the same engine and the same result as `tapewire backtest` on the
+same data.
 
 >>> result = Backtest("sma_cross", {"BTCUSDT": frame}, params={"fast": 20, "slow": 100}).run()
 >>> result.metrics.performance.sharpe
@@ -42,7 +43,8 @@ AGGREGATIONS: Final[dict[str, dict[str, Any]]] = {
     "weighted": {},
     "window": {"half_life": format_duration(3_650 * DAY_MS)},
 }
-"""How the headlines on a symbol vote. All are weighted by their confidence and forgotten after `signals.window`:
+"""How the headlines on a symbol vote. All are weighted by their confidence and forgotten after
+`signals.window`:
 
 - `weighted`: a vote also halves with every `signals.half_life`, so that the newest headlines lead;
 - `window`: the headlines of the window count alike, however old.
@@ -87,14 +89,15 @@ class BacktestResult:
 class Backtest:
     """Replays bars, and headlines if there are any, through a strategy.
 
-    - `strategy`: a built-in's name, a file (`mine.py`, `mine.py:Class`), `package.module:Class`, or the class itself if it is in a file.
-    - `klines`: a frame or file of bars, or several by symbol. A frame has open, high, low, close, volume and the bars' open time as
-      index or column; its symbol is the key, or `frame.attrs["symbol"]`.
+    - `strategy`: a built-in's name, a file (`mine.py`, `mine.py:Class`), `package.module:Class`, or the class
+      itself if it is in a file.
+    - `klines`: a frame or file of bars, or several by symbol. A frame has open, high, low, close, volume and
+      the bars' open time as index or column; its symbol is the key, or `frame.attrs["symbol"]`.
     - `news`: a frame or file of headlines with `title` and `published_at`, best also `currencies` (tickers).
     - `params`: of the strategy, by name.
     - `scorer`: scores the headlines; by default the model that the configuration names.
-    - `settings`: sections of config.toml to lay over `config` (by default the one that the command line uses), e.g.
-      `{"market": {"category": "equity"}}`.
+    - `settings`: sections of config.toml to lay over `config` (by default the one that the command line
+      uses), e.g. `{"market": {"category": "equity"}}`.
     - `folder`: where frames are kept as files, so that their runs can be verified.
 
     Times are aware, or `history.timezone` names their zone. Raises ConfigError and UsageError.
@@ -128,7 +131,8 @@ class Backtest:
     def run(self) -> BacktestResult:
         """Replay, record and measure.
 
-        Raises DataError for data that can't be read, and LeakageError if the model was trained on text of this window.
+        Raises DataError for data that can't be read, and LeakageError if the model was trained on text of
+        this window.
         """
         config = self.config
         klines = tuple(
@@ -203,9 +207,11 @@ class SentimentBacktester:
         news_data: pd.DataFrame | str | Path,
         signal_aggregation: str = "weighted",
     ) -> BacktestResult:
-        """Replay prices and headlines, given as for `Backtest`; `signal_aggregation` is one of `AGGREGATIONS`.
+        """Replay prices and headlines, given as for `Backtest`; `signal_aggregation` is one of
+        `AGGREGATIONS`.
 
-        Raises DataError for data that can't be read, LeakageError if the model was trained on text of this window, UsageError.
+        Raises DataError for data that can't be read, LeakageError if the model was trained on text of this
+        window, UsageError.
         """
         if signal_aggregation not in AGGREGATIONS:
             raise UsageError(
@@ -227,8 +233,8 @@ class SentimentBacktester:
 def load_klines(path: str | Path, symbol: str | None = None, *, timezone: str | None = None) -> pd.DataFrame:
     """Read a bar file into a frame indexed by open time (UTC): open, high, low, close, volume, turnover.
 
-    `symbol` is needed if neither the file nor its name states one; `timezone` names the zone of times without one. Raises
-    DataError and UsageError.
+    `symbol` is needed if neither the file nor its name states one; `timezone` names the zone of times without
+    one. Raises DataError and UsageError.
     """
     from agent.data.frames import klines_frame
 
@@ -239,10 +245,11 @@ def load_klines(path: str | Path, symbol: str | None = None, *, timezone: str | 
 
 
 def load_news(path: str | Path, *, timezone: str | None = None) -> pd.DataFrame:
-    """Read a file of headlines into a frame, oldest first: published_at, title, summary, publisher, url, currencies, id.
+    """Read a file of headlines into a frame, oldest first: published_at, title, summary, publisher, url,
+    currencies, id.
 
-    Headlines that a backtest leaves out (without a time or title, duplicates) are left out; `frame.attrs["notes"]` counts them.
-    Raises DataError.
+    Headlines that a backtest leaves out (without a time or title, duplicates) are left out;
+    `frame.attrs["notes"]` counts them. Raises DataError.
     """
     import pandas as pd
 
@@ -258,9 +265,9 @@ def load_news(path: str | Path, *, timezone: str | None = None) -> pd.DataFrame:
 def verify(run: str = "latest", *, store: str | None = None, trust_strategy: bool = False) -> Verification:
     """Decide a recorded run again from its inputs and compare every decision.
 
-    `run` is its id, the beginning of it, or `latest`; `store` the URL of the store, by default the configured one. Raises
-    UsageError if there is no such run, DataError if an input file has changed, SafetyError if the strategy's file has changed
-    (`trust_strategy` imports it anyway).
+    `run` is its id, the beginning of it, or `latest`; `store` the URL of the store, by default the configured
+    one. Raises UsageError if there is no such run, DataError if an input file has changed, SafetyError if the
+    strategy's file has changed (`trust_strategy` imports it anyway).
     """
     from agent.replay.verify import verify as decide_again
     from agent.store.queries import find_run

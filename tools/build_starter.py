@@ -1,12 +1,15 @@
 """`make starter`: the model that ships, from public data to a folder that is ready to serve, in one command.
 
-1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA), the project's own headlines and statements by its grammar,
+1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA), the project's own headlines and
+  statements by its grammar,
    one a seed. The first one's adapter ships too.
-2. A student. By default it has all six layers over a trimmed vocabulary, and nothing more to learn. With fewer layers (`--layers
-   0,2,3,5 --epochs 2`) it learns the teachers' mean answers, on the same texts and variations of them, on more statements, and
-   on real crypto headlines without labels: two thirds of the size and half as fast again, at 2.7 points of macro-F1 on
-   PhraseBank, which is why it doesn't ship.
-3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv` holds their hashes
+2. A student. By default it has all six layers over a trimmed vocabulary, and nothing more to learn. With
+  fewer layers (`--layers
+   0,2,3,5 --epochs 2`) it learns the teachers' mean answers, on the same texts and variations of them, on
+   more statements, and on real crypto headlines without labels: two thirds of the size and half as fast
+   again, at 2.7 points of macro-F1 on PhraseBank, which is why it doesn't ship.
+3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv`
+  holds their hashes
    and our labels, not their words. The export is measured on what none of this has seen.
 
 PhraseBank and CryptoLin, whose terms forbid more, measure and teach nothing.
@@ -60,7 +63,9 @@ from tools.synthetic_headlines import statements
 
 CALIBRATED_FROM: Final = datetime(2023, 12, 10, tzinfo=UTC)
 CALIBRATED_UNTIL: Final = datetime(2024, 1, 1, tzinfo=UTC)
-"""Headlines before the first teach without labels; between the two lie those that calibrate. Nothing younger is looked at."""
+"""Headlines before the first teach without labels; between the two lie those that calibrate. Nothing
+younger is looked at.
+"""
 HEADLINE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
 SPLIT_SEED: Final = 7
 FRACTIONS: Final = Fractions(validation=0.02, calibration=0.1, test=0.1)
@@ -173,7 +178,8 @@ def mix(splits: dict[str, Split], composed: Sequence[Example] = ()) -> Split:
 
 
 def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
-    """(headlines before `CALIBRATED_FROM`, the project's labelled ones after it, their common record), cleaned and distinct.
+    """(headlines before `CALIBRATED_FROM`, the project's labelled ones after it, their common record),
+    cleaned and distinct.
 
     Raises DataError where the file lacks a headline that `wire_labels.csv` has a label for.
     """
@@ -202,7 +208,9 @@ def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
 
 
 def headline_key(text: str) -> str:
-    """What stands for a headline in `wire_labels.csv`: the first 16 hexadecimal digits of the SHA-256 of its cleaned text."""
+    """What stands for a headline in `wire_labels.csv`: the first 16 hexadecimal digits of the SHA-256 of
+    its cleaned text.
+    """
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -247,7 +255,9 @@ def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[Data
 def measure(
     card: Card, folder: Path, held_out: dict[str, Sequence[Example]], teacher: TrainedClassifier
 ) -> None:
-    """Measures the export, and beside it its fp32 teacher, on each held-out set; writes the figures into the card."""
+    """Measures the export, and beside it its fp32 teacher, on each held-out set; writes the figures into
+    the card.
+    """
     scorer = Scorer.load(folder)
     for name, examples in held_out.items():
         texts, truth = [example.text for example in examples], class_indices(examples)
@@ -256,13 +266,16 @@ def measure(
         card.metrics[f"{name}_teacher"] = estimates(teacher.probabilities(texts, batch_size=64), truth)
         f1, error = card.metrics[name]["macro_f1"].value, card.metrics[name]["ece"].value
         out.print(
-            f"{name}: macro-F1 {f1:.3f}, teacher {card.metrics[f'{name}_teacher']['macro_f1'].value:.3f}, ECE {error:.3f}"
+            f"{name}: macro-F1 {f1:.3f}, teacher {card.metrics[f'{name}_teacher']['macro_f1'].value:.3f}, "
+            f"ECE {error:.3f}"
         )
     write_card(card, folder)
 
 
 def ship_adapter(source: Path, target: Path) -> None:
-    """Copies an adapter at half precision, which changes no prediction and halves what everybody downloads."""
+    """Copies an adapter at half precision, which changes no prediction and halves what everybody
+    downloads.
+    """
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
     weights = target / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)

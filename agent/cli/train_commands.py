@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeOptions:
-    """Hyper-parameters of the fine-tuning; the fields are those of `models.sentiment.train.methods.recipe.Recipe`."""
+    """Hyper-parameters of the fine-tuning; the fields are those of
+    `models.sentiment.train.methods.recipe.Recipe`.
+    """
 
     PANEL: ClassVar = "Training"
 

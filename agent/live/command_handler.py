@@ -97,9 +97,11 @@ class CommandHandler:
         return risk.state is RiskState.HALTED and risk.rule == KILL
 
     async def command(self, action: str, args: dict[str, str] | None = None, by: str = "") -> dict[str, Any]:
-        """Journal and handle an operator's command; return its result. Raises UsageError for an unknown command.
+        """Journal and handle an operator's command; return its result. Raises UsageError for an unknown
+        command.
 
-        `use-model` takes the folder in `args` and returns once the model scores; it raises ModelError if the old model stays.
+        `use-model` takes the folder in `args` and returns once the model scores; it raises ModelError if the
+        old model stays.
         """
         if action not in COMMANDS:
             raise UsageError(f"unknown command {action!r}", hint=f"one of {', '.join(COMMANDS)}")
@@ -119,7 +121,8 @@ class CommandHandler:
             await self._wait_until_handled(action, await self.put(action, args, by))
         if action == "resume" and self.killed:
             raise SafetyError(
-                f"the agent was killed at {iso(risk.since)} ({risk.detail}): resuming from that has to be confirmed",
+                f"the agent was killed at {iso(risk.since)} ({risk.detail}): resuming from that has to be "
+                "confirmed",
                 hint=f'tapewire resume --confirm "{RESUME_FROM_KILL}"',
             )
         if action == "resume" and self.guard is not None:
@@ -136,7 +139,9 @@ class CommandHandler:
     async def _kill_with_guard(
         self, guard: KillGuard, args: dict[str, str], by: str
     ) -> EmergencyReport | None:
-        """Kill by the core; while the store can't be written, return what the guard did at the venue instead."""
+        """Kill by the core; while the store can't be written, return what the guard did at the venue
+        instead.
+        """
         request = guard.request(args, by)
         handled = await self.put("kill", args, by)
         try:
@@ -168,7 +173,7 @@ class CommandHandler:
                 hint=f"{action} is kept, and executed as soon as the store can be written",
             )
 
-    # -- what the guard did at the venue -----------------------------------------------------------------------------
+    # -- what the guard did at the venue --------------------------------------------------------------
 
     def note_emergency(self, report: EmergencyReport) -> None:
         """Journal what the guard did. The guard's thread calls this."""
@@ -204,7 +209,7 @@ class CommandHandler:
             task.cancel()
         await self.put("stop")
 
-    # -- the model ---------------------------------------------------------------------------------------------------
+    # -- the model ------------------------------------------------------------------------------------
 
     async def _use_model(self, folder: str, by: str) -> dict[str, str]:
         if self._model is None:
@@ -219,7 +224,9 @@ class CommandHandler:
         return {"model": model, "folder": folder}
 
     async def settle_model(self, loaded: str) -> None:
-        """Journal which model scores from now on: the configured one, or the one chosen in an earlier life of the run."""
+        """Journal which model scores from now on: the configured one, or the one chosen in an earlier
+        life of the run.
+        """
         model, folder, chosen = self._model, self._config.model.path, self._core.memory.model
         if model is not None and chosen:
             try:

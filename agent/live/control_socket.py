@@ -214,7 +214,9 @@ def _same_user(writer: asyncio.StreamWriter) -> Authenticate:
 
 
 def _peer_uid(sock: socket.socket) -> int | None:
-    """Return the peer's user id; None if the system can't provide it, so that only the file's mode protects."""
+    """Return the peer's user id; None if the system can't provide it, so that only the file's mode
+    protects.
+    """
     if not hasattr(socket, "SO_PEERCRED"):
         return None
     _, uid, _ = struct.unpack(

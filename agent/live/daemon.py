@@ -95,7 +95,7 @@ class Daemon:
         self._began = 0.0  # of the event loop's clock
         self.record = RunRecord()
 
-    # -- before it runs ----------------------------------------------------------------------------------------------
+    # -- before it runs -------------------------------------------------------------------------------
 
     def attach(self, services: Services) -> None:
         """Attach services. Call before the agent runs."""
@@ -110,7 +110,7 @@ class Daemon:
         """Add an observer that also receives the past of a resumed run; `make` is called with the run."""
         self._run_observers.append(make)
 
-    # -- while it runs -----------------------------------------------------------------------------------------------
+    # -- while it runs --------------------------------------------------------------------------------
 
     @property
     def started(self) -> bool:

@@ -117,7 +117,9 @@ class EventQueue:
         return self._take()
 
     async def take(self, limit: int) -> list[tuple[Event, float]]:
-        """Wait for events and take at most `limit`, oldest first, each with its time of arrival by `timer`."""
+        """Wait for events and take at most `limit`, oldest first, each with its time of arrival by
+        `timer`.
+        """
         while not self._entries:
             self._filled.clear()
             await self._filled.wait()
@@ -151,7 +153,8 @@ class EventQueue:
         if number is None:
             self._open_bars[series] = self._append(bar, OPEN_BAR)
             return
-        # Replaced in place: if each update went to the end of the queue, a busy symbol would never get through.
+        # Replaced in place: if each update went to the end of the queue, a busy symbol would never get
+        # through.
         self._entries[number].event = bar
         self._puts[OPEN_BAR] += 1
         self._coalesced[OPEN_BAR] += 1

@@ -16,7 +16,9 @@ from agent.data.funding import constant_funding
 
 
 class FundingSchedule:
-    """Emits a stamp after the bar that closes at or after it; stamps missed while offline are due on return."""
+    """Emits a stamp after the bar that closes at or after it; stamps missed while offline are due on
+    return.
+    """
 
     def __init__(self, config: Config) -> None:
         paper = config.execution.mode == "paper"  # a venue books funding itself
@@ -34,7 +36,9 @@ class FundingSchedule:
         self._since = self._since or now
 
     def due(self, close: int, now: int) -> Iterator[Funding]:
-        """Yield the stamps that are due after a bar that closes at `close` and is handled at `now` (UTC ms)."""
+        """Yield the stamps that are due after a bar that closes at `close` and is handled at `now` (UTC
+        ms).
+        """
         since, self._since = self._since, max(close, self._since)
         if since and self._rate and self._interval:
             for funding in constant_funding(self._symbols, self._rate, self._interval, since + 1, close + 1):

@@ -120,7 +120,7 @@ class KillSwitch:
         flatten = {FLATTEN: "true"} if FLATTEN in reason.lower().split() else {}
         return flatten | ({"reason": reason} if reason else {})
 
-    # -- a kill that can't be journalled yet -------------------------------------------------------------------------
+    # -- a kill that can't be journalled yet ----------------------------------------------------------
 
     def keep(self, args: dict[str, str], by: str) -> str:
         """Make the file, so that the kill survives this process before it is in the journal; return the

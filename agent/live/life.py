@@ -90,7 +90,9 @@ class Life:
         self._stopped = False
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Run all tasks until `stop` is set, then handle what waits. Raises what ends the life early, in a group."""
+        """Run all tasks until `stop` is set, then handle what waits. Raises what ends the life early, in
+        a group.
+        """
         live, sources = self._config.live, self.sources
         async with asyncio.TaskGroup() as tasks:
             core = tasks.create_task(self._decide())

@@ -69,7 +69,9 @@ class RepeatLimit:
         return missed
 
     def __call__(self, _: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        """A structlog processor: suppress the line, or add the number of similar lines suppressed before it."""
+        """A structlog processor: suppress the line, or add the number of similar lines suppressed before
+        it.
+        """
         text = str(event.get("event", ""))
         missed = self.admit(f"{method} {text[:_KIND]}", _LEVELS.get(method, logging.INFO))
         if missed < 0:

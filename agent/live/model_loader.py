@@ -15,7 +15,9 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class LazyScorer:
-    """A model known by its fingerprint and loaded at its first headline, since workers may score all of them."""
+    """A model known by its fingerprint and loaded at its first headline, since workers may score all of
+    them.
+    """
 
     def __init__(self, fingerprint: str, load: Callable[[], NamedScorer]) -> None:
         self.fingerprint = fingerprint

@@ -35,7 +35,9 @@ def plain_notice(lost: int, reason: str) -> str:
 
 
 class OutputWriter:
-    """Writes to a file descriptor in a daemon thread. `write` accepts text from any thread and never blocks."""
+    """Writes to a file descriptor in a daemon thread. `write` accepts text from any thread and never
+    blocks.
+    """
 
     def __init__(self, descriptor: int, *, capacity: int = CAPACITY) -> None:
         self.notice: Callable[[int, str], str] = plain_notice

@@ -1,4 +1,6 @@
-"""Checks that the store still holds all commits of a live run, by a mark that each life leaves for the next."""
+"""Checks that the store still holds all commits of a live run, by a mark that each life leaves for the
+next.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,9 @@ THIRDS: Final = (1 / 3, 1 / 3, 1 / 3)
 
 
 def defect_of(score: Score, embedding: bytes) -> str:
-    """Return why the model's output is invalid; empty if it is valid, or if it abstained because of the text."""
+    """Return why the model's output is invalid; empty if it is valid, or if it abstained because of the
+    text.
+    """
     if score.abstained:
         reason = str(getattr(score, "reason", ""))
         return reason if reason in UNSOUND else ""
@@ -115,7 +117,9 @@ class SentimentConsumer:
         self._filled.set()
 
     async def run(self, emit: Emit) -> None:
-        """Score until cancelled. A failure of the model is raised; the next run scores its headlines again."""
+        """Score until cancelled. A failure of the model is raised; the next run scores its headlines
+        again.
+        """
         while True:
             batch = await self._collect()
             scorer = self._scorer

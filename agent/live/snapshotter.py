@@ -67,7 +67,7 @@ class Snapshotter:
         self.boundaries = 0
         """Number of segments that ended in this life."""
 
-    # -- taking ------------------------------------------------------------------------------------------------------
+    # -- taking ---------------------------------------------------------------------------------------
 
     @property
     def enabled(self) -> bool:
@@ -151,7 +151,7 @@ class Snapshotter:
     def _show(self, info: SnapshotInfo) -> None:
         self.status.event, self.status.at, self.status.size = info.seq, info.created_at, info.size
 
-    # -- going on ----------------------------------------------------------------------------------------------------
+    # -- going on -------------------------------------------------------------------------------------
 
     def resume(
         self,

@@ -157,8 +157,10 @@ def _archives(database: Database) -> None:
         for segment in find_segments(database, run.id) if run.kind is RunKind.LIVE else ():
             if segment.pruned_at is not None and not Path(segment.path).is_file():
                 raise StoreError(
-                    f"{segment.path} with the events {segment.first} to {segment.last} of run {run.id} is missing",
-                    hint="restore it, e.g. from the folder archives of a backup; verify and a full fold need it",
+                    f"{segment.path} with the events {segment.first} to {segment.last} of run {run.id} is "
+                    "missing",
+                    hint="restore it, e.g. from the folder archives of a backup; verify and a full fold need "
+                    "it",
                 )
 
 

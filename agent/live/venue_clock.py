@@ -26,7 +26,9 @@ class _State(msgspec.Struct):
 
 
 async def venue_clock(endpoint: str) -> Clock:
-    """Return the clock of the venue at `endpoint`; anything but a responding sandbox has the system's time."""
+    """Return the clock of the venue at `endpoint`; anything but a responding sandbox has the system's
+    time.
+    """
     if not is_loopback(endpoint):
         return WallClock()
     # round trip, response, and the monotonic time for which it holds

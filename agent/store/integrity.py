@@ -112,8 +112,8 @@ def check_store(database: Database, folder: Path, *, full: bool = False, limit: 
     run with its commit mark. With `full` the check has no time limit, and also compares indexes with their
     tables and the journal of each live run with its digests.
 
-    `folder` (live.folder) holds the commit mark of a store on a server. Raises StoreError for the first damage
-    found.
+    `folder` (live.folder) holds the commit mark of a store on a server. Raises StoreError for the first
+    damage found.
     """
     done = []
     if database.file is not None:

@@ -202,7 +202,9 @@ def _stored_digests(database: Database, run_id: str, from_seq: int) -> Iterator[
 def read_journal_rows(
     database: Database, run_id: str, from_seq: int = 1, *, only_stored: bool = False
 ) -> Iterator[JournalRow]:
-    """Stream the rows undecoded; `only_stored` leaves out those that were moved to files. Raises StoreError."""
+    """Stream the rows undecoded; `only_stored` leaves out those that were moved to files. Raises
+    StoreError.
+    """
     archive = None if only_stored else find_archive(database, run_id)
     if archive is not None and archive.pruned_at is not None:
         from agent.store.archive_files import read_archive_file  # imports pyarrow, which is slow to load

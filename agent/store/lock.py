@@ -40,7 +40,9 @@ def instance_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def file_lock(store: Path, folder: Path) -> Iterator[None]:
-    """Hold the lock beside an SQLite store, for an agent or a tool whose `live.folder` is `folder`. Raises like `instance_lock`."""
+    """Hold the lock beside an SQLite store, for an agent or a tool whose `live.folder` is `folder`.
+    Raises like `instance_lock`.
+    """
     real = store.resolve()
     refusal = f"the store {store} is in use by another agent, process {{holder}}"
     with _locked(
@@ -50,7 +52,9 @@ def file_lock(store: Path, folder: Path) -> Iterator[None]:
 
 
 class StoreLock:
-    """The right to record a live run in a store; on a server it is an advisory lock, which lives as long as its connection."""
+    """The right to record a live run in a store; on a server it is an advisory lock, which lives as long
+    as its connection.
+    """
 
     def __init__(self, database: Database, folder: Path) -> None:
         self._database = database
@@ -109,10 +113,11 @@ class StoreLock:
 
 @contextmanager
 def store_lock(database: Database, folder: Path) -> Iterator[StoreLock]:
-    """Hold the exclusive right to record a live run in `database`, for an agent whose `live.folder` is `folder`.
+    """Hold the exclusive right to record a live run in `database`, for an agent whose `live.folder` is
+    `folder`.
 
-    Backtests, reports and backups don't take it. Raises SafetyError, which names the process and folder of the other agent, and
-    StoreError.
+    Backtests, reports and backups don't take it. Raises SafetyError, which names the process and folder of
+    the other agent, and StoreError.
     """
     lock = StoreLock(database, folder)
     if database.file is not None:

@@ -1,4 +1,5 @@
-"""Revision of the database schema, and the Alembic migrations to the newest one, which are part of the package.
+"""Revision of the database schema, and the Alembic migrations to the newest one, which are part of the
+package.
 
 Only an upgrade imports Alembic, which takes as long as importing SQLAlchemy. The revisions, which every start
 needs, are read from the migration files.

@@ -1,7 +1,7 @@
 """Tables of the store, and bulk inserts into them.
 
-The columns of decisions, headlines and sentiments are derived from the structs in `agent.core.events`, so the two
-can't differ. The migrations must produce exactly these tables; a test compares them.
+The columns of decisions, headlines and sentiments are derived from the structs in `agent.core.events`, so the
+two can't differ. The migrations must produce exactly these tables; a test compares them.
 
 Each row has its run's id and a sequence number, counted per table. Decision tables share one sequence; their
 rows also have the number of the event that the decision was made on and its digest in the run's hash chain.

@@ -1,4 +1,6 @@
-"""The fusion model: from price features and recent headlines to calibrated probabilities of down, flat and up."""
+"""The fusion model: from price features and recent headlines to calibrated probabilities of down, flat
+and up.
+"""
 
 from __future__ import annotations
 

@@ -76,7 +76,9 @@ def frequency(period: int) -> str:
 
 
 def plural(period: int) -> str:
-    """Return the noun for periods of `period` ms: `days`, `weeks`, `months` (28 to 31 days), `quarters` or `periods`."""
+    """Return the noun for periods of `period` ms: `days`, `weeks`, `months` (28 to 31 days), `quarters`
+    or `periods`.
+    """
     if 28 * DAY_MS <= period <= 31 * DAY_MS:
         return "months"
     if 90 * DAY_MS <= period <= 92 * DAY_MS:

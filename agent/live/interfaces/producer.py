@@ -58,7 +58,9 @@ class Producer(Protocol):
         ...
 
     async def run(self, emit: Emit) -> None:
-        """Emit events until cancelled; retry after failures outside instead of raising. May be called again."""
+        """Emit events until cancelled; retry after failures outside instead of raising. May be called
+        again.
+        """
         ...
 
 

@@ -82,7 +82,9 @@ class RunningAgent(Protocol):
 
 
 class Services(NamedTuple):
-    """What is attached to an agent: observers, companion producers, and a scorer in place of the local model."""
+    """What is attached to an agent: observers, companion producers, and a scorer in place of the local
+    model.
+    """
 
     observers: tuple[Observer, ...] = ()
     companions: tuple[Producer, ...] = ()

@@ -1,4 +1,6 @@
-"""Closed bars from the REST history, through ccxt's raw endpoint: no key, no market list, and turnover kept."""
+"""Closed bars from the REST history, through ccxt's raw endpoint: no key, no market list, and turnover
+kept.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ class RequestRefused(VenueError):
 
 
 class History(NamedTuple):
-    """Closed bars in order, and how far they are complete: the venue has no others up to the start `proven` (UTC ms)."""
+    """Closed bars in order, and how far they are complete: the venue has no others up to the start
+    `proven` (UTC ms).
+    """
 
     bars: list[Kline]
     proven: int
@@ -37,7 +41,8 @@ class History(NamedTuple):
 
 
 class KlineHistory:
-    """Asks for klines page by page, within `budget`, the limit on requests. Use it as an async context manager.
+    """Asks for klines page by page, within `budget`, the limit on requests. Use it as an async context
+    manager.
 
     `category` is `linear` or `spot`.
     """
@@ -51,7 +56,8 @@ class KlineHistory:
         self._ahead = DAY_MS if self._discipline is None else config.max_ahead
         self._budget = budget
         base = endpoint(config.endpoint).rest
-        # The venue counts requests of an address whoever sends them, so this budget replaces ccxt's own limiter.
+        # The venue counts requests of an address whoever sends them, so this budget replaces ccxt's own
+        # limiter.
         self._exchange: Any = ccxt.bybit({"enableRateLimit": False, "timeout": config.rest_timeout})
         self._exchange.urls["api"] = dict.fromkeys(_HOSTS, base)
         if is_loopback(base):
@@ -70,14 +76,16 @@ class KlineHistory:
     async def bars(self, symbol: str, interval: int, since: int) -> History:
         """All closed bars that start at `since` (UTC ms) or later.
 
-        Which are closed is by the venue's clock. Raises RequestRefused where asking again is of no use, else VenueError.
+        Which are closed is by the venue's clock. Raises RequestRefused where asking again is of no use, else
+        VenueError.
         """
         code = interval_code(interval)
         settle = interval + self._config.settle
         bars: list[Kline] = []
         unsound = 0
         while True:
-            # A window that holds a page at most: which rows the venue leaves out of a larger one isn't documented.
+            # A window that holds a page at most: which rows the venue leaves out of a larger one isn't
+            # documented.
             until = since + PAGE * interval
             page = await self._page(
                 {"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE}

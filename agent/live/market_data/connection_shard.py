@@ -64,7 +64,9 @@ class Shard:
         self._asked: set[Series] = set()
 
     async def run(self, connects: Budget) -> Never:
-        """Keep connected, within the budget of connects that all shards share. Raises only what `emit` raises."""
+        """Keep connected, within the budget of connects that all shards share. Raises only what `emit`
+        raises.
+        """
         loop = asyncio.get_running_loop()
         reconnection = Reconnection(self._config.reconnect, self._rng)
         while True:
@@ -181,7 +183,7 @@ class Shard:
                     _log.warning("gap", symbol=event.symbol, start=iso(event.start), end=iso(event.end))
                 await deliver(self._emit, event)
 
-    # -- history -----------------------------------------------------------------------------------------------------
+    # -- history --------------------------------------------------------------------------------------
 
     def _want(self, series: Series) -> None:
         if series not in self._asked:
@@ -226,7 +228,9 @@ class Shard:
         await self._give(series.give_up())
 
     def _since(self, series: Series) -> int:
-        """Where to ask from: the last closed bar, inclusive; before the first one, far enough back to warm up."""
+        """Where to ask from: the last closed bar, inclusive; before the first one, far enough back to
+        warm up.
+        """
         now = self._clock.now()
         current = now - now % series.interval
         if series.last is None:

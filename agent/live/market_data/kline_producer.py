@@ -1,7 +1,8 @@
-"""The kline producer: every closed bar of every series once and in order, whatever becomes of the connections.
+"""The kline producer: every closed bar of every series once and in order, whatever becomes of the
+connections.
 
-After each connect, and wherever a bar turns out to be missing, the series' stream is held back while the REST history is asked;
-what neither has becomes a `Gap`. Bars that are still open go on as marks.
+After each connect, and wherever a bar turns out to be missing, the series' stream is held back while the REST
+history is asked; what neither has becomes a `Gap`. Bars that are still open go on as marks.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _log: Final = structlog.get_logger(__name__)
 class KlineProducer:
     """Klines of `symbols` at `intervals` (ms) in a category, `linear` or `spot`.
 
-    `last` says, for (symbol, interval), the start of the last closed bar that is known already (UTC ms): its successors are
-    fetched. Without it, `config.warmup_bars` bars of history come first. `closes` has its close, from which the price band goes on.
-    `rng` spreads reconnections.
+    `last` says, for (symbol, interval), the start of the last closed bar that is known already (UTC ms): its
+    successors are fetched. Without it, `config.warmup_bars` bars of history come first. `closes` has its
+    close, from which the price band goes on. `rng` spreads reconnections.
     """
 
     name = "bybit"

@@ -1,7 +1,8 @@
-"""One series of bars out of two sources: a stream that may lose, repeat and reorder, and a history that completes it.
+"""One series of bars out of two sources: a stream that may lose, repeat and reorder, and a history that
+completes it.
 
-Pure: it is offered bars and answers with what may go on. Whatever the order of arrival, every closed bar comes out once and in
-order, and a `Gap` stands exactly where nobody has the bars.
+Pure: it is offered bars and answers with what may go on. Whatever the order of arrival, every closed bar
+comes out once and in order, and a `Gap` stands exactly where nobody has the bars.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ EVERYTHING: Final = 1 << 62
 
 
 class Series:
-    """The bars of one symbol and interval (ms). `last` is the start of the last closed bar that went on, UTC ms; `band` judges prices.
+    """The bars of one symbol and interval (ms). `last` is the start of the last closed bar that went on, UTC
+    ms; `band` judges prices.
 
-    While not `live`, closed bars are held back until the history has been asked for what is missing before them.
+    While not `live`, closed bars are held back until the history has been asked for what is missing before
+    them.
 
-    State advances as the iterators are consumed, an event after it was taken: one that is abandoned half-way, because its taker
-    was cancelled, is continued by the next call.
+    State advances as the iterators are consumed, an event after it was taken: one that is abandoned half-way,
+    because its taker was cancelled, is continued by the next call.
     """
 
     def __init__(
@@ -45,7 +48,9 @@ class Series:
         self.live = False
 
     def doubt(self, start: int) -> None:
-        """Leave out the stream's closed bar that opened at `start` (UTC ms), and hold the later ones until the history has it."""
+        """Leave out the stream's closed bar that opened at `start` (UTC ms), and hold the later ones
+        until the history has it.
+        """
         self._doubted = max(self._doubted, start)
         self.live = False
 
@@ -73,7 +78,8 @@ class Series:
     def fill(self, bars: Iterable[Kline], proven: int) -> Iterator[Kline | Gap]:
         """Take closed bars of the history, which has no others that start at or before `proven` (UTC ms).
 
-        Afterwards the series is live, or bars after `proven` are missing and the history is to be asked again.
+        Afterwards the series is live, or bars after `proven` are missing and the history is to be asked
+        again.
         """
         for bar in bars:
             if self.last is None or bar.start > self.last:
@@ -104,7 +110,9 @@ class Series:
         yield from self._release_open()
 
     def _release_open(self) -> Iterator[Kline]:
-        """An open bar goes on once the bar before it is closed: a close may come after the next bar's first states."""
+        """An open bar goes on once the bar before it is closed: a close may come after the next bar's
+        first states.
+        """
         bar = self._open
         if bar is None:
             return

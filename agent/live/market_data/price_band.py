@@ -1,7 +1,8 @@
-"""The price band: a price far from the last one has to be confirmed before it may fill a stop or move the account.
+"""The price band: a price far from the last one has to be confirmed before it may fill a stop or move the
+account.
 
-Pure: it judges prices with their times. A refused price is not lost: a state is confirmed by later states near it, a closed bar by
-the venue's history.
+Pure: it judges prices with their times. A refused price is not lost: a state is confirmed by later states
+near it, a closed bar by the venue's history.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ ABSURD: Final = 100.0
 class PriceBand:
     """The band of one series around its last accepted price: `width` is a share of it, 0 turns the band off.
 
-    A price outside the band is accepted once the price has stood there for `after` ms: a later state at least so much younger than
-    the first one has to be within the band of the states between. `last` is the last price that is known already; without it the
-    first price has to be confirmed too.
+    A price outside the band is accepted once the price has stood there for `after` ms: a later state at least
+    so much younger than the first one has to be within the band of the states between. `last` is the last
+    price that is known already; without it the first price has to be confirmed too.
     """
 
     def __init__(self, width: float, after: int, last: float | None = None) -> None:
@@ -54,7 +55,9 @@ class PriceBand:
         return True
 
     def admits_bar(self, bar: Kline) -> bool:
-        """Judge a closed bar of the stream by the prices that were accepted while it was open; without any by its open and close."""
+        """Judge a closed bar of the stream by the prices that were accepted while it was open; without
+        any by its open and close.
+        """
         low, high = self._low, self._high
         if self._last is None:
             low, high = min(bar.open, bar.close), max(bar.open, bar.close)

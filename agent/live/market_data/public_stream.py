@@ -35,7 +35,9 @@ class StreamLost(VenueError):
 
 
 class HandshakeRefused(VenueError):
-    """The venue answered the handshake with an HTTP status; `wait` is how long it wants to be left alone, in seconds."""
+    """The venue answered the handshake with an HTTP status; `wait` is how long it wants to be left alone,
+    in seconds.
+    """
 
     def __init__(self, message: str, wait: float) -> None:
         super().__init__(message)
@@ -58,7 +60,8 @@ def split(topics: Sequence[str], characters: int) -> Iterator[list[str]]:
 
 
 class Stream:
-    """A connection for `topics` of one category. `on_data` hears each frame that has a topic, one after the other.
+    """A connection for `topics` of one category. `on_data` hears each frame that has a topic, one after the
+    other.
 
     `on_ready` hears, when all requests were answered, which topics the venue has accepted.
     """
@@ -93,7 +96,8 @@ class Stream:
     async def run(self, *companions: Callable[[], Coroutine[Any, Any, None]]) -> Never:
         """Run until the connection is lost; `companions` live as long as it does.
 
-        Raises StreamLost or HandshakeRefused; what `on_data` and the companions raise comes in an ExceptionGroup.
+        Raises StreamLost or HandshakeRefused; what `on_data` and the companions raise comes in an
+        ExceptionGroup.
         """
         async with await self._connect() as socket:
             self.opened_at = asyncio.get_running_loop().time()
@@ -110,7 +114,8 @@ class Stream:
                 # Several tasks may find out at once; the first one's words are enough.
                 first = lost.exceptions[0]
                 reason = first.message if isinstance(first, StreamLost) else f"connection closed: {first}"
-        # Before Python 3.13 a TaskGroup that is ending with errors swallows a cancellation that comes meanwhile.
+        # Before Python 3.13 a TaskGroup that is ending with errors swallows a cancellation that comes
+        # meanwhile.
         if (task := asyncio.current_task()) and task.cancelling():
             raise asyncio.CancelledError
         raise StreamLost(reason)
@@ -173,7 +178,9 @@ class Stream:
                 _log.info("message unknown", op=frame.op, ret_msg=frame.ret_msg)
 
     def _answers(self, frame: Frame) -> bool:
-        """Whether the frame answers the request that waits; the venue leaves the number out of some errors."""
+        """Whether the frame answers the request that waits; the venue leaves the number out of some
+        errors.
+        """
         if self._answer is None or self._answer.done() or frame.success is None:
             return False
         if frame.req_id and str(frame.req_id) != str(self._awaited):
@@ -194,7 +201,9 @@ class Stream:
                     raise StreamLost(f"no pong in {self._config.pong_timeout} ms") from None
 
     async def _watch_silence(self) -> Never:
-        """Quiet markets push little, so this is far slower than the pong; it finds a venue that only plays pong."""
+        """Quiet markets push little, so this is far slower than the pong; it finds a venue that only
+        plays pong.
+        """
         loop = asyncio.get_running_loop()
         limit = self._config.silence_timeout / 1000
         self._heard_at = loop.time()
@@ -217,7 +226,8 @@ class Stream:
                 accepted += topics
                 self._health.rejected.difference_update(topics)
             elif len(topics) > 1:
-                # One bad topic spoils the whole request, and the answer's wording is not documented: halve until it is alone.
+                # One bad topic spoils the whole request, and the answer's wording is not documented: halve
+                # until it is alone.
                 middle = len(topics) // 2
                 requests[:0] = [topics[:middle], topics[middle:]]
             else:
@@ -229,7 +239,9 @@ class Stream:
     async def _request(
         self, socket: ClientConnection, args: Sequence[object], op: str = "subscribe"
     ) -> Frame:
-        """Ask and wait for the answer. One request at a time, so that an answer without a number has only one owner."""
+        """Ask and wait for the answer. One request at a time, so that an answer without a number has only
+        one owner.
+        """
         self._awaited += 1
         self._answer = asyncio.get_running_loop().create_future()
         await socket.send(

@@ -39,8 +39,9 @@ _MOST_LAYERS: Final = 2
 def unpack(body: bytes, content_encoding: str, limit: int) -> bytes:
     """Decompress a document; at most `limit` bytes come out.
 
-    Names that mean no compression (`none`, `utf-8`, `aws-chunked` …) are ignored, and a gzipped document is recognised without a
-    header. Raises DataError if it is damaged, cut off, too large, or compressed in a way that isn't supported.
+    Names that mean no compression (`none`, `utf-8`, `aws-chunked` …) are ignored, and a gzipped document is
+    recognised without a header. Raises DataError if it is damaged, cut off, too large, or compressed in a way
+    that isn't supported.
     """
     names = [name.strip() for name in content_encoding.lower().split(",")]
     unsupported = next((name for name in names if name in _UNSUPPORTED), None)
@@ -60,7 +61,9 @@ def unpack(body: bytes, content_encoding: str, limit: int) -> bytes:
 
 
 def _inflate(packed: bytes, limit: int, *, deflate: bool = False) -> bytes:
-    """All members of a gzip file, one after the other, or a zlib or raw deflate stream; what follows them is ignored."""
+    """All members of a gzip file, one after the other, or a zlib or raw deflate stream; what follows them
+    is ignored.
+    """
     unpacker = zlib.decompressobj(_GZIP_OR_ZLIB)
     body = bytearray()
     members, at = 1, 0

@@ -1,7 +1,9 @@
-"""Destinations allowed for the requests of a feed: the public internet, and private addresses only if the configuration names them.
+"""Destinations allowed for the requests of a feed: the public internet, and private addresses only if the
+configuration names them.
 
-A feed's server controls its redirects and what its name resolves to, so the rule is applied to each address when a connection is
-made. If the environment sets a proxy, the proxy resolves names: then only literal addresses are checked here.
+A feed's server controls its redirects and what its name resolves to, so the rule is applied to each address
+when a connection is made. If the environment sets a proxy, the proxy resolves names: then only literal
+addresses are checked here.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class AddressRefused(SafetyError):
 class FeedAccess(AbstractResolver):
     """The rule for one feed, and its resolver: `url` as configured, `allowed` is `news.allow_private`.
 
-    Each name is looked up in its own thread, so that no other blocking call can delay it and it delays no other.
+    Each name is looked up in its own thread, so that no other blocking call can delay it and it delays no
+    other.
     """
 
     def __init__(self, url: str, allowed: tuple[str, ...]) -> None:
@@ -61,7 +64,9 @@ class FeedAccess(AbstractResolver):
         )
 
     def check(self, url: str) -> None:
-        """Raise AddressRefused if the host of `url` is an address that isn't allowed, or a name of this machine."""
+        """Raise AddressRefused if the host of `url` is an address that isn't allowed, or a name of this
+        machine.
+        """
         host, port = _place(url)
         if is_local_name(host) and host not in self._names and not (self._local and port == self._port):
             raise _refused(host)

@@ -35,10 +35,11 @@ class Document(NamedTuple):
 
 
 def newest_first(entries: Sequence[Entry], limit: int, until: int) -> list[Entry]:
-    """At most `limit` entries, the newest by date, in the document's order, which is turned round if the document begins with the oldest.
+    """At most `limit` entries, the newest by date, in the document's order, which is turned round if the
+    document begins with the oldest.
 
-    An entry without a date, or with one after `until` (UTC ms), counts as its next newer neighbour does, else as the newest
-    one with a date. A document without dates begins with the newest.
+    An entry without a date, or with one after `until` (UTC ms), counts as its next newer neighbour does, else
+    as the newest one with a date. A document without dates begins with the newest.
     """
     dates = [
         entry.published if entry.published is not None and entry.published <= until else None

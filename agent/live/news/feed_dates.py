@@ -1,7 +1,9 @@
-"""Dates of feed entries as UTC milliseconds: RFC 822 and its variants, ISO 8601, asctime, with the zone names that feeds use.
+"""Dates of feed entries as UTC milliseconds: RFC 822 and its variants, ISO 8601, asctime, with the zone names
+that feeds use.
 
-A date is read only if its zone is known: a zone name that isn't in the tables, or a time without a zone, yields no moment. feedparser
-reads both as UTC, and ignores AM and PM, so its own reading of a date isn't used.
+A date is read only if its zone is known: a zone name that isn't in the tables, or a time without a zone,
+yields no moment. feedparser reads both as UTC, and ignores AM and PM, so its own reading of a date isn't
+used.
 """
 
 from __future__ import annotations
@@ -60,9 +62,10 @@ _ZONES: Final[dict[str, str]] = {
     "+13:45": "chadt",
     "+14:00": "lint",
 }
-"""Zone names by offset. A name with several meanings is here only if one of them dominates in news feeds: EST, CST, MST and PST are
-North American, as RFC 822 has it; BST is British Summer Time, IST India, AST Atlantic, GST the Gulf. Names without such a meaning
-(ACT, AMT, BDT, CCT, ECT, SST, WST …) are left out, as are RFC 822's letters but Z, whose signs the standard itself had wrong."""
+"""Zone names by offset. A name with several meanings is here only if one of them dominates in news feeds:
+EST, CST, MST and PST are North American, as RFC 822 has it; BST is British Summer Time, IST India, AST
+Atlantic, GST the Gulf. Names without such a meaning (ACT, AMT, BDT, CCT, ECT, SST, WST …) are left out, as
+are RFC 822's letters but Z, whose signs the standard itself had wrong."""
 
 _DAYLIGHT: Final[dict[str, str]] = {
     "et": "America/New_York",
@@ -152,7 +155,9 @@ _MILLISECONDS: Final = re.compile(r"\d{13}")
 
 
 class Moment(NamedTuple):
-    """A date that was read. `at` is UTC ms, None if the date leaves its zone open; then it was at `latest` (UTC ms) at the latest."""
+    """A date that was read. `at` is UTC ms, None if the date leaves its zone open; then it was at
+    `latest` (UTC ms) at the latest.
+    """
 
     at: int | None
     latest: int | None = None
@@ -162,9 +167,11 @@ _UNREADABLE: Final = Moment(None)
 
 
 def read_date(text: str) -> Moment:
-    """Read a date as a feed states it. Never raises: text that isn't a date, or an impossible date, has neither moment nor bound.
+    """Read a date as a feed states it. Never raises: text that isn't a date, or an impossible date, has
+    neither moment nor bound.
 
-    A date without a time is the beginning of that day in UTC. Two-digit years are those of RFC 2822 (00-49 are 2000-2049).
+    A date without a time is the beginning of that day in UTC. Two-digit years are those of RFC 2822 (00-49
+    are 2000-2049).
     """
     if len(text) > MAX_LENGTH:
         return _UNREADABLE
@@ -189,7 +196,9 @@ def read_date(text: str) -> Moment:
 
 
 def _moment(parts: dict[str, str | None]) -> Moment | None:
-    """The moment of a date's parts; None if its month is unknown. Raises ValueError for an impossible time."""
+    """The moment of a date's parts; None if its month is unknown. Raises ValueError for an impossible
+    time.
+    """
     local = _local(parts)
     if local is None:
         return None
@@ -245,7 +254,9 @@ def _month(name: str) -> int | None:
 
 
 def _in_utc(local: datetime, zone: str) -> datetime | None:
-    """The moment; None if the zone isn't known. Of two moments with the same local time it is the later one."""
+    """The moment; None if the zone isn't known. Of two moments with the same local time it is the later
+    one.
+    """
     numeric = _NUMERIC.fullmatch(zone)
     if numeric is not None and not zone.lower().startswith("etc/"):
         hours, minutes = int(numeric["hours"]), int(numeric["minutes"] or 0)

@@ -1,4 +1,6 @@
-"""One polite and careful HTTP GET of a feed: conditional, bounded in time, size and redirects, http(s) only."""
+"""One polite and careful HTTP GET of a feed: conditional, bounded in time, size and redirects, http(s)
+only.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ _LONGEST_REASON: Final = 100  # characters
 
 
 class FetchError(VenueError):
-    """The feed can't be had. `status` is the server's answer (0: none), `retry_after` the seconds it asks to be left alone."""
+    """The feed can't be had. `status` is the server's answer (0: none), `retry_after` the seconds it asks
+    to be left alone.
+    """
 
     def __init__(self, message: str, *, status: int = 0, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -59,7 +63,8 @@ async def fetch(
     last_modified: str = "",
     access: FeedAccess | None = None,
 ) -> Answer:
-    """GET `url`, unless it is as `etag` and `last_modified` say; `session` must not decompress, `access` looks at each redirect.
+    """GET `url`, unless it is as `etag` and `last_modified` say; `session` must not decompress, `access`
+    looks at each redirect.
 
     Raises FetchError, AddressRefused; aiohttp.ClientError and TimeoutError if the connection fails.
     """

@@ -37,7 +37,9 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class NewsProducer:
-    """Headlines of all feeds of the configuration. `seen` remembers what was given out; `rng` spreads the requests."""
+    """Headlines of all feeds of the configuration. `seen` remembers what was given out; `rng` spreads the
+    requests.
+    """
 
     name = "rss"
 
@@ -151,7 +153,9 @@ class _FeedReader:
         await asyncio.sleep(seconds)
 
     def _after_kill(self) -> float:
-        """Seconds to wait; longer each time, until as long as the longest wait passes without one: a good document is no excuse."""
+        """Seconds to wait; longer each time, until as long as the longest wait passes without one: a good
+        document is no excuse.
+        """
         if not self._suspect():
             self._kills = delays(self._config.retry, self._rng)
         self.health.killed += 1
@@ -174,7 +178,9 @@ class _FeedReader:
         self._log.warning("feed failed", error=reason, kind=type(error).__name__, wait_s=round(wait, 3))
 
     def _clean(self, text: str) -> str:
-        """The text without secrets: those that look like one, and those of the feeds' URLs wherever a server repeats them."""
+        """The text without secrets: those that look like one, and those of the feeds' URLs wherever a
+        server repeats them.
+        """
         return mask_also(text, self._secrets)
 
     async def _get(self, session: aiohttp.ClientSession, pool: ParserPool) -> tuple[Document | None, Answer]:
@@ -210,7 +216,9 @@ class _FeedReader:
         return document, answer
 
     async def _give_out(self, document: Document, answer: Answer, emit: Emit) -> None:
-        """Emit what is new, oldest first, and remember it. The validators come last: with them, a crash would lose entries."""
+        """Emit what is new, oldest first, and remember it. The validators come last: with them, a crash
+        would lose entries.
+        """
         memory = self._memory
         now = self._clock.now()
         listed = newest_first(document.entries, self._config.max_entries, now + self._config.max_ahead)
@@ -237,7 +245,9 @@ class _FeedReader:
             await self._seen.save(self._feed.url, memory)
 
     def _within_limits(self, fresh: list[tuple[News, Entry]], now: int) -> list[tuple[News, Entry]]:
-        """The newest that the limits allow; the others are counted, and never given out. A first document is bounded by itself."""
+        """The newest that the limits allow; the others are counted, and never given out. A first document
+        is bounded by itself.
+        """
         if not self._memory.read:
             return fresh
         # the clock may have been set back

@@ -1,4 +1,6 @@
-"""A feed document as plain entries. News is hostile input: whatever comes in, text without markup comes out, or DataError."""
+"""A feed document as plain entries. News is hostile input: whatever comes in, text without markup comes
+out, or DataError.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ MAX_DEPTH: Final = 200
 MAX_ATTRIBUTES: Final = 200  # of one element, its namespaces included
 MAX_ELEMENTS: Final = 100_000
 MAX_NAMESPACES: Final = 200  # of one document
-"""Beyond these, feedparser's time or memory grows by the square of the size; no feed of a publisher comes near them."""
+"""Beyond these, feedparser's time or memory grows by the square of the size; no feed of a publisher comes
+near them.
+"""
 
 _TRACKING: Final = ("utm_", "fbclid=", "gclid=", "mc_cid=", "mc_eid=", "ref=", "cmpid=", "igshid=")
 """Parameters of an address that tell where a reader comes from."""
@@ -109,8 +113,8 @@ feedparser.api.LooseFeedParser = type(
 def parse(body: bytes, *, url: str = "", content_type: str = "") -> Document:
     """Read RSS or Atom of any version, as broken as it may be, or JSON Feed.
 
-    Raises DataError if it is no feed, or too damaged to read. feedparser's `bozo` is no help there: it is set for feeds that
-    are merely untidy, and not for HTML pages, which have no version.
+    Raises DataError if it is no feed, or too damaged to read. feedparser's `bozo` is no help there: it is set
+    for feeds that are merely untidy, and not for HTML pages, which have no version.
     """
     if is_json(body):
         title, items = read_json_feed(body)
@@ -149,7 +153,9 @@ def _document(title: str, raws: Sequence[Any], *, cut_off: bool) -> Document:
 
 
 def _ambiguous(raws: Sequence[Any]) -> set[str]:
-    """Ids and links that stand for entries with different titles: some feeds give all of them the address of the site."""
+    """Ids and links that stand for entries with different titles: some feeds give all of them the address
+    of the site.
+    """
     titles: dict[str, str] = {}
     return {
         identity
@@ -186,7 +192,9 @@ def _entry(raw: Any, ambiguous: set[str]) -> Entry | None:
 
 
 def _canonical(name: str) -> str:
-    """An address without its scheme's `http` and without what only counts readers: the same article again is no news."""
+    """An address without its scheme's `http` and without what only counts readers: the same article again
+    is no news.
+    """
     if not name.startswith("http") or not _is_web(name):
         return name
     url = urlsplit(name)
@@ -216,7 +224,9 @@ def _is_web(link: str) -> bool:
 
 
 def _dates(raw: Any) -> Iterator[tuple[str, Moment]]:
-    """When it was published, as the feed states it and as it is read; the first date that can be read, else the first one."""
+    """When it was published, as the feed states it and as it is read; the first date that can be read,
+    else the first one.
+    """
     stated = [
         (text, read_date(plain(text, MAX_LENGTH + 1)))
         for name in _DATES

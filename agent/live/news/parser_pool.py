@@ -1,7 +1,8 @@
-"""Parses feed documents in processes of their own, so that a hostile one can be killed and never delays another feed.
+"""Parses feed documents in processes of their own, so that a hostile one can be killed and never delays
+another feed.
 
-At most two run: one for quick documents, which nearly all are, and one for a document that turns out to be slow.
-A worker is started on demand and reused; a killed one is replaced on demand.
+At most two run: one for quick documents, which nearly all are, and one for a document that turns out to be
+slow. A worker is started on demand and reused; a killed one is replaced on demand.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _START: Final = 30.0  # seconds for a worker to start, on a machine that is busy
 _LOOK: Final = 0.25  # seconds between two checks for waiting documents
 _HEAVY: Final = 64_000_000  # bytes; a worker that holds more is not kept, so that an idle one is small
 _ENVIRONMENT: Final = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "SYSTEMROOT")
-"""What a worker needs of the environment; the rest, which may hold secrets, is not for the process that reads hostile input."""
+"""What a worker needs of the environment; the rest, which may hold secrets, is not for the process that
+reads hostile input.
+"""
 _PROGRAM: Final = (
     "import sys\nroot = sys.argv[1]\nif root not in sys.path: sys.path.insert(0, root)\n"
     "from agent.live.news.parser_worker import serve\nserve()"
@@ -42,7 +45,8 @@ class ParseKilled(DataError):
 
 
 class ParserPool:
-    """`async with ParserPool(…) as pool`; `timeout` (ms) bounds the parsing of one document, `memory` (bytes) a worker.
+    """`async with ParserPool(…) as pool`; `timeout` (ms) bounds the parsing of one document, `memory` (bytes)
+    a worker.
 
     A document that takes longer than `quick` seconds is slow.
     """
@@ -107,7 +111,9 @@ class ParserPool:
         return reply.document
 
     async def _watch(self, work: asyncio.Task[Reply], turn: _Turn) -> None:
-        """Wait until the work is done. Raises ParseKilled if it takes too long, or longer than others can wait."""
+        """Wait until the work is done. Raises ParseKilled if it takes too long, or longer than others can
+        wait.
+        """
         loop = asyncio.get_running_loop()
         began = loop.time()
         while not work.done():

@@ -1,7 +1,9 @@
-"""The process in which feed documents are parsed: one document after another, with bounded memory and CPU time.
+"""The process in which feed documents are parsed: one document after another, with bounded memory and CPU
+time.
 
-It imports feedparser and little else, has no environment, and holds nothing: a document that exceeds its limits ends only
-this process. It ends with its parent: at the end of its input, and while it parses by the kernel's signal.
+It imports feedparser and little else, has no environment, and holds nothing: a document that exceeds its
+limits ends only this process. It ends with its parent: at the end of its input, and while it parses by the
+kernel's signal.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 def serve() -> None:
-    """Parse documents from standard input until its end. Arguments: the parent's process id, and bytes that parsing may take."""
+    """Parse documents from standard input until its end. Arguments: the parent's process id, and bytes
+    that parsing may take.
+    """
     parent, memory = (int(argument) for argument in sys.argv[-2:])
     _end_with(parent)
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent ends it, in its own order
@@ -126,7 +130,9 @@ def _limit(kind: int, amount: int, *, hard: bool = True) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Be killed when the parent is, however it ends, also in the middle of a document. Linux alone can do that."""
+    """Be killed when the parent is, however it ends, also in the middle of a document. Linux alone can do
+    that.
+    """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

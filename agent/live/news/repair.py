@@ -1,7 +1,9 @@
-"""Repairs what one entry can break for a whole feed: bare ampersands, references to no character, and bytes that aren't UTF-8.
+"""Repairs what one entry can break for a whole feed: bare ampersands, references to no character, and bytes
+that aren't UTF-8.
 
-A strict parser stops at the first two. feedparser's other one takes the name after a bare ampersand for an entity, and fails at
-surrogates and at numbers beyond Unicode. A single byte that isn't UTF-8 makes it read the whole document in another encoding.
+A strict parser stops at the first two. feedparser's other one takes the name after a bare ampersand for an
+entity, and fails at surrogates and at numbers beyond Unicode. A single byte that isn't UTF-8 makes it read
+the whole document in another encoding.
 """
 
 from __future__ import annotations
@@ -29,14 +31,17 @@ _WHITE: Final = frozenset((0x9, 0xA, 0xD))
 
 
 def mend(document: bytes) -> bytes:
-    """Mend a document in UTF-8, in one pass; CDATA sections, comments and processing instructions stay as they are."""
+    """Mend a document in UTF-8, in one pass; CDATA sections, comments and processing instructions stay as
+    they are.
+    """
     return _PLACES.sub(_mended, document) if b"&" in document else document
 
 
 def mend_utf8(document: bytes, charset: str) -> bytes:
     """Replace the invalid bytes in a document that otherwise is UTF-8; surrogate pairs are joined.
 
-    `charset` is the one of the HTTP header, if any. A document in another encoding, declared or not, stays as it is.
+    `charset` is the one of the HTTP header, if any. A document in another encoding, declared or not, stays as
+    it is.
     """
     declared = _DECLARED.match(document.removeprefix(_BOM))
     if (
@@ -80,7 +85,9 @@ def _mended(found: re.Match[bytes]) -> bytes:
 
 
 def _characters(references: str) -> str:
-    """Character references in a row: those that name a character, surrogate pairs joined, as browsers read them."""
+    """Character references in a row: those that name a character, surrogate pairs joined, as browsers
+    read them.
+    """
     mended: list[str] = []
     high = 0
     for reference in references[2:-1].split(";&#"):

@@ -12,8 +12,8 @@ from agent.live.news.document import Entry
 class FeedMemory(msgspec.Struct):
     """A feed's validators, and the entries that were given out, least recently listed first.
 
-    An entry is known if its id or its link was given out with the same title; with another title it is news of its own. Feeds share
-    one id among all entries, use it again for an update, or change it at each poll.
+    An entry is known if its id or its link was given out with the same title; with another title it is news
+    of its own. Feeds share one id among all entries, use it again for an update, or change it at each poll.
     """
 
     read: bool = False  # whether a whole document has been given out; until then its entries are a backlog
@@ -35,7 +35,9 @@ class FeedMemory(msgspec.Struct):
         return known
 
     def key_of(self, entry: Entry) -> str:
-        """The key for an entry that isn't known: its own, unless an entry with another title was given out under that."""
+        """The key for an entry that isn't known: its own, unless an entry with another title was given
+        out under that.
+        """
         return f"{entry.key}\x1f{entry.names[0]}" if entry.key in self.keys and entry.names else entry.key
 
     def remember(self, entry: Entry) -> None:

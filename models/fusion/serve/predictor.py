@@ -1,12 +1,13 @@
 """Inference of the fusion model in numpy alone, for one row or a block of rows.
 
     features  -> standardise -> dense block                                  ─┐
-    text mean -> standardise -> dense block -> g · code + (1 - g) · nothing  ─┤-> dense block -> linear -> softmax(· / T)
-    g = weight of the text / (1 + weight of the text)                        ─┘
+    text mean -> standardise -> dense block -> g · code + (1 - g) · nothing  ─┤-> dense block -> linear ->
+    softmax(· / T) g = weight of the text / (1 + weight of the text)                        ─┘
 
-A dense block is linear, LayerNorm, GELU. As the headlines fade (weight -> 0), their code moves towards a learned code that
-stands for no news. Sums are computed in double precision and probabilities are rounded to `ROUNDING` decimals, far above
-what the order of summation changes, so a row has the same result alone, in a block, and on another machine.
+A dense block is linear, LayerNorm, GELU. As the headlines fade (weight -> 0), their code moves towards a
+learned code that stands for no news. Sums are computed in double precision and probabilities are rounded to
+`ROUNDING` decimals, far above what the order of summation changes, so a row has the same result alone, in a
+block, and on another machine.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class FusionPredictor:
         self.horizon = int(card.hyper["horizon"] or 0)
         self.half_life = int(card.hyper["half_life"] or 0)
         self.scorer = str(card.hyper["scorer"] or "")
-        """Fingerprint of the sentiment model whose output this model was trained on; empty if it reads no text."""
+        """Fingerprint of the sentiment model whose output this model was trained on; empty if it reads no
+        text.
+        """
         self._move = float(card.hyper["move"] or 0.0) * sqrt(self.horizon / self.interval)
         exact = {name: np.ascontiguousarray(value, np.float64) for name, value in weights.items()}
         self._price = _InputEncoder.from_weights("price", exact)
@@ -76,8 +79,8 @@ class FusionPredictor:
     def load(cls, folder: Path) -> FusionPredictor:
         """Open a model folder.
 
-        Raises ModelError if the folder is missing, incomplete, damaged or holds another kind of model, and if a
-        prediction could be anything but probabilities.
+        Raises ModelError if the folder is missing, incomplete, damaged or holds another kind of model, and if
+        a prediction could be anything but probabilities.
         """
         folder = settled(folder)
         card = read_card(folder, kind="fusion")
@@ -169,8 +172,8 @@ class FusionPredictor:
     def predict_block(self, features: Floats, readings: Floats | None, mass: Floats) -> Floats:
         """Return probabilities (n, 3).
 
-        `features` is (n, 10); `readings` (n, hidden) are codes from `read_block`, None for no headline yet; `mass`
-        (n,) is the weight of the headlines.
+        `features` is (n, 10); `readings` (n, hidden) are codes from `read_block`, None for no headline yet;
+        `mass` (n,) is the weight of the headlines.
         """
         parts = []
         if self._price is not None:
@@ -188,7 +191,9 @@ class FusionPredictor:
 
 
 class _DenseBlock(NamedTuple):
-    """Linear layer, LayerNorm (Ba, Kiros and Hinton 2016), GELU in its tanh form (Hendrycks and Gimpel 2016)."""
+    """Linear layer, LayerNorm (Ba, Kiros and Hinton 2016), GELU in its tanh form (Hendrycks and Gimpel
+    2016).
+    """
 
     weight: Floats
     bias: Floats

@@ -29,7 +29,8 @@ def class_shares(label: Ints, parts: Parts) -> Floats:
 def gradient_boosting(table: Table, label: Ints, parts: Parts, recipe: FusionRecipe) -> Floats:
     """Return probabilities (test rows, 3) of scikit-learn's histogram gradient boosting.
 
-    As for the network, the validation part stops training early and the calibration part fits the temperature.
+    As for the network, the validation part stops training early and the calibration part fits the
+    temperature.
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 

@@ -1,8 +1,9 @@
 """Training rows of the fusion model, from klines and scored headlines, in memory-mapped files.
 
-History passes through the code that also replays and trades: `FusionInputs` computes features and bars, `SignalEngine`
-maps headlines to symbols and drops repeated stories. A row is a moment at which the engine would call the model: the close
-of one of the model's bars, or a new headline about the symbol. Only the label of a row looks ahead.
+History passes through the code that also replays and trades: `FusionInputs` computes features and bars,
+`SignalEngine` maps headlines to symbols and drops repeated stories. A row is a moment at which the engine
+would call the model: the close of one of the model's bars, or a new headline about the symbol. Only the label
+of a row looks ahead.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ Ints = NDArray[np.int64]
 ROW: Final = np.dtype(
     [("ts", "<i8"), ("symbol", "<i4"), ("vote", "<i4"), ("features", "<f8", (len(Features._fields),))]
 )
-"""One call of the model: time, number of the symbol, number of the symbol's last vote (-1 if none), features."""
+"""One call of the model: time, number of the symbol, number of the symbol's last vote (-1 if none),
+features.
+"""
 VOTE: Final = np.dtype([("ts", "<i8"), ("symbol", "<i4"), ("text", "<i4")])
 """One headline about a symbol: time, number of the symbol, number of the text."""
 CLOSE: Final = np.dtype([("ts", "<i8"), ("close", "<f8")])
@@ -60,7 +63,9 @@ class RowLabels(NamedTuple):
     kind: Ints
     """0 down, 1 flat, 2 up, or `UNKNOWN`."""
     forward: Floats
-    """Return from the last close before the row to the first close at or after its horizon; NaN if unknown."""
+    """Return from the last close before the row to the first close at or after its horizon; NaN if
+    unknown.
+    """
     scale: Floats
     """volatility · sqrt(horizon / interval), the size of a usual move. The flat band is a multiple of it."""
 
@@ -79,7 +84,9 @@ class DatasetMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FusionData:
-    """Memory-mapped data set in `folder`: arrays of `ROW`, `VOTE`, texts and closes. Raises DataError if it isn't one."""
+    """Memory-mapped data set in `folder`: arrays of `ROW`, `VOTE`, texts and closes. Raises DataError if
+    it isn't one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -114,8 +121,8 @@ class FusionData:
     def decayed_means(self, half_life: int, field: str) -> tuple[NDArray[np.float32], Floats]:
         """Compute the state of `DecayedEmbedding` for a half-life (ms).
 
-        Return its means (votes, dimensions) after each vote, memory-mapped, and its weight (rows,) at each row.
-        `field` is "embedding" or "chances".
+        Return its means (votes, dimensions) after each vote, memory-mapped, and its weight (rows,) at each
+        row. `field` is "embedding" or "chances".
         """
         dimensions = self.texts.dtype[field].shape[0]
         path = self.folder / f"means-{field}"
@@ -155,9 +162,9 @@ def build_dataset(
 ) -> FusionData:
     """Convert history to a data set in `folder`, with memory use independent of its length.
 
-    `config` names the traded symbols, their bars, and the mapping of headlines to symbols. `interval` (ms) is that of
-    the model's bars. `news` comes from `agent.data.sentiment.scored`, with embeddings of `dimensions` by `scorer`.
-    Raises DataError if no row results, ModelError if an embedding has another size.
+    `config` names the traded symbols, their bars, and the mapping of headlines to symbols. `interval` (ms) is
+    that of the model's bars. `news` comes from `agent.data.sentiment.scored`, with embeddings of `dimensions`
+    by `scorer`. Raises DataError if no row results, ModelError if an embedding has another size.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META_NAME).unlink(missing_ok=True)  # written last, so an incomplete folder is not a data set

@@ -16,7 +16,8 @@ from models.fusion.train.fusion_sources import prepare_dataset
 class FusionFitter(NamedTuple):
     """Trains a fusion model on a window of the plan's files, to be traded by the strategy `fusion`.
 
-    Picklable, for other processes. The whole window trains, validates and calibrates; the walk-forward tests after it.
+    Picklable, for other processes. The whole window trains, validates and calibrates; the walk-forward tests
+    after it.
     """
 
     plan: Plan
@@ -24,9 +25,11 @@ class FusionFitter(NamedTuple):
     recipe: FusionRecipe = FusionRecipe(test=0.0)
 
     def fit(self, window: tuple[int, int], folder: Path) -> dict[str, Any]:
-        """Train on [start, end) (UTC ms) alone, write the model into `folder`, and return overrides of the configuration.
+        """Train on [start, end) (UTC ms) alone, write the model into `folder`, and return overrides of the
+        configuration.
 
-        Needs the extra `train`. Raises DataError if the window is too short, and the errors of opening the sources.
+        Needs the extra `train`. Raises DataError if the window is too short, and the errors of opening the
+        sources.
         """
         from models.fusion.train.fusion_training import train
 

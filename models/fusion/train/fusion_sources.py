@@ -1,4 +1,6 @@
-"""Data sets for fusion training from files of klines and headlines, which are opened as for a backtest and scored once."""
+"""Data sets for fusion training from files of klines and headlines, which are opened as for a backtest
+and scored once.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ def prepare_dataset(
 ) -> PreparedDataset:
     """Convert the plan's window to a data set in `folder`.
 
-    The configured sentiment model scores the headlines, except those with a score in the store's cache. Raises the
-    errors of opening the files, the model and the store.
+    The configured sentiment model scores the headlines, except those with a score in the store's cache.
+    Raises the errors of opening the files, the model and the store.
     """
     # Training uses neither an existing fusion model nor a strategy
     config = config.model_copy(update={"fusion": FusionConfig(), "strategy": StrategyConfig()})

@@ -51,7 +51,9 @@ class FusionTrainingResult(msgspec.Struct, frozen=True):
     shares: dict[str, float]
     """Frequency of each class among the rows with a label."""
     table: dict[str, dict[str, Estimate]]
-    """Metrics on the test part of "network", "boosting" and "shares"; the 95 % intervals resample whole days."""
+    """Metrics on the test part of "network", "boosting" and "shares"; the 95 % intervals resample whole
+    days.
+    """
     half_lives: dict[int, float]
     """Validation loss by half-life (ms)."""
     seconds: float
@@ -96,8 +98,8 @@ def train(
     """Train on the rows of [start, end) (UTC ms), write the model into `output`, and measure it.
 
     The test part is the end of that window, or [end, test_until). `seen_until` is the sentiment model's
-    `trained_until`, which the new card inherits if it is later than `end`. `compare` adds boosted trees to the
-    table. Raises DataError if a part lacks a class.
+    `trained_until`, which the new card inherits if it is later than `end`. `compare` adds boosted trees to
+    the table. Raises DataError if a part lacks a class.
     """
     began = time.monotonic()
     torch.manual_seed(recipe.seed)

@@ -1,4 +1,6 @@
-"""The fusion network in torch, for training: the computation of `models.fusion.serve.predictor`, plus dropout."""
+"""The fusion network in torch, for training: the computation of `models.fusion.serve.predictor`, plus
+dropout.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class DenseBlock(nn.Module):  # type: ignore[misc]
 
 
 class FusionNetwork(nn.Module):  # type: ignore[misc]
-    """Standardised features (n, 10), standardised text means (n, dimensions) and gates (n, 1) -> logits (n, 3)."""
+    """Standardised features (n, 10), standardised text means (n, dimensions) and gates (n, 1) -> logits
+    (n, 3).
+    """
 
     def __init__(self, recipe: FusionRecipe, features: int, dimensions: int) -> None:
         super().__init__()
@@ -51,7 +55,9 @@ class FusionNetwork(nn.Module):  # type: ignore[misc]
         self.dropout = nn.Dropout(recipe.dropout)
 
     def forward(self, features: Tensor, means: Tensor, gate: Tensor) -> Tensor:
-        """Return logits (n, 3). Rows without a headline have a gate of 0, which makes their mean irrelevant."""
+        """Return logits (n, 3). Rows without a headline have a gate of 0, which makes their mean
+        irrelevant.
+        """
         parts = []
         if self.price is not None:
             parts.append(self.dropout(self.price(features)))

@@ -2,8 +2,8 @@
 
     |  train  |xx|  validation  |xx|  calibration  |xx|  test  |
 
-Purged: a row whose label reaches into the next part is dropped. Embargoed: a row within `embargo` after a cut is dropped,
-because its features still overlap those of the part before.
+Purged: a row whose label reaches into the next part is dropped. Embargoed: a row within `embargo` after a cut
+is dropped, because its features still overlap those of the part before.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def split(
 ) -> Parts:
     """Cut [start, end) by the recipe's shares of time. Rows without a label (negative) are in no part.
 
-    With `test_until`, all of [start, end) trains, validates and calibrates, and the test part is [end, test_until).
-    Raises DataError if the train, validation or calibration part lacks a class.
+    With `test_until`, all of [start, end) trains, validates and calibrates, and the test part is [end,
+    test_until). Raises DataError if the train, validation or calibration part lacks a class.
     """
     test = 0.0 if test_until is not None else recipe.test
     train = 1.0 - recipe.validation - recipe.calibration - test

@@ -42,8 +42,8 @@ class SentimentSignalGenerator:
     def __init__(self, scorer: Scorer, threshold: float | None = None, name: str = "") -> None:
         """Wrap a scorer.
 
-        `threshold` in [0, 1] is the least calibrated confidence of an actionable signal; default: the card's, which is
-        0.7 unless set in training. `name` identifies the model in errors; default: its fingerprint.
+        `threshold` in [0, 1] is the least calibrated confidence of an actionable signal; default: the card's,
+        which is 0.7 unless set in training. `name` identifies the model in errors; default: its fingerprint.
         """
         self.scorer = scorer
         self.name = name or scorer.fingerprint[:12]
@@ -55,7 +55,9 @@ class SentimentSignalGenerator:
     def from_pretrained(
         cls, folder: str | Path = STARTER, *, threshold: float | None = None, **options: Any
     ) -> SentimentSignalGenerator:
-        """Load an exported folder, or "starter" for the shipped model. `options` are passed to `Scorer.load`."""
+        """Load an exported folder, or "starter" for the shipped model. `options` are passed to
+        `Scorer.load`.
+        """
         return cls(Scorer.load(model_dir(folder), **options), threshold, str(folder))
 
     def generate_signal(self, text: str) -> SentimentSignal:

@@ -1,7 +1,7 @@
 """Cleaning of headlines, and abstention from those that a model of English headlines can't judge.
 
-Training and serving must clean text in the same way. This is the only code that changes text before the tokenizer, and its
-`VERSION` is part of every model's fingerprint.
+Training and serving must clean text in the same way. This is the only code that changes text before the
+tokenizer, and its `VERSION` is part of every model's fingerprint.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import unicodedata
 from typing import Final
 
 VERSION: Final = 1
-"""Version of `clean`. Increment it with every change, so that cached scores of differently cleaned text are not used."""
+"""Version of `clean`. Increment it with every change, so that cached scores of differently cleaned text
+are not used.
+"""
 
 MAX_CHARACTERS: Final = 2_000
-"""Longest cleaned text. Input is cut before cleaning, so a hostile megabyte costs no more than a paragraph."""
+"""Longest cleaned text. Input is cut before cleaning, so a hostile megabyte costs no more than a
+paragraph.
+"""
 
 EMPTY: Final = "no words"
 NOT_ENGLISH: Final = "not English"
@@ -32,7 +36,8 @@ _CUT_OFF = " .…-–—|:"
 
 
 def clean(text: str) -> str:
-    """Return the text without markup, links, handles and control characters; cashtags and hashtags become words.
+    """Return the text without markup, links, handles and control characters; cashtags and hashtags become
+    words.
 
     Accepts any string and returns at most `MAX_CHARACTERS`. Idempotent.
     """
@@ -58,16 +63,20 @@ def _words(text: str) -> frozenset[str]:
 
 # The most common function words of English and of other languages in crypto feeds
 _ENGLISH: Final = _words(
-    "the a an of to in on for and or is are was were be been as at by with from that this it its will has have had not but "
-    "after over amid into than more new up down out his her their our your you we they he she what why how when who can could "
+    "the a an of to in on for and or is are was were be been as at by with from that this it its will has "
+    "have had not but "
+    "after over amid into than more new up down out his her their our your you we they he she what why how "
+    "when who can could "
     "may no do me so"
 )
 _FOREIGN: Final = {
     "German": _words(
-        "der die das und ist nicht mit für von den dem ein eine einen auf im zu sich wird nach bei auch über wie"
+        "der die das und ist nicht mit für von den dem ein eine einen auf im zu sich wird nach bei auch über "
+        "wie"
     ),
     "French": _words(
-        "le la les des du et est une un dans pour sur avec qui que au aux par plus ce cette son ses après selon"
+        "le la les des du et est une un dans pour sur avec qui que au aux par plus ce cette son ses après "
+        "selon"
     ),
     "Spanish": _words(
         "el la los las de del en que un una por con para su se es al como más tras sobre según pero lo"
@@ -97,9 +106,9 @@ _MIN_FOREIGN_HITS: Final = 2
 def abstention_reason(cleaned: str) -> str:
     """Return the reason why a model of English headlines must not judge this cleaned text, or "" if it may.
 
-    A text is not English if under half of its letters are Latin, or if it has at least two function words of one foreign
-    language, more than of English, and a quarter of all words. This detects a feed in the wrong language; a foreign text
-    of few words, or without function words, passes.
+    A text is not English if under half of its letters are Latin, or if it has at least two function words of
+    one foreign language, more than of English, and a quarter of all words. This detects a feed in the wrong
+    language; a foreign text of few words, or without function words, passes.
     """
     words = _WORD.findall(cleaned.lower())
     letters = "".join(words)

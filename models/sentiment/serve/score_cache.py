@@ -1,7 +1,7 @@
 """Cache of scores in the store, so that a second backtest scores nothing.
 
-The key is the model's fingerprint (weights, tokenizer, temperature, cleaning) and the text's hash. Scores of another model
-have other keys, so the cache needs no invalidation.
+The key is the model's fingerprint (weights, tokenizer, temperature, cleaning) and the text's hash. Scores of
+another model have other keys, so the cache needs no invalidation.
 """
 
 from __future__ import annotations
@@ -101,7 +101,9 @@ class SqlScoreCache:
 
 
 class CachedScorer:
-    """Scorer with a cache in front. Results are the same with and without a cache hit, with half-precision embeddings."""
+    """Scorer with a cache in front. Results are the same with and without a cache hit, with
+    half-precision embeddings.
+    """
 
     def __init__(self, scorer: Scorer, cache: ScoreCache) -> None:
         self.scorer = scorer
@@ -147,7 +149,8 @@ class CachedScorer:
 def fill_cache(
     scorer: CachedScorer, texts: Iterable[str], *, embedded: bool = True, progress: Progress | None = None
 ) -> int:
-    """Score each text once and cache it, with its embedding if `embedded`; return how many the model had to score.
+    """Score each text once and cache it, with its embedding if `embedded`; return how many the model had to
+    score.
 
     Each block is committed, so an interrupted call can be repeated without losing work. Raises StoreError.
     """

@@ -1,9 +1,10 @@
 """Scoring of headlines with an exported folder (model.onnx, tokenizer.json, card.json).
 
-Needs only onnxruntime, tokenizers and numpy. Texts are cleaned, tokenised once and scored in runs of equal length, without
-padding. An int8 graph scales its activations by the largest of a run, so it gets one text a run, and runs are spread over
-threads: a score then doesn't depend on other texts, to the last bit. A graph in floating point gets up to `ROWS_PER_RUN`
-texts a run, and its results agree with a run of one text within `BATCH_TOLERANCE`.
+Needs only onnxruntime, tokenizers and numpy. Texts are cleaned, tokenised once and scored in runs of equal
+length, without padding. An int8 graph scales its activations by the largest of a run, so it gets one text a
+run, and runs are spread over threads: a score then doesn't depend on other texts, to the last bit. A graph in
+floating point gets up to `ROWS_PER_RUN` texts a run, and its results agree with a run of one text within
+`BATCH_TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ PRECISION: Final = "precision"
 
 ROWS_PER_RUN: Final = 64
 BATCH_TOLERANCE: Final = 1e-4
-"""Largest difference of a probability between a text scored alone and in a batch, in floating point; 0 for int8."""
+"""Largest difference of a probability between a text scored alone and in a batch, in floating point; 0
+for int8.
+"""
 
 CPU: Final = ("CPUExecutionProvider",)
 CUDA: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -56,7 +59,9 @@ Floats = npt.NDArray[np.float32]
 
 
 class HeadlineScore(msgspec.Struct, frozen=True):
-    """Calibrated probabilities of one text, which sum to 1. They are equal and meaningless if the model abstained."""
+    """Calibrated probabilities of one text, which sum to 1. They are equal and meaningless if the model
+    abstained.
+    """
 
     bearish: float
     neutral: float
@@ -98,7 +103,9 @@ def abstention(reason: str) -> HeadlineScore:
 
 
 def fingerprint(folder: Path, card: Card) -> str:
-    """Return the SHA-256 of everything that a score depends on: weights, tokenizer, temperature, version of cleaning."""
+    """Return the SHA-256 of everything that a score depends on: weights, tokenizer, temperature, version
+    of cleaning.
+    """
     files = [folder / MODEL_NAME, folder / TOKENIZER_NAME]
     salt = f"temperature={card.temperature!r} length={card.max_length} text={VERSION}"
     return sha256_files(files, salt=salt)
@@ -120,7 +127,9 @@ def _as_model_error(what: str, hint: str) -> Iterator[None]:
 
 
 def _checked_card(folder: Path) -> Card:
-    """Read the card of an exported folder. Raises ModelError if a file is missing or not the one recorded in the card."""
+    """Read the card of an exported folder. Raises ModelError if a file is missing or not the one recorded
+    in the card.
+    """
     folder = settled(folder)
     card = read_card(folder)
     for name in (MODEL_NAME, TOKENIZER_NAME):
@@ -154,10 +163,10 @@ class Scorer:
     def load(cls, folder: Path, *, threads: int | None = None, providers: Sequence[str] = CPU) -> Scorer:
         """Open an exported folder and score two texts with it.
 
-        `threads` is the number of texts scored at once on the CPU; default: all cores that this process may use.
-        `providers` are onnxruntime's, in order of preference (`CUDA` for a GPU). Raises ModelError if the folder is
-        incomplete, damaged or not an export, or if the model's output is not finite or has a wrong shape; UsageError if
-        a provider is not installed.
+        `threads` is the number of texts scored at once on the CPU; default: all cores that this process may
+        use. `providers` are onnxruntime's, in order of preference (`CUDA` for a GPU). Raises ModelError if
+        the folder is incomplete, damaged or not an export, or if the model's output is not finite or has a
+        wrong shape; UsageError if a provider is not installed.
         """
         card, folder = _checked_card(folder), settled(folder)
         if missing := set(providers) - set(onnxruntime.get_available_providers()):
@@ -189,7 +198,9 @@ class Scorer:
         return scorer
 
     def _check_output(self, folder: Path) -> None:
-        """Raise ModelError unless the model returns three probabilities that sum to 1 and a finite embedding."""
+        """Raise ModelError unless the model returns three probabilities that sum to 1 and a finite
+        embedding.
+        """
         logits, pooled = self._run(_WARM_UP)
         probabilities = softmax(logits.astype(np.float64), self.card.temperature)
         if not _valid_rows(probabilities, pooled).all():
@@ -197,7 +208,9 @@ class Scorer:
             raise ModelError(what, hint="train it again, at a lower learning rate")
 
     def score(self, texts: Sequence[str]) -> list[HeadlineScore]:
-        """Return one score for each text, in the same order. No text raises an error; the model may abstain."""
+        """Return one score for each text, in the same order. No text raises an error; the model may
+        abstain.
+        """
         return self.score_and_embed(texts)[0]
 
     def embed(self, texts: Sequence[str]) -> Floats:
@@ -270,7 +283,9 @@ class Scorer:
 
 
 def _valid_rows(probabilities: npt.NDArray[np.float64], pooled: Floats) -> npt.NDArray[np.bool_]:
-    """Return for each row whether it holds probabilities, and an embedding that half precision can represent."""
+    """Return for each row whether it holds probabilities, and an embedding that half precision can
+    represent.
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(pooled.astype(np.float16)).all(axis=1)
     return np.asarray(finite & (np.abs(probabilities.sum(axis=1) - 1.0) < 1e-6))

@@ -7,7 +7,9 @@ import warnings
 
 
 def silence_warnings() -> None:
-    """Show errors of the training libraries alone, and none of their progress bars. Call it before importing them."""
+    """Show errors of the training libraries alone, and none of their progress bars. Call it before
+    importing them.
+    """
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(torch|peft|transformers|bitsandbytes)\b")
     from transformers.utils import logging as transformers_logging

@@ -23,7 +23,9 @@ _ABSENT: Final = {
 
 
 def embeddings_sha256(encoder: PreTrainedModel) -> str:
-    """Return the digest of a body's shape and input embeddings, which neither training nor quantisation changes."""
+    """Return the digest of a body's shape and input embeddings, which neither training nor quantisation
+    changes.
+    """
     config = encoder.config
     embeddings = encoder.get_input_embeddings().weight.detach().float().cpu().contiguous()
     shape = (config.model_type, config.num_hidden_layers, config.hidden_size, tuple(embeddings.shape))
@@ -31,10 +33,11 @@ def embeddings_sha256(encoder: PreTrainedModel) -> str:
 
 
 def weights_sha256(encoder: PreTrainedModel, place: str, missing: set[str]) -> str:
-    """Return the digest of names, shapes and float32 values of every weight that the base provides for this body.
+    """Return the digest of names, shapes and float32 values of every weight that the base provides for this
+    body.
 
-    `missing` names weights that the base lacks and that were initialised at random. The weights of a 4-bit body are
-    read from the base's files at `place`, because their quantised form may differ between devices.
+    `missing` names weights that the base lacks and that were initialised at random. The weights of a 4-bit
+    body are read from the base's files at `place`, because their quantised form may differ between devices.
     """
     names = [name for name, _ in encoder.named_parameters() if name not in missing]
     four_bit = bool(getattr(encoder, "is_loaded_in_4bit", False))
@@ -51,7 +54,9 @@ def _loaded(encoder: PreTrainedModel, names: set[str]) -> Iterator[tuple[str, Te
 
 
 def _stored(place: str, prefix: str, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights `names` from the base's files, or from a full-precision body if the files use other names."""
+    """Yield the weights `names` from the base's files, or from a full-precision body if the files use
+    other names.
+    """
     with ExitStack() as opened:
         stored: dict[str, tuple[Any, str]] = {}
         for path in _files(place):

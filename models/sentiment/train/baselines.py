@@ -1,4 +1,6 @@
-"""Baselines of fine-tuning: the majority class, a linear model on words, and the frozen base with a linear head."""
+"""Baselines of fine-tuning: the majority class, a linear model on words, and the frozen base with a
+linear head.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ BASELINES: Final[dict[str, Callable[[Split, str], tuple[Scores, int]]]] = {
 
 
 def measure(name: str, split: Split, base: str) -> Baseline:
-    """Fit one of `BASELINES` on the training part and its temperature on the calibration part; measure the test part."""
+    """Fit one of `BASELINES` on the training part and its temperature on the calibration part; measure
+    the test part.
+    """
     began = time.process_time()
     scores, trainable = BASELINES[name](split, base)
     cpu_seconds = time.process_time() - began

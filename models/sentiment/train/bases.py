@@ -1,4 +1,6 @@
-"""Loading of base models from the embedded package, a local folder or the hub, and the choice of their pooling."""
+"""Loading of base models from the embedded package, a local folder or the hub, and the choice of their
+pooling.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ RELEASED: Final = {
     "google-bert/bert-base-uncased": "2018-10-31",
     "FacebookAI/roberta-base": "2019-07-26",
 }
-"""ISO dates of release of well-known bases. A base that is older than a backtest's window can't know its events."""
+"""ISO dates of release of well-known bases. A base that is older than a backtest's window can't know its
+events.
+"""
 
 PAD: Final = "[PAD]"
 """Padding token that is added to a tokenizer without any special token."""
@@ -98,10 +102,11 @@ class Base(msgspec.Struct, frozen=True):
 
 
 def locate(name: str) -> str:
-    """Return what `from_pretrained` accepts: the embedded package's folder, an existing folder, or the hub id itself.
+    """Return what `from_pretrained` accepts: the embedded package's folder, an existing folder, or the hub id
+    itself.
 
-    Raises ConfigError if the embedded base is not installed, ModelError for a folder without a model, and SafetyError
-    for a folder with code or an embedded base with other files.
+    Raises ConfigError if the embedded base is not installed, ModelError for a folder without a model, and
+    SafetyError for a folder with code or an embedded base with other files.
     """
     if name == EMBEDDED:
         spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
@@ -162,7 +167,8 @@ def _check_embedded(folder: Path) -> None:
 def load_base(name: str = EMBEDDED, *, four_bit: bool = False, pooling: Pooling | None = None) -> Base:
     """Load tokenizer and body, with `four_bit` in 4-bit NF4 with double quantisation.
 
-    Raises ModelError if the base is missing, damaged or of an unknown architecture, ConfigError without hub access.
+    Raises ModelError if the base is missing, damaged or of an unknown architecture, ConfigError without hub
+    access.
     """
     place = locate(name)
     try:
@@ -219,9 +225,11 @@ def compute_dtype() -> torch.dtype:
 
 
 def is_decoder(config: Any) -> bool:
-    """True for causal language models, in which a token attends only to earlier ones; false for bidirectional encoders.
+    """True for causal language models, in which a token attends only to earlier ones; false for bidirectional
+    encoders.
 
-    An architecture that transformers supports for both purposes (BERT, RoBERTa, …) is causal if `is_decoder` is set.
+    An architecture that transformers supports for both purposes (BERT, RoBERTa, …) is causal if `is_decoder`
+    is set.
     """
     if getattr(config, "is_encoder_decoder", False) or config.model_type in _BIDIRECTIONAL:
         return False
@@ -273,7 +281,9 @@ def _own_head(place: str, config: Any) -> tuple[Tensor, Tensor] | None:
 
 
 def _pooling(place: str, config: Any, encoder: PreTrainedModel, missing: set[str]) -> Pooling:
-    """Choose the last token for a decoder, the pooler if the base has a trained one and declares no other, else the mean."""
+    """Choose the last token for a decoder, the pooler if the base has a trained one and declares no
+    other, else the mean.
+    """
     if is_decoder(config):
         return "last"
     declared = cached_file(

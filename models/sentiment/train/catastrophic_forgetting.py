@@ -1,8 +1,8 @@
 """Catastrophic forgetting: how much general language a base loses while it is fine-tuned on sentiment.
 
-If the base has a language-model head, it is measured by the loss on general text before and after (masked tokens for an
-encoder, next tokens for a decoder). Else it is Spearman's rank correlation between the similarities of sentence pairs before
-and after; 1 means no change.
+If the base has a language-model head, it is measured by the loss on general text before and after (masked
+tokens for an encoder, next tokens for a decoder). Else it is Spearman's rank correlation between the
+similarities of sentence pairs before and after; 1 means no change.
 """
 
 from __future__ import annotations

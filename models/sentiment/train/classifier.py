@@ -19,7 +19,9 @@ Pooling = Literal["mean", "pooler", "last"]
 
 @dataclass
 class ClassifierOutput(ModelOutput):  # type: ignore[misc]
-    """`logits` (batch, 3) in the order of `LABELS`; `embedding` (batch, hidden), the mean over tokens; `loss` with labels."""
+    """`logits` (batch, 3) in the order of `LABELS`; `embedding` (batch, hidden), the mean over tokens;
+    `loss` with labels.
+    """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -29,8 +31,8 @@ class ClassifierOutput(ModelOutput):  # type: ignore[misc]
 class SentimentClassifier(nn.Module):  # type: ignore[misc]
     """Any transformers body, pooling, dropout, and a linear head named `classifier`.
 
-    The configuration is the encoder's, so peft and Trainer treat this as any other classifier. The outputs of a soft
-    prompt are part of the mean, because they are trained to summarise the text.
+    The configuration is the encoder's, so peft and Trainer treat this as any other classifier. The outputs of
+    a soft prompt are part of the mean, because they are trained to summarise the text.
     """
 
     accepts_loss_kwargs = False  # Trainer must average the loss over accumulated batches itself
@@ -57,7 +59,9 @@ class SentimentClassifier(nn.Module):  # type: ignore[misc]
         past_key_values: Any = None,
         **_unused: Any,
     ) -> ClassifierOutput:
-        """Classify token ids or embeddings (batch, tokens) with their mask. Other arguments of peft are ignored."""
+        """Classify token ids or embeddings (batch, tokens) with their mask. Other arguments of peft are
+        ignored.
+        """
         prefix = {} if past_key_values is None else {"past_key_values": past_key_values}
         output = self.encoder(
             input_ids=input_ids, inputs_embeds=inputs_embeds, attention_mask=attention_mask, **prefix
@@ -115,7 +119,9 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 
 
 def last_token(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Return the hidden state (batch, hidden) of each row's last unmasked token, with padding on either side."""
+    """Return the hidden state (batch, hidden) of each row's last unmasked token, with padding on either
+    side.
+    """
     position = torch.arange(hidden.shape[1], device=hidden.device)
     last = (mask.to(torch.long) * position).argmax(1)
     return hidden[torch.arange(hidden.shape[0], device=hidden.device), last]

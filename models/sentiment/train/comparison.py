@@ -1,4 +1,6 @@
-"""Comparison of methods on one split, each after a sweep of its learning rate, in one table with the baselines."""
+"""Comparison of methods on one split, each after a sweep of its learning rate, in one table with the
+baselines.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class ComparisonRow(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory: int | None = None
     """Bytes of the training process or the accelerator."""
     ms: float | None = None
-    """Median time of one headline alone, in torch on this machine: processor time, or wall-clock time with a GPU."""
+    """Median time of one headline alone, in torch on this machine: processor time, or wall-clock time
+    with a GPU.
+    """
     hyper: dict[str, Any] = {}
     swept: dict[str, float] = {}
     """Learning rate → calibrated validation NLL."""
@@ -75,11 +79,13 @@ def compare(
     jobs: int = 1,
     on_status: Callable[[str], None] = lambda _: None,
 ) -> MethodComparison:
-    """Train each method in its own process, so that its memory can be measured, and measure all on `split.test`.
+    """Train each method in its own process, so that its memory can be measured, and measure all on
+    `split.test`.
 
-    With `sweep_rows`, the learning rate is chosen by the validation NLL of shorter trainings on that many rows; 0
-    disables the sweep. `jobs` methods are trained at once. A method that `output` already holds for the same split and
-    settings is not trained again. `on_status` receives a line for each step. Raises the errors of `train`.
+    With `sweep_rows`, the learning rate is chosen by the validation NLL of shorter trainings on that many
+    rows; 0 disables the sweep. `jobs` methods are trained at once. A method that `output` already holds for
+    the same split and settings is not trained again. `on_status` receives a line for each step. Raises the
+    errors of `train`.
     """
     rows = []
     if baselines:

@@ -1,7 +1,8 @@
 """Knowledge distillation (Hinton, Vinyals and Dean 2015) into a small, fast student, on text without labels.
 
-The student starts as a copy of some of a teacher's layers, with a vocabulary trimmed to the texts. Every single character
-stays in the vocabulary, so other words are spelled from pieces and the student can read any text.
+The student starts as a copy of some of a teacher's layers, with a vocabulary trimmed to the texts. Every
+single character stays in the vocabulary, so other words are spelled from pieces and the student can read any
+text.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def distil(
 ) -> None:
     """Train a student on the teachers' mean logits of `texts`, and write its folder.
 
-    Architecture, tokenizer and pooled states come from the first teacher. The folder is that of a fully tuned model:
-    `load_trained` opens it, `export_model` exports it. Its card holds no metrics yet. Raises ModelError if the first
-    teacher is not of the BERT family.
+    Architecture, tokenizer and pooled states come from the first teacher. The folder is that of a fully tuned
+    model: `load_trained` opens it, `export_model` exports it. Its card holds no metrics yet. Raises
+    ModelError if the first teacher is not of the BERT family.
     """
     student = student or Student()
     torch.manual_seed(student.seed)
@@ -102,7 +103,9 @@ def distil(
 
 
 def trimmed_vocabulary(tokenizer: Tokenizer, texts: Sequence[str], student: Student) -> list[int]:
-    """Return the ids to keep, ascending: special tokens, single characters, common words, and what the texts use."""
+    """Return the ids to keep, ascending: special tokens, single characters, common words, and what the
+    texts use.
+    """
     used = Counter(token for encoding in tokenizer.encode_batch_fast(list(texts)) for token in encoding.ids)
     words = tokenizer.get_vocab()
     first_word = min(number for word, number in words.items() if word in ("the", "of", "and"))
@@ -136,7 +139,9 @@ def with_vocabulary(tokenizer: Tokenizer, kept: Sequence[int]) -> PreTrainedToke
 def shallow_copy(
     teacher: TrainedClassifier, layers: Sequence[int], vocabulary: Sequence[int]
 ) -> SentimentClassifier:
-    """Copy some of the teacher's layers and words into a new classifier. Raises ModelError if it lacks such layers."""
+    """Copy some of the teacher's layers and words into a new classifier. Raises ModelError if it lacks
+    such layers.
+    """
     source = teacher.model.classifier
     config = type(source.config).from_dict(source.config.to_dict())
     blocks = getattr(getattr(source.encoder, "encoder", None), "layer", None)

@@ -25,9 +25,11 @@ def class_indices(examples: Sequence[Example]) -> Ints:
 
 
 def probabilities_of(folder: Path, texts: Sequence[str], *, base: str | None = None) -> Floats:
-    """Return calibrated probabilities (n, 3) by an exported or a trained folder. An abstention is a row of NaN.
+    """Return calibrated probabilities (n, 3) by an exported or a trained folder. An abstention is a row of
+    NaN.
 
-    Raises ModelError for a folder that cannot be loaded, ConfigError for an adapter if torch is not installed.
+    Raises ModelError for a folder that cannot be loaded, ConfigError for an adapter if torch is not
+    installed.
     """
     folder = settled(folder)
     read_card(folder)

@@ -1,8 +1,8 @@
 """Export of a trained model for serving: one ONNX graph, its tokenizer and its card, checked against torch.
 
-The graph maps (input_ids, attention_mask) to (logits, pooled) and contains merged adapters and soft prompts. If quantised,
-its matrix products run in int8: weights per output channel in 7 bits (8 would overflow on AVX2 without VNNI), activations
-with one dynamic scale per run.
+The graph maps (input_ids, attention_mask) to (logits, pooled) and contains merged adapters and soft prompts.
+If quantised, its matrix products run in int8: weights per output channel in 7 bits (8 would overflow on AVX2
+without VNNI), activations with one dynamic scale per run.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ _EXPORTED: Final = (MODEL_NAME, TOKENIZER_NAME, CARD_NAME)
 
 
 def reference_texts(path: Path | None = None) -> list[str]:
-    """Return the lines of a file, or a sample of the project's corpus, as texts to compare an export with torch on.
+    """Return the lines of a file, or a sample of the project's corpus, as texts to compare an export with
+    torch on.
 
     Raises DataError if the file can't be read or holds no text.
     """
@@ -74,8 +75,9 @@ def export_model(
 ) -> Card:
     """Export the folder `adapter` to the folder `output`; return the card written there.
 
-    `reference` are texts on which the export is compared with fp32 torch; the agreement goes into the card's notes.
-    Raises ModelError as `load_trained` does, UsageError if `output` is a file, or holds an export and not `overwrite`.
+    `reference` are texts on which the export is compared with fp32 torch; the agreement goes into the card's
+    notes. Raises ModelError as `load_trained` does, UsageError if `output` is a file, or holds an export and
+    not `overwrite`.
     """
     _require_room(output, overwrite)
     trained = load_trained(adapter, "cpu", base=base)
@@ -98,7 +100,9 @@ def export_model(
 def agreement(
     scorer: Scorer, trained: TrainedClassifier, texts: Sequence[str]
 ) -> dict[str, str | int | float | bool | None]:
-    """Compare an export with its fp32 torch model on `texts`, and scores in a batch with scores of single texts."""
+    """Compare an export with its fp32 torch model on `texts`, and scores in a batch with scores of single
+    texts.
+    """
     scores = scorer.score(texts)
     judged = [number for number, score in enumerate(scores) if not score.abstained]
     served = np.array([scores[number].probabilities for number in judged]).reshape(-1, len(LABELS))

@@ -1,8 +1,8 @@
 """Train, validation, calibration and test parts without leakage between them.
 
-If every row is dated, the parts follow each other in time, with an embargo before each cut; else they are stratified by
-class. Near-duplicates stay in one part. They are found exactly, by the Jaccard similarity of word sets with prefix filtering
-(Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search").
+If every row is dated, the parts follow each other in time, with an embargo before each cut; else they are
+stratified by class. Near-duplicates stay in one part. They are found exactly, by the Jaccard similarity of
+word sets with prefix filtering (Bayardo, Ma and Srikant 2007, "Scaling up all pairs similarity search").
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _WORD: Final = re.compile(r"\w+")
 
 
 class Fractions(msgspec.Struct, frozen=True):
-    """Shares of the rows for early stopping, for the temperature and for the reported metrics; the rest trains."""
+    """Shares of the rows for early stopping, for the temperature and for the reported metrics; the rest
+    trains.
+    """
 
     validation: float = 0.05
     calibration: float = 0.05
@@ -53,9 +55,13 @@ class Split(msgspec.Struct, frozen=True):
     duplicates: int = 0
     """Number of repeated rows with the same text and label; one of them is kept."""
     conflicts: tuple[tuple[str, str], ...] = ()
-    """(text, its labels) of texts with more than one label. Kept with the majority's label, dropped on a tie."""
+    """(text, its labels) of texts with more than one label. Kept with the majority's label, dropped on a
+    tie.
+    """
     embargoed: int = 0
-    """Number of rows dropped because they lie within the embargo before a cut or nearly duplicate an earlier part's."""
+    """Number of rows dropped because they lie within the embargo before a cut or nearly duplicate an
+    earlier part's.
+    """
 
     def sizes(self) -> dict[str, int]:
         """Return the number of rows of each part."""
@@ -160,7 +166,9 @@ def story_groups(texts: Sequence[str], similar: float = SIMILAR) -> list[int]:
 def _stratified(
     examples: Sequence[Example], stories: Sequence[int], fractions: Fractions, seed: int
 ) -> list[str | None]:
-    """Assign whole groups of near-duplicates to the parts, class by class. A group's class is that of its first text."""
+    """Assign whole groups of near-duplicates to the parts, class by class. A group's class is that of its
+    first text.
+    """
     members: dict[int, list[int]] = defaultdict(list)
     for i, story in enumerate(stories):
         members[story].append(i)

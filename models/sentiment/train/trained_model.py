@@ -37,8 +37,8 @@ _log: Final = structlog.get_logger(__name__)
 class MergedModel(nn.Module):  # type: ignore[misc]
     """Classifier without peft: (input_ids, attention_mask) → (logits (batch, 3), embedding (batch, hidden)).
 
-    Low-rank updates are merged into the weights beforehand. A soft `prompt` (tokens, hidden) and `prefixes`, a (key,
-    value) of (heads, tokens, head size) for each layer, become constants of the graph.
+    Low-rank updates are merged into the weights beforehand. A soft `prompt` (tokens, hidden) and `prefixes`,
+    a (key, value) of (heads, tokens, head size) for each layer, become constants of the graph.
     """
 
     def __init__(
@@ -61,7 +61,9 @@ class MergedModel(nn.Module):  # type: ignore[misc]
         return output.logits, output.embedding
 
     def hidden(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the last hidden states of the text's tokens (batch, tokens, hidden), without those of prompts."""
+        """Return the last hidden states of the text's tokens (batch, tokens, hidden), without those of
+        prompts.
+        """
         states = self.classifier.encoder(**self._inputs(input_ids, attention_mask)).last_hidden_state
         return states[:, -input_ids.shape[1] :]
 
@@ -113,7 +115,9 @@ def embed(
     batch_size: int = 32,
     device: str = "cpu",
 ) -> tuple[Floats, Floats]:
-    """Return (logits (n, 3), embeddings (n, hidden)) of raw texts, cleaned and in batches of similar lengths."""
+    """Return (logits (n, 3), embeddings (n, hidden)) of raw texts, cleaned and in batches of similar
+    lengths.
+    """
     encoded = [tokenizer(clean(text), truncation=True, max_length=max_length)["input_ids"] for text in texts]
     order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
     found = []
@@ -132,8 +136,8 @@ def embed(
 def load_trained(folder: Path, device: str = "cpu", *, base: str | None = None) -> TrainedClassifier:
     """Load a folder written by `tapewire train sentiment`, merged into `base` (default: the one in its card).
 
-    Raises ModelError if the folder is damaged, holds an export and no adapter, was trained on another base, or has other
-    files than its card records, and if the model's output is not finite.
+    Raises ModelError if the folder is damaged, holds an export and no adapter, was trained on another base,
+    or has other files than its card records, and if the model's output is not finite.
     """
     folder = settled(folder)
     card = read_card(folder)
@@ -202,7 +206,8 @@ def _with_adapter(folder: Path, card: Card, base_name: str | None) -> MergedMode
 
 
 def _check_adapter(folder: Path, adapted: PeftModel) -> None:
-    """Raise ModelError unless the adapter's file has exactly the weights that its configuration requires on this base.
+    """Raise ModelError unless the adapter's file has exactly the weights that its configuration requires on
+    this base.
 
     peft would leave missing weights as they were initialised, and ignore superfluous ones.
     """
@@ -223,7 +228,9 @@ def _check_adapter(folder: Path, adapted: PeftModel) -> None:
 
 
 def merge_adapter(adapted: PeftModel) -> MergedModel:
-    """Merge what peft added into the weights, or make it constants. The PeftModel must not be used afterwards."""
+    """Merge what peft added into the weights, or make it constants. The PeftModel must not be used
+    afterwards.
+    """
     config = adapted.active_peft_config
     if not config.is_prompt_learning:
         return MergedModel(adapted.merge_and_unload())

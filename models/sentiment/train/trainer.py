@@ -49,10 +49,13 @@ class _Trainer(Trainer):  # type: ignore[misc]
     optimizer: Any
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create three groups: matrices with weight decay, vectors without, and the head with its own rate."""
+        """Create three groups: matrices with weight decay, vectors without, and the head with its own
+        rate.
+        """
         if self.optimizer is None:
             learning = {name: p for name, p in (model or self.model).named_parameters() if p.requires_grad}
-            # In the model's order, because a checkpoint's optimiser state is matched to parameters by position
+            # In the model's order, because a checkpoint's optimiser state is matched to parameters by
+            # position
             head = [name for name in learning if "classifier." in name and "encoder." not in name]
             body = [p for name, p in learning.items() if name not in head]
             matrices, vectors = [p for p in body if p.ndim > 1], [p for p in body if p.ndim <= 1]
@@ -149,7 +152,9 @@ def tokenize_examples(
 
 
 def oversampled(labels: Ints, seed: int) -> NDArray[np.int64]:
-    """Return the numbers of all rows and of random repetitions that make every class as frequent as the largest one."""
+    """Return the numbers of all rows and of random repetitions that make every class as frequent as the
+    largest one.
+    """
     rng = np.random.default_rng(seed)
     rows = [np.flatnonzero(labels == label) for label in range(len(LABELS))]
     most = max(map(len, rows))
@@ -158,7 +163,9 @@ def oversampled(labels: Ints, seed: int) -> NDArray[np.int64]:
 
 
 def _dated(examples: Sequence[Example], seed: int) -> list[str]:
-    """Prefix a random half of the texts with their month, so that the model learns to read texts with and without it."""
+    """Prefix a random half of the texts with their month, so that the model learns to read texts with and
+    without it.
+    """
     with_date = np.random.default_rng(seed).random(len(examples)) < 0.5
     return [
         f"{datetime.fromtimestamp(example.ts / 1000, UTC):%Y-%m}: {example.text}"
@@ -188,8 +195,8 @@ def make_trainer(
 ) -> _Trainer:
     """Return a Trainer that evaluates and saves once an epoch and stops early.
 
-    It ends with the checkpoint of the least validation NLL after temperature scaling. Raises ConfigError if the recipe
-    enables bf16 and the processor doesn't support it.
+    It ends with the checkpoint of the least validation NLL after temperature scaling. Raises ConfigError if
+    the recipe enables bf16 and the processor doesn't support it.
     """
     cpu = not torch.cuda.is_available()
     if recipe.bf16 and not bf16_supported():
@@ -252,7 +259,9 @@ def make_trainer(
 
 
 def _scores(found: Any) -> dict[str, float]:
-    """Measure the validation part at the temperature that fits it, because overconfidence is corrected after training."""
+    """Measure the validation part at the temperature that fits it, because overconfidence is corrected
+    after training.
+    """
     logits, truth = np.asarray(found.predictions, dtype=np.float64), np.asarray(found.label_ids)
     return measure(softmax(logits, fit_temperature(logits, truth)), truth)
 

@@ -1,4 +1,6 @@
-"""Training of a sentiment model: from base, method and data to a folder with adapter, tokenizer, card and plot."""
+"""Training of a sentiment model: from base, method and data to a folder with adapter, tokenizer, card and
+plot.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ CHECKPOINTS: Final = ".checkpoints"
 """Suffix of the folder beside the output that holds the checkpoints until the training is complete."""
 RELIABILITY: Final = "reliability.png"
 _TOKENIZER_FILES: Final = (
-    "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt tokenizer.model"
+    "tokenizer_config.json special_tokens_map.json added_tokens.json vocab.txt vocab.json merges.txt "
+    "tokenizer.model"
     " chat_template.jinja"
 )
 _REPLACED: Final = {
@@ -111,12 +114,12 @@ def train(
 ) -> TrainingResult:
     """Fine-tune `base` on `split.train` and write the model into `output`.
 
-    The validation part stops training early, the calibration part fits the temperature, and the test part is measured.
-    `announce` receives (resolved recipe, trainable weights, all weights) before the first step. `forgetting` adds the
-    check for catastrophic forgetting to the card.
+    The validation part stops training early, the calibration part fits the temperature, and the test part is
+    measured. `announce` receives (resolved recipe, trainable weights, all weights) before the first step.
+    `forgetting` adds the check for catastrophic forgetting to the card.
 
-    Raises ModelError if the base cannot be loaded or memory runs out, UsageError and ConfigError for settings that don't
-    work with this base or on this machine.
+    Raises ModelError if the base cannot be loaded or memory runs out, UsageError and ConfigError for settings
+    that don't work with this base or on this machine.
     """
     set_seed(recipe.seed)
     method = get_method(recipe.method)
@@ -212,7 +215,9 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def peak_memory() -> int:
-    """Return the most memory that this process used, in bytes: of the accelerator, or without one the resident set."""
+    """Return the most memory that this process used, in bytes: of the accelerator, or without one the
+    resident set.
+    """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     import resource
@@ -229,7 +234,8 @@ def _predict(trainer: Trainer, rows: TokenizedDataset) -> LogitsAndLabels:
 def _prepare_checkpoints(
     output: Path, recipe: Recipe, datasets: Sequence[DatasetRecord], resume: bool
 ) -> None:
-    """Create an empty folder of checkpoints, or check that it belongs to the same recipe and data to resume from.
+    """Create an empty folder of checkpoints, or check that it belongs to the same recipe and data to resume
+    from.
 
     Raises UsageError if it doesn't, or if `output` holds anything but a sentiment model.
     """
@@ -336,5 +342,6 @@ def _out_of_memory(error: BaseException, recipe: Recipe) -> ModelError:
     half = max(recipe.batch_size // 2, 1)
     return ModelError(
         f"out of memory while training ({str(error).partition('.')[0][:120] or type(error).__name__})",
-        hint=f"--batch-size {half} --accumulation {recipe.accumulation * 2}, --checkpointing, --max-length 64, --method qlora",
+        hint=f"--batch-size {half} --accumulation {recipe.accumulation * 2}, --checkpointing, --max-length "
+        "64, --method qlora",
     )

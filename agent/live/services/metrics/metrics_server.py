@@ -24,7 +24,9 @@ _log: Final = structlog.get_logger(__name__)
 
 
 class MetricsServer:
-    """A supervised companion of the agent; its health counts requests as messages. `port` is the bound port."""
+    """A supervised companion of the agent; its health counts requests as messages. `port` is the bound
+    port.
+    """
 
     name = "metrics"
 

@@ -90,7 +90,9 @@ class MqttLink:
         return self._health
 
     def subscribe(self, pattern: str, handler: Handler) -> None:
-        """Subscribe from the next connection on; `pattern` may have wildcards and be a shared subscription."""
+        """Subscribe from the next connection on; `pattern` may have wildcards and be a shared
+        subscription.
+        """
         self._handlers[pattern] = handler
 
     async def replace(self, old: str, new: str, handler: Handler) -> None:

@@ -112,7 +112,9 @@ class CommandBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AnswerBody(msgspec.Struct, frozen=True):
-    """Body of the answer to the command with that nonce: `result` if `ok`, else the error with its exit code."""
+    """Body of the answer to the command with that nonce: `result` if `ok`, else the error with its exit
+    code.
+    """
 
     nonce: str
     ok: bool

@@ -32,7 +32,8 @@ class Publisher:
 
     def __init__(self, config: MqttConfig, agent: RunningAgent, clock: Clock) -> None:
         self.topics = Topics(config.prefix)
-        # stable, so that a new connection ends the old one, whose last will would otherwise arrive after `online`
+        # stable, so that a new connection ends the old one, whose last will would otherwise arrive after
+        # `online`
         self.link = MqttLink(config, clock, f"{config.prefix}-agent", self._presence)
         self._every = config.state_every / 1000
         self._agent = agent

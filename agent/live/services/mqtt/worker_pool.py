@@ -133,7 +133,7 @@ class WorkerPool:
                 async with asyncio.timeout_at(self._next_due()):
                     await self._woken.wait()
 
-    # -- from the broker ---------------------------------------------------------------------------------------------
+    # -- from the broker ------------------------------------------------------------------------------
 
     def _on_presence(self, payload: bytes, retained: bool) -> None:
         self._check_connection()
@@ -176,7 +176,7 @@ class WorkerPool:
             self._health.failed(error, self._clock.now())
         self._woken.set()
 
-    # -- the life of a headline --------------------------------------------------------------------------------------
+    # -- the life of a headline -----------------------------------------------------------------------
 
     async def _handle_scores(self, message: Scores, emit: Emit) -> None:
         for score in message.scores:
@@ -264,7 +264,7 @@ class WorkerPool:
         due = min(oldest) + self._patience
         return due if self._usable_workers() or self._expect_until is None else min(due, self._expect_until)
 
-    # -- which workers are connected -----------------------------------------------------------------------------------
+    # -- which workers are connected ------------------------------------------------------------------
 
     def _usable_workers(self) -> int:
         return sum(model == self._model for model in self._workers.values())

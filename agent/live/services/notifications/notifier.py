@@ -64,7 +64,7 @@ class Notifier:
     def health(self) -> NotifyHealth:
         return self._health
 
-    # -- events and decisions ------------------------------------------------------------------------------------------------
+    # -- events and decisions -------------------------------------------------------------------------
 
     def event(self, seq: int, event: Event) -> None:
         """Report operators' commands."""
@@ -95,7 +95,7 @@ class Notifier:
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
-    # -- polling ---------------------------------------------------------------------------------------------------
+    # -- polling --------------------------------------------------------------------------------------
 
     async def run(self, emit: Emit) -> None:
         """Poll the agent and send what is due until cancelled, then report the end."""
@@ -143,7 +143,8 @@ class Notifier:
                 change = status.equity - self._open_equity
                 self._batcher.add(
                     "summary",
-                    f"{iso(self._day * DAY_MS)[:10]}: equity {status.equity:,.2f} ({change:+,.2f}), {self._fills:,} fills, "
+                    f"{iso(self._day * DAY_MS)[:10]}: equity {status.equity:,.2f} ({change:+,.2f}), "
+                    f"{self._fills:,} fills, "
                     f"fees {self._fees:,.2f}, risk {status.risk.value}",
                     now,
                 )

@@ -40,7 +40,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     encoding: str = "utf-8"
     score_cut: float = SCORE_CUT
     per_target: bool = False
-    """FiQA, SemEval: one row for each target, with the target before the text, instead of one with the mean score."""
+    """FiQA, SemEval: one row for each target, with the target before the text, instead of one with the
+    mean score.
+    """
     skip_empty: bool = False
     latest: int | None = None
     """UTC ms: declared end of an undated set. Overrides the publication year of a known set."""
@@ -95,8 +97,8 @@ def formats() -> tuple[str, ...]:
 def load(path: Path, format: str, options: Options | None = None) -> Dataset:
     """Read, clean and check one labelled file.
 
-    Raises UsageError for an unknown format or encoding, DataError (with file and row) for a missing file or column, a
-    byte outside the encoding, an unknown label, an empty text, or a file without rows.
+    Raises UsageError for an unknown format or encoding, DataError (with file and row) for a missing file or
+    column, a byte outside the encoding, an unknown label, an empty text, or a file without rows.
     """
     options = options or Options()
     if format not in formats():

@@ -1,4 +1,6 @@
-"""Rows of a CSV, TSV, JSON, JSONL or parquet file as dictionaries, with their place in the file for errors."""
+"""Rows of a CSV, TSV, JSON, JSONL or parquet file as dictionaries, with their place in the file for
+errors.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ Row = dict[str, Any]
 
 
 def read_rows(path: Path, encoding: str = "utf-8") -> Iterator[tuple[str, Row]]:
-    """Yield (place, row) of each row. The suffix selects the format; a file with any other suffix is read as CSV.
+    """Yield (place, row) of each row. The suffix selects the format; a file with any other suffix is read as
+    CSV.
 
     Raises DataError for a damaged file, UnicodeDecodeError for bytes that are invalid in `encoding`.
     """

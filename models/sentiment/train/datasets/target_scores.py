@@ -1,4 +1,6 @@
-"""FiQA and SemEval-2017 task 5: scores in [-1, 1] for each target of a text, mapped to classes at fixed cuts."""
+"""FiQA and SemEval-2017 task 5: scores in [-1, 1] for each target of a text, mapped to classes at fixed
+cuts.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ class _Post(msgspec.Struct):
 
 @register("fiqa", published=2018)
 def read_fiqa(path: Path, options: Options) -> Iterator[Example]:
-    """FiQA 2018 task 1 (posts and headlines): `{id: {sentence, info: [{target, sentiment_score}]}}`, or a table."""
+    """FiQA 2018 task 1 (posts and headlines): `{id: {sentence, info: [{target, sentiment_score}]}}`, or a
+    table.
+    """
     return _examples(
         _posts(path, options) if path.suffix.lower() == ".json" else _table(path, options), options
     )
@@ -97,7 +101,9 @@ def _score(value: object, where: str) -> float:
 
 
 def _examples(rows: Iterator[TargetScore], options: Options) -> Iterator[Example]:
-    """One example for each target (`TARGET: text`), or one for each text, labelled by the mean of its targets."""
+    """One example for each target (`TARGET: text`), or one for each text, labelled by the mean of its
+    targets.
+    """
     if options.per_target:
         for row in rows:
             label = from_score(row.score, options.score_cut)

@@ -1,4 +1,6 @@
-"""Check that a corpus is eventless: a model can't learn the future from texts without prices, dates and real events."""
+"""Check that a corpus is eventless: a model can't learn the future from texts without prices, dates and
+real events.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,14 @@ _MONTHS: Final = (
     "|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 )
 _EVENTS: Final = (
-    r"ftx|alameda research|mt\.? ?gox|bitfinex hack|the dao hack|terra(?:usd|form)?(?: labs)?|celsius|voyager digital|blockfi"
-    r"|three arrows|3ac|genesis global|silvergate|silicon valley bank|signature bank|lehman|credit suisse|ronin|poly network"
-    r"|wormhole|nomad bridge|quadriga\w*|bankman[- ]fried|sbf|do kwon|mashinsky|shanghai upgrade|shapella|dencun|pectra|taproot"
-    r"|bitcoin cash fork|segwit|brexit|covid(?:-19)?|coronavirus|gamestop|evergrande|tornado cash|silk road|libra"
+    r"ftx|alameda research|mt\.? ?gox|bitfinex hack|the dao hack|terra(?:usd|form)?(?: "
+    r"labs)?|celsius|voyager digital|blockfi"
+    r"|three arrows|3ac|genesis global|silvergate|silicon valley bank|signature bank|lehman|credit "
+    r"suisse|ronin|poly network"
+    r"|wormhole|nomad bridge|quadriga\w*|bankman[- ]fried|sbf|do kwon|mashinsky|shanghai "
+    r"upgrade|shapella|dencun|pectra|taproot"
+    r"|bitcoin cash fork|segwit|brexit|covid(?:-19)?|coronavirus|gamestop|evergrande|tornado cash|silk "
+    r"road|libra"
 )
 RULES: Final = {
     "price": re.compile(
@@ -45,7 +51,9 @@ def violations(texts: Iterable[str]) -> list[tuple[int, str, str]]:
 
 
 def require_timeless(name: str, texts: Iterable[str]) -> None:
-    """Raise DataError, which lists the first violations, if a corpus is not eventless. `name` is that of its file."""
+    """Raise DataError, which lists the first violations, if a corpus is not eventless. `name` is that of
+    its file.
+    """
     found = violations(texts)
     if found:
         listed = "; ".join(f"row {row} names a {rule}: {match!r}" for row, rule, match in found[:5])

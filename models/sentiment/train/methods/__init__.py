@@ -1,4 +1,6 @@
-"""Fine-tuning methods by name. Choosing one imports `peft_methods`, and with it torch; listing them doesn't."""
+"""Fine-tuning methods by name. Choosing one imports `peft_methods`, and with it torch; listing them
+doesn't.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from models.sentiment.train.methods.recipe import MethodDefaults, Recipe
 
 
 class MethodContext(msgspec.Struct, frozen=True):
-    """What a method may depend on besides the recipe. `steps` counts the optimiser steps of the whole training."""
+    """What a method may depend on besides the recipe. `steps` counts the optimiser steps of the whole
+    training.
+    """
 
     encoder: Any
     steps: int
@@ -49,7 +53,9 @@ def register(
 
 
 def get_method(name: str) -> Method:
-    """Return the method of that name. Raises UsageError, which suggests the closest one, for an unknown name."""
+    """Return the method of that name. Raises UsageError, which suggests the closest one, for an unknown
+    name.
+    """
     if name not in METHODS:
         hint = did_you_mean(name, METHODS, f"known: {', '.join(METHODS)}")
         raise UsageError(f"unknown method {name!r}", hint=hint)

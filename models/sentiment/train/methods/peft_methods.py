@@ -39,7 +39,8 @@ register("qlora", _LORA, four_bit=True)(lora)
 def adalora(recipe: Recipe, context: MethodContext) -> AdaLoraConfig:
     """AdaLoRA (Zhang et al. 2023): updates in SVD form, whose rank moves to the layers that need it most.
 
-    Training starts at 1.5 × the rank, prunes after the first tenth of the steps and settles for the last third.
+    Training starts at 1.5 × the rank, prunes after the first tenth of the steps and settles for the last
+    third.
     """
     rank = recipe.rank or 8
     return AdaLoraConfig(
@@ -80,7 +81,9 @@ def prompt(recipe: Recipe, _context: MethodContext) -> PromptTuningConfig:
 
 @register("ptuning", MethodDefaults(learning_rate=1e-3, head_learning_rate=3e-3, epochs=5, virtual_tokens=10))
 def ptuning(recipe: Recipe, context: MethodContext) -> PromptEncoderConfig:
-    """P-tuning (Liu et al. 2021): an MLP as wide as the body generates the soft prompt, which steadies training."""
+    """P-tuning (Liu et al. 2021): an MLP as wide as the body generates the soft prompt, which steadies
+    training.
+    """
     return PromptEncoderConfig(
         task_type=TaskType.SEQ_CLS,
         num_virtual_tokens=recipe.virtual_tokens,

@@ -14,14 +14,18 @@ Imbalance = Literal["none", "weights", "focal", "oversample"]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """Hyper-parameters of one training. None stands for a default that depends on method and number of samples."""
+    """Hyper-parameters of one training. None stands for a default that depends on method and number of
+    samples.
+    """
 
     method: str = "lora"
     rank: int | None = None
     alpha: int | None = None
     dropout: float = 0.05
     targets: str = "auto"
-    """Layers that get an adapter: "auto" (query and value), "all" (every linear layer), or comma-separated names."""
+    """Layers that get an adapter: "auto" (query and value), "all" (every linear layer), or
+    comma-separated names.
+    """
     virtual_tokens: int | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
@@ -36,7 +40,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     imbalance: Imbalance = "none"
     focal_gamma: float = 2.0
     patience: int = 2
-    """Evaluations (one an epoch) without a better validation loss after which training stops. 0 disables this."""
+    """Evaluations (one an epoch) without a better validation loss after which training stops. 0 disables
+    this.
+    """
     optimizer: Optimizer = "adamw"
     checkpointing: bool = False
     bf16: bool = False

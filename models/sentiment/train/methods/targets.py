@@ -35,8 +35,8 @@ def linear_names(encoder: Any) -> list[str]:
 def target_modules(encoder: Any, wanted: str) -> list[str] | str:
     """Return a value for peft's `target_modules`.
 
-    `wanted` is "auto" for query and value, "all" for every linear layer of the blocks, or comma-separated names. Raises
-    UsageError for a name that the body doesn't have.
+    `wanted` is "auto" for query and value, "all" for every linear layer of the blocks, or comma-separated
+    names. Raises UsageError for a name that the body doesn't have.
     """
     names = linear_names(encoder)
     if wanted == "all":
