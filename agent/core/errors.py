@@ -6,9 +6,9 @@ TapewireError                exit code 1: the work failed
 │  └─ StoreUnavailable       perhaps temporary: the running agent halts and retries for `store.patience`
 ├─ ReconciliationError       the ledger does not add up: stop trading and report a bug
 ├─ VenueError                an exchange or feed refused or failed: retry later, except for these
-│  ├─ RequestRefused         permanent: correct the symbol or parameter
+│  ├─ RequestRejected        permanent: correct the symbol or parameter
 │  ├─ FetchError             a feed's server refused or failed: it is fetched again after a wait
-│  ├─ StreamLost, HandshakeRefused   a WebSocket closed or wasn't opened: reconnected after a wait
+│  ├─ StreamLost, HandshakeRejected  a WebSocket closed or wasn't opened: reconnected after a wait
 │  └─ PortError              a request about orders failed: OutcomeUnknown, OrderRejected (permanent),
 │     │                      RateLimited, ClockSkewError (retried later)
 │     └─ AuthenticationError         correct the API keys or their permissions

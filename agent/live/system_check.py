@@ -28,9 +28,8 @@ from agent.live.gateway.preflight import check_rules
 from agent.live.gateway.venue_port import VenuePort
 from agent.live.interfaces.producer import shown
 from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.kline_health import KlineHealth
-from agent.live.market_data.public_stream import Stream
-from agent.live.news.destinations import FeedAccess
+from agent.live.market_data.bybit_stream import BybitStream, KlineHealth
+from agent.live.news.destinations import DestinationPolicy
 from agent.live.news.fetch import fetch
 from agent.live.news.parser_pool import ParserPool
 from agent.live.order_routing import check_venue, venue_port
@@ -221,7 +220,7 @@ async def _history(config: Config, clock: Clock) -> str:
     ) as history:
         since = clock.now() // market.interval * market.interval - _BARS * market.interval
         for symbol in market.symbols:
-            found = await history.bars(symbol, market.interval, since)
+            found = await history.fetch(symbol, market.interval, since)
             if not found.bars:
                 raise VenueError(
                     f"no bars of {symbol} since {iso(since)}",
@@ -240,7 +239,7 @@ async def _websocket(config: Config, clock: Clock) -> str:
 
     async def ignore(frame: Frame) -> None: ...
 
-    stream = Stream(
+    stream = BybitStream(
         url, topics, config.bybit, clock, health, ignore, lambda accepted: ready.set_result(len(accepted))
     )
     reading = asyncio.create_task(stream.run())
@@ -271,7 +270,7 @@ async def _feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool
 
 
 async def _read_feed(feed: FeedConfig, config: Config, clock: Clock, pool: ParserPool) -> str:
-    news, access = config.news, FeedAccess(feed.url, config.news.allow_private)
+    news, access = config.news, DestinationPolicy(feed.url, config.news.allow_private)
     async with access.session(news) as session:
         answer = await fetch(session, feed.url, news, clock, access=access)
     if answer.body is None:

@@ -53,7 +53,7 @@ class Timekeeper:
                 async with asyncio.timeout(_START_WITHIN):
                     while measured < _MEASUREMENTS:
                         try:
-                            await history.measure()
+                            await history.sync_clock()
                             measured += 1
                         except VenueError as error:
                             reason = error.message

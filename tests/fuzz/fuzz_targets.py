@@ -40,11 +40,10 @@ from agent.live.gateway.credentials import Credentials
 from agent.live.gateway.private_stream import PrivateStream
 from agent.live.gateway.venue_port import OrderRef, PortError
 from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.connection_shard import Shard
-from agent.live.market_data.kline_health import KlineHealth
-from agent.live.market_data.kline_series import Series
-from agent.live.market_data.public_stream import Stream
-from agent.live.news.parse import parse
+from agent.live.market_data.bybit_stream import BybitStream, KlineHealth
+from agent.live.market_data.connection_shard import ConnectionShard
+from agent.live.market_data.kline_series import KlineSeries
+from agent.live.news.feed_parser import parse_feed
 from agent.live.scoring import SentimentHealth
 from agent.live.services.mqtt.connection import MqttLink, RetainedPresence
 from agent.live.services.mqtt.mqtt_messages import CommandBody, Topics
@@ -120,7 +119,7 @@ async def _ignore(*_: object) -> None:
     """Take an event and do nothing."""
 
 
-async def _read_stream(stream: Stream, frame: bytes) -> None:
+async def _read_stream(stream: BybitStream, frame: bytes) -> None:
     try:
         await stream._read(_Frames([frame, frame]))  # type: ignore[arg-type]
     except _End:
@@ -133,13 +132,15 @@ def read_public_frame(frame: bytes) -> None:
     async def read() -> None:
         config, clock, health = BybitConfig(), _FixedClock(), KlineHealth("klines")
         series = {
-            f"kline.1.{symbol}": Series(symbol, MINUTE, NOW - NOW % MINUTE - 5 * MINUTE)
+            f"kline.1.{symbol}": KlineSeries(symbol, MINUTE, NOW - NOW % MINUTE - 5 * MINUTE)
             for symbol in ("BTCUSDT", "ETHUSDT")
         }
         for one in series.values():
             one.live = True
-        shard = Shard(series, config, "linear", clock, _history(), health, _ignore, random.Random(0))
-        stream = Stream(
+        shard = ConnectionShard(
+            series, config, "linear", clock, _history(), health, _ignore, random.Random(0)
+        )
+        stream = BybitStream(
             "ws://127.0.0.1:1/v5/public/linear",
             [*series],
             config,
@@ -355,7 +356,7 @@ def query_history(payload: bytes) -> None:
         return text if response is None else response
 
     exchange.fetch = fetch
-    _await(history.bars("BTCUSDT", MINUTE, NOW - NOW % MINUTE - 3 * MINUTE))
+    _await(history.fetch("BTCUSDT", MINUTE, NOW - NOW % MINUTE - 3 * MINUTE))
 
 
 _PAGE: Final = _json(
@@ -376,7 +377,8 @@ _PAGE: Final = _json(
 
 
 def read_feed(document: bytes) -> None:
-    parse(document, url="https://feed.example/rss")
+    """RSS or Atom."""
+    parse_feed(document, url="https://feed.example/rss")
 
 
 _FEEDS: Final = (

@@ -49,7 +49,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("skew,ms=5000", {}, "clock", "ms behind the exchange's (synchronise it by NTP)"),
     ("skew,ms=-5000", {}, "clock", "ms ahead of the exchange's"),
     ("status,on=rest/v5/market/time,code=403", {}, "clock", "answered HTTP 403"),
-    ("retcode,on=rest/v5/market/kline,code=10016", {}, "history", "can't be had"),
+    ("retcode,on=rest/v5/market/kline,code=10016", {}, "history", "could not fetch"),
     ("status,on=ws/public/connect,code=500", {}, "websocket", "answered HTTP 500"),
     ("drop,on=ws/public/ack", {}, "websocket", "no answer to a subscription"),
     ("status,on=feeds/*,code=500", {}, "feed 127.0.0.1", "500"),

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from agent.core.errors import VenueError
 from agent.live import daemon as daemon_module
 from agent.live import run_record, session, venue_rules
-from agent.live.market_data import public_stream
+from agent.live.market_data import bybit_stream
 from agent.live.news import news_producer as news_producer
 from tests.simulation.checked_core import CheckedCore, CheckedQueue
 from tests.simulation.simulated_feeds import InlineParsers, NoAccess
@@ -33,9 +33,9 @@ def patched_boundaries(harness: SimulationHarness) -> Iterator[None]:
 
     with ExitStack() as stack:
         for target, name, substitute in (
-            (public_stream, "connect", harness.market.connect),
+            (bybit_stream, "connect", harness.market.connect),
             (news_producer, "fetch", harness.feeds.fetch),
-            (news_producer, "FeedAccess", NoAccess),
+            (news_producer, "DestinationPolicy", NoAccess),
             (news_producer, "ParserPool", InlineParsers),
             (daemon_module, "Core", type("_Core", (CheckedCore,), {"harness": harness})),
             (daemon_module, "EventQueue", type("_Queue", (CheckedQueue,), {"harness": harness})),

@@ -13,9 +13,8 @@ from xml.sax.saxutils import escape
 import msgspec
 
 from agent.config.live import NewsConfig
-from agent.live.news.document import Document
-from agent.live.news.fetch import Answer, FetchError
-from agent.live.news.parse import parse
+from agent.live.news.feed_parser import FeedDocument, parse_feed
+from agent.live.news.fetch import FeedResponse, FetchError
 from agent.system.clock import Clock
 from tests.simulation.generated_data import T0, headline
 from tests.simulation.simulated_market import SimulatedMarket
@@ -57,7 +56,7 @@ class SimulatedFeeds:
         etag: str = "",
         last_modified: str = "",
         access: object,
-    ) -> Answer:
+    ) -> FeedResponse:
         """Stand in for `agent.live.news.fetch.fetch`."""
         market, rng, rates = self._market, self._market.rng, self._market.rates
         await asyncio.sleep(market.latency())
@@ -71,7 +70,7 @@ class SimulatedFeeds:
         listed = [item for item in self.items if item.feed == url and item.listed <= market.loop.time()]
         tag = f'"{len(listed)}"'
         if tag == etag:
-            return Answer(304, url, None)
+            return FeedResponse(304, url, None)
         body = self._document(listed)
         if rng.random() < rates.feed_cut:
             self._log(f"{url} is truncated")
@@ -80,7 +79,7 @@ class SimulatedFeeds:
             self._log(f"{url} is damaged")
             place = rng.randrange(len(body))
             body = body[:place] + b"\0" * rng.randrange(1, 40) + body[place + 40 :]
-        return Answer(200, url, body, len(body), "application/rss+xml", tag)
+        return FeedResponse(200, url, body, len(body), "application/rss+xml", tag)
 
     def _document(self, listed: list[FeedItem]) -> bytes:
         """Return the document, newest first. Some documents list an entry twice or an older entry on top."""
@@ -97,7 +96,7 @@ class SimulatedFeeds:
 
 
 class NoAccess:
-    """Stands in for `FeedAccess`; its session opens nothing."""
+    """Stands in for `DestinationPolicy`; its session opens nothing."""
 
     def __init__(self, url: str, allowed: tuple[str, ...]) -> None:
         self.url = url
@@ -120,6 +119,6 @@ class InlineParsers:
 
     async def parse(
         self, body: bytes, *, url: str = "", content_type: str = "", suspect: bool = False
-    ) -> Document:
+    ) -> FeedDocument:
         async with asyncio.timeout(self.timeout / 1000):
-            return await asyncio.to_thread(parse, body, url=url, content_type=content_type)
+            return await asyncio.to_thread(parse_feed, body, url=url, content_type=content_type)

@@ -24,8 +24,8 @@ from agent.live.gateway.reconciler import Reconciler
 from agent.live.gateway.venue_gateway import VenueGateway
 from agent.live.interfaces.producer import Emit, deliver
 from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.connection_shard import Shard
-from agent.live.market_data.kline_series import EVERYTHING, Series
+from agent.live.market_data.connection_shard import ConnectionShard
+from agent.live.market_data.kline_series import UNBOUNDED, KlineSeries
 from agent.live.market_data.price_band import PriceBand
 from agent.live.pipeline import Core
 from agent.live.resume import ResumePoint
@@ -75,26 +75,26 @@ def funding_forgets_what_it_paid() -> None:
 
 def bars_come_twice() -> None:
     """A closed bar that the stream repeats goes on again."""
-    offer = Series.offer
+    offer = KlineSeries.add
 
-    def twice(self: Series, bar: Kline) -> Iterator[Kline | Gap]:
+    def twice(self: KlineSeries, bar: Kline) -> Iterator[Kline | Gap]:
         if bar.confirm and self.live and self.last is not None and bar.start == self.last:
             yield bar
         yield from offer(self, bar)
 
-    _put(Series, "offer", twice)
+    _put(KlineSeries, "add", twice)
 
 
 def history_is_not_asked() -> None:
     """What the stream has lost is a gap at once, though the history has it."""
-    offer = Series.offer
+    offer = KlineSeries.add
 
-    def hasty(self: Series, bar: Kline) -> Iterator[Kline | Gap]:
+    def hasty(self: KlineSeries, bar: Kline) -> Iterator[Kline | Gap]:
         yield from offer(self, bar)
         if bar.confirm and self.last is not None:
-            yield from self._release(EVERYTHING)
+            yield from self._release(UNBOUNDED)
 
-    _put(Series, "offer", hasty)
+    _put(KlineSeries, "add", hasty)
 
 
 def history_knows_the_future() -> None:
@@ -125,23 +125,23 @@ def steady_progress_is_believed_alone() -> None:
 
 def one_bar_ahead_is_believed() -> None:
     """A closed bar of the next hour is taken for the next one."""
-    init = Shard.__init__
+    init = ConnectionShard.__init__
 
-    def credulous(self: Shard, *args: Any) -> None:
+    def credulous(self: ConnectionShard, *args: Any) -> None:
         init(self, *args)
-        self._ahead = HOUR_MS
+        self._max_ahead = HOUR_MS
 
-    _put(Shard, "__init__", credulous)
+    _put(ConnectionShard, "__init__", credulous)
 
 
 def a_spike_is_believed() -> None:
     """One state far from the last price moves marks and fills orders."""
-    _put(PriceBand, "admits", lambda self, state: True)
+    _put(PriceBand, "accepts_price", lambda self, state: True)
 
 
 def a_wick_is_believed() -> None:
     """A closed bar of the stream is not compared with the prices that were seen."""
-    _put(PriceBand, "admits_bar", lambda self, bar: True)
+    _put(PriceBand, "accepts_bar", lambda self, bar: True)
 
 
 def funding_is_due_by_the_clock() -> None:

@@ -1,4 +1,4 @@
-"""A venue and a clock of one's own, and somebody who listens."""
+"""A venue on loopback, a manual clock, a collector of events, and fixtures for them."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-class Listener:
-    """Takes events in and remembers them."""
+class EventCollector:
+    """Collects the emitted events."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -50,7 +50,7 @@ class Listener:
 
     @property
     def bars(self) -> list[str]:
-        """Closed bars as `3`, gaps as `3-5`; what is still open is left out."""
+        """Closed bars as `3`, gaps as `3-5`; open bars are left out."""
         words = []
         for event in self.events:
             if isinstance(event, Gap):
@@ -67,7 +67,7 @@ class Listener:
     def news(self) -> list[News]:
         return [event for event in self.events if isinstance(event, News)]
 
-    async def heard(self, *bars: str) -> None:
+    async def expect(self, *bars: str) -> None:
         """Wait for exactly these closed bars and gaps."""
         try:
             await until(lambda: len(self.bars) >= len(bars))
@@ -130,7 +130,7 @@ class Client:
 
 
 class Venue:
-    """As much of Bybit as the kline producer talks to, misbehaving on demand."""
+    """The part of Bybit that the kline producer uses; it misbehaves on demand."""
 
     def __init__(self) -> None:
         self.time = T0
@@ -140,8 +140,8 @@ class Venue:
         self.close_at_once = 0  # so many connections are closed as soon as they are made
         self.answers: list[web.Response | dict[str, Any]] = []  # for the next REST requests
         self.unknown: set[str] = set()  # topics that are refused
-        self.plays_dead = False  # takes messages and says nothing
-        self.mute_about_requests = False  # answers without req_id, as the venue does to some errors
+        self.unresponsive = False  # accepts messages and never responds
+        self.omits_request_id = False  # answers without req_id, as the venue does to some errors
         self.clients: list[Client] = []
         self.attempts = 0
         self.pings = 0
@@ -187,7 +187,7 @@ class Venue:
         client = Client(socket, request)
         self.clients.append(client)
         async for message in socket:
-            if message.type is not WSMsgType.TEXT or self.plays_dead:
+            if message.type is not WSMsgType.TEXT or self.unresponsive:
                 continue
             await self._answer(client, message.json())
         return socket
@@ -210,7 +210,7 @@ class Venue:
                 answer |= {"success": False, "ret_msg": f"error:handler not found,topic:{bad[0]}"}
             else:
                 client.topics += message["args"]
-            if self.mute_about_requests:
+            if self.omits_request_id:
                 del answer["req_id"]
         await client.socket.send_json(answer)
         if client.topics:
@@ -239,8 +239,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def listener() -> Listener:
-    return Listener()
+def collector() -> EventCollector:
+    return EventCollector()
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ async def feed_server() -> AsyncIterator[FeedServer]:
 
 @pytest.fixture
 def captured() -> Iterator[Callable[[], str]]:
-    """What the log has said so far, as the daemon writes it to a terminal."""
+    """The log output so far, as the daemon writes it to a terminal."""
     stream = io.StringIO()
     configure(LogConfig(format="console"), stream)
     yield stream.getvalue

@@ -50,7 +50,7 @@ from agent.live.gateway.venue_port import (
     VenueRules,
     Wallet,
 )
-from agent.live.market_data.public_stream import HandshakeRefused, StreamLost
+from agent.live.market_data.bybit_stream import HandshakeRejected, StreamLost
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
 from agent.system.secret import MASK
@@ -379,7 +379,7 @@ class BybitPort:
         )
         try:
             await stream.run()
-        except HandshakeRefused as error:
+        except HandshakeRejected as error:
             raise RateLimited(error.message, error.wait, banned=error.wait > 0) from error
         except StreamLost as error:
             if stream.refusal:

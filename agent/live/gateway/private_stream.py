@@ -15,14 +15,13 @@ from agent.data.kline_messages import Frame
 from agent.live.gateway.allowlist import guarded_connect
 from agent.live.gateway.private_messages import TOPICS, read_private
 from agent.live.gateway.venue_port import PrivateMessage
-from agent.live.market_data.kline_health import KlineHealth
-from agent.live.market_data.public_stream import CLOSE_TIMEOUT, Stream, StreamLost
+from agent.live.market_data.bybit_stream import CLOSE_TIMEOUT, BybitStream, KlineHealth, StreamLost
 from agent.system.clock import Clock
 
 _log: Final = structlog.get_logger(__name__)
 
 
-class PrivateStream(Stream):
+class PrivateStream(BybitStream):
     """One connection.
 
     `auth_args` makes the arguments of the auth request. `on_message` receives each message, `on_connected` is

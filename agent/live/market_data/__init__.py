@@ -1,1 +1,1 @@
-"""Live klines of Bybit v5: a WebSocket stream, completed by REST where it was not heard."""
+"""Live klines of Bybit v5: WebSocket streams, completed from the REST history."""

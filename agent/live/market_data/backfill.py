@@ -1,6 +1,4 @@
-"""Closed bars from the REST history, through ccxt's raw endpoint: no key, no market list, and turnover
-kept.
-"""
+"""Closed bars of the REST history, through ccxt's raw endpoint: no key, no market list, and with turnover."""
 
 from __future__ import annotations
 
@@ -23,28 +21,25 @@ from agent.system.clock_discipline import DisciplinedClock
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _T = TypeVar("_T")
-_HOSTS: Final = ("public", "private", "spot", "futures", "v2")  # of ccxt's table of base URLs
+_HOSTS: Final = ("public", "private", "spot", "futures", "v2")  # keys of ccxt's table of base URLs
 
 
-class RequestRefused(VenueError):
-    """The venue understood the request and will never grant it: an unknown symbol, a wrong parameter."""
+class RequestRejected(VenueError):
+    """The request will never succeed: unknown symbol, invalid parameter."""
 
 
-class History(NamedTuple):
-    """Closed bars in order, and how far they are complete: the venue has no others up to the start
-    `proven` (UTC ms).
-    """
+class FetchedBars(NamedTuple):
+    """Closed bars in order, complete up to the start `complete_until` (UTC ms)."""
 
     bars: list[Kline]
-    proven: int
-    unsound: int  # rows that are no possible bar
+    complete_until: int
+    unsound: int  # rows with impossible values, left out
 
 
 class KlineHistory:
-    """Asks for klines page by page, within `budget`, the limit on requests. Use it as an async context
-    manager.
+    """Client of the venue's kline history; use it as an async context manager.
 
-    `category` is `linear` or `spot`.
+    `category` is `linear` or `spot`, `budget` limits the requests.
     """
 
     def __init__(self, config: BybitConfig, category: str, clock: Clock, budget: Budget) -> None:
@@ -52,18 +47,17 @@ class KlineHistory:
         self._category = category
         self._clock = clock
         self._discipline = clock if isinstance(clock, DisciplinedClock) else None
-        # A clock that nobody disciplines may be wrong by more
-        self._ahead = DAY_MS if self._discipline is None else config.max_ahead
+        # An undisciplined clock may be wrong by more
+        self._max_ahead = DAY_MS if self._discipline is None else config.max_ahead
         self._budget = budget
         base = endpoint(config.endpoint).rest
-        # The venue counts requests of an address whoever sends them, so this budget replaces ccxt's own
-        # limiter.
+        # The venue limits all requests of an address together, so `budget` replaces ccxt's own limiter
         self._exchange: Any = ccxt.bybit({"enableRateLimit": False, "timeout": config.rest_timeout})
         self._exchange.urls["api"] = dict.fromkeys(_HOSTS, base)
         if is_loopback(base):
-            self._exchange.timeout_on_exit = 0  # that is for TLS connections to say goodbye
+            self._exchange.timeout_on_exit = 0  # the wait is for the closing handshake of TLS
         else:
-            self._exchange.aiohttp_trust_env = True  # proxies of the environment
+            self._exchange.aiohttp_trust_env = True  # use the environment's proxies
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,29 +67,25 @@ class KlineHistory:
     ) -> None:
         await self._exchange.close()
 
-    async def bars(self, symbol: str, interval: int, since: int) -> History:
-        """All closed bars that start at `since` (UTC ms) or later.
+    async def fetch(self, symbol: str, interval: int, since: int) -> FetchedBars:
+        """Fetch all bars that start at `since` (UTC ms) or later and are closed by the venue's clock.
 
-        Which are closed is by the venue's clock. Raises RequestRefused where asking again is of no use, else
-        VenueError.
+        Raises RequestRejected if a retry is useless, VenueError on any other failure.
         """
         code = interval_code(interval)
         settle = interval + self._config.settle
         bars: list[Kline] = []
         unsound = 0
         while True:
-            # A window that holds a page at most: which rows the venue leaves out of a larger one isn't
-            # documented.
+            # The window fits one page, since it isn't documented which rows of a larger one the venue returns
             until = since + PAGE * interval
-            page = await self._page(
-                {"symbol": symbol, "interval": code, "start": since, "end": until - 1, "limit": PAGE}
-            )
+            page = await self._fetch_page(symbol, interval=code, start=since, end=until - 1, limit=PAGE)
             now = self._clock.now()
-            # Believed, it would have us ask for the pages of all the time until then
-            if page.time > now + self._ahead * speed_of(self._clock):
+            # With a time far in the future, this loop would fetch a page for each window until then
+            if page.time > now + self._max_ahead * speed_of(self._clock):
                 raise VenueError(
-                    f"Bybit says that it is {page.time} (UTC ms), and here it is {now}",
-                    hint="synchronise this machine's clock by NTP; if it is right, wait for the venue's",
+                    f"Bybit's clock is at {page.time} (UTC ms), this machine's at {now}",
+                    hint="synchronise this machine's clock by NTP; if it is right, wait until Bybit's is",
                 )
             for row in reversed(page.result.rows):
                 if row.start + settle > page.time:
@@ -105,40 +95,43 @@ class KlineHistory:
                 else:
                     unsound += 1
             if until + settle > page.time:
-                return History(bars, page.time - settle, unsound)
+                return FetchedBars(bars, page.time - settle, unsound)
             since = until
 
-    async def measure(self) -> None:
-        """Compare a disciplined clock with the venue's, any other not at all. Raises VenueError."""
+    async def sync_clock(self) -> None:
+        """Measure the venue's time if the clock is a DisciplinedClock. Raises VenueError."""
         if self._discipline is not None:
-            sent, theirs = await self._ask("time", lambda: self._exchange.publicGetV5MarketTime(), read_time)
+            sent, theirs = await self._request(
+                "time", lambda: self._exchange.publicGetV5MarketTime(), read_time
+            )
             self._discipline.add_measurement(theirs, sent)
 
-    async def _page(self, params: dict[str, object]) -> Page:
-        asked = {"category": self._category, **params}
-        what = f"klines of {params['symbol']}"
-        sent, page = await self._ask(what, lambda: self._exchange.publicGetV5MarketKline(asked), read_page)
+    async def _fetch_page(self, symbol: str, **query: object) -> Page:
+        params = {"category": self._category, "symbol": symbol, **query}
+        sent, page = await self._request(
+            f"klines of {symbol}", lambda: self._exchange.publicGetV5MarketKline(params), read_page
+        )
         if self._discipline is not None:
             self._discipline.add_measurement(page.time, sent)
         return page
 
-    async def _ask(
-        self, what: str, request: Callable[[], Awaitable[object]], read: Callable[[object], _T]
+    async def _request(
+        self, what: str, send: Callable[[], Awaitable[object]], read: Callable[[object], _T]
     ) -> tuple[float, _T]:
-        """When the request left (ms of the steady clock), and the answer."""
+        """Return the time of sending (ms of the steady clock) and the decoded response."""
         await self._budget.take()
         sent = 0.0 if self._discipline is None else self._discipline.steady()
         try:
-            return sent, read(await request())
-        except (ccxt.BadRequest, ccxt.AuthenticationError) as error:  # bad symbols are bad requests
-            raise RequestRefused(f"Bybit refuses {what}: {brief(error)}") from error
+            return sent, read(await send())
+        except (ccxt.BadRequest, ccxt.AuthenticationError) as error:  # BadRequest includes bad symbols
+            raise RequestRejected(f"Bybit rejects the request for {what}: {brief(error)}") from error
         except ccxt.RateLimitExceeded as error:
-            # HTTP 403 bans the address, and each further request makes it longer.
+            # HTTP 403 bans the address, and each further request prolongs the ban
             wait = self._config.ban_wait if " 403 " in str(error) else self._config.throttle_wait
             if "10006" not in str(error):
                 self._budget.close(asyncio.get_running_loop().time() + wait / 1000)
-            raise VenueError(f"Bybit's limit on requests: {brief(error)}") from error
+            raise VenueError(f"Bybit's rate limit: {brief(error)}") from error
         except ccxt.BaseError as error:
-            raise VenueError(f"Bybit's {what} can't be had: {brief(error)}") from error
+            raise VenueError(f"could not fetch {what} from Bybit: {brief(error)}") from error
         except JSON_DECODE_ERRORS as error:
-            raise VenueError(f"Bybit's answer about {what} can't be read: {error}") from error
+            raise VenueError(f"could not read Bybit's response for {what}: {error}") from error

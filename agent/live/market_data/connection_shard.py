@@ -1,4 +1,4 @@
-"""The series of one connection: connected again and again, completed from the history, and given out."""
+"""The series of one connection: reconnect, fill from the history what the stream lost, and emit."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ from agent.core.events import Command, Gap, Kline
 from agent.core.risk import PRICE_BAND
 from agent.data.kline_messages import Frame, is_sound, read_rows, to_kline
 from agent.live.interfaces.producer import Emit, State, deliver
-from agent.live.market_data.backfill import KlineHistory, RequestRefused
-from agent.live.market_data.kline_health import KlineHealth
-from agent.live.market_data.kline_series import Series
-from agent.live.market_data.public_stream import HandshakeRefused, Stream, StreamLost
+from agent.live.market_data.backfill import KlineHistory, RequestRejected
+from agent.live.market_data.bybit_stream import BybitStream, HandshakeRejected, KlineHealth, StreamLost
+from agent.live.market_data.kline_series import KlineSeries
 from agent.system.backoff import Budget, Reconnection, delays
 from agent.system.clock import Clock, iso, speed_of
 from agent.system.clock_discipline import DisciplinedClock
 from agent.system.untrusted import JSON_DECODE_ERRORS
 
 _log: Final = structlog.get_logger(__name__)
-_WORKERS: Final = 8  # histories asked for at a time; what limits them is the budget of requests
-_REPEAT: Final = 60.0  # seconds between two alarms about one symbol
-_STANDSTILL: Final = 1.0  # seconds past a deadline, which mean that the process stood still
-_SKEW: Final = -1_000  # ms; a message from so far in the future means a wrong clock
+_WORKERS: Final = 8  # histories fetched at a time; the request budget is the actual limit
+_ALARM_INTERVAL: Final = 60.0  # seconds between two alarms about one symbol
+_SUSPENDED: Final = 1.0  # seconds past a deadline that show that the process was suspended
+_SKEW: Final = -1_000  # ms; a message from further in the future means that this clock is behind
 
 
-class Shard:
-    """One connection's `series`, by topic. `health` is shared with the other connections."""
+class ConnectionShard:
+    """`series` by topic, fed by one connection. `health` is shared by all connections."""
 
     def __init__(
         self,
-        series: Mapping[str, Series],
+        series: Mapping[str, KlineSeries],
         config: BybitConfig,
         category: str,
         clock: Clock,
@@ -50,22 +49,22 @@ class Shard:
         self._series = series
         self._config = config
         self._discipline = clock if isinstance(clock, DisciplinedClock) else None
-        self._ahead = round(config.max_ahead * speed_of(clock))
-        self._alarmed: dict[str, float] = {}  # symbol -> when, of the event loop's clock
+        self._max_ahead = round(config.max_ahead * speed_of(clock))
+        self._last_alarm: dict[str, float] = {}  # by symbol; time of the event loop
         self._url = f"{endpoint(config.endpoint).stream}/v5/public/{category}"
         self._clock = clock
         self._history = history
         self._health = health
         self._emit = emit
         self._rng = rng
-        # stream and history take turns in giving out, or their bars would interleave
-        self._turn = asyncio.Lock()
-        self._wanted: asyncio.Queue[Series] = asyncio.Queue()
-        self._asked: set[Series] = set()
+        self._emit_lock = asyncio.Lock()  # so that the bars of stream and history don't interleave
+        self._backfill_queue: asyncio.Queue[KlineSeries] = asyncio.Queue()
+        self._queued: set[KlineSeries] = set()
 
     async def run(self, connects: Budget) -> Never:
-        """Keep connected, within the budget of connects that all shards share. Raises only what `emit`
-        raises.
+        """Connect, and reconnect whenever the connection is lost. Raises only what `emit` raises.
+
+        `connects` limits the connection attempts of all shards together.
         """
         loop = asyncio.get_running_loop()
         reconnection = Reconnection(self._config.reconnect, self._rng)
@@ -74,9 +73,9 @@ class Shard:
             self.state = "connecting"
             for series in self._series.values():
                 series.suspend()
-            self._wanted = asyncio.Queue()
-            self._asked.clear()
-            stream = Stream(
+            self._backfill_queue = asyncio.Queue()
+            self._queued.clear()
+            stream = BybitStream(
                 self._url,
                 list(self._series),
                 self._config,
@@ -86,8 +85,8 @@ class Shard:
                 self._on_ready,
             )
             try:
-                await stream.run(self._audit, *[self._work] * _WORKERS)
-            except HandshakeRefused as error:
+                await stream.run(self._watch_overdue, *[self._run_backfills] * _WORKERS)
+            except HandshakeRejected as error:
                 connects.close(loop.time() + error.wait)
                 reason = error.message
             except StreamLost as error:
@@ -110,7 +109,7 @@ class Shard:
         self.state = "live"
         _log.info("stream ready", url=self._url, topics=len(accepted))
         for topic in accepted:
-            self._want(self._series[topic])
+            self._queue_backfill(self._series[topic])
 
     async def _on_data(self, frame: Frame) -> None:
         series = self._series.get(frame.topic)
@@ -121,7 +120,7 @@ class Shard:
         if self._discipline is not None:
             self._discipline.add_stamp(frame.ts)
         now = self._clock.now()
-        latest = now + self._ahead
+        latest = now + self._max_ahead
         try:
             rows = read_rows(frame.data)
         except JSON_DECODE_ERRORS as error:
@@ -139,43 +138,44 @@ class Shard:
                 self._health.ahead += row.start + row.confirm * series.interval > latest
                 _log.warning("bar unsound", topic=frame.topic, bar=row, ts=frame.ts)
                 continue
-            await self._judge(series, to_kline(row, series.symbol, series.interval, ts, now))
+            await self._check_price(series, to_kline(row, series.symbol, series.interval, ts, now))
         if frame.ts <= latest:
-            self._measure(now - frame.ts)
+            self._update_lag(now - frame.ts)
         if not series.live:
-            self._want(series)
+            self._queue_backfill(series)
 
-    async def _judge(self, series: Series, bar: Kline) -> None:
-        """Offer the bar to its series, unless its price has to be confirmed first."""
+    async def _check_price(self, series: KlineSeries, bar: Kline) -> None:
+        """Add the bar to its series, or withhold it and raise an alarm if its price must be confirmed
+        first.
+        """
         known = series.last is not None and bar.start <= series.last
-        if known or (series.band.admits_bar(bar) if bar.confirm else series.band.admits(bar)):
-            await self._give(series.offer(bar))
+        if known or (series.band.accepts_bar(bar) if bar.confirm else series.band.accepts_price(bar)):
+            await self._emit_all(series.add(bar))
             return
         self._health.withheld += 1
         if bar.confirm:
-            series.doubt(bar.start)
-        if not series.band.known:
+            series.require_history(bar.start)
+        if not series.band.has_price:
             return
         loop, what = asyncio.get_running_loop(), f"{'bar' if bar.confirm else 'price'} outside the band"
-        if loop.time() - self._alarmed.get(series.symbol, -_REPEAT) < _REPEAT:
+        if loop.time() - self._last_alarm.get(series.symbol, -_ALARM_INTERVAL) < _ALARM_INTERVAL:
             return
-        self._alarmed[series.symbol] = loop.time()
-        detail = (
-            f"{what}: low {bar.low:g}, high {bar.high:g}, last {bar.close:g}; withheld until it is confirmed"
-        )
+        self._last_alarm[series.symbol] = loop.time()
+        prices = f"low {bar.low:g}, high {bar.high:g}, last {bar.close:g}"
+        detail = f"{what}: {prices}; withheld until it is confirmed"
         _log.warning("price withheld", symbol=series.symbol, detail=detail)
         now = self._clock.now()
         self._health.failed(f"{series.symbol}: {detail}", now)
         alarm = {"rule": PRICE_BAND, "detail": detail, "symbol": series.symbol}
         await deliver(self._emit, Command("alarm", now, now, alarm, self._health.name))
 
-    def _measure(self, lag: int) -> None:
+    def _update_lag(self, lag: int) -> None:
         if lag < _SKEW <= self._health.lag:
             _log.warning("clock behind the venue's", ms=-lag)
         self._health.lag = lag
 
-    async def _give(self, events: Iterator[Kline | Gap]) -> None:
-        async with self._turn:
+    async def _emit_all(self, events: Iterator[Kline | Gap]) -> None:
+        async with self._emit_lock:
             for event in events:
                 if isinstance(event, Gap):
                     self._health.gaps += 1
@@ -185,67 +185,66 @@ class Shard:
 
     # -- history --------------------------------------------------------------------------------------
 
-    def _want(self, series: Series) -> None:
-        if series not in self._asked:
-            self._asked.add(series)
-            self._wanted.put_nowait(series)
+    def _queue_backfill(self, series: KlineSeries) -> None:
+        if series not in self._queued:
+            self._queued.add(series)
+            self._backfill_queue.put_nowait(series)
 
-    async def _work(self) -> Never:
+    async def _run_backfills(self) -> Never:
         while True:
-            series = await self._wanted.get()
+            series = await self._backfill_queue.get()
             if not series.live:
-                await self._complete(series)
-            self._asked.discard(series)
+                await self._backfill(series)
+            self._queued.discard(series)
 
-    async def _complete(self, series: Series) -> None:
-        """Fetch what is missing, again and again until nothing is or time is up; then go on without it."""
+    async def _backfill(self, series: KlineSeries) -> None:
+        """Fetch missing bars, with retries until `backfill_timeout`; then continue without them."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._config.backfill_timeout / 1000
         for wait in delays(self._config.retry, self._rng):
             try:
                 async with asyncio.timeout_at(deadline):
-                    history = await self._history.bars(series.symbol, series.interval, self._since(series))
+                    start = self._backfill_start(series)
+                    history = await self._history.fetch(series.symbol, series.interval, start)
             except (VenueError, TimeoutError) as error:
                 reason = str(error) or f"no history of {series.symbol} in {self._config.backfill_timeout} ms"
                 self._health.failed(reason, self._clock.now())
                 _log.warning("history failed", symbol=series.symbol, reason=reason)
-                if isinstance(error, RequestRefused):
+                if isinstance(error, RequestRejected):
                     break
             else:
                 new = [bar for bar in history.bars if series.last is None or bar.start > series.last]
-                bars = series.band.confirm(new)
+                bars = series.band.confirm_bars(new)
                 self._health.corrupt += history.unsound + len(new) - len(bars)
                 self._health.backfilled += len(bars)
-                await self._give(series.fill(bars, history.proven))
+                await self._emit_all(series.add_history(bars, history.complete_until))
                 if series.live:
                     return
-            if loop.time() > deadline + _STANDSTILL:  # no time to try in
+            if loop.time() > deadline + _SUSPENDED:  # the time passed without a chance to retry
                 deadline = loop.time() + self._config.backfill_timeout / 1000
             if loop.time() + wait > deadline:
                 break
             await asyncio.sleep(wait)
         _log.warning("history given up", symbol=series.symbol)
-        await self._give(series.give_up())
+        await self._emit_all(series.continue_without_history())
 
-    def _since(self, series: Series) -> int:
-        """Where to ask from: the last closed bar, inclusive; before the first one, far enough back to
-        warm up.
-        """
+    def _backfill_start(self, series: KlineSeries) -> int:
+        """Return the start of the last closed bar, or of the first warm-up bar if none is known; UTC ms."""
         now = self._clock.now()
         current = now - now % series.interval
         if series.last is None:
             return max(0, current - self._config.warmup_bars * series.interval)
         return max(series.last, current - self._config.max_backfill * series.interval)
 
-    async def _audit(self) -> Never:
-        """Look for closes that never came: a lost message, or a market so quiet that none was sent."""
+    async def _watch_overdue(self) -> Never:
+        """Backfill series whose next close is overdue: its message was lost, or a quiet market sent none."""
         before: dict[str, int | None] = {}
         while True:
             await asyncio.sleep(self._config.audit_interval / 1000)
             now = self._clock.now() - self._config.settle
             for topic, series in self._series.items():
-                stuck = series.live and series.overdue(now) and before.get(topic) == series.last
+                stuck = series.live and series.is_overdue(now) and before.get(topic) == series.last
                 if stuck and topic not in self._health.rejected:
                     series.suspend()
-                    self._want(series)
+                    self._queue_backfill(series)
             before = {topic: series.last for topic, series in self._series.items()}

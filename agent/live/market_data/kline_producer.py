@@ -1,8 +1,7 @@
-"""The kline producer: every closed bar of every series once and in order, whatever becomes of the
-connections.
+"""Kline producer: emits each closed bar of each series once and in order, even if connections are lost.
 
-After each connect, and wherever a bar turns out to be missing, the series' stream is held back while the REST
-history is asked; what neither has becomes a `Gap`. Bars that are still open go on as marks.
+After each connect, and if a bar is missing, the series is held back while the REST history is fetched. Bars
+that neither source has become a `Gap`. Bars that are still open are emitted as marks.
 """
 
 from __future__ import annotations
@@ -20,25 +19,24 @@ from agent.config.live import BybitConfig
 from agent.core.errors import VenueError
 from agent.live.interfaces.producer import Emit
 from agent.live.market_data.backfill import KlineHistory
-from agent.live.market_data.connection_shard import Shard
-from agent.live.market_data.kline_health import KlineHealth
-from agent.live.market_data.kline_series import Series
+from agent.live.market_data.bybit_stream import KlineHealth, split_topics
+from agent.live.market_data.connection_shard import ConnectionShard
+from agent.live.market_data.kline_series import KlineSeries
 from agent.live.market_data.price_band import PriceBand
-from agent.live.market_data.public_stream import split
 from agent.system.backoff import Budget
 from agent.system.clock import Clock
 from agent.system.clock_discipline import DisciplinedClock
 
-_SOON: Final = 2.0  # seconds between two measurements while the sources of time disagree
+_TROUBLE_INTERVAL: Final = 2.0  # seconds between two measurements while the time sources disagree
 _log: Final = structlog.get_logger(__name__)
 
 
 class KlineProducer:
     """Klines of `symbols` at `intervals` (ms) in a category, `linear` or `spot`.
 
-    `last` says, for (symbol, interval), the start of the last closed bar that is known already (UTC ms): its
-    successors are fetched. Without it, `config.warmup_bars` bars of history come first. `closes` has its
-    close, from which the price band goes on. `rng` spreads reconnections.
+    `last` maps (symbol, interval) to the start of the last closed bar that is already known (UTC ms); the
+    bars after it are fetched. Without it, `config.warmup_bars` bars of history come first. `closes` holds the
+    close of that bar, the first reference of the price band. `rng` spreads reconnections.
     """
 
     name = "bybit"
@@ -61,7 +59,7 @@ class KlineProducer:
         self._clock = clock
         self._rng = rng or random.Random()
         self._series = {
-            f"kline.{interval_code(interval)}.{symbol}": Series(
+            f"kline.{interval_code(interval)}.{symbol}": KlineSeries(
                 symbol,
                 interval,
                 known.get((symbol, interval)),
@@ -73,53 +71,47 @@ class KlineProducer:
         self._health = KlineHealth(self.name)
         self._connects = Budget(config.max_connects, CONNECT_WINDOW)
         self._requests = Budget(config.max_requests, REQUEST_WINDOW)
-        self._shards: list[Shard] = []
+        self._shards: list[ConnectionShard] = []
 
     @property
     def health(self) -> KlineHealth:
         """A snapshot."""
         health = msgspec.structs.replace(self._health, rejected=set(self._health.rejected))
-        series = self._series.values()
-        health.duplicates = sum(one.duplicates for one in series)
-        health.stale = sum(one.stale for one in series)
+        health.duplicates = sum(series.duplicates for series in self._series.values())
+        health.stale = sum(series.stale for series in self._series.values())
         if any(shard.state != "live" for shard in self._shards):
             health.state = next(shard.state for shard in self._shards if shard.state != "live")
         elif self._shards:
-            held = any(not one.live for topic, one in self._series.items() if topic not in health.rejected)
-            health.state = "catching up" if held else "live"
+            accepted = [series for topic, series in self._series.items() if topic not in health.rejected]
+            health.state = "live" if all(series.live for series in accepted) else "catching up"
         return health
 
     async def run(self, emit: Emit) -> None:
         """Emit `Kline` and `Gap` until cancelled. Raises only what `emit` raises."""
-        parts = split(list(self._series), self._config.args_characters)
-        async with KlineHistory(self._config, self._category, self._clock, self._requests) as history:
+        config, clock = self._config, self._clock
+        async with KlineHistory(config, self._category, clock, self._requests) as history:
             try:
                 async with asyncio.TaskGroup() as tasks:
-                    if isinstance(self._clock, DisciplinedClock):
-                        tasks.create_task(self._keep_time(self._clock, history))
-                    for topics in parts:
+                    if isinstance(clock, DisciplinedClock):
+                        tasks.create_task(self._sync_clock(clock, history))
+                    for topics in split_topics(list(self._series), config.args_characters):
                         series = {topic: self._series[topic] for topic in topics}
-                        shard = Shard(
-                            series,
-                            self._config,
-                            self._category,
-                            self._clock,
-                            history,
-                            self._health,
-                            emit,
-                            self._rng,
+                        shard = ConnectionShard(
+                            series, config, self._category, clock, history, self._health, emit, self._rng
                         )
                         self._shards.append(shard)
                         tasks.create_task(shard.run(self._connects))
             finally:
                 self._shards.clear()
 
-    async def _keep_time(self, clock: DisciplinedClock, history: KlineHistory) -> Never:
-        """Measure the venue's time now and then, and often while the sources of time disagree."""
+    async def _sync_clock(self, clock: DisciplinedClock, history: KlineHistory) -> Never:
+        """Measure the venue's time periodically, and more often while the time sources disagree."""
         while True:
             try:
                 async with asyncio.timeout(self._config.rest_timeout / 1000):
-                    await history.measure()
+                    await history.sync_clock()
             except (VenueError, TimeoutError) as error:
-                _log.info("the venue's time is not measured", reason=str(error) or "no answer in time")
-            await asyncio.sleep(_SOON if clock.check().trouble else self._config.clock_every / 1000)
+                _log.info("venue time not measured", reason=str(error) or "timeout")
+            await asyncio.sleep(
+                _TROUBLE_INTERVAL if clock.check().trouble else self._config.clock_every / 1000
+            )

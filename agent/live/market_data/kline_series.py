@@ -1,8 +1,8 @@
-"""One series of bars out of two sources: a stream that may lose, repeat and reorder, and a history that
+"""One series of bars from two sources: a stream that may lose, repeat and reorder bars, and a history that
 completes it.
 
-Pure: it is offered bars and answers with what may go on. Whatever the order of arrival, every closed bar
-comes out once and in order, and a `Gap` stands exactly where nobody has the bars.
+Pure: bars go in, and the events that may be emitted come out. Whatever the order of arrival, each closed bar
+is emitted once and in order, and bars that neither source has become a `Gap`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ from typing import Final
 from agent.core.events import Gap, Kline
 from agent.live.market_data.price_band import PriceBand
 
-NOTHING_MISSING: Final = -1
-EVERYTHING: Final = 1 << 62
+NO_HISTORY: Final = -1
+UNBOUNDED: Final = 1 << 62
 
 
-class Series:
-    """The bars of one symbol and interval (ms). `last` is the start of the last closed bar that went on, UTC
-    ms; `band` judges prices.
+class KlineSeries:
+    """Bars of one symbol and interval (ms). `last` is the start of the last emitted closed bar, UTC ms.
 
-    While not `live`, closed bars are held back until the history has been asked for what is missing before
+    While `live` is false, closed bars are held back until the history has supplied what is missing before
     them.
 
-    State advances as the iterators are consumed, an event after it was taken: one that is abandoned half-way,
-    because its taker was cancelled, is continued by the next call.
+    The methods that return iterators advance the state after each event is taken. If an iterator is abandoned
+    (its consumer was cancelled), the next call continues from the event that was not taken.
     """
 
     def __init__(
@@ -38,28 +37,28 @@ class Series:
         self.live = False
         self.duplicates = 0
         self.stale = 0  # states of an open bar that came after newer ones
-        self._doubted = -1  # start of the newest closed bar that only the history may confirm
+        self._unconfirmed = -1  # start of the newest closed bar that only the history can confirm
         self._held: dict[int, Kline] = {}
-        self._open: Kline | None = None  # newest state of a bar that is still open, not yet given out
+        self._open: Kline | None = None  # newest state of an open bar, not yet emitted
         self._newest = (0, 0)  # start and ts of the newest state
 
     def suspend(self) -> None:
-        """Hold bars back: something may have been missed."""
+        """Hold bars back until the history has been fetched: the stream may have lost some."""
         self.live = False
 
-    def doubt(self, start: int) -> None:
-        """Leave out the stream's closed bar that opened at `start` (UTC ms), and hold the later ones
-        until the history has it.
+    def require_history(self, start: int) -> None:
+        """Hold bars back until the history has the closed bar that starts at `start` (UTC ms); the
+        stream's is dropped.
         """
-        self._doubted = max(self._doubted, start)
+        self._unconfirmed = max(self._unconfirmed, start)
         self.live = False
 
-    def overdue(self, now: int) -> bool:
-        """Whether the close of the next bar should be known at `now` (UTC ms)."""
+    def is_overdue(self, now: int) -> bool:
+        """True if the next bar should have closed a whole interval before `now` (UTC ms)."""
         return self.last is not None and self.last + 2 * self.interval <= now
 
-    def offer(self, bar: Kline) -> Iterator[Kline | Gap]:
-        """Take a bar of the stream; yields what may go on now, where nothing is missing before it."""
+    def add(self, bar: Kline) -> Iterator[Kline | Gap]:
+        """Add a bar of the stream and yield what can be emitted: bars before which nothing is missing."""
         if (self.last is not None and bar.start <= self.last) or bar.start in self._held:
             if bar.confirm:
                 self.duplicates += 1
@@ -68,36 +67,35 @@ class Series:
         elif bar.confirm:
             self._held[bar.start] = bar
             if self.live or self.last is not None:
-                yield from self._release(NOTHING_MISSING)
+                yield from self._release(NO_HISTORY)
         elif (bar.start, bar.ts) < self._newest:
             self.stale += 1
         else:
             self._open, self._newest = bar, (bar.start, bar.ts)
             yield from self._release_open()
 
-    def fill(self, bars: Iterable[Kline], proven: int) -> Iterator[Kline | Gap]:
-        """Take closed bars of the history, which has no others that start at or before `proven` (UTC ms).
+    def add_history(self, bars: Iterable[Kline], complete_until: int) -> Iterator[Kline | Gap]:
+        """Add closed bars of the history, which is complete up to the start `complete_until` (UTC ms).
 
-        Afterwards the series is live, or bars after `proven` are missing and the history is to be asked
-        again.
+        If `live` is false afterwards, later bars are missing and the history must be fetched again.
         """
         for bar in bars:
             if self.last is None or bar.start > self.last:
                 self._held.setdefault(bar.start, bar)
-        yield from self._release(proven)
-        if self.last is not None and max(self.last, proven) < self._doubted:
-            self.live = False  # the history is too young to have the bar
+        yield from self._release(complete_until)
+        if self.last is not None and max(self.last, complete_until) < self._unconfirmed:
+            self.live = False  # the history is too old to have the bar
 
-    def give_up(self) -> Iterator[Kline | Gap]:
-        """Go on without the history: what is missing is a gap."""
-        return self.fill((), EVERYTHING)
+    def continue_without_history(self) -> Iterator[Kline | Gap]:
+        """Continue with the bars at hand; missing ones become a gap."""
+        return self.add_history((), UNBOUNDED)
 
-    def _release(self, proven: int) -> Iterator[Kline | Gap]:
+    def _release(self, complete_until: int) -> Iterator[Kline | Gap]:
         for start in sorted(self._held):
             due = start if self.last is None else self.last + self.interval
             if start > due:
                 before = start - self.interval
-                if before > proven:
+                if before > complete_until:
                     self.live = False
                     return
                 bar = self._held[start]
@@ -110,7 +108,7 @@ class Series:
         yield from self._release_open()
 
     def _release_open(self) -> Iterator[Kline]:
-        """An open bar goes on once the bar before it is closed: a close may come after the next bar's
+        """Yield the open bar if the one before it is closed: a close may arrive after the next bar's
         first states.
         """
         bar = self._open

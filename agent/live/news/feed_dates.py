@@ -1,9 +1,8 @@
-"""Dates of feed entries as UTC milliseconds: RFC 822 and its variants, ISO 8601, asctime, with the zone names
-that feeds use.
+"""Parse dates of feed entries: RFC 822 and its variants, ISO 8601 and asctime, with the zone names that feeds
+use.
 
-A date is read only if its zone is known: a zone name that isn't in the tables, or a time without a zone,
-yields no moment. feedparser reads both as UTC, and ignores AM and PM, so its own reading of a date isn't
-used.
+A time without a zone, or with an unknown one, yields only an upper bound. feedparser's own date parser isn't
+used: it reads such times as UTC, and ignores AM and PM.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 MAX_LENGTH: Final = 100
-"""Characters of a date that are read; longer texts are no dates."""
+"""Characters; longer texts aren't parsed as dates."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MOST_WEST: Final = timedelta(hours=12)  # a local time is at most so much earlier than UTC
+_MOST_WEST: Final = timedelta(hours=12)  # a local time is at most this much behind UTC
 
 _ZONES: Final[dict[str, str]] = {
     "-12:00": "idlw",
@@ -62,10 +61,10 @@ _ZONES: Final[dict[str, str]] = {
     "+13:45": "chadt",
     "+14:00": "lint",
 }
-"""Zone names by offset. A name with several meanings is here only if one of them dominates in news feeds:
-EST, CST, MST and PST are North American, as RFC 822 has it; BST is British Summer Time, IST India, AST
-Atlantic, GST the Gulf. Names without such a meaning (ACT, AMT, BDT, CCT, ECT, SST, WST …) are left out, as
-are RFC 822's letters but Z, whose signs the standard itself had wrong."""
+"""Zone names by offset. A name with several meanings is listed only if one of them dominates in news feeds:
+EST, CST, MST and PST are North American, as in RFC 822; BST is British Summer Time, IST India, AST Atlantic,
+GST the Gulf. Other ambiguous names (ACT, AMT, BDT, CCT, ECT, SST, WST …) are left out, and also the letters
+of RFC 822 except Z, since the standard had their signs wrong."""
 
 _DAYLIGHT: Final[dict[str, str]] = {
     "et": "America/New_York",
@@ -74,7 +73,7 @@ _DAYLIGHT: Final[dict[str, str]] = {
     "pt": "America/Los_Angeles",
     "at": "America/Halifax",
 }
-"""Names that don't say whether daylight saving is on: the date does."""
+"""Names for both standard and daylight saving time; the date decides which applies."""
 
 
 def _minutes(offset: str) -> int:
@@ -100,11 +99,11 @@ _MONTHS: Final[tuple[str, ...]] = (
     "nov marr lis kas νοε ноя",
     "dec dez dic des gru ara δεκ дек",
 )
-"""What the names of the months begin with in the languages of feeds, without accents."""
+"""Prefixes of month names in the languages of feeds, without accents."""
 
 
 def _folded(text: str) -> str:
-    """Without accents and case."""
+    """Remove accents and case."""
     return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
 
 
@@ -137,7 +136,7 @@ _FORMS: Final = tuple(
         rf"(?:{_WORD}[\s,]+)?(?P<name>{_WORD})\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<year>\d{{4}}){_REST}",
         # Tue Jul  1 12:00:00 2025, with or without a zone before the year
         rf"{_WORD}\s+(?P<name>{_WORD})\s+(?P<day>\d{{1,2}})\s+{_CLOCK}\s+(?:(?P<zone>\S+)\s+)?(?P<year>\d{{4}})(?P<asctime>)",
-        # 2025년 07월 01일 12:00:00, of Korea
+        # 2025년 07월 01일 12:00:00 (Korea)
         rf"(?P<year>\d{{4}})년\s*(?P<month>\d{{1,2}})월\s*(?P<day>\d{{1,2}})일\s+{_CLOCK}(?P<korea>)",
         # 2025-07-01 오후 2:30:00
         r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)\s+(?P<korea>오전|오후)\s+"
@@ -154,24 +153,24 @@ _SECONDS: Final = re.compile(r"\d{10}")
 _MILLISECONDS: Final = re.compile(r"\d{13}")
 
 
-class Moment(NamedTuple):
-    """A date that was read. `at` is UTC ms, None if the date leaves its zone open; then it was at
-    `latest` (UTC ms) at the latest.
+class FeedDate(NamedTuple):
+    """A parsed date. `at` is UTC ms, or None if the zone is unknown; then `latest` is the upper bound,
+    UTC ms.
     """
 
     at: int | None
     latest: int | None = None
 
 
-_UNREADABLE: Final = Moment(None)
+_UNREADABLE: Final = FeedDate(None)
 
 
-def read_date(text: str) -> Moment:
-    """Read a date as a feed states it. Never raises: text that isn't a date, or an impossible date, has
-    neither moment nor bound.
+def parse_date(text: str) -> FeedDate:
+    """Parse a date. Never raises: for text that isn't a date, or an impossible date, `at` and `latest` are
+    None.
 
-    A date without a time is the beginning of that day in UTC. Two-digit years are those of RFC 2822 (00-49
-    are 2000-2049).
+    A date without a time is the beginning of that day in UTC. Two-digit years are as in RFC 2822 (00-49 are
+    2000-2049).
     """
     if len(text) > MAX_LENGTH:
         return _UNREADABLE
@@ -179,15 +178,15 @@ def read_date(text: str) -> Moment:
     if not text.isascii() or "(" in text:
         text = " ".join(_COMMENT.sub(" ", text).split())
     if _SECONDS.fullmatch(text):
-        return Moment(1000 * int(text))
+        return FeedDate(1000 * int(text))
     if _MILLISECONDS.fullmatch(text):
-        return Moment(int(text))
+        return FeedDate(int(text))
     for form in _FORMS:
         found = form.fullmatch(text)
         if found is not None:
             parts = found.groupdict()
             try:
-                moment = _moment(parts)
+                moment = _to_date(parts)
             except (OverflowError, ValueError):
                 continue
             if moment is not None:
@@ -195,10 +194,8 @@ def read_date(text: str) -> Moment:
     return _UNREADABLE
 
 
-def _moment(parts: dict[str, str | None]) -> Moment | None:
-    """The moment of a date's parts; None if its month is unknown. Raises ValueError for an impossible
-    time.
-    """
+def _to_date(parts: dict[str, str | None]) -> FeedDate | None:
+    """Combine the parts of a date; None if its month is unknown. Raises ValueError for an impossible time."""
     local = _local(parts)
     if local is None:
         return None
@@ -206,15 +203,15 @@ def _moment(parts: dict[str, str | None]) -> Moment | None:
     if parts.get("korea") is not None:
         zone = "kst"
     elif not zone and ("asctime" in parts or parts.get("hour") is None):
-        zone = "utc"  # as HTTP defines asctime's form; and a date without a time begins in UTC
+        zone = "utc"  # HTTP defines asctime dates as UTC
     at = _in_utc(local, zone)
     if at is None:
-        return Moment(None, _milliseconds(local + _MOST_WEST))
-    return Moment(_milliseconds(at))
+        return FeedDate(None, _milliseconds(local + _MOST_WEST))
+    return FeedDate(_milliseconds(at))
 
 
 def _local(parts: dict[str, str | None]) -> datetime | None:
-    """Date and time as written, as if in UTC."""
+    """Return date and time as written, labelled as UTC."""
     month = _number(parts, "month", 1)
     if (name := parts.get("name")) is not None:
         known = _month(name)
@@ -230,13 +227,13 @@ def _local(parts: dict[str, str | None]) -> datetime | None:
     if half and hour <= 12:
         hour = hour % 12 + (12 if half == "p" else 0)
     elif half == "a":
-        raise ValueError("an hour after noon with AM")
+        raise ValueError("an hour after noon marked AM")
     if minute > 59 or second > 60 or hour > 24 or (hour == 24 and (minute or second)):
-        raise ValueError("no such time")
+        raise ValueError("impossible time")
     day = datetime(year, month, _number(parts, "day", 1), tzinfo=UTC)
     ordinal = _number(parts, "ordinal", 1)
     if not 1 <= ordinal <= 366:
-        raise ValueError("no such day of a year")
+        raise ValueError("impossible day of the year")
     milliseconds = int(((parts.get("fraction") or "") + "000")[:3])
     return day + timedelta(
         days=ordinal - 1, hours=hour, minutes=minute, seconds=second, milliseconds=milliseconds
@@ -254,8 +251,8 @@ def _month(name: str) -> int | None:
 
 
 def _in_utc(local: datetime, zone: str) -> datetime | None:
-    """The moment; None if the zone isn't known. Of two moments with the same local time it is the later
-    one.
+    """Convert a local time to UTC; None if the zone is unknown. For an ambiguous local time, return the
+    later moment.
     """
     numeric = _NUMERIC.fullmatch(zone)
     if numeric is not None and not zone.lower().startswith("etc/"):

@@ -1,6 +1,4 @@
-"""One polite and careful HTTP GET of a feed: conditional, bounded in time, size and redirects, http(s)
-only.
-"""
+"""HTTP GET of a feed: conditional, http(s) only, with bounds on time, size and redirects."""
 
 from __future__ import annotations
 
@@ -16,8 +14,8 @@ import aiohttp
 from agent.config.live import NewsConfig
 from agent.core.errors import DataError, VenueError
 from agent.data.text import one_line
-from agent.live.news.decompression import unpack
-from agent.live.news.destinations import FeedAccess
+from agent.live.news.decompression import decompress
+from agent.live.news.destinations import DestinationPolicy
 from agent.system.clock import Clock
 
 _ACCEPT: Final = (
@@ -30,9 +28,7 @@ _LONGEST_REASON: Final = 100  # characters
 
 
 class FetchError(VenueError):
-    """The feed can't be had. `status` is the server's answer (0: none), `retry_after` the seconds it asks
-    to be left alone.
-    """
+    """The feed could not be fetched. `status` is the HTTP status, or 0; `retry_after` is in seconds."""
 
     def __init__(self, message: str, *, status: int = 0, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -40,17 +36,17 @@ class FetchError(VenueError):
         self.retry_after = retry_after
 
 
-class Answer(NamedTuple):
-    """What the server said. `body` is None where the document is unchanged."""
+class FeedResponse(NamedTuple):
+    """A successful response; `body` is None if the document is unchanged."""
 
     status: int
-    url: str  # where it was found in the end
+    url: str  # after redirects
     body: bytes | None
-    received: int = 0  # bytes of the body as they came
+    received: int = 0  # bytes of the body before decompression
     content_type: str = ""
     etag: str = ""
     last_modified: str = ""
-    moved_to: str = ""  # where it is now for good
+    moved_to: str = ""  # target of permanent redirects
 
 
 async def fetch(
@@ -61,12 +57,12 @@ async def fetch(
     *,
     etag: str = "",
     last_modified: str = "",
-    access: FeedAccess | None = None,
-) -> Answer:
-    """GET `url`, unless it is as `etag` and `last_modified` say; `session` must not decompress, `access`
-    looks at each redirect.
+    access: DestinationPolicy | None = None,
+) -> FeedResponse:
+    """GET `url` unless it is unchanged since `etag` and `last_modified`.
 
-    Raises FetchError, AddressRefused; aiohttp.ClientError and TimeoutError if the connection fails.
+    `session` must not decompress; `access` checks the URL and each redirect. Raises FetchError or
+    AddressForbidden, and aiohttp.ClientError or TimeoutError if the connection fails.
     """
     headers = {"Accept": _ACCEPT, "Accept-Encoding": "gzip, deflate", "User-Agent": config.user_agent}
     headers |= {"If-None-Match": etag} if etag else {}
@@ -83,12 +79,12 @@ async def fetch(
                 moved_to = url if for_good else moved_to
                 continue
             if status == HTTPStatus.NOT_MODIFIED:
-                return Answer(status, url, None, moved_to=moved_to)
+                return FeedResponse(status, url, None, moved_to=moved_to)
             if status != HTTPStatus.OK:
                 reason = f"HTTP {status} {one_line(response.reason or '', _LONGEST_REASON)}".rstrip()
                 raise FetchError(reason, status=status, retry_after=_retry_after(response, config, clock))
             body, received = await _read(response, config.max_bytes)
-            return Answer(
+            return FeedResponse(
                 status,
                 url,
                 body,
@@ -103,15 +99,17 @@ async def fetch(
 
 def _next_hop(url: str, response: aiohttp.ClientResponse) -> str:
     location = response.headers.get("Location", "")
-    with suppress(ValueError):  # of a host in brackets that is no address
+    with suppress(ValueError):  # an invalid address in brackets
         target = urljoin(url, location)
         if urlsplit(target).scheme in ("http", "https") and urlsplit(target).hostname:
             return target
-    raise FetchError(f"redirected to {location[:200]!r}, which is no http(s) address", status=response.status)
+    raise FetchError(f"redirected to {location[:200]!r}, which is not an http(s) URL", status=response.status)
 
 
 def _retry_after(response: aiohttp.ClientResponse, config: NewsConfig, clock: Clock) -> float:
-    """Seconds, of a header that holds seconds or an HTTP date; at most what the configuration allows."""
+    """Return the seconds of Retry-After, a number or an HTTP date, limited by the configuration; 0 if
+    invalid.
+    """
     value = response.headers.get("Retry-After", "").strip()
     try:
         seconds = float(value) if value.isdigit() else _http_date(value) - _sent_at(response, clock)
@@ -121,7 +119,9 @@ def _retry_after(response: aiohttp.ClientResponse, config: NewsConfig, clock: Cl
 
 
 def _sent_at(response: aiohttp.ClientResponse, clock: Clock) -> float:
-    """The server's own clock, so that a difference of clocks doesn't matter; else ours."""
+    """Return the time by the server's clock, so that a clock difference doesn't matter, else by this
+    machine's.
+    """
     try:
         return _http_date(response.headers.get("Date", ""))
     except ValueError:
@@ -134,7 +134,7 @@ def _http_date(value: str) -> float:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, int]:
-    """The body decompressed, and the bytes received; not a byte is unpacked beyond the limit."""
+    """Return the decompressed body and the number of bytes received; `limit` applies to both."""
     packed = bytearray()
     async for chunk in response.content.iter_any():
         packed += chunk
@@ -142,6 +142,6 @@ async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, in
             raise FetchError(f"larger than {limit} bytes", status=response.status)
     encoding = ",".join(response.headers.getall("Content-Encoding", []))
     try:
-        return unpack(bytes(packed), encoding, limit), len(packed)
+        return decompress(bytes(packed), encoding, limit), len(packed)
     except DataError as error:
         raise FetchError(error.message, status=response.status) from None

@@ -1,4 +1,4 @@
-"""JSON Feed 1.0 and 1.1 (jsonfeed.org) as the fields that `parse` reads of any entry."""
+"""JSON Feed 1.0 and 1.1 (jsonfeed.org), read into the fields that feedparser has for RSS and Atom."""
 
 from __future__ import annotations
 
@@ -21,28 +21,24 @@ _TEXTS: Final = ("summary", "content_text", "content_html")
 
 
 def is_json(body: bytes) -> bool:
-    """Whether a document is a JSON object rather than XML, by its first character; JSON feeds are UTF-8."""
+    """Return whether a document is a JSON object, by its first character; JSON feeds are UTF-8."""
     return body.removeprefix(_BOM).lstrip(b" \t\r\n").startswith(b"{")
 
 
 def read_json_feed(body: bytes) -> tuple[str, list[dict[str, str]]]:
-    """Read the title and the items, each with the names that feedparser gives the fields.
+    """Return the title and the items, with feedparser's names of the fields.
 
     Raises DataError if the document isn't a JSON Feed or is cut off.
     """
     try:
         feed = json.loads(body.removeprefix(_BOM))
     except (RecursionError, ValueError):
-        raise DataError(
-            "neither RSS nor Atom, and no JSON that can be read", hint=f"{len(body)} bytes"
-        ) from None
+        raise DataError("neither RSS nor Atom nor valid JSON", hint=f"{len(body)} bytes") from None
     version, items = feed.get("version"), feed.get("items")
     if not isinstance(version, str) or _VERSION not in version or not isinstance(items, list):
-        raise DataError(
-            "neither RSS nor Atom, and JSON that is no JSON Feed", hint="a JSON Feed has version and items"
-        )
+        raise DataError("neither RSS nor Atom nor JSON Feed", hint="a JSON Feed has version and items")
     if len(items) > MAX_ITEMS:
-        raise DataError(f"the feed is refused: more than {MAX_ITEMS} elements")
+        raise DataError(f"the feed exceeds a limit: more than {MAX_ITEMS} elements")
     title = feed.get("title")
     return title if isinstance(title, str) else "", [_item(item) for item in items if isinstance(item, dict)]
 
@@ -55,7 +51,7 @@ def _item(item: dict[str, Any]) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """A string; a number, which some feeds have as id, as its text."""
+    """Return a string as it is, and an integer, which some feeds use as id, as text."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""

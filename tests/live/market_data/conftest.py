@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.producers import background, captured, clock, feed_server, listener, venue
+from tests.support.producers import background, captured, clock, collector, feed_server, venue
 
-__all__ = ["background", "captured", "clock", "feed_server", "listener", "venue"]
+__all__ = ["background", "captured", "clock", "collector", "feed_server", "venue"]

@@ -1,4 +1,4 @@
-"""The kline producer against a venue on loopback that fails in every way we know of."""
+"""The kline producer against a venue on loopback that fails in all known ways."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from aiohttp import web
 from agent.config.live import BybitConfig
 from agent.core.errors import ConfigError
 from agent.core.events import HOUR_MS, MINUTE_MS, Command, Event, Gap, Kline
-from agent.live.market_data.kline_health import KlineHealth
+from agent.live.market_data.bybit_stream import BybitStream, HandshakeRejected, KlineHealth, StreamLost
 from agent.live.market_data.kline_producer import KlineProducer
-from agent.live.market_data.public_stream import HandshakeRefused, Stream, StreamLost
 from agent.system.backoff import BackoffConfig
-from tests.support.producers import Client, Listener, ManualClock, Venue, push, start_of, stream_row, until
+from tests.support.producers import (
+    Client,
+    EventCollector,
+    ManualClock,
+    Venue,
+    push,
+    start_of,
+    stream_row,
+    until,
+)
 
 QUICK = BackoffConfig(first=1, ceiling=4, stable_after=60_000)
 
@@ -40,17 +48,17 @@ def config_for(url: str, **other: Any) -> BybitConfig:
 
 
 class Rig(NamedTuple):
-    """A producer that has given out bars 1 to 4 and listens to the stream; bar 5 is open."""
+    """A producer that has emitted bars 1 to 4 and reads the stream; bar 5 is open."""
 
     venue: Venue
     client: Client
     producer: KlineProducer
-    listener: Listener
+    collector: EventCollector
     clock: ManualClock
     task: asyncio.Task[None]
 
     def close_bar(self, number: int, *, in_history: bool = True) -> None:
-        """Time passes: a bar is over."""
+        """Advance the clocks past the close of a bar."""
         self.venue.time = self.clock.time = start_of(number + 1) + 100
         if in_history:
             self.venue.history["BTCUSDT"].add(number)
@@ -61,7 +69,7 @@ Start = Callable[..., Awaitable[Rig]]
 
 
 @pytest.fixture
-def start(venue: Venue, listener: Listener, clock: ManualClock, background: Run) -> Start:
+def start(venue: Venue, collector: EventCollector, clock: ManualClock, background: Run) -> Start:
     async def begin(**other: Any) -> Rig:
         venue.history["BTCUSDT"] = {0, 1, 2, 3, 4}
         venue.time = clock.time = start_of(5) + 5_000
@@ -73,10 +81,10 @@ def start(venue: Venue, listener: Listener, clock: ManualClock, background: Run)
             clock,
             last={("BTCUSDT", MINUTE_MS): start_of(0)},
         )
-        task = background(producer.run(listener))
+        task = background(producer.run(collector))
         client = await venue.client(1)
-        await listener.heard("1", "2", "3", "4")
-        return Rig(venue, client, producer, listener, clock, task)
+        await collector.expect("1", "2", "3", "4")
+        return Rig(venue, client, producer, collector, clock, task)
 
     return begin
 
@@ -88,11 +96,11 @@ async def test_the_history_comes_first_then_the_stream(start: Start) -> None:
     rig = await start()
     rig.clock.time = start_of(5) + 700
     await rig.client.push(push(5, confirm=False))
-    await until(lambda: len(rig.listener.marks) == 1)
+    await until(lambda: len(rig.collector.marks) == 1)
     rig.close_bar(5)
     await rig.client.push(push(5))
-    await rig.listener.heard("1", "2", "3", "4", "5")
-    mark, bar = rig.listener.events[-2:]
+    await rig.collector.expect("1", "2", "3", "4", "5")
+    mark, bar = rig.collector.events[-2:]
     assert mark == Kline(
         "BTCUSDT",
         MINUTE_MS,
@@ -115,38 +123,38 @@ async def test_the_history_comes_first_then_the_stream(start: Start) -> None:
 
 
 async def test_a_first_start_fetches_the_bars_to_warm_up_with(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.history["BTCUSDT"] = {0, 1, 2, 3, 4}
     venue.time = clock.time = start_of(5) + 100
-    background(KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock).run(listener))
-    await listener.heard("2", "3", "4")
+    background(KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock).run(collector))
+    await collector.expect("2", "3", "4")
 
 
 async def test_a_long_absence_is_fetched_page_by_page(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.history["BTCUSDT"] = set(range(2_500))
     venue.time = clock.time = start_of(2_500) + 1
     known = {("BTCUSDT", MINUTE_MS): start_of(0)}
     background(
         KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock, last=known).run(
-            listener
+            collector
         )
     )
-    await listener.heard(*map(str, range(1, 2_500)))
+    await collector.expect(*map(str, range(1, 2_500)))
     assert len(venue.queries) == 3
 
 
 async def test_an_absence_too_long_begins_with_a_gap(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.history["BTCUSDT"] = set(range(50))
     venue.time = clock.time = start_of(50) + 1
     config = config_for(venue.url, max_backfill=5)
     known = {("BTCUSDT", MINUTE_MS): start_of(0)}
-    background(KlineProducer(config, "linear", ["BTCUSDT"], [MINUTE_MS], clock, last=known).run(listener))
-    await listener.heard("1-45", "45", "46", "47", "48", "49")
+    background(KlineProducer(config, "linear", ["BTCUSDT"], [MINUTE_MS], clock, last=known).run(collector))
+    await collector.expect("1-45", "45", "46", "47", "48", "49")
 
 
 async def test_a_restart_goes_on_where_it_was_left(start: Start, background: Run) -> None:
@@ -154,11 +162,11 @@ async def test_a_restart_goes_on_where_it_was_left(start: Start, background: Run
     rig.task.cancel()
     await asyncio.wait([rig.task])
     rig.close_bar(5)
-    background(rig.producer.run(rig.listener))
-    await rig.listener.heard("1", "2", "3", "4", "5")
+    background(rig.producer.run(rig.collector))
+    await rig.collector.expect("1", "2", "3", "4", "5")
 
 
-async def test_a_cancellation_is_heard_even_while_the_connection_ends(
+async def test_a_cancellation_takes_effect_even_while_the_connection_ends(
     venue: Venue, clock: ManualClock, background: Run
 ) -> None:
     async def ignore(_: object) -> None: ...
@@ -168,7 +176,7 @@ async def test_a_cancellation_is_heard_even_while_the_connection_ends(
         raise StreamLost("at the same moment")
 
     url = f"{venue.url.replace('http', 'ws')}/v5/public/linear"
-    stream = Stream(
+    stream = BybitStream(
         url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None
     )
     run = asyncio.create_task(stream.run(end_both))
@@ -181,14 +189,14 @@ async def test_without_a_clock_in_step_bars_are_the_same(start: Start) -> None:
     rig.close_bar(5)
     rig.clock.time -= 5_000
     await rig.client.push(push(5))
-    await rig.listener.heard("1", "2", "3", "4", "5")
-    assert rig.listener.events[-1].available_at == start_of(6), (
+    await rig.collector.expect("1", "2", "3", "4", "5")
+    assert rig.collector.events[-1].available_at == start_of(6), (
         "a bar isn't known before its close, whatever the clock says"
     )
     assert rig.producer.health.lag == -4_900
 
 
-# -- bars of the future, and prices that nobody else has seen ----------------------------------------------------------
+# -- bars of the future, and prices outside the band ----------------------------------------------------------
 
 
 async def test_a_bar_of_the_future_is_refused_and_the_real_ones_go_on(start: Start) -> None:
@@ -198,7 +206,7 @@ async def test_a_bar_of_the_future_is_refused_and_the_real_ones_go_on(start: Sta
     for number in (5, 6, 7):
         rig.close_bar(number)
         await rig.client.push(push(number))
-    await rig.listener.heard("1", "2", "3", "4", "5", "6", "7")
+    await rig.collector.expect("1", "2", "3", "4", "5", "6", "7")
     health = rig.producer.health
     assert (health.gaps, health.duplicates, health.stale) == (0, 0, 0)
     assert health.ahead >= 2
@@ -207,8 +215,8 @@ async def test_a_bar_of_the_future_is_refused_and_the_real_ones_go_on(start: Sta
 async def test_a_state_with_a_stamp_of_the_future_is_of_now(start: Start) -> None:
     rig = await start(max_ahead="5s")
     await rig.client.push(push(5, confirm=False, ts=start_of(45)))
-    await until(lambda: len(rig.listener.marks) == 1)
-    assert rig.listener.marks[0].ts <= rig.clock.time + 5_000
+    await until(lambda: len(rig.collector.marks) == 1)
+    assert rig.collector.marks[0].ts <= rig.clock.time + 5_000
     assert rig.producer.health.ahead == 1
 
 
@@ -228,10 +236,10 @@ async def test_a_spike_is_withheld_counted_and_an_alarm(start: Start) -> None:
         tick("1e-9", 5_000),
         tick("102", 5_100),
     )
-    await until(lambda: len(rig.listener.marks) == 3)
-    assert [mark.close for mark in rig.listener.marks] == [101, 101.2, 102]
+    await until(lambda: len(rig.collector.marks) == 3)
+    assert [mark.close for mark in rig.collector.marks] == [101, 101.2, 102]
     assert rig.producer.health.withheld >= 2
-    alarms = [event for event in rig.listener.events if isinstance(event, Command)]
+    alarms = [event for event in rig.collector.events if isinstance(event, Command)]
     assert [(alarm.action, alarm.args["rule"], alarm.args["symbol"]) for alarm in alarms] == [
         ("alarm", "price band", "BTCUSDT")
     ]
@@ -242,18 +250,18 @@ async def test_a_crash_passes_once_it_has_stood(start: Start) -> None:
     await rig.client.push(
         tick("101", 500), tick("50", 600), tick("49", 1_600), tick("48", 3_600), tick("47", 3_700)
     )
-    await until(lambda: len(rig.listener.marks) == 3)
-    assert [mark.close for mark in rig.listener.marks] == [101, 48, 47]
+    await until(lambda: len(rig.collector.marks) == 3)
+    assert [mark.close for mark in rig.collector.marks] == [101, 48, 47]
 
 
 async def test_a_wick_that_only_the_stream_has_is_put_right_by_the_history(start: Start) -> None:
     rig = await start()
     rig.close_bar(5)
     await rig.client.push(push(5, low="50"))
-    await rig.listener.heard("1", "2", "3", "4", "5")
+    await rig.collector.expect("1", "2", "3", "4", "5")
     assert (
         next(
-            event for event in rig.listener.events if isinstance(event, Kline) and event.start == start_of(5)
+            event for event in rig.collector.events if isinstance(event, Kline) and event.start == start_of(5)
         ).low
         == 99.5
     )
@@ -265,9 +273,9 @@ async def test_the_bars_behind_a_withheld_one_wait_until_the_history_has_it(star
     rig.venue.time = start_of(5) + 30_000  # by the history's clock bar 5 is open
     await rig.client.push(push(5, high="500"), push(6, confirm=False))
     await until(lambda: len(rig.venue.queries) >= 4)
-    assert rig.listener.bars == ["1", "2", "3", "4"]
+    assert rig.collector.bars == ["1", "2", "3", "4"]
     rig.close_bar(5)
-    await rig.listener.heard("1", "2", "3", "4", "5")
+    await rig.collector.expect("1", "2", "3", "4", "5")
 
 
 # -- faults of the stream --------------------------------------------------------------------------------------------
@@ -310,16 +318,16 @@ def said(*messages: dict[str, Any] | str | bytes) -> Callable[[Rig], Awaitable[N
 
 
 async def stalled(rig: Rig) -> None:
-    rig.venue.plays_dead = True
+    rig.venue.unresponsive = True
     await until(lambda: rig.producer.health.reconnects == 1)
-    rig.venue.plays_dead = False
+    rig.venue.unresponsive = False
     await rig.venue.client(2)
 
 
 async def missed_the_close(rig: Rig) -> None:
     rig.close_bar(5)
     await rig.client.push(push(6, confirm=False))
-    await rig.listener.heard("1", "2", "3", "4", "5")
+    await rig.collector.expect("1", "2", "3", "4", "5")
 
 
 async def missed_all_while_away(rig: Rig) -> None:
@@ -327,7 +335,7 @@ async def missed_all_while_away(rig: Rig) -> None:
     await rig.client.close()
     rig.close_bar(5)
     await rig.venue.client(2)
-    await rig.listener.heard("1", "2", "3", "4", "5")
+    await rig.collector.expect("1", "2", "3", "4", "5")
 
 
 WHOLE = json.dumps(push(5))
@@ -382,10 +390,10 @@ async def test_no_fault_of_the_stream_loses_or_doubles_a_bar(
     for number in (5, 6):
         rig.close_bar(number)
         await rig.venue.clients[-1].push(push(number))
-    await rig.listener.heard(*NO_GAP)
+    await rig.collector.expect(*NO_GAP)
     # all that was sent before has been read once this is
     await rig.venue.clients[-1].push(push(7, confirm=False))
-    await until(lambda: bool(rig.listener.marks) and rig.listener.marks[-1].start == start_of(7))
+    await until(lambda: bool(rig.collector.marks) and rig.collector.marks[-1].start == start_of(7))
     health = rig.producer.health
     assert {name: getattr(health, name) for name in counted} == counted
 
@@ -397,23 +405,25 @@ async def test_silence_behind_a_living_connection_is_found(start: Start) -> None
 
 
 async def test_a_venue_that_ignores_the_subscription_is_left(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
-    venue.plays_dead = True
+    venue.unresponsive = True
     producer = KlineProducer(config_for(venue.url, ack_timeout=20), "linear", ["BTCUSDT"], [MINUTE_MS], clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.health.reconnects >= 2)
     assert "no answer to a subscription" in producer.health.last_error
 
 
-async def test_nobody_listens_at_first(listener: Listener, clock: ManualClock, background: Run) -> None:
+async def test_an_endpoint_that_refuses_connections_is_retried(
+    collector: EventCollector, clock: ManualClock, background: Run
+) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     producer = KlineProducer(
         config_for(f"http://127.0.0.1:{port}"), "linear", ["BTCUSDT"], [MINUTE_MS], clock
     )
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.health.reconnects >= 3)
     assert producer.health.connects == 0
     assert f"no connection to ws://127.0.0.1:{port}/v5/public/linear" in producer.health.last_error
@@ -438,22 +448,22 @@ async def test_how_long_a_refusal_keeps_us_away(
 
     venue.handshakes, venue.handshake_headers = [status], headers
     url = f"{venue.url.replace('http', 'ws')}/v5/public/linear"
-    stream = Stream(
+    stream = BybitStream(
         url, ["kline.1.BTCUSDT"], BybitConfig(), clock, KlineHealth("test"), ignore, lambda _: None
     )
-    with pytest.raises(HandshakeRefused, match=f"HTTP {status}") as raised:
+    with pytest.raises(HandshakeRejected, match=f"HTTP {status}") as raised:
         await stream.run()
     assert raised.value.wait == wait
 
 
 async def test_a_ban_holds_all_connections_off(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.handshakes = [403]
     config = config_for(venue.url, ban_wait=HOUR_MS, args_characters=20)
     venue.history["ETHUSDT"] = set()
     producer = KlineProducer(config, "linear", ["BTCUSDT", "ETHUSDT"], [MINUTE_MS], clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.health.errors >= 1)
     attempts = venue.attempts
     for _ in range(50):
@@ -462,12 +472,12 @@ async def test_a_ban_holds_all_connections_off(
 
 
 async def test_connects_stay_within_the_budget_however_often_the_venue_closes(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.close_at_once = 1_000
     background(
         KlineProducer(config_for(venue.url, max_connects=7), "linear", ["BTCUSDT"], [MINUTE_MS], clock).run(
-            listener
+            collector
         )
     )
     await until(lambda: venue.attempts == 7)
@@ -481,21 +491,21 @@ async def test_connects_stay_within_the_budget_however_often_the_venue_closes(
 
 @pytest.mark.parametrize("answers_without_number", [False, True])
 async def test_one_bad_topic_is_found_and_spoils_no_other(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run, answers_without_number: bool
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run, answers_without_number: bool
 ) -> None:
-    venue.mute_about_requests = answers_without_number
+    venue.omits_request_id = answers_without_number
     symbols = ["AUSDT", "BUSDT", "CUSDT", "DUSDT", "NOSUCH", "EUSDT", "FUSDT"]
     venue.history = {symbol: {4} for symbol in symbols}
     venue.time = clock.time = start_of(5)
     venue.unknown = {"kline.1.NOSUCH"}
     producer = KlineProducer(config_for(venue.url, warmup_bars=1), "linear", symbols, [MINUTE_MS], clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.health.state == "live")
     assert producer.health.rejected == {"kline.1.NOSUCH"}
     assert sorted(venue.clients[0].topics) == sorted(
         f"kline.1.{symbol}" for symbol in symbols if symbol != "NOSUCH"
     )
-    assert {event.symbol for event in listener.events if isinstance(event, Kline)} == {*symbols} - {"NOSUCH"}
+    assert {event.symbol for event in collector.events if isinstance(event, Kline)} == {*symbols} - {"NOSUCH"}
 
     await venue.clients[0].close()
     again = await venue.client(2)
@@ -504,11 +514,11 @@ async def test_one_bad_topic_is_found_and_spoils_no_other(
 
 
 async def test_spot_takes_ten_topics_a_request(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     symbols = [f"C{n}USDT" for n in range(25)]
     venue.history = {symbol: set() for symbol in symbols}
-    background(KlineProducer(config_for(venue.url), "spot", symbols, [MINUTE_MS], clock).run(listener))
+    background(KlineProducer(config_for(venue.url), "spot", symbols, [MINUTE_MS], clock).run(collector))
     client = await venue.client(1)
     await until(lambda: len(client.requests) == 3)
     assert [len(topics) for topics in client.requests] == [10, 10, 5]
@@ -517,12 +527,12 @@ async def test_spot_takes_ten_topics_a_request(
 
 
 async def test_more_topics_than_a_connection_takes_are_spread_over_several(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     symbols = [f"C{n}USDT" for n in range(10)]
     venue.history = {symbol: set() for symbol in symbols}
     config = config_for(venue.url, args_characters=70)
-    background(KlineProducer(config, "linear", symbols, [MINUTE_MS, 5 * MINUTE_MS], clock).run(listener))
+    background(KlineProducer(config, "linear", symbols, [MINUTE_MS, 5 * MINUTE_MS], clock).run(collector))
     await until(lambda: sum(len(client.topics) for client in venue.clients) == 20)
     assert all(len(json.dumps(client.topics, separators=(",", ":"))) <= 72 for client in venue.clients)
     assert len(venue.clients) == 5
@@ -564,21 +574,21 @@ async def test_a_history_that_fails_is_asked_again(start: Start, venue: Venue, f
 
 
 async def test_a_symbol_that_the_history_refuses_is_not_asked_for_again(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.answers = [error(10001, "Not supported symbols")]
     clock.time = start_of(5)
     producer = KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     client = await venue.client(1)
     await until(lambda: producer.health.state == "live")
     await client.push(push(5))
-    await listener.heard("5")
+    await collector.expect("5")
     assert len(venue.queries) == 1
 
 
 async def test_rows_that_are_no_bars_are_left_out(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     rows = [
         [str(start_of(n)), "100", "102", "99.5", "101.5", "7", "700", "a column of tomorrow"]
@@ -589,8 +599,8 @@ async def test_rows_that_are_no_bars_are_left_out(
     venue.answers = [{"retCode": 0, "retMsg": "OK", "result": answer, "time": start_of(5)}]
     clock.time = start_of(5)
     producer = KlineProducer(config_for(venue.url), "linear", ["BTCUSDT"], [MINUTE_MS], clock)
-    background(producer.run(listener))
-    await listener.heard("1", "2-3", "3", "4")
+    background(producer.run(collector))
+    await collector.expect("1", "2-3", "3", "4")
     assert producer.health.corrupt == 1
 
 
@@ -598,9 +608,9 @@ async def test_bars_that_neither_has_are_a_gap(start: Start) -> None:
     rig = await start()
     rig.close_bar(6)
     await rig.client.push(push(6))
-    await rig.listener.heard("1", "2", "3", "4", "5-6", "6")
+    await rig.collector.expect("1", "2", "3", "4", "5-6", "6")
     assert (rig.producer.health.gaps, rig.producer.health.missing) == (1, 1)
-    gap = next(event for event in rig.listener.events if isinstance(event, Gap))
+    gap = next(event for event in rig.collector.events if isinstance(event, Gap))
     assert gap == Gap("BTCUSDT", MINUTE_MS, start_of(5), start_of(6), start_of(7) + 100, start_of(6))
 
 
@@ -609,12 +619,12 @@ async def test_without_a_history_the_stream_goes_on_after_a_while(start: Start) 
     rig.venue.answers = [web.Response(status=500) for _ in range(200)]
     rig.close_bar(6)
     await rig.client.push(push(6))
-    await rig.listener.heard("1", "2", "3", "4", "5-6", "6")
+    await rig.collector.expect("1", "2", "3", "4", "5-6", "6")
 
 
 async def test_the_running_bar_of_the_history_is_never_a_close(start: Start) -> None:
     rig = await start()
-    assert str(5) not in rig.listener.bars
+    assert str(5) not in rig.collector.bars
     assert any(int(query["end"]) >= start_of(5) for query in rig.venue.queries), "it was in the answer"
 
 
@@ -624,16 +634,16 @@ async def test_a_bar_that_closed_a_moment_ago_is_left_to_the_stream(start: Start
     await rig.client.close()
     client = await rig.venue.client(2)
     await until(lambda: rig.producer.health.state == "live")
-    assert rig.listener.bars == ["1", "2", "3", "4"]
+    assert rig.collector.bars == ["1", "2", "3", "4"]
     await client.push(push(5))
-    await rig.listener.heard("1", "2", "3", "4", "5")
+    await rig.collector.expect("1", "2", "3", "4", "5")
 
 
 # -- the taker -------------------------------------------------------------------------------------------------------
 
 
-async def test_a_slow_taker_is_no_fault_of_the_venue(
-    venue: Venue, listener: Listener, clock: ManualClock, background: Run
+async def test_a_slow_consumer_causes_no_reconnection(
+    venue: Venue, collector: EventCollector, clock: ManualClock, background: Run
 ) -> None:
     venue.history["BTCUSDT"] = {3, 4}
     venue.time = clock.time = start_of(5) + 100
@@ -642,22 +652,22 @@ async def test_a_slow_taker_is_no_fault_of_the_venue(
     async def reluctant(event: Event) -> None:
         if isinstance(event, Kline) and event.start == start_of(5):
             await may_go.wait()
-        listener(event)
+        collector(event)
 
     config = config_for(venue.url, warmup_bars=2, ping_interval=50, pong_timeout=30, silence_timeout=200)
     producer = KlineProducer(config, "linear", ["BTCUSDT"], [MINUTE_MS], clock)
     background(producer.run(reluctant))
     client = await venue.client(1)
-    await listener.heard("3", "4")
+    await collector.expect("3", "4")
     await client.push(push(5, confirm=False))
     pinged = venue.pings
     await until(lambda: venue.pings > pinged + 5)  # more than five times as long as a pong may take
     assert producer.health.reconnects == 0
     may_go.set()
-    await until(lambda: len(listener.marks) == 1)
+    await until(lambda: len(collector.marks) == 1)
 
 
-async def test_what_the_taker_raises_ends_the_run(venue: Venue, clock: ManualClock) -> None:
+async def test_an_exception_of_the_consumer_ends_the_run(venue: Venue, clock: ManualClock) -> None:
     venue.history["BTCUSDT"] = {4}
     venue.time = clock.time = start_of(5)
 

@@ -1,4 +1,4 @@
-"""A price far from the last one is believed once it has stood there, or the history has it; an isolated one never is."""
+"""A price far from the last one is accepted after it has lasted, or if the history has it; an isolated one never is."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ STATES = [
 @pytest.mark.parametrize(("prices", "accepted"), STATES)
 def test_which_states_are_accepted(prices: list[tuple[float, float]], accepted: list[bool]) -> None:
     one = band()
-    assert [one.admits(state(price, at)) for price, at in prices] == accepted
+    assert [one.accepts_price(state(price, at)) for price, at in prices] == accepted
 
 
 BARS = [
@@ -66,36 +66,38 @@ def test_a_closed_bar_has_to_fit_the_prices_that_were_seen(
     seen: list[float], prices: tuple[float, float, float], fits: bool
 ) -> None:
     one = band()
-    assert all(one.admits(state(price, number)) for number, price in enumerate(seen))
-    assert one.admits_bar(bar(*prices)) is fits
+    assert all(one.accepts_price(state(price, number)) for number, price in enumerate(seen))
+    assert one.accepts_bar(bar(*prices)) is fits
 
 
 def test_the_history_confirms_what_the_stream_alone_does_not() -> None:
     one = band()
     crash = bar(48, 100, 50)
-    assert not one.admits_bar(crash)
-    assert one.confirm([crash]) == [crash]
-    assert one.admits(state(51, 61))
+    assert not one.accepts_bar(crash)
+    assert one.confirm_bars([crash]) == [crash]
+    assert one.accepts_price(state(51, 61))
 
 
 def test_not_even_the_history_makes_an_absurd_price_true() -> None:
     one = band()
-    assert one.confirm([bar(99, 1e6, 100), bar(1e-9, 100, 100), bar(99, 101, 100)]) == [bar(99, 101, 100)]
+    assert one.confirm_bars([bar(99, 1e6, 100), bar(1e-9, 100, 100), bar(99, 101, 100)]) == [
+        bar(99, 101, 100)
+    ]
 
 
 def test_without_a_last_price_the_first_one_has_to_be_confirmed_too() -> None:
     one = band(last=None)
-    assert [one.admits(state(price, at)) for price, at in ((70, 1), (7, 2), (7, 4), (7.1, 5), (70, 6))] == [
+    assert [one.accepts_price(state(price, at)) for price, at in ((70, 1), (7, 2), (7, 4), (7.1, 5), (70, 6))] == [
         False, False, False, True, False,
     ]  # fmt: skip
-    assert band(last=None).admits_bar(bar(99, 101, 100))
-    assert not band(last=None).admits_bar(bar(50, 101, 100))
+    assert band(last=None).accepts_bar(bar(99, 101, 100))
+    assert not band(last=None).accepts_bar(bar(50, 101, 100))
 
 
 def test_a_width_of_zero_turns_the_band_off() -> None:
     one = band(width=0.0)
-    assert one.admits(state(1e9, 1))
-    assert one.admits_bar(bar(1, 1e9, 2))
+    assert one.accepts_price(state(1e9, 1))
+    assert one.accepts_bar(bar(1, 1e9, 2))
 
 
 FAR = st.floats(1e-300, 60.0) | st.floats(200.0, 1e308) | st.just(inf)
@@ -111,9 +113,9 @@ def test_no_isolated_spike_is_ever_accepted(steps: list[tuple[float, float, bool
     for price, spike, spikes, waits in steps:
         at += waits
         if spikes:
-            assert not one.admits(state(spike, at))
+            assert not one.accepts_price(state(spike, at))
             at += waits
-        assert one.admits(state(price, at))
+        assert one.accepts_price(state(price, at))
 
 
 @given(
@@ -123,7 +125,9 @@ def test_no_isolated_spike_is_ever_accepted(steps: list[tuple[float, float, bool
 )
 def test_a_lasting_move_is_accepted_within_the_delay(level: float, noise: list[float], every: float) -> None:
     one = band()
-    accepted = [one.admits(state(level * wobble, every * number)) for number, wobble in enumerate(noise)]
+    accepted = [
+        one.accepts_price(state(level * wobble, every * number)) for number, wobble in enumerate(noise)
+    ]
     within = next(number for number in range(1, 5) if round(every * number * 1000) >= AFTER)
     assert not any(accepted[:within])
     assert all(accepted[within:])

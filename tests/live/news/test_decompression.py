@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import DataError
-from agent.live.news.decompression import unpack
+from agent.live.news.decompression import decompress
 
 FEED = b"<rss>" + b"".join(b"<item>%d</item>" % number for number in range(1_000)) + b"</rss>"
 LIMIT = len(FEED)
@@ -34,8 +34,8 @@ HALVES = gzip.compress(FEED[:777]) + gzip.compress(FEED[777:])
     ],
 )
 def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
-    assert unpack(FEED, name, LIMIT) == FEED
-    assert unpack(gzip.compress(FEED), name, LIMIT) == FEED, "recognised by its first bytes"
+    assert decompress(FEED, name, LIMIT) == FEED
+    assert decompress(gzip.compress(FEED), name, LIMIT) == FEED, "recognised by its first bytes"
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_names_that_mean_no_compression_are_passed_over(name: str) -> None:
     ],
 )
 def test_compressed_documents_are_read_whole(body: bytes, name: str) -> None:
-    assert unpack(body, name, LIMIT) == FEED
+    assert decompress(body, name, LIMIT) == FEED
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_compressed_documents_are_read_whole(body: bytes, name: str) -> None:
 )
 def test_what_is_refused(body: bytes, name: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        unpack(body, name, LIMIT)
+        decompress(body, name, LIMIT)
 
 
 @given(st.lists(st.binary(max_size=9_000), min_size=1, max_size=5))
 def test_members_of_any_size_are_read_one_after_the_other(parts: list[bytes]) -> None:
     whole = b"<" + b"".join(parts)
     packed = gzip.compress(b"<") + b"".join(gzip.compress(part, 1) for part in parts)
-    assert unpack(packed, "gzip", len(whole)) == whole
+    assert decompress(packed, "gzip", len(whole)) == whole

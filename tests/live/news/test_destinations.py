@@ -12,8 +12,8 @@ import pytest
 from aiohttp import web
 
 from agent.config.live import NewsConfig
-from agent.live.news.destinations import AddressRefused, FeedAccess
-from agent.live.news.fetch import Answer, fetch
+from agent.live.news.destinations import AddressForbidden, DestinationPolicy
+from agent.live.news.fetch import FeedResponse, fetch
 from agent.system.addresses import address_of, is_public
 from tests.support.feed_server import FeedServer, item, rss
 from tests.support.producers import ManualClock
@@ -31,14 +31,14 @@ PRIVATE = [
 
 @pytest.mark.parametrize("host", PRIVATE)
 def test_a_private_address_in_any_notation_is_refused(host: str) -> None:
-    with pytest.raises(AddressRefused, match="not on the public internet") as refused:
-        FeedAccess(PUBLIC, ()).check(f"http://{host}/admin")
+    with pytest.raises(AddressForbidden, match="not on the public internet") as refused:
+        DestinationPolicy(PUBLIC, ()).check(f"http://{host}/admin")
     assert "allow_private" in refused.value.hint
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "[2606:4700::1111]", "news.test", "[64:ff9b::808:808]"])
 def test_a_public_address_and_any_name_pass_the_first_look(host: str) -> None:
-    FeedAccess(PUBLIC, ()).check(f"http://{host}/feed")
+    DestinationPolicy(PUBLIC, ()).check(f"http://{host}/feed")
 
 
 @pytest.mark.parametrize(
@@ -59,19 +59,19 @@ def test_a_public_address_and_any_name_pass_the_first_look(host: str) -> None:
 def test_a_feed_that_is_configured_on_a_private_address_stays_there(
     own: str, where: str, passes: bool
 ) -> None:
-    access = FeedAccess(own, ())
+    access = DestinationPolicy(own, ())
     if passes:
         access.check(where)
     else:
-        with pytest.raises(AddressRefused):
+        with pytest.raises(AddressForbidden):
             access.check(where)
 
 
 @pytest.mark.parametrize("allowed", [("10.0.0.8",), ("10.0.0.0/24",), ("169.254.0.1", "10.0.0.0/8")])
 def test_the_configuration_allows_addresses_and_networks(allowed: tuple[str, ...]) -> None:
-    access = FeedAccess(PUBLIC, NewsConfig(allow_private=allowed).allow_private)
+    access = DestinationPolicy(PUBLIC, NewsConfig(allow_private=allowed).allow_private)
     access.check("http://10.0.0.8/feed")
-    with pytest.raises(AddressRefused):
+    with pytest.raises(AddressForbidden):
         access.check("http://192.168.0.1/feed")
 
 
@@ -105,9 +105,9 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
     return known
 
 
-async def get(url: str, clock: ManualClock, own: str = "", allowed: tuple[str, ...] = ()) -> Answer:
+async def get(url: str, clock: ManualClock, own: str = "", allowed: tuple[str, ...] = ()) -> FeedResponse:
     config = NewsConfig(allow_private=allowed)
-    access = FeedAccess(own or url, config.allow_private)
+    access = DestinationPolicy(own or url, config.allow_private)
     async with access.session(config) as session:
         return await fetch(session, url, config, clock, access=access)
 
@@ -137,7 +137,7 @@ async def test_a_redirect_to_another_service_of_this_machine_is_not_followed(
         url = feed_server.at(
             "/feed", web.Response(status=code, headers={"Location": f"http://127.0.0.1:{port}/admin"})
         )
-        with pytest.raises(AddressRefused):
+        with pytest.raises(AddressForbidden):
             await get(url, clock)
     finally:
         await runner.cleanup()
@@ -174,7 +174,7 @@ async def test_each_connection_is_checked_not_the_first_alone(
     feed_server.at("/feed", FEED)
     names["feeds.test"] = ["203.0.113.1", "127.0.0.1"]  # then it is bound to this machine
     port = int(feed_server.url.rpartition(":")[2])
-    access = FeedAccess("http://feeds.test/", ())
+    access = DestinationPolicy("http://feeds.test/", ())
     for _ in range(2):
         with pytest.raises(OSError, match="not on the public internet"):
             await access.resolve("feeds.test", port)
@@ -187,7 +187,7 @@ async def test_a_proxy_of_the_environment_may_be_private_and_addresses_behind_it
     monkeypatch.setenv("http_proxy", feed_server.url)
     assert (await get("http://feeds.test/feed", clock)).body == FEED
     feed_server.at("/feed", web.Response(status=302, headers={"Location": "http://10.0.0.1/feed"}))
-    with pytest.raises(AddressRefused):
+    with pytest.raises(AddressForbidden):
         await get("http://feeds.test/feed", clock)
 
 
@@ -203,11 +203,11 @@ async def test_a_name_that_hangs_delays_no_other(
         return real("127.0.0.1" if host.endswith(".test") else host, *args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    hanging = [FeedAccess("http://hangs.test/", ("hangs.test",)) for _ in range(12)]
+    hanging = [DestinationPolicy("http://hangs.test/", ("hangs.test",)) for _ in range(12)]
     tasks = [asyncio.create_task(access.resolve("hangs.test", 80)) for access in hanging for _ in range(4)]
-    found = await FeedAccess("http://good.test/", ("good.test",)).resolve("good.test", 80)
+    found = await DestinationPolicy("http://good.test/", ("good.test",)).resolve("good.test", 80)
     assert found[0]["host"] == "127.0.0.1"
-    with pytest.raises(OSError, match="were not answered"):
+    with pytest.raises(OSError, match="still pending"):
         await hanging[0].resolve("hangs.test", 80)
     assert not any(task.done() for task in tasks)
     released.set()

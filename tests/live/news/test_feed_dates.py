@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.live.news.feed_dates import MAX_LENGTH, Moment, read_date
+from agent.live.news.feed_dates import MAX_LENGTH, FeedDate, parse_date
 
 DATE = "Tue, 01 Jul 2025 "  # in summer; noon there is 12:00 minus the offset of the zone in UTC
 
@@ -55,9 +55,9 @@ def at(moment: str) -> int:
 @pytest.mark.parametrize("zone", ZONES)
 def test_zones_of_the_world(zone: str) -> None:
     expected = f"2025-07-01 {ZONES[zone]}"
-    assert read_date(f"{DATE}12:00:00 {zone}") == Moment(at(expected))
-    assert read_date(f"{DATE}12:00 {zone}") == Moment(at(expected)), "without seconds"
-    assert read_date(f"2025-07-01T12:00:00 {zone}") == Moment(at(expected))
+    assert parse_date(f"{DATE}12:00:00 {zone}") == FeedDate(at(expected))
+    assert parse_date(f"{DATE}12:00 {zone}") == FeedDate(at(expected)), "without seconds"
+    assert parse_date(f"2025-07-01T12:00:00 {zone}") == FeedDate(at(expected))
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_zones_of_the_world(zone: str) -> None:
 )
 def test_a_time_in_no_known_zone_has_a_bound_alone(zone: str) -> None:
     """Noon in the westernmost zone, UTC-12, is midnight in UTC."""
-    assert read_date(f"{DATE}12:00:00 {zone}") == Moment(None, at("2025-07-02 00:00"))
-    assert read_date(f"2025-07-01T12:00:00 {zone}".strip()) == Moment(None, at("2025-07-02 00:00"))
+    assert parse_date(f"{DATE}12:00:00 {zone}") == FeedDate(None, at("2025-07-02 00:00"))
+    assert parse_date(f"2025-07-01T12:00:00 {zone}".strip()) == FeedDate(None, at("2025-07-02 00:00"))
 
 
 DATES = [
@@ -160,14 +160,14 @@ DATES = [
 
 @pytest.mark.parametrize(("text", "moment"), DATES)
 def test_dates(text: str, moment: str | None) -> None:
-    assert read_date(text).at == (None if moment is None else at(moment))
+    assert parse_date(text).at == (None if moment is None else at(moment))
 
 
 @given(
     st.text(alphabet=st.sampled_from("0123456789:-/,. +()TZapmJulTueGMTesDé\t\u2212日"), max_size=MAX_LENGTH)
 )
 def test_any_text_is_a_date_or_none(text: str) -> None:
-    assert isinstance(read_date(text), Moment)
+    assert isinstance(parse_date(text), FeedDate)
 
 
 @given(
@@ -177,7 +177,7 @@ def test_any_text_is_a_date_or_none(text: str) -> None:
 def test_a_date_in_any_zone_is_the_same_moment(seconds: int, offset: int) -> None:
     local = datetime.fromtimestamp(seconds, UTC)
     zone = f"{'-' if offset < 0 else '+'}{abs(offset) // 60:02}{abs(offset) % 60:02}"
-    expected = Moment(1000 * seconds - offset * 60_000)
-    assert read_date(local.strftime("%a, %d %b %Y %H:%M:%S ") + zone) == expected
-    assert read_date(local.strftime("%Y-%m-%dT%H:%M:%S") + zone) == expected
-    assert read_date(local.strftime("%B %d, %Y %I:%M:%S %p ") + zone) == expected
+    expected = FeedDate(1000 * seconds - offset * 60_000)
+    assert parse_date(local.strftime("%a, %d %b %Y %H:%M:%S ") + zone) == expected
+    assert parse_date(local.strftime("%Y-%m-%dT%H:%M:%S") + zone) == expected
+    assert parse_date(local.strftime("%B %d, %Y %I:%M:%S %p ") + zone) == expected

@@ -1,4 +1,4 @@
-"""One GET of a feed: what is asked, what is taken, and what is refused."""
+"""HTTP GET of a feed: request headers, accepted responses and rejected ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from agent.config.live import NewsConfig
-from agent.live.news.fetch import Answer, FetchError, fetch
+from agent.live.news.fetch import FeedResponse, FetchError, fetch
 from tests.support.feed_server import FeedServer, conditional, item, rss
 from tests.support.producers import T0, ManualClock
 
@@ -25,7 +25,7 @@ LIMIT = 10_000
 async def get(clock: ManualClock) -> AsyncIterator[Any]:
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
-        async def run(url: str, **validators: str) -> Answer:
+        async def run(url: str, **validators: str) -> FeedResponse:
             return await fetch(
                 session, url, NewsConfig(max_bytes=LIMIT, max_redirects=3), clock, **validators
             )
@@ -50,7 +50,7 @@ async def test_an_unchanged_document_is_not_sent_again(get: Any, feed_server: Fe
     assert (answer.status, answer.body) == (304, None)
 
 
-async def test_it_says_who_asks_and_what_it_can_read(get: Any, feed_server: FeedServer) -> None:
+async def test_a_request_has_user_agent_and_accept_headers(get: Any, feed_server: FeedServer) -> None:
     await get(feed_server.at("/feed", FEED))
     headers = feed_server.requests[0].headers
     assert headers["User-Agent"].startswith("tapewire")
@@ -76,7 +76,7 @@ async def test_compressed_documents_are_unpacked(get: Any, feed_server: FeedServ
 
 
 def in_pieces(request: web.Request) -> Any:
-    """More than the limit, without saying so beforehand."""
+    """A chunked response larger than the limit, without Content-Length."""
 
     async def stream() -> web.StreamResponse:
         response = web.StreamResponse()
@@ -105,13 +105,13 @@ REFUSED = {
     "not there": (web.Response(status=404), "HTTP 404 Not Found"),
     "gone": (web.Response(status=410), "HTTP 410 Gone"),
     "empty-handed": (web.Response(status=204), "HTTP 204 No Content"),
-    "to a file": (web.Response(status=302, headers={"Location": "file:///etc/passwd"}), "no http.s. address"),
+    "to a file": (web.Response(status=302, headers={"Location": "file:///etc/passwd"}), "not an http.s. URL"),
     "to a script": (
         web.Response(status=302, headers={"Location": "javascript:alert(1)"}),
-        "no http.s. address",
+        "not an http.s. URL",
     ),
-    "to a broken host": (web.Response(status=302, headers={"Location": "http://[::1"}), "no http.s. address"),
-    "to FTP": (web.Response(status=301, headers={"Location": "ftp://news.test/feed"}), "no http.s. address"),
+    "to a broken host": (web.Response(status=302, headers={"Location": "http://[::1"}), "not an http.s. URL"),
+    "to FTP": (web.Response(status=301, headers={"Location": "ftp://news.test/feed"}), "not an http.s. URL"),
     "to itself": (web.Response(status=302, headers={"Location": "/feed"}), "more than 3 redirects"),
     "to nowhere": (web.Response(status=302), "more than 3 redirects"),
 }
@@ -134,11 +134,11 @@ def to(path: str, status: int) -> web.Response:
         ([301], "/1"),
         ([308, 301], "/2"),
         ([302], ""),
-        ([307, 301], ""),  # who knows where it will lead next time
+        ([307, 301], ""),  # a temporary redirect may lead elsewhere next time
         ([301, 302], "/1"),
     ],
 )
-async def test_redirects_are_followed_and_lasting_ones_told(
+async def test_redirects_are_followed_and_permanent_ones_reported(
     get: Any, feed_server: FeedServer, hops: list[int], moved_to: str
 ) -> None:
     for number, status in enumerate(hops):

@@ -15,7 +15,7 @@ from agent.core.events import HOUR_MS, News
 from agent.live.news.news_producer import NewsProducer
 from agent.system.backoff import BackoffConfig
 from tests.support.feed_server import FeedServer, endless, item, numbers, rss
-from tests.support.producers import T0, Listener, ManualClock, until
+from tests.support.producers import T0, EventCollector, ManualClock, until
 
 QUICK = BackoffConfig(first=1, ceiling=4, jitter=0)
 SLOWER = BackoffConfig(first=20, factor=2, ceiling=600_000, jitter=0)
@@ -31,19 +31,19 @@ def config_of(*feeds: FeedConfig, **other: Any) -> NewsConfig:
 
 
 async def test_feeds_that_hold_a_parser_delay_no_other_and_wait_longer_each_time(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     """Six of them used to take every thread of the process, so that no other feed was polled and no name resolved."""
     hostile = [feed(feed_server.at(f"/{number}", endless()), f"hostile {number}") for number in range(6)]
     good = feed(feed_server.at("/good", *(rss(item(number)) for number in range(40))), "good")
     producer = NewsProducer(config_of(*hostile, good, parse_timeout=400, retry=SLOWER), clock)
-    background(producer.run(listener))
-    await until(lambda: len(listener.news) >= 12 and sum(one.killed for one in producer.feeds) >= 8)
+    background(producer.run(collector))
+    await until(lambda: len(collector.news) >= 12 and sum(one.killed for one in producer.feeds) >= 8)
     *bad, fine = producer.feeds
     assert fine.errors <= fine.killed, (
         "on a busy machine a small document may take longer than this test's limit"
     )
-    assert list(numbers([news.title for news in listener.news]))[:12] == list(range(12))
+    assert list(numbers([news.title for news in collector.news]))[:12] == list(range(12))
     assert all(one.state == "waiting" for one in bad if one.killed)
     for one in bad:
         if one.killed:
@@ -54,12 +54,12 @@ async def test_feeds_that_hold_a_parser_delay_no_other_and_wait_longer_each_time
 
 
 async def test_a_good_document_between_two_bad_ones_makes_no_wait_shorter(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", endless(), rss(item(1)), endless(), rss(item(1), item(2)), endless())
     producer = NewsProducer(config_of(feed(url), parse_timeout=300, retry=SLOWER), clock)
     waits = []
-    task = background(producer.run(listener))
+    task = background(producer.run(collector))
     while len(waits) < 3 and not task.done():
         seen = producer.feeds[0].killed
         await until(lambda: producer.feeds[0].killed > seen)  # noqa: B023 waited for at once
@@ -73,7 +73,7 @@ async def test_a_good_document_between_two_bad_ones_makes_no_wait_shorter(
 async def test_nothing_of_a_page_on_a_private_address_is_kept(
     feed_server: FeedServer,
     clock: ManualClock,
-    listener: Listener,
+    collector: EventCollector,
     background: Run,
     captured: Callable[[], str],
 ) -> None:
@@ -92,12 +92,12 @@ async def test_nothing_of_a_page_on_a_private_address_is_kept(
             "/feed", web.Response(status=302, headers={"Location": f"http://127.0.0.1:{port}/admin"})
         )
         producer = NewsProducer(config_of(feed(url)), clock)
-        background(producer.run(listener))
+        background(producer.run(collector))
         await until(lambda: producer.feeds[0].errors >= 3)
     finally:
         await runner.cleanup()
     assert visited == []
-    assert listener.events == []
+    assert collector.events == []
     assert "127.0.0.1, which is not on the public internet" in producer.feeds[0].last_error
     assert "allow_private" in producer.feeds[0].last_error
     assert "internal page" not in captured() + str(producer.feeds)
@@ -111,34 +111,34 @@ def batch(number: int, size: int) -> bytes:
 
 
 async def test_a_feed_gives_out_so_many_headlines_a_poll_and_an_hour_and_the_rest_is_counted(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", batch(0, 1), *(batch(number, 30) for number in range(1, 6)))
     producer = NewsProducer(config_of(feed(url), max_new_per_poll=20, max_new_per_hour=50), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: feed_server.asked("/feed") >= 8)
     (health,) = producer.feeds
-    assert len(listener.news) == 1 + 20 + 20 + 10
+    assert len(collector.news) == 1 + 20 + 20 + 10
     assert health.over_limit == 5 * 30 - 50
     assert "100 headlines over the limit were not read (news.max_new_per_hour)" in health.last_error
-    newest = [news for news in listener.news if 1_000 <= next(numbers([news.title])) < 2_000]
+    newest = [news for news in collector.news if 1_000 <= next(numbers([news.title])) < 2_000]
     assert sorted(numbers([news.title for news in newest])) == list(range(1_000, 1_020)), "the newest count"
 
     clock.time += HOUR_MS + 1
     feed_server.at("/feed", batch(9, 15))
-    await until(lambda: len(listener.news) == 51 + 15)
+    await until(lambda: len(collector.news) == 51 + 15)
 
 
 async def test_the_first_document_of_a_big_feed_is_a_backlog_and_meets_no_limit(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     backlog = rss(*(item(number, published=T0 - HOUR_MS - number) for number in range(60)))
     url = feed_server.at("/feed", backlog)
     producer = NewsProducer(config_of(feed(url), max_new_per_poll=20, max_new_per_hour=20), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: feed_server.asked("/feed") >= 3)
-    assert len(listener.news) == 60
-    assert not any(news.actionable for news in listener.news)
+    assert len(collector.news) == 60
+    assert not any(news.actionable for news in collector.news)
     assert producer.feeds[0].over_limit == 0
 
 
@@ -165,26 +165,26 @@ def assert_shows_no_control_character(*texts: str) -> None:
 async def test_a_servers_phrase_can_not_command_a_terminal(
     feed_server: FeedServer,
     clock: ManualClock,
-    listener: Listener,
+    collector: EventCollector,
     background: Run,
     captured: Callable[[], str],
 ) -> None:
     phrase = "\x1b[2J\x1b]0;owned\x07\x9b31m Nope".encode("latin-1")
     url = feed_server.at("/feed", raw(b"HTTP/1.1 503 " + phrase + b"\r\nContent-Length: 0\r\n\r\n"))
     producer = NewsProducer(config_of(feed(url)), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.feeds[0].errors >= 2)
     assert_shows_no_control_character(producer.feeds[0].last_error, producer.health.last_error, captured())
 
 
 async def test_no_text_of_a_feed_can_command_a_terminal(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     dirty = "up\u202e\u2066\u2028\x9bdown"
     body = rss(item(1, title=dirty, description=dirty, link=f"https://news.test/{dirty}"), title=dirty)
-    background(NewsProducer(config_of(feed(feed_server.at("/feed", body))), clock).run(listener))
-    await until(lambda: bool(listener.news))
-    (news,) = listener.news
+    background(NewsProducer(config_of(feed(feed_server.at("/feed", body))), clock).run(collector))
+    await until(lambda: bool(collector.news))
+    (news,) = collector.news
     assert_shows_no_control_character(news.title, news.summary, news.publisher, news.url, news.published_raw)
 
 
@@ -205,7 +205,7 @@ CANARY = "Canary9f3bA1b2C3d4E5f6G7"
 async def test_a_secret_of_a_feeds_address_shows_nowhere(
     feed_server: FeedServer,
     clock: ManualClock,
-    listener: Listener,
+    collector: EventCollector,
     background: Run,
     captured: Callable[[], str],
     place: str,
@@ -226,11 +226,11 @@ async def test_a_secret_of_a_feeds_address_shows_nowhere(
     }
     feed_server.at(path, replies[kind])
     producer = NewsProducer(config_of(feed(own)), clock)
-    background(producer.run(listener))
-    await until(lambda: producer.feeds[0].errors > 0 or bool(listener.news))
-    said = captured() + str(producer.feeds) + str(producer.health) + str(listener.events)
+    background(producer.run(collector))
+    await until(lambda: producer.feeds[0].errors > 0 or bool(collector.news))
+    said = captured() + str(producer.feeds) + str(producer.health) + str(collector.events)
     assert CANARY not in said
     assert "***" in str(producer.feeds[0].url)
     assert all(
-        isinstance(event, News) and b"\\u" not in msgspec.json.encode(event) for event in listener.events
+        isinstance(event, News) and b"\\u" not in msgspec.json.encode(event) for event in collector.events
     )

@@ -7,20 +7,18 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config.live import FeedConfig, NewsConfig
 from agent.core.events import MINUTE_MS
-from agent.live.news.document import Entry, newest_first
+from agent.live.news.feed_parser import FeedEntry, newest_first, parse_feed
 from agent.live.news.news_producer import NewsProducer
-from agent.live.news.parse import parse
-from agent.live.news.seen_entries import FeedMemory, MemorySeenStore
+from agent.live.news.seen_entries import SeenEntries
 from agent.system.backoff import BackoffConfig
 from tests.support.feed_server import FeedServer, item, rss
-from tests.support.producers import T0, Listener, ManualClock, until
+from tests.support.producers import T0, EventCollector, ManualClock, until
 
 Run = Callable[[Any], asyncio.Task[None]]
 
@@ -74,24 +72,24 @@ POLLS = {
 
 @pytest.mark.parametrize("name", POLLS)
 async def test_each_headline_is_given_out_once(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, name: str
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run, name: str
 ) -> None:
     polls, expected = POLLS[name]
     url = feed_server.at("/feed", *(listing(*entries) for entries in polls))
     feed = FeedConfig(url=url, name="wire", interval=5)
     quick = BackoffConfig(first=1, ceiling=4, jitter=0)
-    background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0, retry=quick), clock).run(listener))
+    background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0, retry=quick), clock).run(collector))
     await until(lambda: feed_server.asked("/feed") >= len(polls) + 2)
-    assert [news.title for news in listener.news] == expected
-    assert len({news.id for news in listener.news}) == len(expected)
+    assert [news.title for news in collector.news] == expected
+    assert len({news.id for news in collector.news}) == len(expected)
 
 
 async def run_polls(
     feed_server: FeedServer,
     clock: ManualClock,
-    listener: Listener,
+    collector: EventCollector,
     background: Run,
-    seen: MemorySeenStore,
+    seen: dict[str, SeenEntries],
     *polls: bytes,
 ) -> None:
     """One life of a producer, which reads these documents."""
@@ -99,7 +97,7 @@ async def run_polls(
     before = feed_server.asked("/feed")
     feed = FeedConfig(url=url, name="wire", interval=5)
     task = background(
-        NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock, seen=seen).run(listener)
+        NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock, seen=seen).run(collector)
     )
     await until(lambda: feed_server.asked("/feed") >= before + len(polls) + 2)
     task.cancel()
@@ -107,40 +105,25 @@ async def run_polls(
 
 
 async def test_what_was_given_out_is_known_after_a_restart(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
-    seen = MemorySeenStore()
-    await run_polls(feed_server, clock, listener, background, seen, listing(A, C), listing(B, A, C))
+    seen: dict[str, SeenEntries] = {}
+    await run_polls(feed_server, clock, collector, background, seen, listing(A, C), listing(B, A, C))
     await run_polls(
-        feed_server, clock, listener, background, seen, listing(B, C), listing(A | {"guid": "u2"}, C)
+        feed_server, clock, collector, background, seen, listing(B, C), listing(A | {"guid": "u2"}, C)
     )
-    assert [news.title for news in listener.news] == ["Other", A["title"], B["title"]]
+    assert [news.title for news in collector.news] == ["Other", A["title"], B["title"]]
 
 
-async def test_a_memory_of_an_earlier_version_knows_what_it_gave_out(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
-) -> None:
-    """It holds keys without titles: nothing of them is given out again, and what is new afterwards has an id of its own."""
-    url = feed_server.at("/feed")
-    keys = [entry.key for entry in parse(listing(A, C), url=url).entries]
-    seen = MemorySeenStore()
-    written = msgspec.json.encode(
-        {"read": True, "etag": "", "last_modified": "", "keys": dict.fromkeys(keys)}
-    )
-    await seen.save(url, msgspec.json.decode(written, type=FeedMemory))
-    await run_polls(feed_server, clock, listener, background, seen, listing(A, C), listing(B, C))
-    assert [news.title for news in listener.news] == [B["title"]]
-
-
-def test_a_memory_is_bounded() -> None:
-    memory = FeedMemory()
+def test_seen_entries_are_bounded() -> None:
+    seen = SeenEntries()
     for number in range(50):
-        (entry,) = parse(rss(item(number))).entries
-        assert not memory.knows(entry)
-        memory.remember(entry)
-        memory.forget(10)
-    assert (len(memory.keys), len(memory.names)) == (10, 20)
-    known = [memory.knows(parse(rss(item(number))).entries[0]) for number in range(50)]
+        (entry,) = parse_feed(rss(item(number))).entries
+        assert not seen.is_known(entry)
+        seen.add(entry)
+        seen.trim(10)
+    assert (len(seen.keys), len(seen.names)) == (10, 20)
+    known = [seen.is_known(parse_feed(rss(item(number))).entries[0]) for number in range(50)]
     assert known == [False] * 40 + [True] * 10
 
 
@@ -149,9 +132,9 @@ def test_a_memory_is_bounded() -> None:
 FAR = 10**15
 
 
-def entries(*dates: int | None) -> list[Entry]:
+def entries(*dates: int | None) -> list[FeedEntry]:
     """Entries that are called by their place."""
-    return [Entry(str(place), str(place), "", "", "", date, "") for place, date in enumerate(dates)]
+    return [FeedEntry(str(place), str(place), "", "", "", date, "") for place, date in enumerate(dates)]
 
 
 @pytest.mark.parametrize(
@@ -183,11 +166,11 @@ def test_the_newest_count_in_whatever_order_a_document_is(
 
 
 async def test_the_newest_of_a_feed_that_lists_the_oldest_first_are_given_out(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     """700 items, a second apart, the newest at the end: 500 count, aged 0 to 499 s."""
     body = rss(*(item(age, published=T0 - 1_000 * age) for age in range(699, -1, -1)))
     feed = FeedConfig(url=feed_server.at("/feed", body), name="wire", interval=5)
-    background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock).run(listener))
+    background(NewsProducer(NewsConfig(feeds=(feed,), spread=0, jitter=0), clock).run(collector))
     await until(lambda: feed_server.asked("/feed") >= 3)
-    assert [(T0 - news.ts) // 1_000 for news in listener.news] == list(range(499, -1, -1))
+    assert [(T0 - news.ts) // 1_000 for news in collector.news] == list(range(499, -1, -1))

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.errors import DataError
-from agent.live.news.document import Document
-from agent.live.news.parse import MAX_SUMMARY, MAX_TITLE, parse
+from agent.live.news.feed_parser import MAX_SUMMARY, MAX_TITLE, FeedDocument, parse_feed
 from agent.live.news.parser_pool import ParserPool
 
 NOON = 1_790_424_000_000  # 2026-09-26T12:00:00Z
@@ -39,7 +38,7 @@ ITEM = {
     "content_type", ["application/feed+json", "application/json; charset=utf-8", "text/html", ""]
 )
 def test_an_item(version: str, content_type: str) -> None:
-    document = parse(feed(ITEM, version=version), content_type=content_type)
+    document = parse_feed(feed(ITEM, version=version), content_type=content_type)
     (entry,) = document.entries
     assert (document.title, document.empty, document.cut_off) == ("The Wire", 0, False)
     assert entry[1:7] == (
@@ -68,14 +67,14 @@ def test_an_item(version: str, content_type: str) -> None:
     ],
 )
 def test_fields(changed: dict[str, Any], field: str, value: object) -> None:
-    (entry,) = parse(feed(ITEM | changed)).entries
+    (entry,) = parse_feed(feed(ITEM | changed)).entries
     assert getattr(entry, field) == value
 
 
 def test_ids_are_texts_or_numbers_and_tell_items_apart() -> None:
     keys = [
         entry.key
-        for entry in parse(
+        for entry in parse_feed(
             feed({"id": "1", "title": "A"}, {"id": 1, "title": "A"}, {"id": 2, "title": "A"})
         ).entries
     ]
@@ -83,7 +82,9 @@ def test_ids_are_texts_or_numbers_and_tell_items_apart() -> None:
 
 
 def test_items_without_text_are_counted_and_texts_bounded() -> None:
-    document = parse(feed({"id": "1"}, 7, {"id": "2", "title": "x" * 10_000, "content_text": "y" * 10_000}))
+    document = parse_feed(
+        feed({"id": "1"}, 7, {"id": "2", "title": "x" * 10_000, "content_text": "y" * 10_000})
+    )
     assert document.empty == 1
     (entry,) = document.entries
     assert (len(entry.title), len(entry.summary)) == (MAX_TITLE, MAX_SUMMARY)
@@ -92,28 +93,28 @@ def test_items_without_text_are_counted_and_texts_bounded() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"{}", "no JSON Feed"),
-        (b'{"version": "https://jsonfeed.org/version/1.1"}', "no JSON Feed"),
-        (b'{"version": 1, "items": []}', "no JSON Feed"),
-        (feed(ITEM)[:-10], "can be read"),
-        (b'{"a":' * 1_000_000, "can be read"),
-        (b'{"version": ' + b"9" * 100_000 + b"}", "can be read"),
-        (b"{\xff}", "can be read"),
+        (b"{}", "nor JSON Feed"),
+        (b'{"version": "https://jsonfeed.org/version/1.1"}', "nor JSON Feed"),
+        (b'{"version": 1, "items": []}', "nor JSON Feed"),
+        (feed(ITEM)[:-10], "valid JSON"),
+        (b'{"a":' * 1_000_000, "valid JSON"),
+        (b'{"version": ' + b"9" * 100_000 + b"}", "valid JSON"),
+        (b"{\xff}", "valid JSON"),
         (feed(*[0] * 100_001), "more than 100000 elements"),
     ],
 )
 def test_what_is_refused(body: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
-        parse(body)
+        parse_feed(body)
 
 
 def test_a_byte_order_mark_is_no_text() -> None:
-    assert len(parse(b"\xef\xbb\xbf \n" + feed(ITEM)).entries) == 1
+    assert len(parse_feed(b"\xef\xbb\xbf \n" + feed(ITEM)).entries) == 1
 
 
 async def test_it_is_read_in_a_worker() -> None:
     async with ParserPool(600_000, 256_000_000) as pool:
-        assert await pool.parse(feed(ITEM)) == parse(feed(ITEM))
+        assert await pool.parse(feed(ITEM)) == parse_feed(feed(ITEM))
 
 
 VALUES = st.recursive(
@@ -130,4 +131,4 @@ VALUES = st.recursive(
 )
 def test_any_values_are_read_or_refused(items: list[dict[str, Any]], title: Any) -> None:
     with suppress(DataError):
-        assert isinstance(parse(feed(*items, title=title)), Document)
+        assert isinstance(parse_feed(feed(*items, title=title)), FeedDocument)

@@ -1,4 +1,4 @@
-"""The news producer against feeds on loopback: what is new, what of it may be traded on, and what a bad feed can't do."""
+"""The news producer against feeds on loopback: new entries, actionable entries, and failing feeds."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from aiohttp import web
 from agent.config.live import FeedConfig, NewsConfig
 from agent.core.events import DAY_MS, HOUR_MS, MINUTE_MS, Event, News
 from agent.live.news.news_producer import NewsProducer
-from agent.live.news.seen_entries import MemorySeenStore
+from agent.live.news.seen_entries import SeenEntries
 from agent.system.backoff import BackoffConfig
 from tests.support.feed_server import FeedServer, conditional, item, numbers, rss
-from tests.support.producers import T0, Listener, ManualClock, until
+from tests.support.producers import T0, EventCollector, ManualClock, until
 
 QUICK = BackoffConfig(first=1, ceiling=4, jitter=0)
 Run = Callable[[Any], asyncio.Task[None]]
@@ -30,18 +30,18 @@ def config_of(*feeds: FeedConfig, **other: Any) -> NewsConfig:
     return NewsConfig.model_validate({"feeds": feeds, "spread": 0, "jitter": 0, "retry": QUICK} | other)
 
 
-def heard(listener: Listener) -> list[int]:
-    return list(numbers([news.title for news in listener.news]))
+def emitted(collector: EventCollector) -> list[int]:
+    return list(numbers([news.title for news in collector.news]))
 
 
 async def test_a_headline_as_the_agent_sees_it(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     published = T0 - MINUTE_MS
     url = feed_server.at("/feed", rss(item(1, published=published, description="For <i>good</i>")))
-    background(NewsProducer(config_of(feed(url, currencies=("BTC",))), clock).run(listener))
-    await until(lambda: len(listener.news) == 1)
-    (news,) = listener.news
+    background(NewsProducer(config_of(feed(url, currencies=("BTC",))), clock).run(collector))
+    await until(lambda: len(collector.news) == 1)
+    (news,) = collector.news
     assert news == News(
         id=news.id, ts=published, available_at=T0, title="Miners sell 1 coins", summary="For good", publisher="The Test Wire",
         url="https://news.test/1", currencies=("BTC",), feed="wire", published_raw="Sat, 26 Sep 2026 07:59:00 GMT",
@@ -50,16 +50,16 @@ async def test_a_headline_as_the_agent_sees_it(
 
 
 async def test_an_entry_is_news_once_and_the_oldest_comes_first(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     at = {number: T0 - (10 - number) * MINUTE_MS for number in range(1, 6)}
     items = [item(number, published=at[number]) for number in range(1, 6)]
     url = feed_server.at("/feed", rss(*items[2::-1]), rss(*items[2::-1]), rss(*items[::-1]))
     producer = NewsProducer(config_of(feed(url)), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: feed_server.asked("/feed") >= 5)
-    assert heard(listener) == [1, 2, 3, 4, 5]
-    assert len({news.id for news in listener.news}) == 5
+    assert emitted(collector) == [1, 2, 3, 4, 5]
+    assert len({news.id for news in collector.news}) == 5
     assert producer.feeds[0].duplicates >= 3
     assert producer.feeds[0].news == 5
 
@@ -84,7 +84,7 @@ AGES = [
 async def test_what_may_be_traded_on_and_whose_date_is_believed(
     feed_server: FeedServer,
     clock: ManualClock,
-    listener: Listener,
+    collector: EventCollector,
     background: Run,
     age: int | None,
     known: bool,
@@ -94,9 +94,9 @@ async def test_what_may_be_traded_on_and_whose_date_is_believed(
     entry = item(7, published=None if age is None else T0 - age)
     url = feed_server.at("/feed", *([rss()] if known else []), rss(entry))
     producer = NewsProducer(config_of(feed(url)), clock)
-    background(producer.run(listener))
-    await until(lambda: len(listener.news) == 1)
-    (news,) = listener.news
+    background(producer.run(collector))
+    await until(lambda: len(collector.news) == 1)
+    (news,) = collector.news
     assert (news.actionable, news.trusted_time) == (actionable, trusted)
     assert news.available_at == T0
     assert news.ts == (min(T0 - (age or 0), T0) if trusted else T0)
@@ -125,7 +125,7 @@ async def test_what_may_be_traded_on_and_whose_date_is_believed(
 async def test_dates_in_zones_of_the_world(
     feed_server: FeedServer,
     clock: ManualClock,
-    listener: Listener,
+    collector: EventCollector,
     background: Run,
     written: str,
     ts: int,
@@ -135,9 +135,9 @@ async def test_dates_in_zones_of_the_world(
     producer = NewsProducer(
         config_of(feed(feed_server.at("/feed", rss(), rss(item(7, pubDate=written))))), clock
     )
-    background(producer.run(listener))
-    await until(lambda: len(listener.news) == 1)
-    (news,) = listener.news
+    background(producer.run(collector))
+    await until(lambda: len(collector.news) == 1)
+    (news,) = collector.news
     assert (news.ts, news.actionable, news.trusted_time, news.published_raw) == (
         ts,
         actionable,
@@ -148,65 +148,65 @@ async def test_dates_in_zones_of_the_world(
 
 
 async def test_a_document_that_has_not_changed_is_not_sent_again(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at(
         "/feed", conditional(rss(item(1)), etag='W/"7"', last_modified="Sat, 26 Sep 2026 07:00:00 GMT")
     )
     producer = NewsProducer(config_of(feed(url)), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.feeds[0].unchanged >= 3)
-    assert heard(listener) == [1]
+    assert emitted(collector) == [1]
     assert producer.feeds[0].bytes == len(rss(item(1)))
     assert producer.health.state == "live"
 
 
 async def test_validators_of_a_document_that_could_not_be_read_are_not_kept(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     broken = web.Response(body=b"<html>Under repair</html>", headers={"ETag": '"7"'})
     url = feed_server.at("/feed", broken, conditional(rss(item(1)), etag='"7"'))
-    background(NewsProducer(config_of(feed(url)), clock).run(listener))
-    await until(lambda: heard(listener) == [1])
+    background(NewsProducer(config_of(feed(url)), clock).run(collector))
+    await until(lambda: emitted(collector) == [1])
 
 
 async def test_what_a_document_that_was_cut_off_lacks_is_asked_for_again(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     whole = rss(item(1), item(2), item(3))
     half = web.Response(body=whole[: whole.index(b"<guid>id-2")], headers={"ETag": '"7"'})
     url = feed_server.at("/feed", half, conditional(whole, etag='"7"'))
-    background(NewsProducer(config_of(feed(url)), clock).run(listener))
-    await until(lambda: len(listener.news) == 3)
-    assert heard(listener) == [1, 3, 2]
+    background(NewsProducer(config_of(feed(url)), clock).run(collector))
+    await until(lambda: len(collector.news) == 3)
+    assert emitted(collector) == [1, 3, 2]
 
 
 async def test_after_a_restart_old_entries_are_old(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
-    seen = MemorySeenStore()
+    seen: dict[str, SeenEntries] = {}
     url = feed_server.at("/feed", conditional(rss(item(1), item(2)), etag='"7"'))
-    first = background(NewsProducer(config_of(feed(url)), clock, seen=seen).run(listener))
+    first = background(NewsProducer(config_of(feed(url)), clock, seen=seen).run(collector))
     await until(lambda: feed_server.asked("/feed") >= 2)
     first.cancel()
     feed_server.at("/feed", conditional(rss(item(1), item(2), item(3, published=T0)), etag='"8"'))
-    background(NewsProducer(config_of(feed(url)), clock, seen=seen).run(listener))
-    await until(lambda: len(listener.news) == 3)
-    assert sorted(heard(listener)) == [1, 2, 3]
-    assert listener.news[-1].actionable
+    background(NewsProducer(config_of(feed(url)), clock, seen=seen).run(collector))
+    await until(lambda: len(collector.news) == 3)
+    assert sorted(emitted(collector)) == [1, 2, 3]
+    assert collector.news[-1].actionable
     assert feed_server.requests[-1].headers["If-None-Match"] in ('"7"', '"8"')
 
 
 async def test_a_producer_cancelled_in_the_middle_of_a_backlog_gives_out_the_rest_as_backlog(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     reached = asyncio.Event()
 
     async def stuck(event: Event) -> None:
-        if len(listener.news) == 2:
+        if len(collector.news) == 2:
             reached.set()
             await asyncio.Event().wait()
-        listener(event)
+        collector(event)
 
     ages = {number: T0 - (60 - number) * MINUTE_MS for number in range(1, 5)}
     url = feed_server.at("/feed", rss(*(item(number, published=ages[number]) for number in range(4, 0, -1))))
@@ -215,30 +215,30 @@ async def test_a_producer_cancelled_in_the_middle_of_a_backlog_gives_out_the_res
     await asyncio.wait_for(reached.wait(), 10)
     task.cancel()
     await asyncio.wait([task])
-    background(producer.run(listener))
-    await until(lambda: len(listener.news) == 4)
-    assert heard(listener) == [1, 2, 3, 4]
-    assert not any(news.actionable for news in listener.news)
+    background(producer.run(collector))
+    await until(lambda: len(collector.news) == 4)
+    assert emitted(collector) == [1, 2, 3, 4]
+    assert not any(news.actionable for news in collector.news)
 
 
 async def test_a_huge_document_counts_with_its_newest_entries_and_never_comes_twice(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", rss(*(item(number) for number in range(50))))
     config = config_of(feed(url), max_entries=20, max_seen=1)
-    background(NewsProducer(config, clock).run(listener))
+    background(NewsProducer(config, clock).run(collector))
     await until(lambda: feed_server.asked("/feed") >= 4)
-    assert sorted(heard(listener)) == list(range(20))
+    assert sorted(emitted(collector)) == list(range(20))
 
 
 async def test_the_same_id_in_two_feeds_is_two_headlines(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
-    """Ids are only unique within a feed; that two tell one story is for the core to see."""
+    """Ids are unique only within a feed; the core detects duplicate stories."""
     feeds = [feed(feed_server.at(path, rss(item(1))), name=path) for path in ("/a", "/b")]
-    background(NewsProducer(config_of(*feeds), clock).run(listener))
-    await until(lambda: len(listener.news) == 2)
-    assert len({news.id for news in listener.news}) == 2
+    background(NewsProducer(config_of(*feeds), clock).run(collector))
+    await until(lambda: len(collector.news) == 2)
+    assert len({news.id for news in collector.news}) == 2
 
 
 # -- feeds that fail -------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ FAILURES = {
     "HTTP 500": web.Response(status=500),
     "neither RSS nor Atom": web.Response(body=b"<html>hello</html>"),
     "larger than 5000 bytes": web.Response(body=b" " * 6_000),
-    "no http(s) address": web.Response(status=302, headers={"Location": "file:///etc/passwd"}),
+    "not an http(s) URL": web.Response(status=302, headers={"Location": "file:///etc/passwd"}),
     "more than 2 redirects": web.Response(status=302, headers={"Location": "/bad"}),
     "TimeoutError": never,
 }
@@ -264,7 +264,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("reason", FAILURES)
 async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run, reason: str
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run, reason: str
 ) -> None:
     good = [rss(*(item(number) for number in range(count))) for count in range(1, 5)]
     feeds = [
@@ -273,8 +273,8 @@ async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
     ]
     config = config_of(*feeds, max_bytes=5_000, max_redirects=2, total_timeout=30)
     producer = NewsProducer(config, clock, rng=random.Random(1))
-    background(producer.run(listener))
-    await until(lambda: len(listener.news) == 4 and producer.feeds[0].errors >= 2)
+    background(producer.run(collector))
+    await until(lambda: len(collector.news) == 4 and producer.feeds[0].errors >= 2)
     bad, fine = producer.feeds
     assert (bad.state, fine.state, producer.health.state) == ("waiting", "live", "live")
     assert reason in bad.last_error
@@ -282,63 +282,63 @@ async def test_a_feed_that_fails_is_tried_again_and_harms_no_other(
     assert producer.health.errors == bad.errors
 
 
-async def test_nobody_listens(
-    clock: ManualClock, listener: Listener, background: Run, unused_tcp_port: int
+async def test_a_server_that_refuses_connections_is_retried(
+    clock: ManualClock, collector: EventCollector, background: Run, unused_tcp_port: int
 ) -> None:
     producer = NewsProducer(config_of(feed(f"http://127.0.0.1:{unused_tcp_port}/feed")), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: producer.feeds[0].errors >= 3)
     assert producer.health.state == "waiting"
     assert str(unused_tcp_port) in producer.health.last_error
 
 
 async def test_a_feed_that_comes_back_is_read_again(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     url = feed_server.at("/feed", web.Response(status=503), web.Response(status=500), rss(item(1)))
     producer = NewsProducer(config_of(feed(url)), clock)
-    background(producer.run(listener))
-    await until(lambda: heard(listener) == [1])
+    background(producer.run(collector))
+    await until(lambda: emitted(collector) == [1])
     assert producer.feeds[0].errors == 2
     assert producer.feeds[0].status == 200
 
 
 async def test_a_feed_that_is_gone_is_left_alone(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     gone = feed_server.at("/gone", web.Response(status=410))
     there = feed_server.at("/there", rss(item(1)))
     producer = NewsProducer(config_of(feed(gone, name="gone"), feed(there, name="there")), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: feed_server.asked("/there") >= 5)
     assert feed_server.asked("/gone") == 1
     assert producer.feeds[0].state == "disabled"
 
 
 async def test_a_server_that_asks_for_an_hour_gets_it(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     busy = feed_server.at("/busy", web.Response(status=429, headers={"Retry-After": "3600"}))
     there = feed_server.at("/there", rss(item(1)))
     producer = NewsProducer(config_of(feed(busy, name="busy"), feed(there, name="there")), clock)
-    background(producer.run(listener))
+    background(producer.run(collector))
     await until(lambda: feed_server.asked("/there") >= 5)
     assert feed_server.asked("/busy") == 1
     assert producer.feeds[0].next_poll_at == T0 + HOUR_MS
 
 
-async def test_a_feed_that_moved_for_good_is_said_so(
-    feed_server: FeedServer, clock: ManualClock, listener: Listener, background: Run
+async def test_a_permanent_redirect_is_reported(
+    feed_server: FeedServer, clock: ManualClock, collector: EventCollector, background: Run
 ) -> None:
     new = feed_server.at("/new", rss(item(1)))
     old = feed_server.at("/old", web.Response(status=301, headers={"Location": "/new"}))
     producer = NewsProducer(config_of(feed(old)), clock)
-    background(producer.run(listener))
-    await until(lambda: heard(listener) == [1])
+    background(producer.run(collector))
+    await until(lambda: emitted(collector) == [1])
     assert producer.feeds[0].moved_to == new
 
 
-async def test_what_the_taker_raises_ends_the_run(feed_server: FeedServer, clock: ManualClock) -> None:
+async def test_an_exception_of_the_consumer_ends_the_run(feed_server: FeedServer, clock: ManualClock) -> None:
     def broken(event: Event) -> None:
         raise RuntimeError("the journal is full")
 

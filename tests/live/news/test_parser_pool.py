@@ -1,4 +1,4 @@
-"""Documents parsed in processes of their own: killed when they take too long, never in each other's way, gone with their parent."""
+"""Documents parsed in separate processes, which are killed on time-out, delay no other document and end with their parent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.errors import DataError
-from agent.live.news.document import Document
-from agent.live.news.parse import parse
+from agent.live.news.feed_parser import FeedDocument, parse_feed
 from agent.live.news.parser_pool import ParseKilled, ParserPool
 from tests.conftest import ROOT
 from tests.support.feed_server import endless, item, rss
@@ -32,7 +31,7 @@ async def pool() -> AsyncIterator[ParserPool]:
 
 
 def lives(pid: int) -> bool:
-    """Whether a process runs; one that ended and waits to be noticed doesn't."""
+    """Return whether a process runs; a zombie doesn't."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
     except OSError:
@@ -46,7 +45,9 @@ async def test_a_document_is_read_as_in_this_process_and_the_worker_is_used_agai
         item(2, link="/two"),
         item(3, title=""),
     )
-    assert await pool.parse(body, url="https://news.test/feed") == parse(body, url="https://news.test/feed")
+    assert await pool.parse(body, url="https://news.test/feed") == parse_feed(
+        body, url="https://news.test/feed"
+    )
     (worker,) = pool.processes
     for number in range(5):
         assert (await pool.parse(rss(item(number)))).entries[0].title == f"Miners sell {number} coins"
@@ -70,7 +71,7 @@ async def test_a_document_that_takes_too_long_is_killed() -> None:
         assert [entry.title for entry in document.entries] == ["Miners sell 1 coins"]
 
 
-async def _patiently(pool: ParserPool, body: bytes) -> Document:
+async def _patiently(pool: ParserPool, body: bytes) -> FeedDocument:
     """On a machine that is busy even a small document may take longer than the short time of a test."""
     while True:
         with suppress(ParseKilled):
@@ -91,10 +92,10 @@ async def test_documents_that_take_long_leave_a_worker_to_the_others() -> None:
         for task in hostile:
             task.cancel()
         await asyncio.wait(hostile)
-        assert len(pool.processes) <= 1, "a document that nobody waits for is not parsed"
+        assert len(pool.processes) <= 1, "a cancelled document is not parsed"
 
 
-async def test_a_suspect_document_waits_for_the_slow_one_and_keeps_nobody_waiting() -> None:
+async def test_a_suspect_document_waits_for_the_slow_lane_and_delays_no_other() -> None:
     async with ParserPool(LONG, MEMORY, quick=0.3) as pool:
         suspects = [asyncio.create_task(pool.parse(endless(), suspect=True)) for _ in range(3)]
         for number in range(5):
@@ -108,7 +109,7 @@ async def test_a_suspect_document_waits_for_the_slow_one_and_keeps_nobody_waitin
 
 async def test_a_worker_holds_no_more_memory_than_it_may() -> None:
     async with ParserPool(LONG, 16_000_000) as pool:
-        with pytest.raises(DataError, match=r"more memory than is allowed|died of the document"):
+        with pytest.raises(DataError, match=r"more memory than is allowed|crashed the parser"):
             await pool.parse(rss(*(item(number) for number in range(12_000))))
         assert (await pool.parse(rss(item(1)))).entries
 
@@ -117,7 +118,7 @@ async def test_a_worker_that_dies_is_replaced(pool: ParserPool) -> None:
     await pool.parse(rss(item(1)))
     (first,) = pool.processes
     os.kill(first, signal.SIGKILL)
-    with pytest.raises(ParseKilled, match="died"):
+    with pytest.raises(ParseKilled, match="crashed"):
         await pool.parse(rss(item(1)))
     assert (await pool.parse(rss(item(2)))).entries
     assert pool.processes != [first]

@@ -1,4 +1,4 @@
-"""Bare ampersands and character references that name no character: mended, so that they cost no entry and change no text."""
+"""Repair of bare ampersands and invalid character references, without loss of entries or changes of other text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agent.live.news.parse import parse
-from agent.live.news.repair import mend, mend_text
+from agent.live.news.feed_parser import parse_feed
+from agent.live.news.repair import repair_references, repair_text
 
 # 0x1F680 = 0x10000 + (0xD83D - 0xD800) * 0x400 + (0xDE80 - 0xDC00); 55357 and 56960 in decimal
 ROCKET = "\U0001f680"
@@ -22,7 +22,7 @@ def feed(title: str, *, encoding: str = "utf-8", doctype: str = "") -> bytes:
 
 
 def titles(body: bytes) -> list[str]:
-    return [entry.title for entry in parse(body).entries]
+    return [entry.title for entry in parse_feed(body).entries]
 
 
 TITLES = [
@@ -101,7 +101,7 @@ def test_a_byte_that_is_no_utf8_changes_no_other_entry(
         b"<rss version='2.0'><channel><item><title>Coin " + byte + b" up</title></item><item><title>"
         b"Caf\xc3\xa9 \xe2\x80\x94 d\xe2\x80\x99or</title></item></channel></rss>"
     )
-    assert [entry.title for entry in parse(body, content_type=content_type).entries] == [
+    assert [entry.title for entry in parse_feed(body, content_type=content_type).entries] == [
         read,
         "Caf\u00e9 \u2014 d\u2019or",
     ]
@@ -109,7 +109,7 @@ def test_a_byte_that_is_no_utf8_changes_no_other_entry(
 
 @pytest.mark.parametrize("declared", ["utf-16", "UTF-16LE"])
 def test_a_declaration_of_two_bytes_a_letter_in_a_document_of_one_is_passed_over(declared: str) -> None:
-    """As .NET writes a string into a UTF-8 stream: could the declaration be right, it could not be read."""
+    """As .NET writes a string into a UTF-8 stream; if the declaration were true, it could not be read byte by byte."""
     body = f'<?xml version="1.0" encoding="{declared}"?><rss version="2.0"><channel><item><title>Caf\u00e9</title></item></channel></rss>'
     assert titles(body.encode()) == ["Caf\u00e9"]
 
@@ -131,23 +131,23 @@ def test_entities_of_the_document_itself_stay() -> None:
 
 def test_links_with_bare_ampersands() -> None:
     body = b"<rss version='2.0'><channel><item><title>A</title><link>https://news.test/?a=1&b=2&amp;c=3</link></item></channel></rss>"
-    assert parse(body).entries[0].url == "https://news.test/?a=1&b=2&c=3"
+    assert parse_feed(body).entries[0].url == "https://news.test/?a=1&b=2&c=3"
 
 
 @pytest.mark.parametrize(
     "piece", [b"&", b"&a", b"&#", b"&#1;", b"&#55357;", b"<![CDATA[", b"<!--", b"<?", b"a"]
 )
-def test_mending_costs_one_pass(piece: bytes) -> None:
-    """A cost that grows by the square of the size would take hours here."""
+def test_a_repair_takes_linear_time(piece: bytes) -> None:
+    """Quadratic time would take hours here."""
     document = b"&" + piece * (1_000_000 // len(piece))
-    assert mend(document).startswith(b"&") or piece == b"&#1;"
+    assert repair_references(document).startswith(b"&") or piece == b"&#1;"
 
 
 @given(st.text(alphabet=st.sampled_from("a&#x;89D5 <>![]CDATA-?"), max_size=60))
-def test_mending_twice_is_mending_once(text: str) -> None:
-    once = mend(text.encode())
-    assert mend(once) == once
-    assert mend_text(mend_text(text)) == mend_text(text)
+def test_repairs_are_idempotent(text: str) -> None:
+    once = repair_references(text.encode())
+    assert repair_references(once) == once
+    assert repair_text(repair_text(text)) == repair_text(text)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -172,8 +172,8 @@ def test_mending_twice_is_mending_once(text: str) -> None:
     )
 )
 def test_what_a_title_holds_changes_no_other_entry(pieces: list[str]) -> None:
-    entries = parse(feed("x" + "".join(pieces))).entries
-    plain = parse(feed("x")).entries
+    entries = parse_feed(feed("x" + "".join(pieces))).entries
+    plain = parse_feed(feed("x")).entries
     assert len(entries) == 2
     assert entries[1] == plain[1]
     assert entries[0].key == plain[0].key

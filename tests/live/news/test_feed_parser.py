@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.core.errors import DataError
-from agent.live.news.parse import MAX_SUMMARY, MAX_TITLE, Document, parse
+from agent.live.news.feed_parser import MAX_SUMMARY, MAX_TITLE, FeedDocument, parse_feed
 from tests.support.feed_server import item, rss
 
 NOON = 1_790_424_000_000  # 2026-09-26T12:00:00Z
@@ -31,7 +31,7 @@ RDF = b"""<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns
 
 
 def test_rss() -> None:
-    document = parse(rss(item(1, published=NOON, description="All <b>at once</b> now"), item(2)))
+    document = parse_feed(rss(item(1, published=NOON, description="All <b>at once</b> now"), item(2)))
     first, second = document.entries
     assert document.title == "The Test Wire"
     assert first[1:7] == (
@@ -42,7 +42,7 @@ def test_rss() -> None:
 
 
 def test_atom_with_its_escapes_relative_links_and_sources() -> None:
-    first, second = parse(
+    first, second = parse_feed(
         ATOM, url="https://atom.test/feeds/all", content_type="application/atom+xml"
     ).entries
     assert (first.title, first.summary) == ("Rates held again", "They did nothing.")
@@ -52,7 +52,7 @@ def test_atom_with_its_escapes_relative_links_and_sources() -> None:
 
 
 def test_rdf() -> None:
-    document = parse(RDF)
+    document = parse_feed(RDF)
     assert [(entry.title, entry.published) for entry in document.entries] == [("Old format, new coin", NOON)]
 
 
@@ -69,14 +69,14 @@ def test_rdf() -> None:
     ],
 )
 def test_titles_are_plain_text(raw: str, plain: str) -> None:
-    document = parse(
+    document = parse_feed(
         f"<rss version='2.0'><channel><item><title>{raw}</title></item></channel></rss>".encode()
     )
     assert [entry.title for entry in document.entries] == [plain]
 
 
 def test_texts_are_bounded() -> None:
-    (entry,) = parse(
+    (entry,) = parse_feed(
         rss(item(1, title="x" * 100_000, description="y " * 100_000, pubDate="z" * 10_000))
     ).entries
     assert len(entry.title) == MAX_TITLE
@@ -89,7 +89,7 @@ def test_texts_are_bounded() -> None:
     ["javascript:alert(1)", "file:///etc/passwd", "data:text/html,x", "http://[", "https://" + "x" * 3_000],
 )
 def test_links_that_are_no_web_addresses_are_left_out(link: str) -> None:
-    assert [entry.url for entry in parse(rss(item(1, link=link))).entries] == [""]
+    assert [entry.url for entry in parse_feed(rss(item(1, link=link))).entries] == [""]
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_links_that_are_no_web_addresses_are_left_out(link: str) -> None:
     ],
 )
 def test_dates_are_utc_or_unknown_but_kept_as_they_were(date: str, published: int | None) -> None:
-    (entry,) = parse(rss(item(1, pubDate=date))).entries
+    (entry,) = parse_feed(rss(item(1, pubDate=date))).entries
     assert (entry.published_raw, entry.published) == (date, published)
 
 
 def keys(*items: str) -> list[str]:
-    return [entry.key for entry in parse(rss(*items)).entries]
+    return [entry.key for entry in parse_feed(rss(*items)).entries]
 
 
 def test_an_entry_is_known_by_its_id_then_its_link_then_its_words() -> None:
@@ -125,7 +125,7 @@ def test_an_id_or_link_that_all_entries_share_says_nothing() -> None:
 
 
 def test_an_entry_without_a_title_is_called_by_its_summary_and_one_without_words_is_left_out() -> None:
-    document = parse(rss(item(1, title="", description="Only a note"), item(2, title="")))
+    document = parse_feed(rss(item(1, title="", description="Only a note"), item(2, title="")))
     assert [entry.title for entry in document.entries] == ["Only a note"]
     assert document.empty == 1
 
@@ -134,10 +134,10 @@ def test_an_entry_without_a_title_is_called_by_its_summary_and_one_without_words
     "whole", [rss(item(1, published=NOON), item(2), item(3)), ATOM, RDF], ids=["rss", "atom", "rdf"]
 )
 def test_a_document_that_is_cut_off_anywhere_has_no_entry_that_the_whole_one_lacks(whole: bytes) -> None:
-    entries = parse(whole).entries
+    entries = parse_feed(whole).entries
     for end in range(len(whole)):
         with suppress(DataError):
-            document = parse(whole[:end])
+            document = parse_feed(whole[:end])
             assert document.cut_off
             assert [entry.key for entry in document.entries] == [
                 entry.key for entry in entries[: len(document.entries)]
@@ -147,9 +147,10 @@ def test_a_document_that_is_cut_off_anywhere_has_no_entry_that_the_whole_one_lac
 def test_a_document_with_bytes_that_no_text_has_is_refused() -> None:
     whole = rss(item(1), item(2))
     with pytest.raises(DataError, match="damaged"):
-        parse(whole.replace(b"id-1", b"id\0\1"))
+        parse_feed(whole.replace(b"id-1", b"id\0\1"))
     assert (
-        len(parse(whole.decode().replace("<?xml", "<?xml encoding='utf-16'").encode("utf-16")).entries) == 2
+        len(parse_feed(whole.decode().replace("<?xml", "<?xml encoding='utf-16'").encode("utf-16")).entries)
+        == 2
     )
 
 
@@ -162,14 +163,14 @@ def test_a_document_with_bytes_that_no_text_has_is_refused() -> None:
 )  # fmt: skip
 def test_what_is_no_feed_is_refused(body: bytes) -> None:
     with pytest.raises(DataError, match="neither RSS nor Atom"):
-        parse(body)
+        parse_feed(body)
 
 
 def test_a_document_that_names_a_file_is_not_that_file(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(rss(item(1, title="a secret")))
     with pytest.raises(DataError):
-        parse(str(secret).encode())
+        parse_feed(str(secret).encode())
 
 
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
@@ -184,7 +185,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_documents_do_no_harm(name: str) -> None:
-    for entry in parse(HOSTILE[name]).entries:
+    for entry in parse_feed(HOSTILE[name]).entries:
         assert "root:" not in entry.title
         assert len(entry.title) <= MAX_TITLE
 
@@ -217,23 +218,23 @@ TOO_MUCH = {
 def test_a_document_that_would_cost_minutes_is_refused_before_it_does(name: str) -> None:
     document, reason = TOO_MUCH[name]
     with pytest.raises(DataError, match=reason):
-        parse(document)
+        parse_feed(document)
 
 
 def test_tag_soup_with_many_tags_that_are_never_closed_is_read() -> None:
     soup = b"".join(b"<item><title>line<br>break %d</title></item>" % number for number in range(500))
-    document = parse(b'<rss version="2.0"><channel>&undefined;' + soup + b"</channel></rss>")
+    document = parse_feed(b'<rss version="2.0"><channel>&undefined;' + soup + b"</channel></rss>")
     assert len(document.entries) == 500
 
 
 def test_nothing_of_a_page_that_is_no_feed_is_kept() -> None:
     with pytest.raises(DataError) as refused:
-        parse(b"<html><body>admin password hunter2</body></html>")
+        parse_feed(b"<html><body>admin password hunter2</body></html>")
     assert "admin" not in str(refused.value)
     assert "hunter2" not in str(refused.value)
 
 
-def assert_harmless(document: Document) -> None:
+def assert_harmless(document: FeedDocument) -> None:
     for entry in document.entries:
         assert 0 < len(entry.title) <= MAX_TITLE
         assert len(entry.summary) <= MAX_SUMMARY
@@ -251,7 +252,7 @@ def test_every_odd_feed_we_know_is_read_or_refused(shared_data: Path) -> None:
     read = 0
     for path in files:
         try:
-            document = parse(path.read_bytes(), url="https://news.test/feed")
+            document = parse_feed(path.read_bytes(), url="https://news.test/feed")
         except DataError:
             continue
         read += 1
@@ -280,4 +281,4 @@ def test_damaged_documents_are_read_or_refused(body: bytes, rng: random.Random) 
         if not damaged:
             break
     with suppress(DataError):
-        assert_harmless(parse(bytes(damaged)))
+        assert_harmless(parse_feed(bytes(damaged)))

@@ -1,6 +1,5 @@
-"""One WebSocket connection to the public stream: subscribed, kept alive, watched, and read until it is lost.
-
-It ends only by an exception; when to connect again is the caller's business.
+"""One WebSocket connection to Bybit: subscribe, keep alive, and read until it is lost. The caller
+reconnects.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from agent.config.bybit import SPOT_ARGS
 from agent.config.live import BybitConfig
 from agent.core.errors import VenueError
 from agent.data.kline_messages import Frame, read_frame
-from agent.live.market_data.kline_health import KlineHealth
+from agent.live.interfaces.producer import Health
 from agent.system.addresses import is_loopback
 from agent.system.clock import Clock
 from agent.system.untrusted import JSON_DECODE_ERRORS
@@ -27,16 +26,16 @@ from agent.system.untrusted import JSON_DECODE_ERRORS
 _log: Final = structlog.get_logger(__name__)
 _PING: Final = '{"op":"ping"}'
 _OVERHEAD: Final = 3  # quotes and comma of a topic in `args`
-CLOSE_TIMEOUT: Final = 1.0  # a venue that stalls won't answer the closing handshake either
+CLOSE_TIMEOUT: Final = 1.0  # a venue that stalls doesn't complete the closing handshake either
 
 
 class StreamLost(VenueError):
-    """The connection is gone, or as good as gone."""
+    """The connection ended or stopped responding."""
 
 
-class HandshakeRefused(VenueError):
-    """The venue answered the handshake with an HTTP status; `wait` is how long it wants to be left alone,
-    in seconds.
+class HandshakeRejected(VenueError):
+    """The venue rejected the handshake with an HTTP status; reconnect after `wait` seconds at the
+    earliest.
     """
 
     def __init__(self, message: str, wait: float) -> None:
@@ -44,8 +43,24 @@ class HandshakeRefused(VenueError):
         self.wait = wait
 
 
-def split(topics: Sequence[str], characters: int) -> Iterator[list[str]]:
-    """The topics, in order, in as few connections as their `args` allow."""
+class KlineHealth(Health):
+    """`Health` of klines; bars and messages are counted over all connections."""
+
+    missing: int = 0  # bars in the gaps
+    backfilled: int = 0  # bars taken from the history
+    corrupt: int = 0  # unreadable messages, and bars with impossible values
+    unknown: int = 0  # messages of an unknown kind
+    stale: int = 0  # states of an open bar that came after newer ones
+    ahead: int = 0  # rejected bars and messages from the future
+    withheld: int = 0  # states and bars outside the price band, held back until confirmed
+    lag: int = 0  # ms from the venue's timestamp of the last message to its arrival; negative if this clock is behind
+    rejected: set[str] = msgspec.field(default_factory=set)  # topics that the venue rejected
+
+
+def split_topics(topics: Sequence[str], characters: int) -> Iterator[list[str]]:
+    """Distribute the topics, in order, over connections whose `args` have at most `characters` characters
+    each.
+    """
     part: list[str] = []
     room = characters
     for topic in topics:
@@ -59,11 +74,11 @@ def split(topics: Sequence[str], characters: int) -> Iterator[list[str]]:
         yield part
 
 
-class Stream:
-    """A connection for `topics` of one category. `on_data` hears each frame that has a topic, one after the
-    other.
+class BybitStream:
+    """One connection for `topics` of one category.
 
-    `on_ready` hears, when all requests were answered, which topics the venue has accepted.
+    `on_data` is awaited for each frame with a topic, in order. `on_ready` is called with the accepted topics
+    after the venue has responded to all subscriptions.
     """
 
     def __init__(
@@ -86,17 +101,18 @@ class Stream:
         self._per_request = (
             min(config.args_per_request, SPOT_ARGS) if url.endswith("/spot") else config.args_per_request
         )
-        self._answer: asyncio.Future[Frame] | None = None
-        self._awaited = 0  # number of the request that waits for its answer
+        self._response: asyncio.Future[Frame] | None = None
+        self._request_id = 0  # of the pending request
         self._ponged = asyncio.Event()
         self.opened_at: float | None = None  # of the event loop's clock
-        self._heard_at = 0.0
-        self._delivering = False  # a taker that makes us wait is no fault of the venue
+        self._last_frame_at = 0.0
+        self._delivering = False  # while `on_data` runs, time-outs are not the venue's fault
 
     async def run(self, *companions: Callable[[], Coroutine[Any, Any, None]]) -> Never:
-        """Run until the connection is lost; `companions` live as long as it does.
+        """Run until the connection is lost; the coroutines of `companions` run beside it and are cancelled
+        with it.
 
-        Raises StreamLost or HandshakeRefused; what `on_data` and the companions raise comes in an
+        Raises StreamLost or HandshakeRejected. Exceptions of `on_data` and the companions are raised in an
         ExceptionGroup.
         """
         async with await self._connect() as socket:
@@ -111,11 +127,10 @@ class Stream:
                     tasks.create_task(self._subscribe(socket))
                     await self._read(socket)
             except* (StreamLost, ConnectionClosed) as lost:
-                # Several tasks may find out at once; the first one's words are enough.
+                # Several tasks may notice the loss at once; report the first
                 first = lost.exceptions[0]
                 reason = first.message if isinstance(first, StreamLost) else f"connection closed: {first}"
-        # Before Python 3.13 a TaskGroup that is ending with errors swallows a cancellation that comes
-        # meanwhile.
+        # Before Python 3.13, a TaskGroup that ends with errors swallows a cancellation that arrives meanwhile
         if (task := asyncio.current_task()) and task.cancelling():
             raise asyncio.CancelledError
         raise StreamLost(reason)
@@ -129,15 +144,17 @@ class Stream:
             if response.status_code == HTTPStatus.FORBIDDEN:
                 wait = self._config.ban_wait / 1000
             elif response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
-                asked = response.headers.get("Retry-After", "")
+                retry_after = response.headers.get("Retry-After", "")
                 wait = (
                     max(
                         self._config.throttle_wait,
-                        min(float(asked) * 1000, self._config.ban_wait) if asked.isdecimal() else 0,
+                        min(float(retry_after) * 1000, self._config.ban_wait)
+                        if retry_after.isdecimal()
+                        else 0,
                     )
                     / 1000
                 )
-            raise HandshakeRefused(f"{self._url} answered HTTP {response.status_code}", wait) from error
+            raise HandshakeRejected(f"{self._url} answered HTTP {response.status_code}", wait) from error
         except (OSError, TimeoutError, EOFError, WebSocketException) as error:
             raise StreamLost(f"no connection to {self._url}: {str(error) or type(error).__name__}") from error
 
@@ -146,13 +163,13 @@ class Stream:
             self._url,
             open_timeout=self._config.open_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
-            ping_interval=None,  # the venue's own ping, below, also proves that its application is alive
+            ping_interval=None,  # `_keep_alive` uses Bybit's own ping, which also proves that the application behind the socket is alive
             proxy=None if is_loopback(self._url) else True,
         )
 
     async def _read(self, socket: ClientConnection) -> Never:
         loop = asyncio.get_running_loop()
-        self._heard_at = loop.time()
+        self._last_frame_at = loop.time()
         while True:
             message = await socket.recv(decode=False)
             self._health.messages += 1
@@ -168,24 +185,24 @@ class Stream:
                 self._delivering = True
                 await self._on_data(frame)
                 self._delivering = False
-                self._heard_at = loop.time()
+                self._last_frame_at = loop.time()
             elif frame.is_pong:
                 self._ponged.set()
-            elif self._answers(frame):
+            elif self._is_response(frame):
                 continue
             else:
                 self._health.unknown += 1
                 _log.info("message unknown", op=frame.op, ret_msg=frame.ret_msg)
 
-    def _answers(self, frame: Frame) -> bool:
-        """Whether the frame answers the request that waits; the venue leaves the number out of some
-        errors.
+    def _is_response(self, frame: Frame) -> bool:
+        """Return whether the frame is the response to the pending request; some errors carry no request
+        id.
         """
-        if self._answer is None or self._answer.done() or frame.success is None:
+        if self._response is None or self._response.done() or frame.success is None:
             return False
-        if frame.req_id and str(frame.req_id) != str(self._awaited):
+        if frame.req_id and str(frame.req_id) != str(self._request_id):
             return False
-        self._answer.set_result(frame)
+        self._response.set_result(frame)
         return True
 
     async def _keep_alive(self, socket: ClientConnection) -> Never:
@@ -201,55 +218,53 @@ class Stream:
                     raise StreamLost(f"no pong in {self._config.pong_timeout} ms") from None
 
     async def _watch_silence(self) -> Never:
-        """Quiet markets push little, so this is far slower than the pong; it finds a venue that only
-        plays pong.
+        """Detect a venue that still sends pongs but no data; quiet markets push little, so the limit is
+        long.
         """
         loop = asyncio.get_running_loop()
         limit = self._config.silence_timeout / 1000
-        self._heard_at = loop.time()
-        while self._delivering or self._heard_at + limit > loop.time():
-            await asyncio.sleep(max(self._heard_at + limit - loop.time(), limit / 10))
+        self._last_frame_at = loop.time()
+        while self._delivering or self._last_frame_at + limit > loop.time():
+            await asyncio.sleep(max(self._last_frame_at + limit - loop.time(), limit / 10))
         raise StreamLost(f"no kline in {self._config.silence_timeout} ms")
 
     async def _subscribe(self, socket: ClientConnection) -> None:
         accepted: list[str] = []
-        # What was refused before goes alone: it may be known by now, but must not spoil others again.
-        doubtful = [[topic] for topic in self._topics if topic in self._health.rejected]
+        # A topic rejected earlier may be accepted by now; it goes alone, so that it can't fail a whole
+        # request
+        rejected = [[topic] for topic in self._topics if topic in self._health.rejected]
         fresh = [topic for topic in self._topics if topic not in self._health.rejected]
-        requests = [
-            fresh[i : i + self._per_request] for i in range(0, len(fresh), self._per_request)
-        ] + doubtful
+        size = self._per_request
+        requests = [fresh[i : i + size] for i in range(0, len(fresh), size)] + rejected
         while requests:
             topics = requests.pop(0)
-            answer = await self._request(socket, topics)
-            if answer.success or (len(topics) == 1 and "already subscribed" in (answer.ret_msg or "")):
+            response = await self._request(socket, topics)
+            if response.success or (len(topics) == 1 and "already subscribed" in (response.ret_msg or "")):
                 accepted += topics
                 self._health.rejected.difference_update(topics)
             elif len(topics) > 1:
-                # One bad topic spoils the whole request, and the answer's wording is not documented: halve
-                # until it is alone.
+                # One bad topic fails the whole request, and the format of the error isn't documented: bisect
                 middle = len(topics) // 2
                 requests[:0] = [topics[:middle], topics[middle:]]
             else:
                 self._health.rejected.update(topics)
-                self._health.failed(f"the venue refuses {topics[0]}: {answer.ret_msg}", self._clock.now())
-                _log.error("topic refused", topic=topics[0], ret_msg=answer.ret_msg)
+                self._health.failed(f"Bybit rejects {topics[0]}: {response.ret_msg}", self._clock.now())
+                _log.error("topic rejected", topic=topics[0], ret_msg=response.ret_msg)
         self._on_ready(accepted)
 
     async def _request(
         self, socket: ClientConnection, args: Sequence[object], op: str = "subscribe"
     ) -> Frame:
-        """Ask and wait for the answer. One request at a time, so that an answer without a number has only
-        one owner.
+        """Send a request and wait for its response; one at a time, so that a response without an id is
+        unambiguous.
         """
-        self._awaited += 1
-        self._answer = asyncio.get_running_loop().create_future()
-        await socket.send(
-            msgspec.json.encode({"req_id": str(self._awaited), "op": op, "args": args}).decode()
-        )
+        self._request_id += 1
+        self._response = asyncio.get_running_loop().create_future()
+        request = {"req_id": str(self._request_id), "op": op, "args": args}
+        await socket.send(msgspec.json.encode(request).decode())
         try:
             async with asyncio.timeout(self._config.ack_timeout / 1000):
-                return await self._answer
+                return await self._response
         except TimeoutError:
-            asked = "a subscription" if op == "subscribe" else op
-            raise StreamLost(f"no answer to {asked} in {self._config.ack_timeout} ms") from None
+            what = "a subscription" if op == "subscribe" else op
+            raise StreamLost(f"no answer to {what} in {self._config.ack_timeout} ms") from None
