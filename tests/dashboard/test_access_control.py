@@ -390,7 +390,7 @@ def test_a_token_file_that_others_can_read_is_refused(database: Database, tmp_pa
     file = tmp_path / "t"
     file.write_text("x" * 43)
     file.chmod(0o640)
-    with pytest.raises(SafetyError, match="others than its owner"):
+    with pytest.raises(SafetyError, match="other users may access"):
         Dashboard(DashboardConfig(host="192.0.2.1", token_file=file), database)
 
 

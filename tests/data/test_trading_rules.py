@@ -198,7 +198,7 @@ async def test_a_tick_that_the_venue_does_not_have_is_refused_at_a_live_start(
     async with venue(tmp_path) as url:
         config = at(url, tmp_path, instruments={"NEWUSDT": {"tick_size": tick}})
         with pytest.raises(
-            ConfigError, match=r"NEWUSDT\.tick_size is .*, and the venue's is 0\.00001"
+            ConfigError, match=r"NEWUSDT\.tick_size is .*, but the venue's is 0\.00001"
         ) as refused:
             await with_venue_rules(config, None, database)
     assert refused.value.hint == 'leave it out, or write tick_size = "0.00001"'
@@ -210,7 +210,7 @@ async def test_if_the_venue_is_unreachable_the_last_runs_rules_apply(
     async with venue(tmp_path) as url:
         known = await with_venue_rules(at(url, tmp_path), None, database)
     nowhere = at("http://127.0.0.1:9", tmp_path)
-    with pytest.raises(ConfigError, match="the tick and lot of NEWUSDT are not known"):
+    with pytest.raises(ConfigError, match="the tick and lot of NEWUSDT are unknown"):
         await with_venue_rules(nowhere, None, database)
 
     run, _ = open_run(known, database)

@@ -123,16 +123,16 @@ def live(
         exchange=settings.execution.exchange(),
         equity_block=1,
     )
-    gate = OpenBarSampler(engine, every)
+    sampler = OpenBarSampler(engine, every)
     journal: list[Event] = []
     for event in events:
-        passed = gate.on_bar(event) if isinstance(event, Kline) else (*gate.catch_up(), event)
+        passed = sampler.on_bar(event) if isinstance(event, Kline) else (*sampler.release(), event)
         for one in passed:
             journal.append(one)
             before = len(sink.decisions)
             engine.handle(one)
             sink.handled_at += [event.available_at] * (len(sink.decisions) - before)
-    assert len(journal) + gate.left_out + len(gate._back) == len(events)
+    assert len(journal) + sampler.left_out + len(sampler._held) == len(events)
     return journal, sink.decisions, sink.handled_at
 
 
@@ -200,16 +200,16 @@ def test_a_limit_of_risk_bites_at_the_same_second(limit: str) -> None:
 def test_the_sample_has_a_state_of_each_symbol_in_each_interval() -> None:
     events = list(seconds(random.Random(1), 10))
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
-    gate = OpenBarSampler(engine, 15_000)
-    passed = [one for event in events for one in gate.on_bar(event)]
+    sampler = OpenBarSampler(engine, 15_000)
+    passed = [one for event in events for one in sampler.on_bar(event)]
     for _, states in groupby((one for one in passed if one.symbol == SYMBOL), key=lambda one: one.start):
         times = [one.ts % MINUTE_MS for one in states]
         assert len(times) in (4, 5)
-    assert gate.left_out > 1000
+    assert sampler.left_out > 1000
 
 
 def test_with_an_interval_of_nothing_all_states_go_on() -> None:
     events = list(seconds(random.Random(1), 2))
     engine = Engine(a_config(), Strategy(), ListSink(), run_id="run")
-    gate = OpenBarSampler(engine, 0)
-    assert [one for event in events for one in gate.on_bar(event)] == events
+    sampler = OpenBarSampler(engine, 0)
+    assert [one for event in events for one in sampler.on_bar(event)] == events

@@ -140,7 +140,7 @@ async def test_a_file_kills_and_as_long_as_it_is_there_nothing_resumes_or_starts
         # life, warm-up, warm-up-done, kill: once, not at every look
         assert len(of(Command, journal(database))) == 4
     again = make_agent(daemon.config, database, load_model=load_words, clock=sandbox.clock)
-    with pytest.raises(SafetyError, match=r"no start while .*KILL is there"):
+    with pytest.raises(SafetyError, match=r"no start while .*KILL exists"):
         await again.run(asyncio.Event())
     (tmp_path / FILE).unlink()
     async with agent(sandbox, database, tmp_path) as (daemon, invoke):
@@ -180,7 +180,7 @@ async def test_a_port_asks_for_the_token(sandbox: Sandbox, database: Database, t
         token = tmp_path / "control.token"
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
         for wrong in ("", "x" * 43, token.read_text().strip()[:-1]):
-            with pytest.raises(SafetyError, match="asks for the token"):
+            with pytest.raises(SafetyError, match="requires the token"):
                 await asyncio.to_thread(
                     send_request, ("127.0.0.1", daemon.control_port), ControlRequest("kill", {}, wrong)
                 )
@@ -197,7 +197,7 @@ def test_a_token_that_others_can_read_or_that_is_short_is_refused(tmp_path: Path
     token = make_token(path)
     assert read_token(path) == make_token(path) == token
     path.chmod(0o640)
-    with pytest.raises(SafetyError, match="others than its owner") as error:
+    with pytest.raises(SafetyError, match="other users may access") as error:
         read_token(path)
     assert error.value.hint == f"chmod 600 {path}"
     path.chmod(0o600)

@@ -213,7 +213,7 @@ async def test_so_are_two_on_one_server(sandbox: Sandbox, database_url: str, tmp
                 connection.exec_driver_sql(
                     "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = 31391"
                 )
-            await first.record.keep_lock()
+            await first.record.renew_lock()
             with pytest.raises(SafetyError):
                 await make_agent(other, two, load_model=load_words, clock=sandbox.clock).run(asyncio.Event())
         daemon = make_agent(other, two, load_model=load_words, clock=sandbox.clock)

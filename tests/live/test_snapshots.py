@@ -322,6 +322,6 @@ async def test_a_new_dashboard_state_reads_the_whole_journal(store: Database, tm
     state = a_dashboard_state(story.config)
     with Core(story.config, store, find_run(store), resume=True, run_observers=(state,)) as core:
         assert not core.snapshots.status.resumed_from
-        assert "did not look on" in core.snapshots.status.problem
+        assert "lacks the state of an observer" in core.snapshots.status.problem
         assert state.account().equity == core.engine.portfolio.equity()
         assert state.seq == core.journal.last_seq

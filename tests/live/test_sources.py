@@ -26,7 +26,7 @@ AT = 1_790_424_000_000
 class NoBars:
     """In place of `OpenBarSampler`: no bar is open."""
 
-    def catch_up(self) -> tuple[()]:
+    def release(self) -> tuple[()]:
         return ()
 
 

@@ -179,7 +179,8 @@ async def test_when_patience_is_over_the_agent_ends_and_the_next_one_goes_on(
                     await until(life.done)
 
         with pytest.raises(
-            StoreUnavailable, match=r"another process is writing to it, for 150ms now \(store\.patience\)"
+            StoreUnavailable,
+            match=r"another process is writing to it, for more than 150ms \(store\.patience\)",
         ):
             await live_until_it_is_locked()
         again = make_agent(config, database, load_model=load_words, clock=sandbox.clock)

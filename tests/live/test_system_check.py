@@ -54,7 +54,7 @@ ROWS: list[tuple[str, dict[str, Any], str, str]] = [
     ("drop,on=ws/public/ack", {}, "websocket", "no answer to a subscription"),
     ("status,on=feeds/*,code=500", {}, "feed 127.0.0.1", "500"),
     ("truncate,on=feeds/*", {"news": {"max_bytes": 10}}, "feed 127.0.0.1", "10"),
-    ("", {"market": {"symbols": ["BTCUSDT", "NONEUSDT"]}}, "websocket", "refuses kline.1.NONEUSDT"),
+    ("", {"market": {"symbols": ["BTCUSDT", "NONEUSDT"]}}, "websocket", "rejects kline.1.NONEUSDT"),
     ("", {"market": {"symbols": ["BTCUSDT", "NONEUSDT"]}}, "history", "NONEUSDT"),
     ("", {"model": {"path": "/nowhere"}}, "model", "/nowhere"),
     ("", {"store": {"url": "sqlite:////proc/none/store.db"}}, "store", "can't be created"),
@@ -105,14 +105,14 @@ async def test_a_venue_is_well(tmp_path: Path) -> None:
     checks = await examined_venue(tmp_path)
     assert [check for check in checks.values() if not check.ok] == []
     assert "answers, " in checks["venue"].found
-    assert checks["keys"].found == "they are accepted: 10,000.00 USDT in the account"
+    assert checks["keys"].found == "accepted; 10,000.00 USDT in the account"
     assert checks["account"].found == "rules fit, one-way mode; 0 positions and 0 open orders in the account"
 
 
 VENUE_ROWS: list[tuple[str, dict[str, Any], str, str]] = [
-    ("skew,ms=20000", {}, "venue", "ms behind the venue's, more than is corrected"),
+    ("skew,ms=20000", {}, "venue", "ms behind the venue's: more than the agent corrects"),
     ("retcode,on=rest/v5/account/*,code=10003", {}, "keys", "retCode 10003"),
-    ("status,on=rest/v5/account/*,code=403", {}, "keys", "has shut this address out"),
+    ("status,on=rest/v5/account/*,code=403", {}, "keys", "has banned this address"),
     ("", {"key_file": "/nowhere/keys"}, "keys", "can't be read"),
     ("", {"data": "mainnet"}, "keys", "their prices are not the same"),
 ]

@@ -67,7 +67,7 @@ async def test_a_long_fold_asks_for_more_time_to_start(
     tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    monkeypatch.setattr(core_module, "_PATIENCE", 100)
+    monkeypatch.setattr(core_module, "_EXTEND_EVERY", 100)
     story = Story(4, tmp_path, minutes=120)
     with closing(open_database(f"sqlite:///{tmp_path / 'store.db'}")) as database:
         Recorder(database, a_run(story.config))

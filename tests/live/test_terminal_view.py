@@ -21,22 +21,22 @@ HEADLINE = News("n1", T0, T0 + 30_000, "Bitcoin [bold]soars[/] on record inflows
 SAID = Sentiment("n1", T0, T0 + 31_000, 0.05, 0.05, 0.9)
 
 
-def shown(watcher_of: Callable[[Callable[[], Engine | None]], Observer]) -> Observer:
+def shown(observer_of: Callable[[Callable[[], Engine | None]], Observer]) -> Observer:
     """Three hours of bars, and a headline that is traded on."""
     settings = config(strategy={"name": "sentiment", "params": {"position_size": 0.5}})
     sink = LiveSink(NullSink(), 60_000)
     engine = Engine(
         settings, load_strategy("sentiment", {"position_size": 0.5}), sink, run_id="run", equity_block=1
     )
-    watcher = watcher_of(lambda: engine)
-    sink.observers = [watcher]
+    observer = observer_of(lambda: engine)
+    sink.observers = [observer]
     bars = flat_bars([100.0 + i % 5 for i in range(180)])
     events: list[Event] = [bars[0], HEADLINE, SAID, Command("pause", T0, T0, {}, "uid 1"), *bars[1:]]
     for seq, event in enumerate(events, 1):
-        watcher.event(seq, event)
+        observer.event(seq, event)
         sink.event_seq = seq
         engine.handle(event)
-    return watcher
+    return observer
 
 
 def test_the_view_draws_bars_headlines_signals_fills_and_equity() -> None:

@@ -162,7 +162,7 @@ async def test_a_wrong_password_is_said_and_harms_nobody(
 @pytest.mark.parametrize(
     ("settings_", "error", "words"),
     [
-        ({"broker": "mqtt://broker.example", "username": "me"}, SafetyError, "readable for everybody"),
+        ({"broker": "mqtt://broker.example", "username": "me"}, SafetyError, "unencrypted"),
         ({"broker": "mqtts://broker.example", "ca_file": "nowhere.pem"}, ConfigError, "nowhere.pem"),
         ({}, ConfigError, "no broker is configured"),
     ],

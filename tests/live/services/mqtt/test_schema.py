@@ -49,7 +49,7 @@ def test_the_page_has_every_topic_and_no_other() -> None:
     rows = re.findall(r"^\| `(PREFIX/[^`]+)` \| (.*?) \| (yes|never)? ?\|$", PAGE, re.MULTILINE)
     assert [topic for topic, _, _ in rows] == [channel.topic for channel in json_schema.CHANNELS]
     for (_, words, retained), channel in zip(rows, json_schema.CHANNELS, strict=True):
-        names = {getattr(channel.message, "__name__", ""), getattr(channel.sealed, "__name__", "")} - {""}
+        names = {getattr(channel.message, "__name__", ""), getattr(channel.body, "__name__", "")} - {""}
         assert all(f"`{name}`" in words for name in names), channel.topic
         assert (retained == "yes") is channel.retained, channel.topic
 

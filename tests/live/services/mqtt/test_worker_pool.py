@@ -78,7 +78,7 @@ class World:
         while len(self.link.outbox):
             messages = await self.link.outbox.take(100)
             self.asked += [one.message.id for one in messages if isinstance(one.message, Headline)]
-            self.link.outbox.sent(messages)
+            self.link.outbox.remove(messages)
         if self.asked:
             score = HeadlineScore(self.asked[which % len(self.asked)], 0.2, 0.3, 0.5 if sound else 7.0)
             self.link._handlers[self.topics.scores](
@@ -151,5 +151,5 @@ async def test_whoever_invents_workers_and_answers_fills_no_memory() -> None:
     answer = encode(Scores(worker="w", model="another", scores=()))
     for _ in range(10_050):
         world.link._handlers[world.topics.scores](answer, False)
-    assert len(world.pool._answers) == 10_000
+    assert len(world.pool._received) == 10_000
     assert world.pool.health.refused == 250

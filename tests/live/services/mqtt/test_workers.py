@@ -155,7 +155,7 @@ async def test_a_worker_with_another_model_is_never_asked(
 
 def test_workers_need_a_broker(database: Database, tmp_path: Path) -> None:
     config = settings("http://127.0.0.1:1", tmp_path, strategy=SENTIMENT, workers={"enabled": True})
-    with pytest.raises(ConfigError, match=r"mqtt\.broker names none"):
+    with pytest.raises(ConfigError, match=r"mqtt\.broker is empty"):
         make_agent(config, database, load_model=load_words)
 
 
