@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from agent import __version__ as __version__
     from agent.config import Config as Config
     from agent.config import load as load_config  # noqa: F401 - exported
     from agent.core.errors import ConfigError as ConfigError
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from tapewire.backtester import verify as verify
 
 _HOME: Final = {
+    "agent": ("__version__",),
     "agent.config": ("Config", "load_config=load"),
     "agent.core.errors": (
         "ConfigError",
@@ -127,7 +129,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return __all__
 
 
 def _refuse_foreign_packages() -> None:

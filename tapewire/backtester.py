@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agent.analysis.report.verdict import Verdict, verdict_of
 from agent.analysis.run_metrics import Metrics
-from agent.config import Config, load, parse
+from agent.config import Config, load
 from agent.core.durations import format_duration
 from agent.core.errors import UsageError
 from agent.core.events import DAY_MS, Kline
@@ -28,6 +28,7 @@ from agent.replay.backtest import backtest
 from agent.replay.fusion_model import wants_headlines
 from agent.replay.history import History, Plan
 from agent.research.replay_inputs import NO_SCORING, Scoring, configured_scoring, scoring_with
+from agent.research.replay_window import with_overrides
 from agent.store.database import Database, open_database
 from agent.store.runs import Run
 
@@ -117,11 +118,9 @@ class Backtest:
         folder: str | Path = "var/frames",
     ) -> None:
         name = strategy if isinstance(strategy, str) else _name_of(strategy)
-        base = (config or load()).model_dump(mode="json")
-        if name != base["strategy"]["name"]:
-            base["strategy"]["params"] = {}
         own = {"strategy": {"name": name, "params": dict(params or {})}}
-        self.config = parse(_laid_over(_laid_over(base, settings or {}), own), where="Backtest")
+        base = with_overrides(config or load(), dict(settings or {}), where="Backtest: settings")
+        self.config = with_overrides(base, own, where="Backtest: params")
         self._klines = klines
         self._news = news
         self._scorer = scorer
@@ -131,24 +130,31 @@ class Backtest:
     def run(self) -> BacktestResult:
         """Replay, record and measure.
 
-        Raises DataError for data that can't be read, and LeakageError if the model was trained on text of
-        this window.
+        Raises UsageError if the strategy reads headlines and none are given, DataError for data that can't be
+        read, and LeakageError if the model was trained on text of this window.
         """
-        config = self.config
+        config, reads, unread = self.config, wants_headlines(self.config), []
+        if reads and self._news is None:
+            raise UsageError(
+                f"strategy {config.strategy.name} reads headlines, and none are given",
+                hint="pass them as `news`: a frame or file with title and published_at",
+            )
+        if self._news is not None and not reads:
+            unread = [f"news is not read: strategy {config.strategy.name} uses no headlines"]
         klines = tuple(
             (self._file(data, symbol, "open_time"), symbol)
             for symbol, data in _by_symbol(self._klines).items()
         )
-        news = None if self._news is None else self._file(self._news, "headlines", "published_at")
+        news = None
+        if self._news is not None and reads:
+            news = self._file(self._news, "headlines", "published_at")
         history = History(Plan(klines, news, timezone=config.history.timezone or None), config)
         with closing(open_database(config.store.url)) as database:
-            scoring = NO_SCORING
-            if news is not None and wants_headlines(config):
-                scoring = self._scoring(database, history.start)
+            scoring = NO_SCORING if news is None else self._scoring(database, history.start)
             done = backtest(
                 history, database, scorer=scoring.scorer, stamps=scoring.stamps, versions=scoring.versions
             )
-        return BacktestResult(done.run, done.metrics, done.notes, config.store.url)
+        return BacktestResult(done.run, done.metrics, unread + done.notes, config.store.url)
 
     def _scoring(self, database: Database, start: int) -> Scoring:
         if self._scorer is None:
@@ -195,8 +201,8 @@ class SentimentBacktester:
                 "params": {"position_size": position_size, "confidence_threshold": confidence_threshold},
             },
         }
-        base = (config or load()).model_dump(mode="json")
-        self.config = parse(_laid_over(_laid_over(base, settings or {}), own), where="SentimentBacktester")
+        base = with_overrides(config or load(), dict(settings or {}), where="SentimentBacktester: settings")
+        self.config = with_overrides(base, own, where="SentimentBacktester")
         self.generator = generator
         self._allow_leakage = allow_leakage
         self._folder = folder
@@ -234,14 +240,18 @@ def load_klines(path: str | Path, symbol: str | None = None, *, timezone: str | 
     """Read a bar file into a frame indexed by open time (UTC): open, high, low, close, volume, turnover.
 
     `symbol` is needed if neither the file nor its name states one; `timezone` names the zone of times without
-    one. Raises DataError and UsageError.
+    one. `frame.attrs["notes"]` counts gaps and duplicates, and states what of the file is not used. Raises
+    DataError and UsageError.
     """
     from agent.data.frames import klines_frame
 
     file = KlineFile(path, symbol, timezone=timezone)
-    bars = (event for event in file if isinstance(event, Kline))
+    bars = [event for event in file if isinstance(event, Kline)]
     rows = [(b.start, b.open, b.high, b.low, b.close, b.volume, b.turnover) for b in bars]
-    return klines_frame(rows, file.symbol)
+    frame = klines_frame(rows, file.symbol)
+    counts = {"gaps": file.stats.gaps, "duplicate bars left out": file.stats.duplicates}
+    frame.attrs["notes"] = [*file.notes, *(f"{what}: {n:,}" for what, n in counts.items() if n)]
+    return frame
 
 
 def load_news(path: str | Path, *, timezone: str | None = None) -> pd.DataFrame:
@@ -302,14 +312,3 @@ def _by_symbol(
             hint='pass {"SPY": frame}, or set frame.attrs["symbol"]',
         )
     return {str(symbol): data}
-
-
-def _laid_over(base: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` over `base`, table by table."""
-    merged = dict(base)
-    for key, value in above.items():
-        inside = merged.get(key)
-        merged[key] = (
-            _laid_over(inside, value) if isinstance(value, Mapping) and isinstance(inside, Mapping) else value
-        )
-    return merged

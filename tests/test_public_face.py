@@ -39,7 +39,7 @@ def test_every_public_name_is_there_and_known_to_editors() -> None:
     tree = ast.parse(Path(tapewire.__file__).read_text(encoding="utf-8"))
     block = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert typed == set(tapewire.__all__) <= set(dir(tapewire))
+    assert typed == set(tapewire.__all__) == set(dir(tapewire))
     for name in tapewire.__all__:
         assert getattr(tapewire, name) is not None
     with pytest.raises(AttributeError, match="Nothing"):
@@ -78,6 +78,31 @@ def test_a_strategy_of_a_file_is_replayed_and_verified(
     assert result.run.params == {"weight": 0.25}
     assert result.equity.iloc[-1] != 10_000
     assert tapewire.verify(result.run.id).identical
+
+
+def test_headlines_that_no_strategy_reads_are_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bars = tapewire.load_klines(SAMPLE / "BTCUSDT-1m.csv").iloc[:200]
+    result = tapewire.Backtest("buy_and_hold", bars, SAMPLE / "headlines.csv").run()
+    assert "news is not read: strategy buy_and_hold uses no headlines" in result.notes
+
+
+def test_a_strategy_that_reads_headlines_is_not_replayed_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    bars = tapewire.load_klines(SAMPLE / "BTCUSDT-1m.csv").iloc[:200]
+    with pytest.raises(tapewire.UsageError, match="strategy sentiment reads headlines, and none are given"):
+        tapewire.Backtest("sentiment", bars).run()
+
+
+def test_bars_that_a_file_lacks_or_repeats_are_noted(tmp_path: Path) -> None:
+    file = tmp_path / "BTCUSDT-1m.csv"
+    head, *rows = (SAMPLE / "BTCUSDT-1m.csv").read_text().splitlines()
+    file.write_text("\n".join([head, *rows[:20], rows[19], *rows[25:60]]))  # one twice, five missing
+    frame = tapewire.load_klines(file)
+    assert len(frame) == 20 + 35
+    assert frame.attrs["notes"] == ["gaps: 1", "duplicate bars left out: 1"]
 
 
 def test_a_class_that_is_in_no_file_is_refused(tmp_path: Path) -> None:

@@ -184,8 +184,7 @@ class Engine:
             self._flush_samples()
         self.portfolio.reconcile()
 
-    # -- inputs
-    # ------------------------------------------------------------------------------------------------------
+    # -- inputs -----------------------------------------------------------------------------------------
 
     def _on_kline(self, kline: Kline) -> None:
         state = self.states.get(kline.symbol)
@@ -469,8 +468,7 @@ class Engine:
             self._decide(signal)
             self._callbacks.on_signal_expired(signal, self.market)
 
-    # -- account
-    # -----------------------------------------------------------------------------------------------------
+    # -- account ----------------------------------------------------------------------------------------
 
     def _close_period(self) -> None:
         """Check the account once all bars of one moment are in."""
@@ -505,8 +503,7 @@ class Engine:
                     [w for w in state.book if not w.order.reduce_only], self.market.now, reason
                 )
 
-    # -- decisions
-    # ---------------------------------------------------------------------------------------------------
+    # -- decisions --------------------------------------------------------------------------------------
 
     def _decide(self, decision: Decision) -> None:
         self._sink.decision(decision)

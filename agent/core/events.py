@@ -106,8 +106,7 @@ def kind_of(message: Message | type[Message]) -> str:
     return str(message.__struct_config__.tag)
 
 
-# -- inputs
-# ----------------------------------------------------------------------------------------------------------
+# -- inputs ---------------------------------------------------------------------------------------------
 
 
 class Kline(Message, frozen=True, gc=False):
@@ -264,8 +263,7 @@ class Command(Message, frozen=True):
         return self.action == "life" and self.args.get("cash") == "stated"
 
 
-# -- decisions
-# -------------------------------------------------------------------------------------------------------
+# -- decisions ------------------------------------------------------------------------------------------
 
 
 class Signal(Message, frozen=True):

@@ -83,8 +83,7 @@ class Exchange:
         self.refusals: Counter[str] = Counter()  # rejected orders, by the rule that they broke
         self.states_cash = False  # True if every change of cash is reported; lives of early versions did not
 
-    # -- orders
-    # ------------------------------------------------------------------------------------------------------
+    # -- orders -----------------------------------------------------------------------------------------
 
     def submit(self, order: Order, now: int) -> None:
         """Accept an order, or reject it if it breaks the instrument's rules."""

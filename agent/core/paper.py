@@ -65,8 +65,7 @@ class PaperExchange(MatchingExchange):
         self._budget = 0.0
         self._liquidation_at = (-1, 0.0)  # of the only open position: (ledger version, price)
 
-    # -- orders
-    # ------------------------------------------------------------------------------------------------------
+    # -- orders -----------------------------------------------------------------------------------------
 
     def submit(self, order: Order, now: int) -> None:
         """Accept an order, which reaches the market after `latency`, or reject it if it breaks a rule."""
@@ -97,8 +96,7 @@ class PaperExchange(MatchingExchange):
             working.limit = float(order.price) if order.price is not None else 0.0
         return flaw
 
-    # -- market
-    # ------------------------------------------------------------------------------------------------------
+    # -- market -----------------------------------------------------------------------------------------
 
     def on_kline(self, kline: Kline) -> None:
         book = self.books[kline.symbol]
@@ -252,8 +250,7 @@ class PaperExchange(MatchingExchange):
         self._portfolio.pay(payment)
         self._emit(payment)
 
-    # -- matching
-    # ----------------------------------------------------------------------------------------------------
+    # -- matching ---------------------------------------------------------------------------------------
 
     def _start_bar(self, kline: Kline) -> None:
         bar, taken = self._taken.get(kline.symbol, (0, 0.0))

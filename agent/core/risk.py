@@ -83,8 +83,7 @@ class RiskManager:
         """True if history has been read and the venue's account is known; before that nothing is opened."""
         return self.reconciled and not self.warming_up
 
-    # -- state
-    # -------------------------------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------------
 
     def set_warming_up(self, warming_up: bool) -> None:
         """Enter or leave the warm-up, in which history is read and nothing is opened."""
@@ -209,8 +208,7 @@ class RiskManager:
         self.state, self.rule, self.detail, self.since = state, rule, detail, ts
         self._emit(RiskEvent(ts, state, rule, detail))
 
-    # -- orders
-    # ------------------------------------------------------------------------------------------------------
+    # -- orders -----------------------------------------------------------------------------------------
 
     def allows(
         self,

@@ -160,7 +160,9 @@ async def live(spec: ProcessSpec) -> None:
         player = ScriptPlayer(bursts, played, daemon, over, warm)
         daemon.observe(player)
 
-        vars(daemon_module).update(make_kline_producer=lambda *_: player, make_news_producer=lambda *_: _NoNews())
+        vars(daemon_module).update(
+            make_kline_producer=lambda *_: player, make_news_producer=lambda *_: _NoNews()
+        )
         await daemon.run(over, complete=True)
 
 
