@@ -1,8 +1,9 @@
-"""Build hook: compiles the engine's hot path with mypyc where a C compiler is at hand.
+"""Build hook: compiles the engine's hot path with mypyc if there is a C compiler.
 
-The same modules run as plain Python where there is none, with the same results to the last bit, only slower. The extension modules
-land beside their sources (git ignores them) and in the wheel; `agent/_compiled.json` names the sources they were made from, so that
-the tests notice a stale one. TAPEWIRE_PURE=1 builds without.
+Without one, the same modules run as plain Python: slower, with the same results to the last bit. The
+extension modules are written beside their sources (git ignores them) and into the wheel.
+`agent/_compiled.json` holds the hashes of the sources, so that the tests notice a stale module.
+TAPEWIRE_PURE=1 builds without compiling.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class CompileHook(BuildHookInterface):  # type: ignore[misc]
             if not built:
                 clean(out)
                 built = compile_modules(root, out)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a compiler or its absence does, Python remains
+        except (Exception, SystemExit) as error:  # noqa: BLE001 a compiler may raise anything
             self.app.display_warning(
                 f"tapewire: the hot path stays interpreted, since it could not be compiled: {error}"
             )
@@ -95,7 +96,7 @@ def digests(root: Path) -> dict[str, str]:
 
 
 def compile_modules(root: Path, out: Path) -> list[str]:
-    """Compile `MODULES` of `root` into `out`; returns the files, relative to `out`, with the manifest of their sources."""
+    """Compile `MODULES` of `root` into `out`; return the paths, relative to `out`, with the manifest's."""
     from mypyc.build import mypycify
     from setuptools import Distribution
     from setuptools.command.build_ext import build_ext

@@ -117,7 +117,7 @@ _COIN: Final = re.compile(rf"\b({'|'.join(_COINS)})\b", re.IGNORECASE)
 
 def build(
     data: Annotated[Path, typer.Option(help="Folder of the public data sets.")] = Path("../shared/data"),
-    output: Annotated[Path, typer.Option(help="Where the model is to lie.")] = starter_dir(),  # noqa: B008 - a fixed path
+    output: Annotated[Path, typer.Option(help="Folder of the model.")] = starter_dir(),  # noqa: B008 constant
     work: Annotated[
         Path, typer.Option(help="For teachers and student; teachers found there are not trained again.")
     ] = Path("var/starter"),
@@ -181,7 +181,7 @@ def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
     """(headlines before `CALIBRATED_FROM`, the project's labelled ones after it, their common record),
     cleaned and distinct.
 
-    Raises DataError where the file lacks a headline that `wire_labels.csv` has a label for.
+    Raises DataError if the file lacks a headline that `wire_labels.csv` has a label for.
     """
     frame = pd.read_parquet(path, columns=["published_at", "title"])
     frame = frame[frame["published_at"] < CALIBRATED_UNTIL]

@@ -53,9 +53,8 @@ class DashboardConfig(ListenerConfig):
     host: str = "127.0.0.1"
     port: int = Field(8610, ge=0, le=65_535)  # 0: any free one; if it is in use, one of the next is taken
     login: Literal["always", "never"] = "always"  # never: no login for any client on loopback
-    token_file: Path | None = (
-        None  # created at the first start, mode 0600; None: dashboard.token in live.folder
-    )
+    # created at the first start, mode 0600; None: dashboard.token in live.folder
+    token_file: Path | None = None
     # host names, beside addresses and localhost, that browsers may request
     allowed_hosts: tuple[str, ...] = ()
     trusted_proxies: Networks = ()  # whose X-Forwarded-For, -Proto, -Host and -Prefix are used

@@ -99,9 +99,8 @@ class DashboardState:
         self._orders_version = 0
         self._curve = ThinnedCurve(CURVE_POINTS)
         self._curve_version = 0
-        self._period = (
-            0  # end of the bar period whose bars are arriving; equity is sampled when the next one begins
-        )
+        # end of the bar period whose bars are arriving; equity is sampled when the next one begins
+        self._period = 0
         self._sampled = -1  # number of the last period with a point in the curve
         self._day, self._day_equity = -1, self._portfolio.equity()
         self._peak = self._portfolio.equity()

@@ -31,9 +31,8 @@ MAX_BOOKMARKS: Final = 2_000
 
 _MAX_CHECKPOINTS: Final = 256  # with one symbol; divided by the number of symbols
 _MIN_CHECKPOINTS: Final = 16
-_FIRST_INTERVAL: Final = (
-    256  # records between checkpoints; doubles whenever every other checkpoint is dropped
-)
+# records between checkpoints; doubles whenever every other checkpoint is dropped
+_FIRST_INTERVAL: Final = 256
 _PROGRESS_INTERVAL: Final = 4_096  # records
 _RECORD: Final = struct.Struct("<IBQ")  # length, whether it is a decision, number of the event
 _encode: Final = msgspec.msgpack.Encoder().encode

@@ -30,7 +30,7 @@ _HINT: Final = "stop it, or give this one another live.folder and store.url"
 def instance_lock(path: Path) -> Iterator[None]:
     """Hold the lock file; the system lets go of it when the process ends, however it ends.
 
-    Raises SafetyError where another process holds it, StoreError where the file can't be had.
+    Raises SafetyError if another process holds it, and StoreError if the file can't be opened or locked.
     """
     with _locked(
         path, f"{os.getpid()}", "an agent is running already, process {holder}, which holds " + str(path)

@@ -6,12 +6,14 @@ The harness forks it, or starts it as `python -m tests.crash.scripted_process JS
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
+from typing import Final
 
 import msgspec
 from sqlalchemy import event as sql
@@ -31,6 +33,8 @@ from models.sentiment.serve.scorer import HeadlineScore
 from tests.crash.kill_points import KillMoment, install
 from tests.crash.market_script import Burst, KeywordModel, compose_script, is_scripted, scripted_config
 from tests.simulation.generated_data import T0
+
+MAX_DURATION: Final = 300  # seconds; without a limit, a process whose script got stuck outlives its harness
 
 
 class ProcessSpec(msgspec.Struct, frozen=True):
@@ -167,7 +171,10 @@ async def live(spec: ProcessSpec) -> None:
 
 
 def main(spec: ProcessSpec) -> int:
-    """Run the process; the exit code is 0 if the script was played to its end."""
+    """Run the process; the exit code is 0 if the script was played to its end. SIGALRM ends a process that
+    takes longer than `MAX_DURATION`.
+    """
+    signal.alarm(MAX_DURATION)
     configure(LogConfig(level="error"))
     install(spec.moment)
     try:

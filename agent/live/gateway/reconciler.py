@@ -78,9 +78,8 @@ class Reconciler:
         self._fetches = 0
         # all executions up to here are known, apart from the venue's lag; UTC ms by its clock
         self._complete_until = 0
-        self._started_at = (
-            0  # UTC ms by the venue's clock: earlier trades of others are in the first snapshot
-        )
+        # UTC ms by the venue's clock: earlier trades of others are in the first snapshot
+        self._started_at = 0
         self._executions = 0  # that were new
         self._last_execution_at = 0.0  # when the last new one was reported, or the start; event loop's clock
         self._execution_ids = set(past.fill_ids)  # of all executions that were reported

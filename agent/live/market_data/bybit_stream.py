@@ -53,7 +53,8 @@ class KlineHealth(Health):
     stale: int = 0  # states of an open bar that came after newer ones
     ahead: int = 0  # rejected bars and messages from the future
     withheld: int = 0  # states and bars outside the price band, held back until confirmed
-    lag: int = 0  # ms from the venue's timestamp of the last message to its arrival; negative if this clock is behind
+    # ms from the venue's timestamp of the last message to its arrival; negative if this clock is behind
+    lag: int = 0
     rejected: set[str] = msgspec.field(default_factory=set)  # topics that the venue rejected
 
 
@@ -163,7 +164,9 @@ class BybitStream:
             self._url,
             open_timeout=self._config.open_timeout / 1000,
             close_timeout=CLOSE_TIMEOUT,
-            ping_interval=None,  # `_keep_alive` uses Bybit's own ping, which also proves that the application behind the socket is alive
+            # `_keep_alive` uses Bybit's own ping, which also proves that the application behind the socket
+            # is alive
+            ping_interval=None,
             proxy=None if is_loopback(self._url) else True,
         )
 

@@ -49,7 +49,8 @@ _TRACKING: Final = ("utm_", "fbclid=", "gclid=", "mc_cid=", "mc_eid=", "ref=", "
 class FeedEntry(NamedTuple):
     """One item of a feed; texts are plain and bounded."""
 
-    key: str  # hash of the id, else of the link, else of title and link; an id or link that entries share doesn't count
+    # hash of the id, else of the link, else of title and link; an id or link that entries share doesn't count
+    key: str
     title: str
     summary: str
     url: str  # "" if it isn't an http(s) URL

@@ -104,7 +104,7 @@ _MIN_FOREIGN_HITS: Final = 2
 
 
 def abstention_reason(cleaned: str) -> str:
-    """Return the reason why a model of English headlines must not judge this cleaned text, or "" if it may.
+    """Return why a model of English headlines must not judge this cleaned text, or "" if it may.
 
     A text is not English if under half of its letters are Latin, or if it has at least two function words of
     one foreign language, more than of English, and a quarter of all words. This detects a feed in the wrong

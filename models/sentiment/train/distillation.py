@@ -87,7 +87,10 @@ def distil(
         tokens = [tokenizer(text, truncation=True, max_length=length)["input_ids"] for text in texts]
         _fit(model, tokens, logits, taught[0][1], student, progress or (lambda *_: None))
     teacher_card = teachers[0].card
-    inherited = "base base_sha256 base_weights_sha256 base_released pooling max_length datasets threshold versions trained_until"
+    inherited = (
+        "base base_sha256 base_weights_sha256 base_released pooling max_length datasets threshold versions "
+        "trained_until"
+    )
     card = Card(
         **{name: getattr(teacher_card, name) for name in inherited.split()},
         method="distilled" if student.epochs else teacher_card.method,

@@ -94,9 +94,8 @@ class WorkerPool:
         self._invalid = Throttle()
         self._workers: dict[str, str] = {}  # name -> fingerprint of its model
         self._model = ""
-        self._connection: float | None = (
-            None  # `connected_since` of the connection on which the workers were discovered
-        )
+        # `connected_since` of the connection on which the workers were discovered
+        self._connection: float | None = None
         self._expect_until: float | None = None  # workers may still appear
         self._woken = asyncio.Event()
         self._health = WorkersHealth(self.name)

@@ -52,7 +52,8 @@ def column(row: Row, names: Iterable[str], where: str) -> Any:
     for name in wanted:
         if name in row:
             return row[name]
-    there = f"the file has {', '.join(map(repr, row))}: name yours with --text-column, --label-column, --date-column"
+    found = ", ".join(map(repr, row))
+    there = f"the file has {found}: name yours with --text-column, --label-column, --date-column"
     raise DataError(f"{where}: no column {wanted[0]!r}", hint=did_you_mean(wanted[0], row, there))
 
 
