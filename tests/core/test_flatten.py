@@ -374,7 +374,7 @@ def test_a_kill_with_flatten_ends_flat_and_opens_nothing(seed: int, minute: int,
 def test_a_kill_ends_flat_at_a_venue_with_partial_late_and_rejected_fills(seed: int, steps: int) -> None:
     rng = random.Random(seed)
     world = EngineHarness(strategy=Erratic(seed))
-    world.tell(Command("life", world.now, world.now, {"incarnation": "a" * 32}))
+    world.handle(Command("life", world.now, world.now, {"incarnation": "a" * 32}))
     open_orders: dict[str, Order] = {}
     filled: dict[str, Decimal] = {}
     numbers = iter(range(10**6))
