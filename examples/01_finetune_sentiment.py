@@ -1,10 +1,15 @@
-"""Fine-tune a language model for financial sentiment with LoRA, export it, and let it read.
+"""Fine-tune a language model for financial sentiment with LoRA, export it and generate signals.
 
-    python examples/01_finetune_sentiment.py                 # a taste: few texts, a minute
-    python examples/01_finetune_sentiment.py --full          # all of the project's labelled headlines,
-    minutes on a CPU python examples/01_finetune_sentiment.py --full --data mine.csv --base ProsusAI/finbert
+    # A demonstration on 240 texts, about a minute
+    python examples/01_finetune_sentiment.py
 
-Data: a CSV file with the columns text and label (bearish, neutral, bullish).
+    # All labelled headlines of the project, minutes on a CPU
+    python examples/01_finetune_sentiment.py --full
+
+    # Your own data and base model
+    python examples/01_finetune_sentiment.py --full --data mine.csv --base ProsusAI/finbert
+
+The data is a CSV file with the columns text and label (bearish, neutral, bullish).
 """
 
 from __future__ import annotations
@@ -26,8 +31,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--full", action="store_true", help="train for real")
-    parser.add_argument("--texts", type=int, default=240, help="how many to learn from, without --full")
+    parser.add_argument("--full", action="store_true", help="train on all texts with the default recipe")
+    parser.add_argument("--texts", type=int, default=240, help="number of texts without --full")
     parser.add_argument("--data", type=Path, default=CORPUS)
     parser.add_argument("--base", default="embedded", help="embedded, a hub id, or a folder")
     parser.add_argument("--output", type=Path, default=Path("var/examples/sentiment"))
@@ -35,8 +40,8 @@ def main() -> None:
 
     silence_warnings()
 
-    # 1. Labelled text, and parts of it that never see each other. The corpus names no event, so it teaches no
-    # dates.
+    # 1. Load labelled text and split it into parts without common stories. The project's corpus describes no
+    # real event, so it doesn't move the training cut-off.
     data = load(args.data, "csv", Options(eventless=args.data == CORPUS))
     examples = (
         data.examples
@@ -46,7 +51,7 @@ def main() -> None:
     split = make_split(examples, Fractions(validation=0.1, calibration=0.1, test=0.2), seed=42)
     print("texts:", split.sizes())
 
-    # 2. LoRA: small updates of the attention layers; the base itself stays as it is.
+    # 2. Train with LoRA: small updates of the attention layers; the weights of the base don't change.
     recipe = (
         Recipe(method="lora")
         if args.full
@@ -58,11 +63,11 @@ def main() -> None:
         found = trained.card.metrics["test"][name]
         print(f"  {name:8} {found.value:.3f}  (95 %: {found.low:.3f} to {found.high:.3f})")
 
-    # 3. One ONNX file that needs no torch, with a card that says what it was made of.
+    # 3. Export to ONNX, which runs without torch. The card records the data and the settings.
     served = args.output.with_name(args.output.name + "-onnx")
     export_model(args.output, served, overwrite=True)
 
-    # 4. Signals.
+    # 4. Generate signals.
     generator = SentimentSignalGenerator.from_pretrained(served)
     for text in (
         "Exchange halts withdrawals after a hack",

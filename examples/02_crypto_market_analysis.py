@@ -1,9 +1,16 @@
-"""Look at crypto markets with Bybit's data, and at what headlines say of them.
+"""Analyse crypto markets with Bybit's data and the sentiment of headlines.
 
-python examples/02_crypto_market_analysis.py                                      # Bybit's public history
-python examples/02_crypto_market_analysis.py --offline                            # the sample data
-tapewire sandbox --port 8080 &                                                    # or an exchange on this
-machine python examples/02_crypto_market_analysis.py --endpoint http://127.0.0.1:8080 --interval 1m
+    # Bybit's public history
+    python examples/02_crypto_market_analysis.py
+
+    # The sample data
+    python examples/02_crypto_market_analysis.py --offline
+
+    # A sandbox exchange on this machine
+    tapewire sandbox --port 8080 &
+    python examples/02_crypto_market_analysis.py --endpoint http://127.0.0.1:8080 --interval 1m
+
+The sentiment model is the shipped starter; its headlines are part of this script.
 """
 
 from __future__ import annotations

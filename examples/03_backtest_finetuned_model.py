@@ -1,12 +1,16 @@
-"""Backtest a fine-tuned model: on crypto by the minute, and on daily bars of SPY for the next day's
-direction.
+"""Backtest a fine-tuned model on minute bars of crypto and on daily bars of SPY.
 
-    python examples/03_backtest_finetuned_model.py                                      # the model that ships
-    python examples/03_backtest_finetuned_model.py --model var/examples/sentiment-onnx  # what example 01 made
+    # The shipped starter model
+    python examples/03_backtest_finetuned_model.py
+
+    # The model that example 01 has exported
+    python examples/03_backtest_finetuned_model.py --model var/examples/sentiment-onnx
+
+    # Your own bars and headlines of SPY
     python examples/03_backtest_finetuned_model.py --spy SPY-1d.csv --spy-news spy-headlines.csv
 
-Without files, crypto is the sample data (a day and a half of real prices, headlines of our own) and SPY is
-made up. Neither is evidence.
+Crypto uses the sample data: a day and a half of real prices with headlines written for the project. Without
+files, SPY uses synthetic data. Neither result is evidence for the model.
 """
 
 from __future__ import annotations
@@ -23,12 +27,12 @@ from tapewire import BacktestResult, FileDataLoader, SentimentBacktester, Sentim
 NEXT_DAY = {
     "market": {"category": "equity"},
     "account": {"currency": "USD"},
-    "paper": {"latency": 0},  # what is decided at a close meets the next open
-    "signals": {"half_life": "1d", "window": "1d"},  # what was said yesterday at this time is forgotten
+    "paper": {"latency": 0},  # orders decided at a close are filled at the next open
+    "signals": {"half_life": "1d", "window": "1d"},  # headlines expire after one day
     "strategy": {"params": {"allow_short": True}},
-    "history": {"timezone": "UTC"},  # of a file's plain dates
+    "history": {"timezone": "UTC"},  # time zone of dates without one
 }
-"""What is said during a day is traded at its close, and held over the next day."""
+"""Settings that trade the headlines of a day at its close and hold the position over the next day."""
 
 
 def main() -> None:
@@ -40,7 +44,9 @@ def main() -> None:
     parser.add_argument("--spy-news", type=Path, help="headlines: published_at, title, currencies (SPY)")
     parser.add_argument("--reports", type=Path, default=Path("var/examples"))
     parser.add_argument(
-        "--allow-leakage", action="store_true", help="run although the model may know the answers"
+        "--allow-leakage",
+        action="store_true",
+        help="run even if the model was trained on data of the same period",
     )
     args = parser.parse_args()
 
@@ -72,7 +78,7 @@ def main() -> None:
 
 
 def show(title: str, result: BacktestResult, page: Path) -> None:
-    """The verdict, the figures, the page."""
+    """Print the verdict and the figures, and write the report to `page`."""
     print(f"\n{title}: {result.verdict.headline}")
     for sentence in (*result.verdict.sentences, *(f"! {warning}" for warning in result.verdict.warnings)):
         print(f"  {sentence}")

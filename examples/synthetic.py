@@ -1,5 +1,6 @@
-"""Two years of made-up daily bars and headlines of a fund called SPY. Nothing of it happened: it shows
-the way, and proves nothing.
+"""Generate two years of synthetic daily bars and headlines of a fund called SPY.
+
+The data demonstrates the workflow; results on it prove nothing.
 """
 
 from __future__ import annotations
@@ -37,8 +38,10 @@ PLACES = (
 
 
 def spy(days: int = 500, seed: int = 7) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Bars by session date, and one headline on most days at 15:00 UTC; the next day leans its way by a
-    quarter of its volatility.
+    """Return (bars by session date, headlines). The same `seed` gives the same data.
+
+    About nine in ten days have a headline at 15:00 UTC. A bullish or bearish headline shifts the return of
+    the next day in its direction by a quarter of the daily volatility.
     """
     rng = np.random.default_rng(seed)
     dates = pd.bdate_range("2024-02-01", periods=days, tz="UTC", name="date")

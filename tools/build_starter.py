@@ -1,18 +1,18 @@
-"""`make starter`: the model that ships, from public data to a folder that is ready to serve, in one command.
+"""Build the starter model from public data: train, distil, calibrate, export, measure (`make starter`).
 
-1. Teachers: LoRA on the embedded base, on tweets (TFNS), posts (FiQA), the project's own headlines and
-  statements by its grammar,
-   one a seed. The first one's adapter ships too.
-2. A student. By default it has all six layers over a trimmed vocabulary, and nothing more to learn. With
-  fewer layers (`--layers
-   0,2,3,5 --epochs 2`) it learns the teachers' mean answers, on the same texts and variations of them, on
-   more statements, and on real crypto headlines without labels: two thirds of the size and half as fast
-   again, at 2.7 points of macro-F1 on PhraseBank, which is why it doesn't ship.
-3. Its temperature is fitted on later headlines of the wire, which the project has labelled: `wire_labels.csv`
-  holds their hashes
-   and our labels, not their words. The export is measured on what none of this has seen.
+1. Teachers: LoRA on the embedded base, one teacher per seed. The training data are tweets (TFNS), posts
+   (FiQA), the project's own headlines and generated statements. The adapter of the first teacher is shipped
+   as well.
+2. Student: by default a copy of the teacher with all six layers and a trimmed vocabulary, without further
+   training. With fewer layers (`--layers 0,2,3,5 --epochs 2`) the student learns the mean probabilities of
+   the teachers on the same texts, on variations of them, on more statements and on real crypto headlines
+   without labels. That student has two thirds of the size and 1.5 times the speed, but loses 2.7 points of
+   macro-F1 on PhraseBank, so it is not shipped.
+3. Calibration: the temperature is fitted on later crypto headlines, which the project has labelled.
+   `wire_labels.csv` contains their hashes and labels, but not their text. The export is measured on data
+   that no step has used.
 
-PhraseBank and CryptoLin, whose terms forbid more, measure and teach nothing.
+PhraseBank and CryptoLin are used for measurement only; their terms forbid more.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ from tools.synthetic_headlines import statements
 
 CALIBRATED_FROM: Final = datetime(2023, 12, 10, tzinfo=UTC)
 CALIBRATED_UNTIL: Final = datetime(2024, 1, 1, tzinfo=UTC)
-"""Headlines before the first teach without labels; between the two lie those that calibrate. Nothing
-younger is looked at.
+"""Headlines before `CALIBRATED_FROM` are training text without labels. Labelled headlines from then until
+`CALIBRATED_UNTIL` calibrate the student. Later headlines are not used.
 """
 HEADLINE_LABELS: Final = CORPUS.with_name("wire_labels.csv")
 SPLIT_SEED: Final = 7
@@ -83,7 +83,8 @@ LABELLED: Final = {
     "tfns": ("sentiment/tfns/sent_train.csv", "tfns", 1),
     "fiqa": ("sentiment/fiqa/task1_post_ABSA_train.json", "fiqa", 2),
 }
-"""Name → path below the data folder, format, how often each text is shown an epoch."""
+"""Name → path below the data folder, format, repetitions of each text per epoch."""
+STARTER_FOLDER: Final = starter_dir()
 CORPUS_REPEATS: Final = 2
 STATEMENTS: Final = 1_800
 DISTILLED_STATEMENTS: Final = 5_400
@@ -116,18 +117,20 @@ _COIN: Final = re.compile(rf"\b({'|'.join(_COINS)})\b", re.IGNORECASE)
 
 
 def build(
-    data: Annotated[Path, typer.Option(help="Folder of the public data sets.")] = Path("../shared/data"),
-    output: Annotated[Path, typer.Option(help="Folder of the model.")] = starter_dir(),  # noqa: B008 constant
+    data: Annotated[Path, typer.Option(help="Folder of the public datasets.")] = Path("../shared/data"),
+    output: Annotated[Path, typer.Option(help="Folder of the finished model.")] = STARTER_FOLDER,
     work: Annotated[
-        Path, typer.Option(help="For teachers and student; teachers found there are not trained again.")
+        Path, typer.Option(help="Folder of teachers and student; a teacher that exists is not trained again.")
     ] = Path("var/starter"),
-    teachers: Annotated[int, typer.Option(min=1, help="Teachers whose answers are averaged.")] = 1,
+    teachers: Annotated[
+        int, typer.Option(min=1, help="Number of teachers, whose probabilities are averaged.")
+    ] = 1,
     layers: Annotated[
-        str, typer.Option(help="Layers of the teacher that the student begins with.")
+        str, typer.Option(help="Layers that the student copies from the teacher.")
     ] = "0,1,2,3,4,5",
-    epochs: Annotated[int, typer.Option(min=0, help="Passes of the student over its texts.")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="Training epochs of the student.")] = 0,
 ) -> None:
-    """Train the teachers, distil the student, calibrate, export, measure."""
+    """Train the teachers, distil a student, calibrate it, export it and measure it."""
     student = Student(layers=tuple(int(layer) for layer in layers.split(",")), epochs=epochs)
     sets = {name: load(data / path, format) for name, (path, format, _) in LABELLED.items()}
     sets["corpus"] = load(CORPUS, "csv", Options(eventless=True))
@@ -142,7 +145,7 @@ def build(
         _teacher(work / f"teacher-{seed}", mixed, records, seed)
         for seed in range(TEACHER.seed, TEACHER.seed + teachers)
     ]
-    headlines, labelled, record = wire(data / "news/crypto-headlines.parquet")
+    headlines, labelled, record = load_headlines(data / "news/crypto-headlines.parquet")
     own = [example.text for name in ("fiqa", "corpus") for example in splits[name].train]
     more = [example.text for example in statements(DISTILLED_STATEMENTS, SPLIT_SEED)]
     texts = (
@@ -153,7 +156,7 @@ def build(
         + varied(own, seed=SPLIT_SEED)
     )
     with err.status(f"distilling on {len(texts)} texts"):
-        distil(trained, texts, work / "student", student, progress=_told("student"))
+        distil(trained, texts, work / "student", student, progress=_print_progress("student"))
     _calibrate(work / "student", labelled, [*records, record])
     card = export_model(work / "student", output, reference=reference_texts(), overwrite=True)
     held_out: dict[str, Sequence[Example]] = {name: split.test for name, split in splits.items()}
@@ -163,7 +166,7 @@ def build(
 
 
 def mix(splits: dict[str, Split], composed: Sequence[Example] = ()) -> Split:
-    """One split of all: small sets are shown more often than once an epoch; composed text only teaches."""
+    """Merge the splits; repeat small sets in the training part and add `composed` to it."""
     repeats = {name: times for name, (_, _, times) in LABELLED.items()} | {"corpus": CORPUS_REPEATS}
     shown = tuple(
         example for name, split in splits.items() for _ in range(repeats[name]) for example in split.train
@@ -177,11 +180,11 @@ def mix(splits: dict[str, Split], composed: Sequence[Example] = ()) -> Split:
     )
 
 
-def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
-    """(headlines before `CALIBRATED_FROM`, the project's labelled ones after it, their common record),
-    cleaned and distinct.
+def load_headlines(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
+    """Return unlabelled headlines before `CALIBRATED_FROM`, labelled ones after it, and their common record.
 
-    Raises DataError if the file lacks a headline that `wire_labels.csv` has a label for.
+    All headlines are cleaned and distinct. An unlabelled headline is left out if it is of the same story as a
+    labelled one. Raises DataError if the file lacks a headline that `wire_labels.csv` labels.
     """
     frame = pd.read_parquet(path, columns=["published_at", "title"])
     frame = frame[frame["published_at"] < CALIBRATED_UNTIL]
@@ -208,14 +211,15 @@ def wire(path: Path) -> tuple[list[str], list[Example], DatasetRecord]:
 
 
 def headline_key(text: str) -> str:
-    """What stands for a headline in `wire_labels.csv`: the first 16 hexadecimal digits of the SHA-256 of
-    its cleaned text.
+    """Return the key of a cleaned headline in `wire_labels.csv`.
+
+    The key is the first 16 hexadecimal digits of the SHA-256 of the text.
     """
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def varied(texts: Sequence[str], seed: int) -> list[str]:
-    """A variation of each text: another coin, a tenth of the words missing, sometimes a part of it only."""
+    """Return a variation of each text: other coins, a tenth of the tokens dropped, sometimes an excerpt."""
     rng = random.Random(seed)
     return [_variation(text, rng) for text in texts]
 
@@ -232,14 +236,14 @@ def _variation(text: str, rng: random.Random) -> str:
 
 def _teacher(folder: Path, split: Split, records: Sequence[DatasetRecord], seed: int) -> TrainedClassifier:
     if not (folder / "card.json").is_file():
-        with err.status(f"teaching {folder.name} on {len(split.train)} texts"):
+        with err.status(f"training {folder.name} on {len(split.train)} texts"):
             recipe = msgspec.structs.replace(TEACHER, seed=seed)
-            train(recipe, split, records, folder, progress=_told(folder.name))
+            train(recipe, split, records, folder, progress=_print_progress(folder.name))
     return load_trained(folder)
 
 
 def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[DatasetRecord]) -> None:
-    """Fits the temperature of a student, and completes its card."""
+    """Fit the temperature of the student and complete its card."""
     student = load_trained(folder)
     logits, truth = student.logits([example.text for example in examples])[0], class_indices(examples)
     card = student.card
@@ -255,9 +259,7 @@ def _calibrate(folder: Path, examples: Sequence[Example], records: Sequence[Data
 def measure(
     card: Card, folder: Path, held_out: dict[str, Sequence[Example]], teacher: TrainedClassifier
 ) -> None:
-    """Measures the export, and beside it its fp32 teacher, on each held-out set; writes the figures into
-    the card.
-    """
+    """Measure the export and its fp32 teacher on each held-out set, and write the figures to the card."""
     scorer = Scorer.load(folder)
     for name, examples in held_out.items():
         texts, truth = [example.text for example in examples], class_indices(examples)
@@ -273,9 +275,7 @@ def measure(
 
 
 def ship_adapter(source: Path, target: Path) -> None:
-    """Copies an adapter at half precision, which changes no prediction and halves what everybody
-    downloads.
-    """
+    """Copy an adapter at half precision, which halves the download and changes no prediction."""
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.png"))
     weights = target / "adapter_model.safetensors"
     save_file({name: tensor.half() for name, tensor in load_file(weights).items()}, weights)
@@ -288,12 +288,12 @@ def _row(score: HeadlineScore) -> tuple[float, float, float]:
     return (np.nan, np.nan, np.nan) if score.abstained else score.probabilities
 
 
-def _told(name: str) -> Callable[[int, int, float], None]:
-    def tell(step: int, steps: int, loss: float) -> None:
+def _print_progress(name: str) -> Callable[[int, int, float], None]:
+    def show(step: int, steps: int, loss: float) -> None:
         if step % 100 == 0 or step == steps:
             err.print(f"{name}: step {step} of {steps}, loss {loss:.3f}")
 
-    return tell
+    return show
 
 
 if __name__ == "__main__":

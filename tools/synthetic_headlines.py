@@ -1,9 +1,8 @@
-"""Statements of companies by a small grammar: figures compared with figures, contracts, closures, funding,
-routine.
+"""Generate labelled statements of fictional companies: figures, contracts, closures, funding, routine.
 
-Headlines seldom state a figure against last year's, company reports do little else, and which of two numbers
-is larger is not in any word. So this text is generated: names, amounts and periods are drawn by chance and
-stand for nothing that happened.
+Company reports compare figures with those of the previous year, but headlines seldom do, and the direction of
+such a comparison follows from the numbers alone. The training texts therefore include generated statements.
+Names, amounts and periods are random and describe no real event.
 """
 
 from __future__ import annotations
@@ -16,11 +15,28 @@ from models.labels import LABELS
 from models.sentiment.train.datasets import Example
 
 _GOOD: Final = (
-    "Operating profit", "Net sales", "Turnover", "Net profit", "Revenue", "Profit before taxes", "Earnings per share", "EBITDA",
-    "Order intake", "The order book", "Pre-tax profit", "Cash flow from operations", "Sales", "Gross margin", "Market share",
-    "Passenger numbers", "Deliveries", "Trading volume", "Assets under management", "Production",
-)  # fmt: skip
-"""Quantities of which more is better."""
+    "Operating profit",
+    "Net sales",
+    "Turnover",
+    "Net profit",
+    "Revenue",
+    "Profit before taxes",
+    "Earnings per share",
+    "EBITDA",
+    "Order intake",
+    "The order book",
+    "Pre-tax profit",
+    "Cash flow from operations",
+    "Sales",
+    "Gross margin",
+    "Market share",
+    "Passenger numbers",
+    "Deliveries",
+    "Trading volume",
+    "Assets under management",
+    "Production",
+)
+"""Quantities whose rise is bullish."""
 _BAD: Final = (
     "Net loss",
     "Operating loss",
@@ -31,9 +47,27 @@ _BAD: Final = (
     "The loss per share",
 )
 _NAMES: Final = (
-    "Halvard", "Norvane", "Torvex", "Quillex", "Pelagon", "Sarnholm", "Oskari Steel", "Vantolin", "Merisalo", "Brightquay",
-    "Kestrion", "Lumivaara", "Aldergate", "Rautio Group", "Fenmark", "Tivola", "Corvane", "Ellswick", "Ostrava Tools", "Numerra",
-)  # fmt: skip
+    "Halvard",
+    "Norvane",
+    "Torvex",
+    "Quillex",
+    "Pelagon",
+    "Sarnholm",
+    "Oskari Steel",
+    "Vantolin",
+    "Merisalo",
+    "Brightquay",
+    "Kestrion",
+    "Lumivaara",
+    "Aldergate",
+    "Rautio Group",
+    "Fenmark",
+    "Tivola",
+    "Corvane",
+    "Ellswick",
+    "Ostrava Tools",
+    "Numerra",
+)
 _COINS: Final = (
     "bitcoin",
     "ether",
@@ -96,99 +130,106 @@ _BEFORE: Final = (
 )
 
 _BULLISH: Final = (
-    "{name} wins a contract to supply {goods} to "
-    "{branch}", "{name} has been awarded an order worth {amount} "
-                                                            "by {branch}",
-    "{name} signs a long-term agreement to deliver "
-    "{goods}", "{name} to expand its plant and hire {count} "
-                                                             "people",
-    "The investment of {amount} doubles the capacity of {name}'s "
-    "factory", "{name} acquires {other} to "
-                                                                           "strengthen its position",
-    "{name} receives regulatory approval for its new "
-    "product", "{name} opens a new office as demand for "
-                                                               "{goods} grows",
-    "The agreement is expected to have a positive effect on {name}'s "
-    "result", "{name} raises its full-year outlook",
-    "{name} and {other} agree to cooperate on the development of "
-    "{goods}", "{name} returns to profit in {period}",
-    "{name} raises {amount} in a funding round led by "
-    "{other}", "{coin} platform {name} closes {amount} "
-                                                                "round",
-    "{name} launches {coin} trading for its "
-    "clients", "{name} to let customers pay with {coin}", "{name} now accepts {coin}",
-    "{name} partners with {other} to bring {coin} to more "
-    "people", "{name} buys {amount} of {coin} for its "
-                                                                   "balance sheet",
-    "{name} adds support for {coin}", "{name} unveils {coin} marketplace", "Fund of {amount} set up to back "
-                                                                           "{coin} projects",
-    "{name} gets licence to offer {coin} "
-    "services", "{coin} adoption grows as {name} joins in", "{coin} leads gains among top coins",
-    "{name} plans listing on the stock exchange at a valuation of "
-    "{amount}", "Bank {name} is on a hiring "
-                                                                             "spree for its {coin} desk",
-    "{name} chief: {coin} is here to stay", "{name} integrates {other} to speed up {coin} payments",
-)  # fmt: skip
+    "{name} wins a contract to supply {goods} to {branch}",
+    "{name} has been awarded an order worth {amount} by {branch}",
+    "{name} signs a long-term agreement to deliver {goods}",
+    "{name} to expand its plant and hire {count} people",
+    "The investment of {amount} doubles the capacity of {name}'s factory",
+    "{name} acquires {other} to strengthen its position",
+    "{name} receives regulatory approval for its new product",
+    "{name} opens a new office as demand for {goods} grows",
+    "The agreement is expected to have a positive effect on {name}'s result",
+    "{name} raises its full-year outlook",
+    "{name} and {other} agree to cooperate on the development of {goods}",
+    "{name} returns to profit in {period}",
+    "{name} raises {amount} in a funding round led by {other}",
+    "{coin} platform {name} closes {amount} round",
+    "{name} launches {coin} trading for its clients",
+    "{name} to let customers pay with {coin}",
+    "{name} now accepts {coin}",
+    "{name} partners with {other} to bring {coin} to more people",
+    "{name} buys {amount} of {coin} for its balance sheet",
+    "{name} adds support for {coin}",
+    "{name} unveils {coin} marketplace",
+    "Fund of {amount} set up to back {coin} projects",
+    "{name} gets licence to offer {coin} services",
+    "{coin} adoption grows as {name} joins in",
+    "{coin} leads gains among top coins",
+    "{name} plans listing on the stock exchange at a valuation of {amount}",
+    "Bank {name} is on a hiring spree for its {coin} desk",
+    "{name} chief: {coin} is here to stay",
+    "{name} integrates {other} to speed up {coin} payments",
+)
 _BEARISH: Final = (
-    "{name} to lay off {count} people", "{name} closes its plant and cuts {count} "
-                                        "jobs", "{name} lowers its full-year outlook",
-    "{name} starts negotiations on temporary lay-offs of {count} "
-    "employees", "{name} cuts production of "
-                                                                             "{goods} as orders dry up",
-    "The result of {name} turned to a loss in "
-    "{period}", "{name} issues a profit warning", "{name} loses an order of {goods} to {other}",
-    "{name} writes down {amount} of its assets", "Weak demand for {goods} weighed on the result of {name}",
-    "{branch} cancels its order of {goods} from "
-    "{name}", "{name} recalls {goods} after faults", "Strike halts the mills of {name}",
-    "{name} is fined {amount} for overcharging", "{name} expects the market for {goods} to weaken further",
-    "{regulator} opens investigation into {coin} exchange "
-    "{name}", "{regulator} proposes tighter rules for "
-                                                                   "{coin} firms",
-    "{regulator} bars {name} from offering "
-    "{coin}", "{regulator} orders seizure of {coin} "
-                                                    "wallets", "{regulator} sues {name} over {coin}",
-    "{regulator} warns consumers against {coin}", "{name} loses {amount} in {coin} exploit", "{name} suspends {coin} withdrawals",
-    "Founder of {coin} project {name} arrested", "{coin} slides as sellers take over", "Investors pull {amount} out of {coin} funds",
-    "{name} stops selling {coin} miners in the "
-    "country", "Ransom of {amount} in {coin} demanded from "
-                                                         "{branch}",
-)  # fmt: skip
+    "{name} to lay off {count} people",
+    "{name} closes its plant and cuts {count} jobs",
+    "{name} lowers its full-year outlook",
+    "{name} starts negotiations on temporary lay-offs of {count} employees",
+    "{name} cuts production of {goods} as orders dry up",
+    "The result of {name} turned to a loss in {period}",
+    "{name} issues a profit warning",
+    "{name} loses an order of {goods} to {other}",
+    "{name} writes down {amount} of its assets",
+    "Weak demand for {goods} weighed on the result of {name}",
+    "{branch} cancels its order of {goods} from {name}",
+    "{name} recalls {goods} after faults",
+    "Strike halts the mills of {name}",
+    "{name} is fined {amount} for overcharging",
+    "{name} expects the market for {goods} to weaken further",
+    "{regulator} opens investigation into {coin} exchange {name}",
+    "{regulator} proposes tighter rules for {coin} firms",
+    "{regulator} bars {name} from offering {coin}",
+    "{regulator} orders seizure of {coin} wallets",
+    "{regulator} sues {name} over {coin}",
+    "{regulator} warns consumers against {coin}",
+    "{name} loses {amount} in {coin} exploit",
+    "{name} suspends {coin} withdrawals",
+    "Founder of {coin} project {name} arrested",
+    "{coin} slides as sellers take over",
+    "Investors pull {amount} out of {coin} funds",
+    "{name} stops selling {coin} miners in the country",
+    "Ransom of {amount} in {coin} demanded from {branch}",
+)
 _NEUTRAL: Final = (
-    "{name} will publish its report for {period} in the "
-    "morning", "{name} employs {count} people", "{name} makes {goods}",
-    "The annual general meeting of {name} elected the members of the "
-    "board", "{name} is headquartered in the capital",
-    "The value of the deal between {name} and {other} was not "
-    "disclosed", "The shares of {name} are listed "
-                                                                          "on the stock exchange",
-    "{name} has appointed a new head of "
-    "communications", "Net sales of {name} were {amount} and it had "
-                                                         "{count} employees",
-    "Operating profit totalled {amount} in {period}", "Revenue of the unit was {amount} in {period}",
-    "The holding of {other} in {name} crossed the limit of one twentieth of the "
-    "votes", "The building will "
-                                                                                        "have {count} square "
-                                                                                        "metres",
-    "{name} expects net sales to remain at the level of the previous "
-    "year", "The subscription period of the "
-                                                                            "options begins today",
-    "The plant uses some {count} tonnes of raw material a "
-    "year", "The transaction is subject to the "
-                                                                 "customary approvals",
-    "The contract also covers maintenance for {count} "
-    "months", "{name} and {other} are the owners of the "
-                                                               "joint company",
-    "What is {coin} and how does it work?", "How to store {coin} safely", "{coin} explained: what the terms mean",
-    "A brief history of {coin}", "{name} lawyer answers questions on {coin} "
-                                 "taxes", "Opinion: the case for and against {coin}",
-    "{name} chief of {coin} steps down", "Survey asks what people think of {coin}", "{coin} price little changed",
-    "Why some people own {coin} and others do "
-    "not", "{name} publishes research paper on {coin}", "{branch} studies {coin}",
-)  # fmt: skip
+    "{name} will publish its report for {period} in the morning",
+    "{name} employs {count} people",
+    "{name} makes {goods}",
+    "The annual general meeting of {name} elected the members of the board",
+    "{name} is headquartered in the capital",
+    "The value of the deal between {name} and {other} was not disclosed",
+    "The shares of {name} are listed on the stock exchange",
+    "{name} has appointed a new head of communications",
+    "Net sales of {name} were {amount} and it had {count} employees",
+    "Operating profit totalled {amount} in {period}",
+    "Revenue of the unit was {amount} in {period}",
+    "The holding of {other} in {name} crossed the limit of one twentieth of the votes",
+    "The building will have {count} square metres",
+    "{name} expects net sales to remain at the level of the previous year",
+    "The subscription period of the options begins today",
+    "The plant uses some {count} tonnes of raw material a year",
+    "The transaction is subject to the customary approvals",
+    "The contract also covers maintenance for {count} months",
+    "{name} and {other} are the owners of the joint company",
+    "What is {coin} and how does it work?",
+    "How to store {coin} safely",
+    "{coin} explained: what the terms mean",
+    "A brief history of {coin}",
+    "{name} lawyer answers questions on {coin} taxes",
+    "Opinion: the case for and against {coin}",
+    "{name} chief of {coin} steps down",
+    "Survey asks what people think of {coin}",
+    "{coin} price little changed",
+    "Why some people own {coin} and others do not",
+    "{name} publishes research paper on {coin}",
+    "{branch} studies {coin}",
+)
 
 
 def statements(count: int, seed: int) -> list[Example]:
-    """`count` distinct statements, a third of them of each class, the same for the same seed."""
+    """Return `count` distinct statements, a third of them per class.
+
+    If `count` is not divisible by three, it is rounded down. The same `seed` gives the same statements.
+    """
     rng = random.Random(seed)
     kinds: dict[str, tuple[Callable[[random.Random], str], ...]] = {
         "bearish": (lambda r: _compared(r, better=False), lambda r: _filled(r, _BEARISH)),
@@ -204,7 +245,7 @@ def statements(count: int, seed: int) -> list[Example]:
 
 
 def _compared(rng: random.Random, *, better: bool) -> str:
-    """A quantity now against the same quantity before."""
+    """Compare a quantity with an earlier period; `better` means that the company improved."""
     bad = rng.random() < 0.25
     rises = better != bad
     low, high = sorted((rng.uniform(1, 400), rng.uniform(1, 400)))

@@ -1,4 +1,4 @@
-"""What tests of models share."""
+"""Fixtures shared by the tests of models."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ from tests.models.tiny_model import write_tiny
 
 @pytest.fixture(scope="session")
 def write_model() -> Callable[..., Path]:
-    """The writer of tiny models."""
+    """Return the function that writes a tiny model to a folder."""
     return write_tiny

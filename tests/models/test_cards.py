@@ -1,4 +1,4 @@
-"""The card says what an artifact is made of, and is refused where it can't be believed."""
+"""Model cards: round trip, training cut-off, fingerprint, and refusal of cards that cannot be used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def record(latest: int | None) -> DatasetRecord:
     return DatasetRecord(name="a.csv", format="csv", sha256="0" * 64, rows=3, latest=latest)
 
 
-def test_a_card_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_card_survives_a_round_trip(tmp_path: Path) -> None:
     card = Card(
         base="embedded",
         method="lora",
@@ -39,7 +39,7 @@ def test_a_card_comes_back_as_it_was(tmp_path: Path) -> None:
     assert read_card(tmp_path) == card
 
 
-def test_trained_until_is_the_latest_of_its_sets_and_eventless_ones_do_not_move_it() -> None:
+def test_trained_until_is_the_latest_date_of_the_datasets_and_ignores_eventless_ones() -> None:
     assert latest_of([record(YEAR_2019), record(None), record(5)]) == YEAR_2019
     assert latest_of([record(None)]) == 0
     assert Card(base="b", method="m", trained_until=YEAR_2019).trained_until_iso == "2019-01-01T00:00:00Z"
@@ -55,14 +55,16 @@ def test_trained_until_is_the_latest_of_its_sets_and_eventless_ones_do_not_move_
         (b'{"base": "b", "method": "m", "labels": ["up", "down"]}', "labels"),
     ],
 )
-def test_a_card_that_cannot_be_used_says_why(content: bytes | None, complaint: str, tmp_path: Path) -> None:
+def test_an_unusable_card_raises_an_error_with_the_reason(
+    content: bytes | None, complaint: str, tmp_path: Path
+) -> None:
     if content is not None:
         (tmp_path / "card.json").write_bytes(content)
     with pytest.raises(ModelError, match=complaint):
         read_card(tmp_path)
 
 
-def test_a_fingerprint_follows_contents_and_temperature_not_order(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_contents_and_temperature_but_not_on_file_order(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("weights")
     (tmp_path / "b").write_text("words")
     both = fingerprint([tmp_path / "a", tmp_path / "b"], 1.0)

@@ -1,4 +1,4 @@
-"""The numbers agree with their definitions and with scikit-learn's."""
+"""Classification metrics and calibration, checked against their definitions and scikit-learn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROWS = st.lists(st.tuples(st.integers(0, 2), st.tuples(*[st.floats(-5, 5)] * 3))
 
 @settings(max_examples=40, deadline=None)
 @given(ROWS)
-def test_they_agree_with_scikit_learn(rows: list[tuple[int, tuple[float, float, float]]]) -> None:
+def test_metrics_agree_with_scikit_learn(rows: list[tuple[int, tuple[float, float, float]]]) -> None:
     sklearn = pytest.importorskip("sklearn.metrics")
     truth = np.array([label for label, _ in rows])
     probabilities = softmax(np.array([logits for _, logits in rows]))
@@ -38,7 +38,7 @@ def test_they_agree_with_scikit_learn(rows: list[tuple[int, tuple[float, float, 
     )
 
 
-def test_a_model_as_sure_as_it_is_right_has_no_calibration_error() -> None:
+def test_calibration_error_is_zero_if_confidence_equals_accuracy() -> None:
     probabilities = np.tile([0.75, 0.125, 0.125], (8, 1))
     assert classification_metrics.measure(probabilities, np.array([0] * 6 + [1] * 2))["ece"] == pytest.approx(
         0
@@ -49,7 +49,7 @@ def test_a_model_as_sure_as_it_is_right_has_no_calibration_error() -> None:
     assert classification_metrics.measure(np.eye(3), np.arange(3))["brier"] == 0
 
 
-def test_an_abstention_is_a_miss_but_no_claim() -> None:
+def test_an_abstention_counts_as_an_error_but_not_in_confusion_or_calibration() -> None:
     probabilities = np.array([[0.9, 0.05, 0.05], [np.nan] * 3, [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]])
     found = classification_metrics.report(probabilities, np.array([0, 1, 1, 2]), resamples=100)
     assert found["accuracy"] == 0.75
@@ -61,7 +61,7 @@ def test_an_abstention_is_a_miss_but_no_claim() -> None:
     assert found["coverage"][0].coverage == 0.75
 
 
-def test_intervals_hold_the_estimate_and_narrow_with_more_rows() -> None:
+def test_intervals_contain_the_estimate_and_narrow_with_more_rows() -> None:
     rng = np.random.default_rng(0)
 
     def interval(rows: int) -> float:
@@ -74,14 +74,14 @@ def test_intervals_hold_the_estimate_and_narrow_with_more_rows() -> None:
     assert interval(2000) < interval(100) / 2
 
 
-def test_the_bins_of_the_reliability_plot_hold_every_row() -> None:
+def test_reliability_bins_contain_every_row_except_abstentions() -> None:
     rows = classification_metrics.reliability(
         np.array([[0.61, 0.2, 0.19], [0.63, 0.2, 0.17], [1, 0, 0], [np.nan] * 3]), np.array([0, 1, 0, 0])
     )
     assert rows == [(2, pytest.approx(0.62), 0.5), (1, 1.0, 1.0)]
 
 
-def test_coverage_falls_with_the_threshold_and_nothing_acted_has_no_precision() -> None:
+def test_coverage_falls_as_the_threshold_rises_and_precision_is_undefined_at_zero_coverage() -> None:
     rows = classification_metrics.coverage(
         np.array([[0.6, 0.2, 0.2], [0.8, 0.1, 0.1]]), np.array([1, 0]), (0.5, 0.7, 0.9)
     )
@@ -90,7 +90,7 @@ def test_coverage_falls_with_the_threshold_and_nothing_acted_has_no_precision() 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.3, 5.0), st.integers(0, 100))
-def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: float, seed: int) -> None:
+def test_fitting_recovers_the_temperature_that_scaled_the_logits(temperature: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 2, (4000, 3))
     truth = (softmax(logits).cumsum(axis=1) > rng.random((4000, 1))).argmax(axis=1)
@@ -103,7 +103,7 @@ def test_the_temperature_that_spoilt_the_logits_is_found_again(temperature: floa
     assert min(nearby) == nearby[1]
 
 
-def test_scaling_never_changes_the_class_and_mends_the_calibration() -> None:
+def test_temperature_scaling_improves_calibration_and_keeps_the_predicted_class() -> None:
     rng = np.random.default_rng(1)
     truth = rng.integers(0, 3, 3000)
     logits = 6 * (np.eye(3)[truth] * 0.5 + rng.normal(0, 0.5, (3000, 3)))
@@ -115,7 +115,7 @@ def test_scaling_never_changes_the_class_and_mends_the_calibration() -> None:
     assert (softmax(logits).argmax(axis=1) == softmax(logits, temperature).argmax(axis=1)).all()
 
 
-def test_a_perfectly_separated_slice_gives_a_finite_temperature() -> None:
+def test_the_temperature_is_finite_for_perfectly_separated_or_empty_data() -> None:
     assert 0.05 <= fit_temperature(np.eye(3) * 50, np.arange(3)) <= 20
     assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1
     assert len(LABELS) == 3

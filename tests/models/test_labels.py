@@ -20,28 +20,28 @@ from models.labels import LABELS, SCORE_CUT, canonical, from_score, head_order
         ("sell", "bearish"),
     ],
 )
-def test_other_peoples_names(theirs: str, ours: str) -> None:
+def test_common_label_names_map_to_the_canonical_labels(theirs: str, ours: str) -> None:
     assert canonical(theirs) == ours
 
 
-def test_an_unknown_name_is_answered_with_the_closest() -> None:
+def test_an_unknown_label_raises_an_error_that_suggests_the_closest() -> None:
     with pytest.raises(DataError, match=r"news\.csv:7: unknown label 'positve' \(did you mean positive"):
         canonical("positve", where="news.csv:7")
 
 
-def test_bare_digits_mean_nothing() -> None:
+def test_a_bare_digit_is_refused_as_a_label() -> None:
     with pytest.raises(DataError, match="unknown label '2'"):
         canonical("2")
 
 
 @given(st.floats(-1, 1))
-def test_scores_fall_into_the_class_of_their_sign_outside_the_cut(score: float) -> None:
+def test_a_score_maps_to_the_class_of_its_sign_beyond_the_cut_and_to_neutral_within_it(score: float) -> None:
     expected = "bearish" if score < -SCORE_CUT else "bullish" if score > SCORE_CUT else "neutral"
     assert from_score(score) == expected
 
 
 @given(st.permutations(["negative", "neutral", "positive"]))
-def test_a_foreign_head_is_reordered_whatever_its_order(names: list[str]) -> None:
+def test_a_head_in_any_class_order_is_reordered_to_the_canonical_labels(names: list[str]) -> None:
     order = head_order(dict(enumerate(names)))
     assert [canonical(names[row]) for row in order] == list(LABELS)
     assert [LABELS.index(label) for label in LABELS] == [0, 1, 2]
@@ -55,6 +55,6 @@ def test_a_foreign_head_is_reordered_whatever_its_order(names: list[str]) -> Non
         {0: "positive", 1: "bullish", 2: "neutral"},
     ],
 )
-def test_a_head_that_does_not_name_the_classes_is_refused(id2label: dict[int, str]) -> None:
+def test_a_head_without_the_three_class_names_is_refused(id2label: dict[int, str]) -> None:
     with pytest.raises(ModelError, match="base model's head"):
         head_order(id2label)

@@ -1,4 +1,4 @@
-"""A tiny model in the serving format, made in milliseconds: each word pulls the score its own way."""
+"""Writer of a tiny model in the serving format: each token has a fixed weight and a text gets their sum."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ LEAN = {"soars": 3.0, "inflows": 2.0, "record": 0.5, "crashes": -3.0, "outflows"
 def write_tiny(
     folder: Path, *, temperature: float = 1.0, precision: str = "fp32", threshold: float = 0.7
 ) -> Path:
-    """logits = sum of the words' leans on (bearish, neutral, bullish); pooled = (lean, number of tokens)."""
+    """Write the model to `folder` and return `folder`.
+
+    The pooled output is (sum of the tokens' values in `LEAN`, number of tokens). The logits are a fixed
+    linear map of it to (bearish, neutral, bullish).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     lean = np.array([[LEAN.get(word, 0.0), 1.0] for word in WORDS], np.float32)
     head = np.array([[-1.0, 0.0, 1.0], [0.0, 0.1, 0.0]], np.float32)

@@ -1,4 +1,4 @@
-"""One market, one data set and two trained models for all tests of the package; training takes seconds."""
+"""One market and one prepared dataset for all fusion tests, small enough to train on in seconds."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECIPE = FusionRecipe(
 
 
 class MarketFiles(NamedTuple):
-    """Files of a market and a configuration that reads them."""
+    """Paths of a market's files and of a configuration that reads them."""
 
     klines: Path
     news: Path
@@ -38,17 +38,17 @@ class MarketFiles(NamedTuple):
     model: Path
 
     def plan(self) -> Plan:
-        """All of it."""
+        """Return a plan of all klines and headlines."""
         return Plan((KlineFile.parse_argument(str(self.klines)),), self.news)
 
     def config(self) -> Config:
-        """As `tapewire --config` reads it."""
+        """Load the configuration as `tapewire --config` does."""
         return load(self.settings)
 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., Path]) -> MarketFiles:
-    """A market of 120 days."""
+    """Write a market of 120 days, a tiny sentiment model and a configuration."""
     folder = tmp_path_factory.mktemp("fusion")
     klines, news = write_market(folder)
     model = write_model(folder / "tiny")
@@ -57,7 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, write_model: Callable[..., P
 
 @pytest.fixture(scope="session")
 def prepared(place: MarketFiles, tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
-    """Its data set."""
+    """Prepare the training dataset of that market."""
     return prepare_dataset(place.plan(), place.config(), RECIPE, tmp_path_factory.mktemp("data"))
 
 

@@ -1,4 +1,4 @@
-"""A market in which headlines move the price, and everything to learn it with: files, a tiny sentiment model, models of chance."""
+"""Fusion test helpers: a market whose headlines move the price, a configuration, random fusion models."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ from models.fusion.serve.predictor import WEIGHTS_NAME, FusionPredictor, fingerp
 from tests.research.market_files import START, headlines, write_klines
 
 DAYS = 120
-DIMENSIONS = 2  # of the tiny sentiment model
+DIMENSIONS = 2  # embedding size of the tiny sentiment model
 
 
 def write_market(
     folder: Path, *, days: int = DAYS, seed: int = 1, changed_after: int | None = None
 ) -> tuple[Path, Path]:
-    """Hourly klines, and headlines that move the next hour by a per cent. `changed_after`: from that day on, another future."""
+    """Write hourly klines and headlines, each of which moves the next hour's price by 1 %.
+
+    If `changed_after` is given, all bars from that day on are replaced by a constant price.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     said = headlines(days=days, seed=seed, every=6)
     klines = write_klines(folder / "BTCUSDT.csv", days=days, seed=seed, news=said, volatility=0.002)
@@ -39,19 +42,18 @@ def write_market(
 
 
 def write_news(path: Path, said: dict[int, int]) -> Path:
-    """Headlines without scores, two minutes before their hour ends; no two are one story."""
+    """Write distinct headlines without scores, each published two minutes before its hour ends."""
     rows = ["published_at,title"]
     for hour, sign in sorted(said.items()):
         words = " ".join(hashlib.sha256(f"{hour} {n}".encode()).hexdigest()[:6] for n in range(5))
-        rows.append(
-            f"{iso(START + (hour + 1) * HOUR_MS - 120_000)},Bitcoin {'soars' if sign > 0 else 'crashes'} {words}"
-        )
+        published_at = iso(START + (hour + 1) * HOUR_MS - 120_000)
+        rows.append(f"{published_at},Bitcoin {'soars' if sign > 0 else 'crashes'} {words}")
     path.write_text("\n".join(rows) + "\n")
     return path
 
 
 def write_config(folder: Path, model: Path, **fusion: str) -> Path:
-    """A configuration whose store and sentiment model are in `folder`."""
+    """Write a configuration with its store in `folder`, the given sentiment model and fusion settings."""
     path = folder / "config.toml"
     lines = [
         f'[store]\nurl = "sqlite:///{folder}/store.db"',
@@ -73,7 +75,7 @@ def write_fusion(
     seed: int = 0,
     trained_until: int = 0,
 ) -> FusionPredictor:
-    """A fusion model of random weights."""
+    """Write a fusion model with random weights and load it."""
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(seed)
     price, text = ablation != "text", ablation != "price"
@@ -97,9 +99,13 @@ def write_fusion(
         shapes["nothing"] = (hidden,)
     weights = {name: random.normal(0.0, 1.0, shape).astype(np.float32) for name, shape in shapes.items()}
     hyper: dict[str, Any] = {
-        "ablation": ablation, "interval": interval, "horizon": 4 * interval, "half_life": 2 * interval, "move": 1.2,
+        "ablation": ablation,
+        "interval": interval,
+        "horizon": 4 * interval,
+        "half_life": 2 * interval,
+        "move": 1.2,
         "scorer": scorer if text else "",
-    }  # fmt: skip
+    }
     card = Card(
         kind="fusion",
         base="",
@@ -117,7 +123,7 @@ def write_fusion(
 
 
 class RecordingPredictor:
-    """A predictor that notes the questions that it is asked, and answers like `inner`."""
+    """Predictor that records the inputs of each call and delegates to `inner`."""
 
     def __init__(self, inner: Predictor) -> None:
         self._inner = inner

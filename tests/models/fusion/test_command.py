@@ -1,4 +1,4 @@
-"""`tapewire train fusion`, and what a backtest does with what it made, as a person uses them."""
+"""`tapewire train fusion`, and backtests with fusion models, run through the command line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ DAY = 86_400_000
 def tapewire(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, place: MarketFiles
 ) -> Callable[..., tuple[int, str]]:
-    """Run `tapewire ARGS…` with the place's configuration; its exit code and what it printed, errors included."""
+    """Return a function that runs `tapewire ARGS…` with the market's configuration.
+
+    The function returns the exit code and standard output; if the command fails, standard error is appended.
+    """
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*args: str | Path) -> tuple[int, str]:
@@ -41,15 +44,14 @@ def files(place: MarketFiles) -> tuple[str | Path, ...]:
 
 
 @pytest.mark.train
-def test_trained_replayed_verified(
+def test_a_trained_model_is_backtested_and_verified_but_refused_on_its_training_window(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
     model = tmp_path / "model"
-    code, out = tapewire(
-        "train", "fusion", *files(place), "--start", day(0), "--end", day(80), "--test-until", day(120), "--horizon", "2h",
-        "--half-life", "1h", "--epochs", "3", "--output", model, "--json",
-    )  # fmt: skip
+    training = ("--start", day(0), "--end", day(80), "--test-until", day(120))
+    recipe = ("--horizon", "2h", "--half-life", "1h", "--epochs", "3")
+    code, out = tapewire("train", "fusion", *files(place), *training, *recipe, "--output", model, "--json")
     assert code == 0, out
     said = json.loads(out)
     assert {"accuracy", "macro_f1", "nll", "brier", "ece"} <= set(said["metrics"]["network"])
@@ -61,28 +63,16 @@ def test_trained_replayed_verified(
     code, out = tapewire("verify", run)
     assert code == 0, out
     assert "identical" in out
-    # Its own window
-    code, out = tapewire(
-        "backtest", *files(place), "--start", day(40), "--strategy", "fusion", "--fusion", model
-    )
+    # A backtest on the training window is refused without --allow-leakage.
+    leaking = ("--start", day(40), "--strategy", "fusion", "--fusion", model)
+    code, out = tapewire("backtest", *files(place), *leaking)
     assert code == 3, out
     assert "knows the answers" in out
-    code, out = tapewire(
-        "backtest",
-        *files(place),
-        "--start",
-        day(40),
-        "--strategy",
-        "fusion",
-        "--fusion",
-        model,
-        "--allow-leakage",
-        "--json",
-    )
+    code, out = tapewire("backtest", *files(place), *leaking, "--allow-leakage", "--json")
     assert json.loads(out)["stamps"] == ["LEAKED"]
 
 
-def test_a_run_is_not_verified_with_another_model(
+def test_verification_fails_if_the_fusion_model_has_changed(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     scorer = json.loads((place.model / "card.json").read_text())["fingerprint"]
@@ -106,7 +96,7 @@ def test_a_run_is_not_verified_with_another_model(
         (("--strategy", "fusion", "--fusion", "nowhere"), 1, "nowhere"),
     ],
 )
-def test_what_can_not_be_replayed(
+def test_a_backtest_without_a_usable_fusion_model_fails(
     tapewire: Callable[..., tuple[int, str]],
     place: MarketFiles,
     arguments: tuple[str, ...],
@@ -117,7 +107,7 @@ def test_what_can_not_be_replayed(
     assert (done, words in out) == (code, True), out
 
 
-def test_a_fusion_model_of_another_sentiment_model(
+def test_a_fusion_model_trained_with_another_sentiment_model_is_refused(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     write_fusion(tmp_path, scorer="somebody else's")
@@ -126,7 +116,7 @@ def test_a_fusion_model_of_another_sentiment_model(
     assert "was trained with sentiment model" in out
 
 
-def test_a_model_of_prices_needs_no_headlines(
+def test_a_model_of_prices_runs_without_headlines(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     write_fusion(tmp_path, ablation="price", trained_until=START)
@@ -136,7 +126,7 @@ def test_a_model_of_prices_needs_no_headlines(
     assert code == 0, out
 
 
-def test_text_without_headlines_is_refused_before_anything_is_read(
+def test_training_on_text_without_headlines_is_refused(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     code, out = tapewire("train", "fusion", "--klines", place.klines, "--output", tmp_path / "m")
@@ -144,7 +134,7 @@ def test_text_without_headlines_is_refused_before_anything_is_read(
     assert "reads headlines" in out
 
 
-def test_nothing_else_is_written_over(
+def test_a_folder_with_other_files_is_not_overwritten(
     tapewire: Callable[..., tuple[int, str]], place: MarketFiles, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")

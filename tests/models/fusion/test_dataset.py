@@ -1,4 +1,4 @@
-"""The training sees what the engine sees: the same moments, the same features, the same memory of headlines."""
+"""Training data equals the engine's inputs: timestamps, features and decayed headline embeddings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.models.fusion.conftest import MarketFiles
 from tests.models.fusion.fusion_harness import RecordingPredictor, write_fusion
 
 
-def test_the_engine_asks_what_the_training_was_asked(
+def test_the_engine_gives_the_predictor_the_rows_of_the_training_data(
     place: MarketFiles, prepared: PreparedDataset, tmp_path: Path
 ) -> None:
     data = prepared.data

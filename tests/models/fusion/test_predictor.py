@@ -1,4 +1,4 @@
-"""The numpy model: one question or many, the same answer; the same as torch; and folders that are no model."""
+"""FusionPredictor: single rows equal blocks, numpy equals torch, and invalid folders are refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def questions(predictor: FusionPredictor, n: int, seed: int) -> tuple[np.ndarray
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
-def test_a_question_has_the_same_answer_alone_and_in_a_block(tmp_path: Path, ablation: str) -> None:
+def test_a_row_gets_the_same_prediction_alone_and_in_a_block(tmp_path: Path, ablation: str) -> None:
     predictor = write_fusion(tmp_path, ablation=ablation)
     features, means, mass = questions(predictor, 500, 1)
     block = predictor.predict_block(features, predictor.read_block(means), mass)
@@ -43,7 +43,7 @@ def test_a_question_has_the_same_answer_alone_and_in_a_block(tmp_path: Path, abl
 
 @given(seed=st.integers(0, 2**32 - 1), scale=st.floats(0, 1e6), mass=st.floats(0, 1e6))
 @settings(max_examples=100, deadline=None)
-def test_probabilities_are_probabilities(
+def test_probabilities_are_between_0_and_1_and_sum_to_1(
     tmp_path_factory: pytest.TempPathFactory, seed: int, scale: float, mass: float
 ) -> None:
     predictor = write_fusion(tmp_path_factory.mktemp("m"), seed=seed % 7)
@@ -54,7 +54,7 @@ def test_probabilities_are_probabilities(
     assert sum(chances) == pytest.approx(1, abs=2e-6)
 
 
-def test_torch_computes_the_same(tmp_path: Path) -> None:
+def test_numpy_and_torch_predict_the_same_probabilities(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     from models.fusion.train.fusion_recipe import FusionRecipe
     from models.fusion.train.network import FusionNetwork
@@ -71,7 +71,7 @@ def test_torch_computes_the_same(tmp_path: Path) -> None:
     }
     twin = FusionPredictor(predictor.card, {**norms, **network.weights()})
     features, means, mass = questions(twin, 200, 5)
-    # within what standardising lets through
+    # the predictor clips standardised inputs at CLIP, the network does not
     features, means = np.clip(features, -5, 5), np.clip(means, -5, 5)
     gate = (mass / (1 + mass))[:, None]
     with torch.inference_mode():
@@ -80,7 +80,7 @@ def test_torch_computes_the_same(tmp_path: Path) -> None:
     assert np.abs(twin.predict_block(features, twin.read_block(means), mass) - expected).max() < 1e-5
 
 
-def test_no_news_and_old_news_come_to_the_same(tmp_path: Path) -> None:
+def test_fully_decayed_news_gives_the_prediction_without_news(tmp_path: Path) -> None:
     predictor = write_fusion(tmp_path)
     features = Features(*np.linspace(-1, 1, len(Features._fields)))
     never = predictor.predict(features, None, 0.0)
@@ -88,7 +88,7 @@ def test_no_news_and_old_news_come_to_the_same(tmp_path: Path) -> None:
     assert predictor.predict(features, predictor.read(np.array((3.0, -3.0))), 2.0) != never
 
 
-def test_it_remembers_only_what_its_own_sentiment_model_said(tmp_path: Path) -> None:
+def test_vector_ignores_scores_of_other_sentiment_models_and_scores_without_embedding(tmp_path: Path) -> None:
     embedding = np.array((1.5, -2.0), "<f2").tobytes()
     said = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "words", embedding=embedding)
     foreign = Sentiment("n", 1, 1, 0.2, 0.3, 0.5, "others", embedding=embedding)
@@ -101,57 +101,57 @@ def test_it_remembers_only_what_its_own_sentiment_model_said(tmp_path: Path) -> 
     assert all(vector is None for vector in (full.vector(foreign), full.vector(bare), price.vector(said)))
 
 
-class TestFolders:
-    """That are no model, or not a whole one."""
+class TestInvalidFolders:
+    """Folders without a complete and valid fusion model."""
 
-    def test_nothing_there(self, tmp_path: Path) -> None:
+    def test_an_empty_folder_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ModelError):
             FusionPredictor.load(tmp_path)
 
-    def test_no_weights(self, tmp_path: Path) -> None:
+    def test_a_folder_without_weights_is_refused(self, tmp_path: Path) -> None:
         write_fusion(tmp_path)
         (tmp_path / "weights.npz").unlink()
         with pytest.raises(ModelError, match="holds no weights"):
             FusionPredictor.load(tmp_path)
 
-    def test_damaged_weights(self, tmp_path: Path) -> None:
+    def test_damaged_weights_are_refused(self, tmp_path: Path) -> None:
         write_fusion(tmp_path)
         (tmp_path / "weights.npz").write_bytes(b"nothing of the kind")
         with pytest.raises(ModelError, match="damaged"):
             FusionPredictor.load(tmp_path)
 
-    def test_weights_of_another_model(self, tmp_path: Path) -> None:
+    def test_weights_of_another_model_are_refused(self, tmp_path: Path) -> None:
         write_fusion(tmp_path / "one", seed=1)
         write_fusion(tmp_path / "two", seed=2)
         (tmp_path / "two" / "weights.npz").replace(tmp_path / "one" / "weights.npz")
         with pytest.raises(ModelError, match="not those that its card was written for"):
             FusionPredictor.load(tmp_path / "one")
 
-    def test_a_model_of_another_kind(self, tmp_path: Path) -> None:
+    def test_a_model_of_another_kind_is_refused(self, tmp_path: Path) -> None:
         write_card(Card(base="tiny", method="none"), tmp_path)
         with pytest.raises(ModelError, match="holds a model of sentiment, not of fusion"):
             FusionPredictor.load(tmp_path)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
-    def test_weights_that_are_no_finite_numbers(self, value: float, tmp_path: Path) -> None:
+    def test_weights_that_are_not_finite_are_refused(self, value: float, tmp_path: Path) -> None:
         self.spoil(tmp_path, "out.bias", lambda weight: np.full_like(weight, value))
         with pytest.raises(
             ModelError, match=r"out\.bias holds values that are not finite numbers.*train it again"
         ):
             FusionPredictor.load(tmp_path)
 
-    def test_weights_of_another_shape(self, tmp_path: Path) -> None:
+    def test_weights_of_the_wrong_shape_are_refused(self, tmp_path: Path) -> None:
         self.spoil(tmp_path, "out.weight", lambda weight: weight[:-1])
         with pytest.raises(ModelError, match="don't fit together"):
             FusionPredictor.load(tmp_path)
 
-    def test_two_classes(self, tmp_path: Path) -> None:
+    def test_weights_for_two_classes_are_refused(self, tmp_path: Path) -> None:
         self.spoil(tmp_path, "out.weight", lambda weight: weight[:, :2])
         with pytest.raises(ModelError):
             FusionPredictor.load(tmp_path)
 
     @pytest.mark.parametrize("temperature", [0.0, -1.0])
-    def test_a_temperature_that_is_unusable(self, temperature: float, tmp_path: Path) -> None:
+    def test_a_temperature_that_is_not_positive_is_refused(self, temperature: float, tmp_path: Path) -> None:
         write_fusion(tmp_path)
         card = read_card(tmp_path, kind="fusion")
         card.temperature = temperature
@@ -161,7 +161,7 @@ class TestFolders:
 
     @staticmethod
     def spoil(folder: Path, name: str, change: Callable[[Any], Any]) -> None:
-        """Change one weight; the card agrees with the result."""
+        """Change one weight and update the card's fingerprint to match."""
         write_fusion(folder)
         with np.load(folder / "weights.npz") as stored:
             weights = {key: stored[key] for key in stored.files}
@@ -172,7 +172,7 @@ class TestFolders:
         write_card(card, folder)
 
 
-def test_an_embedding_that_is_not_finite_or_of_another_size_is_not_remembered(tmp_path: Path) -> None:
+def test_vector_ignores_embeddings_that_are_not_finite_or_of_the_wrong_size(tmp_path: Path) -> None:
     model = write_fusion(tmp_path, dimensions=2)
     for embedding in ([1.5, np.inf], [np.nan, 0.0], [1.0], [1.0, 2.0, 3.0]):
         said = Sentiment(

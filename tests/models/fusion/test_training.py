@@ -1,4 +1,4 @@
-"""What a training learns, what it must not learn from, and what it says of itself."""
+"""Fusion training: accuracy, isolation from later data, the model card, and refused inputs."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def full(prepared: PreparedDataset, tmp_path_factory: pytest.TempPathFactory) ->
     return teach(prepared, tmp_path_factory.mktemp("full"), compare=True)
 
 
-def test_it_learns_what_headlines_do_to_prices(full: FusionTrainingResult) -> None:
+def test_the_network_learns_the_effect_of_headlines_on_prices(full: FusionTrainingResult) -> None:
     network, shares = full.table["network"]["nll"], full.table["shares"]["nll"]
     assert network.high < shares.value - 0.02
     assert full.table["network"]["ece"].value < 0.1
     assert set(full.table) == {"network", "boosting", "shares"}
 
 
-def test_prices_alone_do_not_tell(
+def test_a_network_without_headlines_has_a_higher_loss(
     prepared: PreparedDataset, full: FusionTrainingResult, tmp_path: Path
 ) -> None:
     alone = teach(prepared, tmp_path, msgspec.structs.replace(RECIPE, ablation="price"))
@@ -57,7 +57,7 @@ def test_prices_alone_do_not_tell(
 
 @pytest.mark.parametrize("ablation", ["text", "probabilities"])
 @pytest.mark.parametrize("balance", ["weights", "focal"])
-def test_each_ablation_and_each_remedy_for_rare_classes_trains(
+def test_text_ablations_train_with_each_class_balancing_method(
     prepared: PreparedDataset, tmp_path: Path, ablation: str, balance: str
 ) -> None:
     recipe = msgspec.structs.replace(RECIPE, ablation=ablation, balance=balance, epochs=2)
@@ -66,7 +66,7 @@ def test_each_ablation_and_each_remedy_for_rare_classes_trains(
     assert 0 < done.table["network"]["accuracy"].value <= 1
 
 
-def test_the_card_says_until_when_it_knows_and_from_what(
+def test_the_card_records_the_training_cut_off_and_the_datasets(
     full: FusionTrainingResult, place: MarketFiles
 ) -> None:
     card = full.card
@@ -76,17 +76,17 @@ def test_the_card_says_until_when_it_knows_and_from_what(
     assert full.rows["train"] > 1_000
 
 
-def test_a_sentiment_model_that_saw_later_text_moves_the_date(
+def test_trained_until_includes_the_cut_off_of_the_sentiment_model(
     prepared: PreparedDataset, tmp_path: Path
 ) -> None:
     done = teach(prepared, tmp_path, msgspec.structs.replace(RECIPE, epochs=1), seen_until=END)
     assert done.card.trained_until == END
 
 
-def test_nothing_after_the_end_teaches(
+def test_data_after_the_training_end_does_not_change_the_model(
     place: MarketFiles, tmp_path: Path, full: FusionTrainingResult
 ) -> None:
-    """The same past with another future, bars and labels: the same model to the last bit."""
+    """Two markets that differ only after the training end give bit-identical models."""
     klines, news = write_market(tmp_path / "other", changed_after=80)
     other = place._replace(klines=klines, news=news)
     done = teach(prepare_dataset(other.plan(), place.config(), RECIPE, tmp_path / "data"), tmp_path / "model")
@@ -111,7 +111,7 @@ def test_headlines_are_scored_once(place: MarketFiles, prepared: PreparedDataset
         assert fill_cache(scorer, titles) == 0
 
 
-def test_parts_never_see_each_other(prepared: PreparedDataset) -> None:
+def test_label_windows_of_different_parts_do_not_overlap(prepared: PreparedDataset) -> None:
     data = prepared.data
     labels = data.labels(RECIPE.horizon, RECIPE.band)
     parts = split(data.rows["ts"], labels.kind, RECIPE, start=START, end=END)
@@ -131,17 +131,19 @@ def test_parts_never_see_each_other(prepared: PreparedDataset) -> None:
         ({"half_lives": ()}, "half-life"),
     ],
 )
-def test_a_recipe_without_sense_is_refused(choice: dict[str, object], words: str) -> None:
+def test_an_invalid_recipe_is_refused(choice: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         msgspec.structs.replace(RECIPE, **choice)
 
 
-def test_a_window_too_short_says_what_it_has(prepared: PreparedDataset, tmp_path: Path) -> None:
+def test_a_window_that_is_too_short_is_refused_with_the_class_counts(
+    prepared: PreparedDataset, tmp_path: Path
+) -> None:
     with pytest.raises(DataError, match=r"part of .* has 0 down"):
         teach(prepared, tmp_path, end=START + 86_400_000)
 
 
-def test_a_model_without_embeddings_is_refused(
+def test_a_sentiment_model_without_embeddings_is_refused(
     place: MarketFiles, tmp_path: Path, write_model: Callable[..., Path]
 ) -> None:
     import onnx

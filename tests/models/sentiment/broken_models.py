@@ -1,4 +1,4 @@
-"""Models that answer what no model may, made from the tiny one by rewriting its graph, its tokenizer or its card."""
+"""Invalid models, made from the tiny model by changing its graph, its tokenizer or its card."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.models.tiny_model import WORDS
 
 
 def rehashed(folder: Path) -> Path:
-    """The folder, with a card that says that all of it belongs together."""
+    """Update the card's fingerprint to match the files in `folder`, and return `folder`."""
     card = read_card(folder)
     card.files = {}
     card.fingerprint = fingerprint(folder, card)
@@ -26,7 +26,7 @@ def rehashed(folder: Path) -> Path:
 
 
 def with_constant(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """One constant of the graph is another."""
+    """Change one constant of the graph."""
     model = onnx.load(folder / MODEL_NAME)
     for constant in model.graph.initializer:
         if constant.name == name:
@@ -40,7 +40,7 @@ def everywhere(value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def for_word(word: str, value: float) -> Callable[[np.ndarray], np.ndarray]:
-    """The row of one word of the embedding `lean`."""
+    """Return a function that fills one token's row of the embedding `lean` with `value`."""
 
     def change(lean: np.ndarray) -> np.ndarray:
         lean[WORDS.index(word)] = value
@@ -50,7 +50,7 @@ def for_word(word: str, value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def with_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """Another tokenizer.json."""
+    """Change the content of tokenizer.json."""
     content = json.loads((folder / TOKENIZER_NAME).read_bytes())
     change(content)
     (folder / TOKENIZER_NAME).write_text(json.dumps(content))
@@ -58,14 +58,17 @@ def with_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Pat
 
 
 def catastrophic(content: dict[str, Any]) -> None:
-    """A regular expression whose time is exponential, over which tokenizers' Rust code panics."""
+    """Split on a regular expression that backtracks exponentially, so that tokenizers panics in Rust."""
     content["pre_tokenizer"] = {
-        "type": "Split", "pattern": {"Regex": "(a+)+(?=b)(?<!x)c|\\s+"}, "behavior": "Removed", "invert": False,
-    }  # fmt: skip
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+(?=b)(?<!x)c|\\s+"},
+        "behavior": "Removed",
+        "invert": False,
+    }
 
 
 def with_card(folder: Path, **fields: Any) -> Path:
-    """Fields of the card, as somebody else writes them; the fingerprint agrees if the card can be read."""
+    """Overwrite fields of card.json without validation; the fingerprint stays the same."""
     path = folder / "card.json"
     path.write_text(json.dumps(json.loads(path.read_bytes()) | fields))
     return folder

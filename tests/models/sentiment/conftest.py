@@ -1,4 +1,4 @@
-"""Tiny random base models and our own labelled headlines, so that every method is really trained in a second."""
+"""Tiny random base models and labelled headlines, on which any method trains in about a second."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENDS = (
 
 @pytest.fixture(scope="session")
 def headlines() -> tuple[Example, ...]:
-    """144 different headlines, 48 of each class, whose verb decides."""
+    """Return 144 distinct headlines, 48 of each class; the verb alone determines the class."""
     rows = [
         Example(f"{subject} {verb} {end}", label, where=f"own:{label}")
         for label, verbs in VERBS.items()
@@ -54,7 +54,11 @@ def headlines() -> tuple[Example, ...]:
 
 @pytest.fixture(scope="session")
 def tiny_bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of random bases: a sentence encoder that pools by mean, BERT with its pooler, Llama and Qwen2 without a pad token."""
+    """Write random base models and return their folders by name.
+
+    They are a sentence encoder with mean pooling, BERT with a pooler, BERT with a sentiment head, and Llama
+    and Qwen2 without a pad token.
+    """
     torch = pytest.importorskip("torch")
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

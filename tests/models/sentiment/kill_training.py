@@ -1,10 +1,11 @@
-"""A real `tapewire train sentiment` that is killed before each of its operations on files, from the moment it saves its result.
+"""Run `tapewire train sentiment` and kill it before each file operation of saving the model.
 
-    python -m tests.models.sentiment.kill_training OUTPUT SNAPSHOTS -- tapewire's arguments
+    python -m tests.models.sentiment.kill_training OUTPUT SNAPSHOTS -- ARGUMENTS
 
-The training happens once. Then the process forks for each operation: the child goes on and kills itself (SIGKILL) just before that
-operation, the folder around OUTPUT is copied to SNAPSHOTS/number and put back as it was. The last child isn't killed. Prints one
-line a child: the operation, or `finished`.
+ARGUMENTS are those of `tapewire`. The model is trained once. Then the process forks once per file operation.
+The child continues and kills itself (SIGKILL) just before that operation; the parent copies the folder around
+OUTPUT to SNAPSHOTS/<number> and restores it. The last child runs to the end. The script prints one line per
+child: the operation, or `finished` or `failed` for the last one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.trun
 
 
 def die_before(operation: int, below: Path, report: int) -> None:
-    """Kill this process before its `operation`-th change (from 0) of a file in `below`, and name it on `report`."""
+    """Kill this process before its file operation number `operation` in `below`.
+
+    Operations are counted from 0. The operation is first written to the file descriptor `report`.
+    """
     seen = 0
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
@@ -32,7 +36,7 @@ def die_before(operation: int, below: Path, report: int) -> None:
         if not (opened or event in CHANGES) or not isinstance(args[0], str | bytes | os.PathLike):
             return
         path = os.fsdecode(args[0])
-        # rmtree removes by descriptor: those paths are relative
+        # shutil.rmtree passes paths relative to a directory descriptor
         if os.path.isabs(path) and not path.startswith(str(below)):
             return
         if seen == operation:

@@ -1,4 +1,4 @@
-"""Bases of many kinds: which way they read, what they are padded with, and whether an adapter stands on the right one."""
+"""Base models: detection of decoders, pad tokens, and the check that an adapter matches its base."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ SIZES = {
     "intermediate_size": 64,
 }
 CAUSAL = SIZES | {"num_key_value_heads": 1, "max_position_embeddings": 64}
+DISTILBERT_SIZES = {"vocab_size": 60, "dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 64}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,20 @@ def split(headlines: tuple[Example, ...]) -> Split:
     return msgspec.structs.replace(whole, train=whole.train[:16], validation=())
 
 
+def case_id(value: object) -> str:
+    if isinstance(value, transformers.PretrainedConfig):
+        return ""
+    return getattr(value, "__name__", str(value))
+
+
 @pytest.mark.parametrize(
     ("config", "body", "causal"),
     [
-        (transformers.GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=2), transformers.GPT2Model, True),
+        (
+            transformers.GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=2),
+            transformers.GPT2Model,
+            True,
+        ),
         (transformers.LlamaConfig(**CAUSAL), transformers.LlamaModel, True),
         (transformers.MistralConfig(**CAUSAL), transformers.MistralModel, True),
         (transformers.Qwen2Config(**CAUSAL), transformers.Qwen2Model, True),
@@ -60,12 +71,12 @@ def split(headlines: tuple[Example, ...]) -> Split:
         (transformers.BertConfig(**SIZES), transformers.BertModel, False),
         (transformers.BertConfig(**SIZES, is_decoder=True), transformers.BertModel, True),
         (transformers.RobertaConfig(**SIZES), transformers.RobertaModel, False),
-        (transformers.DistilBertConfig(vocab_size=60, dim=32, n_layers=1, n_heads=2, hidden_dim=64), transformers.DistilBertModel, False),
+        (transformers.DistilBertConfig(**DISTILBERT_SIZES), transformers.DistilBertModel, False),
         (transformers.MPNetConfig(**SIZES), transformers.MPNetModel, False),
     ],
-    ids=lambda value: getattr(value, "__name__", str(value)) if not isinstance(value, transformers.PretrainedConfig) else "",
-)  # fmt: skip
-def test_a_base_is_read_at_its_last_token_only_if_it_reads_one_way(
+    ids=case_id,
+)
+def test_a_base_is_a_decoder_only_if_its_attention_is_causal(
     config: transformers.PretrainedConfig,
     body: type[transformers.PreTrainedModel],
     causal: bool,
@@ -76,7 +87,7 @@ def test_a_base_is_read_at_its_last_token_only_if_it_reads_one_way(
     ids = torch.randint(3, 60, (1, 8))
     other = ids.clone()
     other[0, -1] = (ids[0, -1] + 1) % 57 + 3
-    with torch.inference_mode():  # the definition: does the first token see the last one?
+    with torch.inference_mode():  # causal: the first output ignores the last token
         first, changed = (model(input_ids=one).last_hidden_state[0, 0] for one in (ids, other))
     assert torch.allclose(first, changed) == causal
     model.save_pretrained(tmp_path)
@@ -84,7 +95,7 @@ def test_a_base_is_read_at_its_last_token_only_if_it_reads_one_way(
 
 
 def base_without(tokens: set[str], base: Path, folder: Path) -> Path:
-    """A copy of a base whose tokenizer doesn't declare these special tokens; "unk" leaves its vocabulary too."""
+    """Copy a base without these special tokens; "unk_token" is removed from the vocabulary as well."""
     shutil.copytree(base, folder)
     inner = json.loads((base / "tokenizer.json").read_text())
     inner["added_tokens"] = []
@@ -109,11 +120,11 @@ def base_without(tokens: set[str], base: Path, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("absent", "pads"), [({"eos_token"}, "<unk>"), ({"eos_token", "unk_token"}, "[PAD]")]
 )
-def test_a_tokenizer_without_a_token_to_pad_with_trains_exports_and_scores(
+def test_a_base_without_a_pad_token_trains_exports_and_scores(
     absent: set[str], pads: str, method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     base = base_without(absent, tiny_bases["llama"], tmp_path / "base")
-    if pads == "[PAD]":  # an embedding has no row for a token that is added
+    if pads == "[PAD]":  # the embedding gets no row for the added token
         config = transformers.LlamaConfig.from_pretrained(base, vocab_size=59)
         transformers.LlamaForCausalLM(config).save_pretrained(base)
     done = train(
@@ -131,7 +142,7 @@ def test_a_tokenizer_without_a_token_to_pad_with_trains_exports_and_scores(
     assert served == pytest.approx(load_trained(tmp_path / "out").probabilities(texts), abs=1e-4)
 
 
-def test_a_language_model_that_is_no_llama_has_its_perplexity_measured(
+def test_perplexity_is_measured_for_a_gpt2_base(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     base = tmp_path / "base"
@@ -149,7 +160,7 @@ def test_a_language_model_that_is_no_llama_has_its_perplexity_measured(
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora", "prefix"])
-def test_an_adapter_is_refused_on_a_base_whose_layers_have_other_weights(
+def test_an_adapter_is_refused_if_a_layer_of_the_base_has_other_weights(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     base = tiny_bases["llama"]
@@ -158,13 +169,13 @@ def test_an_adapter_is_refused_on_a_base_whose_layers_have_other_weights(
     shutil.copytree(base, moved)
     load_trained(tmp_path / "out", base=str(moved))
     weights = load_file(moved / "model.safetensors")
-    # one weight of one layer; the embeddings stay
+    # change one weight of one layer but no embedding
     weights["model.layers.1.mlp.down_proj.weight"][0, 0] += 0.5
     save_file(weights, moved / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"another base than .*moved: its layers have other weights"):
         load_trained(tmp_path / "out", base=str(moved))
     card = read_card(tmp_path / "out")
-    card.base_weights_sha256 = ""  # as earlier versions wrote it
+    card.base_weights_sha256 = ""  # cards of earlier versions lack the digest
     write_card(card, tmp_path / "out")
     load_trained(tmp_path / "out", base=str(moved))
 
@@ -186,7 +197,7 @@ def test_the_digest_of_a_base_does_not_depend_on_how_it_is_loaded(
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "full"])
-def test_an_adapter_that_is_not_whole_is_refused(
+def test_an_adapter_with_missing_or_extra_weights_is_refused(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     train(
@@ -197,7 +208,7 @@ def test_an_adapter_that_is_not_whole_is_refused(
         base=str(tiny_bases["mean"]),
     )
     card = read_card(tmp_path)
-    card.files, card.fingerprint = {}, ""  # nothing else notices a changed file
+    card.files, card.fingerprint = {}, ""  # skip the hash checks of changed files
     write_card(card, tmp_path)
     whole = load_file(tmp_path / ADAPTER_WEIGHTS)
     load_trained(tmp_path)
@@ -214,7 +225,7 @@ def test_an_adapter_that_is_not_whole_is_refused(
     with pytest.raises(ModelError, match=r"no place for, .*layers\.9"):
         load_trained(tmp_path)
     (tmp_path / ADAPTER_WEIGHTS).unlink()
-    torch.save(whole, tmp_path / "adapter_model.bin")  # as earlier versions of peft wrote it
+    torch.save(whole, tmp_path / "adapter_model.bin")  # the format of earlier peft versions
     load_trained(tmp_path)
     torch.save(dict(list(whole.items())[1:]), tmp_path / "adapter_model.bin")
     with pytest.raises(ModelError, match=r"adapter_model\.bin lacks |cannot be loaded"):

@@ -1,4 +1,4 @@
-"""The recipe of the starter: who teaches, who only measures, and what is never looked at."""
+"""The starter's recipe: training, calibration and held-out data stay separate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from agent.core.errors import DataError
 from models.sentiment.train.datasets import Example
 from models.sentiment.train.splits import Fractions, make_split
 from tools import build_starter
-from tools.build_starter import CORPUS_REPEATS, headline_key, mix, varied, wire
+from tools.build_starter import CORPUS_REPEATS, headline_key, load_headlines, mix, varied
 
 pytestmark = pytest.mark.train
 
@@ -28,7 +28,7 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = [
         (EARLY, "Miner adds to its fleet"),
         (EARLY, "Bridge is drained"),
-        (CALIBRATING, "Bridge is drained!"),  # the story of an earlier headline
+        (CALIBRATING, "Bridge is drained!"),  # the same story as an earlier headline
         (CALIBRATING, "Fund opens to savers"),
         (CALIBRATING, "Nobody labelled this one"),
         (TOO_LATE, "The future is known"),
@@ -44,8 +44,8 @@ def news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "news.parquet"
 
 
-def test_headlines_teach_before_they_calibrate_and_no_story_does_both(news: Path) -> None:
-    unlabelled, labelled, record = wire(news)
+def test_no_story_is_used_for_both_training_and_calibration(news: Path) -> None:
+    unlabelled, labelled, record = load_headlines(news)
     assert unlabelled == ["Miner adds to its fleet"]
     assert {(example.text, example.label) for example in labelled} == {
         ("Bridge is drained!", "bearish"),
@@ -54,19 +54,21 @@ def test_headlines_teach_before_they_calibrate_and_no_story_does_both(news: Path
     assert record.latest == int(datetime(2024, 1, 1, tzinfo=UTC).timestamp() * 1000)
 
 
-def test_another_file_of_headlines_is_refused(news: Path) -> None:
+def test_a_headline_file_that_lacks_a_labelled_headline_is_refused(news: Path) -> None:
     pd.read_parquet(news).query("title != 'Fund opens to savers'").to_parquet(news)
     with pytest.raises(DataError, match="lacks 1 of the headlines"):
-        wire(news)
+        load_headlines(news)
 
 
-def test_the_shipped_labels_hold_hashes_and_no_words() -> None:
+def test_the_shipped_labels_contain_hashes_instead_of_text() -> None:
     lines = build_starter.HEADLINE_LABELS.read_text("utf-8").splitlines()
     assert len(lines) == 241
     assert all(len(key) == 16 and int(key, 16) >= 0 for key, _ in (line.split(",") for line in lines[1:]))
 
 
-def test_small_sets_are_shown_more_often_and_held_out_parts_never(headlines: tuple[Example, ...]) -> None:
+def test_small_sets_are_repeated_and_held_out_parts_are_not_trained_on(
+    headlines: tuple[Example, ...],
+) -> None:
     fractions = Fractions(0.1, 0.1, 0.1)
     splits = {
         "tfns": make_split(headlines[:60], fractions),
@@ -80,7 +82,7 @@ def test_small_sets_are_shown_more_often_and_held_out_parts_never(headlines: tup
     assert not set(shown) & {example.text for example in (*mixed.validation, *mixed.calibration, *mixed.test)}
 
 
-def test_variations_are_repeatable_and_keep_to_the_words_of_their_text() -> None:
+def test_variations_are_reproducible_and_add_only_names_of_coins() -> None:
     texts = ["Bitcoin falls as the fund sells its last holdings", "Bank opens"] * 20
     variations = varied(texts, seed=1)
     assert variations == varied(texts, seed=1) != texts

@@ -1,4 +1,4 @@
-"""The table of methods: measured on one split, each at its own learning rate, saved in every form."""
+"""Method comparison: one split, the best learning rate per method, results saved in every format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORD = DatasetRecord(name="own.csv", format="csv", sha256="0" * 64, rows=144)
 
 
 @pytest.mark.slow
-def test_methods_and_baselines_share_one_table(
+def test_methods_and_baselines_are_compared_in_one_table(
     headlines: tuple[Example, ...], tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     split = make_split(headlines, Fractions(0.1, 0.1, 0.2))

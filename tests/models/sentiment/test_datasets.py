@@ -1,4 +1,4 @@
-"""Each official format is read as its authors meant it; what can't be read is named by file and row."""
+"""Dataset formats: parsing of each official format, and errors that name the file and the row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from agent.core.errors import DataError, UsageError
 from models.sentiment.train.datasets import Options, formats, load, year_end
 
 FIQA = {
-    "1": {"sentence": "Acme soars, Bolt sinks", "info": [
-        {"target": "ACME", "sentiment_score": "0.8"}, {"target": "BOLT", "sentiment_score": "-0.5"}]},
+    "1": {
+        "sentence": "Acme soars, Bolt sinks",
+        "info": [
+            {"target": "ACME", "sentiment_score": "0.8"},
+            {"target": "BOLT", "sentiment_score": "-0.5"},
+        ],
+    },
     "2": {"sentence": "Acme is flat", "info": [{"target": "ACME", "sentiment_score": "0.05"}]},
-}  # fmt: skip
+}
 SEMEVAL = [
     {"title": "Acme wins a contract", "company": "Acme", "sentiment": 0.6},
     {"spans": ["short it", "weak chart"], "cashtag": "$BOLT", "sentiment score": "-0.4"},
@@ -26,29 +31,82 @@ SEMEVAL = [
 TABLE = "headline,mood\nFund buys more coins,positive\nExchange loses keys,negative\n"
 
 READABLE = [
-    ("phrasebank", "a.txt", "Kaup päättyi , says M\xe4kel\xe4 .@neutral\nProfit rose@positive\n".encode("latin-1"), Options(),
-     [("Kaup päättyi , says Mäkelä", "neutral"), ("Profit rose", "bullish")]),
-    ("fiqa", "a.json", json.dumps(FIQA).encode(), Options(), [("Acme soars, Bolt sinks", "bullish"), ("Acme is flat", "neutral")]),
-    ("fiqa", "a.json", json.dumps(FIQA).encode(), Options(per_target=True),
-     [("ACME: Acme soars, Bolt sinks", "bullish"), ("BOLT: Acme soars, Bolt sinks", "bearish"), ("ACME: Acme is flat", "neutral")]),
-    ("fiqa", "a.csv", b"sentence,target,sentiment_score\nBolt sinks,BOLT,-0.2\n", Options(), [("Bolt sinks", "bearish")]),
-    ("semeval", "a.json", json.dumps(SEMEVAL).encode(), Options(), [("Acme wins a contract", "bullish"), ("short it. weak chart", "bearish")]),
-    ("tfns", "a.csv", b'text,label\n"down, again https://t.co/x",0\nup,1\nflat,2\n', Options(),
-     [("down, again", "bearish"), ("up", "bullish"), ("flat", "neutral")]),
-    ("cryptolin", "a.csv", b"date,text,label\n2020-05-01,Wallet maker hires,neutral\n", Options(), [("Wallet maker hires", "neutral")]),
-    ("csv", "a.csv", TABLE.encode(), Options(text_column="headline", label_column="mood"),
-     [("Fund buys more coins", "bullish"), ("Exchange loses keys", "bearish")]),
+    (
+        "phrasebank",
+        "a.txt",
+        "Kaup päättyi , says M\xe4kel\xe4 .@neutral\nProfit rose@positive\n".encode("latin-1"),
+        Options(),
+        [("Kaup päättyi , says Mäkelä", "neutral"), ("Profit rose", "bullish")],
+    ),
+    (
+        "fiqa",
+        "a.json",
+        json.dumps(FIQA).encode(),
+        Options(),
+        [("Acme soars, Bolt sinks", "bullish"), ("Acme is flat", "neutral")],
+    ),
+    (
+        "fiqa",
+        "a.json",
+        json.dumps(FIQA).encode(),
+        Options(per_target=True),
+        [
+            ("ACME: Acme soars, Bolt sinks", "bullish"),
+            ("BOLT: Acme soars, Bolt sinks", "bearish"),
+            ("ACME: Acme is flat", "neutral"),
+        ],
+    ),
+    (
+        "fiqa",
+        "a.csv",
+        b"sentence,target,sentiment_score\nBolt sinks,BOLT,-0.2\n",
+        Options(),
+        [("Bolt sinks", "bearish")],
+    ),
+    (
+        "semeval",
+        "a.json",
+        json.dumps(SEMEVAL).encode(),
+        Options(),
+        [("Acme wins a contract", "bullish"), ("short it. weak chart", "bearish")],
+    ),
+    (
+        "tfns",
+        "a.csv",
+        b'text,label\n"down, again https://t.co/x",0\nup,1\nflat,2\n',
+        Options(),
+        [("down, again", "bearish"), ("up", "bullish"), ("flat", "neutral")],
+    ),
+    (
+        "cryptolin",
+        "a.csv",
+        b"date,text,label\n2020-05-01,Wallet maker hires,neutral\n",
+        Options(),
+        [("Wallet maker hires", "neutral")],
+    ),
+    (
+        "csv",
+        "a.csv",
+        TABLE.encode(),
+        Options(text_column="headline", label_column="mood"),
+        [("Fund buys more coins", "bullish"), ("Exchange loses keys", "bearish")],
+    ),
     ("csv", "a.csv", b"\xef\xbb\xbftext,label\nup we go,positive\n", Options(), [("up we go", "bullish")]),
     ("csv", "a.tsv", b"text\tlabel\nup, up\tpositive\n", Options(), [("up, up", "bullish")]),
-    ("jsonl", "a.jsonl", b'{"text": "up", "label": "positive"}\n\n{"text": "down", "label": "negative"}\n', Options(),
-     [("up", "bullish"), ("down", "bearish")]),
-]  # fmt: skip
+    (
+        "jsonl",
+        "a.jsonl",
+        b'{"text": "up", "label": "positive"}\n\n{"text": "down", "label": "negative"}\n',
+        Options(),
+        [("up", "bullish"), ("down", "bearish")],
+    ),
+]
 
 
 @pytest.mark.parametrize(
     ("format", "name", "content", "options", "expected"), READABLE, ids=lambda value: str(value)[:20]
 )
-def test_a_format_is_read(
+def test_a_format_is_parsed_into_texts_and_labels(
     format: str, name: str, content: bytes, options: Options, expected: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -56,7 +114,7 @@ def test_a_format_is_read(
     assert found == expected
 
 
-def test_parquet_with_dates(tmp_path: Path) -> None:
+def test_a_date_column_of_a_parquet_file_sets_timestamps_and_the_latest_date(tmp_path: Path) -> None:
     noon, midnight = datetime(2024, 1, 1, 12, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC)
     table = pa.table({"text": ["up", "down"], "label": ["bullish", "bearish"], "at": [noon, midnight]})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -106,7 +164,7 @@ BROKEN = [
 @pytest.mark.parametrize(
     ("format", "name", "content", "options", "complaint"), BROKEN, ids=lambda value: str(value)[:20]
 )
-def test_what_cannot_be_read_is_named(
+def test_an_unreadable_file_raises_an_error_with_the_cause(
     format: str, name: str, content: bytes, options: Options, complaint: str, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -114,14 +172,14 @@ def test_what_cannot_be_read_is_named(
         load(tmp_path / name, format, options)
 
 
-def test_a_missing_file_and_an_unknown_format(tmp_path: Path) -> None:
+def test_a_missing_file_and_an_unknown_format_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         load(tmp_path / "a.csv", "csv")
     with pytest.raises(UsageError, match="did you mean phrasebank"):
         load(tmp_path / "a.csv", "phrase_bank")
 
 
-def test_empty_texts_are_left_out_when_asked_and_bare_links_always(tmp_path: Path) -> None:
+def test_skip_empty_drops_empty_texts_and_bare_links(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\n,positive\nhttps://example.org/x,neutral\nup,positive\n")
     assert len(load(tmp_path / "a.csv", "csv", Options(skip_empty=True)).examples) == 1
 
@@ -134,7 +192,7 @@ def test_empty_texts_are_left_out_when_asked_and_bare_links_always(tmp_path: Pat
         ("csv", Options(eventless=True), None, "eventless (checked)"),
     ],
 )
-def test_until_when_a_set_knows_the_world(
+def test_the_latest_date_comes_from_the_format_or_the_options(
     format: str, options: Options, latest: int, basis: str, tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").write_text("text,label\nup,bullish\n")
@@ -142,7 +200,7 @@ def test_until_when_a_set_knows_the_world(
     assert (record.latest, record.basis) == (latest, basis)
 
 
-def test_an_undated_unknown_set_may_know_today(tmp_path: Path) -> None:
+def test_an_undated_set_gets_the_day_of_training_as_latest_date(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label\nup,bullish\n")
     record = load(tmp_path / "a.csv", "csv").record
     assert record.latest is not None
@@ -164,7 +222,9 @@ def test_every_format_is_registered() -> None:
         ("cryptolin", "cryptolin-train.csv", 1877, "bullish"),
     ],
 )
-def test_the_real_sets(format: str, file: str, rows: int, most: str, shared_data: Path) -> None:
+def test_an_official_set_has_the_expected_size_and_majority_class(
+    format: str, file: str, rows: int, most: str, shared_data: Path
+) -> None:
     found = load(shared_data / "data" / "sentiment" / file, format)
     assert len(found.examples) == rows
     assert Counter(example.label for example in found.examples).most_common(1)[0][0] == most

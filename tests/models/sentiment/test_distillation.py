@@ -1,4 +1,4 @@
-"""A student is smaller than its teacher, reads everything, and answers alike."""
+"""Distillation: a student is smaller than its teacher, tokenizes any text, and predicts alike."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def teacher(headlines: tuple[Example, ...]) -> TrainedClassifier:
         vocab_size=len(vocabulary),
     )
     classifier = SentimentClassifier(transformers.BertModel(config), "mean")
-    classifier.classifier.weight.data *= 100  # a random model with something to say
+    classifier.classifier.weight.data *= 100  # spread the probabilities of the random model
     card = Card(base="tiny", method="lora", max_length=32)
     return TrainedClassifier(MergedModel(classifier.eval()), tokenizer, card)
 
 
-def test_the_student_learns_the_teachers_answers(
+def test_the_student_learns_the_teachers_probabilities(
     teacher: TrainedClassifier, headlines: tuple[Example, ...], tmp_path: Path
 ) -> None:
     texts = [example.text for example in headlines]
@@ -93,7 +93,9 @@ def test_the_student_learns_the_teachers_answers(
     assert student.model.classifier.config.num_hidden_layers == 2
 
 
-def test_every_single_character_and_common_or_used_word_is_kept(teacher: TrainedClassifier) -> None:
+def test_the_trimmed_vocabulary_keeps_characters_common_tokens_and_used_tokens(
+    teacher: TrainedClassifier,
+) -> None:
     tokenizer = teacher.tokenizer.backend_tokenizer
     kept = {
         tokenizer.id_to_token(number) for number in trimmed_vocabulary(tokenizer, ["bitcoin surges"], LEARNER)
@@ -102,7 +104,7 @@ def test_every_single_character_and_common_or_used_word_is_kept(teacher: Trained
     assert not {"unused", "never", "plunges"} & kept
 
 
-def test_what_the_trimmed_vocabulary_lacks_is_spelled(teacher: TrainedClassifier) -> None:
+def test_a_token_outside_the_trimmed_vocabulary_is_split_into_characters(teacher: TrainedClassifier) -> None:
     tokenizer = teacher.tokenizer.backend_tokenizer
     trimmed = with_vocabulary(tokenizer, trimmed_vocabulary(tokenizer, ["bitcoin surges"], LEARNER))
     assert trimmed.tokenize("bitcoin never surges") == ["bitcoin", "n", "##e", "##v", "##e", "##r", "surges"]
@@ -113,7 +115,7 @@ def test_what_the_trimmed_vocabulary_lacks_is_spelled(teacher: TrainedClassifier
     ]
 
 
-def test_the_copy_of_all_layers_and_words_is_the_teacher(
+def test_a_copy_with_all_layers_and_tokens_equals_the_teacher(
     teacher: TrainedClassifier, headlines: tuple[Example, ...]
 ) -> None:
     everything = range(teacher.tokenizer.vocab_size)
@@ -124,6 +126,6 @@ def test_the_copy_of_all_layers_and_words_is_the_teacher(
     assert twin.logits(texts)[0] == pytest.approx(teacher.logits(texts)[0], abs=1e-5)
 
 
-def test_layers_that_the_teacher_lacks_are_named(teacher: TrainedClassifier) -> None:
+def test_layers_that_the_teacher_lacks_are_refused(teacher: TrainedClassifier) -> None:
     with pytest.raises(ModelError, match=r"no layers \(0, 9\)"):
         shallow_copy(teacher, (0, 9), [0, 1])

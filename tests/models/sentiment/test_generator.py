@@ -1,4 +1,4 @@
-"""Signals: SELL, HOLD, BUY with a confidence that can be acted on."""
+"""Signals: SELL, HOLD or BUY with a calibrated confidence and an action threshold."""
 
 from __future__ import annotations
 
@@ -27,19 +27,21 @@ def generator(
     ("text", "prediction"),
     [("bitcoin soars", BUY), ("the token crashes", SELL), ("bitcoin meets the token", HOLD)],
 )
-def test_a_text_becomes_a_direction(generator: SentimentSignalGenerator, text: str, prediction: str) -> None:
+def test_a_text_gets_a_direction_and_a_confidence(
+    generator: SentimentSignalGenerator, text: str, prediction: str
+) -> None:
     signal = generator.generate_signal(text)
     assert signal.prediction == prediction
     assert signal.confidence == max(signal.bearish, signal.neutral, signal.bullish)
     assert signal.actionable == (signal.confidence >= 0.7)
 
 
-def test_a_batch_is_its_texts_one_by_one(generator: SentimentSignalGenerator) -> None:
+def test_a_batch_gives_the_signals_of_its_texts_scored_alone(generator: SentimentSignalGenerator) -> None:
     texts = ["bitcoin soars", "", "record outflows"]
     assert generator.batch_signals(texts) == [generator.generate_signal(text) for text in texts]
 
 
-def test_the_model_that_abstained_says_hold_and_cannot_be_acted_on(
+def test_an_abstention_is_a_hold_that_is_not_actionable(
     generator: SentimentSignalGenerator,
 ) -> None:
     signal = generator.generate_signal("")
@@ -51,7 +53,7 @@ def test_the_model_that_abstained_says_hold_and_cannot_be_acted_on(
     )
 
 
-def test_the_surer_side_wins_the_vote(generator: SentimentSignalGenerator) -> None:
+def test_a_vote_is_weighted_by_confidence(generator: SentimentSignalGenerator) -> None:
     sure = generator.generate_signal("bitcoin soars after record inflows")
     unsure = generator.generate_signal("record outflows")
     vote = generator.aggregate_signals([sure, unsure])
@@ -62,7 +64,7 @@ def test_the_surer_side_wins_the_vote(generator: SentimentSignalGenerator) -> No
     )
 
 
-def test_who_abstained_does_not_vote(generator: SentimentSignalGenerator) -> None:
+def test_abstentions_do_not_vote(generator: SentimentSignalGenerator) -> None:
     signal, silent = generator.batch_signals(["the token crashes", ""])
     assert generator.aggregate_signals([silent, signal, silent]) == signal
     for nobody in ([], [silent]):
@@ -70,7 +72,7 @@ def test_who_abstained_does_not_vote(generator: SentimentSignalGenerator) -> Non
 
 
 @given(st.lists(st.tuples(SHARE, SHARE, SHARE), min_size=1, max_size=6))
-def test_a_vote_is_a_probability_whatever_the_order(
+def test_a_vote_sums_to_1_and_does_not_depend_on_the_order(
     generator: SentimentSignalGenerator, shares: list[tuple[float, float, float]]
 ) -> None:
     signals = [
@@ -88,6 +90,6 @@ def test_a_vote_is_a_probability_whatever_the_order(
     assert (backwards.bearish, backwards.bullish) == pytest.approx((vote.bearish, vote.bullish))
 
 
-def test_a_threshold_is_a_probability(generator: SentimentSignalGenerator) -> None:
+def test_a_threshold_that_is_not_a_probability_is_refused(generator: SentimentSignalGenerator) -> None:
     with pytest.raises(UsageError, match="no probability"):
         SentimentSignalGenerator(generator.scorer, threshold=70)

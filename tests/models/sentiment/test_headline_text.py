@@ -1,4 +1,4 @@
-"""Headlines are read one way, whatever they bring along."""
+"""Headline cleaning, and abstention from text that is empty or not English."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from models.sentiment.serve.headline_text import EMPTY, MAX_CHARACTERS, NOT_ENGL
         ("lone \ud800 surrogate", "lone surrogate"),
     ],
 )
-def test_what_is_not_words_is_taken_out(raw: str, read: str) -> None:
+def test_links_markup_and_unusual_characters_are_cleaned(raw: str, read: str) -> None:
     assert clean(raw) == read
 
 
 @given(st.text(max_size=200))
-def test_any_string_comes_out_short_printable_and_encodable(text: str) -> None:
+def test_any_cleaned_string_is_short_printable_and_encodable(text: str) -> None:
     once = clean(text)
     assert len(once) <= MAX_CHARACTERS
     once.encode("utf-8")
@@ -51,5 +51,5 @@ def test_any_string_comes_out_short_printable_and_encodable(text: str) -> None:
         ("SEC approves BTC ETF", ""),
     ],
 )
-def test_the_model_of_english_abstains_from_other_text(text: str, reason: str) -> None:
+def test_the_model_abstains_from_empty_and_foreign_text(text: str, reason: str) -> None:
     assert abstention_reason(clean(text)) == reason

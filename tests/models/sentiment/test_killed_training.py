@@ -1,4 +1,4 @@
-"""A training that is killed leaves the old model or the new one, complete, and never one with the other's card."""
+"""If training is killed, its folder holds either the complete old model or the complete new one."""
 
 from __future__ import annotations
 
@@ -46,11 +46,10 @@ def data(headlines: tuple[Example, ...], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def command(data: Path, tiny_bases: dict[str, Path]) -> Callable[[Path | str, str, int], list[str]]:
     def arguments(output: Path | str, latest: str, seed: int) -> list[str]:
-        return [
-            "train", "sentiment", "--data", str(data), "--format", "csv", "--latest", latest, "--base", str(tiny_bases["mean"]),
-            "--epochs", "2", "--patience", "0", "--rank", "2", "--seed", str(seed), "--lr", "2e-2", "--head-learning-rate", "2e-2",
-            "--no-forgetting", "--output", str(output),
-        ]  # fmt: skip
+        inputs = ["--data", data, "--format", "csv", "--latest", latest, "--base", tiny_bases["mean"]]
+        recipe = f"--epochs 2 --patience 0 --rank 2 --seed {seed} --lr 2e-2 --head-learning-rate 2e-2"
+        rest = [*recipe.split(), "--no-forgetting", "--output", str(output)]
+        return ["train", "sentiment", *map(str, inputs), *rest]
 
     return arguments
 
@@ -76,7 +75,7 @@ def new(command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFact
     return output
 
 
-def test_killed_at_any_moment_the_folder_holds_one_whole_model(
+def test_if_training_is_killed_at_any_file_operation_the_folder_holds_one_complete_model(
     old: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     work, snapshots = tmp_path / "work", tmp_path / "snapshots"
@@ -110,7 +109,10 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_model(
     assert found[0] == OLD
     assert found[-1] == NEW
     assert found == sorted(found)
-    for number in (found.index(NEW) - 1, found.index(NEW)):  # on both sides of the change
+    for number in (
+        found.index(NEW) - 1,
+        found.index(NEW),
+    ):  # the last snapshot of the old model and the first of the new one
         folder = snapshots / str(number) / "model"
         tapewire("export", str(folder), f"{folder}.served", "--no-quantise")
         scorer = Scorer.load(Path(f"{folder}.served"))
@@ -122,13 +124,13 @@ def test_killed_at_any_moment_the_folder_holds_one_whole_model(
 
 
 def contents(folder: Path) -> frozenset[tuple[str, bytes]]:
-    """Names and bytes of all files."""
+    """Return the relative paths and the bytes of all files."""
     return frozenset(
         (str(path.relative_to(folder)), path.read_bytes()) for path in folder.rglob("*") if path.is_file()
     )
 
 
-def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
+def test_killed_training_resumes_from_its_last_complete_checkpoint(
     old: Path, new: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     target = tmp_path / "model"
@@ -143,7 +145,7 @@ def test_a_training_that_is_killed_is_resumed_from_its_last_complete_checkpoint(
     torn = tmp_path / "model.checkpoints" / "checkpoint-999999"
     shutil.copytree(checkpoints[-1], torn)
     (torn / "trainer_state.json").write_bytes(b"{")
-    # with another order of sets than the first process had
+    # another hash seed: sets iterate in another order than in the first process
     assert run(_GOES_ON, [*arguments, "--resume"], "3") == 0
     assert not (tmp_path / "model.checkpoints").exists()
     assert np.allclose(load_trained(target).logits(TEXTS)[0], load_trained(new).logits(TEXTS)[0], atol=1e-4)
@@ -176,7 +178,7 @@ build()(sys.argv[1:])
 """
 
 
-def test_weights_under_another_models_card_are_refused(old: Path, new: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_match_the_card_are_refused(old: Path, new: Path, tmp_path: Path) -> None:
     mixed = tmp_path / "mixed"
     shutil.copytree(old, mixed)
     shutil.copy(new / "adapter_model.safetensors", mixed)
@@ -192,7 +194,7 @@ def test_weights_under_another_models_card_are_refused(old: Path, new: Path, tmp
                 tapewire(*verb)
     assert not (tmp_path / "out").exists()
     card = read_card(mixed)
-    card.files = {}  # as earlier versions wrote it
+    card.files = {}  # cards of earlier versions list no files
     write_card(card, mixed)
     with pytest.raises(ModelError, match=r"not those that card\.json was written for"):
         load_trained(mixed)
@@ -202,7 +204,7 @@ def test_weights_under_another_models_card_are_refused(old: Path, new: Path, tmp
     )
 
 
-def test_what_is_not_a_models_own_stays_beside_the_new_one(
+def test_training_replaces_the_files_of_the_old_model_and_keeps_other_files(
     old: Path, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     target = tmp_path / "model"
@@ -217,7 +219,7 @@ def test_what_is_not_a_models_own_stays_beside_the_new_one(
     assert load_trained(target).card.method == "full"
 
 
-def test_a_card_lists_its_files(old: Path) -> None:
+def test_a_card_lists_the_files_of_its_model(old: Path) -> None:
     card: Card = read_card(old)
     assert {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"} <= card.files.keys()
     assert "card.json" not in card.files

@@ -1,4 +1,4 @@
-"""What is served says what was trained, for every method, and says so in its card."""
+"""ONNX export: the exported model reproduces the trained one, and its card records the difference."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def served(folder: Path, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         ("lora", "mean"),
         ("qlora", "mean"),  # merged through dequantize()
         ("prefix", "mean"),  # the prefix's keys and values are constants of the graph
-        ("ptuning", "mean"),  # the prompt encoder's output is
+        ("ptuning", "mean"),  # the prompt encoder's output is a constant of the graph
         ("full", "mean"),
         ("lora", "finbert"),  # with its own pooler
-        ("prompt", "llama"),  # a decoder, read at its last token
+        ("prompt", "llama"),  # a decoder, pooled at its last token
     ],
 )
-def test_an_export_in_floating_point_is_the_trained_model(
+def test_a_floating_point_export_reproduces_the_trained_model(
     method: str, base: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     adapter = tuned(method, split, tiny_bases[base], tmp_path / "adapter")
@@ -63,7 +63,7 @@ def test_an_export_in_floating_point_is_the_trained_model(
     assert pooled == pytest.approx(trained.logits(texts)[1], abs=1e-3)
 
 
-def test_quantised_it_is_smaller_near_and_never_overwritten_by_chance(
+def test_a_quantised_export_is_smaller_and_accurate_and_is_not_overwritten_without_force(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     adapter = tuned("lora", split, tiny_bases["mean"], tmp_path / "adapter")
@@ -89,7 +89,7 @@ def test_quantised_it_is_smaller_near_and_never_overwritten_by_chance(
         export_model(tmp_path / "int8", tmp_path / "again")
 
 
-def test_reference_texts_are_lines_of_a_file_or_our_own(tmp_path: Path) -> None:
+def test_reference_texts_come_from_a_file_or_the_bundled_corpus(tmp_path: Path) -> None:
     (tmp_path / "texts").write_text("one\n\n two \n", "utf-8")
     assert reference_texts(tmp_path / "texts") == ["one", "two"]
     assert len(reference_texts()) >= 200

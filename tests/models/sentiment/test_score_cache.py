@@ -1,4 +1,4 @@
-"""What was scored once is not scored again, and reads the same."""
+"""Score cache: a model scores each text once, and cached scores equal new ones."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def cache(tmp_path: Path) -> Iterator[SqlScoreCache]:
         yield SqlScoreCache(database)
 
 
-def test_a_second_backtest_scores_nothing(scorer: Scorer, cache: SqlScoreCache) -> None:
+def test_a_second_scorer_takes_every_score_from_the_cache(scorer: Scorer, cache: SqlScoreCache) -> None:
     first = CachedScorer(scorer, cache)
     scores = first.score(TEXTS)
     assert scores == scorer.score(TEXTS)
-    assert (first.hits, first.misses) == (0, 5)  # one stood there twice
+    assert (first.hits, first.misses) == (0, 5)  # one of the six texts occurs twice
     second = CachedScorer(scorer, cache)
     assert second.score(TEXTS) == scores
     assert (second.hits, second.misses) == (5, 0)
 
 
-def test_embeddings_are_kept_once_asked_for(scorer: Scorer, cache: SqlScoreCache) -> None:
+def test_embeddings_are_cached_after_they_are_computed_once(scorer: Scorer, cache: SqlScoreCache) -> None:
     CachedScorer(scorer, cache).score(TEXTS)
     fresh = CachedScorer(scorer, cache)
     scores, embeddings = fresh.score_and_embed(TEXTS)
@@ -49,7 +49,7 @@ def test_embeddings_are_kept_once_asked_for(scorer: Scorer, cache: SqlScoreCache
     assert embeddings == pytest.approx(scorer.embed(TEXTS), rel=1e-3)
 
 
-def test_models_do_not_read_each_others_scores(
+def test_models_do_not_share_cached_scores(
     scorer: Scorer, cache: SqlScoreCache, tmp_path: Path, write_model: Callable[..., Path]
 ) -> None:
     CachedScorer(scorer, cache).score(TEXTS)
@@ -58,7 +58,9 @@ def test_models_do_not_read_each_others_scores(
     assert warmer.misses == 5
 
 
-def test_more_texts_than_one_statement_can_name(scorer: Scorer, cache: SqlScoreCache) -> None:
+def test_the_cache_holds_more_texts_than_one_sql_statement_can_bind(
+    scorer: Scorer, cache: SqlScoreCache
+) -> None:
     many = [f"token {'soars ' * (n % 5)}{n}" for n in range(1_203)]
     CachedScorer(scorer, cache).score(many)
     again = CachedScorer(scorer, cache)

@@ -1,4 +1,4 @@
-"""`tapewire score` from a person's and from a program's side."""
+"""`tapewire score`: table, JSON lines, standard input and invalid arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> Result:
     return CliRunner().invoke(build(), ["score", *arguments], input=stdin)
 
 
-def test_json_is_one_object_a_text(model: str) -> None:
+def test_json_output_is_one_object_per_text(model: str) -> None:
     rows = [json.loads(line) for line in run("-m", model, "--json", "bitcoin soars", "").stdout.splitlines()]
     assert [row["text"] for row in rows] == ["bitcoin soars", ""]
     assert all(set(row) == FIELDS for row in rows)
@@ -42,7 +42,7 @@ def test_json_is_one_object_a_text(model: str) -> None:
     assert rows[1]["abstained"]
 
 
-def test_standard_input_is_read_line_by_line_whatever_its_bytes(model: str) -> None:
+def test_standard_input_is_scored_line_by_line_even_if_it_is_not_utf_8(model: str) -> None:
     lines = [b"the token crashes", b"", b"caf\xe9 \xff", *[b"bitcoin soars"] * 600]
     rows = [
         json.loads(line) for line in run("-m", model, "--json", stdin=b"\n".join(lines)).stdout.splitlines()
@@ -52,13 +52,13 @@ def test_standard_input_is_read_line_by_line_whatever_its_bytes(model: str) -> N
     assert {row["prediction"] for row in rows[3:]} == {"BUY"}
 
 
-def test_a_person_gets_a_table(model: str) -> None:
+def test_the_default_output_is_a_table(model: str) -> None:
     shown = run("-m", model, "bitcoin soars", "[bold]brackets[/]").stdout
     assert "BUY" in shown
     assert "[bold]brackets[/]" in shown
 
 
-def test_the_threshold_decides_what_is_actionable(model: str) -> None:
+def test_the_threshold_determines_whether_a_score_is_actionable(model: str) -> None:
     low, high = (
         json.loads(run("-m", model, "--json", "--threshold", t, "record").stdout) for t in ("0.1", "0.99")
     )
@@ -73,6 +73,8 @@ def test_the_threshold_decides_what_is_actionable(model: str) -> None:
         (("--threshold", "70", "x"), UsageError),
     ],
 )
-def test_mistakes_are_named(model: str, arguments: tuple[str, ...], error: type[Exception]) -> None:
+def test_an_invalid_argument_is_refused(
+    model: str, arguments: tuple[str, ...], error: type[Exception]
+) -> None:
     chosen = arguments if "-m" in arguments else ("-m", model, *arguments)
     assert isinstance(run(*chosen).exception, error)

@@ -1,4 +1,4 @@
-"""The model that ships: small, honest about what it knows, and right where nobody would hesitate."""
+"""The shipped starter model: its size, its card, and its predictions on unambiguous headlines."""
 
 from __future__ import annotations
 
@@ -31,11 +31,13 @@ def generator() -> SentimentSignalGenerator:
         ("Profit beats forecasts, dividend raised", BUY),
     ],
 )
-def test_the_plain_cases(generator: SentimentSignalGenerator, text: str, prediction: str) -> None:
+def test_an_unambiguous_headline_gets_the_expected_direction(
+    generator: SentimentSignalGenerator, text: str, prediction: str
+) -> None:
     assert generator.generate_signal(text).prediction == prediction
 
 
-def test_it_is_small_and_knows_nothing_of_2025() -> None:
+def test_the_starter_is_under_25_mb_and_was_trained_on_data_before_2025() -> None:
     card = read_card(starter_dir())
     assert (starter_dir() / MODEL_NAME).stat().st_size < 25e6
     assert 0 < card.trained_until <= datetime(2025, 1, 1, tzinfo=UTC).timestamp() * 1000
@@ -44,7 +46,7 @@ def test_it_is_small_and_knows_nothing_of_2025() -> None:
     )
 
 
-def test_its_card_says_how_good_it_is_and_how_near_to_what_was_trained() -> None:
+def test_the_card_records_metrics_and_the_accuracy_of_the_export() -> None:
     card = read_card(starter_dir())
     assert {"tfns", "fiqa", "corpus", "phrasebank", "cryptolin"} <= set(card.metrics)
     assert card.notes["export_batch_dependence"] == 0

@@ -1,4 +1,4 @@
-"""Composed statements are balanced, repeatable, and labelled by the figures they state."""
+"""Generated statements are balanced, reproducible, and labelled by the figures they state."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ NOW_AND_BEFORE = re.compile(
 )
 
 
-def test_they_are_distinct_balanced_and_repeatable() -> None:
+def test_statements_are_distinct_balanced_and_reproducible() -> None:
     made = statements(300, seed=5)
     assert Counter(example.label for example in made) == {"bearish": 100, "neutral": 100, "bullish": 100}
     assert len({example.text for example in made}) == 300
     assert made == statements(300, seed=5) != statements(300, seed=6)
 
 
-def test_they_read_as_the_model_reads() -> None:
+def test_statements_are_unchanged_by_cleaning_and_not_abstained_on() -> None:
     assert all(
         clean(example.text) == example.text and not abstention_reason(example.text)
         for example in statements(300, seed=5)
     )
 
 
-def test_more_of_a_good_thing_is_bullish_and_less_is_bearish() -> None:
+def test_a_rise_of_a_positive_quantity_is_bullish_and_a_fall_is_bearish() -> None:
     compared = [
         (found, example.label)
         for example in statements(900, seed=5)

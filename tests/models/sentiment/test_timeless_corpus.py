@@ -1,4 +1,4 @@
-"""A corpus that claims to know no event is checked for prices, dates and names of events."""
+"""Eventless corpora are checked for prices, dates and names of real events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CORPUS = Path(__file__).resolve().parents[3] / "models" / "sentiment" / "train" 
         ("Lawsuit over Mt. Gox goes on", "real event"),
     ],
 )
-def test_what_gives_a_moment_away(text: str, rule: str) -> None:
+def test_prices_dates_and_real_events_are_violations(text: str, rule: str) -> None:
     assert rule in {found for _, found, _ in violations([text])}
 
 
@@ -39,16 +39,16 @@ def test_what_gives_a_moment_away(text: str, rule: str) -> None:
         "Exchange may list 3 tokens",
     ],
 )
-def test_what_could_happen_any_day(text: str) -> None:
+def test_text_without_price_date_or_real_event_is_accepted(text: str) -> None:
     assert not violations([text])
 
 
-def test_the_complaint_names_rows() -> None:
+def test_the_error_names_the_row_and_the_violation() -> None:
     with pytest.raises(DataError, match=r"own\.csv is not eventless: row 2 names a date: '2024'"):
         require_timeless("own.csv", ["fine", "not in 2024"])
 
 
-def test_our_own_corpus_is_eventless_varied_and_large_enough() -> None:
+def test_the_bundled_corpus_is_eventless_and_has_at_least_600_distinct_texts() -> None:
     found = load(CORPUS, "csv")
     texts = [example.text for example in found.examples]
     require_timeless(CORPUS.name, texts)

@@ -1,4 +1,4 @@
-"""Every method learns, is saved, and comes back as what it was."""
+"""Sentiment training: every method learns, and a saved model reloads with the same predictions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,10 @@ def split(headlines: tuple[Example, ...]) -> Split:
 
 
 def recipe(method: str, **changes: object) -> Recipe:
-    """Steps large enough for a tiny random base to learn within seconds; full tuning and P-tuning's network need smaller ones."""
+    """Return a recipe with learning rates that train a tiny random base within seconds.
+
+    Full tuning and P-tuning need smaller rates than the other methods.
+    """
     rates = {"full": 2e-3, "ptuning": 1e-2}
     return msgspec.structs.replace(
         QUICK, method=method, **{"learning_rate": rates.get(method, 2e-2)} | changes
@@ -48,14 +51,14 @@ def recipe(method: str, **changes: object) -> Recipe:
 
 
 def once(split: Split) -> Split:
-    """A split so small that what it trains is nonsense, and done at once."""
+    """Return a split so small that training takes one or two steps; the model learns nothing useful."""
     return msgspec.structs.replace(
         split, train=split.train[:24], validation=split.validation[:6], test=split.test[:6]
     )
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_method_learns_and_is_reloaded_as_it_was(
+def test_a_method_learns_and_reloads_with_the_same_predictions(
     method: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     done = train(recipe(method), split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
@@ -104,7 +107,7 @@ def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: 
     mask = torch.ones_like(ids)
     with torch.inference_mode():
         found = ours(input_ids=ids, attention_mask=mask).logits
-        # theirs: positive, negative, neutral
+        # the order of the base is positive, negative, neutral
         expected = theirs(input_ids=ids, attention_mask=mask).logits[:, [1, 2, 0]]
     assert torch.allclose(found, expected, atol=1e-5)
 
@@ -113,7 +116,7 @@ def test_a_sentiment_head_of_the_base_is_kept_and_reordered_by_name(tiny_bases: 
     ("targets", "expected"),
     [("auto", {"query", "value"}), ("all", {"query", "key", "value", "dense"}), ("key", {"key"})],
 )
-def test_targets_are_layers_of_the_body_and_never_its_head(
+def test_adapter_targets_are_layers_of_the_body_but_not_of_the_head(
     targets: str, expected: set[str], tiny_bases: dict[str, Path]
 ) -> None:
     base = load_base(str(tiny_bases["bert"]))
@@ -124,7 +127,7 @@ def test_targets_are_layers_of_the_body_and_never_its_head(
     assert not any("pooler" in name or ".classifier." in name for name in adapted)
 
 
-def test_the_guide_chooses_by_samples_what_is_not_given() -> None:
+def test_defaults_depend_on_the_number_of_samples_and_given_values_are_kept() -> None:
     defaults = get_method("lora").defaults
     chosen = {samples: resolve(Recipe(), defaults, samples) for samples in (500, 5_000, 50_000)}
     assert [(r.rank, r.alpha) for r in chosen.values()] == [(8, 16), (16, 32), (32, 64)]
@@ -135,7 +138,7 @@ def test_the_guide_chooses_by_samples_what_is_not_given() -> None:
 
 
 @pytest.mark.parametrize("imbalance", ["weights", "focal", "oversample"])
-def test_a_rare_class_can_be_given_its_due(
+def test_training_with_a_rare_class_works_with_each_balancing_method(
     imbalance: str, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     rare = [example for example in split.train if example.label == "bearish"][:3]
@@ -151,14 +154,14 @@ def test_a_rare_class_can_be_given_its_due(
     assert done.card.hyper["imbalance"] == imbalance
 
 
-def test_oversampling_repeats_the_rare_and_drops_nobody() -> None:
+def test_oversampling_repeats_rare_classes_and_keeps_every_row() -> None:
     labels = np.array([0] * 2 + [1] * 9 + [2] * 5)
     rows = oversampled(labels, seed=0)
     assert set(rows) == set(range(16))
     assert np.bincount(labels[rows]).tolist() == [9, 9, 9]
 
 
-def test_training_stops_when_validation_no_longer_improves(
+def test_training_stops_early_if_validation_no_longer_improves(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     steps: list[tuple[int, int]] = []
@@ -174,14 +177,14 @@ def test_training_stops_when_validation_no_longer_improves(
     assert steps[-1][0] < steps[-1][1] / 2
 
 
-def test_an_interrupted_training_is_resumed_where_it_stopped(
+def test_interrupted_training_resumes_after_its_last_complete_epoch(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     class PowerCut(Exception):
         pass
 
     def cut(step: int, _steps: int, _loss: float) -> None:
-        if step == 14:  # in the third epoch of six steps
+        if step == 14:  # in the third epoch; each epoch has six steps
             raise PowerCut
 
     base = str(tiny_bases["mean"])
@@ -205,7 +208,9 @@ def test_an_interrupted_training_is_resumed_where_it_stopped(
     )
 
 
-def test_the_card_tells_what_was_done(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_the_card_records_data_settings_versions_and_metrics(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     dated = msgspec.structs.replace(RECORD, latest=1_600_000_000_000)
     done = train(
         recipe("lora"), once(split), [RECORD, dated], tmp_path, base=str(tiny_bases["bert"]), forgetting=True
@@ -224,7 +229,7 @@ def test_the_card_tells_what_was_done(split: Split, tiny_bases: dict[str, Path],
     assert "/" not in json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
 
 
-def test_an_untrained_copy_has_forgotten_nothing(tiny_bases: dict[str, Path]) -> None:
+def test_an_untrained_encoder_shows_no_forgetting(tiny_bases: dict[str, Path]) -> None:
     card = Card(base=str(tiny_bases["mean"]), method="lora")
     base = load_base(card.base)
     untouched = TrainedClassifier(
@@ -234,7 +239,7 @@ def test_an_untrained_copy_has_forgotten_nothing(tiny_bases: dict[str, Path]) ->
     assert len(general_pairs()) == 40
 
 
-def test_a_decoder_is_checked_by_its_perplexity(tiny_bases: dict[str, Path]) -> None:
+def test_forgetting_of_a_decoder_is_measured_by_perplexity(tiny_bases: dict[str, Path]) -> None:
     card = Card(base=str(tiny_bases["llama"]), method="lora")
     base = load_base(card.base)
     found = measure_forgetting(
@@ -257,7 +262,7 @@ def test_a_decoder_is_checked_by_its_perplexity(tiny_bases: dict[str, Path]) -> 
     ],
     ids=str,
 )
-def test_what_may_be_chosen_works_on_this_machine(
+def test_training_works_with_each_optional_setting(
     choices: dict[str, object], split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     losses: list[float] = []
@@ -274,7 +279,7 @@ def test_what_may_be_chosen_works_on_this_machine(
     assert losses[-1] < 1.0
 
 
-def test_bfloat16_is_used_where_the_processor_has_it(
+def test_bfloat16_is_used_if_the_processor_supports_it_and_refused_otherwise(
     split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     plan = recipe("lora", bf16=True, epochs=1)

@@ -1,4 +1,4 @@
-"""`tapewire train sentiment` and `tapewire evaluate`, as a person types them."""
+"""`tapewire train sentiment` and `tapewire evaluate`, run through the command line."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = [
 
 
 def tapewire(*arguments: str | Path) -> str:
-    """Standard output of a run in this process; its error is raised."""
+    """Run `tapewire` in this process and return its standard output; its errors are raised."""
     result = CliRunner().invoke(build(), [str(argument) for argument in arguments])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -34,7 +34,7 @@ def tapewire(*arguments: str | Path) -> str:
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Path:
-    """Twelve texts in the columns `headline` and `mood`."""
+    """Write twelve labelled texts with the columns `headline` and `mood`."""
     return write(tmp_path / "labelled.csv", WORDS)
 
 
@@ -47,7 +47,7 @@ def write(path: Path, rows: list[tuple[str, str]]) -> Path:
 COLUMNS = ("--format", "csv", "--text-column", "headline", "--label-column", "mood")
 
 
-def test_an_exported_model_is_evaluated(
+def test_evaluate_measures_an_exported_model(
     labelled: Path, write_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     found = json.loads(
@@ -96,7 +96,7 @@ def test_evaluating_an_export_needs_no_training_library(
         (("--data", "nowhere.csv"), DataError, r"nowhere.csv does not exist"),
     ],
 )
-def test_what_is_wrong_is_said(
+def test_an_invalid_argument_of_evaluate_raises_an_error_with_the_cause(
     arguments: tuple[str, str], error: type[TapewireError], complaint: str, labelled: Path
 ) -> None:
     with pytest.raises(error, match=complaint):
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said(
 
 
 @pytest.mark.train
-def test_from_labelled_text_to_a_measured_adapter(
+def test_train_writes_an_adapter_that_evaluate_measures(
     headlines: tuple[Example, ...], tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
@@ -145,7 +145,7 @@ def test_from_labelled_text_to_a_measured_adapter(
         (WORDS, ("--latest", "soon"), UsageError, "--latest 'soon' is no date"),
     ],
 )
-def test_data_that_cannot_be_trained_on(
+def test_unsuitable_training_data_is_refused(
     rows: list[tuple[str, str]],
     arguments: tuple[str, ...],
     error: type[TapewireError],

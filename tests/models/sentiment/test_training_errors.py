@@ -1,4 +1,4 @@
-"""What can't work is said in one line, with what to do instead."""
+"""Errors of training and loading: one line with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def split(headlines: tuple[Example, ...]) -> Split:
     return msgspec.structs.replace(whole, train=whole.train[:16], validation=())
 
 
-def test_a_base_that_is_nowhere(tmp_path: Path) -> None:
+def test_a_missing_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no such folder.*ProsusAI/finbert"):
         load_base(str(tmp_path / "nothing"))
     with pytest.raises(ModelError, match=r"no config\.json"):
         load_base(str(tmp_path))
 
 
-def test_a_base_that_is_damaged(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_base_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(tiny_bases["mean"], tmp_path / "base")
     (tmp_path / "base" / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(ModelError, match="cannot be loaded"):
@@ -53,7 +53,7 @@ def test_a_base_that_is_damaged(tiny_bases: dict[str, Path], tmp_path: Path) -> 
         load_base(str(tmp_path / "base"))
 
 
-def test_no_hub_access(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_raises_an_error_with_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
         ConfigError, match=r"hub cannot be reached and no copy is cached.*HF_HUB_OFFLINE.*--base embedded"
@@ -61,17 +61,21 @@ def test_no_hub_access(monkeypatch: pytest.MonkeyPatch) -> None:
         load_base("tapewire/no-such-model-anywhere")
 
 
-def test_the_embedded_base_is_a_folder() -> None:
+def test_the_embedded_base_is_located_in_a_local_folder() -> None:
     assert (Path(locate(EMBEDDED)) / "config.json").is_file()
 
 
-def test_an_adapter_for_another_base(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_an_adapter_is_refused_on_another_base(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     train(ONE_STEP, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
     with pytest.raises(ModelError, match=r"was trained on another base than .*llama"):
         load_trained(tmp_path, base=str(tiny_bases["llama"]))
 
 
-def test_a_damaged_adapter(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_damaged_or_incomplete_adapter_is_refused(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     train(ONE_STEP, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]))
     (tmp_path / "adapter_model.safetensors").write_bytes(b"cut short")
     with pytest.raises(
@@ -82,7 +86,7 @@ def test_a_damaged_adapter(split: Split, tiny_bases: dict[str, Path], tmp_path: 
     with pytest.raises(ModelError, match=r"adapter_model\.safetensors can't be read.*tapewire train"):
         load_trained(tmp_path)
     card = read_card(tmp_path)
-    card.files, card.fingerprint = {}, ""  # as earlier versions wrote the card of a student
+    card.files, card.fingerprint = {}, ""  # a student's card of earlier versions has neither
     write_card(card, tmp_path)
     (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(ModelError, match="neither an adapter nor full weights"):
@@ -97,7 +101,7 @@ def test_a_damaged_adapter(split: Split, tiny_bases: dict[str, Path], tmp_path: 
         MemoryError(),
     ],
 )
-def test_memory_that_does_not_suffice(
+def test_running_out_of_memory_raises_an_error_with_smaller_settings(
     memory: BaseException, split: Split, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     def exhaust(*_: object) -> None:
@@ -107,19 +111,21 @@ def test_memory_that_does_not_suffice(
         train(ONE_STEP, split, [RECORD], tmp_path, base=str(tiny_bases["mean"]), progress=exhaust)
 
 
-def test_a_folder_of_somebody_else_is_not_overwritten(split: Split, tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_not_overwritten(split: Split, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(UsageError, match="holds something else"):
         train(ONE_STEP, split, [RECORD], tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_nothing_to_resume(split: Split, tmp_path: Path) -> None:
+def test_resuming_without_a_checkpoint_is_refused(split: Split, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no checkpoint to resume from"):
         train(ONE_STEP, split, [RECORD], tmp_path / "new", resume=True)
 
 
-def test_resuming_with_other_choices(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_resuming_with_another_recipe_is_refused(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     def cut(step: int, *_: object) -> None:
         if step == 2:
             raise KeyboardInterrupt
@@ -141,12 +147,14 @@ def test_resuming_with_other_choices(split: Split, tiny_bases: dict[str, Path], 
         ({"imbalance": "wish"}, "imbalance is 'wish'.*none, weights, focal, oversample"),
     ],
 )
-def test_impossible_choices(choices: dict[str, object], complaint: str) -> None:
+def test_an_invalid_setting_is_refused(choices: dict[str, object], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         parse(**choices)
 
 
-def test_unknown_methods_and_layers(split: Split, tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_an_unknown_method_or_layer_is_refused_with_a_suggestion(
+    split: Split, tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match=r"unknown method 'lorra'.*did you mean lora"):
         get_method("lorra")
     with pytest.raises(UsageError, match=r"target module 'querry'.*did you mean query"):
@@ -159,7 +167,7 @@ def test_unknown_methods_and_layers(split: Split, tiny_bases: dict[str, Path], t
         )
 
 
-def test_every_one_of_them_is_a_single_line(tmp_path: Path) -> None:
+def test_an_error_message_is_a_single_line(tmp_path: Path) -> None:
     with pytest.raises(TapewireError) as found:
         load_base(str(tmp_path))
     assert "\n" not in str(found.value)

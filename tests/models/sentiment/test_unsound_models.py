@@ -1,4 +1,4 @@
-"""A model that answers no probabilities is refused when it is loaded; if it fails on single texts, it abstains on those."""
+"""A model without valid output is refused on loading; if it fails on single texts, it abstains on them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.models.sentiment.broken_models import (
 from tests.models.tiny_model import write_tiny
 
 UP, DOWN = "bitcoin soars after record inflows", "the token crashes"
-PANIC = f"bitcoin {'a' * 40}"  # of the tokenizer with the catastrophic expression
+PANIC = f"bitcoin {'a' * 40}"  # the tokenizer of `catastrophic` panics on it
 
 
 def broken_tokenizer(folder: Path) -> Path:
@@ -52,7 +52,7 @@ UNSOUND: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("name", UNSOUND)
-def test_a_model_that_answers_no_probabilities_is_not_loaded(name: str, tmp_path: Path) -> None:
+def test_a_model_without_valid_probabilities_is_not_loaded(name: str, tmp_path: Path) -> None:
     spoil, says = UNSOUND[name]
     folder = spoil(write_tiny(tmp_path))
     with pytest.raises(ModelError) as error:
@@ -62,12 +62,12 @@ def test_a_model_that_answers_no_probabilities_is_not_loaded(name: str, tmp_path
     assert str(folder) in str(error.value) or says == "shapes"
 
 
-def test_a_folder_that_can_be_none_is_one_line() -> None:
+def test_a_path_with_a_null_byte_is_refused() -> None:
     with pytest.raises(ModelError, match="null byte"):
         Scorer.load(Path("/tmp/a\0b"))
 
 
-def test_texts_on_which_the_answer_is_not_finite_are_abstained_on_and_the_others_scored(
+def test_a_text_with_output_that_is_not_finite_is_abstained_on_and_the_others_are_scored(
     tmp_path: Path,
 ) -> None:
     sound = Scorer.load(write_tiny(tmp_path / "sound"))
@@ -83,7 +83,7 @@ def test_texts_on_which_the_answer_is_not_finite_are_abstained_on_and_the_others
         assert cached.score([UP, DOWN]) == cached.score([UP, DOWN]) == scores[:2]
 
 
-def test_texts_on_which_the_tokenizer_panics_are_abstained_on(tmp_path: Path) -> None:
+def test_a_text_on_which_the_tokenizer_panics_is_abstained_on(tmp_path: Path) -> None:
     scorer = Scorer.load(with_tokenizer(write_tiny(tmp_path), catastrophic))
     up, panic, down = scorer.score([UP, PANIC, DOWN])
     assert (up.abstained, down.abstained) == (False, False)
@@ -91,8 +91,8 @@ def test_texts_on_which_the_tokenizer_panics_are_abstained_on(tmp_path: Path) ->
     assert scorer.score([PANIC])[0] == panic, "also on its own"
 
 
-def test_texts_on_which_the_graph_fails_are_abstained_on(tmp_path: Path) -> None:
-    # no row of "inflows"
+def test_a_text_on_which_the_graph_fails_is_abstained_on(tmp_path: Path) -> None:
+    # the embedding lacks the row of "inflows"
     scorer = Scorer.load(with_constant(write_tiny(tmp_path), "lean", lambda lean: lean[:-1]))
     up, down = scorer.score([UP, DOWN])
     assert (up.reason, down.abstained) == (NOT_READABLE, False)

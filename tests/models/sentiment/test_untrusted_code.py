@@ -1,4 +1,4 @@
-"""No code of a model's author runs, whatever is typed, and the embedded base is the one that was released."""
+"""Python code that comes with a model is never run, and the embedded base must match its release."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ CODE = "from pathlib import Path\nPath({!r}).touch()\nraise RuntimeError('it ran
 
 
 def hostile(base: Path, folder: Path, file: str, *, architecture: str | None = None) -> Path:
-    """A copy of a base that asks for its own code; the file that this code makes is `folder`.ran."""
+    """Copy a base and add code to it, which creates the file `folder`.ran if it is run."""
     shutil.copytree(base, folder)
     (folder / "evil.py").write_text(CODE.format(f"{folder}.ran"))
     config = json.loads((folder / file).read_bytes())
     config["auto_map"] = {
-        "AutoConfig": "evil.Config", "AutoModel": "evil.Model", "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
-    }  # fmt: skip
+        "AutoConfig": "evil.Config",
+        "AutoModel": "evil.Model",
+        "AutoTokenizer": ["evil.Tokenizer", "evil.Tokenizer"],
+    }
     if architecture:
         config["model_type"] = architecture
     (folder / file).write_text(json.dumps(config))
@@ -39,7 +41,7 @@ def hostile(base: Path, folder: Path, file: str, *, architecture: str | None = N
     ("file", "architecture"),
     [("config.json", "evil"), ("config.json", None), ("tokenizer_config.json", None)],
 )
-def test_a_base_with_code_of_its_own_is_refused(
+def test_a_base_with_its_own_code_is_refused(
     file: str, architecture: str | None, tiny_bases: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = hostile(tiny_bases["mean"], tmp_path / "base", file, architecture=architecture)
@@ -48,17 +50,17 @@ def test_a_base_with_code_of_its_own_is_refused(
     assert not Path(f"{folder}.ran").exists()
 
 
-def test_nobody_is_asked_for_permission(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_training_on_a_base_with_its_own_code_fails_without_a_prompt(
+    tiny_bases: dict[str, Path], tmp_path: Path
+) -> None:
     folder = hostile(tiny_bases["mean"], tmp_path / "base", "config.json", architecture="evil")
     data = tmp_path / "data.csv"
     rows = "".join(
         f"the coin goes {n} up,bullish\nit falls {n},bearish\nit rests {n},neutral\n" for n in range(30)
     )
     data.write_text("text,label\n" + rows)
-    command = [
-        sys.executable, "-m", "agent.cli.main", "train", "sentiment", "--data", str(data), "--format", "csv", "--base", str(folder),
-        "--output", str(tmp_path / "out"),
-    ]  # fmt: skip
+    options = ["--data", data, "--format", "csv", "--base", folder, "--output", tmp_path / "out"]
+    command = [sys.executable, "-m", "agent.cli.main", "train", "sentiment", *map(str, options)]
     done = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 3, done.stderr
     assert "[y/N]" not in done.stdout + done.stderr
@@ -66,7 +68,7 @@ def test_nobody_is_asked_for_permission(tiny_bases: dict[str, Path], tmp_path: P
     assert not Path(f"{folder}.ran").exists()
 
 
-def test_a_trained_folder_with_code_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
+def test_a_trained_model_with_its_own_code_is_refused(tiny_bases: dict[str, Path], tmp_path: Path) -> None:
     folder = hostile(tiny_bases["mean"], tmp_path / "adapter", "tokenizer_config.json")
     (folder / "card.json").write_text('{"base": "embedded", "method": "lora"}')
     with pytest.raises(SafetyError, match="auto_map"):
